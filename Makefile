@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+# Every target sets up what it needs: the first time from a fresh Debian 12 or 13 (as root), afterwards in no time.
+#
+#   PYTHON=...    the interpreter of .venv: by default the distribution's, for which its BCC is built
+#   PACKAGES=     set to nothing on another distribution, once their equivalents are installed
+
+PYTHON   ?= /usr/bin/python3
+PACKAGES ?= bpftool iproute2 libbpf1 linux-libc-dev python3-bpfcc python3-venv util-linux
+
+BIN     := .venv/bin
+BPF     := $(wildcard bpf/*.c bpf/*.h)
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format docs build clean setup packages root
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+demo: root setup ## see it work: subnets of known delay, the kernel's histograms, a real collector
+	$(BIN)/otel-epping demo
+
+test: root lint ## lint, then every test
+	$(BIN)/pytest
+
+lint: setup ## check style, types and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run -Werror $(BPF)
+
+format: setup ## put the sources into the format that lint asks for
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(BPF)
+
+docs: setup ## write docs/metrics.md anew from the table in otel_epping/telemetry.py
+	mkdir -p docs
+	$(BIN)/python -m otel_epping.telemetry > docs/metrics.md
+
+build: setup ## wheel and sdist into dist/
+	$(BIN)/hatchling build -d dist
+
+clean: ## remove everything that can be made again
+	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+setup: .venv/.installed
+
+# The build backend comes first, so that it is a pinned one too.
+.venv/.installed: pyproject.toml constraints.txt | packages
+	$(PYTHON) -m venv .venv
+	$(INSTALL) hatchling
+	$(INSTALL) --no-build-isolation --editable .[dev]
+	touch $@
+
+packages:
+	@missing=; for p in $(PACKAGES); do \
+	    dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^.i' || missing="$$missing $$p"; \
+	done; \
+	test -n "$$missing" || exit 0; \
+	command -v apt-get >/dev/null || \
+	    { echo "make: no apt-get here: install the equivalents of '$(PACKAGES)', then run make with PACKAGES=" >&2; exit 1; }; \
+	test "$$(id -u)" = 0 || \
+	    { echo "make: Debian packages are missing:$$missing: run make as root once, or apt-get install them" >&2; exit 1; }; \
+	set -ex; export DEBIAN_FRONTEND=noninteractive; \
+	apt-get -q update; \
+	apt-get -q install --yes --no-install-recommends $$missing
+
+root:
+	@test "$$(id -u)" = 0 || \
+	    { echo "make: needs root, to load BPF programs and to make network namespaces: sudo make $(MAKECMDGOALS)" >&2; exit 1; }

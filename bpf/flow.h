@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The entry of a TCP flow: one look-up per packet finds the timestamps that wait for their reply and the slots of both
+ * subnets. The table is an LRU hash: never full, nothing to clean up.
+ *
+ * Packets of one flow may be handled by two CPUs at once, as a rule one for each direction. Nothing here is locked:
+ * the worst that a race does is lose an RTT, or match it twice. Benign, and rare.
+ */
+#pragma once
+
+#include "packet.h"
+#include "subnet.h"
+
+struct flow_view {
+    struct half_flow *sender;
+    struct half_flow *receiver;
+};
+
+/* Any order will do, as long as both directions agree. */
+static __always_inline bool source_is_low(const struct packet *packet)
+{
+    if (packet->source.half[0] != packet->destination.half[0])
+        return packet->source.half[0] < packet->destination.half[0];
+    if (packet->source.half[1] != packet->destination.half[1])
+        return packet->source.half[1] < packet->destination.half[1];
+    return packet->source_port < packet->destination_port;
+}
+
+/*
+ * Finds the flow of a segment, or begins it. A SYN begins none, so that a SYN flood cannot push out established flows,
+ * nor does a RST, which ends whatever it answers.
+ */
+static __always_inline bool find_flow(const struct packet *packet, u16 interface, enum side source_side,
+                                      struct interface_counters *counters, struct flow_view *view)
+{
+    bool source_low = source_is_low(packet);
+    struct flow_key key = {
+        .low = source_low ? packet->source : packet->destination,
+        .high = source_low ? packet->destination : packet->source,
+        .low_port = source_low ? packet->source_port : packet->destination_port,
+        .high_port = source_low ? packet->destination_port : packet->source_port,
+        .interface = interface,
+        .family = packet->family,
+        .low_external = source_low == (source_side == SIDE_EXTERNAL),
+    };
+    struct flow *flow = flows.lookup(&key);
+
+    if (!flow) {
+        struct flow fresh = {};
+
+        if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
+            return false;
+        if (flows.insert(&key, &fresh) == 0)
+            counters->flows_created++;
+        flow = flows.lookup(&key); /* ours, or that of a CPU that was first */
+        if (!flow) {
+            counters->flow_insert_failed++;
+            return false;
+        }
+    }
+    view->sender = source_low ? &flow->half[0] : &flow->half[1];
+    view->receiver = source_low ? &flow->half[1] : &flow->half[0];
+    return true;
+}
+
+/*
+ * The slot of an endpoint, remembered in its flow. Epoch and slot are one word, so that a slow CPU can't put a slot of
+ * an old epoch under a new one.
+ */
+static __always_inline u32 cached_slot(struct half_flow *half, u32 epoch, struct address address, u8 family,
+                                       u16 interface, enum side side, struct __sk_buff *skb,
+                                       struct interface_counters *counters)
+{
+    u64 cached = half->cached;
+
+    if (cached >> 32 != epoch) {
+        cached = (u64)epoch << 32 | slot_of(address, family, interface, side, skb, counters);
+        half->cached = cached;
+    }
+    return cached;
+}

@@ -1,0 +1,169 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Everything that outlives a packet, and all that user space sees of this program.
+ *
+ * User space learns these layouts from BCC's description of the compiled tables (otel_epping/kernel/memory.py), by
+ * the names written here. BCC describes arrays of one dimension only: keep to those.
+ *
+ * Arrays that user space reads are BPF_F_MMAPABLE and only ever grow: nothing is cleared or swapped at read-out, so
+ * nothing is lost between two reads. Packet counters are frequent, so each CPU has rows of its own, in cache lines of
+ * its own, and adds without a lock (a tc program runs with bottom halves off and isn't interrupted by another run on
+ * its CPU). RTTs are rare, so histograms are shared by all CPUs and added to atomically, and memory does not grow with
+ * CPUs. What belongs to a slot lies together, all CPUs of it, so that user space maps only as much as is in use.
+ */
+#pragma once
+
+#include "config.h"
+
+#define INTERFACES 1024
+#define UNKNOWN_INTERFACE 0
+#define OVERFLOW_SLOT 0
+#define SLOTS (MAX_SUBNETS + 1)
+#define OUTSTANDING 4
+
+/* An IPv6 address in network byte order, or an IPv4 address mapped into one (::ffff:a.b.c.d, RFC 4291 2.5.5.2). */
+struct address {
+    u64 half[2];
+};
+
+enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
+
+/* Where, seen from the interface, an endpoint is: external if its packets come in through it, internal if they go out.
+ */
+enum side { SIDE_EXTERNAL, SIDE_INTERNAL };
+
+enum method { METHOD_TCP_TIMESTAMP };
+
+/* ---- subnets: key -> slot; a slot is a row of the arrays `slots`, `histograms` and `traffic` */
+
+struct subnet_key {
+    struct address prefix;
+    u16 interface;
+    u8 family;
+    u8 side;
+    u8 method;
+    u8 zero[3];
+};
+
+BPF_TABLE("hash", struct subnet_key, u32, subnets, MAX_SUBNETS);
+BPF_QUEUE(free_slots, u32, MAX_SUBNETS);
+
+struct slot {
+    struct subnet_key key;
+    u64 created_ns;
+    u64 live; /* set last, when the row is whole and belongs to `key` */
+};
+
+BPF_F_TABLE("array", u32, struct slot, slots, SLOTS, BPF_F_MMAPABLE);
+
+/* ---- what user space tells the program */
+
+struct control {
+    /* Raised when user space has taken slots back or made new ones free: cached slots of older epochs are looked up
+     * anew. */
+    u32 epoch;
+    /* Number of the export interval, for extremes of one interval; see histogram.h. */
+    u32 interval;
+};
+
+BPF_ARRAY(control, struct control, 1);
+
+/* Row i holds the interface whose index hashes to i (open addressing by ifindex, 4 probes); its number is i + 1. */
+struct interface {
+    u32 ifindex;
+    u32 link_header; /* bytes in front of the network header: 14 for Ethernet, 0 for tun, ppp, wireguard */
+};
+
+BPF_ARRAY(interfaces, struct interface, INTERFACES);
+
+/* ---- histograms */
+
+struct histogram {
+    u64 count;
+    u64 sum_ns;
+    u64 min_word[2];
+    u64 max_word[2];
+    u32 buckets[BUCKETS];
+};
+
+BPF_F_TABLE("array", u32, struct histogram, histograms, SLOTS, BPF_F_MMAPABLE);
+
+/* See histogram.h: RTTs of one cell are in bucket `bucket` up to `edge_ns`, and in the next one above. */
+struct cell {
+    u64 edge_ns;
+    u64 bucket;
+};
+
+#define CELL_OCTAVES 27
+#define CELLS (CELL_OCTAVES << (SCALE + 1))
+
+BPF_F_TABLE("array", u32, struct cell, cells, CELLS, BPF_F_MMAPABLE);
+
+/* ---- traffic */
+
+struct tally {
+    u64 packets;
+    u64 bytes;
+};
+
+enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_TCP_OTHER, CLASS_UDP, CLASS_ICMP, CLASS_OTHER, CLASSES };
+
+/* Sent by the subnet, and sent to it; row slot * CPUS + cpu. */
+struct traffic {
+    struct tally from[CLASSES];
+    struct tally to[CLASSES];
+    u64 unused[4]; /* to the end of the cache line */
+};
+
+BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
+
+enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
+
+/* Row number of the interface * CPUS + cpu. */
+struct interface_counters {
+    struct tally received[KINDS];
+    struct tally transmitted[KINDS];
+    u64 ecn[4]; /* by code point, RFC 3168 section 5 */
+    u64 flows_created;
+    u64 flow_insert_failed;
+    u64 subnet_insert_failed;
+    u64 rtt_clamped[2]; /* to the least, to the greatest RTT there is a bucket for */
+    u64 rtt_begun;
+    u64 rtt_not_begun;  /* OUTSTANDING timestamps waited already */
+    u64 rtt_expired;    /* no reply within MAX_AGE_NS */
+    u64 rtt_superseded; /* a later timestamp was echoed first */
+    u64 unused[7];      /* to the end of the cache line */
+};
+
+BPF_F_TABLE("array", u32, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS, BPF_F_MMAPABLE);
+
+/* ---- flows */
+
+/* Both directions share an entry: `low` and `high` are the endpoints in the order of their bytes. */
+struct flow_key {
+    struct address low;
+    struct address high;
+    u16 low_port;
+    u16 high_port;
+    u16 interface;
+    u8 family;
+    /* Whether `low` is on the external side: a packet that comes in and leaves by the same interface is two flows. */
+    u8 low_external;
+};
+
+/* What one endpoint sent. */
+struct half_flow {
+    u64 sent_ns[OUTSTANDING]; /* 0: this place is free */
+    u32 tsval[OUTSTANDING];
+    u64 begun_ns; /* coarse time at which the last RTT was begun */
+    u64 edge_ns;  /* coarse time at which the TSval last changed; 0: none seen yet */
+    u64 cached;   /* epoch << 32 | slot of the endpoint's subnet */
+    u32 last_tsval;
+    u32 zero;
+};
+
+struct flow {
+    struct half_flow half[2]; /* [0] of low, [1] of high */
+};
+
+BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, MAX_FLOWS);

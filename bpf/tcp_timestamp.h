@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Method tcp_timestamp: a segment's TSval comes back as the TSecr of its acknowledgement (RFC 7323 section 3). The
+ * method of Kathie Nichols' pping and of ePPing; each rule below is one that they or their users learned the hard way.
+ */
+#pragma once
+
+#include "clock.h"
+#include "flow.h"
+#include "histogram.h"
+
+/* RFC 7323 section 5.2: timestamps wrap around. */
+static __always_inline bool later(u32 a, u32 b)
+{
+    return (s32)(a - b) > 0;
+}
+
+/*
+ * Whether this TSval is sent for the first time, by a segment that somebody must answer.
+ * - A SYN begins the sender's timestamps anew: a port may be used again. Its answer belongs to the handshake.
+ * - The first TSval of a flow joined mid-way may have been sent before we looked: wait for the next.
+ * - Only an advancing TSval is new; what is equal or earlier was sent again or overtaken on the way.
+ * - But after a silence in which all that waited expired, an earlier one is a new connection whose SYN we missed.
+ * - A pure ACK is answered when the other application next speaks, which is no round trip.
+ */
+static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, struct __sk_buff *skb)
+{
+    if (packet->tcp_flags & TCP_SYN) {
+        __builtin_memset(sender->sent_ns, 0, sizeof(sender->sent_ns));
+    } else if (sender->edge_ns) {
+        if (packet->tsval == sender->last_tsval)
+            return false;
+        if (later(packet->tsval, sender->last_tsval)) {
+            sender->last_tsval = packet->tsval;
+            sender->edge_ns = coarse_now(skb);
+            return packet->payload || packet->tcp_flags & TCP_FIN;
+        }
+        if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS)
+            return false;
+    }
+    sender->last_tsval = packet->tsval;
+    sender->edge_ns = coarse_now(skb);
+    return false;
+}
+
+/*
+ * Remembers a TSval until its reply. At most one in SAMPLE_INTERVAL_NS; and never in the place of one that still
+ * waits, or a path longer than OUTSTANDING samples would yield no RTT at all.
+ */
+static __always_inline void remember(struct half_flow *sender, u32 tsval, struct __sk_buff *skb,
+                                     struct interface_counters *counters)
+{
+    u64 now_ns = sender->edge_ns; /* the clock was read when the TSval advanced */
+
+    if (SAMPLE_INTERVAL_NS && sender->begun_ns && now_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
+        return;
+    for (int i = 0; i < OUTSTANDING; i++) {
+        /* The clocks differ by a tick: a time just ahead of the coarse clock is no age at all. */
+        if (sender->sent_ns[i]) {
+            if ((s64)(now_ns - sender->sent_ns[i]) <= (s64)MAX_AGE_NS)
+                continue;
+            counters->rtt_expired++;
+        }
+        sender->tsval[i] = tsval;
+        sender->sent_ns[i] = precise_now(skb);
+        sender->begun_ns = now_ns;
+        counters->rtt_begun++;
+        return;
+    }
+    counters->rtt_not_begun++;
+}
+
+/*
+ * The time at which the TSval echoed in TSecr was sent, or 0. It is forgotten, so that it matches once, and with it all
+ * earlier ones: an endpoint never goes back to them.
+ */
+static __always_inline u64 recall(struct half_flow *receiver, u32 tsecr, struct interface_counters *counters)
+{
+    u64 sent_ns = 0;
+
+    if (!receiver->edge_ns || later(tsecr, receiver->last_tsval)) /* an echo of what was never sent */
+        return 0;
+    for (int i = 0; i < OUTSTANDING; i++) {
+        if (!receiver->sent_ns[i] || later(receiver->tsval[i], tsecr))
+            continue;
+        if (receiver->tsval[i] == tsecr)
+            sent_ns = receiver->sent_ns[i];
+        else
+            counters->rtt_superseded++;
+        receiver->sent_ns[i] = 0;
+    }
+    return sent_ns;
+}
+
+/* RFC 7323 3.2: TSecr is valid only with ACK. A RST may be anybody's, so it neither begins nor ends anything. */
+static __always_inline void tcp_timestamp(struct flow_view *flow, const struct packet *packet, u32 source_slot,
+                                          struct __sk_buff *skb, struct interface_counters *counters)
+{
+    if (packet->tcp_flags & TCP_RST)
+        return;
+
+    if (packet->tcp_flags & TCP_ACK) {
+        u64 sent_ns = recall(flow->receiver, packet->tsecr, counters);
+
+        if (sent_ns) {
+            u64 rtt_ns = precise_now(skb) - sent_ns;
+
+            if (rtt_ns <= MAX_AGE_NS)
+                histogram_record(source_slot, rtt_ns, counters);
+            else
+                counters->rtt_expired++;
+        }
+    }
+    if (begins_rtt(flow->sender, packet, skb))
+        remember(flow->sender, packet->tsval, skb, counters);
+}

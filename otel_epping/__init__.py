@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Passive network latency for OpenTelemetry: round-trip times, counted per subnet in the kernel, exported over OTLP.
+
+kernel       load the program, attach it, read its memory
+histogram    arithmetic on exponential histograms
+subnets      from the kernel's slots to named series
+telemetry    every metric and attribute, named once
+ledger       what is still to be told: all of it, or what was not acknowledged
+producer     the MetricProducer: from a reading to OpenTelemetry metrics
+exporter     an exporter around an exporter, which acknowledges what was delivered
+sdk          plugs the producer into the OpenTelemetry SDK
+cli          otel-epping run | check | demo
+lab          a small internet in network namespaces, for the demo and the tests
+"""

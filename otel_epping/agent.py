@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent behind `otel-epping run`: watches interfaces and exports until it is told to stop."""
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from otel_epping.kernel import interfaces, requirements
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.sdk import Pipelines
+
+_log = logging.getLogger("otel_epping")
+
+_MIB = 2**20
+
+
+class _LastWords(logging.Handler):
+    """Keeps what the exporters log, once an interval and over several lines, for the one line we log."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.text = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.text = record.getMessage()
+
+
+class Delivery:
+    """Says when exports begin to fail and when they get through again: once, not once an interval."""
+
+    def __init__(self) -> None:
+        self.failing = False
+        self._failures = 0
+        self._words = _LastWords()
+        for name in ("opentelemetry.exporter", "opentelemetry.exporter.otlp"):
+            exporters = logging.getLogger(name)
+            exporters.handlers = [self._words]
+            exporters.propagate = False
+
+    def __call__(self, failed: int) -> None:
+        """Takes the result of an export: how many of its requests failed."""
+        if failed:
+            self._failures += 1
+            if not self.failing:
+                _log.warning("export failed, counts are kept and sent with the next: %s", self._words.text)
+        elif self.failing:
+            _log.warning("exports get through again, after %d that failed; nothing was lost", self._failures)
+            self._failures = 0
+        self.failing = bool(failed)
+
+
+@dataclass
+class _Stop:
+    """Set by SIGINT and SIGTERM. The second signal ends the process at once."""
+
+    event: threading.Event
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self.event.is_set():
+            os.write(2, b"otel-epping: stopped at once; the last interval may not have been delivered\n")
+            os._exit(128 + number)
+        self.event.set()
+
+
+def run(names: Sequence[str], config: KernelConfig, interval_s: float | None) -> bool:
+    """Watches the interfaces until SIGTERM or SIGINT; returns whether the last export was delivered.
+
+    Raises EppingError for whatever keeps it from beginning.
+    """
+    requirements.kernel()
+    requirements.privileges()
+    for name in names:
+        interfaces.find(name)
+    stop = _Stop(threading.Event())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    delivery = Delivery()
+    with Collector(config) as collector:
+        pipelines = Pipelines(collector, interval_s, delivery)
+        for name in names:
+            collector.attachments.attach(name)
+        _log.info(
+            "watching %s: room for %d subnets, %.0f MiB of kernel memory",
+            ", ".join(names),
+            config.max_subnets,
+            sum(collector.kernel_bytes.values()) / _MIB,
+        )
+        stop.event.wait()
+        _log.info("stopping: exporting the last interval")
+        collector.attachments.detach_all()
+        pipelines.shutdown()
+    return not delivery.failing

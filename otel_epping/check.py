@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`otel-epping check`: does this machine have what it takes, and what would the program take of it?
+
+The last two lines are no estimates: the program is compiled and loaded for real, attached to nothing, and its maps are
+weighed by the kernel's own account.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from otel_epping.kernel import libbpf, requirements
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.errors import EppingError
+
+_MIB = 2**20
+_LOOPBACK = 1
+_PER_CPU = ("traffic", "interface_counters")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report: what is there, or what is missing and the cure."""
+
+    name: str
+    ok: bool
+    text: str
+    detail: str = ""
+
+
+def _find(name: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(name, True, look())
+    except EppingError as error:
+        return Finding(name, False, str(error), error.detail)
+
+
+def _tcx() -> str:
+    """Asks for the programs on a TCX hook of the loopback interface, which changes nothing."""
+    try:
+        libbpf.attached_count(_LOOPBACK, libbpf.BPF_TCX_INGRESS)
+    except PermissionError:
+        raise EppingError("cannot be asked for without CAP_NET_ADMIN: run as root") from None
+    except OSError as error:
+        raise EppingError(f"the kernel does not know TCX hooks ({error.strerror}): use Linux 6.6 or newer") from error
+    return "links attach, and detach by themselves when the agent ends"
+
+
+def _memory(collector: Collector) -> str:
+    sizes = collector.kernel_bytes
+    per_cpu = sum(sizes[name] for name in _PER_CPU) / possible_cpus()
+    total = sum(sizes.values())
+    return (
+        f"{total / _MIB:.1f} MiB in the kernel for {collector.config.max_subnets} subnets at scale "
+        f"{collector.config.scale} and {collector.config.max_flows} flows; {per_cpu / _MIB:.1f} MiB of it for each of "
+        f"{possible_cpus()} CPUs"
+    )
+
+
+def findings(config: KernelConfig) -> Iterator[Finding]:
+    """All lines of the report, in the order in which things are needed."""
+    yield _find("kernel", requirements.kernel)
+    yield _find("BTF", requirements.btf)
+    yield _find("privileges", requirements.privileges)
+    yield _find("TCX", _tcx)
+    try:
+        with Collector(config) as collector:
+            program = collector.program
+            yield Finding("BCC", True, f"{program.bcc_version}, of {program.interpreter}")
+            yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
+            yield Finding("memory", True, _memory(collector))
+    except EppingError as error:
+        yield Finding("program", False, str(error), error.detail)

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`otel-epping demo`: the whole product on real traffic whose true round-trip times are known.
+
+Clients talk TCP through a router to servers in ten subnets, each behind a delay of its own (`otel_epping.lab`). The
+agent watches the router's interface and exports to a real OpenTelemetry collector that is not ours (rotel), which
+forwards what it got. The table is computed from what came back that way, and nothing else.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import numpy as np
+
+from otel_epping import histogram, telemetry
+from otel_epping.kernel.errors import EppingError
+from otel_epping.lab.namespaces import LabError
+from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
+
+try:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.table import Table
+except ImportError as error:
+    raise EppingError("the demo needs rich and rotel: pip install 'otel-epping[demo]'") from error
+
+_SECONDS = 20
+_INTERVAL_S = 1
+_START_S = 15
+_STOP_S = 20
+# What a median may lie above the true delay: the link runs in user space, on a machine with other things to do.
+_SLACK_S = 0.002
+_SLACK = 0.10
+_LEAST_COUNT = 10
+# Every third server also gets a client without timestamps.
+_LEGACY_STEP = 3
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came back over OTLP of one subnet; times in seconds."""
+
+    network: Network
+    count: int
+    least: float
+    median: float
+    p95: float
+    greatest: float
+    without_timestamps: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the round-trip times are the true ones: none shorter than the delay, the median just above it."""
+        true = self.network.delay_ns / 1e9
+        return self.count >= _LEAST_COUNT and true <= self.least and self.median <= true + max(_SLACK_S, true * _SLACK)
+
+
+def _latest(points: list[Point]) -> list[Point]:
+    """The last point of each series: counts are cumulative."""
+    series = {tuple(sorted(point.attributes.items())): point for point in points}
+    return list(series.values())
+
+
+def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
+    """What the sink has received of each network, as far as it has."""
+    rtts = {
+        point.attributes[telemetry.SUBNET]: point.point
+        for point in _latest(sink.points(telemetry.RTT.name))
+        if point.attributes.get(telemetry.SIDE) == "external"
+    }
+    packets = _latest(sink.points(telemetry.SUBNET_COUNTERS[0].name))
+    for network in networks:
+        subnet = str(network.subnet)
+        tcp = dict.fromkeys(telemetry.TRAFFIC_CLASSES, 0)
+        for point in packets:
+            if point.attributes.get(telemetry.SUBNET) == subnet:
+                tcp[str(point.attributes[telemetry.TRAFFIC_CLASS])] += point.point.as_int
+        share = tcp["tcp_other"] / max(1, tcp["tcp_other"] + tcp["tcp_timestamp"])
+        if subnet not in rtts:
+            yield Result(network, 0, 0.0, 0.0, 0.0, 0.0, share)
+            continue
+        rtt = rtts[subnet]
+        buckets = histogram.Buckets(np.array(rtt.positive.bucket_counts, np.uint64), rtt.positive.offset, rtt.scale)
+        median, p95 = (histogram.quantile(buckets, q, rtt.min, rtt.max) for q in (0.5, 0.95))
+        yield Result(network, rtt.count, rtt.min, median, p95, rtt.max, share)
+
+
+def _table(found: list[Result]) -> Table:
+    table = Table(
+        title="Round-trip times per subnet in ms, as the collector received them",
+        caption="no TS: share of TCP packets without timestamps, which give no round-trip time",
+        box=SIMPLE_HEAD,
+        padding=(0, 1),
+    )
+    table.add_column("subnet", no_wrap=True)
+    for heading in ("true", "count", "min", "p50", "p95", "max", "no TS"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("", min_width=7, no_wrap=True)
+    for one in found:
+        times = (f"{value * 1e3:.2f}" for value in (one.least, one.median, one.p95, one.greatest))
+        table.add_row(
+            str(one.network.subnet),
+            f"{one.network.delay_ns / 1e6:.0f}",
+            str(one.count),
+            *times,
+            f"{one.without_timestamps:.0%}",
+            "[green]agrees[/]" if one.agrees else "[red]differs[/]",
+        )
+    return table
+
+
+def _wait(progress: Progress, what: str, seconds: float) -> None:
+    task = progress.add_task(what, total=seconds)
+    began = time.monotonic()
+    while (passed := time.monotonic() - began) < seconds:
+        progress.update(task, completed=passed)
+        time.sleep(0.1)
+    progress.update(task, completed=seconds)
+
+
+def _measure(console: Console) -> tuple[list[Result], int]:
+    """Runs lab, collector, agent and traffic; returns what came back, and in how many requests."""
+    with ExitStack() as stack:
+        progress = stack.enter_context(
+            Progress(TextColumn("{task.description:<48}"), BarColumn(), TimeRemainingColumn(), console=console)
+        )
+        lab = stack.enter_context(Lab())
+        sink = stack.enter_context(Sink(namespace=lab.router))
+        rotel = stack.enter_context(Rotel(sink, namespace=lab.router))
+        progress.console.print(f"lab: 2 clients - router - a slow link - {len(lab.networks)} server subnets")
+        progress.console.print(f"collector: rotel, OTLP/gRPC at {rotel.grpc_endpoint}")
+        environment = os.environ | {
+            "OTEL_METRICS_EXPORTER": "otlp",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc_endpoint,
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
+        }
+        command = [sys.executable, "-m", "otel_epping", "run", "-i", WAN_INTERFACE, "--interval", f"{_INTERVAL_S}s"]
+        progress.console.print(f"agent: otel-epping {' '.join(command[3:])}")
+        agent = lab.router.popen(command, env=environment)
+        try:
+            sink.wait_for(lambda received: received.requests, _START_S)
+        except TimeoutError as error:
+            raise EppingError(f"no export arrived through rotel: {error}; see what the agent printed above") from error
+        lab.serve()
+        lab.talk(lab.client)
+        lab.talk(lab.legacy, addresses=lab.addresses[::_LEGACY_STEP])
+        _wait(progress, "real TCP connections through real kernel stacks", _SECONDS)
+        agent.terminate()
+        if agent.wait(_STOP_S):
+            raise EppingError("the agent did not end well: see what it printed above")
+        _wait(progress, "the collector forwards the last interval", 2 * _INTERVAL_S)
+        return list(results(sink, tuple(lab.networks))), len(sink.requests)
+
+
+def run() -> bool:
+    """Runs the demo and prints its table; returns whether every subnet's round-trip times are the true ones.
+
+    Raises EppingError where the machine lacks something.
+    """
+    console = Console()
+    try:
+        found, requests = _measure(console)
+    except LabError as error:
+        raise EppingError(str(error)) from error
+    console.print(_table(found))
+    agree = sum(one.agrees for one in found)
+    console.print(
+        f"{sum(one.count for one in found)} round-trip times, counted in the kernel, came back in {requests} OTLP "
+        f"requests; {agree} of {len(found)} subnets agree with the truth "
+        f"(none shorter, median within {_SLACK:.0%} or {_SLACK_S * 1e3:.0f} ms)."
+    )
+    return agree == len(found)

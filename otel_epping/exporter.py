@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The push path: an exporter around an exporter, which adds the kernel's counts to what passes through it.
+
+Wrapping the exporter is the SDK's one public extension point that sees whether an export succeeded. So here what was
+delivered is acknowledged, request by request, and what wasn't stays pending in the producer.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from opentelemetry.sdk.metrics import Histogram
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    ResourceMetrics,
+)
+
+from otel_epping.kernel.collector import Collector
+from otel_epping.producer import Batch, EppingMetricProducer
+
+_log = logging.getLogger(__name__)
+
+# An export that fails at once was refused, and the next may not be; one that failed after this many seconds of retrying
+# found nobody there, and so would the next.
+_AWAY_S = 1.0
+
+
+class ProducerExporter(MetricExporter):
+    """Exports a collector's metrics through `inner`, along with what the SDK hands over (if `forward_sdk`).
+
+    Temporality is the one that `inner` prefers for histograms, for all our metrics: those of a subnet stay together.
+    `failed` counts the requests that failed; `on_result`, if given, is told after each export how many of
+    its requests did.
+    """
+
+    def __init__(
+        self,
+        inner: MetricExporter,
+        collector: Collector,
+        *,
+        forward_sdk: bool = True,
+        on_result: Callable[[int], None] | None = None,
+    ) -> None:
+        # Private, but what the SDK's own PeriodicExportingMetricReader reads.
+        temporality = inner._preferred_temporality
+        super().__init__(preferred_temporality=temporality, preferred_aggregation=inner._preferred_aggregation)
+        self.producer = EppingMetricProducer(collector, self.temporality_of(temporality))
+        self.failed = 0
+        self._inner = inner
+        self._forward_sdk = forward_sdk
+        self._on_result = on_result
+        self._first = 0
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def temporality_of(preferred: dict[type, AggregationTemporality] | None) -> AggregationTemporality:
+        """The temporality that an exporter or reader with these preferences gets from us, for all metrics."""
+        return (preferred or {}).get(Histogram, AggregationTemporality.CUMULATIVE)
+
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
+        """Reads the kernel's counts and exports them in requests far smaller than a receiver's limit."""
+        deadline = time.monotonic() + timeout_millis / 1e3
+        with self._lock:
+            try:
+                self.producer.read()
+            except Exception:
+                # Whatever is wrong with us, the application's own metrics get through.
+                _log.exception("cannot read the kernel's counts")
+                if self._forward_sdk:
+                    self._inner.export(metrics_data, timeout_millis=timeout_millis)
+                return MetricExportResult.FAILURE
+            failed = self._export_batches(metrics_data, deadline)
+            self.failed += failed
+        if self._on_result:
+            self._on_result(failed)
+        return MetricExportResult.FAILURE if failed else MetricExportResult.SUCCESS
+
+    def _export_batches(self, metrics_data: MetricsData, deadline: float) -> int:
+        """How many requests failed."""
+        failed = 0
+        first, self._first = self._first, 0
+        for turn, batch in enumerate(self.producer.batches(first)):
+            began = time.monotonic()
+            request = self._request(metrics_data, batch, with_sdk=self._forward_sdk and turn == 0)
+            result = self._inner.export(request, timeout_millis=max(1.0, (deadline - began) * 1e3))
+            if result is MetricExportResult.SUCCESS:
+                self.producer.acknowledge(batch)
+                continue
+            failed += 1
+            if time.monotonic() - began > _AWAY_S or time.monotonic() > deadline:
+                self._first = first + turn  # the next export begins here, so that no subnet always comes last
+                break
+        return failed
+
+    def _request(self, metrics_data: MetricsData, batch: Batch, *, with_sdk: bool) -> MetricsData:
+        theirs = metrics_data.resource_metrics[0]
+        scopes = [*theirs.scope_metrics, batch.metrics] if with_sdk else [batch.metrics]
+        ours = ResourceMetrics(theirs.resource, scopes, theirs.schema_url)
+        return MetricsData([ours, *metrics_data.resource_metrics[1:]] if with_sdk else [ours])
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Has the inner exporter deliver what it holds."""
+        return self._inner.force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Shuts the inner exporter down. The reader has exported the last interval before it calls this."""
+        self._inner.shutdown(timeout_millis=timeout_millis, **kwargs)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program on interfaces: one TCX link per direction, and the row that the program keeps for the interface.
+
+A TCX link lives as long as its descriptor, so the kernel detaches the program when this process ends, however it ends.
+"""
+
+import os
+
+import numpy as np
+
+from otel_epping.kernel import interfaces, libbpf
+from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.loader import Program
+
+# bpf/maps.h, bpf/epping.bpf.c
+INTERFACES = 1024
+UNKNOWN_INTERFACE = 0
+_PROBES = 4
+
+_HOOKS = {"epping_ingress": libbpf.BPF_TCX_INGRESS, "epping_egress": libbpf.BPF_TCX_EGRESS}
+
+
+class Attachments:
+    """The interfaces that a loaded program watches, or has watched: `names` maps their numbers to names."""
+
+    def __init__(self, program: Program) -> None:
+        self.names = {UNKNOWN_INTERFACE: ""}
+        self._program = program
+        self._ifindexes: dict[int, int] = {}
+        self._links: dict[str, list[int]] = {}
+
+    def register(self, interface: interfaces.Interface) -> None:
+        """Puts an interface where the program finds it by ifindex. Raises EppingError if there is no room."""
+        for probe in range(_PROBES):
+            row = (interface.ifindex + probe) % INTERFACES
+            if self._ifindexes.get(row, interface.ifindex) == interface.ifindex:
+                value = np.array([interface.ifindex, interface.link_header], np.uint32)
+                libbpf.map_update(self._program.maps["interfaces"].fd, np.uint32(row).tobytes(), value.tobytes())
+                self._ifindexes[row] = interface.ifindex
+                self.names[row + 1] = interface.name
+                return
+        raise EppingError(f"no room for interface {interface.name}: watch fewer interfaces with one agent")
+
+    def attach(self, name: str) -> None:
+        """Begins to watch an interface, both ways. Raises EppingError if that cannot be."""
+        interface = interfaces.find(name)
+        self.register(interface)
+        links = self._links.setdefault(name, [])
+        try:
+            for entry_point, hook in _HOOKS.items():
+                links.append(libbpf.link_create(self._program.entry_points[entry_point], interface.ifindex, hook))
+        except OSError as error:
+            self.detach(name)
+            raise EppingError(f"cannot attach to {name} ({error.strerror}): see otel-epping check") from error
+
+    def detach(self, name: str) -> None:
+        """Ends watching an interface. What was counted stays."""
+        for link in self._links.pop(name, []):
+            os.close(link)
+
+    def detach_all(self) -> None:
+        """Ends watching every interface."""
+        for name in list(self._links):
+            self.detach(name)

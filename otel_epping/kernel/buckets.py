@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The edges of the histogram's buckets, in whole nanoseconds, exact.
+
+At scale s, bucket i of an OpenTelemetry exponential histogram holds the seconds v with
+2^(i/2^s) < v <= 2^((i+1)/2^s) (metrics data model, "ExponentialHistogram"). A whole number of nanoseconds is in it if
+edge(i) < v <= edge(i + 1), with edge(i) = floor(1e9 * 2^(i/2^s)): edges are irrational but for powers of two, and
+those from 2^-9 s up are whole, so rounding down never moves a nanosecond to another bucket.
+
+The kernel finds a bucket by cells; bpf/histogram.h says how.
+"""
+
+from math import isqrt
+
+import numpy as np
+import numpy.typing as npt
+
+RTT_LEAST_NS = 1_000
+RTT_GREATEST_NS = 64_000_000_000
+SCALES = range(7)
+
+_FIRST_OCTAVE = RTT_LEAST_NS.bit_length() - 1
+_OCTAVES = RTT_GREATEST_NS.bit_length() - _FIRST_OCTAVE
+_NO_EDGE = 2**64 - 1
+
+
+def edge_ns(index: int, scale: int) -> int:
+    """Greatest whole nanosecond not above 2^(index / 2^scale) seconds, by integer arithmetic alone.
+
+    The 2^scale-th root of (1e9)^(2^scale) * 2^index, as `scale` square roots: isqrt of an isqrt is exact.
+    """
+    root: int = 10 ** (9 << scale)
+    root = root << index if index >= 0 else root >> -index
+    for _ in range(scale):
+        root = isqrt(root)
+    return root
+
+
+def index_of(value_ns: int, scale: int) -> int:
+    """Index of the bucket that holds `value_ns`, at least 1 ns."""
+    index = (value_ns.bit_length() - (10**9).bit_length() - 1) << scale
+    while edge_ns(index + 1, scale) < value_ns:
+        index += 1
+    return index
+
+
+def first_index(scale: int) -> int:
+    """OTLP index of the kernel's bucket 0, the one with the least RTT, 1 us."""
+    return index_of(RTT_LEAST_NS, scale)
+
+
+def bucket_count(scale: int) -> int:
+    """How many buckets the kernel keeps: from 1 us to 64 s."""
+    return index_of(RTT_GREATEST_NS, scale) - first_index(scale) + 1
+
+
+def cells(scale: int) -> npt.NDArray[np.uint64]:
+    """Rows (edge_ns, bucket) of the kernel's table `cells`, for each cell in which an RTT can lie.
+
+    A cell is the range of nanoseconds that share an octave and the `scale + 1` bits behind the leading one. It is
+    narrower than any bucket, so at most one edge lies in it.
+    """
+    first = first_index(scale)
+    fractions = 1 << (scale + 1)
+    edges = [edge_ns(index, scale) for index in range(first, first + bucket_count(scale) + 1)]
+    rows = np.empty((_OCTAVES * fractions, 2), np.uint64)
+    below = 0
+    for row in range(len(rows)):
+        octave, fraction = divmod(row, fractions)
+        width = 1 << (octave + _FIRST_OCTAVE - scale - 1)
+        start = (fractions + fraction) * width
+        while below + 1 < len(edges) and edges[below + 1] < start:
+            below += 1
+        inside = below + 1 < len(edges) and edges[below + 1] < start + width - 1
+        rows[row] = (edges[below + 1] if inside else _NO_EDGE, below)
+        if inside and below + 2 < len(edges) and edges[below + 2] < start + width - 1:
+            raise AssertionError(f"two edges in cell {row} of scale {scale}")
+    return rows

@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The running collector: the loaded program, the interfaces it watches, and readers of what it counts.
+
+The kernel only ever adds, so reading takes nothing away: any number of readers read whenever they like, a failed export
+costs nothing, and what happened between two readings is their difference.
+"""
+
+import os
+import threading
+import time
+
+import numpy as np
+
+from otel_epping.kernel import buckets, libbpf, loader, memory
+from otel_epping.kernel.attachments import Attachments
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.reader import READ, Reader
+
+_EPOCH = 1  # the program takes 0 for "nothing cached yet"
+
+
+class Collector:
+    """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
+
+    `started_ns` is when counting could begin, Unix time.
+    """
+
+    def __init__(self, config: KernelConfig | None = None) -> None:
+        self.config = config or KernelConfig()
+        self.program = loader.load(self.config)
+        self.attachments = Attachments(self.program)
+        self.started_ns = time.time_ns()
+        self._readers: list[Reader] = []
+        self._interval = 0
+        self._lock = threading.Lock()
+        self._fill_tables()
+        self._arrays = {name: memory.Array(name, self.program.maps[name]) for name in READ}
+
+    def __enter__(self) -> "Collector":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _fill_tables(self) -> None:
+        """Gives the program the edges of its buckets, its free slots, and leave to count."""
+        maps = self.program.maps
+        for row, cell in enumerate(buckets.cells(self.config.scale)):
+            libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
+        for slot in np.arange(1, self.config.max_subnets + 1, dtype=np.uint32):
+            libbpf.map_update(maps["free_slots"].fd, None, slot.tobytes())
+        self._write_control()
+
+    def _write_control(self) -> None:
+        value = np.array([_EPOCH, self._interval], np.uint32)
+        libbpf.map_update(self.program.maps["control"].fd, np.uint32(0).tobytes(), value.tobytes())
+
+    def reader(self) -> Reader:
+        """A new reader; each keeps its own place."""
+        with self._lock:
+            reader = Reader(self._arrays, self.config, self.attachments, self._end_interval)
+            self._readers.append(reader)
+        return reader
+
+    def _end_interval(self, rows: int) -> None:
+        """Ends the program's current interval and hands its extremes to all readers; see bpf/histogram.h.
+
+        An RTT being counted at this very moment may put its extreme into the interval just read, where nobody looks
+        again. Benign: its count is in a bucket all the same.
+        """
+        with self._lock:
+            ended = self._interval
+            self._interval += 1
+            self._write_control()
+            words = self._arrays["histograms"].first(rows)
+            for reader in self._readers:
+                reader.merge_extremes(ended, words["min_word"][:, ended & 1], words["max_word"][:, ended & 1])
+
+    @property
+    def kernel_bytes(self) -> dict[str, int]:
+        """Kernel memory of each map, as the kernel accounts it."""
+        return {name: memory.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
+
+    def close(self) -> None:
+        """Detaches from every interface and lets the program go. Readers can still read what was counted."""
+        self.attachments.detach_all()
+        for fd in (*self.program.entry_points.values(), *(entry.fd for entry in self.program.maps.values())):
+            os.close(fd)

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The knobs of the kernel program, checked, and the constants it is compiled with.
+
+`bpf/config.h` describes each; defaults here and there are the same (a test compares them).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
+from otel_epping.kernel.errors import EppingError
+
+_LIMITS: dict[str, tuple[int, int]] = {
+    "max_subnets": (1, 4_000_000),
+    "max_flows": (64, 16_000_000),
+    "prefix_v4": (0, 32),
+    "prefix_v6": (0, 128),
+    "sample_interval_ns": (0, RTT_GREATEST_NS),
+    "max_age_ns": (1_000_000, RTT_GREATEST_NS),
+    "scale": (SCALES[0], SCALES[-1]),
+}
+
+
+def possible_cpus() -> int:
+    """Highest possible CPU number plus one (the kernel's nr_cpu_ids), which counters per CPU must have rows for."""
+    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    return int(ranges.replace("-", ",").split(",")[-1]) + 1
+
+
+@dataclass(frozen=True)
+class KernelConfig:
+    """What the program is compiled with. Raises EppingError for a value out of range."""
+
+    max_subnets: int = 16_384
+    max_flows: int = 65_536
+    prefix_v4: int = 24
+    prefix_v6: int = 48
+    sample_interval_ns: int = 100_000_000
+    max_age_ns: int = 10_000_000_000
+    scale: int = 4
+    packet_clock: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (least, greatest) in _LIMITS.items():
+            value = getattr(self, name)
+            if not least <= value <= greatest:
+                raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
+
+    def defines(self) -> dict[str, int]:
+        """Compile-time constants of `bpf/config.h`."""
+        knobs = {name.upper(): int(getattr(self, name)) for name in (*_LIMITS, "packet_clock")}
+        return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus()}

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Network interfaces: what the agent must know of one before it attaches to it.
+
+Asked by ioctl (netdevice(7)) and not in /sys, which shows the network namespace it was mounted in, not ours.
+"""
+
+import fcntl
+import socket
+import struct
+from dataclasses import dataclass
+
+from otel_epping.kernel.errors import EppingError
+
+# linux/sockios.h, linux/if.h, linux/if_arp.h
+_SIOCGIFFLAGS = 0x8913
+_SIOCGIFHWADDR = 0x8927
+_IFF_UP = 0x1
+_ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
+_ETHERNET_HEADER_BYTES = 14
+_NO_HEADER_TYPES = {
+    512: "ppp",
+    519: "rawip",
+    768: "tunnel",
+    769: "tunnel6",
+    776: "sit",
+    778: "gre",
+    823: "ip6gre",
+    65534: "none",
+}
+
+
+@dataclass(frozen=True)
+class Interface:
+    """An interface that can be watched; `link_header` is the bytes in front of the network header."""
+
+    name: str
+    ifindex: int
+    link_header: int
+
+
+def find(name: str) -> Interface:
+    """Looks an interface up. Raises EppingError if there is none of that name, it is down, or its link is foreign."""
+    try:
+        ifindex = socket.if_nametoindex(name)
+    except OSError:
+        known = ", ".join(sorted(other for _, other in socket.if_nameindex()))
+        raise EppingError(f"there is no interface {name!r}: choose one of {known}") from None
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
+        request = struct.pack("16s24x", name.encode())
+        flags = struct.unpack_from("H", fcntl.ioctl(asker, _SIOCGIFFLAGS, request), 16)[0]
+        hardware = struct.unpack_from("H", fcntl.ioctl(asker, _SIOCGIFHWADDR, request), 16)[0]
+    if not flags & _IFF_UP:
+        raise EppingError(f"interface {name} is down: ip link set {name} up")
+    if hardware in _ETHERNET_HEADER_TYPES:
+        return Interface(name, ifindex, _ETHERNET_HEADER_BYTES)
+    if hardware in _NO_HEADER_TYPES:
+        return Interface(name, ifindex, 0)
+    raise EppingError(f"interface {name} has a link type (ARPHRD {hardware}) that is neither Ethernet nor plain IP")

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The few calls of libbpf.so.1 that the agent makes, each raising OSError with the kernel's errno.
+
+BCC's library is linked to libbpf, so it is there wherever BCC is; without LLVM it costs next to nothing to load.
+"""
+
+import ctypes
+import os
+from functools import cache
+
+from otel_epping.kernel.errors import EppingError
+
+# enum bpf_attach_type, linux/bpf.h
+BPF_TCX_INGRESS = 46
+BPF_TCX_EGRESS = 47
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        return ctypes.CDLL("libbpf.so.1", use_errno=True)
+    except OSError as error:
+        raise EppingError("libbpf.so.1 is not installed: apt-get install libbpf1") from error
+
+
+def _check(result: int) -> int:
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
+
+
+def link_create(program_fd: int, ifindex: int, attach_type: int) -> int:
+    """Attaches a program to a hook of an interface; the attachment lives as long as the descriptor returned."""
+    return _check(int(_library().bpf_link_create(program_fd, ifindex, attach_type, None)))
+
+
+def attached_count(ifindex: int, attach_type: int) -> int:
+    """How many programs are on a hook of an interface; fails with EINVAL where the kernel has no such hook."""
+    count = ctypes.c_uint32(0)
+    _check(_library().bpf_prog_query(ifindex, attach_type, 0, None, None, ctypes.byref(count)))
+    return count.value
+
+
+def map_update(map_fd: int, key: bytes | None, value: bytes) -> None:
+    """Sets an element; for a queue (key None) pushes it."""
+    _check(_library().bpf_map_update_elem(map_fd, key, value, 0))
+
+
+def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
+    """The element of `size` bytes at `key`, or None."""
+    value = ctypes.create_string_buffer(size)
+    if _library().bpf_map_lookup_elem(map_fd, key, value) < 0:
+        return None
+    return value.raw

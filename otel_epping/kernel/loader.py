@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Has the kernel program compiled and loaded by a child process, and takes over its file descriptors.
+
+`loader_child.py` says why it is a child. What can go wrong there comes back as an EppingError with cause and cure.
+"""
+
+import importlib.util
+import json
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.errors import EppingError
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+_CHILD = Path(__file__).with_name("loader_child.py")
+_NO_BCC = "BCC is not installed: apt-get install python3-bpfcc (never pip install bcc, that is another package)"
+_WRONG_BCC = (
+    "the module bcc at {path} is PyPI's crystal-lattice package, not the BPF Compiler Collection: "
+    "pip uninstall bcc, then apt-get install python3-bpfcc"
+)
+
+
+@dataclass(frozen=True)
+class Map:
+    """A map of the loaded program: its descriptor, and its value's layout as BCC describes it (None: not a struct)."""
+
+    fd: int
+    layout: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Program:
+    """The loaded program: descriptors of its entry points and maps, by name."""
+
+    entry_points: dict[str, int]
+    maps: dict[str, Map]
+    bcc_version: str
+    interpreter: str
+
+
+def source_folder() -> Path:
+    """The folder bpf/: in the package when installed, beside it in a checkout. Raises EppingError if it is gone."""
+    package = Path(__file__).parents[1]
+    for folder in (package / "bpf", package.parent / "bpf"):
+        if (folder / "epping.bpf.c").is_file():
+            return folder
+    raise EppingError("the kernel program's source bpf/epping.bpf.c is missing: install otel-epping again")
+
+
+def interpreters() -> list[str]:
+    """Interpreters that may have BCC: our own if it can import a `bcc`, then the distribution's."""
+    own = [sys.executable] if importlib.util.find_spec("bcc") else []
+    return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
+
+
+def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int], str]:
+    """One run of the child: its reply, the descriptors it sent, and what it printed."""
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            command = [interpreter, "-I", str(_CHILD), str(theirs.fileno()), request]
+            child = subprocess.Popen(
+                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+            )
+        _, printed = child.communicate()
+        # The reply waits in the socket's buffer: it is far smaller than that, whatever the settings.
+        message, fds, _, _ = socket.recv_fds(ours, 1 << 20, 64)
+    if not message:
+        raise EppingError(f"the loader ended with status {child.returncode} and no answer: run it by hand", printed)
+    return json.loads(message), fds, printed
+
+
+def load(config: KernelConfig) -> Program:
+    """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
+    request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
+    failure = EppingError(_NO_BCC)
+    for interpreter in interpreters():
+        reply, fds, printed = _ask_child(interpreter, request)
+        if "error" not in reply:
+            names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
+            by_name = dict(zip(names, fds, strict=True))
+            return Program(
+                entry_points={name: by_name[name] for name in reply["programs"]},
+                maps={entry["name"]: Map(by_name[entry["name"]], entry["layout"]) for entry in reply["maps"]},
+                bcc_version=reply["bcc"],
+                interpreter=interpreter,
+            )
+        detail = f"{printed}\n{reply['error']}".strip()
+        if reply["kind"] == "compile":
+            raise EppingError("BCC cannot compile the kernel program: apt-get install linux-libc-dev", detail)
+        if reply["kind"] == "load":
+            raise EppingError(f"the kernel refuses the program ({reply['error']}): see the log below", detail)
+        if reply["kind"] == "wrong-bcc":
+            failure = EppingError(_WRONG_BCC.format(path=reply["error"]))
+    raise failure

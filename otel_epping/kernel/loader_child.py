@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compiles and loads the kernel program with BCC, hands its file descriptors over, and exits.
+
+`import bcc` brings all of LLVM into a process: 160 MB that the agent would carry for years. So this script, which needs
+nothing but the standard library and BCC, runs for half a second in a process of its own, under whichever interpreter
+has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agent over a Unix socket:
+
+    argv[1]   the socket's descriptor
+    argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
+    replies   one JSON message with the descriptors of programs, then maps (SCM_RIGHTS, unix(7)):
+              {"programs": [name...], "maps": [{"name", "fields": layout or null}...], "bcc": version}
+              or {"error": what happened, "kind": "no-bcc" | "wrong-bcc" | "compile" | "load"}
+
+What compiler and verifier print goes to standard error, which the agent keeps.
+"""
+
+import ctypes
+import json
+import os
+import re
+import socket
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+PROGRAMS = ("epping_ingress", "epping_egress")
+INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
+
+
+def flatten(folder: Path, name: str, seen: set[str]) -> str:
+    """The text of a source file with our own headers put in place.
+
+    BCC rewrites map operations in the main file only; `#line` keeps file and line true in what the compiler says.
+    """
+    seen.add(name)
+    lines = [f'#line 1 "{name}"']
+    for number, line in enumerate((folder / name).read_text(encoding="utf-8").splitlines(), 1):
+        include = INCLUDE.match(line)
+        if include and include[1] not in seen:
+            lines += [flatten(folder, include[1], seen), f'#line {number + 1} "{name}"']
+        elif include or line == "#pragma once":
+            lines.append("")
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def layout(leaf: Any) -> dict[str, Any]:
+    """Fields of a table's leaf as [name, offset, element, count]; element is 'u8'..'u64' or a layout itself."""
+    fields: list[list[Any]] = []
+    for name, kind, *_ in leaf._fields_:
+        count = 0
+        if issubclass(kind, ctypes.Array):
+            count, kind = kind._length_, kind._type_
+        if name.startswith("__pad"):
+            continue
+        element = layout(kind) if issubclass(kind, ctypes.Structure) else f"u{8 * ctypes.sizeof(kind)}"
+        fields.append([name, getattr(leaf, name).offset, element, count])
+    return {"size": ctypes.sizeof(leaf), "fields": fields}
+
+
+def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
+    """Returns (reply, descriptors, module); the module keeps the descriptors open until they are sent."""
+    folder = Path(request["source"])
+    os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
+    try:
+        import bcc
+    except ImportError as error:
+        return {"error": str(error), "kind": "no-bcc"}, [], None
+    if not hasattr(bcc, "BPF"):
+        return {"error": str(getattr(bcc, "__file__", "")), "kind": "wrong-bcc"}, [], None
+
+    multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    flags = ["-I/usr/include", f"-I/usr/include/{multiarch}", "-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
+    flags += [f"-D{name}={value}" for name, value in request["defines"].items()]
+    try:
+        module = bcc.BPF(text=flatten(folder, "epping.bpf.c", set()), cflags=flags)
+    except Exception as error:
+        return {"error": str(error), "kind": "compile"}, [], None
+    try:
+        descriptors = [module.load_func(name, bcc.BPF.SCHED_CLS).fd for name in PROGRAMS]
+    except Exception as error:
+        return {"error": str(error), "kind": "load"}, [], None
+
+    maps = []
+    bcc.lib.bpf_table_name.restype = ctypes.c_char_p
+    for index in range(bcc.lib.bpf_num_tables(module.module)):
+        name = bcc.lib.bpf_table_name(module.module, index).decode()
+        leaf = module[name].Leaf
+        maps.append({"name": name, "layout": layout(leaf) if hasattr(leaf, "_fields_") else None})
+        descriptors.append(module[name].map_fd)
+    reply = {"programs": PROGRAMS, "maps": maps, "bcc": getattr(bcc, "__version__", "unknown")}
+    return reply, descriptors, module
+
+
+def main() -> None:
+    """Answers one request."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    reply, descriptors, _module = load(json.loads(sys.argv[2]))
+    socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An OTLP metrics receiver that keeps what it gets: the far end of an exporter, for tests and the demo.
+
+It listens on both OTLP transports, gRPC and HTTP with protobuf (POST /v1/metrics), with and without gzip, and keeps
+every request in the order of arrival with its size and headers. To see how an exporter lives through an outage, tell it
+to fail: `fail_with(503)` answers so over HTTP and with the matching gRPC status (UNAVAILABLE), until `recover()`.
+
+It runs in threads of our own process, even when it listens inside a `Namespace`: a listening socket belongs to the
+namespace in which it was made, not to the thread that serves it.
+"""
+
+import gzip
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Literal, NamedTuple, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+
+from otel_epping.lab.namespaces import Namespace
+
+__all__ = ["Point", "Received", "Sink"]
+
+AttributeValue = str | bool | int | float
+T = TypeVar("T")
+
+_HTTP_PATH = "/v1/metrics"
+_RESPONSE: bytes = ExportMetricsServiceResponse().SerializeToString()
+_GRPC_SERVICE, _GRPC_METHOD = "opentelemetry.proto.collector.metrics.v1.MetricsService", "Export"
+# https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md
+_GRPC_STATUS = {
+    400: grpc.StatusCode.INTERNAL,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.UNIMPLEMENTED,
+    429: grpc.StatusCode.UNAVAILABLE,
+    502: grpc.StatusCode.UNAVAILABLE,
+    503: grpc.StatusCode.UNAVAILABLE,
+    504: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True)
+class Received:
+    """One request: the message, its size in bytes as serialized (not compressed), headers with lower-case names."""
+
+    request: ExportMetricsServiceRequest
+    size: int
+    headers: dict[str, str]
+    protocol: Literal["grpc", "http"]
+
+
+class Point(NamedTuple):
+    """One data point and what surrounds it; `temporality` as in OTLP: 1 delta, 2 cumulative; 0 for a gauge."""
+
+    resource: dict[str, AttributeValue]
+    attributes: dict[str, AttributeValue]
+    point: Any
+    temporality: int
+
+
+class Sink:
+    """The receiver; a context manager that listens on 127.0.0.1 (of `namespace`) from entry to exit.
+
+    A port of 0 picks a free one; `grpc_port`, `http_port` tell which. `grpc_endpoint` and `http_endpoint` are the URLs
+    an exporter wants. As any gRPC server, it takes no message over 4 MiB. Raises OSError or RuntimeError when a port is
+    taken.
+    """
+
+    def __init__(self, grpc_port: int = 0, http_port: int = 0, namespace: Namespace | None = None) -> None:
+        self._received: list[Received] = []
+        self._rejected = 0
+        self._fail_status: int | None = None
+        self._changed = threading.Condition()
+        # Made outside of the namespace: gRPC starts its threads here, and all its servers and clients share them.
+        self._grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
+        handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(self._export_grpc)
+        generic = grpc.method_handlers_generic_handler(_GRPC_SERVICE, {_GRPC_METHOD: handler})
+        self._grpc_server.add_generic_rpc_handlers((generic,))
+        with namespace.entered() if namespace else nullcontext():
+            self.grpc_port = self._grpc_server.add_insecure_port(f"127.0.0.1:{grpc_port}")
+            self._http_server = _HttpServer(self, http_port)
+        self.http_port = self._http_server.server_port
+        self.grpc_endpoint = f"http://127.0.0.1:{self.grpc_port}"
+        self.http_endpoint = f"http://127.0.0.1:{self.http_port}{_HTTP_PATH}"
+
+    def __enter__(self) -> "Sink":
+        self._grpc_server.start()
+        # The poll interval is how long shutdown() takes.
+        serve = threading.Thread(target=self._http_server.serve_forever, args=(0.05,), name="otlp-sink", daemon=True)
+        serve.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http_server.shutdown()
+        self._http_server.server_close()
+        self._grpc_server.stop(grace=None).wait()
+
+    @property
+    def requests(self) -> list[ExportMetricsServiceRequest]:
+        """The accepted requests so far, in order of arrival."""
+        return [received.request for received in self.received]
+
+    @property
+    def received(self) -> list[Received]:
+        """The accepted requests so far with sizes and headers, in order of arrival."""
+        with self._changed:
+            return list(self._received)
+
+    @property
+    def rejected(self) -> int:
+        """How many requests were answered with the failure set by `fail_with`."""
+        with self._changed:
+            return self._rejected
+
+    def clear(self) -> None:
+        """Forget the requests so far."""
+        with self._changed:
+            self._received.clear()
+
+    def fail_with(self, status: int) -> None:
+        """Answer every request from now on with this HTTP status, or the gRPC status it stands for."""
+        with self._changed:
+            self._fail_status = status
+
+    def recover(self) -> None:
+        """Accept requests again."""
+        with self._changed:
+            self._fail_status = None
+
+    def wait_for(self, predicate: Callable[["Sink"], T], timeout_s: float) -> T:
+        """Wait until `predicate(sink)`, asked again after every request, is true, and return its value.
+
+        Raises TimeoutError that says how many requests came meanwhile.
+        """
+        with self._changed:
+            result = self._changed.wait_for(lambda: predicate(self), timeout_s)
+            if not result:
+                counts = f"{len(self._received)} requests accepted, {self._rejected} rejected"
+                raise TimeoutError(f"not received within {timeout_s} s: {counts}")
+        return result
+
+    def metrics(self) -> Iterator[tuple[dict[str, AttributeValue], Metric]]:
+        """Every metric of every request so far with its resource attributes, in order of arrival."""
+        for request in self.requests:
+            for resource_metrics in request.resource_metrics:
+                resource = _attributes(resource_metrics.resource.attributes)
+                for scope_metrics in resource_metrics.scope_metrics:
+                    for metric in scope_metrics.metrics:
+                        yield resource, metric
+
+    def points(self, metric_name: str) -> list[Point]:
+        """Every data point of a metric in the requests so far, in order of arrival."""
+        return [
+            Point(resource, _attributes(point.attributes), point, getattr(data, "aggregation_temporality", 0))
+            for resource, metric in self.metrics()
+            if metric.name == metric_name
+            for data in [getattr(metric, metric.WhichOneof("data") or "gauge")]
+            for point in data.data_points
+        ]
+
+    def accept(self, body: bytes, headers: dict[str, str], protocol: Literal["grpc", "http"]) -> int:
+        """Take in one serialized request and return the HTTP status to answer: 200, or the one of `fail_with`.
+
+        Raises DecodeError when `body` is not a request.
+        """
+        request = ExportMetricsServiceRequest.FromString(body)
+        with self._changed:
+            status = self._fail_status
+            if status is None:
+                self._received.append(Received(request, len(body), headers, protocol))
+            else:
+                self._rejected += 1
+            self._changed.notify_all()
+        return status or 200
+
+    def _export_grpc(self, body: bytes, context: grpc.ServicerContext) -> bytes:
+        try:
+            status = self.accept(body, {key: str(value) for key, value in context.invocation_metadata()}, "grpc")
+        except DecodeError as error:
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+        if status != 200:
+            context.abort(_GRPC_STATUS.get(status, grpc.StatusCode.UNKNOWN), f"the sink was told to fail with {status}")
+        return _RESPONSE
+
+
+class _HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # an exporter's idle keep-alive connection must not hold up the exit
+
+    def __init__(self, sink: Sink, port: int) -> None:
+        self.sink = sink
+        super().__init__(("127.0.0.1", port), _HttpHandler)
+
+
+class _HttpHandler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _HttpServer
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path != _HTTP_PATH:
+            self._answer(404)
+            return
+        try:
+            if self.headers.get("Content-Encoding") == "gzip":
+                body = gzip.decompress(body)
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            self._answer(self.server.sink.accept(body, headers, "http"))
+        except (DecodeError, EOFError, gzip.BadGzipFile, zlib.error):
+            self._answer(400)
+
+    def _answer(self, status: int) -> None:
+        body = _RESPONSE if status == 200 else b""
+        self.send_response(status)
+        self.send_header("Content-Type", "application/x-protobuf")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Say nothing: the caller's terminal is not a server log."""
+
+
+def _attributes(pairs: Iterable[KeyValue]) -> dict[str, AttributeValue]:
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: AnyValue) -> AttributeValue:
+    """The Python value of a scalar attribute; others (arrays, maps) do not occur in what we receive."""
+    kind = value.WhichOneof("value")
+    if kind not in ("string_value", "bool_value", "int_value", "double_value"):
+        raise ValueError(f"unexpected attribute type {kind}")
+    result: AttributeValue = getattr(value, kind)
+    return result

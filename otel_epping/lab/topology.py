@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The lab itself: two clients, a router and servers, wired, addressed and routed.
+
+    client  10.1.0.2 ─┐
+                      ├─ router ─ wan0 ═══ the link that holds packets back ═══ uplink0 ─ servers
+    legacy  10.2.0.2 ─┘
+
+`client` is a host as most are. `legacy` has TCP timestamps off, as Windows has. `router` forwards IPv4 and IPv6; its
+interface `wan0` is the place to watch. `servers` holds one address of every server subnet: host 10 of each. Towards
+each of these subnets the link has the round-trip delay that the subnet was given, so what a tool at `wan0` measures can
+be held against the truth. Server subnets come from the ranges set aside for documentation and benchmarks (RFC 5737, RFC
+2544, RFC 3849), so they can never be mistaken for somebody's network.
+"""
+
+import ipaddress
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from otel_epping.lab.link import Link, LinkStatistics, Network
+from otel_epping.lab.namespaces import LabError, Namespace
+
+__all__ = ["DEFAULT_NETWORKS", "WAN_INTERFACE", "Lab", "Network", "server_address"]
+
+WAN_INTERFACE = "wan0"
+
+DEFAULT_NETWORKS: tuple[Network, ...] = tuple(
+    Network(ipaddress.ip_network(subnet), delay_ms * 1_000_000)
+    for subnet, delay_ms in (
+        ("192.0.2.0/24", 1),
+        ("2001:db8:1::/48", 5),
+        ("198.51.100.0/24", 10),
+        ("2001:db8:2::/48", 20),
+        ("203.0.113.0/24", 35),
+        ("198.18.1.0/24", 50),
+        ("2001:db8:3::/48", 80),
+        ("198.18.2.0/24", 120),
+        ("2001:db8:4::/48", 160),
+        ("198.18.3.0/24", 200),
+    )
+)
+
+
+def server_address(network: Network) -> str:
+    """The address of the server in a subnet: its host number 10 (hexadecimal in IPv6, `::10`)."""
+    return str(network.subnet[10 if network.subnet.version == 4 else 0x10])
+
+
+class Lab:
+    """The running lab; a context manager. Raises LabError when it cannot be built.
+
+    `client`, `legacy`, `router`, `servers` are its namespaces; `addresses` the servers' addresses, in the order of
+    `networks`; `statistics` what the link did, known after exit.
+    """
+
+    def __init__(self, networks: Sequence[Network] = DEFAULT_NETWORKS) -> None:
+        self.networks = tuple(networks)
+        self.addresses = [server_address(network) for network in self.networks]
+        self.statistics: LinkStatistics | None = None
+        with ExitStack() as undo:
+            self.servers = undo.enter_context(Namespace("servers"))
+            self.router = undo.enter_context(Namespace("router"))
+            self.client = undo.enter_context(Namespace("client"))
+            self.legacy = undo.enter_context(Namespace("legacy"))
+            self._link = Link(self.router, WAN_INTERFACE, self.servers, "uplink0", self.networks)
+            self._wire()
+            self._link.start()
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._undo:
+            self.statistics = self._link.stop()
+
+    def serve(self) -> subprocess.Popen[str]:
+        """Start the server program on every address and return when it listens. Raises LabError when it does not."""
+        argv = [sys.executable, "-m", "otel_epping.lab.traffic", "serve"]
+        process = self.servers.popen(argv, stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        if not process.stdout.readline():
+            raise LabError("the lab's server program did not start")
+        return process
+
+    def talk(self, host: Namespace, *options: str, addresses: Sequence[str] | None = None) -> subprocess.Popen[str]:
+        """Start the client program in `host`, towards every server address or `addresses`; `options` of `traffic talk`.
+
+        `traffic.finish` ends it and `traffic.result` waits for its end; both return what it did.
+        """
+        argv = [sys.executable, "-m", "otel_epping.lab.traffic", "talk", *options, *(addresses or self.addresses)]
+        return host.popen(argv, stdout=subprocess.PIPE)
+
+    def _wire(self) -> None:
+        self.router.sysctl("net.ipv4.ip_forward", 1)
+        self.router.sysctl("net.ipv6.conf.all.forwarding", 1)
+        self.legacy.sysctl("net.ipv4.tcp_timestamps", 0)
+        self._wire_host(self.client, 1)
+        self._wire_host(self.legacy, 2)
+        self.router.ip(*_interface(WAN_INTERFACE, 0, 1), *_default_route(WAN_INTERFACE, 0, 2))
+        self.servers.ip(
+            *_interface("uplink0", 0, 2),
+            *_default_route("uplink0", 0, 1),
+            *(f"address add {address} dev lo" for address in self.addresses),
+        )
+
+    def _wire_host(self, host: Namespace, number: int) -> None:
+        """Join a host to the router by a pair of virtual Ethernet devices, on the local network `number`."""
+        self.router.ip(
+            f"link add {host.name}0 type veth peer name eth0 netns {host.path}",
+            *_interface(f"{host.name}0", number, 1),
+        )
+        host.ip(*_interface("eth0", number, 2), *_default_route("eth0", number, 1))
+
+
+def _interface(name: str, number: int, host: int) -> list[str]:
+    """The `ip` commands that give an interface the address `host` of local network `number` and take it up."""
+    return [
+        f"address add 10.{number}.0.{host}/24 dev {name}",
+        f"address add fd00:{number}::{host}/64 dev {name}",
+        f"link set {name} up",
+    ]
+
+
+def _default_route(name: str, number: int, gateway: int) -> list[str]:
+    return [
+        f"route add default via 10.{number}.0.{gateway} dev {name}",
+        f"route add ::/0 via fd00:{number}::{gateway} dev {name}",
+    ]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The programs that talk over the lab's link: `python -m otel_epping.lab.traffic serve|talk`.
+
+`serve` answers on port 5000 of all addresses, IPv4 and IPv6. A request is 100 to 1400 bytes and says in its first four
+bytes how long it is and how long the answer shall be, so one write is one TCP segment in either direction (asyncio sets
+TCP_NODELAY). `talk` keeps a few connections to every address it is given; on each it sends a request, waits for the
+whole answer, pauses for a moment and goes on, like the users of a web service. At its end (after `--duration`, or on
+SIGTERM) it prints one line of JSON: the requests answered per address, and the errors per address and kind. A broken
+connection is an error and is opened anew.
+"""
+
+import argparse
+import asyncio
+import json
+import random
+import signal
+import struct
+import subprocess
+from collections import Counter
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+
+from otel_epping.lab.namespaces import LabError
+
+__all__ = ["PORT", "Totals", "finish", "request", "result"]
+
+PORT = 5000
+_HEADER = struct.Struct("!HH")  # bytes of this request, bytes of its answer
+_SMALLEST, _LARGEST = 100, 1400
+
+
+@dataclass(frozen=True)
+class Totals:
+    """What `talk` did: answered requests per address, and errors per "address: kind"."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+def finish(talking: subprocess.Popen[str]) -> Totals:
+    """End a `talk` process and return its totals; errors as of `result`."""
+    talking.terminate()
+    return result(talking)
+
+
+def result(talking: subprocess.Popen[str]) -> Totals:
+    """Wait for a `talk` process with a duration to end and return its totals. Raises LabError if it failed."""
+    stdout, _ = talking.communicate()
+    if talking.returncode:
+        raise LabError(f"the lab's client program ended with status {talking.returncode}")
+    totals = json.loads(stdout)
+    return Totals(Counter(totals["requests"]), Counter(totals["errors"]))
+
+
+def request(request_size: int, answer_size: int) -> bytes:
+    """A request of `request_size` bytes (at least 4) that asks for `answer_size` bytes."""
+    return _HEADER.pack(request_size, answer_size).ljust(request_size, b"\0")
+
+
+async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):  # a client may go when it likes
+        while True:
+            request_size, answer_size = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+            await reader.readexactly(request_size - _HEADER.size)
+            writer.write(bytes(answer_size))
+            await writer.drain()
+
+
+async def _serve() -> None:
+    server = await asyncio.start_server(_answer, host=None, port=PORT)
+    print("listening", flush=True)
+    async with server:
+        await server.serve_forever()
+
+
+async def _converse(address: str, pause_s: tuple[float, float], totals: Totals) -> None:
+    """Send requests over one connection until it breaks."""
+    reader, writer = await asyncio.open_connection(address, PORT)
+    with closing(writer):
+        while True:
+            request_size, answer_size = random.randint(_SMALLEST, _LARGEST), random.randint(_SMALLEST, _LARGEST)
+            writer.write(request(request_size, answer_size))
+            await reader.readexactly(answer_size)
+            totals.requests[address] += 1
+            await asyncio.sleep(random.uniform(*pause_s))
+
+
+async def _keep_conversing(address: str, pause_s: tuple[float, float], totals: Totals) -> None:
+    await asyncio.sleep(random.uniform(0, pause_s[1]))  # so that not all connections speak at once
+    while True:
+        try:
+            await _converse(address, pause_s, totals)
+        except (OSError, asyncio.IncompleteReadError) as error:
+            totals.errors[f"{address}: {type(error).__name__}"] += 1
+            await asyncio.sleep(pause_s[1])
+
+
+async def _talk(addresses: list[str], connections: int, pause_s: tuple[float, float], duration_s: float | None) -> None:
+    totals = Totals()
+    talking = asyncio.gather(
+        *(_keep_conversing(address, pause_s, totals) for address in addresses for _ in range(connections))
+    )
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, talking.cancel)
+    # The two ways to end; anything else is an error that nobody foresaw.
+    with suppress(asyncio.TimeoutError, asyncio.CancelledError):
+        await asyncio.wait_for(talking, duration_s)
+    print(json.dumps(vars(totals)), flush=True)
+
+
+def _main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m otel_epping.lab.traffic", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("serve", help=f"answer requests on TCP port {PORT} of all addresses")
+    talk = commands.add_parser("talk", help="send requests to each address and print the totals as JSON")
+    talk.add_argument("--connections", type=int, default=3, help="connections per address (default 3)")
+    talk.add_argument(
+        "--pause", type=float, nargs=2, default=(0.05, 0.1), metavar=("MIN", "MAX"), help="between requests, seconds"
+    )
+    talk.add_argument("--duration", type=float, metavar="SECONDS", help="default: until SIGTERM")
+    talk.add_argument("addresses", nargs="+", metavar="ADDRESS")
+    arguments = parser.parse_args()
+    if arguments.command == "serve":
+        asyncio.run(_serve())
+    else:
+        asyncio.run(_talk(arguments.addresses, arguments.connections, tuple(arguments.pause), arguments.duration))
+
+
+if __name__ == "__main__":
+    _main()

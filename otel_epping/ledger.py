@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of the kernel's counts is still to be told: all of them, always, or those not acknowledged yet.
+
+Cumulative temporality tells everything since a slot was made, each time. Delta temporality tells what was counted since
+the same rows were last acknowledged; what could not be delivered stays pending and is told with the next point, so a
+failed export costs resolution in time and nothing else. Both are the latest reading minus what was acknowledged: with
+cumulative temporality nothing ever is.
+"""
+
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_epping.kernel.reader import NO_LEAST_NS, Counts, Reading
+
+Rows = npt.NDArray[np.int64]
+Times = npt.NDArray[np.int64]
+_T = TypeVar("_T", np.int64, np.uint64)
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is to be told of some rows, arrays as in Reading; `start_ns` is when counting of each began."""
+
+    start_ns: Times
+    buckets: Counts
+    sum_ns: Counts
+    least_ns: Counts
+    greatest_ns: Counts
+    traffic: Counts
+
+
+def _longer(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
+    """The array with at least `rows` rows."""
+    missing = rows - len(array)
+    if missing <= 0:
+        return array
+    return np.concatenate([array, np.full((missing, *array.shape[1:]), fill, array.dtype)])
+
+
+class _Acknowledged:
+    """The counts of a reading that the receiver has, per row."""
+
+    def __init__(self, reading: Reading) -> None:
+        self.buckets, self.sum_ns, self.traffic = (
+            np.zeros_like(counts[:0]) for counts in (reading.buckets, reading.sum_ns, reading.traffic)
+        )
+        self.interfaces = np.zeros_like(_interface_counts(reading)[:0])
+
+    def grow(self, rows: int, interfaces: int) -> None:
+        self.buckets, self.sum_ns, self.traffic = (
+            _longer(counts, rows) for counts in (self.buckets, self.sum_ns, self.traffic)
+        )
+        self.interfaces = _longer(self.interfaces, interfaces)
+
+
+def _interface_counts(reading: Reading) -> Counts:
+    """The records of struct interface_counters, nothing but 64-bit counters, as (interfaces, counters)."""
+    return reading.interfaces.view(np.uint64).reshape(len(reading.names), -1)
+
+
+class Ledger:
+    """Keeps account for one exporter. `started_ns` is when counting could begin, Unix time."""
+
+    reading: Reading
+
+    def __init__(self, *, delta: bool, started_ns: int) -> None:
+        self.interfaces_start_ns = started_ns
+        self._delta = delta
+        self._start_ns: Times = np.full(1, started_ns, np.int64)  # that of the overflow slot
+        self._least_ns: Counts = np.zeros(0, np.uint64)
+        self._greatest_ns: Counts = np.zeros(0, np.uint64)
+        self._acknowledged: _Acknowledged | None = None
+
+    def take(self, reading: Reading) -> None:
+        """Enters a new reading."""
+        rows = len(reading.sum_ns)
+        if self._delta:
+            self._begin_next(reading)
+        self.reading = reading
+        self._start_ns = _longer(self._start_ns, rows)
+        new = self._start_ns[:rows] == 0
+        self._start_ns[:rows][new] = reading.created_ns[new]
+        self._least_ns = _longer(self._least_ns, rows, NO_LEAST_NS)
+        self._greatest_ns = _longer(self._greatest_ns, rows)
+        np.minimum(self._least_ns[:rows], reading.least_ns, out=self._least_ns[:rows])
+        np.maximum(self._greatest_ns[:rows], reading.greatest_ns, out=self._greatest_ns[:rows])
+
+    def _begin_next(self, reading: Reading) -> None:
+        """Rows of which nothing is pending begin anew where the previous reading ended, whether they counted or not."""
+        if self._acknowledged is None:
+            self._acknowledged = _Acknowledged(reading)
+        else:
+            before = self.reading
+            told = (before.traffic == self._acknowledged.traffic).all(axis=(1, 2, 3)) & (self._start_ns != 0)
+            self._start_ns[told] = before.time_ns
+            self._least_ns[told] = NO_LEAST_NS
+            self._greatest_ns[told] = 0
+        self._acknowledged.grow(len(reading.sum_ns), len(reading.names))
+
+    def rows(self) -> Rows:
+        """Rows that have something to tell. An RTT is never without a packet."""
+        traffic = self.reading.traffic
+        if self._acknowledged:
+            traffic = traffic - self._acknowledged.traffic
+        return np.flatnonzero(traffic.any(axis=(1, 2, 3)))
+
+    def pending(self, rows: Rows) -> Pending:
+        """What is to be told of these rows."""
+        buckets, sum_ns, traffic = self.reading.buckets[rows], self.reading.sum_ns[rows], self.reading.traffic[rows]
+        if self._acknowledged:
+            buckets = buckets - self._acknowledged.buckets[rows]
+            sum_ns = sum_ns - self._acknowledged.sum_ns[rows]
+            traffic = traffic - self._acknowledged.traffic[rows]
+        return Pending(self._start_ns[rows], buckets, sum_ns, self._least_ns[rows], self._greatest_ns[rows], traffic)
+
+    def pending_interfaces(self) -> Counts:
+        """What is to be told of the interfaces: (interfaces, counters), in the order of the reading's `names`."""
+        counters = _interface_counts(self.reading)
+        return counters - self._acknowledged.interfaces if self._acknowledged else counters
+
+    def acknowledge(self, rows: Rows) -> None:
+        """The receiver has what was pending of these rows."""
+        if self._acknowledged:
+            self._acknowledged.buckets[rows] = self.reading.buckets[rows]
+            self._acknowledged.sum_ns[rows] = self.reading.sum_ns[rows]
+            self._acknowledged.traffic[rows] = self.reading.traffic[rows]
+
+    def acknowledge_interfaces(self) -> None:
+        """The receiver has what was pending of the interfaces."""
+        if self._acknowledged:
+            self._acknowledged.interfaces = _interface_counts(self.reading)
+            self.interfaces_start_ns = self.reading.time_ns

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From counts to the OpenTelemetry SDK's data points. Numbers leave numpy here: exporters choke on numpy's scalars."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy.typing as npt
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Buckets,
+    ExponentialHistogram,
+    ExponentialHistogramDataPoint,
+    Metric,
+    NumberDataPoint,
+    Sum,
+)
+from opentelemetry.util.types import Attributes
+
+from otel_epping import histogram, telemetry
+from otel_epping.histogram import Counts
+
+_NS = 1e9
+_NO_BUCKETS = Buckets(0, ())
+
+
+def rtt_point(
+    attributes: Attributes,
+    start_ns: int,
+    time_ns: int,
+    buckets: histogram.Buckets,
+    sum_ns: int,
+    extremes: tuple[int, int],
+) -> ExponentialHistogramDataPoint:
+    """One histogram, of at most histogram.MAX_BUCKETS buckets: it is scaled down until it fits, which is exact.
+
+    `extremes` are the least and greatest RTT in ns; (.., 0) if the race described at Collector._end_interval() lost
+    them: then the point has no min and max, as OTLP allows.
+    """
+    fitted = histogram.fit(buckets)
+    least, greatest = (value / _NS for value in extremes) if extremes[1] else (None, None)
+    return ExponentialHistogramDataPoint(
+        attributes=attributes,
+        start_time_unix_nano=start_ns,
+        time_unix_nano=time_ns,
+        count=int(buckets.counts.sum()),
+        sum=sum_ns / _NS,
+        scale=fitted.scale,
+        zero_count=0,
+        positive=Buckets(fitted.offset, fitted.counts.tolist()),
+        negative=_NO_BUCKETS,
+        flags=0,
+        min=least,  # type: ignore[arg-type]  # the exporters leave None off
+        max=greatest,  # type: ignore[arg-type]
+    )
+
+
+def number_points(
+    attributes: Sequence[Attributes], counts: Counts, start_ns: int, time_ns: int
+) -> list[NumberDataPoint]:
+    """A point for each count that isn't 0."""
+    return [
+        NumberDataPoint(attributes[index], start_ns, time_ns, value)
+        for index, value in enumerate(counts.tolist())
+        if value
+    ]
+
+
+def sum_metric(
+    metric: telemetry.Metric,
+    points: Sequence[NumberDataPoint],
+    temporality: AggregationTemporality,
+    is_monotonic: bool = True,
+) -> Metric:
+    """A counter, or an up-down counter."""
+    return Metric(metric.name, metric.description, metric.unit, Sum(points, temporality, is_monotonic))
+
+
+def rtt_metric(points: Sequence[ExponentialHistogramDataPoint], temporality: AggregationTemporality) -> Metric:
+    """The metric of all histograms."""
+    metric = telemetry.RTT
+    return Metric(metric.name, metric.description, metric.unit, ExponentialHistogram(points, temporality))
+
+
+def interface_points(
+    counters: npt.NDArray[Any], names: Sequence[str], start_ns: int, time_ns: int
+) -> dict[telemetry.Metric, list[NumberDataPoint]]:
+    """Points of all counters per interface: (interfaces,) records of struct interface_counters, and their names."""
+    metrics: dict[telemetry.Metric, list[NumberDataPoint]] = {}
+    for counter in telemetry.INTERFACE_COUNTERS:
+        values: npt.NDArray[Any] = counters
+        for part in counter.field.split("."):
+            values = values[part]
+        key, labels = counter.axis or ("", ("",))
+        for name, row in zip(names, values.reshape(len(names), len(labels)), strict=True):
+            base = {telemetry.INTERFACE: name, **counter.attributes}
+            attributes = [base | {key: label} if key else base for label in labels]
+            metrics.setdefault(counter.metric, []).extend(number_points(attributes, row, start_ns, time_ns))
+    return metrics

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plugs the producer into the OpenTelemetry SDK, in three ways.
+
+install(provider, exporter, collector)   an application's own MeterProvider; public API only
+attach(reader, collector)                a reader that is there already, of any kind, Prometheus too
+Pipelines(collector)                     no application at all: exporters as the standard OTEL_* variables say
+"""
+
+import atexit
+import logging
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Any
+
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    MetricExporter,
+    MetricReader,
+    MetricsData,
+    PeriodicExportingMetricReader,
+    ResourceMetrics,
+    ScopeMetrics,
+)
+from opentelemetry.sdk.resources import Resource
+
+from otel_epping import telemetry
+from otel_epping.explicit import explicit
+from otel_epping.exporter import ProducerExporter
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.errors import EppingError
+from otel_epping.producer import EppingMetricProducer
+from otel_epping.version import __version__
+
+_log = logging.getLogger(__name__)
+
+_SERVICE = "otel-epping"
+_OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
+
+
+def _observe(provider: MeterProvider, producer: EppingMetricProducer, failed: Callable[[], int]) -> None:
+    """Gives the provider instruments that always have data: else the SDK's readers never call an exporter."""
+    meter = provider.get_meter(telemetry.SCOPE.name, __version__, telemetry.SCOPE.schema_url)
+
+    def read_seconds(_: CallbackOptions) -> Iterator[Observation]:
+        yield Observation(producer.read_seconds)
+
+    def export_failed(_: CallbackOptions) -> Iterator[Observation]:
+        yield Observation(failed())
+
+    for create, metric, callback in (
+        (meter.create_observable_gauge, telemetry.READ_DURATION, read_seconds),
+        (meter.create_observable_counter, telemetry.EXPORT_FAILED, export_failed),
+    ):
+        create(metric.name, callbacks=[callback], unit=metric.unit, description=metric.description)
+
+
+def install(
+    provider: MeterProvider, exporter: MetricExporter, collector: Collector, interval_s: float | None = None
+) -> PeriodicExportingMetricReader:
+    """Has an application's provider export the collector's metrics, with its resource, through `exporter`.
+
+    Returns the reader: shut it down before the exporter's process ends, or at exit it is. The provider's own shutdown()
+    and force_flush() pass over readers that came later (SDK 1.45), so call the reader's. `interval_s` defaults to
+    OTEL_METRIC_EXPORT_INTERVAL.
+    """
+    wrapped = ProducerExporter(exporter, collector, forward_sdk=False)
+    _observe(provider, wrapped.producer, lambda: wrapped.failed)
+    reader = PeriodicExportingMetricReader(wrapped, interval_s and interval_s * 1e3)
+    provider.add_metric_reader(reader)
+    atexit.register(reader.shutdown)
+    return reader
+
+
+def attach(
+    reader: MetricReader, collector: Collector, resource: Resource, *, explicit_buckets: bool | None = None
+) -> Callable[[], None]:
+    """Adds the collector's metrics to all that an existing reader collects; returns what undoes it.
+
+    A reader does not say whether an export succeeded, so prefer install() where you can choose: with delta temporality,
+    a failed export is lost here. Explicit buckets are made for a Prometheus reader, or as you say.
+    """
+    if explicit_buckets is None:
+        explicit_buckets = "prometheus" in type(reader).__module__
+    # Private, all three, but old, and the only way to a reader that exists.
+    inner: Callable[..., MetricsData | None] | None = reader._collect  # type: ignore[assignment]
+    temporality = ProducerExporter.temporality_of(reader._preferred_temporality)
+    producer = EppingMetricProducer(collector, temporality)
+
+    def collect(collecting: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
+        data = inner(collecting, timeout_millis=timeout_millis) if inner else None
+        try:
+            ours = producer.produce()
+        except Exception:
+            # Raised here, it would end the reader's thread, and with it all of the application's metrics.
+            _log.exception("cannot read the kernel's counts")
+            return data
+        if explicit_buckets:
+            metrics = [explicit(metric, collector.config.scale) for metric in ours.metrics]
+            ours = ScopeMetrics(ours.scope, metrics, ours.schema_url)
+        if data is None or not data.resource_metrics:
+            return MetricsData([ResourceMetrics(resource, [ours], resource.schema_url)])
+        first, *others = data.resource_metrics
+        merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
+        return MetricsData([merged, *others])
+
+    reader._set_collect_callback(collect)  # type: ignore[arg-type]
+    return lambda: reader._set_collect_callback(inner)  # type: ignore[arg-type]
+
+
+def exporter_classes() -> list[tuple[str, type[Any]]]:
+    """Exporters or readers that OTEL_METRICS_EXPORTER names, `otlp` by default, found by their entry points.
+
+    Raises EppingError for one that isn't there, and if none is left.
+    """
+    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        raise EppingError("OTEL_SDK_DISABLED is true, so nothing would be exported: unset it")
+    classes = []
+    for asked in (os.environ.get("OTEL_METRICS_EXPORTER") or "otlp").split(","):
+        name = asked.strip().lower()
+        if name in ("", "none"):
+            continue
+        if name == "otlp":
+            protocol = (
+                os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL")
+                or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+                or "grpc"
+            ).strip()
+            if protocol not in _OTLP_EXPORTERS:
+                raise EppingError(f"OTLP protocol {protocol!r} is not supported: use grpc or http/protobuf")
+            name = _OTLP_EXPORTERS[protocol]
+        found = list(entry_points(group="opentelemetry_metrics_exporter", name=name))
+        if not found:
+            raise EppingError(f"OTEL_METRICS_EXPORTER: there is no exporter {name!r}: pip install the package it is in")
+        classes.append((name, found[0].load()))
+    if not classes:
+        raise EppingError("OTEL_METRICS_EXPORTER names no exporter, so nothing would be exported: use otlp or console")
+    return classes
+
+
+def default_resource() -> Resource:
+    """What OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the resource detectors say; where they are silent, us."""
+    said = Resource.create()
+    ours = {
+        "service.name": _SERVICE,
+        "service.version": __version__,
+        "service.instance.id": str(uuid.uuid4()),
+        "host.name": socket.gethostname(),
+    }
+    named = dict(said.attributes)
+    if str(named.get("service.name", "")).startswith("unknown_service"):
+        del named["service.name"]
+    else:
+        del ours["service.version"]
+    return Resource({**ours, **named}, said.schema_url)
+
+
+class Pipelines:
+    """A MeterProvider of our own, with an exporter for each that OTEL_METRICS_EXPORTER names.
+
+    `on_result` is told after each export how many requests failed. Raises EppingError if the variables don't fit.
+    """
+
+    def __init__(
+        self, collector: Collector, interval_s: float | None, on_result: Callable[[int], None] | None = None
+    ) -> None:
+        resource = default_resource()
+        self._readers: list[MetricReader] = []
+        wrapped: list[ProducerExporter] = []
+        pull: list[MetricReader] = []
+        for name, made in exporter_classes():
+            try:
+                built = made()
+            except Exception as error:
+                raise EppingError(f"cannot set up the exporter {name} from its OTEL_* variables: {error}") from error
+            if isinstance(built, MetricReader):
+                pull.append(built)
+                continue
+            wrapped.append(ProducerExporter(built, collector, forward_sdk=True, on_result=on_result))
+            self._readers.append(PeriodicExportingMetricReader(wrapped[-1], interval_s and interval_s * 1e3))
+        self.provider = MeterProvider(resource=resource, metric_readers=[*self._readers, *pull], shutdown_on_exit=False)
+        for reader in pull:
+            attach(reader, collector, resource)
+        for exporter in wrapped[:1]:
+            _observe(self.provider, exporter.producer, lambda: sum(each.failed for each in wrapped))
+
+    def shutdown(self) -> None:
+        """Exports the last interval, and ends. Detach from interfaces first, so that it is whole."""
+        self.provider.shutdown()

@@ -1,0 +1,215 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every metric and attribute that otel-epping exports: name, unit, description. Nothing is named anywhere else.
+
+The semantic conventions for passive round-trip times are being written (open-telemetry/semantic-conventions #3682,
+#3947): expect these names to change, here and only here. To add a counter, add a row; `docs/metrics.md` is made from
+this file (`python -m otel_epping.telemetry`).
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from otel_epping.version import __version__
+
+SCOPE = InstrumentationScope("otel_epping", __version__, "https://opentelemetry.io/schemas/1.44.0")
+
+# ---- attributes; those under epping. are our own
+
+NETWORK_TYPE = "network.type"
+NETWORK_TRANSPORT = "network.transport"
+INTERFACE = "network.interface.name"
+IO_DIRECTION = "network.io.direction"
+OVERFLOW = "otel.metric.overflow"
+SUBNET = "epping.subnet"
+SUBNET_DIRECTION = "epping.subnet.direction"
+SIDE = "epping.rtt.side"
+METHOD = "epping.rtt.method"
+TRAFFIC_CLASS = "epping.traffic.class"
+PACKET_KIND = "epping.packet.kind"
+ECN = "epping.ecn.codepoint"
+MAP = "epping.map"
+BOUND = "epping.bound"
+OUTCOME = "epping.timestamp.outcome"
+
+ATTRIBUTES = {
+    SUBNET: "The subnet, in CIDR notation.",
+    NETWORK_TYPE: "`ipv4` or `ipv6`.",
+    NETWORK_TRANSPORT: "`tcp`.",
+    INTERFACE: "The interface on which the packets were seen.",
+    IO_DIRECTION: "`receive`: in through the interface; `transmit`: out through it.",
+    SIDE: "`external`: the subnet is on the side that the interface leads to, its packets come in through it; "
+    "`internal`: it is on the other side, or this host itself.",
+    METHOD: "`tcp_timestamp`: the TSval of a segment matched with the TSecr that echoes it (RFC 7323).",
+    SUBNET_DIRECTION: "`from` or `to` the subnet.",
+    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (fragments too).",
+    PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
+    ECN: "`not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
+    MAP: "`flows`, `subnets`.",
+    BOUND: "`least` (1 us), `greatest` (64 s).",
+    OUTCOME: "`begun`: it waits, or waited, for its echo; `not_begun`: as many as can be remembered waited already; "
+    "`expired`: no echo within the maximum age; `superseded`: a later one was echoed first.",
+    OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",
+}
+
+# ---- values, in the order of the enums of bpf/maps.h
+
+FAMILIES = {4: "ipv4", 6: "ipv6"}
+SIDES = ("external", "internal")
+METHODS = ("tcp_timestamp",)
+METHOD_TRANSPORTS = ("tcp",)
+SUBNET_DIRECTIONS = ("from", "to")
+TRAFFIC_CLASSES = ("tcp_timestamp", "tcp_other", "udp", "icmp", "other")
+PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
+ECN_CODEPOINTS = ("not_ect", "ect_1", "ect_0", "ce")
+BOUNDS = ("least", "greatest")
+
+# ---- metrics
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: its attributes are those of `keys`, in the order of the documentation."""
+
+    name: str
+    unit: str
+    description: str
+    keys: tuple[str, ...]
+    kind: str = "counter"
+
+
+@dataclass(frozen=True)
+class InterfaceCounter:
+    """A field of the program's struct interface_counters, and the points that come of it.
+
+    `field` may go into a struct, as in "received.packets". Where it is an array, `axis` gives attribute and values.
+    """
+
+    metric: Metric
+    field: str
+    axis: tuple[str, tuple[str, ...]] | None = None
+    attributes: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+RTT = Metric(
+    "epping.rtt.duration",
+    "s",
+    "Round-trip time between the observing interface and the subnet that replied, measured passively.",
+    (SUBNET, NETWORK_TYPE, NETWORK_TRANSPORT, INTERFACE, SIDE, METHOD),
+    "exponential histogram",
+)
+
+_SUBNET_KEYS = (SUBNET, NETWORK_TYPE, INTERFACE, SIDE, SUBNET_DIRECTION, TRAFFIC_CLASS)
+# In the order of the fields of struct tally.
+SUBNET_COUNTERS = (
+    Metric(
+        "epping.network.packet.count",
+        "{packet}",
+        "Packets from and to a subnet. Each counts once from its source's and once to its destination's subnet. "
+        "The share of the class `tcp_other` in TCP is what cannot be measured by timestamps.",
+        _SUBNET_KEYS,
+    ),
+    Metric(
+        "epping.network.io",
+        "By",
+        "Bytes from and to a subnet, counted like packets, link headers included.",
+        _SUBNET_KEYS,
+    ),
+)
+
+_INTERFACE_PACKETS = Metric(
+    "epping.interface.packet.count",
+    "{packet}",
+    "Packets seen on an interface, each once. What is neither `non_ip` nor `malformed` counts for two subnets, too.",
+    (INTERFACE, IO_DIRECTION, PACKET_KIND),
+)
+_INTERFACE_BYTES = Metric(
+    "epping.interface.io",
+    "By",
+    "Bytes seen on an interface, link headers included.",
+    (INTERFACE, IO_DIRECTION, PACKET_KIND),
+)
+_ECN_PACKETS = Metric(
+    "epping.ecn.packet.count", "{packet}", "IP packets seen on an interface, by ECN code point.", (INTERFACE, ECN)
+)
+_FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interface.", (INTERFACE,))
+_TIMESTAMPS = Metric(
+    "epping.collector.timestamp.count",
+    "{timestamp}",
+    "TCP timestamps chosen to be timed, and what became of those that gave no round-trip time.",
+    (INTERFACE, OUTCOME),
+)
+_CLAMPED = Metric(
+    "epping.collector.rtt.clamped",
+    "{rtt}",
+    "Round-trip times outside the range of the histograms, counted as its bound.",
+    (INTERFACE, BOUND),
+)
+_INSERT_FAILED = Metric(
+    "epping.collector.insert.failed",
+    "{packet}",
+    "Packets for which a full table had no entry; those of subnets are counted on the overflow point.",
+    (INTERFACE, MAP),
+)
+
+_KIND_AXIS = (PACKET_KIND, PACKET_KINDS)
+INTERFACE_COUNTERS = (
+    InterfaceCounter(_INTERFACE_PACKETS, "received.packets", _KIND_AXIS, {IO_DIRECTION: "receive"}),
+    InterfaceCounter(_INTERFACE_PACKETS, "transmitted.packets", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
+    InterfaceCounter(_INTERFACE_BYTES, "received.bytes", _KIND_AXIS, {IO_DIRECTION: "receive"}),
+    InterfaceCounter(_INTERFACE_BYTES, "transmitted.bytes", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
+    InterfaceCounter(_ECN_PACKETS, "ecn", (ECN, ECN_CODEPOINTS)),
+    InterfaceCounter(_FLOWS, "flows_created"),
+    InterfaceCounter(_TIMESTAMPS, "rtt_begun", attributes={OUTCOME: "begun"}),
+    InterfaceCounter(_TIMESTAMPS, "rtt_not_begun", attributes={OUTCOME: "not_begun"}),
+    InterfaceCounter(_TIMESTAMPS, "rtt_expired", attributes={OUTCOME: "expired"}),
+    InterfaceCounter(_TIMESTAMPS, "rtt_superseded", attributes={OUTCOME: "superseded"}),
+    InterfaceCounter(_CLAMPED, "rtt_clamped", (BOUND, BOUNDS)),
+    InterfaceCounter(_INSERT_FAILED, "flow_insert_failed", attributes={MAP: "flows"}),
+    InterfaceCounter(_INSERT_FAILED, "subnet_insert_failed", attributes={MAP: "subnets"}),
+)
+
+SUBNET_USAGE = Metric(
+    "epping.collector.subnet.usage", "{subnet}", "Slots that subnets take, of those there are.", (), "updowncounter"
+)
+SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
+# An instrument of the SDK's: without one that has data, its readers never call an exporter.
+READ_DURATION = Metric(
+    "epping.collector.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
+)
+EXPORT_FAILED = Metric(
+    "epping.collector.export.failed", "{request}", "Export requests that failed; their counts are sent again.", ()
+)
+
+METRICS = (
+    RTT,
+    *SUBNET_COUNTERS,
+    *dict.fromkeys(counter.metric for counter in INTERFACE_COUNTERS),
+    SUBNET_USAGE,
+    SUBNET_LIMIT,
+    READ_DURATION,
+    EXPORT_FAILED,
+)
+
+
+def markdown() -> str:
+    """The text of docs/metrics.md."""
+    lines = [
+        "# Metrics",
+        "",
+        "Made from `otel_epping/telemetry.py` by `make docs`; edit there.",
+        "",
+        "| metric | kind | unit | description | attributes |",
+        "|---|---|---|---|---|",
+    ]
+    for metric in METRICS:
+        keys = ", ".join(f"`{key}`" for key in metric.keys)
+        lines.append(f"| `{metric.name}` | {metric.kind} | `{metric.unit}` | {metric.description} | {keys} |")
+    lines += ["", "| attribute | meaning |", "|---|---|"]
+    lines += [f"| `{key}` | {meaning} |" for key, meaning in ATTRIBUTES.items()]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")
