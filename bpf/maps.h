@@ -28,8 +28,7 @@ struct address {
 
 enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 
-/* Where, seen from the interface, an endpoint is: external if its packets come in through it, internal if they go out.
- */
+/* Where an endpoint is: external if its packets come in through the interface, internal if they go out. */
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL };
 
 enum method { METHOD_TCP_TIMESTAMP };

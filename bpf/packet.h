@@ -17,7 +17,7 @@
 /* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048
-/* The linear part of an skb may end inside the headers; then this much is pulled into it. */
+/* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
 #define HEADER_BYTES 256
 
 #define TCP_FIN 0x01
@@ -230,14 +230,8 @@ static __always_inline u32 wire_length(struct __sk_buff *skb)
     return skb->wire_len > skb->len ? skb->wire_len : skb->len;
 }
 
-/* Fills in `packet`; what isn't a whole IP packet leaves its addresses empty. */
-static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 link_header, struct packet *packet)
+static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 link_header, struct packet *packet)
 {
-    /* Rare: drivers and GRO put the headers into the linear part. Pulling changes where bytes lie, never what they are.
-     */
-    if (skb->data_end - skb->data < HEADER_BYTES && skb->data_end - skb->data < skb->len)
-        bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES);
-
     struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
     u8 version;
 
@@ -280,4 +274,25 @@ static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 
     default:
         return KIND_OTHER;
     }
+}
+
+/*
+ * Fills in `packet`; what isn't a whole IP packet leaves its addresses empty.
+ *
+ * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
+ * are pulled there, once, which moves bytes but changes none.
+ */
+static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 link_header, struct packet *packet)
+{
+    enum packet_kind kind = KIND_MALFORMED;
+
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 2; i++) {
+        kind = parse_linear(skb, link_header, packet);
+        if (kind != KIND_MALFORMED || skb->data_end - skb->data >= skb->len)
+            break;
+        if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
+            break;
+    }
+    return kind;
 }

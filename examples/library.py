@@ -19,7 +19,7 @@ from otel_epping.kernel.config import KernelConfig
 from otel_epping.sdk import install
 
 
-def main(interface: str, seconds: float = 60) -> None:
+def main(interface: str, seconds: int = 60) -> None:
     """Does its own work for a while, and has the kernel count round-trip times meanwhile."""
     # What the application has already.
     provider = MeterProvider(
@@ -32,7 +32,7 @@ def main(interface: str, seconds: float = 60) -> None:
     with Collector(KernelConfig(prefix_v4=24, prefix_v6=48)) as collector:
         reader = install(provider, OTLPMetricExporter(), collector, interval_s=10)
         collector.attachments.attach(interface)
-        for _ in range(int(seconds)):
+        for _ in range(seconds):
             requests.add(1)
             time.sleep(1)
         collector.attachments.detach_all()
@@ -41,4 +41,4 @@ def main(interface: str, seconds: float = 60) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:2], *(float(seconds) for seconds in sys.argv[2:3]))
+    main(sys.argv[1], *map(int, sys.argv[2:3]))

@@ -34,24 +34,27 @@ class Delivery:
     """Says when exports begin to fail and when they get through again: once, not once an interval."""
 
     def __init__(self) -> None:
-        self.failing = False
-        self._failures = 0
+        self._failures: dict[str, int] = {}
         self._words = _LastWords()
         for name in ("opentelemetry.exporter", "opentelemetry.exporter.otlp"):
             exporters = logging.getLogger(name)
             exporters.handlers = [self._words]
             exporters.propagate = False
 
-    def __call__(self, failed: int) -> None:
+    @property
+    def failing(self) -> bool:
+        """Whether the last export of any exporter failed."""
+        return bool(self._failures)
+
+    def __call__(self, exporter: str, failed: int) -> None:
         """Takes the result of an export: how many of its requests failed."""
         if failed:
-            self._failures += 1
-            if not self.failing:
+            if exporter not in self._failures:
                 _log.warning("export failed, counts are kept and sent with the next: %s", self._words.text)
-        elif self.failing:
-            _log.warning("exports get through again, after %d that failed; nothing was lost", self._failures)
-            self._failures = 0
-        self.failing = bool(failed)
+            self._failures[exporter] = self._failures.get(exporter, 0) + 1
+        elif exporter in self._failures:
+            exports = self._failures.pop(exporter)
+            _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
 
 
 @dataclass

@@ -13,7 +13,8 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.reader import NO_LEAST_NS, Counts, Reading
+from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
+from otel_epping.kernel.reader import Reading
 
 Rows = npt.NDArray[np.int64]
 Times = npt.NDArray[np.int64]

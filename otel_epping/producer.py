@@ -25,7 +25,8 @@ from opentelemetry.util.types import Attributes
 from otel_epping import histogram, points, telemetry
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.reader import OVERFLOW_SLOT, Counts
+from otel_epping.kernel.extremes import Counts
+from otel_epping.kernel.reader import OVERFLOW_SLOT
 from otel_epping.ledger import Ledger, Pending, Rows
 from otel_epping.subnets import Subnet, Subnets
 

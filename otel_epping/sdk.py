@@ -12,6 +12,7 @@ import os
 import socket
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
@@ -161,12 +162,11 @@ def default_resource() -> Resource:
 class Pipelines:
     """A MeterProvider of our own, with an exporter for each that OTEL_METRICS_EXPORTER names.
 
-    `on_result` is told after each export how many requests failed. Raises EppingError if the variables don't fit.
+    `on_result` is told after each export its exporter's name, and how many of its requests failed. Raises EppingError
+    if the variables don't fit.
     """
 
-    def __init__(
-        self, collector: Collector, interval_s: float | None, on_result: Callable[[int], None] | None = None
-    ) -> None:
+    def __init__(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
         resource = default_resource()
         self._readers: list[MetricReader] = []
         wrapped: list[ProducerExporter] = []
@@ -179,7 +179,7 @@ class Pipelines:
             if isinstance(built, MetricReader):
                 pull.append(built)
                 continue
-            wrapped.append(ProducerExporter(built, collector, forward_sdk=True, on_result=on_result))
+            wrapped.append(ProducerExporter(built, collector, on_result=partial(on_result, name)))
             self._readers.append(PeriodicExportingMetricReader(wrapped[-1], interval_s and interval_s * 1e3))
         self.provider = MeterProvider(resource=resource, metric_readers=[*self._readers, *pull], shutdown_on_exit=False)
         for reader in pull:

@@ -148,8 +148,8 @@ _CLAMPED = Metric(
 )
 _INSERT_FAILED = Metric(
     "epping.collector.insert.failed",
-    "{packet}",
-    "Packets for which a full table had no entry; those of subnets are counted on the overflow point.",
+    "{entry}",
+    "Entries that a full table refused. Packets of a subnet without an entry are counted on the overflow point.",
     (INTERFACE, MAP),
 )
 

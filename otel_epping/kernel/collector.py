@@ -16,6 +16,8 @@ from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.reader import READ, Reader
 
+# Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
+_SLOTS_AHEAD = 1024
 _EPOCH = 1  # the program takes 0 for "nothing cached yet"
 
 
@@ -32,6 +34,7 @@ class Collector:
         self.started_ns = time.time_ns()
         self._readers: list[Reader] = []
         self._interval = 0
+        self._rows = 1
         self._lock = threading.Lock()
         self._fill_tables()
         self._arrays = {name: memory.Array(name, self.program.maps[name]) for name in READ}
@@ -62,19 +65,33 @@ class Collector:
             self._readers.append(reader)
         return reader
 
-    def _end_interval(self, rows: int) -> None:
+    def _count_rows(self) -> int:
+        """How many rows have, or had, a live slot among them; row 0 is in use always."""
+        slots = self._arrays["slots"]
+        while self._rows < slots.length:
+            ahead = slots.first(min(self._rows + _SLOTS_AHEAD, slots.length))
+            live = np.flatnonzero(ahead["live"][self._rows :])
+            if not len(live):
+                break
+            self._rows += int(live[-1]) + 1
+        return self._rows
+
+    def _end_interval(self) -> int:
         """Ends the program's current interval and hands its extremes to all readers; see bpf/histogram.h.
 
-        An RTT being counted at this very moment may put its extreme into the interval just read, where nobody looks
+        Returns the rows in use, counted after the interval ended, so that no slot with an extreme in it is left out. An
+        RTT that is being counted at this very moment may put its extreme into the interval just read, where nobody looks
         again. Benign: its count is in a bucket all the same.
         """
         with self._lock:
             ended = self._interval
             self._interval += 1
             self._write_control()
+            rows = self._count_rows()
             words = self._arrays["histograms"].first(rows)
             for reader in self._readers:
-                reader.merge_extremes(ended, words["min_word"][:, ended & 1], words["max_word"][:, ended & 1])
+                reader.extremes.merge(ended, words["min_word"][:, ended & 1], words["max_word"][:, ended & 1])
+        return rows
 
     @property
     def kernel_bytes(self) -> dict[str, int]:
@@ -82,7 +99,7 @@ class Collector:
         return {name: memory.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
     def close(self) -> None:
-        """Detaches from every interface and lets the program go. Readers can still read what was counted."""
+        """Detaches from every interface and lets program and maps go. Nobody may read any more."""
         self.attachments.detach_all()
         for fd in (*self.program.entry_points.values(), *(entry.fd for entry in self.program.maps.values())):
             os.close(fd)

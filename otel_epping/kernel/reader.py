@@ -12,22 +12,14 @@ import numpy.typing as npt
 from otel_epping.kernel import buckets
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.extremes import Counts, Extremes
 from otel_epping.kernel.memory import Array
 
 READ = ("slots", "histograms", "traffic", "interface_counters")
 OVERFLOW_SLOT = 0
 
-# An extreme's word is interval << 36 | value (bpf/histogram.h).
-_EXTREME_BITS = np.uint64(36)
-_EXTREME_MASK = np.uint64((1 << 36) - 1)
-_INTERVALS = 1 << 28
 # Rows of histograms copied at a time: a bound on memory, and about what a cache holds.
 _CHUNK = 512
-# Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
-_SLOTS_AHEAD = 1024
-
-NO_LEAST_NS = int(_EXTREME_MASK)
-Counts = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
@@ -74,19 +66,17 @@ class Reader:
         arrays: dict[str, Array],
         config: KernelConfig,
         attachments: Attachments,
-        end_interval: Callable[[int], None],
+        end_interval: Callable[[], int],
     ) -> None:
+        self.extremes = Extremes()
         self._attachments = attachments
         self._end_interval = end_interval
         self._packet_clock = config.packet_clock
         self._cpus = possible_cpus()
         self._slots, self._histograms, self._traffic, self._interface_counters = (arrays[name] for name in READ)
-        self._rows = 1
         self._buckets = np.zeros((0, buckets.bucket_count(config.scale)), np.uint64)
         self._read_count = np.zeros(0, np.uint64)
         self._created_ns = np.zeros(0, np.int64)
-        self._least_ns = np.zeros(0, np.uint64)
-        self._greatest_ns = np.zeros(0, np.uint64)
 
     def _grow(self, rows: int) -> None:
         """Makes room for rows in use for the first time, by a quarter at least, so that it is done rarely."""
@@ -97,17 +87,6 @@ class Reader:
         self._buckets = np.concatenate([self._buckets, np.zeros((more, self._buckets.shape[1]), np.uint64)])
         self._read_count = np.concatenate([self._read_count, np.zeros(more, np.uint64)])
         self._created_ns = np.concatenate([self._created_ns, np.zeros(more, np.int64)])
-        self._least_ns = np.concatenate([self._least_ns, np.full(more, NO_LEAST_NS, np.uint64)])
-        self._greatest_ns = np.concatenate([self._greatest_ns, np.zeros(more, np.uint64)])
-
-    def merge_extremes(self, interval: int, min_words: Counts, max_words: Counts) -> None:
-        """Takes in the extremes of an interval that just ended, (rows,) words each."""
-        rows = len(min_words)
-        self._grow(rows)
-        mine = np.flatnonzero(max_words >> _EXTREME_BITS == np.uint64(interval % _INTERVALS))
-        least = _EXTREME_MASK - (min_words[mine] & _EXTREME_MASK)
-        self._least_ns[mine] = np.minimum(self._least_ns[mine], least)
-        self._greatest_ns[mine] = np.maximum(self._greatest_ns[mine], max_words[mine] & _EXTREME_MASK)
 
     def _read_histograms(self, rows: int) -> None:
         """Adds what is new. A 32-bit bucket may have wrapped around, so the difference is taken modulo 2^32.
@@ -129,33 +108,21 @@ class Reader:
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns[: len(slots)] == 0))
         self._created_ns[new] = slots["created_ns"][new].astype(np.int64) + offset_ns
 
-    def _slots_in_use(self) -> npt.NDArray[Any]:
-        """A copy of the slots up to the last one that is, or was, in use."""
-        while self._rows < self._slots.length:
-            ahead = self._slots.first(min(self._rows + _SLOTS_AHEAD, self._slots.length))
-            live = np.flatnonzero(ahead["live"][self._rows :])
-            if not len(live):
-                break
-            self._rows += int(live[-1]) + 1
-        return self._slots.first(self._rows).copy()
-
     def _sum_over_cpus(self, array: Array, rows: int) -> Counts:
         """Structs of nothing but 64-bit counters: (rows, counters)."""
         counters = array.first(rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
-        return np.add.reduce(counters, axis=1, dtype=np.uint64)
+        total: Counts = counters.sum(1)
+        return total
 
     def read(self) -> Reading:
         """What the program has counted up to now."""
         now_ns = time.time_ns()
-        slots = self._slots_in_use()
-        rows = len(slots)
+        rows = self._end_interval()
+        slots = self._slots.first(rows).copy()
         self._grow(rows)
-        self._end_interval(rows)
         self._read_histograms(rows)
         self._read_created(slots, now_ns)
-        least_ns, greatest_ns = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
-        self._least_ns[:rows] = NO_LEAST_NS
-        self._greatest_ns[:rows] = 0
+        least_ns, greatest_ns = self.extremes.take(rows)
         traffic = self._sum_over_cpus(self._traffic, rows).view(self._traffic.dtype)
         names = dict(self._attachments.names)
         interfaces = self._sum_over_cpus(self._interface_counters, max(names) + 1)[list(names)]

@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The least and greatest RTT of each slot between two readings.
+
+The program keeps extremes per interval, in words that only grow: interval << 36 | value (bpf/histogram.h). Whoever
+reads ends the interval for all, so its extremes are handed to every reader, which collects them until it reads itself.
+"""
+
+import threading
+
+import numpy as np
+import numpy.typing as npt
+
+_VALUE_BITS = np.uint64(36)
+_VALUE_MASK = np.uint64((1 << 36) - 1)
+_INTERVALS = 1 << 28
+
+NO_LEAST_NS = int(_VALUE_MASK)
+Counts = npt.NDArray[np.uint64]
+
+
+class Extremes:
+    """What one reader has collected. Any thread may merge while another takes."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._least_ns: Counts = np.zeros(0, np.uint64)
+        self._greatest_ns: Counts = np.zeros(0, np.uint64)
+
+    def _grow(self, rows: int) -> None:
+        missing = rows - len(self._least_ns)
+        if missing > 0:
+            self._least_ns = np.concatenate([self._least_ns, np.full(missing, NO_LEAST_NS, np.uint64)])
+            self._greatest_ns = np.concatenate([self._greatest_ns, np.zeros(missing, np.uint64)])
+
+    def merge(self, interval: int, min_words: Counts, max_words: Counts) -> None:
+        """Takes in the extremes of an interval that just ended: (rows,) words each."""
+        rows = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
+        least = _VALUE_MASK - (min_words[rows] & _VALUE_MASK)
+        greatest = max_words[rows] & _VALUE_MASK
+        with self._lock:
+            self._grow(len(min_words))
+            self._least_ns[rows] = np.minimum(self._least_ns[rows], least)
+            self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
+
+    def take(self, rows: int) -> tuple[Counts, Counts]:
+        """Least and greatest RTT since they were last taken: (NO_LEAST_NS, 0) where there was none."""
+        with self._lock:
+            self._grow(rows)
+            taken = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
+            self._least_ns[:rows] = NO_LEAST_NS
+            self._greatest_ns[:rows] = 0
+        return taken
