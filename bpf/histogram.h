@@ -4,7 +4,7 @@
  *
  * At scale s a bucket i holds the seconds v with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data model,
  * "ExponentialHistogram"). In whole nanoseconds its edges are T(i) = floor(1e9 * 2^(i/2^s)), exact integers that user
- * space computes (otel_epping/histogram.py). To find a bucket without logarithm or search, the RTT's leading
+ * space computes (otel_epping/kernel/buckets.py). To find a bucket without logarithm or search, the RTT's leading
  * s + 2 bits name a cell: a range of nanoseconds so narrow that at most one edge lies in it. The cell knows the
  * bucket below that edge, and one comparison does the rest.
  */
@@ -92,13 +92,14 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     if (bucket >= BUCKETS) /* never, but the verifier can't know */
         return;
 
-    u64 interval = (u64)told->interval << EXTREME_BITS;
+    u32 interval = told->interval;
+    u64 tag = (u64)interval << EXTREME_BITS;
 
     /* A reader may see the bucket before the sum: it gets the rest the next time, as the count, which tells it that
      * there is something to read, comes last. */
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);
-    raise_word(&histogram->min_word[told->interval & 1], interval | (EXTREME_MASK - rtt_ns));
-    raise_word(&histogram->max_word[told->interval & 1], interval | rtt_ns);
+    raise_word(&histogram->min_word[interval & 1], tag | (EXTREME_MASK - rtt_ns));
+    raise_word(&histogram->max_word[interval & 1], tag | rtt_ns);
     __sync_fetch_and_add(&histogram->count, 1);
 }

@@ -80,7 +80,7 @@ class Collector:
         """Ends the program's current interval and hands its extremes to all readers; see bpf/histogram.h.
 
         Returns the rows in use, counted after the interval ended, so that no slot with an extreme in it is left out. An
-        RTT that is being counted at this very moment may put its extreme into the interval just read, where nobody looks
+        RTT being counted at this very moment may put its extreme into the interval just read, where nobody looks
         again. Benign: its count is in a bucket all the same.
         """
         with self._lock:
