@@ -5,7 +5,8 @@
 #   PACKAGES=     set to nothing on another distribution, once their equivalents are installed
 
 PYTHON   ?= /usr/bin/python3
-PACKAGES ?= bpftool iproute2 libbpf1 linux-libc-dev python3-bpfcc python3-venv util-linux
+# libpython3-dev: rotel, the collector of the demo, embeds Python.
+PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev python3-bpfcc python3-venv util-linux
 
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)

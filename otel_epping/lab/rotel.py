@@ -79,7 +79,10 @@ class Rotel:
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     last_lines = " / ".join(log.read().splitlines()[-3:])
-                    raise LabError(f"rotel does not listen on port {port} (exit status {process.poll()}): {last_lines}")
+                    # The binary embeds Python, and wheels for Linux do not carry that library.
+                    cure = " (apt-get install libpython3-dev)" if "libpython" in last_lines else ""
+                    status = process.poll()
+                    raise LabError(f"rotel does not listen on port {port} (exit status {status}): {last_lines}{cure}")
                 time.sleep(0.02)
 
     def _listens(self, port: int) -> bool:
