@@ -17,7 +17,7 @@
 /* The leading bit of the least RTT: 2^9 <= 1000 < 2^10. */
 #define CELL_FIRST_OCTAVE 9
 
-/* RTTs take 36 bits; the rest of an extreme's word is the number of its interval. */
+/* RTTs take 36 bits; the rest of an extreme's word is the number of its interval: eight years of seconds. */
 #define EXTREME_BITS 36
 #define EXTREME_MASK ((1ULL << EXTREME_BITS) - 1)
 #define EXTREME_TRIES 8

@@ -11,6 +11,7 @@
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 #include <linux/tcp.h>
+#include <linux/udp.h>
 
 #include "maps.h"
 
@@ -102,7 +103,7 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
 {
     u32 skipped = 0;
 
-    for (int i = 0; i < EXTENSION_HEADERS; i++) {
+    for (int i = 0; i <= EXTENSION_HEADERS; i++) {
         struct ipv6_opt_hdr extension;
 
         switch (packet->protocol) {
@@ -188,9 +189,7 @@ static __always_inline void parse_timestamp(u8 *options, u32 length, void *end, 
             continue;
         if (options[i] == TCPOPT_EOL || options[i + 1] == 1)
             return;
-        if (options[i] == TCPOPT_TIMESTAMP) {
-            if (options[i + 1] != TCPOLEN_TIMESTAMP)
-                return;
+        if (options[i] == TCPOPT_TIMESTAMP && options[i + 1] == TCPOLEN_TIMESTAMP) {
             packet->tsval = __be32_to_cpu(values[0]);
             packet->tsecr = __be32_to_cpu(values[1]);
             packet->has_timestamp = true;
@@ -267,6 +266,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     case IPPROTO_TCP:
         return parse_tcp(&cursor, rest, packet);
     case IPPROTO_UDP:
+        packet->headers += sizeof(struct udphdr);
         return KIND_UDP;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from otel_epping.kernel import interfaces, requirements
+from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.sdk import Pipelines
@@ -75,8 +75,6 @@ def run(names: Sequence[str], config: KernelConfig, interval_s: float | None) ->
 
     Raises EppingError for whatever keeps it from beginning.
     """
-    requirements.kernel()
-    requirements.privileges()
     for name in names:
         interfaces.find(name)
     stop = _Stop(threading.Event())

@@ -94,14 +94,16 @@ def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
 def _table(found: list[Result]) -> Table:
     table = Table(
         title="Round-trip times per subnet in ms, as the collector received them",
-        caption="no TS: share of TCP packets without timestamps, which give no round-trip time",
+        caption="no TS: share of TCP packets without timestamp: nothing to match",
         box=SIMPLE_HEAD,
-        padding=(0, 1),
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),  # within 80 columns
     )
     table.add_column("subnet", no_wrap=True)
     for heading in ("true", "count", "min", "p50", "p95", "max", "no TS"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("", min_width=7, no_wrap=True)
+    table.add_column("", no_wrap=True)
     for one in found:
         times = (f"{value * 1e3:.2f}" for value in (one.least, one.median, one.p95, one.greatest))
         table.add_row(

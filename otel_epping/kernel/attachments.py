@@ -45,13 +45,15 @@ class Attachments:
         """Begins to watch an interface, both ways. Raises EppingError if that cannot be."""
         interface = interfaces.find(name)
         self.register(interface)
-        links = self._links.setdefault(name, [])
+        links: list[int] = []
         try:
             for entry_point, hook in _HOOKS.items():
                 links.append(libbpf.link_create(self._program.entry_points[entry_point], interface.ifindex, hook))
         except OSError as error:
-            self.detach(name)
+            for link in links:
+                os.close(link)
             raise EppingError(f"cannot attach to {name} ({error.strerror}): see otel-epping check") from error
+        self._links.setdefault(name, []).extend(links)
 
     def detach(self, name: str) -> None:
         """Ends watching an interface. What was counted stays."""

@@ -16,7 +16,7 @@ _LIMITS: dict[str, tuple[int, int]] = {
     "prefix_v4": (0, 32),
     "prefix_v6": (0, 128),
     "sample_interval_ns": (0, RTT_GREATEST_NS),
-    "max_age_ns": (1_000_000, RTT_GREATEST_NS),
+    "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }
 

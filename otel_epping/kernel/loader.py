@@ -6,6 +6,7 @@
 
 import importlib.util
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from otel_epping.kernel import requirements
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
 
@@ -23,6 +25,8 @@ _WRONG_BCC = (
     "the module bcc at {path} is PyPI's crystal-lattice package, not the BPF Compiler Collection: "
     "pip uninstall bcc, then apt-get install python3-bpfcc"
 )
+# What BCC prints, before it says that it failed to compile.
+_NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 
 @dataclass(frozen=True)
@@ -75,10 +79,27 @@ def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int
     return json.loads(message), fds, printed
 
 
+def _failure(reply: dict[str, Any], printed: str) -> EppingError:
+    """What a user should read of the child's failure."""
+    detail = f"{printed}\n{reply['error']}".strip()
+    no_map = _NO_MAP.search(printed)
+    if reply["kind"] == "wrong-bcc":
+        return EppingError(_WRONG_BCC.format(path=reply["error"]))
+    if reply["kind"] == "no-bcc":
+        return EppingError(_NO_BCC, detail)
+    if no_map:
+        return EppingError(f"the kernel cannot make the map {no_map[1]} ({no_map[2]}): choose smaller limits", detail)
+    if reply["kind"] == "compile":
+        return EppingError("BCC cannot compile the kernel program: apt-get install linux-libc-dev", detail)
+    return EppingError(f"the kernel refuses the program ({reply['error']}): see the log above", detail)
+
+
 def load(config: KernelConfig) -> Program:
     """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
+    requirements.kernel()
+    requirements.privileges()
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
-    failure = EppingError(_NO_BCC)
+    failures: list[EppingError] = []
     for interpreter in interpreters():
         reply, fds, printed = _ask_child(interpreter, request)
         if "error" not in reply:
@@ -90,11 +111,9 @@ def load(config: KernelConfig) -> Program:
                 bcc_version=reply["bcc"],
                 interpreter=interpreter,
             )
-        detail = f"{printed}\n{reply['error']}".strip()
-        if reply["kind"] == "compile":
-            raise EppingError("BCC cannot compile the kernel program: apt-get install linux-libc-dev", detail)
-        if reply["kind"] == "load":
-            raise EppingError(f"the kernel refuses the program ({reply['error']}): see the log below", detail)
-        if reply["kind"] == "wrong-bcc":
-            failure = EppingError(_WRONG_BCC.format(path=reply["error"]))
-    raise failure
+        if reply["kind"] in ("compile", "load"):
+            raise _failure(reply, printed)
+        # No BCC here: the next interpreter may have it. If none does, a wrong one found on the way is what to say.
+        if not failures or reply["kind"] == "wrong-bcc":
+            failures.insert(0, _failure(reply, printed))
+    raise failures[0] if failures else EppingError(_NO_BCC)

@@ -66,7 +66,7 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
     try:
         import bcc
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: the module is there, its library libbcc.so is not
         return {"error": str(error), "kind": "no-bcc"}, [], None
     if not hasattr(bcc, "BPF"):
         return {"error": str(getattr(bcc, "__file__", "")), "kind": "wrong-bcc"}, [], None

@@ -62,10 +62,12 @@ class Array:
 
     def first(self, rows: int) -> npt.NDArray[Any]:
         """The first `rows` rows."""
-        if rows > len(self._mapped):
+        mapped = self._mapped  # another thread may put its own in place meanwhile
+        if rows > len(mapped):
             page = os.sysconf("SC_PAGE_SIZE")
             # A quarter more than needed, so that a growing array is seldom mapped anew.
             more = min(rows + rows // 4, self.length)
             size = -(-more * self.dtype.itemsize // page) * page
-            self._mapped = np.frombuffer(mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ), self.dtype, more)
-        return self._mapped[:rows]
+            mapped = np.frombuffer(mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ), self.dtype, more)
+            self._mapped = mapped
+        return mapped[:rows]

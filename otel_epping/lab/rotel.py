@@ -54,7 +54,8 @@ class Rotel:
             f"--otlp-exporter-protocol={forward}",
             f"--otlp-exporter-endpoint=http://127.0.0.1:{sink.grpc_port if forward == 'grpc' else sink.http_port}",
             "--otlp-exporter-retry-initial-backoff=200ms",
-            "--batch-timeout=100ms",
+            # A batch that is full is split, and the part that is left over forgets its resource (0.0.1a15).
+            "--disable-batching",
         ]
 
     def __enter__(self) -> "Rotel":

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The promises the project makes about itself: licences, layers, size of files, and what its packages contain.
+
+The packages are really built, by the command of `make build`, and opened. The layers are read from the sources with
+`ast`: an import counts wherever it stands, also one inside a function, and also one by way of another module.
+"""
+
+import ast
+import email
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "otel_epping"
+BPF = ROOT / "bpf"
+
+# Directories that hold no sources of ours. Hidden ones are left out too, except .ci.
+GENERATED = {"__pycache__", "build", "dist"}
+
+# A module may import from its own row and from the rows below it, never from one above.
+LAYERS = [
+    ["otel_epping.cli"],
+    ["otel_epping.sdk"],
+    ["otel_epping.producer"],
+    ["otel_epping.subnets", "otel_epping.histogram"],
+    ["otel_epping.kernel"],
+]
+MAX_LINES = 330
+
+
+def source_files() -> Iterator[Path]:
+    """Every source file of the project, whether git knows it or not."""
+    for directory, names, files in os.walk(ROOT):
+        names[:] = [n for n in names if n not in GENERATED and (n == ".ci" or not n.startswith("."))]
+        for path in (Path(directory, file) for file in files):
+            if path.suffix in {".py", ".c", ".h", ".sh"} or path.name == "Makefile" or path.parent.name == ".ci":
+                yield path
+
+
+def within(module: str, package: str) -> bool:
+    """Is this module the package, or inside it?"""
+    return module == package or module.startswith(package + ".")
+
+
+def module_name(path: Path) -> str:
+    """The dotted name under which this file of the package is imported."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
+
+
+def imports(module: str) -> set[str]:
+    """The modules this one imports, wherever in the file: ours in full, others as they are written."""
+    found: set[str] = set()
+    package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
+            source = ".".join(filter(None, [base, node.module]))
+            for alias in node.names:
+                name = f"{source}.{alias.name}"
+                found.add(name if name in MODULES else source)
+    return found
+
+
+def reachable(package: str) -> dict[str, str]:
+    """All modules that a package imports, by whatever way, each with the module that imports it."""
+    importer: dict[str, str] = {}
+    todo = [module for module in MODULES if within(module, package)]
+    while todo:
+        module = todo.pop()
+        for imported in imports(module) - importer.keys():
+            importer[imported] = module
+            if imported in MODULES:
+                todo.append(imported)
+    return importer
+
+
+def test_every_source_file_names_its_licence_at_its_head() -> None:
+    files = list(source_files())
+    assert {path.suffix for path in files} >= {".py", ".c", ".h", ""}
+    wrong = []
+    for path in files:
+        licence = "GPL-2.0-only" if path.is_relative_to(BPF) else "Apache-2.0"
+        head = path.read_text().splitlines()[:2]  # a script has its interpreter in the first line
+        if not any(line.removesuffix(" */").endswith(f"SPDX-License-Identifier: {licence}") for line in head):
+            wrong.append(f"{path.relative_to(ROOT)}: {licence}")
+    assert not wrong
+
+
+def test_no_source_file_is_too_long() -> None:
+    files = [path for path in source_files() if path.is_relative_to(PACKAGE) or path.is_relative_to(BPF)]
+    lines = {str(path.relative_to(ROOT)): len(path.read_text().splitlines()) for path in files}
+    assert lines
+    assert {path: count for path, count in lines.items() if count > MAX_LINES} == {}
+
+
+@pytest.mark.parametrize("layer", [name for row in LAYERS for name in row])
+def test_imports_go_down_the_layers_only(layer: str) -> None:
+    assert any(within(module, layer) for module in MODULES), f"{layer} is gone: correct LAYERS"
+    row = next(i for i, names in enumerate(LAYERS) if layer in names)
+    above = [name for names in LAYERS[:row] for name in names]
+    upwards = [
+        f"{importer} imports {module}"
+        for module, importer in reachable(layer).items()
+        if any(within(module, name) for name in above)
+    ]
+    assert not upwards
+
+
+@pytest.mark.parametrize("layer", ["otel_epping.kernel", "otel_epping.subnets", "otel_epping.histogram"])
+def test_what_is_below_the_producer_does_not_know_opentelemetry(layer: str) -> None:
+    found = [f"{by} imports {module}" for module, by in reachable(layer).items() if within(module, "opentelemetry")]
+    assert not found
+
+
+def test_the_kernel_package_stands_alone() -> None:
+    ours = [module for module in reachable("otel_epping.kernel") if within(module, "otel_epping")]
+    assert [module for module in ours if not within(module, "otel_epping.kernel")] == []
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the wheel and the sdist, built now."""
+    directory = tmp_path_factory.mktemp("dist")
+    build = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
+    done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return directory
+
+
+@pytest.fixture
+def wheel(dist: Path) -> Iterator[zipfile.ZipFile]:
+    """The wheel, opened."""
+    with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
+        yield archive
+
+
+def read_from_dist_info(wheel: zipfile.ZipFile, name: str) -> str:
+    """The text of one of the wheel's metadata files."""
+    path = next(path for path in wheel.namelist() if path.endswith(f".dist-info/{name}"))
+    return wheel.read(path).decode()
+
+
+def files_below(directory: Path) -> set[str]:
+    """All files below a directory of the tree, relative to the root, without compiled Python."""
+    paths = {path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
+    return {path.relative_to(ROOT).as_posix() for path in paths}
+
+
+def test_the_wheel_holds_the_package_and_the_kernel_program(wheel: zipfile.ZipFile) -> None:
+    contents = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    bpf = {f"otel_epping/{name}" for name in files_below(BPF)}
+    assert any(name.endswith(".bpf.c") for name in bpf)
+    assert any(name.startswith("otel_epping/bpf/stubs/") for name in bpf)
+    assert contents == files_below(PACKAGE) | bpf
+    assert "otel_epping/py.typed" in contents
+
+
+def test_the_wheel_installs_the_command_and_both_licences(wheel: zipfile.ZipFile) -> None:
+    assert "otel-epping = otel_epping.cli:main" in read_from_dist_info(wheel, "entry_points.txt")
+    metadata = email.message_from_string(read_from_dist_info(wheel, "METADATA"))
+    assert metadata["License-Expression"] == "Apache-2.0 AND GPL-2.0-only"
+    assert metadata.get_all("License-File") == ["LICENSE", "bpf/LICENSE"]
+    assert "Apache License" in read_from_dist_info(wheel, "licenses/LICENSE")
+    assert "GNU GENERAL PUBLIC LICENSE" in read_from_dist_info(wheel, "licenses/bpf/LICENSE")
+
+
+def test_the_sdist_holds_sources_tests_and_examples(dist: Path) -> None:
+    with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
+        contents = {name.partition("/")[2] for name in archive.getnames()}
+    for part in ("bpf", "otel_epping", "tests", "examples"):
+        assert files_below(ROOT / part) - contents == set()
+    assert {"LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"} <= contents
+
+
+def test_constraints_pin_every_direct_dependency(wheel: zipfile.ZipFile) -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
+    assert [str(pin) for pin in pins if [s.operator for s in pin.specifier] != ["=="]] == []
+    metadata = email.message_from_string(read_from_dist_info(wheel, "METADATA"))
+    direct = {canonicalize_name(Requirement(text).name) for text in metadata.get_all("Requires-Dist", [])}
+    direct.discard(canonicalize_name("otel-epping"))
+    assert {"numpy", "opentelemetry-sdk", "rotel", "ruff"} <= direct
+    for version in ("3.10", "3.11", "3.12", "3.13"):
+        valid = [pin for pin in pins if pin.marker is None or pin.marker.evaluate({"python_version": version})]
+        pinned = {canonicalize_name(pin.name) for pin in valid}
+        assert direct - pinned == set(), f"Python {version}"
+
+
+def test_bcc_is_never_a_pip_dependency(wheel: zipfile.ZipFile) -> None:
+    metadata = email.message_from_string(read_from_dist_info(wheel, "METADATA"))
+    assert "bcc" not in {Requirement(text).name for text in metadata.get_all("Requires-Dist", [])}
