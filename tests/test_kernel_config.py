@@ -24,7 +24,7 @@ RANGES = {
     "max_flows": (64, 16_000_000),
     "prefix_v4": (0, 32),
     "prefix_v6": (0, 128),
-    "sample_interval_ns": (0, 600_000_000_000),
+    "sample_interval_ns": (0, 64_000_000_000),
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (0, 6),
 }
