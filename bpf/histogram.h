@@ -95,11 +95,11 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     u32 interval = told->interval;
     u64 tag = (u64)interval << EXTREME_BITS;
 
-    /* A reader may see the bucket before the sum: it gets the rest the next time, as the count, which tells it that
-     * there is something to read, comes last. */
+    /* A reader that finds `began` as great as `ended` was before has read a whole row; see reader.py. */
+    __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);
     raise_word(&histogram->min_word[interval & 1], tag | (EXTREME_MASK - rtt_ns));
     raise_word(&histogram->max_word[interval & 1], tag | rtt_ns);
-    __sync_fetch_and_add(&histogram->count, 1);
+    __sync_fetch_and_add(&histogram->ended, 1);
 }

@@ -77,8 +77,10 @@ BPF_ARRAY(interfaces, struct interface, INTERFACES);
 
 /* ---- histograms */
 
+/* Whole, and not half of an RTT, while as many RTTs ended as began. */
 struct histogram {
-    u64 count;
+    u64 began;
+    u64 ended;
     u64 sum_ns;
     u64 min_word[2];
     u64 max_word[2];

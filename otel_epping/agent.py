@@ -5,6 +5,8 @@ import logging
 import os
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -12,22 +14,30 @@ from types import FrameType
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.sdk import Pipelines
+from otel_epping.sdk import Pipelines, exporter_classes
 
 _log = logging.getLogger("otel_epping")
 
 _MIB = 2**20
+# Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
+_ECHO_S = 1.0
 
 
 class _LastWords(logging.Handler):
-    """Keeps what the exporters log, once an interval and over several lines, for the one line we log."""
+    """Keeps what the exporters log, once an interval and over several lines, for the one line we log.
+
+    The last two: the HTTP exporter tells the cause when it tries again, and only then that it has given up.
+    """
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.text = ""
+        self._last: deque[str] = deque(maxlen=2)
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.text = record.getMessage()
+        self._last.append(record.getMessage())
+
+    def text(self) -> str:
+        return " ".join(" / ".join(self._last).split())
 
 
 class Delivery:
@@ -50,7 +60,7 @@ class Delivery:
         """Takes the result of an export: how many of its requests failed."""
         if failed:
             if exporter not in self._failures:
-                _log.warning("export failed, counts are kept and sent with the next: %s", self._words.text)
+                _log.warning("export failed, counts are kept and sent with the next: %s", self._words.text())
             self._failures[exporter] = self._failures.get(exporter, 0) + 1
         elif exporter in self._failures:
             exports = self._failures.pop(exporter)
@@ -59,15 +69,18 @@ class Delivery:
 
 @dataclass
 class _Stop:
-    """Set by SIGINT and SIGTERM. The second signal ends the process at once."""
+    """Set by SIGINT and SIGTERM. A second signal, a second later, ends the process at once."""
 
     event: threading.Event
+    _first_s: float = 0.0
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        if self.event.is_set():
+        if not self.event.is_set():
+            self._first_s = time.monotonic()
+            self.event.set()
+        elif time.monotonic() - self._first_s > _ECHO_S:
             os.write(2, b"otel-epping: stopped at once; the last interval may not have been delivered\n")
             os._exit(128 + number)
-        self.event.set()
 
 
 def run(names: Sequence[str], config: KernelConfig, interval_s: float | None) -> bool:
@@ -75,8 +88,10 @@ def run(names: Sequence[str], config: KernelConfig, interval_s: float | None) ->
 
     Raises EppingError for whatever keeps it from beginning.
     """
+    names = list(dict.fromkeys(names))  # an interface named twice is one
     for name in names:
         interfaces.find(name)
+    exporter_classes()  # what is wrong with the variables is told before half a second of compiling
     stop = _Stop(threading.Event())
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

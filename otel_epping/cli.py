@@ -10,28 +10,35 @@ from typing import Any
 import click
 
 from otel_epping.kernel import requirements
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import LIMITS, KernelConfig
 from otel_epping.kernel.errors import EppingError
 from otel_epping.version import __version__
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "": 10**9}
 _ENVIRONMENT = "OTEL_EPPING"
 _DEFAULTS = KernelConfig()
+_INTERVALS_NS = (10**6, 24 * 60 * _UNITS_NS["m"])
 
 
 class Duration(click.ParamType[int]):
-    """A time such as 100ms, 2.5s or 1m; a bare number is seconds. Converts to whole ns."""
+    """A time such as 100ms, 2.5s or 1m; a bare number is seconds. Converts to whole ns, within limits."""
 
     name = "duration"
+
+    def __init__(self, least_ns: int, greatest_ns: int) -> None:
+        self._least_ns, self._greatest_ns = least_ns, greatest_ns
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Whole ns; a value that is none fails with what is allowed."""
         if isinstance(value, int):
             return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|)", value.strip())
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|)", value.strip(), re.ASCII)
         if not match:
             self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
-        return round(float(match[1]) * _UNITS_NS[match[2]])
+        time_ns = round(float(match[1]) * _UNITS_NS[match[2]])
+        if not self._least_ns <= time_ns <= self._greatest_ns:
+            self.fail(f"{value} is not from {self._least_ns / 1e9:g}s to {self._greatest_ns / 1e9:g}s", param, ctx)
+        return time_ns
 
 
 class Names(click.ParamType[str]):
@@ -52,15 +59,15 @@ def _kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Length of the IPv4 prefixes that are subnets."),
         click.option("--prefix-v6", type=click.IntRange(0, 128), default=_DEFAULTS.prefix_v6,
                      help="Length of the IPv6 prefixes that are subnets."),
-        click.option("--sample-interval", type=Duration(), default="100ms",
+        click.option("--sample-interval", type=Duration(*LIMITS["sample_interval_ns"]), default="100ms",
                      help="Least time between two round-trip times begun in one flow and direction; 0 for all."),
-        click.option("--max-age", type=Duration(), default="10s",
+        click.option("--max-age", type=Duration(*LIMITS["max_age_ns"]), default="10s",
                      help="Greatest round-trip time: what waits longer for its reply is given up."),
         click.option("--scale", type=click.IntRange(0, 6), default=_DEFAULTS.scale,
                      help="Scale of the histograms: 2^scale buckets per doubling. 4 is an error of 2.2 %."),
-        click.option("--max-subnets", type=int, default=_DEFAULTS.max_subnets,
+        click.option("--max-subnets", type=click.IntRange(*LIMITS["max_subnets"]), default=_DEFAULTS.max_subnets,
                      help="Subnets counted apart; what is beyond them is counted together."),
-        click.option("--max-flows", type=int, default=_DEFAULTS.max_flows,
+        click.option("--max-flows", type=click.IntRange(*LIMITS["max_flows"]), default=_DEFAULTS.max_flows,
                      help="TCP flows remembered at a time."),
     )  # fmt: skip
 
@@ -95,13 +102,11 @@ def cli() -> None:
 @cli.command(**_COMMAND)
 @click.option("-i", "--interface", "interfaces", envvar="OTEL_EPPING_INTERFACE", type=Names(), multiple=True,
               required=True, help="Interface to watch; may be given several times.")  # fmt: skip
-@click.option("--interval", type=Duration(), default=None,
+@click.option("--interval", type=Duration(*_INTERVALS_NS), default=None,
               help="Time between exports.  [default: OTEL_METRIC_EXPORT_INTERVAL, else 60s]")  # fmt: skip
 @_kernel_options
 def run(config: KernelConfig, interfaces: tuple[str, ...], interval: int | None) -> None:
     """Watch interfaces, and export until SIGTERM or Ctrl-C."""
-    if interval == 0:
-        raise click.BadParameter("must be more than 0", param_hint="'--interval'")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
 
@@ -142,5 +147,8 @@ def main() -> None:
     except EppingError as error:
         if error.detail:
             click.echo(error.detail, err=True)
+        click.echo(f"otel-epping: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:  # a full disk under standard output; click itself ends quietly on a broken pipe
         click.echo(f"otel-epping: {error}", err=True)
         sys.exit(1)

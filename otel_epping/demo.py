@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise EppingError("the demo needs rich and rotel: pip install 'otel-epping[demo]'") from error
 
-_SECONDS = 20
+_SECONDS = 12
 _INTERVAL_S = 1
 _START_S = 15
 _STOP_S = 20
@@ -137,7 +137,9 @@ def _measure(console: Console) -> tuple[list[Result], int]:
         rotel = stack.enter_context(Rotel(sink, namespace=lab.router))
         progress.console.print(f"lab: 2 clients - router - a slow link - {len(lab.networks)} server subnets")
         progress.console.print(f"collector: rotel, OTLP/gRPC at {rotel.grpc_endpoint}")
-        environment = os.environ | {
+        # None of the user's own settings: they are for another agent and another collector.
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+        environment = ours | {
             "OTEL_METRICS_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
             "OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc_endpoint,

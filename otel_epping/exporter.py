@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 # An export that fails at once was refused, and the next may not be; one that failed after this many seconds of retrying
 # found nobody there, and so would the next.
 _AWAY_S = 1.0
+_LEAST_TIMEOUT_S = 30.0
 
 
 class ProducerExporter(MetricExporter):
@@ -64,7 +65,8 @@ class ProducerExporter(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Reads the kernel's counts and exports them in requests far smaller than a receiver's limit."""
-        deadline = time.monotonic() + timeout_millis / 1e3
+        # The SDK gives its last export the interval for a timeout, which may be short.
+        deadline = time.monotonic() + max(timeout_millis / 1e3, _LEAST_TIMEOUT_S)
         with self._lock:
             try:
                 self.producer.read()
@@ -81,19 +83,24 @@ class ProducerExporter(MetricExporter):
         return MetricExportResult.FAILURE if failed else MetricExportResult.SUCCESS
 
     def _export_batches(self, metrics_data: MetricsData, deadline: float) -> int:
-        """How many requests failed."""
+        """How many requests failed; what the deadline leaves no time for is one of them."""
         failed = 0
         first, self._first = self._first, 0
         for turn, batch in enumerate(self.producer.batches(first)):
             began = time.monotonic()
+            if began > deadline:
+                failed += 1
+                self._first = first + turn
+                break
             request = self._request(metrics_data, batch, with_sdk=self._forward_sdk and turn == 0)
-            result = self._inner.export(request, timeout_millis=max(1.0, (deadline - began) * 1e3))
+            result = self._inner.export(request, timeout_millis=(deadline - began) * 1e3)
             if result is MetricExportResult.SUCCESS:
                 self.producer.acknowledge(batch)
                 continue
             failed += 1
-            if time.monotonic() - began > _AWAY_S or time.monotonic() > deadline:
-                self._first = first + turn  # the next export begins here, so that no subnet always comes last
+            if time.monotonic() - began > _AWAY_S:
+                # The next export begins behind this request: none that is never taken keeps all others back.
+                self._first = first + turn + 1
                 break
         return failed
 

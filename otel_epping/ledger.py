@@ -95,18 +95,26 @@ class Ledger:
             self._acknowledged = _Acknowledged(reading)
         else:
             before = self.reading
-            told = (before.traffic == self._acknowledged.traffic).all(axis=(1, 2, 3)) & (self._start_ns != 0)
+            told = ~self._untold() & (self._start_ns != 0)
             self._start_ns[told] = before.time_ns
             self._least_ns[told] = NO_LEAST_NS
             self._greatest_ns[told] = 0
         self._acknowledged.grow(len(reading.sum_ns), len(reading.names))
 
     def rows(self) -> Rows:
-        """Rows that have something to tell. An RTT is never without a packet."""
-        traffic = self.reading.traffic
+        """Rows that have something to tell, and that have an owner: a slot can come to life while it is read."""
+        return np.flatnonzero(self._untold() & (self._start_ns[: len(self.reading.sum_ns)] != 0))
+
+    def _untold(self) -> npt.NDArray[np.bool_]:
+        """Which rows of the latest reading have something to tell.
+
+        An RTT counted between the reading of histograms and that of traffic comes a reading later than its packet.
+        """
+        traffic, sum_ns = self.reading.traffic, self.reading.sum_ns
         if self._acknowledged:
-            traffic = traffic - self._acknowledged.traffic
-        return np.flatnonzero(traffic.any(axis=(1, 2, 3)))
+            traffic = traffic - self._acknowledged.traffic[: len(traffic)]
+            sum_ns = sum_ns - self._acknowledged.sum_ns[: len(sum_ns)]
+        return np.asarray(traffic.any(axis=(1, 2, 3)) | (sum_ns != 0))
 
     def pending(self, rows: Rows) -> Pending:
         """What is to be told of these rows."""

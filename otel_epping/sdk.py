@@ -39,12 +39,14 @@ from otel_epping.version import __version__
 _log = logging.getLogger(__name__)
 
 _SERVICE = "otel-epping"
+_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
 def _observe(provider: MeterProvider, producer: EppingMetricProducer, failed: Callable[[], int]) -> None:
     """Gives the provider instruments that always have data: else the SDK's readers never call an exporter."""
-    meter = provider.get_meter(telemetry.SCOPE.name, __version__, telemetry.SCOPE.schema_url)
+    # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
+    meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
 
     def read_seconds(_: CallbackOptions) -> Iterator[Observation]:
         yield Observation(producer.read_seconds)
@@ -59,6 +61,15 @@ def _observe(provider: MeterProvider, producer: EppingMetricProducer, failed: Ca
         create(metric.name, callbacks=[callback], unit=metric.unit, description=metric.description)
 
 
+class _InstalledReader(PeriodicExportingMetricReader):
+    """A reader that is shut down once: by the application, or at exit."""
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Exports the last interval, and ends."""
+        atexit.unregister(self.shutdown)
+        super().shutdown(timeout_millis, **kwargs)
+
+
 def install(
     provider: MeterProvider, exporter: MetricExporter, collector: Collector, interval_s: float | None = None
 ) -> PeriodicExportingMetricReader:
@@ -70,7 +81,7 @@ def install(
     """
     wrapped = ProducerExporter(exporter, collector, forward_sdk=False)
     _observe(provider, wrapped.producer, lambda: wrapped.failed)
-    reader = PeriodicExportingMetricReader(wrapped, interval_s and interval_s * 1e3)
+    reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
     atexit.register(reader.shutdown)
     return reader
@@ -125,13 +136,10 @@ def exporter_classes() -> list[tuple[str, type[Any]]]:
         if name in ("", "none"):
             continue
         if name == "otlp":
-            protocol = (
-                os.environ.get("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL")
-                or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-                or "grpc"
-            ).strip()
+            variable = next((each for each in _PROTOCOL_VARIABLES if os.environ.get(each)), _PROTOCOL_VARIABLES[-1])
+            protocol = (os.environ.get(variable) or "grpc").strip()
             if protocol not in _OTLP_EXPORTERS:
-                raise EppingError(f"OTLP protocol {protocol!r} is not supported: use grpc or http/protobuf")
+                raise EppingError(f"{variable} is {protocol!r}, which is not supported: use grpc or http/protobuf")
             name = _OTLP_EXPORTERS[protocol]
         found = list(entry_points(group="opentelemetry_metrics_exporter", name=name))
         if not found:
@@ -167,6 +175,12 @@ class Pipelines:
     """
 
     def __init__(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
+        try:
+            self._build(collector, interval_s, on_result)
+        except ValueError as error:
+            raise EppingError(f"an OTEL_* variable is wrong: {' '.join(str(error).split())}") from error
+
+    def _build(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
         resource = default_resource()
         self._readers: list[MetricReader] = []
         wrapped: list[ProducerExporter] = []

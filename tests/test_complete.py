@@ -176,6 +176,6 @@ def test_rtts_of_the_overflow_are_counted_too(fed: tuple[Bench, Offered]) -> Non
             bench.feeders[entry].run(START_NS + at_ns)
     assert counted["subnet_insert_failed"] == 2, "a flow asks for each of its slots once"
     after = bench.histograms[0]
-    assert (after["count"] - before["count"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
+    assert (after["ended"] - before["ended"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
     reading = reader.read()
     assert (reading.least_ns[0], reading.greatest_ns[0]) == (7 * MS, 7 * MS)

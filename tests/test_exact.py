@@ -103,7 +103,7 @@ def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) ->
     assert not wrong, f"{len(wrong)} of {len(values)} values are not in the bucket that the SDK gives: {wrong[:10]}"
     assert row.tolist() == counts, f"one of {len(values)} values was counted twice"
     histogram = bench.histograms[recorder.slot]
-    assert (histogram["count"], histogram["sum_ns"]) == (len(values), sum(values))
+    assert (histogram["ended"], histogram["sum_ns"]) == (len(values), sum(values))
     bench.close()
 
 
@@ -141,7 +141,7 @@ def test_shorter_rtts_are_clamped_and_counted(bench: Bench) -> None:
         recorder.record(LEAST + 1)
     assert (counted["rtt_clamped 0"], counted["rtt_clamped 1"]) == (0, 0)
     histogram = bench.histograms[recorder.slot]
-    assert histogram["buckets"][0] == histogram["count"] == 5
+    assert histogram["buckets"][0] == histogram["ended"] == 5
     assert histogram["sum_ns"] == 5 * LEAST + 1
 
 
@@ -155,7 +155,7 @@ def test_longer_rtts_are_clamped_and_counted() -> None:
         recorder.record(2 * GREATEST)
     assert (counted["rtt_clamped 0"], counted["rtt_clamped 1"]) == (0, 2)
     histogram = bench.histograms[recorder.slot]
-    assert histogram["buckets"][-1] == histogram["count"] == 3
+    assert histogram["buckets"][-1] == histogram["ended"] == 3
     assert histogram["sum_ns"] == 3 * GREATEST
     bench.close()
 
@@ -228,7 +228,9 @@ def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
     def set_kernel_bucket(value: int) -> None:
         """As if so many RTTs had been counted."""
         histogram = bench.histograms[recorder.slot].copy()
-        histogram["count"] += (value - int(histogram["buckets"][bucket])) % 2**32
+        counted = (value - int(histogram["buckets"][bucket])) % 2**32
+        histogram["began"] += counted
+        histogram["ended"] += counted
         histogram["buckets"][bucket] = value
         fd = bench.collector.program.maps["histograms"].fd
         libbpf.map_update(fd, np.uint32(recorder.slot).tobytes(), histogram.tobytes())

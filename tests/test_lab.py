@@ -241,8 +241,8 @@ def exporter_for(protocol: str, endpoint: str, compress: bool) -> MetricExporter
     if protocol == "grpc":
         compression = grpc.Compression.Gzip if compress else grpc.Compression.NoCompression
         return GrpcExporter(endpoint, insecure=True, compression=compression, headers={"x-test": "yes"})
-    compression = HttpCompression.Gzip if compress else HttpCompression.NoCompression
-    return HttpExporter(endpoint, compression=compression, headers={"x-test": "yes"})
+    http_compression = HttpCompression.Gzip if compress else HttpCompression.NoCompression
+    return HttpExporter(endpoint, compression=http_compression, headers={"x-test": "yes"})
 
 
 def export_once(exporter: MetricExporter) -> None:

@@ -185,13 +185,13 @@ class Bench:
         """Runs the program on a packet and returns the RTT that it completed, if any; more than one is an error."""
         feeder = self.feeders[entry]
         feeder.set(bytes(frame), ifindex, wire_len, segments)
-        counts, sums = self.histograms["count"].copy(), self.histograms["sum_ns"].copy()
+        counts, sums = self.histograms["ended"].copy(), self.histograms["sum_ns"].copy()
         feeder.run(at_ns)
-        changed = np.flatnonzero(self.histograms["count"] != counts)
+        changed = np.flatnonzero(self.histograms["ended"] != counts)
         if not len(changed):
             return None
         (slot,) = changed.tolist()
-        assert self.histograms["count"][slot] == counts[slot] + 1
+        assert self.histograms["ended"][slot] == counts[slot] + 1
         subnet, side, interface = self.describe(slot)
         return Rtt(int(self.histograms["sum_ns"][slot] - sums[slot]), subnet, side, interface)
 

@@ -8,6 +8,7 @@ costs nothing, and what happened between two readings is their difference.
 import os
 import threading
 import time
+import weakref
 
 import numpy as np
 
@@ -21,6 +22,11 @@ _SLOTS_AHEAD = 1024
 _EPOCH = 1  # the program takes 0 for "nothing cached yet"
 
 
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class Collector:
     """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
 
@@ -30,6 +36,8 @@ class Collector:
     def __init__(self, config: KernelConfig | None = None) -> None:
         self.config = config or KernelConfig()
         self.program = loader.load(self.config)
+        weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
+        self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
         self.attachments = Attachments(self.program)
         self.started_ns = time.time_ns()
         self._readers: list[Reader] = []
@@ -76,12 +84,12 @@ class Collector:
             self._rows += int(live[-1]) + 1
         return self._rows
 
-    def _end_interval(self) -> int:
+    def _end_interval(self) -> tuple[int, int]:
         """Ends the program's current interval and hands its extremes to all readers; see bpf/histogram.h.
 
-        Returns the rows in use, counted after the interval ended, so that no slot with an extreme in it is left out. An
-        RTT being counted at this very moment may put its extreme into the interval just read, where nobody looks
-        again. Benign: its count is in a bucket all the same.
+        Returns the rows in use, counted after the interval ended, so that no slot with an extreme in it is left out,
+        and the interval that is current now. An RTT being counted at this very moment may put its extreme into the
+        interval just read, where nobody looks again. Benign: its count is in a bucket all the same.
         """
         with self._lock:
             ended = self._interval
@@ -91,7 +99,7 @@ class Collector:
             words = self._arrays["histograms"].first(rows)
             for reader in self._readers:
                 reader.extremes.merge(ended, words["min_word"][:, ended & 1], words["max_word"][:, ended & 1])
-        return rows
+        return rows, ended + 1
 
     @property
     def kernel_bytes(self) -> dict[str, int]:
@@ -99,7 +107,6 @@ class Collector:
         return {name: memory.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
     def close(self) -> None:
-        """Detaches from every interface and lets program and maps go. Nobody may read any more."""
+        """Detaches from every interface and lets the program go. Its maps stay until the last reader is gone."""
         self.attachments.detach_all()
-        for fd in (*self.program.entry_points.values(), *(entry.fd for entry in self.program.maps.values())):
-            os.close(fd)
+        self._program_gone()

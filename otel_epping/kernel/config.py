@@ -10,7 +10,7 @@ from pathlib import Path
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
 from otel_epping.kernel.errors import EppingError
 
-_LIMITS: dict[str, tuple[int, int]] = {
+LIMITS: dict[str, tuple[int, int]] = {
     "max_subnets": (1, 4_000_000),
     "max_flows": (64, 16_000_000),
     "prefix_v4": (0, 32),
@@ -41,12 +41,12 @@ class KernelConfig:
     packet_clock: bool = False
 
     def __post_init__(self) -> None:
-        for name, (least, greatest) in _LIMITS.items():
+        for name, (least, greatest) in LIMITS.items():
             value = getattr(self, name)
             if not least <= value <= greatest:
                 raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
 
     def defines(self) -> dict[str, int]:
         """Compile-time constants of `bpf/config.h`."""
-        knobs = {name.upper(): int(getattr(self, name)) for name in (*_LIMITS, "packet_clock")}
+        knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "packet_clock")}
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus()}

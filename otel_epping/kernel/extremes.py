@@ -33,7 +33,7 @@ class Extremes:
             self._greatest_ns = np.concatenate([self._greatest_ns, np.zeros(missing, np.uint64)])
 
     def merge(self, interval: int, min_words: Counts, max_words: Counts) -> None:
-        """Takes in the extremes of an interval that just ended: (rows,) words each."""
+        """Takes in the extremes of an interval: (rows,) words each."""
         rows = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
         least = _VALUE_MASK - (min_words[rows] & _VALUE_MASK)
         greatest = max_words[rows] & _VALUE_MASK

@@ -69,7 +69,12 @@ def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int
         with theirs:
             command = [interpreter, "-I", str(_CHILD), str(theirs.fileno()), request]
             child = subprocess.Popen(
-                command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+                command,
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for us, and not for a compiler at work
             )
         _, printed = child.communicate()
         # The reply waits in the socket's buffer: it is far smaller than that, whatever the settings.

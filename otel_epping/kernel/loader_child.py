@@ -68,6 +68,8 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         import bcc
     except (ImportError, OSError) as error:  # OSError: the module is there, its library libbcc.so is not
         return {"error": str(error), "kind": "no-bcc"}, [], None
+    if not getattr(bcc, "__file__", None):  # an empty folder, left over from a package that is gone, is importable
+        return {"error": "the module bcc is an empty folder", "kind": "no-bcc"}, [], None
     if not hasattr(bcc, "BPF"):
         return {"error": str(getattr(bcc, "__file__", "")), "kind": "wrong-bcc"}, [], None
 

@@ -20,6 +20,7 @@ OVERFLOW_SLOT = 0
 
 # Rows of histograms copied at a time: a bound on memory, and about what a cache holds.
 _CHUNK = 512
+_TRIES = 16
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Reader:
         arrays: dict[str, Array],
         config: KernelConfig,
         attachments: Attachments,
-        end_interval: Callable[[], int],
+        end_interval: Callable[[], tuple[int, int]],
     ) -> None:
         self.extremes = Extremes()
         self._attachments = attachments
@@ -75,7 +76,8 @@ class Reader:
         self._cpus = possible_cpus()
         self._slots, self._histograms, self._traffic, self._interface_counters = (arrays[name] for name in READ)
         self._buckets = np.zeros((0, buckets.bucket_count(config.scale)), np.uint64)
-        self._read_count = np.zeros(0, np.uint64)
+        self._sum_ns = np.zeros(0, np.uint64)
+        self._ended = np.zeros(0, np.uint64)
         self._created_ns = np.zeros(0, np.int64)
 
     def _grow(self, rows: int) -> None:
@@ -85,22 +87,29 @@ class Reader:
             return
         more = min(max(rows, have + have // 4, 64), self._slots.length) - have
         self._buckets = np.concatenate([self._buckets, np.zeros((more, self._buckets.shape[1]), np.uint64)])
-        self._read_count = np.concatenate([self._read_count, np.zeros(more, np.uint64)])
+        self._sum_ns = np.concatenate([self._sum_ns, np.zeros(more, np.uint64)])
+        self._ended = np.concatenate([self._ended, np.zeros(more, np.uint64)])
         self._created_ns = np.concatenate([self._created_ns, np.zeros(more, np.int64)])
 
     def _read_histograms(self, rows: int) -> None:
-        """Adds what is new. A 32-bit bucket may have wrapped around, so the difference is taken modulo 2^32.
+        """Takes in what is new. A 32-bit bucket may have wrapped around, so the difference is taken modulo 2^32.
 
-        The program raises `count` last, so a row whose count stands still has nothing that we haven't seen.
+        A row is read again while RTTs are being counted into it, so that buckets and sum are of the same RTTs. One that
+        never holds still is taken as it is: a few RTTs are in the buckets and not yet in the sum. Benign: the next
+        reading has them.
         """
         histograms = self._histograms.first(rows)
-        count = histograms["count"].copy()
-        changed = np.flatnonzero(count != self._read_count[:rows])
+        changed = np.flatnonzero(histograms["ended"] != self._ended[:rows])
         for start in range(0, len(changed), _CHUNK):
             chunk = changed[start : start + _CHUNK]
-            seen = self._buckets[chunk]
-            self._buckets[chunk] = seen + (histograms["buckets"][chunk] - seen.astype(np.uint32))
-        self._read_count[:rows] = count
+            for _ in range(_TRIES):
+                self._ended[chunk] = histograms["ended"][chunk]
+                self._sum_ns[chunk] = histograms["sum_ns"][chunk]
+                seen = self._buckets[chunk]
+                self._buckets[chunk] = seen + (histograms["buckets"][chunk] - seen.astype(np.uint32))
+                chunk = chunk[histograms["began"][chunk] != self._ended[chunk]]
+                if not len(chunk):
+                    break
 
     def _read_created(self, slots: npt.NDArray[Any], now_ns: int) -> None:
         """Puts the birth of new slots, which the kernel gives in time since boot, on the clock on the wall, once."""
@@ -117,10 +126,14 @@ class Reader:
     def read(self) -> Reading:
         """What the program has counted up to now."""
         now_ns = time.time_ns()
-        rows = self._end_interval()
+        rows, interval = self._end_interval()
         slots = self._slots.first(rows).copy()
         self._grow(rows)
         self._read_histograms(rows)
+        # What was counted since the interval ended is in the buckets just read. Its extremes are, so, in two readings
+        # rather than in none: min and max may be a little too wide, and never too narrow for the buckets.
+        words = self._histograms.first(rows)
+        self.extremes.merge(interval, words["min_word"][:, interval & 1], words["max_word"][:, interval & 1])
         self._read_created(slots, now_ns)
         least_ns, greatest_ns = self.extremes.take(rows)
         traffic = self._sum_over_cpus(self._traffic, rows).view(self._traffic.dtype)
@@ -131,7 +144,7 @@ class Reader:
             slots=slots,
             created_ns=self._created_ns[:rows],
             buckets=self._buckets[:rows],
-            sum_ns=self._histograms.first(rows)["sum_ns"].copy(),
+            sum_ns=self._sum_ns[:rows].copy(),
             least_ns=least_ns,
             greatest_ns=greatest_ns,
             traffic=np.stack([_tallies(traffic[way]) for way in ("from", "to")], axis=1),

@@ -1,0 +1,316 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger's accounts, under random sequences of counting, deliveries and failures.
+
+Each test keeps the books a second time, in the plainest way, and compares.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
+from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
+from otel_epping.ledger import Ledger
+
+STARTED_NS = 1_000
+TICK_NS = 10
+BUCKETS = 3
+CLASSES = 2
+INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
+
+
+class Kernel:
+    """What the program would have counted so far."""
+
+    def __init__(self) -> None:
+        self.now_ns = STARTED_NS
+        self.created_ns = [0]
+        self.rtts_ns: list[list[int]] = [[]]  # since the last reading
+        self.buckets: Counts = np.zeros((1, BUCKETS), np.uint64)
+        self.sum_ns: Counts = np.zeros(1, np.uint64)
+        self.traffic: Counts = np.zeros((1, 2, CLASSES, 2), np.uint64)
+        self.interfaces = np.zeros((1, 3), np.uint64)
+
+    def add_row(self) -> None:
+        self.created_ns.append(self.now_ns)
+        self.rtts_ns.append([])
+        self.buckets = np.concatenate([self.buckets, np.zeros((1, BUCKETS), np.uint64)])
+        self.sum_ns = np.append(self.sum_ns, np.uint64(0))
+        self.traffic = np.concatenate([self.traffic, np.zeros((1, 2, CLASSES, 2), np.uint64)])
+
+    def add_interface(self) -> None:
+        self.interfaces = np.concatenate([self.interfaces, np.zeros((1, 3), np.uint64)])
+
+    def packet(self, row: int, octets: int) -> None:
+        self.traffic[row, octets % 2, octets % CLASSES] += np.array([1, octets], np.uint64)
+        self.interfaces[-1, octets % 3] += np.uint64(1)
+
+    def rtt(self, row: int, rtt_ns: int) -> None:
+        self.buckets[row, rtt_ns % BUCKETS] += np.uint64(1)
+        self.sum_ns[row] += np.uint64(rtt_ns)
+        self.rtts_ns[row].append(rtt_ns)
+
+    def read(self) -> Reading:
+        self.now_ns += TICK_NS
+        least = np.array([min(rtts, default=NO_LEAST_NS) for rtts in self.rtts_ns], np.uint64)
+        greatest = np.array([max(rtts, default=0) for rtts in self.rtts_ns], np.uint64)
+        self.rtts_ns = [[] for _ in self.rtts_ns]
+        return Reading(
+            time_ns=self.now_ns,
+            slots=np.zeros(len(self.created_ns), np.uint8),
+            created_ns=np.array(self.created_ns, np.int64),
+            buckets=self.buckets.copy(),
+            sum_ns=self.sum_ns.copy(),
+            least_ns=least,
+            greatest_ns=greatest,
+            traffic=self.traffic.copy(),
+            names={number: str(number) for number in range(len(self.interfaces))},
+            interfaces=self.interfaces.copy().view(INTERFACE_DTYPE)[:, 0],
+        )
+
+
+@dataclass
+class Told:
+    """What a receiver was told of one row: the points it has, added up."""
+
+    buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
+    sum_ns: int = 0
+    traffic: Counts = field(default_factory=lambda: np.zeros((2, CLASSES, 2), np.uint64))
+    until_ns: int = 0
+    from_ns: int = 0
+    least_ns: int = NO_LEAST_NS
+    greatest_ns: int = 0
+
+
+# One step: rows and interfaces that appear, packets (row, octets, RTT or none), and which parts of the rows arrive.
+ROW = st.integers(0, 7)
+PACKETS = st.lists(st.tuples(ROW, st.integers(1, 1500), st.none() | st.integers(1, 10**6)), max_size=12)
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.booleans(),
+        PACKETS,
+        st.integers(1, 4),
+        st.lists(st.booleans(), min_size=4, max_size=4),
+    ),
+    min_size=1,
+    max_size=12,
+)
+Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
+
+
+def count(kernel: Kernel, step: Step) -> None:
+    """The kernel's part of a step."""
+    new_rows, new_interface, packets, *_ = step
+    for _ in range(new_rows):
+        kernel.add_row()
+    if new_interface:
+        kernel.add_interface()
+    for row, octets, rtt_ns in packets:
+        kernel.packet(row % len(kernel.created_ns), octets)
+        if rtt_ns:
+            kernel.rtt(row % len(kernel.created_ns), rtt_ns)
+
+
+def hear(told: Told, ledger: Ledger, row: int) -> None:
+    """The receiver takes in a delta point of a row, and checks that it continues the one before."""
+    pending = ledger.pending(np.array([row]))
+    start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
+    assert told.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
+    assert (pending.buckets < 2**40).all(), "a negative count"
+    assert (pending.traffic < 2**40).all(), "a negative count"
+    told.buckets += pending.buckets[0]
+    told.sum_ns += int(pending.sum_ns[0])
+    told.traffic += pending.traffic[0]
+    told.from_ns = told.from_ns or start_ns
+    told.until_ns = now_ns
+    if pending.buckets.any():
+        assert 0 < int(pending.least_ns[0]) <= int(pending.greatest_ns[0])
+        mean_ns = int(pending.sum_ns[0]) / int(pending.buckets[0].sum())
+        assert int(pending.least_ns[0]) <= mean_ns <= int(pending.greatest_ns[0])
+    told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
+    told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    receiver: dict[int, Told] = {}
+    for step in steps:
+        count(kernel, step)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                for row in part.tolist():
+                    hear(receiver.setdefault(row, Told()), ledger, row)
+                ledger.acknowledge(part)
+        every = np.arange(len(kernel.created_ns))
+        pending = ledger.pending(every)
+        for row in every.tolist():
+            told = receiver.get(row, Told())
+            assert (told.buckets + pending.buckets[row] == kernel.buckets[row]).all()
+            assert told.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
+            assert (told.traffic + pending.traffic[row] == kernel.traffic[row]).all()
+        silent = np.setdiff1d(every, rows)
+        assert not pending.traffic[silent].any(), "a row with something to tell was left out"
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
+    """A point begins where the last reading that left nothing pending ended; first, when the row was made."""
+    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    start_ns: dict[int, int] = {}
+    for step in steps:
+        count(kernel, step)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        start_ns[OVERFLOW_SLOT] = start_ns.get(OVERFLOW_SLOT, STARTED_NS)
+        for row, created_ns in enumerate(kernel.created_ns[1:], 1):
+            start_ns.setdefault(row, created_ns)
+        assert ledger.pending(rows).start_ns.tolist() == [start_ns[row] for row in rows.tolist()]
+        untold = set(rows.tolist())
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                ledger.acknowledge(part)
+                untold -= set(part.tolist())
+        start_ns |= {row: ledger.reading.time_ns for row in start_ns if row not in untold}
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    untold: dict[int, list[int]] = {}
+    for step in steps:
+        count(kernel, step)
+        for row, rtts_ns in enumerate(kernel.rtts_ns):
+            untold.setdefault(row, []).extend(rtts_ns)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        pending = ledger.pending(rows)
+        for i, row in enumerate(rows.tolist()):
+            assert int(pending.least_ns[i]) == min(untold[row], default=NO_LEAST_NS)
+            assert int(pending.greatest_ns[i]) == max(untold[row], default=0)
+            assert int(pending.sum_ns[i]) == sum(untold[row])
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                ledger.acknowledge(part)
+                untold |= {row: [] for row in part.tolist()}
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), Ledger(delta=False, started_ns=STARTED_NS)
+    rtts_ns: dict[int, list[int]] = {}
+    for step in steps:
+        count(kernel, step)
+        for row, new in enumerate(kernel.rtts_ns):
+            rtts_ns.setdefault(row, []).extend(new)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        assert rows.tolist() == np.flatnonzero(kernel.traffic.any(axis=(1, 2, 3))).tolist()
+        pending = ledger.pending(rows)
+        assert (pending.buckets == kernel.buckets[rows]).all()
+        assert (pending.sum_ns == kernel.sum_ns[rows]).all()
+        assert (pending.traffic == kernel.traffic[rows]).all()
+        assert (ledger.pending_interfaces() == kernel.interfaces).all()
+        starts = [STARTED_NS, *kernel.created_ns[1:]]
+        assert pending.start_ns.tolist() == [starts[row] for row in rows.tolist()]
+        assert ledger.interfaces_start_ns == STARTED_NS
+        assert pending.least_ns.tolist() == [min(rtts_ns[row], default=NO_LEAST_NS) for row in rows.tolist()]
+        assert pending.greatest_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
+        if step[4][0]:
+            ledger.acknowledge(rows)
+            ledger.acknowledge_interfaces()
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    told: Counts = np.zeros((64, 3), np.uint64)
+    start_ns = STARTED_NS
+    for step in steps:
+        count(kernel, step)
+        ledger.take(kernel.read())
+        pending = ledger.pending_interfaces()
+        assert ledger.interfaces_start_ns == start_ns
+        assert (told[: len(pending)] + pending == kernel.interfaces).all()
+        if step[4][0]:
+            told[: len(pending)] += pending
+            ledger.acknowledge_interfaces()
+            start_ns = ledger.reading.time_ns
+
+
+# ---- what one reading sees of an event and the next one of the rest: counters of one packet aren't read at once
+
+
+def delivered(ledger: Ledger, kernel: Kernel, told: Told, row: int = 1) -> list[int]:
+    """Takes a reading and delivers all of it; `told` hears of `row` what the producer tells: sums only with buckets."""
+    ledger.take(kernel.read())
+    rows: list[int] = ledger.rows().tolist()
+    if row in rows:
+        pending = ledger.pending(np.array([row]))
+        if pending.buckets.any():
+            told.buckets += pending.buckets[0]
+            told.sum_ns += int(pending.sum_ns[0])
+            told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
+            told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
+        told.traffic += pending.traffic[0]
+    ledger.acknowledge(ledger.rows())
+    return rows
+
+
+@pytest.fixture
+def row() -> tuple[Kernel, Ledger, Told]:
+    kernel = Kernel()
+    kernel.add_row()
+    return kernel, Ledger(delta=True, started_ns=STARTED_NS), Told()
+
+
+def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, Ledger, Told]) -> None:
+    """Histograms are read before traffic: an RTT counted in between is in the next reading, its packet in this one."""
+    kernel, ledger, told = row
+    kernel.packet(1, 100)
+    assert delivered(ledger, kernel, told) == [1]
+    kernel.rtt(1, 5_000)
+    assert delivered(ledger, kernel, told) == [1]
+    assert int(told.buckets.sum()) == 1
+    assert told.sum_ns == told.least_ns == told.greatest_ns == 5_000
+
+
+def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(row: tuple[Kernel, Ledger, Told]) -> None:
+    kernel, ledger, told = row
+    kernel.packet(1, 100)
+    delivered(ledger, kernel, told)
+    kernel.rtt(1, 5_000)
+    delivered(ledger, kernel, told)
+    kernel.packet(1, 100)
+    kernel.rtt(1, 9_000)
+    delivered(ledger, kernel, told)
+    assert (int(told.buckets.sum()), told.sum_ns) == (2, 14_000)
+    assert (told.least_ns, told.greatest_ns) == (5_000, 9_000)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_a_row_is_told_when_its_slot_is_known(delta: bool) -> None:
+    """A slot between others may become live after it was read, and its traffic be read all the same."""
+    kernel: Any = Kernel()
+    ledger = Ledger(delta=delta, started_ns=STARTED_NS)
+    kernel.add_row()
+    created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
+    kernel.packet(1, 100)
+    ledger.take(kernel.read())
+    assert ledger.rows().tolist() == [], "nobody knows yet whose row this is"
+    kernel.created_ns[1] = created_ns
+    ledger.take(kernel.read())
+    assert ledger.rows().tolist() == [1]
+    assert ledger.pending(ledger.rows()).start_ns.tolist() == [created_ns]
