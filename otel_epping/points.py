@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """From counts to the OpenTelemetry SDK's data points. Numbers leave numpy here: exporters choke on numpy's scalars."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -55,11 +55,11 @@ def rtt_point(
 
 
 def number_points(
-    attributes: Sequence[Attributes], counts: Counts, start_ns: int, time_ns: int
+    attributes: Callable[[int], Attributes], counts: Counts, start_ns: int, time_ns: int
 ) -> list[NumberDataPoint]:
-    """A point for each count that isn't 0."""
+    """A point for each count that isn't 0, with the attributes of its index."""
     return [
-        NumberDataPoint(attributes[index], start_ns, time_ns, value)
+        NumberDataPoint(attributes(index), start_ns, time_ns, value)
         for index, value in enumerate(counts.tolist())
         if value
     ]
@@ -94,5 +94,6 @@ def interface_points(
         for name, row in zip(names, values.reshape(len(names), len(labels)), strict=True):
             base = {telemetry.INTERFACE: name, **counter.attributes}
             attributes = [base | {key: label} if key else base for label in labels]
-            metrics.setdefault(counter.metric, []).extend(number_points(attributes, row, start_ns, time_ns))
+            points = number_points(attributes.__getitem__, row, start_ns, time_ns)
+            metrics.setdefault(counter.metric, []).extend(points)
     return metrics

@@ -31,13 +31,17 @@ from otel_epping.ledger import Ledger, Pending, Rows
 from otel_epping.subnets import Subnet, Subnets
 
 # A receiver takes 4 MiB by default (gRPC). The point of a counter has about 220 bytes, that of a histogram with 160
-# buckets four times as many: a request of this weight stays under 2 MiB.
-_REQUEST_WEIGHT = 8_000
+# buckets four times as many: a request of this weight stays under 1 MiB.
+_REQUEST_WEIGHT = 4_000
 _HISTOGRAM_WEIGHT = 4
 
 _OVERFLOW: Attributes = {telemetry.OVERFLOW: True}
 # In the order of a row of Reading.traffic.
 _TRAFFIC_LABELS = tuple(product(telemetry.SUBNET_DIRECTIONS, telemetry.TRAFFIC_CLASSES))
+
+
+def _overflow(index: int) -> Attributes:
+    return _OVERFLOW
 
 
 @dataclass(frozen=True)
@@ -50,7 +54,7 @@ class Batch:
 
 
 class _Attributes:
-    """Attributes of a row's points, made once."""
+    """Attributes of a row's points, each made when it is first needed: of ten traffic series few ever count."""
 
     def __init__(self, subnet: Subnet) -> None:
         base = {
@@ -63,10 +67,16 @@ class _Attributes:
             telemetry.NETWORK_TRANSPORT: telemetry.METHOD_TRANSPORTS[subnet.method],
             telemetry.METHOD: telemetry.METHODS[subnet.method],
         }
-        self.traffic: list[Attributes] = [
-            base | {telemetry.SUBNET_DIRECTION: direction, telemetry.TRAFFIC_CLASS: label}
-            for direction, label in _TRAFFIC_LABELS
-        ]
+        self._base = base
+        self._traffic: dict[int, Attributes] = {}
+
+    def traffic(self, index: int) -> Attributes:
+        """Those of the traffic series `index`, of _TRAFFIC_LABELS."""
+        if index not in self._traffic:
+            direction, label = _TRAFFIC_LABELS[index]
+            added = {telemetry.SUBNET_DIRECTION: direction, telemetry.TRAFFIC_CLASS: label}
+            self._traffic[index] = self._base | added
+        return self._traffic[index]
 
 
 class EppingMetricProducer:
@@ -166,7 +176,7 @@ class EppingMetricProducer:
             made: list[NumberDataPoint] = []
             for row, values, start_ns in zip(rows.tolist(), counts, pending.start_ns.tolist(), strict=True):
                 if row == OVERFLOW_SLOT:
-                    attributes, values = [_OVERFLOW], values.sum(keepdims=True)
+                    attributes, values = _overflow, values.sum(keepdims=True)
                 else:
                     attributes = self._attributes[row].traffic
                 made += points.number_points(attributes, values, start_ns, self._ledger.reading.time_ns)
