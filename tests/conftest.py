@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of more than one file of tests: loaded kernel programs, which take most of a second each to compile."""
+"""Fixtures of more than one file of tests: loaded kernel programs, which take most of a second each to compile.
+
+The helpers beside this file are plug-ins: so everybody has their fixtures, and their assertions say what they compared.
+What a session can share (a lab, a namespace, a program) is made once, by whichever test asks for it first.
+"""
 
 from collections.abc import Callable, Iterator
 
@@ -7,6 +11,10 @@ import pytest
 from testrun import Bench
 
 from otel_epping.kernel.config import KernelConfig
+
+pytest_plugins = ["agent", "arrivals", "command", "packets", "recorder"]
+
+EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +30,15 @@ def bench_of() -> Iterator[Callable[[KernelConfig], Bench]]:
     yield bench_of
     for bench in benches.values():
         bench.close()
+
+
+@pytest.fixture
+def every(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+    """The bench that begins an RTT with every edge."""
+    return bench_of(EVERY)
+
+
+@pytest.fixture
+def bench(every: Bench) -> Bench:
+    """The same one, where there is no other to tell it from; files that need another have a `bench` of their own."""
+    return every

@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a sink has of one agent: its metrics and points, series by series, and what they amount to in the end."""
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+
+from otel_epping import telemetry
+from otel_epping.lab.sink import Point, Sink
+
+DELTA, CUMULATIVE = 1, 2
+PACKETS = telemetry.SUBNET_COUNTERS[0].name
+INTERFACE_PACKETS = "epping.interface.packet.count"
+NOT_IP = ("non_ip", "malformed")
+
+
+@dataclass
+class Arrived:
+    """All points of one agent, by metric, in the order of arrival."""
+
+    metrics: dict[str, Metric]
+    points: dict[str, list[Point]]
+
+    def series(self, name: str) -> dict[tuple[tuple[str, Any], ...], list[Point]]:
+        """Points of each series of a metric, in the order of time."""
+        found: dict[tuple[tuple[str, Any], ...], list[Point]] = {}
+        for point in sorted(self.points.get(name, []), key=lambda point: point.point.time_unix_nano):
+            found.setdefault(tuple(sorted(point.attributes.items())), []).append(point)
+        return found
+
+    def totals(self, name: str, value: Callable[[Any], int] = lambda point: int(point.as_int)) -> Counter[Any]:
+        """What each series amounts to in the end: the sum of delta points, the last of cumulative ones."""
+        return Counter(
+            {
+                series: sum(value(point.point) for point in points)
+                if points[0].temporality == DELTA
+                else value(points[-1].point)
+                for series, points in self.series(name).items()
+            }
+        )
+
+    def packets(self, direction: str) -> int:
+        """Packets from or to all subnets."""
+        wanted = (telemetry.SUBNET_DIRECTION, direction)
+        return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
+
+    def interface_packets(self, without: tuple[str, ...] = ()) -> int:
+        return sum(
+            count
+            for series, count in self.totals(INTERFACE_PACKETS).items()
+            if dict(series)[telemetry.PACKET_KIND] not in without
+        )
+
+    @property
+    def rtts(self) -> int:
+        return sum(self.totals(telemetry.RTT.name, lambda point: int(point.count)).values())
+
+
+def arrived(sink: Sink, name: str) -> Arrived:
+    metrics: dict[str, Metric] = {}
+    points: dict[str, list[Point]] = {}
+    for resource, metric in sink.metrics():
+        if resource.get("service.instance.id") == name:
+            metrics[metric.name] = metric
+    for metric_name in metrics:
+        points[metric_name] = [p for p in sink.points(metric_name) if p.resource["service.instance.id"] == name]
+    return Arrived(metrics, points)
+
+
+def settle(sink: Sink) -> None:
+    """Waits until rotel has forwarded all it has."""
+    count, since = len(sink.received), time.monotonic()
+    while time.monotonic() - since < 0.6:
+        time.sleep(0.05)
+        if len(sink.received) != count:
+            count, since = len(sink.received), time.monotonic()
+
+
+def check_truth(one: Arrived) -> None:
+    """Each IP packet counts once from and once to a subnet."""
+    assert one.packets("from") == one.packets("to") == one.interface_packets(without=NOT_IP) > 0
