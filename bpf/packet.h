@@ -13,6 +13,7 @@
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
+#include "link.h"
 #include "maps.h"
 
 /* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
@@ -157,7 +158,7 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
     *rest = left;
 
     enum packet_kind kind = skip_extensions(skb, packet, rest);
-    u32 extensions = left - *rest;
+    u32 extensions = opaque(left - *rest);
 
     /* Chains longer than MAX_EXTENSIONS don't get here; the bound is for the verifier. */
     return extensions <= MAX_EXTENSIONS && take(cursor, extensions) ? kind : KIND_MALFORMED;
@@ -234,18 +235,26 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
     u8 version;
 
-    packet->headers = link_header;
     if (link_header) {
         struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
 
         if (!ethernet)
             return KIND_MALFORMED;
-        if (ethernet->h_proto == __cpu_to_be16(ETH_P_IP))
+        if (ethernet->h_proto == __cpu_to_be16(ETH_P_IP)) {
             version = 4;
-        else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6))
+        } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
             version = 6;
-        else
-            return KIND_NON_IP;
+        } else {
+            enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &version);
+
+            u32 tags = opaque(link_header - sizeof(*ethernet));
+
+            if (kind != KIND_OTHER)
+                return kind;
+            /* The bound is for the verifier. */
+            if (tags > MAX_TAG_BYTES || !take(&cursor, tags))
+                return KIND_MALFORMED;
+        }
     } else {
         struct iphdr *first = cursor.at;
 
@@ -255,6 +264,8 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
         if (version != 4 && version != 6)
             return KIND_NON_IP;
     }
+
+    packet->headers = link_header;
 
     u32 limit = wire_length(skb) - link_header, rest = 0;
     enum packet_kind kind =

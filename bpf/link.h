@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What stands between the start of a packet and its network header: nothing, or Ethernet, and behind it any stack of
+ * 802.1Q and 802.1ad tags, PPPoE session (RFC 2516) and MPLS labels (RFC 3032).
+ *
+ * A tag that the kernel or the card took off, as they do with the outer one, isn't in the packet, and needs nothing.
+ */
+#pragma once
+
+#include <asm/byteorder.h>
+#include <linux/if_ether.h>
+
+#include "maps.h"
+
+/* Tags, labels and PPPoE headers together; what has more is not IP to us. */
+#define LINK_HEADERS 8
+#define MAX_TAG_BYTES (LINK_HEADERS * sizeof(struct pppoe))
+
+#define ETH_P_QINQ_OLD 0x9100
+#define PPP_IP 0x0021
+#define PPP_IPV6 0x0057
+#define PPP_MPLS 0x0281
+#define MPLS_BOTTOM_OF_STACK 0x100
+
+struct tag {
+    __be16 control;
+    __be16 protocol;
+};
+
+struct pppoe {
+    u8 version_type;
+    u8 code;
+    __be16 session;
+    __be16 length;
+    __be16 protocol;
+};
+
+/*
+ * The same number, of which the compiler now knows nothing: so what is shown to the verifier to be bounded is what is
+ * used, and not another register with the same value.
+ */
+static __always_inline u32 opaque(u32 number)
+{
+    asm volatile("" : "+r"(number));
+    return number;
+}
+
+/*
+ * Goes past all that follows the Ethernet header, whose `protocol` is given: `bytes` in front of the network header,
+ * and the `version` of IP there. KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by
+ * offset, and keeps the offset as what is left of a length that the verifier doesn't know: with a number or a pointer
+ * that it knows, it would follow all that comes after once for every stack of headers there can be.
+ */
+static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u32 *bytes, u8 *version)
+{
+    u32 length = skb->len, left = opaque(length) - ETH_HLEN;
+
+    for (int i = 0; i <= LINK_HEADERS; i++) {
+        union {
+            struct tag tag;
+            struct pppoe pppoe;
+            __be32 label;
+        } header = {};
+        u32 offset = length - left;
+        u8 next;
+
+        switch (protocol) {
+        case ETH_P_IP:
+            *version = 4;
+            *bytes = offset;
+            return KIND_OTHER;
+        case ETH_P_IPV6:
+            *version = 6;
+            *bytes = offset;
+            return KIND_OTHER;
+        case ETH_P_8021Q:
+        case ETH_P_8021AD:
+        case ETH_P_QINQ_OLD:
+            if (bpf_skb_load_bytes(skb, offset, &header.tag, sizeof(header.tag)))
+                return KIND_MALFORMED;
+            protocol = __be16_to_cpu(header.tag.protocol);
+            left -= sizeof(header.tag);
+            break;
+        case ETH_P_PPP_SES:
+            if (bpf_skb_load_bytes(skb, offset, &header.pppoe, sizeof(header.pppoe)))
+                return KIND_MALFORMED;
+            if (header.pppoe.protocol == __cpu_to_be16(PPP_IP))
+                protocol = ETH_P_IP;
+            else if (header.pppoe.protocol == __cpu_to_be16(PPP_IPV6))
+                protocol = ETH_P_IPV6;
+            else if (header.pppoe.protocol == __cpu_to_be16(PPP_MPLS))
+                protocol = ETH_P_MPLS_UC;
+            else
+                return KIND_NON_IP;
+            left -= sizeof(header.pppoe);
+            break;
+        case ETH_P_MPLS_UC:
+        case ETH_P_MPLS_MC:
+            if (bpf_skb_load_bytes(skb, offset, &header.label, sizeof(header.label)))
+                return KIND_MALFORMED;
+            left -= sizeof(header.label);
+            if (!(header.label & __cpu_to_be32(MPLS_BOTTOM_OF_STACK)))
+                break;
+            /* Labels don't say what they carry: the first nibble of IP is its version (RFC 4928). */
+            if (bpf_skb_load_bytes(skb, offset + sizeof(header.label), &next, sizeof(next)))
+                return KIND_MALFORMED;
+            protocol = next >> 4 == 4 ? ETH_P_IP : next >> 4 == 6 ? ETH_P_IPV6 : 0;
+            break;
+        default:
+            return KIND_NON_IP;
+        }
+    }
+    return KIND_NON_IP;
+}
