@@ -7,12 +7,19 @@
 
 #include "config.h"
 
+static __always_inline u64 packet_time(struct __sk_buff *skb)
+{
+    /* Or the compiler shares one address among several readings, and the verifier wants none but the context's own. */
+    asm volatile("" : "+r"(skb));
+    return skb->tstamp;
+}
+
 static __always_inline u64 precise_now(struct __sk_buff *skb)
 {
-    return PACKET_CLOCK ? skb->tstamp : bpf_ktime_get_ns();
+    return PACKET_CLOCK ? packet_time(skb) : bpf_ktime_get_ns();
 }
 
 static __always_inline u64 coarse_now(struct __sk_buff *skb)
 {
-    return PACKET_CLOCK ? skb->tstamp : bpf_ktime_get_coarse_ns();
+    return PACKET_CLOCK ? packet_time(skb) : bpf_ktime_get_coarse_ns();
 }

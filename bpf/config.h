@@ -41,6 +41,11 @@
 #define BUCKETS 415
 #endif
 
+/* Methods that measure: bit i for the i-th of enum method (maps.h). */
+#ifndef METHODS
+#define METHODS 0xffffffff
+#endif
+
 /* CPUs that may run the program: the highest possible number plus one. Counters per CPU have one row for each. */
 #ifndef CPUS
 #define CPUS 1

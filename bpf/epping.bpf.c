@@ -16,7 +16,12 @@
 #include "subnet.h"
 #include "flow.h"
 #include "histogram.h"
+#include "observation.h"
 #include "tcp_timestamp.h"
+#include "tcp_handshake.h"
+#include "icmp_echo.h"
+#include "dns.h"
+#include "quic_handshake.h"
 
 #define INTERFACE_PROBES 4
 
@@ -36,43 +41,59 @@ static __always_inline u32 find_interface(u32 ifindex, u32 *link_header)
     return UNKNOWN_INTERFACE;
 }
 
+/* A row per method of measuring: what it is called in enum method, its function, and the packets it wants to see. */
+#define EACH_METHOD(ROW)                               \
+    ROW(METHOD_TCP_TIMESTAMP, tcp_timestamp, KIND_TCP) \
+    ROW(METHOD_TCP_HANDSHAKE, tcp_handshake, KIND_TCP) \
+    ROW(METHOD_ICMP_ECHO, icmp_echo, KIND_ICMP)        \
+    ROW(METHOD_DNS, dns, KIND_UDP)                     \
+    ROW(METHOD_QUIC_HANDSHAKE, quic_handshake, KIND_UDP)
+
+#define MEASURE(number, measure, its_kind)          \
+    if (METHODS & 1U << number && kind == its_kind) \
+        measure(&seen);
+
 static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 {
-    enum side source_side = ingress ? SIDE_EXTERNAL : SIDE_INTERNAL;
-    enum side destination_side = ingress ? SIDE_INTERNAL : SIDE_EXTERNAL;
-    u32 link_header, zero = 0, source_slot, destination_slot;
+    u32 link_header, zero = 0, destination_slot;
     u32 interface = find_interface(skb->ifindex, &link_header);
-    struct interface_counters *counters = counters_of(interface);
+    enum side destination_side = ingress ? SIDE_INTERNAL : SIDE_EXTERNAL;
     struct control *told = control.lookup(&zero);
-    struct packet packet = {};
-    struct flow_view flow;
+    struct observation seen = {
+        .skb = skb,
+        .counters = counters_of(interface),
+        .interface = interface,
+        .source_side = ingress ? SIDE_EXTERNAL : SIDE_INTERNAL,
+    };
+    struct interface_counters *counters = seen.counters;
+    struct packet *packet = &seen.packet;
 
     if (!counters || !told)
         return;
 
-    enum packet_kind kind = parse_packet(skb, link_header, &packet);
-    struct tally tally = wire_tally(skb, packet.headers, ingress);
+    enum packet_kind kind = parse_packet(skb, link_header, packet);
+    struct tally tally = wire_tally(skb, packet->headers, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
         return;
-    counters->ecn[packet.ecn & 3] += tally.packets;
+    counters->ecn[packet->ecn & 3] += tally.packets;
 
-    bool has_flow = kind == KIND_TCP && find_flow(&packet, interface, source_side, counters, &flow);
-
-    if (has_flow) {
-        source_slot =
-            cached_slot(flow.sender, told->epoch, packet.source, packet.family, interface, source_side, skb, counters);
-        destination_slot = cached_slot(flow.receiver, told->epoch, packet.destination, packet.family, interface,
+    seen.has_flow = kind == KIND_TCP && find_flow(packet, interface, seen.source_side, counters, &seen.flow);
+    if (seen.has_flow) {
+        seen.source_slot = cached_slot(seen.flow.sender, told->epoch, packet->source, packet->family, interface,
+                                       seen.source_side, skb, counters);
+        destination_slot = cached_slot(seen.flow.receiver, told->epoch, packet->destination, packet->family, interface,
                                        destination_side, skb, counters);
     } else {
-        source_slot = slot_of(packet.source, packet.family, interface, source_side, skb, counters);
-        destination_slot = slot_of(packet.destination, packet.family, interface, destination_side, skb, counters);
+        seen.source_slot =
+            slot_of(packet->source, packet->family, interface, seen.source_side, TRAFFIC_METHOD, skb, counters);
+        destination_slot =
+            slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);
     }
-    count_traffic(source_slot, destination_slot, class_of(kind, &packet), tally);
-
-    if (has_flow && packet.has_timestamp)
-        tcp_timestamp(&flow, &packet, source_slot, skb, counters);
+    count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), tally);
+    EACH_METHOD(MEASURE)
+    record_rtts(&seen);
 }
 
 int epping_ingress(struct __sk_buff *skb)

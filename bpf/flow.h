@@ -74,7 +74,7 @@ static __always_inline u32 cached_slot(struct half_flow *half, u32 epoch, struct
     u64 cached = half->cached;
 
     if (cached >> 32 != epoch) {
-        cached = (u64)epoch << 32 | slot_of(address, family, interface, side, skb, counters);
+        cached = (u64)epoch << 32 | slot_of(address, family, interface, side, TRAFFIC_METHOD, skb, counters);
         half->cached = cached;
     }
     return cached;

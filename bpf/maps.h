@@ -31,7 +31,11 @@ enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 /* Where an endpoint is: external if its packets come in through the interface, internal if they go out. */
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL };
 
-enum method { METHOD_TCP_TIMESTAMP };
+/* In the order of otel_epping/kernel/methods.py. */
+enum method { METHOD_TCP_TIMESTAMP, METHOD_TCP_HANDSHAKE, METHOD_ICMP_ECHO, METHOD_DNS, METHOD_QUIC_HANDSHAKE };
+
+/* Traffic is counted in the slots of this method. */
+#define TRAFFIC_METHOD METHOD_TCP_TIMESTAMP
 
 /* ---- subnets: key -> slot; a slot is a row of the arrays `slots`, `histograms` and `traffic` */
 
@@ -133,7 +137,8 @@ struct interface_counters {
     u64 rtt_not_begun;  /* OUTSTANDING timestamps waited already */
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
     u64 rtt_superseded; /* a later timestamp was echoed first */
-    u64 unused[7];      /* to the end of the cache line */
+    u64 rtt_repeated;   /* asked again before it was answered */
+    u64 unused[6];      /* to the end of the cache line */
 };
 
 BPF_F_TABLE("array", u32, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS, BPF_F_MMAPABLE);
@@ -156,11 +161,12 @@ struct flow_key {
 struct half_flow {
     u64 sent_ns[OUTSTANDING]; /* 0: this place is free */
     u32 tsval[OUTSTANDING];
-    u64 begun_ns; /* coarse time at which the last RTT was begun */
-    u64 edge_ns;  /* coarse time at which the TSval last changed; 0: none seen yet */
-    u64 cached;   /* epoch << 32 | slot of the endpoint's subnet */
+    u64 begun_ns;    /* coarse time at which the last RTT was begun */
+    u64 edge_ns;     /* coarse time at which the TSval last changed; 0: none seen yet */
+    u64 cached;      /* epoch << 32 | slot of the endpoint's subnet */
+    u64 accepted_ns; /* when its SYN-ACK went by; 0: none waits for its ACK */
+    u32 accepted_seq;
     u32 last_tsval;
-    u32 zero;
 };
 
 struct flow {
@@ -168,3 +174,25 @@ struct flow {
 };
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, MAX_FLOWS);
+
+/* ---- questions and answers; see exchange.h */
+
+struct exchange_key {
+    struct address asker;
+    struct address answerer;
+    u16 asker_port;
+    u16 answerer_port;
+    u32 identifier;
+    u16 interface;
+    u8 family;
+    u8 method;
+    u8 asker_external;
+    u8 zero[3];
+};
+
+struct exchange {
+    u64 asked_ns;
+    u64 state; /* enum exchange_state */
+};
+
+BPF_TABLE("lru_hash", struct exchange_key, struct exchange, exchanges, MAX_FLOWS);

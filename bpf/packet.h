@@ -41,10 +41,15 @@ struct packet {
     u16 destination_port;
     u32 headers; /* bytes in front of the payload, link header included */
     u32 payload; /* bytes of TCP payload */
+    u32 seq;     /* TCP */
+    u32 ack_seq; /* TCP */
     u32 tsval;
     u32 tsecr;
+    u32 icmp_identifier; /* identifier and sequence number, as they stand there */
+    u64 udp_head;        /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */
     bool has_timestamp;
     u8 tcp_flags;
+    u8 icmp_type;
     u8 family;
     u8 protocol;
     u8 ecn;
@@ -56,7 +61,7 @@ struct cursor {
 };
 
 /* The header of `size` bytes at the cursor, or NULL if the packet ends before it does. */
-static __always_inline void *take(struct cursor *cursor, u32 size)
+static __always_inline void *take(struct cursor *cursor, u64 size)
 {
     void *header = cursor->at;
 
@@ -158,7 +163,7 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
     *rest = left;
 
     enum packet_kind kind = skip_extensions(skb, packet, rest);
-    u32 extensions = opaque(left - *rest);
+    u64 extensions = opaque(left - *rest);
 
     /* Chains longer than MAX_EXTENSIONS don't get here; the bound is for the verifier. */
     return extensions <= MAX_EXTENSIONS && take(cursor, extensions) ? kind : KIND_MALFORMED;
@@ -214,11 +219,43 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 res
 
     packet->source_port = tcp->source;
     packet->destination_port = tcp->dest;
+    packet->seq = __be32_to_cpu(tcp->seq);
+    packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
     packet->tcp_flags = ((u8 *)tcp)[13];
     packet->headers += header;
     packet->payload = rest - header;
     parse_timestamp(cursor->at, header - sizeof(*tcp), cursor->end, packet);
     return KIND_TCP;
+}
+
+/* What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. */
+static __always_inline void parse_udp(struct cursor *cursor, struct packet *packet)
+{
+    struct udphdr *udp = take(cursor, sizeof(*udp));
+    u64 *head = udp ? take(cursor, sizeof(*head)) : 0;
+
+    packet->headers += sizeof(*udp);
+    if (!udp)
+        return;
+    packet->source_port = udp->source;
+    packet->destination_port = udp->dest;
+    packet->udp_head = head ? *head : 0;
+}
+
+static __always_inline void parse_icmp(struct cursor *cursor, struct packet *packet)
+{
+    /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4): type, code, checksum, identifier, sequence. */
+    struct {
+        u8 type;
+        u8 code;
+        u16 checksum;
+        u32 identifier;
+    } *echo = take(cursor, sizeof(*echo));
+
+    if (!echo || echo->code)
+        return;
+    packet->icmp_type = echo->type;
+    packet->icmp_identifier = echo->identifier;
 }
 
 /*
@@ -247,7 +284,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
         } else {
             enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &version);
 
-            u32 tags = opaque(link_header - sizeof(*ethernet));
+            u64 tags = opaque(link_header - sizeof(*ethernet));
 
             if (kind != KIND_OTHER)
                 return kind;
@@ -277,10 +314,11 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     case IPPROTO_TCP:
         return parse_tcp(&cursor, rest, packet);
     case IPPROTO_UDP:
-        packet->headers += sizeof(struct udphdr);
+        parse_udp(&cursor, packet);
         return KIND_UDP;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
+        parse_icmp(&cursor, packet);
         return KIND_ICMP;
     default:
         return KIND_OTHER;

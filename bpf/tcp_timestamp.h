@@ -5,9 +5,7 @@
  */
 #pragma once
 
-#include "clock.h"
-#include "flow.h"
-#include "histogram.h"
+#include "observation.h"
 
 /* RFC 7323 section 5.2: timestamps wrap around. */
 static __always_inline bool later(u32 a, u32 b)
@@ -93,24 +91,19 @@ static __always_inline u64 recall(struct half_flow *receiver, u32 tsecr, struct 
 }
 
 /* RFC 7323 3.2: TSecr is valid only with ACK. A RST may be anybody's, so it neither begins nor ends anything. */
-static __always_inline void tcp_timestamp(struct flow_view *flow, const struct packet *packet, u32 source_slot,
-                                          struct __sk_buff *skb, struct interface_counters *counters)
+static __always_inline void tcp_timestamp(struct observation *seen)
 {
-    if (packet->tcp_flags & TCP_RST)
+    const struct packet *packet = &seen->packet;
+
+    if (!seen->has_flow || !packet->has_timestamp || packet->tcp_flags & TCP_RST)
         return;
 
     if (packet->tcp_flags & TCP_ACK) {
-        u64 sent_ns = recall(flow->receiver, packet->tsecr, counters);
+        u64 sent_ns = recall(seen->flow.receiver, packet->tsecr, seen->counters);
 
-        if (sent_ns) {
-            u64 rtt_ns = precise_now(skb) - sent_ns;
-
-            if (rtt_ns <= MAX_AGE_NS)
-                histogram_record(source_slot, rtt_ns, counters);
-            else
-                counters->rtt_expired++;
-        }
+        if (sent_ns)
+            answers(seen, METHOD_TCP_TIMESTAMP, sent_ns);
     }
-    if (begins_rtt(flow->sender, packet, skb))
-        remember(flow->sender, packet->tsval, skb, counters);
+    if (begins_rtt(seen->flow.sender, packet, seen->skb))
+        remember(seen->flow.sender, packet->tsval, seen->skb, seen->counters);
 }

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from otel_epping.kernel import requirements
+from otel_epping.kernel import methods, requirements
 from otel_epping.kernel.config import LIMITS, KernelConfig
 from otel_epping.kernel.errors import EppingError
 from otel_epping.version import __version__
@@ -52,6 +52,23 @@ class Names(click.ParamType[str]):
         return str(value).strip()
 
 
+class Methods(click.ParamType[tuple[str, ...]]):
+    """Names of methods, separated by commas."""
+
+    name = "name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names; one that is none fails with those there are."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        try:
+            methods.bits(names)
+        except EppingError as error:
+            self.fail(str(error), param, ctx)
+        return names
+
+
 def _kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that are knobs of the kernel program; they arrive as one KernelConfig."""
     options = (
@@ -63,6 +80,8 @@ def _kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Least time between two round-trip times begun in one flow and direction; 0 for all."),
         click.option("--max-age", type=Duration(*LIMITS["max_age_ns"]), default="10s",
                      help="Greatest round-trip time: what waits longer for its reply is given up."),
+        click.option("--methods", type=Methods(), default=",".join(methods.ALL),
+                     help="Ways to measure, separated by commas."),
         click.option("--scale", type=click.IntRange(0, 6), default=_DEFAULTS.scale,
                      help="Scale of the histograms: 2^scale buckets per doubling. 4 is an error of 2.2 %."),
         click.option("--max-subnets", type=click.IntRange(*LIMITS["max_subnets"]), default=_DEFAULTS.max_subnets,
@@ -73,6 +92,7 @@ def _kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     def configured(**arguments: Any) -> Any:
         knobs = {name: arguments.pop(name) for name in ("prefix_v4", "prefix_v6", "scale", "max_subnets", "max_flows")}
+        knobs["methods"] = arguments.pop("methods")
         knobs["sample_interval_ns"] = arguments.pop("sample_interval")
         knobs["max_age_ns"] = arguments.pop("max_age")
         return command(config=KernelConfig(**knobs), **arguments)

@@ -26,6 +26,7 @@ from otel_epping import histogram, points, telemetry
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.extremes import Counts
+from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reader import OVERFLOW_SLOT
 from otel_epping.ledger import Ledger, Pending, Rows
 from otel_epping.subnets import Subnet, Subnets
@@ -64,8 +65,8 @@ class _Attributes:
             telemetry.SIDE: telemetry.SIDES[subnet.side],
         }
         self.rtt: Attributes = base | {
-            telemetry.NETWORK_TRANSPORT: telemetry.METHOD_TRANSPORTS[subnet.method],
-            telemetry.METHOD: telemetry.METHODS[subnet.method],
+            telemetry.NETWORK_TRANSPORT: METHODS[subnet.method].transport,
+            telemetry.METHOD: METHODS[subnet.method].name,
         }
         self._base = base
         self._traffic: dict[int, Attributes] = {}

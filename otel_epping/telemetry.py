@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from otel_epping.kernel.methods import METHODS
 from otel_epping.version import __version__
 
 SCOPE = InstrumentationScope("otel_epping", __version__, "https://opentelemetry.io/schemas/1.44.0")
@@ -31,25 +32,28 @@ PACKET_KIND = "epping.packet.kind"
 ECN = "epping.ecn.codepoint"
 MAP = "epping.map"
 BOUND = "epping.bound"
-OUTCOME = "epping.timestamp.outcome"
+OUTCOME = "epping.measurement.outcome"
 
 ATTRIBUTES = {
     SUBNET: "The subnet, in CIDR notation.",
     NETWORK_TYPE: "`ipv4` or `ipv6`.",
-    NETWORK_TRANSPORT: "`tcp`.",
+    NETWORK_TRANSPORT: ", ".join(f"`{transport}`" for transport in dict.fromkeys(row.transport for row in METHODS))
+    + ".",
     INTERFACE: "The interface on which the packets were seen.",
     IO_DIRECTION: "`receive`: in through the interface; `transmit`: out through it.",
     SIDE: "`external`: the subnet is on the side that the interface leads to, its packets come in through it; "
     "`internal`: it is on the other side, or this host itself.",
-    METHOD: "`tcp_timestamp`: the TSval of a segment matched with the TSecr that echoes it (RFC 7323).",
+    METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
     SUBNET_DIRECTION: "`from` or `to` the subnet.",
     TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (fragments too).",
     PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
     ECN: "`not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
     MAP: "`flows`, `subnets`.",
     BOUND: "`least` (1 us), `greatest` (64 s).",
-    OUTCOME: "`begun`: it waits, or waited, for its echo; `not_begun`: as many as can be remembered waited already; "
-    "`expired`: no echo within the maximum age; `superseded`: a later one was echoed first.",
+    OUTCOME: "`begun`: a packet waits, or waited, for its reply; "
+    "`not_begun`: as many waited already as can be remembered; "
+    "`expired`: no reply within the maximum age; `superseded`: a later one was answered first; `repeated`: it was sent "
+    "again, so that nobody can tell which one was answered.",
     OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",
 }
 
@@ -57,8 +61,6 @@ ATTRIBUTES = {
 
 FAMILIES = {4: "ipv4", 6: "ipv6"}
 SIDES = ("external", "internal")
-METHODS = ("tcp_timestamp",)
-METHOD_TRANSPORTS = ("tcp",)
 SUBNET_DIRECTIONS = ("from", "to")
 TRAFFIC_CLASSES = ("tcp_timestamp", "tcp_other", "udp", "icmp", "other")
 PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
@@ -134,10 +136,10 @@ _ECN_PACKETS = Metric(
     "epping.ecn.packet.count", "{packet}", "IP packets seen on an interface, by ECN code point.", (INTERFACE, ECN)
 )
 _FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interface.", (INTERFACE,))
-_TIMESTAMPS = Metric(
-    "epping.collector.timestamp.count",
-    "{timestamp}",
-    "TCP timestamps chosen to be timed, and what became of those that gave no round-trip time.",
+_MEASUREMENTS = Metric(
+    "epping.collector.measurement.count",
+    "{measurement}",
+    "Packets chosen to be timed, and what became of those that gave no round-trip time.",
     (INTERFACE, OUTCOME),
 )
 _CLAMPED = Metric(
@@ -161,10 +163,11 @@ INTERFACE_COUNTERS = (
     InterfaceCounter(_INTERFACE_BYTES, "transmitted.bytes", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
     InterfaceCounter(_ECN_PACKETS, "ecn", (ECN, ECN_CODEPOINTS)),
     InterfaceCounter(_FLOWS, "flows_created"),
-    InterfaceCounter(_TIMESTAMPS, "rtt_begun", attributes={OUTCOME: "begun"}),
-    InterfaceCounter(_TIMESTAMPS, "rtt_not_begun", attributes={OUTCOME: "not_begun"}),
-    InterfaceCounter(_TIMESTAMPS, "rtt_expired", attributes={OUTCOME: "expired"}),
-    InterfaceCounter(_TIMESTAMPS, "rtt_superseded", attributes={OUTCOME: "superseded"}),
+    InterfaceCounter(_MEASUREMENTS, "rtt_begun", attributes={OUTCOME: "begun"}),
+    InterfaceCounter(_MEASUREMENTS, "rtt_not_begun", attributes={OUTCOME: "not_begun"}),
+    InterfaceCounter(_MEASUREMENTS, "rtt_expired", attributes={OUTCOME: "expired"}),
+    InterfaceCounter(_MEASUREMENTS, "rtt_superseded", attributes={OUTCOME: "superseded"}),
+    InterfaceCounter(_MEASUREMENTS, "rtt_repeated", attributes={OUTCOME: "repeated"}),
     InterfaceCounter(_CLAMPED, "rtt_clamped", (BOUND, BOUNDS)),
     InterfaceCounter(_INSERT_FAILED, "flow_insert_failed", attributes={MAP: "flows"}),
     InterfaceCounter(_INSERT_FAILED, "subnet_insert_failed", attributes={MAP: "subnets"}),

@@ -7,6 +7,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from otel_epping.kernel import methods
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
 from otel_epping.kernel.errors import EppingError
 
@@ -38,6 +39,7 @@ class KernelConfig:
     sample_interval_ns: int = 100_000_000
     max_age_ns: int = 10_000_000_000
     scale: int = 4
+    methods: tuple[str, ...] = methods.ALL
     packet_clock: bool = False
 
     def __post_init__(self) -> None:
@@ -45,8 +47,10 @@ class KernelConfig:
             value = getattr(self, name)
             if not least <= value <= greatest:
                 raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
+        methods.bits(self.methods)
 
     def defines(self) -> dict[str, int]:
         """Compile-time constants of `bpf/config.h`."""
         knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "packet_clock")}
+        knobs["METHODS"] = methods.bits(self.methods)
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus()}

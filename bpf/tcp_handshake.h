@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Method tcp_handshake: from a SYN to its SYN-ACK, for the server's subnet, and from the SYN-ACK to its ACK, for the
+ * client's (RFC 9293 section 3.5). A SYN waits among the exchanges, and begins no flow, so that a flood of them finds
+ * nothing to push out but other SYNs. A SYN or SYN-ACK that is sent again is never timed (Karn's rule).
+ */
+#pragma once
+
+#include "exchange.h"
+
+static __always_inline void time_accept(struct observation *seen)
+{
+    const struct packet *packet = &seen->packet;
+    struct half_flow *server = seen->flow.sender;
+    u32 next = packet->seq + 1;
+
+    if (server->accepted_seq == next) {
+        seen->counters->rtt_repeated += server->accepted_ns != 0;
+        server->accepted_ns = 0;
+        return;
+    }
+    server->accepted_seq = next;
+    server->accepted_ns = precise_now(seen->skb);
+    seen->counters->rtt_begun++;
+}
+
+static __always_inline void match_accept(struct observation *seen)
+{
+    struct half_flow *server = seen->flow.receiver;
+    u64 sent_ns = server->accepted_ns;
+
+    if (!sent_ns)
+        return;
+    server->accepted_ns = 0;
+    if (seen->packet.ack_seq == server->accepted_seq)
+        answers(seen, METHOD_TCP_HANDSHAKE, sent_ns);
+    else
+        seen->counters->rtt_superseded++; /* the ACK that answered was lost before it came here */
+}
+
+static __always_inline void tcp_handshake(struct observation *seen)
+{
+    const struct packet *packet = &seen->packet;
+
+    switch (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
+    case TCP_SYN:
+        ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, 0);
+        break;
+    case TCP_SYN | TCP_ACK:
+        answer(seen, METHOD_TCP_HANDSHAKE, packet->ack_seq);
+        if (seen->has_flow)
+            time_accept(seen);
+        break;
+    case TCP_ACK:
+        if (seen->has_flow)
+            match_accept(seen);
+        break;
+    }
+}
