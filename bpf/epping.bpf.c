@@ -12,6 +12,7 @@
 #include "maps.h"
 #include "clock.h"
 #include "packet.h"
+#include "parse.h"
 #include "traffic.h"
 #include "subnet.h"
 #include "flow.h"

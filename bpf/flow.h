@@ -10,6 +10,7 @@
 
 #include "packet.h"
 #include "subnet.h"
+#include "transport.h"
 
 struct flow_view {
     struct half_flow *sender;

@@ -2,6 +2,7 @@
 """The command line: otel-epping run | check | demo."""
 
 import logging
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -163,12 +164,18 @@ def demo() -> None:
 def main() -> None:
     """Runs the command line. A user's mistake ends in one line and exit code 1, or 2 if it is in the arguments."""
     try:
-        cli(standalone_mode=True)
+        try:
+            cli(standalone_mode=True)
+        finally:
+            sys.stdout.flush()
     except EppingError as error:
         if error.detail:
             click.echo(error.detail, err=True)
         click.echo(f"otel-epping: {error}", err=True)
         sys.exit(1)
-    except OSError as error:  # a full disk under standard output; click itself ends quietly on a broken pipe
-        click.echo(f"otel-epping: {error}", err=True)
+    except OSError as error:  # standard output is a full disk, or nobody reads it any more
+        if not isinstance(error, BrokenPipeError):
+            click.echo(f"otel-epping: {error}", err=True)
+        # What could not be written stays in the buffer, and would be tried again at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

@@ -5,12 +5,16 @@ The helpers beside this file are plug-ins: so everybody has their fixtures, and 
 What a session can share (a lab, a namespace, a program) is made once, by whichever test asks for it first.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
 from testrun import Bench
 
 from otel_epping.kernel.config import KernelConfig
+
+# A shell's background job ignores SIGINT, and so would all programs that are started here to be sent one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["agent", "arrivals", "command", "packets", "recorder"]
 

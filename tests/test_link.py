@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 
 import pytest
+from packets import MAC
 from scapy.contrib.mpls import MPLS
 from scapy.layers.inet import IP, TCP
 from scapy.layers.inet6 import IPv6
@@ -25,8 +26,7 @@ def bench(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
 
 
 def ethernet(ethertype: int | None = None) -> Packet:
-    macs = {"src": "02:00:00:00:00:01", "dst": "02:00:00:00:00:02"}
-    return Ether(**macs) if ethertype is None else Ether(**macs, type=ethertype)
+    return Ether(src=MAC, dst=MAC) if ethertype is None else Ether(src=MAC, dst=MAC, type=ethertype)
 
 
 def pppoe(version: int) -> Packet:

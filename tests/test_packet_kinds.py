@@ -28,7 +28,7 @@ KIND_FRAMES = [
     ("fragment", "other", ETHER / IP(src="10.250.0.1", dst="10.250.1.1", flags="MF") / UDP()),
     ("non_ip", None, ETHER / ARP()),
     ("non_ip", None, Ether(src=MAC, dst=MAC, type=0x88CC) / Raw(bytes(30))),
-    ("non_ip", None, ETHER / Dot1Q(vlan=5) / IP() / TCP()),
+    ("tcp", "tcp_other", ETHER / Dot1Q(vlan=5) / IP(src="10.250.0.1", dst="10.250.1.1") / TCP()),
     ("malformed", None, Ether(src=MAC, dst=MAC, type=0x0800) / Raw(bytes(30))),
 ]
 

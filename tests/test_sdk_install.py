@@ -129,7 +129,7 @@ def test_flushes_from_three_threads_tell_each_packet_once(bench: Bench, sink: Si
         thread.join()
     reader.shutdown()
     fed = packets_fed(bench)
-    assert len(sink.requests) > 10
+    assert len(sink.requests) > 3
     directions: Counter[Any] = Counter()
     for point in sink.points(PACKETS):
         directions[point.attributes[telemetry.SUBNET_DIRECTION]] += point.point.as_int

@@ -1,0 +1,112 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* IPv4 with options, IPv6 with extension headers. Fragments are told apart: what they carry is not whole. */
+#pragma once
+
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include "link.h"
+#include "packet.h"
+
+/* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
+#define EXTENSION_HEADERS 8
+#define MAX_EXTENSIONS 2048
+
+static __always_inline struct address map_v4(__be32 address)
+{
+    return (struct address){.half = {0, __cpu_to_be64(0x0000ffff00000000ULL | __be32_to_cpu(address))}};
+}
+
+static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u32 limit, struct packet *packet, u32 *rest)
+{
+    struct iphdr *ip = take(cursor, sizeof(*ip));
+
+    if (!ip || ip->version != 4 || ip->ihl < 5)
+        return KIND_MALFORMED;
+
+    u32 header = ip->ihl * 4;
+    /* 0: an aggregate of more than 64 kB, too long for the field (BIG TCP); the kernel's iph_totlen() does the same. */
+    u32 total = __be16_to_cpu(ip->tot_len) ?: limit;
+
+    if (total < header || total > limit || !take(cursor, header - sizeof(*ip)))
+        return KIND_MALFORMED;
+
+    packet->family = FAMILY_V4;
+    packet->source = map_v4(ip->saddr);
+    packet->destination = map_v4(ip->daddr);
+    packet->protocol = ip->protocol;
+    packet->ecn = ip->tos & 3;
+    packet->headers += header;
+    *rest = total - header;
+    /* More fragments, or not the first one: the transport header is elsewhere or its payload is not whole. */
+    return ip->frag_off & __cpu_to_be16(0x3fff) ? KIND_FRAGMENT : KIND_OTHER;
+}
+
+/*
+ * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. It reads them by
+ * offset: with a pointer the verifier would follow every combination of lengths on its own.
+ */
+static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u32 *rest)
+{
+    u32 skipped = 0;
+
+    for (int i = 0; i <= EXTENSION_HEADERS; i++) {
+        struct ipv6_opt_hdr extension;
+
+        switch (packet->protocol) {
+        case IPPROTO_FRAGMENT:
+            return KIND_FRAGMENT;
+        case IPPROTO_HOPOPTS:
+        case IPPROTO_ROUTING:
+        case IPPROTO_DSTOPTS:
+        case IPPROTO_MH:
+        case IPPROTO_AH:
+            break;
+        default:
+            return KIND_OTHER;
+        }
+        if (bpf_skb_load_bytes(skb, packet->headers, &extension, sizeof(extension)))
+            return KIND_MALFORMED;
+
+        /* Lengths count 8 bytes beyond the first 8 (RFC 8200 4.2), but for AH 4 bytes beyond the first 8 (RFC 4302). */
+        u32 size = packet->protocol == IPPROTO_AH ? (extension.hdrlen + 2) * 4 : (extension.hdrlen + 1) * 8;
+
+        skipped += size;
+        if (size > *rest || skipped > MAX_EXTENSIONS)
+            return KIND_MALFORMED;
+        packet->protocol = extension.nexthdr;
+        packet->headers += size;
+        *rest -= size;
+    }
+    return KIND_MALFORMED;
+}
+
+static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct cursor *cursor, u32 limit,
+                                                   struct packet *packet, u32 *rest)
+{
+    struct ipv6hdr *ip = take(cursor, sizeof(*ip));
+
+    if (!ip || ip->version != 6)
+        return KIND_MALFORMED;
+
+    /* 0: a jumbogram or an aggregate of more than 64 kB (RFC 2675). */
+    u32 left = __be16_to_cpu(ip->payload_len) ?: limit - sizeof(*ip);
+
+    if (left + sizeof(*ip) > limit)
+        return KIND_MALFORMED;
+
+    packet->family = FAMILY_V6;
+    packet->source = *(struct address *)&ip->saddr;
+    packet->destination = *(struct address *)&ip->daddr;
+    packet->protocol = ip->nexthdr;
+    packet->ecn = (ip->flow_lbl[0] >> 4) & 3;
+    packet->headers += sizeof(*ip);
+    *rest = left;
+
+    enum packet_kind kind = skip_extensions(skb, packet, rest);
+    u64 extensions = opaque(left - *rest);
+
+    /* Chains longer than MAX_EXTENSIONS don't get here; the bound is for the verifier. */
+    return extensions <= MAX_EXTENSIONS && take(cursor, extensions) ? kind : KIND_MALFORMED;
+}

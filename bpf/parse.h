@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* From bytes to facts: link, network and transport header, one after the other. */
+#pragma once
+
+#include "link.h"
+#include "network.h"
+#include "packet.h"
+#include "transport.h"
+
+/* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
+#define HEADER_BYTES 256
+
+static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 link_header, struct packet *packet)
+{
+    struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
+    u8 version;
+
+    if (link_header) {
+        struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
+
+        if (!ethernet)
+            return KIND_MALFORMED;
+        if (ethernet->h_proto == __cpu_to_be16(ETH_P_IP)) {
+            version = 4;
+        } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
+            version = 6;
+        } else {
+            enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &version);
+
+            u64 tags = opaque(link_header - sizeof(*ethernet));
+
+            if (kind != KIND_OTHER)
+                return kind;
+            /* The bound is for the verifier. */
+            if (tags > MAX_TAG_BYTES || !take(&cursor, tags))
+                return KIND_MALFORMED;
+        }
+    } else {
+        struct iphdr *first = cursor.at;
+
+        if (cursor.at + 1 > cursor.end)
+            return KIND_MALFORMED;
+        version = first->version;
+        if (version != 4 && version != 6)
+            return KIND_NON_IP;
+    }
+
+    packet->headers = link_header;
+
+    u32 limit = wire_length(skb) - link_header, rest = 0;
+    enum packet_kind kind =
+        version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
+
+    if (kind != KIND_OTHER)
+        return kind;
+    switch (packet->protocol) {
+    case IPPROTO_TCP:
+        return parse_tcp(&cursor, rest, packet);
+    case IPPROTO_UDP:
+        parse_udp(&cursor, packet);
+        return KIND_UDP;
+    case IPPROTO_ICMP:
+    case IPPROTO_ICMPV6:
+        parse_icmp(&cursor, packet);
+        return KIND_ICMP;
+    default:
+        return KIND_OTHER;
+    }
+}
+
+/*
+ * Fills in `packet`; what isn't a whole IP packet leaves its addresses empty.
+ *
+ * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
+ * are pulled there, once, which moves bytes but changes none.
+ */
+static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 link_header, struct packet *packet)
+{
+    enum packet_kind kind = KIND_MALFORMED;
+
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < 2; i++) {
+        kind = parse_linear(skb, link_header, packet);
+        if (kind != KIND_MALFORMED || skb->data_end - skb->data >= skb->len)
+            break;
+        if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
+            break;
+    }
+    return kind;
+}

@@ -1,0 +1,109 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* TCP with its timestamp option wherever it stands; of UDP and ICMP what methods of measuring look at. */
+#pragma once
+
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include "packet.h"
+
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+
+#define TCPOPT_EOL 0
+#define TCPOPT_NOP 1
+#define TCPOPT_TIMESTAMP 8
+#define TCPOLEN_TIMESTAMP 10
+#define MAX_OPTIONS 40
+#define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
+
+/*
+ * Finds the timestamp option (RFC 7323 section 3.2). A broken list ends the search, as it does in the kernel's
+ * tcp_parse_options(): the segment then has no timestamp.
+ *
+ * It goes byte by byte, counting off those of an option that isn't ours, rather than jump from option to option: with
+ * an offset it knows at each step, the verifier needs hundreds of instructions, not a million. As a rule the timestamp
+ * stands behind two NOPs, at the third byte.
+ */
+static __always_inline void parse_timestamp(u8 *options, u32 length, void *end, struct packet *packet)
+{
+    u8 skip = 0;
+
+    for (u32 i = 0; i <= OPTIONS_BEFORE_TIMESTAMP; i++) {
+        __be32 *values = (void *)options + i + 2;
+
+        /* No room for a timestamp any more. */
+        if (i + TCPOLEN_TIMESTAMP > length || (void *)options + i + TCPOLEN_TIMESTAMP > end)
+            return;
+        if (skip) {
+            skip--;
+            continue;
+        }
+        if (options[i] == TCPOPT_NOP)
+            continue;
+        if (options[i] == TCPOPT_EOL || options[i + 1] == 1)
+            return;
+        if (options[i] == TCPOPT_TIMESTAMP && options[i + 1] == TCPOLEN_TIMESTAMP) {
+            packet->tsval = __be32_to_cpu(values[0]);
+            packet->tsecr = __be32_to_cpu(values[1]);
+            packet->has_timestamp = true;
+            return;
+        }
+        skip = options[i + 1] - 1; /* a length of 0 is broken too, and skips to the end */
+    }
+}
+
+static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 rest, struct packet *packet)
+{
+    struct tcphdr *tcp = take(cursor, sizeof(*tcp));
+
+    if (!tcp || tcp->doff < 5)
+        return KIND_MALFORMED;
+
+    u32 header = tcp->doff * 4;
+
+    if (header > rest || cursor->at + (header - sizeof(*tcp)) > cursor->end)
+        return KIND_MALFORMED;
+
+    packet->source_port = tcp->source;
+    packet->destination_port = tcp->dest;
+    packet->seq = __be32_to_cpu(tcp->seq);
+    packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
+    packet->tcp_flags = ((u8 *)tcp)[13];
+    packet->headers += header;
+    packet->payload = rest - header;
+    parse_timestamp(cursor->at, header - sizeof(*tcp), cursor->end, packet);
+    return KIND_TCP;
+}
+
+/* What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. */
+static __always_inline void parse_udp(struct cursor *cursor, struct packet *packet)
+{
+    struct udphdr *udp = take(cursor, sizeof(*udp));
+    u64 *head = udp ? take(cursor, sizeof(*head)) : 0;
+
+    packet->headers += sizeof(*udp);
+    if (!udp)
+        return;
+    packet->source_port = udp->source;
+    packet->destination_port = udp->dest;
+    packet->udp_head = head ? *head : 0;
+}
+
+static __always_inline void parse_icmp(struct cursor *cursor, struct packet *packet)
+{
+    /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4): type, code, checksum, identifier, sequence. */
+    struct {
+        u8 type;
+        u8 code;
+        u16 checksum;
+        u32 identifier;
+    } *echo = take(cursor, sizeof(*echo));
+
+    if (!echo || echo->code)
+        return;
+    packet->icmp_type = echo->type;
+    packet->icmp_identifier = echo->identifier;
+}
