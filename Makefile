@@ -22,7 +22,8 @@ demo: root setup ## see it work: subnets of known delay, the kernel's histograms
 	$(BIN)/otel-epping demo
 
 test: root lint ## lint, then every test
-	$(BIN)/pytest
+	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m 'not side_by_side'
 
 lint: setup ## check style, types and formatting
 	$(BIN)/ruff check

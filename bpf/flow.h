@@ -47,11 +47,12 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
     struct flow *flow = flows.lookup(&key);
 
     if (!flow) {
-        struct flow fresh = {};
+        u32 zero = 0;
+        struct flow *fresh = fresh_flow.lookup(&zero);
 
-        if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
+        if (!fresh || (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
             return false;
-        if (flows.insert(&key, &fresh) == 0)
+        if (flows.insert(&key, fresh) == 0)
             counters->flows_created++;
         flow = flows.lookup(&key); /* ours, or that of a CPU that was first */
         if (!flow) {

@@ -175,6 +175,9 @@ struct flow {
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, MAX_FLOWS);
 
+/* A flow of which nothing is known yet: nothing but zeros, for which the stack has no room. */
+BPF_ARRAY(fresh_flow, struct flow, 1);
+
 /* ---- questions and answers; see exchange.h */
 
 struct exchange_key {

@@ -44,16 +44,17 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u32 li
 }
 
 /*
- * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. It reads them by
- * offset: with a pointer the verifier would follow every combination of lengths on its own.
+ * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. Reads by an offset that
+ * the verifier doesn't know, as skip_tags() does and for the same reason.
  */
 static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u32 *rest)
 {
-    u32 skipped = 0;
+    u32 length = skb->len, left = opaque(length) - packet->headers;
 
     for (int i = 0; i <= EXTENSION_HEADERS; i++) {
         struct ipv6_opt_hdr extension;
 
+        packet->headers = length - left;
         switch (packet->protocol) {
         case IPPROTO_FRAGMENT:
             return KIND_FRAGMENT;
@@ -72,11 +73,10 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         /* Lengths count 8 bytes beyond the first 8 (RFC 8200 4.2), but for AH 4 bytes beyond the first 8 (RFC 4302). */
         u32 size = packet->protocol == IPPROTO_AH ? (extension.hdrlen + 2) * 4 : (extension.hdrlen + 1) * 8;
 
-        skipped += size;
-        if (size > *rest || skipped > MAX_EXTENSIONS)
+        if (size > *rest)
             return KIND_MALFORMED;
         packet->protocol = extension.nexthdr;
-        packet->headers += size;
+        left -= size;
         *rest -= size;
     }
     return KIND_MALFORMED;

@@ -72,7 +72,7 @@ def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
     rtts = {
         point.attributes[telemetry.SUBNET]: point.point
         for point in _latest(sink.points(telemetry.RTT.name))
-        if point.attributes.get(telemetry.SIDE) == "external"
+        if point.attributes.get(telemetry.SIDE) == "external" and point.attributes[telemetry.METHOD] == "tcp_timestamp"
     }
     packets = _latest(sink.points(telemetry.SUBNET_COUNTERS[0].name))
     for network in networks:

@@ -5,6 +5,7 @@ The helpers beside this file are plug-ins: so everybody has their fixtures, and 
 What a session can share (a lab, a namespace, a program) is made once, by whichever test asks for it first.
 """
 
+import re
 import signal
 from collections.abc import Callable, Iterator
 
@@ -19,6 +20,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 pytest_plugins = ["agent", "arrivals", "command", "packets", "recorder"]
 
 EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
+
+
+# Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
+SIDE_BY_SIDE = re.compile(
+    "test_(complete|exact|histogram|kernel_config|ledger|link|methods|packet_.*|rules_.*|slots|telemetry)"
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if SIDE_BY_SIDE.fullmatch(item.path.stem):
+            item.add_marker("side_by_side")
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ class LyingLab(demo.Lab):
         self.networks = tuple(said)
 
 demo.Lab = LyingLab
-demo._SECONDS = 5
+demo._SECONDS = 3
 sys.argv = ["otel-epping", "demo"]
 cli.main()
 """
