@@ -6,9 +6,10 @@ histogram    arithmetic on exponential histograms
 subnets      from the kernel's slots to named series
 telemetry    every metric and attribute, named once
 ledger       what is still to be told: all of it, or what was not acknowledged
+points       from counts to the SDK's data points; explicit: for readers that know no exponential histograms
 producer     the MetricProducer: from a reading to OpenTelemetry metrics
 exporter     an exporter around an exporter, which acknowledges what was delivered
 sdk          plugs the producer into the OpenTelemetry SDK
-cli          otel-epping run | check | demo
+cli          otel-epping run | check | demo, each a module: agent, check, demo
 lab          a small internet in network namespaces, for the demo and the tests
 """
