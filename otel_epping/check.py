@@ -6,7 +6,7 @@ weighed by the kernel's own account.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from otel_epping.kernel import libbpf, requirements
 from otel_epping.kernel.collector import Collector
@@ -57,8 +57,25 @@ def _memory(collector: Collector) -> str:
     )
 
 
-def findings(config: KernelConfig) -> Iterator[Finding]:
-    """All lines of the report, in the order in which things are needed."""
+def _verifier(collector: Collector) -> str:
+    counts = ", ".join(
+        f"{name.removeprefix('epping_')} {count:,}" for name, count in collector.verified_instructions.items()
+    )
+    return f"{counts} instructions verified, in {collector.program.verifier_s:.2f} s"
+
+
+def _alone(config: KernelConfig) -> Iterator[Finding]:
+    """The program with each of its methods alone, loaded for real as well."""
+    for method in config.methods:
+        try:
+            with Collector(replace(config, methods=(method,))) as collector:
+                yield Finding(method, True, _verifier(collector))
+        except EppingError as error:
+            yield Finding(method, False, str(error), error.detail)
+
+
+def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
+    """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
     yield _find("kernel", requirements.kernel)
     yield _find("BTF", requirements.btf)
     yield _find("privileges", requirements.privileges)
@@ -69,5 +86,10 @@ def findings(config: KernelConfig) -> Iterator[Finding]:
             yield Finding("BCC", True, f"{program.bcc_version}, of {program.interpreter}")
             yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
             yield Finding("memory", True, _memory(collector))
+            if verbose:
+                yield Finding("verifier", True, _verifier(collector))
     except EppingError as error:
         yield Finding("program", False, str(error), error.detail)
+        return
+    if verbose:
+        yield from _alone(config)

@@ -136,15 +136,16 @@ def run(config: KernelConfig, interfaces: tuple[str, ...], interval: int | None)
 
 
 @cli.command(**_COMMAND)
+@click.option("-v", "--verbose", is_flag=True, help="Also what the verifier says, of each method alone, too.")
 @_kernel_options
-def check(config: KernelConfig) -> None:
+def check(config: KernelConfig, verbose: bool) -> None:
     """Tell whether this machine has what it takes, and what the program takes of it."""
     from otel_epping.check import findings
 
     missing = 0
-    for finding in findings(config):
+    for finding in findings(config, verbose):
         missing += not finding.ok
-        click.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name:11} {finding.text}")
+        click.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name:14} {finding.text}")
         if finding.detail:
             click.echo(finding.detail, err=True)
     sys.exit(1 if missing else 0)

@@ -183,6 +183,17 @@ def test_check_says_what_the_program_takes(ns: Namespace, start: Callable[..., A
     assert agent.stop() == 0
 
 
+def test_verbose_check_has_the_verifiers_figures_of_each_method(ns: Namespace) -> None:
+    result = epping(ns, "check", "--verbose", "--methods", "dns,icmp_echo")
+    assert result.returncode == 0
+    figures = re.compile(r"ok +(\w+) +ingress ([\d,]+), egress ([\d,]+) instructions verified, in \d+\.\d+ s")
+    found = {line[1]: line for line in map(figures.fullmatch, result.stdout.splitlines()) if line}
+    assert list(found) == ["verifier", "dns", "icmp_echo"]
+    for line in found.values():
+        # A million is the kernel's limit.
+        assert all(0 < int(count.replace(",", "")) < 500_000 for count in line.groups()[1:])
+
+
 def test_nothing_stays_in_the_kernel(ns: Namespace, start: Callable[..., Agent]) -> None:
     size = 10_007
     assert epping(ns, "check", "--max-subnets", str(size)).returncode == 0

@@ -106,6 +106,11 @@ class Collector:
         """Kernel memory of each map, as the kernel accounts it."""
         return {name: memory.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
+    @property
+    def verified_instructions(self) -> dict[str, int]:
+        """How many instructions the verifier went through for each entry point (of a million it allows)."""
+        return {name: memory.map_info(fd)["verified_insns"] for name, fd in self.program.entry_points.items()}
+
     def close(self) -> None:
         """Detaches from every interface and lets the program go. Its maps stay until the last reader is gone."""
         self.attachments.detach_all()

@@ -39,12 +39,13 @@ class Map:
 
 @dataclass(frozen=True)
 class Program:
-    """The loaded program: descriptors of its entry points and maps, by name."""
+    """The loaded program: descriptors of its entry points and maps, by name; how long the kernel took to verify it."""
 
     entry_points: dict[str, int]
     maps: dict[str, Map]
     bcc_version: str
     interpreter: str
+    verifier_s: float
 
 
 def source_folder() -> Path:
@@ -115,6 +116,7 @@ def load(config: KernelConfig) -> Program:
                 maps={entry["name"]: Map(by_name[entry["name"]], entry["layout"]) for entry in reply["maps"]},
                 bcc_version=reply["bcc"],
                 interpreter=interpreter,
+                verifier_s=reply["verifier_s"],
             )
         if reply["kind"] in ("compile", "load"):
             raise _failure(reply, printed)

@@ -8,7 +8,7 @@ has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agen
     argv[1]   the socket's descriptor
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
     replies   one JSON message with the descriptors of programs, then maps (SCM_RIGHTS, unix(7)):
-              {"programs": [name...], "maps": [{"name", "fields": layout or null}...], "bcc": version}
+              {"programs": [name...], "maps": [{"name", "layout": layout or null}...], "bcc": version, "verifier_s"}
               or {"error": what happened, "kind": "no-bcc" | "wrong-bcc" | "compile" | "load"}
 
 What compiler and verifier print goes to standard error, which the agent keeps.
@@ -21,6 +21,7 @@ import re
 import socket
 import sys
 import sysconfig
+import time
 from pathlib import Path
 from typing import Any
 
@@ -80,11 +81,15 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         module = bcc.BPF(text=flatten(folder, "epping.bpf.c", set()), cflags=flags)
     except Exception as error:
         return {"error": str(error), "kind": "compile"}, [], None
+    descriptors = []
+    began = time.monotonic()
     try:
-        descriptors = [module.load_func(name, bcc.BPF.SCHED_CLS).fd for name in PROGRAMS]
+        for name in PROGRAMS:
+            descriptors.append(module.load_func(name, bcc.BPF.SCHED_CLS).fd)
     except Exception as error:
         return {"error": str(error), "kind": "load"}, [], None
 
+    verifier_s = time.monotonic() - began
     maps = []
     bcc.lib.bpf_table_name.restype = ctypes.c_char_p
     for index in range(bcc.lib.bpf_num_tables(module.module)):
@@ -92,7 +97,8 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         leaf = module[name].Leaf
         maps.append({"name": name, "layout": layout(leaf) if hasattr(leaf, "_fields_") else None})
         descriptors.append(module[name].map_fd)
-    reply = {"programs": PROGRAMS, "maps": maps, "bcc": getattr(bcc, "__version__", "unknown")}
+    version = getattr(bcc, "__version__", "unknown")
+    reply = {"programs": PROGRAMS, "maps": maps, "bcc": version, "verifier_s": verifier_s}
     return reply, descriptors, module
 
 
