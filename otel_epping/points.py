@@ -18,9 +18,21 @@ from opentelemetry.util.types import Attributes
 
 from otel_epping import histogram, telemetry
 from otel_epping.histogram import Counts
+from otel_epping.kernel.buckets import edge_ns
 
 _NS = 1e9
 _NO_BUCKETS = Buckets(0, ())
+
+
+def _within(buckets: histogram.Buckets, extremes: tuple[int, int]) -> tuple[int, int]:
+    """The extremes, in ns, no further apart than the buckets are.
+
+    An RTT counted while a reading was taken is in its buckets, and its extreme in the next one's, too (Reader.read()).
+    There it would contradict the buckets; so it is put at their edge, at most one bucket from the truth.
+    """
+    below = edge_ns(buckets.offset, buckets.scale)
+    last = edge_ns(buckets.offset + len(buckets.counts), buckets.scale)
+    return max(extremes[0], below + 1), min(extremes[1], last)
 
 
 def rtt_point(
@@ -37,7 +49,7 @@ def rtt_point(
     them: then the point has no min and max, as OTLP allows.
     """
     fitted = histogram.fit(buckets)
-    least, greatest = (value / _NS for value in extremes) if extremes[1] else (None, None)
+    least, greatest = (value / _NS for value in _within(buckets, extremes)) if extremes[1] else (None, None)
     return ExponentialHistogramDataPoint(
         attributes=attributes,
         start_time_unix_nano=start_ns,

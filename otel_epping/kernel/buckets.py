@@ -9,6 +9,7 @@ those from 2^-9 s up are whole, so rounding down never moves a nanosecond to ano
 The kernel finds a bucket by cells; bpf/histogram.h says how.
 """
 
+from functools import cache
 from math import isqrt
 
 import numpy as np
@@ -23,6 +24,7 @@ _OCTAVES = RTT_GREATEST_NS.bit_length() - _FIRST_OCTAVE
 _NO_EDGE = 2**64 - 1
 
 
+@cache
 def edge_ns(index: int, scale: int) -> int:
     """Greatest whole nanosecond not above 2^(index / 2^scale) seconds, by integer arithmetic alone.
 
