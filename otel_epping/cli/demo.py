@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""otel-epping demo: see it work."""
+
+import click
+
+from otel_epping.cli.options import SETTINGS
+from otel_epping.kernel import requirements
+from otel_epping.kernel.errors import EppingError
+
+
+@click.command(context_settings=SETTINGS)
+def demo() -> None:
+    """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
+    requirements.kernel()
+    requirements.privileges()
+    from otel_epping import demo as demonstration  # needs rich and rotel
+
+    if not demonstration.run():
+        raise EppingError("not all round-trip times are the true ones: is the machine overloaded? Run it again")
