@@ -51,6 +51,11 @@
 #define CPUS 1
 #endif
 
+/* 1: each RTT and each flow that opens or closes is reported to user space, too (events.h). */
+#ifndef EVENTS
+#define EVENTS 0
+#endif
+
 /* 1: the clock is the packet's own timestamp (BPF_PROG_TEST_RUN over captures and tests); 0: the kernel's. */
 #ifndef PACKET_CLOCK
 #define PACKET_CLOCK 0

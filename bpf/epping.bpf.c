@@ -17,7 +17,10 @@
 #include "subnet.h"
 #include "flow.h"
 #include "histogram.h"
+#include "events.h"
 #include "observation.h"
+#include "watch.h"
+#include "record.h"
 #include "tcp_timestamp.h"
 #include "tcp_handshake.h"
 #include "icmp_echo.h"
@@ -26,8 +29,8 @@
 
 #define INTERFACE_PROBES 4
 
-/* The number of an interface, and how long its link header is. User space fills the table before it attaches us. */
-static __always_inline u32 find_interface(u32 ifindex, u32 *link_header)
+/* The number of an interface, and what is known of it. User space fills the table before it attaches us. */
+static __always_inline u32 find_interface(u32 ifindex, u32 *link_header, u32 side[2])
 {
     for (u32 i = 0; i < INTERFACE_PROBES; i++) {
         u32 row = (ifindex + i) & (INTERFACES - 1);
@@ -35,10 +38,14 @@ static __always_inline u32 find_interface(u32 ifindex, u32 *link_header)
 
         if (interface && interface->ifindex == ifindex) {
             *link_header = interface->link_header;
+            side[0] = interface->side[0];
+            side[1] = interface->side[1];
             return row + 1;
         }
     }
     *link_header = ETH_HLEN;
+    side[0] = SIDE_INTERNAL;
+    side[1] = SIDE_EXTERNAL;
     return UNKNOWN_INTERFACE;
 }
 
@@ -56,16 +63,17 @@ static __always_inline u32 find_interface(u32 ifindex, u32 *link_header)
 
 static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 {
-    u32 link_header, zero = 0, destination_slot;
-    u32 interface = find_interface(skb->ifindex, &link_header);
-    enum side destination_side = ingress ? SIDE_INTERNAL : SIDE_EXTERNAL;
+    u32 link_header, side[2], zero = 0, destination_slot;
+    u32 interface = find_interface(skb->ifindex, &link_header, side);
     struct control *told = control.lookup(&zero);
     struct observation seen = {
         .skb = skb,
         .counters = counters_of(interface),
         .interface = interface,
-        .source_side = ingress ? SIDE_EXTERNAL : SIDE_INTERNAL,
+        .source_side = side[ingress],
+        .ingress = ingress,
     };
+    u32 destination_side = side[!ingress];
     struct interface_counters *counters = seen.counters;
     struct packet *packet = &seen.packet;
 
@@ -94,7 +102,13 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), tally);
     EACH_METHOD(MEASURE)
+#if EVENTS
+    watch_packet(&seen, kind);
+#endif
     record_rtts(&seen);
+#if EVENTS
+    watch_end(&seen);
+#endif
 }
 
 int epping_ingress(struct __sk_buff *skb)

@@ -27,7 +27,7 @@ static __always_inline struct exchange_key exchange_of(const struct observation 
         .interface = seen->interface,
         .family = packet->family,
         .method = method,
-        .asker_external = source_asks == (seen->source_side == SIDE_EXTERNAL),
+        .asker_external = is_external(source_asks, seen->source_side),
     };
 }
 

@@ -17,6 +17,17 @@ struct flow_view {
     struct half_flow *receiver;
 };
 
+/*
+ * Whether the first of two endpoints is external: tells apart a packet that comes in and the same packet that leaves by
+ * the same interface. In a capture nothing does, and both directions must be one flow.
+ */
+static __always_inline u8 is_external(bool is_source, u32 source_side)
+{
+    /* is_source == (source_side == SIDE_EXTERNAL), or 0 if it is SIDE_UNKNOWN: a branch here doubles what the verifier
+     * has to follow. */
+    return (is_source ^ source_side) & 1 & ~(source_side >> 1);
+}
+
 /* Any order will do, as long as both directions agree. */
 static __always_inline bool source_is_low(const struct packet *packet)
 {
@@ -27,23 +38,30 @@ static __always_inline bool source_is_low(const struct packet *packet)
     return packet->source_port < packet->destination_port;
 }
 
-/*
- * Finds the flow of a segment, or begins it. A SYN begins none, so that a SYN flood cannot push out established flows,
- * nor does a RST, which ends whatever it answers.
- */
-static __always_inline bool find_flow(const struct packet *packet, u16 interface, enum side source_side,
-                                      struct interface_counters *counters, struct flow_view *view)
+static __always_inline struct flow_key flow_key_of(const struct packet *packet, u16 interface, u32 source_side)
 {
     bool source_low = source_is_low(packet);
-    struct flow_key key = {
+
+    return (struct flow_key){
         .low = source_low ? packet->source : packet->destination,
         .high = source_low ? packet->destination : packet->source,
         .low_port = source_low ? packet->source_port : packet->destination_port,
         .high_port = source_low ? packet->destination_port : packet->source_port,
         .interface = interface,
         .family = packet->family,
-        .low_external = source_low == (source_side == SIDE_EXTERNAL),
+        .low_external = is_external(source_low, source_side),
     };
+}
+
+/*
+ * Finds the flow of a segment, or begins it. A SYN begins none, so that a SYN flood cannot push out established flows,
+ * nor does a RST, which ends whatever it answers.
+ */
+static __always_inline bool find_flow(const struct packet *packet, u16 interface, u32 source_side,
+                                      struct interface_counters *counters, struct flow_view *view)
+{
+    bool source_low = source_is_low(packet);
+    struct flow_key key = flow_key_of(packet, interface, source_side);
     struct flow *flow = flows.lookup(&key);
 
     if (!flow) {
@@ -70,7 +88,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
  * an old epoch under a new one.
  */
 static __always_inline u32 cached_slot(struct half_flow *half, u32 epoch, struct address address, u8 family,
-                                       u16 interface, enum side side, struct __sk_buff *skb,
+                                       u16 interface, u32 side, struct __sk_buff *skb,
                                        struct interface_counters *counters)
 {
     u64 cached = half->cached;

@@ -28,8 +28,8 @@ struct address {
 
 enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 
-/* Where an endpoint is: external if its packets come in through the interface, internal if they go out. */
-enum side { SIDE_EXTERNAL, SIDE_INTERNAL };
+/* Where an endpoint is, seen from the interface: on the internet's side of it, or on the customer's. */
+enum side { SIDE_EXTERNAL, SIDE_INTERNAL, SIDE_UNKNOWN };
 
 /* In the order of otel_epping/kernel/methods.py. */
 enum method { METHOD_TCP_TIMESTAMP, METHOD_TCP_HANDSHAKE, METHOD_ICMP_ECHO, METHOD_DNS, METHOD_QUIC_HANDSHAKE };
@@ -75,6 +75,9 @@ BPF_ARRAY(control, struct control, 1);
 struct interface {
     u32 ifindex;
     u32 link_header; /* bytes in front of the network header: 14 for Ethernet, 0 for tun, ppp, wireguard */
+    /* The side of what goes out through it, and of what comes in: it depends on what the interface faces, and in a
+     * capture nobody knows. */
+    u32 side[2];
 };
 
 BPF_ARRAY(interfaces, struct interface, INTERFACES);

@@ -4,22 +4,24 @@
 
 #include "maps.h"
 
+enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
+
 struct packet {
     struct address source;
     struct address destination;
     u16 source_port;
     u16 destination_port;
     u32 headers; /* bytes in front of the payload, link header included */
-    u32 payload; /* bytes of TCP payload */
+    u32 payload; /* bytes behind the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
     u32 tsval;
     u32 tsecr;
-    u32 icmp_identifier; /* identifier and sequence number, as they stand there */
-    u64 udp_head;        /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */
+    u16 sequence; /* of ICMP echo, whose identifier stands for both ports */
+    u64 udp_head; /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */
     bool has_timestamp;
     u8 tcp_flags;
-    u8 icmp_type;
+    u8 echo; /* enum echo */
     u8 family;
     u8 protocol;
     u8 ecn;

@@ -53,7 +53,7 @@ static __always_inline u32 claim_slot(struct subnet_key *key, struct __sk_buff *
     return index;
 }
 
-static __always_inline u32 slot_of(struct address address, u8 family, u16 interface, enum side side, enum method method,
+static __always_inline u32 slot_of(struct address address, u8 family, u16 interface, u32 side, enum method method,
                                    struct __sk_buff *skb, struct interface_counters *counters)
 {
     struct subnet_key key = {

@@ -12,6 +12,11 @@
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
 
+#define ICMP_ECHO_REPLY 0
+#define ICMP_ECHO_REQUEST 8
+#define ICMPV6_ECHO_REQUEST 128
+#define ICMPV6_ECHO_REPLY 129
+
 #define TCPOPT_EOL 0
 #define TCPOPT_NOP 1
 #define TCPOPT_TIMESTAMP 8
@@ -79,12 +84,13 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 res
 }
 
 /* What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. */
-static __always_inline void parse_udp(struct cursor *cursor, struct packet *packet)
+static __always_inline void parse_udp(struct cursor *cursor, u32 rest, struct packet *packet)
 {
     struct udphdr *udp = take(cursor, sizeof(*udp));
     u64 *head = udp ? take(cursor, sizeof(*head)) : 0;
 
     packet->headers += sizeof(*udp);
+    packet->payload = rest > sizeof(*udp) ? rest - sizeof(*udp) : 0;
     if (!udp)
         return;
     packet->source_port = udp->source;
@@ -92,18 +98,29 @@ static __always_inline void parse_udp(struct cursor *cursor, struct packet *pack
     packet->udp_head = head ? *head : 0;
 }
 
-static __always_inline void parse_icmp(struct cursor *cursor, struct packet *packet)
+static __always_inline void parse_icmp(struct cursor *cursor, u32 rest, struct packet *packet)
 {
-    /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4): type, code, checksum, identifier, sequence. */
+    /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4). */
     struct {
         u8 type;
         u8 code;
         u16 checksum;
-        u32 identifier;
+        u16 identifier;
+        u16 sequence;
     } *echo = take(cursor, sizeof(*echo));
+    bool v4 = packet->family == FAMILY_V4;
 
+    packet->headers += sizeof(*echo);
+    packet->payload = rest > sizeof(*echo) ? rest - sizeof(*echo) : 0;
     if (!echo || echo->code)
         return;
-    packet->icmp_type = echo->type;
-    packet->icmp_identifier = echo->identifier;
+    if (echo->type == (v4 ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST))
+        packet->echo = ECHO_REQUEST;
+    else if (echo->type == (v4 ? ICMP_ECHO_REPLY : ICMPV6_ECHO_REPLY))
+        packet->echo = ECHO_REPLY;
+    else
+        return;
+    packet->source_port = echo->identifier;
+    packet->destination_port = echo->identifier;
+    packet->sequence = echo->sequence;
 }

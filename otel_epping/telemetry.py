@@ -42,7 +42,7 @@ ATTRIBUTES = {
     INTERFACE: "The interface on which the packets were seen.",
     IO_DIRECTION: "`receive`: in through the interface; `transmit`: out through it.",
     SIDE: "`external`: the subnet is on the side that the interface leads to, its packets come in through it; "
-    "`internal`: it is on the other side, or this host itself.",
+    "`internal`: it is on the other side, or this host itself; `unknown`: of a capture nobody knows.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
     SUBNET_DIRECTION: "`from` or `to` the subnet.",
     TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (fragments too).",
@@ -60,7 +60,7 @@ ATTRIBUTES = {
 # ---- values, in the order of the enums of bpf/maps.h
 
 FAMILIES = {4: "ipv4", 6: "ipv6"}
-SIDES = ("external", "internal")
+SIDES = ("external", "internal", "unknown")
 SUBNET_DIRECTIONS = ("from", "to")
 TRAFFIC_CLASSES = ("tcp_timestamp", "tcp_other", "udp", "icmp", "other")
 PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")

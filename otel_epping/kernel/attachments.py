@@ -10,6 +10,7 @@ import numpy as np
 
 from otel_epping.kernel import interfaces, libbpf
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.loader import Program
 
 # bpf/maps.h, bpf/epping.bpf.c
@@ -29,22 +30,22 @@ class Attachments:
         self._ifindexes: dict[int, int] = {}
         self._links: dict[str, list[int]] = {}
 
-    def register(self, interface: interfaces.Interface) -> None:
+    def register(self, interface: interfaces.Interface, role: Role = Role.WAN) -> None:
         """Puts an interface where the program finds it by ifindex. Raises EppingError if there is no room."""
         for probe in range(_PROBES):
             row = (interface.ifindex + probe) % INTERFACES
             if self._ifindexes.get(row, interface.ifindex) == interface.ifindex:
-                value = np.array([interface.ifindex, interface.link_header], np.uint32)
+                value = np.array([interface.ifindex, interface.link_header, *role.value], np.uint32)
                 libbpf.map_update(self._program.maps["interfaces"].fd, np.uint32(row).tobytes(), value.tobytes())
                 self._ifindexes[row] = interface.ifindex
                 self.names[row + 1] = interface.name
                 return
         raise EppingError(f"no room for interface {interface.name}: watch fewer interfaces with one agent")
 
-    def attach(self, name: str) -> None:
+    def attach(self, name: str, role: Role = Role.WAN) -> None:
         """Begins to watch an interface, both ways. Raises EppingError if that cannot be."""
         interface = interfaces.find(name)
-        self.register(interface)
+        self.register(interface, role)
         links: list[int] = []
         try:
             for entry_point, hook in _HOOKS.items():

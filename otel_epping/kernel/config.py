@@ -40,6 +40,7 @@ class KernelConfig:
     max_age_ns: int = 10_000_000_000
     scale: int = 4
     methods: tuple[str, ...] = methods.ALL
+    events: bool = False
     packet_clock: bool = False
 
     def __post_init__(self) -> None:
@@ -51,6 +52,6 @@ class KernelConfig:
 
     def defines(self) -> dict[str, int]:
         """Compile-time constants of `bpf/config.h`."""
-        knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "packet_clock")}
+        knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "events", "packet_clock")}
         knobs["METHODS"] = methods.bits(self.methods)
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus()}

@@ -8,6 +8,7 @@ import fcntl
 import socket
 import struct
 from dataclasses import dataclass
+from enum import Enum
 
 from otel_epping.kernel.errors import EppingError
 
@@ -27,6 +28,17 @@ _NO_HEADER_TYPES = {
     823: "ip6gre",
     65534: "none",
 }
+
+
+class Role(Enum):
+    """What an interface faces: the sides (enum side of bpf/maps.h) of what goes out through it and what comes in.
+
+    CAPTURE is no interface but packets that were captured: nobody knows which side of it they came from.
+    """
+
+    WAN = (1, 0)
+    LAN = (0, 1)
+    CAPTURE = (2, 2)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/* Where the RTTs that a packet ends go: into the histogram of the subnet that it comes from, and to whoever watches. */
+#pragma once
+
+#include "histogram.h"
+#include "observation.h"
+#include "watch.h"
+
+/* Counts an RTT that this packet ends for the subnet it comes from. */
+static __always_inline void record_rtt(struct observation *seen, enum method method, u64 asked_ns)
+{
+    u64 rtt_ns = precise_now(seen->skb) - asked_ns;
+
+    if (rtt_ns > MAX_AGE_NS) {
+        seen->counters->rtt_expired++;
+        return;
+    }
+
+    u32 slot = method == TRAFFIC_METHOD ? seen->source_slot
+                                        : slot_of(seen->packet.source, seen->packet.family, seen->interface,
+                                                  seen->source_side, method, seen->skb, seen->counters);
+
+    histogram_record(slot, rtt_ns, seen->counters);
+#if EVENTS
+    report_rtt(seen, method, rtt_ns);
+#endif
+}
+
+/* All RTTs that this packet ends, in a loop that is one for the verifier, too. */
+static __always_inline void record_rtts(struct observation *seen)
+{
+#pragma clang loop unroll(disable)
+    for (int i = 0; i < RTTS_OF_A_PACKET; i++) {
+        if (seen->ended[i].asked_ns)
+            record_rtt(seen, seen->ended[i].method, seen->ended[i].asked_ns);
+    }
+}
