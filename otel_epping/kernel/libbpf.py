@@ -5,14 +5,22 @@ BCC's library is linked to libbpf, so it is there wherever BCC is; without LLVM 
 """
 
 import ctypes
+import errno
 import os
+from collections.abc import Iterator
 from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from otel_epping.kernel.errors import EppingError
 
 # enum bpf_attach_type, linux/bpf.h
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
+
+_BATCH = 4096
 
 
 @cache
@@ -53,3 +61,31 @@ def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
     if _library().bpf_map_lookup_elem(map_fd, key, value) < 0:
         return None
     return value.raw
+
+
+def map_delete(map_fd: int, key: bytes) -> bool:
+    """Deletes an element; whether it was there."""
+    return int(_library().bpf_map_delete_elem(map_fd, key)) == 0
+
+
+def map_batches(
+    map_fd: int, key: np.dtype[Any], value: np.dtype[Any]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """All elements of a hash map, some thousand at a time, as arrays of keys and of values.
+
+    What is added meanwhile may be left out; what is in a batch may be deleted before the next one.
+    """
+    keys, values = np.empty(_BATCH, key), np.empty(_BATCH, value)
+    here, there = ctypes.c_uint32(), ctypes.c_uint32()
+    begin = None
+    more = True
+    while more:
+        count = ctypes.c_uint32(_BATCH)
+        buffers = ctypes.c_void_p(keys.ctypes.data), ctypes.c_void_p(values.ctypes.data)
+        result = _library().bpf_map_lookup_batch(map_fd, begin, ctypes.byref(there), *buffers, ctypes.byref(count), None)
+        more = result == 0
+        if not more and ctypes.get_errno() != errno.ENOENT:  # which says that this was the last batch
+            _check(result)
+        yield keys[: count.value], values[: count.value]
+        here.value = there.value
+        begin = ctypes.byref(here)
