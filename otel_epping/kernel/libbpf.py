@@ -81,8 +81,8 @@ def map_batches(
     more = True
     while more:
         count = ctypes.c_uint32(_BATCH)
-        buffers = ctypes.c_void_p(keys.ctypes.data), ctypes.c_void_p(values.ctypes.data)
-        result = _library().bpf_map_lookup_batch(map_fd, begin, ctypes.byref(there), *buffers, ctypes.byref(count), None)
+        to = ctypes.c_void_p(keys.ctypes.data), ctypes.c_void_p(values.ctypes.data), ctypes.byref(count)
+        result = _library().bpf_map_lookup_batch(map_fd, begin, ctypes.byref(there), *to, None)
         more = result == 0
         if not more and ctypes.get_errno() != errno.ENOENT:  # which says that this was the last batch
             _check(result)
