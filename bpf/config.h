@@ -33,6 +33,11 @@
 #define MAX_AGE_NS 10000000000
 #endif
 
+/* A flow that was silent for longer than this, in ns, is closed; what it sends then begins another. */
+#ifndef FLOW_IDLE_NS
+#define FLOW_IDLE_NS 300000000000
+#endif
+
 /* Scale of the exponential histograms (0 to 6), and how many buckets it takes from 1 us to 64 s. */
 #ifndef SCALE
 #define SCALE 4
@@ -43,7 +48,7 @@
 
 /* Methods that measure: bit i for the i-th of enum method (maps.h); all of them. */
 #ifndef METHODS
-#define METHODS 31
+#define METHODS 63
 #endif
 
 /* CPUs that may run the program: the highest possible number plus one. Counters per CPU have one row for each. */

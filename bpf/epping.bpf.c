@@ -16,12 +16,15 @@
 #include "traffic.h"
 #include "subnet.h"
 #include "flow.h"
+#include "sequence.h"
 #include "histogram.h"
 #include "events.h"
 #include "observation.h"
 #include "watch.h"
 #include "record.h"
+#include "conduct.h"
 #include "tcp_timestamp.h"
+#include "tcp_sequence.h"
 #include "tcp_handshake.h"
 #include "icmp_echo.h"
 #include "dns.h"
@@ -52,6 +55,7 @@ static __always_inline u32 find_interface(u32 ifindex, u32 *link_header, u32 sid
 /* A row per method of measuring: what it is called in enum method, its function, and the packets it wants to see. */
 #define EACH_METHOD(ROW)                               \
     ROW(METHOD_TCP_TIMESTAMP, tcp_timestamp, KIND_TCP) \
+    ROW(METHOD_TCP_SEQUENCE, tcp_sequence, KIND_TCP)   \
     ROW(METHOD_TCP_HANDSHAKE, tcp_handshake, KIND_TCP) \
     ROW(METHOD_ICMP_ECHO, icmp_echo, KIND_ICMP)        \
     ROW(METHOD_DNS, dns, KIND_UDP)                     \
@@ -100,7 +104,13 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         destination_slot =
             slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);
     }
-    count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), tally);
+    count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
+    if (seen.has_flow) {
+        u64 now_ns = coarse_now(skb);
+
+        seen.segment = follow_sequence(&seen.flow, packet, now_ns);
+        count_conduct(&seen, destination_slot, now_ns);
+    }
     EACH_METHOD(MEASURE)
 #if EVENTS
     watch_packet(&seen, kind);

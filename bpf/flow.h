@@ -13,6 +13,8 @@
 #include "transport.h"
 
 struct flow_view {
+    struct flow *flow;
+    bool source_low;
     struct half_flow *sender;
     struct half_flow *receiver;
 };
@@ -26,6 +28,12 @@ static __always_inline u8 is_external(bool is_source, u32 source_side)
     /* is_source == (source_side == SIDE_EXTERNAL), or 0 if it is SIDE_UNKNOWN: a branch here doubles what the verifier
      * has to follow. */
     return (is_source ^ source_side) & 1 & ~(source_side >> 1);
+}
+
+/* RFC 9293 section 3.4, RFC 7323 section 5.2: sequence numbers and timestamps wrap around. */
+static __always_inline bool later(u32 a, u32 b)
+{
+    return (s32)(a - b) > 0;
 }
 
 /* Any order will do, as long as both directions agree. */
@@ -78,6 +86,8 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
             return false;
         }
     }
+    view->flow = flow;
+    view->source_low = source_low;
     view->sender = source_low ? &flow->half[0] : &flow->half[1];
     view->receiver = source_low ? &flow->half[1] : &flow->half[0];
     return true;

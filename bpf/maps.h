@@ -32,7 +32,14 @@ enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL, SIDE_UNKNOWN };
 
 /* In the order of otel_epping/kernel/methods.py. */
-enum method { METHOD_TCP_TIMESTAMP, METHOD_TCP_HANDSHAKE, METHOD_ICMP_ECHO, METHOD_DNS, METHOD_QUIC_HANDSHAKE };
+enum method {
+    METHOD_TCP_TIMESTAMP,
+    METHOD_TCP_SEQUENCE,
+    METHOD_TCP_HANDSHAKE,
+    METHOD_ICMP_ECHO,
+    METHOD_DNS,
+    METHOD_QUIC_HANDSHAKE,
+};
 
 /* Traffic is counted in the slots of this method. */
 #define TRAFFIC_METHOD METHOD_TCP_TIMESTAMP
@@ -116,11 +123,18 @@ struct tally {
 
 enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_TCP_OTHER, CLASS_UDP, CLASS_ICMP, CLASS_OTHER, CLASSES };
 
-/* Sent by the subnet, and sent to it; row slot * CPUS + cpu. */
+#define ECN_CODEPOINTS 4 /* RFC 3168 section 5 */
+
+/*
+ * Sent by the subnet, and sent to it; row slot * CPUS + cpu. ECN code points but for the first, which is what remains
+ * of all packets; in 32 bits, which may wrap around, so that a row has no more than three cache lines.
+ */
 struct traffic {
     struct tally from[CLASSES];
     struct tally to[CLASSES];
-    u64 unused[4]; /* to the end of the cache line */
+    u32 ecn_from[ECN_CODEPOINTS - 1];
+    u32 ecn_to[ECN_CODEPOINTS - 1];
+    u64 unused; /* to the end of the cache line */
 };
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
@@ -131,7 +145,7 @@ enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIN
 struct interface_counters {
     struct tally received[KINDS];
     struct tally transmitted[KINDS];
-    u64 ecn[4]; /* by code point, RFC 3168 section 5 */
+    u64 ecn[ECN_CODEPOINTS];
     u64 flows_created;
     u64 flow_insert_failed;
     u64 subnet_insert_failed;
@@ -145,6 +159,22 @@ struct interface_counters {
 };
 
 BPF_F_TABLE("array", u32, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS, BPF_F_MMAPABLE);
+
+/* ---- what TCP flows did; rare, so shared by all CPUs and added to atomically, like histograms */
+
+enum opening { OPENED_BY_SYN, OPENED_MIDWAY, OPENINGS };
+enum closing { CLOSED_BY_FIN, CLOSED_BY_RST, CLOSINGS };
+
+/* [0] of segments from the subnet, [1] of segments to it; of flows with one end in the subnet. */
+struct flow_counters {
+    u64 retransmitted[2];
+    u64 out_of_order[2];
+    u64 zero_window[2];
+    u64 opened[OPENINGS];
+    u64 closed[CLOSINGS];
+};
+
+BPF_F_TABLE("array", u32, struct flow_counters, flow_counters, SLOTS, BPF_F_MMAPABLE);
 
 /* ---- flows */
 
@@ -163,17 +193,27 @@ struct flow_key {
 /* What one endpoint sent. */
 struct half_flow {
     u64 sent_ns[OUTSTANDING]; /* 0: this place is free */
-    u32 tsval[OUTSTANDING];
-    u64 begun_ns;    /* coarse time at which the last RTT was begun */
-    u64 edge_ns;     /* coarse time at which the TSval last changed; 0: none seen yet */
-    u64 cached;      /* epoch << 32 | slot of the endpoint's subnet */
-    u64 accepted_ns; /* when its SYN-ACK went by; 0: none waits for its ACK */
+    u32 awaited[OUTSTANDING]; /* the TSval; of who sends none, [0] is the sequence number that acknowledges */
+    u64 begun_ns;             /* coarse time at which the last RTT was begun */
+    u64 edge_ns;              /* coarse time at which the TSval last changed; 0: none seen yet */
+    u64 advanced_ns;          /* coarse time at which next_seq last advanced; 0: none seen yet */
+    u64 cached;               /* epoch << 32 | slot of the endpoint's subnet */
+    u64 accepted_ns;          /* when its SYN-ACK went by; 0: none waits for its ACK */
     u32 accepted_seq;
     u32 last_tsval;
+    u32 next_seq; /* one beyond the greatest sequence number that it sent */
+    u32 acked;    /* the greatest acknowledgement number that it sent */
+    u32 is_window_zero;
+    u32 skips_next; /* see tcp_sequence.h */
 };
+
+enum flow_state { FLOW_LOW_FINISHED = 1, FLOW_HIGH_FINISHED = 2, FLOW_CLOSED = 3 };
 
 struct flow {
     struct half_flow half[2]; /* [0] of low, [1] of high */
+    u64 last_ns;              /* coarse time of its last packet */
+    u64 handshake_ns;         /* from SYN to the ACK of the SYN-ACK; 0: not seen */
+    u64 state;                /* enum flow_state */
 };
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, MAX_FLOWS);

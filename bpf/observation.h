@@ -5,7 +5,7 @@
 #pragma once
 
 #include "events.h"
-#include "flow.h"
+#include "sequence.h"
 
 /* The ACK of a handshake may also echo a timestamp. */
 #define RTTS_OF_A_PACKET 2
@@ -19,6 +19,7 @@ struct observation {
     u32 source_slot; /* of TRAFFIC_METHOD */
     u16 interface;
     bool has_flow;
+    u8 segment; /* enum segment, of TCP */
     bool ingress;
 #if EVENTS
     struct watched_half *watched_sender;

@@ -27,6 +27,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
         } else {
             enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &version);
 
+            /* One way on for the verifier, wherever skip_tags() ended. */
+            link_header = opaque(link_header);
+            version = opaque(version);
+
             u64 tags = opaque(link_header - sizeof(*ethernet));
 
             if (kind != KIND_OTHER)
@@ -86,5 +90,11 @@ static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;
     }
+
+    /* What the verifier knows of these differs by the way they were found, and it would follow all the rest of the
+     * program once for each way. */
+    packet->headers = opaque(packet->headers);
+    packet->family = opaque(packet->family);
+    packet->protocol = opaque(packet->protocol);
     return kind;
 }

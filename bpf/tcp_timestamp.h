@@ -7,12 +7,6 @@
 
 #include "observation.h"
 
-/* RFC 7323 section 5.2: timestamps wrap around. */
-static __always_inline bool later(u32 a, u32 b)
-{
-    return (s32)(a - b) > 0;
-}
-
 /*
  * Whether this TSval is sent for the first time, by a segment that somebody must answer.
  * - A SYN begins the sender's timestamps anew: a port may be used again. Its answer belongs to the handshake.
@@ -23,9 +17,9 @@ static __always_inline bool later(u32 a, u32 b)
  */
 static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, struct __sk_buff *skb)
 {
-    if (packet->tcp_flags & TCP_SYN) {
+    if (packet->tcp_flags & TCP_SYN || !sender->edge_ns) {
         __builtin_memset(sender->sent_ns, 0, sizeof(sender->sent_ns));
-    } else if (sender->edge_ns) {
+    } else {
         if (packet->tsval == sender->last_tsval)
             return false;
         if (later(packet->tsval, sender->last_tsval)) {
@@ -59,7 +53,7 @@ static __always_inline void remember(struct half_flow *sender, u32 tsval, struct
                 continue;
             counters->rtt_expired++;
         }
-        sender->tsval[i] = tsval;
+        sender->awaited[i] = tsval;
         sender->sent_ns[i] = precise_now(skb);
         sender->begun_ns = now_ns;
         counters->rtt_begun++;
@@ -79,9 +73,9 @@ static __always_inline u64 recall(struct half_flow *receiver, u32 tsecr, struct 
     if (!receiver->edge_ns || later(tsecr, receiver->last_tsval)) /* an echo of what was never sent */
         return 0;
     for (int i = 0; i < OUTSTANDING; i++) {
-        if (!receiver->sent_ns[i] || later(receiver->tsval[i], tsecr))
+        if (!receiver->sent_ns[i] || later(receiver->awaited[i], tsecr))
             continue;
-        if (receiver->tsval[i] == tsecr)
+        if (receiver->awaited[i] == tsecr)
             sent_ns = receiver->sent_ns[i];
         else
             counters->rtt_superseded++;

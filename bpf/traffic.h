@@ -46,7 +46,7 @@ static __always_inline struct interface_counters *counters_of(u32 interface)
     return interface_counters.lookup(&row);
 }
 
-static __always_inline void count_traffic(u32 source_slot, u32 destination_slot, enum traffic_class class,
+static __always_inline void count_traffic(u32 source_slot, u32 destination_slot, enum traffic_class class, u8 ecn,
                                           struct tally tally)
 {
     u32 cpu = bpf_get_smp_processor_id();
@@ -61,4 +61,12 @@ static __always_inline void count_traffic(u32 source_slot, u32 destination_slot,
         add(&from->from[index], tally);
     if (to)
         add(&to->to[index], tally);
+    if (from && to && ecn) {
+        u64 codepoint = opaque(ecn - 1);
+
+        if (codepoint >= ECN_CODEPOINTS - 1)
+            return;
+        from->ecn_from[codepoint] += tally.packets;
+        to->ecn_to[codepoint] += tally.packets;
+    }
 }

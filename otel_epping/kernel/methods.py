@@ -16,6 +16,7 @@ class Method(NamedTuple):
 
 METHODS = (
     Method("tcp_timestamp", "tcp", "the TSval of a segment and the TSecr that echoes it (RFC 7323)"),
+    Method("tcp_sequence", "tcp", "a segment without timestamps and the acknowledgement of just its end"),
     Method("tcp_handshake", "tcp", "a SYN and its SYN-ACK, and the SYN-ACK and its ACK"),
     Method("icmp_echo", "icmp", "an echo request and its reply"),
     Method("dns", "udp", "a DNS query over UDP and its response, the server's time included"),

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * How TCP flows behave, counted for the subnets of both their ends: what is sent again or overtaken, windows that
+ * close, flows that open and end. A flow that ends in silence is one that user space doesn't find active any more
+ * (otel_epping/kernel/flows.py).
+ */
+#pragma once
+
+#include "observation.h"
+
+/* Counts one for the subnet that sends, and one for the subnet that it is sent to. */
+#define COUNT_BOTH(field, of_sender, of_receiver)         \
+    do {                                                  \
+        __sync_fetch_and_add(&from->field[of_sender], 1); \
+        __sync_fetch_and_add(&to->field[of_receiver], 1); \
+    } while (0)
+
+static __always_inline void count_conduct(struct observation *seen, u32 destination_slot, u64 now_ns)
+{
+    const struct packet *packet = &seen->packet;
+    struct flow *flow = seen->flow.flow;
+    struct flow_counters *from = flow_counters.lookup(&seen->source_slot);
+    struct flow_counters *to = flow_counters.lookup(&destination_slot);
+    u8 flags = packet->tcp_flags;
+    bool is_new_syn_ack = (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && seen->segment == SEGMENT_OTHER;
+
+    if (!from || !to)
+        return;
+
+    if (is_new_syn_ack || now_ns - flow->last_ns > FLOW_IDLE_NS) { /* last_ns is 0 if it is new */
+        enum opening how = is_new_syn_ack ? OPENED_BY_SYN : OPENED_MIDWAY;
+
+        flow->state = 0;
+        COUNT_BOTH(opened, how, how);
+    }
+    if (flow->last_ns != now_ns)
+        flow->last_ns = now_ns;
+
+    if (seen->segment == SEGMENT_RETRANSMITTED)
+        COUNT_BOTH(retransmitted, 0, 1);
+    else if (seen->segment == SEGMENT_OUT_OF_ORDER)
+        COUNT_BOTH(out_of_order, 0, 1);
+    if (packet->is_window_zero && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+        COUNT_BOTH(zero_window, 0, 1);
+
+    if (flags & (TCP_FIN | TCP_RST) && flow->state != FLOW_CLOSED) {
+        if (flags & TCP_RST)
+            flow->state = FLOW_CLOSED;
+        else
+            flow->state |= seen->flow.source_low ? FLOW_LOW_FINISHED : FLOW_HIGH_FINISHED;
+        if (flow->state == FLOW_CLOSED) {
+            enum closing how = flags & TCP_RST ? CLOSED_BY_RST : CLOSED_BY_FIN;
+
+            COUNT_BOTH(closed, how, how);
+        }
+    }
+}

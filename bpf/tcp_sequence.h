@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Method tcp_sequence, for endpoints that send no timestamps: from a segment to the acknowledgement of just its last
+ * byte. One segment at a time is timed in each direction, and none that follows a gap, for its acknowledgement waits
+ * until the gap is filled. Whatever is sent again ends the timing (Karn's rule, RFC 6298 section 3): so an
+ * acknowledgement that follows duplicates, or that was selective before, is never one of a segment that is timed.
+ */
+#pragma once
+
+#include "observation.h"
+
+/*
+ * A receiver that acknowledges every second segment, and a sender that sends two for each acknowledgement: if the first
+ * of a pair were timed each time, no RTT would ever come of it. So after an acknowledgement of more, one is left out.
+ */
+static __always_inline void time_segment(struct half_flow *sender, u32 end, struct observation *seen)
+{
+    u64 now_ns = sender->advanced_ns;
+
+    if (SAMPLE_INTERVAL_NS && sender->begun_ns && now_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
+        return;
+    if (sender->skips_next) {
+        sender->skips_next = 0;
+        return;
+    }
+    sender->awaited[0] = end;
+    sender->sent_ns[0] = precise_now(seen->skb);
+    sender->begun_ns = now_ns;
+    seen->counters->rtt_begun++;
+}
+
+static __always_inline bool waits(struct half_flow *sender, struct observation *seen)
+{
+    if (!sender->sent_ns[0])
+        return false;
+    if ((s64)(sender->advanced_ns - sender->sent_ns[0]) <= (s64)MAX_AGE_NS)
+        return true;
+    seen->counters->rtt_expired++;
+    return false;
+}
+
+static __always_inline void match_acknowledgement(struct half_flow *receiver, struct observation *seen)
+{
+    u64 sent_ns = receiver->sent_ns[0];
+
+    if (!sent_ns || later(receiver->awaited[0], seen->packet.ack_seq))
+        return;
+    receiver->sent_ns[0] = 0;
+    if (receiver->awaited[0] == seen->packet.ack_seq) {
+        answers(seen, METHOD_TCP_SEQUENCE, sent_ns);
+    } else {
+        receiver->skips_next = 1;
+        receiver->begun_ns = 0;
+        seen->counters->rtt_superseded++;
+    }
+}
+
+/* `edge_ns` tells that an endpoint sends timestamps; then what waits are these. */
+static __always_inline void tcp_sequence(struct observation *seen)
+{
+    const struct packet *packet = &seen->packet;
+    struct half_flow *sender = seen->flow.sender, *receiver = seen->flow.receiver;
+
+    if (!seen->has_flow || packet->tcp_flags & TCP_RST)
+        return;
+    if (packet->tcp_flags & TCP_SYN && !packet->has_timestamp) { /* a port may be used again */
+        sender->edge_ns = 0;
+        sender->sent_ns[0] = 0;
+    }
+    if (packet->tcp_flags & TCP_ACK && !receiver->edge_ns)
+        match_acknowledgement(receiver, seen);
+    if (packet->has_timestamp || sender->edge_ns)
+        return;
+    if (seen->segment == SEGMENT_RETRANSMITTED || seen->segment == SEGMENT_OUT_OF_ORDER) {
+        seen->counters->rtt_repeated += sender->sent_ns[0] != 0;
+        sender->sent_ns[0] = 0;
+    } else if (seen->segment == SEGMENT_NEXT && !waits(sender, seen)) {
+        time_segment(sender, sender->next_seq, seen);
+    }
+}
