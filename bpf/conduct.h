@@ -28,7 +28,7 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
         return;
 
     if (is_new_syn_ack || now_ns - flow->last_ns > FLOW_IDLE_NS) { /* last_ns is 0 if it is new */
-        enum opening how = is_new_syn_ack ? OPENED_BY_SYN : OPENED_MIDWAY;
+        enum opening how = is_new_syn_ack ? OPENED_SYN : OPENED_MIDWAY;
 
         flow->state = 0;
         COUNT_BOTH(opened, how, how);
@@ -49,7 +49,7 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
         else
             flow->state |= seen->flow.source_low ? FLOW_LOW_FINISHED : FLOW_HIGH_FINISHED;
         if (flow->state == FLOW_CLOSED) {
-            enum closing how = flags & TCP_RST ? CLOSED_BY_RST : CLOSED_BY_FIN;
+            enum closing how = flags & TCP_RST ? CLOSED_RST : CLOSED_FIN;
 
             COUNT_BOTH(closed, how, how);
         }

@@ -33,11 +33,6 @@
 #define MAX_AGE_NS 10000000000
 #endif
 
-/* A flow that was silent for longer than this, in ns, is closed; what it sends then begins another. */
-#ifndef FLOW_IDLE_NS
-#define FLOW_IDLE_NS 300000000000
-#endif
-
 /* Scale of the exponential histograms (0 to 6), and how many buckets it takes from 1 us to 64 s. */
 #ifndef SCALE
 #define SCALE 4

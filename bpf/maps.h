@@ -162,8 +162,8 @@ BPF_F_TABLE("array", u32, struct interface_counters, interface_counters, (INTERF
 
 /* ---- what TCP flows did; rare, so shared by all CPUs and added to atomically, like histograms */
 
-enum opening { OPENED_BY_SYN, OPENED_MIDWAY, OPENINGS };
-enum closing { CLOSED_BY_FIN, CLOSED_BY_RST, CLOSINGS };
+enum opening { OPENED_SYN, OPENED_MIDWAY, OPENINGS };
+enum closing { CLOSED_FIN, CLOSED_RST, CLOSINGS };
 
 /* [0] of segments from the subnet, [1] of segments to it; of flows with one end in the subnet. */
 struct flow_counters {
@@ -206,6 +206,9 @@ struct half_flow {
     u32 is_window_zero;
     u32 skips_next; /* see tcp_sequence.h */
 };
+
+/* A flow that was silent for longer is closed, and what it sends then opens another. */
+#define FLOW_IDLE_NS 300000000000ULL
 
 enum flow_state { FLOW_LOW_FINISHED = 1, FLOW_HIGH_FINISHED = 2, FLOW_CLOSED = 3 };
 

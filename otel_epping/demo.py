@@ -74,7 +74,7 @@ def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
         for point in _latest(sink.points(telemetry.RTT.name))
         if point.attributes.get(telemetry.SIDE) == "external" and point.attributes[telemetry.METHOD] == "tcp_timestamp"
     }
-    packets = _latest(sink.points(telemetry.SUBNET_COUNTERS[0].name))
+    packets = _latest(sink.points(telemetry.SUBNET_PACKETS.name))
     for network in networks:
         subnet = str(network.subnet)
         tcp = dict.fromkeys(telemetry.TRAFFIC_CLASSES, 0)

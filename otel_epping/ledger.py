@@ -8,7 +8,7 @@ cumulative temporality nothing ever is.
 """
 
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +23,17 @@ _T = TypeVar("_T", np.int64, np.uint64)
 
 @dataclass(frozen=True)
 class Pending:
-    """What is to be told of some rows, arrays as in Reading; `start_ns` is when counting of each began."""
+    """What is to be told of some rows, arrays as in Reading; `start_ns` is when counting of each began.
+
+    counters  (rows, counters) those of a record, one after the other
+    """
 
     start_ns: Times
     buckets: Counts
     sum_ns: Counts
     least_ns: Counts
     greatest_ns: Counts
-    traffic: Counts
+    counters: Counts
 
 
 def _longer(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
@@ -41,25 +44,25 @@ def _longer(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]
     return np.concatenate([array, np.full((missing, *array.shape[1:]), fill, array.dtype)])
 
 
+def numbers(records: npt.NDArray[Any]) -> Counts:
+    """Records of nothing but 64-bit counters, as (rows, counters)."""
+    return records.view(np.uint64).reshape(len(records), -1)
+
+
 class _Acknowledged:
     """The counts of a reading that the receiver has, per row."""
 
     def __init__(self, reading: Reading) -> None:
-        self.buckets, self.sum_ns, self.traffic = (
-            np.zeros_like(counts[:0]) for counts in (reading.buckets, reading.sum_ns, reading.traffic)
+        self.buckets, self.sum_ns, self.counters = (
+            np.zeros_like(counts[:0]) for counts in (reading.buckets, reading.sum_ns, numbers(reading.counters))
         )
-        self.interfaces = np.zeros_like(_interface_counts(reading)[:0])
+        self.interfaces = np.zeros_like(numbers(reading.interfaces)[:0])
 
     def grow(self, rows: int, interfaces: int) -> None:
-        self.buckets, self.sum_ns, self.traffic = (
-            _longer(counts, rows) for counts in (self.buckets, self.sum_ns, self.traffic)
+        self.buckets, self.sum_ns, self.counters = (
+            _longer(counts, rows) for counts in (self.buckets, self.sum_ns, self.counters)
         )
         self.interfaces = _longer(self.interfaces, interfaces)
-
-
-def _interface_counts(reading: Reading) -> Counts:
-    """The records of struct interface_counters, nothing but 64-bit counters, as (interfaces, counters)."""
-    return reading.interfaces.view(np.uint64).reshape(len(reading.names), -1)
 
 
 class Ledger:
@@ -103,31 +106,34 @@ class Ledger:
 
     def rows(self) -> Rows:
         """Rows that have something to tell, and that have an owner: a slot can come to life while it is read."""
-        return np.flatnonzero(self._untold() & (self._start_ns[: len(self.reading.sum_ns)] != 0))
+        telling = self._untold() | (self.reading.active != 0)
+        return np.flatnonzero(telling & (self._start_ns[: len(self.reading.sum_ns)] != 0))
 
     def _untold(self) -> npt.NDArray[np.bool_]:
         """Which rows of the latest reading have something to tell.
 
         An RTT counted between the reading of histograms and that of traffic comes a reading later than its packet.
         """
-        traffic, sum_ns = self.reading.traffic, self.reading.sum_ns
+        counters, sum_ns = numbers(self.reading.counters), self.reading.sum_ns
         if self._acknowledged:
-            traffic = traffic - self._acknowledged.traffic[: len(traffic)]
+            counters = counters - self._acknowledged.counters[: len(counters)]
             sum_ns = sum_ns - self._acknowledged.sum_ns[: len(sum_ns)]
-        return np.asarray(traffic.any(axis=(1, 2, 3)) | (sum_ns != 0))
+        return np.asarray(counters.any(axis=1) | (sum_ns != 0))
 
     def pending(self, rows: Rows) -> Pending:
         """What is to be told of these rows."""
-        buckets, sum_ns, traffic = self.reading.buckets[rows], self.reading.sum_ns[rows], self.reading.traffic[rows]
+        buckets, sum_ns, counters = (
+            counts[rows] for counts in (self.reading.buckets, self.reading.sum_ns, numbers(self.reading.counters))
+        )
         if self._acknowledged:
             buckets = buckets - self._acknowledged.buckets[rows]
             sum_ns = sum_ns - self._acknowledged.sum_ns[rows]
-            traffic = traffic - self._acknowledged.traffic[rows]
-        return Pending(self._start_ns[rows], buckets, sum_ns, self._least_ns[rows], self._greatest_ns[rows], traffic)
+            counters = counters - self._acknowledged.counters[rows]
+        return Pending(self._start_ns[rows], buckets, sum_ns, self._least_ns[rows], self._greatest_ns[rows], counters)
 
     def pending_interfaces(self) -> Counts:
         """What is to be told of the interfaces: (interfaces, counters), in the order of the reading's `names`."""
-        counters = _interface_counts(self.reading)
+        counters = numbers(self.reading.interfaces)
         return counters - self._acknowledged.interfaces if self._acknowledged else counters
 
     def acknowledge(self, rows: Rows) -> None:
@@ -135,10 +141,10 @@ class Ledger:
         if self._acknowledged:
             self._acknowledged.buckets[rows] = self.reading.buckets[rows]
             self._acknowledged.sum_ns[rows] = self.reading.sum_ns[rows]
-            self._acknowledged.traffic[rows] = self.reading.traffic[rows]
+            self._acknowledged.counters[rows] = numbers(self.reading.counters)[rows]
 
     def acknowledge_interfaces(self) -> None:
         """The receiver has what was pending of the interfaces."""
         if self._acknowledged:
-            self._acknowledged.interfaces = _interface_counts(self.reading)
+            self._acknowledged.interfaces = numbers(self.reading.interfaces)
             self.interfaces_start_ns = self.reading.time_ns

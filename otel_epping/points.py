@@ -4,6 +4,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
@@ -66,13 +67,30 @@ def rtt_point(
     )
 
 
+class Columns:
+    """Which counter of a record, all 64-bit numbers one after the other, is which series of which metric."""
+
+    def __init__(self, counters: Sequence[telemetry.Counter], record: np.dtype[Any]) -> None:
+        number: npt.NDArray[Any] = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
+        self.by_metric: dict[telemetry.Metric, list[int]] = {}
+        self.attributes: dict[int, dict[str, str]] = {}
+        for counter in counters:
+            values = number
+            for part in counter.field.split("."):
+                values = values[part]
+            key, labels = counter.axis or ("", ("",))
+            for column, label in zip(values.ravel().tolist(), labels, strict=True):
+                self.attributes[column] = counter.attributes | ({key: label} if key else {})
+                self.by_metric.setdefault(counter.metric, []).append(column)
+
+
 def number_points(
-    attributes: Callable[[int], Attributes], counts: Counts, start_ns: int, time_ns: int
+    attributes: Callable[[int], Attributes], columns: Sequence[int], counts: Counts, start_ns: int, time_ns: int
 ) -> list[NumberDataPoint]:
-    """A point for each count that isn't 0, with the attributes of its index."""
+    """A point for each count that isn't 0, with the attributes of its column."""
     return [
-        NumberDataPoint(attributes(index), start_ns, time_ns, value)
-        for index, value in enumerate(counts.tolist())
+        NumberDataPoint(attributes(column), start_ns, time_ns, value)
+        for column, value in zip(columns, counts[columns].tolist(), strict=True)
         if value
     ]
 
@@ -91,21 +109,3 @@ def rtt_metric(points: Sequence[ExponentialHistogramDataPoint], temporality: Agg
     """The metric of all histograms."""
     metric = telemetry.RTT
     return Metric(metric.name, metric.description, metric.unit, ExponentialHistogram(points, temporality))
-
-
-def interface_points(
-    counters: npt.NDArray[Any], names: Sequence[str], start_ns: int, time_ns: int
-) -> dict[telemetry.Metric, list[NumberDataPoint]]:
-    """Points of all counters per interface: (interfaces,) records of struct interface_counters, and their names."""
-    metrics: dict[telemetry.Metric, list[NumberDataPoint]] = {}
-    for counter in telemetry.INTERFACE_COUNTERS:
-        values: npt.NDArray[Any] = counters
-        for part in counter.field.split("."):
-            values = values[part]
-        key, labels = counter.axis or ("", ("",))
-        for name, row in zip(names, values.reshape(len(names), len(labels)), strict=True):
-            base = {telemetry.INTERFACE: name, **counter.attributes}
-            attributes = [base | {key: label} if key else base for label in labels]
-            points = number_points(attributes.__getitem__, row, start_ns, time_ns)
-            metrics.setdefault(counter.metric, []).extend(points)
-    return metrics

@@ -10,7 +10,6 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from opentelemetry.sdk.metrics.export import (
@@ -25,10 +24,9 @@ from opentelemetry.util.types import Attributes
 from otel_epping import histogram, points, telemetry
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reader import OVERFLOW_SLOT
-from otel_epping.ledger import Ledger, Pending, Rows
+from otel_epping.ledger import Ledger, Pending, Rows, numbers
 from otel_epping.subnets import Subnet, Subnets
 
 # A receiver takes 4 MiB by default (gRPC). The point of a counter has about 220 bytes, that of a histogram with 160
@@ -37,12 +35,6 @@ _REQUEST_WEIGHT = 4_000
 _HISTOGRAM_WEIGHT = 4
 
 _OVERFLOW: Attributes = {telemetry.OVERFLOW: True}
-# In the order of a row of Reading.traffic.
-_TRAFFIC_LABELS = tuple(product(telemetry.SUBNET_DIRECTIONS, telemetry.TRAFFIC_CLASSES))
-
-
-def _overflow(index: int) -> Attributes:
-    return _OVERFLOW
 
 
 @dataclass(frozen=True)
@@ -55,9 +47,9 @@ class Batch:
 
 
 class _Attributes:
-    """Attributes of a row's points, each made when it is first needed: of ten traffic series few ever count."""
+    """Attributes of a row's points, each made when it is first needed: of all its counters few ever count."""
 
-    def __init__(self, subnet: Subnet) -> None:
+    def __init__(self, subnet: Subnet, columns: points.Columns) -> None:
         base = {
             telemetry.SUBNET: str(subnet.network),
             telemetry.NETWORK_TYPE: telemetry.FAMILIES[subnet.network.version],
@@ -68,16 +60,16 @@ class _Attributes:
             telemetry.NETWORK_TRANSPORT: METHODS[subnet.method].transport,
             telemetry.METHOD: METHODS[subnet.method].name,
         }
+        self.subnet: Attributes = base
         self._base = base
-        self._traffic: dict[int, Attributes] = {}
+        self._columns = columns
+        self._counters: dict[int, Attributes] = {}
 
-    def traffic(self, index: int) -> Attributes:
-        """Those of the traffic series `index`, of _TRAFFIC_LABELS."""
-        if index not in self._traffic:
-            direction, label = _TRAFFIC_LABELS[index]
-            added = {telemetry.SUBNET_DIRECTION: direction, telemetry.TRAFFIC_CLASS: label}
-            self._traffic[index] = self._base | added
-        return self._traffic[index]
+    def counter(self, column: int) -> Attributes:
+        """Those of a counter."""
+        if column not in self._counters:
+            self._counters[column] = self._base | self._columns.attributes[column]
+        return self._counters[column]
 
 
 class EppingMetricProducer:
@@ -97,6 +89,8 @@ class EppingMetricProducer:
         self._offset = buckets.first_index(collector.config.scale)
         self._started_ns = collector.started_ns
         self._reader = collector.reader()
+        self._subnet_columns = points.Columns(telemetry.SUBNET_COUNTERS, self._reader.counters_dtype)
+        self._interface_columns = points.Columns(telemetry.INTERFACE_COUNTERS, self._reader.interfaces_dtype)
         self._subnets = Subnets(collector.config)
         self._attributes: dict[int, _Attributes] = {}
         self._ledger = Ledger(delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns)
@@ -119,7 +113,7 @@ class EppingMetricProducer:
         for row in self._subnets.update(reading):
             subnet = self._subnets[row]
             if subnet:
-                self._attributes[row] = _Attributes(subnet)
+                self._attributes[row] = _Attributes(subnet, self._subnet_columns)
         self._ledger.take(reading)
         self.read_seconds = time.monotonic() - began
 
@@ -142,13 +136,17 @@ class EppingMetricProducer:
     def _split(self, rows: Rows) -> list[Rows]:
         """Rows in parts of about _REQUEST_WEIGHT; at least one part, for the interfaces."""
         reading = self._ledger.reading
-        weight = (reading.traffic[rows] != 0).sum(axis=(1, 2, 3)) + _HISTOGRAM_WEIGHT
+        weight = (numbers(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
         part = np.cumsum(weight) // _REQUEST_WEIGHT
         return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 
     def _scope_metrics(self, rows: Rows, *, is_first: bool) -> ScopeMetrics:
         pending = self._ledger.pending(rows)
-        metrics = [*self._rtt_metrics(rows, pending), *self._traffic_metrics(rows, pending)]
+        metrics = [
+            *self._rtt_metrics(rows, pending),
+            *self._counter_metrics(rows, pending),
+            *self._active_metrics(rows),
+        ]
         if is_first:
             metrics += [*self._interface_metrics(), *self._own_metrics()]
         return ScopeMetrics(telemetry.SCOPE, metrics, telemetry.SCOPE.schema_url or "")
@@ -171,28 +169,44 @@ class EppingMetricProducer:
         if made:
             yield points.rtt_metric(made, self.temporality)
 
-    def _traffic_metrics(self, rows: Rows, pending: Pending) -> Iterator[Metric]:
-        for quantity, metric in enumerate(telemetry.SUBNET_COUNTERS):
-            counts: Counts = pending.traffic[..., quantity].reshape(len(rows), len(_TRAFFIC_LABELS))
+    def _counter_metrics(self, rows: Rows, pending: Pending) -> Iterator[Metric]:
+        time_ns = self._ledger.reading.time_ns
+        for metric, columns in self._subnet_columns.by_metric.items():
             made: list[NumberDataPoint] = []
-            for row, values, start_ns in zip(rows.tolist(), counts, pending.start_ns.tolist(), strict=True):
-                if row == OVERFLOW_SLOT:
-                    attributes, values = _overflow, values.sum(keepdims=True)
-                else:
-                    attributes = self._attributes[row].traffic
-                made += points.number_points(attributes, values, start_ns, self._ledger.reading.time_ns)
+            for row, counts, start_ns in zip(rows.tolist(), pending.counters, pending.start_ns.tolist(), strict=True):
+                if row != OVERFLOW_SLOT:
+                    made += points.number_points(self._attributes[row].counter, columns, counts, start_ns, time_ns)
+                elif total := int(counts[columns].sum()):
+                    made.append(NumberDataPoint(_OVERFLOW, start_ns, time_ns, total))
             if made:
                 yield points.sum_metric(metric, made, self.temporality)
 
+    def _active_metrics(self, rows: Rows) -> Iterator[Metric]:
+        """Of all that ever had a flow: not what was counted, but what is, so cumulative with any temporality."""
+        reading = self._ledger.reading
+        made = [
+            NumberDataPoint(
+                _OVERFLOW if row == OVERFLOW_SLOT else self._attributes[row].subnet,
+                self._started_ns if row == OVERFLOW_SLOT else int(reading.created_ns[row]),
+                reading.time_ns,
+                int(reading.active[row]),
+            )
+            for row in rows[reading.counters["opened"][rows].any(axis=1)].tolist()
+        ]
+        if made:
+            yield points.sum_metric(telemetry.ACTIVE_FLOWS, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
+
     def _interface_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
-        counters = self._ledger.pending_interfaces().view(reading.interfaces.dtype)[:, 0]
-        made = points.interface_points(
-            counters, list(reading.names.values()), self._ledger.interfaces_start_ns, reading.time_ns
-        )
-        for metric, its_points in made.items():
-            if its_points:
-                yield points.sum_metric(metric, its_points, self.temporality)
+        start_ns, pending = self._ledger.interfaces_start_ns, self._ledger.pending_interfaces()
+        for metric, columns in self._interface_columns.by_metric.items():
+            made: list[NumberDataPoint] = []
+            for name, counts in zip(reading.names.values(), pending, strict=True):
+                base = {telemetry.INTERFACE: name}
+                attributes = {column: base | self._interface_columns.attributes[column] for column in columns}
+                made += points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
+            if made:
+                yield points.sum_metric(metric, made, self.temporality)
 
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading

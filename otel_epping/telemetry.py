@@ -33,6 +33,8 @@ ECN = "epping.ecn.codepoint"
 MAP = "epping.map"
 BOUND = "epping.bound"
 OUTCOME = "epping.measurement.outcome"
+FLOW_OPENING = "epping.flow.opening"
+FLOW_CLOSING = "epping.flow.closing"
 
 ATTRIBUTES = {
     SUBNET: "The subnet, in CIDR notation.",
@@ -54,6 +56,8 @@ ATTRIBUTES = {
     "`not_begun`: as many waited already as can be remembered; "
     "`expired`: no reply within the maximum age; `superseded`: a later one was answered first; `repeated`: it was sent "
     "again, so that nobody can tell which one was answered.",
+    FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
+    FLOW_CLOSING: "`fin`: from both ends; `rst`; `silence`: 5 minutes of it, or it had to make room for other flows.",
     OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",
 }
 
@@ -66,6 +70,8 @@ TRAFFIC_CLASSES = ("tcp_timestamp", "tcp_other", "udp", "icmp", "other")
 PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
 ECN_CODEPOINTS = ("not_ect", "ect_1", "ect_0", "ce")
 BOUNDS = ("least", "greatest")
+FLOW_OPENINGS = ("syn", "midway")
+FLOW_CLOSINGS = ("fin", "rst")
 
 # ---- metrics
 
@@ -82,8 +88,8 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class InterfaceCounter:
-    """A field of the program's struct interface_counters, and the points that come of it.
+class Counter:
+    """A field of the records of a reading, and the points that come of it.
 
     `field` may go into a struct, as in "received.packets". Where it is an array, `axis` gives attribute and values.
     """
@@ -102,22 +108,82 @@ RTT = Metric(
     "exponential histogram",
 )
 
-_SUBNET_KEYS = (SUBNET, NETWORK_TYPE, INTERFACE, SIDE, SUBNET_DIRECTION, TRAFFIC_CLASS)
-# In the order of the fields of struct tally.
+_SUBNET_KEYS = (SUBNET, NETWORK_TYPE, INTERFACE, SIDE)
+_DIRECTED_KEYS = (*_SUBNET_KEYS, SUBNET_DIRECTION)
+SUBNET_PACKETS = Metric(
+    "epping.network.packet.count",
+    "{packet}",
+    "Packets from and to a subnet. Each counts once from its source's and once to its destination's subnet. "
+    "The share of the class `tcp_other` in TCP is what cannot be measured by timestamps.",
+    (*_DIRECTED_KEYS, TRAFFIC_CLASS),
+)
+_SUBNET_BYTES = Metric(
+    "epping.network.io",
+    "By",
+    "Bytes from and to a subnet, counted like packets, link headers included.",
+    (*_DIRECTED_KEYS, TRAFFIC_CLASS),
+)
+_SUBNET_ECN = Metric(
+    "epping.network.ecn.packet.count",
+    "{packet}",
+    "IP packets from and to a subnet with an ECN code point; what remains of all packets is `not_ect`.",
+    (*_DIRECTED_KEYS, ECN),
+)
+_RETRANSMITTED = Metric(
+    "epping.tcp.retransmission.count",
+    "{segment}",
+    "TCP segments from and to a subnet that were sent again.",
+    _DIRECTED_KEYS,
+)
+_OUT_OF_ORDER = Metric(
+    "epping.tcp.out_of_order.count",
+    "{segment}",
+    "TCP segments from and to a subnet that were overtaken by later ones.",
+    _DIRECTED_KEYS,
+)
+_ZERO_WINDOW = Metric(
+    "epping.tcp.zero_window.count",
+    "{segment}",
+    "TCP segments from and to a subnet that say that their sender can take no more.",
+    _DIRECTED_KEYS,
+)
+_OPENED = Metric(
+    "epping.flow.opened.count",
+    "{flow}",
+    "TCP flows that were opened, counted for the subnets of both their ends.",
+    (*_SUBNET_KEYS, FLOW_OPENING),
+)
+_CLOSED = Metric(
+    "epping.flow.closed.count",
+    "{flow}",
+    "TCP flows that ended, counted for the subnets of both their ends.",
+    (*_SUBNET_KEYS, FLOW_CLOSING),
+)
+
+_CLASS_AXIS = (TRAFFIC_CLASS, TRAFFIC_CLASSES)
+_ECN_AXIS = (ECN, ECN_CODEPOINTS[1:])
+_DIRECTION_AXIS = (SUBNET_DIRECTION, SUBNET_DIRECTIONS)
+# Fields of the records of kernel/subnet_counters.py.
 SUBNET_COUNTERS = (
-    Metric(
-        "epping.network.packet.count",
-        "{packet}",
-        "Packets from and to a subnet. Each counts once from its source's and once to its destination's subnet. "
-        "The share of the class `tcp_other` in TCP is what cannot be measured by timestamps.",
-        _SUBNET_KEYS,
-    ),
-    Metric(
-        "epping.network.io",
-        "By",
-        "Bytes from and to a subnet, counted like packets, link headers included.",
-        _SUBNET_KEYS,
-    ),
+    Counter(SUBNET_PACKETS, "from.packets", _CLASS_AXIS, {SUBNET_DIRECTION: "from"}),
+    Counter(SUBNET_PACKETS, "to.packets", _CLASS_AXIS, {SUBNET_DIRECTION: "to"}),
+    Counter(_SUBNET_BYTES, "from.bytes", _CLASS_AXIS, {SUBNET_DIRECTION: "from"}),
+    Counter(_SUBNET_BYTES, "to.bytes", _CLASS_AXIS, {SUBNET_DIRECTION: "to"}),
+    Counter(_SUBNET_ECN, "ecn_from", _ECN_AXIS, {SUBNET_DIRECTION: "from"}),
+    Counter(_SUBNET_ECN, "ecn_to", _ECN_AXIS, {SUBNET_DIRECTION: "to"}),
+    Counter(_RETRANSMITTED, "retransmitted", _DIRECTION_AXIS),
+    Counter(_OUT_OF_ORDER, "out_of_order", _DIRECTION_AXIS),
+    Counter(_ZERO_WINDOW, "zero_window", _DIRECTION_AXIS),
+    Counter(_OPENED, "opened", (FLOW_OPENING, FLOW_OPENINGS)),
+    Counter(_CLOSED, "closed", (FLOW_CLOSING, FLOW_CLOSINGS)),
+    Counter(_CLOSED, "silence", attributes={FLOW_CLOSING: "silence"}),
+)
+ACTIVE_FLOWS = Metric(
+    "epping.flow.active",
+    "{flow}",
+    "TCP flows that are open and were heard within 5 minutes, counted for the subnets of both their ends.",
+    _SUBNET_KEYS,
+    "updowncounter",
 )
 
 _INTERFACE_PACKETS = Metric(
@@ -156,21 +222,22 @@ _INSERT_FAILED = Metric(
 )
 
 _KIND_AXIS = (PACKET_KIND, PACKET_KINDS)
+# Fields of the program's struct interface_counters.
 INTERFACE_COUNTERS = (
-    InterfaceCounter(_INTERFACE_PACKETS, "received.packets", _KIND_AXIS, {IO_DIRECTION: "receive"}),
-    InterfaceCounter(_INTERFACE_PACKETS, "transmitted.packets", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
-    InterfaceCounter(_INTERFACE_BYTES, "received.bytes", _KIND_AXIS, {IO_DIRECTION: "receive"}),
-    InterfaceCounter(_INTERFACE_BYTES, "transmitted.bytes", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
-    InterfaceCounter(_ECN_PACKETS, "ecn", (ECN, ECN_CODEPOINTS)),
-    InterfaceCounter(_FLOWS, "flows_created"),
-    InterfaceCounter(_MEASUREMENTS, "rtt_begun", attributes={OUTCOME: "begun"}),
-    InterfaceCounter(_MEASUREMENTS, "rtt_not_begun", attributes={OUTCOME: "not_begun"}),
-    InterfaceCounter(_MEASUREMENTS, "rtt_expired", attributes={OUTCOME: "expired"}),
-    InterfaceCounter(_MEASUREMENTS, "rtt_superseded", attributes={OUTCOME: "superseded"}),
-    InterfaceCounter(_MEASUREMENTS, "rtt_repeated", attributes={OUTCOME: "repeated"}),
-    InterfaceCounter(_CLAMPED, "rtt_clamped", (BOUND, BOUNDS)),
-    InterfaceCounter(_INSERT_FAILED, "flow_insert_failed", attributes={MAP: "flows"}),
-    InterfaceCounter(_INSERT_FAILED, "subnet_insert_failed", attributes={MAP: "subnets"}),
+    Counter(_INTERFACE_PACKETS, "received.packets", _KIND_AXIS, {IO_DIRECTION: "receive"}),
+    Counter(_INTERFACE_PACKETS, "transmitted.packets", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
+    Counter(_INTERFACE_BYTES, "received.bytes", _KIND_AXIS, {IO_DIRECTION: "receive"}),
+    Counter(_INTERFACE_BYTES, "transmitted.bytes", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
+    Counter(_ECN_PACKETS, "ecn", (ECN, ECN_CODEPOINTS)),
+    Counter(_FLOWS, "flows_created"),
+    Counter(_MEASUREMENTS, "rtt_begun", attributes={OUTCOME: "begun"}),
+    Counter(_MEASUREMENTS, "rtt_not_begun", attributes={OUTCOME: "not_begun"}),
+    Counter(_MEASUREMENTS, "rtt_expired", attributes={OUTCOME: "expired"}),
+    Counter(_MEASUREMENTS, "rtt_superseded", attributes={OUTCOME: "superseded"}),
+    Counter(_MEASUREMENTS, "rtt_repeated", attributes={OUTCOME: "repeated"}),
+    Counter(_CLAMPED, "rtt_clamped", (BOUND, BOUNDS)),
+    Counter(_INSERT_FAILED, "flow_insert_failed", attributes={MAP: "flows"}),
+    Counter(_INSERT_FAILED, "subnet_insert_failed", attributes={MAP: "subnets"}),
 )
 
 SUBNET_USAGE = Metric(
@@ -187,7 +254,8 @@ EXPORT_FAILED = Metric(
 
 METRICS = (
     RTT,
-    *SUBNET_COUNTERS,
+    *dict.fromkeys(counter.metric for counter in SUBNET_COUNTERS),
+    ACTIVE_FLOWS,
     *dict.fromkeys(counter.metric for counter in INTERFACE_COUNTERS),
     SUBNET_USAGE,
     SUBNET_LIMIT,

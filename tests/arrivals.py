@@ -13,7 +13,7 @@ from otel_epping import telemetry
 from otel_epping.lab.sink import Point, Sink
 
 DELTA, CUMULATIVE = 1, 2
-PACKETS = telemetry.SUBNET_COUNTERS[0].name
+PACKETS = telemetry.SUBNET_PACKETS.name
 INTERFACE_PACKETS = "epping.interface.packet.count"
 NOT_IP = ("non_ip", "malformed")
 

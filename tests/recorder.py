@@ -38,7 +38,7 @@ from otel_epping import telemetry
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.sink import Point, Sink
 
-PACKETS = telemetry.SUBNET_COUNTERS[0].name
+PACKETS = telemetry.SUBNET_PACKETS.name
 # Few subnets: room for them takes time to make ready.
 CONFIG = KernelConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
 # Where timestamps are in a segment as Flow.frame() makes it: Ethernet, IPv4, TCP, two NOPs, kind and length.

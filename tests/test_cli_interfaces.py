@@ -83,7 +83,7 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
         sink.wait_for(lambda received: len(received.requests) >= 2, 5)
         sink.clear()
         assert agent.stop() == 0
-        points = sink.points(telemetry.SUBNET_COUNTERS[0].name)
+        points = sink.points(telemetry.SUBNET_PACKETS.name)
         assert sum(point.point.as_int for point in points if point.attributes[telemetry.TRAFFIC_CLASS] == "udp") >= 7
 
 

@@ -19,7 +19,8 @@ from otel_epping.ledger import Ledger
 STARTED_NS = 1_000
 TICK_NS = 10
 BUCKETS = 3
-CLASSES = 2
+COUNTERS = 5
+COUNTER_DTYPE = np.dtype([("packets", "u8", (2,)), ("bytes", "u8", (2,)), ("silence", "u8")])
 INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
 
 
@@ -32,7 +33,7 @@ class Kernel:
         self.rtts_ns: list[list[int]] = [[]]  # since the last reading
         self.buckets: Counts = np.zeros((1, BUCKETS), np.uint64)
         self.sum_ns: Counts = np.zeros(1, np.uint64)
-        self.traffic: Counts = np.zeros((1, 2, CLASSES, 2), np.uint64)
+        self.counters: Counts = np.zeros((1, COUNTERS), np.uint64)
         self.interfaces = np.zeros((1, 3), np.uint64)
 
     def add_row(self) -> None:
@@ -40,13 +41,13 @@ class Kernel:
         self.rtts_ns.append([])
         self.buckets = np.concatenate([self.buckets, np.zeros((1, BUCKETS), np.uint64)])
         self.sum_ns = np.append(self.sum_ns, np.uint64(0))
-        self.traffic = np.concatenate([self.traffic, np.zeros((1, 2, CLASSES, 2), np.uint64)])
+        self.counters = np.concatenate([self.counters, np.zeros((1, COUNTERS), np.uint64)])
 
     def add_interface(self) -> None:
         self.interfaces = np.concatenate([self.interfaces, np.zeros((1, 3), np.uint64)])
 
     def packet(self, row: int, octets: int) -> None:
-        self.traffic[row, octets % 2, octets % CLASSES] += np.array([1, octets], np.uint64)
+        self.counters[row, octets % COUNTERS] += np.uint64(octets)
         self.interfaces[-1, octets % 3] += np.uint64(1)
 
     def rtt(self, row: int, rtt_ns: int) -> None:
@@ -67,7 +68,8 @@ class Kernel:
             sum_ns=self.sum_ns.copy(),
             least_ns=least,
             greatest_ns=greatest,
-            traffic=self.traffic.copy(),
+            counters=self.counters.copy().view(COUNTER_DTYPE)[:, 0],
+            active=np.zeros(len(self.created_ns), np.uint64),
             names={number: str(number) for number in range(len(self.interfaces))},
             interfaces=self.interfaces.copy().view(INTERFACE_DTYPE)[:, 0],
         )
@@ -79,7 +81,7 @@ class Told:
 
     buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
     sum_ns: int = 0
-    traffic: Counts = field(default_factory=lambda: np.zeros((2, CLASSES, 2), np.uint64))
+    counters: Counts = field(default_factory=lambda: np.zeros(COUNTERS, np.uint64))
     until_ns: int = 0
     from_ns: int = 0
     least_ns: int = NO_LEAST_NS
@@ -122,10 +124,10 @@ def hear(told: Told, ledger: Ledger, row: int) -> None:
     start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
     assert told.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
     assert (pending.buckets < 2**40).all(), "a negative count"
-    assert (pending.traffic < 2**40).all(), "a negative count"
+    assert (pending.counters < 2**40).all(), "a negative count"
     told.buckets += pending.buckets[0]
     told.sum_ns += int(pending.sum_ns[0])
-    told.traffic += pending.traffic[0]
+    told.counters += pending.counters[0]
     told.from_ns = told.from_ns or start_ns
     told.until_ns = now_ns
     if pending.buckets.any():
@@ -156,9 +158,9 @@ def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step
             told = receiver.get(row, Told())
             assert (told.buckets + pending.buckets[row] == kernel.buckets[row]).all()
             assert told.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
-            assert (told.traffic + pending.traffic[row] == kernel.traffic[row]).all()
+            assert (told.counters + pending.counters[row] == kernel.counters[row]).all()
         silent = np.setdiff1d(every, rows)
-        assert not pending.traffic[silent].any(), "a row with something to tell was left out"
+        assert not pending.counters[silent].any(), "a row with something to tell was left out"
 
 
 @settings(max_examples=100, deadline=None)
@@ -216,11 +218,11 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
             rtts_ns.setdefault(row, []).extend(new)
         ledger.take(kernel.read())
         rows = ledger.rows()
-        assert rows.tolist() == np.flatnonzero(kernel.traffic.any(axis=(1, 2, 3))).tolist()
+        assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
         pending = ledger.pending(rows)
         assert (pending.buckets == kernel.buckets[rows]).all()
         assert (pending.sum_ns == kernel.sum_ns[rows]).all()
-        assert (pending.traffic == kernel.traffic[rows]).all()
+        assert (pending.counters == kernel.counters[rows]).all()
         assert (ledger.pending_interfaces() == kernel.interfaces).all()
         starts = [STARTED_NS, *kernel.created_ns[1:]]
         assert pending.start_ns.tolist() == [starts[row] for row in rows.tolist()]
@@ -264,7 +266,7 @@ def delivered(ledger: Ledger, kernel: Kernel, told: Told, row: int = 1) -> list[
             told.sum_ns += int(pending.sum_ns[0])
             told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
             told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
-        told.traffic += pending.traffic[0]
+        told.counters += pending.counters[0]
     ledger.acknowledge(ledger.rows())
     return rows
 
@@ -277,7 +279,7 @@ def row() -> tuple[Kernel, Ledger, Told]:
 
 
 def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, Ledger, Told]) -> None:
-    """Histograms are read before traffic: an RTT counted in between is in the next reading, its packet in this one."""
+    """Histograms are read before counters: an RTT counted in between is in the next reading, its packet in this one."""
     kernel, ledger, told = row
     kernel.packet(1, 100)
     assert delivered(ledger, kernel, told) == [1]
@@ -302,7 +304,7 @@ def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(row: tuple[Ke
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_a_row_is_told_when_its_slot_is_known(delta: bool) -> None:
-    """A slot between others may become live after it was read, and its traffic be read all the same."""
+    """A slot between others may become live after it was read, and its counters be read all the same."""
     kernel: Any = Kernel()
     ledger = Ledger(delta=delta, started_ns=STARTED_NS)
     kernel.add_row()

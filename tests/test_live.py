@@ -8,6 +8,7 @@ import struct
 from collections.abc import Iterator
 
 import pytest
+from readings import traffic
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
@@ -56,8 +57,8 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
         assert packets(collector, "transmitted") == [1, 0, 0, 0, 0, 0, 0]
         reading = collector.reader().read()
     # From one subnet and to the other, with its timestamp option, and every byte of it.
-    assert reading.traffic[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
-    assert reading.traffic[:, 1, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
+    assert traffic(reading)[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
+    assert traffic(reading)[:, 1, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
 
 
 def test_an_interface_without_link_header(host: Namespace) -> None:
@@ -74,7 +75,7 @@ def test_an_interface_without_link_header(host: Namespace) -> None:
             os.close(tun)
         assert packets(collector, "received") == [1, 0, 0, 0, 0, 0, 0]
         reading = collector.reader().read()
-    assert reading.traffic[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(packet)]
+    assert traffic(reading)[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(packet)]
 
 
 def test_detaching_takes_the_program_off_both_hooks(host: Namespace) -> None:

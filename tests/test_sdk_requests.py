@@ -28,6 +28,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.reader import Reader, Reading
 from otel_epping.lab.sink import Sink
+from otel_epping.ledger import numbers
 from otel_epping.sdk import install
 
 
@@ -75,7 +76,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
 
     def read_heavy(reader: Reader) -> Reading:
         reading = read(reader)
-        ones: Counts = np.asarray(reading.traffic.any(axis=(1, 2, 3)), np.uint64)
+        ones: Counts = np.asarray(numbers(reading.counters).any(axis=1), np.uint64)
         full = np.zeros_like(reading.buckets)
         full[:, : histogram.MAX_BUCKETS] = np.outer(ones, [np.uint64(2**34)])
         return dataclasses.replace(
@@ -84,7 +85,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
             sum_ns=ones * np.uint64(2**60),
             least_ns=ones * np.uint64(buckets.RTT_LEAST_NS),
             greatest_ns=ones * np.uint64(buckets.RTT_GREATEST_NS),
-            traffic=reading.traffic * np.uint64(2**50),
+            counters=(numbers(reading.counters) * np.uint64(2**50)).view(reading.counters.dtype)[:, 0],
         )
 
     monkeypatch.setattr(Reader, "read", read_heavy)

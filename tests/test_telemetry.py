@@ -4,14 +4,16 @@
 import ast
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from otel_epping import telemetry
-from otel_epping.kernel import memory, methods
+from otel_epping.kernel import methods
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.points import Columns
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS_H = (ROOT / "bpf/maps.h").read_text()
@@ -41,6 +43,8 @@ def enum(name: str) -> dict[str, int]:
         (methods.ALL, "method"),
         (telemetry.TRAFFIC_CLASSES, "traffic_class"),
         (telemetry.PACKET_KINDS, "packet_kind"),
+        (telemetry.FLOW_OPENINGS, "opening"),
+        (telemetry.FLOW_CLOSINGS, "closing"),
     ],
 )
 def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name: str) -> None:
@@ -57,51 +61,32 @@ def test_code_points_are_those_of_rfc_3168() -> None:
 
 
 @pytest.fixture(scope="module")
-def dtypes() -> dict[str, np.dtype[np.void]]:
-    """Layouts of the compiled program's arrays."""
+def dtypes() -> dict[str, np.dtype[Any]]:
+    """Records that the compiled program's arrays are read as."""
     with Collector(KernelConfig()) as collector:
-        maps = collector.program.maps
-        return {name: memory.Array(name, maps[name]).dtype for name in ("interface_counters", "traffic")}
+        reader = collector.reader()
+        return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
 
 
-@pytest.mark.parametrize("counter", telemetry.INTERFACE_COUNTERS, ids=lambda counter: counter.field)
-def test_interface_counters_are_fields_of_the_compiled_struct(
-    counter: telemetry.InterfaceCounter, dtypes: dict[str, np.dtype[np.void]]
-) -> None:
-    rows = np.zeros(1, dtypes["interface_counters"])
-    values = rows
-    for part in counter.field.split("."):
-        assert part in (values.dtype.names or ())
-        values = values[part]
-    labels = counter.axis[1] if counter.axis else ("",)
-    assert values.size == len(labels)
-    assert values.dtype == np.uint64
+TABLES = {"subnet": telemetry.SUBNET_COUNTERS, "interface": telemetry.INTERFACE_COUNTERS}
+COUNTERS = [*telemetry.SUBNET_COUNTERS, *telemetry.INTERFACE_COUNTERS]
 
 
-def test_every_counter_of_the_program_is_exported(dtypes: dict[str, np.dtype[np.void]]) -> None:
-    dtype = dtypes["interface_counters"]
-    quantities = (dtype["received"].subdtype or (dtype["received"],))[0].names or ()
-    fields = {name for name in dtype.names or () if name not in ("received", "transmitted", "unused")}
-    fields |= {f"{way}.{quantity}" for way in ("received", "transmitted") for quantity in quantities}
-    assert {counter.field for counter in telemetry.INTERFACE_COUNTERS} == fields
-
-
-def test_subnet_counters_are_the_fields_of_a_tally(dtypes: dict[str, np.dtype[np.void]]) -> None:
-    traffic = dtypes["traffic"]
-    assert [name for name in traffic.names or () if name != "unused"] == list(telemetry.SUBNET_DIRECTIONS)
-    for direction in telemetry.SUBNET_DIRECTIONS:
-        base, shape = traffic[direction].subdtype or (None, ())
-        assert base is not None
-        assert base.names == ("packets", "bytes")
-        assert shape == (len(telemetry.TRAFFIC_CLASSES),)
-    assert [metric.unit for metric in telemetry.SUBNET_COUNTERS] == ["{packet}", "By"]
+@pytest.mark.parametrize("table", TABLES)
+def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
+    """points.Columns raises where labels and fields don't match."""
+    columns = Columns(TABLES[table], dtypes[table])
+    series = [column for its_columns in columns.by_metric.values() for column in its_columns]
+    assert len(series) == len(set(series))
+    unused = dtypes[table]["unused"].itemsize // 8 if "unused" in (dtypes[table].names or ()) else 0
+    assert set(series) == set(range(dtypes[table].itemsize // 8 - unused)), "the last ones are unused"
 
 
 def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
     for metric in telemetry.METRICS:
         points = [
             (*counter.attributes.items(), (key, label))
-            for counter in telemetry.INTERFACE_COUNTERS
+            for counter in COUNTERS
             if counter.metric == metric
             for key, labels in [counter.axis or ("", ("",))]
             for label in labels
@@ -112,9 +97,11 @@ def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
 def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> None:
     used = {key for metric in telemetry.METRICS for key in metric.keys}
     assert used | {telemetry.OVERFLOW} == set(telemetry.ATTRIBUTES)
-    for counter in telemetry.INTERFACE_COUNTERS:
-        keys = {telemetry.INTERFACE, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}
-        assert keys == set(counter.metric.keys), counter.field
+    of_subnet = {telemetry.SUBNET, telemetry.NETWORK_TYPE, telemetry.INTERFACE, telemetry.SIDE}
+    for base, table in ((of_subnet, telemetry.SUBNET_COUNTERS), ({telemetry.INTERFACE}, telemetry.INTERFACE_COUNTERS)):
+        for counter in table:
+            keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}
+            assert keys == set(counter.metric.keys), counter.field
 
 
 def test_values_of_attributes_are_in_their_explanation() -> None:
@@ -128,6 +115,8 @@ def test_values_of_attributes_are_in_their_explanation() -> None:
         telemetry.PACKET_KIND: telemetry.PACKET_KINDS,
         telemetry.ECN: telemetry.ECN_CODEPOINTS,
         telemetry.BOUND: telemetry.BOUNDS,
+        telemetry.FLOW_OPENING: telemetry.FLOW_OPENINGS,
+        telemetry.FLOW_CLOSING: [*telemetry.FLOW_CLOSINGS, "silence"],
         telemetry.MAP: {
             c.attributes[telemetry.MAP] for c in telemetry.INTERFACE_COUNTERS if telemetry.MAP in c.attributes
         },
@@ -145,7 +134,7 @@ def test_units_and_names_follow_the_conventions() -> None:
     for metric in telemetry.METRICS:
         # opentelemetry.io/docs/specs/semconv/general/metrics: UCUM, annotations in the singular, no unit in the name.
         assert re.fullmatch(r"s|By|\{[a-z]+[^s]\}", metric.unit), metric
-        assert re.fullmatch(r"epping(\.[a-z]+)+", metric.name), metric
+        assert re.fullmatch(r"epping(\.[a-z]+(_[a-z]+)*)+", metric.name), metric
         assert not metric.name.endswith(("_total", ".seconds", ".bytes"))
 
 

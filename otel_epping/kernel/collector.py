@@ -15,11 +15,11 @@ import numpy as np
 from otel_epping.kernel import buckets, libbpf, loader, memory
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.reader import READ, Reader
+from otel_epping.kernel.flows import FlowTable
+from otel_epping.kernel.reader import EPOCH, READ, Reader
 
 # Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
 _SLOTS_AHEAD = 1024
-_EPOCH = 1  # the program takes 0 for "nothing cached yet"
 
 
 def _close(fds: list[int]) -> None:
@@ -63,13 +63,14 @@ class Collector:
         self._write_control()
 
     def _write_control(self) -> None:
-        value = np.array([_EPOCH, self._interval], np.uint32)
+        value = np.array([EPOCH, self._interval], np.uint32)
         libbpf.map_update(self.program.maps["control"].fd, np.uint32(0).tobytes(), value.tobytes())
 
     def reader(self) -> Reader:
         """A new reader; each keeps its own place."""
         with self._lock:
-            reader = Reader(self._arrays, self.config, self.attachments, self._end_interval)
+            flows = FlowTable(self.program.maps["flows"], packet_clock=self.config.packet_clock)
+            reader = Reader(self._arrays, flows, self.config, self.attachments, self._end_interval)
             self._readers.append(reader)
         return reader
 

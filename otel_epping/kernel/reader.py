@@ -13,10 +13,13 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.extremes import Counts, Extremes
+from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.memory import Array
+from otel_epping.kernel.subnet_counters import SubnetCounters
 
-READ = ("slots", "histograms", "traffic", "interface_counters")
+READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters")
 OVERFLOW_SLOT = 0
+EPOCH = 1  # the program takes 0 for "nothing cached yet"
 
 # Rows of histograms copied at a time: a bound on memory, and about what a cache holds.
 _CHUNK = 512
@@ -37,7 +40,8 @@ class Reading:
     sum_ns       (rows,) sum of RTTs
     least_ns     (rows,) least RTT since this reader's previous reading; NO_LEAST_NS if there was none
     greatest_ns  (rows,) greatest RTT since then; 0 if there was none
-    traffic      (rows, 2, classes, 2) from and to the subnet; by traffic class; packets and bytes
+    counters     (rows,) records of SubnetCounters
+    active       (rows,) ends of active TCP flows
     names        number of an interface, as in slots["key"]["interface"] -> its name; '' for all that were not named
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
     """
@@ -49,14 +53,10 @@ class Reading:
     sum_ns: Counts
     least_ns: Counts
     greatest_ns: Counts
-    traffic: Counts
+    counters: npt.NDArray[Any]
+    active: Counts
     names: dict[int, str]
     interfaces: npt.NDArray[Any]
-
-
-def _tallies(tallies: npt.NDArray[Any]) -> Counts:
-    """(rows, 1, classes) of struct tally as (rows, classes, 2): packets, bytes."""
-    return np.stack([tallies["packets"][:, 0], tallies["bytes"][:, 0]], axis=-1)
 
 
 class Reader:
@@ -65,6 +65,7 @@ class Reader:
     def __init__(
         self,
         arrays: dict[str, Array],
+        flows: FlowTable,
         config: KernelConfig,
         attachments: Attachments,
         end_interval: Callable[[], tuple[int, int]],
@@ -74,11 +75,23 @@ class Reader:
         self._end_interval = end_interval
         self._packet_clock = config.packet_clock
         self._cpus = possible_cpus()
-        self._slots, self._histograms, self._traffic, self._interface_counters = (arrays[name] for name in READ)
+        self._slots, self._histograms = arrays["slots"], arrays["histograms"]
+        self._interface_counters = arrays["interface_counters"]
+        self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, self._cpus)
         self._buckets = np.zeros((0, buckets.bucket_count(config.scale)), np.uint64)
         self._sum_ns = np.zeros(0, np.uint64)
         self._ended = np.zeros(0, np.uint64)
         self._created_ns = np.zeros(0, np.int64)
+
+    @property
+    def counters_dtype(self) -> np.dtype[Any]:
+        """That of the records in Reading.counters."""
+        return self._counters.dtype
+
+    @property
+    def interfaces_dtype(self) -> np.dtype[Any]:
+        """That of the records in Reading.interfaces."""
+        return self._interface_counters.dtype
 
     def _grow(self, rows: int) -> None:
         """Makes room for rows in use for the first time, by a quarter at least, so that it is done rarely."""
@@ -117,11 +130,12 @@ class Reader:
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns[: len(slots)] == 0))
         self._created_ns[new] = slots["created_ns"][new].astype(np.int64) + offset_ns
 
-    def _sum_over_cpus(self, array: Array, rows: int) -> Counts:
-        """Structs of nothing but 64-bit counters: (rows, counters)."""
-        counters = array.first(rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
-        total: Counts = counters.sum(1)
-        return total
+    def _read_interfaces(self, numbers: list[int]) -> npt.NDArray[Any]:
+        """Records of some interfaces, added up over CPUs: structs of nothing but 64-bit counters."""
+        rows = max(numbers) + 1
+        counters = self._interface_counters.first(rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
+        records: npt.NDArray[Any] = counters.sum(1)[numbers].view(self._interface_counters.dtype)[:, 0]
+        return records
 
     def read(self) -> Reading:
         """What the program has counted up to now."""
@@ -136,9 +150,8 @@ class Reader:
         self.extremes.merge(interval, words["min_word"][:, interval & 1], words["max_word"][:, interval & 1])
         self._read_created(slots, now_ns)
         least_ns, greatest_ns = self.extremes.take(rows)
-        traffic = self._sum_over_cpus(self._traffic, rows).view(self._traffic.dtype)
+        counters, active = self._counters.read(rows, EPOCH)
         names = dict(self._attachments.names)
-        interfaces = self._sum_over_cpus(self._interface_counters, max(names) + 1)[list(names)]
         return Reading(
             time_ns=now_ns,
             slots=slots,
@@ -147,7 +160,8 @@ class Reader:
             sum_ns=self._sum_ns[:rows].copy(),
             least_ns=least_ns,
             greatest_ns=greatest_ns,
-            traffic=np.stack([_tallies(traffic[way]) for way in ("from", "to")], axis=1),
+            counters=counters,
+            active=active,
             names=names,
-            interfaces=interfaces.view(self._interface_counters.dtype)[:, 0],
+            interfaces=self._read_interfaces(list(names)),
         )
