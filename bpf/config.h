@@ -51,6 +51,11 @@
 #define CPUS 1
 #endif
 
+/* 1: what is inside of a tunnel is measured, and not the tunnel (tunnel.h). */
+#ifndef TUNNELS
+#define TUNNELS 0
+#endif
+
 /* 1: each RTT and each flow that opens or closes is reported to user space, too (events.h). */
 #ifndef EVENTS
 #define EVENTS 0

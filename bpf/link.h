@@ -46,14 +46,15 @@ static __always_inline u64 opaque(u64 number)
 }
 
 /*
- * Goes past all that follows the Ethernet header, whose `protocol` is given: `bytes` in front of the network header,
- * and the `version` of IP there. KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by
- * offset, and keeps the offset as what is left of a length that the verifier doesn't know: with a number or a pointer
- * that it knows, it would follow all that comes after once for every stack of headers there can be.
+ * Goes past all that follows an Ethernet header which ends after `bytes`, and whose `protocol` is given: then `bytes`
+ * are in front of the network header, and `version` is that of IP there. KIND_OTHER if it is IP, else KIND_NON_IP or
+ * KIND_MALFORMED (cut short). Reads by offset, and keeps the offset as what is left of a length that the verifier
+ * doesn't know: with a number or a pointer that it knows, it would follow all that comes after once for every stack of
+ * headers there can be.
  */
 static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u32 *bytes, u8 *version)
 {
-    u32 length = skb->len, left = opaque(length) - ETH_HLEN;
+    u32 length = skb->len, left = opaque(length) - *bytes;
 
     for (int i = 0; i <= LINK_HEADERS; i++) {
         union {

@@ -6,6 +6,7 @@
 #include "network.h"
 #include "packet.h"
 #include "transport.h"
+#include "tunnel.h"
 
 /* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
 #define HEADER_BYTES 256
@@ -49,6 +50,18 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
             return KIND_NON_IP;
     }
 
+    if (TUNNELS) {
+        u32 outer = link_header;
+
+        enter_tunnel(skb, &link_header, &version);
+        link_header = opaque(link_header);
+        version = opaque(version);
+
+        u64 tunnel = opaque(link_header - outer);
+
+        if (tunnel > MAX_TUNNEL_BYTES || !take(&cursor, tunnel))
+            return KIND_MALFORMED;
+    }
     packet->headers = link_header;
 
     u32 limit = wire_length(skb) - link_header, rest = 0;

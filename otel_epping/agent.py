@@ -7,13 +7,14 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.interfaces import Role
 from otel_epping.sdk import Pipelines, exporter_classes
 
 _log = logging.getLogger("otel_epping")
@@ -83,13 +84,12 @@ class _Stop:
             os._exit(128 + number)
 
 
-def run(names: Sequence[str], config: KernelConfig, interval_s: float | None) -> bool:
-    """Watches the interfaces until SIGTERM or SIGINT; returns whether the last export was delivered.
+def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None) -> bool:
+    """Watches interfaces, given with what they face, until SIGTERM or SIGINT; returns whether the last export arrived.
 
     Raises EppingError for whatever keeps it from beginning.
     """
-    names = list(dict.fromkeys(names))  # an interface named twice is one
-    for name in names:
+    for name in roles:
         interfaces.find(name)
     exporter_classes()  # what is wrong with the variables is told before half a second of compiling
     stop = _Stop(threading.Event())
@@ -98,11 +98,11 @@ def run(names: Sequence[str], config: KernelConfig, interval_s: float | None) ->
     delivery = Delivery()
     with Collector(config) as collector:
         pipelines = Pipelines(collector, interval_s, delivery)
-        for name in names:
-            collector.attachments.attach(name)
+        for name, role in roles.items():
+            collector.attachments.attach(name, role)
         _log.info(
             "watching %s: room for %d subnets, %.0f MiB of kernel memory",
-            ", ".join(names),
+            ", ".join(roles),
             config.max_subnets,
             sum(collector.kernel_bytes.values()) / _MIB,
         )

@@ -71,7 +71,7 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
     ns.ip("link add gone0 type veth peer name gone1", "address add 10.8.0.1/24 dev gone0")
     ns.ip("link set gone0 up", "link set gone1 up")
     with Sink(namespace=ns) as sink:
-        agent = start("-i", "gone0", "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+        agent = start("--lan", "gone0", "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
         with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
             sender.bind(("10.8.0.1", 0))
@@ -84,11 +84,20 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
         sink.clear()
         assert agent.stop() == 0
         points = sink.points(telemetry.SUBNET_PACKETS.name)
-        assert sum(point.point.as_int for point in points if point.attributes[telemetry.TRAFFIC_CLASS] == "udp") >= 7
+        udp = [point for point in points if point.attributes[telemetry.TRAFFIC_CLASS] == "udp"]
+        assert sum(point.point.as_int for point in udp) >= 7
+        # What goes out through an interface that faces the LAN comes from outside.
+        sides = {(point.attributes[telemetry.SUBNET_DIRECTION], point.attributes[telemetry.SIDE]) for point in udp}
+        assert sides == {("from", "external"), ("to", "internal")}
 
 
 def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: Callable[..., Agent]) -> None:
-    settings = {"OTEL_EPPING_INTERFACE": "lo,up0", "OTEL_EPPING_SCALE": "2", "OTEL_EPPING_PREFIX_V4": "8"}
+    settings = {
+        "OTEL_EPPING_INTERFACE": "lo",
+        "OTEL_EPPING_LAN": "up0",
+        "OTEL_EPPING_SCALE": "2",
+        "OTEL_EPPING_PREFIX_V4": "8",
+    }
     settings |= {"OTEL_EPPING_SAMPLE_INTERVAL": "0", "OTEL_EPPING_INTERVAL": "1m"}
     twice = ["-i", "lo", "-i", "lo", "--prefix-v4", "24"]
     with Sink(namespace=ns) as first, Sink(namespace=ns) as second:
@@ -99,7 +108,7 @@ def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: 
         converse(ns)
         assert [agent.stop() for agent in agents] == [0, 0]
         assert "watching lo, up0:" in agents[0].log.read_text()
-        assert "watching lo:" in agents[1].log.read_text()  # named twice, it is one
+        assert "watching lo, up0:" in agents[1].log.read_text()  # named twice, it is one
         for sink, subnet, scale in ((first, "127.0.0.0/8", 2), (second, "127.0.0.0/24", 3)):
             rtts = sink.points(telemetry.RTT.name)
             assert {point.attributes[telemetry.SUBNET] for point in rtts} == {subnet}

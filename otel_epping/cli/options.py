@@ -80,6 +80,8 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="Greatest round-trip time: what waits longer for its reply is given up."),
         click.option("--methods", type=Methods(), default=",".join(methods.ALL),
                      help="Ways to measure, separated by commas."),
+        click.option("--tunnels", is_flag=True,
+                     help="Measure what is inside of GRE, VXLAN and IP-in-IP, and not the tunnel itself."),
         click.option("--scale", type=click.IntRange(0, 6), default=_DEFAULTS.scale,
                      help="Scale of the histograms: 2^scale buckets per doubling. 4 is an error of 2.2 %."),
         click.option("--max-subnets", type=click.IntRange(*LIMITS["max_subnets"]), default=_DEFAULTS.max_subnets,
@@ -91,6 +93,7 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
     def configured(**arguments: Any) -> Any:
         knobs = {name: arguments.pop(name) for name in ("prefix_v4", "prefix_v6", "scale", "max_subnets", "max_flows")}
         knobs["methods"] = arguments.pop("methods")
+        knobs["tunnels"] = arguments.pop("tunnels")
         knobs["sample_interval_ns"] = arguments.pop("sample_interval")
         knobs["max_age_ns"] = arguments.pop("max_age")
         return command(config=KernelConfig(**knobs), **arguments)

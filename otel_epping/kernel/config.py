@@ -40,6 +40,7 @@ class KernelConfig:
     max_age_ns: int = 10_000_000_000
     scale: int = 4
     methods: tuple[str, ...] = methods.ALL
+    tunnels: bool = False
     events: bool = False
     packet_clock: bool = False
 
@@ -52,6 +53,6 @@ class KernelConfig:
 
     def defines(self) -> dict[str, int]:
         """Compile-time constants of `bpf/config.h`."""
-        knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "events", "packet_clock")}
+        knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "events", "packet_clock")}
         knobs["METHODS"] = methods.bits(self.methods)
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus()}

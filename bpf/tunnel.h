@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * With TUNNELS, a packet is what is inside of GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP (RFC 2003,
+ * RFC 4213, RFC 2473), one tunnel deep. What isn't a whole tunnel header is what it looks like from outside.
+ */
+#pragma once
+
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+#include <linux/udp.h>
+
+#include "link.h"
+
+#define GRE_CHECKSUM 0x8000
+#define GRE_ROUTING 0x4000 /* taken back by RFC 2784 */
+#define GRE_KEY 0x2000
+#define GRE_SEQUENCE 0x1000
+#define GRE_VERSION 0x0007
+#define ETH_P_TRANSPARENT_ETHERNET 0x6558
+#define VXLAN_PORT 4789
+#define VXLAN_HAS_NETWORK 0x08000000
+
+/* The longest chain of headers that are read here, and more; the bound is for the verifier. */
+#define MAX_TUNNEL_BYTES 256
+
+/* What follows the outer IP header, at `offset`: protocol type of what is inside, or 0, and where it begins. */
+static __always_inline u16 inside_gre(struct __sk_buff *skb, u32 *offset)
+{
+    struct {
+        __be16 flags;
+        __be16 protocol;
+    } gre;
+
+    if (bpf_skb_load_bytes(skb, *offset, &gre, sizeof(gre)))
+        return 0;
+
+    u16 flags = __be16_to_cpu(gre.flags);
+
+    if (flags & (GRE_ROUTING | GRE_VERSION))
+        return 0;
+    *offset += sizeof(gre) + 4 * (!!(flags & GRE_CHECKSUM) + !!(flags & GRE_KEY) + !!(flags & GRE_SEQUENCE));
+    return __be16_to_cpu(gre.protocol);
+}
+
+static __always_inline u16 inside_vxlan(struct __sk_buff *skb, u32 *offset)
+{
+    struct {
+        struct udphdr udp;
+        __be32 flags;
+        __be32 network;
+    } vxlan;
+
+    if (bpf_skb_load_bytes(skb, *offset, &vxlan, sizeof(vxlan)) || vxlan.udp.dest != __cpu_to_be16(VXLAN_PORT) ||
+        !(vxlan.flags & __cpu_to_be32(VXLAN_HAS_NETWORK)))
+        return 0;
+    *offset += sizeof(vxlan);
+    return ETH_P_TRANSPARENT_ETHERNET;
+}
+
+static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *offset)
+{
+    u8 protocol;
+
+    if (version == 4) {
+        struct iphdr ip;
+
+        if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)) || ip.ihl < 5 || ip.frag_off & __cpu_to_be16(0x3fff))
+            return 0;
+        protocol = ip.protocol;
+        *offset += ip.ihl * 4;
+    } else {
+        struct ipv6hdr ip;
+
+        if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)))
+            return 0;
+        protocol = ip.nexthdr;
+        *offset += sizeof(ip);
+    }
+
+    switch (protocol) {
+    case IPPROTO_IPIP:
+        return ETH_P_IP;
+    case IPPROTO_IPV6:
+        return ETH_P_IPV6;
+    case IPPROTO_GRE:
+        return inside_gre(skb, offset);
+    case IPPROTO_UDP:
+        return inside_vxlan(skb, offset);
+    default:
+        return 0;
+    }
+}
+
+/* Where the inner network header begins, and its version; both as they are if there is no tunnel. */
+static __always_inline void enter_tunnel(struct __sk_buff *skb, u32 *bytes, u8 *version)
+{
+    u32 offset = *bytes;
+    u8 inner_version;
+    u16 protocol = inside_ip(skb, *version, &offset);
+
+    if (protocol == ETH_P_TRANSPARENT_ETHERNET) {
+        struct ethhdr ethernet;
+
+        if (bpf_skb_load_bytes(skb, offset, &ethernet, sizeof(ethernet)))
+            return;
+        protocol = __be16_to_cpu(ethernet.h_proto);
+        offset += sizeof(ethernet);
+    }
+    if (skip_tags(skb, protocol, &offset, &inner_version) != KIND_OTHER)
+        return;
+    *bytes = offset;
+    *version = inner_version;
+}
