@@ -16,6 +16,9 @@ static __always_inline void dns(struct observation *seen)
     u32 transaction = head >> 48;
     bool is_response = head >> 47 & 1; /* the bit QR, which follows the identifier */
 
+    if (!head) /* cut short, or nothing is asked: there would be a count of questions */
+        return;
+
     if (packet->destination_port == __cpu_to_be16(DNS_PORT) && !is_response)
         ask(seen, METHOD_DNS, transaction, 0);
     else if (packet->source_port == __cpu_to_be16(DNS_PORT) && is_response)

@@ -92,7 +92,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         return;
     counters->ecn[packet->ecn & 3] += tally.packets;
 
-    seen.has_flow = kind == KIND_TCP && find_flow(packet, interface, seen.source_side, counters, &seen.flow);
+    seen.has_flow = kind == KIND_TCP && find_flow(packet, interface, seen.source_side, &seen.flow);
     if (seen.has_flow) {
         seen.source_slot = cached_slot(seen.flow.sender, told->epoch, packet->source, packet->family, interface,
                                        seen.source_side, skb, counters);
@@ -112,6 +112,8 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         count_conduct(&seen, destination_slot, now_ns);
     }
     EACH_METHOD(MEASURE)
+    if (seen.has_flow)
+        keep_flow(&seen.flow, counters);
 #if EVENTS
     watch_packet(&seen, kind);
 #endif

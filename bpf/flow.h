@@ -8,12 +8,15 @@
  */
 #pragma once
 
+#include <linux/errno.h>
+
 #include "packet.h"
 #include "subnet.h"
 #include "transport.h"
 
 struct flow_view {
     struct flow *flow;
+    struct flow_draft *draft; /* if the flow begins with this packet */
     bool source_low;
     struct half_flow *sender;
     struct half_flow *receiver;
@@ -62,35 +65,47 @@ static __always_inline struct flow_key flow_key_of(const struct packet *packet, 
 }
 
 /*
- * Finds the flow of a segment, or begins it. A SYN begins none, so that a SYN flood cannot push out established flows,
+ * Finds the flow of a segment, or drafts it. A SYN begins none, so that a SYN flood cannot push out established flows,
  * nor does a RST, which ends whatever it answers.
  */
 static __always_inline bool find_flow(const struct packet *packet, u16 interface, u32 source_side,
-                                      struct interface_counters *counters, struct flow_view *view)
+                                      struct flow_view *view)
 {
     bool source_low = source_is_low(packet);
     struct flow_key key = flow_key_of(packet, interface, source_side);
     struct flow *flow = flows.lookup(&key);
 
+    view->draft = 0;
     if (!flow) {
-        u32 zero = 0;
-        struct flow *fresh = fresh_flow.lookup(&zero);
+        u32 cpu = bpf_get_smp_processor_id();
+        struct flow_draft *draft = flow_drafts.lookup(&cpu);
 
-        if (!fresh || (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
+        if (!draft || (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
             return false;
-        if (flows.insert(&key, fresh) == 0)
-            counters->flows_created++;
-        flow = flows.lookup(&key); /* ours, or that of a CPU that was first */
-        if (!flow) {
-            counters->flow_insert_failed++;
-            return false;
-        }
+        draft->key = key;
+        __builtin_memset(&draft->flow, 0, sizeof(draft->flow));
+        flow = &draft->flow;
+        view->draft = draft;
     }
     view->flow = flow;
     view->source_low = source_low;
     view->sender = source_low ? &flow->half[0] : &flow->half[1];
     view->receiver = source_low ? &flow->half[1] : &flow->half[0];
     return true;
+}
+
+/* After a flow's first packet. Where another CPU was first with one of the other direction, its flow stays. Benign. */
+static __always_inline void keep_flow(struct flow_view *view, struct interface_counters *counters)
+{
+    if (!view->draft)
+        return;
+
+    int failed = flows.insert(&view->draft->key, &view->draft->flow);
+
+    if (!failed)
+        counters->flows_created++;
+    else if (failed != -EEXIST)
+        counters->flow_insert_failed++;
 }
 
 /*

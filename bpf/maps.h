@@ -221,8 +221,16 @@ struct flow {
 
 BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, MAX_FLOWS);
 
-/* A flow of which nothing is known yet: nothing but zeros, for which the stack has no room. */
-BPF_ARRAY(fresh_flow, struct flow, 1);
+/*
+ * A flow while its first packet is dealt with, one for each CPU. It is put into the table after that, and not looked up
+ * there: that would mark it as used, and flows of a single packet would push out those that only speak now and then.
+ */
+struct flow_draft {
+    struct flow_key key;
+    struct flow flow;
+};
+
+BPF_ARRAY(flow_drafts, struct flow_draft, CPUS);
 
 /* ---- questions and answers; see exchange.h */
 

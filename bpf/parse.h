@@ -74,11 +74,11 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     case IPPROTO_TCP:
         return parse_tcp(&cursor, rest, packet);
     case IPPROTO_UDP:
-        parse_udp(&cursor, rest, packet);
+        parse_udp(skb, rest, packet);
         return KIND_UDP;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:
-        parse_icmp(&cursor, rest, packet);
+        parse_icmp(skb, rest, packet);
         return KIND_ICMP;
     default:
         return KIND_OTHER;

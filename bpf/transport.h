@@ -84,22 +84,32 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 res
     return KIND_TCP;
 }
 
-/* What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. */
-static __always_inline void parse_udp(struct cursor *cursor, u32 rest, struct packet *packet)
+/*
+ * What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. Read by offset:
+ * drivers put the headers into the linear part of an skb, and the payload into pages (eth_get_headlen()). Only what
+ * belongs to the IP packet (`rest`): what follows it is padding.
+ */
+static __always_inline void parse_udp(struct __sk_buff *skb, u32 rest, struct packet *packet)
 {
-    struct udphdr *udp = take(cursor, sizeof(*udp));
-    u64 *head = udp ? take(cursor, sizeof(*head)) : 0;
+    struct {
+        struct udphdr udp;
+        u64 head;
+    } start = {};
+    u32 at = packet->headers;
 
-    packet->headers += sizeof(*udp);
-    packet->payload = rest > sizeof(*udp) ? rest - sizeof(*udp) : 0;
-    if (!udp)
-        return;
-    packet->source_port = udp->source;
-    packet->destination_port = udp->dest;
-    packet->udp_head = head ? *head : 0;
+    packet->headers += sizeof(start.udp);
+    packet->payload = rest > sizeof(start.udp) ? rest - sizeof(start.udp) : 0;
+    if (rest < sizeof(start) || bpf_skb_load_bytes(skb, at, &start, sizeof(start))) {
+        start.head = 0;
+        if (rest < sizeof(start.udp) || bpf_skb_load_bytes(skb, at, &start.udp, sizeof(start.udp)))
+            return;
+    }
+    packet->source_port = start.udp.source;
+    packet->destination_port = start.udp.dest;
+    packet->udp_head = start.head;
 }
 
-static __always_inline void parse_icmp(struct cursor *cursor, u32 rest, struct packet *packet)
+static __always_inline void parse_icmp(struct __sk_buff *skb, u32 rest, struct packet *packet)
 {
     /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4). */
     struct {
@@ -108,20 +118,23 @@ static __always_inline void parse_icmp(struct cursor *cursor, u32 rest, struct p
         u16 checksum;
         u16 identifier;
         u16 sequence;
-    } *echo = take(cursor, sizeof(*echo));
+    } echo = {};
     bool v4 = packet->family == FAMILY_V4;
+    u32 at = packet->headers;
 
-    packet->headers += sizeof(*echo);
-    packet->payload = rest > sizeof(*echo) ? rest - sizeof(*echo) : 0;
-    if (!echo || echo->code)
+    packet->headers += sizeof(echo);
+    packet->payload = rest > sizeof(echo) ? rest - sizeof(echo) : 0;
+    /* Each version of IP has an ICMP of its own. */
+    if ((packet->protocol == IPPROTO_ICMP) != v4 || rest < sizeof(echo) ||
+        bpf_skb_load_bytes(skb, at, &echo, sizeof(echo)) || echo.code)
         return;
-    if (echo->type == (v4 ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST))
+    if (echo.type == (v4 ? ICMP_ECHO_REQUEST : ICMPV6_ECHO_REQUEST))
         packet->echo = ECHO_REQUEST;
-    else if (echo->type == (v4 ? ICMP_ECHO_REPLY : ICMPV6_ECHO_REPLY))
+    else if (echo.type == (v4 ? ICMP_ECHO_REPLY : ICMPV6_ECHO_REPLY))
         packet->echo = ECHO_REPLY;
     else
         return;
-    packet->source_port = echo->identifier;
-    packet->destination_port = echo->identifier;
-    packet->sequence = echo->sequence;
+    packet->source_port = echo.identifier;
+    packet->destination_port = echo.identifier;
+    packet->sequence = echo.sequence;
 }

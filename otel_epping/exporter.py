@@ -73,10 +73,11 @@ class ProducerExporter(MetricExporter):
             except Exception:
                 # Whatever is wrong with us, the application's own metrics get through.
                 _log.exception("cannot read the kernel's counts")
+                failed = 1
                 if self._forward_sdk:
                     self._inner.export(metrics_data, timeout_millis=timeout_millis)
-                return MetricExportResult.FAILURE
-            failed = self._export_batches(metrics_data, deadline)
+            else:
+                failed = self._export_batches(metrics_data, deadline)
             self.failed += failed
         if self._on_result:
             self._on_result(failed)
