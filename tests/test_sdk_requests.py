@@ -214,3 +214,25 @@ def test_a_part_that_failed_is_the_only_one_repeated(bench: Bench, sink: Sink, m
     assert total(sink.points(PACKETS)) == 2 * packets_fed(bench)
     assert total(sink.points("epping.interface.packet.count")) == packets_fed(bench)
     reader.shutdown()
+
+
+def test_a_reading_that_fails_is_an_export_that_failed(
+    bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[int] = []
+    wrapped = ProducerExporter(exporter(sink), bench.collector, on_result=results.append)
+    reader = PeriodicExportingMetricReader(wrapped, 60_000)
+    provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    provider.get_meter("application").create_counter("orders").add(1)
+
+    def broken(reader: Reader) -> Reading:
+        raise OSError("no memory to read")
+
+    monkeypatch.setattr(Reader, "read", broken)
+    reader.force_flush()
+    assert results == [1]
+    assert len(sink.points("orders")) == 1, "the application's own metrics get through"
+    monkeypatch.undo()
+    reader.force_flush()
+    assert results == [1, 0]
+    provider.shutdown()
