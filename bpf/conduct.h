@@ -19,23 +19,29 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
 {
     const struct packet *packet = &seen->packet;
     struct flow *flow = seen->flow.flow;
-    struct flow_counters *from = flow_counters.lookup(&seen->source_slot);
-    struct flow_counters *to = flow_counters.lookup(&destination_slot);
     u8 flags = packet->tcp_flags;
     bool is_new_syn_ack = (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && seen->segment == SEGMENT_OTHER;
+    bool opens = is_new_syn_ack || now_ns - flow->last_ns > FLOW_IDLE_NS; /* last_ns is 0 if the flow is new */
+
+    if (flow->last_ns != now_ns)
+        flow->last_ns = now_ns;
+    /* Most segments are nothing but the next. */
+    if (!opens && seen->segment < SEGMENT_RETRANSMITTED && !packet->is_window_zero &&
+        !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+        return;
+
+    struct flow_counters *from = flow_counters.lookup(&seen->source_slot);
+    struct flow_counters *to = flow_counters.lookup(&destination_slot);
 
     if (!from || !to)
         return;
 
-    if (is_new_syn_ack || now_ns - flow->last_ns > FLOW_IDLE_NS) { /* last_ns is 0 if it is new */
+    if (opens) {
         enum opening how = is_new_syn_ack ? OPENED_SYN : OPENED_MIDWAY;
 
         flow->state = 0;
         COUNT_BOTH(opened, how, how);
     }
-    if (flow->last_ns != now_ns)
-        flow->last_ns = now_ns;
-
     if (seen->segment == SEGMENT_RETRANSMITTED)
         COUNT_BOTH(retransmitted, 0, 1);
     else if (seen->segment == SEGMENT_OUT_OF_ORDER)
