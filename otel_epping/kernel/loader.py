@@ -31,10 +31,11 @@ _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 @dataclass(frozen=True)
 class Map:
-    """A map of the loaded program: its descriptor, and its value's layout as BCC describes it (None: not a struct)."""
+    """A map of the loaded program: its descriptor, and its value's and key's layouts, as BCC describes structs."""
 
     fd: int
     layout: dict[str, Any] | None
+    key_layout: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,10 @@ def load(config: KernelConfig) -> Program:
             by_name = dict(zip(names, fds, strict=True))
             return Program(
                 entry_points={name: by_name[name] for name in reply["programs"]},
-                maps={entry["name"]: Map(by_name[entry["name"]], entry["layout"]) for entry in reply["maps"]},
+                maps={
+                    entry["name"]: Map(by_name[entry["name"]], entry["layout"], entry["key_layout"])
+                    for entry in reply["maps"]
+                },
                 bcc_version=reply["bcc"],
                 interpreter=interpreter,
                 verifier_s=reply["verifier_s"],

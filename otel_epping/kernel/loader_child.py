@@ -8,7 +8,7 @@ has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agen
     argv[1]   the socket's descriptor
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
     replies   one JSON message with the descriptors of programs, then maps (SCM_RIGHTS, unix(7)):
-              {"programs": [name...], "maps": [{"name", "layout": layout or null}...], "bcc": version, "verifier_s"}
+              {"programs": [name...], "maps": [{"name", "layout", "key_layout"}...], "bcc": version, "verifier_s"}
               or {"error": what happened, "kind": "no-bcc" | "wrong-bcc" | "compile" | "load"}
 
 What compiler and verifier print goes to standard error, which the agent keeps.
@@ -94,9 +94,13 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     bcc.lib.bpf_table_name.restype = ctypes.c_char_p
     for index in range(bcc.lib.bpf_num_tables(module.module)):
         name = bcc.lib.bpf_table_name(module.module, index).decode()
-        leaf = module[name].Leaf
-        maps.append({"name": name, "layout": layout(leaf) if hasattr(leaf, "_fields_") else None})
-        descriptors.append(module[name].map_fd)
+        table = module[name]
+        layouts = {
+            part: layout(kind) if hasattr(kind, "_fields_") else None
+            for part, kind in (("key_layout", getattr(table, "Key", None)), ("layout", table.Leaf))
+        }
+        maps.append({"name": name} | layouts)
+        descriptors.append(table.map_fd)
     version = getattr(bcc, "__version__", "unknown")
     reply = {"programs": PROGRAMS, "maps": maps, "bcc": version, "verifier_s": verifier_s}
     return reply, descriptors, module
