@@ -63,7 +63,7 @@ struct watched_flow {
 
 struct watched_key {
     struct flow_key flow;
-    u32 protocol;
+    u64 protocol; /* as wide as this, so that there is no padding, whose bytes nobody sets */
 };
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);

@@ -86,6 +86,11 @@ static __always_inline bool is_watched(const struct packet *packet, enum packet_
     return kind == KIND_UDP || (kind == KIND_ICMP && packet->echo);
 }
 
+static __always_inline bool is_active(const struct watched_half *half)
+{
+    return half->state == WATCHED_WAITING || half->state == WATCHED_OPEN;
+}
+
 static __always_inline struct watched_flow *find_watched(struct observation *seen, enum packet_kind kind)
 {
     const struct packet *packet = &seen->packet;
@@ -103,14 +108,9 @@ static __always_inline struct watched_flow *find_watched(struct observation *see
         watched.insert(&key, fresh);
         return watched.lookup(&key);
     }
-    if (flow->half[0].state == WATCHED_CLOSED && flow->half[1].state == WATCHED_CLOSED)
+    if (!is_active(&flow->half[0]) && !is_active(&flow->half[1]))
         *flow = *fresh;
     return flow;
-}
-
-static __always_inline bool is_active(const struct watched_half *half)
-{
-    return half->state == WATCHED_WAITING || half->state == WATCHED_OPEN;
 }
 
 static __always_inline void begin_half(struct watched_half *half, const struct packet *packet, u64 now_ns)
