@@ -26,8 +26,7 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
     if (flow->last_ns != now_ns)
         flow->last_ns = now_ns;
     /* Most segments are nothing but the next. */
-    if (!opens && seen->segment < SEGMENT_RETRANSMITTED && !packet->is_window_zero &&
-        !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+    if (!opens && seen->segment < SEGMENT_RETRANSMITTED && packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         return;
 
     struct flow_counters *from = flow_counters.lookup(&seen->source_slot);
@@ -46,7 +45,7 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
         COUNT_BOTH(retransmitted, 0, 1);
     else if (seen->segment == SEGMENT_OUT_OF_ORDER)
         COUNT_BOTH(out_of_order, 0, 1);
-    if (packet->is_window_zero && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
+    if (!packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         COUNT_BOTH(zero_window, 0, 1);
 
     if (flags & (TCP_FIN | TCP_RST) && flow->state != FLOW_CLOSED) {

@@ -20,7 +20,7 @@ static __always_inline void dns(struct observation *seen)
         return;
 
     if (packet->destination_port == __cpu_to_be16(DNS_PORT) && !is_response)
-        ask(seen, METHOD_DNS, transaction, 0);
+        ask(seen, METHOD_DNS, transaction, 0, false);
     else if (packet->source_port == __cpu_to_be16(DNS_PORT) && is_response)
         answer(seen, METHOD_DNS, transaction);
 }

@@ -5,7 +5,8 @@
  *
  * A question that is asked again before its answer is never timed, for nobody can tell which one was answered (Karn's
  * rule, RFC 6298 section 3); within `grace_ns` it is not asked again, but still the same question, in two packets.
- * An answered question stays until it is old: what asks the same once more is no new question.
+ * An answered question stays until it is old: what asks the same once more is no new question. One whose identifier is
+ * unique, and not used again for another, never becomes new.
  */
 #pragma once
 
@@ -31,13 +32,14 @@ static __always_inline struct exchange_key exchange_of(const struct observation 
     };
 }
 
-static __always_inline void ask(struct observation *seen, enum method method, u32 identifier, u64 grace_ns)
+static __always_inline void ask(struct observation *seen, enum method method, u32 identifier, u64 grace_ns,
+                                bool is_unique)
 {
     struct exchange_key key = exchange_of(seen, method, identifier, true);
     struct exchange fresh = {.asked_ns = precise_now(seen->skb), .state = EXCHANGE_OPEN};
     struct exchange *exchange = exchanges.lookup(&key);
 
-    if (exchange && fresh.asked_ns - exchange->asked_ns <= MAX_AGE_NS) {
+    if (exchange && (is_unique || fresh.asked_ns - exchange->asked_ns <= MAX_AGE_NS)) {
         if (exchange->state == EXCHANGE_OPEN && fresh.asked_ns - exchange->asked_ns > grace_ns) {
             exchange->state = EXCHANGE_REPEATED;
             seen->counters->rtt_repeated++;

@@ -14,7 +14,6 @@
 
 /* Tags, labels and PPPoE headers together; what has more is not IP to us. */
 #define LINK_HEADERS 8
-#define MAX_TAG_BYTES (LINK_HEADERS * sizeof(struct pppoe))
 
 #define ETH_P_QINQ_OLD 0x9100
 #define PPP_IP 0x0021
@@ -47,12 +46,13 @@ static __always_inline u64 opaque(u64 number)
 
 /*
  * Goes past all that follows an Ethernet header which ends after `bytes`, and whose `protocol` is given: then `bytes`
- * are in front of the network header, and `version` is that of IP there. KIND_OTHER if it is IP, else KIND_NON_IP or
- * KIND_MALFORMED (cut short). Reads by offset, and keeps the offset as what is left of a length that the verifier
- * doesn't know: with a number or a pointer that it knows, it would follow all that comes after once for every stack of
- * headers there can be.
+ * are in front of the network header, `version` is that of IP there, and the packet ends at `end`, or before.
+ * KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by offset, and keeps the offset as what
+ * is left of a length that the verifier doesn't know: with a number or a pointer that it knows, it would follow all
+ * that comes after once for every stack of headers there can be.
  */
-static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u32 *bytes, u8 *version)
+static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u32 *bytes, u32 *end,
+                                                  u8 *version)
 {
     u32 length = skb->len, left = opaque(length) - *bytes;
 
@@ -94,6 +94,11 @@ static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 pro
             else
                 return KIND_NON_IP;
             left -= sizeof(header.pppoe);
+            /* It counts the bytes that follow it, the PPP protocol too; what is behind them is padding. An aggregate
+             * has the length of one of its packets. */
+            offset += sizeof(header.pppoe) - sizeof(header.pppoe.protocol) + __be16_to_cpu(header.pppoe.length);
+            if (offset < *end && !skb->gso_segs)
+                *end = offset;
             break;
         case ETH_P_MPLS_UC:
         case ETH_P_MPLS_MC:

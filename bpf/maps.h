@@ -203,8 +203,10 @@ struct half_flow {
     u32 last_tsval;
     u32 next_seq; /* one beyond the greatest sequence number that it sent */
     u32 acked;    /* the greatest acknowledgement number that it sent */
-    u32 is_window_zero;
-    u32 skips_next; /* see tcp_sequence.h */
+    u16 window;
+    u8 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
+    u8 skips_next; /* see tcp_sequence.h */
+    u32 zero;
 };
 
 /* A flow that was silent for longer is closed, and what it sends then opens another. */
@@ -215,7 +217,8 @@ enum flow_state { FLOW_LOW_FINISHED = 1, FLOW_HIGH_FINISHED = 2, FLOW_CLOSED = 3
 struct flow {
     struct half_flow half[2]; /* [0] of low, [1] of high */
     u64 last_ns;              /* coarse time of its last packet */
-    u64 handshake_ns;         /* from SYN to the ACK of the SYN-ACK; 0: not seen */
+    u64 syn_ns;               /* when the SYN of its SYN-ACK was seen; 0: it was not, or more than once */
+    u64 handshake_ns;         /* from there to the ACK of the SYN-ACK; 0: not seen */
     u64 state;                /* enum flow_state */
 };
 

@@ -15,12 +15,12 @@ struct packet {
     u32 payload; /* bytes behind the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
+    u16 window;  /* TCP, not scaled */
     u32 tsval;   /* TCP */
     u32 tsecr;
     u16 sequence; /* of ICMP echo, whose identifier stands for both ports */
     u64 udp_head; /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */
     bool has_timestamp;
-    bool is_window_zero;
     u8 tcp_flags;
     u8 echo; /* enum echo */
     u8 family;

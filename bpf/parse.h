@@ -11,9 +11,13 @@
 /* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
 #define HEADER_BYTES 256
 
+/* More than all that link.h and tunnel.h go past. */
+#define MAX_LINK_BYTES 512
+
 static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 link_header, struct packet *packet)
 {
     struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
+    u32 end = wire_length(skb);
     u8 version;
 
     if (link_header) {
@@ -26,19 +30,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
         } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
             version = 6;
         } else {
-            enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &version);
-
-            /* One way on for the verifier, wherever skip_tags() ended. */
-            link_header = opaque(link_header);
-            version = opaque(version);
-
-            u64 tags = opaque(link_header - sizeof(*ethernet));
+            enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &end, &version);
 
             if (kind != KIND_OTHER)
                 return kind;
-            /* The bound is for the verifier. */
-            if (tags > MAX_TAG_BYTES || !take(&cursor, tags))
-                return KIND_MALFORMED;
         }
     } else {
         struct iphdr *first = cursor.at;
@@ -49,22 +44,20 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
         if (version != 4 && version != 6)
             return KIND_NON_IP;
     }
-
-    if (TUNNELS) {
-        u32 outer = link_header;
-
+    if (TUNNELS)
         enter_tunnel(skb, &link_header, &version);
-        link_header = opaque(link_header);
-        version = opaque(version);
 
-        u64 tunnel = opaque(link_header - outer);
+    /* One way on for the verifier, whatever is in front of the network header; the bound is for it, too. */
+    u64 link = opaque(link_header);
 
-        if (tunnel > MAX_TUNNEL_BYTES || !take(&cursor, tunnel))
-            return KIND_MALFORMED;
-    }
-    packet->headers = link_header;
+    version = opaque(version);
+    end = opaque(end);
+    cursor.at = (void *)(long)skb->data;
+    if (link > MAX_LINK_BYTES || !take(&cursor, link) || end < link)
+        return KIND_MALFORMED;
+    packet->headers = link;
 
-    u32 limit = wire_length(skb) - link_header, rest = 0;
+    u32 limit = end - link, rest = 0;
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 

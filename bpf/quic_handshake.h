@@ -28,5 +28,5 @@ static __always_inline void quic_handshake(struct observation *seen)
     if (answer(seen, METHOD_QUIC_HANDSHAKE, 0))
         return;
     if ((first & QUIC_TYPE) == (version == QUIC_V1 ? QUIC_V1_INITIAL : QUIC_V2_INITIAL))
-        ask(seen, METHOD_QUIC_HANDSHAKE, 0, QUIC_FLIGHT_NS);
+        ask(seen, METHOD_QUIC_HANDSHAKE, 0, QUIC_FLIGHT_NS, false);
 }

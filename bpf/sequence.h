@@ -10,6 +10,9 @@
 
 /* What comes this soon after the segment that overtook it was not sent again, if the flow's own RTT isn't known. */
 #define OVERTAKEN_NS 3000000ULL
+/* So many duplicate acknowledgements have what is missing sent again (RFC 5681 3.2 says 3; Wireshark lets one be lost).
+ */
+#define FAST_RETRANSMIT_DUPLICATES 2
 
 enum segment { SEGMENT_EMPTY, SEGMENT_NEXT, SEGMENT_OTHER, SEGMENT_RETRANSMITTED, SEGMENT_OUT_OF_ORDER };
 
@@ -19,13 +22,19 @@ static __always_inline void advance(struct half_flow *sender, u32 end, u64 now_n
     sender->advanced_ns = now_ns;
 }
 
-/* Of a segment that begins before the greatest sequence number sent. */
-static __always_inline enum segment repeated_or_overtaken(const struct flow_view *view, u32 end, u64 now_ns)
+/* Whether the other endpoint has all of a segment that ends here. */
+static __always_inline bool is_acknowledged(const struct flow_view *view, u32 end)
+{
+    return view->receiver->acked && !later(end, view->receiver->acked);
+}
+
+/* Of a segment that begins before the greatest sequence number sent, and that was not acknowledged yet. */
+static __always_inline enum segment repeated_or_overtaken(const struct flow_view *view, u32 begin, u32 end, u64 now_ns)
 {
     u64 overtaken_ns = view->flow->handshake_ns ?: OVERTAKEN_NS;
-    bool acknowledged = view->receiver->acked && !later(end, view->receiver->acked);
+    bool is_asked_for = view->receiver->duplicates >= FAST_RETRANSMIT_DUPLICATES && begin == view->receiver->acked;
 
-    if (acknowledged || end == view->sender->next_seq || now_ns - view->sender->advanced_ns >= overtaken_ns)
+    if (is_asked_for || end == view->sender->next_seq || now_ns - view->sender->advanced_ns >= overtaken_ns)
         return SEGMENT_RETRANSMITTED;
     return SEGMENT_OUT_OF_ORDER;
 }
@@ -34,54 +43,78 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
 {
     struct half_flow *sender = view->sender;
     u8 flags = packet->tcp_flags;
-    u32 end = packet->seq + packet->payload + !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
+    u32 begin = packet->seq, end = begin + packet->payload + !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
     enum segment segment;
 
-    if (end == packet->seq)
+    if (end == begin) {
+        /* It says where its sender goes on; if that is ahead, something is missing. */
+        if (!sender->advanced_ns || later(begin, sender->next_seq))
+            advance(sender, begin, now_ns);
         return SEGMENT_EMPTY;
+    }
     if (!sender->advanced_ns || (flags & TCP_SYN && end != sender->next_seq)) {
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* what came before it is unknown */
     }
-    if (packet->seq == sender->next_seq) {
-        if (packet->payload == 1 && view->receiver->is_window_zero)
-            return SEGMENT_OTHER; /* a zero window probe, which nobody needs to take in */
-        advance(sender, end, now_ns);
-        return SEGMENT_NEXT;
-    }
-    if (later(packet->seq, sender->next_seq)) {
+    if (later(begin, sender->next_seq)) {
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* something before it is missing */
     }
-    if (packet->seq + 1 == sender->next_seq && !(flags & (TCP_SYN | TCP_FIN))) {
-        if (packet->payload > 1)
-            advance(sender, end, now_ns);
-        return SEGMENT_OTHER; /* a keep-alive (RFC 1122 4.2.3.6), or what a probe of one byte had begun */
+    if (begin + 1 == sender->next_seq && packet->payload <= 1 && !(flags & (TCP_SYN | TCP_FIN)))
+        return SEGMENT_OTHER; /* a keep-alive (RFC 1122 4.2.3.6) */
+    if (is_acknowledged(view, end)) {
+        segment = SEGMENT_RETRANSMITTED;
+    } else if (begin == sender->next_seq) {
+        if (packet->payload == 1 && !view->receiver->window)
+            return SEGMENT_OTHER; /* a zero window probe, which nobody needs to take in */
+        segment = SEGMENT_NEXT;
+    } else if (begin + 1 == sender->next_seq && !(flags & TCP_SYN)) {
+        segment = SEGMENT_OTHER; /* goes on behind what may have been a probe */
+    } else {
+        segment = repeated_or_overtaken(view, begin, end, now_ns);
     }
-    segment = repeated_or_overtaken(view, end, now_ns);
     if (later(end, sender->next_seq))
         advance(sender, end, now_ns);
     return segment;
+}
+
+/* What this segment says of the other direction: how much of it arrived, and whether that was said before. */
+static __always_inline void follow_acknowledgements(const struct flow_view *view, const struct packet *packet,
+                                                    u64 now_ns)
+{
+    struct half_flow *sender = view->sender;
+    bool is_bare = !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
+
+    if (!(packet->tcp_flags & TCP_ACK))
+        return;
+    if (!view->receiver->advanced_ns)
+        advance(view->receiver, packet->ack_seq, now_ns); /* never heard of: it goes on there, at the earliest */
+    if (!sender->acked || packet->tcp_flags & TCP_SYN || later(packet->ack_seq, sender->acked)) {
+        sender->acked = packet->ack_seq;
+        sender->duplicates = 0;
+    } else if (is_bare && packet->ack_seq == sender->acked && packet->window == sender->window &&
+               sender->duplicates < FAST_RETRANSMIT_DUPLICATES) {
+        sender->duplicates++;
+    }
 }
 
 /* Remembers what this segment says, and tells what it is. A RST may be anybody's, so it says nothing. */
 static __always_inline enum segment follow_sequence(const struct flow_view *view, const struct packet *packet,
                                                     u64 now_ns)
 {
-    struct half_flow *sender = view->sender;
-
     if (packet->tcp_flags & TCP_RST)
         return SEGMENT_EMPTY;
-    if (packet->tcp_flags & TCP_ACK &&
-        (!sender->acked || packet->tcp_flags & TCP_SYN || later(packet->ack_seq, sender->acked)))
-        sender->acked = packet->ack_seq;
-    if (sender->is_window_zero != packet->is_window_zero)
-        sender->is_window_zero = packet->is_window_zero;
 
-    enum segment segment = place_segment(view, packet, now_ns);
+    /* One way on for the verifier, whatever the segment is. */
+    enum segment segment = opaque(place_segment(view, packet, now_ns));
 
+    follow_acknowledgements(view, packet, now_ns);
+    if (view->sender->window != packet->window)
+        view->sender->window = packet->window;
     /* A SYN begins no flow, but the SYN-ACK says where its sender goes on. */
-    if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER)
+    if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
         advance(view->receiver, packet->ack_seq, now_ns);
+        view->receiver->acked = 0;
+    }
     return segment;
 }

@@ -21,6 +21,8 @@ static __always_inline void time_accept(struct observation *seen)
     }
     server->accepted_seq = next;
     server->accepted_ns = precise_now(seen->skb);
+    seen->flow.flow->syn_ns = seen->ended[0].asked_ns; /* if this packet answers a SYN */
+    seen->flow.flow->handshake_ns = 0;
     seen->counters->rtt_begun++;
 }
 
@@ -32,10 +34,13 @@ static __always_inline void match_accept(struct observation *seen)
     if (!sent_ns)
         return;
     server->accepted_ns = 0;
-    if (seen->packet.ack_seq == server->accepted_seq)
-        answers(seen, METHOD_TCP_HANDSHAKE, sent_ns);
-    else
+    if (seen->packet.ack_seq != server->accepted_seq) {
         seen->counters->rtt_superseded++; /* the ACK that answered was lost before it came here */
+        return;
+    }
+    answers(seen, METHOD_TCP_HANDSHAKE, sent_ns);
+    if (seen->flow.flow->syn_ns)
+        seen->flow.flow->handshake_ns = precise_now(seen->skb) - seen->flow.flow->syn_ns;
 }
 
 static __always_inline void tcp_handshake(struct observation *seen)
@@ -44,7 +49,7 @@ static __always_inline void tcp_handshake(struct observation *seen)
 
     switch (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
     case TCP_SYN:
-        ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, 0);
+        ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, 0, true);
         break;
     case TCP_SYN | TCP_ACK:
         answer(seen, METHOD_TCP_HANDSHAKE, packet->ack_seq);

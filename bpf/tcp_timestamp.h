@@ -9,7 +9,8 @@
 
 /*
  * Whether this TSval is sent for the first time, by a segment that somebody must answer.
- * - A SYN begins the sender's timestamps anew: a port may be used again. Its answer belongs to the handshake.
+ * - A SYN begins the sender's timestamps anew: a port may be used again. Its answer belongs to the handshake. One with
+ *   an earlier TSval may also have been overtaken by what came after it: then nothing is known of them.
  * - The first TSval of a flow joined mid-way may have been sent before we looked: wait for the next.
  * - Only an advancing TSval is new; what is equal or earlier was sent again or overtaken on the way.
  * - But after a silence in which all that waited expired, an earlier one is a new connection whose SYN we missed.
@@ -19,6 +20,10 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
 {
     if (packet->tcp_flags & TCP_SYN || !sender->edge_ns) {
         __builtin_memset(sender->sent_ns, 0, sizeof(sender->sent_ns));
+        if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
+            sender->edge_ns = 0;
+            return false;
+        }
     } else {
         if (packet->tsval == sender->last_tsval)
             return false;

@@ -77,7 +77,7 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 res
     packet->seq = __be32_to_cpu(tcp->seq);
     packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
     packet->tcp_flags = ((u8 *)tcp)[13];
-    packet->is_window_zero = !tcp->window;
+    packet->window = tcp->window;
     packet->headers += header;
     packet->payload = rest - header;
     parse_timestamp(cursor->at, header - sizeof(*tcp), cursor->end, packet);

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * With TUNNELS, a packet is what is inside of GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP (RFC 2003,
- * RFC 4213, RFC 2473), one tunnel deep. What isn't a whole tunnel header is what it looks like from outside.
+ * RFC 4213, RFC 2473), one tunnel deep, with at most one 802.1Q tag inside. What isn't a whole tunnel header is what it
+ * looks like from outside.
  */
 #pragma once
 
@@ -20,9 +21,6 @@
 #define ETH_P_TRANSPARENT_ETHERNET 0x6558
 #define VXLAN_PORT 4789
 #define VXLAN_HAS_NETWORK 0x08000000
-
-/* The longest chain of headers that are read here, and more; the bound is for the verifier. */
-#define MAX_TUNNEL_BYTES 256
 
 /* What follows the outer IP header, at `offset`: protocol type of what is inside, or 0, and where it begins. */
 static __always_inline u16 inside_gre(struct __sk_buff *skb, u32 *offset)
@@ -95,10 +93,12 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
 /* Where the inner network header begins, and its version; both as they are if there is no tunnel. */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u32 *bytes, u8 *version)
 {
-    u32 offset = *bytes;
-    u8 inner_version;
-    u16 protocol = inside_ip(skb, *version, &offset);
+    /* One way in for the verifier, and one way on from the outer headers. */
+    u32 offset = *bytes = opaque(*bytes);
+    u8 outer_version = *version = opaque(*version);
+    u16 protocol = opaque(inside_ip(skb, outer_version, &offset));
 
+    offset = opaque(offset);
     if (protocol == ETH_P_TRANSPARENT_ETHERNET) {
         struct ethhdr ethernet;
 
@@ -107,8 +107,16 @@ static __always_inline void enter_tunnel(struct __sk_buff *skb, u32 *bytes, u8 *
         protocol = __be16_to_cpu(ethernet.h_proto);
         offset += sizeof(ethernet);
     }
-    if (skip_tags(skb, protocol, &offset, &inner_version) != KIND_OTHER)
+    if (protocol == ETH_P_8021Q) {
+        struct tag tag;
+
+        if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
+            return;
+        protocol = __be16_to_cpu(tag.protocol);
+        offset += sizeof(tag);
+    }
+    if (protocol != ETH_P_IP && protocol != ETH_P_IPV6)
         return;
     *bytes = offset;
-    *version = inner_version;
+    *version = protocol == ETH_P_IP ? 4 : 6;
 }

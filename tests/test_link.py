@@ -123,3 +123,14 @@ def test_what_is_not_ip_behind_its_tags(bench: Bench, frame: Packet, kind: str) 
     with bench.counting() as counted:
         assert bench.feed(frame) is None
     assert counted[f"received {kind}"] == (1, len(bytes(frame)))
+
+
+@pytest.mark.parametrize(("spare", "kind"), [(0, "tcp"), (6, "tcp"), (-1, "malformed")])
+def test_a_packet_ends_where_pppoe_says(bench: Bench, spare: int, kind: str) -> None:
+    """What is behind it is padding; what is beyond it was never sent."""
+    packet = IP(src="198.18.0.1", dst="198.19.0.1", len=40) / TCP(flags="A")
+    session = ethernet(0x8864) / PPPoE(sessionid=7, len=2 + 40 + spare) / PPP(proto=0x0021)
+    frame = session / packet / Raw(bytes(12))
+    with bench.counting() as counted:
+        bench.feed(frame, START_NS, INGRESS)
+    assert counted[f"received {kind}"][0] == 1

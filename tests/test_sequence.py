@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from packets import ETHER
 from scapy.layers.inet import IP, TCP
+from scapy.packet import Packet
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench
 
 from otel_epping.kernel.config import KernelConfig
@@ -34,7 +35,7 @@ class Connection:
     server_address: str
     timestamps: bool = False
 
-    def send(self, sender: int, at_ns: int, flags: str, seq: int, ack: int, length: int, window: int) -> int | None:
+    def frame(self, sender: int, flags: str, seq: int, ack: int, length: int, window: int) -> Packet:
         ends, ports = (self.client_address, self.server_address), (40_000, 443)
         isns = CLIENT_ISN + 1, SERVER_ISN + 1
         segment = TCP(
@@ -46,7 +47,10 @@ class Connection:
             window=window,
             options=[("NOP", None), ("NOP", None), ("Timestamp", (1, 1))] if self.timestamps else [],
         )
-        frame = ETHER / IP(src=ends[sender], dst=ends[1 - sender]) / segment / bytes(length)
+        return ETHER / IP(src=ends[sender], dst=ends[1 - sender]) / segment / bytes(length)
+
+    def send(self, sender: int, at_ns: int, flags: str, seq: int, ack: int, length: int, window: int) -> int | None:
+        frame = self.frame(sender, flags, seq, ack, length, window)
         rtt = self.bench.feed(frame, START_NS + at_ns, (EGRESS, INGRESS)[sender])
         return rtt and rtt.ns
 
@@ -111,6 +115,29 @@ def test_a_flow_joined_midway_waits_for_a_segment_that_continues_another(connect
     assert connection.server(1 * MS, ack=10) is None
     connection.client(2 * MS, 10, length=10)
     assert connection.server(4 * MS, ack=20) == 2 * MS
+
+
+def test_the_other_end_says_where_a_flow_joined_midway_goes_on(connection: Connection) -> None:
+    connection.client(0, 0, ack=5, length=10)
+    connection.server(1 * MS, 5, ack=10, length=10)
+    assert connection.client(4 * MS, 10, ack=15) == 3 * MS
+
+
+def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
+    """What fills it was sent before; that the other end has what comes then says nothing of its time."""
+    connection.opened()
+    connection.client(10 * MS, 10)
+    connection.client(200 * MS, 0, length=10)
+    assert connection.server(201 * MS, ack=10) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
+
+
+def test_what_was_acknowledged_before_it_was_seen_is_not_timed(connection: Connection) -> None:
+    connection.opened()
+    connection.server(10 * MS, ack=10)
+    connection.client(11 * MS, 0, length=10)
+    assert connection.server(12 * MS, ack=10) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
 
 
 def test_one_segment_at_a_time(connection: Connection) -> None:
@@ -245,6 +272,39 @@ def test_overtaken_segments(connection: Connection) -> None:
     connection.client(23 * MS, 20, length=10)
     client = connection.counters(0)
     assert (client["out_of_order"].tolist(), client["retransmitted"].tolist()) == ([1, 0], [1, 0])
+
+
+def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connection) -> None:
+    """A fast retransmission may come sooner than a round trip after the greatest segment."""
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    for number in range(1, 4):
+        connection.client(10 * MS + number, 10 * number, length=10)
+    connection.server(10 * MS + 10, ack=0)
+    for number in range(2):
+        connection.server(10 * MS + 11 + number, ack=0)
+    connection.client(10 * MS + 20, 0, length=10)
+    client = connection.counters(0)
+    assert (client["retransmitted"].tolist(), client["out_of_order"].tolist()) == ([1, 0], [0, 0])
+
+
+@pytest.mark.parametrize("methods", [("tcp_sequence",), ("tcp_sequence", "tcp_handshake")])
+def test_the_handshake_tells_how_soon_is_overtaken(
+    bench_of: Callable[[KernelConfig], Bench], connection: Connection, methods: tuple[str, ...]
+) -> None:
+    """Its round trip, where it is measured; else 3 ms."""
+    connection.bench = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
+    bench = connection.bench
+    for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):
+        bench.feeders[entry].set(bytes(connection.frame(sender, flags, seq, ack, 0, 500)))
+        bench.feeders[entry].run(START_NS + at_ns)
+    bench.feeders[EGRESS].set(bytes(connection.frame(0, "A", 0, 0, 0, 500)))
+    bench.feeders[EGRESS].run(START_NS + 50 * MS)
+    connection.client(60 * MS, 10, length=10)
+    connection.client(90 * MS, 0, length=10)
+    client = connection.counters(0)
+    expected = ([0, 0], [1, 0]) if len(methods) > 1 else ([1, 0], [0, 0])
+    assert (client["retransmitted"].tolist(), client["out_of_order"].tolist()) == expected
 
 
 def test_what_was_acknowledged_was_sent_again_however_soon(connection: Connection) -> None:
