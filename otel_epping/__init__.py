@@ -10,6 +10,9 @@ points       from counts to the SDK's data points; explicit: for readers that kn
 producer     the MetricProducer: from a reading to OpenTelemetry metrics
 exporter     an exporter around an exporter, which acknowledges what was delivered
 sdk          plugs the producer into the OpenTelemetry SDK
-cli          otel-epping run | check | demo, each a module: agent, check, demo
+capture      packets out of capture files
+replay       the program over captures; summary: a reading as a table
+watch        each RTT and flow event as it happens; events: as lines of text
+cli          otel-epping run | check | demo | watch | replay, each a module: agent, check, demo, watch, replay
 lab          a small internet in network namespaces, for the demo and the tests
 """

@@ -2,26 +2,19 @@
 """The agent behind `otel-epping run`: watches interfaces and exports until it is told to stop."""
 
 import logging
-import os
-import signal
-import threading
-import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
-from types import FrameType
 
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
 from otel_epping.sdk import Pipelines, exporter_classes
+from otel_epping.stop import Stop
 
 _log = logging.getLogger("otel_epping")
 
 _MIB = 2**20
-# Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
-_ECHO_S = 1.0
 
 
 class _LastWords(logging.Handler):
@@ -53,6 +46,11 @@ class Delivery:
             exporters.propagate = False
 
     @property
+    def words(self) -> str:
+        """What the exporters logged last."""
+        return self._words.text()
+
+    @property
     def failing(self) -> bool:
         """Whether the last export of any exporter failed."""
         return bool(self._failures)
@@ -61,27 +59,11 @@ class Delivery:
         """Takes the result of an export: how many of its requests failed."""
         if failed:
             if exporter not in self._failures:
-                _log.warning("export failed, counts are kept and sent with the next: %s", self._words.text())
+                _log.warning("export failed, counts are kept and sent with the next: %s", self.words)
             self._failures[exporter] = self._failures.get(exporter, 0) + 1
         elif exporter in self._failures:
             exports = self._failures.pop(exporter)
             _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
-
-
-@dataclass
-class _Stop:
-    """Set by SIGINT and SIGTERM. A second signal, a second later, ends the process at once."""
-
-    event: threading.Event
-    _first_s: float = 0.0
-
-    def __call__(self, number: int, _: FrameType | None) -> None:
-        if not self.event.is_set():
-            self._first_s = time.monotonic()
-            self.event.set()
-        elif time.monotonic() - self._first_s > _ECHO_S:
-            os.write(2, b"otel-epping: stopped at once; the last interval may not have been delivered\n")
-            os._exit(128 + number)
 
 
 def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None) -> bool:
@@ -92,9 +74,7 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
     for name in roles:
         interfaces.find(name)
     exporter_classes()  # what is wrong with the variables is told before half a second of compiling
-    stop = _Stop(threading.Event())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    stop = Stop("stopped at once; the last interval may not have been delivered")
     delivery = Delivery()
     with Collector(config) as collector:
         pipelines = Pipelines(collector, interval_s, delivery)
@@ -106,7 +86,7 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
             config.max_subnets,
             sum(collector.kernel_bytes.values()) / _MIB,
         )
-        stop.event.wait()
+        stop.wait()
         _log.info("stopping: exporting the last interval")
         collector.attachments.detach_all()
         pipelines.shutdown()

@@ -24,7 +24,8 @@ EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 
 # Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
 SIDE_BY_SIDE = re.compile(
-    "test_(complete|exact|histogram|kernel_config|ledger|link|methods|packet_.*|rules_.*|sequence|sides|slots|telemetry|tunnel)"
+    "test_(capture_.*|complete|events_.*|exact|histogram|kernel_config|ledger|link|methods|packet_.*|replay_.*|"
+    "rules_.*|sequence|sides|slots|telemetry|tunnel)"
 )
 
 

@@ -12,7 +12,6 @@ Results are read from the maps themselves, not through the Reader, which has tes
 
 import ctypes
 import ipaddress
-import os
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.interfaces import Interface
+from otel_epping.kernel.replayer import LEAST_FRAME, Runs
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
 # enum side, bpf/maps.h
@@ -44,42 +44,9 @@ SECOND = 1_000_000_000
 START_NS = 1_760_000_000 * SECOND
 LO = Interface("lo", 1, 14)
 
-# struct __sk_buff, linux/bpf.h: its size and the offsets of what a test run takes from it
-_SKB_BYTES = 192
-_SKB_IFINDEX = 40
-_SKB_TSTAMP = 152
-_SKB_WIRE_LEN = 160
-_SKB_GSO_SEGS = 164
 _DATA_BYTES = 4096
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-
-
-class _Options(ctypes.Structure):
-    """struct bpf_test_run_opts of libbpf."""
-
-    _fields_ = (
-        ("sz", ctypes.c_size_t),
-        ("data_in", ctypes.c_void_p),
-        ("data_out", ctypes.c_void_p),
-        ("data_size_in", ctypes.c_uint32),
-        ("data_size_out", ctypes.c_uint32),
-        ("ctx_in", ctypes.c_void_p),
-        ("ctx_out", ctypes.c_void_p),
-        ("ctx_size_in", ctypes.c_uint32),
-        ("ctx_size_out", ctypes.c_uint32),
-        ("retval", ctypes.c_uint32),
-        ("repeat", ctypes.c_int),
-        ("duration", ctypes.c_uint32),
-        ("flags", ctypes.c_uint32),
-        ("cpu", ctypes.c_uint32),
-        ("batch_size", ctypes.c_uint32),
-    )
-
-
-_library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-_test_run = _library.bpf_prog_test_run_opts
-_test_run.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
 
 class Feeder:
@@ -87,34 +54,23 @@ class Feeder:
 
     def __init__(self, program_fd: int) -> None:
         self.data = ctypes.create_string_buffer(_DATA_BYTES)
-        self._context = ctypes.create_string_buffer(_SKB_BYTES)
-        self._options = _Options(
-            sz=ctypes.sizeof(_Options),
-            data_in=ctypes.addressof(self.data),
-            ctx_in=ctypes.addressof(self._context),
-            ctx_size_in=_SKB_BYTES,
-            repeat=1,
-        )
-        self._options_address = ctypes.addressof(self._options)
-        self._program_fd = program_fd
+        self._runs = Runs(program_fd, 1)
+        self._options, self._context = self._runs.options, self._runs.contexts
+        self._options["data_in"] = ctypes.addressof(self.data)
+        self._time_ns, self._result = self._context["tstamp"], self._options["retval"]
 
     def set(self, frame: bytes, ifindex: int = 1, wire_len: int = 0, gso_segs: int = 0) -> None:
         """The packet of the next runs. `wire_len` 0 means: as long as the frame."""
-        assert 15 <= len(frame) <= _DATA_BYTES, "the kernel wants a byte more than an Ethernet header"
+        assert LEAST_FRAME <= len(frame) <= _DATA_BYTES
         ctypes.memmove(self.data, frame, len(frame))
-        self._options.data_size_in = len(frame)
-        # The kernel wrote the size of the packet before: it would be a limit for this one (ENOSPC).
-        self._options.data_size_out = 0
-        struct.pack_into("=I", self._context, _SKB_IFINDEX, ifindex)
-        struct.pack_into("=II", self._context, _SKB_WIRE_LEN, wire_len, gso_segs)
+        self._options["data_size_in"], self._options["data_size_out"] = len(frame), 0
+        self._context["ifindex"], self._context["wire_len"], self._context["gso_segs"] = ifindex, wire_len, gso_segs
 
     def run(self, at_ns: int) -> None:
-        struct.pack_into("=Q", self._context, _SKB_TSTAMP, at_ns)
-        if _test_run(self._program_fd, self._options_address):
-            code = ctypes.get_errno()
-            raise OSError(code, f"BPF_PROG_TEST_RUN: {os.strerror(code)}")
+        self._time_ns[0] = at_ns
+        self._runs.run()
         # The program must let every packet pass to whoever comes next: TC_ACT_UNSPEC.
-        assert self._options.retval == 0xFFFFFFFF, self._options.retval
+        assert self._result[0] == 0xFFFFFFFF, self._result
 
 
 class Rtt(NamedTuple):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, a file for each command: otel-epping run | check | demo."""
+"""The command line, a file for each command: otel-epping run | check | demo | watch | replay."""
 
 import os
 import sys
@@ -8,7 +8,9 @@ import click
 
 from otel_epping.cli.check import check
 from otel_epping.cli.demo import demo
+from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
+from otel_epping.cli.watch import watch
 from otel_epping.kernel.errors import EppingError
 from otel_epping.version import __version__
 
@@ -24,7 +26,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, check, demo):
+for _command in (run, check, demo, watch, replay):
     cli.add_command(_command)
 
 

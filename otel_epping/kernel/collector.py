@@ -66,11 +66,15 @@ class Collector:
         value = np.array([EPOCH, self._interval], np.uint32)
         libbpf.map_update(self.program.maps["control"].fd, np.uint32(0).tobytes(), value.tobytes())
 
+    def now_ns(self) -> int:
+        """Unix time of a reading that is taken now."""
+        return time.time_ns()
+
     def reader(self) -> Reader:
         """A new reader; each keeps its own place."""
         with self._lock:
             flows = FlowTable(self.program.maps["flows"], packet_clock=self.config.packet_clock)
-            reader = Reader(self._arrays, flows, self.config, self.attachments, self._end_interval)
+            reader = Reader(self._arrays, flows, self.config, self.attachments, self._end_interval, self.now_ns)
             self._readers.append(reader)
         return reader
 

@@ -69,10 +69,12 @@ class Reader:
         config: KernelConfig,
         attachments: Attachments,
         end_interval: Callable[[], tuple[int, int]],
+        now_ns: Callable[[], int],
     ) -> None:
         self.extremes = Extremes()
         self._attachments = attachments
         self._end_interval = end_interval
+        self._now_ns = now_ns
         self._packet_clock = config.packet_clock
         self._cpus = possible_cpus()
         self._slots, self._histograms = arrays["slots"], arrays["histograms"]
@@ -128,7 +130,8 @@ class Reader:
         """Puts the birth of new slots, which the kernel gives in time since boot, on the clock on the wall, once."""
         offset_ns = 0 if self._packet_clock else now_ns - time.monotonic_ns()
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns[: len(slots)] == 0))
-        self._created_ns[new] = slots["created_ns"][new].astype(np.int64) + offset_ns
+        # A packet without a time, as a capture may have, makes a slot at 0, which is the mark of one that isn't live.
+        self._created_ns[new] = np.maximum(slots["created_ns"][new].astype(np.int64) + offset_ns, 1)
 
     def _read_interfaces(self, numbers: list[int]) -> npt.NDArray[Any]:
         """Records of some interfaces, added up over CPUs: structs of nothing but 64-bit counters."""
@@ -139,7 +142,7 @@ class Reader:
 
     def read(self) -> Reading:
         """What the program has counted up to now."""
-        now_ns = time.time_ns()
+        now_ns = self._now_ns()
         rows, interval = self._end_interval()
         slots = self._slots.first(rows).copy()
         self._grow(rows)

@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads pcapng: sections, each with interfaces of its own, and blocks, of which those that hold packets matter here.
+
+Source: draft-ietf-opsawg-pcapng. Why not a library: dpkt keeps neither the original length of a packet nor the link
+type of its interface, and takes a file that is cut short for one that ends; scapy makes 10,000 packets a second.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from otel_epping.capture.batch import MAX_PACKETS, UNTIMED_NS, Batch, Numbers, words
+from otel_epping.capture.stream import WINDOW, Stream
+
+MAGIC = b"\x0a\x0d\x0d\x0a"
+
+# Types of blocks; that of a section header reads the same in both orders of bytes.
+_SECTION = 0x0A0D0D0A
+_INTERFACE = 1
+_OBSOLETE_PACKET = 2
+_SIMPLE_PACKET = 3
+_ENHANCED_PACKET = 6
+# Bytes of a packet's block in front of the packet.
+_HEADERS = {_OBSOLETE_PACKET: 28, _SIMPLE_PACKET: 12, _ENHANCED_PACKET: 28}
+_TRAILER = 4
+_LEAST_BLOCK = 12
+_LEAST_SECTION = 28
+_LEAST_INTERFACE = 20
+_ORDERS = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
+_VERSION = 1
+
+_END_OF_OPTIONS, _TSRESOL, _TSOFFSET = 0, 9, 14
+_MICROSECONDS = 6
+_MAX_NS = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class _Interface:
+    link: int
+    snap_length: int
+    units_per_s: int
+    offset_s: int
+
+
+@dataclass(frozen=True)
+class _Section:
+    order: str
+    interfaces: list[_Interface] = field(default_factory=list)
+
+
+def batches(stream: Stream) -> Iterator[Batch]:
+    """All packets. Raises CaptureError where the file ends in the middle of something, or makes no sense."""
+    section = _Section("<")
+    while True:
+        kind, found = _walk(stream, section)
+        if found:
+            yield from _packets(stream, section, kind, np.array(found))
+            continue
+        if not stream.fill(_LEAST_BLOCK):
+            if stream.unread:
+                raise stream.error("is cut short in the middle of a block", stream.start)
+            return
+        section = _next(stream, section)
+
+
+def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
+    """Where the whole blocks of packets in the window begin, of one kind, which is told; moves behind them.
+
+    Passes over blocks that don't matter, and stops in front of all others.
+    """
+    memory, at, end = stream.memory, stream.start, stream.end
+    head = struct.Struct(f"{section.order}II").unpack_from
+    kind = 0
+    found: list[int] = []
+    while at + _LEAST_BLOCK <= end and len(found) < MAX_PACKETS:
+        this, length = head(memory, at)
+        if length < _LEAST_BLOCK or length & 3 or at + length > end or this in (_SECTION, _INTERFACE):
+            break
+        if this in _HEADERS:
+            if found and this != kind:
+                break
+            kind = this
+            found.append(at)
+        at += length
+    stream.start = at
+    return kind, found
+
+
+def _next(stream: Stream, section: _Section) -> _Section:
+    """Takes in the block at hand, or reads until it is whole if it is a packet's; the section that is current then."""
+    magic = bytes(stream.memory[stream.start + 8 : stream.start + 12])
+    kind, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
+    if kind == _SECTION:
+        if magic not in _ORDERS:
+            raise stream.error("is damaged: a section without byte-order magic", stream.start)
+        section = _Section(_ORDERS[magic])
+        _, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
+    least = {_SECTION: _LEAST_SECTION, _INTERFACE: _LEAST_INTERFACE}.get(kind, _HEADERS.get(kind, 8) + _TRAILER)
+    matters = kind in (_SECTION, _INTERFACE) or kind in _HEADERS
+    if length < least or length & 3 or (matters and length > WINDOW):
+        raise stream.error(f"is damaged: a block of {length} bytes", stream.start)
+    begins = stream.offset + stream.start
+    if not (stream.fill(length) if matters else stream.skip(length)):
+        raise stream.error("is cut short in the middle of a block", begins - stream.offset)
+    if kind == _SECTION:
+        (version,) = struct.unpack_from(f"{section.order}12xH", stream.memory, stream.start)
+        if version != _VERSION:
+            raise stream.error(f"version {version} of pcapng is not known", stream.start)
+    elif kind == _INTERFACE:
+        section.interfaces.append(_interface(bytes(stream.memory[stream.start : stream.start + length]), section.order))
+    if kind in (_SECTION, _INTERFACE):
+        stream.start += length
+    return section
+
+
+def _interface(block: bytes, order: str) -> _Interface:
+    link, snap_length = struct.unpack_from(f"{order}8xHxxI", block)
+    resolution, offset_s = _MICROSECONDS, 0
+    at, end = 16, len(block) - _TRAILER
+    while at + 4 <= end:
+        code, length = struct.unpack_from(f"{order}HH", block, at)
+        value = block[at + 4 : min(at + 4 + length, end)]
+        if code == _END_OF_OPTIONS:
+            break
+        if code == _TSRESOL and len(value) == 1:
+            resolution = value[0]
+        elif code == _TSOFFSET and len(value) == 8:
+            (offset_s,) = struct.unpack(f"{order}q", value)
+        at += 4 + -(-length // 4) * 4
+    # The highest bit tells a power of two from a power of ten.
+    units_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
+    return _Interface(link, snap_length, units_per_s, offset_s)
+
+
+def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Iterator[Batch]:
+    """The packets of whole blocks of a kind; raises CaptureError at the first that makes no sense."""
+    header = _HEADERS[kind]
+    fields = words(stream.buffer, at, header // 4, section.order).T
+    length = fields[1]
+    if kind == _SIMPLE_PACKET:
+        original = fields[2]
+        number = np.zeros_like(length)
+        snap_length = section.interfaces[0].snap_length if section.interfaces else 0
+        captured = np.minimum(original, length - header - _TRAILER)
+        if snap_length:
+            captured = np.minimum(captured, snap_length)
+        ticks = None
+    else:
+        number, high, low, captured, original = fields[2:]
+        if kind == _OBSOLETE_PACKET:  # 16 bits of it count drops
+            number = number >> 16 if section.order == ">" else number & 0xFFFF
+        ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
+    closed = words(stream.buffer, at + length - _TRAILER, 1, section.order)[:, 0] == length
+    sound = closed & (captured <= length - header - _TRAILER) & (number < len(section.interfaces))
+    count = len(at) if sound.all() else int(np.argmin(sound))
+    if count:
+        number = number[:count]
+        yield Batch(
+            buffer=stream.buffer,
+            offset=stream.offset,
+            starts=at[:count] + header,
+            captured=captured[:count],
+            original=original[:count],
+            times_ns=np.full(count, UNTIMED_NS) if ticks is None else _times_ns(section, number, ticks[:count]),
+            links=np.array([interface.link for interface in section.interfaces])[number],
+        )
+    if count < len(at):
+        raise stream.error("is damaged: a packet's block contradicts itself", int(at[count]))
+
+
+def _times_ns(section: _Section, number: Numbers, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Numbers:
+    """Unix times of packets by the clock of the interface they came from, at least 1 ns."""
+    times_ns = np.zeros(len(number), np.int64)
+    for each in np.unique(number).tolist():
+        interface = section.interfaces[each]
+        its = number == each
+        # As Python's numbers, which don't overflow, unless ns are a multiple of the unit, as they nearly always are.
+        if 10**9 % interface.units_per_s == 0:
+            exact = ticks[its].astype(np.int64) * (10**9 // interface.units_per_s)
+            times_ns[its] = exact + interface.offset_s * 10**9
+        else:
+            times_ns[its] = [
+                max(0, min(tick * 10**9 // interface.units_per_s + interface.offset_s * 10**9, _MAX_NS))
+                for tick in ticks[its].tolist()
+            ]
+    return np.maximum(times_ns, 1)

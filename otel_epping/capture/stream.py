@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The bytes of a capture, plain or compressed, from a file or standard input, as a window that moves along.
+
+Not mmap: a file that is cut while it is read would end the process with SIGBUS, and a pipe or a gzip file has to be
+read anyway. Reading a megabyte at a time into the same memory is as fast, and that memory is ours to write into
+(`links.py`).
+"""
+
+import gzip
+import os
+import stat
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from otel_epping.capture.errors import CaptureError
+
+STANDARD_INPUT = "-"
+WINDOW = 1 << 20
+# In front of the window and behind it, so that whoever looks at or writes a link header there stays inside the buffer.
+_MARGIN = 64
+# Nothing else that is a capture begins with it.
+_GZIP = b"\x1f"
+# The gzip module makes room for all that it is asked for, and delivers some 10 kB.
+_GZIP_READ = 1 << 16
+
+
+class Stream:
+    """A window on a capture: `buffer[start:end]` was read, and is still to be looked at.
+
+    Whoever has looked at bytes moves `start` on. `size` is that of the file in bytes; 0 if it has none, as a pipe.
+    Raises CaptureError if the file cannot be opened.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.name = "standard input" if path == STANDARD_INPUT else path
+        self.buffer = np.empty(WINDOW + 2 * _MARGIN, np.uint8)
+        self.memory = self.buffer.data
+        self.start = self.end = _MARGIN
+        self._passed = 0
+        self._failure: CaptureError | None = None
+        try:
+            self._file = open(0, "rb", closefd=False) if path == STANDARD_INPUT else Path(path).open("rb")  # noqa: SIM115
+            head = self._file.peek(1)
+        except OSError as error:
+            raise CaptureError(f"{self.name}: {error.strerror}") from error
+        status = os.fstat(self._file.fileno())
+        self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
+        self._compressed = head[:1] == _GZIP
+        self._readinto: Callable[[memoryview], int | None]
+        if self._compressed:
+            self._readinto = gzip.GzipFile(fileobj=self._file, mode="rb").readinto1
+        else:
+            # Past the buffer of the file object, which would wait for more than a pipe has.
+            self.end += self._file.readinto1(self.memory[self.end : self.end + len(head)])
+            self._readinto = self._file.raw.readinto
+
+    def close(self) -> None:
+        """Closes the file; standard input stays open."""
+        self._file.close()
+
+    @property
+    def position(self) -> int:
+        """Bytes of the file that were read; 0 if it has no `size`."""
+        return self._file.raw.tell() if self.size else 0
+
+    @property
+    def offset(self) -> int:
+        """Where in the (uncompressed) capture the buffer's first byte stands."""
+        return self._passed - _MARGIN
+
+    @property
+    def unread(self) -> int:
+        """Bytes in the window."""
+        return self.end - self.start
+
+    def fill(self, size: int) -> bool:
+        """Reads until `size` bytes, at most WINDOW, are in the window, and more if they come; False if it ends.
+
+        Raises CaptureError if it cannot be read, or is compressed and damaged, once there is nothing whole before that.
+        """
+        if self.unread >= size:
+            return True
+        unread = self.unread
+        self.buffer[_MARGIN : _MARGIN + unread] = self.buffer[self.start : self.end].copy()
+        self._passed += self.start - _MARGIN
+        self.start, self.end = _MARGIN, _MARGIN + unread
+        while not self._failure and (count := self._read()):
+            self.end += count
+            # A pipe may have no more for long.
+            if self.unread >= size and not self.size:
+                break
+        if self._failure and self.unread < size:
+            raise self._failure
+        return self.unread >= size
+
+    def _read(self) -> int:
+        """Bytes that came; 0 at the end, if the window is full, and for a failure, which is kept."""
+        # One read at a time, and not all at once: what came before a damaged place is not lost with it.
+        free = self.memory[self.end : _MARGIN + WINDOW]
+        try:
+            return self._readinto(free[: _GZIP_READ if self._compressed else WINDOW]) or 0
+        except EOFError:
+            self._failure = self.error("the gzip file is cut short", self.end)
+        except (zlib.error, gzip.BadGzipFile) as error:
+            self._failure = self.error(f"the gzip file is damaged ({error})", self.end)
+        except OSError as error:
+            self._failure = self.error(f"cannot be read ({error.strerror})", self.end)
+        return 0
+
+    def skip(self, size: int) -> bool:
+        """Passes over `size` bytes; False if it ends before."""
+        while size > self.unread:
+            size -= self.unread
+            self.start = self.end
+            if not self.fill(1):
+                return False
+        self.start += size
+        return True
+
+    def error(self, cause: str, at: int) -> CaptureError:
+        """The error that `cause` is what is wrong with the bytes at buffer[at]."""
+        where = f"byte {self.offset + at}" + (" of what was compressed" if self._compressed else "")
+        return CaptureError(f"{self.name}: {cause}, at {where}")

@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: Apache-2.0
+"""otel-epping replay: look at captures."""
+
+import signal
+import sys
+
+import click
+
+from otel_epping.cli.options import SETTINGS, kernel_options
+from otel_epping.events import FORMATS
+from otel_epping.kernel.config import KernelConfig
+
+
+@click.command(context_settings=SETTINGS)
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.option("--events", is_flag=True, help="Print each round-trip time and flow event instead.")
+@click.option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Of events, as ePPing has it.")
+@click.option("--otlp", is_flag=True, help="Export the result, too, as the OTEL_* variables say.")
+@kernel_options
+def replay(config: KernelConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
+    """Measure in captures: pcap or pcapng, plain or compressed by gzip; - is standard input.
+
+    The kernel program sees the packets as it would have seen them, at their time. Prints what it counted per subnet.
+    """
+    from otel_epping.replay import run  # brings the SDK, which not all commands need
+
+    if not run(files, config, format if events else None, otlp):
+        sys.exit(128 + signal.SIGINT)

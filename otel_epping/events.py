@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Events as text, to the byte as ePPing prints them, so that scripts made for it work.
+
+    standard  a time of day, round-trip time, least so far, protocol, flow; or a flow that opens or closes, and why
+    json      one JSON array of objects, times in ns; whole only once it is closed
+    jsonl     the same objects, one a line
+    ppviz     what Kathie Nichols' pping prints and her viewer reads: round-trip times only, times in seconds
+
+A flow is `source:port+destination:port` of the *reply*: the host that replied comes first. ICMP has its echo identifier
+for both ports. ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see print_event_standard(),
+print_event_json() and print_event_ppviz() there. One thing is ours: the JSON object of an RTT by a method that ePPing
+has not ends in a field `method`.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple, TextIO
+
+import numpy as np
+
+from otel_epping.kernel.events import RTT, Events
+from otel_epping.kernel.methods import METHODS
+
+FORMATS = ("standard", "json", "jsonl", "ppviz")
+
+# ePPing's words, in the order of the numbers in bpf/maps.h.
+_TYPES = ("", "opening", "closing")
+_REASONS = ("none", "SYN", "SYN-ACK", "first observed packet", "FIN", "RST", "flow timeout")
+_TRIGGERS = ("src", "dest", "garbage collection")
+_PROTOCOLS = {socket.IPPROTO_TCP: "TCP", socket.IPPROTO_ICMP: "ICMP", socket.IPPROTO_ICMPV6: "ICMPv6"}
+
+_EPPING_METHODS = ("tcp_timestamp", "icmp_echo")
+_METHOD_FIELDS = tuple("" if method.name in _EPPING_METHODS else f',"method":"{method.name}"' for method in METHODS)
+
+
+class _Event(NamedTuple):
+    """A row of Events in plain Python: ports in the host's byte order, addresses as 16 bytes."""
+
+    time_ns: int
+    rtt_ns: int
+    min_rtt_ns: int
+    sent_packets: int
+    sent_bytes: int
+    received_packets: int
+    received_bytes: int
+    source: bytes
+    destination: bytes
+    source_port: int
+    destination_port: int
+    type: int
+    reason: int
+    trigger: int
+    method: int
+    protocol: int
+    family: int
+    egress: int
+
+
+def _column(events: Events, name: str) -> list[Any]:
+    column = events[name]
+    if name.endswith("_port"):
+        column = column.view(">u2")
+    if column.dtype.names:  # struct address
+        column = np.ascontiguousarray(column).view("V16")
+    plain: list[Any] = column.tolist()
+    return plain
+
+
+def _rows(events: Events) -> Iterator[_Event]:
+    return map(_Event._make, zip(*(_column(events, name) for name in _Event._fields), strict=True))
+
+
+@lru_cache(65536)
+def _address(family: int, packed: bytes) -> str:
+    """As inet_ntop(3) writes it, which ePPing uses; IPv4 is mapped into IPv6 (::ffff:a.b.c.d)."""
+    return socket.inet_ntop(socket.AF_INET, packed[12:]) if family == 4 else socket.inet_ntop(socket.AF_INET6, packed)
+
+
+@lru_cache(16)
+def _time_of_day(unix_s: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(unix_s))
+
+
+def _protocol(event: _Event) -> str:
+    return _PROTOCOLS.get(event.protocol) or str(event.protocol)
+
+
+def _flow(event: _Event) -> str:
+    source, destination = _address(event.family, event.source), _address(event.family, event.destination)
+    return f"{source}:{event.source_port}+{destination}:{event.destination_port}"
+
+
+def _standard(event: _Event, unix_ns: int) -> str:
+    at = f"{_time_of_day(unix_ns // 10**9)}.{unix_ns % 10**9:09d}"
+    if event.type == RTT:
+        times = f"{event.rtt_ns / 1e6:.6g} ms {event.min_rtt_ns / 1e6:.6g} ms"
+        return f"{at} {times} {_protocol(event)} {_flow(event)}\n"
+    happened = f"{_TYPES[event.type]} due to {_REASONS[event.reason]} from {_TRIGGERS[event.trigger]}"
+    return f"{at} {_protocol(event)} {_flow(event)} {happened}\n"
+
+
+def _ppviz(event: _Event, unix_ns: int) -> str:
+    if event.type != RTT:
+        return ""
+    return f"{unix_ns / 1e9:.9g} {event.rtt_ns / 1e9:.9g} {event.min_rtt_ns / 1e9:.9g} {_flow(event)}\n"
+
+
+def _json(event: _Event, unix_ns: int) -> str:
+    common = (
+        f'"timestamp":{unix_ns}'
+        f',"src_ip":"{_address(event.family, event.source)}","src_port":{event.source_port}'
+        f',"dest_ip":"{_address(event.family, event.destination)}","dest_port":{event.destination_port}'
+        f',"protocol":"{_protocol(event)}"'
+    )
+    if event.type == RTT:
+        return (
+            f'{{{common},"rtt":{event.rtt_ns},"min_rtt":{event.min_rtt_ns}'
+            f',"sent_packets":{event.sent_packets},"sent_bytes":{event.sent_bytes}'
+            f',"rec_packets":{event.received_packets},"rec_bytes":{event.received_bytes}'
+            f',"match_on_egress":{"true" if event.egress else "false"}{_METHOD_FIELDS[event.method]}}}'
+        )
+    return (
+        f'{{{common},"flow_event":"{_TYPES[event.type]}"'
+        f',"reason":"{_REASONS[event.reason]}","triggered_by":"{_TRIGGERS[event.trigger]}"}}'
+    )
+
+
+def _jsonl(event: _Event, unix_ns: int) -> str:
+    return _json(event, unix_ns) + "\n"
+
+
+class Writer:
+    """Writes events to a text stream in one of FORMATS; flushing is the caller's business.
+
+    `to_unix_ns` turns the program's clock into Unix time.
+    """
+
+    def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int]) -> None:
+        self._line = {"standard": _standard, "json": _json, "jsonl": _jsonl, "ppviz": _ppviz}[format]
+        self._stream = stream
+        self._to_unix_ns = to_unix_ns
+        self._separator = "," if format == "json" else ""
+        self._wrote = False
+        self._end = "]\n" if format == "json" else ""
+        if format == "json":
+            stream.write("[")
+
+    def write(self, events: Events) -> None:
+        """Writes the events, in their order."""
+        text = self._separator.join(self._line(event, self._to_unix_ns(event.time_ns)) for event in _rows(events))
+        if text and self._wrote:
+            text = self._separator + text
+        self._stream.write(text)
+        self._wrote = self._wrote or bool(text)
+
+    def close(self) -> None:
+        """Writes what ends the format; the stream stays open."""
+        self._stream.write(self._end)

@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows that ended without a word: ePPing finds them by garbage collection and reports them closed, and so do we.
+
+The program keeps what it knows of a flow in an LRU hash, where it may stay for ever. Here all of it is looked through
+now and then; flows that have been silent for too long are taken out, and each of their directions that was reported
+open is reported closed. The rules are ePPing's: is_flow_old() and flowmap_cleanup() of pping/pping_kern.c.
+"""
+
+import socket
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_epping.kernel import libbpf, memory
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.events import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, Events
+
+_SECOND = 1_000_000_000
+LIFETIME_NS = 300 * _SECOND
+ECHO_LIFETIME_NS = 30 * _SECOND
+UNANSWERED_LIFETIME_NS = 30 * _SECOND
+
+# enum watched_state, bpf/events.h
+_WAITING, _OPEN = 1, 2
+
+
+class Timeouts:
+    """Closes the silent flows of a program that reports events; `dtype` is that of the events."""
+
+    def __init__(self, collector: Collector, dtype: np.dtype[Any]) -> None:
+        watched = collector.program.maps["watched"]
+        assert watched.layout is not None
+        assert watched.key_layout is not None
+        self._fd = watched.fd
+        self._key = memory.dtype_of(watched.key_layout)
+        self._value = memory.dtype_of(watched.layout)
+        self._dtype = dtype
+        self._collector = collector  # keeps the map's descriptor open
+
+    def close_idle(self, now_ns: int) -> Events:
+        """Takes out all flows that are silent at `now_ns` (the program's clock); the events that tell of it."""
+        closed = []
+        for keys, values in libbpf.map_batches(self._fd, self._key, self._value):
+            over, opened = _judge(keys["protocol"], values["half"], now_ns)
+            deleted = np.array([libbpf.map_delete(self._fd, key.tobytes()) for key in keys[over]], bool)
+            for half in (0, 1):
+                closed.append(self._closings(keys[over][deleted & opened[over, half]], half, now_ns))
+        return np.concatenate(closed)
+
+    def _closings(self, keys: npt.NDArray[Any], half: int, now_ns: int) -> Events:
+        """What one endpoint sent, half 0 being `low`, is told backwards: as what came back, from the other."""
+        sender, receiver = ("low", "high") if half == 0 else ("high", "low")
+        events = np.zeros(len(keys), self._dtype)
+        flows = keys["flow"]
+        events["time_ns"] = now_ns
+        events["source"], events["source_port"] = flows[receiver], flows[f"{receiver}_port"]
+        events["destination"], events["destination_port"] = flows[sender], flows[f"{sender}_port"]
+        events["type"], events["reason"], events["trigger"] = CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION
+        events["protocol"], events["family"] = keys["protocol"], flows["family"]
+        return events
+
+
+def _judge(
+    protocol: npt.NDArray[Any], halves: npt.NDArray[Any], now_ns: int
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which flows are over, shape (flows,), and which of their directions had been reported open, (flows, 2)."""
+    state = halves["state"]
+    # A packet may have come since the clock was read.
+    age_ns = np.where(halves["last_ns"] < now_ns, now_ns - halves["last_ns"], 0)
+    echo = np.isin(protocol, (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
+    lifetime_ns = np.where(echo[:, None], ECHO_LIFETIME_NS, LIFETIME_NS)
+    lifetime_ns = np.where(state == _WAITING, UNANSWERED_LIFETIME_NS, lifetime_ns)
+    alive = ((state == _WAITING) | (state == _OPEN)) & (age_ns <= lifetime_ns)
+    return ~alive.any(1), (state == _OPEN) & (protocol != socket.IPPROTO_UDP)[:, None]

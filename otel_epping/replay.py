@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`otel-epping replay`: the kernel program over captures, one after the other, and what it made of them.
+
+Packets are fed in the order of the files, and in each file in its order, whatever their times say. Where time goes
+back, as it does between the queues of a network card, an answer earlier than its question gives no round-trip time; how
+often that may have happened is told.
+
+However reading ends, by the end of the last file, at a torn one or by Ctrl-C, the result is what was read until then.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import click
+
+from otel_epping import summary
+from otel_epping.agent import Delivery
+from otel_epping.capture import Capture, CaptureError
+from otel_epping.events import Writer
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.reader import Reading
+from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, Replayer
+from otel_epping.kernel.timeouts import Timeouts
+from otel_epping.sdk import Pipelines, exporter_classes
+
+# Of a capture's own time; to look for flows that ended in silence takes a millisecond.
+_TIMEOUTS_EVERY_NS = 10_000_000_000
+
+
+def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, otlp: bool = False) -> bool:
+    """Replays captures and prints the result, or with a format for `events` each event; exports it if `otlp`.
+
+    Returns whether reading came to its end: False after Ctrl-C, and then nothing is exported. Raises EppingError for
+    what is wrong with a file, when the result of what was read until there is printed, and for a failed export.
+    """
+    # What is wrong with the variables or the first file is told before a second of compiling.
+    if otlp:
+        exporter_classes()
+    try:
+        first = Capture(paths[0])
+    except CaptureError as error:
+        raise EppingError(str(error)) from error
+    failures: list[str] = []
+    finished = True
+    with first, closing(Replayer(replace(config, events=events is not None))) as replayer:
+        reader = replayer.reader()
+        told = _Events(replayer, events) if events else None
+        began = time.monotonic()
+        files = 0
+        try:
+            with _progress(paths, events) as progress:
+                for capture in chain([first], map(Capture, paths[1:])):
+                    files += 1
+                    _feed(replayer, capture, told, progress)
+        except CaptureError as error:
+            failures.append(str(error))
+        except KeyboardInterrupt:
+            finished = False
+        seconds = time.monotonic() - began
+        # Before any reading: what ends an interval hands its extremes to all readers that there are.
+        export = _Export(replayer) if otlp and finished and replayer.latest_ns else None
+        reading = reader.read()
+        count = sum(summary.packets(reading).values()) + replayer.too_short
+        span_s = max(0, replayer.latest_ns - replayer.started_ns) / 1e9
+        lines = [
+            f"{files:,} file{'s' * (files > 1)}: {count:,} packets of {span_s:,.3f} s, replayed in {seconds:.3f} s "
+            f"({count / seconds:,.0f} a second)",
+            *_remarks(replayer, reading, told),
+        ]
+        if told:
+            told.close()
+            click.echo("\n".join(lines), err=True)
+        elif count or not failures:
+            click.echo("\n".join([summary.table(reading, replayer.config), "", *lines]))
+        if export:
+            failures += export.failures()
+        elif otlp and finished:
+            failures.append("nothing to export: no packet has a time")
+    if failures:
+        raise EppingError("; ".join(failures))
+    return finished
+
+
+def _feed(replayer: Replayer, capture: Capture, events: "_Events | None", progress: Callable[[int], object]) -> None:
+    """All of a capture, or as much as is whole; `progress` is told how many bytes of the file were read."""
+    position = 0
+    with capture:
+        for batch in capture.ethernet_batches():
+            replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
+            if events:
+                events.write()
+            progress(capture.position - position)
+            position = capture.position
+
+
+@contextmanager
+def _progress(paths: Sequence[str], events: str | None) -> Iterator[Callable[[int], object]]:
+    """What is to be told of the bytes that were read; a bar on the terminal, if standard error is one."""
+    total = sum(_size(path) for path in paths)
+    # It would write between the lines of events.
+    if not total or not sys.stderr.isatty() or (events and sys.stdout.isatty()):
+        yield lambda _: None
+        return
+    with click.progressbar(length=total, label="replaying", file=sys.stderr, update_min_steps=total // 500) as bar:
+        yield bar.update
+
+
+def _size(path: str) -> int:
+    try:
+        return Path(path).stat().st_size
+    except OSError:
+        return 0
+
+
+class _Events:
+    """Writes the program's events to standard output as they come."""
+
+    def __init__(self, replayer: Replayer, format: str) -> None:
+        self._replayer = replayer
+        self._reader = EventReader(replayer)
+        self._timeouts = Timeouts(replayer, self._reader.dtype)
+        self._due_ns = 0
+        self._writer = Writer(format, sys.stdout, lambda time_ns: time_ns)
+
+    @property
+    def lost(self) -> int:
+        return self._reader.lost
+
+    def write(self) -> None:
+        self._writer.write(self._reader.read())
+        if self._replayer.latest_ns >= self._due_ns:
+            self._due_ns = self._replayer.latest_ns + _TIMEOUTS_EVERY_NS
+            self._writer.write(self._timeouts.close_idle(self._replayer.latest_ns))
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        self.write()
+        self._writer.close()
+        sys.stdout.flush()
+
+
+class _Export(Delivery):
+    """Exports the result, once, as the standard OTEL_* variables say."""
+
+    def __init__(self, replayer: Replayer) -> None:
+        super().__init__()
+        self._failed: dict[str, int] = {}
+        self._pipelines = Pipelines(replayer, None, self)
+
+    def __call__(self, exporter: str, failed: int) -> None:
+        self._failed[exporter] = failed
+
+    def failures(self) -> list[str]:
+        """Exports; what went wrong, if anything did."""
+        self._pipelines.shutdown()
+        if not self._failed:
+            return ["nothing was exported: OTEL_METRICS_EXPORTER names nobody who would be sent to"]
+        if any(self._failed.values()):
+            return [f"the result was not delivered, is OTEL_EXPORTER_OTLP_ENDPOINT right? {self.words}"]
+        return []
+
+
+def _counts(counts: dict[str, int]) -> str:
+    """Those that aren't zero."""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> Iterator[str]:
+    """Lines on what was not measured, and why."""
+    packets = summary.packets(reading)
+    outcomes = summary.outcomes(reading)
+    begun = outcomes.pop("begun")
+    yield f"RTTs begun: {begun:,}; {_counts(outcomes) or 'each gave one'}"
+    if packets["tcp"]:
+        yield f"TCP without timestamps: {summary.share_without_timestamps(reading):.1%} of {packets['tcp']:,} packets"
+    odd = {"not IP": packets["non_ip"], "malformed": packets["malformed"], "fragments": packets["fragment"]}
+    odd["cut within the link or IP header"] = replayer.too_short
+    odd["without a time"] = replayer.untimed
+    odd[f"counted as of {GREATEST_WIRE_LENGTH:,} bytes, for they are longer"] = replayer.too_long
+    if any(odd.values()):
+        yield f"packets that cannot be measured: {_counts(odd)}"
+    if replayer.steps_back:
+        yield (
+            f"time goes back {replayer.steps_back:,} times, by up to {replayer.step_back_ns / 1e9:,.6f} s: "
+            "an answer earlier than its question gives no RTT"
+        )
+    if events and events.lost:
+        yield f"{events.lost:,} events were lost"

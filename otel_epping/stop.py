@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGINT and SIGTERM: the first is a wish to stop, and a second one, a second later, an order."""
+
+import os
+import signal
+import threading
+import time
+from types import FrameType
+
+# Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
+_ECHO_S = 1.0
+
+
+class Stop(threading.Event):
+    """Set by the first signal. The second ends the process at once, with `last_words` on standard error."""
+
+    def __init__(self, last_words: str) -> None:
+        super().__init__()
+        self._last_words = f"otel-epping: {last_words}\n".encode()
+        self._first_s = 0.0
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._signalled)
+
+    def _signalled(self, number: int, _: FrameType | None) -> None:
+        if not self.is_set():
+            self._first_s = time.monotonic()
+            self.set()
+        elif time.monotonic() - self._first_s > _ECHO_S:
+            os.write(2, self._last_words)
+            os._exit(128 + number)

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reading as text: the table of subnets, and below it what isn't in it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from otel_epping import histogram, telemetry
+from otel_epping.kernel import buckets
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.methods import METHODS
+from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
+from otel_epping.subnets import Subnets
+
+_QUANTILES = (0.5, 0.9, 0.99)
+_TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")
+_HEADINGS = ("subnet", "method", "RTTs", *_TIMES, "packets", "bytes")
+_LEFT_COLUMNS = 2
+_BEYOND_LIMIT = "all others"
+_RTT = "rtt_"
+
+
+@dataclass
+class _Subnet:
+    """What was counted for a subnet: the reading's rows with RTTs, by method, and packets and bytes from and to it."""
+
+    rows: dict[int, int] = field(default_factory=dict)
+    packets: int = 0
+    bytes: int = 0
+
+
+def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
+    names = Subnets(config)
+    names.update(reading)
+    found: dict[str, _Subnet] = {}
+    counters = reading.counters
+    packet_counts, sizes = (
+        (counters["from"][unit].sum(axis=1) + counters["to"][unit].sum(axis=1)).tolist()
+        for unit in ("packets", "bytes")
+    )
+    has_rtts = np.any(reading.buckets, axis=1).tolist()
+    for row, (packets, size, rtts) in enumerate(zip(packet_counts, sizes, has_rtts, strict=True)):
+        subnet = names[row]
+        if subnet is None and row != OVERFLOW_SLOT:
+            continue
+        if not packets and not rtts:
+            continue
+        entry = found.setdefault(str(subnet.network) if subnet else _BEYOND_LIMIT, _Subnet())
+        entry.packets += packets
+        entry.bytes += size
+        if rtts:
+            entry.rows[subnet.method if subnet else len(METHODS)] = row
+    return found
+
+
+def _times(reading: Reading, row: int, scale: int) -> list[str]:
+    """How many RTTs a row has, and their least, quantiles and greatest in ms."""
+    counts = histogram.trim(reading.buckets[row], buckets.first_index(scale), scale)
+    least, greatest = reading.least_ns[row] / 1e9, reading.greatest_ns[row] / 1e9
+    quantiles = [histogram.quantile(counts, q, least, greatest) for q in _QUANTILES]
+    return [f"{counts.counts.sum():,}", *(f"{each * 1e3:.3f}" for each in (least, *quantiles, greatest))]
+
+
+def _lines(reading: Reading, config: KernelConfig) -> Iterator[list[str]]:
+    """A line for each subnet and method, the busiest subnets first."""
+    nothing = ["-", "0", *("" for _ in _TIMES)]
+    for name, subnet in sorted(_subnets(reading, config).items(), key=lambda entry: (-entry[1].packets, entry[0])):
+        first = [name, f"{subnet.packets:,}", f"{subnet.bytes:,}"]
+        for method, row in sorted(subnet.rows.items()):
+            label = METHODS[method].name if method < len(METHODS) else "all"
+            yield [first[0], label, *_times(reading, row, config.scale), *first[1:]]
+            first = [""] * len(first)  # said once
+        if not subnet.rows:
+            yield [first[0], *nothing, *first[1:]]
+
+
+def table(reading: Reading, config: KernelConfig) -> str:
+    """The table of subnets. Packets and bytes are those from and to a subnet, by whatever method it was measured."""
+    lines = [list(_HEADINGS), *_lines(reading, config)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column < _LEFT_COLUMNS else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def packets(reading: Reading) -> dict[str, int]:
+    """Packets of all interfaces by kind, in the order of telemetry.PACKET_KINDS."""
+    counts = sum(reading.interfaces[way]["packets"].sum(axis=0) for way in ("received", "transmitted"))
+    return dict(zip(telemetry.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
+
+
+def outcomes(reading: Reading) -> dict[str, int]:
+    """What the program counted of its measurements: begun, expired, superseded... (bpf/maps.h says what they are)."""
+    names = [name for name in reading.interfaces.dtype.names or () if name.startswith(_RTT)]
+    return {name.removeprefix(_RTT).replace("_", " "): int(reading.interfaces[name].sum()) for name in names}
+
+
+def share_without_timestamps(reading: Reading) -> float:
+    """The share of TCP packets that have no timestamp; 0 if there is no TCP."""
+    by_class: list[int] = reading.counters["from"]["packets"].sum(axis=0).tolist()
+    counts = dict(zip(telemetry.TRAFFIC_CLASSES, by_class, strict=True))
+    return counts["tcp_other"] / max(1, counts["tcp_other"] + counts["tcp_timestamp"])

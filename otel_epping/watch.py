@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `otel-epping watch` does: prints each round-trip time, and each flow that opens or closes, as it happens.
+
+A program that is told to report events puts them into a ring buffer, and this prints what comes out of it, until it is
+told to stop. Whoever reads our output too slowly holds us up; the ring then fills, and the program counts what it has
+no room for. That is told on standard error, never in silence.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TextIO
+
+from otel_epping.events import Writer
+from otel_epping.kernel import interfaces
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.timeouts import Timeouts
+from otel_epping.stop import Stop
+
+# How long a signal may have to wait for its effect.
+_WAIT_S = 0.1
+_EVERY_NS = 1_000_000_000
+
+
+class WallClock:
+    """CLOCK_MONOTONIC, by which the program tells the time, as Unix time in ns.
+
+    As ePPing does it: the difference of the two clocks is looked up anew every second, so that it follows a clock that
+    is set.
+    """
+
+    def __init__(self) -> None:
+        self._difference_ns = 0
+        self._looked_ns = 0
+
+    def __call__(self, monotonic_ns: int) -> int:
+        """Unix time in ns."""
+        now_ns = time.monotonic_ns()
+        if not self._looked_ns or now_ns - self._looked_ns > _EVERY_NS:
+            self._difference_ns = time.time_ns() - now_ns
+            self._looked_ns = now_ns
+        return monotonic_ns + self._difference_ns
+
+
+class _Losses:
+    """Tells what the ring had no room for: what is new, and all of it at the end."""
+
+    def __init__(self, reader: EventReader) -> None:
+        self._reader = reader
+        self._told = 0
+
+    def tell(self) -> None:
+        lost = self._reader.lost
+        if lost > self._told:
+            print(f"otel-epping: lost {lost - self._told} events", file=sys.stderr)
+            self._told = lost
+
+    def tell_total(self) -> None:
+        self.tell()
+        if self._told:
+            print(f"otel-epping: lost {self._told} events in all: is the output read fast enough?", file=sys.stderr)
+
+
+def watch(names: Sequence[str], config: KernelConfig, format: str, stream: TextIO) -> None:
+    """Prints the events of the interfaces to `stream` until SIGINT or SIGTERM.
+
+    Raises EppingError for whatever keeps it from beginning, OSError if `stream` cannot be written.
+    """
+    names = list(dict.fromkeys(names))  # an interface named twice is one
+    for name in names:
+        interfaces.find(name)
+    stop = Stop("stopped at once; the output may be torn")
+    with Collector(replace(config, events=True)) as collector:
+        reader = EventReader(collector)
+        timeouts = Timeouts(collector, reader.dtype)
+        losses = _Losses(reader)
+        for name in names:
+            collector.attachments.attach(name)
+        writer = Writer(format, stream, WallClock())
+        print(f"otel-epping: watching {', '.join(names)}", file=sys.stderr)
+        due_ns = 0
+        while not stop.is_set():
+            reader.wait(_WAIT_S)
+            writer.write(reader.read())
+            stream.flush()
+            if time.monotonic_ns() > due_ns:
+                due_ns = time.monotonic_ns() + _EVERY_NS
+                losses.tell()
+                writer.write(timeouts.close_idle(time.monotonic_ns()))
+        collector.attachments.detach_all()
+        writer.write(reader.read())
+        writer.close()
+        stream.flush()
+        losses.tell_total()

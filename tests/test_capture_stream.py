@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where captures come from: files, plain or compressed, pipes; and what isn't one."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from captures import compressed, packet, pcap, pcapng, read, read_bytes
+
+PACKETS = [packet(number) for number in range(40)]
+CONTENT = pcap(PACKETS, nanoseconds=True)
+
+
+def test_gzip_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
+    assert read_bytes(tmp_path / "capture.pcap", compressed(CONTENT)) == (PACKETS, "")
+    assert read_bytes(tmp_path / "capture.gz", CONTENT) == (PACKETS, "")
+
+
+def test_gzip_files_one_behind_the_other(tmp_path: Path) -> None:
+    """As `cat` makes them, and bgzip."""
+    parts = compressed(CONTENT[:100]) + compressed(CONTENT[100:]) + bytes(8)
+    assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
+
+
+def test_gzip_torn_at_every_byte(tmp_path: Path) -> None:
+    """What could be uncompressed is not lost."""
+    chance = random.Random(2)
+    packets = [one._replace(data=chance.randbytes(60)) for one in PACKETS]
+    content = compressed(pcap(packets, nanoseconds=True))
+    counts = []
+    for size in range(1, len(content)):
+        found, error = read_bytes(tmp_path / "capture", content[:size])
+        assert found == packets[: len(found)]
+        assert "the gzip file is cut short, at byte" in error or size == 1
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    assert counts[-9] == len(packets)  # all but the trailer
+    assert counts[len(counts) // 2] > len(packets) // 3
+
+
+def test_damaged_gzip(tmp_path: Path) -> None:
+    """Damaged within: what comes before it is told, of a file of several windows, too. In the trailer: everything."""
+    chance = random.Random(3)
+    packets = [one._replace(data=bytes(chance.choices(b"letters", k=30_000)), original=30_000) for one in PACKETS * 2]
+    content = compressed(pcap(packets, nanoseconds=True))
+    damaged = bytearray(content)
+    middle = len(content) // 2
+    damaged[middle : middle + 64] = b"\xff" * 64
+    found, error = read_bytes(tmp_path / "capture", bytes(damaged))
+    assert len(packets) // 3 < len(found) < len(packets)
+    assert found[:-2] == packets[: len(found) - 2]
+    assert "is damaged" in error
+    assert error.endswith(" of what was compressed")
+    found, error = read_bytes(tmp_path / "capture", content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
+    assert found == packets
+    assert "the gzip file is damaged" in error
+
+
+def test_a_foreign_file(tmp_path: Path) -> None:
+    found, error = read_bytes(tmp_path / "capture", b"#!/bin/sh\nexit 0\n")
+    assert not found
+    assert error.endswith("capture: is neither pcap nor pcapng (it begins with 23 21 2f 62), at byte 0")
+    assert "the gzip file is damaged" in read_bytes(tmp_path / "capture", b"\x1f\x00 no gzip after all")[1]
+
+
+def test_an_empty_file(tmp_path: Path) -> None:
+    assert read_bytes(tmp_path / "capture", b"") == ([], f"{tmp_path}/capture: is empty")
+    assert read_bytes(tmp_path / "capture", compressed(b"")) == ([], f"{tmp_path}/capture: is empty")
+
+
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    assert read(tmp_path) == ([], f"{tmp_path}: Is a directory")
+    assert read(tmp_path / "nothing") == ([], f"{tmp_path}/nothing: No such file or directory")
+    (tmp_path / "secret").touch(mode=0)
+    tmp_path.chmod(0o755)
+    for parent in tmp_path.parents[:2]:
+        parent.chmod(parent.stat().st_mode | 0o111)
+    os.seteuid(65534)
+    try:
+        assert read(tmp_path / "secret") == ([], f"{tmp_path}/secret: Permission denied")
+    finally:
+        os.seteuid(0)
+
+
+READ_STANDARD_INPUT = """
+import sys
+from otel_epping.capture import Capture
+with Capture("-") as capture:
+    for batch in capture.batches():
+        print(len(batch), capture.size, capture.name, flush=True)
+"""
+
+
+def pipe() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", READ_STANDARD_INPUT]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
+
+
+@pytest.mark.parametrize("content", [CONTENT, compressed(CONTENT), pcapng(PACKETS)], ids=["pcap", "gzip", "pcapng"])
+def test_standard_input_byte_by_byte(content: bytes) -> None:
+    with pipe() as process:
+        assert process.stdin
+        for byte in content:
+            process.stdin.write(bytes([byte]))
+        process.stdin.close()
+        assert process.stdout
+        lines = process.stdout.read().decode().splitlines()
+    assert sum(int(line.split()[0]) for line in lines) == len(PACKETS)
+    assert {line.split(" ", 1)[1] for line in lines} == {"0 standard input"}
+
+
+def test_a_pipe_is_not_waited_for() -> None:
+    """What came is given out, for whoever looks at packets as they are captured."""
+    with pipe() as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write(CONTENT)
+        assert process.stdout.readline()
+
+
+def test_knows_neither_the_kernel_program_nor_opentelemetry() -> None:
+    program = "import sys, otel_epping.capture; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert "otel_epping.capture.pcapng" in loaded
+    assert not [name for name in loaded if name.startswith(("otel_epping.kernel", "opentelemetry"))]
