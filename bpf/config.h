@@ -46,6 +46,11 @@
 #define METHODS 63
 #endif
 
+/* Time between two ticks of the kernel's timer, in ns. */
+#ifndef TICK_NS
+#define TICK_NS 4000000
+#endif
+
 /* CPUs that may run the program: the highest possible number plus one. Counters per CPU have one row for each. */
 #ifndef CPUS
 #define CPUS 1

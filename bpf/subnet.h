@@ -37,7 +37,7 @@ static __always_inline u32 claim_slot(struct subnet_key *key, struct __sk_buff *
     if (!slot)
         return OVERFLOW_SLOT;
     slot->key = *key;
-    slot->created_ns = coarse_now(skb);
+    slot->created_ns = precise_now(skb);
     if (subnets.insert(key, &index)) {
         /* Another CPU was first; if not, the table is out of entries, which slots alone should prevent. */
         u32 *theirs = subnets.lookup(key);

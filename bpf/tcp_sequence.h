@@ -33,7 +33,7 @@ static __always_inline bool waits(struct half_flow *sender, struct observation *
 {
     if (!sender->sent_ns[0])
         return false;
-    if ((s64)(sender->advanced_ns - sender->sent_ns[0]) <= (s64)MAX_AGE_NS)
+    if ((s64)(sender->advanced_ns - sender->begun_ns) <= (s64)MAX_AGE_NS)
         return true;
     seen->counters->rtt_expired++;
     return false;

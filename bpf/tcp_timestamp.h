@@ -47,20 +47,21 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
 static __always_inline void remember(struct half_flow *sender, u32 tsval, struct __sk_buff *skb,
                                      struct interface_counters *counters)
 {
-    u64 now_ns = sender->edge_ns; /* the clock was read when the TSval advanced */
+    u64 edge_ns = sender->edge_ns, now_ns;
 
-    if (SAMPLE_INTERVAL_NS && sender->begun_ns && now_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
+    if (SAMPLE_INTERVAL_NS && sender->begun_ns && edge_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
         return;
+    now_ns = precise_now(skb);
     for (int i = 0; i < OUTSTANDING; i++) {
-        /* The clocks differ by a tick: a time just ahead of the coarse clock is no age at all. */
         if (sender->sent_ns[i]) {
+            /* In a capture, time may go back. */
             if ((s64)(now_ns - sender->sent_ns[i]) <= (s64)MAX_AGE_NS)
                 continue;
             counters->rtt_expired++;
         }
         sender->awaited[i] = tsval;
-        sender->sent_ns[i] = precise_now(skb);
-        sender->begun_ns = now_ns;
+        sender->sent_ns[i] = now_ns;
+        sender->begun_ns = edge_ns;
         counters->rtt_begun++;
         return;
     }

@@ -4,12 +4,15 @@
 `bpf/config.h` describes each; defaults here and there are the same (a test compares them).
 """
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from otel_epping.kernel import methods
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
 from otel_epping.kernel.errors import EppingError
+
+_CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
 LIMITS: dict[str, tuple[int, int]] = {
     "max_subnets": (1, 4_000_000),
@@ -26,6 +29,11 @@ def possible_cpus() -> int:
     """Highest possible CPU number plus one (the kernel's nr_cpu_ids), which counters per CPU must have rows for."""
     ranges = Path("/sys/devices/system/cpu/possible").read_text().strip()
     return int(ranges.replace("-", ",").split(",")[-1]) + 1
+
+
+def tick_ns() -> int:
+    """Time between two ticks of the kernel's timer: the resolution of its coarse clocks."""
+    return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
 @dataclass(frozen=True)
@@ -55,4 +63,4 @@ class KernelConfig:
         """Compile-time constants of `bpf/config.h`."""
         knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "events", "packet_clock")}
         knobs["METHODS"] = methods.bits(self.methods)
-        return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus()}
+        return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

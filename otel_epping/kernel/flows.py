@@ -20,7 +20,11 @@ _CLOSED = 3
 
 
 class FlowTable:
-    """The program's table of flows. With the packet's clock, now is when the last packet was seen."""
+    """The program's table of flows.
+
+    The clock of `last_ns` is one of the kernel's own (bpf/clock.h), so what time it is there is told by the latest
+    packet: it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
+    """
 
     def __init__(self, flows: Map, *, packet_clock: bool) -> None:
         assert flows.layout is not None
@@ -28,14 +32,22 @@ class FlowTable:
         self._key = np.dtype((np.void, memory.map_info(flows.fd)["key_size"]))
         self._value = memory.dtype_of(flows.layout)
         self._packet_clock = packet_clock
+        self._latest_ns = 0
+        self._found_ns = 0
 
-    def _last_ns(self) -> int:
+    def _find_latest(self) -> None:
         batches = libbpf.map_batches(self._fd, self._key, self._value)
-        return max((int(flows["last_ns"].max(initial=0)) for _, flows in batches), default=0)
+        latest_ns = max((int(flows["last_ns"].max(initial=0)) for _, flows in batches), default=0)
+        if latest_ns != self._latest_ns:
+            self._latest_ns, self._found_ns = latest_ns, time.monotonic_ns()
+
+    def _now_ns(self) -> int:
+        self._find_latest()
+        return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
     def active(self, rows: int, epoch: int) -> Counts:
         """Ends of active flows in the subnets of the first `rows` slots: (rows,). Slots of other epochs don't count."""
-        now_ns = self._last_ns() if self._packet_clock else time.monotonic_ns()
+        now_ns = self._now_ns()
         found = np.zeros(rows, np.uint64)
         for _, flows in libbpf.map_batches(self._fd, self._key, self._value):
             # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
