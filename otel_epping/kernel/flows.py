@@ -22,8 +22,8 @@ _CLOSED = 3
 class FlowTable:
     """The program's table of flows.
 
-    The clock of `last_ns` is one of the kernel's own (bpf/clock.h), so what time it is there is told by the latest
-    packet: it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
+    The clock of `last_ns` is one of the kernel's own (bpf/clock.h), so the latest packet tells what time it is there:
+    it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
     """
 
     def __init__(self, flows: Map, *, packet_clock: bool) -> None:
