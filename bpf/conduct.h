@@ -15,13 +15,19 @@
         __sync_fetch_and_add(&to->field[of_receiver], 1); \
     } while (0)
 
+/* Signed: another CPU may have seen a later tick of the clock, and captures aren't always in the order of time. */
+static __always_inline bool is_idle(const struct flow *flow, u64 now_ns)
+{
+    return (s64)(now_ns - flow->last_ns) > (s64)FLOW_IDLE_NS;
+}
+
 static __always_inline void count_conduct(struct observation *seen, u32 destination_slot, u64 now_ns)
 {
     const struct packet *packet = &seen->packet;
     struct flow *flow = seen->flow.flow;
     u8 flags = packet->tcp_flags;
     bool is_new_syn_ack = (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && seen->segment == SEGMENT_OTHER;
-    bool opens = is_new_syn_ack || now_ns - flow->last_ns > FLOW_IDLE_NS; /* last_ns is 0 if the flow is new */
+    bool opens = is_new_syn_ack || !flow->last_ns || is_idle(flow, now_ns);
 
     if (flow->last_ns != now_ns)
         flow->last_ns = now_ns;

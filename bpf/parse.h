@@ -53,16 +53,19 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     version = opaque(version);
     end = opaque(end);
     cursor.at = (void *)(long)skb->data;
-    if (link > MAX_LINK_BYTES || !take(&cursor, link) || end < link)
+    if (link > MAX_LINK_BYTES || !take(&cursor, link))
         return KIND_MALFORMED;
     packet->headers = link;
 
-    u32 limit = end - link, rest = 0;
+    u32 limit = wire_length(skb) - link, rest = 0;
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
     if (kind != KIND_OTHER)
         return kind;
+    /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
+    if (packet->headers + rest > end)
+        rest = end > packet->headers ? end - packet->headers : 0;
     switch (packet->protocol) {
     case IPPROTO_TCP:
         return parse_tcp(&cursor, rest, packet);

@@ -14,6 +14,14 @@
  */
 #define FAST_RETRANSMIT_DUPLICATES 2
 
+/* As half_flow remembers it. */
+#define WINDOW_ZERO 1
+
+static __always_inline u32 window_of(const struct packet *packet)
+{
+    return packet->window + WINDOW_ZERO;
+}
+
 enum segment { SEGMENT_EMPTY, SEGMENT_NEXT, SEGMENT_OTHER, SEGMENT_RETRANSMITTED, SEGMENT_OUT_OF_ORDER };
 
 static __always_inline void advance(struct half_flow *sender, u32 end, u64 now_ns)
@@ -65,7 +73,7 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
     if (is_acknowledged(view, end)) {
         segment = SEGMENT_RETRANSMITTED;
     } else if (begin == sender->next_seq) {
-        if (packet->payload == 1 && !view->receiver->window)
+        if (packet->payload == 1 && view->receiver->window == WINDOW_ZERO)
             return SEGMENT_OTHER; /* a zero window probe, which nobody needs to take in */
         segment = SEGMENT_NEXT;
     } else if (begin + 1 == sender->next_seq && !(flags & TCP_SYN)) {
@@ -92,7 +100,7 @@ static __always_inline void follow_acknowledgements(const struct flow_view *view
     if (!sender->acked || packet->tcp_flags & TCP_SYN || later(packet->ack_seq, sender->acked)) {
         sender->acked = packet->ack_seq;
         sender->duplicates = 0;
-    } else if (is_bare && packet->ack_seq == sender->acked && packet->window == sender->window &&
+    } else if (is_bare && packet->ack_seq == sender->acked && window_of(packet) == sender->window &&
                sender->duplicates < FAST_RETRANSMIT_DUPLICATES) {
         sender->duplicates++;
     }
@@ -109,8 +117,8 @@ static __always_inline enum segment follow_sequence(const struct flow_view *view
     enum segment segment = opaque(place_segment(view, packet, now_ns));
 
     follow_acknowledgements(view, packet, now_ns);
-    if (view->sender->window != packet->window)
-        view->sender->window = packet->window;
+    if (view->sender->window != window_of(packet))
+        view->sender->window = window_of(packet);
     /* A SYN begins no flow, but the SYN-ACK says where its sender goes on. */
     if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
         advance(view->receiver, packet->ack_seq, now_ns);

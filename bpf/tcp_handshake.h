@@ -21,7 +21,8 @@ static __always_inline void time_accept(struct observation *seen)
     }
     server->accepted_seq = next;
     server->accepted_ns = precise_now(seen->skb);
-    seen->flow.flow->syn_ns = seen->ended[0].asked_ns; /* if this packet answers a SYN */
+    /* If this packet answers a SYN; it may end an RTT of another method, too. */
+    seen->flow.flow->syn_ns = seen->ended[seen->ended[0].method != METHOD_TCP_HANDSHAKE].asked_ns;
     seen->flow.flow->handshake_ns = 0;
     seen->counters->rtt_begun++;
 }
@@ -39,7 +40,8 @@ static __always_inline void match_accept(struct observation *seen)
         return;
     }
     answers(seen, METHOD_TCP_HANDSHAKE, sent_ns);
-    if (seen->flow.flow->syn_ns)
+    /* Captures aren't always in the order of time. */
+    if (seen->flow.flow->syn_ns && precise_now(seen->skb) > seen->flow.flow->syn_ns)
         seen->flow.flow->handshake_ns = precise_now(seen->skb) - seen->flow.flow->syn_ns;
 }
 

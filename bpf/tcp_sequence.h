@@ -35,6 +35,7 @@ static __always_inline bool waits(struct half_flow *sender, struct observation *
         return false;
     if ((s64)(sender->advanced_ns - sender->begun_ns) <= (s64)MAX_AGE_NS)
         return true;
+    sender->sent_ns[0] = 0;
     seen->counters->rtt_expired++;
     return false;
 }
@@ -69,12 +70,12 @@ static __always_inline void tcp_sequence(struct observation *seen)
     }
     if (packet->tcp_flags & TCP_ACK && !receiver->edge_ns)
         match_acknowledgement(receiver, seen);
-    if (packet->has_timestamp || sender->edge_ns)
+    if (sender->edge_ns)
         return;
     if (seen->segment == SEGMENT_RETRANSMITTED || seen->segment == SEGMENT_OUT_OF_ORDER) {
         seen->counters->rtt_repeated += sender->sent_ns[0] != 0;
         sender->sent_ns[0] = 0;
-    } else if (seen->segment == SEGMENT_NEXT && !waits(sender, seen)) {
+    } else if (seen->segment == SEGMENT_NEXT && !packet->has_timestamp && !waits(sender, seen)) {
         time_segment(sender, sender->next_seq, seen);
     }
 }

@@ -63,14 +63,15 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
     if (version == 4) {
         struct iphdr ip;
 
-        if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)) || ip.ihl < 5 || ip.frag_off & __cpu_to_be16(0x3fff))
+        if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)) || ip.version != 4 || ip.ihl < 5 ||
+            ip.frag_off & __cpu_to_be16(0x3fff))
             return 0;
         protocol = ip.protocol;
         *offset += ip.ihl * 4;
     } else {
         struct ipv6hdr ip;
 
-        if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)))
+        if (bpf_skb_load_bytes(skb, *offset, &ip, sizeof(ip)) || ip.version != 6)
             return 0;
         protocol = ip.nexthdr;
         *offset += sizeof(ip);

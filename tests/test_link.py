@@ -125,11 +125,13 @@ def test_what_is_not_ip_behind_its_tags(bench: Bench, frame: Packet, kind: str) 
     assert counted[f"received {kind}"] == (1, len(bytes(frame)))
 
 
-@pytest.mark.parametrize(("spare", "kind"), [(0, "tcp"), (6, "tcp"), (-1, "malformed")])
-def test_a_packet_ends_where_pppoe_says(bench: Bench, spare: int, kind: str) -> None:
-    """What is behind it is padding; what is beyond it was never sent."""
-    packet = IP(src="198.18.0.1", dst="198.19.0.1", len=40) / TCP(flags="A")
-    session = ethernet(0x8864) / PPPoE(sessionid=7, len=2 + 40 + spare) / PPP(proto=0x0021)
+@pytest.mark.parametrize(
+    ("total", "length", "kind"), [(40, 42, "tcp"), (40, 48, "tcp"), (46, 42, "tcp"), (40, 41, "malformed")]
+)
+def test_a_packet_ends_where_pppoe_says(bench: Bench, total: int, length: int, kind: str) -> None:
+    """What is behind it is padding, even if IP has it for its own."""
+    packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
+    session = ethernet(0x8864) / PPPoE(sessionid=7, len=length) / PPP(proto=0x0021)
     frame = session / packet / Raw(bytes(12))
     with bench.counting() as counted:
         bench.feed(frame, START_NS, INGRESS)
