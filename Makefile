@@ -13,7 +13,7 @@ BPF     := $(wildcard bpf/*.c bpf/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format docs build clean setup packages root
+.PHONY: help demo test fuzz pressure lint format docs build clean setup packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -24,6 +24,12 @@ demo: root setup ## see it work: subnets of known delay, the kernel's histograms
 test: root lint ## lint, then every test
 	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m 'not side_by_side'
+
+fuzz: root setup ## 2 million broken packets through the program, judged by a model of its rules
+	PYTHONPATH=tests $(BIN)/python -m fuzz
+
+pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
+	PYTHONPATH=tests $(BIN)/python -m pressure
 
 lint: setup ## check style, types and formatting
 	$(BIN)/ruff check

@@ -11,7 +11,7 @@ from packets import ETHER
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
-from scapy.packet import Packet, Raw
+from scapy.packet import Packet, Padding, Raw
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench, Rtt
 
 from otel_epping.kernel import methods
@@ -266,3 +266,53 @@ def test_methods_that_are_none() -> None:
         KernelConfig(methods=("dns", "ping"))
     with pytest.raises(EppingError, match="no method is left"):
         KernelConfig(methods=())
+
+
+def begun(bench: Bench, frame: Packet, kind: str) -> int:
+    """How many RTTs a packet begins that goes out, and is counted once as what it is."""
+    with bench.counting() as counted:
+        assert bench.feed(frame, START_NS, EGRESS) is None
+    assert counted[f"transmitted {kind}"] == (1, len(bytes(frame)))
+    return int(counted["rtt_begun"])
+
+
+class TestWhatIsNoQuestion:
+    """What was timed once and must not be; the fuzzer found all of it (tests/fuzz)."""
+
+    QUERY = bytes(DNS(id=0x1234, qd=DNSQR(qname="example.org")))
+    NETWORKS = ETHER / IP(src="10.251.0.1", dst="10.251.1.1"), ETHER / IPv6(src="2001:dbc::1", dst="2001:dbd::1")
+
+    @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
+    @pytest.mark.parametrize("size", range(9))
+    def test_less_than_8_bytes_are_no_query(self, bench: Bench, size: int, network: Packet) -> None:
+        frame = network / UDP(sport=5000 + size, dport=53) / self.QUERY[:size]
+        assert begun(bench, frame, "udp") == (size == 8)
+
+    @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
+    @pytest.mark.parametrize("size", [0, 4, 7])
+    def test_padding_is_no_payload(self, bench: Bench, size: int, network: Packet) -> None:
+        """Ethernet fills short frames up, and not always with zeros."""
+        for port, data in ((53, self.QUERY), (443, bytes(quic(0)))):
+            assert begun(bench, network / UDP(sport=5353, dport=port) / data[:size] / Padding(data[size:]), "udp") == 0
+
+    @pytest.mark.parametrize("size", [1, 4, 7])
+    def test_padding_is_no_echo_request(self, bench: Bench, size: int) -> None:
+        for network, (protocol, kind) in zip(self.NETWORKS, ((1, 8), (58, 128)), strict=True):
+            echo = struct.pack("!BBHHH", kind, 0, 0, 7, 1)
+            cut = Raw(echo[:size]) / Padding(echo[size:] + bytes(18))
+            assert begun(bench, with_protocol(network, protocol) / cut, "icmp") == 0
+
+    @pytest.mark.parametrize("kind", [8, 128], ids=["request of ICMP", "request of ICMPv6"])
+    def test_each_version_of_ip_has_an_icmp_of_its_own(self, bench: Bench, kind: int) -> None:
+        echo = Raw(struct.pack("!BBHHH", kind, 0, 0, 7, kind) + bytes(18))
+        for network, right in zip(self.NETWORKS, ((1, 8), (58, 128)), strict=True):
+            for protocol in (1, 58):
+                frame = with_protocol(network, protocol) / echo
+                assert begun(bench, frame, "icmp") == ((protocol, kind) == right)
+
+
+def with_protocol(network: Packet, protocol: int) -> Packet:
+    """Ethernet and an IP header that says what follows it."""
+    network = network.copy()
+    network.lastlayer().setfieldval("proto" if network.lastlayer().version == 4 else "nh", protocol)
+    return network
