@@ -211,6 +211,11 @@ class EppingMetricProducer:
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
         usage = int(np.count_nonzero(reading.slots["live"]))
-        for metric, value in ((telemetry.SUBNET_USAGE, usage), (telemetry.SUBNET_LIMIT, self._config.max_subnets)):
+        for metric, value in (
+            (telemetry.SUBNET_USAGE, usage),
+            (telemetry.SUBNET_LIMIT, self._config.max_subnets),
+            (telemetry.FLOW_USAGE, reading.flows),
+            (telemetry.FLOW_LIMIT, self._config.max_flows),
+        ):
             point = NumberDataPoint({}, self._started_ns, reading.time_ns, value)
             yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=False)

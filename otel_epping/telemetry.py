@@ -243,6 +243,14 @@ INTERFACE_COUNTERS = (
 SUBNET_USAGE = Metric(
     "epping.collector.subnet.usage", "{subnet}", "Slots that subnets take, of those there are.", (), "updowncounter"
 )
+FLOW_USAGE = Metric(
+    "epping.collector.flow.usage",
+    "{flow}",
+    "Places that TCP flows take in their table; where all are taken, the least recently used makes room.",
+    (),
+    "updowncounter",
+)
+FLOW_LIMIT = Metric("epping.collector.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
 SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
 # An instrument of the SDK's: without one that has data, its readers never call an exporter.
 READ_DURATION = Metric(
@@ -259,6 +267,8 @@ METRICS = (
     *dict.fromkeys(counter.metric for counter in INTERFACE_COUNTERS),
     SUBNET_USAGE,
     SUBNET_LIMIT,
+    FLOW_USAGE,
+    FLOW_LIMIT,
     READ_DURATION,
     EXPORT_FAILED,
 )

@@ -338,6 +338,13 @@ def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
     return ends[0]
 
 
+def test_places_in_the_table_of_flows_are_counted(bench: Bench, connection: Connection) -> None:
+    before = bench.collector.reader().read().flows
+    connection.opened()
+    connection.client(10 * MS, 0, flags="RA")  # closed, and there until it has to make room
+    assert bench.collector.reader().read().flows == before + 1
+
+
 def test_a_flow_opens_by_syn_and_closes_by_fin_of_both(connection: Connection) -> None:
     connection.opened()
     assert flows(connection) == ([1, 0], [0, 0], 0, 1)

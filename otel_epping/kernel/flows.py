@@ -45,15 +45,20 @@ class FlowTable:
         self._find_latest()
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
-    def active(self, rows: int, epoch: int) -> Counts:
-        """Ends of active flows in the subnets of the first `rows` slots: (rows,). Slots of other epochs don't count."""
+    def active(self, rows: int, epoch: int) -> tuple[Counts, int]:
+        """Ends of active flows in the subnets of the first `rows` slots: (rows,). Slots of other epochs don't count.
+
+        And how many places of the table are taken, by flows active or not.
+        """
         now_ns = self._now_ns()
         found = np.zeros(rows, np.uint64)
+        taken = 0
         for _, flows in libbpf.map_batches(self._fd, self._key, self._value):
+            taken += len(flows)
             # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
             silent_ns = (np.uint64(now_ns) - flows["last_ns"]).view(np.int64)
             is_active = (flows["state"] != _CLOSED) & (silent_ns <= IDLE_NS)
             cached = flows["half"]["cached"][is_active].ravel()
             slots = (cached & np.uint64(0xFFFFFFFF))[cached >> np.uint64(32) == epoch]
             found += np.bincount(slots[slots < rows].astype(np.int64), minlength=rows).astype(np.uint64)
-        return found
+        return found, taken

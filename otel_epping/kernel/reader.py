@@ -42,6 +42,7 @@ class Reading:
     greatest_ns  (rows,) greatest RTT since then; 0 if there was none
     counters     (rows,) records of SubnetCounters
     active       (rows,) ends of active TCP flows
+    flows        places taken in the table of flows
     names        number of an interface, as in slots["key"]["interface"] -> its name; '' for all that were not named
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
     """
@@ -55,6 +56,7 @@ class Reading:
     greatest_ns: Counts
     counters: npt.NDArray[Any]
     active: Counts
+    flows: int
     names: dict[int, str]
     interfaces: npt.NDArray[Any]
 
@@ -153,7 +155,7 @@ class Reader:
         self.extremes.merge(interval, words["min_word"][:, interval & 1], words["max_word"][:, interval & 1])
         self._read_created(slots, now_ns)
         least_ns, greatest_ns = self.extremes.take(rows)
-        counters, active = self._counters.read(rows, EPOCH)
+        counters, active, flows = self._counters.read(rows, EPOCH)
         names = dict(self._attachments.names)
         return Reading(
             time_ns=now_ns,
@@ -165,6 +167,7 @@ class Reader:
             greatest_ns=greatest_ns,
             counters=counters,
             active=active,
+            flows=flows,
             names=names,
             interfaces=self._read_interfaces(list(names)),
         )

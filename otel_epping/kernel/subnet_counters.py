@@ -39,8 +39,8 @@ class SubnetCounters:
         )
         self._last = np.zeros(0, self.dtype)
 
-    def read(self, rows: int, epoch: int) -> tuple[npt.NDArray[Any], Counts]:
-        """Records of the first `rows` slots, and how many ends of active flows each has."""
+    def read(self, rows: int, epoch: int) -> tuple[npt.NDArray[Any], Counts, int]:
+        """Records of the first `rows` slots; how many ends of active flows each has; places taken in the flow table."""
         counters = np.zeros(rows, self.dtype)
         known = len(self._last)
         counters[:known] = self._last
@@ -56,8 +56,8 @@ class SubnetCounters:
             counters[name] = of_flows[name]
         # In this order: a flow that opens in between is active and not yet opened, and none seems to have ended. One
         # that closes in between seems to have ended in silence, until the next does: the count only ever grows.
-        active = self._flows.active(rows, epoch)
+        active, taken = self._flows.active(rows, epoch)
         ended = counters["opened"].sum(1) - counters["closed"].sum(1) - active
         counters[_SILENCE] = np.maximum(counters[_SILENCE], np.where(ended.view(np.int64) > 0, ended, 0))
         self._last = counters
-        return counters.copy(), active
+        return counters.copy(), active, taken
