@@ -201,12 +201,12 @@ struct half_flow {
     u64 accepted_ns;          /* when its SYN-ACK went by; 0: none waits for its ACK */
     u32 accepted_seq;
     u32 last_tsval;
-    u32 next_seq;  /* one beyond the greatest sequence number that it sent */
-    u32 acked;     /* the greatest acknowledgement number that it sent */
-    u32 window;    /* of its last segment, plus 1; 0: none was seen */
-    u8 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
-    u8 skips_next; /* see tcp_sequence.h */
-    u16 zero;
+    u32 next_seq;   /* one beyond the greatest sequence number that it sent */
+    u32 acked;      /* the greatest acknowledgement number that it sent */
+    u32 window;     /* of its last segment, plus 1; 0: none was seen */
+    u32 first_seq;  /* one beyond that of its SYN; 0: not seen */
+    u32 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
+    u32 skips_next; /* see tcp_sequence.h */
 };
 
 /* A flow that was silent for longer is closed, and what it sends then opens another. */

@@ -60,7 +60,7 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
             advance(sender, begin, now_ns);
         return SEGMENT_EMPTY;
     }
-    if (!sender->advanced_ns || (flags & TCP_SYN && end != sender->next_seq)) {
+    if (!sender->advanced_ns || (flags & TCP_SYN && begin + 1 != sender->first_seq)) {
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* what came before it is unknown */
     }
@@ -76,7 +76,7 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
         if (packet->payload == 1 && view->receiver->window == WINDOW_ZERO)
             return SEGMENT_OTHER; /* a zero window probe, which nobody needs to take in */
         segment = SEGMENT_NEXT;
-    } else if (begin + 1 == sender->next_seq && !(flags & TCP_SYN)) {
+    } else if (begin + 1 == sender->next_seq && later(end, sender->next_seq) && !(flags & TCP_SYN)) {
         segment = SEGMENT_OTHER; /* goes on behind what may have been a probe */
     } else {
         segment = repeated_or_overtaken(view, begin, end, now_ns);
@@ -123,6 +123,10 @@ static __always_inline enum segment follow_sequence(const struct flow_view *view
     if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
         advance(view->receiver, packet->ack_seq, now_ns);
         view->receiver->acked = 0;
+        view->receiver->first_seq = packet->ack_seq;
     }
+    /* The same SYN may come again, however late: with it, nothing begins. */
+    if (packet->tcp_flags & TCP_SYN)
+        view->sender->first_seq = packet->seq + 1;
     return segment;
 }

@@ -274,6 +274,23 @@ def test_overtaken_segments(connection: Connection) -> None:
     assert (client["out_of_order"].tolist(), client["retransmitted"].tolist()) == ([1, 0], [1, 0])
 
 
+def test_a_fin_sent_again_is_retransmitted(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, flags="FA")
+    connection.client(300 * MS, 0, flags="FA")
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
+
+
+def test_a_syn_that_comes_again_behind_data_begins_nothing_anew(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=100)
+    connection.client(300 * MS, -1, flags="S")
+    connection.server(301 * MS, -1, 0, flags="SA")
+    connection.client(400 * MS, 0, length=100)
+    assert connection.server(410 * MS, ack=100) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [2, 1], "and the SYN-ACK, too"
+
+
 def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connection) -> None:
     """A fast retransmission may come sooner than a round trip after the greatest segment."""
     connection.opened()

@@ -35,6 +35,7 @@ class Half:
 
     following: int | None = None  # where it goes on: the number behind the greatest that was sent; None: not known yet
     advanced_ns: int = 0  # and when that was known first
+    first: int = 0  # where it began: behind its SYN. It begins as 0, which one in 2^32 is: benign
     acknowledged: int = 0  # the greatest acknowledgement; 0, which one in 2^32 is, counts for none: benign
     duplicates: int = 0  # of it, that say nothing else
     window: int | None = None
@@ -78,7 +79,9 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
         return Segment.EMPTY
     size = meaning.payload + bool(flags & SYN) + bool(flags & FIN)
     begin = distance(meaning.sequence, sender.following or 0)
-    known = sender.following is not None and not (flags & SYN and begin + size != 0)  # or it is a new connection
+    # A SYN that is not the one before is of a new connection.
+    begins = (meaning.sequence + 1) % (1 << 32)
+    known = sender.following is not None and not (flags & SYN and begins != sender.first)
     segment, goes_on = Segment.EMPTY, begin > 0  # where even an empty one shows that something is missing
     if size:
         segment = compare(flow, sender, receiver, meaning, begin, now_ns) if known else Segment.OTHER
@@ -92,6 +95,9 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
     if flags & SYN and flags & ACK and segment is Segment.OTHER:
         # The SYN was not remembered, for it begins no flow; but this says where its sender goes on.
         receiver.following, receiver.advanced_ns, receiver.acknowledged = meaning.acknowledged, now_ns, 0
+        receiver.first = meaning.acknowledged
+    if flags & SYN:
+        sender.first = begins
     return segment
 
 
@@ -106,7 +112,7 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
         return Segment.AGAIN  # the other end has it
     if begin == 0:
         return Segment.OTHER if payload == 1 and receiver.window == 0 else Segment.NEXT
-    if begin == -1 and not flags & SYN:
+    if begin == -1 and begin + size > 0 and not flags & SYN:
         return Segment.OTHER
     asked_for = receiver.duplicates >= ASKS_AGAIN and meaning.sequence == receiver.acknowledged
     in_time = 0 <= now_ns - sender.advanced_ns < (flow.handshake_ns or OVERTAKEN_NS)
