@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the bytes of a frame to the facts of the TCP packet in it, by the RFCs and by nothing of ours.
+
+Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP; behind them any stack of
+802.1Q and 802.1ad tags, PPPoE (RFC 2516) and MPLS (RFC 3032, told to be IP by its first nibble, RFC 4928). IPv4 (RFC
+791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with the timestamp option (RFC 7323). What is in a
+tunnel is not looked at.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from oracles.frames import Frame
+
+FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
+
+# https://www.tcpdump.org/linktypes.html
+ETHERNET, PPP, RAW, LOOP, SLL, SLL2 = 1, 9, 101, 108, 113, 276
+NULL, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY = 0, 14, 12, 228, 229
+PPP_HDLC, PPPOE, CISCO_HDLC, PPP_PPPD, PPP_WITH_DIRECTION = 50, 51, 104, 166, 204
+_RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
+
+IPV4, IPV6 = 0x0800, 0x86DD
+_TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
+_PPPOE, _MPLS = 0x8864, {0x8847, 0x8848}
+_PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
+# AF_INET, and what the BSDs and macOS take for AF_INET6
+_FAMILIES = {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}
+
+# Bytes in front of what may be PPP's own framing.
+_PPP_FRAMING = {PPP: 0, PPP_HDLC: 0, CISCO_HDLC: 0, PPP_PPPD: 2, PPP_WITH_DIRECTION: 1}
+
+_ICMP, _TCP, _FRAGMENT, _AH, _ICMPV6 = 1, 6, 44, 51, 58
+_EXTENSIONS = {0, 43, _AH, 60, 135}
+
+
+class CutShortError(Exception):
+    """A header says more than there is, or makes no sense; the text says which."""
+
+
+class NotTcpError(Exception):
+    """Behind its extension headers, an IPv6 packet is of another protocol."""
+
+
+@dataclass(slots=True, eq=False)
+class Packet:
+    """A TCP packet. If it has a `fault` it is not whole, and what stands behind the fault may not be filled in."""
+
+    frame: int
+    time_ns: int
+    stack: tuple[str, ...] = ()  # what stands between the link header and the IP header
+    version: int = 0
+    source: tuple[bytes, int] = (b"", 0)  # address and port
+    destination: tuple[bytes, int] = (b"", 0)
+    seq: int = 0
+    ack: int = 0
+    flags: int = 0  # with the four reserved bits in front
+    window: int = 0
+    payload: int = 0  # bytes, on the wire
+    timestamp: tuple[int, int] | None = None  # TSval, TSecr
+    ip_options: bytes = b""
+    tcp_options: bytes = b""
+    extensions: bool = False  # IPv6 extension headers
+    snapped: bool = False  # the end of the IP packet is not in the capture
+    fault: str = ""
+
+    @property
+    def flow(self) -> tuple[object, ...]:
+        """The connection, the same for both directions."""
+        return (self.version, *sorted((self.source, self.destination)))
+
+    def __str__(self) -> str:
+        return f"{endpoint(self.source)} > {endpoint(self.destination)}"
+
+
+def endpoint(end: tuple[bytes, int]) -> str:
+    """Address:port as pping prints it."""
+    address, port = end
+    if not address:
+        return "?"
+    return f"{socket.inet_ntop(socket.AF_INET if len(address) == 4 else socket.AF_INET6, address)}:{port}"
+
+
+def _unpack(layout: str, data: bytes, at: int, what: str) -> tuple[int, ...]:
+    try:
+        return struct.unpack_from(layout, data, at)
+    except struct.error:
+        raise CutShortError(f"the capture ends in the {what} header") from None
+
+
+def link_payload(frame: Frame) -> tuple[int, int]:
+    """Ethertype (0: none) and offset of what follows the link header. Raises CutShortError."""
+    data, link = frame.data, frame.link_type
+    if link == ETHERNET:
+        return _unpack("!H", data, 12, "Ethernet")[0], 14
+    if link in _RAW:
+        version = _unpack("B", data, 0, "IP")[0] >> 4
+        return {4: IPV4, 6: IPV6}.get(version, 0), 0
+    if link == SLL:
+        return _unpack("!H", data, 14, "cooked")[0], 16
+    if link == SLL2:
+        return _unpack("!H", data, 0, "cooked")[0], 20
+    if link in (NULL, LOOP):
+        (family,) = _unpack("!I", data, 0, "loopback")
+        # In the byte order of the machine that captured; no family is greater than 255.
+        return _FAMILIES.get(family if family < 256 else family >> 24, 0), 4
+    if link == PPPOE:
+        return _PPPOE, 0
+    if link in _PPP_FRAMING:
+        at = _PPP_FRAMING[link]
+        if data[at : at + 2] in (b"\x0f\x00", b"\x8f\x00") and link != PPP_PPPD:  # RFC 1547: Cisco's framing
+            return _unpack("!H", data, at + 2, "Cisco HDLC")[0], at + 4
+        if data[at : at + 2] == b"\xff\x03":  # RFC 1662: address and control field
+            at += 2
+        protocol, size = _unpack("!B", data, at, "PPP")[0], 1
+        if not protocol & 1:  # RFC 1661 section 6.5: a compressed protocol field is one odd byte
+            protocol, size = _unpack("!H", data, at, "PPP")[0], 2
+        return _PPP.get(protocol, 0), at + size
+    return 0, 0
+
+
+def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
+    """Ethertype IPV4, IPV6 or 0, offset of the IP header and of the end, and the names of the headers in front."""
+    data, end = frame.data, frame.length
+    ethertype, at = link_payload(frame)
+    stack: list[str] = []
+    while ethertype not in (IPV4, IPV6):
+        if ethertype in _TAGS:
+            stack.append(_TAGS[ethertype])
+            ethertype, at = _unpack("!2xH", data, at, stack[-1])[0], at + 4
+        elif ethertype == _PPPOE:
+            stack.append("PPPoE")
+            length, protocol = _unpack("!4xHH", data, at, "PPPoE")
+            # The length is that of what follows it, the protocol included; behind that is padding.
+            ethertype, end, at = _PPP.get(protocol, 0), min(end, at + 6 + length), at + 8
+        elif ethertype in _MPLS:
+            stack.append("MPLS")
+            bottom, at = _unpack("!I", data, at, "MPLS")[0] & 0x100, at + 4
+            if bottom:
+                ethertype = {4: IPV4, 6: IPV6}.get(_unpack("B", data, at, "IP")[0] >> 4, 0)
+        else:
+            return 0, at, end, tuple(stack)
+    return ethertype, at, end, tuple(stack)
+
+
+def options(data: bytes) -> Iterator[tuple[int, bytes | None]]:
+    """IPv4 or TCP options but NOPs, each with its value: what follows the end of options; None if it is broken."""
+    at = 0
+    while at < len(data):
+        if data[at] == 1:
+            at += 1
+            continue
+        if data[at] == 0:
+            yield 0, data[at + 1 :]
+            return
+        size = data[at + 1] if at + 1 < len(data) else 0
+        if size < 2 or at + size > len(data):
+            yield data[at], None
+            return
+        yield data[at], data[at + 2 : at + size]
+        at += size
+
+
+def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
+    """TSval and TSecr of the first timestamp option in front of anything broken."""
+    for kind, value in options(tcp_options):
+        if kind == 8 and value is not None and len(value) == 8:
+            tsval, tsecr = struct.unpack("!II", value)
+            return tsval, tsecr
+    return None
+
+
+def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
+    """Offset of the payload and its bytes on the wire."""
+    data, room = frame.data, frame.length - at
+    first, total, fragment = _unpack("!BxH2xH", data, at, "IPv4")
+    header = (first & 15) * 4
+    total = total or room  # segmentation offload: too long for the field
+    packet.snapped = at + total > len(data)
+    if first >> 4 != 4 or header < 20:
+        raise CutShortError("the IPv4 header is none")
+    if total < header:
+        raise CutShortError("the IPv4 packet is shorter than its header")
+    if at + header > len(data):
+        raise CutShortError("the capture ends in the IPv4 options")
+    packet.ip_options = data[at + 20 : at + header]
+    if total > room:
+        packet.fault = f"IPv4 promises {total} bytes, of which {room} were on the wire"
+    if fragment & 0x3FFF:
+        raise CutShortError("a fragment")
+    return at + header, total - header
+
+
+def _ipv6(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
+    """Offset of the payload and its bytes on the wire."""
+    data, room = frame.data, frame.length - at - 40
+    first, length, protocol = _unpack("!B3xHB", data, at, "IPv6")
+    left = length or room  # a jumbogram (RFC 2675), or segmentation offload
+    at += 40
+    packet.snapped = at + left > len(data)
+    if first >> 4 != 6:
+        raise CutShortError("the IPv6 header is none")
+    if left > room:
+        raise CutShortError(f"IPv6 promises {length} bytes, of which {room} were on the wire")
+    while protocol in _EXTENSIONS:
+        packet.extensions = True
+        following, units = _unpack("BB", data, at, "IPv6 extension")
+        size = (units + 2) * 4 if protocol == _AH else (units + 1) * 8
+        protocol, at, left = following, at + size, left - size
+        if left < 0:
+            raise CutShortError("the IPv6 packet is shorter than its extension headers")
+    if protocol == _FRAGMENT:
+        raise CutShortError("a fragment")
+    if protocol != _TCP:
+        raise NotTcpError
+    return at, left
+
+
+def _tcp(data: bytes, at: int, length: int, packet: Packet) -> None:
+    source, destination = _unpack("!HH", data, at, "TCP")
+    packet.source, packet.destination = (packet.source[0], source), (packet.destination[0], destination)
+    packet.seq, packet.ack, offset, packet.flags, packet.window = _unpack("!4xIIBBH4x", data, at, "TCP")
+    header = (offset >> 4) * 4
+    if header < 20 or header > length:
+        raise CutShortError(f"a TCP header of {header} bytes in {length}")
+    if at + header > len(data):
+        raise CutShortError("the capture ends in the TCP options")
+    packet.payload = length - header
+    packet.flags |= (offset & 15) << 8
+    packet.tcp_options = data[at + 20 : at + header]
+    packet.timestamp = _timestamp(packet.tcp_options)
+
+
+def is_icmp(frame: Frame) -> bool:
+    """Whether a frame carries ICMP or ICMPv6."""
+    try:
+        ethertype, at, _, _ = _network(frame)
+        if ethertype == IPV4:
+            return _unpack("B", frame.data, at + 9, "IPv4")[0] == _ICMP
+        return ethertype == IPV6 and _unpack("B", frame.data, at + 6, "IPv6")[0] == _ICMPV6
+    except CutShortError:
+        return False
+
+
+def tcp_packet(frame: Frame) -> Packet | None:
+    """The TCP packet in a frame, or None if there is nothing that says it is one."""
+    packet = Packet(frame.number, frame.time_ns)
+    data = frame.data
+    try:
+        ethertype, at, end, packet.stack = _network(frame)
+        if ethertype == IPV4:
+            (protocol,) = _unpack("!9xB10x", data, at, "IPv4")
+            packet.version = 4
+            packet.source, packet.destination = (data[at + 12 : at + 16], 0), (data[at + 16 : at + 20], 0)
+        elif ethertype == IPV6:
+            (protocol,) = _unpack("!6xB33x", data, at, "IPv6")
+            packet.version = 6
+            packet.source, packet.destination = (data[at + 8 : at + 24], 0), (data[at + 24 : at + 40], 0)
+        else:
+            return None
+    except CutShortError:
+        return None
+    try:
+        if packet.version == 4 and protocol != _TCP:
+            return None
+        at, length = (_ipv4 if packet.version == 4 else _ipv6)(frame, at, packet)
+        # Some senders count the padding of a short frame as part of the IP packet; PPPoE knows better.
+        _tcp(data, at, min(length, end - at), packet)
+    except NotTcpError:
+        return None
+    except CutShortError as error:
+        packet.fault = str(error)
+    return packet

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every capture of a folder, with whatever references lie beside it, and a table of the outcome."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from oracles import coverage, pping, tshark, wireshark
+from oracles.ours import Ours
+from oracles.report import Report
+from otel_epping.kernel.errors import EppingError
+
+SUFFIXES = (".pcap", ".pcapng", ".cap", ".pcap.gz", ".pcapng.gz")
+
+
+def check(folder: Path, ours: Ours) -> bool:
+    """Checks all captures and prints what came of it; whether all hold."""
+    captures = [path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES)]
+    if not captures:
+        raise EppingError(f"{folder} holds no capture ({', '.join(SUFFIXES)})")
+    rows: list[tuple[str, str]] = []
+    reports: list[Report] = []
+
+    def run(name: str, checked: Callable[[], Report]) -> None:
+        try:
+            report = checked()
+        except EppingError as error:
+            report = Report(name, errors=[str(error)])
+        reports.append(report)
+        rows.append((report.title, "holds" if report.holds else f"{len(report.errors)} UNEXPLAINED"))
+        print(report)
+
+    for capture in captures:
+        stem = capture.name.removesuffix(".gz").rpartition(".")[0]
+        beside = {
+            kind: path for kind in ("ack_rtt", "dns", "icmp") if (path := folder / f"{stem}.{kind}.csv").is_file()
+        }
+        if (output := folder / f"{stem}.pping").is_file():
+            run(f"{capture.name} against pping", partial(pping.check, capture, output, ours))
+        if beside:
+            run(f"{capture.name} against tshark", partial(tshark.check, capture, wireshark.read(**beside), ours))
+    run("coverage", lambda: coverage.check(captures, ours))
+    width = max(len(title) for title, _ in rows)
+    print("\n".join(f"{title:{width}}  {outcome}" for title, outcome in rows))
+    return all(report.holds for report in reports)

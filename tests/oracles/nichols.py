@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Kathie Nichols' pping: what it printed (`pping -r CAPTURE -m`), and what, by its source, it does with a capture.
+
+Written after pping.cpp of pollere/pping and the parsers of libtins that it calls. It records the first appearance of a
+TSval, once both directions of a flow were seen, and matches it with the first appearance of its echo. The same double
+precision arithmetic as there gives the same printed digits.
+
+pping passes over much that we measure. Each such reason has a name here (`Pping.why_not`), so that an RTT of ours
+that it lacks is shown to be one that it could not have.
+"""
+
+import math
+import socket
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from oracles.dissect import ETHERNET, NULL, RAW, SLL, SYN, Packet, options
+from oracles.frames import Frame
+from otel_epping.kernel.errors import EppingError
+
+TSVAL_MAX_AGE = 10.0
+FLOW_MAX_IDLE = 300.0
+MAX_FLOWS = 10_000
+# Those for which libtins has a parser (DLT_NULL, DLT_RAW...); it knows some of Wi-Fi, too, which we don't.
+LINK_TYPES = {ETHERNET, NULL, RAW, SLL}
+
+End = tuple[bytes, int]
+
+
+class Line(NamedTuple):
+    """A line of output: when the reply came, the RTT, and the two ends; in whole microseconds, as printed."""
+
+    number: int
+    time_us: int
+    rtt_us: int
+    source: End
+    destination: End
+
+
+def _microseconds(printed: str) -> int:
+    seconds, digits = printed.lstrip("-").split(".")
+    value = int(seconds) * 1_000_000 + int(digits.ljust(6, "0")[:6])
+    return -value if printed.startswith("-") else value
+
+
+def _end(printed: str) -> End:
+    address, _, port = printed.rpartition(":")
+    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address), int(port)
+
+
+def read(path: Path) -> list[Line]:
+    """The lines of a file with pping's output. Raises EppingError if a line isn't of the form of `pping -m`."""
+    lines = []
+    for number, text in enumerate(path.read_text().splitlines(), 1):
+        try:
+            time, rtt, _minimum, _sent, _departed, _before, flow = text.split()
+            source, destination = flow.split("+")
+            lines.append(Line(number, _microseconds(time), _microseconds(rtt), _end(source), _end(destination)))
+        except (ValueError, OSError):
+            raise EppingError(
+                f"{path}, line {number} is not of pping: make the file by pping -r CAPTURE -m -q"
+            ) from None
+    return lines
+
+
+class Match(NamedTuple):
+    """An RTT that pping should print."""
+
+    reply: Packet
+    origin: Packet
+    time_us: int
+    rtt_us: int
+
+
+@dataclass(slots=True, eq=False)
+class _Recorded:
+    """A TSval in its table."""
+
+    time: float
+    packet: Packet
+    matched: Packet | None = None
+
+
+@dataclass(slots=True)
+class _Flow:
+    last: float = 0.0
+    both_ways: bool = False
+
+
+@dataclass(slots=True)
+class _State:
+    offset: int = -1
+    now: float = 0.0
+    next_cleaning: float = 0.0
+    flows: dict[tuple[End, End], _Flow] = field(default_factory=dict)
+    table: dict[tuple[End, End, int], _Recorded] = field(default_factory=dict)
+
+
+class Pping:
+    """pping's run over the TCP packets of a capture. `behind_tags`: with a filter that also sees tagged packets."""
+
+    def __init__(self, packets: Iterable[Packet], records: dict[int, Frame], behind_tags: bool = False) -> None:
+        self.matches: list[Match] = []
+        self._records = records
+        self._behind_tags = behind_tags
+        self.passed: dict[int, str] = {}  # frame -> why it was passed over
+        self._recorded: dict[int, _Recorded] = {}  # frame -> what its TSval is recorded as, perhaps by another
+        self._found: dict[int, tuple[_Recorded, Packet | None] | None] = {}  # reply -> what it looked up, as it was
+        self._state = _State()
+        for packet in packets:
+            reason = self._unseen(packet)
+            if reason:
+                self.passed[packet.frame] = reason
+                continue
+            reason = self._see(packet)
+            if reason:
+                self.passed[packet.frame] = reason
+            if self._state.now >= self._state.next_cleaning:
+                self._clean()
+
+    def why_not(self, origin: Packet, reply: Packet) -> str | None:
+        """Why pping has no RTT from `origin` to `reply`; None if there is no reason that we know."""
+        for packet in (reply, origin):
+            if packet.frame in self.passed:
+                return self.passed[packet.frame]
+        if self._recorded[origin.frame].packet is not origin:
+            return None
+        found = self._found[reply.frame]
+        if found is None:
+            return None
+        if found[1]:
+            return f"its match was {'a RST' if found[1].flags & 4 else 'another packet'} before"
+        if found[0].time <= 0.0:
+            return "it takes what came in the very moment its clock starts, or before, for matched"
+        return None
+
+    def _unseen(self, packet: Packet) -> str:
+        """Why its filter (`tcp`) or libtins lets a packet go by, or ""."""
+        link_type = self._records[packet.frame].link_type
+        if link_type not in LINK_TYPES:
+            return "libtins does not read this link type"
+        if link_type == NULL and packet.version == 6:
+            return "its filter looks for BSD's numbers of IPv6, and libtins for Linux's"
+        if packet.stack and not self._behind_tags:
+            return f"its filter does not see behind {packet.stack[0]}"
+        if packet.extensions:
+            return "its filter does not see behind IPv6 extension headers"
+        if packet.version == 6 and packet.snapped:
+            return "libtins takes IPv6 packets for malformed that are not captured whole"
+        if packet.fault and packet.fault != "a fragment" and not packet.tcp_options:
+            return "libtins takes it for malformed"
+        for data in (packet.ip_options, packet.tcp_options):
+            if any(value is None for _, value in options(data)):
+                return "libtins takes broken options for malformed"
+        if any(kind == 0 and padding for kind, padding in options(packet.ip_options)):
+            return "libtins takes padded IPv4 options for malformed"
+        return ""
+
+    def _see(self, packet: Packet) -> str:
+        """What process_packet() does; why it returned early, or ""."""
+        state = self._state
+        if packet.timestamp is None:
+            return "it reads no timestamp there"
+        first = next(value for kind, value in options(packet.tcp_options) if kind == 8)
+        if first is None or len(first) != 8:
+            return "libtins reads only the first timestamp option, which is none"
+        tsval, tsecr = packet.timestamp
+        if tsval == 0:
+            return "it passes over a TSval of 0"
+        if tsecr == 0 and packet.flags != SYN:
+            return "it passes over a TSecr of 0"
+        seconds, us = divmod(self._records[packet.frame].time_ns // 1000, 1_000_000)
+        if state.offset < 0:
+            state.offset = seconds
+        state.now = float(seconds - state.offset) + float(us) * 1e-6
+
+        name, reverse = (packet.source, packet.destination), (packet.destination, packet.source)
+        flow = state.flows.get(name)
+        if flow is None:
+            if len(state.flows) > MAX_FLOWS:
+                return f"it had {MAX_FLOWS} flows already"
+            flow = state.flows[name] = _Flow()
+            if reverse in state.flows:
+                state.flows[reverse].both_ways = flow.both_ways = True
+        flow.last = state.now
+        if not flow.both_ways:
+            return "it had not seen the other direction of the flow yet"
+
+        self._recorded[packet.frame] = state.table.setdefault((*name, tsval), _Recorded(state.now, packet))
+        origin = state.table.get((*reverse, tsecr))
+        self._found[packet.frame] = (origin, origin.matched) if origin else None
+        if origin and origin.time > 0.0 and not origin.matched:
+            self.matches.append(Match(packet, origin.packet, *_printed(state, origin.time)))
+            origin.matched = packet
+        return ""
+
+    def _clean(self) -> None:
+        state = self._state
+        state.table = {k: v for k, v in state.table.items() if state.now - abs(v.time) <= TSVAL_MAX_AGE}
+        state.flows = {k: v for k, v in state.flows.items() if state.now - v.last <= FLOW_MAX_IDLE}
+        state.next_cleaning = state.now + TSVAL_MAX_AGE
+
+
+def _printed(state: _State, time: float) -> tuple[int, int]:
+    """Time and RTT as its printf() shows them."""
+    fraction = int((state.now - math.floor(state.now)) * 1e6)
+    return int(state.now + state.offset) * 1_000_000 + fraction, _microseconds(f"{state.now - time:.6f}")

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Our samples: replays a capture as `otel-epping replay` does, frame by frame, and notes which frame ended which RTT.
+
+Each RTT shows as a histogram that has one more. All addresses are one subnet here, so there is a histogram for each
+method and side, and its name tells the method.
+"""
+
+import ctypes
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from oracles.frames import Frame
+from oracles.report import Report
+from otel_epping.capture import Capture, CaptureError
+from otel_epping.kernel import memory, methods
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.replayer import Replayer
+
+# Of struct flow_counters; each counts what a subnet sent, and what was sent to it.
+KINDS = ("retransmitted", "out_of_order", "zero_window")
+SENT = 0
+MAX_AGE_NS = KernelConfig().max_age_ns
+
+Rows = npt.NDArray[Any]
+
+_library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """An RTT of ours: which frame was the reply. One below a microsecond counts as one."""
+
+    frame: int
+    method: str
+    rtt_ns: int
+
+
+@dataclass
+class Observed:
+    """What the program found in a capture: RTTs in the order of the frames that ended them, and the frames of each kind
+    of segment that it counts. `max_flows` is how many flows it remembers, `frames` how many it
+    saw, and `stopped` why no more were, if there are more.
+    """
+
+    samples: list[Sample] = field(default_factory=list)
+    kinds: dict[str, set[int]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
+    max_flows: int = KernelConfig().max_flows
+    frames: int = 0
+    stopped: str = ""
+
+    def seen(self, records: list[Frame], report: Report) -> list[Frame]:
+        """Those of all records that the program saw. That there are more, or not as many, is reported."""
+        if self.stopped:
+            report.notes.append(f"read no further than frame {self.frames}: {self.stopped}")
+        elif self.frames != len(records):
+            report.errors.append(f"{self.frames} frames were replayed, of {len(records)} that scapy finds")
+        return records[: self.frames]
+
+    def of(self, method: str) -> list[Sample]:
+        """The samples of a method."""
+        return [sample for sample in self.samples if sample.method == method]
+
+
+class Ours:
+    """The loaded program, for any number of captures, one after the other."""
+
+    def __init__(self, names: tuple[str, ...] = methods.ALL, max_flows: int = KernelConfig().max_flows) -> None:
+        self.methods = names
+        self._max_flows = max_flows
+        self._replayer = Replayer(
+            KernelConfig(
+                sample_interval_ns=0, prefix_v4=0, prefix_v6=0, max_subnets=64, max_flows=max_flows, methods=names
+            )
+        )
+        self._slots, self._histograms, self._segments = map(self._array, ("slots", "histograms", "flow_counters"))
+
+    def run(self, path: Path) -> Observed:
+        """Replays a capture, up to where it is torn or of a link type that we don't know."""
+        self._forget("flows")
+        self._forget("exchanges")
+        observed = Observed(max_flows=self._max_flows)
+        ended, sums = self._histograms["ended"].copy(), self._histograms["sum_ns"].copy()
+        counted = self._segments.copy()
+        try:
+            with Capture(str(path)) as capture:
+                for batch in capture.ethernet_batches():
+                    for row in range(len(batch)):
+                        one = batch.take(slice(row, row + 1))
+                        self._replayer.feed(one.buffer, one.starts, one.captured, one.original, one.times_ns)
+                        observed.frames += 1
+                        if not np.array_equal(self._histograms["ended"], ended):
+                            observed.samples += self._samples(observed.frames, ended, sums)
+                            ended, sums = self._histograms["ended"].copy(), self._histograms["sum_ns"].copy()
+                        if not np.array_equal(self._segments, counted):
+                            for kind in KINDS:
+                                if (self._segments[kind][:, SENT] != counted[kind][:, SENT]).any():
+                                    observed.kinds[kind].add(observed.frames)
+                            counted = self._segments.copy()
+        except CaptureError as error:
+            observed.stopped = str(error)
+        return observed
+
+    def close(self) -> None:
+        """Lets the program go."""
+        self._replayer.close()
+
+    def _samples(self, frame: int, ended: Rows, sums: Rows) -> list[Sample]:
+        """RTTs by which the histograms are ahead of what they were."""
+        samples = []
+        for slot in np.flatnonzero(self._histograms["ended"] != ended).tolist():
+            assert self._histograms["ended"][slot] == ended[slot] + 1, "two RTTs of one method in one packet"
+            method = methods.METHODS[int(self._slots["key"]["method"][slot])].name
+            samples.append(Sample(frame, method, int(self._histograms["sum_ns"][slot] - sums[slot])))
+        return samples
+
+    def _array(self, name: str) -> Rows:
+        """All of an array of the program, as it is at every moment."""
+        array = memory.Array(name, self._replayer.program.maps[name])
+        return array.first(array.length)
+
+    def _forget(self, name: str) -> None:
+        """Empties a hash map."""
+        fd = self._replayer.program.maps[name].fd
+        key = ctypes.create_string_buffer(memory.map_info(fd)["key_size"])
+        while _library.bpf_map_get_next_key(fd, None, key) == 0:
+            _library.bpf_map_delete_elem(fd, key)

@@ -1,0 +1,183 @@
+# SPDX-License-Identifier: Apache-2.0
+"""tcp_timestamp against pping: each of our samples is one of pping's, and each of pping's that we lack has a reason.
+
+Three ways lead to every RTT: our program's, the rules' (`rules`), and that of pping's source (`nichols`), and all meet
+in the frames of the capture. A line of pping's output is taken for what its frames show, never the other way round.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from oracles import dissect, frames, nichols
+from oracles.frames import Frame
+from oracles.nichols import Line, Match, Pping
+from oracles.ours import Observed, Ours, Sample
+from oracles.report import Report
+from oracles.rules import Rule, Rules
+
+METHOD = "tcp_timestamp"
+TOLERANCE_NS = 1000
+BOTH = "ours and pping's"
+_TICK_US = 1  # pping's time may be printed a microsecond short
+
+
+def check(capture: Path, output: Path, ours: Ours) -> Report:
+    """Runs our program over a capture and compares. Raises EppingError if a file can't be read."""
+    return compare(list(frames.read(capture)), ours.run(capture), nichols.read(output), f"{capture.name} against pping")
+
+
+def compare(records: list[Frame], observed: Observed, lines: list[Line], title: str) -> Report:
+    """Compares what the program found in a capture's records with the lines that pping printed of it."""
+    report = Report(title)
+    comparison = _Comparison(observed.seen(records, report), observed, lines, report)
+    comparison.check_rules()
+    comparison.check_lines()
+    comparison.check_samples()
+    return comparison.report
+
+
+class _Comparison:
+    def __init__(self, replayed: list[Frame], observed: Observed, lines: list[Line], report: Report) -> None:
+        packets = [packet for packet in map(dissect.tcp_packet, replayed) if packet]
+        records = {frame.number: frame for frame in replayed}
+        self.report = report
+        self.max_flows = observed.max_flows
+        self.stopped, self.last_ns = observed.stopped, max((frame.time_ns for frame in replayed), default=0)
+        self.packets = {packet.frame: packet for packet in packets}
+        self.rules = Rules(packets)
+        self.samples = {sample.frame: sample for sample in observed.of(METHOD)}
+        self.shared: set[int] = set()  # frames of replies
+        self.lines = lines
+        self.pping = Pping(packets, records)
+        self.found = _locate(lines, self.pping.matches)
+        if len(self.found) < len(lines):
+            # There are versions of pping with a wider filter.
+            wider = Pping(packets, records, behind_tags=True)
+            found = _locate(lines, wider.matches)
+            if len(found) > len(self.found):
+                self.pping, self.found = wider, found
+
+    def check_rules(self) -> None:
+        """The program does what its rules say, no more and no less."""
+        for frame, sample in self.samples.items():
+            expected = self.rules.rtts.get(frame)
+            if expected is None:
+                self._error(f"ours, {self._describe(sample)}: by the rules it is no sample")
+            elif expected[1] != sample.rtt_ns:
+                self._error(
+                    f"ours, {self._describe(sample)}: but frames {expected[0]} and {frame} are {expected[1]} ns apart"
+                )
+        for frame, (origin, rtt_ns) in self.rules.rtts.items():
+            if frame not in self.samples and not self._evicted():
+                self._error(
+                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, we nothing"
+                )
+
+    def check_lines(self) -> None:
+        """Each line of pping's is an RTT of ours, or a rule excludes it."""
+        for line in self.lines:
+            match = self.found.get(line.number)
+            if match is None and self.stopped and (line.time_us + _TICK_US) * 1000 >= self.last_ns:
+                self.report.tally["pping's only: beyond the frames that we can read"] += 1
+                continue
+            if match is None:
+                self._error(f"pping's line {line.number}, {_describe(line)}: {self._nearest(line)}")
+                continue
+            frame, origin = match.reply.frame, match.origin.frame
+            sample = self.samples.get(frame)
+            if sample and abs(sample.rtt_ns - line.rtt_us * 1000) <= TOLERANCE_NS:
+                self.report.tally[BOTH] += 1
+                self.shared.add(frame)
+            elif sample and (other := self._other_origin(match)):
+                self.report.tally[other] += 1
+                self.shared.add(frame)
+            elif sample:
+                self._error(f"pping's line {line.number}, {_describe(line)}: ours, {self._describe(sample)}")
+                self.shared.add(frame)
+            elif reason := self.rules.why_not(origin, frame):
+                self.report.tally[f"pping's only: {reason.rule.value}"] += 1
+            elif self._evicted():
+                self.report.tally[f"pping's only: {Rule.EVICTED.value}"] += 1
+            else:
+                self._error(f"pping's line {line.number}, {_describe(line)}: frames {origin} to {frame}, we have none")
+
+    def check_samples(self) -> None:
+        """Each RTT of ours is in pping's output, or pping could not have it."""
+        for frame, sample in self.samples.items():
+            if frame in self.shared or frame not in self.rules.rtts:
+                continue
+            origin = self.packets[self.rules.rtts[frame][0]]
+            reason = self.pping.why_not(origin, self.packets[frame])
+            if reason:
+                self.report.tally[f"ours only: of pping, {reason}"] += 1
+            else:
+                self._error(f"ours, {self._describe(sample)}: is not one of pping's (frames {origin.frame} to {frame})")
+
+    def _other_origin(self, match: Match) -> str | None:
+        """Why we rightly time another packet with that TSval than pping does, by the same reply; or None."""
+        frame, theirs = match.reply.frame, match.origin
+        origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))
+        if origin < theirs.frame:
+            # The reason tells the tale of the earlier packet only: whatever pping timed, it timed by this reply.
+            reason = self.pping.passed.get(origin)
+            return (
+                f"both have the reply, pping a later packet with that TSval: of the first, {reason}" if reason else None
+            )
+        for packet in self.packets.values():
+            if (
+                theirs.frame < packet.frame < origin
+                and packet.source == theirs.source
+                and packet.destination == theirs.destination
+                and packet.flags & dissect.SYN
+                and (packet.seq - theirs.seq) & 0xFFFFFFFF < 1 << 31
+            ):
+                return "both have the reply, pping a packet of an earlier connection with that TSval"
+        return None
+
+    def _evicted(self) -> bool:
+        """An LRU hash of the kernel begins to forget before it is full."""
+        return self.rules.flows > self.max_flows // 2
+
+    def _error(self, text: str) -> None:
+        self.report.errors.append(text)
+
+    def _describe(self, sample: Sample) -> str:
+        packet = self.packets.get(sample.frame)
+        return f"frame {sample.frame}, {packet}, {sample.rtt_ns} ns"
+
+    def _nearest(self, line: Line) -> str:
+        """What the capture has in place of a line that it does not bear out."""
+        near = [
+            match
+            for match in self.pping.matches
+            if match.reply.source == line.source
+            and match.reply.destination == line.destination
+            and abs(match.time_us - line.time_us) <= _TICK_US
+        ]
+        if not near:
+            return "no such packet and reply are in the capture"
+        match = min(near, key=lambda match: abs(match.rtt_us - line.rtt_us))
+        return f"frames {match.origin.frame} and {match.reply.frame} are {match.rtt_us} us apart"
+
+
+def _describe(line: Line) -> str:
+    flow = f"{dissect.endpoint(line.source)} > {dissect.endpoint(line.destination)}"
+    return f"{flow} at {line.time_us / 1e6:.6f}, {line.rtt_us} us"
+
+
+def _locate(lines: Iterable[Line], matches: Iterable[Match]) -> dict[int, Match]:
+    """The frames of each line, where the capture has any: number of the line -> match."""
+    waiting: dict[tuple[object, ...], list[Match]] = defaultdict(list)
+    for match in matches:
+        waiting[match.reply.source, match.reply.destination, match.time_us].append(match)
+    found = {}
+    for line in lines:
+        for time_us in (line.time_us, line.time_us + _TICK_US, line.time_us - _TICK_US):
+            near = waiting[line.source, line.destination, time_us]
+            exact = [match for match in near if abs(match.rtt_us - line.rtt_us) <= TOLERANCE_NS // 1000]
+            if exact:
+                found[line.number] = best = min(exact, key=lambda match: abs(match.rtt_us - line.rtt_us))
+                near.remove(best)
+                break
+    return found

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods other than tcp_timestamp against Wireshark's analysis: each of our samples is one of its response times."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from oracles import dissect, frames, sequence
+from oracles.dissect import ACK, RST, SYN, Packet
+from oracles.frames import Frame
+from oracles.ours import Observed, Ours, Sample
+from oracles.report import Report
+from oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Found
+
+TOLERANCE_NS = 1000
+# Of retransmissions; and where there are but a few.
+LEEWAY = 0.05
+LEEWAY_FRAMES = 2
+
+
+def check(capture: Path, found: Found, ours: Ours) -> Report:
+    """Runs our program over a capture and compares. Raises EppingError if the file can't be read."""
+    return compare(list(frames.read(capture)), ours.run(capture), found, f"{capture.name} against tshark")
+
+
+def compare(records: list[Frame], observed: Observed, found: Found, title: str) -> Report:
+    """Compares what the program found in a capture's records with what tshark found there."""
+    report = Report(title)
+    comparison = _Comparison(observed.seen(records, report), found, report)
+    if found.ack_rtt is not None:
+        comparison.check_tcp(observed.of("tcp_handshake"), found.ack_rtt, comparison.of_a_syn)
+        comparison.check_tcp(observed.of("tcp_sequence"), found.ack_rtt, comparison.of_a_first_transmission)
+    if found.dns is not None:
+        comparison.check_answers(observed.of("dns"), found.dns)
+    if found.icmp is not None:
+        comparison.check_answers(observed.of("icmp_echo"), found.icmp)
+    if found.kinds is not None:
+        comparison.check_retransmissions(observed.kinds, found.kinds)
+    return comparison.report
+
+
+class _Comparison:
+    def __init__(self, records: list[Frame], found: Found, report: Report) -> None:
+        packets = [packet for packet in map(dissect.tcp_packet, records) if packet]
+        self.report = report
+        self.found = found
+        self.packets = {packet.frame: packet for packet in packets}
+        self.again = sequence.sent_again(packets)
+        self.acknowledgements = sequence.Acknowledgements(records, packets)
+
+    def check_tcp(self, samples: list[Sample], answers: Answers, fault_of: Callable[[Packet], str]) -> None:
+        """Each sample is the time to the acknowledgement of a segment of the right kind."""
+        for sample in samples:
+            what = f"{sample.method}, frame {sample.frame}, {self.packets.get(sample.frame)}, {sample.rtt_ns} ns"
+            if sample.frame not in self.packets:
+                self.report.errors.append(f"{what}: is no TCP packet")
+                continue
+            origin = self.acknowledgements.origin(sample.frame, sample.rtt_ns)
+            theirs = answers.get(sample.frame, [])
+            if not origin:
+                self.report.errors.append(f"{what}: acknowledges nothing that was sent then; {_say(theirs)}")
+            elif fault := fault_of(origin):
+                self.report.errors.append(f"{what}: {fault}, frame {origin.frame}")
+            elif _agree(sample, theirs):
+                self.report.tally[f"{sample.method}: ours and tshark's"] += 1
+            elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
+                self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
+            else:
+                self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
+
+    def check_answers(self, samples: list[Sample], answers: Answers) -> None:
+        """Each sample is the time that tshark gives for the same reply."""
+        for sample in samples:
+            theirs = answers.get(sample.frame, [])
+            if _agree(sample, theirs):
+                self.report.tally[f"{sample.method}: ours and tshark's"] += 1
+            elif not theirs and (odd := self._odd(sample)):
+                self.report.tally[f"{sample.method}: ours only: tshark {odd}"] += 1
+            else:
+                self.report.errors.append(f"{sample.method}, frame {sample.frame}, {sample.rtt_ns} ns: {_say(theirs)}")
+
+    def check_retransmissions(self, ours: dict[str, set[int]], theirs: dict[str, set[int]]) -> None:
+        """As many retransmissions as tshark has, within LEEWAY; all differences are told by kind."""
+        tally = self.report.tally
+        mine, others = ours["retransmitted"], set().union(*(theirs[kind] for kind in RETRANSMISSIONS))
+        beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
+        for frame in sorted(others - mine):
+            label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
+            kind = "out of order" if frame in ours["out_of_order"] else "nothing of the kind"
+            tally[f"retransmissions: {label} to tshark, {beyond.get(frame, f'to us {kind}')}"] += 1
+        for frame in sorted(mine - others):
+            kind = next((kind for kind in KINDS if frame in theirs[kind]), "nothing of the kind").replace("_", " ")
+            tally[f"retransmissions: to us, {kind} to tshark"] += 1
+        if mine & others:
+            tally["retransmissions: ours and tshark's"] += len(mine & others)
+        for kind in ("out_of_order", "zero_window"):
+            if ours[kind] or theirs[kind]:
+                self.report.notes.append(f"{kind.replace('_', ' ')}: {len(ours[kind])}, tshark {len(theirs[kind])}")
+        count, expected = len(mine), len(others) - len(beyond)
+        if abs(count - expected) > max(LEEWAY * expected, LEEWAY_FRAMES):
+            frames_of = ", ".join(map(str, sorted(mine ^ (others - beyond.keys()))[:10]))
+            self.report.errors.append(
+                f"{count} retransmissions, of tshark's {expected} that we look at: frames {frames_of}"
+            )
+
+    def _beyond(self, frame: int) -> str | None:
+        """Why a segment is none that we look at, or None."""
+        packet = self.packets.get(frame)
+        if packet is None or packet.fault:
+            return "no whole TCP packet outside of a tunnel to us"
+        if packet.flags & (SYN | ACK) == SYN:
+            return "a SYN, which begins no flow"
+        if packet.flags & RST:
+            return "a RST"
+        if self._is_counted_on(packet):
+            return "which goes on counting in the connection before"
+        inside = self.acknowledgements.in_a_tunnel(packet, frame)
+        return "what is in a tunnel it takes for the same connection" if inside else None
+
+    def _is_counted_on(self, packet: Packet) -> bool:
+        """Whether tshark takes what is new for sent before: after a SYN-ACK that begins anew it counts on as it did.
+
+        Such a SYN-ACK it calls both a retransmission and one of a connection that uses the ports again.
+        """
+        if not self.found.kinds or packet.frame in self.again:
+            return False
+        both = self.found.kinds.get("reused_ports", set()) & self.found.kinds["retransmission"]
+        return any(
+            frame <= packet.frame
+            and self.packets[frame].source == packet.source
+            and self.packets[frame].flow == packet.flow
+            for frame in both & self.packets.keys()
+        )
+
+    def _odd(self, sample: Sample) -> str | None:
+        """Why tshark pairs a reply with nothing, by its own fields."""
+        names = [name for name, frames in self.found.odd.items() if sample.frame in frames]
+        return names[0] if names else None
+
+    def of_a_syn(self, origin: Packet) -> str:
+        """What is wrong with a segment as the origin of a handshake's RTT, or ""."""
+        return "" if origin.flags & SYN else "of no SYN or SYN-ACK"
+
+    def of_a_first_transmission(self, origin: Packet) -> str:
+        """What is wrong with a segment as the origin of a tcp_sequence RTT, or ""."""
+        for kind in RETRANSMISSIONS:
+            if self.found.kinds and origin.frame in self.found.kinds[kind] and not self._is_counted_on(origin):
+                return f"of a {kind.replace('_', ' ')}"
+        return "of a range that was sent before" if origin.frame in self.again else ""
+
+
+def _agree(sample: Sample, theirs: list[Answer]) -> bool:
+    return any(abs(answer.rtt_ns - sample.rtt_ns) <= TOLERANCE_NS for answer in theirs)
+
+
+def _say(theirs: list[Answer]) -> str:
+    return "tshark has " + (", ".join(f"{a.rtt_ns} ns from frame {a.frame}" for a in theirs) or "no time there")
