@@ -182,7 +182,7 @@ def test_the_wheel_installs_the_command_and_both_licences(wheel: zipfile.ZipFile
 def test_the_sdist_holds_sources_tests_and_examples(dist: Path) -> None:
     with tarfile.open(next(dist.glob("*.tar.gz"))) as archive:
         contents = {name.partition("/")[2] for name in archive.getnames()}
-    for part in ("bpf", "otel_epping", "tests", "examples"):
+    for part in ("bench", "bpf", "otel_epping", "tests", "examples"):
         assert files_below(ROOT / part) - contents == set()
     assert {"LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"} <= contents
 
