@@ -17,7 +17,7 @@ from otel_epping.kernel.config import KernelConfig
 # A shell's background job ignores SIGINT, and so would all programs that are started here to be sent one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["agent", "arrivals", "command", "packets", "recorder"]
+pytest_plugins = ["agent", "arrivals", "command", "known", "packets", "recorder"]
 
 EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 

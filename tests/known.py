@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """A capture of known truths with references beside it, worked out by hand, and the oracles' checkers over it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from oracles import frames, nichols, pping, tshark, wireshark
 from oracles.ours import Observed, Ours, Sample
 from oracles.report import Report
@@ -98,3 +100,16 @@ def fails(report: Report, *texts: str) -> None:
     assert len(report.errors) == len(texts), str(report)
     for error, text in zip(report.errors, texts, strict=True):
         assert text in error
+
+
+@pytest.fixture(scope="session")
+def ours() -> Iterator[Ours]:
+    """Our samples of any capture, from programs that are loaded once."""
+    with closing(Ours()) as ours:
+        yield ours
+
+
+@pytest.fixture
+def check(tmp_path: Path, ours: Ours) -> Check:
+    """The checkers over the known truths."""
+    return Check(tmp_path, ours)

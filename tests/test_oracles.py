@@ -7,7 +7,6 @@ The real ones lie in ../shared/pcaps beside the repository; where they don't, th
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,18 +17,6 @@ from oracles.ours import Observed, Ours
 
 ROOT = Path(__file__).resolve().parent.parent
 REAL = ROOT.parent / "shared" / "pcaps"
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[Ours]:
-    ours = Ours()
-    yield ours
-    ours.close()
-
-
-@pytest.fixture
-def check(tmp_path: Path, ours: Ours) -> Check:
-    return Check(tmp_path, ours)
 
 
 def test_known_truths_hold(check: Check, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,6 @@ A packet is (ms, sender, flags, TSval, TSecr, bytes of payload). All captures bu
 a pure ACK of either end, TSval 1, so that the flow is known; an echo of 99 is of nothing.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,13 +94,6 @@ SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = 
         {"ours only: of pping, it had not seen the other direction of the flow yet": 1},
     ),
 }
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[Ours]:
-    ours = Ours()
-    yield ours
-    ours.close()
 
 
 def tally_of(

@@ -1,31 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkers fail where they must: a spoiled reference, a sample too few, too many or off. And say what is wrong."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from known import Check, fails
 from oracles import pping, wireshark
-from oracles.ours import Ours, Sample
+from oracles.ours import Sample
 from oracles.wireshark import COLUMNS, KINDS, RETRANSMISSIONS
 
 from otel_epping.kernel.errors import EppingError
 
 MS = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def ours() -> Iterator[Ours]:
-    ours = Ours()
-    yield ours
-    ours.close()
-
-
-@pytest.fixture
-def check(tmp_path: Path, ours: Ours) -> Check:
-    return Check(tmp_path, ours)
 
 
 def same(sample: Sample) -> Sample:
