@@ -15,6 +15,7 @@
 #include "parse.h"
 #include "traffic.h"
 #include "subnet.h"
+#include "pair.h"
 #include "flow.h"
 #include "sequence.h"
 #include "histogram.h"
@@ -99,10 +100,8 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         destination_slot = cached_slot(seen.flow.receiver, told->epoch, packet->destination, packet->family, interface,
                                        destination_side, skb, counters);
     } else {
-        seen.source_slot =
-            slot_of(packet->source, packet->family, interface, seen.source_side, TRAFFIC_METHOD, skb, counters);
-        destination_slot =
-            slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);
+        slots_of_pair(packet, interface, seen.source_side, destination_side, told->epoch, skb, counters,
+                      &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
     if (seen.has_flow) {

@@ -235,6 +235,25 @@ struct flow_draft {
 
 BPF_ARRAY(flow_drafts, struct flow_draft, CPUS);
 
+/* ---- pairs of subnets; see pair.h */
+
+#define PAIR_BITS 12
+
+/* The slots of two subnets that talk without a TCP flow; row cpu << PAIR_BITS | hash. One cache line. */
+struct pair {
+    struct address source;
+    struct address destination;
+    u32 epoch; /* 0: this place is free */
+    u16 interface;
+    u8 family;
+    u8 source_side;
+    u32 source_slot;
+    u32 destination_slot;
+    u64 unused[2]; /* to the end of the cache line */
+};
+
+BPF_ARRAY(pairs, struct pair, CPUS << PAIR_BITS);
+
 /* ---- questions and answers; see exchange.h */
 
 struct exchange_key {
