@@ -40,7 +40,7 @@ static __always_inline u32 find_interface(u32 ifindex, u32 *link_header, u32 sid
         u32 row = (ifindex + i) & (INTERFACES - 1);
         struct interface *interface = interfaces.lookup(&row);
 
-        if (interface && interface->ifindex == ifindex) {
+        if (likely(interface && interface->ifindex == ifindex)) {
             *link_header = interface->link_header;
             side[0] = interface->side[0];
             side[1] = interface->side[1];
@@ -82,19 +82,19 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     struct interface_counters *counters = seen.counters;
     struct packet *packet = &seen.packet;
 
-    if (!counters || !told)
+    if (unlikely(!counters || !told))
         return;
 
     enum packet_kind kind = parse_packet(skb, link_header, packet);
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
-    if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
+    if (unlikely(kind == KIND_NON_IP || kind == KIND_MALFORMED))
         return;
     counters->ecn[packet->ecn & 3] += tally.packets;
 
     seen.has_flow = kind == KIND_TCP && find_flow(packet, interface, seen.source_side, &seen.flow);
-    if (seen.has_flow) {
+    if (likely(seen.has_flow)) {
         seen.source_slot = cached_slot(seen.flow.sender, told->epoch, packet->source, packet->family, interface,
                                        seen.source_side, skb, counters);
         destination_slot = cached_slot(seen.flow.receiver, told->epoch, packet->destination, packet->family, interface,
@@ -104,7 +104,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
                       &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
-    if (seen.has_flow) {
+    if (likely(seen.has_flow)) {
         u64 now_ns = coarse_now(skb);
 
         seen.segment = follow_sequence(&seen.flow, packet, now_ns);

@@ -76,7 +76,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
     struct flow *flow = flows.lookup(&key);
 
     view->draft = 0;
-    if (!flow) {
+    if (unlikely(!flow)) {
         u32 cpu = bpf_get_smp_processor_id();
         struct flow_draft *draft = flow_drafts.lookup(&cpu);
 
@@ -97,7 +97,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
 /* After a flow's first packet. Where another CPU was first with one of the other direction, its flow stays. Benign. */
 static __always_inline void keep_flow(struct flow_view *view, struct interface_counters *counters)
 {
-    if (!view->draft)
+    if (likely(!view->draft))
         return;
 
     int failed = flows.insert(&view->draft->key, &view->draft->flow);
@@ -118,7 +118,7 @@ static __always_inline u32 cached_slot(struct half_flow *half, u32 epoch, struct
 {
     u64 cached = half->cached;
 
-    if (cached >> 32 != epoch) {
+    if (unlikely(cached >> 32 != epoch)) {
         cached = (u64)epoch << 32 | slot_of(address, family, interface, side, TRAFFIC_METHOD, skb, counters);
         half->cached = cached;
     }

@@ -28,6 +28,13 @@ struct packet {
     u8 ecn;
 };
 
+/*
+ * How a branch mostly goes, in real traffic (a packet of a known TCP flow that neither begins nor ends anything). What
+ * it then runs through stands in one piece: between two packets the CPU's caches forget code, too.
+ */
+#define likely(condition) __builtin_expect(!!(condition), 1)
+#define unlikely(condition) __builtin_expect(!!(condition), 0)
+
 struct cursor {
     void *at;
     void *end;
@@ -38,7 +45,7 @@ static __always_inline void *take(struct cursor *cursor, u64 size)
 {
     void *header = cursor->at;
 
-    if (header + size > cursor->end)
+    if (unlikely(header + size > cursor->end))
         return 0;
     cursor->at = header + size;
     return header;

@@ -20,12 +20,12 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     u32 end = wire_length(skb);
     u8 version;
 
-    if (link_header) {
+    if (likely(link_header)) {
         struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
 
-        if (!ethernet)
+        if (unlikely(!ethernet))
             return KIND_MALFORMED;
-        if (ethernet->h_proto == __cpu_to_be16(ETH_P_IP)) {
+        if (likely(ethernet->h_proto == __cpu_to_be16(ETH_P_IP))) {
             version = 4;
         } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
             version = 6;
@@ -53,7 +53,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     version = opaque(version);
     end = opaque(end);
     cursor.at = (void *)(long)skb->data;
-    if (link > MAX_LINK_BYTES || !take(&cursor, link))
+    if (unlikely(link > MAX_LINK_BYTES || !take(&cursor, link)))
         return KIND_MALFORMED;
     packet->headers = link;
 
@@ -61,10 +61,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
-    if (kind != KIND_OTHER)
+    if (unlikely(kind != KIND_OTHER))
         return kind;
     /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
-    if (packet->headers + rest > end)
+    if (unlikely(packet->headers + rest > end))
         rest = end > packet->headers ? end - packet->headers : 0;
     switch (packet->protocol) {
     case IPPROTO_TCP:
@@ -94,7 +94,7 @@ static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
         kind = parse_linear(skb, link_header, packet);
-        if (kind != KIND_MALFORMED || skb->data_end - skb->data >= skb->len)
+        if (likely(kind != KIND_MALFORMED) || skb->data_end - skb->data >= skb->len)
             break;
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;

@@ -18,7 +18,7 @@
  */
 static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, struct __sk_buff *skb)
 {
-    if (packet->tcp_flags & TCP_SYN || !sender->edge_ns) {
+    if (unlikely(packet->tcp_flags & TCP_SYN || !sender->edge_ns)) {
         __builtin_memset(sender->sent_ns, 0, sizeof(sender->sent_ns));
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;

@@ -61,7 +61,7 @@ static __always_inline void count_traffic(u32 source_slot, u32 destination_slot,
         add(&from->from[index], tally);
     if (to)
         add(&to->to[index], tally);
-    if (from && to && ecn) {
+    if (unlikely(ecn) && from && to) {
         u64 codepoint = opaque(ecn - 1);
 
         if (codepoint >= ECN_CODEPOINTS - 1)

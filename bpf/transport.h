@@ -22,6 +22,8 @@
 #define TCPOPT_TIMESTAMP 8
 #define TCPOLEN_TIMESTAMP 10
 #define MAX_OPTIONS 40
+/* Two NOPs and the head of a timestamp: what almost all segments begin their options with (RFC 7323 appendix A). */
+#define USUAL_OPTIONS __cpu_to_be32(0x0101080a)
 #define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
 
 /*
@@ -34,8 +36,15 @@
  */
 static __always_inline void parse_timestamp(u8 *options, u32 length, void *end, struct packet *packet)
 {
+    const __be32 *words = (void *)options;
     u8 skip = 0;
 
+    if (likely(length >= 12 && (void *)(words + 3) <= end && words[0] == USUAL_OPTIONS)) {
+        packet->tsval = __be32_to_cpu(words[1]);
+        packet->tsecr = __be32_to_cpu(words[2]);
+        packet->has_timestamp = true;
+        return;
+    }
     for (u32 i = 0; i <= OPTIONS_BEFORE_TIMESTAMP; i++) {
         __be32 *values = (void *)options + i + 2;
 
@@ -64,12 +73,12 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 res
 {
     struct tcphdr *tcp = take(cursor, sizeof(*tcp));
 
-    if (!tcp || tcp->doff < 5)
+    if (unlikely(!tcp || tcp->doff < 5))
         return KIND_MALFORMED;
 
     u32 header = tcp->doff * 4;
 
-    if (header > rest || cursor->at + (header - sizeof(*tcp)) > cursor->end)
+    if (unlikely(header > rest || cursor->at + (header - sizeof(*tcp)) > cursor->end))
         return KIND_MALFORMED;
 
     packet->source_port = tcp->source;

@@ -15,7 +15,7 @@ from otel_epping.kernel.errors import EppingError
 
 _MIB = 2**20
 _LOOPBACK = 1
-_PER_CPU = ("traffic", "interface_counters")
+_PER_CPU = ("traffic", "interface_counters", "pairs", "flow_drafts")
 
 
 @dataclass(frozen=True)

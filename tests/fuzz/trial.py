@@ -119,6 +119,9 @@ class Trial:
             table.take_all()
         for _, slot in self._subnets.take_all():
             libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, slot)
+        control = self.bench.collector.program.maps["control"].fd
+        epoch, interval = struct.unpack("=II", libbpf.map_lookup(control, bytes(4), 8) or b"")
+        libbpf.map_update(control, bytes(4), struct.pack("=II", epoch + 1, interval))
         if episode.role:
             self.bench.collector.attachments.register(Interface("lo", _IFINDEX, episode.link_header), episode.role)
         else:
