@@ -122,14 +122,21 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 #endif
 }
 
-int epping_ingress(struct __sk_buff *skb)
+/*
+ * Of ingress and egress, which one this is. Compiling takes longer than all else at start, so the program is compiled
+ * once and loaded twice: the loader puts 1 or 0 in the place of DIRECTION (otel_epping/kernel/loader_child.py), and the
+ * verifier leaves out what is for the other direction.
+ */
+static __always_inline bool is_ingress(void)
 {
-    observe(skb, true);
-    return TC_ACT_UNSPEC; /* whoever comes next on the hook decides */
+    u64 direction;
+
+    asm volatile("%0 = %1" : "=r"(direction) : "i"(DIRECTION));
+    return direction;
 }
 
-int epping_egress(struct __sk_buff *skb)
+int epping(struct __sk_buff *skb)
 {
-    observe(skb, false);
-    return TC_ACT_UNSPEC;
+    observe(skb, is_ingress());
+    return TC_ACT_UNSPEC; /* whoever comes next on the hook decides */
 }
