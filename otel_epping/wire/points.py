@@ -54,13 +54,13 @@ class Histograms(NamedTuple):
 
 
 @lru_cache(1024, typed=True)
-def _pair(key: str, value: str | bool) -> bytes:
+def _attribute(number: int, key: str, value: str | bool) -> bytes:
     said = AnyValue(bool_value=value) if isinstance(value, bool) else AnyValue(string_value=value)
-    return KeyValue(key=key, value=said).SerializeToString()
+    return b"".join(protobuf.field(number, KeyValue(key=key, value=said).SerializeToString()))
 
 
 def _attributes(number: int, pairs: Mapping[str, str | bool]) -> bytes:
-    return b"".join(part for pair in pairs.items() for part in protobuf.field(number, _pair(*pair)))
+    return b"".join([_attribute(number, key, value) for key, value in pairs.items()])
 
 
 def number_attributes(pairs: Mapping[str, str | bool]) -> bytes:
