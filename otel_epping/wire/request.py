@@ -55,9 +55,10 @@ def rtt_metric(points: Points, temporality: AggregationTemporality) -> Metric:
 def request(theirs: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iterable[Metric]) -> Request:
     """All that is `theirs`; and under the first of their resources our scope, with `metrics` behind those of `ours`.
 
-    Raises what the official encoder does: EncodingException for a metric that it can't encode.
+    Metrics without points are left off. Raises what the official encoder does: EncodingException for a metric that it
+    can't encode.
     """
-    metrics = list(metrics)
+    metrics = [metric for metric in metrics if metric.points]
     first, *others = theirs
     merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
     encoded = encode_metrics(MetricsData([merged, *others]))
