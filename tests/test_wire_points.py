@@ -237,6 +237,7 @@ def test_a_slot_that_is_used_again_has_new_attributes() -> None:
     for row in (0, 5, 3, 40):
         pieces[row] = b"%d" % row
     pieces[5] = b"somebody else's"
+    pieces[40] = b"-"
     found = pieces[np.array([40, 5, 5, 0])]
-    assert found.pieces.tolist() == [b"40", b"somebody else's", b"somebody else's", b"0"]
-    assert found.lengths.tolist() == [2, 15, 15, 1]
+    assert found.pieces.tolist() == [b"-", b"somebody else's", b"somebody else's", b"0"]
+    assert found.lengths.tolist() == [1, 15, 15, 1]

@@ -237,14 +237,18 @@ def test_the_exporter_exports_as_ever_beside_it(protocol: str, told: Receiver, b
     assert "limit" in str(ExportMetricsServiceRequest.FromString(told.bodies[-1]))
 
 
-class Subclass(GrpcExporter):
-    """Somebody's own."""
+class OwnGrpcExporter(GrpcExporter):
+    """Somebody's own, who may do as he likes with an export."""
+
+
+class OwnHttpExporter(HttpExporter):
+    """The same over HTTP."""
 
 
 def test_exporters_that_would_have_to_read_requests_get_none(build: Build, protocol: str) -> None:
     assert sender(ConsoleMetricExporter()) is None
     assert sender(build(protocol, "http://127.0.0.1:9", max_export_batch_size=100)) is None
-    own = Subclass("http://127.0.0.1:9")
+    own = OwnGrpcExporter("http://127.0.0.1:9") if protocol == GRPC else OwnHttpExporter("http://127.0.0.1:9")
     assert sender(own) is None
     own.shutdown()
 

@@ -53,7 +53,7 @@ class Histograms(NamedTuple):
     greatest_ns: Counts
 
 
-@lru_cache(1024, typed=True)
+@lru_cache(1024)
 def _attribute(number: int, key: str, value: str | bool) -> bytes:
     said = AnyValue(bool_value=value) if isinstance(value, bool) else AnyValue(string_value=value)
     return b"".join(protobuf.field(number, KeyValue(key=key, value=said).SerializeToString()))
