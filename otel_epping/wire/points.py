@@ -40,8 +40,8 @@ class Histograms(NamedTuple):
     offset       (n,) OTLP index of each run's first bucket
     scale        (n,)
     sum_ns       (n,)
-    least_ns     (n,) the least RTT, within its bucket
-    greatest_ns  (n,) the greatest one; 0 where extremes are not known
+    least_ns     (n,) the least RTT, no less than its bucket allows
+    greatest_ns  (n,) the greatest one, as well; 0 where both are not known
     """
 
     starts: Indexes
@@ -142,8 +142,10 @@ def _buckets(histograms: Histograms) -> list[Column]:
     message = ExponentialHistogramDataPoint.Buckets
     written, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]
-    run = written.tobytes()
-    packed = Column(np.array([run[start:end] for start, end in pairwise(ends.tolist())], object), np.diff(ends))
+    all_runs = written.tobytes()
+    # The one loop over points. A slice takes 60 ns, and numpy has no faster way to cut where lengths differ.
+    runs = [all_runs[start:end] for start, end in pairwise(ends.tolist())]
+    packed = Column(np.array(runs, object), np.diff(ends))
     columns = _message(
         ExponentialHistogramDataPoint.POSITIVE_FIELD_NUMBER,
         _varint_field(message.OFFSET_FIELD_NUMBER, protobuf.zigzag(histograms.offset)),
