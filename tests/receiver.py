@@ -1,0 +1,125 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A receiver of OTLP, gRPC or HTTP, that answers as it is told to: with errors first, then with a response to order.
+
+The lab's `Sink` tells what a request says; this one how an exporter takes an answer. Its errors ask to be tried again
+soon, by what each transport has for that, so that nobody waits for a second.
+"""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from typing import Any
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+
+_SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+_AGAIN_AFTER_S = 0.05
+_RETRY_INFO = RetryInfo(retry_delay=Duration(nanos=int(_AGAIN_AFTER_S * 1e9))).SerializeToString()
+
+GRPC, HTTP = "grpc", "http"
+
+
+@dataclass
+class Receiver:
+    """`errors` are the status codes to answer with, one a request, before `response`; `bodies` are the requests."""
+
+    protocol: str
+    endpoint: str = ""
+    errors: list[Any] = field(default_factory=list)
+    response: bytes = b""
+    bodies: list[bytes] = field(default_factory=list)
+
+    def next_error(self, body: bytes) -> Any:
+        """Takes a request in."""
+        self.bodies.append(body)
+        return self.errors.pop(0) if self.errors else None
+
+
+@contextmanager
+def receiver(protocol: str) -> Iterator[Receiver]:
+    """A receiver that listens."""
+    one = Receiver(protocol)
+    with _grpc_server(one) if protocol == GRPC else _http_server(one):
+        yield one
+
+
+@contextmanager
+def _grpc_server(receiver: Receiver) -> Iterator[None]:
+    def export(body: bytes, context: grpc.ServicerContext) -> bytes:
+        if error := receiver.next_error(body):
+            context.set_trailing_metadata((("google.rpc.retryinfo-bin", _RETRY_INFO),))
+            context.abort(error, "as told")
+        return receiver.response
+
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
+    server = grpc.server(ThreadPoolExecutor(2))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
+    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    yield
+    server.stop(grace=None).wait()
+
+
+@contextmanager
+def _http_server(receiver: Receiver) -> Iterator[None]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            error = receiver.next_error(self.rfile.read(int(self.headers["Content-Length"])))
+            body = b"" if error else receiver.response
+            self.send_response(error or 200)
+            if error:
+                self.send_header("Retry-After", str(_AGAIN_AFTER_S))
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False  # for the exporter's connection that is kept alive
+    receiver.endpoint = f"http://127.0.0.1:{server.server_port}/v1/metrics"
+    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield
+    server.shutdown()
+    server.server_close()
+
+
+@dataclass
+class Relay:
+    """`bytes` is how many a client has sent by way of `port`."""
+
+    port: int
+    bytes: int = 0
+
+
+@contextmanager
+def relay(port: int) -> Iterator[Relay]:
+    """Hands on what one client has for a port, and what comes back."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        one = Relay(listener.getsockname()[1])
+
+        def back(far: socket.socket, near: socket.socket) -> None:
+            with suppress(OSError):  # the client is gone
+                while data := far.recv(65536):
+                    near.sendall(data)
+
+        def serve() -> None:
+            near, _ = listener.accept()
+            with near, socket.create_connection(("127.0.0.1", port)) as far:
+                Thread(target=back, args=(far, near), daemon=True).start()
+                while data := near.recv(65536):
+                    one.bytes += len(data)
+                    far.sendall(data)
+
+        Thread(target=serve, daemon=True).start()
+        yield one
