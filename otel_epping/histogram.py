@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-Counts = npt.NDArray[np.uint64]
+from otel_epping.kernel.extremes import Counts
+from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of
 
 # What SDKs keep (their default max_size), and what backends such as Mimir and deltatocumulative hold without merging.
 MAX_BUCKETS = 160
@@ -22,6 +23,21 @@ class Buckets(NamedTuple):
     counts: Counts
     offset: int
     scale: int
+
+
+class Fitted(NamedTuple):
+    """Histograms, (rows,), as they are told: a run of buckets each, without empty ones at its ends.
+
+    starts  (rows + 1,) where the run begins in `counts`; it ends where the next one begins
+    counts  (buckets of all runs,)
+    offset  (rows,) OTLP index of the run's first bucket, at the row's scale
+    scale   (rows,)
+    """
+
+    starts: Numbers
+    counts: Counts
+    offset: Numbers
+    scale: Numbers
 
 
 def trim(counts: Counts, offset: int, scale: int) -> Buckets:
@@ -44,6 +60,34 @@ def fit(buckets: Buckets, most: int = MAX_BUCKETS) -> Buckets:
     while len(buckets.counts) > most:
         buckets = halve(buckets)
     return buckets
+
+
+def fit_all(runs: Runs, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
+    """The finest scale for each row at which at most `most` buckets hold its histogram: trim() and fit() of many.
+
+    Bucket 0 of the runs has the OTLP index `offset`, at `scale`.
+    """
+    occupied = np.flatnonzero(runs.counts)
+    bounds = np.searchsorted(occupied, runs.starts)
+    rows = np.flatnonzero(np.diff(bounds))
+    begins, lengths = runs.starts[:-1].copy(), np.zeros(len(runs.first), np.int64)
+    begins[rows] = occupied[bounds[rows]]
+    lengths[rows] = occupied[bounds[rows + 1] - 1] + 1 - begins[rows]
+    counts = runs.counts[spans(begins, lengths)]
+    first = begins - runs.starts[:-1] + runs.first + offset
+    last = first + lengths - 1
+    halvings = np.zeros(len(first), np.int64)
+    while (wide := (last >> halvings) - (first >> halvings) >= most).any():
+        halvings += wide
+    if halvings.any():
+        # Bucket i becomes i >> 1 with each halving; neighbours that become the same one are added up.
+        halved = np.where(lengths, (last >> halvings) - (first >> halvings) + 1, 0)
+        place = (spans(first, lengths) >> np.repeat(halvings, lengths)) + np.repeat(
+            starts_of(halved)[:-1] - (first >> halvings), lengths
+        )
+        counts = np.add.reduceat(counts, np.flatnonzero(np.diff(place, prepend=-1)))
+        lengths = halved
+    return Fitted(starts_of(lengths), counts, first >> halvings, scale - halvings)
 
 
 def upper_bounds(buckets: Buckets) -> npt.NDArray[np.float64]:

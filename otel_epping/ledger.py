@@ -8,17 +8,18 @@ cumulative temporality nothing ever is.
 """
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
 from otel_epping.kernel.reader import Reading
+from otel_epping.kernel.rows import longer
+from otel_epping.kernel.runs import Runs
 
 Rows = npt.NDArray[np.int64]
 Times = npt.NDArray[np.int64]
-_T = TypeVar("_T", np.int64, np.uint64)
 
 
 @dataclass(frozen=True)
@@ -29,19 +30,11 @@ class Pending:
     """
 
     start_ns: Times
-    buckets: Counts
+    buckets: Runs
     sum_ns: Counts
     least_ns: Counts
     greatest_ns: Counts
     counters: Counts
-
-
-def _longer(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
-    """The array with at least `rows` rows."""
-    missing = rows - len(array)
-    if missing <= 0:
-        return array
-    return np.concatenate([array, np.full((missing, *array.shape[1:]), fill, array.dtype)])
 
 
 def numbers(records: npt.NDArray[Any]) -> Counts:
@@ -50,19 +43,20 @@ def numbers(records: npt.NDArray[Any]) -> Counts:
 
 
 class _Acknowledged:
-    """The counts of a reading that the receiver has, per row."""
+    """The counts of a reading that the receiver has, per row; runs are where those of the latest reading are."""
 
     def __init__(self, reading: Reading) -> None:
-        self.buckets, self.sum_ns, self.counters = (
-            np.zeros_like(counts[:0]) for counts in (reading.buckets, reading.sum_ns, numbers(reading.counters))
-        )
+        self.buckets = Runs.empty(0)
+        self.sum_ns = np.zeros_like(reading.sum_ns[:0])
+        self.counters = np.zeros_like(numbers(reading.counters)[:0])
         self.interfaces = np.zeros_like(numbers(reading.interfaces)[:0])
 
-    def grow(self, rows: int, interfaces: int) -> None:
-        self.buckets, self.sum_ns, self.counters = (
-            _longer(counts, rows) for counts in (self.buckets, self.sum_ns, self.counters)
-        )
-        self.interfaces = _longer(self.interfaces, interfaces)
+    def grow(self, reading: Reading) -> None:
+        """Makes room for what is new in a reading."""
+        rows = len(reading.sum_ns)
+        self.buckets = self.buckets.longer(rows).within(reading.buckets.first, reading.buckets.starts)
+        self.sum_ns, self.counters = longer(self.sum_ns, rows), longer(self.counters, rows)
+        self.interfaces = longer(self.interfaces, len(reading.names))
 
 
 class Ledger:
@@ -76,19 +70,21 @@ class Ledger:
         self._start_ns: Times = np.full(1, started_ns, np.int64)  # that of the overflow slot
         self._least_ns: Counts = np.zeros(0, np.uint64)
         self._greatest_ns: Counts = np.zeros(0, np.uint64)
+        self._untold = np.zeros(0, np.bool_)  # which rows of the latest reading have something to tell
         self._acknowledged: _Acknowledged | None = None
 
     def take(self, reading: Reading) -> None:
-        """Enters a new reading."""
+        """Enters a new reading; the one before isn't looked at any more."""
         rows = len(reading.sum_ns)
         if self._delta:
             self._begin_next(reading)
         self.reading = reading
-        self._start_ns = _longer(self._start_ns, rows)
+        self._untold = self._find_untold()
+        self._start_ns = longer(self._start_ns, rows)
         new = self._start_ns[:rows] == 0
         self._start_ns[:rows][new] = reading.created_ns[new]
-        self._least_ns = _longer(self._least_ns, rows, NO_LEAST_NS)
-        self._greatest_ns = _longer(self._greatest_ns, rows)
+        self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
+        self._greatest_ns = longer(self._greatest_ns, rows)
         np.minimum(self._least_ns[:rows], reading.least_ns, out=self._least_ns[:rows])
         np.maximum(self._greatest_ns[:rows], reading.greatest_ns, out=self._greatest_ns[:rows])
 
@@ -97,36 +93,35 @@ class Ledger:
         if self._acknowledged is None:
             self._acknowledged = _Acknowledged(reading)
         else:
-            before = self.reading
-            told = ~self._untold() & (self._start_ns != 0)
-            self._start_ns[told] = before.time_ns
+            told = ~self._untold & (self._start_ns != 0)
+            self._start_ns[told] = self.reading.time_ns
             self._least_ns[told] = NO_LEAST_NS
             self._greatest_ns[told] = 0
-        self._acknowledged.grow(len(reading.sum_ns), len(reading.names))
+        self._acknowledged.grow(reading)
 
     def rows(self) -> Rows:
         """Rows that have something to tell, and that have an owner: a slot can come to life while it is read."""
-        telling = self._untold() | (self.reading.active != 0)
+        telling = self._untold | (self.reading.active != 0)
         return np.flatnonzero(telling & (self._start_ns[: len(self.reading.sum_ns)] != 0))
 
-    def _untold(self) -> npt.NDArray[np.bool_]:
+    def _find_untold(self) -> npt.NDArray[np.bool_]:
         """Which rows of the latest reading have something to tell.
 
         An RTT counted between the reading of histograms and that of traffic comes a reading later than its packet.
         """
         counters, sum_ns = numbers(self.reading.counters), self.reading.sum_ns
         if self._acknowledged:
-            counters = counters - self._acknowledged.counters[: len(counters)]
-            sum_ns = sum_ns - self._acknowledged.sum_ns[: len(sum_ns)]
-        return np.asarray(counters.any(axis=1) | (sum_ns != 0))
+            untold = (counters != self._acknowledged.counters).any(axis=1) | (sum_ns != self._acknowledged.sum_ns)
+        else:
+            untold = counters.any(axis=1) | (sum_ns != 0)
+        return np.asarray(untold)
 
     def pending(self, rows: Rows) -> Pending:
         """What is to be told of these rows."""
-        buckets, sum_ns, counters = (
-            counts[rows] for counts in (self.reading.buckets, self.reading.sum_ns, numbers(self.reading.counters))
-        )
+        buckets = self.reading.buckets.select(rows)
+        sum_ns, counters = self.reading.sum_ns[rows], numbers(self.reading.counters)[rows]
         if self._acknowledged:
-            buckets = buckets - self._acknowledged.buckets[rows]
+            buckets = buckets._replace(counts=buckets.counts - self._acknowledged.buckets.select(rows).counts)
             sum_ns = sum_ns - self._acknowledged.sum_ns[rows]
             counters = counters - self._acknowledged.counters[rows]
         return Pending(self._start_ns[rows], buckets, sum_ns, self._least_ns[rows], self._greatest_ns[rows], counters)
@@ -139,9 +134,10 @@ class Ledger:
     def acknowledge(self, rows: Rows) -> None:
         """The receiver has what was pending of these rows."""
         if self._acknowledged:
-            self._acknowledged.buckets[rows] = self.reading.buckets[rows]
+            self._acknowledged.buckets.put(rows, self.reading.buckets)
             self._acknowledged.sum_ns[rows] = self.reading.sum_ns[rows]
             self._acknowledged.counters[rows] = numbers(self.reading.counters)[rows]
+            self._untold[rows] = False
 
     def acknowledge_interfaces(self) -> None:
         """The receiver has what was pending of the interfaces."""

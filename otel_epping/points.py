@@ -18,8 +18,8 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.util.types import Attributes
 
 from otel_epping import histogram, telemetry
-from otel_epping.histogram import Counts
 from otel_epping.kernel.buckets import edge_ns
+from otel_epping.kernel.extremes import Counts
 
 _NS = 1e9
 _NO_BUCKETS = Buckets(0, ())

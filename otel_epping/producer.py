@@ -154,14 +154,15 @@ class EppingMetricProducer:
     def _rtt_metrics(self, rows: Rows, pending: Pending) -> Iterator[Metric]:
         time_ns = self._ledger.reading.time_ns
         made: list[ExponentialHistogramDataPoint] = []
-        for i in np.flatnonzero(pending.buckets.any(axis=1)).tolist():
+        for i in np.flatnonzero(pending.buckets.totals()).tolist():
             row = int(rows[i])
+            first, counts = pending.buckets.run(i)
             made.append(
                 points.rtt_point(
                     _OVERFLOW if row == OVERFLOW_SLOT else self._attributes[row].rtt,
                     int(pending.start_ns[i]),
                     time_ns,
-                    histogram.trim(pending.buckets[i], self._offset, self._config.scale),
+                    histogram.trim(counts, self._offset + first, self._config.scale),
                     int(pending.sum_ns[i]),
                     (int(pending.least_ns[i]), int(pending.greatest_ns[i])),
                 )

@@ -39,7 +39,7 @@ def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
         (counters["from"][unit].sum(axis=1) + counters["to"][unit].sum(axis=1)).tolist()
         for unit in ("packets", "bytes")
     )
-    has_rtts = np.any(reading.buckets, axis=1).tolist()
+    has_rtts = (reading.buckets.totals() != 0).tolist()
     for row, (packets, size, rtts) in enumerate(zip(packet_counts, sizes, has_rtts, strict=True)):
         subnet = names[row]
         if subnet is None and row != OVERFLOW_SLOT:
@@ -56,7 +56,8 @@ def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
 
 def _times(reading: Reading, row: int, scale: int) -> list[str]:
     """How many RTTs a row has, and their least, quantiles and greatest in ms."""
-    counts = histogram.trim(reading.buckets[row], buckets.first_index(scale), scale)
+    first, run = reading.buckets.run(row)
+    counts = histogram.trim(run, buckets.first_index(scale) + first, scale)
     least, greatest = reading.least_ns[row] / 1e9, reading.greatest_ns[row] / 1e9
     quantiles = [histogram.quantile(counts, q, least, greatest) for q in _QUANTILES]
     return [f"{counts.counts.sum():,}", *(f"{each * 1e3:.3f}" for each in (least, *quantiles, greatest))]

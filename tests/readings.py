@@ -4,10 +4,29 @@
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.reader import Reading
+from otel_epping.kernel.runs import Runs
 
 
 def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
     """Packets and bytes of each row of a reading: (rows, from or to, class, packets or bytes)."""
     ways = [np.stack([reading.counters[way][field] for field in ("packets", "bytes")], -1) for way in ("from", "to")]
     return np.stack(ways, 1)
+
+
+def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
+    """All buckets of a row."""
+    return np.asarray(reading.buckets.select(np.array([row])).dense(buckets)[0])
+
+
+def runs_of(dense: Counts) -> Runs:
+    """Histograms, (rows, buckets), as runs no wider than they must be."""
+    first, starts, counts = [], [0], []
+    for row in dense:
+        occupied = np.flatnonzero(row)
+        begin, end = (int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else (0, 0)
+        first.append(begin)
+        starts.append(starts[-1] + end - begin)
+        counts.append(row[begin:end])
+    return Runs(np.array(first, np.int64), np.array(starts, np.int64), np.concatenate([*counts, dense[:0].ravel()]))

@@ -82,7 +82,7 @@ def test_a_layout_that_the_kernel_does_not_share_is_found() -> None:
         histograms = collector.program.maps["histograms"]
         assert histograms.layout
         size = histograms.layout["size"]
-        assert len(memory.Array("histograms", histograms).first(65)) == 65
+        assert len(memory.Array("histograms", histograms).rows(0, 65)) == 65
         shifted: dict[str, Any] = histograms.layout | {"size": size + 8}
         with pytest.raises(EppingError, match=f"histograms.* {size + 8} .* {size}"):
             memory.Array("histograms", loader.Map(histograms.fd, shifted))

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from readings import runs_of
 
 from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
 from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
@@ -18,7 +19,7 @@ from otel_epping.ledger import Ledger
 
 STARTED_NS = 1_000
 TICK_NS = 10
-BUCKETS = 3
+BUCKETS = 12
 COUNTERS = 5
 COUNTER_DTYPE = np.dtype([("packets", "u8", (2,)), ("bytes", "u8", (2,)), ("silence", "u8")])
 INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
@@ -64,7 +65,7 @@ class Kernel:
             time_ns=self.now_ns,
             slots=np.zeros(len(self.created_ns), np.uint8),
             created_ns=np.array(self.created_ns, np.int64),
-            buckets=self.buckets.copy(),
+            buckets=runs_of(self.buckets),
             sum_ns=self.sum_ns.copy(),
             least_ns=least,
             greatest_ns=greatest,
@@ -124,16 +125,17 @@ def hear(told: Told, ledger: Ledger, row: int) -> None:
     pending = ledger.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
     assert told.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
-    assert (pending.buckets < 2**40).all(), "a negative count"
+    buckets = pending.buckets.dense(BUCKETS)[0]
+    assert (buckets < 2**40).all(), "a negative count"
     assert (pending.counters < 2**40).all(), "a negative count"
-    told.buckets += pending.buckets[0]
+    told.buckets += buckets
     told.sum_ns += int(pending.sum_ns[0])
     told.counters += pending.counters[0]
     told.from_ns = told.from_ns or start_ns
     told.until_ns = now_ns
-    if pending.buckets.any():
+    if buckets.any():
         assert 0 < int(pending.least_ns[0]) <= int(pending.greatest_ns[0])
-        mean_ns = int(pending.sum_ns[0]) / int(pending.buckets[0].sum())
+        mean_ns = int(pending.sum_ns[0]) / int(buckets.sum())
         assert int(pending.least_ns[0]) <= mean_ns <= int(pending.greatest_ns[0])
     told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
     told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
@@ -155,9 +157,10 @@ def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step
                 ledger.acknowledge(part)
         every = np.arange(len(kernel.created_ns))
         pending = ledger.pending(every)
+        buckets = pending.buckets.dense(BUCKETS)
         for row in every.tolist():
             told = receiver.get(row, Told())
-            assert (told.buckets + pending.buckets[row] == kernel.buckets[row]).all()
+            assert (told.buckets + buckets[row] == kernel.buckets[row]).all()
             assert told.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
             assert (told.counters + pending.counters[row] == kernel.counters[row]).all()
         silent = np.setdiff1d(every, rows)
@@ -221,7 +224,7 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
         rows = ledger.rows()
         assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
         pending = ledger.pending(rows)
-        assert (pending.buckets == kernel.buckets[rows]).all()
+        assert (pending.buckets.dense(BUCKETS) == kernel.buckets[rows]).all()
         assert (pending.sum_ns == kernel.sum_ns[rows]).all()
         assert (pending.counters == kernel.counters[rows]).all()
         assert (ledger.pending_interfaces() == kernel.interfaces).all()
@@ -262,8 +265,8 @@ def delivered(ledger: Ledger, kernel: Kernel, told: Told, row: int = 1) -> list[
     rows: list[int] = ledger.rows().tolist()
     if row in rows:
         pending = ledger.pending(np.array([row]))
-        if pending.buckets.any():
-            told.buckets += pending.buckets[0]
+        if pending.buckets.counts.any():
+            told.buckets += pending.buckets.dense(BUCKETS)[0]
             told.sum_ns += int(pending.sum_ns[0])
             told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
             told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))

@@ -101,7 +101,7 @@ class Pair:
 
     def rtts(self) -> int:
         """All RTTs that were counted."""
-        return int(self.collector.reader().read().buckets.sum())
+        return int(self.collector.reader().read().buckets.counts.sum())
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
     PeriodicExportingMetricReader,
 )
+from readings import runs_of
 from recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
 from testrun import EGRESS, MS, START_NS, Bench
 
@@ -77,11 +78,10 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
     def read_heavy(reader: Reader) -> Reading:
         reading = read(reader)
         ones: Counts = np.asarray(numbers(reading.counters).any(axis=1), np.uint64)
-        full = np.zeros_like(reading.buckets)
-        full[:, : histogram.MAX_BUCKETS] = np.outer(ones, [np.uint64(2**34)])
+        full = np.outer(ones, np.full(histogram.MAX_BUCKETS, 2**34, np.uint64))
         return dataclasses.replace(
             reading,
-            buckets=full,
+            buckets=runs_of(full),
             sum_ns=ones * np.uint64(2**60),
             least_ns=ones * np.uint64(buckets.RTT_LEAST_NS),
             greatest_ns=ones * np.uint64(buckets.RTT_GREATEST_NS),

@@ -114,7 +114,7 @@ class Bench:
     def array(self, name: str) -> npt.NDArray[Any]:
         """All of an array of the program, as it is at every moment."""
         array = memory.Array(name, self.collector.program.maps[name])
-        return array.first(array.length)
+        return array.rows(0, array.length)
 
     def register(self, interface: Interface) -> int:
         """Makes an interface known to the program; its row among the interface counters."""

@@ -9,6 +9,8 @@ import os
 import threading
 import time
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -16,7 +18,7 @@ from otel_epping.kernel import buckets, libbpf, loader, memory
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.flows import FlowTable
-from otel_epping.kernel.reader import EPOCH, READ, Reader
+from otel_epping.kernel.reader import EPOCH, READ, Interval, Reader
 
 # Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
 _SLOTS_AHEAD = 1024
@@ -74,7 +76,7 @@ class Collector:
         """A new reader; each keeps its own place."""
         with self._lock:
             flows = FlowTable(self.program.maps["flows"], packet_clock=self.config.packet_clock)
-            reader = Reader(self._arrays, flows, self.config, self.attachments, self._end_interval, self.now_ns)
+            reader = Reader(self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns)
             self._readers.append(reader)
         return reader
 
@@ -82,29 +84,25 @@ class Collector:
         """How many rows have, or had, a live slot among them; row 0 is in use always."""
         slots = self._arrays["slots"]
         while self._rows < slots.length:
-            ahead = slots.first(min(self._rows + _SLOTS_AHEAD, slots.length))
-            live = np.flatnonzero(ahead["live"][self._rows :])
+            ahead = slots.rows(self._rows, min(self._rows + _SLOTS_AHEAD, slots.length))
+            live = np.flatnonzero(ahead["live"])
             if not len(live):
                 break
             self._rows += int(live[-1]) + 1
         return self._rows
 
-    def _end_interval(self) -> tuple[int, int]:
-        """Ends the program's current interval and hands its extremes to all readers; see bpf/histogram.h.
+    @contextmanager
+    def _next_interval(self) -> Iterator[Interval]:
+        """Ends the program's current interval, whose extremes are to be handed to all readers; see bpf/histogram.h.
 
-        Returns the rows in use, counted after the interval ended, so that no slot with an extreme in it is left out,
-        and the interval that is current now. An RTT being counted at this very moment may put its extreme into the
+        No other reader ends the next one meanwhile. Rows in use are counted after the interval ended, so that no slot
+        with an extreme in it is left out. An RTT being counted at this very moment may put its extreme into the
         interval just read, where nobody looks again. Benign: its count is in a bucket all the same.
         """
         with self._lock:
-            ended = self._interval
             self._interval += 1
             self._write_control()
-            rows = self._count_rows()
-            words = self._arrays["histograms"].first(rows)
-            for reader in self._readers:
-                reader.extremes.merge(ended, words["min_word"][:, ended & 1], words["max_word"][:, ended & 1])
-        return rows, ended + 1
+            yield Interval(self._interval, self._count_rows(), self._readers)
 
     @property
     def kernel_bytes(self) -> dict[str, int]:

@@ -10,6 +10,8 @@ import threading
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.kernel.rows import longer
+
 _VALUE_BITS = np.uint64(36)
 _VALUE_MASK = np.uint64((1 << 36) - 1)
 _INTERVALS = 1 << 28
@@ -27,18 +29,19 @@ class Extremes:
         self._greatest_ns: Counts = np.zeros(0, np.uint64)
 
     def _grow(self, rows: int) -> None:
-        missing = rows - len(self._least_ns)
-        if missing > 0:
-            self._least_ns = np.concatenate([self._least_ns, np.full(missing, NO_LEAST_NS, np.uint64)])
-            self._greatest_ns = np.concatenate([self._greatest_ns, np.zeros(missing, np.uint64)])
+        self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
+        self._greatest_ns = longer(self._greatest_ns, rows)
 
-    def merge(self, interval: int, min_words: Counts, max_words: Counts) -> None:
-        """Takes in the extremes of an interval: (rows,) words each."""
-        rows = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
-        least = _VALUE_MASK - (min_words[rows] & _VALUE_MASK)
-        greatest = max_words[rows] & _VALUE_MASK
+    def merge(self, begin: int, interval: int, min_words: Counts, max_words: Counts) -> None:
+        """Takes in the extremes of an interval: words of the rows from `begin` on."""
+        places = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
+        if not len(places):
+            return
+        rows = places + begin
+        least = _VALUE_MASK - (min_words[places] & _VALUE_MASK)
+        greatest = max_words[places] & _VALUE_MASK
         with self._lock:
-            self._grow(len(min_words))
+            self._grow(begin + len(min_words))
             self._least_ns[rows] = np.minimum(self._least_ns[rows], least)
             self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
 

@@ -7,8 +7,10 @@ through, once for each reading. So what was opened, less what was closed, less w
 """
 
 import time
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.extremes import Counts
@@ -17,6 +19,14 @@ from otel_epping.kernel.loader import Map
 # bpf/maps.h
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
+_NO_SLOT = 0  # as what a flow has cached
+
+
+def _times_and_slots(flows: npt.NDArray[Any]) -> tuple[Counts, Counts]:
+    """Entries of the table: time of the last packet, (flows,), and what both ends have cached, (flows, 2)."""
+    cached = flows["half"]["cached"].copy()
+    cached[flows["state"] == _CLOSED] = _NO_SLOT
+    return flows["last_ns"].copy(), cached
 
 
 class FlowTable:
@@ -35,14 +45,9 @@ class FlowTable:
         self._latest_ns = 0
         self._found_ns = 0
 
-    def _find_latest(self) -> None:
-        batches = libbpf.map_batches(self._fd, self._key, self._value)
-        latest_ns = max((int(flows["last_ns"].max(initial=0)) for _, flows in batches), default=0)
+    def _now_ns(self, latest_ns: int) -> int:
         if latest_ns != self._latest_ns:
             self._latest_ns, self._found_ns = latest_ns, time.monotonic_ns()
-
-    def _now_ns(self) -> int:
-        self._find_latest()
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
     def active(self, rows: int, epoch: int) -> tuple[Counts, int]:
@@ -50,15 +55,11 @@ class FlowTable:
 
         And how many places of the table are taken, by flows active or not.
         """
-        now_ns = self._now_ns()
-        found = np.zeros(rows, np.uint64)
-        taken = 0
-        for _, flows in libbpf.map_batches(self._fd, self._key, self._value):
-            taken += len(flows)
-            # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
-            silent_ns = (np.uint64(now_ns) - flows["last_ns"]).view(np.int64)
-            is_active = (flows["state"] != _CLOSED) & (silent_ns <= IDLE_NS)
-            cached = flows["half"]["cached"][is_active].ravel()
-            slots = (cached & np.uint64(0xFFFFFFFF))[cached >> np.uint64(32) == epoch]
-            found += np.bincount(slots[slots < rows].astype(np.int64), minlength=rows).astype(np.uint64)
-        return found, taken
+        # What time it is, is known when all have been seen: until then, 24 bytes of each are kept.
+        found = [_times_and_slots(flows) for _, flows in libbpf.map_batches(self._fd, self._key, self._value)]
+        last_ns, cached = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
+        silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
+        cached = cached[silent_ns <= IDLE_NS].ravel()
+        slots = (cached & np.uint64(0xFFFFFFFF))[cached >> np.uint64(32) == epoch].view(np.int64)
+        return np.bincount(slots[slots < rows], minlength=rows).view(np.uint64), len(last_ns)

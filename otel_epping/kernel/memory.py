@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program's arrays as numpy arrays, without a copy and without a system call.
+"""The program's arrays as numpy arrays, without a copy.
 
 This is the one place that knows C layouts, and it does not know them by heart: BCC describes each table of the compiled
 program, the loader hands the description on, and the dtype is made from it. Its size is then compared with what the
@@ -7,7 +7,7 @@ kernel says of the map, so a compiler with other ideas of alignment is found at 
 """
 
 import mmap
-import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ import numpy.typing as npt
 
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.loader import Map
+
+# What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.
+_WINDOW_BYTES = 2 << 20
 
 
 def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
@@ -42,7 +45,9 @@ def map_info(fd: int) -> dict[str, int]:
 class Array:
     """A BPF_F_MMAPABLE array of structs, read-only; rows change under the reader's eyes.
 
-    The kernel maps all pages at once, and they count as resident, so only as many rows are mapped as were asked for.
+    The kernel maps all pages at once, at 0.3 us each, and they count as resident. So rows are mapped to be looked at,
+    and unmapped when the last numpy array that shows them is gone: who wants to keep them makes a copy.
+
     Raises EppingError if layout and kernel disagree.
     """
 
@@ -58,16 +63,16 @@ class Array:
         self.dtype = dtype_of((array.layout or {}) | {"size": -(-described // 8) * 8})
         self.length = info["max_entries"]
         self._fd = array.fd
-        self._mapped = np.zeros(0, self.dtype)
 
-    def first(self, rows: int) -> npt.NDArray[Any]:
-        """The first `rows` rows."""
-        mapped = self._mapped  # another thread may put its own in place meanwhile
-        if rows > len(mapped):
-            page = os.sysconf("SC_PAGE_SIZE")
-            # A quarter more than needed, so that a growing array is seldom mapped anew.
-            more = min(rows + rows // 4, self.length)
-            size = -(-more * self.dtype.itemsize // page) * page
-            mapped = np.frombuffer(mmap.mmap(self._fd, size, mmap.MAP_SHARED, mmap.PROT_READ), self.dtype, more)
-            self._mapped = mapped
-        return mapped[:rows]
+    def rows(self, begin: int, end: int) -> npt.NDArray[Any]:
+        """Rows from `begin` to before `end`, at least one."""
+        size = self.dtype.itemsize
+        page = begin * size // mmap.PAGESIZE * mmap.PAGESIZE
+        mapped = mmap.mmap(self._fd, end * size - page, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
+        return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
+
+    def windows(self, rows: int, together: int = 1) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """The first `rows` rows in parts of some MB, which don't divide `together` rows: where each begins, and it."""
+        window = max(_WINDOW_BYTES // self.dtype.itemsize // together, 1) * together
+        for begin in range(0, rows, window):
+            yield begin, self.rows(begin, min(begin + window, rows))

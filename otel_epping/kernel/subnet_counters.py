@@ -12,14 +12,33 @@ import numpy.typing as npt
 from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.memory import Array
+from otel_epping.kernel.rows import longer
 
 _UNUSED = "unused"
+_WORD = np.dtype(np.uint64)
+_HALF = np.dtype(np.uint32)
+_TALLIES = ("from", "to")
 _ECN = ("ecn_from", "ecn_to")
 _SILENCE = "silence"
 
 
 def _wide(array: Array, left_out: tuple[str, ...]) -> list[tuple[str, Any]]:
     return [(name, array.dtype[name]) for name in array.dtype.names or () if name not in left_out]
+
+
+def _columns(struct: np.dtype[Any], names: tuple[str, ...], number: np.dtype[Any]) -> slice:
+    """Where fields that lie together are, if the struct is taken for an array of one kind of number."""
+    assert struct.fields is not None
+    begin, end = struct.fields[names[0]][1], struct.fields[names[-1]][1] + struct[names[-1]].itemsize
+    assert end - begin == sum(struct[name].itemsize for name in names), f"{names} don't lie together"
+    return slice(begin // number.itemsize, end // number.itemsize)
+
+
+def _sum_over_cpus(numbers: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
+    """Adds up (rows, cpus, columns); CPU by CPU, which takes half the time of numpy's sum()."""
+    out[...] = numbers[:, 0]
+    for cpu in range(1, numbers.shape[1]):
+        out += numbers[:, cpu]
 
 
 class SubnetCounters:
@@ -37,27 +56,41 @@ class SubnetCounters:
         self.dtype = np.dtype(
             [*_wide(traffic, (_UNUSED, *_ECN)), *ecn, *_wide(flow_counters, ()), (_SILENCE, np.uint64)]
         )
-        self._last = np.zeros(0, self.dtype)
+        self._records = np.zeros(0, self.dtype)
+
+    def _read_flow_counters(self, rows: int) -> None:
+        columns = _columns(self.dtype, self._flow_counters.dtype.names or (), _WORD)
+        for begin, window in self._flow_counters.windows(rows):
+            self._numbers(begin, len(window))[:, columns] = window.view(_WORD).reshape(len(window), -1)
+
+    def _read_traffic(self, rows: int) -> None:
+        struct, cpus = self._traffic.dtype, self._cpus
+        tallies, ecn = _columns(struct, _TALLIES, _WORD), _columns(struct, _ECN, _HALF)
+        for begin, window in self._traffic.windows(rows * cpus, cpus):
+            records = self._numbers(begin // cpus, len(window) // cpus)
+            words = window.view(_WORD).reshape(len(records), cpus, -1)
+            _sum_over_cpus(words[..., tallies], records[:, _columns(self.dtype, _TALLIES, _WORD)])
+            # 32 bits, which may have wrapped around, so the difference is taken modulo 2^32.
+            seen = records[:, _columns(self.dtype, _ECN, _WORD)]
+            total = np.empty(seen.shape, _HALF)
+            _sum_over_cpus(words.view(_HALF)[..., ecn], total)
+            seen += total - seen.astype(_HALF)
+
+    def _numbers(self, begin: int, rows: int) -> Counts:
+        """Some records as (rows, columns)."""
+        return self._records[begin : begin + rows].view(_WORD).reshape(rows, -1)
 
     def read(self, rows: int, epoch: int) -> tuple[npt.NDArray[Any], Counts, int]:
-        """Records of the first `rows` slots; how many ends of active flows each has; places taken in the flow table."""
-        counters = np.zeros(rows, self.dtype)
-        known = len(self._last)
-        counters[:known] = self._last
-        traffic = self._traffic.first(rows * self._cpus).reshape(rows, self._cpus)
-        for name in ("from", "to"):
-            tallies = np.ascontiguousarray(traffic[name])
-            counters[name] = tallies.view(np.uint64).reshape(rows, self._cpus, -1).sum(1).view(tallies.dtype)
-        for name in _ECN:  # 32 bits, which may have wrapped around, so the difference is taken modulo 2^32
-            seen = counters[name]
-            counters[name] = seen + (traffic[name].sum(1, dtype=np.uint32) - seen.astype(np.uint32))
-        of_flows = self._flow_counters.first(rows)
-        for name in of_flows.dtype.names or ():
-            counters[name] = of_flows[name]
+        """Records of the first `rows` slots; how many ends of active flows each has; places taken in the flow table.
+
+        Records are good until the next reading.
+        """
+        self._records = records = longer(self._records, rows)
+        self._read_traffic(rows)
+        self._read_flow_counters(rows)
         # In this order: a flow that opens in between is active and not yet opened, and none seems to have ended. One
         # that closes in between seems to have ended in silence, until the next does: the count only ever grows.
         active, taken = self._flows.active(rows, epoch)
-        ended = counters["opened"].sum(1) - counters["closed"].sum(1) - active
-        counters[_SILENCE] = np.maximum(counters[_SILENCE], np.where(ended.view(np.int64) > 0, ended, 0))
-        self._last = counters
-        return counters.copy(), active, taken
+        ended = records["opened"].sum(1) - records["closed"].sum(1) - active
+        records[_SILENCE] = np.maximum(records[_SILENCE], np.where(ended.view(np.int64) > 0, ended, 0))
+        return records, active, taken

@@ -120,7 +120,7 @@ class Ours:
     def _array(self, name: str) -> Rows:
         """All of an array of the program, as it is at every moment."""
         array = memory.Array(name, self._replayer.program.maps[name])
-        return array.first(array.length)
+        return array.rows(0, array.length)
 
     def _forget(self, name: str) -> None:
         """Empties a hash map."""

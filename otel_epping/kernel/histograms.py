@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program's histograms, each read where it has counts: the 160 bytes of its RTTs and not the 1660 of all buckets.
+
+Which buckets these are is known from readings before. Whether they are still all, the row itself tells: it counts its
+RTTs once more (`ended`), and where the known buckets don't add up to that, all of its buckets are looked at.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_epping.kernel.extremes import Counts
+from otel_epping.kernel.memory import Array
+from otel_epping.kernel.rows import longer
+from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of, sums
+
+# Buckets are read in blocks of so many: half a cache line. One by one takes twice as long.
+BLOCK = 8
+_TRIES = 16
+
+
+class Histograms:
+    """One reader's account of the histograms; `runs` and `sum_ns` are good until the next reading.
+
+    Runs have whole blocks. One as wide as a row may begin a few buckets before the row's first.
+    """
+
+    def __init__(self, array: Array) -> None:
+        self._array = array
+        buckets, offset = array.dtype.fields["buckets"][:2]  # type: ignore[index]  # a struct
+        self._buckets: int = buckets.shape[0]
+        self._missing = -self._buckets % BLOCK
+        # In words of 32 bits: the size of a row, and where in it the buckets begin.
+        self._words, self._offset = array.dtype.itemsize // 4, offset // 4
+        self.runs = Runs.empty(0)
+        self.sum_ns: Counts = np.zeros(0, np.uint64)
+        self._ended: Counts = np.zeros(0, np.uint64)
+
+    def read(self, rows: int, look: Callable[[int, npt.NDArray[Any]], None]) -> None:
+        """Takes in what is new of the first `rows` rows, and has others `look` at the program's rows meanwhile, too.
+
+        That is given the number of a first row, and the rows from there on.
+        """
+        self.runs = self.runs.longer(rows)
+        self.sum_ns = longer(self.sum_ns, rows)
+        self._ended = longer(self._ended, rows)
+        first = self.runs.first.copy()
+        end = first + self.runs.lengths
+        outgrown = []
+        for begin, histograms in self._array.windows(rows):
+            short = self._read_changed(begin, histograms)
+            if len(short):
+                occupied = histograms["buckets"][short - begin] != 0
+                some = occupied.any(axis=1)
+                short, occupied = short[some], occupied[some]
+                lowest = occupied.argmax(axis=1)
+                first[short] = np.where(end[short] == first[short], lowest, np.minimum(first[short], lowest))
+                end[short] = np.maximum(end[short], self._buckets - occupied[:, ::-1].argmax(axis=1))
+                outgrown.append((begin, begin + len(histograms)))
+            look(begin, histograms)
+        if outgrown:
+            self._lay_out(first, end)
+        for begin, until in outgrown:
+            self._read_changed(begin, self._array.rows(begin, until))
+
+    def _lay_out(self, first: Numbers, end: Numbers) -> None:
+        """Makes runs as wide as these, or wider by less than a block."""
+        lengths = -(-(end - first) // BLOCK) * BLOCK
+        self.runs = self.runs.within(np.minimum(first, self._buckets - lengths), starts_of(lengths))
+
+    def _read_changed(self, begin: int, histograms: npt.NDArray[Any]) -> Numbers:
+        """Reads what was counted into the program's rows from `begin` on. Returns rows that have more than was read.
+
+        A row is read again while RTTs are being counted into it, so that buckets and sum are of the same RTTs. One that
+        never holds still is taken as it is: a few RTTs are in the buckets and not yet in the sum. Benign: the next
+        reading has them, as it has what is in rows returned here.
+        """
+        rows = np.flatnonzero(histograms["ended"] != self._ended[begin : begin + len(histograms)]) + begin
+        short = [rows[:0]]
+        for turn in range(_TRIES):
+            if not len(rows):
+                break
+            ended = histograms["ended"][rows - begin]
+            self.sum_ns[rows] = histograms["sum_ns"][rows - begin]
+            whole = self._read_runs(rows, begin, histograms) == ended.astype(np.uint32)
+            self._ended[rows[whole]] = ended[whole]
+            still = histograms["began"][rows - begin] == ended
+            short.append(rows[~whole & (still | (turn == _TRIES - 1))])
+            rows = rows[~still]
+        return np.concatenate(short)
+
+    def _read_runs(self, rows: Numbers, begin: int, histograms: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+        """Adds what is new in the buckets of runs. Returns the sum of each as the program has it, modulo 2^32.
+
+        A 32-bit bucket may have wrapped around, so the difference is taken modulo 2^32.
+        """
+        first, places = self.runs.first[rows], self.runs.starts[rows] // BLOCK
+        blocks = self.runs.starts[rows + 1] // BLOCK - places
+        words = histograms.view(np.uint32)
+        at_any_word = np.ndarray(len(words) - BLOCK + 1, np.dtype((np.void, 4 * BLOCK)), words, strides=(4,))
+        here = spans((rows - begin) * self._words + self._offset + first, blocks, BLOCK)
+        new = at_any_word[here].view(np.uint32).reshape(-1, BLOCK)
+        starts = starts_of(blocks)
+        new[starts[:-1][first < 0], : self._missing] = 0  # what is in front of the row's buckets
+        # Runs that lie together, with none but empty ones between, are a slice: a view, for half the time of a copy.
+        together = places[-1] + blocks[-1] - places[0] == len(new)
+        there = slice(places[0], places[0] + len(new)) if together else spans(places, blocks)
+        counts = self.runs.counts.reshape(-1, BLOCK)
+        seen = counts[there]
+        seen += new - seen.astype(np.uint32)
+        if not together:
+            counts[there] = seen
+        return sums(new.ravel(), starts * BLOCK)
