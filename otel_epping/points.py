@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From counts to the OpenTelemetry SDK's data points. Numbers leave numpy here: exporters choke on numpy's scalars."""
+"""From series to the OpenTelemetry SDK's data points. Numbers leave numpy here: exporters choke on numpy's scalars."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
-import numpy as np
-import numpy.typing as npt
 from opentelemetry.sdk.metrics.export import (
     AggregationTemporality,
     Buckets,
@@ -18,22 +15,11 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.util.types import Attributes
 
 from otel_epping import histogram, telemetry
-from otel_epping.kernel.buckets import edge_ns
 from otel_epping.kernel.extremes import Counts
+from otel_epping.series import CounterSeries, RttSeries
 
 _NS = 1e9
 _NO_BUCKETS = Buckets(0, ())
-
-
-def _within(buckets: histogram.Buckets, extremes: tuple[int, int]) -> tuple[int, int]:
-    """The extremes, in ns, no further apart than the buckets are.
-
-    An RTT counted while a reading was taken is in its buckets, and its extreme in the next one's, too (Reader.read()).
-    There it would contradict the buckets; so it is put at their edge, at most one bucket from the truth.
-    """
-    below = edge_ns(buckets.offset, buckets.scale)
-    last = edge_ns(buckets.offset + len(buckets.counts), buckets.scale)
-    return max(extremes[0], below + 1), min(extremes[1], last)
 
 
 def rtt_point(
@@ -44,22 +30,19 @@ def rtt_point(
     sum_ns: int,
     extremes: tuple[int, int],
 ) -> ExponentialHistogramDataPoint:
-    """One histogram, of at most histogram.MAX_BUCKETS buckets: it is scaled down until it fits, which is exact.
-
-    `extremes` are the least and greatest RTT in ns; (.., 0) if the race described at Collector._end_interval() lost
-    them: then the point has no min and max, as OTLP allows.
+    """One histogram. `extremes` are the least and greatest RTT in ns; without a greatest one both are unknown: then
+    the point has no min and max, as OTLP allows.
     """
-    fitted = histogram.fit(buckets)
-    least, greatest = (value / _NS for value in _within(buckets, extremes)) if extremes[1] else (None, None)
+    least, greatest = (value / _NS for value in extremes) if extremes[1] else (None, None)
     return ExponentialHistogramDataPoint(
         attributes=attributes,
         start_time_unix_nano=start_ns,
         time_unix_nano=time_ns,
         count=int(buckets.counts.sum()),
         sum=sum_ns / _NS,
-        scale=fitted.scale,
+        scale=buckets.scale,
         zero_count=0,
-        positive=Buckets(fitted.offset, fitted.counts.tolist()),
+        positive=Buckets(buckets.offset, buckets.counts.tolist()),
         negative=_NO_BUCKETS,
         flags=0,
         min=least,  # type: ignore[arg-type]  # the exporters leave None off
@@ -67,21 +50,29 @@ def rtt_point(
     )
 
 
-class Columns:
-    """Which counter of a record, all 64-bit numbers one after the other, is which series of which metric."""
+def rtt_points(
+    series: RttSeries, attributes: Callable[[int], Attributes], time_ns: int
+) -> Iterator[ExponentialHistogramDataPoint]:
+    """All histograms, with the attributes of their rows."""
+    starts, counts, offset, scale = series.fitted
+    for i, row in enumerate(series.rows.tolist()):
+        yield rtt_point(
+            attributes(row),
+            int(series.start_ns[i]),
+            time_ns,
+            histogram.Buckets(counts[starts[i] : starts[i + 1]], int(offset[i]), int(scale[i])),
+            int(series.sum_ns[i]),
+            (int(series.least_ns[i]), int(series.greatest_ns[i])),
+        )
 
-    def __init__(self, counters: Sequence[telemetry.Counter], record: np.dtype[Any]) -> None:
-        number: npt.NDArray[Any] = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
-        self.by_metric: dict[telemetry.Metric, list[int]] = {}
-        self.attributes: dict[int, dict[str, str]] = {}
-        for counter in counters:
-            values = number
-            for part in counter.field.split("."):
-                values = values[part]
-            key, labels = counter.axis or ("", ("",))
-            for column, label in zip(values.ravel().tolist(), labels, strict=True):
-                self.attributes[column] = counter.attributes | ({key: label} if key else {})
-                self.by_metric.setdefault(counter.metric, []).append(column)
+
+def counter_points(
+    series: CounterSeries, attributes: Callable[[int, int], Attributes], time_ns: int
+) -> Iterator[NumberDataPoint]:
+    """All points of a counter, with the attributes of their rows and columns."""
+    numbers = (series.rows, series.columns, series.start_ns, series.values)
+    for row, column, start_ns, value in zip(*(array.tolist() for array in numbers), strict=True):
+        yield NumberDataPoint(attributes(row, column), start_ns, time_ns, value)
 
 
 def number_points(

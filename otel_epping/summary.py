@@ -11,7 +11,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
-from otel_epping.subnets import Subnets
+from otel_epping.subnets import subnet_of
 
 _QUANTILES = (0.5, 0.9, 0.99)
 _TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")
@@ -31,8 +31,6 @@ class _Subnet:
 
 
 def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
-    names = Subnets(config)
-    names.update(reading)
     found: dict[str, _Subnet] = {}
     counters = reading.counters
     packet_counts, sizes = (
@@ -41,7 +39,7 @@ def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
     )
     has_rtts = (reading.buckets.totals() != 0).tolist()
     for row, (packets, size, rtts) in enumerate(zip(packet_counts, sizes, has_rtts, strict=True)):
-        subnet = names[row]
+        subnet = subnet_of(reading, row, config)
         if subnet is None and row != OVERFLOW_SLOT:
             continue
         if not packets and not rtts:

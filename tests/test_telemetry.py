@@ -13,7 +13,7 @@ from otel_epping import telemetry
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.points import Columns
+from otel_epping.labels import Columns
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS_H = (ROOT / "bpf/maps.h").read_text()
@@ -74,7 +74,7 @@ COUNTERS = [*telemetry.SUBNET_COUNTERS, *telemetry.INTERFACE_COUNTERS]
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
-    """points.Columns raises where labels and fields don't match."""
+    """Columns raises where labels and fields don't match."""
     columns = Columns(TABLES[table], dtypes[table])
     series = [column for its_columns in columns.by_metric.values() for column in its_columns]
     assert len(series) == len(set(series))

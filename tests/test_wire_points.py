@@ -182,7 +182,7 @@ RTTS_NS = st.lists(st.integers(RTT_LEAST_NS, RTT_GREATEST_NS), min_size=1, max_s
 @settings(deadline=None)
 @given(st.lists(RTTS_NS, min_size=1, max_size=5), st.sampled_from(buckets.SCALES))
 def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[int]], scale: int) -> None:
-    """Those of points.rtt_point(), for the same buckets, scaled down as it does."""
+    """Those of points.rtt_point(), for the same buckets."""
     runs = []
     for each in rtts_ns:
         indexes = [buckets.index_of(rtt, scale) for rtt in each]
@@ -205,7 +205,7 @@ def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[i
     )
     sdks = [
         points.rtt_point(UNICODE, 5, 7, run, sum(each), (min(each), max(each)))
-        for run, each in zip(runs, rtts_ns, strict=True)
+        for run, each in zip(fitted, rtts_ns, strict=True)
     ]
     check(request(ALONE, OURS, [rtt_metric(ours, DELTA)]), points.rtt_metric(sdks, DELTA))
 

@@ -74,36 +74,48 @@ class Histograms:
         """Reads what was counted into the program's rows from `begin` on. Returns rows that have more than was read.
 
         A row is read again while RTTs are being counted into it, so that buckets and sum are of the same RTTs. One that
-        never holds still is taken as it is: a few RTTs are in the buckets and not yet in the sum. Benign: the next
-        reading has them, as it has what is in rows returned here.
+        never holds still, for its CPU was taken away in the midst of counting, is left as it was for the next reading.
         """
         rows = np.flatnonzero(histograms["ended"] != self._ended[begin : begin + len(histograms)]) + begin
         short = [rows[:0]]
-        for turn in range(_TRIES):
+        for _ in range(_TRIES):
             if not len(rows):
                 break
             ended = histograms["ended"][rows - begin]
-            self.sum_ns[rows] = histograms["sum_ns"][rows - begin]
-            whole = self._read_runs(rows, begin, histograms) == ended.astype(np.uint32)
-            self._ended[rows[whole]] = ended[whole]
-            still = histograms["began"][rows - begin] == ended
-            short.append(rows[~whole & (still | (turn == _TRIES - 1))])
-            rows = rows[~still]
+            sum_ns = histograms["sum_ns"][rows - begin]
+            new = self._runs_of(rows, begin, histograms)
+            is_whole = sums(new, starts_of(self.runs.lengths[rows])) == ended.astype(np.uint32)
+            is_still = histograms["began"][rows - begin] == ended
+            short.append(rows[is_still & ~is_whole])
+            taken = is_still & is_whole
+            self._take(rows, new, taken)
+            self.sum_ns[rows[taken]], self._ended[rows[taken]] = sum_ns[taken], ended[taken]
+            rows = rows[~is_still]
         return np.concatenate(short)
 
-    def _read_runs(self, rows: Numbers, begin: int, histograms: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-        """Adds what is new in the buckets of runs. Returns the sum of each as the program has it, modulo 2^32.
+    def _runs_of(self, rows: Numbers, begin: int, histograms: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
+        """What the program's buckets have counted, where these rows have runs: one run after the other."""
+        first, starts = self.runs.first[rows], starts_of(self.runs.lengths[rows])
+        words = histograms.view(np.uint32)
+        at_any_word = np.ndarray(len(words) - BLOCK + 1, np.dtype((np.void, 4 * BLOCK)), words, strides=(4,))
+        here = spans((rows - begin) * self._words + self._offset + first, np.diff(starts) // BLOCK, BLOCK)
+        new = at_any_word[here].view(np.uint32)
+        before = starts[:-1][first < 0]
+        new[spans(before, np.full(len(before), self._missing))] = 0  # what is in front of the row's buckets
+        return new
+
+    def _take(self, rows: Numbers, new: npt.NDArray[np.uint32], taken: npt.NDArray[np.bool_]) -> None:
+        """Adds what is new to the runs of those rows that are `taken`.
 
         A 32-bit bucket may have wrapped around, so the difference is taken modulo 2^32.
         """
-        first, places = self.runs.first[rows], self.runs.starts[rows] // BLOCK
-        blocks = self.runs.starts[rows + 1] // BLOCK - places
-        words = histograms.view(np.uint32)
-        at_any_word = np.ndarray(len(words) - BLOCK + 1, np.dtype((np.void, 4 * BLOCK)), words, strides=(4,))
-        here = spans((rows - begin) * self._words + self._offset + first, blocks, BLOCK)
-        new = at_any_word[here].view(np.uint32).reshape(-1, BLOCK)
-        starts = starts_of(blocks)
-        new[starts[:-1][first < 0], : self._missing] = 0  # what is in front of the row's buckets
+        blocks = self.runs.lengths[rows] // BLOCK
+        new = new.reshape(-1, BLOCK)
+        if not taken.all():
+            new, rows, blocks = new[np.repeat(taken, blocks)], rows[taken], blocks[taken]
+        if not len(new):
+            return
+        places = self.runs.starts[rows] // BLOCK
         # Runs that lie together, with none but empty ones between, are a slice: a view, for half the time of a copy.
         together = places[-1] + blocks[-1] - places[0] == len(new)
         there = slice(places[0], places[0] + len(new)) if together else spans(places, blocks)
@@ -112,4 +124,3 @@ class Histograms:
         seen += new - seen.astype(np.uint32)
         if not together:
             counts[there] = seen
-        return sums(new.ravel(), starts * BLOCK)

@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The attributes of series: what a row says by its subnet, and a column by what it counts."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_epping import telemetry
+from otel_epping.kernel.methods import METHODS
+from otel_epping.subnets import Subnet
+
+Labels = dict[str, str | bool]
+
+NO_LABELS = -1
+OVERFLOW: Labels = {telemetry.OVERFLOW: True}
+
+
+class Columns:
+    """Which counter of a record, all 64-bit numbers one after the other, is which series of which metric.
+
+    by_metric  the columns of each metric
+    labels     what each column's points are told apart by; the last is of NO_LABELS
+    """
+
+    def __init__(self, counters: Sequence[telemetry.Counter], record: np.dtype[Any]) -> None:
+        number: npt.NDArray[Any] = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
+        self.by_metric: dict[telemetry.Metric, list[int]] = {}
+        self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]
+        for counter in counters:
+            values = number
+            for part in counter.field.split("."):
+                values = values[part]
+            key, labels = counter.axis or ("", ("",))
+            for column, label in zip(values.ravel().tolist(), labels, strict=True):
+                self.labels[column] = {**counter.attributes, **({key: label} if key else {})}
+                self.by_metric.setdefault(counter.metric, []).append(column)
+
+
+def subnet_labels(subnet: Subnet | None) -> Labels:
+    """Of all that is counted for a row; that of no subnet is the overflow slot."""
+    if subnet is None:
+        return OVERFLOW
+    return {
+        telemetry.SUBNET: str(subnet.network),
+        telemetry.NETWORK_TYPE: telemetry.FAMILIES[subnet.network.version],
+        telemetry.INTERFACE: subnet.interface,
+        telemetry.SIDE: telemetry.SIDES[subnet.side],
+    }
+
+
+def rtt_labels(subnet: Subnet | None) -> Labels:
+    """Of a row's histogram."""
+    if subnet is None:
+        return OVERFLOW
+    method = METHODS[subnet.method]
+    return subnet_labels(subnet) | {telemetry.NETWORK_TRANSPORT: method.transport, telemetry.METHOD: method.name}

@@ -1,0 +1,50 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batches as OTLP requests, for one producer. What each request has anew, numpy writes; attributes are written once."""
+
+from collections.abc import Sequence
+
+from opentelemetry.sdk.metrics.export import ResourceMetrics
+
+from otel_epping.kernel.reader import OVERFLOW_SLOT
+from otel_epping.labels import OVERFLOW, rtt_labels, subnet_labels
+from otel_epping.producer import Batch, EppingMetricProducer
+from otel_epping.subnets import Owners, subnet_of
+from otel_epping.wire import points, request
+from otel_epping.wire.pieces import Column, Pieces
+from otel_epping.wire.request import Request
+
+
+class Writer:
+    """Remembers the attributes of all rows, as bytes: 430 for each."""
+
+    def __init__(self, producer: EppingMetricProducer) -> None:
+        self._config = producer.config
+        self._owners = Owners()
+        self._of_subnets, self._of_rtts = Pieces(), Pieces()
+        self._of_subnets[OVERFLOW_SLOT] = points.number_attributes(OVERFLOW)
+        self._of_rtts[OVERFLOW_SLOT] = points.histogram_attributes(OVERFLOW)
+        self._of_columns = Column.of(points.number_attributes(labels) for labels in producer.columns.labels)
+
+    def _update(self, batch: Batch) -> None:
+        for row in self._owners.update(batch.reading).tolist():
+            subnet = subnet_of(batch.reading, row, self._config)
+            if subnet:
+                self._of_subnets[row] = points.number_attributes(subnet_labels(subnet))
+                self._of_rtts[row] = points.histogram_attributes(rtt_labels(subnet))
+
+    def request(self, theirs: Sequence[ResourceMetrics], batch: Batch) -> Request:
+        """A batch, under the first of `theirs`, and with all that is theirs.
+
+        Raises what the official encoder does: EncodingException for a metric of theirs that it can't encode.
+        """
+        self._update(batch)
+        time_ns = batch.reading.time_ns
+        rtts = batch.rtts
+        histograms = points.Histograms(*rtts.fitted, rtts.sum_ns, rtts.least_ns, rtts.greatest_ns)
+        rtt_points = points.histogram_points([self._of_rtts[rtts.rows]], rtts.start_ns, time_ns, histograms)
+        metrics = [request.rtt_metric(rtt_points, batch.temporality)]
+        for series in batch.counters:
+            attributes = [self._of_subnets[series.rows], self._of_columns[series.columns]]
+            written = points.number_points(attributes, series.start_ns, time_ns, series.values)
+            metrics.append(request.sum_metric(series.metric, written, series.temporality, series.is_monotonic))
+        return request.request(theirs, batch.others, metrics)
