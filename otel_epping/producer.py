@@ -113,13 +113,13 @@ class EppingMetricProducer:
         def of_counter(row: int, column: int) -> Attributes:
             return of_subnet(row) | self.columns.labels[column]
 
-        made: list[Metric] = []
+        made = [*batch.others.metrics]
         if rtts := list(points.rtt_points(batch.rtts, of_rtt, reading.time_ns)):
             made.append(points.rtt_metric(rtts, batch.temporality))
         for series in batch.counters:
             if counts := list(points.counter_points(series, of_counter, reading.time_ns)):
                 made.append(points.sum_metric(series.metric, counts, series.temporality, series.is_monotonic))
-        return ScopeMetrics(batch.others.scope, [*made, *batch.others.metrics], batch.others.schema_url)
+        return ScopeMetrics(batch.others.scope, made, batch.others.schema_url)
 
     def _split(self, rows: Rows) -> list[Rows]:
         """Rows in parts of about _REQUEST_WEIGHT; at least one part, for the interfaces."""

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
@@ -43,20 +43,24 @@ _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTL
 _OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
-def _observe(provider: MeterProvider, producer: EppingMetricProducer, failed: Callable[[], int]) -> None:
+def _observe(provider: MeterProvider, exporters: Sequence[ProducerExporter]) -> None:
     """Gives the provider instruments that always have data: else the SDK's readers never call an exporter."""
     # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
     meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
 
     def read_seconds(_: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(producer.read_seconds)
+        yield Observation(exporters[0].producer.read_seconds)
 
     def export_failed(_: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(failed())
+        yield Observation(sum(exporter.failed for exporter in exporters))
+
+    def export_rejected(_: CallbackOptions) -> Iterator[Observation]:
+        yield Observation(sum(exporter.rejected for exporter in exporters))
 
     for create, metric, callback in (
         (meter.create_observable_gauge, telemetry.READ_DURATION, read_seconds),
         (meter.create_observable_counter, telemetry.EXPORT_FAILED, export_failed),
+        (meter.create_observable_counter, telemetry.EXPORT_REJECTED, export_rejected),
     ):
         create(metric.name, callbacks=[callback], unit=metric.unit, description=metric.description)
 
@@ -80,7 +84,7 @@ def install(
     OTEL_METRIC_EXPORT_INTERVAL.
     """
     wrapped = ProducerExporter(exporter, collector, forward_sdk=False)
-    _observe(provider, wrapped.producer, lambda: wrapped.failed)
+    _observe(provider, [wrapped])
     reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
     atexit.register(reader.shutdown)
@@ -198,8 +202,8 @@ class Pipelines:
         self.provider = MeterProvider(resource=resource, metric_readers=[*self._readers, *pull], shutdown_on_exit=False)
         for reader in pull:
             attach(reader, collector, resource)
-        for exporter in wrapped[:1]:
-            _observe(self.provider, exporter.producer, lambda: sum(each.failed for each in wrapped))
+        if wrapped:
+            _observe(self.provider, wrapped)
 
     def shutdown(self) -> None:
         """Exports the last interval, and ends. Detach from interfaces first, so that it is whole."""

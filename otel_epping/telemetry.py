@@ -259,6 +259,12 @@ READ_DURATION = Metric(
 EXPORT_FAILED = Metric(
     "epping.collector.export.failed", "{request}", "Export requests that failed; their counts are sent again.", ()
 )
+EXPORT_REJECTED = Metric(
+    "epping.collector.export.rejected",
+    "{data_point}",
+    "Points that a receiver refused of requests that it took, which are not sent again.",
+    (),
+)
 
 METRICS = (
     RTT,
@@ -271,6 +277,7 @@ METRICS = (
     FLOW_LIMIT,
     READ_DURATION,
     EXPORT_FAILED,
+    EXPORT_REJECTED,
 )
 
 

@@ -13,7 +13,7 @@ The traps of SDK 1.45, by number, each reproduced before a line of `sdk.py` was 
  8  OTLP exporters split badly, or not at all               test_requests_are_split_by_weight, and test_export_scale.py
  9  an oversize request is retried, then dropped            the same: no request comes near the limit
 10  exporters ignore the time they are given                test_an_export_keeps_its_deadline
-11  exporters ignore partial success                        ours can't see it either: a limit, documented
+11  exporters ignore partial success                        test_what_a_receiver_rejects_is_counted_and_said_once
 12  a dead collector holds a shutdown up                    test_export_shutdown.py
 13  an ambiguous failure counts twice in delta              nobody can know at this end; cumulative, the default, is
                                                             free of it: test_an_export_that_failed_is_repeated

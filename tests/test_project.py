@@ -30,7 +30,10 @@ GENERATED = {"__pycache__", "build", "dist"}
 LAYERS = [
     ["otel_epping.cli"],
     ["otel_epping.sdk"],
-    ["otel_epping.producer"],
+    ["otel_epping.exporter"],
+    ["otel_epping.writer"],
+    ["otel_epping.producer", "otel_epping.wire"],
+    ["otel_epping.series"],
     ["otel_epping.subnets", "otel_epping.histogram"],
     ["otel_epping.kernel"],
 ]

@@ -133,7 +133,7 @@ def test_units_and_names_follow_the_conventions() -> None:
     assert len(names) == len(set(names))
     for metric in telemetry.METRICS:
         # opentelemetry.io/docs/specs/semconv/general/metrics: UCUM, annotations in the singular, no unit in the name.
-        assert re.fullmatch(r"s|By|\{[a-z]+[^s]\}", metric.unit), metric
+        assert re.fullmatch(r"s|By|\{[a-z_]+[^s]\}", metric.unit), metric
         assert re.fullmatch(r"epping(\.[a-z]+(_[a-z]+)*)+", metric.name), metric
         assert not metric.name.endswith(("_total", ".seconds", ".bytes"))
 
