@@ -107,7 +107,7 @@ class Ledger:
     def _find_untold(self) -> npt.NDArray[np.bool_]:
         """Which rows of the latest reading have something to tell.
 
-        An RTT counted between the reading of histograms and that of traffic comes a reading later than its packet.
+        Histograms and traffic are read side by side, so an RTT may come a reading later than its packet, or earlier.
         """
         counters, sum_ns = numbers(self.reading.counters), self.reading.sum_ns
         if self._acknowledged:

@@ -5,8 +5,6 @@ The program keeps extremes per interval, in words that only grow: interval << 36
 reads ends the interval for all, so its extremes are handed to every reader, which collects them until it reads itself.
 """
 
-import threading
-
 import numpy as np
 import numpy.typing as npt
 
@@ -21,10 +19,9 @@ Counts = npt.NDArray[np.uint64]
 
 
 class Extremes:
-    """What one reader has collected. Any thread may merge while another takes."""
+    """What one reader has collected. Only who has ended an interval merges or takes, before anybody ends the next."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._least_ns: Counts = np.zeros(0, np.uint64)
         self._greatest_ns: Counts = np.zeros(0, np.uint64)
 
@@ -40,16 +37,14 @@ class Extremes:
         rows = places + begin
         least = _VALUE_MASK - (min_words[places] & _VALUE_MASK)
         greatest = max_words[places] & _VALUE_MASK
-        with self._lock:
-            self._grow(begin + len(min_words))
-            self._least_ns[rows] = np.minimum(self._least_ns[rows], least)
-            self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
+        self._grow(begin + len(min_words))
+        self._least_ns[rows] = np.minimum(self._least_ns[rows], least)
+        self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
 
     def take(self, rows: int) -> tuple[Counts, Counts]:
         """Least and greatest RTT since they were last taken: (NO_LEAST_NS, 0) where there was none."""
-        with self._lock:
-            self._grow(rows)
-            taken = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
-            self._least_ns[:rows] = NO_LEAST_NS
-            self._greatest_ns[:rows] = 0
+        self._grow(rows)
+        taken = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
+        self._least_ns[:rows] = NO_LEAST_NS
+        self._greatest_ns[:rows] = 0
         return taken

@@ -21,6 +21,15 @@ BLOCK = 8
 _TRIES = 16
 
 
+def _widen(first: Numbers, end: Numbers, rows: Numbers, occupied: npt.NDArray[np.bool_]) -> None:
+    """Makes the runs of some rows as wide as their occupied buckets, (rows, buckets), need; none less wide."""
+    some = occupied.any(axis=1)
+    rows, occupied = rows[some], occupied[some]
+    lowest, behind = occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
+    first[rows] = np.where(first[rows] == end[rows], lowest, np.minimum(first[rows], lowest))
+    end[rows] = np.maximum(end[rows], behind)
+
+
 class Histograms:
     """One reader's account of the histograms; `runs` and `sum_ns` are good until the next reading.
 
@@ -51,19 +60,16 @@ class Histograms:
         outgrown = []
         for begin, histograms in self._array.windows(rows):
             short = self._read_changed(begin, histograms)
-            if len(short):
-                occupied = histograms["buckets"][short - begin] != 0
-                some = occupied.any(axis=1)
-                short, occupied = short[some], occupied[some]
-                lowest = occupied.argmax(axis=1)
-                first[short] = np.where(end[short] == first[short], lowest, np.minimum(first[short], lowest))
-                end[short] = np.maximum(end[short], self._buckets - occupied[:, ::-1].argmax(axis=1))
-                outgrown.append((begin, begin + len(histograms)))
             look(begin, histograms)
+            if len(short):
+                _widen(first, end, short, histograms["buckets"][short - begin] != 0)
+                outgrown.append((begin, begin + len(histograms)))
         if outgrown:
             self._lay_out(first, end)
         for begin, until in outgrown:
-            self._read_changed(begin, self._array.rows(begin, until))
+            histograms = self._array.rows(begin, until)
+            self._read_changed(begin, histograms)
+            look(begin, histograms)
 
     def _lay_out(self, first: Numbers, end: Numbers) -> None:
         """Makes runs as wide as these, or wider by less than a block."""

@@ -3,7 +3,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.attachments import Attachments
+from otel_epping.kernel.beside import beside
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.extremes import Counts, Extremes
 from otel_epping.kernel.flows import FlowTable
@@ -135,15 +135,14 @@ class Reader:
     def read(self) -> Reading:
         """What the program has counted up to now."""
         now_ns = self._now_ns()
-        with self._next_interval() as interval, ThreadPoolExecutor(1) as elsewhere:
+        with self._next_interval() as interval:
             rows = interval.rows
-            slots = self._slots.rows(0, rows).copy()
-            # Which is the kernel's work, for the most part: no Python has to wait for it.
-            counting = elsewhere.submit(self._counters.read, rows, EPOCH)
-            self._read_histograms(interval)
+            with beside(lambda: self._counters.read(rows, EPOCH)) as counting:  # half of the time each
+                self._read_histograms(interval)
+                slots = self._slots.rows(0, rows).copy()
+            least_ns, greatest_ns = self.extremes.take(rows)
         counters, active, flows = counting.result()
         self._read_created(slots, now_ns)
-        least_ns, greatest_ns = self.extremes.take(rows)
         names = dict(self._attachments.names)
         return Reading(
             time_ns=now_ns,

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs of buckets against whole histograms, in plain numpy; and fitting many at once against one at a time."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from readings import runs_of
+
+from otel_epping import histogram
+from otel_epping.kernel.extremes import Counts
+from otel_epping.kernel.runs import Runs, spans
+
+BUCKETS = 24
+# Zeros more often than not, at the ends and between; and counts beyond 32 bits, and beyond what a float holds exactly.
+COUNT = st.sampled_from([0, 0, 0, 1, 2, 2**32 - 1, 2**32, 2**53 + 1, 2**60])
+HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_size=8).map(
+    lambda rows: np.array(rows, np.uint64).reshape(-1, BUCKETS)
+)
+
+
+@st.composite
+def wider(draw: st.DrawFn, runs: Runs, least: int = 0) -> Runs:
+    """The same histograms in runs that are wider by some buckets, which are empty, from bucket `least` on."""
+    before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
+    behind = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
+    lengths = before + runs.lengths + behind
+    return runs.within(runs.first - before, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+
+@given(HISTOGRAMS)
+def test_runs_are_whole_histograms(dense: Counts) -> None:
+    runs = runs_of(dense)
+    assert (runs.dense(BUCKETS) == dense).all()
+    assert (runs.totals() == dense.sum(axis=1)).all()
+    for row, whole in enumerate(dense):
+        first, counts = runs.run(row)
+        assert (counts == whole[first : first + len(counts)]).all()
+        assert counts.sum() == whole.sum()
+
+
+@given(st.data(), HISTOGRAMS)
+def test_selected_rows_are_those_rows_in_their_order(data: st.DataObject, dense: Counts) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, len(dense) - 1))) if len(dense) else [], np.int64)
+    selected = runs_of(dense).select(rows)
+    assert (selected.dense(BUCKETS) == dense[rows]).all()
+    assert selected.starts[-1] == len(selected.counts)
+
+
+@given(st.data(), HISTOGRAMS, st.integers(0, 3))
+def test_wider_and_more_runs_hold_the_same(data: st.DataObject, dense: Counts, more: int) -> None:
+    runs = data.draw(wider(runs_of(dense), least=-4))
+    assert (runs.dense(BUCKETS + 3) == np.pad(dense, ((0, 0), (0, 3)))).all()
+    longer = runs.longer(len(dense) + more)
+    assert (longer.dense(BUCKETS + 3) == np.pad(dense, ((0, more), (0, 3)))).all()
+    assert (longer.totals()[len(dense) :] == 0).all()
+
+
+@given(st.data(), HISTOGRAMS)
+def test_rows_are_put_where_they_belong(data: st.DataObject, dense: Counts) -> None:
+    runs = data.draw(wider(runs_of(dense)))
+    other = runs._replace(counts=runs.counts + np.uint64(1))
+    rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=len(dense), max_size=len(dense))))
+    expected, new = runs.dense(BUCKETS + 3), other.dense(BUCKETS + 3)
+    expected[rows] = new[rows]
+    runs.put(rows, other)
+    assert (runs.dense(BUCKETS + 3) == expected).all()
+
+
+@given(st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 9))), st.integers(1, 8))
+def test_spans_are_ranges_one_after_the_other(parts: list[tuple[int, int]], step: int) -> None:
+    begins, lengths = np.array(parts, np.int64).reshape(-1, 2).T
+    found = spans(begins, lengths, step)
+    assert found.tolist() == [begin + step * i for begin, length in parts for i in range(length)]
+
+
+@given(st.data(), HISTOGRAMS, st.integers(-300, 300), st.integers(0, 6), st.integers(2, BUCKETS))
+def test_many_are_fitted_as_one_is(data: st.DataObject, dense: Counts, offset: int, scale: int, most: int) -> None:
+    fitted = histogram.fit_all(data.draw(wider(runs_of(dense), least=-4)), offset, scale, most)
+    assert fitted.starts[-1] == len(fitted.counts)
+    for row, counts in enumerate(dense):
+        found = fitted.counts[fitted.starts[row] : fitted.starts[row + 1]].tolist()
+        if counts.any():
+            one = histogram.fit(histogram.trim(counts, offset, scale), most)
+            assert (found, fitted.offset[row], fitted.scale[row]) == (one.counts.tolist(), one.offset, one.scale)
+        else:
+            assert found == []
