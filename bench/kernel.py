@@ -1,121 +1,257 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the kernel program costs a packet: `python -m bench.kernel [--beside NAME] [--json FILE]`.
+"""What the program costs a packet: BPF_PROG_TEST_RUN over mixes of packets.
 
-Each mix of packets goes by BPF_PROG_TEST_RUN through a program that does nothing, through ours with all methods, and
-through any other that is loaded (given by id or name: ePPing's, say), in turns, several times. The kernel takes the
-time of the runs alone. A flow's packets are alike, so none begins or ends an RTT, as most packets do in real traffic.
+Each mix goes through a program that does nothing, through ours with all methods, and through any others that are
+loaded, in turns, round by round; the kernel takes the time of the runs alone. *Net* is what is above the program that
+does nothing. Figures are medians over rounds.
 
-Net is what is above the program that does nothing. One flow finds all in the CPU's caches; many don't.
+- `repeated`: one packet, again and again, in a loop of the kernel's: all is in the caches, the branches are foreseen.
+  That is the cost of the instructions.
+- All other rows have a system call for each packet, after which caches and branch predictors know other things, as
+  they do behind a network stack. Those of one flow can be compared with those of many.
+- Packets of all mixes but the mixed one are alike in each flow, so none begins or ends an RTT. The mixed one
+  (mixed.py) is as real traffic: there some do.
+- Ours is measured at its defaults, and with room for as many flows as ePPing has (131,072; a million for the million).
+  Each mix finds a program of ours that is freshly loaded. Those beside it are as their owner left them.
+- The *bare* programs (lookup.py) look one key up, in an LRU hash or in a plain one, with the entries of the mix.
 """
 
-import argparse
-import ctypes
-import json
 import statistics
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.packets import MIXES, Frames, Mix, frames
+from bench import lookup, programs
+from bench.mixed import Mixed
+from bench.packets import ACK, DATA, DATA_BARE, UDP, Packets, rows_of
+from bench.programs import HOOKS, NULL, OURS, Contender
+from bench.report import Column, Result, Table, progress
+from bench.runs import Course, one_cpu
+from otel_epping.kernel import memory
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.replayer import CAPTURE, Runs
+from otel_epping.kernel.replayer import CAPTURE
 
-_SCHED_CLS = 3  # enum bpf_prog_type, linux/bpf.h
-# r0 = TC_ACT_UNSPEC (-1); exit
-_NOTHING = bytes.fromhex("b7000000ffffffff 9500000000000000")
-_ROUNDS = 7
-_REPEAT_ONE_FLOW = 200_000
-_REPEAT = 1
+ROOMY = "with room"
+LRU, HASH = "bare lru", "bare hash"
+MIXED = "mixed"
 
-NULL, OURS = "null", "otel-epping"
-
-
-def null_program() -> int:
-    """The descriptor of a program that does nothing."""
-    fd: int = ctypes.CDLL("libbpf.so.1").bpf_prog_load(_SCHED_CLS, b"null", b"GPL", _NOTHING, 2, None)
-    if fd < 0:
-        raise EppingError("the kernel refuses a program that does nothing: run as root")
-    return fd
+_ROUNDS = 5
+_LEAST_RUNS = 20_000
+_REPEATED = 200_000
+_MANY = 60_000
+_MILLION = 1_000_000
 
 
-def loaded_program(name: str) -> int:
-    """The descriptor of a program that is loaded already, by its id or its name. Raises EppingError for none."""
-    listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True).stdout
-    ids = {entry["id"] for entry in json.loads(listed) if name in (str(entry["id"]), entry.get("name"))}
-    if not ids:
-        raise EppingError(f"no program {name!r} is loaded: see bpftool prog list")
-    fd: int = ctypes.CDLL("libbpf.so.1").bpf_prog_get_fd_by_id(min(ids))
-    return fd
+@dataclass(frozen=True)
+class Mix:
+    """`flows` flows to `subnets` subnets, in packets of one form, or mixed; `repeated`: see above."""
+
+    form: str
+    flows: int
+    subnets: int
+    family: int = 4
+    repeated: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called in the table."""
+        return self.form + (", IPv6" if self.family == 6 else "") + (", repeated" if self.repeated else "")
+
+    @property
+    def room(self) -> KernelConfig | None:
+        """The configuration that gives it room; None where the default has enough."""
+        if self.flows < _MANY:
+            return None
+        return KernelConfig(max_flows=1 << (20 if self.flows > 1 << 17 else 17), max_subnets=1 << 16)
 
 
-class Subject:
-    """A program, and the packets of a mix, ready to run."""
+KNOWN = Mix(DATA, 1, 1, repeated=True)
+ONE, MANY = Mix(DATA, 1, 1), Mix(DATA, _MANY, 1_000)
+MIXED_MIXES = (Mix(MIXED, 1_000, 10), Mix(MIXED, 1_000, 1_000), Mix(MIXED, _MANY, 1_000))
+# What fills the table of ePPing, of 131,072 flows, comes last.
+MIXES = (
+    KNOWN,
+    ONE,
+    Mix(DATA, 1_000, 10),
+    Mix(DATA, 1_000, 1_000),
+    Mix(DATA, _MANY, 10),
+    MANY,
+    Mix(ACK, 1, 1, repeated=True),
+    Mix(ACK, _MANY, 1_000),
+    Mix(DATA_BARE, 1, 1, repeated=True),
+    Mix(DATA_BARE, _MANY, 1_000),
+    Mix(UDP, 1, 1, repeated=True),
+    Mix(UDP, _MANY, 1_000),
+    *MIXED_MIXES,
+    Mix(DATA, 1, 1, family=6, repeated=True),
+    Mix(DATA, _MANY, 1_000, family=6),
+    Mix(DATA, _MANY, 16_000),
+    Mix(DATA, _MILLION, 16_000),
+)
+TINY = (KNOWN, ONE, MANY, MIXED_MIXES[0])
 
-    def __init__(self, fd: int, packets: Frames) -> None:
-        self._rows, size = packets.shape
-        self._packets = packets  # kept: the kernel reads from there
-        self._runs = Runs(fd, self._rows)
-        self._runs.options["data_in"] = packets.ctypes.data + size * np.arange(self._rows)
-        self._runs.options["data_size_in"] = size
-        self._runs.options["repeat"] = _REPEAT_ONE_FLOW if self._rows == 1 else _REPEAT
-        self._runs.contexts["wire_len"] = size
 
-    def run(self) -> float:
-        """Mean ns of a run, of all packets once."""
-        self._runs.options["data_size_out"] = 0
-        self._runs.run(self._rows)
-        return float(self._runs.options["duration"].mean())
+@dataclass
+class Times:
+    """ns a packet of each contender, round by round; `ended`: the share of packets that ended an RTT of ours."""
+
+    mix: Mix
+    hook: str
+    gross: dict[str, list[float]] = field(default_factory=dict)
+    ended: float = 0.0
+
+    def gross_ns(self, name: str) -> float:
+        """Median of the rounds."""
+        return statistics.median(self.gross[name])
+
+    def net_ns(self, name: str) -> float:
+        """Above the program that does nothing: the median of the rounds' differences."""
+        return statistics.median(a - b for a, b in zip(self.gross[name], self.gross[NULL], strict=True))
+
+    @property
+    def ours(self) -> str:
+        """Which of ours is the one with enough room."""
+        return ROOMY if ROOMY in self.gross else OURS
+
+    def share(self, other: str) -> float | None:
+        """Our net as a share of that of another, if it took part."""
+        return self.net_ns(self.ours) / self.net_ns(other) if other in self.gross else None
 
 
-def measure(programs: dict[str, int], mix: Mix) -> dict[str, float]:
-    """Median over rounds of the mean ns a packet, for each program; in turns, and a first round that does not count."""
-    subjects = {name: Subject(fd, frames(mix)) for name, fd in programs.items()}
-    taken: dict[str, list[float]] = {name: [] for name in programs}
-    for number in range(_ROUNDS + 1):
-        for name, subject in subjects.items():
-            mean_ns = subject.run()
+def _stream(mix: Mix, hook: str, tiny: bool) -> Iterator[Packets]:
+    """Packets for round after round; those of the first don't count."""
+    least = 100 if tiny else _LEAST_RUNS
+    if mix.form == MIXED:
+        mixed = Mixed(mix.flows, mix.subnets)
+        yield mixed.one_of_each()
+        while True:
+            yield mixed.any(max(least, mix.flows))
+    out = hook == "egress"
+    flows, chance = np.arange(mix.flows), np.random.default_rng(1)
+
+    def in_some_order() -> Packets:
+        order = chance.permutation(flows if mix.repeated else np.tile(flows[:limit], -(-least // mix.flows)))
+        return Packets.alike(rows_of(mix.form, order, mix.subnets, out, mix.family), out)
+
+    limit = least if tiny else None
+    yield in_some_order()
+    # Another order than that in which they came first, and were given their places in the memory of a table.
+    packets = in_some_order()
+    while True:
+        yield packets
+
+
+def _measure(contenders: list[Contender], mix: Mix, hook: str, tiny: bool) -> Times:
+    """All rounds of one mix. The packets of a round are the same for all, in turns."""
+    times = Times(mix, hook)
+    repeat = (100 if tiny else _REPEATED) if mix.repeated else 1
+    rounds = 2 if tiny or mix.flows == _MILLION else _ROUNDS
+    same, courses = None, list[Course]()
+    for number, packets in zip(range(rounds + 1), _stream(mix, hook, tiny), strict=False):
+        if packets is not same:
+            same, courses = packets, [Course(contender, packets, repeat) for contender in contenders]
+        for contender, course in zip(contenders, courses, strict=True):
+            course.run()
             if number:
-                taken[name].append(mean_ns)
-    return {name: statistics.median(times) for name, times in taken.items()}
+                times.gross.setdefault(contender.name, []).append(course.mean_ns)
+    return times
 
 
-def line(mix: Mix, gross_ns: dict[str, float]) -> str:
-    """A row of the table: gross, net of each program, and our net as a share of the others'."""
-    net = {name: gross_ns[name] - gross_ns[NULL] for name in gross_ns if name != NULL}
-    cells = [f"{gross_ns[name]:7.0f} {net[name]:7.0f}" for name in net]
-    ratios = [f"{net[OURS] / net[name]:6.2f}" for name in net if name != OURS]
-    return f"{mix.form:24} {mix.flows:>7,} {mix.subnets:>8,} {gross_ns[NULL]:6.0f}  " + "  ".join(cells + ratios)
+def _ended(collector: Collector) -> int:
+    histograms = memory.Array("histograms", collector.program.maps["histograms"])
+    return int(histograms.first(histograms.length)["ended"].sum())
 
 
-def main() -> None:
-    """Measures all mixes, and prints as it goes."""
-    parser = argparse.ArgumentParser(prog="python -m bench.kernel", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--beside", action="append", default=[], help="id or name of a loaded program; several times")
-    parser.add_argument("--json", type=Path, help="also write the results there")
-    arguments = parser.parse_args()
-    results = []
-    try:
-        with Collector(KernelConfig()) as collector:
-            collector.attachments.register(CAPTURE)
-            programs = {NULL: null_program(), OURS: collector.program.entry_points["epping_egress"]}
-            programs |= {name: loaded_program(name) for name in arguments.beside}
-            names = [name for name in programs if name != NULL]
-            heads = [f"{name[:15]:>15}" for name in names] + [f"/{name[:5]}" for name in names if name != OURS]
-            print(f"{'ns a packet':24} {'flows':>7} {'subnets':>8} {'null':>6}  " + "  ".join(heads))
-            print(f"{'':48}  " + "  ".join("  gross     net" for _ in names))
-            for mix in MIXES:
-                gross_ns = measure(programs, mix)
-                print(line(mix, gross_ns), flush=True)
-                results.append({"form": mix.form, "flows": mix.flows, "subnets": mix.subnets, "gross_ns": gross_ns})
-    except EppingError as error:
-        sys.exit(f"bench.kernel: {error}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
+def _packets_seen(collector: Collector) -> int:
+    reading = collector.reader().read()
+    return sum(int(reading.interfaces[way]["packets"].sum()) for way in ("received", "transmitted"))
 
 
-if __name__ == "__main__":
-    main()
+def times_of(mix: Mix, hook: str, others: list[Contender], tiny: bool = False) -> Times:
+    """Measures a mix on a hook (the mixed one uses both), beside others; each mix has collectors of its own."""
+    configs = {OURS: KernelConfig()} | ({ROOMY: mix.room} if mix.room else {})
+    with ExitStack() as stack, ThreadPoolExecutor() as pool:
+        collectors = dict(zip(configs, pool.map(Collector, configs.values()), strict=True))
+        for collector in collectors.values():
+            stack.enter_context(collector).attachments.register(CAPTURE)
+        contenders = [programs.null(), *(programs.ours(each, name) for name, each in collectors.items())]
+        if mix.form == DATA and mix.family == 4 and not mix.repeated:
+            info = memory.map_info(list(collectors.values())[-1].program.maps["flows"].fd)
+            keys = rows_of(mix.form, np.arange(mix.flows), mix.subnets, hook == "egress")
+            for kind in ("lru", "hash"):
+                size = info["key_size"], info["value_size"], info["max_entries"]
+                contenders.append(lookup.bare(kind, *size, keys))
+        needed = set(HOOKS) if mix.form == MIXED else {hook}
+        contenders += [each for each in others if needed <= set(each.hooks)]
+        with one_cpu():
+            times = _measure(contenders, mix, hook, tiny)
+        ours = collectors[times.ours]
+        times.ended = _ended(ours) / _packets_seen(ours)
+    return times
+
+
+def _table(all_times: list[Times], others: list[Contender]) -> Table:
+    names = [NULL, OURS, ROOMY, LRU, HASH, *(other.name for other in others)]
+    columns = [Column("packets"), Column("flows", ",d"), Column("subnets", ",d"), Column("hook"), Column(NULL, ".0f")]
+    columns += [Column(name, ".0f") for name in names[1:]]
+    columns += [Column(f"/ {other.name}", ".2f") for other in others] + [Column("RTTs", ".1%")]
+    note = (
+        f"ns a packet: {NULL} gross, the others net of it; '/': our share, with room where there is such a figure. "
+        f"{OURS}: at its defaults, 65,536 flows and 16,384 subnets. RTTs: the share of packets that end one."
+    )
+    table = Table("What a packet costs in the kernel (BPF_PROG_TEST_RUN)", columns, note)
+    for times in all_times:
+        mix = times.mix
+        table.add(
+            mix.name, mix.flows, mix.subnets, times.hook, times.gross_ns(NULL),
+            *(times.net_ns(name) if name in times.gross else None for name in names[1:]),
+            *(times.share(other.name) for other in others), times.ended or None,
+        )  # fmt: skip
+    return table
+
+
+def _spread(all_times: list[Times]) -> Table:
+    """Of the gross times of all rounds."""
+    columns = [Column("packets"), Column("hook"), Column("program"), Column("least", ".0f"), Column("median", ".0f")]
+    table = Table("Gross ns a packet: spread over rounds", [*columns, Column("greatest", ".0f")], printed=False)
+    for times in all_times:
+        label = f"{times.mix.name} {times.mix.flows:,}/{times.mix.subnets:,}"
+        for name, rounds in times.gross.items():
+            table.add(label, times.hook, name, min(rounds), statistics.median(rounds), max(rounds))
+    return table
+
+
+def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float]:
+    """Those that goals are set for, of the worst hook."""
+    figures: dict[str, float] = {}
+    if others:
+        for name, mixes in (("kernel.known_share", [KNOWN]), ("kernel.mixed_share", MIXED_MIXES)):
+            shares = [times.share(others[0].name) for times in all_times if times.mix in mixes]
+            if measured := [share for share in shares if share]:
+                figures[name] = max(measured)
+    for hook in HOOKS:
+        one, many = (times for times in all_times if times.mix in (ONE, MANY) and times.hook == hook)
+        figures["kernel.growth_share"] = max(
+            figures.get("kernel.growth_share", 0), _growth(one, many, many.ours) / _growth(one, many, LRU)
+        )
+    return figures
+
+
+def _growth(one: Times, many: Times, name: str) -> float:
+    """What many flows cost as a multiple of what one costs."""
+    return many.net_ns(name) / one.net_ns(name if name in one.gross else one.ours)
+
+
+def run(others: list[Contender], tiny: bool = False) -> Result:
+    """Measures all mixes."""
+    measured = []
+    for mix in TINY if tiny else MIXES:
+        # The mixed one has packets of both directions; a million of each takes too long.
+        for hook in ["both"] if mix.form == MIXED else ["egress"] if mix.flows == _MILLION else HOOKS:
+            progress(f"kernel: {mix.name}, {mix.flows:,} flows, {mix.subnets:,} subnets, {hook}")
+            measured.append(times_of(mix, hook, others, tiny))
+    return Result([_table(measured, others), _spread(measured)], _figures(measured, others))
