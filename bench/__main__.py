@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import goals, kernel, programs
+from bench import agent, export, goals, kernel, live, memory, million, programs, readout, start, throughput
 from bench.programs import Contender
 from bench.report import Result, progress
 from otel_epping.kernel import requirements
@@ -27,15 +27,23 @@ from otel_epping.version import __version__
 
 BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "kernel": kernel.run,
+    "live": live.run,
+    "throughput": throughput.run,
+    "readout": readout.run,
+    "export": export.run,
+    "memory": memory.run,
+    "agent": agent.run,
+    "start": start.run,
+    "million": million.run,
 }
-# It takes minutes and gigabytes.
-_ONLY_IF_NAMED = ("million",)
+# It takes minutes and gigabytes, so it must be named.
+_APART = "million"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     names = ", ".join(BENCHMARKS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names}; all but {_ONLY_IF_NAMED[0]} if none")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names}; all but {_APART} if none")
     parser.add_argument("--beside", default="", help="ids or names of loaded programs, separated by commas")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
     parser.add_argument("--tiny", action="store_true", help="only see that it runs: the figures mean nothing")
@@ -66,7 +74,7 @@ def _run(arguments: argparse.Namespace) -> None:
     others = programs.beside([name.strip() for name in arguments.beside.split(",") if name.strip()])
     results: dict[str, Result] = {}
     seconds: dict[str, float] = {}
-    for name in arguments.names or [name for name in BENCHMARKS if name not in _ONLY_IF_NAMED]:
+    for name in arguments.names or [name for name in BENCHMARKS if name != _APART]:
         began = time.monotonic()
         progress(name)
         results[name] = BENCHMARKS[name](others, arguments.tiny)
@@ -77,6 +85,8 @@ def _run(arguments: argparse.Namespace) -> None:
     figures = {figure: value for result in results.values() for figure, value in result.figures.items()}
     summary = goals.summary(figures, bool(others))
     summary.note = ", ".join(f"{name} {value}" for name, value in machine.items())
+    if arguments.tiny:
+        summary.note = f"Tiny: the figures mean nothing. {summary.note}"
     summary.show()
     if arguments.json:
         everything = {

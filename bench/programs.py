@@ -55,8 +55,8 @@ def load(name: str, instructions: bytes) -> int:
 
 
 def null() -> Contender:
-    """A program that does nothing."""
-    return Contender(NULL, dict.fromkeys(HOOKS, load(NULL, _NOTHING)))
+    """A program that does nothing, one for each hook."""
+    return Contender(NULL, {hook: load(NULL, _NOTHING) for hook in HOOKS})
 
 
 def ours(collector: Collector, name: str = OURS) -> Contender:
@@ -83,6 +83,8 @@ def beside(asked: Sequence[str]) -> list[Contender]:
         name = str(found[0].get("name") or wanted)
         hooks = [hook for hook in HOOKS if hook in name] or list(HOOKS)
         pair = re.sub("_*(ingress|egress)", "", name) or name
+        if pair in (NULL, OURS):
+            pair = f"{pair} {found[0]['id']}"
         pairs.setdefault(pair, {}).update(dict.fromkeys(hooks, fd))
     return [Contender(name, hooks) for name, hooks in pairs.items()]
 
@@ -119,22 +121,24 @@ def _info(fd: int, info: Any) -> None:
     check(int(_library.bpf_obj_get_info_by_fd(fd, ctypes.c_void_p(info.ctypes.data), ctypes.byref(size))), "ask")
 
 
-def attached_programs(ifindex: int, hook: str) -> list[int]:
-    """Descriptors of the programs on a hook of an interface (of the namespace we are in)."""
+def attached_program(ifindex: int, hook: str) -> int | None:
+    """The id of the first program on a hook of an interface (of the namespace we are in), if there is one."""
     ids, count = (ctypes.c_uint32 * 64)(), ctypes.c_uint32(64)
     check(_library.bpf_prog_query(ifindex, HOOKS[hook], 0, None, ids, ctypes.byref(count)), "ask for programs")
-    return [check(int(_library.bpf_prog_get_fd_by_id(id)), "open a program") for id in ids[: count.value]]
+    return ids[0] if count.value else None
 
 
-def maps_of(program_fd: int) -> dict[str, int]:
+def maps_of(program_id: int) -> dict[str, int]:
     """Descriptors of the maps of a program, by the first 15 letters of their names."""
+    fd = check(int(_library.bpf_prog_get_fd_by_id(program_id)), f"open the program {program_id}")
     ids = np.zeros(64, np.uint32)
     program = np.zeros(1, _PROG_INFO)
     program["maps"], program["map_ids"] = len(ids), ids.ctypes.data
-    _info(program_fd, program)
+    _info(fd, program)
+    os.close(fd)
     maps = {}
     for id in ids[: program["maps"][0]].tolist():
-        fd = check(int(_library.bpf_map_get_fd_by_id(id)), "open a map")
+        fd = check(int(_library.bpf_map_get_fd_by_id(id)), f"open the map {id}")
         entry = np.zeros(1, _MAP_INFO)
         _info(fd, entry)
         maps[entry["name"][0].decode()] = fd
