@@ -36,7 +36,7 @@ def _next_export(agent: Agent, receiver: Blackhole, interval_s: float) -> None:
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """One agent, idle, with a thousand subnets, and with ten thousand. Nobody is beside."""
-    sizes, interval_s, intervals = ((50,), 1.0, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
+    sizes, interval_s, intervals = ((50,), 0.5, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
     columns = [Column("active subnets", ",d"), Column("user, % of a core", ".2f"), Column("system", ".2f")]
     columns += [Column("both", ".2f"), Column("resident MB", ".1f"), Column("peak MB", ".1f")]
     table = Table(f"The agent, every {interval_s:g} s", [*columns, Column("bytes an export", ",d")])

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts joined by a pair of virtual Ethernet devices; what is measured is attached to `b0`, the near one's."""
+"""Two hosts joined by a pair of virtual Ethernet devices, and packets between them by the thousand.
+
+What is measured is attached to `b0`, the near host's interface.
+"""
 
 import ctypes
 import socket
@@ -9,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
+from bench.packets import Rows
 from otel_epping.lab.namespaces import LabError, Namespace
 
 INTERFACE, FAR_INTERFACE = "b0", "b1"
@@ -89,7 +94,9 @@ class Burst:
     )
     _VECTOR = np.dtype([("base", np.uint64), ("length", np.uint64)])
 
-    def __init__(self, sender: socket.socket, rows: np.ndarray, sizes: np.ndarray | int, names: bytes = b"") -> None:
+    def __init__(
+        self, sender: socket.socket, rows: Rows, sizes: npt.NDArray[np.uint32] | int, names: bytes = b""
+    ) -> None:
         self._sender, self._rows, self._names = sender, rows, np.frombuffer(names, np.uint8)
         count = len(rows)
         self._vectors = np.zeros(count, self._VECTOR)

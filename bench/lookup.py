@@ -6,6 +6,7 @@ shows how much of what many flows cost is owed to the memory of the machine.
 """
 
 import ctypes
+import os
 import struct
 
 from bench import programs
@@ -13,7 +14,9 @@ from bench.packets import FLOW_BYTES, Rows
 from bench.programs import Contender
 from otel_epping.kernel import libbpf
 
-_TYPES = {"hash": 1, "lru": 9}  # enum bpf_map_type, linux/bpf.h
+LRU, HASH = "bare lru", "bare hash"
+
+_TYPES = {HASH: 1, LRU: 9}  # enum bpf_map_type, linux/bpf.h
 _LOAD_BYTES, _LOOKUP = 26, 1  # enum bpf_func_id: skb_load_bytes, map_lookup_elem
 _MAP_FD = 1  # BPF_PSEUDO_MAP_FD
 _FRAME_POINTER = 10
@@ -48,7 +51,7 @@ def _program(table: int, key_size: int) -> bytes:
 
 
 def bare(kind: str, key_size: int, value_size: int, room: int, packets: Rows) -> Contender:
-    """The program with a table (`hash` or `lru`) with `room` places, in which are the flows of these packets: IPv4."""
+    """The program with a table, LRU or HASH, with `room` places, in which are the flows of these packets: IPv4."""
     create = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_map_create
     fd = programs.check(
         int(create(_TYPES[kind], b"bare", key_size, value_size, room, None)), f"make a table of {room} places"
@@ -56,5 +59,6 @@ def bare(kind: str, key_size: int, value_size: int, room: int, packets: Rows) ->
     padding, value = bytes(key_size - (FLOW_BYTES.stop - FLOW_BYTES.start)), bytes(value_size)
     for row in packets[:, FLOW_BYTES]:
         libbpf.map_update(fd, row.tobytes() + padding, value)
-    name = f"bare {kind}"
-    return Contender(name, dict.fromkeys(programs.HOOKS, programs.load("bare", _program(fd, key_size))))
+    program = programs.load("bare", _program(fd, key_size))
+    os.close(fd)  # the program keeps it
+    return Contender(f"bare {kind}", dict.fromkeys(programs.HOOKS, program))

@@ -40,6 +40,11 @@ class Contender:
     name: str
     hooks: dict[str, int]
 
+    def close(self) -> None:
+        """Lets go of it."""
+        for fd in set(self.hooks.values()):
+            os.close(fd)
+
 
 def check(result: int, what: str) -> int:
     """What a call of libbpf returned. Raises EppingError if that is a failure."""

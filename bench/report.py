@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as RichTable
 
-_WIDTH = 132
+_WIDTH = 160
 
 Cell = str | int | float | None
 
@@ -49,7 +49,7 @@ class Table:
             padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
         )  # fmt: skip
         for index, column in enumerate(self.columns):
-            table.add_column(column.name, justify="right" if index else "left", no_wrap=not column.name.islower())
+            table.add_column(column.name, justify="right" if index else "left", no_wrap=True)
         for row in self.rows:
             table.add_row(*map(_text, row, self.columns))
         console = Console(width=_WIDTH, highlight=False, markup=False)
