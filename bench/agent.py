@@ -11,7 +11,7 @@ import time
 
 from bench import crowd
 from bench.agents import Agent
-from bench.blackhole import Blackhole, blackhole
+from bench.blackhole import blackhole
 from bench.crowd import Crowd
 from bench.hosts import Hosts
 from bench.programs import Contender
@@ -21,17 +21,6 @@ from otel_epping.kernel.config import KernelConfig
 _SIZES = (1_000, 10_000)
 _INTERVAL_S, _INTERVALS = 10.0, 3
 _START_S = 30.0
-# Requests of one export come no further apart than this share of the interval.
-_PAUSE = 0.15
-
-
-def _next_export(agent: Agent, receiver: Blackhole, interval_s: float) -> None:
-    """Waits until an export begins, and until it is over."""
-    seen = len(receiver.sizes)
-    agent.wait_until(lambda: len(receiver.sizes) > seen, _START_S + interval_s, "an export", 0.05)
-    while len(receiver.sizes) > seen:
-        seen = len(receiver.sizes)
-        time.sleep(interval_s * _PAUSE)
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
@@ -50,22 +39,21 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         people = Crowd(hosts)
         progress("agent: idle")
         agent.wait_until(agent.program, _START_S, "it watches")
-        _next_export(agent, receiver, interval_s)
+        agent.next_export(receiver, interval_s)
         table.add(0, None, None, None, agent.memory_mb(), agent.memory_mb("VmHWM"), None)
         for subnets in sizes:
             progress(f"agent: {subnets:,} subnets")
             crowd.settle(agent, people, subnets, layouts, KernelConfig.scale)
-            _next_export(agent, receiver, interval_s)
+            agent.next_export(receiver, interval_s)
             before, began = agent.cpu_s(), time.monotonic()
-            receiver.sizes.clear()
+            sent = 0
             for _ in range(intervals):
                 people.speak(subnets - 1)
-                _next_export(agent, receiver, interval_s)
+                sent += agent.next_export(receiver, interval_s)
             took = time.monotonic() - began
             user, system = (100 * (now - then) / took for now, then in zip(agent.cpu_s(), before, strict=True))
             memory_mb = agent.memory_mb()
-            sent = sum(receiver.sizes) // intervals
-            table.add(subnets, user, system, user + system, memory_mb, agent.memory_mb("VmHWM"), sent)
+            table.add(subnets, user, system, user + system, memory_mb, agent.memory_mb("VmHWM"), sent // intervals)
             figures |= {f"agent.{subnets}_percent": user + system, f"agent.{subnets}_mb": memory_mb}
         agent.stop()
     return Result([table], figures)

@@ -12,9 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import programs
+from bench.blackhole import Blackhole
 from bench.hosts import INTERFACE, Hosts
 from otel_epping.kernel.errors import EppingError
 
+_FIRST_S = 30.0
+# Requests of one export come no further apart than this share of the interval.
+_PAUSE = 0.15
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -56,6 +60,15 @@ class Agent:
             if time.monotonic() > deadline:
                 raise EppingError(f"the agent: not within {timeout_s:.0f} s: {what}", self.log)
             time.sleep(every_s)
+
+    def next_export(self, receiver: Blackhole, interval_s: float) -> int:
+        """Waits for an export and until it is over; how many bytes it had."""
+        seen = first = len(receiver.sizes)
+        self.wait_until(lambda: len(receiver.sizes) > first, _FIRST_S + interval_s, "an export", 0.05)
+        while len(receiver.sizes) > seen:
+            seen = len(receiver.sizes)
+            time.sleep(interval_s * _PAUSE)
+        return sum(receiver.sizes[first:seen])
 
     def program(self) -> int | None:
         """The id of its program, once it is attached to both hooks."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from bench.packets import DATA, Fields, Packets, put, rows_of
+from bench.packets import DATA, PAYLOAD, Fields, Packets, put, rows_of
 from bench.programs import OURS, Contender
 from bench.runs import Course
 from otel_epping.kernel import buckets, libbpf
@@ -31,6 +31,8 @@ _VALUE_BITS = 36
 _AT_ONCE = 20_000
 # At scale 4, the default; at another, as wide in time.
 _OCCUPIED, _MEAN = 40, 48
+# In the middle of each histogram, roughly: RTTs of crowd.py are of that size, and don't make it wider.
+_TYPICAL_NS = 4_000_000
 
 
 def room_for(subnets: int, scale: int = KernelConfig.scale) -> KernelConfig:
@@ -64,6 +66,8 @@ def exchange(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterato
         rows = rows_of(DATA, numbers, servers, egress)
         put(rows, fields.tsval, 1000 + turn)
         put(rows, fields.tsecr, 1000 + turn - egress)
+        put(rows, fields.sequence, 1 + PAYLOAD * turn)
+        put(rows, fields.acknowledgement, 1 + PAYLOAD * (turn + (not egress)))
         yield Packets.alike(rows, egress)
 
 
@@ -91,7 +95,8 @@ def _fill(histograms: Records, scale: int, interval: int, chance: np.random.Gene
     count, rows = buckets.bucket_count(scale), len(histograms)
     occupied = max(1, (_OCCUPIED << scale) >> KernelConfig.scale)
     edges_ns = np.array([buckets.edge_ns(buckets.first_index(scale) + i, scale) for i in range(count + 1)], np.uint64)
-    first = chance.integers(count // 4, count - occupied, rows)
+    typical = buckets.index_of(_TYPICAL_NS, scale) - buckets.first_index(scale)
+    first = typical - chance.integers(occupied // 4, occupied - occupied // 4, rows)
     columns = first[:, None] + np.arange(occupied)
     shape = np.exp(-(((np.arange(occupied) - occupied / 3) / (occupied / 4)) ** 2))
     mean = _MEAN * _OCCUPIED / occupied

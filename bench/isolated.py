@@ -56,7 +56,7 @@ def spending() -> Iterator[Spent]:
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     yield spent
     spent.cpu_s, spent.wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    spent.peak_mb = _status_mb("VmHWM") - before_mb
+    spent.peak_mb = max(0.0, _status_mb("VmHWM") - before_mb)  # the kernel's account is some pages out
 
 
 def peak_of_children_mb() -> float:
