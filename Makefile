@@ -31,8 +31,8 @@ fuzz: root setup ## 2 million broken packets through the program, judged by a mo
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
 	PYTHONPATH=tests $(BIN)/python -m pressure
 
-bench: root setup ## what a packet costs in the kernel; BESIDE=NAME: beside that loaded program
-	$(BIN)/python -m bench.kernel $(addprefix --beside ,$(BESIDE))
+bench: root setup ## all benchmarks, or ONLY=NAME; BESIDE=NAME|ID,...: loaded programs beside ours; JSON=FILE
+	$(BIN)/python -m bench $(ONLY) $(addprefix --beside ,$(BESIDE)) $(addprefix --json ,$(JSON))
 
 lint: setup ## check style, types and formatting
 	$(BIN)/ruff check

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic mixes for the kernel program: many flows between many subnets, all packets of one form."""
+"""Packets by the thousand, as arrays: one client subnet, and flows from there to servers in many subnets.
+
+A packet is a row: Ethernet, IP, and TCP, UDP or ICMP. Checksums are left out, for nobody looks at them.
+"""
 
 import struct
 from dataclasses import dataclass
@@ -7,69 +10,107 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Frames = npt.NDArray[np.uint8]
+Rows = npt.NDArray[np.uint8]
+Numbers = npt.NDArray[np.int64]
 
-_ETHERNET = bytes(12)
-_TIMESTAMPS = bytes.fromhex("0101080a") + struct.pack("!II", 1000, 5)
-_PAYLOAD = bytes(100)
-_TCP, _UDP = 6, 17
-_ACK, _PUSH_ACK = 0x10, 0x18
+DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO = "TCP data", "TCP ACK", "TCP data, no timestamps", "bare ACK", "UDP", "ICMP"
+PAYLOAD = 100
+
+# Addresses and ports of IPv4, which name a flow.
+FLOW_BYTES = slice(26, 38)
+
+_ETHERNET = 14
+_PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_BARE: 6, ACK_BARE: 6, UDP: 17, ECHO: 1}}
+_PROTOCOLS[6] = _PROTOCOLS[4] | {ECHO: 58}
+_CLIENT = {4: bytes((10, 0, 0, 1)), 6: bytes.fromhex("20010db80001") + bytes(9) + b"\x01"}
+# The first server subnet, of 2^20 that follow: a /24, or a /48.
+_SERVERS = {4: bytes((16, 0, 0, 1)), 6: bytes.fromhex("200110000000") + bytes(9) + b"\x01"}
+_SERVER_PORT = {DATA: 443, ACK: 443, DATA_BARE: 443, ACK_BARE: 443, UDP: 443}
+_FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
+
+
+def _transport(form: str) -> bytes:
+    """What follows the IP header, with zeros where flows and packets differ."""
+    if form == UDP:  # of QUIC, in the middle of a connection: a short header (RFC 9000 section 17.3)
+        return struct.pack("!HHHH", 0, 0, 8 + PAYLOAD, 0) + b"\x40".ljust(PAYLOAD, b"\0")
+    if form == ECHO:
+        return struct.pack("!BBHHH", 0, 0, 0, 0, 0) + bytes(56)
+    options = bytes.fromhex("0101080a") + bytes(8) if form in (DATA, ACK) else b""
+    data = form in (DATA, DATA_BARE)
+    flags = 0x18 if data else 0x10
+    head = struct.pack("!HHIIBBHHH", 0, 0, 1, 1, (20 + len(options)) << 2, flags, 500, 0, 0)
+    return head + options + bytes(PAYLOAD if data else 0)
+
+
+def _frame(form: str, family: int, source: bytes, destination: bytes) -> bytes:
+    transport, protocol = _transport(form), _PROTOCOLS[family][form]
+    if family == 4:
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(transport), 0, 0, 64, protocol, 0)
+        return bytes(12) + b"\x08\x00" + head + source + destination + transport
+    head = struct.pack("!IHBB", 6 << 28, len(transport), protocol, 64)
+    return bytes(12) + b"\x86\xdd" + head + source + destination + transport
 
 
 @dataclass(frozen=True)
-class Mix:
-    """`flows` flows of one form of packet, whose servers are in `subnets` subnets."""
+class Fields:
+    """Where the fields of a form are: offsets in a frame."""
 
-    form: str
-    flows: int
-    subnets: int
+    network: int
+    transport: int
 
+    @staticmethod
+    def of(family: int) -> "Fields":
+        """Those of an IP version."""
+        return Fields(_ETHERNET, _ETHERNET + (20 if family == 4 else 40))
 
-MIXES = (
-    Mix("TCP data", 1, 1),
-    Mix("TCP data", 1_000, 10),
-    Mix("TCP data", 60_000, 1_000),
-    Mix("TCP data", 60_000, 16_000),
-    Mix("TCP ACK", 1, 1),
-    Mix("TCP ACK", 60_000, 1_000),
-    Mix("TCP data, no timestamps", 1, 1),
-    Mix("TCP data, no timestamps", 60_000, 1_000),
-    Mix("TCP data, IPv6", 1, 1),
-    Mix("TCP data, IPv6", 60_000, 1_000),
-    Mix("UDP", 1, 1),
-    Mix("UDP", 60_000, 1_000),
-)
+    sequence = property(lambda self: self.transport + 4)
+    acknowledgement = property(lambda self: self.transport + 8)
+    tsval = property(lambda self: self.transport + 24)
+    tsecr = property(lambda self: self.transport + 28)
 
 
-def _tcp(flags: int, options: bytes) -> bytes:
-    return struct.pack("!HHIIBBHHH", 0, 443, 1, 1, (20 + len(options)) << 2, flags, 500, 0, 0) + options
+def put(rows: Rows, offset: int, values: Numbers | int, size: int = 4) -> None:
+    """Writes a number into each row, in network byte order."""
+    wide = np.broadcast_to(np.asarray(values, ">u8"), len(rows)).copy().view(np.uint8).reshape(-1, 8)
+    rows[:, offset : offset + size] = wide[:, 8 - size :]
 
 
-def frames(mix: Mix) -> Frames:
-    """A frame for each flow: (flows, bytes). Checksums are left out, for nobody looks at them."""
-    if mix.form == "UDP":
-        protocol, transport = _UDP, struct.pack("!HHHH", 0, 6000, 8 + len(_PAYLOAD), 0) + _PAYLOAD
-    elif mix.form == "TCP ACK":
-        protocol, transport = _TCP, _tcp(_ACK, _TIMESTAMPS)
+def rows_of(form: str, flows: Numbers, subnets: int, egress: bool, family: int = 4) -> Rows:
+    """A packet of each of these flows, which are numbers: sent by the client if `egress`, else by the server.
+
+    The servers are in `subnets` subnets, and a flow's number says in which.
+    """
+    source, destination = (_CLIENT, _SERVERS) if egress else (_SERVERS, _CLIENT)
+    frame = _frame(form, family, source[family], destination[family])
+    rows = np.tile(np.frombuffer(frame, np.uint8), (len(flows), 1))
+    fields = Fields.of(family)
+    bytes_of_address = 4 if family == 4 else 16
+    server = fields.transport - bytes_of_address * (1 if egress else 2)
+    subnet, nth = flows % subnets, flows // subnets
+    if family == 4:
+        put(rows, server, (int.from_bytes(_SERVERS[4], "big") & ~0xFF) + (subnet << 8) + 1 + nth % _HOSTS)
     else:
-        options = b"" if "no timestamps" in mix.form else _TIMESTAMPS
-        protocol, transport = _TCP, _tcp(_PUSH_ACK, options) + _PAYLOAD
-    if "IPv6" in mix.form:
-        source, destination = bytes.fromhex("20010db80001") + bytes(10), bytes.fromhex("20010db90000") + bytes(10)
-        network = struct.pack("!IHBB", 6 << 28, len(transport), protocol, 64) + source + destination
-        ethertype, subnet_at, host_at = 0x86DD, 14 + 24 + 4, 14 + 24 + 12
-    else:
-        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(transport), 0, 0, 64, protocol, 0)
-        network = head + bytes((10, 0, 0, 1)) + bytes((11, 0, 0, 1))
-        ethertype, subnet_at, host_at = 0x0800, 14 + 16 + 1, 14 + 16 + 3
-    frame = _ETHERNET + struct.pack("!H", ethertype) + network + transport
-    rows = np.tile(np.frombuffer(frame, np.uint8), (mix.flows, 1))
-    number = np.arange(mix.flows)
-    # Flows in an order without pattern, as packets come; each subnet's have ports, and then hosts, of their own.
-    np.random.default_rng(1).shuffle(number)
-    subnet, flow = number % mix.subnets, number // mix.subnets
-    rows[:, subnet_at], rows[:, subnet_at + 1] = subnet >> 8, subnet & 0xFF
-    rows[:, host_at] = 1 + flow % 250
-    port_at = 14 + len(network)
-    rows[:, port_at], rows[:, port_at + 1] = 0x80 | flow >> 8 & 0x7F, flow & 0xFF
+        put(rows, server + 2, int.from_bytes(_SERVERS[6][2:6], "big") + subnet)
+        put(rows, server + 15, 1 + nth % _HOSTS, 1)
+    port = _FIRST_PORT + nth % _PORTS
+    if form == ECHO:
+        put(rows, fields.transport + 4, port, 2)
+        return rows
+    put(rows, fields.transport + (0 if egress else 2), port, 2)
+    put(rows, fields.transport + (2 if egress else 0), _SERVER_PORT[form], 2)
     return rows
+
+
+@dataclass(frozen=True)
+class Packets:
+    """Packets in an order: frames, their lengths, and whether they go out."""
+
+    rows: Rows
+    sizes: npt.NDArray[np.uint32]
+    egress: npt.NDArray[np.bool_]
+
+    @staticmethod
+    def alike(rows: Rows, egress: bool) -> "Packets":
+        """Packets of one form that all go one way."""
+        count, size = rows.shape
+        return Packets(rows, np.full(count, size, np.uint32), np.full(count, egress))

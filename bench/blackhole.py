@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A receiver of OTLP over gRPC that looks at nothing: a process of its own, for whose work nobody else is charged.
+
+On standard output it says its port, and then for each request how many bytes it had.
+"""
+
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
+
+from otel_epping.lab.namespaces import Namespace, start
+
+_SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+
+
+class Blackhole:
+    """The running receiver: `endpoint` is for an exporter, `sizes` what came so far, in bytes without compression."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout
+        self.endpoint = f"http://127.0.0.1:{int(process.stdout.readline())}"
+        self.sizes: list[int] = []
+        threading.Thread(target=lambda: self.sizes.extend(map(int, process.stdout or ())), daemon=True).start()
+
+
+@contextmanager
+def blackhole(namespace: Namespace | None = None) -> Iterator[Blackhole]:
+    """A receiver for the time of the body, on 127.0.0.1 of a namespace."""
+    process = (namespace.popen if namespace else start)(
+        [sys.executable, "-m", "bench.blackhole"], stdout=subprocess.PIPE
+    )
+    try:
+        yield Blackhole(process)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def main() -> None:
+    """Receives until it is killed."""
+    answer = ExportMetricsServiceResponse().SerializeToString()
+
+    def export(body: bytes, _: grpc.ServicerContext) -> bytes:
+        print(len(body), flush=True)
+        return answer
+
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
+    server = grpc.server(ThreadPoolExecutor(1))
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(port, flush=True)
+    server.wait_for_termination()
+
+
+if __name__ == "__main__":
+    main()

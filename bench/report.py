@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a benchmark has to say: tables for people, and figures by name, which goals.py holds against the goals."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table as RichTable
+
+_WIDTH = 160
+
+Cell = str | int | float | None
+
+
+class Column(NamedTuple):
+    """A column's heading, and how its numbers are printed (as in format())."""
+
+    name: str
+    format: str = ""
+
+
+@dataclass
+class Table:
+    """Rows of cells, one for each column; None is printed as nothing. Only the JSON has one that isn't `printed`."""
+
+    title: str
+    columns: list[Column]
+    note: str = ""
+    printed: bool = True
+    rows: list[tuple[Cell, ...]] = field(default_factory=list)
+
+    def add(self, *cells: Cell) -> None:
+        """One more row."""
+        assert len(cells) == len(self.columns), (cells, self.columns)
+        self.rows.append(cells)
+
+    def as_json(self) -> dict[str, Any]:
+        """Title, note, and a dictionary for each row."""
+        names = [column.name for column in self.columns]
+        rows = [dict(zip(names, row, strict=True)) for row in self.rows]
+        return {"title": self.title, "note": self.note, "rows": rows}
+
+    def show(self) -> None:
+        """Prints it."""
+        table = RichTable(
+            title=self.title, caption=self.note or None, box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
+            padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
+        )  # fmt: skip
+        for index, column in enumerate(self.columns):
+            table.add_column(column.name, justify="right" if index else "left", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*map(_text, row, self.columns))
+        console = Console(width=_WIDTH, highlight=False, markup=False)
+        console.print(table)
+        console.print()
+
+
+def _text(cell: Cell, column: Column) -> str:
+    if cell is None:
+        return ""
+    return cell if isinstance(cell, str) else format(cell, column.format)
+
+
+@dataclass
+class Result:
+    """Of one benchmark. `figures` are those that goals are set for, by the names that goals.py knows."""
+
+    tables: list[Table]
+    figures: dict[str, float] = field(default_factory=dict)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything."""
+        return {"tables": [table.as_json() for table in self.tables], "figures": self.figures}
+
+
+def progress(text: str) -> None:
+    """Says on standard error what is being done."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every benchmark still runs: the real ones, by their command, with as little of everything as there can be."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command import environment
+
+from bench import goals, programs
+from bench.__main__ import BENCHMARKS
+from bench.mixes import MIXED
+from otel_epping.lab.namespaces import start
+
+# Those that take as long as all the others.
+HALF = ["agent", "live", "memory", "start"]
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """One run to its end, from another thread: the processes die with it."""
+    process = start(
+        [sys.executable, "-m", "bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment({}),
+        cwd=Path(__file__).parents[1],
+    )
+    stdout, stderr = process.communicate()
+    assert "Traceback" not in stderr, stderr
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def id_of(program_fd: int) -> str:
+    return Path(f"/proc/self/fdinfo/{program_fd}").read_text().split("prog_id:")[1].split()[0]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """All benchmarks, beside a program of somebody else that is on both hooks, half of them at a time."""
+    theirs = programs.null()
+    folder = tmp_path_factory.mktemp("bench")
+
+    def run(names: list[str]) -> Any:
+        file = folder / f"{names[0]}.json"
+        result = bench(*names, "--tiny", "--beside", id_of(theirs.hooks["egress"]), "--json", str(file))
+        assert result.returncode == 0, result.stderr
+        assert all(goal.what in result.stdout for goal in goals.GOALS)
+        return json.loads(file.read_text())["benchmarks"]
+
+    others = [name for name in BENCHMARKS if name not in HALF]
+    with ThreadPoolExecutor() as pool:
+        halves = list(pool.map(run, (HALF, others)))
+    theirs.close()
+    return halves[0] | halves[1]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_measures(everything: Any, name: str) -> None:
+    result = everything[name]
+    assert all(table["rows"] for table in result["tables"])
+    numbers = [cell for table in result["tables"] for row in table["rows"] for cell in row.values()]
+    assert any(isinstance(cell, float) and cell > 0 for cell in numbers)
+
+
+def test_mixed_packets_end_round_trip_times(everything: Any) -> None:
+    rows = everything["kernel"]["tables"][1]["rows"]
+    assert all((row["RTTs"] or 0) > 0 for row in rows if row["packets"] == MIXED)
+    assert {row["packets"] for row in rows} > {MIXED}
+
+
+def test_a_figure_is_held_against_its_goal() -> None:
+    least = goals.GOALS[0]
+    assert least.beside
+    for figures, beside, word in (
+        ({least.figure: 0.29}, True, goals.HOLDS),
+        ({least.figure: 0.31}, True, goals.FAILS),
+        ({}, True, goals.NOT_MEASURED),
+        ({}, False, goals.NEEDS_BESIDE),
+    ):
+        assert goals.verdict(least, figures, beside)[2] == word
+
+
+def test_what_cannot_be_run_is_one_line() -> None:
+    result = bench("memory", "--beside", "nobody")
+    assert result.returncode == 1
+    assert result.stderr == "bench: no program 'nobody' is loaded: see bpftool prog list\n"
+    result = bench("everything")
+    assert result.returncode == 2
+    assert "there is no benchmark 'everything': choose among kernel, live" in result.stderr.splitlines()[-1]
