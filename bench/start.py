@@ -14,6 +14,7 @@ Medians of several starts. All files are in the page cache.
 
 import statistics
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ class _Watch:
 
     def __init__(self, agent: Agent, hosts: Hosts, like: Map) -> None:
         self._agent, self._crowd, self._like = agent, Crowd(hosts), like
-        self._children = Path(f"/proc/{agent.process.pid}/task/{agent.process.pid}/children")
+        self._threads = Path(f"/proc/{agent.process.pid}/task")
         # That of an interface is by its index, or a few behind it: bpf/maps.h.
         self._rows = (hosts.ifindex + 8) * possible_cpus()
         self._counters: filled.Records | None = None
@@ -53,7 +54,10 @@ class _Watch:
     def __call__(self) -> bool:
         """Whether a packet was counted."""
         self._crowd.speak(1)
-        if self._children.read_text():
+        has_children = False
+        with suppress(OSError):  # of a thread that ends meanwhile
+            has_children = any(children.read_text() for children in self._threads.glob("*/children"))
+        if has_children:
             self._note("loader")
         elif "loader" in self.seen_s:
             self._note("loaded")

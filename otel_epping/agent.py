@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Mapping
 
 from otel_epping.kernel import interfaces
+from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
-from otel_epping.sdk import Pipelines, exporter_classes
 from otel_epping.stop import Stop
 
 _log = logging.getLogger("otel_epping")
@@ -73,10 +73,14 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
     """
     for name in roles:
         interfaces.find(name)
-    exporter_classes()  # what is wrong with the variables is told before half a second of compiling
     stop = Stop("stopped at once; the last interval may not have been delivered")
     delivery = Delivery()
-    with Collector(config) as collector:
+    with beside(lambda: Collector(config)) as loading:
+        # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
+        from otel_epping.sdk import Pipelines, exporter_classes
+
+        exporter_classes()
+    with loading.result() as collector:
         pipelines = Pipelines(collector, interval_s, delivery)
         for name, role in roles.items():
             collector.attachments.attach(name, role)

@@ -15,6 +15,9 @@ from otel_epping.kernel.errors import EppingError
 
 _MIB = 2**20
 _LOOPBACK = 1
+# What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
+_AGENT_BYTES = 90 * _MIB
+_AGENT_BYTES_A_SUBNET = 2048
 _PER_CPU = ("traffic", "interface_counters", "pairs", "flow_drafts")
 
 
@@ -50,10 +53,11 @@ def _memory(collector: Collector) -> str:
     sizes = collector.kernel_bytes
     per_cpu = sum(sizes[name] for name in _PER_CPU) / possible_cpus()
     total = sum(sizes.values())
+    agent = _AGENT_BYTES + _AGENT_BYTES_A_SUBNET * collector.config.max_subnets
     return (
         f"{total / _MIB:.1f} MiB in the kernel for {collector.config.max_subnets} subnets at scale "
         f"{collector.config.scale} and {collector.config.max_flows} flows; {per_cpu / _MIB:.1f} MiB of it for each of "
-        f"{possible_cpus()} CPUs"
+        f"{possible_cpus()} CPUs; at most {agent / _MIB:.0f} MiB in the agent, with so many subnets active"
     )
 
 
