@@ -61,4 +61,4 @@ def bare(kind: str, key_size: int, value_size: int, room: int, packets: Rows) ->
         libbpf.map_update(fd, row.tobytes() + padding, value)
     program = programs.load("bare", _program(fd, key_size))
     os.close(fd)  # the program keeps it
-    return Contender(f"bare {kind}", dict.fromkeys(programs.HOOKS, program))
+    return Contender(kind, dict.fromkeys(programs.HOOKS, program))

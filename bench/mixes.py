@@ -66,7 +66,7 @@ MIXES = (
     Mix(DATA, _MANY, 16_000),
     Mix(DATA, MILLION, 16_000),
 )
-TINY = (MANY, MIXED_MIXES[0])
+TINY = (ONE, MANY, MIXED_MIXES[0])
 
 
 def stream(mix: Mix, hook: str, tiny: bool) -> Iterator[Packets]:

@@ -116,6 +116,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
                     traffic, name, statistics.median(rates), statistics.median(mbits),
                     loss, "" if loss is None else quartiles, net,
                 )  # fmt: skip
-            if others:
-                figures[f"throughput.{traffic.lower()}_share"] = _loss(turns, OURS) / _loss(turns, others[0].name)
+            if others and (theirs := _loss(turns, others[0].name)) > 0:
+                figures[f"throughput.{traffic.lower()}_share"] = _loss(turns, OURS) / theirs
     return Result([table], figures)

@@ -13,11 +13,17 @@ from command import environment
 
 from bench import goals, programs
 from bench.__main__ import BENCHMARKS
+from bench.kernel_report import ROOMY
+from bench.lookup import LRU
 from bench.mixes import MIXED
 from otel_epping.lab.namespaces import start
 
 # Those that take as long as all the others.
 HALF = ["agent", "live", "memory", "start"]
+
+BESIDE = "somebody"
+# Reads the clock five times (bpf_ktime_get_ns), so that it takes longer than nothing; r0 = TC_ACT_UNSPEC; exit.
+SLOW = 5 * bytes.fromhex("8500000005000000") + bytes.fromhex("b7000000ffffffff 9500000000000000")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -41,12 +47,12 @@ def id_of(program_fd: int) -> str:
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All benchmarks, beside a program of somebody else that is on both hooks, half of them at a time."""
-    theirs = programs.null()
+    theirs = programs.Contender(BESIDE, {"both": programs.load(BESIDE, SLOW)})
     folder = tmp_path_factory.mktemp("bench")
 
     def run(names: list[str]) -> Any:
         file = folder / f"{names[0]}.json"
-        result = bench(*names, "--tiny", "--beside", id_of(theirs.hooks["egress"]), "--json", str(file))
+        result = bench(*names, "--tiny", "--beside", id_of(theirs.hooks["both"]), "--json", str(file))
         assert result.returncode == 0, result.stderr
         assert all(goal.what in result.stdout for goal in goals.GOALS)
         return json.loads(file.read_text())["benchmarks"]
@@ -64,6 +70,14 @@ def test_a_benchmark_measures(everything: Any, name: str) -> None:
     assert all(table["rows"] for table in result["tables"])
     numbers = [cell for table in result["tables"] for row in table["rows"] for cell in row.values()]
     assert any(isinstance(cell, float) and cell > 0 for cell in numbers)
+
+
+def test_a_packet_is_measured_by_all_programs(everything: Any) -> None:
+    gross, net, _ = everything["kernel"]["tables"]
+    for table, name in ((gross, programs.NULL), (gross, BESIDE), (net, programs.OURS), (net, ROOMY), (net, LRU)):
+        assert any(row[name] for row in table["rows"]), name
+    assert everything["kernel"]["figures"]["kernel.growth_share"] > 0
+    assert everything["kernel"]["figures"]["kernel.mixed_share"]
 
 
 def test_mixed_packets_end_round_trip_times(everything: Any) -> None:
