@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from readings import dense
 from recorder import Conversation
 from testrun import EXTERNAL, Bench
 
@@ -53,7 +54,7 @@ def talks(bench: Bench, count: int) -> tuple[list[Conversation], list[int]]:
 
 
 def whole(bench: Bench, reading: Reading) -> Counts:
-    return reading.buckets.dense(buckets.bucket_count(bench.config.scale))
+    return dense(reading.buckets, buckets.bucket_count(bench.config.scale))
 
 
 def check(bench: Bench, reading: Reading) -> None:
@@ -205,10 +206,10 @@ def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every:
         rows = ledger.rows()
         for part in np.array_split(rows, 4):
             if chance.random() < 0.6:
-                for row, counts in zip(part.tolist(), ledger.pending(part).buckets.dense(415), strict=True):
+                for row, counts in zip(part.tolist(), dense(ledger.pending(part).buckets, 415), strict=True):
                     told[row] = told.get(row, np.zeros(415, np.uint64)) + counts
                 ledger.acknowledge(part)
-        pending = ledger.pending(np.array(slots)).buckets.dense(415)
+        pending = dense(ledger.pending(np.array(slots)).buckets, 415)
         for slot, counts in zip(slots, pending, strict=True):
             assert (told.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
 
