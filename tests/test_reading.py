@@ -169,6 +169,26 @@ def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch
     assert not later
 
 
+def test_a_row_that_outgrows_its_run_while_it_is_widened_is_read_again(
+    every: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conversation,), _ = talks(every, 1)
+    reader = every.collector.reader()
+    reader.read()
+    conversation.record([100 * MS])
+    later = [5000 * MS, LEAST]
+    lay_out = Histograms._lay_out
+
+    def lay_out_slowly(*arguments: Any) -> None:
+        lay_out(*arguments)
+        if later:
+            conversation.record([later.pop()])
+
+    monkeypatch.setattr(Histograms, "_lay_out", lay_out_slowly)
+    check(every, reader.read())
+    assert not later
+
+
 def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> None:
     conversations, slots = talks(every, 4)
     reader = every.collector.reader()
@@ -182,13 +202,15 @@ def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> No
 
     thread = threading.Thread(target=record)
     thread.start()
-    first = last = reader.read().buckets.totals()[slots]
-    for _ in range(100):
-        totals = reader.read().buckets.totals()[slots]
-        assert (totals >= last).all()
-        last = totals
-    enough.set()
-    thread.join()
+    try:
+        first = last = reader.read().buckets.totals()[slots]
+        for _ in range(100):
+            totals = reader.read().buckets.totals()[slots]
+            assert (totals >= last).all()
+            last = totals
+    finally:
+        enough.set()
+        thread.join()
     assert (last > first).all(), "nothing was counted meanwhile"
     check(every, reader.read())
 
