@@ -15,9 +15,19 @@ def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
     return np.stack(ways, 1)
 
 
+def dense(runs: Runs, buckets: int) -> Counts:
+    """All buckets of all rows: (rows, buckets)."""
+    found = np.zeros((len(runs.first), buckets), np.uint64)
+    for row, (whole, first) in enumerate(zip(found, runs.first.tolist(), strict=True)):
+        counts = runs.counts[runs.starts[row] : runs.starts[row + 1]]
+        assert not counts[: max(0, -first)].any(), "counts in front of bucket 0"
+        whole[max(0, first) : first + len(counts)] = counts[max(0, -first) :]
+    return found
+
+
 def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
     """All buckets of a row."""
-    return np.asarray(reading.buckets.select(np.array([row])).dense(buckets)[0])
+    return np.asarray(dense(reading.buckets.select(np.array([row])), buckets)[0])
 
 
 def runs_of(dense: Counts) -> Runs:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from readings import runs_of
+from readings import dense, runs_of
 
 from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
 from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
@@ -125,7 +125,7 @@ def hear(told: Told, ledger: Ledger, row: int) -> None:
     pending = ledger.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
     assert told.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
-    buckets = pending.buckets.dense(BUCKETS)[0]
+    buckets = dense(pending.buckets, BUCKETS)[0]
     assert (buckets < 2**40).all(), "a negative count"
     assert (pending.counters < 2**40).all(), "a negative count"
     told.buckets += buckets
@@ -157,7 +157,7 @@ def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step
                 ledger.acknowledge(part)
         every = np.arange(len(kernel.created_ns))
         pending = ledger.pending(every)
-        buckets = pending.buckets.dense(BUCKETS)
+        buckets = dense(pending.buckets, BUCKETS)
         for row in every.tolist():
             told = receiver.get(row, Told())
             assert (told.buckets + buckets[row] == kernel.buckets[row]).all()
@@ -224,7 +224,7 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
         rows = ledger.rows()
         assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
         pending = ledger.pending(rows)
-        assert (pending.buckets.dense(BUCKETS) == kernel.buckets[rows]).all()
+        assert (dense(pending.buckets, BUCKETS) == kernel.buckets[rows]).all()
         assert (pending.sum_ns == kernel.sum_ns[rows]).all()
         assert (pending.counters == kernel.counters[rows]).all()
         assert (ledger.pending_interfaces() == kernel.interfaces).all()
@@ -266,7 +266,7 @@ def delivered(ledger: Ledger, kernel: Kernel, told: Told, row: int = 1) -> list[
     if row in rows:
         pending = ledger.pending(np.array([row]))
         if pending.buckets.counts.any():
-            told.buckets += pending.buckets.dense(BUCKETS)[0]
+            told.buckets += dense(pending.buckets, BUCKETS)[0]
             told.sum_ns += int(pending.sum_ns[0])
             told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
             told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
@@ -283,7 +283,7 @@ def row() -> tuple[Kernel, Ledger, Told]:
 
 
 def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, Ledger, Told]) -> None:
-    """Histograms are read before counters: an RTT counted in between is in the next reading, its packet in this one."""
+    """Histograms are read beside counters: an RTT counted meanwhile may be in the next reading, its packet in this."""
     kernel, ledger, told = row
     kernel.packet(1, 100)
     assert delivered(ledger, kernel, told) == [1]
@@ -291,6 +291,17 @@ def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kerne
     assert delivered(ledger, kernel, told) == [1]
     assert int(told.buckets.sum()) == 1
     assert told.sum_ns == told.least_ns == told.greatest_ns == 5_000
+
+
+def test_an_rtt_read_before_its_packet_is_told_and_the_packet_by_the_next_point(
+    row: tuple[Kernel, Ledger, Told],
+) -> None:
+    kernel, ledger, told = row
+    kernel.rtt(1, 5_000)
+    assert delivered(ledger, kernel, told) == [1]
+    kernel.packet(1, 100)
+    assert delivered(ledger, kernel, told) == [1]
+    assert (int(told.buckets.sum()), told.sum_ns, int(told.counters.sum())) == (1, 5_000, 100)
 
 
 def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(row: tuple[Kernel, Ledger, Told]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from readings import dense
 from recorder import Conversation
 from testrun import EXTERNAL, Bench
 
@@ -53,7 +54,7 @@ def talks(bench: Bench, count: int) -> tuple[list[Conversation], list[int]]:
 
 
 def whole(bench: Bench, reading: Reading) -> Counts:
-    return reading.buckets.dense(buckets.bucket_count(bench.config.scale))
+    return dense(reading.buckets, buckets.bucket_count(bench.config.scale))
 
 
 def check(bench: Bench, reading: Reading) -> None:
@@ -168,6 +169,26 @@ def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch
     assert not later
 
 
+def test_a_row_that_outgrows_its_run_while_it_is_widened_is_read_again(
+    every: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conversation,), _ = talks(every, 1)
+    reader = every.collector.reader()
+    reader.read()
+    conversation.record([100 * MS])
+    later = [5000 * MS, LEAST]
+    lay_out = Histograms._lay_out
+
+    def lay_out_slowly(*arguments: Any) -> None:
+        lay_out(*arguments)
+        if later:
+            conversation.record([later.pop()])
+
+    monkeypatch.setattr(Histograms, "_lay_out", lay_out_slowly)
+    check(every, reader.read())
+    assert not later
+
+
 def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> None:
     conversations, slots = talks(every, 4)
     reader = every.collector.reader()
@@ -181,13 +202,15 @@ def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> No
 
     thread = threading.Thread(target=record)
     thread.start()
-    first = last = reader.read().buckets.totals()[slots]
-    for _ in range(100):
-        totals = reader.read().buckets.totals()[slots]
-        assert (totals >= last).all()
-        last = totals
-    enough.set()
-    thread.join()
+    try:
+        first = last = reader.read().buckets.totals()[slots]
+        for _ in range(100):
+            totals = reader.read().buckets.totals()[slots]
+            assert (totals >= last).all()
+            last = totals
+    finally:
+        enough.set()
+        thread.join()
     assert (last > first).all(), "nothing was counted meanwhile"
     check(every, reader.read())
 
@@ -205,10 +228,10 @@ def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every:
         rows = ledger.rows()
         for part in np.array_split(rows, 4):
             if chance.random() < 0.6:
-                for row, counts in zip(part.tolist(), ledger.pending(part).buckets.dense(415), strict=True):
+                for row, counts in zip(part.tolist(), dense(ledger.pending(part).buckets, 415), strict=True):
                     told[row] = told.get(row, np.zeros(415, np.uint64)) + counts
                 ledger.acknowledge(part)
-        pending = ledger.pending(np.array(slots)).buckets.dense(415)
+        pending = dense(ledger.pending(np.array(slots)).buckets, 415)
         for slot, counts in zip(slots, pending, strict=True):
             assert (told.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
 

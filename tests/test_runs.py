@@ -4,7 +4,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from readings import runs_of
+from readings import dense, runs_of
 
 from otel_epping import histogram
 from otel_epping.kernel.extremes import Counts
@@ -28,42 +28,42 @@ def wider(draw: st.DrawFn, runs: Runs, least: int = 0) -> Runs:
 
 
 @given(HISTOGRAMS)
-def test_runs_are_whole_histograms(dense: Counts) -> None:
-    runs = runs_of(dense)
-    assert (runs.dense(BUCKETS) == dense).all()
-    assert (runs.totals() == dense.sum(axis=1)).all()
-    for row, whole in enumerate(dense):
+def test_runs_are_whole_histograms(whole: Counts) -> None:
+    runs = runs_of(whole)
+    assert (dense(runs, BUCKETS) == whole).all()
+    assert (runs.totals() == whole.sum(axis=1)).all()
+    for row, buckets in enumerate(whole):
         first, counts = runs.run(row)
-        assert (counts == whole[first : first + len(counts)]).all()
-        assert counts.sum() == whole.sum()
+        assert (counts == buckets[first : first + len(counts)]).all()
+        assert counts.sum() == buckets.sum()
 
 
 @given(st.data(), HISTOGRAMS)
-def test_selected_rows_are_those_rows_in_their_order(data: st.DataObject, dense: Counts) -> None:
-    rows = np.array(data.draw(st.lists(st.integers(0, len(dense) - 1))) if len(dense) else [], np.int64)
-    selected = runs_of(dense).select(rows)
-    assert (selected.dense(BUCKETS) == dense[rows]).all()
+def test_selected_rows_are_those_rows_in_their_order(data: st.DataObject, whole: Counts) -> None:
+    rows = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1))) if len(whole) else [], np.int64)
+    selected = runs_of(whole).select(rows)
+    assert (dense(selected, BUCKETS) == whole[rows]).all()
     assert selected.starts[-1] == len(selected.counts)
 
 
 @given(st.data(), HISTOGRAMS, st.integers(0, 3))
-def test_wider_and_more_runs_hold_the_same(data: st.DataObject, dense: Counts, more: int) -> None:
-    runs = data.draw(wider(runs_of(dense), least=-4))
-    assert (runs.dense(BUCKETS + 3) == np.pad(dense, ((0, 0), (0, 3)))).all()
-    longer = runs.longer(len(dense) + more)
-    assert (longer.dense(BUCKETS + 3) == np.pad(dense, ((0, more), (0, 3)))).all()
-    assert (longer.totals()[len(dense) :] == 0).all()
+def test_wider_and_more_runs_hold_the_same(data: st.DataObject, whole: Counts, more: int) -> None:
+    runs = data.draw(wider(runs_of(whole), least=-4))
+    assert (dense(runs, BUCKETS + 3) == np.pad(whole, ((0, 0), (0, 3)))).all()
+    longer = runs.longer(len(whole) + more)
+    assert (dense(longer, BUCKETS + 3) == np.pad(whole, ((0, more), (0, 3)))).all()
+    assert (longer.totals()[len(whole) :] == 0).all()
 
 
 @given(st.data(), HISTOGRAMS)
-def test_rows_are_put_where_they_belong(data: st.DataObject, dense: Counts) -> None:
-    runs = data.draw(wider(runs_of(dense)))
+def test_rows_are_put_where_they_belong(data: st.DataObject, whole: Counts) -> None:
+    runs = data.draw(wider(runs_of(whole)))
     other = runs._replace(counts=runs.counts + np.uint64(1))
-    rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=len(dense), max_size=len(dense))))
-    expected, new = runs.dense(BUCKETS + 3), other.dense(BUCKETS + 3)
+    rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole))))
+    expected, new = dense(runs, BUCKETS + 3), dense(other, BUCKETS + 3)
     expected[rows] = new[rows]
     runs.put(rows, other)
-    assert (runs.dense(BUCKETS + 3) == expected).all()
+    assert (dense(runs, BUCKETS + 3) == expected).all()
 
 
 @given(st.lists(st.tuples(st.integers(-100, 100), st.integers(0, 9))), st.integers(1, 8))
@@ -74,10 +74,10 @@ def test_spans_are_ranges_one_after_the_other(parts: list[tuple[int, int]], step
 
 
 @given(st.data(), HISTOGRAMS, st.integers(-300, 300), st.integers(0, 6), st.integers(2, BUCKETS))
-def test_many_are_fitted_as_one_is(data: st.DataObject, dense: Counts, offset: int, scale: int, most: int) -> None:
-    fitted = histogram.fit_all(data.draw(wider(runs_of(dense), least=-4)), offset, scale, most)
+def test_many_are_fitted_as_one_is(data: st.DataObject, whole: Counts, offset: int, scale: int, most: int) -> None:
+    fitted = histogram.fit_all(data.draw(wider(runs_of(whole), least=-4)), offset, scale, most)
     assert fitted.starts[-1] == len(fitted.counts)
-    for row, counts in enumerate(dense):
+    for row, counts in enumerate(whole):
         found = fitted.counts[fitted.starts[row] : fitted.starts[row + 1]].tolist()
         if counts.any():
             one = histogram.fit(histogram.trim(counts, offset, scale), most)

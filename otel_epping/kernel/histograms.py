@@ -18,7 +18,9 @@ from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of, sums
 
 # Buckets are read in blocks of so many: half a cache line. One by one takes twice as long.
 BLOCK = 8
+# How often a row is read while RTTs are counted into it, and one that outgrew its run while it outgrows the wider one.
 _TRIES = 16
+_PASSES = 4
 
 
 def _widen(first: Numbers, end: Numbers, rows: Numbers, occupied: npt.NDArray[np.bool_]) -> None:
@@ -55,24 +57,24 @@ class Histograms:
         self.runs = self.runs.longer(rows)
         self.sum_ns = longer(self.sum_ns, rows)
         self._ended = longer(self._ended, rows)
-        first = self.runs.first.copy()
-        end = first + self.runs.lengths
-        outgrown = []
-        for begin, histograms in self._array.windows(rows):
-            short = self._read_changed(begin, histograms)
-            look(begin, histograms)
-            if len(short):
-                _widen(first, end, short, histograms["buckets"][short - begin] != 0)
-                outgrown.append((begin, begin + len(histograms)))
-        if outgrown:
+        windows = self._array.windows(rows)
+        for _ in range(_PASSES):
+            first = self.runs.first.copy()
+            end = first + self.runs.lengths
+            outgrown = []
+            for begin, histograms in windows:
+                short = self._read_changed(begin, histograms)
+                look(begin, histograms)
+                if len(short):
+                    _widen(first, end, short, histograms["buckets"][short - begin] != 0)
+                    outgrown.append((begin, begin + len(histograms)))
+            if not outgrown:
+                break
             self._lay_out(first, end)
-        for begin, until in outgrown:
-            histograms = self._array.rows(begin, until)
-            self._read_changed(begin, histograms)
-            look(begin, histograms)
+            windows = ((begin, self._array.rows(begin, until)) for begin, until in outgrown)
 
     def _lay_out(self, first: Numbers, end: Numbers) -> None:
-        """Makes runs as wide as these, or wider by less than a block."""
+        """Makes runs as wide as these, or wider by less than a block. What is new in them is yet to be read."""
         lengths = -(-(end - first) // BLOCK) * BLOCK
         self.runs = self.runs.within(np.minimum(first, self._buckets - lengths), starts_of(lengths))
 

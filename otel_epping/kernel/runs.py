@@ -73,12 +73,12 @@ class Runs(NamedTuple):
 
     def select(self, rows: Numbers) -> "Runs":
         """Some rows, in this order, as a copy."""
-        lengths = self.lengths[rows]
+        lengths = self.starts[rows + 1] - self.starts[rows]
         return Runs(self.first[rows], starts_of(lengths), self.counts[spans(self.starts[rows], lengths)])
 
     def put(self, rows: Numbers, other: "Runs") -> None:
         """Overwrites some rows with those of another that has the same runs."""
-        places = spans(self.starts[rows], self.lengths[rows])
+        places = spans(self.starts[rows], self.starts[rows + 1] - self.starts[rows])
         self.counts[places] = other.counts[places]
 
     def within(self, first: Numbers, starts: Numbers) -> "Runs":
@@ -93,12 +93,3 @@ class Runs(NamedTuple):
         counts = np.zeros(starts[-1], np.uint64)
         counts[known] = self.counts
         return Runs(first, starts, counts)
-
-    def dense(self, buckets: int) -> Counts:
-        """All buckets of all rows: (rows, buckets). For few rows."""
-        lengths = self.lengths
-        bucket = spans(self.first, lengths)
-        inside = bucket >= 0
-        dense = np.zeros((len(self.first), buckets), np.uint64)
-        dense[np.repeat(np.arange(len(lengths)), lengths)[inside], bucket[inside]] = self.counts[inside]
-        return dense
