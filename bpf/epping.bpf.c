@@ -116,7 +116,8 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 #if EVENTS
     watch_packet(&seen, kind);
 #endif
-    record_rtts(&seen);
+    if (unlikely(seen.ended[0].asked_ns))
+        record_rtts(&seen);
 #if EVENTS
     watch_end(&seen);
 #endif

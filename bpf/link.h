@@ -51,8 +51,8 @@ static __always_inline u64 opaque(u64 number)
  * is left of a length that the verifier doesn't know: with a number or a pointer that it knows, it would follow all
  * that comes after once for every stack of headers there can be.
  */
-static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u32 *bytes, u32 *end,
-                                                  u8 *version)
+static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u64 *bytes, u64 *end,
+                                                  u64 *version)
 {
     u32 length = skb->len, left = opaque(length) - *bytes;
 

@@ -18,16 +18,16 @@ static __always_inline struct address map_v4(__be32 address)
     return (struct address){.half = {0, __cpu_to_be64(0x0000ffff00000000ULL | __be32_to_cpu(address))}};
 }
 
-static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u32 limit, struct packet *packet, u32 *rest)
+static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 limit, struct packet *packet, u64 *rest)
 {
     struct iphdr *ip = take(cursor, sizeof(*ip));
 
     if (unlikely(!ip || ip->version != 4 || ip->ihl < 5))
         return KIND_MALFORMED;
 
-    u32 header = ip->ihl * 4;
+    u64 header = ip->ihl * 4;
     /* 0: an aggregate of more than 64 kB, too long for the field (BIG TCP); the kernel's iph_totlen() does the same. */
-    u32 total = __be16_to_cpu(ip->tot_len) ?: limit;
+    u64 total = __be16_to_cpu(ip->tot_len) ?: limit;
 
     if (unlikely(total < header || total > limit || !take(cursor, header - sizeof(*ip))))
         return KIND_MALFORMED;
@@ -47,7 +47,7 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u32 li
  * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. Reads by an offset that
  * the verifier doesn't know, as skip_tags() does and for the same reason.
  */
-static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u32 *rest)
+static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u64 *rest)
 {
     u32 length = skb->len, left = opaque(length) - packet->headers;
 
@@ -82,8 +82,8 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
     return KIND_MALFORMED;
 }
 
-static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct cursor *cursor, u32 limit,
-                                                   struct packet *packet, u32 *rest)
+static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct cursor *cursor, u64 limit,
+                                                   struct packet *packet, u64 *rest)
 {
     struct ipv6hdr *ip = take(cursor, sizeof(*ip));
 
@@ -91,7 +91,7 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
         return KIND_MALFORMED;
 
     /* 0: a jumbogram or an aggregate of more than 64 kB (RFC 2675). */
-    u32 left = __be16_to_cpu(ip->payload_len) ?: limit - sizeof(*ip);
+    u64 left = __be16_to_cpu(ip->payload_len) ?: limit - sizeof(*ip);
 
     if (unlikely(left + sizeof(*ip) > limit))
         return KIND_MALFORMED;

@@ -29,8 +29,8 @@ struct packet {
 };
 
 /*
- * How a branch mostly goes, in real traffic (a packet of a known TCP flow that neither begins nor ends anything). What
- * it then runs through stands in one piece: between two packets the CPU's caches forget code, too.
+ * How a branch mostly goes in real traffic: at a packet of a known TCP flow that neither begins nor ends anything.
+ * LLVM's BPF backend leaves blocks where they are, but for the likely way it runs fewer instructions: 656 and not 685.
  */
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)
@@ -55,7 +55,7 @@ static __always_inline void *take(struct cursor *cursor, u64 size)
  * Bytes on the wire, link header included: wire_len counts the headers of all segments of an skb on its way out
  * (qdisc_pkt_len_init()), and what a capture left off; but on its way in it lacks the link header.
  */
-static __always_inline u32 wire_length(struct __sk_buff *skb)
+static __always_inline u64 wire_length(struct __sk_buff *skb)
 {
     return skb->wire_len > skb->len ? skb->wire_len : skb->len;
 }

@@ -14,11 +14,11 @@
 /* More than all that link.h and tunnel.h go past. */
 #define MAX_LINK_BYTES 512
 
-static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 link_header, struct packet *packet)
+static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
-    u32 end = wire_length(skb);
-    u8 version;
+    u64 length = wire_length(skb), end = length;
+    u64 version;
 
     if (likely(link_header)) {
         struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
@@ -57,7 +57,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
         return KIND_MALFORMED;
     packet->headers = link;
 
-    u32 limit = wire_length(skb) - link, rest = 0;
+    u64 limit = length - link, rest = 0;
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
@@ -87,7 +87,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u32 
  * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
  * are pulled there, once, which moves bytes but changes none.
  */
-static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u32 link_header, struct packet *packet)
+static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
 

@@ -34,7 +34,7 @@
  * an offset it knows at each step, the verifier needs hundreds of instructions, not a million. As a rule the timestamp
  * stands behind two NOPs, at the third byte.
  */
-static __always_inline void parse_timestamp(u8 *options, u32 length, void *end, struct packet *packet)
+static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, struct packet *packet)
 {
     const __be32 *words = (void *)options;
     u8 skip = 0;
@@ -69,14 +69,14 @@ static __always_inline void parse_timestamp(u8 *options, u32 length, void *end, 
     }
 }
 
-static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 rest, struct packet *packet)
+static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 rest, struct packet *packet)
 {
     struct tcphdr *tcp = take(cursor, sizeof(*tcp));
 
     if (unlikely(!tcp || tcp->doff < 5))
         return KIND_MALFORMED;
 
-    u32 header = tcp->doff * 4;
+    u64 header = tcp->doff * 4;
 
     if (unlikely(header > rest || cursor->at + (header - sizeof(*tcp)) > cursor->end))
         return KIND_MALFORMED;
@@ -98,7 +98,7 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u32 res
  * drivers put the headers into the linear part of an skb, and the payload into pages (eth_get_headlen()). Only what
  * belongs to the IP packet (`rest`): what follows it is padding.
  */
-static __always_inline void parse_udp(struct __sk_buff *skb, u32 rest, struct packet *packet)
+static __always_inline void parse_udp(struct __sk_buff *skb, u64 rest, struct packet *packet)
 {
     struct {
         struct udphdr udp;
@@ -118,7 +118,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, u32 rest, struct pa
     packet->udp_head = start.head;
 }
 
-static __always_inline void parse_icmp(struct __sk_buff *skb, u32 rest, struct packet *packet)
+static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct packet *packet)
 {
     /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4). */
     struct {

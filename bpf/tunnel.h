@@ -92,7 +92,7 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
 }
 
 /* Where the inner network header begins, and its version; both as they are if there is no tunnel. */
-static __always_inline void enter_tunnel(struct __sk_buff *skb, u32 *bytes, u8 *version)
+static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
     /* One way in for the verifier, and one way on from the outer headers. */
     u32 offset = *bytes = opaque(*bytes);
