@@ -86,7 +86,9 @@ def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float
     """Those that goals are set for, of the worst hook."""
     figures: dict[str, float] = {}
     if others:
-        for name, mixes in (("kernel.known_share", [KNOWN]), ("kernel.mixed_share", MIXED_MIXES)):
+        named = {"kernel.known_share": [KNOWN]}
+        named |= {f"kernel.mixed_{mix.flows}_{mix.subnets}_share": [mix] for mix in MIXED_MIXES}
+        for name, mixes in named.items():
             shares = [times.share(others[0].name) for times in all_times if times.mix in mixes]
             if measured := [share for share in shares if share]:
                 figures[name] = max(measured)
