@@ -77,7 +77,7 @@ def test_a_packet_is_measured_by_all_programs(everything: Any) -> None:
     for table, name in ((gross, programs.NULL), (gross, BESIDE), (net, programs.OURS), (net, ROOMY), (net, LRU)):
         assert any(row[name] for row in table["rows"]), name
     assert everything["kernel"]["figures"]["kernel.growth_share"] > 0
-    assert everything["kernel"]["figures"]["kernel.mixed_share"]
+    assert any(name.startswith("kernel.mixed_") for name in everything["kernel"]["figures"])
 
 
 def test_mixed_packets_end_round_trip_times(everything: Any) -> None:
