@@ -57,8 +57,8 @@ ATTRIBUTES = {
     "`not_begun`: as many waited already as can be remembered; "
     "`expired`: no reply within the maximum age; `superseded`: a later one was answered first; `repeated`: it was sent "
     "again, so that nobody can tell which one was answered.",
-    INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not be "
-    "attached to, which the log explains.",
+    INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
+    "be attached to, which the log explains.",
     FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
     FLOW_CLOSING: "`fin`: from both ends; `rst`; `silence`: 5 minutes of it, or it had to make room for other flows.",
     OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",

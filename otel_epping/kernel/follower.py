@@ -7,7 +7,7 @@ compared with what is to be watched: so it doesn't matter which messages came in
 
 import errno
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from otel_epping.kernel import rtnetlink
 from otel_epping.kernel.attachments import UNKNOWN_INTERFACE, Attachments
@@ -67,12 +67,17 @@ class Follower:
 
     def follow(self) -> None:
         """Takes in what has changed."""
+        messages = list(self._changes.read())
+        if None in messages:  # some were left out, and those that are there are older than what we see now
+            self._look_anew()
+            self._leave_cut()
+        else:
+            self._take_in(filter(None, messages))
+        self._settle(strict=False)
+
+    def _take_in(self, messages: Iterable[tuple[int, bytes]]) -> None:
         before, routes_changed = dict(self._links), False
-        for message in self._changes.read():
-            if message is None:
-                self._look_anew()
-                continue
-            kind, body = message
+        for kind, body in messages:
             if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
                 routes_changed |= rtnetlink.default_route_of(body) is not None
             elif kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
@@ -85,12 +90,18 @@ class Follower:
         # The routes of an interface that goes down, or away, vanish without a message of their own.
         if self._selection.by_route and (routes_changed or self._links != before):
             self._default_routes = rtnetlink.default_routes()
-        self._settle(strict=False)
 
     def _look_anew(self) -> None:
         self._links = {link.ifindex: link for link in rtnetlink.links()}
         if self._selection.by_route:
             self._default_routes = rtnetlink.default_routes()
+
+    def _leave_cut(self) -> None:
+        """Leaves what the kernel has cut: the interface is another one, though its index and name are the same."""
+        state = self._attachments.state()
+        for ifindex, (interface, _) in list(self._watched.items()):
+            if not state[interface.name]:
+                self._leave(ifindex, "it is gone")
 
     def _leave(self, ifindex: int, why: str) -> None:
         self._given_up.pop(ifindex, None)
