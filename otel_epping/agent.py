@@ -3,9 +3,9 @@
 
 import logging
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
-from otel_epping.kernel import interfaces
+from otel_epping.kernel import interfaces, privileges
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
@@ -66,6 +66,14 @@ class Delivery:
             _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
 
 
+def _tell_privileges(kept: Collection[str]) -> None:
+    """Says what is left of them, which should be nothing."""
+    if kept:
+        _log.warning("%s is kept: this kernel asks for it to attach to interfaces that come later", ", ".join(kept))
+    elif holders := privileges.holders():
+        _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
+
+
 def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None) -> bool:
     """Watches interfaces, given with what they face, until SIGTERM or SIGINT; returns whether the last export arrived.
 
@@ -75,12 +83,22 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
         interfaces.find(name)
     stop = Stop("stopped at once; the last interval may not have been delivered")
     delivery = Delivery()
-    with beside(lambda: Collector(config)) as loading:
+    kept = privileges.needed_to_attach()
+
+    def load() -> Collector:
+        collector = Collector(config)
+        privileges.drop()
+        return collector
+
+    with beside(load) as loading:
+        # From here on the thread that loads is the only one with privileges, and with the program they are gone.
+        privileges.drop(kept)
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
         from otel_epping.sdk import Pipelines, exporter_classes
 
         exporter_classes()
     with loading.result() as collector:
+        _tell_privileges(kept)
         pipelines = Pipelines(collector, interval_s, delivery)
         for name, role in roles.items():
             collector.attachments.attach(name, role)

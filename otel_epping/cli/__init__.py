@@ -6,6 +6,9 @@ import sys
 
 import click
 
+# OpenBLAS starts idle threads when numpy is imported: before capabilities are dropped, so they would keep theirs.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 from otel_epping.cli.check import check
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
