@@ -12,7 +12,7 @@ from otel_epping.kernel.errors import EppingError
 def demo() -> None:
     """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
     requirements.kernel()
-    requirements.capabilities()
+    requirements.privileges()
     from otel_epping import demo as demonstration  # needs rich and rotel
 
     if not demonstration.run():

@@ -107,7 +107,7 @@ def _failure(reply: dict[str, Any], printed: str) -> EppingError:
 def load(config: KernelConfig) -> Program:
     """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
     requirements.kernel()
-    requirements.capabilities()
+    requirements.privileges()
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
     for interpreter in interpreters():

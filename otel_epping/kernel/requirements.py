@@ -6,8 +6,8 @@ import re
 import resource
 from pathlib import Path
 
-from otel_epping.kernel import privileges
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.privileges import NEEDED, may_raise_limits, missing
 
 # TCX links: linux/bpf.h has BPF_TCX_INGRESS from 6.6.
 LEAST_KERNEL = (6, 6)
@@ -35,16 +35,16 @@ def kernel() -> str:
 
 def capability(name: str) -> str:
     """What the process needs this one of privileges.NEEDED for. Raises EppingError if it hasn't it."""
-    reason = privileges.NEEDED[name].reason
-    if name in privileges.missing():
+    reason = NEEDED[name].reason
+    if name in missing():
         raise EppingError(f"needed {reason}: run as root, or give the process this capability")
     return reason
 
 
-def capabilities() -> None:
+def privileges() -> None:
     """Raises EppingError naming the capabilities that the process lacks to load the program."""
-    if missing := privileges.missing():
-        raise EppingError(f"missing {', '.join(missing)}: run as root, or give the process these capabilities")
+    if lacking := missing():
+        raise EppingError(f"missing {', '.join(lacking)}: run as root, or give the process these capabilities")
 
 
 def locked_memory() -> str:
@@ -52,7 +52,7 @@ def locked_memory() -> str:
     if _version() >= _CGROUP_KERNEL:
         return "no limit of ours: the kernel's memory counts as our cgroup's"
     _, limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)
-    if limit != resource.RLIM_INFINITY and not privileges.may_raise_limits():
+    if limit != resource.RLIM_INFINITY and not may_raise_limits():
         raise EppingError(f"{limit // 1024} kiB are too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity")
     return "unlimited"
 
