@@ -33,8 +33,11 @@ def main(interface: str) -> None:
     libbpf.map_update(collector.program.maps["free_slots"].fd, None, np.uint32(1).tobytes())
     events = EventReader(collector)
     print("events", len(events.read()), events.lost)
-    # A year later, all flows are silent: they are looked through, and deleted.
-    print("closed", len(Timeouts(collector, events.dtype).close_idle(2**62)))
+    watched = collector.program.maps["watched"]
+    key, value = memory.dtype_of(watched.key_layout or {}), memory.dtype_of(watched.layout or {})
+    print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
+    Timeouts(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
+    print("silent", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
     collector.attachments.detach_all()
     collector.attachments.attach(interface)
     print("attached again")

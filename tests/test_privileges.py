@@ -6,6 +6,7 @@ Capabilities are given and taken for real; what a thread holds is what the kerne
 
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -75,7 +76,6 @@ def test_check_without_any(ns: Namespace) -> None:
     assert {name for name in rows if name.startswith("CAP_")} == set(privileges.NEEDED)
     # Which old kernels count maps against.
     assert "too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
-    assert "locked memory" not in epping(ns, "check", command=[*OLD_KERNEL, *COMMAND]).stdout.partition("MISSING")[2]
 
 
 # ---- what is left
@@ -85,6 +85,7 @@ def test_check_without_any(ns: Namespace) -> None:
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Otel-epping in a Python that has its capabilities of its file, as the image of a container may have one."""
     folder = tmp_path_factory.mktemp("capable")
+    folder.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3*/site-packages")
     (packages / "ours.pth").write_text(f"/srv/{packages.relative_to(folder)}\n")
@@ -137,14 +138,14 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
         far.ip("address add 10.8.0.2/24 dev later1", "link set later1 up")
         print(file=process.stdin, flush=True)
         assert process.stdout.readline() == "attached\n"
-        far.run("ping", "-c", "3", "-i", "0.01", "10.8.0.1")
         converse_between(ns, far)
         output, errors = process.communicate("\n", timeout=20)
     said = dict(line.partition(" ")[::2] for line in output.splitlines())
     assert int(said["packets"]) >= 10, output + errors
     assert int(said["flows"]) >= 1
     assert int(said["events"].split()[0]) > 0
-    assert int(said["closed"]) > 0
+    assert int(said["watched"]) > 0
+    assert int(said["silent"]) == 0
     assert said["weighed"] == "True"
     assert "attached again" in output
     assert output.count("refused") == 2
@@ -230,13 +231,11 @@ def loaders(parent: int) -> list[Path]:
 
 def converse_between(near: Namespace, far: Namespace) -> None:
     """Requests and answers over a TCP connection from one host to another."""
-    import socket
-
     with near.entered():
         listener = socket.create_server(("10.8.0.1", 0))
-    with listener, far.entered():
+    with far.entered():
         client = socket.create_connection(listener.getsockname())
-    with client, listener.accept()[0] as server:
+    with listener, client, listener.accept()[0] as server:
         for _ in range(10):
             client.sendall(b"request")
             server.recv(100)
