@@ -69,7 +69,7 @@ class Delivery:
 def _tell_privileges(kept: Collection[str]) -> None:
     """Says what is left of them, which should be nothing."""
     if kept:
-        _log.warning("%s is kept: this kernel asks for it to attach to interfaces that come later", ", ".join(kept))
+        _log.warning("%s: kept, for this kernel asks for it to use what is loaded", ", ".join(sorted(kept)))
     elif holders := privileges.holders():
         _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
 
@@ -83,7 +83,6 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
         interfaces.find(name)
     stop = Stop("stopped at once; the last interval may not have been delivered")
     delivery = Delivery()
-    kept = privileges.needed_to_attach()
 
     def load() -> Collector:
         collector = Collector(config)
@@ -92,7 +91,7 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
 
     with beside(load) as loading:
         # From here on the thread that loads is the only one with privileges, and with the program they are gone.
-        privileges.drop(kept)
+        kept = privileges.lay_down()
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
         from otel_epping.sdk import Pipelines, exporter_classes
 

@@ -51,9 +51,8 @@ def _tcx() -> str:
 
 
 def _run_time() -> str:
-    kept = privileges.needed_to_attach()
-    if kept:
-        return f"{', '.join(kept)} is kept: this kernel asks for it to attach to interfaces that come later"
+    if kept := privileges.needed_at_run_time():
+        return f"{', '.join(sorted(kept))}: kept, for this kernel asks for it to use what is loaded"
     return "no capability is held once the program is loaded, and interfaces that come later are attached to"
 
 

@@ -8,6 +8,7 @@ quoted in full), and so may a receiver that refuses them. So what is hidden is t
 import logging
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -49,20 +50,29 @@ def redact(text: str) -> str:
     return text
 
 
+def _redacted_error(error: BaseException) -> BaseException:
+    """The error, or, if it tells a secret, what stands for it: without what led to it, which may tell it as well."""
+    told = "".join(traceback.format_exception(error))
+    if redact(told) == told:
+        return error
+    return RuntimeError(redact(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
+
+
 def install() -> None:
-    """Has all log records of this process redacted when they are made: message and traceback."""
+    """Has all log records of this process redacted when they are made: message, and exception."""
     make = logging.getLogRecordFactory()
-    formatter = logging.Formatter()
 
     def redacted(*arguments: Any, **options: Any) -> logging.LogRecord:
         record = make(*arguments, **options)
-        said = record.getMessage()
+        try:
+            said = record.getMessage()
+        except Exception:  # arguments that don't fit: whoever writes the record says so
+            return record
         if (clean := redact(said)) != said:
             record.msg, record.args = clean, ()
-        if record.exc_info:
-            raised = formatter.formatException(record.exc_info)
-            if (clean := redact(raised)) != raised:
-                record.exc_info, record.exc_text = None, clean
+        if record.exc_info and record.exc_info[1]:
+            error = _redacted_error(record.exc_info[1])
+            record.exc_info = (type(error), error, error.__traceback__)
         return record
 
     logging.setLogRecordFactory(redacted)

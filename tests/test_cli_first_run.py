@@ -82,7 +82,7 @@ HEADERS = "/usr/include/linux"
 LACKS: list[tuple[str, Callable[[], list[str]], str, str]] = [
     ("BCC", lambda: [BCC], NO_BCC, NO_BCC),
     ("headers", lambda: [HEADERS], NO_HEADERS, NO_HEADERS),
-    ("libbpf", lambda: [library()], "apt-get install libbpf1", "apt-get install python3-bpfcc"),
+    ("libbpf", lambda: [library()], "apt-get install libbpf1", "apt-get install libbpf1"),
 ]
 
 

@@ -156,27 +156,37 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
 
 # ---- where a kernel asks for more
 
-# bpf(2) with BPF_LINK_CREATE fails with EPERM: what a security module may do, as a seccomp filter (linux/filter.h).
-NO_LINKS = """
+# bpf(2) fails with EPERM for the command in argv[1]: what older kernels and security modules do, as a seccomp filter
+# (linux/filter.h). What follows in argv is run under it.
+FORBID = """
 import ctypes, os, platform, struct, sys
 number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-code = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, 28), (0x06, 0, 0, 0x50001),
-        (0x06, 0, 0, 0x7FFF0000)]
+code = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, int(sys.argv[1])),
+        (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
 text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in code))
 program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(text)))
 assert ctypes.CDLL(None).prctl(22, 2, program) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-os.execv(sys.argv[1], sys.argv[1:])
+os.execv(sys.argv[2], sys.argv[2:])
 """
+MAP_UPDATE, LINK_CREATE = "2", "28"  # linux/bpf.h
 
 
-def test_a_kernel_that_lets_nobody_attach_is_found_out_at_start(ns: Namespace) -> None:
-    command = [sys.executable, "-c", NO_LINKS, *COMMAND]
+@pytest.mark.parametrize(("forbidden", "kept"), [(MAP_UPDATE, "CAP_BPF"), (LINK_CREATE, "CAP_NET_ADMIN")])
+def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidden: str, kept: str) -> None:
+    ask = "from otel_epping.kernel import privileges; print(*privileges.needed_at_run_time())"
+    answer = ns.run(sys.executable, "-c", FORBID, forbidden, sys.executable, "-c", ask)
+    assert answer.split() == [kept]
+
+
+def test_what_is_kept_is_told(ns: Namespace) -> None:
+    command = [sys.executable, "-c", FORBID, LINK_CREATE, *COMMAND]
+    kept = "CAP_NET_ADMIN: kept, for this kernel asks for it to use what is loaded"
     result = epping(ns, "check", command=command)
     assert result.returncode == 0, result.stdout
-    assert "CAP_NET_ADMIN is kept: this kernel asks for it to attach to interfaces that come later" in result.stdout
+    assert kept in result.stdout
     result = epping(ns, "run", "-i", "lo", command=command, settings={"OTEL_METRICS_EXPORTER": "console"})
     first, last = result.stderr.splitlines()
-    assert "WARNING CAP_NET_ADMIN is kept: this kernel asks for it" in first
+    assert f"WARNING {kept}" in first
     assert last == "otel-epping: cannot attach to lo (Operation not permitted): see otel-epping check"
 
 

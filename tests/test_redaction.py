@@ -60,14 +60,24 @@ def test_a_secret_is_hidden_in_all_its_forms(
 def test_tracebacks_are_logged_without_secrets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=s3cr3t")
+    secret = "".join(["s3", "cr3t"])  # which does not stand in the lines of a traceback
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization={secret}")
     monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())  # to be put back
     redaction.install()
     try:
-        raise ValueError("cannot send s3cr3t")
+        try:
+            raise KeyError(secret)
+        except KeyError as error:
+            raise ValueError(f"cannot send {secret}") from error
     except ValueError as error:
-        logging.exception("failed with %s: %s", "s3cr3t", error)
+        logging.exception("failed with %s: %s", secret, error)
+    try:
+        raise ValueError("harmless")
+    except ValueError:
+        logging.exception("failed")
     logging.warning("%d of %d", 1, 2)
-    assert "s3cr3t" not in caplog.text
+    assert secret not in caplog.text
     assert f"ValueError: cannot send {redaction.HIDDEN}" in caplog.text
+    assert "test_redaction.py" in caplog.text  # where it was raised
+    assert "\nValueError: harmless" in caplog.text
     assert "1 of 2" in caplog.text

@@ -3,13 +3,13 @@
 
 They belong to a thread, not to a process, and whatever a thread starts inherits them. So the thread that loads is the
 only one that ever has any: all others are started by one that has laid its own down. Once loaded, descriptors are all
-that is needed: the kernel (from 6.0: bpf(2), `__sys_bpf()`) asks for privileges to make a map or to load a program, and
-not to use one that is there. docs/security.md has what was measured.
+that is needed: the kernel asks for privileges to make a map or to load a program, and not to use one that is there.
+docs/security.md has what was measured.
 """
 
 import ctypes
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,25 +148,40 @@ def drop(keep: Collection[str] = NOTHING) -> None:
     _limit(_bits(keep), 0)
 
 
-def _attach_nothing() -> None:
-    """Attaches a program that does nothing to loopback, for a moment and without any capability. Raises OSError."""
-    program = libbpf.load_nothing()
+def _is_allowed(use: Callable[[], None]) -> bool:
+    """Whether a thread that holds nothing may do this: one that ends, so that no other thread lacks what it dropped."""
+    with ThreadPoolExecutor(1, initializer=drop) as unprivileged:
+        try:
+            unprivileged.submit(use).result()
+        except OSError:
+            return False
+    return True
+
+
+def needed_at_run_time() -> frozenset[str]:
+    """What this kernel wants of those who use what is loaded already: nothing, as a rule.
+
+    Linux asks for no more than a descriptor, to use a map from 5.19 on, to attach a program from 6.6 on; a security
+    module may ask for more. It is found out with a map of one cell, and by a program that does nothing, which is on
+    loopback for a moment. Raises OSError if we may not even load these.
+    """
+    cell, program = libbpf.make_cell(), libbpf.load_nothing()
+    uses: dict[str, Callable[[], None]] = {
+        "CAP_BPF": lambda: libbpf.map_update(cell, bytes(4), bytes(4)),
+        "CAP_NET_ADMIN": lambda: os.close(libbpf.link_create(program, _LOOPBACK, libbpf.BPF_TCX_INGRESS)),
+    }
     try:
-        # A thread that ends: what it has laid down, no other thread lacks.
-        with ThreadPoolExecutor(1, initializer=drop) as unprivileged:
-            link = unprivileged.submit(libbpf.link_create, program, _LOOPBACK, libbpf.BPF_TCX_INGRESS)
-            os.close(link.result())
+        return frozenset(name for name, use in uses.items() if not _is_allowed(use))
     finally:
+        os.close(cell)
         os.close(program)
 
 
-def needed_to_attach() -> frozenset[str]:
-    """What this kernel wants of those who attach a loaded program to one more interface: nothing, as a rule.
-
-    Linux itself asks for nothing more than the program's descriptor; a security module may. Found out by doing it.
-    """
+def lay_down() -> frozenset[str]:
+    """Drops all that this kernel doesn't ask for at run time; what is kept."""
     try:
-        _attach_nothing()
-    except OSError:
-        return frozenset({"CAP_NET_ADMIN"})
-    return NOTHING
+        kept = needed_at_run_time()
+    except OSError:  # nor may we load the program, as the loader will say
+        kept = NOTHING
+    drop(kept)
+    return kept
