@@ -4,10 +4,10 @@
 import logging
 import select
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 
-from otel_epping.kernel import interfaces
+from otel_epping.kernel import interfaces, privileges
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
@@ -73,6 +73,14 @@ class Delivery:
             _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
 
 
+def _tell_privileges(kept: Collection[str]) -> None:
+    """Says what is left of them, which should be nothing."""
+    if kept:
+        _log.warning("%s: kept, for this kernel asks for it to use what is loaded", ", ".join(sorted(kept)))
+    elif holders := privileges.holders():
+        _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
+
+
 class _Reloading:
     """The settings that hold, and what SIGHUP makes of them."""
 
@@ -128,12 +136,21 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
     delivery = Delivery()
     config = settings.kernel
-    with beside(lambda: Collector(config)) as loading:
+
+    def load() -> Collector:
+        collector = Collector(config)
+        privileges.drop()
+        return collector
+
+    with beside(load) as loading:
+        # From here on the thread that loads is the only one with privileges, and with the program they are gone.
+        kept = privileges.lay_down()
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
         from otel_epping.sdk import Pipelines, exporter_classes
 
         exporter_classes()
     with loading.result() as collector:
+        _tell_privileges(kept)
         follower = Follower(collector.attachments, settings.selection)
         pipelines = Pipelines(collector, settings.interval_ns and settings.interval_ns / 1e9, delivery)
         follower.begin()

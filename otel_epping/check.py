@@ -7,8 +7,9 @@ weighed by the kernel's own account.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
-from otel_epping.kernel import libbpf, requirements
+from otel_epping.kernel import libbpf, privileges, requirements
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
@@ -49,6 +50,12 @@ def _tcx() -> str:
     return "links attach, and detach by themselves when the agent ends"
 
 
+def _run_time() -> str:
+    if kept := privileges.needed_at_run_time():
+        return f"{', '.join(sorted(kept))}: kept, for this kernel asks for it to use what is loaded"
+    return "no capability is held once the program is loaded, and interfaces that come later are attached to"
+
+
 def _memory(collector: Collector) -> str:
     sizes = collector.kernel_bytes
     per_cpu = sum(sizes[name] for name in _PER_CPU) / possible_cpus()
@@ -82,13 +89,16 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
     """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
     yield _find("kernel", requirements.kernel)
     yield _find("BTF", requirements.btf)
-    yield _find("privileges", requirements.privileges)
+    for name in privileges.NEEDED:
+        yield _find(name, partial(requirements.capability, name))
+    yield _find("locked memory", requirements.locked_memory)
     yield _find("TCX", _tcx)
     try:
         with Collector(config) as collector:
             program = collector.program
             yield Finding("BCC", True, f"{program.bcc_version}, of {program.interpreter}")
             yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
+            yield Finding("run time", True, _run_time())
             yield Finding("memory", True, _memory(collector))
             if verbose:
                 yield Finding("verifier", True, _verifier(collector))

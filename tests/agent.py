@@ -2,7 +2,8 @@
 """Runs the agent as a process in the lab, with real connections through the interface that it watches.
 
     lab      hosts in network namespaces, one for the whole session: quiet unless a test makes somebody talk
-    agents   starts `otel-epping run` on the router's interface of it; none outlives its test
+    agents   starts `otel-epping run` on the router's interface of it; none outlives its test. It is run by nobody, with
+             no more capabilities than it needs
     talking  real TCP connections while the body runs
     quiet    waits until nothing is on the wire any more, so that totals can be compared to the packet
 
@@ -13,7 +14,6 @@ same time, so they must also agree with each other, to the packet. arrivals.py s
 import json
 import os
 import signal
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from unprivileged import CAPABLE_NOBODY, as_nobody
 
 from otel_epping.lab import traffic
 from otel_epping.lab.namespaces import Namespace
@@ -57,7 +58,7 @@ class Agent:
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             **variables,
         }
-        command = [sys.executable, "-m", "otel_epping", "run", "-i", WAN_INTERFACE, "--interval", interval]
+        command = [*as_nobody(CAPABLE_NOBODY), "run", "-i", WAN_INTERFACE, "--interval", interval]
         with self._log.open("w") as log, self._out.open("w") as out:
             self.process = lab.router.popen(command, env=environment, stderr=log, stdout=out)
 

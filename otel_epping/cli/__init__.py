@@ -6,6 +6,10 @@ import sys
 
 import click
 
+# OpenBLAS starts idle threads when numpy is imported: before capabilities are dropped, so they would keep theirs.
+os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
+from otel_epping import redaction
 from otel_epping.cli.check import check
 from otel_epping.cli.config import config
 from otel_epping.cli.demo import demo
@@ -33,6 +37,7 @@ for _command in (run, check, config, demo, watch, replay):
 
 def main() -> None:
     """Runs the command line. A user's mistake ends in one line and exit code 1, or 2 if it is in the arguments."""
+    redaction.install()
     try:
         try:
             cli(standalone_mode=True)
@@ -40,8 +45,8 @@ def main() -> None:
             sys.stdout.flush()
     except EppingError as error:
         if error.detail:
-            click.echo(error.detail, err=True)
-        click.echo(f"otel-epping: {error}", err=True)
+            click.echo(redaction.redact(error.detail), err=True)
+        click.echo(f"otel-epping: {redaction.redact(str(error))}", err=True)
         sys.exit(1)
     except OSError as error:  # standard output is a full disk, or nobody reads it any more
         if not isinstance(error, BrokenPipeError):

@@ -20,6 +20,10 @@ from otel_epping.kernel.errors import EppingError
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
 
+_BPF_MAP_TYPE_ARRAY = 2
+_BPF_PROG_TYPE_SCHED_CLS = 3
+# r0 = -1 (TCX_NEXT: the verdict is the next program's); exit
+_NOTHING = bytes.fromhex("b7000000ffffffff 9500000000000000")
 _BATCH = 4096
 
 
@@ -36,6 +40,17 @@ def _check(result: int) -> int:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
+
+
+def make_cell() -> int:
+    """Makes an array of one cell of 4 bytes; its descriptor."""
+    return _check(int(_library().bpf_map_create(_BPF_MAP_TYPE_ARRAY, b"epping_cell", 4, 4, 1, None)))
+
+
+def load_nothing() -> int:
+    """Loads a program for the hooks of an interface that leaves every packet alone; its descriptor."""
+    load = _library().bpf_prog_load
+    return _check(int(load(_BPF_PROG_TYPE_SCHED_CLS, b"epping_nothing", b"GPL", _NOTHING, len(_NOTHING) // 8, None)))
 
 
 def link_create(program_fd: int, ifindex: int, attach_type: int) -> int:

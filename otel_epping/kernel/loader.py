@@ -6,15 +6,17 @@
 
 import importlib.util
 import json
+import os
 import re
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otel_epping.kernel import requirements
+from otel_epping.kernel import privileges, requirements
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
 
@@ -73,6 +75,7 @@ def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int
             child = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
+                env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},  # has secrets
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -108,7 +111,9 @@ def load(config: KernelConfig) -> Program:
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
     for interpreter in interpreters():
-        reply, fds, printed = _ask_child(interpreter, request)
+        # A thread that ends: what it has laid down, the child doesn't get, and no other thread lacks.
+        with ThreadPoolExecutor(1, initializer=privileges.confine) as confined:
+            reply, fds, printed = confined.submit(_ask_child, interpreter, request).result()
         if "error" not in reply:
             names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
             by_name = dict(zip(names, fds, strict=True))

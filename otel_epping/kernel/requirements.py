@@ -3,41 +3,58 @@
 
 import platform
 import re
+import resource
 from pathlib import Path
 
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.privileges import NEEDED, may_raise_limits, missing
 
 # TCX links: linux/bpf.h has BPF_TCX_INGRESS from 6.6.
 LEAST_KERNEL = (6, 6)
 
-# linux/capability.h
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_PERFMON": 38, "CAP_BPF": 39}
-_CAP_SYS_ADMIN = 21
+# From here on the maps count as memory of the cgroup, and no more against RLIMIT_MEMLOCK.
+_CGROUP_KERNEL = (5, 11)
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
+
+
+def _version() -> tuple[int, int]:
+    numbers = re.match(r"(\d+)\.(\d+)", platform.release())
+    return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
 def kernel() -> str:
     """The kernel's release. Raises EppingError if it is too old."""
     release = platform.release()
-    numbers = re.match(r"(\d+)\.(\d+)", release)
-    if not numbers or (int(numbers[1]), int(numbers[2])) < LEAST_KERNEL:
+    if _version() < LEAST_KERNEL:
         raise EppingError(
             f"kernel {release} has no TCX links: otel-epping needs Linux {'.'.join(map(str, LEAST_KERNEL))} or newer"
         )
     return release
 
 
-def privileges() -> str:
-    """How the process may load and attach programs. Raises EppingError naming the capabilities it lacks."""
-    status = Path("/proc/self/status").read_text()
-    effective = int(status.split("CapEff:")[1].split()[0], 16)
-    if effective >> _CAP_SYS_ADMIN & 1 and effective >> _CAPABILITIES["CAP_NET_ADMIN"] & 1:
-        return "CAP_SYS_ADMIN, CAP_NET_ADMIN"
-    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
-    if missing:
-        raise EppingError(f"missing {', '.join(missing)}: run as root, or give the process these capabilities")
-    return ", ".join(_CAPABILITIES)
+def capability(name: str) -> str:
+    """What the process needs this one of privileges.NEEDED for. Raises EppingError if it hasn't it."""
+    reason = NEEDED[name].reason
+    if name in missing():
+        raise EppingError(f"needed {reason}: run as root, or give the process this capability")
+    return reason
+
+
+def privileges() -> None:
+    """Raises EppingError naming the capabilities that the process lacks to load the program."""
+    if lacking := missing():
+        raise EppingError(f"missing {', '.join(lacking)}: run as root, or give the process these capabilities")
+
+
+def locked_memory() -> str:
+    """Whether RLIMIT_MEMLOCK leaves room for the maps. Raises EppingError if it may not."""
+    if _version() >= _CGROUP_KERNEL:
+        return "no limit of ours: the kernel's memory counts as our cgroup's"
+    _, limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if limit != resource.RLIM_INFINITY and not may_raise_limits():
+        raise EppingError(f"{limit // 1024} kiB are too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity")
+    return "unlimited"
 
 
 def btf() -> str:

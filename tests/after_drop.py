@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Loads the program, lays every capability down, and then does all that an agent does to the kernel; a line for each.
+
+Run by test_privileges.py, as nobody. Ends in an attempt to write where the program's counts are mapped to be read.
+"""
+
+import ctypes
+import sys
+
+import numpy as np
+
+from otel_epping.kernel import libbpf, memory, privileges
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.timeouts import Timeouts
+
+
+def main(interface: str) -> None:
+    """Watches an interface that is not there yet: it is waited for, by a line on standard input."""
+    collector = Collector(KernelConfig(events=True))
+    reader = collector.reader()
+    privileges.drop()
+    print("dropped", flush=True)
+    input()
+    collector.attachments.attach(interface)
+    print("attached", flush=True)
+    input()
+    reading = reader.read()
+    print("packets", int(reading.interfaces[1]["received"]["packets"].sum()))
+    print("flows", reading.flows)
+    print("weighed", sum(collector.kernel_bytes.values()) > 0 and min(collector.verified_instructions.values()) > 0)
+    libbpf.map_update(collector.program.maps["free_slots"].fd, None, np.uint32(1).tobytes())
+    events = EventReader(collector)
+    print("events", len(events.read()), events.lost)
+    watched = collector.program.maps["watched"]
+    key, value = memory.dtype_of(watched.key_layout or {}), memory.dtype_of(watched.layout or {})
+    print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
+    Timeouts(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
+    print("silent", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
+    collector.attachments.detach_all()
+    collector.attachments.attach(interface)
+    print("attached again")
+    for refused in (libbpf.load_nothing, Collector):
+        try:
+            refused()
+        except Exception as error:
+            print("refused", error)
+    rows = memory.Array("histograms", collector.program.maps["histograms"]).rows(0, 1)
+    print("writing", flush=True)
+    ctypes.memset(rows.ctypes.data, 1, 8)
+    print("written")
+
+
+main(sys.argv[1])
