@@ -11,17 +11,13 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
 name=${1:-}
 
-pinned() { # MODULE: its version in go.mod
-    awk -v module="$1" '$1 == module { print $2 }' "$here/go.mod"
-}
-
 case $name in
     otelcol)
         version=v$(awk '$1 == "version:" { print $2 }' "$here/collector.yaml")
         pins=("$here/collector.yaml")
         ;;
     prometheus)
-        version=$(pinned github.com/prometheus/prometheus)
+        version=$(awk '$1 == "github.com/prometheus/prometheus" { print $2 }' "$here/go.mod")
         pins=("$here/go.mod" "$here/go.sum")
         ;;
     *)
@@ -53,7 +49,8 @@ compile() { # PACKAGE [FLAG...]: compiles it, from the module of the working dir
     shift
     all=$(go list -deps "$@" "$package" | wc -l)
     go build -v -trimpath -o "$work/$name" "$@" "$package" 2>&1 |
-        awk -v all="$all" '/[ #]/ { print; next } ++n % 50 == 0 { print "  " n " of at most " all " packages" }'
+        awk -v all="$all" '/[ #]/ { print; fflush(); next }
+            ++n % 50 == 0 { print "  " n " of at most " all " packages"; fflush() }'
 }
 
 {
