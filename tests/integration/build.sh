@@ -28,7 +28,7 @@ esac
 
 home="$cache/$name-$version"
 mkdir -p "$home"
-exec 9>"$home/lock" # or two who want it at the same time would build it twice
+exec 9>"$home/lock" # of two who want it at the same time, one builds it
 flock 9
 if [ -x "$home/$name" ] && cat "${pins[@]}" | cmp -s - "$home/pins"; then
     echo "$home/$name"
@@ -41,7 +41,9 @@ command -v go >/dev/null || {
     echo "$name is built with Go $(awk '$1 == "go" { print $2 }' "$here/go.mod") or later, which is not on this machine" >&2
     exit 1
 }
-work=$(mktemp -d "$home/build.XXXXXX")
+work="$home/build"
+rm -rf "$work" # of one that was killed
+mkdir "$work"
 trap 'rm -rf "$work"' EXIT
 
 compile() { # PACKAGE [FLAG...]: compiles it, from the module of the working directory, and shows how far it has come

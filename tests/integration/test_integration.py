@@ -179,6 +179,13 @@ def test_prometheus_holds_every_series_with_its_value(ran: Run, agent: str) -> N
 
 
 @pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
+def test_the_resource_is_in_target_info(ran: Run, agent: str) -> None:
+    (target,) = query(ran.prometheus, f'target_info{{instance="{agent}"}}', ran.end_ns)
+    assert target["metric"]["job"] == "otel-epping"
+    assert target["metric"]["deployment_environment_name"] == "lab"
+
+
+@pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
 @pytest.mark.parametrize("form", ["{}", "rate({}[5m])"])
 def test_quantiles_of_each_subnet_are_the_true_ones(ran: Run, agent: str, form: str) -> None:
     by_subnet = f"sum by (epping_subnet) ({form.format(RTT.format(agent))})"
