@@ -5,7 +5,8 @@
 #     build.sh otelcol|prometheus
 #
 # What is built is pinned here: the Collector and its components in collector.yaml, its builder and Prometheus in go.mod.
-# Binaries are kept outside of the tree, in ~/.cache/otel-epping/NAME-VERSION: it takes minutes once, and no time later.
+# Binaries are kept outside of the tree, in ~/.cache/otel-epping/NAME-VERSION, 94 MB both: no time is needed later. The
+# first time it is 6 minutes of CPU, and 4 GB that Go keeps (`go clean -cache -modcache` gives them back).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
