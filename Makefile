@@ -13,10 +13,10 @@ BPF     := $(wildcard bpf/*.c bpf/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz pressure bench lint format docs build clean setup packages root
+.PHONY: help demo test integration fuzz pressure bench lint format docs build clean setup packages root
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 demo: root setup ## see it work: subnets of known delay, the kernel's histograms, a real collector
 	$(BIN)/otel-epping demo
@@ -24,6 +24,10 @@ demo: root setup ## see it work: subnets of known delay, the kernel's histograms
 test: root lint ## lint, then every test
 	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m 'not side_by_side'
+
+integration: root setup ## the official Collector and Prometheus, built with Go: what arrives in them is the truth
+	for name in otelcol prometheus; do tests/integration/build.sh $$name || exit 1; done
+	$(BIN)/pytest tests/integration
 
 fuzz: root setup ## 2 million broken packets through the program, judged by a model of its rules
 	PYTHONPATH=tests $(BIN)/python -m fuzz

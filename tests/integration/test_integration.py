@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Agent -> the official Collector -> Prometheus: what arrives is what was sent, and what was sent is the truth.
+
+Two agents watch the same real connections. One is cumulative, as by default, and sends over HTTP; the other one sends
+deltas over gRPC, which the Collector adds up (`delta_to_cumulative`). The traffic passes once, for all tests.
+"""
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import comparison
+import numpy as np
+import pytest
+from agent import Agent, figure, talking
+from backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
+from comparison import Series
+
+from otel_epping import histogram, telemetry
+from otel_epping.lab.topology import Lab, Network
+
+CUMULATIVE, DELTA = "cumulative", "delta"
+INTERVAL = "1s"
+TRAFFIC_S = 10.0
+SUFFIXES = {"s": "_seconds", "By": "_bytes"}
+# As Prometheus names it, of the RTTs whose truth is known: those of replies that came through the link that delays.
+RTT = 'epping_rtt_duration_seconds{{instance="{}",epping_rtt_side="external",epping_rtt_method="tcp_timestamp"}}'
+# How far a median may lie above the true delay, as in the demo: the link runs in user space.
+SLACK_S, SLACK = 0.002, 0.10
+
+
+@dataclass
+class Run:
+    """`sent` is what the cumulative agent sent; `passed` what the Collector's file exporters wrote, by pipeline."""
+
+    lab: Lab
+    prometheus: Backend
+    sent: list[Any]
+    passed: dict[str, list[Any]]
+
+    @property
+    def end_ns(self) -> int:
+        """When Prometheus knows all of it: a second after the last point."""
+        everything = [*self.sent, *self.passed["accumulated"]]
+        return max(int(points[-1].time_unix_nano) for points in comparison.series(everything).values()) + 10**9
+
+    def last(self, agent: str) -> dict[Series, Any]:
+        """The last point of each series that Prometheus was given of an agent."""
+        requests = self.sent if agent == CUMULATIVE else self.passed["accumulated"]
+        return {series: points[-1] for series, points in comparison.series(requests).items()}
+
+
+@pytest.fixture(scope="module")
+def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    folder = tmp_path_factory.mktemp("integration")
+    with prometheus(lab.router, folder) as store, collector(lab.router, folder) as middle, Tap(lab.router) as tap:
+        endpoint = tap.http_endpoint.removesuffix("/v1/metrics")
+        agents = [
+            Agent(lab, folder, CUMULATIVE, endpoint, INTERVAL, OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf"),
+            Agent(
+                lab,
+                folder,
+                DELTA,
+                COLLECTOR_GRPC,
+                INTERVAL,
+                OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+            ),
+        ]
+        try:
+            for agent in agents:
+                agent.watching()
+            with talking(lab):
+                time.sleep(TRAFFIC_S)
+            for agent in agents:
+                assert agent.stop() == 0, agent.log
+        finally:
+            for agent in agents:
+                agent.kill()
+        middle.stop()
+        assert not re.search(r"\t(warn|error)\t", middle.log), middle.log
+        passed = {name: comparison.read(folder / f"{name}.json") for name in (CUMULATIVE, DELTA, "accumulated")}
+        yield Run(lab, store, tap.requests, passed)
+
+
+def prometheus_name(name: str, unit: str, is_counter: bool) -> str:
+    """How Prometheus names a metric: dots become underscores, the unit is spelled out, a counter is a total."""
+    return name.replace(".", "_") + SUFFIXES.get(unit, "") + ("_total" if is_counter else "")
+
+
+def names() -> dict[str, str]:
+    """Our name of each metric, and Prometheus' one."""
+    return {
+        metric.name: prometheus_name(metric.name, metric.unit, metric.kind == "counter") for metric in telemetry.METRICS
+    }
+
+
+def labels(attributes: tuple[tuple[str, Any], ...]) -> frozenset[tuple[str, str]]:
+    text = {True: "true", False: "false"}
+    return frozenset((key.replace(".", "_"), text.get(value, value)) for key, value in attributes)
+
+
+def held(run: Run, agent: str) -> dict[tuple[str, frozenset[tuple[str, str]]], Any]:
+    """All that Prometheus has of an agent, by name and labels: its samples, histograms too."""
+    found = {}
+    for result in query(run.prometheus, f'{{instance="{agent}",__name__!="target_info"}}', run.end_ns):
+        metric: dict[str, str] = result["metric"]
+        assert metric.pop("instance") == agent
+        assert metric.pop("job") == "otel-epping"
+        name = metric.pop("__name__")
+        found[name, frozenset(metric.items())] = result["histogram" if "histogram" in result else "value"][1]
+    return found
+
+
+def same_buckets(native: dict[str, Any], point: Any) -> bool:
+    """Are the buckets of a native histogram, as (lower, upper] in seconds, those of the point?"""
+    per_doubling = 2**point.scale
+    found = {}
+    for rule, lower, upper, count in native.get("buckets", ()):
+        index = math.log2(float(upper)) * per_doubling - 1
+        assert rule == 0, "open at the lower end, closed at the upper one"
+        assert float(upper) / float(lower) == pytest.approx(2 ** (1 / per_doubling))
+        assert index == pytest.approx(round(index), abs=1e-6)
+        found[round(index)] = int(count)
+    return found == comparison.buckets(point)
+
+
+def test_the_collector_hands_on_exactly_what_the_agent_sent(ran: Run) -> None:
+    sent, passed = comparison.points(ran.sent), comparison.points(ran.passed[CUMULATIVE])
+    figure("points sent, and equal on the other side of the Collector", f"{sent.total()}, {(sent & passed).total()}")
+    assert sent.total() > 1000
+    assert passed == sent
+
+
+def test_deltas_add_up(ran: Run) -> None:
+    """Each number and each bucket, after delta_to_cumulative, is the sum of the agent's deltas."""
+    deltas, totals = comparison.series(ran.passed[DELTA]), ran.last(DELTA)
+    assert totals.keys() == deltas.keys()
+    kinds = {metric.name: (metric, data) for _, metric, data in comparison.metrics(ran.passed[DELTA])}
+    for one, points in deltas.items():
+        metric, data = kinds[one[0]]
+        total = totals[one]
+        if metric.HasField("exponential_histogram"):
+            assert data.aggregation_temporality == 1
+            assert total.count == sum(point.count for point in points)
+            assert total.sum == pytest.approx(sum(point.sum for point in points))
+            assert (total.min, total.max) == (min(p.min for p in points), max(p.max for p in points))
+            found: Counter[int] = Counter()
+            for point in points:
+                coarser = point.scale - total.scale  # where all of them together span over 160 buckets
+                for index, count in comparison.buckets(point).items():
+                    found[index >> coarser] += count
+            assert comparison.buckets(total) == found
+        elif metric.HasField("sum") and data.is_monotonic:
+            assert data.aggregation_temporality == 1
+            assert total.as_int == sum(point.as_int for point in points)
+        else:  # a gauge, or what goes up and down: never a delta
+            assert total == points[-1]
+
+
+@pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
+def test_prometheus_holds_every_series_with_its_value(ran: Run, agent: str) -> None:
+    """Names with units, labels, numbers and histograms, bucket for bucket."""
+    found, prometheus_names = held(ran, agent), names()
+    sent = {
+        (prometheus_names[name], labels(attributes)): point for (name, attributes), point in ran.last(agent).items()
+    }
+    assert found.keys() == sent.keys()
+    for key, point in sent.items():
+        if hasattr(point, "scale"):
+            assert (int(found[key]["count"]), float(found[key]["sum"])) == (point.count, point.sum), key
+            assert same_buckets(found[key], point), key
+        else:
+            assert float(found[key]) == getattr(point, point.WhichOneof("value")), key
+    figure(f"series of the {agent} agent, equal in Prometheus", len(found))
+
+
+@pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
+def test_the_resource_is_in_target_info(ran: Run, agent: str) -> None:
+    (target,) = query(ran.prometheus, f'target_info{{instance="{agent}"}}', ran.end_ns)
+    assert target["metric"]["job"] == "otel-epping"
+    assert target["metric"]["deployment_environment_name"] == "lab"
+
+
+@pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
+@pytest.mark.parametrize("form", ["{}", "rate({}[5m])"])
+def test_quantiles_of_each_subnet_are_the_true_ones(ran: Run, agent: str, form: str) -> None:
+    by_subnet = f"sum by (epping_subnet) ({form.format(RTT.format(agent))})"
+    quantiles = {
+        q: {
+            result["metric"]["epping_subnet"]: float(result["value"][1])
+            for result in query(ran.prometheus, f"histogram_quantile({q}, {by_subnet})", ran.end_ns)
+        }
+        for q in (0, 0.5, 0.95)
+    }
+    bucket = 2 ** (1 / 2**4)  # how far apart the bounds of a bucket are
+    for network in ran.lab.networks:
+        subnet = str(network.subnet)
+        least, median, p95 = (quantiles[q][subnet] for q in quantiles)
+        figure(f"{agent} {form} {subnet}: true, least, median, p95 in ms", _in_ms(network, least, median, p95))
+        true = network.delay_ns / 1e9
+        assert true / bucket <= least <= median <= p95
+        assert median <= (true + max(SLACK_S, true * SLACK)) * bucket
+
+
+def _in_ms(network: Network, *times: float) -> str:
+    return ", ".join(f"{value * 1e3:.2f}" for value in (network.delay_ns / 1e9, *times))
+
+
+def test_prometheus_and_we_compute_the_same_quantiles(ran: Run) -> None:
+    """Within a bucket: how to interpolate in one is everybody's own choice, and Prometheus knows no extremes."""
+    points = {
+        labels(attributes): point
+        for (name, attributes), point in ran.last(CUMULATIVE).items()
+        if name == telemetry.RTT.name
+    }
+    for q in (0.05, 0.5, 0.95, 0.99):
+        results = query(ran.prometheus, f"histogram_quantile({q}, {RTT.format(CUMULATIVE)})", ran.end_ns)
+        assert len(results) >= len(ran.lab.networks)
+        for result in results:
+            metric = result["metric"]
+            del metric["instance"], metric["job"]
+            point = points[frozenset(metric.items())]
+            counts = np.array(point.positive.bucket_counts, np.uint64)
+            buckets = histogram.Buckets(counts, point.positive.offset, point.scale)
+            ours = histogram.quantile(buckets, q, point.min, point.max)
+            assert abs(math.log2(float(result["value"][1]) / ours)) <= 2**-point.scale, metric
