@@ -10,7 +10,7 @@ from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
-from otel_epping.stop import Stop
+from otel_epping.stop import Stop, end_at_once
 
 _log = logging.getLogger("otel_epping")
 
@@ -77,7 +77,7 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
     delivery = Delivery()
     with beside(lambda: Collector(config)) as loading:
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-        from otel_epping.sdk import Pipelines, exporter_classes
+        from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 
         exporter_classes()
     with loading.result() as collector:
@@ -93,5 +93,6 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
         stop.wait()
         _log.info("stopping: exporting the last interval")
         collector.attachments.detach_all()
-        pipelines.shutdown()
+        if not pipelines.shutdown():
+            end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)
     return not delivery.failing
