@@ -7,7 +7,6 @@ collector that is killed again and again; the other deltas over gRPC to one that
 packets are ours: so we know how many there are, and how many RTTs. In the end both must have told of each exactly once.
 """
 
-import os
 import random
 import socket
 import sys
@@ -179,7 +178,7 @@ class Agent:
 
     @property
     def fds(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
 
 @dataclass
