@@ -13,7 +13,7 @@ BPF     := $(wildcard bpf/*.c bpf/*.h)
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration fuzz pressure bench lint format docs build clean setup packages root
+.PHONY: help demo test integration fuzz pressure soak bench lint format docs build clean setup packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -34,6 +34,9 @@ fuzz: root setup ## 2 million broken packets through the program, judged by a mo
 
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
 	PYTHONPATH=tests $(BIN)/python -m pressure
+
+soak: root setup ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
+	PYTHONPATH=tests $(BIN)/python -m soak $(MINUTES)
 
 bench: root setup ## all benchmarks, or ONLY=NAME; BESIDE=NAME|ID,...: loaded programs beside ours; JSON=FILE
 	$(BIN)/python -m bench $(ONLY) $(addprefix --beside ,$(BESIDE)) $(addprefix --json ,$(JSON))

@@ -14,7 +14,7 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
 from otel_epping.settings import SETTINGS, Settings
 from otel_epping.signals import Signals
-from otel_epping.stop import Stop
+from otel_epping.stop import Stop, end_at_once
 
 _log = logging.getLogger("otel_epping")
 
@@ -146,7 +146,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         # From here on the thread that loads is the only one with privileges, and with the program they are gone.
         kept = privileges.lay_down()
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-        from otel_epping.sdk import Pipelines, exporter_classes
+        from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 
         exporter_classes()
     with loading.result() as collector:
@@ -163,5 +163,6 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         _watch(stop, signals, follower, _Reloading(settings, reread, follower))
         _log.info("stopping: exporting the last interval")
         follower.close()
-        pipelines.shutdown()
+        if not pipelines.shutdown():
+            end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)
     return not delivery.failing

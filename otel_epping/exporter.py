@@ -25,10 +25,13 @@ from opentelemetry.sdk.metrics.export import (
 
 from otel_epping.kernel.collector import Collector
 from otel_epping.producer import Batch, EppingMetricProducer
+from otel_epping.retimed import retimed
 from otel_epping.wire.transport import Answer, sender
 from otel_epping.writer import Writer
 
 _log = logging.getLogger(__name__)
+# Where the official exporters say what went wrong.
+_exporters_log = logging.getLogger("opentelemetry.exporter")
 
 # An export that fails at once was refused, and the next may not be; one that failed after this many seconds of retrying
 # found nobody there, and so would the next.
@@ -66,6 +69,7 @@ class ProducerExporter(MetricExporter):
         self._forward_sdk = forward_sdk
         self._on_result = on_result
         self._first = 0
+        self._told_ns = 0  # when the latest reading was taken
         self._lock = threading.Lock()
 
     @staticmethod
@@ -85,7 +89,7 @@ class ProducerExporter(MetricExporter):
                 _log.exception("cannot read the kernel's counts")
                 failed = 1
                 if self._forward_sdk:
-                    self._inner.export(metrics_data, timeout_millis=timeout_millis)
+                    self._hand_over(metrics_data, timeout_millis)
             else:
                 failed = self._export_batches(metrics_data, deadline)
             self.failed += failed
@@ -117,7 +121,10 @@ class ProducerExporter(MetricExporter):
     def _deliver(self, metrics_data: MetricsData, batch: Batch, timeout_millis: float, *, with_sdk: bool) -> bool:
         """Whether the receiver has the batch now."""
         theirs = metrics_data.resource_metrics
-        if not with_sdk:
+        if with_sdk:
+            now_ns = batch.reading.time_ns
+            theirs, self._told_ns = retimed(theirs, self._told_ns, now_ns), now_ns
+        else:
             theirs = [ResourceMetrics(theirs[0].resource, [], theirs[0].schema_url)]
         if self._sender:
             try:
@@ -131,7 +138,15 @@ class ProducerExporter(MetricExporter):
                 return answer.result is MetricExportResult.SUCCESS
         first, *others = theirs
         merged = ResourceMetrics(first.resource, [*first.scope_metrics, self.producer.metrics(batch)], first.schema_url)
-        result = self._inner.export(MetricsData([merged, *others]), timeout_millis=timeout_millis)
+        return self._hand_over(MetricsData([merged, *others]), timeout_millis)
+
+    def _hand_over(self, metrics_data: MetricsData, timeout_millis: float) -> bool:
+        """Whether the inner exporter says that it got through; one that raises (to a full disk) says no."""
+        try:
+            result = self._inner.export(metrics_data, timeout_millis=timeout_millis)
+        except Exception as error:
+            _exporters_log.error("%s: %s", type(self._inner).__name__, error)
+            return False
         return result is MetricExportResult.SUCCESS
 
     def _take_note(self, answer: Answer) -> None:

@@ -10,6 +10,8 @@ import atexit
 import logging
 import os
 import socket
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -37,6 +39,9 @@ from otel_epping.producer import EppingMetricProducer
 from otel_epping.version import __version__
 
 _log = logging.getLogger(__name__)
+
+# From a signal to the end, whatever receivers do: Docker kills 10 s after it, systemd after 90 s, Kubernetes 30 s.
+LAST_EXPORT_S = 8.0
 
 _SERVICE = "otel-epping"
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -191,7 +196,7 @@ class Pipelines:
 
     def _build(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
         resource = default_resource()
-        self._readers: list[MetricReader] = []
+        push: list[MetricReader] = []
         wrapped: list[ProducerExporter] = []
         pull: list[MetricReader] = []
         for name, made in exporter_classes():
@@ -203,13 +208,32 @@ class Pipelines:
                 pull.append(built)
                 continue
             wrapped.append(ProducerExporter(built, collector, on_result=partial(on_result, name)))
-            self._readers.append(PeriodicExportingMetricReader(wrapped[-1], interval_s and interval_s * 1e3))
-        self.provider = MeterProvider(resource=resource, metric_readers=[*self._readers, *pull], shutdown_on_exit=False)
+            push.append(PeriodicExportingMetricReader(wrapped[-1], interval_s and interval_s * 1e3))
+        self._readers = [*push, *pull]
+        self.provider = MeterProvider(resource=resource, metric_readers=self._readers, shutdown_on_exit=False)
         for reader in pull:
             attach(reader, collector, resource)
         if wrapped:
             _observe(self.provider, collector, wrapped)
 
-    def shutdown(self) -> None:
-        """Exports the last interval, and ends. Detach from interfaces first, so that it is whole."""
-        self.provider.shutdown()
+    def shutdown(self, timeout_s: float = LAST_EXPORT_S) -> bool:
+        """Exports the last interval, and ends; whether all exporters were done in time. Others are left to themselves.
+
+        Detach from interfaces first, so that it is whole.
+        """
+        deadline = time.monotonic() + timeout_s
+        # All at once: the provider's own shutdown() would have each wait for those before it, which may hang.
+        ending = [threading.Thread(target=_shut_down, args=(reader,), daemon=True) for reader in self._readers]
+        for thread in ending:
+            thread.start()
+        for thread in ending:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in ending)
+
+
+def _shut_down(reader: MetricReader) -> None:
+    """Has a reader export a last time, however long it takes."""
+    try:
+        reader.shutdown(timeout_millis=threading.TIMEOUT_MAX)
+    except Exception as error:
+        _log.warning("cannot shut down %s: %s", type(reader).__name__, error)

@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGINT and SIGTERM: the first is a wish to stop, and a second one, a second later, an order."""
+"""How the agent ends. SIGINT and SIGTERM: the first is a wish to stop, and a second one, a second later, an order."""
 
 import os
 import signal
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
+from typing import NoReturn
 
 # Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
 _ECHO_S = 1.0
+
+
+def end_at_once(last_words: str, status: int) -> NoReturn:
+    """Ends the process, whatever its threads hang in: the interpreter waits for one that has standard output."""
+    with suppress(OSError):  # a full disk
+        os.write(2, f"otel-epping: {last_words}\n".encode())
+    os._exit(status)
 
 
 class Stop(threading.Event):
@@ -16,7 +25,7 @@ class Stop(threading.Event):
 
     def __init__(self, last_words: str) -> None:
         super().__init__()
-        self._last_words = f"otel-epping: {last_words}\n".encode()
+        self._last_words = last_words
         self._first_s = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
@@ -26,5 +35,4 @@ class Stop(threading.Event):
             self._first_s = time.monotonic()
             self.set()
         elif time.monotonic() - self._first_s > _ECHO_S:
-            os.write(2, self._last_words)
-            os._exit(128 + number)
+            end_at_once(self._last_words, 128 + number)

@@ -105,11 +105,12 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
         *arguments: str,
         command: list[str] = COMMAND,
         output: int = subprocess.DEVNULL,
+        namespace: Namespace = ns,
         **settings: str,
     ) -> Agent:
         log = tmp_path / f"agent{len(agents)}.log"
         with log.open("w") as stderr:
-            process = ns.popen(
+            process = namespace.popen(
                 [*command, "run", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,

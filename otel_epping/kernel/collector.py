@@ -7,7 +7,6 @@ costs nothing, and what happened between two readings is their difference.
 
 import os
 import threading
-import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 
 from otel_epping.kernel import buckets, libbpf, loader, memory
 from otel_epping.kernel.attachments import Attachments
+from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.reader import EPOCH, READ, Interval, Reader
@@ -41,7 +41,8 @@ class Collector:
         weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
         self.attachments = Attachments(self.program)
-        self.started_ns = time.time_ns()
+        self._clock = Clock()
+        self.started_ns = self._clock()
         self._readers: list[Reader] = []
         self._interval = 0
         self._rows = 1
@@ -69,14 +70,16 @@ class Collector:
         libbpf.map_update(self.program.maps["control"].fd, np.uint32(0).tobytes(), value.tobytes())
 
     def now_ns(self) -> int:
-        """Unix time of a reading that is taken now."""
-        return time.time_ns()
+        """Unix time of a reading that is taken now; each is later than the one before."""
+        return self._clock()
 
     def reader(self) -> Reader:
         """A new reader; each keeps its own place."""
         with self._lock:
             flows = FlowTable(self.program.maps["flows"], packet_clock=self.config.packet_clock)
-            reader = Reader(self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns)
+            reader = Reader(
+                self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns, self.started_ns
+            )
             self._readers.append(reader)
         return reader
 

@@ -84,6 +84,9 @@ def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int
         _, printed = child.communicate()
         # The reply waits in the socket's buffer: it is far smaller than that, whatever the settings.
         message, fds, _, _ = socket.recv_fds(ours, 1 << 20, 64)
+    if not message and child.returncode < 0:
+        killed = f"the loader was killed by signal {-child.returncode}"
+        raise EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", printed)
     if not message:
         raise EppingError(f"the loader ended with status {child.returncode} and no answer: run it by hand", printed)
     return json.loads(message), fds, printed

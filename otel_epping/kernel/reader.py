@@ -80,11 +80,13 @@ class Reader:
         attachments: Attachments,
         next_interval: Callable[[], AbstractContextManager[Interval]],
         now_ns: Callable[[], int],
+        started_ns: int,
     ) -> None:
         self.extremes = Extremes()
         self._attachments = attachments
         self._next_interval = next_interval
         self._now_ns = now_ns
+        self._latest_ns = started_ns
         self._packet_clock = config.packet_clock
         self._cpus = possible_cpus()
         self._slots = arrays["slots"]
@@ -118,12 +120,19 @@ class Reader:
         self._histograms.read(interval.rows, share_extremes)
 
     def _read_created(self, slots: npt.NDArray[Any], now_ns: int) -> None:
-        """Puts the birth of new slots, which the kernel gives in time since boot, on the clock on the wall, once."""
+        """Puts the birth of new slots, which the kernel gives in time since boot, on the clock on the wall, once.
+
+        Since this reader looked last: so neither a suspension, during which the kernel's clock stands still, nor a step
+        of the clock on the wall gives a slot a time before that, or one to come.
+        """
         self._created_ns = longer(self._created_ns, len(slots))
-        offset_ns = 0 if self._packet_clock else now_ns - time.monotonic_ns()
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns[: len(slots)] == 0))
+        created_ns = slots["created_ns"][new].astype(np.int64)
+        if not self._packet_clock:
+            created_ns = np.clip(created_ns + (now_ns - time.monotonic_ns()), self._latest_ns, now_ns)
+            self._latest_ns = now_ns
         # A packet without a time, as a capture may have, makes a slot at 0, which is the mark of one that isn't live.
-        self._created_ns[new] = np.maximum(slots["created_ns"][new].astype(np.int64) + offset_ns, 1)
+        self._created_ns[new] = np.maximum(created_ns, 1)
 
     def _read_interfaces(self, numbers: list[int]) -> npt.NDArray[Any]:
         """Records of some interfaces, added up over CPUs: structs of nothing but 64-bit counters."""

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Churn, for as long as you like: `make soak` has 20 minutes of it, test_soak.py a minute.
+
+Two agents watch the same interfaces while flows, subnets, interfaces and collectors come and go: more subnets than
+there is room for, each conversation a flow of its own. One agent exports cumulative counts over HTTP to a real
+collector that is killed again and again; the other deltas over gRPC to one that first refuses and then is gone. All
+packets are ours: so we know how many there are, and how many RTTs. In the end both must have told of each exactly once.
+"""
+
+import random
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from arrivals import DELTA, INTERFACE_PACKETS, PACKETS
+from command import COMMAND, environment
+from fuzz import builders
+from fuzz.meaning import ACK
+
+from otel_epping import telemetry
+from otel_epping.kernel import libbpf
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.sink import Point, Sink
+
+ROUNDS = 4
+# Of each conversation: none from the first timestamp of either side, which may be old, nor from the last, unanswered.
+RTTS = (ROUNDS - 1) + (ROUNDS - 2)
+CONVERSATIONS = 12  # at a time
+PAUSE_S = 0.04
+MAX_SUBNETS = 1024
+SUBNETS = 3000  # on either side, for each interface
+CHURN_S = 5.0
+INTERVAL = "500ms"
+MOST_GROWTH_KB = 2048
+MOST_NEW_FDS = 2  # a connection may be up, or not
+
+
+class Traffic:
+    """Conversations through veth pairs `soakN`, of which agents watch the near end. Counts what it has sent."""
+
+    def __init__(self, ns: Namespace, pairs: int) -> None:
+        self.packets = self.rtts = 0
+        self.names = [f"soak{number}" for number in range(pairs)]
+        self._ns = ns
+        self._chance = random.Random(1)
+        self._ends: dict[str, tuple[socket.socket, socket.socket]] = {}
+        self._flows = 0
+        ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own
+        for name in self.names:
+            ns.ip(f"link add {name} type veth peer name {name}x", f"link set {name} up", f"link set {name}x up")
+            with ns.entered():
+                ends = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in range(2)]
+            for end, interface in zip(ends, (name, f"{name}x"), strict=True):
+                end.bind((interface, 0))
+            self._ends[name] = (ends[0], ends[1])
+
+    def remove_an_interface(self) -> None:
+        """One with all that was sent through it; the first stays."""
+        if len(self._ends) > 1:
+            name = list(self._ends)[-1]
+            for end in self._ends.pop(name):
+                end.close()
+            self._ns.ip(f"link delete {name}")
+
+    def speak(self) -> None:
+        """Some conversations of new flows, between subnets that were heard of before or weren't."""
+        for _ in range(CONVERSATIONS):
+            self._flows += 1
+            near, far = self._ends[self._chance.choice(list(self._ends))]
+            inner, outer = (bytes((net, *divmod(self._chance.randrange(SUBNETS), 256), 1)) for net in (11, 12))
+            ports = (1024 + self._flows % 60_000, 443)
+            for now in range(1, ROUNDS + 1):
+                near.send(_segment(inner, outer, ports, now, now - 1))
+                far.send(_segment(outer, inner, ports[::-1], now, now))
+            self.packets += 2 * ROUNDS
+            self.rtts += RTTS
+
+    def close(self) -> None:
+        for ends in self._ends.values():
+            for end in ends:
+                end.close()
+
+
+def _segment(source: bytes, destination: bytes, ports: tuple[int, int], tsval: int, tsecr: int) -> bytes:
+    segment = builders.tcp(ports, 1, 1, ACK | 8, builders.timestamp(tsval, tsecr), b"data")
+    return builders.link((), 4) + builders.ip(source, destination, 6, segment)
+
+
+@dataclass
+class Account:
+    """What an agent told of a metric, from its points as they come; each must follow from those before it."""
+
+    told: dict[Any, int] = field(default_factory=dict)
+    _latest: dict[Any, Any] = field(default_factory=dict)
+
+    def enter(self, one: Point) -> None:
+        series = tuple(sorted(one.attributes.items()))
+        point, before = one.point, self._latest.get(series)
+        value = int(getattr(point, "count", 0) or getattr(point, "as_int", 0))
+        start_ns, time_ns = point.start_time_unix_nano, point.time_unix_nano
+        assert start_ns <= time_ns, (series, start_ns, time_ns)
+        if before is not None:
+            begun_ns, latest_ns, told = before
+            assert time_ns > latest_ns, (series, time_ns, latest_ns)
+            assert start_ns >= latest_ns or (start_ns == begun_ns and value >= told), (series, before, value)
+        self._latest[series] = (start_ns, time_ns, value if one.temporality != DELTA else 0)
+        key = series if one.temporality == DELTA else (series, start_ns)
+        self.told[key] = value + (self.told.get(key, 0) if one.temporality == DELTA else 0)
+
+    @property
+    def total(self) -> int:
+        return sum(self.told.values())
+
+
+class Told:
+    """The accounts of all that matters here; takes requests out of sinks, so that they don't pile up."""
+
+    def __init__(self) -> None:
+        self._accounts = {name: Account() for name in (PACKETS, INTERFACE_PACKETS, telemetry.RTT.name)}
+        self.requests = 0
+
+    def take(self, sink: Sink) -> None:
+        requests = sink.requests
+        self.requests += len(requests)
+        for name, account in self._accounts.items():
+            for point in sink.points(name):
+                account.enter(point)
+        sink.clear()
+
+    @property
+    def subnet_packets(self) -> int:
+        """Each packet is told from one subnet and to another; both may be those that there is no room for."""
+        return self._accounts[PACKETS].total
+
+    def __str__(self) -> str:
+        return f"{self.interface_packets} packets, {self.rtts} RTTs in {self.requests} requests"
+
+    @property
+    def interface_packets(self) -> int:
+        return self._accounts[INTERFACE_PACKETS].total
+
+    @property
+    def rtts(self) -> int:
+        return self._accounts[telemetry.RTT.name].total
+
+
+class Agent:
+    """An agent on all the interfaces; `variables` are its own."""
+
+    def __init__(self, ns: Namespace, names: list[str], log: Path, **variables: str) -> None:
+        self._log = log
+        arguments = [f"--interface={name}" for name in names]
+        settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2"}
+        options = ["--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
+        with log.open("w") as stderr:
+            self.process = ns.popen([*COMMAND, "run", *arguments, *options], stderr=stderr, env=environment(settings))
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def wait_until_it_watches(self) -> None:
+        while "watching" not in self.log:
+            assert self.process.poll() is None, self.log
+            time.sleep(0.05)
+
+    def status(self, name: str) -> int:
+        """A number of /proc/PID/status."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split(f"{name}:")[1].split()[0])
+
+    @property
+    def fds(self) -> int:
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
+
+
+@dataclass
+class Collectors:
+    """One that is killed, in front of a sink; and one that is a sink itself. Both come back to where they were."""
+
+    ns: Namespace
+    behind: Sink
+    rotel: Rotel
+    direct: Sink
+    kills: int = 0
+
+    @classmethod
+    @contextmanager
+    def running(cls, ns: Namespace) -> Iterator["Collectors"]:
+        with Sink(namespace=ns) as behind:
+            one = cls(ns, behind, Rotel(behind, namespace=ns).__enter__(), Sink(namespace=ns).__enter__())
+            try:
+                yield one
+            finally:
+                one.rotel.__exit__()
+                one.direct.__exit__()
+
+    def take_away(self) -> None:
+        self.kills += 1
+        self.rotel.__exit__()
+        # A delta is told twice if the answer to it is lost, so this one says no before it goes.
+        self.direct.fail_with(503)
+        time.sleep(0.1)
+        self.direct.__exit__()
+
+    def bring_back(self) -> None:
+        self.rotel.__enter__()
+        self.direct = Sink(grpc_port=self.direct.grpc_port, namespace=self.ns).__enter__()
+
+
+def attached(ns: Namespace, name: str) -> list[int]:
+    """How many programs are on the two hooks of an interface."""
+    with ns.entered():
+        ifindex = socket.if_nametoindex(name)
+        return [libbpf.attached_count(ifindex, hook) for hook in (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)]
+
+
+def run(duration_s: float) -> list[str]:
+    """Soaks for so long, and returns what there is to say of it. Raises AssertionError if something was amiss."""
+    pairs = 2 + int(min(duration_s / 10, 40))
+    with ExitStack() as undo:
+        ns = undo.enter_context(Namespace("soak"))
+        folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
+        collectors = undo.enter_context(Collectors.running(ns))
+        traffic = Traffic(ns, pairs)
+        undo.callback(traffic.close)
+        agents = {
+            "cumulative": Agent(
+                ns,
+                traffic.names,
+                folder / "cumulative.log",
+                OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+                OTEL_EXPORTER_OTLP_ENDPOINT=collectors.rotel.http_endpoint.removesuffix("/v1/metrics"),
+            ),
+            "delta": Agent(
+                ns,
+                traffic.names,
+                folder / "delta.log",
+                OTEL_EXPORTER_OTLP_ENDPOINT=collectors.direct.grpc_endpoint,
+                OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+            ),
+        }
+        for agent in agents.values():
+            agent.wait_until_it_watches()
+        assert attached(ns, traffic.names[0]) == [2, 2]
+        told = {name: Told() for name in agents}
+        sizes = _churn(duration_s, traffic, collectors, agents, told)
+        for name, agent in agents.items():
+            agent.process.terminate()
+            assert agent.process.wait(15) == 0, f"{name}: {agent.log}"
+            assert "Traceback" not in agent.log, agent.log
+        assert attached(ns, traffic.names[0]) == [0, 0], "a program is left behind"
+        _settle(collectors.behind)
+        told["cumulative"].take(collectors.behind)
+        told["delta"].take(collectors.direct)
+        lines = [f"{traffic.packets} packets and {traffic.rtts} RTTs offered; collectors gone {collectors.kills} times"]
+        for name, one in told.items():
+            first, last = sizes[name]
+            lines.append(f"{name}: {one}; kB, fds, threads a third in {first}, at the end {last}")
+        print("\n".join(lines))
+        for name, one in told.items():
+            packets = (one.interface_packets, one.subnet_packets / 2)
+            assert packets == (traffic.packets, traffic.packets), f"{name}: {packets} of {traffic.packets} packets"
+            assert one.rtts == traffic.rtts, f"{name}: {one.rtts} of {traffic.rtts} RTTs"
+            first, last = sizes[name]
+            assert last[0] - first[0] <= MOST_GROWTH_KB, f"{name}: memory went from {first[0]} to {last[0]} kB"
+            assert last[1] - first[1] <= MOST_NEW_FDS, f"{name}: descriptors went from {first[1]} to {last[1]}"
+        return lines
+
+
+def _churn(
+    duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], told: dict[str, Told]
+) -> dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]]:
+    """All that comes and goes; returns the agents' sizes a third in and at the end, collectors being there."""
+
+    def sizes() -> dict[str, tuple[int, int, int]]:
+        return {name: (one.status("VmRSS"), one.fds, one.status("Threads")) for name, one in agents.items()}
+
+    def speak_until(at: float) -> None:
+        while time.monotonic() < at:
+            traffic.speak()
+            time.sleep(PAUSE_S)
+
+    began, third = time.monotonic(), sizes()
+    removed = 0
+    while (passed := time.monotonic() - began) < duration_s - CHURN_S:
+        if removed * duration_s < passed * (len(traffic.names) - 2):
+            traffic.remove_an_interface()
+            removed += 1
+        speak_until(time.monotonic() + 0.3 * CHURN_S)
+        collectors.take_away()
+        told["delta"].take(collectors.direct)
+        speak_until(time.monotonic() + 0.3 * CHURN_S)
+        collectors.bring_back()
+        speak_until(time.monotonic() + 0.4 * CHURN_S)
+        told["cumulative"].take(collectors.behind)
+        for agent in agents.values():
+            assert agent.process.poll() is None, agent.log
+        if passed < duration_s / 3:
+            third = sizes()
+    speak_until(time.monotonic() + CHURN_S)
+    for agent in agents.values():
+        assert agent.log.count("export failed") == agent.log.count("get through again"), agent.log
+    last = sizes()
+    return {name: (third[name], last[name]) for name in agents}
+
+
+def _settle(sink: Sink) -> None:
+    """Waits until the collector has passed on what it has."""
+    count, since = -1, time.monotonic()
+    while time.monotonic() - since < 1:
+        if len(sink.received) != count:
+            count, since = len(sink.received), time.monotonic()
+        time.sleep(0.05)
+
+
+def main() -> None:
+    """The command: minutes, 20 if it isn't said."""
+    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
+    run(minutes * 60)
+    print("all of it was told, once")
+
+
+if __name__ == "__main__":
+    main()
