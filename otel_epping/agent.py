@@ -4,13 +4,17 @@
 import logging
 from collections import deque
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 
+from otel_epping.health import Health, in_words
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
 from otel_epping.stop import Stop
+from otel_epping.systemd import Service
+from otel_epping.version import __version__
 
 _log = logging.getLogger("otel_epping")
 
@@ -51,47 +55,86 @@ class Delivery:
         return self._words.text()
 
     @property
-    def failing(self) -> bool:
-        """Whether the last export of any exporter failed."""
-        return bool(self._failures)
+    def failing(self) -> tuple[str, ...]:
+        """The exporters whose last export failed."""
+        return tuple(self._failures)
 
     def __call__(self, exporter: str, failed: int) -> None:
         """Takes the result of an export: how many of its requests failed."""
         if failed:
             if exporter not in self._failures:
-                _log.warning("export failed, counts are kept and sent with the next: %s", self.words)
+                told = {"exporter": exporter, "cause": self.words}
+                _log.warning("export failed, counts are kept and sent with the next: %s", self.words, extra=told)
             self._failures[exporter] = self._failures.get(exporter, 0) + 1
         elif exporter in self._failures:
             exports = self._failures.pop(exporter)
-            _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
+            _log.warning(
+                "exports get through again, after %d that failed; nothing was lost",
+                exports,
+                extra={"exporter": exporter, "failed_exports": exports},
+            )
 
 
-def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None) -> bool:
+def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManager[object]:
+    """Answers health probes at an address and port, if any."""
+    if not at:
+        return nullcontext()
+    from otel_epping.probes import Probes  # with http.server, which an agent without probes can do without
+
+    return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
+
+
+def _wait(stop: Stop, service: Service, health: Health) -> None:
+    """Until we are to stop; meanwhile systemd, if it is there, hears how we are."""
+    was_alive = True
+    while not stop.wait(service.beat_s):
+        alive = all(check.ok for check in health.live())
+        if was_alive and not alive:
+            _log.error("not alive: %s", in_words(health.live()))
+        was_alive = alive
+        service.beat(in_words(health.ready()), alive=alive)
+
+
+def run(
+    roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None, health_at: tuple[str, int] | None = None
+) -> bool:
     """Watches interfaces, given with what they face, until SIGTERM or SIGINT; returns whether the last export arrived.
 
-    Raises EppingError for whatever keeps it from beginning.
+    Health probes are answered at an address and port, if any. Raises EppingError for whatever keeps it from beginning.
     """
     for name in roles:
         interfaces.find(name)
     stop = Stop("stopped at once; the last interval may not have been delivered")
     delivery = Delivery()
-    with beside(lambda: Collector(config)) as loading:
-        # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-        from otel_epping.sdk import Pipelines, exporter_classes
+    service, health = Service(), Health()
+    with _probes(health, health_at):
+        with beside(lambda: Collector(config)) as loading:
+            # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
+            from otel_epping.sdk import Pipelines, exporter_classes
 
-        exporter_classes()
-    with loading.result() as collector:
-        pipelines = Pipelines(collector, interval_s, delivery)
-        for name, role in roles.items():
-            collector.attachments.attach(name, role)
-        _log.info(
-            "watching %s: room for %d subnets, %.0f MiB of kernel memory",
-            ", ".join(roles),
-            config.max_subnets,
-            sum(collector.kernel_bytes.values()) / _MIB,
-        )
-        stop.wait()
-        _log.info("stopping: exporting the last interval")
-        collector.attachments.detach_all()
-        pipelines.shutdown()
+            exporter_classes()
+        with loading.result() as collector:
+            pipelines = Pipelines(collector, interval_s, delivery)
+            for name, role in roles.items():
+                collector.attachments.attach(name, role)
+            health.begin(collector.attachments, pipelines.exporters, pipelines.interval_s, lambda: delivery.failing)
+            kernel_bytes = sum(collector.kernel_bytes.values())
+            _log.info(
+                "watching %s: room for %d subnets, %.0f MiB of kernel memory",
+                ", ".join(roles),
+                config.max_subnets,
+                kernel_bytes / _MIB,
+                extra={
+                    "interfaces": list(roles),
+                    "max_subnets": config.max_subnets,
+                    "kernel_bytes": kernel_bytes,
+                    "version": __version__,
+                },
+            )
+            service.ready(in_words(health.ready()))
+            _wait(stop, service, health)
+            _log.info("stopping: exporting the last interval")
+            service.stopping("exporting the last interval")
+            collector.attachments.detach_all()
+            pipelines.shutdown()
     return not delivery.failing

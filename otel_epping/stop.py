@@ -7,6 +7,8 @@ import threading
 import time
 from types import FrameType
 
+from otel_epping import logs
+
 # Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
 _ECHO_S = 1.0
 
@@ -16,7 +18,7 @@ class Stop(threading.Event):
 
     def __init__(self, last_words: str) -> None:
         super().__init__()
-        self._last_words = f"otel-epping: {last_words}\n".encode()
+        self._last_words = last_words
         self._first_s = 0.0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._signalled)
@@ -26,5 +28,5 @@ class Stop(threading.Event):
             self._first_s = time.monotonic()
             self.set()
         elif time.monotonic() - self._first_s > _ECHO_S:
-            os.write(2, self._last_words)
+            os.write(2, f"{logs.last_words(self._last_words)}\n".encode())
             os._exit(128 + number)

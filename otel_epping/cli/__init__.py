@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from otel_epping import logs
 from otel_epping.cli.check import check
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
@@ -38,13 +39,11 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except EppingError as error:
-        if error.detail:
-            click.echo(error.detail, err=True)
-        click.echo(f"otel-epping: {error}", err=True)
+        click.echo(logs.last_words(str(error), error.detail), err=True)
         sys.exit(1)
     except OSError as error:  # standard output is a full disk, or nobody reads it any more
         if not isinstance(error, BrokenPipeError):
-            click.echo(f"otel-epping: {error}", err=True)
+            click.echo(logs.last_words(str(error)), err=True)
         # What could not be written stays in the buffer, and would be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

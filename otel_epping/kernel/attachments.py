@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 
-from otel_epping.kernel import interfaces, libbpf
+from otel_epping.kernel import interfaces, libbpf, memory
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.loader import Program
@@ -19,6 +19,14 @@ UNKNOWN_INTERFACE = 0
 _PROBES = 4
 
 _HOOKS = {"epping_ingress": libbpf.BPF_TCX_INGRESS, "epping_egress": libbpf.BPF_TCX_EGRESS}
+
+
+def _holds(link: int) -> bool:
+    """Whether a link is on an interface still."""
+    try:
+        return bool(memory.map_info(link).get("ifindex"))
+    except OSError:  # closed meanwhile, by another thread
+        return False
 
 
 class Attachments:
@@ -60,6 +68,14 @@ class Attachments:
         """Ends watching an interface. What was counted stays."""
         for link in self._links.pop(name, []):
             os.close(link)
+
+    def state(self) -> dict[str, bool]:
+        """Interfaces that are watched, or were: whether they are, as the kernel says, which cuts the links of one that
+        goes. May be asked by any thread.
+        """
+        links = dict(self._links)
+        watched = {name for name, fds in links.items() if all(map(_holds, fds))}
+        return {name: name in watched for name in list(self.names.values()) if name}
 
     def detach_all(self) -> None:
         """Ends watching every interface."""
