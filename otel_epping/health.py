@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # brings the SDK, for which the agent has time later, while t
     from otel_epping.exporter import ProducerExporter
 
 # An export that waits for a receiver keeps the next reading waiting, but not for longer (see exporter.py).
-_LONGEST_EXPORT_S = 60.0
+_LONGEST_EXPORT_S = 300.0
 _NAMED = 8
 _LOADING = "the kernel program is being loaded"
 

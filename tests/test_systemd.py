@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What systemd is told, by way of a real datagram socket; test_systemd_service.py has systemd itself."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command import Agent
+
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from otel_epping.systemd import Service
+
+
+@pytest.fixture(params=["path", "abstract"])
+def ear(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The far end of NOTIFY_SOCKET, of either kind."""
+    address = str(tmp_path / "notify") if request.param == "path" else f"@otel-epping-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(address.replace("@", "\0", 1))
+        ear.settimeout(10)
+        monkeypatch.setenv("NOTIFY_SOCKET", address)
+        yield ear
+
+
+def heard(ear: socket.socket) -> dict[str, str]:
+    """The next message, as names and values."""
+    return dict(line.split("=", 1) for line in ear.recv(4096).decode().split("\n"))
+
+
+def test_what_each_call_says(ear: socket.socket) -> None:
+    service = Service()
+    service.ready("watching lo")
+    assert heard(ear) == {"READY": "1", "STATUS": "watching lo"}
+    service.beat("fine", alive=True)
+    assert heard(ear) == {"STATUS": "fine"}, "nobody asked for a watchdog"
+    before_us = time.monotonic_ns() // 1000
+    with service.reloading("watching eth0"):
+        message = heard(ear)
+        assert message["RELOADING"] == "1"
+        assert before_us <= int(message["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
+    assert heard(ear) == {"READY": "1", "STATUS": "watching eth0"}
+    service.stopping("bye")
+    assert heard(ear) == {"STOPPING": "1", "STATUS": "bye"}
+
+
+def test_a_reload_that_fails_ends_all_the_same(ear: socket.socket) -> None:
+    with pytest.raises(RuntimeError), Service().reloading("as before"):
+        assert "RELOADING" in heard(ear)
+        raise RuntimeError
+    assert heard(ear) == {"READY": "1", "STATUS": "as before"}
+
+
+def test_the_watchdog_is_fed_in_half_of_its_time_and_only_alive(
+    ear: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    service = Service()
+    assert service.beat_s == 1.5
+    service.beat("fine", alive=True)
+    assert heard(ear) == {"STATUS": "fine", "WATCHDOG": "1"}
+    service.beat("the reader hangs", alive=False)
+    assert heard(ear) == {"STATUS": "the reader hangs"}
+
+
+@pytest.mark.parametrize("settings", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}])
+def test_a_watchdog_that_is_not_on_us(
+    ear: socket.socket, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    for name, value in ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())} | settings).items():
+        monkeypatch.setenv(name, value)
+    service = Service()
+    assert service.beat_s == 10
+    service.beat("fine", alive=True)
+    assert heard(ear) == {"STATUS": "fine"}
+
+
+def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Without the variable nothing is to be done, and without the socket nothing can be: neither ends the agent."""
+    monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
+    assert Service().beat_s is None
+    Service().ready("x")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
+    Service().ready("x")
+
+
+def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> None:
+    service = Service()
+    ear.setblocking(False)
+    began = time.monotonic()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
+        filler.setblocking(False)
+        filler.connect(os.environ["NOTIFY_SOCKET"].replace("@", "\0", 1))
+        with pytest.raises(BlockingIOError):
+            while True:
+                filler.send(b"X=1")
+        service.beat("fine", alive=True)
+    assert time.monotonic() - began < 2
+
+
+def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
+    """It is ready when it counts, tells how it is, and that it is about to end."""
+    with Sink(namespace=ns) as sink:
+        agent = start(
+            *("-i", "lo", "--interval", "100ms"),
+            NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],
+            WATCHDOG_USEC="400000",
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+        )
+        message = heard(ear)
+        assert message["READY"] == "1"
+        assert message["STATUS"].startswith("watching lo; ")
+        assert [heard(ear).get("WATCHDOG") for _ in range(4)] == ["1"] * 4
+        sink.fail_with(503)
+        while "exports fail: otlp_proto_grpc" not in (message := heard(ear))["STATUS"]:
+            pass
+        assert message["WATCHDOG"] == "1", "another start of ours brings no receiver back"
+        sink.recover()
+        while not heard(ear)["STATUS"].endswith("exports arrive"):
+            pass
+        agent.process.send_signal(signal.SIGTERM)
+        while "STOPPING" not in (message := heard(ear)):
+            pass
+        assert message == {"STOPPING": "1", "STATUS": "exporting the last interval"}
+        assert agent.process.wait(10) == 0
