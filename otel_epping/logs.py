@@ -8,6 +8,7 @@ came with (logging's `extra`), and of an exception type, message and the whole t
 
 import json
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -97,6 +98,8 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    # The core of gRPC is no Python, and writes lines of its own: of connections that go, which the exporter tells too.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # A log that cannot be written, on a full disk for one, is no reason for more of it.
     logging.raiseExceptions = False
     logging.captureWarnings(True)
