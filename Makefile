@@ -6,7 +6,7 @@
 
 PYTHON   ?= /usr/bin/python3
 # libpython3-dev: rotel, the collector of the demo, embeds Python.
-PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev python3-bpfcc python3-venv util-linux
+PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev python3-bpfcc python3-venv systemd util-linux
 
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)

@@ -12,6 +12,7 @@ library reads the requests (http.server), but would wait for one after the other
 
 import json
 import logging
+import os
 import selectors
 import socket
 import threading
@@ -98,6 +99,21 @@ class _Client:
         self.until_s = time.monotonic() + _PATIENCE_S
 
 
+def _listen(address: str, port: int) -> socket.socket:
+    is_v6 = ":" in address
+    family = socket.AF_INET6 if is_v6 else socket.AF_INET
+    try:
+        return socket.create_server((address, port), family=family, dualstack_ipv6=is_v6)
+    except (socket.gaierror, UnicodeError):
+        why = "there is no such address"
+    except OSError as error:
+        why = os.strerror(error.errno or 0)
+    raise EppingError(
+        f"cannot listen on {address} port {port} for health probes ({why}): "
+        "choose another --health-port, or a --health-address of this host"
+    )
+
+
 class Probes:
     """Listens and answers, in a thread of its own, until closed; `questions` are paths and what they ask.
 
@@ -107,15 +123,7 @@ class Probes:
     def __init__(self, address: str, port: int, questions: Mapping[str, Question]) -> None:
         self._questions = questions
         self._clients: dict[socket.socket, _Client] = {}  # the oldest first
-        try:
-            family = socket.AF_INET6 if ":" in address else socket.AF_INET
-            self._listener = socket.create_server((address, port), family=family)
-        except (OSError, UnicodeError) as error:
-            why = getattr(error, "strerror", None) or error
-            raise EppingError(
-                f"cannot listen on {address} port {port} for health probes ({why}): "
-                "choose another --health-port, or a --health-address of this host"
-            ) from error
+        self._listener = _listen(address, port)
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
