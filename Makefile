@@ -47,7 +47,7 @@ format: setup ## put the sources into the format that lint asks for
 
 docs: setup ## write docs/metrics.md anew from the table in otel_epping/telemetry.py
 	mkdir -p docs
-	$(BIN)/python -m otel_epping.telemetry > docs/metrics.md
+	$(BIN)/python -m otel_epping.metrics_page > docs/metrics.md
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist

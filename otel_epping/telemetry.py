@@ -3,7 +3,7 @@
 
 The semantic conventions for passive round-trip times are being written (open-telemetry/semantic-conventions #3682,
 #3947): expect these names to change, here and only here. To add a counter, add a row; `docs/metrics.md` is made from
-this file (`python -m otel_epping.telemetry`).
+this file (metrics_page.py).
 """
 
 import dataclasses
@@ -327,25 +327,3 @@ METRICS = (
     PROGRAM_TIME,
     MEMORY_USAGE,
 )
-
-
-def markdown() -> str:
-    """The text of docs/metrics.md."""
-    lines = [
-        "# Metrics",
-        "",
-        "Made from `otel_epping/telemetry.py` by `make docs`; edit there.",
-        "",
-        "| metric | kind | unit | description | attributes |",
-        "|---|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        keys = ", ".join(f"`{key}`" for key in metric.keys)
-        lines.append(f"| `{metric.name}` | {metric.kind} | `{metric.unit}` | {metric.description} | {keys} |")
-    lines += ["", "| attribute | meaning |", "|---|---|"]
-    lines += [f"| `{key}` | {meaning} |" for key, meaning in ATTRIBUTES.items()]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")
