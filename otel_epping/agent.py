@@ -84,7 +84,7 @@ def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManage
     return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
 
 
-def _wait(stop: Stop, service: Service, health: Health) -> None:
+def wait(stop: Stop, service: Service, health: Health) -> None:
     """Until we are to stop; meanwhile systemd, if it is there, hears how we are."""
     was_alive = True
     while not stop.wait(service.beat_s):
@@ -132,7 +132,7 @@ def run(
                 },
             )
             service.ready(in_words(health.ready()))
-            _wait(stop, service, health)
+            wait(stop, service, health)
             _log.info("stopping: exporting the last interval")
             service.stopping("exporting the last interval")
             collector.attachments.detach_all()

@@ -4,6 +4,7 @@
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -11,9 +12,16 @@ from pathlib import Path
 
 import pytest
 from command import Agent
+from recorder import CONFIG, exporter
+from testrun import Bench
 
+from otel_epping import agent
+from otel_epping.exporter import ProducerExporter
+from otel_epping.health import Health
+from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.stop import Stop
 from otel_epping.systemd import Service
 
 
@@ -109,12 +117,41 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> Non
     assert time.monotonic() - began < 2
 
 
+def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
+    ear: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    bench_of: Callable[[KernelConfig], Bench],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("WATCHDOG_USEC", "200000")
+    collector = bench_of(CONFIG).collector
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = Stop("")
+    try:
+        with Sink() as sink:
+            reader = ProducerExporter(exporter(sink), collector)
+            health = Health()
+            health.begin(collector.attachments, [reader], 1, lambda: ())
+            reader.producer.read_at_s = time.monotonic() - 1000
+            main = threading.Timer(0.5, stop.set)
+            main.start()
+            agent.wait(stop, Service(), health)
+            main.join()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert "WATCHDOG" not in heard(ear)
+    assert "WATCHDOG" not in heard(ear)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("not alive: counts were read 1000 s ago; they are to be, every 1 s")
+
+
 # Abstract sockets belong to a network namespace, and the agent is in another.
 @pytest.mark.parametrize("address", ["path"], indirect=True)
 def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
     """It is ready when it counts, tells how it is, and that it is about to end."""
     with Sink(namespace=ns) as sink:
-        agent = start(
+        running = start(
             *("-i", "lo", "--interval", "100ms"),
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],
             WATCHDOG_USEC="400000",
@@ -131,8 +168,8 @@ def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., 
         sink.recover()
         while not heard(ear)["STATUS"].endswith("exports arrive"):
             pass
-        agent.process.send_signal(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)
         while "STOPPING" not in (message := heard(ear)):
             pass
         assert message == {"STOPPING": "1", "STATUS": "exporting the last interval"}
-        assert agent.process.wait(10) == 0
+        assert running.process.wait(10) == 0
