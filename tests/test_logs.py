@@ -106,7 +106,7 @@ def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callabl
     """At its most talkative, without a receiver: what the exporters say is in our words, and so is the end."""
     grpc = protocol == "grpc"
     settings = {"OTEL_EPPING_LOG_FORMAT": "json", "OTEL_EPPING_LOG_LEVEL": "debug"}
-    settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1" if grpc else "2"}
     settings |= {"OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20hush", "OTEL_METRIC_EXPORT_TIMEOUT": "rubbish"}
     with Sink(namespace=ns) as sink:
         endpoint = sink.grpc_endpoint if grpc else sink.http_endpoint.removesuffix("/v1/metrics")

@@ -156,6 +156,7 @@ def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., 
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],
             WATCHDOG_USEC="400000",
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            OTEL_EXPORTER_OTLP_TIMEOUT="0.5",
         )
         message = heard(ear)
         assert message["READY"] == "1"
