@@ -6,7 +6,7 @@
 
 PYTHON   ?= /usr/bin/python3
 # libpython3-dev: rotel, the collector of the demo, embeds Python.
-PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev python3-bpfcc python3-venv util-linux
+PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev python3-bpfcc python3-venv systemd util-linux
 
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)
@@ -54,7 +54,7 @@ format: setup ## put the sources into the format that lint asks for
 
 docs: setup ## write docs/metrics.md and docs/settings.md anew from the tables in otel_epping
 	mkdir -p docs
-	$(BIN)/python -m otel_epping.telemetry > docs/metrics.md
+	$(BIN)/python -m otel_epping.metrics_page > docs/metrics.md
 	$(BIN)/python -m otel_epping.settings > docs/settings.md
 
 build: setup ## wheel and sdist into dist/

@@ -5,16 +5,21 @@ import logging
 import select
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
+from otel_epping.health import Health, in_words
 from otel_epping.kernel import interfaces, privileges
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
+from otel_epping.pulse import Pulse
 from otel_epping.settings import SETTINGS, Settings
 from otel_epping.signals import Signals
 from otel_epping.stop import Stop, end_at_once
+from otel_epping.systemd import Service
+from otel_epping.version import __version__
 
 _log = logging.getLogger("otel_epping")
 
@@ -58,19 +63,24 @@ class Delivery:
         return self._words.text()
 
     @property
-    def failing(self) -> bool:
-        """Whether the last export of any exporter failed."""
-        return bool(self._failures)
+    def failing(self) -> tuple[str, ...]:
+        """The exporters whose last export failed."""
+        return tuple(self._failures)
 
     def __call__(self, exporter: str, failed: int) -> None:
         """Takes the result of an export: how many of its requests failed."""
         if failed:
             if exporter not in self._failures:
-                _log.warning("export failed, counts are kept and sent with the next: %s", self.words)
+                told = {"exporter": exporter, "cause": self.words}
+                _log.warning("export failed, counts are kept and sent with the next: %s", self.words, extra=told)
             self._failures[exporter] = self._failures.get(exporter, 0) + 1
         elif exporter in self._failures:
             exports = self._failures.pop(exporter)
-            _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
+            _log.warning(
+                "exports get through again, after %d that failed; nothing was lost",
+                exports,
+                extra={"exporter": exporter, "failed_exports": exports},
+            )
 
 
 def _tell_privileges(kept: Collection[str]) -> None:
@@ -108,11 +118,12 @@ class _Reloading:
             self._follower.select(self._settings.selection)
 
 
-def _watch(stop: Stop, signals: Signals, follower: Follower, reload: Callable[[], None]) -> None:
+def _watch(stop: Stop, signals: Signals, follower: Follower, reload: Callable[[], None], pulse: Pulse) -> None:
     """Follows interfaces, and heeds SIGHUP, until we are to stop."""
     sources: list[Signals | Follower] = [signals, follower]
     while not stop.is_set():
-        readable, _, _ = select.select(sources, [], [])
+        readable, _, _ = select.select(sources, [], [], pulse.wait_s())
+        pulse.beat()
         if signals.take_hangup():
             reload()
         elif follower in readable:
@@ -126,6 +137,15 @@ def _told(names: Sequence[str]) -> str:
     return ", ".join(names[:_TOLD]) + more if names else "no interface yet"
 
 
+def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManager[object]:
+    """Answers health probes at an address and port, if any."""
+    if not at:
+        return nullcontext()
+    from otel_epping.probes import Probes  # with http.server, which an agent without probes can do without
+
+    return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
+
+
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     """Watches interfaces until SIGTERM or SIGINT; returns whether the last export arrived.
 
@@ -135,34 +155,51 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         interfaces.find(name)
     stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
     delivery = Delivery()
-    config = settings.kernel
+    config, service, health = settings.kernel, Service(), Health()
 
     def load() -> Collector:
         collector = Collector(config)
         privileges.drop()
         return collector
 
-    with beside(load) as loading:
-        # From here on the thread that loads is the only one with privileges, and with the program they are gone.
-        kept = privileges.lay_down()
-        # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-        from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
+    with _probes(health, settings.health_at):
+        with beside(load) as loading:
+            # From here on the thread that loads is the only one with privileges, and with the program they are gone.
+            kept = privileges.lay_down()
+            # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
+            from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 
-        exporter_classes()
-    with loading.result() as collector:
-        _tell_privileges(kept)
-        follower = Follower(collector.attachments, settings.selection)
-        pipelines = Pipelines(collector, settings.interval_ns and settings.interval_ns / 1e9, delivery)
-        follower.begin()
-        _log.info(
-            "watching %s: room for %d subnets, %.0f MiB of kernel memory",
-            _told(collector.attachments.watched),
-            config.max_subnets,
-            sum(collector.kernel_bytes.values()) / _MIB,
-        )
-        _watch(stop, signals, follower, _Reloading(settings, reread, follower))
-        _log.info("stopping: exporting the last interval")
-        follower.close()
-        if not pipelines.shutdown():
-            end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)
+            exporter_classes()
+        with loading.result() as collector:
+            _tell_privileges(kept)
+            follower = Follower(collector.attachments, settings.selection)
+            pipelines = Pipelines(collector, settings.interval_ns and settings.interval_ns / 1e9, delivery)
+            follower.begin()
+            health.begin(collector.attachments, pipelines.exporters, pipelines.interval_s, lambda: delivery.failing)
+            watched, kernel_bytes = collector.attachments.watched, sum(collector.kernel_bytes.values())
+            _log.info(
+                "watching %s: room for %d subnets, %.0f MiB of kernel memory",
+                _told(watched),
+                config.max_subnets,
+                kernel_bytes / _MIB,
+                extra={
+                    "interfaces": list(watched),
+                    "max_subnets": config.max_subnets,
+                    "kernel_bytes": kernel_bytes,
+                    "version": __version__,
+                },
+            )
+            service.ready(in_words(health.ready()))
+            reloading = _Reloading(settings, reread, follower)
+
+            def reload() -> None:
+                with service.reloading("reading the settings again"):
+                    reloading()
+
+            _watch(stop, signals, follower, reload, Pulse(service, health))
+            _log.info("stopping: exporting the last interval")
+            service.stopping("exporting the last interval")
+            follower.close()
+            if not pipelines.shutdown():
+                end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)
     return not delivery.failing

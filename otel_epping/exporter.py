@@ -62,6 +62,7 @@ class ProducerExporter(MetricExporter):
         self.producer = EppingMetricProducer(collector, self.temporality_of(temporality))
         self.failed = 0
         self.rejected = 0
+        self.export_seconds = 0.0  # that the latest export took, with its reading
         self._said = ""  # by the receiver, of the latest request
         self._inner = inner
         self._sender = sender(inner)
@@ -80,7 +81,8 @@ class ProducerExporter(MetricExporter):
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Reads the kernel's counts and exports them in requests far smaller than a receiver's limit."""
         # The SDK gives its last export the interval for a timeout, which may be short.
-        deadline = time.monotonic() + max(timeout_millis / 1e3, _LEAST_TIMEOUT_S)
+        began = time.monotonic()
+        deadline = began + max(timeout_millis / 1e3, _LEAST_TIMEOUT_S)
         with self._lock:
             try:
                 self.producer.read()
@@ -93,6 +95,7 @@ class ProducerExporter(MetricExporter):
             else:
                 failed = self._export_batches(metrics_data, deadline)
             self.failed += failed
+            self.export_seconds = time.monotonic() - began
         if self._on_result:
             self._on_result(failed)
         return MetricExportResult.FAILURE if failed else MetricExportResult.SUCCESS

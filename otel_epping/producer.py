@@ -60,6 +60,8 @@ class EppingMetricProducer:
     ) -> None:
         self.temporality = temporality
         self.read_seconds = 0.0
+        self.read_at_s = time.monotonic()  # of the latest reading; before the first, since when one is due
+        self.flows_evicted = 0
         self.config = collector.config
         self._offset = buckets.first_index(collector.config.scale)
         self._started_ns = collector.started_ns
@@ -80,8 +82,11 @@ class EppingMetricProducer:
     def read(self) -> None:
         """Takes a new reading for batches(); one thread at a time, and produce() is for others."""
         began = time.monotonic()
-        self._ledger.take(self._reader.read())
-        self.read_seconds = time.monotonic() - began
+        reading = self._reader.read()
+        self._ledger.take(reading)
+        self.read_at_s = time.monotonic()
+        self.read_seconds = self.read_at_s - began
+        self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
         """The latest reading, in batches that each fit into a request; acknowledge() those that were delivered.

@@ -13,12 +13,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
 
-from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
     MetricExporter,
@@ -30,11 +29,11 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_epping import telemetry
 from otel_epping.explicit import explicit
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
+from otel_epping.own_metrics import observe
 from otel_epping.producer import EppingMetricProducer
 from otel_epping.version import __version__
 
@@ -46,33 +45,6 @@ LAST_EXPORT_S = 8.0
 _SERVICE = "otel-epping"
 _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
-
-
-def _observe(provider: MeterProvider, collector: Collector, exporters: Sequence[ProducerExporter]) -> None:
-    """Gives the provider instruments that always have data: else the SDK's readers never call an exporter."""
-    # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
-    meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
-
-    def read_seconds(_: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(exporters[0].producer.read_seconds)
-
-    def export_failed(_: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(sum(exporter.failed for exporter in exporters))
-
-    def export_rejected(_: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(sum(exporter.rejected for exporter in exporters))
-
-    def interface_events(_: CallbackOptions) -> Iterator[Observation]:
-        for event, count in collector.attachments.counts.items():
-            yield Observation(count, {telemetry.INTERFACE_EVENT: event})
-
-    for create, metric, callback in (
-        (meter.create_observable_gauge, telemetry.READ_DURATION, read_seconds),
-        (meter.create_observable_counter, telemetry.EXPORT_FAILED, export_failed),
-        (meter.create_observable_counter, telemetry.EXPORT_REJECTED, export_rejected),
-        (meter.create_observable_counter, telemetry.INTERFACE_EVENTS, interface_events),
-    ):
-        create(metric.name, callbacks=[callback], unit=metric.unit, description=metric.description)
 
 
 class _InstalledReader(PeriodicExportingMetricReader):
@@ -94,7 +66,7 @@ def install(
     OTEL_METRIC_EXPORT_INTERVAL.
     """
     wrapped = ProducerExporter(exporter, collector, forward_sdk=False)
-    _observe(provider, collector, [wrapped])
+    observe(provider, collector, [wrapped])
     reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
     atexit.register(reader.shutdown)
@@ -184,6 +156,8 @@ def default_resource() -> Resource:
 class Pipelines:
     """A MeterProvider of our own, with an exporter for each that OTEL_METRICS_EXPORTER names.
 
+    `exporters` are those that push, each every `interval_s`.
+
     `on_result` is told after each export its exporter's name, and how many of its requests failed. Raises EppingError
     if the variables don't fit.
     """
@@ -197,7 +171,8 @@ class Pipelines:
     def _build(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
         resource = default_resource()
         push: list[MetricReader] = []
-        wrapped: list[ProducerExporter] = []
+        self.exporters: list[ProducerExporter] = []
+        self.interval_s = 0.0
         pull: list[MetricReader] = []
         for name, made in exporter_classes():
             try:
@@ -207,14 +182,15 @@ class Pipelines:
             if isinstance(built, MetricReader):
                 pull.append(built)
                 continue
-            wrapped.append(ProducerExporter(built, collector, on_result=partial(on_result, name)))
-            push.append(PeriodicExportingMetricReader(wrapped[-1], interval_s and interval_s * 1e3))
+            self.exporters.append(ProducerExporter(built, collector, on_result=partial(on_result, name)))
+            reader = PeriodicExportingMetricReader(self.exporters[-1], interval_s and interval_s * 1e3)
+            push.append(reader)
+            self.interval_s = reader._export_interval_millis / 1e3  # private, but else we'd read the variable anew
         self._readers = [*push, *pull]
         self.provider = MeterProvider(resource=resource, metric_readers=self._readers, shutdown_on_exit=False)
-        for reader in pull:
-            attach(reader, collector, resource)
-        if wrapped:
-            _observe(self.provider, collector, wrapped)
+        for pulled in pull:
+            attach(pulled, collector, resource)
+        observe(self.provider, collector, self.exporters)
 
     def shutdown(self, timeout_s: float = LAST_EXPORT_S) -> bool:
         """Exports the last interval, and ends; whether all exporters were done in time. Others are left to themselves.

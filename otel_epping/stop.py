@@ -9,6 +9,8 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
+from otel_epping import logs
+
 # Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
 _ECHO_S = 1.0
 
@@ -16,7 +18,7 @@ _ECHO_S = 1.0
 def end_at_once(last_words: str, status: int) -> NoReturn:
     """Ends the process, whatever its threads hang in: the interpreter waits for one that has standard output."""
     with suppress(OSError):  # a full disk
-        os.write(2, f"otel-epping: {last_words}\n".encode())
+        os.write(2, f"{logs.last_words(last_words)}\n".encode())
     os._exit(status)
 
 

@@ -3,7 +3,7 @@
 
 The semantic conventions for passive round-trip times are being written (open-telemetry/semantic-conventions #3682,
 #3947): expect these names to change, here and only here. To add a counter, add a row; `docs/metrics.md` is made from
-this file (`python -m otel_epping.telemetry`).
+this file (metrics_page.py).
 """
 
 import dataclasses
@@ -255,9 +255,16 @@ FLOW_USAGE = Metric(
 )
 FLOW_LIMIT = Metric("epping.collector.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
 SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
-# An instrument of the SDK's: without one that has data, its readers never call an exporter.
+# From here on, instruments of the SDK's (own_metrics.py): without data of one, its readers never call an exporter.
 READ_DURATION = Metric(
     "epping.collector.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
+)
+EXPORT_DURATION = Metric(
+    "epping.collector.export.duration",
+    "s",
+    "Time that the latest export took, its reading included; of several exporters, the slowest.",
+    (),
+    "gauge",
 )
 EXPORT_FAILED = Metric(
     "epping.collector.export.failed", "{request}", "Export requests that failed; their counts are sent again.", ()
@@ -275,6 +282,41 @@ INTERFACE_EVENTS = Metric(
     (INTERFACE_EVENT,),
 )
 
+INTERFACE_ATTACHED = Metric(
+    "epping.collector.interface.attached",
+    "{interface}",
+    "Interfaces that are watched: 1 for one that is, 0 for one that was.",
+    (INTERFACE,),
+    "updowncounter",
+)
+FLOW_EVICTED = Metric(
+    "epping.collector.flow.evicted",
+    "{flow}",
+    "TCP flows that had to make room for others in their table, open or long silent: told from those that came and are "
+    "not there, because the kernel does not say when it evicts.",
+    (),
+)
+PROGRAM_RUNS = Metric(
+    "epping.collector.program.run.count",
+    "{run}",
+    "Times that the kernel program ran; only while the sysctl `kernel.bpf_stats_enabled` is 1.",
+    (IO_DIRECTION,),
+)
+PROGRAM_TIME = Metric(
+    "epping.collector.program.time",
+    "s",
+    "Time that the kernel program ran; only while the sysctl `kernel.bpf_stats_enabled` is 1.",
+    (IO_DIRECTION,),
+)
+MEMORY_USAGE = Metric(
+    "epping.collector.memory.usage",
+    "By",
+    "Resident memory of the process that exports: the agent, or the application that the collector is in.",
+    (),
+    "updowncounter",
+)
+# The version needs no metric: it is that of the scope of all of these, and the agent's `service.version`.
+
 METRICS = (
     RTT,
     *dict.fromkeys(counter.metric for counter in SUBNET_COUNTERS),
@@ -285,29 +327,13 @@ METRICS = (
     FLOW_USAGE,
     FLOW_LIMIT,
     READ_DURATION,
+    EXPORT_DURATION,
     EXPORT_FAILED,
     EXPORT_REJECTED,
     INTERFACE_EVENTS,
+    INTERFACE_ATTACHED,
+    FLOW_EVICTED,
+    PROGRAM_RUNS,
+    PROGRAM_TIME,
+    MEMORY_USAGE,
 )
-
-
-def markdown() -> str:
-    """The text of docs/metrics.md."""
-    lines = [
-        "# Metrics",
-        "",
-        "Made from `otel_epping/telemetry.py` by `make docs`; edit there.",
-        "",
-        "| metric | kind | unit | description | attributes |",
-        "|---|---|---|---|---|",
-    ]
-    for metric in METRICS:
-        keys = ", ".join(f"`{key}`" for key in metric.keys)
-        lines.append(f"| `{metric.name}` | {metric.kind} | `{metric.unit}` | {metric.description} | {keys} |")
-    lines += ["", "| attribute | meaning |", "|---|---|"]
-    lines += [f"| `{key}` | {meaning} |" for key, meaning in ATTRIBUTES.items()]
-    return "\n".join(lines) + "\n"
-
-
-if __name__ == "__main__":
-    print(markdown(), end="")

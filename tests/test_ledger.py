@@ -72,6 +72,7 @@ class Kernel:
             counters=self.counters.copy().view(COUNTER_DTYPE)[:, 0],
             active=np.zeros(len(self.created_ns), np.uint64),
             flows=0,
+            flows_evicted=0,
             names={number: str(number) for number in range(len(self.interfaces))},
             interfaces=self.interfaces.copy().view(INTERFACE_DTYPE)[:, 0],
         )

@@ -9,7 +9,7 @@ import click
 # OpenBLAS starts idle threads when numpy is imported: before capabilities are dropped, so they would keep theirs.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from otel_epping import redaction
+from otel_epping import logs, redaction
 from otel_epping.cli.check import check
 from otel_epping.cli.config import config
 from otel_epping.cli.demo import demo
@@ -44,13 +44,11 @@ def main() -> None:
         finally:
             sys.stdout.flush()
     except EppingError as error:
-        if error.detail:
-            click.echo(redaction.redact(error.detail), err=True)
-        click.echo(f"otel-epping: {redaction.redact(str(error))}", err=True)
+        click.echo(logs.last_words(redaction.redact(str(error)), redaction.redact(error.detail)), err=True)
         sys.exit(1)
     except OSError as error:  # standard output is a full disk, or nobody reads it any more
         if not isinstance(error, BrokenPipeError):
-            click.echo(f"otel-epping: {error}", err=True)
+            click.echo(logs.last_words(str(error)), err=True)
         # What could not be written stays in the buffer, and would be tried again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)

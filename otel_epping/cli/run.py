@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping run: the agent."""
 
-import logging
 from functools import partial
 
 import click
 
+from otel_epping import logs
 from otel_epping.cli.options import COMMAND, all_options, reread
 from otel_epping.kernel.errors import EppingError
 from otel_epping.settings import Settings
@@ -17,7 +17,7 @@ def run(settings: Settings) -> None:
     """Watch interfaces, and export until SIGTERM or Ctrl-C."""
     if not settings.selection.all:
         raise click.UsageError("Missing option '-i' / '--interface', or '--lan'.")
-    logging.basicConfig(level=settings.log_level.upper(), format="%(asctime)s %(levelname)s %(message)s")
+    logs.configure(settings.log_format, settings.log_level)
     from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
 
     if not agent.run(settings, partial(reread, click.get_current_context())):

@@ -112,6 +112,15 @@ class Collector:
         """Kernel memory of each map, as the kernel accounts it."""
         return {name: memory.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
+    def runs(self) -> dict[str, tuple[int, int]]:
+        """How often each entry point ran, and for how long, ns; both count while the sysctl kernel.bpf_stats_enabled
+        is 1. Nothing after close().
+        """
+        if not self._program_gone.alive:
+            return {}
+        infos = {name: memory.map_info(fd) for name, fd in self.program.entry_points.items()}
+        return {name: (info["run_cnt"], info["run_time_ns"]) for name, info in infos.items()}
+
     @property
     def verified_instructions(self) -> dict[str, int]:
         """How many instructions the verifier went through for each entry point (of a million it allows)."""

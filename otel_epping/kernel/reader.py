@@ -43,6 +43,7 @@ class Reading:
     counters     (rows,) records of SubnetCounters
     active       (rows,) ends of active TCP flows
     flows        places taken in the table of flows
+    flows_evicted  flows that had to make room there for others: so many, or a few more
     names        number of an interface, as in slots["key"]["interface"] -> its name; '' for all that were not named
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
     """
@@ -57,6 +58,7 @@ class Reading:
     counters: npt.NDArray[Any]
     active: Counts
     flows: int
+    flows_evicted: int
     names: dict[int, str]
     interfaces: npt.NDArray[Any]
 
@@ -144,6 +146,9 @@ class Reader:
     def read(self) -> Reading:
         """What the program has counted up to now."""
         now_ns = self._now_ns()
+        # The program takes no flow out of its table. So of those that came before the table is looked through, those
+        # that aren't found then were evicted; the kernel itself doesn't tell.
+        flows_created = int(self._read_interfaces(list(self._attachments.names))["flows_created"].sum())
         with self._next_interval() as interval:
             rows = interval.rows
             with beside(lambda: self._counters.read(rows, EPOCH)) as counting:  # half of the time each
@@ -164,6 +169,7 @@ class Reader:
             counters=counters,
             active=active,
             flows=flows,
+            flows_evicted=max(flows_created - flows, 0),
             names=names,
             interfaces=self._read_interfaces(list(names)),
         )

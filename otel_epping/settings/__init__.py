@@ -21,6 +21,7 @@ from otel_epping.kernel.selection import Selection
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
 PREFIX = "OTEL_EPPING_"
+LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _KERNEL = KernelConfig()
@@ -70,6 +71,24 @@ class Settings:
         int | None,
         Row(Duration(*_INTERVALS_NS), "Time between exports.", unset="OTEL_METRIC_EXPORT_INTERVAL, else 60s"),
     ] = None
+    health_port: Annotated[
+        int | None,
+        Row(
+            click.IntRange(1, 65535),
+            "Port for health probes over HTTP: /livez and /readyz.",
+            unset="none",
+        ),
+    ] = None
+    health_address: Annotated[
+        str,
+        Row(
+            click.STRING,
+            "Address for health probes: 0.0.0.0 or :: where a kubelet asks at the pod's address.",
+        ),
+    ] = "127.0.0.1"
+    log_format: Annotated[
+        str, Row(click.Choice(LOG_FORMATS), "Lines of the log, on standard error: text, or JSON objects.")
+    ] = "text"
     log_level: Annotated[str, Row(click.Choice(LOG_LEVELS), "Least level that is logged.", reload=True)] = "info"
     prefix_v4: Annotated[
         int, Row(click.IntRange(*LIMITS["prefix_v4"]), "Length of the IPv4 prefixes that are subnets.", kernel=True)
@@ -119,6 +138,11 @@ class Settings:
     max_flows: Annotated[
         int, Row(click.IntRange(*LIMITS["max_flows"]), "TCP flows remembered at a time.", kernel=True)
     ] = _KERNEL.max_flows
+
+    @property
+    def health_at(self) -> tuple[str, int] | None:
+        """Address and port for health probes, if there are to be any."""
+        return (self.health_address, self.health_port) if self.health_port else None
 
     @property
     def selection(self) -> Selection:

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How the agent is: what its probes answer, and what systemd's watchdog goes by.
+
+Two questions, as Kubernetes asks them. Is it ready: does it watch an interface, read the kernel's counts in time, and
+get them through? And is it alive: would it be better for being started again? No receiver comes back by that.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from otel_epping.kernel.attachments import Attachments
+
+if TYPE_CHECKING:  # brings the SDK, for which the agent has time later, while the program is compiled
+    from otel_epping.exporter import ProducerExporter
+
+# An export that waits for a receiver keeps the next reading waiting, but not for longer (see exporter.py).
+_LONGEST_EXPORT_S = 300.0
+_NAMED = 8
+_LOADING = "the kernel program is being loaded"
+
+
+class Check(NamedTuple):
+    """A named answer: whether it is well, and what is so, in words."""
+
+    name: str
+    ok: bool
+    text: str
+
+
+class Health:
+    """The checks. They look at numbers that others have written and wait for nothing, so that they can't be in the way.
+
+    Until begin() the program is being loaded: alive, and not ready.
+    """
+
+    def __init__(self) -> None:
+        self._attachments: Attachments | None = None
+        self._exporters: Sequence[ProducerExporter] = ()
+        self._interval_s = 0.0
+        self._failing: Callable[[], Sequence[str]] = tuple
+
+    def begin(
+        self,
+        attachments: Attachments,
+        exporters: "Sequence[ProducerExporter]",
+        interval_s: float,
+        failing: Callable[[], Sequence[str]],
+    ) -> None:
+        """From now on there is something to look at; `failing` names the exporters whose last export failed."""
+        self._exporters, self._interval_s, self._failing = exporters, interval_s, failing
+        self._attachments = attachments
+
+    def ready(self) -> list[Check]:
+        """Whether counts come in and get out."""
+        if self._attachments is None:
+            return [Check("attached", False, _LOADING)]
+        return [self._attached(self._attachments), self._read(0.0), self._exported()]
+
+    def live(self) -> list[Check]:
+        """Whether there is no reason to start it again. The reader of an exporter may have died, or hang."""
+        if self._attachments is None:
+            return [Check("read", True, _LOADING)]
+        return [self._read(_LONGEST_EXPORT_S)]
+
+    def _attached(self, attachments: Attachments) -> Check:
+        names = [name for name, attached in attachments.state().items() if attached]
+        if not names:
+            return Check("attached", False, "no interface is watched")
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        return Check("attached", True, f"watching {', '.join(names[:_NAMED])}{more}")
+
+    def _read(self, patience_s: float) -> Check:
+        """Whether the kernel's counts were read within two intervals; before the first reading, since we began."""
+        if not self._exporters:
+            return Check("read", True, "counts are read when somebody comes for them")
+        age_s = time.monotonic() - min(exporter.producer.read_at_s for exporter in self._exporters)
+        # A second for the reading itself, on a machine with a lot to do.
+        ok = age_s <= 2 * self._interval_s + 1 + patience_s
+        return Check("read", ok, f"counts were read {age_s:.0f} s ago; they are to be, every {self._interval_s:g} s")
+
+    def _exported(self) -> Check:
+        failing = self._failing()
+        return Check("exported", not failing, f"exports fail: {', '.join(failing)}" if failing else "exports arrive")
+
+
+def in_words(checks: Sequence[Check]) -> str:
+    """Checks as one line."""
+    return "; ".join(check.text for check in checks)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the collector tells of itself, by instruments of the SDK: how it reads, exports and what it takes.
+
+They always have data, so that the SDK's readers call their exporters: without any, they never do. What the kernel
+program counts of itself comes with the other counts (telemetry.INTERFACE_COUNTERS).
+"""
+
+import resource
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+
+from otel_epping import telemetry
+from otel_epping.exporter import ProducerExporter
+from otel_epping.kernel.collector import Collector
+from otel_epping.version import __version__
+
+_NS = 1e9
+_DIRECTIONS = {"epping_ingress": "receive", "epping_egress": "transmit"}
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+def _of_collector(collector: Collector) -> dict[telemetry.Metric, Callable[[], Iterable[Observation]]]:
+    def attached() -> Iterable[Observation]:
+        for name, is_attached in collector.attachments.state().items():
+            yield Observation(int(is_attached), {telemetry.INTERFACE: name})
+
+    def events() -> Iterable[Observation]:
+        for event, count in collector.attachments.counts.items():
+            yield Observation(count, {telemetry.INTERFACE_EVENT: event})
+
+    def runs(value: Callable[[int, int], float]) -> Iterable[Observation]:
+        for entry_point, (count, time_ns) in collector.runs().items():
+            if count:
+                yield Observation(value(count, time_ns), {telemetry.IO_DIRECTION: _DIRECTIONS[entry_point]})
+
+    return {
+        telemetry.INTERFACE_ATTACHED: attached,
+        telemetry.INTERFACE_EVENTS: events,
+        telemetry.PROGRAM_RUNS: lambda: runs(lambda count, _: count),
+        telemetry.PROGRAM_TIME: lambda: runs(lambda _, time_ns: time_ns / _NS),
+        telemetry.MEMORY_USAGE: lambda: [Observation(resident_bytes())],
+    }
+
+
+def _of_exporters(
+    exporters: Sequence[ProducerExporter],
+) -> dict[telemetry.Metric, Callable[[], Iterable[Observation]]]:
+    producer = exporters[0].producer  # each reads the same
+    return {
+        telemetry.READ_DURATION: lambda: [Observation(producer.read_seconds)],
+        telemetry.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
+        telemetry.EXPORT_FAILED: lambda: [Observation(sum(each.failed for each in exporters))],
+        telemetry.EXPORT_REJECTED: lambda: [Observation(sum(each.rejected for each in exporters))],
+        telemetry.FLOW_EVICTED: lambda: [Observation(producer.flows_evicted)],
+    }
+
+
+def observe(provider: MeterProvider, collector: Collector, exporters: Sequence[ProducerExporter]) -> None:
+    """Gives the provider instruments for the collector, and for the exporters that push its counts, if there are."""
+    # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
+    meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
+    create = {
+        "counter": meter.create_observable_counter,
+        "updowncounter": meter.create_observable_up_down_counter,
+        "gauge": meter.create_observable_gauge,
+    }
+
+    def called(look: Callable[[], Iterable[Observation]], _: CallbackOptions) -> Iterable[Observation]:
+        return look()
+
+    for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():
+        create[metric.kind](
+            metric.name, callbacks=[partial(called, look)], unit=metric.unit, description=metric.description
+        )

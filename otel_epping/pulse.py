@@ -1,0 +1,34 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent's pulse, felt by systemd: how it is, in words, and whether it is alive."""
+
+import logging
+import time
+
+from otel_epping.health import Health, in_words
+from otel_epping.systemd import Service
+
+_log = logging.getLogger("otel_epping")
+
+
+class Pulse:
+    """Beats in the rhythm that the service's watchdog asks for, or not at all."""
+
+    def __init__(self, service: Service, health: Health) -> None:
+        self._service, self._health = service, health
+        self._next_s = time.monotonic()
+        self._was_alive = True
+
+    def wait_s(self) -> float | None:
+        """How long until beat() is to be called; None for never."""
+        return None if self._service.beat_s is None else max(0.0, self._next_s - time.monotonic())
+
+    def beat(self) -> None:
+        """Tells how we are, if it is time. Of a death, the log tells once."""
+        if self._service.beat_s is None or time.monotonic() < self._next_s:
+            return
+        self._next_s = time.monotonic() + self._service.beat_s
+        alive = all(check.ok for check in self._health.live())
+        if self._was_alive and not alive:
+            _log.error("not alive: %s", in_words(self._health.live()))
+        self._was_alive = alive
+        self._service.beat(in_words(self._health.ready()), alive=alive)

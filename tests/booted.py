@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""systemd itself, as process 1 of namespaces of its own, with nothing to start but the units that a test gives it.
+
+It has its own processes, mounts and cgroup, and none of this machine's units. It dies with its parent, and all that it
+started with it; what then may stay behind is an empty cgroup.
+"""
+
+import os
+import subprocess
+import time
+from pathlib import Path
+
+_SYSTEMD = "/lib/systemd/systemd"
+
+# A cgroup to begin with, so that systemd makes its own in there and not among the host's.
+_CGROUP = """
+set -e
+mount --make-rprivate /
+mount -t tmpfs tmpfs /run
+mkdir -p /run/cgroup /run/systemd/system
+mount -t cgroup2 none /run/cgroup
+group=/run/cgroup/{name}
+"""
+_BOOT = """
+mkdir $group
+echo $$ > $group/cgroup.procs
+exec unshare --cgroup --pid --fork --kill-child --mount-proc --ipc --uts sh -ec '
+    umount -R /sys/fs/cgroup
+    mount -t cgroup2 none /sys/fs/cgroup
+    cp {folder}/*.service /run/systemd/system/
+    container=test exec {systemd} --system --unit=test.service --log-target=null --show-status=0'
+"""
+_CLEAN = """
+for turn in $(seq 100); do
+    find $group -depth -type d -exec rmdir {{}} + 2>/dev/null || true
+    test -d $group || exit 0
+    sleep 0.05
+done
+exit 1
+"""
+# To the end of what is asked of systemctl, whatever its exit codes.
+_TEST_SERVICE = """
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=oneshot
+ExecStart=/bin/sh {folder}/script
+ExecStopPost=/bin/touch {folder}/done
+StandardOutput=file:{folder}/said
+StandardError=file:{folder}/said
+"""
+
+
+def under_systemd(folder: Path, unit: str, script: str, timeout_s: float) -> str:
+    """What a shell script prints that runs under a systemd which knows `unit` as epping.service.
+
+    `folder` is for files, those of the caller too.
+    """
+    assert Path(_SYSTEMD).exists(), "systemd is not installed: apt-get install systemd"
+    where = {"name": f"otel-epping-test-{os.getpid()}", "folder": folder, "systemd": _SYSTEMD}
+    (folder / "epping.service").write_text(unit)
+    (folder / "test.service").write_text(_TEST_SERVICE.format(**where))
+    (folder / "script").write_text(script)
+    own_mounts = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "sh", "-c"]
+    with (folder / "boot").open("w") as log:
+        system = subprocess.Popen([*own_mounts, (_CGROUP + _BOOT).format(**where)], stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + timeout_s
+        while not (folder / "done").exists():
+            assert system.poll() is None, (folder / "boot").read_text()
+            assert time.monotonic() < deadline, (folder / "said").read_text()
+            time.sleep(0.05)
+    finally:
+        system.kill()
+        system.wait()
+        subprocess.run([*own_mounts, (_CGROUP + _CLEAN).format(**where)], check=True)
+    return (folder / "said").read_text()
