@@ -27,6 +27,7 @@ from otel_epping.lab.topology import Lab
 PROTOCOLS = ("grpc", "http/protobuf")
 COMPRESSIONS = ("", "gzip")  # the SDK's gRPC exporter knows no "none": it fails, and so leaves the variable out
 PREFERENCES = ("cumulative", "delta", "lowmemory")
+SDK_COUNTERS = {telemetry.EXPORT_FAILED.name, telemetry.EXPORT_REJECTED.name, telemetry.INTERFACE_EVENTS.name}
 TABLE = {metric.name: metric for metric in telemetry.METRICS}
 
 
@@ -125,7 +126,7 @@ def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
 def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arrived]) -> None:
     _, agent = one
     always = {telemetry.RTT, telemetry.SUBNET_PACKETS, telemetry.SUBNET_USAGE, telemetry.SUBNET_LIMIT}
-    always |= {telemetry.READ_DURATION, telemetry.EXPORT_FAILED, telemetry.EXPORT_REJECTED}
+    always |= {telemetry.READ_DURATION, telemetry.EXPORT_FAILED, telemetry.EXPORT_REJECTED, telemetry.INTERFACE_EVENTS}
     always |= {
         c.metric for c in telemetry.INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")
     }
@@ -153,7 +154,7 @@ def test_temporality_is_the_preferred_one(one: tuple[str, Arrived]) -> None:
             expected = CUMULATIVE
         elif TABLE[name].kind == "gauge":
             expected = 0
-        elif name in (telemetry.EXPORT_FAILED.name, telemetry.EXPORT_REJECTED.name) and preference == "lowmemory":
+        elif name in SDK_COUNTERS and preference == "lowmemory":
             expected = CUMULATIVE  # an observable counter: the specification's "lowmemory"
         assert {point.temporality for point in points} == {expected}, name
 
