@@ -30,7 +30,12 @@ PREFERENCES = ("cumulative", "delta", "lowmemory")
 TABLE = {metric.name: metric for metric in telemetry.METRICS}
 
 # Counters that are instruments of the SDK.
-OBSERVED = {telemetry.EXPORT_FAILED, telemetry.EXPORT_REJECTED, telemetry.FLOW_EVICTED}
+OBSERVED = {
+    telemetry.EXPORT_FAILED,
+    telemetry.EXPORT_REJECTED,
+    telemetry.FLOW_EVICTED,
+    telemetry.INTERFACE_EVENTS,
+}
 
 
 def check_histogram(point: Any) -> None:
@@ -129,7 +134,7 @@ def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arriv
     _, agent = one
     always = {telemetry.RTT, telemetry.SUBNET_PACKETS, telemetry.SUBNET_USAGE, telemetry.SUBNET_LIMIT}
     always |= {telemetry.READ_DURATION, telemetry.EXPORT_DURATION, telemetry.EXPORT_FAILED, telemetry.EXPORT_REJECTED}
-    always |= {telemetry.INTERFACE_ATTACHED, telemetry.FLOW_EVICTED, telemetry.MEMORY_USAGE}
+    always |= {telemetry.INTERFACE_ATTACHED, telemetry.INTERFACE_EVENTS, telemetry.FLOW_EVICTED, telemetry.MEMORY_USAGE}
     always |= {
         c.metric for c in telemetry.INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")
     }

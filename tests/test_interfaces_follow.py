@@ -24,7 +24,7 @@ from otel_epping.kernel.selection import Selection
 from otel_epping.lab.namespaces import Namespace
 
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
-SMALL = KernelConfig(max_subnets=64, max_flows=64)
+SMALL = KernelConfig(max_subnets=4096, max_flows=64)  # of each interface, some subnets of IPv6 talk by themselves
 NUMBERS = count()
 
 

@@ -14,7 +14,7 @@ from otel_epping.kernel.attachments import UNKNOWN_INTERFACE, Attachments
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Interface, Role, interface_of
 from otel_epping.kernel.rtnetlink import Link
-from otel_epping.kernel.selection import Selection, matches
+from otel_epping.kernel.selection import AUTO, Selection, is_name, matches
 
 _log = logging.getLogger(__name__)
 
@@ -164,11 +164,16 @@ class Follower:
 
 
 def present(texts: Sequence[str]) -> list[str]:
-    """Names of the interfaces that are selected now, for who doesn't follow them: names stay as they are."""
-    selection = Selection(texts)
-    routes = rtnetlink.default_routes() if selection.by_route else frozenset()
-    found = [link for link in rtnetlink.links() if selection.role_of(link, routes) is not None]
-    named = [name for name in selection.names if not any(name in link.names for link in found)]
-    if not found and not named:
+    """Names of the interfaces that are selected now, for who doesn't follow them: names stay, as they are.
+
+    Raises EppingError if there is none.
+    """
+    routes = rtnetlink.default_routes() if AUTO in texts else frozenset()
+    links = list(rtnetlink.links())
+    found: dict[str, None] = {}
+    for text in texts:
+        selected = [link.name for link in links if matches(text, link, routes)]
+        found |= dict.fromkeys(selected or ([text] if is_name(text) else []))
+    if not found:
         raise EppingError(f"no interface matches {', '.join(texts)}: see ip link")
-    return [link.name for link in found] + named
+    return list(found)
