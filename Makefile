@@ -48,9 +48,10 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write docs/metrics.md anew from the table in otel_epping/telemetry.py
+docs: setup ## write docs/metrics.md and docs/settings.md anew from the tables in otel_epping
 	mkdir -p docs
 	$(BIN)/python -m otel_epping.telemetry > docs/metrics.md
+	$(BIN)/python -m otel_epping.settings > docs/settings.md
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist

@@ -37,14 +37,14 @@
 static __always_inline u32 find_interface(u32 ifindex, u32 *link_header, u32 side[2])
 {
     for (u32 i = 0; i < INTERFACE_PROBES; i++) {
-        u32 row = (ifindex + i) & (INTERFACES - 1);
+        u32 row = (ifindex + i) & (INTERFACE_ROWS - 1);
         struct interface *interface = interfaces.lookup(&row);
 
         if (likely(interface && interface->ifindex == ifindex)) {
             *link_header = interface->link_header;
             side[0] = interface->side[0];
             side[1] = interface->side[1];
-            return row + 1;
+            return interface->number;
         }
     }
     *link_header = ETH_HLEN;

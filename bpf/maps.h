@@ -15,7 +15,8 @@
 
 #include "config.h"
 
-#define INTERFACES 1024
+#define INTERFACES 1024     /* that have a number, and so a name */
+#define INTERFACE_ROWS 4096 /* of the table that finds one: sparse, so that there is a place for each */
 #define UNKNOWN_INTERFACE 0
 #define OVERFLOW_SLOT 0
 #define SLOTS (MAX_SUBNETS + 1)
@@ -78,16 +79,20 @@ struct control {
 
 BPF_ARRAY(control, struct control, 1);
 
-/* Row i holds the interface whose index hashes to i (open addressing by ifindex, 4 probes); its number is i + 1. */
+/*
+ * Row i holds the interface whose index hashes to i (open addressing by ifindex, 4 probes). Counts belong to its
+ * number, which user space gives to a name: an interface that comes back has another index, and goes on where it was.
+ */
 struct interface {
     u32 ifindex;
-    u32 link_header; /* bytes in front of the network header: 14 for Ethernet, 0 for tun, ppp, wireguard */
+    u16 link_header; /* bytes in front of the network header: 14 for Ethernet, 0 for tun, ppp, wireguard */
+    u16 number;
     /* The side of what goes out through it, and of what comes in: it depends on what the interface faces, and in a
      * capture nobody knows. */
     u32 side[2];
 };
 
-BPF_ARRAY(interfaces, struct interface, INTERFACES);
+BPF_ARRAY(interfaces, struct interface, INTERFACE_ROWS);
 
 /* ---- histograms */
 

@@ -2,19 +2,26 @@
 """The agent behind `otel-epping run`: watches interfaces and exports until it is told to stop."""
 
 import logging
+import select
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Role
+from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.follower import Follower
+from otel_epping.settings import SETTINGS, Settings
+from otel_epping.signals import Signals
 from otel_epping.stop import Stop, end_at_once
 
 _log = logging.getLogger("otel_epping")
 
 _MIB = 2**20
+# Least time between two looks at what changed: interfaces come and go by the hundred, and are dealt with together.
+_PAUSE_S = 0.1
+_TOLD = 20
 
 
 class _LastWords(logging.Handler):
@@ -66,33 +73,79 @@ class Delivery:
             _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
 
 
-def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None) -> bool:
-    """Watches interfaces, given with what they face, until SIGTERM or SIGINT; returns whether the last export arrived.
+class _Reloading:
+    """The settings that hold, and what SIGHUP makes of them."""
 
-    Raises EppingError for whatever keeps it from beginning.
+    def __init__(self, settings: Settings, reread: Callable[[Settings], Settings], follower: Follower) -> None:
+        self._settings, self._reread, self._follower = settings, reread, follower
+
+    def __call__(self) -> None:
+        """Puts into force what can be without a restart. A file that is no good changes nothing."""
+        try:
+            read = self._reread(self._settings)
+            if not read.selection.all:
+                raise EppingError("no interface is left: name one as interface or lan")
+        except EppingError as error:
+            _log.error("settings are as they were: %s", error)
+            return
+        changed = [each for each in SETTINGS if getattr(read, each.field) != getattr(self._settings, each.field)]
+        reloaded = {each.field: getattr(read, each.field) for each in changed if each.row.reload}
+        others = [each.key for each in changed if not each.row.reload]
+        if others:
+            _log.warning("changed, but needs a restart: %s", ", ".join(others), extra={"keys": others})
+        _log.info("settings read again, changed: %s", ", ".join(reloaded) or "nothing", extra={"keys": list(reloaded)})
+        before, self._settings = self._settings, replace(self._settings, **reloaded)
+        logging.getLogger().setLevel(self._settings.log_level.upper())
+        if self._settings.selection != before.selection:
+            self._follower.select(self._settings.selection)
+
+
+def _watch(stop: Stop, signals: Signals, follower: Follower, reload: Callable[[], None]) -> None:
+    """Follows interfaces, and heeds SIGHUP, until we are to stop."""
+    sources: list[Signals | Follower] = [signals, follower]
+    while not stop.is_set():
+        readable, _, _ = select.select(sources, [], [])
+        if signals.take_hangup():
+            reload()
+        elif follower in readable:
+            follower.follow()
+            stop.wait(_PAUSE_S)
+
+
+def _told(names: Sequence[str]) -> str:
+    """Names in a line that stays one."""
+    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
+    return ", ".join(names[:_TOLD]) + more if names else "no interface yet"
+
+
+def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
+    """Watches interfaces until SIGTERM or SIGINT; returns whether the last export arrived.
+
+    With SIGHUP, `reread` gives the settings anew. Raises EppingError for whatever keeps it from beginning.
     """
-    for name in roles:
+    for name in settings.selection.names:
         interfaces.find(name)
-    stop = Stop("stopped at once; the last interval may not have been delivered")
+    stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
     delivery = Delivery()
+    config = settings.kernel
     with beside(lambda: Collector(config)) as loading:
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
         from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 
         exporter_classes()
     with loading.result() as collector:
-        pipelines = Pipelines(collector, interval_s, delivery)
-        for name, role in roles.items():
-            collector.attachments.attach(name, role)
+        follower = Follower(collector.attachments, settings.selection)
+        pipelines = Pipelines(collector, settings.interval_ns and settings.interval_ns / 1e9, delivery)
+        follower.begin()
         _log.info(
             "watching %s: room for %d subnets, %.0f MiB of kernel memory",
-            ", ".join(roles),
+            _told(collector.attachments.watched),
             config.max_subnets,
             sum(collector.kernel_bytes.values()) / _MIB,
         )
-        stop.wait()
+        _watch(stop, signals, follower, _Reloading(settings, reread, follower))
         _log.info("stopping: exporting the last interval")
-        collector.attachments.detach_all()
+        follower.close()
         if not pipelines.shutdown():
             end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)
     return not delivery.failing

@@ -48,7 +48,7 @@ _PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTL
 _OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
-def _observe(provider: MeterProvider, exporters: Sequence[ProducerExporter]) -> None:
+def _observe(provider: MeterProvider, collector: Collector, exporters: Sequence[ProducerExporter]) -> None:
     """Gives the provider instruments that always have data: else the SDK's readers never call an exporter."""
     # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
     meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
@@ -62,10 +62,15 @@ def _observe(provider: MeterProvider, exporters: Sequence[ProducerExporter]) -> 
     def export_rejected(_: CallbackOptions) -> Iterator[Observation]:
         yield Observation(sum(exporter.rejected for exporter in exporters))
 
+    def interface_events(_: CallbackOptions) -> Iterator[Observation]:
+        for event, count in collector.attachments.counts.items():
+            yield Observation(count, {telemetry.INTERFACE_EVENT: event})
+
     for create, metric, callback in (
         (meter.create_observable_gauge, telemetry.READ_DURATION, read_seconds),
         (meter.create_observable_counter, telemetry.EXPORT_FAILED, export_failed),
         (meter.create_observable_counter, telemetry.EXPORT_REJECTED, export_rejected),
+        (meter.create_observable_counter, telemetry.INTERFACE_EVENTS, interface_events),
     ):
         create(metric.name, callbacks=[callback], unit=metric.unit, description=metric.description)
 
@@ -89,7 +94,7 @@ def install(
     OTEL_METRIC_EXPORT_INTERVAL.
     """
     wrapped = ProducerExporter(exporter, collector, forward_sdk=False)
-    _observe(provider, [wrapped])
+    _observe(provider, collector, [wrapped])
     reader = _InstalledReader(wrapped, interval_s and interval_s * 1e3)
     provider.add_metric_reader(reader)
     atexit.register(reader.shutdown)
@@ -209,7 +214,7 @@ class Pipelines:
         for reader in pull:
             attach(reader, collector, resource)
         if wrapped:
-            _observe(self.provider, wrapped)
+            _observe(self.provider, collector, wrapped)
 
     def shutdown(self, timeout_s: float = LAST_EXPORT_S) -> bool:
         """Exports the last interval, and ends; whether all exporters were done in time. Others are left to themselves.

@@ -33,6 +33,7 @@ ECN = "epping.ecn.codepoint"
 MAP = "epping.map"
 BOUND = "epping.bound"
 OUTCOME = "epping.measurement.outcome"
+INTERFACE_EVENT = "epping.interface.event"
 FLOW_OPENING = "epping.flow.opening"
 FLOW_CLOSING = "epping.flow.closing"
 
@@ -56,6 +57,8 @@ ATTRIBUTES = {
     "`not_begun`: as many waited already as can be remembered; "
     "`expired`: no reply within the maximum age; `superseded`: a later one was answered first; `repeated`: it was sent "
     "again, so that nobody can tell which one was answered.",
+    INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
+    "be attached to, which the log explains.",
     FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
     FLOW_CLOSING: "`fin`: from both ends; `rst`; `silence`: 5 minutes of it, or it had to make room for other flows.",
     OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",
@@ -265,6 +268,12 @@ EXPORT_REJECTED = Metric(
     "Points that a receiver refused of requests that it took, which are not sent again.",
     (),
 )
+INTERFACE_EVENTS = Metric(
+    "epping.collector.interface.event.count",
+    "{event}",
+    "Interfaces that came to be watched, and that ceased to be.",
+    (INTERFACE_EVENT,),
+)
 
 METRICS = (
     RTT,
@@ -278,6 +287,7 @@ METRICS = (
     READ_DURATION,
     EXPORT_FAILED,
     EXPORT_REJECTED,
+    INTERFACE_EVENTS,
 )
 
 

@@ -122,11 +122,12 @@ class Bench:
         return self.row_of(interface.ifindex)
 
     def row_of(self, ifindex: int) -> int:
-        """The row of an interface among the interface counters (bpf/maps.h: open addressing, 4 probes)."""
+        """The row of an interface among the interface counters: its number (bpf/maps.h: open addressing, 4 probes)."""
         for row in range(ifindex, ifindex + 4):
-            value = libbpf.map_lookup(self.collector.program.maps["interfaces"].fd, struct.pack("=I", row % 1024), 16)
+            value = libbpf.map_lookup(self.collector.program.maps["interfaces"].fd, struct.pack("=I", row % 4096), 16)
             if value and struct.unpack_from("=I", value) == (ifindex,):
-                return row % 1024 + 1
+                number: int = struct.unpack_from("=IHH", value)[2]
+                return number
         raise AssertionError(f"interface {ifindex} is not registered")
 
     def feed(

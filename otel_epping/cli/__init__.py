@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, a file for each command: otel-epping run | check | demo | watch | replay."""
+"""The command line, a file for each command: otel-epping run | check | config | demo | watch | replay."""
 
 import os
 import sys
@@ -7,6 +7,7 @@ import sys
 import click
 
 from otel_epping.cli.check import check
+from otel_epping.cli.config import config
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
@@ -21,12 +22,12 @@ def cli() -> None:
     """Passive network latency for OpenTelemetry.
 
     Counts round-trip times per subnet in the kernel and exports them over OTLP as exponential histograms. Each option
-    can be set by a variable: --max-subnets by OTEL_EPPING_MAX_SUBNETS. Where metrics go, the standard OTEL_* variables
-    say: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL, _HEADERS...
+    can be set by a variable, --max-subnets by OTEL_EPPING_MAX_SUBNETS, or in a YAML file, --config. Where metrics go,
+    the standard OTEL_* variables say: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL, _HEADERS...
     """
 
 
-for _command in (run, check, demo, watch, replay):
+for _command in (run, check, config, demo, watch, replay):
     cli.add_command(_command)
 
 

@@ -5,11 +5,11 @@ import sys
 
 import click
 
-from otel_epping.cli.options import SETTINGS, kernel_options
+from otel_epping.cli.options import COMMAND, kernel_options
 from otel_epping.kernel.config import KernelConfig
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=COMMAND)
 @click.option("-v", "--verbose", is_flag=True, help="Also what the verifier says, of each method alone, too.")
 @kernel_options
 def check(config: KernelConfig, verbose: bool) -> None:

@@ -3,12 +3,12 @@
 
 import click
 
-from otel_epping.cli.options import SETTINGS
+from otel_epping.cli.options import COMMAND
 from otel_epping.kernel import requirements
 from otel_epping.kernel.errors import EppingError
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=COMMAND)
 def demo() -> None:
     """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
     requirements.kernel()

@@ -1,106 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several commands have in common: types of arguments, and the options that are knobs of the kernel program."""
+"""Settings as options of commands: flags, variables and --config, made from the table in otel_epping/settings."""
 
+import os
 import re
 from collections.abc import Callable
 from typing import Any
 
 import click
 
-from otel_epping.kernel import methods
-from otel_epping.kernel.config import LIMITS, KernelConfig
 from otel_epping.kernel.errors import EppingError
-
-_UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "": 10**9}
-_DEFAULTS = KernelConfig()
+from otel_epping.settings import PREFIX, SETTINGS, Setting, Settings, file
+from otel_epping.settings.types import text_of
 
 # Of each command.
-SETTINGS: dict[str, Any] = {"auto_envvar_prefix": "OTEL_EPPING", "show_default": True, "max_content_width": 110}
+COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_default": True, "max_content_width": 110}
+
+# What Kubernetes sets for a service called otel-epping, or otel-epping-collector.
+_OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
 
 
-class Duration(click.ParamType[int]):
-    """A time such as 100ms, 2.5s or 1m; a bare number is seconds. Converts to whole ns, within limits."""
-
-    name = "duration"
-
-    def __init__(self, least_ns: int, greatest_ns: int) -> None:
-        self._least_ns, self._greatest_ns = least_ns, greatest_ns
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Whole ns; a value that is none fails with what is allowed."""
-        if isinstance(value, int):
-            return value
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|)", value.strip(), re.ASCII)
-        if not match:
-            self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
-        time_ns = round(float(match[1]) * _UNITS_NS[match[2]])
-        if not self._least_ns <= time_ns <= self._greatest_ns:
-            self.fail(f"{value} is not from {self._least_ns / 1e9:g}s to {self._greatest_ns / 1e9:g}s", param, ctx)
-        return time_ns
+def _read_file(ctx: click.Context, _: click.Parameter, path: str | None) -> str | None:
+    """Has Click take from a file what neither a flag nor a variable says."""
+    if path is not None:
+        given = file.read(path)
+        ctx.default_map = {field: each.value for field, each in given.items()}
+        ctx.obj = {field: each.where for field, each in given.items()}
+    return path
 
 
-class Names(click.ParamType[str]):
-    """A name; several in an environment variable are separated by commas."""
-
-    name = "name"
-    envvar_list_splitter = ","
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name without white space around it."""
-        return str(value).strip()
-
-
-class Methods(click.ParamType[tuple[str, ...]]):
-    """Names of methods, separated by commas."""
-
-    name = "name,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names; one that is none fails with those there are."""
-        if isinstance(value, tuple):
-            return value
-        names = tuple(name.strip() for name in value.split(",") if name.strip())
-        try:
-            methods.bits(names)
-        except EppingError as error:
-            self.fail(str(error), param, ctx)
-        return names
+_CONFIG = click.Option(
+    ["--config"],
+    type=click.Path(),
+    metavar="FILE",
+    is_eager=True,
+    callback=_read_file,
+    help="YAML file of settings, for what neither a flag nor a variable says.",
+)
 
 
-def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options that are knobs of the kernel program; they arrive as one KernelConfig."""
-    options = (
-        click.option("--prefix-v4", type=click.IntRange(0, 32), default=_DEFAULTS.prefix_v4,
-                     help="Length of the IPv4 prefixes that are subnets."),
-        click.option("--prefix-v6", type=click.IntRange(0, 128), default=_DEFAULTS.prefix_v6,
-                     help="Length of the IPv6 prefixes that are subnets."),
-        click.option("--sample-interval", type=Duration(*LIMITS["sample_interval_ns"]), default="100ms",
-                     help="Least time between two round-trip times begun in one flow and direction; 0 for all."),
-        click.option("--max-age", type=Duration(*LIMITS["max_age_ns"]), default="10s",
-                     help="Greatest round-trip time: what waits longer for its reply is given up."),
-        click.option("--methods", type=Methods(), default=",".join(methods.ALL),
-                     help="Ways to measure, separated by commas."),
-        click.option("--tunnels", is_flag=True,
-                     help="Measure what is inside of GRE, VXLAN and IP-in-IP, and not the tunnel itself."),
-        click.option("--scale", type=click.IntRange(0, 6), default=_DEFAULTS.scale,
-                     help="Scale of the histograms: 2^scale buckets per doubling. 4 is an error of 2.2 %."),
-        click.option("--max-subnets", type=click.IntRange(*LIMITS["max_subnets"]), default=_DEFAULTS.max_subnets,
-                     help="Subnets counted apart; what is beyond them is counted together."),
-        click.option("--max-flows", type=click.IntRange(*LIMITS["max_flows"]), default=_DEFAULTS.max_flows,
-                     help="TCP flows remembered at a time."),
-    )  # fmt: skip
+def _option(setting: Setting) -> click.Option:
+    row = setting.row
+    default = text_of(row.type, setting.default)
+    flags = f"{setting.flag}/--no-{setting.flag.removeprefix('--')}" if row.type is click.BOOL else setting.flag
+    return click.Option(
+        [*([row.short] if row.short else []), flags, setting.field],
+        type=row.type,
+        default=",".join(default) if isinstance(default, list) and not setting.several else default,
+        show_default=row.unset or True,
+        multiple=setting.several,
+        envvar=setting.variable,
+        help=row.help,
+    )
 
-    def configured(**arguments: Any) -> Any:
-        knobs = {name: arguments.pop(name) for name in ("prefix_v4", "prefix_v6", "scale", "max_subnets", "max_flows")}
-        knobs["methods"] = arguments.pop("methods")
-        knobs["tunnels"] = arguments.pop("tunnels")
-        knobs["sample_interval_ns"] = arguments.pop("sample_interval")
-        knobs["max_age_ns"] = arguments.pop("max_age")
-        return command(config=KernelConfig(**knobs), **arguments)
+
+def _check_variables(ctx: click.Context) -> None:
+    """Raises EppingError for a variable with our prefix that no command has."""
+    group = ctx.find_root().command
+    commands = group.commands.values() if isinstance(group, click.Group) else (ctx.command,)
+    known = {setting.variable for setting in SETTINGS}
+    known |= {PREFIX + (each.name or "").upper() for command in commands for each in command.params}
+    for name in sorted(os.environ.keys() - known):
+        if name.startswith(PREFIX) and not _OF_KUBERNETES.fullmatch(name):
+            settings = [setting.variable for setting in SETTINGS]
+            raise EppingError(f"there is no variable {name}: {file.nearest(name, settings)}")
+
+
+def _with_options(settings: list[Setting], command: Callable[..., Any], arguments: Callable[..., Any]) -> Any:
+    """A command with options for some settings, which arrive as what `arguments` makes of their values."""
+
+    @click.pass_context
+    def configured(ctx: click.Context, /, **given: Any) -> Any:
+        _check_variables(ctx)
+        del given["config"]
+        values = {setting.field: given.pop(setting.field) for setting in settings}
+        return command(**arguments(Settings(**values)), **given)
 
     configured.__doc__ = command.__doc__
     configured.__name__ = command.__name__
-    decorated: Callable[..., Any] = configured
-    for option in reversed(options):
-        decorated = option(decorated)
-    return decorated
+    params = getattr(command, "__click_params__", [])
+    configured.__click_params__ = [_CONFIG, *reversed([_option(each) for each in settings]), *params]  # type: ignore[attr-defined]
+    return configured
+
+
+def kernel_options(command: Callable[..., Any]) -> Any:
+    """Options that are knobs of the kernel program; they arrive as one KernelConfig, `config`."""
+    knobs = [setting for setting in SETTINGS if setting.row.kernel]
+    return _with_options(knobs, command, lambda settings: {"config": settings.kernel})
+
+
+def all_options(command: Callable[..., Any]) -> Any:
+    """Options for all settings; they arrive as `settings`."""
+    return _with_options(list(SETTINGS), command, lambda settings: {"settings": settings})
+
+
+def sources(ctx: click.Context) -> dict[str, str]:
+    """Where the value of each setting is from, by its field: a flag, a variable, a line of a file, or `default`."""
+    where = {}
+    for setting in SETTINGS:
+        source = ctx.get_parameter_source(setting.field)
+        where[setting.field] = {
+            click.core.ParameterSource.COMMANDLINE: setting.flag,
+            click.core.ParameterSource.ENVIRONMENT: setting.variable,
+            click.core.ParameterSource.DEFAULT_MAP: (ctx.obj or {}).get(setting.field, ""),
+        }.get(source, "default")  # type: ignore[arg-type]
+    return where
+
+
+def reread(ctx: click.Context, settings: Settings) -> Settings:
+    """The same settings, with what the file says by now. Raises EppingError if it is no good."""
+    path = ctx.params.get("config")
+    given = file.read(path) if path else {}
+    values = {}
+    for setting in SETTINGS:
+        source = ctx.get_parameter_source(setting.field)
+        if source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT):
+            values[setting.field] = getattr(settings, setting.field)
+        elif setting.field in given:
+            values[setting.field] = given[setting.field].value
+    return Settings(**values)

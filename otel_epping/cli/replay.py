@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from otel_epping.cli.options import SETTINGS, kernel_options
+from otel_epping.cli.options import COMMAND, kernel_options
 from otel_epping.events import FORMATS
 from otel_epping.kernel.config import KernelConfig
 
 
-@click.command(context_settings=SETTINGS)
+@click.command(context_settings=COMMAND)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.option("--events", is_flag=True, help="Print each round-trip time and flow event instead.")
 @click.option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Of events, as ePPing has it.")

@@ -63,6 +63,11 @@ def find(name: str) -> Interface:
         hardware = struct.unpack_from("H", fcntl.ioctl(asker, _SIOCGIFHWADDR, request), 16)[0]
     if not flags & _IFF_UP:
         raise EppingError(f"interface {name} is down: ip link set {name} up")
+    return interface_of(name, ifindex, hardware)
+
+
+def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
+    """An interface by its hardware type (linux/if_arp.h). Raises EppingError if its link is foreign."""
     if hardware in _ETHERNET_HEADER_TYPES:
         return Interface(name, ifindex, _ETHERNET_HEADER_BYTES)
     if hardware in _NO_HEADER_TYPES:

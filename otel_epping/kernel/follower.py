@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Follows the interfaces that a selection is of: attaches to what comes, and detaches from what goes.
+
+The kernel's messages keep a table of the interfaces that there are. After each batch of them, what is watched is
+compared with what is to be watched: so it doesn't matter which messages came in which order, or were missed.
+"""
+
+import errno
+import logging
+from collections.abc import Iterable, Sequence
+
+from otel_epping.kernel import rtnetlink
+from otel_epping.kernel.attachments import UNKNOWN_INTERFACE, Attachments
+from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.interfaces import Interface, Role, interface_of
+from otel_epping.kernel.rtnetlink import Link
+from otel_epping.kernel.selection import AUTO, Selection, is_name, matches
+
+_log = logging.getLogger(__name__)
+
+
+class Follower:
+    """Watches what is selected, from begin() to close(). Select on it, and follow() when it has something to read."""
+
+    def __init__(self, attachments: Attachments, selection: Selection) -> None:
+        self._attachments = attachments
+        self._selection = selection
+        self._links: dict[int, Link] = {}
+        self._watched: dict[int, tuple[Interface, Role]] = {}
+        self._given_up: dict[int, Link] = {}  # said once, and tried again when it is another
+        self._default_routes: frozenset[int] = frozenset()
+        self._changes = rtnetlink.Changes(routes=selection.by_route)
+
+    def begin(self) -> None:
+        """Attaches to all there is. Raises EppingError if that cannot be."""
+        self._look_anew()
+        self._settle(strict=True)
+        for text in self.unmatched():
+            _log.warning("no interface matches %s yet: it is waited for", text)
+
+    def close(self) -> None:
+        """Detaches from all, and follows no more."""
+        self._changes.close()
+        self._attachments.detach_all()
+
+    def fileno(self) -> int:
+        """A descriptor that can be read when there is something to follow."""
+        return self._changes.fileno()
+
+    def unmatched(self) -> list[str]:
+        """What selects no interface that there is."""
+        links = self._links.values()
+        return [
+            text for text in self._selection.all if not any(matches(text, link, self._default_routes) for link in links)
+        ]
+
+    def select(self, selection: Selection) -> None:
+        """Follows another selection from now on; what is in both is watched without a gap."""
+        missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
+        changes = rtnetlink.Changes(routes=selection.by_route)
+        self._changes.close()
+        self._changes, self._selection = changes, selection
+        self._look_anew()
+        self._settle(strict=False)
+        for text in missing:
+            _log.warning("there is no interface %s: it is waited for", text)
+
+    def follow(self) -> None:
+        """Takes in what has changed."""
+        messages = list(self._changes.read())
+        if None in messages:  # some were left out, and those that are there are older than what we see now
+            self._look_anew()
+            self._leave_cut()
+        else:
+            self._take_in(filter(None, messages))
+        self._settle(strict=False)
+
+    def _take_in(self, messages: Iterable[tuple[int, bytes]]) -> None:
+        before, routes_changed = dict(self._links), False
+        for kind, body in messages:
+            if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
+                routes_changed |= rtnetlink.default_route_of(body) is not None
+            elif kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
+                self._links.pop(link.ifindex, None)
+                if kind == rtnetlink.RTM_NEWLINK:
+                    self._links[link.ifindex] = link
+                else:
+                    # At once: before its index is another's, and the kernel has cut its links already.
+                    self._leave(link.ifindex, "it is gone")
+        # The routes of an interface that goes down, or away, vanish without a message of their own.
+        if self._selection.by_route and (routes_changed or self._links != before):
+            self._default_routes = rtnetlink.default_routes()
+
+    def _look_anew(self) -> None:
+        self._links = {link.ifindex: link for link in rtnetlink.links()}
+        if self._selection.by_route:
+            self._default_routes = rtnetlink.default_routes()
+
+    def _leave_cut(self) -> None:
+        """Leaves what the kernel has cut: the interface is another one, though its index and name are the same."""
+        state = self._attachments.state()
+        for ifindex, (interface, _) in list(self._watched.items()):
+            if not state[interface.name]:
+                self._leave(ifindex, "it is gone")
+
+    def _leave(self, ifindex: int, why: str) -> None:
+        self._given_up.pop(ifindex, None)
+        if ifindex in self._watched:
+            name = self._watched.pop(ifindex)[0].name
+            self._attachments.detach(name)
+            _log.info("detached from %s: %s", name, why, extra={"interface": name})
+
+    def _wanted(self) -> dict[int, tuple[Link, Role]]:
+        wanted = {}
+        for ifindex, link in sorted(self._links.items()):
+            role = self._selection.role_of(link, self._default_routes)
+            if role is not None:
+                wanted[ifindex] = link, role
+        return wanted
+
+    def _settle(self, *, strict: bool) -> None:
+        """Makes what is watched what is to be watched. All that is left is left before anything is attached: names
+        may have been exchanged."""
+        wanted = self._wanted()
+        for ifindex, (interface, _) in list(self._watched.items()):
+            if ifindex not in self._links:
+                self._leave(ifindex, "it is gone")
+            elif self._links[ifindex].name != interface.name:
+                self._leave(ifindex, f"it is {self._links[ifindex].name} now")
+            elif ifindex not in wanted:
+                self._leave(ifindex, "it is not among those to watch any more")
+        for ifindex, (link, role) in wanted.items():
+            if self._given_up.get(ifindex) != link:
+                self._watch(link, role, strict=strict)
+
+    def _watch(self, link: Link, role: Role, *, strict: bool) -> None:
+        """Attaches to an interface, or changes what is known of it."""
+        try:
+            interface = interface_of(link.name, link.ifindex, link.hardware)
+        except EppingError as error:  # of a pattern it is no fault: it is left out
+            if strict and set(link.names) & set(self._selection.names):
+                raise
+            return self._give_up(link, error)
+        if self._watched.get(link.ifindex) == (interface, role):
+            return
+        try:
+            number = self._attachments.add(interface, role)
+        except EppingError as error:
+            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENODEV:
+                return  # it went away meanwhile, of which we'll hear
+            if strict:
+                raise
+            return self._give_up(link, error)
+        if link.ifindex not in self._watched and not strict:
+            _log.info("attached to %s", link.name, extra={"interface": link.name})
+        if number == UNKNOWN_INTERFACE:
+            _log.warning("%s is counted without its name: there have been too many others", link.name)
+        self._watched[link.ifindex] = interface, role
+
+    def _give_up(self, link: Link, error: EppingError) -> None:
+        self._given_up[link.ifindex] = link
+        self._attachments.counts["refused"] += 1
+        _log.warning("not watched: %s", error, extra={"interface": link.name})
+
+
+def present(texts: Sequence[str]) -> list[str]:
+    """Names of the interfaces that are selected now, for who doesn't follow them: names stay, as they are.
+
+    Raises EppingError if there is none.
+    """
+    routes = rtnetlink.default_routes() if AUTO in texts else frozenset()
+    links = list(rtnetlink.links())
+    found: dict[str, None] = {}
+    for text in texts:
+        selected = [link.name for link in links if matches(text, link, routes)]
+        found |= dict.fromkeys(selected or ([text] if is_name(text) else []))
+    if not found:
+        raise EppingError(f"no interface matches {', '.join(texts)}: see ip link")
+    return list(found)

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which interfaces are to be watched: by name, by pattern, or those with a default route.
+
+eth0        that one; also by an alternative name of it
+eth*        patterns of the shell: * ? [...]
+/^veth/     regular expressions, found anywhere in the name
+auto        those with a default route, IPv4 or IPv6, in the main table
+"""
+
+import fnmatch
+import re
+from collections.abc import Sequence, Set
+from dataclasses import dataclass
+
+from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.interfaces import Role
+from otel_epping.kernel.rtnetlink import Link
+
+AUTO = "auto"
+
+
+def is_expression(text: str) -> bool:
+    """Whether this is a regular expression."""
+    return len(text) > 1 and text.startswith("/") and text.endswith("/")
+
+
+def is_name(text: str) -> bool:
+    """Whether this names one interface."""
+    return text != AUTO and not is_expression(text) and not set(text) & set("*?[")
+
+
+def check(text: str) -> None:
+    """Raises EppingError if this cannot select an interface."""
+    if is_expression(text):
+        try:
+            re.compile(text[1:-1])
+        except re.error as error:
+            raise EppingError(f"{text} is not a regular expression: {error}") from None
+
+
+def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
+    """Whether this selects an interface."""
+    if text == AUTO:
+        return link.ifindex in default_routes
+    if is_expression(text):
+        return re.search(text[1:-1], link.name) is not None
+    return text in link.names or fnmatch.fnmatchcase(link.name, text)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What to watch on either side. A name goes before `auto`, that before a pattern; else the LAN's goes first."""
+
+    wan: Sequence[str] = ()
+    lan: Sequence[str] = ()
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All that select, each once."""
+        return tuple(dict.fromkeys((*self.wan, *self.lan)))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The interfaces that are named."""
+        return tuple(filter(is_name, self.all))
+
+    @property
+    def by_route(self) -> bool:
+        """Whether default routes matter."""
+        return AUTO in self.all
+
+    def role_of(self, link: Link, default_routes: Set[int]) -> Role | None:
+        """What an interface faces; None if it is not to be watched."""
+        found = [
+            (is_name(text), text == AUTO, role is Role.LAN, role)
+            for role, texts in ((Role.WAN, self.wan), (Role.LAN, self.lan))
+            for text in texts
+            if matches(text, link, default_routes)
+        ]
+        return max(found, key=lambda each: each[:3])[3] if found else None

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is made from the table of settings: the JSON schema of the file, and docs/settings.md."""
+
+from typing import Any
+
+from otel_epping.settings import SETTINGS, Setting
+from otel_epping.settings.types import allowed, schema_of, text_of
+
+
+def schema() -> dict[str, Any]:
+    """JSON schema of a file of settings."""
+    properties = {}
+    for setting in SETTINGS:
+        value = schema_of(setting.row.type)
+        if setting.several:
+            value = {"anyOf": [{"type": "array", "items": value}, value]}
+        default = text_of(setting.row.type, setting.default)
+        properties[setting.key] = {
+            "description": setting.row.help,
+            "default": default,
+            # A key without a value is as if it were not there.
+            "anyOf": [*value.pop("anyOf", [value]), {"type": "null"}],
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "Settings of otel-epping",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": properties,
+    }
+
+
+def default_text(setting: Setting) -> str:
+    """The default, in words."""
+    if setting.default is None:
+        return setting.row.unset
+    text = text_of(setting.row.type, setting.default)
+    if isinstance(text, list):
+        return ", ".join(text)
+    return str(text).lower() if isinstance(text, bool) else str(text)
+
+
+_HEAD = """# Settings
+
+Made from the table in `otel_epping/settings/__init__.py` by `make docs`; edit there.
+
+Each setting is a flag of `otel-epping run`, a variable and a key of a YAML file (`--config FILE`, or the variable
+`OTEL_EPPING_CONFIG`). A flag goes before a variable, that before the file. A file is checked whole: a key that there is
+not, a value that is not allowed, or a key twice is refused, with file and line; so is a variable with the prefix that
+there is not, but for those that Kubernetes sets for a service. `otel-epping config` takes the same flags and prints the
+settings that hold, each with where it is from; `otel-epping config --schema` prints the JSON schema of the file.
+
+Where metrics go, and how often, the standard `OTEL_*` variables say; they are not settings of ours.
+
+Lists are YAML lists in a file, and separated by commas in a variable. Times are such as `100ms`, `2.5s` or `1m`; a bare
+number is seconds.
+
+Interfaces are given by name, by pattern (`eth*`, or a regular expression between slashes: `/^veth/`), or as `auto`:
+those with a default route in the main table, IPv4 or IPv6. A name goes before `auto`, that before a pattern, and
+among equals `lan` before `interface`. An interface that is named has to be there when the agent starts. From then on
+interfaces are followed: one that appears is attached to, one that goes away is detached from, keeps its counts, and
+goes on with them when it comes back under the same name. A pattern looks at the name that `ip link` shows first; a
+name may also be an alternative one. There are numbers for 1024 names; interfaces that come later are counted
+together, without a name.
+
+SIGHUP reads the file again, and puts into force what is marked below; of the rest it is logged that it needs a restart.
+A file that is refused changes nothing.
+
+| key | variable | flag | allowed | default | SIGHUP | |
+|---|---|---|---|---|---|---|
+"""
+
+
+def markdown() -> str:
+    """The text of docs/settings.md."""
+    rows = []
+    for setting in SETTINGS:
+        flag = f"`{setting.row.short}`, `{setting.flag}`" if setting.row.short else f"`{setting.flag}`"
+        cells = [f"`{setting.key}`", f"`{setting.variable}`", flag, allowed(setting.row.type)]
+        cells += [default_text(setting) or "none", "yes" if setting.row.reload else "restart", setting.row.help]
+        rows.append(f"| {' | '.join(cells)} |\n")
+    return _HEAD + "".join(rows)

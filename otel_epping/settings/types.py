@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Types of settings: how text becomes a value, from whichever place it comes, and back.
+
+They are Click's: a flag, a variable and a line of a file are checked by the same code, and complain in the same words.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from otel_epping.kernel import methods, selection
+from otel_epping.kernel.errors import EppingError
+
+_UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "": 10**9}
+_DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|)"
+
+
+class Duration(click.ParamType[int]):
+    """A time such as 100ms, 2.5s or 1m; a bare number is seconds. Converts to whole ns, within limits."""
+
+    name = "duration"
+
+    def __init__(self, least_ns: int, greatest_ns: int) -> None:
+        self.least_ns, self.greatest_ns = least_ns, greatest_ns
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Whole ns; a value that is none fails with what is allowed."""
+        if isinstance(value, int):
+            return value
+        match = re.fullmatch(_DURATION, value.strip(), re.ASCII)
+        if not match:
+            self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
+        time_ns = round(float(match[1]) * _UNITS_NS[match[2]])
+        if not self.least_ns <= time_ns <= self.greatest_ns:
+            self.fail(f"{value} is not from {self.least_ns / 1e9:g}s to {self.greatest_ns / 1e9:g}s", param, ctx)
+        return time_ns
+
+
+class Interfaces(click.ParamType[str]):
+    """What selects interfaces: a name, a pattern or `auto`; several in a variable are separated by commas."""
+
+    name = "name|pattern|auto"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The text without white space around it; a regular expression that is none fails."""
+        text = str(value).strip()
+        try:
+            selection.check(text)
+        except EppingError as error:
+            self.fail(str(error), param, ctx)
+        return text
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        """At the commas outside of regular expressions, which are between slashes."""
+        return re.findall(r"\s*/.*?/\s*(?=,|$)|[^,]+", rv, re.DOTALL)
+
+
+class Methods(click.ParamType[tuple[str, ...]]):
+    """Names of methods, separated by commas."""
+
+    name = "name,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        """The names; one that is none fails with those there are."""
+        if isinstance(value, tuple):
+            return value
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        try:
+            methods.bits(names)
+        except EppingError as error:
+            self.fail(str(error), param, ctx)
+        return names
+
+
+def text_of(kind: click.ParamType[Any], value: Any) -> Any:
+    """A value as it is written: in a file, or on the command line."""
+    if isinstance(kind, Duration) and value is not None:
+        unit = max((unit for unit in _UNITS_NS if unit and value % _UNITS_NS[unit] == 0), key=_UNITS_NS.__getitem__)
+        return f"{value // _UNITS_NS[unit]}{unit}" if value else "0s"
+    return list(value) if isinstance(value, tuple) else value
+
+
+def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
+    """What JSON Schema says of a value in a file."""
+    if isinstance(kind, click.IntRange):
+        limits = {"minimum": kind.min, "maximum": kind.max}
+        return {"type": "integer"} | {name: limit for name, limit in limits.items() if limit is not None}
+    if isinstance(kind, Duration):
+        time = {"type": "string", "pattern": f"^{_DURATION}$", "examples": ["100ms", "2.5s", "1m"]}
+        seconds = {"type": "number", "minimum": kind.least_ns / 1e9, "maximum": kind.greatest_ns / 1e9}
+        return {"anyOf": [time, seconds]}
+    if isinstance(kind, Methods):
+        return {"type": "array", "items": {"enum": list(methods.ALL)}}
+    if isinstance(kind, click.Choice):
+        return {"enum": list(kind.choices)}
+    return {"type": "boolean" if kind is click.BOOL else "string"}
+
+
+def allowed(kind: click.ParamType[Any]) -> str:
+    """In words, what a value may be."""
+    if isinstance(kind, click.IntRange):
+        return f"{kind.min} to {kind.max}"
+    if isinstance(kind, Duration):
+        return f"{text_of(kind, kind.least_ns)} to {text_of(kind, kind.greatest_ns)}"
+    if isinstance(kind, Methods):
+        return ", ".join(f"`{name}`" for name in methods.ALL)
+    if isinstance(kind, click.Choice):
+        return ", ".join(f"`{choice}`" for choice in kind.choices)
+    return "`true`, `false`" if kind is click.BOOL else kind.name.replace("|", ", ")

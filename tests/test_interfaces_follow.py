@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces that come and go, real ones: attached to, detached from, counted, told once; and their series go on."""
+
+import fcntl
+import logging
+import os
+import select
+import struct
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from otel_epping.kernel import libbpf, rtnetlink
+from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.follower import Follower, present
+from otel_epping.kernel.interfaces import Interface, Role
+from otel_epping.kernel.reader import Reader
+from otel_epping.kernel.selection import Selection
+from otel_epping.lab.namespaces import Namespace
+
+HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
+SMALL = KernelConfig(max_subnets=64, max_flows=64)
+NUMBERS = count()
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    """A host whose interfaces are veths; this thread is in it."""
+    with Namespace("follow") as namespace, namespace.entered():
+        yield namespace
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector(SMALL) as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def reader(collector: Collector) -> Reader:
+    return collector.reader()
+
+
+@pytest.fixture
+def name() -> str:
+    """What no interface was called before: numbers belong to names for good."""
+    return f"v{next(NUMBERS)}"
+
+
+@pytest.fixture
+def following(host: Namespace, collector: Collector) -> Iterator[Callable[..., Follower]]:
+    """Begins to follow interfaces; detached from at the end of the test."""
+    followers: list[Follower] = []
+
+    def following(*wan: str, lan: tuple[str, ...] = ()) -> Follower:
+        followers.append(Follower(collector.attachments, Selection(wan, lan)))
+        followers[-1].begin()
+        return followers[-1]
+
+    yield following
+    for follower in followers:
+        follower.close()
+
+
+def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
+    """A veth called `name`, up, and its peer, which nothing selects."""
+    peer = f"p{next(NUMBERS)}"
+    host.ip(
+        f"link add {name} {options} type veth peer name {peer}", f"link set {peer} up", f"link set {name} up", *more
+    )
+
+
+def settle(follower: Follower) -> list[str]:
+    """Follows until nothing more happens; what is watched then."""
+    while select.select([follower], [], [], 0.05)[0]:
+        follower.follow()
+    return follower._attachments.watched
+
+
+def on_hooks(name: str) -> list[int]:
+    """How many programs are on an interface, per hook."""
+    return [libbpf.attached_count(ifindex(name), hook) for hook in HOOKS]
+
+
+def ifindex(name: str) -> int:
+    return {link.name: link.ifindex for link in rtnetlink.links()}[name]
+
+
+def send(host: Namespace, name: str, packets: int = 5) -> None:
+    """Packets out through an interface."""
+    script = (
+        "import socket,sys; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(1, 6, 1)\n"
+        "s.setsockopt(1, 25, sys.argv[1].encode())\n"
+        "[s.sendto(b'to nobody', ('10.8.0.255', 9)) for _ in range(int(sys.argv[2]))]"
+    )
+    host.run("python3", "-c", script, name, str(packets))
+
+
+def sent(reader: Reader, name: str) -> int:
+    """UDP packets that went out through interfaces of a name, as counted."""
+    reading = reader.read()
+    record = reading.interfaces[list(reading.names.values()).index(name)]
+    return int(record["transmitted"]["packets"][1])
+
+
+ADDRESS = "address add 10.8.0.1/24 dev {}"
+
+
+def test_one_that_comes_and_goes(
+    host: Namespace,
+    following: Callable[..., Follower],
+    collector: Collector,
+    name: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    before = dict(collector.attachments.counts)
+    follower = following(f"{name}*")
+    assert settle(follower) == []
+    veth(host, name)
+    assert settle(follower) == [name]
+    assert on_hooks(name) == [1, 1]
+    assert collector.attachments.state()[name]
+    host.ip(f"link delete {name}")
+    assert settle(follower) == []
+    assert not collector.attachments.state()[name]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"no interface matches {name}* yet: it is waited for",
+        f"attached to {name}",
+        f"detached from {name}: it is gone",
+    ]
+    after = collector.attachments.counts
+    assert [after[event] - before[event] for event in ("attached", "detached", "refused")] == [1, 1, 0]
+
+
+def test_one_that_comes_back_goes_on_with_its_series(
+    host: Namespace, following: Callable[..., Follower], collector: Collector, reader: Reader, name: str
+) -> None:
+    veth(host, name, ADDRESS.format(name))
+    follower = following(name)
+    indexes = set()
+    for turn in range(1, 4):
+        indexes.add(ifindex(name))
+        send(host, name, 5)
+        host.ip(f"link delete {name}")
+        assert settle(follower) == []
+        assert sent(reader, name) == 5 * turn
+        veth(host, name, ADDRESS.format(name))
+        assert settle(follower) == [name]
+    assert len(indexes) == 3
+    reading = reader.read()
+    assert list(reading.names.values()).count(name) == 1
+    keys = reading.slots[reading.slots["live"] != 0]["key"]
+    ours = keys[(keys["interface"] == list(reading.names.values()).index(name)) & (keys["family"] == 4)]
+    assert len(ours) == len({key.tobytes() for key in ours}) == 2  # 10.8.0.0/24, as source and as destination
+
+
+def test_made_anew_under_the_same_index(
+    host: Namespace, following: Callable[..., Follower], reader: Reader, name: str
+) -> None:
+    """All between two looks: nothing but a message tells that it is another."""
+    veth(host, name, ADDRESS.format(name), options="index 777")
+    follower = following(name)
+    send(host, name, 3)
+    host.ip(f"link delete {name}")
+    veth(host, name, ADDRESS.format(name), options="index 777")
+    assert settle(follower) == [name]
+    assert on_hooks(name) == [1, 1]
+    send(host, name, 4)
+    assert sent(reader, name) == 7
+
+
+def test_renamed(host: Namespace, following: Callable[..., Follower], reader: Reader, name: str) -> None:
+    veth(host, name, ADDRESS.format(name))
+    follower = following(f"/^{name}($|x)/")
+    send(host, name, 3)
+    host.ip(f"link set {name} name {name}x")
+    assert settle(follower) == [f"{name}x"]
+    send(host, f"{name}x", 4)
+    host.ip(f"link set {name}x name z{name}")
+    assert settle(follower) == []
+    host.ip(f"link set z{name} name {name}")
+    assert settle(follower) == [name]
+    send(host, name, 5)
+    assert [sent(reader, each) for each in (name, f"{name}x")] == [8, 4]
+
+
+def test_names_that_are_exchanged(
+    host: Namespace, following: Callable[..., Follower], reader: Reader, name: str
+) -> None:
+    veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
+    veth(host, f"{name}b", "address add 10.8.0.2/24 dev " + f"{name}b")
+    follower = following(f"{name}?")
+    for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
+        host.ip(f"link set {name}{old} name {name}{new}")
+    assert sorted(settle(follower)) == [f"{name}a", f"{name}b"]
+    assert [on_hooks(f"{name}{each}") for each in "ab"] == [[1, 1], [1, 1]]
+    send(host, f"{name}a", 2)
+    send(host, f"{name}b", 3)
+    assert [sent(reader, f"{name}{each}") for each in "ab"] == [2, 3]
+
+
+def test_moved_to_another_namespace(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+    veth(host, name)
+    follower = following(name)
+    with Namespace("elsewhere") as elsewhere:
+        host.ip(f"link set {name} netns {elsewhere.path}")
+        assert settle(follower) == []
+        with elsewhere.entered():
+            assert on_hooks(name) == [0, 0]
+
+
+def test_down_and_up_changes_nothing(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+    veth(host, name)
+    follower = following(name)
+    before = dict(follower._attachments.counts)
+    host.ip(f"link set {name} down")
+    assert settle(follower) == [name]
+    host.ip(f"link set {name} up")
+    assert settle(follower) == [name]
+    assert follower._attachments.counts == before
+
+
+def test_an_alternative_name(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+    veth(host, name, f"link property add dev {name} altname {name}-with-a-long-name")
+    assert settle(following(f"{name}-with-a-long-name", name)) == [name]
+    assert on_hooks(name) == [1, 1]
+
+
+def test_auto_is_those_with_a_default_route(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+    four, six, many = (name + each for each in ("four", "six", "many"))
+    for number, each in enumerate((four, six, many)):
+        veth(host, each, f"address add 10.9.{number}.1/24 dev {each}")
+    follower = following("auto")
+    assert settle(follower) == []
+    host.ip(f"route add default via 10.9.0.2 dev {four}")
+    assert settle(follower) == [four]
+    host.ip(f"route add ::/0 dev {six} metric 7", f"route add 2001:db8::/32 dev {many}")
+    assert sorted(settle(follower)) == [four, six]
+    host.ip(f"route add 10.66.0.0/16 dev {many}", f"route add default via 10.9.2.2 dev {many} table 7")
+    host.ip("route add unreachable default metric 9999")
+    assert sorted(settle(follower)) == [four, six]
+    host.ip(f"route add default metric 5 nexthop via 10.9.0.2 dev {four} nexthop via 10.9.2.2 dev {many}")
+    assert sorted(settle(follower)) == [four, many, six]
+    host.ip("route delete default metric 5", f"route delete default via 10.9.0.2 dev {four}")
+    assert settle(follower) == [six]
+    host.ip(f"link set {six} down")  # its routes go without a message of their own
+    assert settle(follower) == []
+    assert list(present(["auto", "lo"])) == ["lo"]
+
+
+def test_messages_that_were_missed(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+    veth(host, f"{name}a")
+    follower = following(f"{name}?")
+    overrun = rtnetlink.Changes(routes=False)
+    host.ip(*[f"link set {name}a {state}" for _ in range(300) for state in ("down", "up")], f"link delete {name}a")
+    veth(host, f"{name}b")
+    assert None in overrun.read()
+    overrun.close()
+    assert settle(follower) == [f"{name}b"]
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def test_churn(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+    """Twenty at a time; at the end nothing is left of them, but that they were."""
+    follower = following(f"{name}-*")
+    descriptors = open_descriptors()
+    for _ in range(2):
+        host.ip(*[f"link add {name}-{each} type veth peer name {name}-{each + 10}" for each in range(10)])
+        assert len(settle(follower)) == 20
+        host.ip(*[f"link delete {name}-{each}" for each in range(10)])
+        assert settle(follower) == []
+    assert open_descriptors() == descriptors
+
+
+def test_links_of_a_foreign_kind_are_left_out_once(
+    host: Namespace, following: Callable[..., Follower], name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    follower = following(f"{name}*")
+    foreign(name)
+    assert settle(follower) == []
+    veth(host, f"{name}x", f"link set {name} alias other")
+    assert settle(follower) == [f"{name}x"]
+    assert sum("neither Ethernet nor plain IP" in record.getMessage() for record in caplog.records) == 1
+
+
+def foreign(name: str) -> None:
+    """A tun that says it is something else."""
+    descriptor = os.open("/dev/net/tun", os.O_RDWR)
+    fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
+    fcntl.ioctl(descriptor, 0x400454CD, 804)  # TUNSETLINK, ARPHRD_IEEE802154
+    fcntl.ioctl(descriptor, 0x400454CB, 1)  # TUNSETPERSIST
+    os.close(descriptor)
+
+
+def test_another_selection(
+    host: Namespace, following: Callable[..., Follower], collector: Collector, reader: Reader, name: str
+) -> None:
+    veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
+    veth(host, f"{name}b")
+    follower = following(f"{name}a")
+    links = dict(collector.attachments._watched)[f"{name}a"]
+    send(host, f"{name}a", 3)
+    follower.select(Selection([f"{name}b", f"{name}c"], [f"{name}a"]))
+    assert sorted(collector.attachments.watched) == [f"{name}a", f"{name}b"]
+    assert collector.attachments._watched[f"{name}a"] == links  # without a gap
+    send(host, f"{name}a", 4)
+    assert sent(reader, f"{name}a") == 7
+    reading = reader.read()
+    keys = reading.slots["key"][reading.slots["key"]["interface"] == list(reading.names.values()).index(f"{name}a")]
+    assert set(keys["side"][keys["family"] == 4].tolist()) == {0, 1}
+    veth(host, f"{name}c")
+    assert sorted(settle(follower)) == [f"{name}{each}" for each in "abc"]
+
+
+@pytest.mark.parametrize(
+    ("wan", "lan", "expected"),
+    [
+        (["eth*"], [], {"eth0": Role.WAN, "eth1": Role.WAN}),
+        (["/[02]$/"], ["eth1"], {"eth0": Role.WAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
+        (["eth*"], ["eth*"], {"eth0": Role.LAN, "eth1": Role.LAN}),
+        (["eth0"], ["eth*"], {"eth0": Role.WAN, "eth1": Role.LAN}),
+        (["eth0"], ["eth0"], {"eth0": Role.LAN}),
+        (["auto"], ["*"], {"lo": Role.LAN, "eth0": Role.LAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
+        (["auto", "ETH0", "th"], [], {"ppp2": Role.WAN}),
+        (["[!e]*"], [], {"lo": Role.WAN, "ppp2": Role.WAN}),
+    ],
+)
+def test_what_selects_what(wan: list[str], lan: list[str], expected: dict[str, Role]) -> None:
+    links = [rtnetlink.Link(number, (name,), 1, True) for number, name in enumerate(("lo", "eth0", "eth1", "ppp2"))]
+    roles = {link.name: Selection(wan, lan).role_of(link, {3}) for link in links}
+    assert {name: role for name, role in roles.items() if role} == expected
+
+
+def test_the_limits_of_numbers_and_of_places() -> None:
+    """Beyond the last number, counts go on without a name; where four share a place, a fifth has none."""
+    with Namespace("limits") as host, host.entered(), Collector(SMALL) as collector:
+        attachments = collector.attachments
+        for number in range(1, INTERFACES + 1):
+            assert attachments.register(Interface(f"i{number}", 4096 + number % 3, 14)) == number
+        assert attachments.register(Interface("last", 9, 14)) == UNKNOWN_INTERFACE
+        assert attachments.register(Interface("i7", 9, 14)) == 7
+        for each in range(5):
+            veth(host, f"d{each}", options=f"index {107 + 4096 * each}")
+        for each in range(4):
+            attachments.attach(f"d{each}")
+        with pytest.raises(EppingError, match="no room for interface d4: watch fewer"):
+            attachments.attach("d4")
+        attachments.detach("d2")
+        attachments.attach("d4")
+        assert on_hooks("d4") == [1, 1]

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGHUP: what needs no restart is put into force, and no count is lost; the rest is told, and nothing changes."""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from command import Agent, converse
+
+from otel_epping import telemetry
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+
+TURNS = 5
+
+
+@pytest.fixture
+def sink(ns: Namespace) -> Iterator[Sink]:
+    with Sink(namespace=ns) as sink:
+        yield sink
+
+
+def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
+    ns: Namespace, start: Callable[..., Agent], sink: Sink, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("interface: lo\nsample_interval: 0\n")
+    agent = start("--config", str(path), "--max-flows", "1000", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+
+    def reload(text: str, words: str) -> None:
+        path.write_text(text)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for(words)
+
+    converse(ns, TURNS)
+    reload("interface: [lo, 'up*']\nsample_interval: 0\n", "attached to up1")
+    converse(ns, TURNS)
+    reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is not among those")
+    log = agent.log.read_text()
+    assert "changed, but needs a restart: scale\n" in log  # the flag goes before the file: max_flows is what it was
+    assert log.count("settings read again, changed: interface\n") == 2
+    converse(ns, TURNS)
+    reload("interfac: up0\n", "settings are as they were")
+    assert f"{path}:1: there is no setting 'interfac': did you mean interface?" in agent.log.read_text()
+    reload("max_age: 1s\n", "settings are as they were: no interface is left")
+    path.unlink()
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for(f"settings are as they were: cannot read {path}")
+    converse(ns, TURNS)
+    reload("interface: lo\nlog_level: warning\nscale: 3\n", "needs a restart: sample_interval, scale")
+    assert agent.stop() == 0
+    assert "stopping" not in agent.log.read_text()  # which is no warning
+    packets = [
+        point
+        for point in sink.points("epping.interface.packet.count")
+        if point.attributes[telemetry.INTERFACE] == "lo" and point.attributes[telemetry.PACKET_KIND] == "tcp"
+    ]
+    # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
+    assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
