@@ -37,37 +37,47 @@ PAUSE_S = 0.04
 MAX_SUBNETS = 1024
 SUBNETS = 3000  # on either side, for each interface
 CHURN_S = 5.0
+INTERFACES = 3  # at a time
 INTERVAL = "500ms"
 MOST_GROWTH_KB = 2048
 MOST_NEW_FDS = 2  # a connection may be up, or not
 
 
 class Traffic:
-    """Conversations through veth pairs `soakN`, of which agents watch the near end. Counts what it has sent."""
+    """Conversations through veth pairs, soakN and peerN, of which agents watch the first. Counts what it has sent."""
 
-    def __init__(self, ns: Namespace, pairs: int) -> None:
-        self.packets = self.rtts = 0
-        self.names = [f"soak{number}" for number in range(pairs)]
+    def __init__(self, ns: Namespace) -> None:
+        self.packets = self.rtts = self.comings = 0
         self._ns = ns
         self._chance = random.Random(1)
         self._ends: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._flows = 0
         ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own
-        for name in self.names:
-            ns.ip(f"link add {name} type veth peer name {name}x", f"link set {name} up", f"link set {name}x up")
-            with ns.entered():
-                ends = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in range(2)]
-            for end, interface in zip(ends, (name, f"{name}x"), strict=True):
-                end.bind((interface, 0))
-            self._ends[name] = (ends[0], ends[1])
+        for number in range(INTERFACES):
+            self._make(number)
 
-    def remove_an_interface(self) -> None:
-        """One with all that was sent through it; the first stays."""
-        if len(self._ends) > 1:
-            name = list(self._ends)[-1]
-            for end in self._ends.pop(name):
-                end.close()
-            self._ns.ip(f"link delete {name}")
+    def _make(self, number: int) -> None:
+        near, far = f"soak{number}", f"peer{number}"
+        self._ns.ip(f"link add {near} type veth peer name {far}", f"link set {near} up", f"link set {far} up")
+        with self._ns.entered():
+            ends = [socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) for _ in range(2)]
+        for end, interface in zip(ends, (near, far), strict=True):
+            end.bind((interface, 0))
+        self._ends[near] = (ends[0], ends[1])
+
+    def replace_an_interface(self) -> None:
+        """One goes, and comes again, by turns with its name or another one; it is used when both agents watch it."""
+        name = list(self._ends)[1]
+        for end in self._ends.pop(name):
+            end.close()
+        self._ns.ip(f"link delete {name}")
+        self.comings += 1
+        number = int(name[4:]) if self.comings % 2 else INTERFACES + self.comings
+        self._make(number)
+        deadline = time.monotonic() + 10
+        while attached(self._ns, f"soak{number}") != [2, 2]:
+            assert time.monotonic() < deadline, f"soak{number} came, and is not watched"
+            time.sleep(0.02)
 
     def speak(self) -> None:
         """Some conversations of new flows, between subnets that were heard of before or weren't."""
@@ -154,13 +164,12 @@ class Told:
 class Agent:
     """An agent on all the interfaces; `variables` are its own."""
 
-    def __init__(self, ns: Namespace, names: list[str], log: Path, **variables: str) -> None:
+    def __init__(self, ns: Namespace, log: Path, **variables: str) -> None:
         self._log = log
-        arguments = [f"--interface={name}" for name in names]
         settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2"}
-        options = ["--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
+        options = ["-i", "soak*", "--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
         with log.open("w") as stderr:
-            self.process = ns.popen([*COMMAND, "run", *arguments, *options], stderr=stderr, env=environment(settings))
+            self.process = ns.popen([*COMMAND, "run", *options], stderr=stderr, env=environment(settings))
 
     @property
     def log(self) -> str:
@@ -224,24 +233,21 @@ def attached(ns: Namespace, name: str) -> list[int]:
 
 def run(duration_s: float) -> list[str]:
     """Soaks for so long, and returns what there is to say of it. Raises AssertionError if something was amiss."""
-    pairs = 2 + int(min(duration_s / 10, 40))
     with ExitStack() as undo:
         ns = undo.enter_context(Namespace("soak"))
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
         collectors = undo.enter_context(Collectors.running(ns))
-        traffic = Traffic(ns, pairs)
+        traffic = Traffic(ns)
         undo.callback(traffic.close)
         agents = {
             "cumulative": Agent(
                 ns,
-                traffic.names,
                 folder / "cumulative.log",
                 OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
                 OTEL_EXPORTER_OTLP_ENDPOINT=collectors.rotel.http_endpoint.removesuffix("/v1/metrics"),
             ),
             "delta": Agent(
                 ns,
-                traffic.names,
                 folder / "delta.log",
                 OTEL_EXPORTER_OTLP_ENDPOINT=collectors.direct.grpc_endpoint,
                 OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
@@ -249,18 +255,21 @@ def run(duration_s: float) -> list[str]:
         }
         for agent in agents.values():
             agent.wait_until_it_watches()
-        assert attached(ns, traffic.names[0]) == [2, 2]
+        assert attached(ns, "soak0") == [2, 2]
         told = {name: Told() for name in agents}
         sizes = _churn(duration_s, traffic, collectors, agents, told)
         for name, agent in agents.items():
             agent.process.terminate()
             assert agent.process.wait(15) == 0, f"{name}: {agent.log}"
             assert "Traceback" not in agent.log, agent.log
-        assert attached(ns, traffic.names[0]) == [0, 0], "a program is left behind"
+        assert attached(ns, "soak0") == [0, 0], "a program is left behind"
         _settle(collectors.behind)
         told["cumulative"].take(collectors.behind)
         told["delta"].take(collectors.direct)
-        lines = [f"{traffic.packets} packets and {traffic.rtts} RTTs offered; collectors gone {collectors.kills} times"]
+        lines = [
+            f"{traffic.packets} packets and {traffic.rtts} RTTs offered; collectors gone {collectors.kills} times, "
+            f"interfaces {traffic.comings}"
+        ]
         for name, one in told.items():
             first, last = sizes[name]
             lines.append(f"{name}: {one}; kB, fds, threads a third in {first}, at the end {last}")
@@ -289,11 +298,8 @@ def _churn(
             time.sleep(PAUSE_S)
 
     began, third = time.monotonic(), sizes()
-    removed = 0
     while (passed := time.monotonic() - began) < duration_s - CHURN_S:
-        if removed * duration_s < passed * (len(traffic.names) - 2):
-            traffic.remove_an_interface()
-            removed += 1
+        traffic.replace_an_interface()
         speak_until(time.monotonic() + 0.3 * CHURN_S)
         collectors.take_away()
         told["delta"].take(collectors.direct)
