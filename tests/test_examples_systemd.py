@@ -11,8 +11,8 @@ from booted import under_systemd
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "examples" / "systemd" / "otel-epping@.service"
 NAME = UNIT.name
-# Of 10, where 10 is a unit without any hardening. It was 1.9 with systemd 252; what is left is the host's network, which
-# is what the agent is for, and the three capabilities.
+# Of 10, where 10 is a unit without any hardening. It was 1.9 with systemd 252; what is left is the host's network,
+# which is what the agent is for, and the three capabilities.
 GREATEST_EXPOSURE = 2.0
 
 
