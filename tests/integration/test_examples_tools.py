@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The Collector's configurations in examples/ as the official Collector takes them, and the chart as Helm does.
+
+Both are built with Go, pinned, and kept where build.sh keeps what it builds.
+"""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from otel_epping.cli.run import run
+
+HERE = Path(__file__).resolve().parent
+EXAMPLES = HERE.parent.parent / "examples"
+CHART = EXAMPLES / "helm" / "otel-epping"
+CONFIGURATIONS = sorted((EXAMPLES / "collector").glob("*.yaml"))
+HELM = "v3.22.0"
+# What a first build takes, on a slow machine.
+_BUILD_S = 1800
+
+
+@pytest.fixture(scope="module")
+def otelcol() -> Path:
+    built = subprocess.run([HERE / "build.sh", "otelcol"], check=True, stdout=subprocess.PIPE, text=True)
+    return Path(built.stdout.strip())
+
+
+@pytest.fixture(scope="module")
+def helm() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "otel-epping" / f"helm-{HELM}"
+    if not (folder / "helm").exists():
+        path = os.environ["PATH"] + ":/usr/local/go/bin"
+        go = ["env", f"PATH={path}", f"GOBIN={folder}", "CGO_ENABLED=0", "go", "install", "-trimpath"]
+        subprocess.run([*go, f"helm.sh/helm/v3/cmd/helm@{HELM}"], check=True)
+    return folder / "helm"
+
+
+def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
+    # Of itself, a Helm that isn't built by its Makefile takes Kubernetes to be very old.
+    command = [helm, "template", "try", CHART, "--kube-version", kubernetes_validate.latest_version()]
+    return subprocess.run(
+        [*command, *(argument for value in values for argument in ("--set", value))], capture_output=True, text=True
+    )
+
+
+@pytest.mark.timeout(_BUILD_S)
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
+def test_the_collector_takes_it(otelcol: Path, path: Path) -> None:
+    text = path.read_text()
+    # Each variable is told of at the head, with an example.
+    used = set(re.findall(r"\$\{env:(\w+)\}", text))
+    told = dict(re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE))))
+    assert used == set(told)
+    environment = {**os.environ, **told}
+    validated = subprocess.run(
+        [otelcol, "validate", "--config", path], env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert validated.returncode == 0, validated.stderr
+    assert f"--config {path.name}" in text
+
+
+@pytest.mark.timeout(_BUILD_S)
+@pytest.mark.parametrize(
+    "values",
+    [
+        (),
+        ("interfaces={eth0,eth1}", "lan={br0}", "secret=headers", "settings.OTEL_EPPING_MAX_SUBNETS=1000"),
+        ("interfaces=null", "lan={br0}", "imagePullSecrets[0].name=key", "nodeSelector.kind=edge"),
+    ],
+    ids=["defaults", "all", "lan"],
+)
+def test_the_chart_makes_what_kubernetes_takes(helm: Path, values: tuple[str, ...]) -> None:
+    made = template(helm, *values)
+    assert made.returncode == 0, made.stderr
+    (document,) = yaml.safe_load_all(made.stdout)
+    kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    name, *arguments = (argument.replace("$(HOST_IP)", "192.0.2.1") for argument in container["args"])
+    assert name == "run"
+    assert run.make_context("run", arguments).params["health_port"] == container["ports"][0]["containerPort"]
+
+
+@pytest.mark.timeout(_BUILD_S)
+def test_the_chart_is_the_manifest(helm: Path) -> None:
+    """With its defaults it is that of examples/kubernetes, but for names."""
+
+    def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
+        (document,) = (each for each in documents if each["kind"] == "DaemonSet")
+        spec: dict[str, Any] = document["spec"]["template"]["spec"]
+        for container in spec["containers"]:
+            container["args"] = ["-i" if each == "--interface" else each for each in container["args"]]
+            container.pop("imagePullPolicy", None)
+        return spec
+
+    made = template(helm)
+    manifest = (EXAMPLES / "kubernetes" / "daemonset.yaml").read_text()
+    assert pod(list(yaml.safe_load_all(made.stdout))) == pod(list(yaml.safe_load_all(manifest)))
+
+
+@pytest.mark.timeout(_BUILD_S)
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        ("interfaces=null", "lan"),
+        ("endpoint=collector:4317", "/endpoint"),
+        ("health.port=0", "/health/port"),
+        ("imag.tag=1", "imag"),
+        ("settings.PATH=x", "PATH"),
+    ],
+)
+def test_the_chart_refuses(helm: Path, value: str, named: str) -> None:
+    made = template(helm, value)
+    assert made.returncode != 0
+    assert "specifications of the schema" in made.stderr
+    assert named in made.stderr
+
+
+@pytest.mark.timeout(_BUILD_S)
+def test_helm_finds_nothing_to_complain_of(helm: Path) -> None:
+    subprocess.run([helm, "lint", "--strict", CHART], check=True, stdout=subprocess.DEVNULL)
