@@ -40,7 +40,7 @@ class Collector:
         self.program = loader.load(self.config)
         weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
-        self.attachments = Attachments(self.program)
+        self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
         self._readers: list[Reader] = []
