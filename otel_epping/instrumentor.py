@@ -29,9 +29,10 @@ from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 
 from otel_epping.cli.options import COMMAND, all_options
+from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.follower import Follower
+from otel_epping.kernel.follower import Follower, present
 from otel_epping.sdk import attach
 from otel_epping.settings import Settings
 
@@ -94,6 +95,9 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not isinstance(provider, MeterProvider) or not provider._metric_readers:
             raise EppingError("no reader of metrics is configured: set OTEL_METRICS_EXPORTER, or OTEL_CONFIG_FILE")
         settings = _settings(options)
+        for name in settings.selection.names:
+            interfaces.find(name)
+        present(list(settings.selection.all))
         if not _be_the_one(undo):
             _log.info("another process of this network namespace measures already")
             return
@@ -102,8 +106,6 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         follower = Follower(collector.attachments, settings.selection)
         undo.callback(follower.close)
         follower.begin()
-        if not collector.attachments.watched:
-            raise EppingError("no interface is there to watch: set OTEL_EPPING_INTERFACE")
         # No public way leads from a provider to its readers, nor to its resource (SDK 1.45).
         for reader in provider._metric_readers:
             undo.callback(attach(reader, collector, provider._sdk_config.resource))
