@@ -165,7 +165,8 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     with _probes(health, settings.health_at):
         with beside(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
-            kept = privileges.lay_down()
+            # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
+            kept = privileges.lay_down({"CAP_NET_ADMIN"} if config.hook == "clsact" else privileges.NOTHING)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 

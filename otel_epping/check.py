@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from otel_epping.kernel import libbpf, privileges, requirements
+from otel_epping.kernel import privileges, requirements, tcx
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
 
 _MIB = 2**20
-_LOOPBACK = 1
 # What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_A_SUBNET = 2048
@@ -39,15 +38,15 @@ def _find(name: str, look: Callable[[], str]) -> Finding:
         return Finding(name, False, str(error), error.detail)
 
 
-def _tcx() -> str:
-    """Asks for the programs on a TCX hook of the loopback interface, which changes nothing."""
-    try:
-        libbpf.attached_count(_LOOPBACK, libbpf.BPF_TCX_INGRESS)
-    except PermissionError:
-        raise EppingError("cannot be asked for without CAP_NET_ADMIN: run as root") from None
-    except OSError as error:
-        raise EppingError(f"the kernel does not know TCX hooks ({error.strerror}): use Linux 6.6 or newer") from error
-    return "links attach, and detach by themselves when the agent ends"
+def _hook(config: KernelConfig) -> str:
+    """Which hook would be used. Asks for programs on the loopback interface, which changes nothing."""
+    if config.hook != "clsact" and not tcx.is_known():
+        if config.hook == "tcx":
+            raise EppingError("the kernel does not know TCX hooks: use Linux 6.6 or newer, or --hook auto")
+        return "clsact filters, for the kernel has no TCX links; CAP_NET_ADMIN is kept to take them off in the end"
+    if config.hook == "clsact":
+        return "clsact filters, as asked for; CAP_NET_ADMIN is kept to take them off in the end"
+    return "TCX links attach, and detach by themselves when the agent ends"
 
 
 def _run_time() -> str:
@@ -92,7 +91,7 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
     for name in privileges.NEEDED:
         yield _find(name, partial(requirements.capability, name))
     yield _find("locked memory", requirements.locked_memory)
-    yield _find("TCX", _tcx)
+    yield _find("hook", partial(_hook, config))
     try:
         with Collector(config) as collector:
             program = collector.program

@@ -86,10 +86,13 @@ def attach(
     # Private, all three, but old, and the only way to a reader that exists.
     inner: Callable[..., MetricsData | None] | None = reader._collect  # type: ignore[assignment]
     temporality = ProducerExporter.temporality_of(reader._preferred_temporality)
+    process = os.getpid()
     producer = EppingMetricProducer(collector, temporality)
 
     def collect(collecting: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
         data = inner(collecting, timeout_millis=timeout_millis) if inner else None
+        if os.getpid() != process:  # a fork: the reader's thread begins anew there, and would tell all of it again
+            return data
         try:
             ours = producer.produce()
         except Exception:

@@ -133,7 +133,7 @@ def test_check_says_what_the_program_takes(ns: Namespace, start: Callable[..., A
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
-        ["ok", name] for name in ("kernel", "BTF", *CAPABILITIES, "locked", "TCX", "BCC", "program", "run", "memory")
+        ["ok", name] for name in ("kernel", "BTF", *CAPABILITIES, "locked", "hook", "BCC", "program", "run", "memory")
     ]
     figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 65536 flows; ([\d.]+) MiB of it for each", lines[-1])
     assert figures

@@ -1,20 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program on interfaces: one TCX link per direction, and the number under which it counts for an interface.
+"""The program on interfaces, one hook per direction, and the number under which it counts for an interface.
 
-A TCX link lives as long as its descriptor, so the kernel detaches the program when this process ends, however it ends.
+Hooks are TCX links (tcx.py), or clsact filters (clsact.py) where the kernel knows no TCX, or who runs us wants none.
 
 A number belongs to a name for good. An interface that went away keeps its counts, and one that comes back under the
 same name goes on counting there, though the kernel gives it another index.
 """
 
-import os
+import logging
 
 import numpy as np
 
-from otel_epping.kernel import interfaces, libbpf, memory
+from otel_epping.kernel import clsact, interfaces, libbpf, tcx
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Interface, Role
 from otel_epping.kernel.loader import Program
+
+_log = logging.getLogger("otel_epping")
 
 # bpf/maps.h, bpf/epping.bpf.c
 INTERFACES = 1024
@@ -23,44 +25,33 @@ _ROWS = 4096
 _PROBES = 4
 
 _ROW = np.dtype([("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("side", "u4", (2,))])
-_HOOKS = {"epping_ingress": libbpf.BPF_TCX_INGRESS, "epping_egress": libbpf.BPF_TCX_EGRESS}
+_DIRECTIONS = ("ingress", "egress")
+
+Hook = tcx.Link | clsact.ClsactFilter
 
 
-def _link(program: Program, ifindex: int) -> list[int]:
-    """Puts the program on both hooks of an interface: the links' descriptors. Raises OSError."""
-    links: list[int] = []
-    try:
-        for entry_point, hook in _HOOKS.items():
-            links.append(libbpf.link_create(program.entry_points[entry_point], ifindex, hook))
-    except OSError:
-        for link in links:
-            os.close(link)
-        raise
-    return links
-
-
-def _holds(link: int) -> bool:
-    """Whether a link is on an interface still."""
-    try:
-        return bool(memory.map_info(link).get("ifindex"))
-    except OSError:  # closed meanwhile, by another thread
-        return False
+def choose_hook(wanted: str) -> str:
+    """The hook that is used for one of config.HOOKS: tcx or clsact."""
+    return wanted if wanted != "auto" else "tcx" if tcx.is_known() else "clsact"
 
 
 class Attachments:
     """The interfaces that a loaded program watches, or has watched.
 
     names   number of an interface -> its name; '' for all without a number
+    hook    what holds the program on an interface: tcx or clsact
     counts  how often one was attached, detached, and refused by whoever follows interfaces (follower.py)
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
+        self.hook = choose_hook(wanted_hook)
         self.names = {UNKNOWN_INTERFACE: ""}
         self.counts = {"attached": 0, "detached": 0, "refused": 0}
         self._program = program
         self._numbers: dict[str, int] = {}
         self._rows: dict[int, int] = {}  # row of the table -> ifindex
-        self._watched: dict[str, tuple[int, list[int]]] = {}  # name -> ifindex, links
+        self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
+        self._cleaned = False
 
     @property
     def watched(self) -> list[str]:
@@ -113,18 +104,41 @@ class Attachments:
             return number
         self.detach(interface.name)
         try:
-            links = _link(self._program, interface.ifindex)
+            hooks = self._attach(interface.ifindex)
         except OSError as error:
             raise EppingError(f"cannot attach to {interface.name} ({error.strerror}): see otel-epping check") from error
-        self._watched[interface.name] = interface.ifindex, links
+        self._watched[interface.name] = interface.ifindex, hooks
         self.counts["attached"] += 1
         return number
+
+    def _attach(self, ifindex: int) -> list[Hook]:
+        """Puts the program on both hooks of an interface. Raises OSError."""
+        attach: type[Hook] = tcx.Link
+        if self.hook == "clsact":
+            attach = clsact.ClsactFilter
+            self._clean()
+        hooks: list[Hook] = []
+        try:
+            for direction in _DIRECTIONS:
+                hooks.append(attach(self._program.entry_points[f"epping_{direction}"], ifindex, direction))
+        except OSError:
+            for hook in hooks:
+                hook.detach()
+            raise
+        return hooks
+
+    def _clean(self) -> None:
+        """Removes what one of us left on any interface who was killed: once, before we attach for the first time."""
+        if not self._cleaned:
+            self._cleaned = True
+            if cleaned := clsact.clean():
+                _log.info("removed filters that an agent which was killed left on %s", ", ".join(cleaned))
 
     def detach(self, name: str) -> None:
         """Ends watching an interface. What was counted stays."""
         if name in self._watched:
-            for link in self._watched.pop(name)[1]:
-                os.close(link)
+            for hook in self._watched.pop(name)[1]:
+                hook.detach()
             self.counts["detached"] += 1
 
     def detach_all(self) -> None:
@@ -136,5 +150,5 @@ class Attachments:
         """Interfaces that are watched, or were: whether they are, as the kernel says, which cuts the links of one that
         goes. May be asked by any thread.
         """
-        watched = {name for name, (_, links) in list(self._watched.items()) if all(map(_holds, links))}
+        watched = {name for name, (_, hooks) in list(self._watched.items()) if all(each.holds() for each in hooks)}
         return {name: name in watched for name in list(self.names.values()) if name}

@@ -38,9 +38,11 @@ class Collector:
     def __init__(self, config: KernelConfig | None = None) -> None:
         self.config = config or KernelConfig()
         self.program = loader.load(self.config)
-        weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
+        maps_gone = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
-        self.attachments = Attachments(self.program)
+        # At exit the kernel closes them, and what is called before that may read still.
+        maps_gone.atexit = self._program_gone.atexit = False
+        self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
         self._readers: list[Reader] = []

@@ -14,6 +14,9 @@ from otel_epping.kernel.errors import EppingError
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
+# How the program is put on interfaces: by TCX links, clsact filters, or the first of them that the kernel has.
+HOOKS = ("auto", "tcx", "clsact")
+
 LIMITS: dict[str, tuple[int, int]] = {
     "max_subnets": (1, 4_000_000),
     "max_flows": (64, 16_000_000),
@@ -38,7 +41,7 @@ def tick_ns() -> int:
 
 @dataclass(frozen=True)
 class KernelConfig:
-    """What the program is compiled with. Raises EppingError for a value out of range."""
+    """What the program is compiled with, and how it is attached. Raises EppingError for a value out of range."""
 
     max_subnets: int = 16_384
     max_flows: int = 65_536
@@ -49,6 +52,7 @@ class KernelConfig:
     scale: int = 4
     methods: tuple[str, ...] = methods.ALL
     tunnels: bool = False
+    hook: str = HOOKS[0]
     events: bool = False
     packet_clock: bool = False
 
@@ -57,6 +61,8 @@ class KernelConfig:
             value = getattr(self, name)
             if not least <= value <= greatest:
                 raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
+        if self.hook not in HOOKS:
+            raise EppingError(f"hook is {self.hook!r}: it must be one of {', '.join(HOOKS)}")
         methods.bits(self.methods)
 
     def defines(self) -> dict[str, int]:

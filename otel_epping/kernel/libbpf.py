@@ -20,6 +20,10 @@ from otel_epping.kernel.errors import EppingError
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
 
+# enum bpf_tc_attach_point, bpf/libbpf.h
+BPF_TC_INGRESS = 1
+BPF_TC_EGRESS = 2
+
 _BPF_MAP_TYPE_ARRAY = 2
 _BPF_PROG_TYPE_SCHED_CLS = 3
 # r0 = -1 (TCX_NEXT: the verdict is the next program's); exit
@@ -30,9 +34,11 @@ _BATCH = 4096
 @cache
 def _library() -> ctypes.CDLL:
     try:
-        return ctypes.CDLL("libbpf.so.1", use_errno=True)
+        library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise EppingError("libbpf.so.1 is not installed: apt-get install libbpf1") from error
+    library.libbpf_set_print(None)  # it prints what it returns as well, and a qdisc that is there is no error
+    return library
 
 
 def _check(result: int) -> int:
@@ -63,6 +69,58 @@ def attached_count(ifindex: int, attach_type: int) -> int:
     count = ctypes.c_uint32(0)
     _check(_library().bpf_prog_query(ifindex, attach_type, 0, None, None, ctypes.byref(count)))
     return count.value
+
+
+class _TcHook(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("ifindex", ctypes.c_int),
+        ("point", ctypes.c_int),
+        ("parent", ctypes.c_uint32),
+    )
+
+
+class _TcOptions(ctypes.Structure):
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("program_fd", ctypes.c_int),
+        ("flags", ctypes.c_uint32),
+        ("program_id", ctypes.c_uint32),
+        ("handle", ctypes.c_uint32),
+        ("priority", ctypes.c_uint32),
+    )
+
+
+def _tc_hook(ifindex: int, point: int) -> Any:
+    return ctypes.byref(_TcHook(ctypes.sizeof(_TcHook), ifindex, point))
+
+
+def _tc_options(**values: int) -> Any:
+    return ctypes.byref(_TcOptions(size=ctypes.sizeof(_TcOptions), **values))
+
+
+def tc_make_qdisc(ifindex: int) -> bool:
+    """Gives an interface a clsact qdisc; False if it has one, or another in its place."""
+    try:
+        _check(_library().bpf_tc_hook_create(_tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)))
+    except FileExistsError:
+        return False
+    return True
+
+
+def tc_remove_qdisc(ifindex: int) -> None:
+    """Takes the clsact qdisc off an interface, with all that is on it."""
+    _check(_library().bpf_tc_hook_destroy(_tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)))
+
+
+def tc_attach(program_fd: int, ifindex: int, point: int, handle: int) -> None:
+    """Puts a program on a clsact qdisc, as a direct-action filter with a priority that the kernel chooses."""
+    _check(_library().bpf_tc_attach(_tc_hook(ifindex, point), _tc_options(program_fd=program_fd, handle=handle)))
+
+
+def tc_detach(ifindex: int, point: int, handle: int, priority: int) -> None:
+    """Takes one filter off a clsact qdisc."""
+    _check(_library().bpf_tc_detach(_tc_hook(ifindex, point), _tc_options(handle=handle, priority=priority)))
 
 
 def map_update(map_fd: int, key: bytes | None, value: bytes) -> None:

@@ -177,10 +177,10 @@ def needed_at_run_time() -> frozenset[str]:
         os.close(program)
 
 
-def lay_down() -> frozenset[str]:
-    """Drops all that this kernel doesn't ask for at run time; what is kept."""
+def lay_down(keep: Collection[str] = NOTHING) -> frozenset[str]:
+    """Drops all but `keep` that this kernel doesn't ask for at run time; what is kept."""
     try:
-        kept = needed_at_run_time()
+        kept = needed_at_run_time() | frozenset(keep)
     except OSError:  # nor may we load the program, as the loader will say
         kept = NOTHING
     drop(kept)

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's messages about interfaces and routes (rtnetlink(7)): what there is, and what changes.
+"""The kernel's messages about interfaces, routes and filters (rtnetlink(7)): what there is, and what changes.
 
-Only what following interfaces needs. pyroute2 has all of it, and takes 10 MB and 80 ms, which is more than all of our
-settings and their model together.
+Only what following interfaces and the clsact hook need. pyroute2 has all of it, and takes 10 MB and 80 ms, which is
+more than all of our settings and their model together.
 """
 
 import errno
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -17,8 +18,12 @@ _NLM_F_REQUEST_DUMP = 0x001 | 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 RTM_NEWROUTE, RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+_RTM_GETTFILTER = 46
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
 _IFLA_IFNAME, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 52, 53
+_TCA_KIND, _TCA_OPTIONS = 1, 2
+_TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
+_PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of a filter on a clsact qdisc
 _RTA_OIF, _RTA_MULTIPATH = 4, 9
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _NLA_TYPE_MASK = 0x3FFF
@@ -27,6 +32,7 @@ _IFF_UP = 0x1
 _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, hardware, index, flags, change
 _ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type
+_TC = struct.Struct("=BxxxiIII")  # tcmsg: family, index, handle, parent, priority << 16 | protocol
 _ATTRIBUTE = struct.Struct("=HH")
 _NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
 
@@ -126,6 +132,29 @@ def default_routes() -> frozenset[int]:
         for body in _dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8)):
             found.update(default_route_of(body) or ())
     return frozenset(found)
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter on a clsact qdisc; `name` and `program`, its id, are those of a BPF program, or '' and 0."""
+
+    direction: str
+    priority: int
+    handle: int
+    name: str
+    program: int
+
+
+def filters(ifindex: int, direction: str) -> Iterator[Filter]:
+    """The filters of any kind on an interface's clsact qdisc, if it has one; `direction` is ingress or egress."""
+    for body in _dump(_RTM_GETTFILTER, _TC.pack(socket.AF_UNSPEC, ifindex, 0, _PARENTS[direction], 0)):
+        _, _, handle, _, info = _TC.unpack_from(body)
+        attributes = dict(_attributes(body[_TC.size :]))
+        is_bpf = attributes.get(_TCA_KIND) == b"bpf\0"
+        options = dict(_attributes(attributes.get(_TCA_OPTIONS, b""))) if is_bpf else {}
+        name = os.fsdecode(options.get(_TCA_BPF_NAME, b"").rstrip(b"\0"))
+        program = int.from_bytes(options.get(_TCA_BPF_ID, b""), sys.byteorder)
+        yield Filter(direction, info >> 16, handle, name, program)
 
 
 class Changes:

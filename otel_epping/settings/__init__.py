@@ -16,7 +16,7 @@ from typing import Annotated, Any, NamedTuple, get_type_hints
 import click
 
 from otel_epping.kernel import methods
-from otel_epping.kernel.config import LIMITS, KernelConfig
+from otel_epping.kernel.config import HOOKS, LIMITS, KernelConfig
 from otel_epping.kernel.selection import Selection
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
@@ -119,6 +119,14 @@ class Settings:
         bool,
         Row(click.BOOL, "Measure what is inside of GRE, VXLAN and IP-in-IP, and not the tunnel itself.", kernel=True),
     ] = _KERNEL.tunnels
+    hook: Annotated[
+        str,
+        Row(
+            click.Choice(HOOKS),
+            "What holds the program on an interface: TCX links from Linux 6.6 on, clsact filters before.",
+            kernel=True,
+        ),
+    ] = _KERNEL.hook
     scale: Annotated[
         int,
         Row(

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`opentelemetry-instrument` on a real application: its own exporter delivers RTTs of its real connections."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from command import environment
+
+from otel_epping import telemetry
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Point, Sink
+
+INSTRUMENT = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
+
+APPLICATION = """
+import os, socket, sys, time
+from opentelemetry import metrics
+
+orders = metrics.get_meter("shop").create_counter("shop.orders")
+def converse():
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as near,
+        listener.accept()[0] as far,
+    ):
+        for _ in range(20):
+            near.sendall(b"request"); far.recv(100); far.sendall(b"answer"); near.recv(100)
+            time.sleep(0.01)
+converse()
+orders.add(1)
+"""
+
+FORKS = """
+children = []
+for _ in range(2):
+    child = os.fork()
+    if not child:
+        orders.add(1)
+        metrics.get_meter_provider().force_flush()
+        sys.exit()
+    children.append(child)
+for child in children:
+    assert os.waitpid(child, 0)[1] == 0
+converse()
+"""
+
+STARTS = """
+import subprocess
+subprocess.run([sys.executable, "-c", "import time; time.sleep(0.1)"], check=True)
+"""
+
+UNINSTRUMENTS = """
+from otel_epping.instrumentor import EppingInstrumentor
+EppingInstrumentor().uninstrument()
+converse()
+converse()
+"""
+
+
+CONFIG = """
+file_format: "1.0"
+resource: {{attributes: [{{name: service.name, value: from-a-file}}]}}
+meter_provider:
+  readers:
+    - periodic: {{interval: 60000, exporter: {{otlp_grpc: {{endpoint: "{endpoint}", tls: {{insecure: true}}}}}}}}
+instrumentation/development:
+  python: {{otel_epping: {{interface: lo, prefix_v4: 8, sample_interval: 0}}}}
+"""
+
+
+def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> str:
+    """One run of an application; what it wrote to standard error."""
+    variables = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint,
+        "OTEL_TRACES_EXPORTER": "none",
+        "OTEL_LOGS_EXPORTER": "none",
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_EPPING_INTERFACE": "lo",
+        "OTEL_EPPING_SAMPLE_INTERVAL": "0",
+        "OTEL_EPPING_MAX_SUBNETS": "64",
+    }
+    process = ns.popen(
+        [*before, *INSTRUMENT, sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(variables | settings),
+    )
+    stdout, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stdout) == (0, ""), stderr
+    assert "Traceback" not in stderr, stderr
+    return stderr
+
+
+def rtts(sink: Sink) -> list[Point]:
+    """The last points of the conversation's RTTs."""
+    points = [
+        point
+        for point in sink.points(telemetry.RTT.name)
+        if point.attributes[telemetry.METHOD] == "tcp_timestamp" and point.attributes[telemetry.SIDE] == "external"
+    ]
+    return [point for point in points if point.point.time_unix_nano == max(p.point.time_unix_nano for p in points)]
+
+
+def test_an_application_exports_the_rtts_of_its_network(ns: Namespace) -> None:
+    with Sink(namespace=ns) as sink:
+        assert run(ns, sink, APPLICATION) == ""
+        (rtt,) = rtts(sink)
+        assert rtt.point.count >= 10
+        assert rtt.resource["service.name"] == "shop"
+        assert [point.point.as_int for point in sink.points("shop.orders")] == [1]
+
+
+def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
+    """The endpoint, the resource and our settings come from it, and from nowhere else."""
+    path = tmp_path / "otel.yaml"
+    with Sink(namespace=ns) as sink:
+        path.write_text(CONFIG.format(endpoint=sink.grpc_endpoint))
+        variables = {"OTEL_CONFIG_FILE": str(path), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+        said = run(ns, sink, APPLICATION, OTEL_EPPING_INTERFACE="up0", **variables)
+        assert "not measured" not in said
+        (rtt,) = rtts(sink)
+        assert rtt.attributes[telemetry.SUBNET] == "127.0.0.0/8"
+        assert rtt.resource["service.name"] == "from-a-file"
+
+
+@pytest.mark.parametrize(
+    ("before", "settings", "warning"),
+    [
+        (("setpriv", "--bounding-set=-all", "--inh-caps=-all"), {}, "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF"),
+        ((), {"OTEL_EPPING_INTERFACE": "eth7"}, "there is no interface 'eth7'"),
+        ((), {"OTEL_EPPING_INTERFACE": ""}, "no interface matches auto"),
+        ((), {"OTEL_EPPING_SCALE": "9"}, "'--scale': 9 is not in the range"),
+        ((), {"OTEL_EPPING_SCAL": "3"}, "there is no variable OTEL_EPPING_SCAL"),
+    ],
+    ids=["privileges", "interface", "no route", "value", "variable"],
+)
+def test_what_keeps_us_from_measuring_costs_one_warning(
+    ns: Namespace, before: tuple[str, ...], settings: dict[str, str], warning: str
+) -> None:
+    with Sink(namespace=ns) as sink:
+        (line,) = run(ns, sink, APPLICATION, *before, **settings).splitlines()
+        assert line.startswith("the network is not measured: ")
+        assert warning in line
+        assert [point.point.as_int for point in sink.points("shop.orders")] == [1]
+        assert not sink.points(telemetry.RTT.name)
+
+
+def test_forked_workers_tell_nothing_twice(ns: Namespace) -> None:
+    """As a server that forks its workers: each exports its own metrics, and their parent those of the network."""
+    with Sink(namespace=ns) as sink:
+        run(ns, sink, APPLICATION + FORKS)
+        tellers = [
+            request
+            for request in sink.requests
+            if any(
+                metric.name == telemetry.RTT.name
+                for resource in request.resource_metrics
+                for scope in resource.scope_metrics
+                for metric in scope.metrics
+            )
+        ]
+        assert len(tellers) == 1  # the parent's last export; both workers have flushed theirs
+        (rtt,) = rtts(sink)
+        assert rtt.point.count >= 20
+        assert len(sink.points("shop.orders")) >= 3
+
+
+def test_an_instrumented_subprocess_measures_nothing_again(ns: Namespace) -> None:
+    with Sink(namespace=ns) as sink:
+        assert run(ns, sink, APPLICATION + STARTS) == ""
+        assert len(rtts(sink)) == 1
+
+
+@pytest.mark.parametrize("hook", ["tcx", "clsact"])
+def test_uninstrument_exports_and_detaches(ns: Namespace, hook: str) -> None:
+    with Sink(namespace=ns) as sink:
+        run(ns, sink, APPLICATION + UNINSTRUMENTS, OTEL_EPPING_HOOK=hook)
+        (rtt,) = rtts(sink)
+        assert 10 <= rtt.point.count <= 45  # of the first conversation, which are 40 at the most
+    assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
+
+
+def test_a_clsact_filter_is_taken_off_at_exit(ns: Namespace) -> None:
+    with Sink(namespace=ns) as sink:
+        assert run(ns, sink, APPLICATION + FORKS, OTEL_EPPING_HOOK="clsact") == ""
+        assert rtts(sink)[0].point.count >= 20
+    assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
