@@ -98,7 +98,7 @@ def test_what_a_terminal_would_obey_is_written_out() -> None:
 
 @pytest.mark.parametrize(("level", "count"), [("debug", 4), ("info", 3), ("warning", 2), ("error", 1)])
 def test_levels(level: str, count: int) -> None:
-    body = "for each in logs.LEVELS: logging.getLogger('x').log(logging.getLevelName(each.upper()), 'x')"
+    body = f"for each in {LOG_LEVELS!r}: logging.getLogger('x').log(logging.getLevelName(each.upper()), 'x')"
     assert len(logged("text", body, level).stderr.splitlines()) == count
 
 
