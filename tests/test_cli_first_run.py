@@ -30,7 +30,7 @@ CAPABILITIES = ("CAP_NET_ADMIN", "CAP_PERFMON", "CAP_BPF")
 NO_CAPABILITIES = "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run as root, or give the process these capabilities"
 NO_HEADERS = "apt-get install linux-libc-dev"
 NO_BCC = "BCC is not installed: apt-get install python3-bpfcc"
-TOO_OLD = "otel-epping needs Linux 6.6 or newer"
+TOO_OLD = "is too old: use Linux 5.15 or newer"
 
 
 def without(*paths: str) -> list[str]:
