@@ -55,15 +55,8 @@ def halve(buckets: Buckets) -> Buckets:
     return Buckets(padded.reshape(-1, 2).sum(1), buckets.offset >> 1, buckets.scale - 1)
 
 
-def fit(buckets: Buckets, most: int = MAX_BUCKETS) -> Buckets:
-    """The finest scale at which at most `most` buckets hold the histogram."""
-    while len(buckets.counts) > most:
-        buckets = halve(buckets)
-    return buckets
-
-
 def fit_all(runs: Runs, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
-    """The finest scale for each row at which at most `most` buckets hold its histogram: trim() and fit() of many.
+    """The finest scale for each row at which at most `most` buckets hold its histogram, exactly.
 
     Bucket 0 of the runs has the OTLP index `offset`, at `scale`.
     """

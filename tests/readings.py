@@ -4,6 +4,7 @@
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping import histogram
 from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.reader import Reading
 from otel_epping.kernel.runs import Runs
@@ -40,3 +41,10 @@ def runs_of(dense: Counts) -> Runs:
         starts.append(starts[-1] + end - begin)
         counts.append(row[begin:end])
     return Runs(np.array(first, np.int64), np.array(starts, np.int64), np.concatenate([*counts, dense[:0].ravel()]))
+
+
+def fit(buckets: histogram.Buckets, most: int = histogram.MAX_BUCKETS) -> histogram.Buckets:
+    """The finest scale at which at most `most` buckets hold the histogram."""
+    while len(buckets.counts) > most:
+        buckets = histogram.halve(buckets)
+    return buckets

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping import Mapping
 from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.exponent_mapping import ExponentMapping
 from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm_mapping import LogarithmMapping
+from readings import fit
 
 from otel_epping import histogram
 from otel_epping.histogram import Buckets
@@ -58,7 +59,7 @@ def test_halving_shifts_each_index_as_sdks_do(indexes: list[int], scale: int) ->
 @given(RTTS_NS, SCALES, st.integers(27, 160))
 def test_fitting_finds_the_finest_scale_and_loses_no_count(rtts_ns: list[int], scale: int, most: int) -> None:
     whole = of_rtts(rtts_ns, scale)
-    fitted = histogram.fit(whole, most)
+    fitted = fit(whole, most)
     assert len(fitted.counts) <= most
     assert int(fitted.counts.sum()) == len(rtts_ns)
     assert same(fitted, of_rtts(rtts_ns, fitted.scale))

@@ -4,7 +4,7 @@
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from readings import dense, runs_of
+from readings import dense, fit, runs_of
 
 from otel_epping import histogram
 from otel_epping.kernel.extremes import Counts
@@ -80,7 +80,7 @@ def test_many_are_fitted_as_one_is(data: st.DataObject, whole: Counts, offset: i
     for row, counts in enumerate(whole):
         found = fitted.counts[fitted.starts[row] : fitted.starts[row + 1]].tolist()
         if counts.any():
-            one = histogram.fit(histogram.trim(counts, offset, scale), most)
+            one = fit(histogram.trim(counts, offset, scale), most)
             assert (found, fitted.offset[row], fitted.scale[row]) == (one.counts.tolist(), one.offset, one.scale)
         else:
             assert found == []

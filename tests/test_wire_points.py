@@ -25,6 +25,7 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
 )
 from opentelemetry.sdk.resources import Resource
+from readings import fit
 
 from otel_epping import histogram, points, telemetry
 from otel_epping.kernel import buckets
@@ -188,7 +189,7 @@ def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[i
         indexes = [buckets.index_of(rtt, scale) for rtt in each]
         counts = np.bincount(np.array(indexes) - min(indexes)).astype(np.uint64)
         runs.append(histogram.trim(counts, min(indexes), scale))
-    fitted = [histogram.fit(run) for run in runs]
+    fitted = [fit(run) for run in runs]
     ours = histogram_points(
         [Column.of([histogram_attributes(UNICODE)] * len(runs))],
         np.full(len(runs), 5),
