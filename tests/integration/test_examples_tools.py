@@ -37,7 +37,7 @@ def helm() -> Path:
     folder = cache / "otel-epping" / f"helm-{HELM}"
     if not (folder / "helm").exists():
         path = os.environ["PATH"] + ":/usr/local/go/bin"
-        go = ["env", f"PATH={path}", f"GOBIN={folder}", "CGO_ENABLED=0", "go", "install", "-trimpath"]
+        go = ["env", f"PATH={path}", f"GOBIN={folder}", "CGO_ENABLED=0", "go", "install"]
         subprocess.run([*go, f"helm.sh/helm/v3/cmd/helm@{HELM}"], check=True)
     return folder / "helm"
 
