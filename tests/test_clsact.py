@@ -20,6 +20,8 @@ from otel_epping.lab.sink import Sink
 __all__ = ["hosts"]
 
 CLSACT = ("--hook", "clsact")
+# Where nobody looks at what is exported: an exporter that cannot fail, nor keep the end waiting.
+ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
@@ -108,7 +110,7 @@ def test_a_qdisc_that_is_there_stays_though_nobody_uses_it(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
-    agent = start("-i", up0, *CLSACT)
+    agent = start("-i", up0, *CLSACT, **ANYWHERE)
     assert len(filters(ns, up0)) == 2
     agent.stop()
     assert filters(ns, up0) == []
@@ -118,7 +120,7 @@ def test_a_qdisc_that_is_there_stays_though_nobody_uses_it(
 
 def test_a_qdisc_of_ours_that_others_use_by_now_stays(hosts: Hosts, start: Callable[..., Agent]) -> None:
     name = hosts.join(0)
-    agent = start("-i", name, *CLSACT, namespace=hosts.here)
+    agent = start("-i", name, *CLSACT, namespace=hosts.here, **ANYWHERE)
     other = load("other", dropping(101))
     with hosts.here.entered():
         libbpf.tc_attach(other, socket.if_nametoindex(name), libbpf.BPF_TC_EGRESS, 1)
@@ -131,14 +133,14 @@ def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
     """On an interface that the next one doesn't watch, too; and not what belongs to one that lives."""
-    living = start("-i", "lo", *CLSACT)
-    killed = start("-i", "lo", "-i", up0, *CLSACT)
+    living = start("-i", "lo", *CLSACT, **ANYWHERE)
+    killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
     mine = filters(ns, "lo")
     assert len(mine) == 4
     killed.process.kill()
     killed.process.wait()
     assert len(filters(ns, "lo") + filters(ns, up0)) == 6
-    following = start("-i", "lo", *CLSACT)
+    following = start("-i", "lo", *CLSACT, **ANYWHERE)
     assert "removed filters that an agent which was killed left on lo, up0" in following.log.read_text()
     assert not has_qdisc(ns, up0)
     assert len(filters(ns, "lo")) == 4
@@ -156,7 +158,7 @@ def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
         libbpf.tc_attach(other, socket.if_nametoindex(up0), libbpf.BPF_TC_INGRESS, 1)
-    start("-i", up0, *CLSACT).stop()
+    start("-i", up0, *CLSACT, **ANYWHERE).stop()
     assert [one.program for one in filters(ns, up0)] == [program_id(other)]
     ns.run("tc", "qdisc", "del", "dev", up0, "clsact")
     os.close(other)
@@ -164,7 +166,7 @@ def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
 
 def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, start: Callable[..., Agent]) -> None:
     name = hosts.join(0)
-    agent = start("-i", name, *CLSACT, namespace=hosts.here)
+    agent = start("-i", name, *CLSACT, namespace=hosts.here, **ANYWHERE)
     hosts.here.ip(f"link delete {name}")
     agent.wait_for(f"detached from {name}")
     hosts.join(0)
