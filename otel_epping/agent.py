@@ -10,6 +10,7 @@ from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
+from otel_epping.kernel.limits import Limits
 from otel_epping.stop import Stop
 
 _log = logging.getLogger("otel_epping")
@@ -66,7 +67,7 @@ class Delivery:
             _log.warning("exports get through again, after %d that failed; nothing was lost", exports)
 
 
-def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None) -> bool:
+def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | None, limits: Limits) -> bool:
     """Watches interfaces, given with what they face, until SIGTERM or SIGINT; returns whether the last export arrived.
 
     Raises EppingError for whatever keeps it from beginning.
@@ -75,7 +76,7 @@ def run(roles: Mapping[str, Role], config: KernelConfig, interval_s: float | Non
         interfaces.find(name)
     stop = Stop("stopped at once; the last interval may not have been delivered")
     delivery = Delivery()
-    with beside(lambda: Collector(config)) as loading:
+    with beside(lambda: Collector(config, limits)) as loading:
         # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
         from otel_epping.sdk import Pipelines, exporter_classes
 

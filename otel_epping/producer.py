@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Num
 from opentelemetry.util.types import Attributes
 
 from otel_epping import points, telemetry
+from otel_epping.bounded import Bounded
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
@@ -66,6 +67,10 @@ class EppingMetricProducer:
         self._reader = collector.reader()
         self.columns = Columns(telemetry.SUBNET_COUNTERS, self._reader.counters_dtype)
         self._interface_columns = Columns(telemetry.INTERFACE_COUNTERS, self._reader.interfaces_dtype)
+        limits, started_ns = collector.limits, collector.started_ns
+        self._bounded = Bounded(limits, collector.config, self._reader, started_ns) if limits.any else None
+        self._slots = collector.slots
+        self._slots_taken = 0
         self._ledger = Ledger(delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns)
         self._lock = threading.Lock()
 
@@ -80,7 +85,9 @@ class EppingMetricProducer:
     def read(self) -> None:
         """Takes a new reading for batches(); one thread at a time, and produce() is for others."""
         began = time.monotonic()
-        self._ledger.take(self._reader.read())
+        reading = self._reader.read()
+        self._slots_taken = int(np.count_nonzero(reading.slots["live"]))
+        self._ledger.take(self._bounded.take(reading) if self._bounded else reading)
         self.read_seconds = time.monotonic() - began
 
     def batches(self, first: int = 0) -> Iterator[Batch]:
@@ -96,6 +103,8 @@ class EppingMetricProducer:
     def acknowledge(self, batch: Batch) -> None:
         """The receiver has this batch of the latest reading."""
         self._ledger.acknowledge(batch.rows)
+        if self._bounded:
+            self._bounded.acknowledge(batch.rows)
         if batch.is_first:
             self._ledger.acknowledge_interfaces()
 
@@ -147,7 +156,7 @@ class EppingMetricProducer:
     def _active_series(self, rows: Rows) -> CounterSeries:
         """Of all that ever had a flow: not what was counted, but what is, so cumulative with any temporality."""
         reading = self._ledger.reading
-        rows = rows[reading.counters["opened"][rows].any(axis=1)]
+        rows = rows[reading.counters["opened"][rows].any(axis=1) | (reading.active[rows] != 0)]
         return CounterSeries(
             telemetry.ACTIVE_FLOWS,
             AggregationTemporality.CUMULATIVE,
@@ -172,12 +181,18 @@ class EppingMetricProducer:
 
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
-        usage = int(np.count_nonzero(reading.slots["live"]))
-        for metric, value in (
-            (telemetry.SUBNET_USAGE, usage),
-            (telemetry.SUBNET_LIMIT, self.config.max_subnets),
-            (telemetry.FLOW_USAGE, reading.flows),
-            (telemetry.FLOW_LIMIT, self.config.max_flows),
-        ):
+        values = {
+            telemetry.SUBNET_USAGE: self._slots_taken,
+            telemetry.SUBNET_LIMIT: self.config.max_subnets,
+            telemetry.FLOW_USAGE: reading.flows,
+            telemetry.FLOW_LIMIT: self.config.max_flows,
+        }
+        if self._bounded:
+            values[telemetry.SUBNET_RETIRED] = self._slots.retired
+            values[telemetry.SERIES_USAGE] = self._bounded.apart
+            values[telemetry.SERIES_LIMIT] = self._bounded.most
+            values[telemetry.SERIES_OVERFLOWED] = self._bounded.together
+        for metric, value in values.items():
             point = NumberDataPoint({}, self._started_ns, reading.time_ns, value)
-            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=False)
+            is_monotonic = metric.kind == "counter"
+            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=is_monotonic)

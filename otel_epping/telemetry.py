@@ -252,6 +252,21 @@ FLOW_USAGE = Metric(
 )
 FLOW_LIMIT = Metric("epping.collector.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
 SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
+# These four, where there are bounds (kernel/limits.py).
+SUBNET_RETIRED = Metric(
+    "epping.collector.subnet.retired", "{subnet}", "Slots that were taken back, of subnets that were idle.", ()
+)
+SERIES_USAGE = Metric("epping.collector.series.usage", "{subnet}", "Subnets that are told apart.", (), "updowncounter")
+SERIES_LIMIT = Metric(
+    "epping.collector.series.limit", "{subnet}", "Subnets that may be told apart.", (), "updowncounter"
+)
+SERIES_OVERFLOWED = Metric(
+    "epping.collector.series.overflowed",
+    "{subnet}",
+    "Subnets beyond a limit, which are told together: in covering prefixes, or on the overflow point.",
+    (),
+    "updowncounter",
+)
 # An instrument of the SDK's: without one that has data, its readers never call an exporter.
 READ_DURATION = Metric(
     "epping.collector.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
@@ -273,6 +288,10 @@ METRICS = (
     *dict.fromkeys(counter.metric for counter in INTERFACE_COUNTERS),
     SUBNET_USAGE,
     SUBNET_LIMIT,
+    SUBNET_RETIRED,
+    SERIES_USAGE,
+    SERIES_LIMIT,
+    SERIES_OVERFLOWED,
     FLOW_USAGE,
     FLOW_LIMIT,
     READ_DURATION,

@@ -3,6 +3,7 @@
 
 import re
 from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import LIMITS, KernelConfig
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.limits import Limits
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "": 10**9}
 _DEFAULTS = KernelConfig()
@@ -90,6 +92,7 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
                      help="TCP flows remembered at a time."),
     )  # fmt: skip
 
+    @wraps(command)
     def configured(**arguments: Any) -> Any:
         knobs = {name: arguments.pop(name) for name in ("prefix_v4", "prefix_v6", "scale", "max_subnets", "max_flows")}
         knobs["methods"] = arguments.pop("methods")
@@ -98,9 +101,40 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
         knobs["max_age_ns"] = arguments.pop("max_age")
         return command(config=KernelConfig(**knobs), **arguments)
 
-    configured.__doc__ = command.__doc__
-    configured.__name__ = command.__name__
     decorated: Callable[..., Any] = configured
+    for option in reversed(options):
+        decorated = option(decorated)
+    return decorated
+
+
+def limit_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options that bound what is exported; they arrive as one Limits."""
+    options = (
+        click.option("--idle-timeout", type=Duration(0, 366 * 24 * 3600 * 10**9), default="0",
+                     help="A subnet of which nothing was seen for so long makes room for others, its last counts are "
+                          "exported still; 0 for never."),
+        click.option("--max-series", type=click.IntRange(min=1), default=None,
+                     help="Subnets exported apart, the busiest; all others together, on the overflow point.  "
+                          "[default: as many as --max-subnets]"),
+        click.option("--roll-up", is_flag=True,
+                     help="With --max-series: all others in prefixes that cover them (/16, /8, /0; IPv6 /32, /16, /0) "
+                          "rather than on the overflow point."),
+        click.option("--min-samples", type=click.IntRange(min=0), default=0,
+                     help="Round-trip times that a subnet must have to be exported apart. Until then it is with all "
+                          "others; what was counted there stays there."),
+    )  # fmt: skip
+
+    @wraps(command)
+    def limited(**arguments: Any) -> Any:
+        limits = Limits(
+            idle_timeout_ns=arguments.pop("idle_timeout"),
+            max_series=arguments.pop("max_series"),
+            min_samples=arguments.pop("min_samples"),
+            roll_up=arguments.pop("roll_up"),
+        )
+        return command(limits=limits, **arguments)
+
+    decorated: Callable[..., Any] = limited
     for option in reversed(options):
         decorated = option(decorated)
     return decorated

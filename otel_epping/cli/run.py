@@ -5,10 +5,11 @@ import logging
 
 import click
 
-from otel_epping.cli.options import SETTINGS, Duration, Names, kernel_options
+from otel_epping.cli.options import SETTINGS, Duration, Names, kernel_options, limit_options
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Role
+from otel_epping.kernel.limits import Limits
 
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 
@@ -21,7 +22,10 @@ _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 @click.option("--interval", type=Duration(*_INTERVALS_NS), default=None,
               help="Time between exports.  [default: OTEL_METRIC_EXPORT_INTERVAL, else 60s]")  # fmt: skip
 @kernel_options
-def run(config: KernelConfig, interfaces: tuple[str, ...], lan: tuple[str, ...], interval: int | None) -> None:
+@limit_options
+def run(
+    config: KernelConfig, limits: Limits, interfaces: tuple[str, ...], lan: tuple[str, ...], interval: int | None
+) -> None:
     """Watch interfaces, and export until SIGTERM or Ctrl-C."""
     roles = dict.fromkeys(interfaces, Role.WAN) | dict.fromkeys(lan, Role.LAN)
     if not roles:
@@ -29,5 +33,5 @@ def run(config: KernelConfig, interfaces: tuple[str, ...], lan: tuple[str, ...],
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
 
-    if not agent.run(roles, config, interval and interval / 1e9):
+    if not agent.run(roles, config, interval and interval / 1e9, limits):
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

@@ -97,6 +97,11 @@ class Reader:
         self._owners = np.zeros(0, np.uint32)
 
     @property
+    def slots_dtype(self) -> np.dtype[Any]:
+        """That of the records in Reading.slots."""
+        return self._slots.dtype
+
+    @property
     def counters_dtype(self) -> np.dtype[Any]:
         """That of the records in Reading.counters."""
         return self._counters.dtype
