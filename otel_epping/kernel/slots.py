@@ -92,7 +92,6 @@ class Slots:
 
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
         """Called by a reader, one of `readers`, at the end of a reading that began at `began_ns`, by `now_ns`."""
-        self._release(reader, began_ns)
         rows, now_ns = len(found.events), self.now_ns()
         self._grow(rows)
         is_live = found.slots["live"] != 0
@@ -102,6 +101,8 @@ class Slots:
         idle[OVERFLOW_SLOT] = False
         if idle.any():
             self._close(np.flatnonzero(idle), found.slots["key"][idle], now_ns, readers)
+        # At last: what was found of these slots isn't true any more.
+        self._release(reader, began_ns)
 
     def _grow(self, rows: int) -> None:
         self._events = longer(self._events, rows)
