@@ -3,21 +3,18 @@
 of slots that are taken back and given to others, through the real program's maps.
 """
 
-import itertools
 import random
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
-import numpy as np
 import pytest
-from bookkeeping import Crowd, Receiver
+from bookkeeping import Crowd, Receiver, forget_flows
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import AggregationTemporality
-from testrun import SECOND, START_NS, Bench
+from testrun import SECOND, Bench
 
-from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.producer import EppingMetricProducer
@@ -46,15 +43,6 @@ def narrow() -> Iterator[Bench]:
         yield bench
 
 
-def forget_flows(bench: Bench) -> None:
-    """As if they had made room for others."""
-    flows = bench.collector.program.maps["flows"]
-    key, value = np.dtype((np.void, memory.map_info(flows.fd)["key_size"])), memory.dtype_of(flows.layout or {})
-    for keys in [keys.copy() for keys, _ in libbpf.map_batches(flows.fd, key, value)]:
-        for each in keys:
-            libbpf.map_delete(flows.fd, each.tobytes())
-
-
 @dataclass
 class Step:
     """Some of the subnets speak, a time passes, and one of the exporters exports, with luck."""
@@ -79,7 +67,6 @@ STEPS = st.lists(
     min_size=4,
     max_size=25,
 )
-days = itertools.count()
 
 
 @pytest.mark.parametrize("limits", LIMITS.values(), ids=LIMITS)
@@ -89,7 +76,7 @@ days = itertools.count()
 def test_totals_are_true_and_series_monotone(narrow: Bench, limits: Limits, steps: list[Step], seed: int) -> None:
     narrow.collector.limits, narrow.collector.slots.idle_ns = limits, limits.idle_timeout_ns
     chance = random.Random(seed)
-    crowd = Crowd(narrow, START_NS + next(days) * 86_400 * SECOND)
+    crowd = Crowd(narrow)
     producers = [EppingMetricProducer(narrow.collector, temporality) for temporality in (CUMULATIVE, DELTA, DELTA)]
     receivers = [Receiver(producer) for producer in producers]
     most = limits.max_series or MAX_SUBNETS

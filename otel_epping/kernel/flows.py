@@ -63,7 +63,6 @@ class FlowTable:
         silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         cached = cached[silent_ns <= IDLE_NS].ravel()
         slots = (cached & np.uint64(0xFFFFFFFF)).view(np.int64)
-        known = slots < len(since)
-        slots, epochs = slots[known], cached[known] >> np.uint64(32)
-        slots = slots[epochs >= since[slots]]
-        return np.bincount(slots, minlength=len(since)).view(np.uint64), len(last_ns)
+        slots = slots[cached >> np.uint64(32) >= since.take(slots, mode="clip")]
+        # A slot beyond the last came into use since the rows were counted.
+        return np.bincount(slots, minlength=len(since))[: len(since)].view(np.uint64), len(last_ns)

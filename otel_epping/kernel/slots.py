@@ -133,6 +133,8 @@ class Slots:
             self._clear(slots)
             self._owners[slots] += 1
             self._is_closing[slots] = False
+            # The next owner may have counted as much as this one had, when it is first looked at.
+            self._changed_ns[slots] = self.now_ns()
             self.give(slots)
         # Flows that found no slot, and remember that, look once more.
         self._control.epoch += 1
