@@ -5,6 +5,7 @@ A row may count into one series now and into another one later, and go to anothe
 added to one series, once, and no series ever counts backwards.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from otel_epping.ledger import numbers
 
 # Runs of series are wider by less than this many buckets than they must be, so that they seldom have to be made wider.
 _BLOCK = 8
+_AT_ONCE = 2048
 
 
 class Increments(NamedTuple):
@@ -68,11 +70,18 @@ class Past:
         self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
         self._greatest_ns = longer(self._greatest_ns, rows)
 
-    def increments(self, reading: Reading, rows: Numbers) -> Increments:
-        """What these rows of the reading have counted; what others have comes with a later one."""
+    def increments(self, reading: Reading, rows: Numbers) -> Iterator[Increments]:
+        """What these rows of the reading have counted, some of them at a time; what others have comes with a later one.
+
+        All at once would take as much memory as all that is kept.
+        """
         self._grow(reading)
         np.minimum(self._least_ns, reading.least_ns, out=self._least_ns)
         np.maximum(self._greatest_ns, reading.greatest_ns, out=self._greatest_ns)
+        for begin in range(0, len(rows), _AT_ONCE):
+            yield self._some(reading, rows[begin : begin + _AT_ONCE])
+
+    def _some(self, reading: Reading, rows: Numbers) -> Increments:
         counters = numbers(reading.counters)[rows]
         lengths = reading.buckets.lengths[rows]
         places = spans(reading.buckets.starts[rows], lengths)
@@ -99,7 +108,7 @@ class Past:
 class Accounts:
     """The counts of all series, by their numbers; `counters` of them each. Arrays are as in Reading.
 
-    least_ns and greatest_ns are of what was added last.
+    least_ns and greatest_ns are of what was added since begin().
     """
 
     def __init__(self, counters: int) -> None:
@@ -109,8 +118,9 @@ class Accounts:
         self.least_ns: Counts = np.zeros(0, np.uint64)
         self.greatest_ns: Counts = np.zeros(0, np.uint64)
 
-    def grow(self, series: int) -> None:
-        """Makes room for so many series."""
+    def begin(self, series: int) -> None:
+        """Makes room for so many series, before what a reading brings is added."""
+        self.least_ns, self.greatest_ns = np.full(series, NO_LEAST_NS, np.uint64), np.zeros(series, np.uint64)
         self.buckets = self.buckets.longer(series)
         self.sum_ns, self.counters = longer(self.sum_ns, series), longer(self.counters, series)
 
@@ -119,10 +129,8 @@ class Accounts:
         self.buckets = self.buckets.without(series)
         self.sum_ns[series] = self.counters[series] = 0
 
-    def add(self, increments: Increments, to: Numbers, series: int) -> Numbers:
-        """Adds each row's to the series `to`, (rows,), of which there are so many. Returns those that had something."""
-        self.grow(series)
-        self.least_ns, self.greatest_ns = np.full(series, NO_LEAST_NS, np.uint64), np.zeros(series, np.uint64)
+    def add(self, increments: Increments, to: Numbers) -> Numbers:
+        """Adds each row's to the series `to`, (rows,). Returns those that had something."""
         np.minimum.at(self.least_ns, to, increments.least_ns)
         np.maximum.at(self.greatest_ns, to, increments.greatest_ns)
         self._add_buckets(to[increments.rtts_row], increments.rtts_bucket, increments.rtts)

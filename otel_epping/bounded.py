@@ -17,11 +17,11 @@ The rules:
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
-from otel_epping.accounts import Accounts, Increments, Past
+from otel_epping.accounts import Accounts, Past
 from otel_epping.directory import Directory
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.extremes import Counts
@@ -40,14 +40,19 @@ _FADING = 0.5  # of what was counted earlier, at each reading
 _SHARES = (0.5, 0.75, 1.0)
 
 
-@dataclass(eq=False)
 class _Subnet:
-    """A subnet on one side of an interface. `number` is its place in arrays, `rows` are the slots of its methods."""
+    """A subnet on one side of an interface. `number` is its place in arrays, `rows` are the slots of its methods.
 
-    key: Key
-    number: int
-    rows: dict[int, int] = field(default_factory=dict)  # and their methods
-    told_as: Key | None = None  # its own key, or that of a covering prefix; None: on the overflow point
+    There are thousands: with less care, these would take more memory than the counts.
+    """
+
+    __slots__ = ("key", "number", "rows", "told_as")
+
+    def __init__(self, key: Key, number: int) -> None:
+        self.key = key
+        self.number = number
+        self.rows: tuple[int, ...] = ()
+        self.told_as: Key | None = None  # its own key, or that of a covering prefix; None: on the overflow point
 
 
 class Bounded:
@@ -60,10 +65,8 @@ class Bounded:
         self._past_ns = started_ns
         self._keys = Keys(reader.slots_dtype["key"], config)
         self._directory = Directory(self._keys, reader.slots_dtype)
-        columns = np.arange(reader.counters_dtype.itemsize // 8, dtype=np.uint64).view(reader.counters_dtype)
-        self._packets = np.concatenate([columns[way]["packets"].ravel() for way in ("from", "to")]).astype(np.int64)
         self._counters_dtype = reader.counters_dtype
-        self._accounts = Accounts(len(columns.view(np.uint64)))
+        self._accounts = Accounts(self._counters_dtype.itemsize // 8)
         self._owners, self._past = Owners(), Past()
         self._subnets: dict[Key, _Subnet] = {}
         # By the subnets' numbers: which are in use, how busy they are, and their RTTs.
@@ -71,9 +74,12 @@ class Bounded:
         self._free: list[int] = []
         self._busy, self._rtts = np.zeros(0), np.zeros(0)
         self._is_apart, self._is_there = np.zeros(0, np.bool_), np.zeros(0, np.bool_)
-        # By row: the subnet's number, and the series it counts into.
+        # By row: the subnet's number, the method, the series it counts into, and what it had counted before.
         self._subnet_of = np.full(1, _NOBODY)
+        self._method = np.zeros(1, np.uint8)
         self._to = np.zeros(1, np.int64)
+        self._rtts_seen: Counts = np.zeros(1, np.uint64)
+        self._events_seen: Counts = np.zeros(1, np.uint64)
 
     @property
     def apart(self) -> int:
@@ -91,24 +97,28 @@ class Bounded:
         self._past.forget(changed)
         self._subnet_of = longer(self._subnet_of, len(reading.created_ns), _NOBODY)
         self._to = longer(self._to, len(reading.created_ns))
+        self._method = longer(self._method, len(reading.created_ns))
+        self._rtts_seen = longer(self._rtts_seen, len(reading.created_ns))
+        self._events_seen = longer(self._events_seen, len(reading.created_ns))
+        self._rtts_seen[changed] = self._events_seen[changed] = 0
         for row in changed.tolist():
             self._leave(row)
             if reading.created_ns[row]:
                 self._join(row, reading)
         rows = np.concatenate([[OVERFLOW_SLOT], np.flatnonzero(self._subnet_of != _NOBODY)])
-        increments = self._past.increments(reading, rows)
-        self._weigh(increments)
+        self._weigh(reading, rows[1:])  # all but the overflow slot
         wanted = self._wanted()
         self._put_together(wanted)
-        self._accounts.grow(self._series)
-        self._accounts.forget(self._directory.end_unused(np.bincount(self._to[rows], minlength=self._series)))
+        ended = self._directory.end_unused(np.bincount(self._to[rows], minlength=self._series))
         self._tell_apart(wanted)
         if self._limits.roll_up:
             self._cover()
-        to = self._to[rows]
-        self._directory.untold[self._accounts.add(increments, to, self._series)] = True
+        self._accounts.begin(self._series)
+        self._accounts.forget(ended)
+        for increments in self._past.increments(reading, rows):
+            self._directory.untold[self._accounts.add(increments, self._to[increments.rows])] = True
         self._past_ns = reading.time_ns
-        return self._reading(reading, to, reading.active[rows])
+        return self._reading(reading, self._to[rows], reading.active[rows])
 
     def acknowledge(self, series: Rows) -> None:
         """The receiver has all that these series counted, up to the latest reading."""
@@ -141,7 +151,7 @@ class Bounded:
             return
         subnet = self._by_number[self._subnet_of[row]]
         assert subnet
-        del subnet.rows[row]
+        subnet.rows = tuple(each for each in subnet.rows if each != row)
         self._subnet_of[row], self._to[row] = _NOBODY, OVERFLOW_SLOT
         if not subnet.rows:
             del self._subnets[subnet.key]
@@ -154,9 +164,10 @@ class Bounded:
         key = reading.slots["key"][row].tobytes()
         subnet_key = self._keys.subnet(key)
         subnet = self._subnets.get(subnet_key) or self._new_subnet(subnet_key)
-        subnet.rows[row] = self._keys.method_of(key)
+        subnet.rows += (row,)
+        self._method[row] = self._keys.method_of(key)
         self._subnet_of[row] = subnet.number
-        self._place(subnet, [row], max(self._past_ns, int(reading.created_ns[row])))
+        self._place(subnet, (row,), max(self._past_ns, int(reading.created_ns[row])))
 
     def _new_subnet(self, key: Key) -> _Subnet:
         if not self._free:
@@ -185,24 +196,25 @@ class Bounded:
     def _tell_as(self, subnet: _Subnet, key: Key | None) -> None:
         subnet.told_as = key
         self._is_apart[subnet.number] = key == subnet.key
-        self._place(subnet, list(subnet.rows), self._past_ns)
+        self._place(subnet, subnet.rows, self._past_ns)
 
-    def _place(self, subnet: _Subnet, rows: list[int], since_ns: int) -> None:
+    def _place(self, subnet: _Subnet, rows: tuple[int, ...], since_ns: int) -> None:
         """Has rows count where their subnet is told; a series that there isn't yet begins at `since_ns`."""
         for row in rows:
             if subnet.told_as is None:
                 self._to[row] = OVERFLOW_SLOT
             else:
-                self._to[row] = self._directory.find(subnet.told_as, subnet.rows[row], since_ns)
+                self._to[row] = self._directory.find(subnet.told_as, int(self._method[row]), since_ns)
 
-    def _weigh(self, increments: Increments) -> None:
+    def _weigh(self, reading: Reading, rows: Numbers) -> None:
         """How busy subnets are: packets and RTTs, the latest the most."""
-        numbers = self._subnet_of[increments.rows[1:]]  # the first is the overflow slot
-        rtts = np.bincount(increments.rtts_row, increments.rtts, len(increments.rows))[1:]
-        packets = increments.counters[1:, self._packets].sum(axis=1)
-        self._rtts += np.bincount(numbers, rtts, len(self._rtts))
+        numbers, counters = self._subnet_of[rows], reading.counters
+        rtts = reading.buckets.totals()
+        events = rtts + counters["from"]["packets"].sum(axis=1) + counters["to"]["packets"].sum(axis=1)
+        self._rtts += np.bincount(numbers, (rtts - self._rtts_seen)[rows], len(self._rtts))
         self._busy *= _FADING
-        self._busy += np.bincount(numbers, rtts + packets, len(self._busy))
+        self._busy += np.bincount(numbers, (events - self._events_seen)[rows], len(self._busy))
+        self._rtts_seen[rows], self._events_seen[rows] = rtts[rows], events[rows]
 
     def _wanted(self) -> Numbers:
         """Numbers of the subnets that are to be told apart, the busiest first."""

@@ -25,7 +25,7 @@ class Directory:
         self.slots: npt.NDArray[Any] = np.zeros(1, slots)
         self.since_ns = np.zeros(1, np.int64)
         self.untold = np.zeros(1, np.bool_)
-        self.told: dict[Key, set[int]] = {}
+        self.told: dict[Key, tuple[int, ...]] = {}
         self.covering = 0
         self._keys = keys
         self._numbers: dict[Key, int] = {}
@@ -41,9 +41,8 @@ class Directory:
         self.slots[number] = (self._keys.record(key), 0, 1)
         self.since_ns[number] = since_ns
         if subnet not in self.told:
-            self.told[subnet] = set()
             self.covering += self._keys.is_covering(subnet)
-        self.told[subnet].add(number)
+        self.told[subnet] = (*self.told.get(subnet, ()), number)
         return number
 
     def _append(self) -> int:
@@ -66,7 +65,7 @@ class Directory:
             key = self.slots["key"][number].tobytes()
             subnet = self._keys.subnet(key)
             del self._numbers[key]
-            self.told[subnet].remove(number)
+            self.told[subnet] = tuple(each for each in self.told[subnet] if each != number)
             if not self.told[subnet]:
                 del self.told[subnet]
                 self.covering -= self._keys.is_covering(subnet)

@@ -37,6 +37,8 @@ class Keys:
 
     def with_method(self, key: Key, method: int) -> Key:
         """The key of a subnet's series."""
+        if key[self._method] == method:
+            return key
         return key[: self._method] + bytes([method]) + key[self._method + 1 :]
 
     def subnet(self, key: Key) -> Key:
