@@ -53,7 +53,8 @@ struct subnet_key {
     u8 family;
     u8 side;
     u8 method;
-    u8 zero[3];
+    u8 shorter; /* 0 here; user space: by how many bits the prefix is shorter than those of subnets (rollup.py) */
+    u8 zero[2];
 };
 
 BPF_TABLE("hash", struct subnet_key, u32, subnets, MAX_SUBNETS);

@@ -15,7 +15,7 @@ from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
 from otel_epping.pulse import Pulse
-from otel_epping.settings import SETTINGS, Settings
+from otel_epping.settings import BOUNDS, SETTINGS, Settings
 from otel_epping.signals import Signals
 from otel_epping.stop import Stop, end_at_once
 from otel_epping.systemd import Service
@@ -94,8 +94,13 @@ def _tell_privileges(kept: Collection[str]) -> None:
 class _Reloading:
     """The settings that hold, and what SIGHUP makes of them."""
 
-    def __init__(self, settings: Settings, reread: Callable[[Settings], Settings], follower: Follower) -> None:
-        self._settings, self._reread, self._follower = settings, reread, follower
+    def __init__(
+        self, settings: Settings, reread: Callable[[Settings], Settings], follower: Follower, collector: Collector
+    ) -> None:
+        self._settings, self._reread, self._follower, self._collector = settings, reread, follower, collector
+        # Without bounds from the start, nothing is kept of what they go by.
+        self._fixed = {setting.field for setting in SETTINGS if not setting.row.reload}
+        self._fixed |= set() if settings.limits.any else BOUNDS
 
     def __call__(self) -> None:
         """Puts into force what can be without a restart. A file that is no good changes nothing."""
@@ -107,8 +112,8 @@ class _Reloading:
             _log.error("settings are as they were: %s", error)
             return
         changed = [each for each in SETTINGS if getattr(read, each.field) != getattr(self._settings, each.field)]
-        reloaded = {each.field: getattr(read, each.field) for each in changed if each.row.reload}
-        others = [each.key for each in changed if not each.row.reload]
+        reloaded = {each.field: getattr(read, each.field) for each in changed if each.field not in self._fixed}
+        others = [each.key for each in changed if each.field in self._fixed]
         if others:
             _log.warning("changed, but needs a restart: %s", ", ".join(others), extra={"keys": others})
         _log.info("settings read again, changed: %s", ", ".join(reloaded) or "nothing", extra={"keys": list(reloaded)})
@@ -116,6 +121,7 @@ class _Reloading:
         logging.getLogger().setLevel(self._settings.log_level.upper())
         if self._settings.selection != before.selection:
             self._follower.select(self._settings.selection)
+        self._collector.limit(self._settings.limits)
 
 
 def _watch(stop: Stop, signals: Signals, follower: Follower, reload: Callable[[], None], pulse: Pulse) -> None:
@@ -155,10 +161,10 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         interfaces.find(name)
     stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
     delivery = Delivery()
-    config, service, health = settings.kernel, Service(), Health()
+    config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
 
     def load() -> Collector:
-        collector = Collector(config)
+        collector = Collector(config, limits)
         privileges.drop()
         return collector
 
@@ -191,7 +197,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
                 },
             )
             service.ready(in_words(health.ready()))
-            reloading = _Reloading(settings, reread, follower)
+            reloading = _Reloading(settings, reread, follower, collector)
 
             def reload() -> None:
                 with service.reloading("reading the settings again"):

@@ -101,7 +101,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _be_the_one(undo):
             _log.info("another process of this network namespace measures already")
             return
-        collector = Collector(settings.kernel)
+        collector = Collector(settings.kernel, settings.limits)
         undo.callback(collector.close)
         follower = Follower(collector.attachments, settings.selection)
         undo.callback(follower.close)

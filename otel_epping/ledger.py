@@ -17,6 +17,7 @@ from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
 from otel_epping.kernel.reader import Reading
 from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Runs
+from otel_epping.subnets import Owners
 
 Rows = npt.NDArray[np.int64]
 Times = npt.NDArray[np.int64]
@@ -51,6 +52,11 @@ class _Acknowledged:
         self.counters = np.zeros_like(numbers(reading.counters)[:0])
         self.interfaces = np.zeros_like(numbers(reading.interfaces)[:0])
 
+    def forget(self, rows: Rows) -> None:
+        """Some rows are somebody else's, of whom nothing is acknowledged."""
+        self.buckets = self.buckets.without(rows)
+        self.sum_ns[rows] = self.counters[rows] = 0
+
     def grow(self, reading: Reading) -> None:
         """Makes room for what is new in a reading."""
         rows = len(reading.sum_ns)
@@ -72,10 +78,12 @@ class Ledger:
         self._greatest_ns: Counts = np.zeros(0, np.uint64)
         self._untold = np.zeros(0, np.bool_)  # which rows of the latest reading have something to tell
         self._acknowledged: _Acknowledged | None = None
+        self._owners = Owners()
 
     def take(self, reading: Reading) -> None:
         """Enters a new reading; the one before isn't looked at any more."""
         rows = len(reading.sum_ns)
+        self._forget(self._owners.update(reading))
         if self._delta:
             self._begin_next(reading)
         self.reading = reading
@@ -87,6 +95,14 @@ class Ledger:
         self._greatest_ns = longer(self._greatest_ns, rows)
         np.minimum(self._least_ns[:rows], reading.least_ns, out=self._least_ns[:rows])
         np.maximum(self._greatest_ns[:rows], reading.greatest_ns, out=self._greatest_ns[:rows])
+
+    def _forget(self, rows: Rows) -> None:
+        """Some rows are new, or somebody else's."""
+        rows = rows[rows < len(self._untold)]
+        self._start_ns[rows] = self._greatest_ns[rows] = 0
+        self._least_ns[rows] = NO_LEAST_NS
+        if self._acknowledged and len(rows):
+            self._acknowledged.forget(rows)
 
     def _begin_next(self, reading: Reading) -> None:
         """Rows of which nothing is pending begin anew where the previous reading ended, whether they counted or not."""

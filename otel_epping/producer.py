@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Num
 from opentelemetry.util.types import Attributes
 
 from otel_epping import points, telemetry
+from otel_epping.bounded import Bounded
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
@@ -68,6 +69,9 @@ class EppingMetricProducer:
         self._reader = collector.reader()
         self.columns = Columns(telemetry.SUBNET_COUNTERS, self._reader.counters_dtype)
         self._interface_columns = Columns(telemetry.INTERFACE_COUNTERS, self._reader.interfaces_dtype)
+        self._bounded = Bounded(self.config, self._reader, self._started_ns) if collector.limits.any else None
+        self._collector = collector
+        self._slots_taken = 0
         self._ledger = Ledger(delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns)
         self._lock = threading.Lock()
 
@@ -83,7 +87,8 @@ class EppingMetricProducer:
         """Takes a new reading for batches(); one thread at a time, and produce() is for others."""
         began = time.monotonic()
         reading = self._reader.read()
-        self._ledger.take(reading)
+        self._slots_taken = int(np.count_nonzero(reading.slots["live"]))
+        self._ledger.take(self._bounded.take(reading, self._collector.limits) if self._bounded else reading)
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
@@ -101,6 +106,8 @@ class EppingMetricProducer:
     def acknowledge(self, batch: Batch) -> None:
         """The receiver has this batch of the latest reading."""
         self._ledger.acknowledge(batch.rows)
+        if self._bounded:
+            self._bounded.acknowledge(batch.rows)
         if batch.is_first:
             self._ledger.acknowledge_interfaces()
 
@@ -152,7 +159,7 @@ class EppingMetricProducer:
     def _active_series(self, rows: Rows) -> CounterSeries:
         """Of all that ever had a flow: not what was counted, but what is, so cumulative with any temporality."""
         reading = self._ledger.reading
-        rows = rows[reading.counters["opened"][rows].any(axis=1)]
+        rows = rows[reading.counters["opened"][rows].any(axis=1) | (reading.active[rows] != 0)]
         return CounterSeries(
             telemetry.ACTIVE_FLOWS,
             AggregationTemporality.CUMULATIVE,
@@ -177,12 +184,19 @@ class EppingMetricProducer:
 
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
-        usage = int(np.count_nonzero(reading.slots["live"]))
-        for metric, value in (
-            (telemetry.SUBNET_USAGE, usage),
-            (telemetry.SUBNET_LIMIT, self.config.max_subnets),
-            (telemetry.FLOW_USAGE, reading.flows),
-            (telemetry.FLOW_LIMIT, self.config.max_flows),
-        ):
+        values = {
+            telemetry.SUBNET_USAGE: self._slots_taken,
+            telemetry.SUBNET_LIMIT: self.config.max_subnets,
+            telemetry.FLOW_USAGE: reading.flows,
+            telemetry.FLOW_LIMIT: self.config.max_flows,
+        }
+        if self._bounded:
+            values[telemetry.SUBNET_RETIRED] = self._collector.slots.retired
+            values[telemetry.SERIES_USAGE] = self._bounded.told
+            values[telemetry.SERIES_LIMIT] = self._bounded.most
+            values[telemetry.SERIES_OVERFLOWED] = self._bounded.overflowed
+            values[telemetry.SERIES_ROLLED_UP] = self._bounded.rolled_up
+        for metric, value in values.items():
             point = NumberDataPoint({}, self._started_ns, reading.time_ns, value)
-            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=False)
+            is_monotonic = metric.kind == "counter"
+            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=is_monotonic)

@@ -32,9 +32,9 @@ def subnet_of(reading: Reading, row: int, config: KernelConfig) -> Subnet | None
     address = key["prefix"]["half"].tobytes()
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
     if key["family"] == _V4:
-        network = ipaddress.IPv4Network((address[12:], config.prefix_v4))
+        network = ipaddress.IPv4Network((address[12:], config.prefix_v4 - int(key["shorter"])))
     else:
-        network = ipaddress.IPv6Network((address, config.prefix_v6))
+        network = ipaddress.IPv6Network((address, config.prefix_v6 - int(key["shorter"])))
     return Subnet(network, reading.names[int(key["interface"])], int(key["side"]), int(key["method"]))
 
 

@@ -255,6 +255,38 @@ FLOW_USAGE = Metric(
 )
 FLOW_LIMIT = Metric("epping.collector.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
 SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
+# These five, where there are bounds (kernel/limits.py).
+SUBNET_RETIRED = Metric(
+    "epping.collector.subnet.retired", "{subnet}", "Slots taken back, of subnets idle for `idle_timeout`.", ()
+)
+SERIES_USAGE = Metric(
+    "epping.collector.series.usage",
+    "{subnet}",
+    "Subnets that are exported apart, and prefixes that cover others, of as many as may be; only with bounds.",
+    (),
+    "updowncounter",
+)
+SERIES_LIMIT = Metric(
+    "epping.collector.series.limit",
+    "{subnet}",
+    "Subnets and covering prefixes that may be exported apart; only with bounds.",
+    (),
+    "updowncounter",
+)
+SERIES_OVERFLOWED = Metric(
+    "epping.collector.series.overflowed",
+    "{subnet}",
+    "Subnets beyond a bound that are exported together, on the overflow point; only with bounds.",
+    (),
+    "updowncounter",
+)
+SERIES_ROLLED_UP = Metric(
+    "epping.collector.series.rolled_up",
+    "{subnet}",
+    "Subnets beyond a bound that are exported in prefixes that cover them; only with bounds.",
+    (),
+    "updowncounter",
+)
 # From here on, instruments of the SDK's (own_metrics.py): without data of one, its readers never call an exporter.
 READ_DURATION = Metric(
     "epping.collector.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
@@ -324,6 +356,11 @@ METRICS = (
     *dict.fromkeys(counter.metric for counter in INTERFACE_COUNTERS),
     SUBNET_USAGE,
     SUBNET_LIMIT,
+    SUBNET_RETIRED,
+    SERIES_USAGE,
+    SERIES_LIMIT,
+    SERIES_OVERFLOWED,
+    SERIES_ROLLED_UP,
     FLOW_USAGE,
     FLOW_LIMIT,
     READ_DURATION,

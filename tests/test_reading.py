@@ -254,7 +254,7 @@ def test_without_threads_it_is_read_one_after_the_other(every: Bench, monkeypatc
 def test_what_goes_wrong_beside_is_raised_and_the_next_reading_is_whole(
     every: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(counters: SubnetCounters, rows: int, epoch: int) -> None:
+    def fail(counters: SubnetCounters, since: object) -> None:
         raise OSError("no memory to read")
 
     reader: Reader = every.collector.reader()

@@ -13,6 +13,7 @@ from command import epping, said
 
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.limits import Limits
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.settings import SETTINGS, Settings, documents, file
 
@@ -37,6 +38,10 @@ OTHERS: dict[str, tuple[Any, str]] = {
     "scale": (5, "5"),
     "max_subnets": (100, "100"),
     "max_flows": (200, "200"),
+    "idle_timeout": ("1h", "1h"),
+    "max_series": (50, "50"),
+    "roll_up": (True, "1"),
+    "min_samples": (10, "10"),
 }
 LINE = re.compile(r"(\w+): .* # (.+)")
 
@@ -65,6 +70,13 @@ def test_defaults_are_those_of_the_kernel_program() -> None:
     knobs = {setting.field for setting in SETTINGS if setting.row.kernel}
     assert {field.name for field in fields(KernelConfig)} - knobs == {"events", "packet_clock"}
     assert Settings().kernel == KernelConfig()
+
+
+def test_bounds_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
+    assert Settings().limits == Limits()
+    for command in (["run", "-i", "lo"], ["config"]):
+        line = said(epping(ns, *command, "--roll-up"))
+        assert line == "roll_up needs max_series: how many subnets may be told apart"
 
 
 def test_what_config_prints_is_a_file_that_says_the_same(ns: Namespace, path: Path) -> None:
@@ -96,9 +108,11 @@ def test_variables_set_everything(ns: Namespace) -> None:
 
 def test_flags_set_everything(ns: Namespace) -> None:
     arguments = [
-        f"--{key.replace('_', '-')}={text}" for key, (_, text) in OTHERS.items() if key not in ("interface", "tunnels")
+        f"--{key.replace('_', '-')}" + ("" if value is True else f"={text}")
+        for key, (value, text) in OTHERS.items()
+        if key != "interface"
     ]
-    arguments += ["--tunnels", *(f"--interface={each}" for each in OTHERS["interface"][0])]
+    arguments += [f"--interface={each}" for each in OTHERS["interface"][0]]
     values, sources = shown(ns, *arguments)
     assert values == {key: value for key, (value, _) in OTHERS.items()}
     assert sources == {key: f"--{key.replace('_', '-')}" for key in OTHERS}

@@ -17,8 +17,11 @@ from otel_epping.kernel import buckets, libbpf, loader, memory
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.control import Control
 from otel_epping.kernel.flows import FlowTable
-from otel_epping.kernel.reader import EPOCH, READ, Interval, Reader
+from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.reader import READ, Interval, Reader
+from otel_epping.kernel.slots import Slots
 
 # Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
 _SLOTS_AHEAD = 1024
@@ -32,11 +35,13 @@ def _close(fds: list[int]) -> None:
 class Collector:
     """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
 
-    `started_ns` is when counting could begin, Unix time.
+    `started_ns` is when counting could begin, Unix time. `limits` say when a slot goes to another subnet, and what the
+    exporters tell.
     """
 
-    def __init__(self, config: KernelConfig | None = None) -> None:
+    def __init__(self, config: KernelConfig | None = None, limits: Limits | None = None) -> None:
         self.config = config or KernelConfig()
+        self._limits = limits or Limits()
         self.program = loader.load(self.config)
         maps_gone = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
@@ -45,10 +50,12 @@ class Collector:
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
-        self._readers: list[Reader] = []
-        self._interval = 0
+        # Nobody waits for a reader that is no more.
+        self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
+        self._control = Control(self.program.maps["control"])
         self._rows = 1
         self._lock = threading.Lock()
+        self.slots = Slots(self.program.maps, self._control, self._limits.idle_timeout_ns)
         self._fill_tables()
         self._arrays = {name: memory.Array(name, self.program.maps[name]) for name in READ}
 
@@ -63,13 +70,17 @@ class Collector:
         maps = self.program.maps
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
-        for slot in np.arange(1, self.config.max_subnets + 1, dtype=np.uint32):
-            libbpf.map_update(maps["free_slots"].fd, None, slot.tobytes())
-        self._write_control()
+        self.slots.give(np.arange(1, self.config.max_subnets + 1))
+        self._control.tell()
 
-    def _write_control(self) -> None:
-        value = np.array([EPOCH, self._interval], np.uint32)
-        libbpf.map_update(self.program.maps["control"].fd, np.uint32(0).tobytes(), value.tobytes())
+    @property
+    def limits(self) -> Limits:
+        """The bounds that hold."""
+        return self._limits
+
+    def limit(self, limits: Limits) -> None:
+        """Has other bounds hold from the next readings on; not for a collector that had none when a reader was made."""
+        self._limits, self.slots.idle_ns = limits, limits.idle_timeout_ns
 
     def now_ns(self) -> int:
         """Unix time of a reading that is taken now; each is later than the one before."""
@@ -82,7 +93,7 @@ class Collector:
             reader = Reader(
                 self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns, self.started_ns
             )
-            self._readers.append(reader)
+            self._readers.add(reader)
         return reader
 
     def _count_rows(self) -> int:
@@ -105,9 +116,9 @@ class Collector:
         interval just read, where nobody looks again. Benign: its count is in a bucket all the same.
         """
         with self._lock:
-            self._interval += 1
-            self._write_control()
-            yield Interval(self._interval, self._count_rows(), self._readers)
+            self._control.interval += 1
+            self._control.tell()
+            yield Interval(self._control.interval, self._count_rows(), self._readers, self.slots)
 
     @property
     def kernel_bytes(self) -> dict[str, int]:

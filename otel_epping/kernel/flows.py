@@ -19,7 +19,7 @@ from otel_epping.kernel.loader import Map
 # bpf/maps.h
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
-_NO_SLOT = 0  # as what a flow has cached
+_NO_SLOT = 0  # as what a flow has cached: of an epoch before all
 
 
 def _times_and_slots(flows: npt.NDArray[Any]) -> tuple[Counts, Counts]:
@@ -50,8 +50,9 @@ class FlowTable:
             self._latest_ns, self._found_ns = latest_ns, time.monotonic_ns()
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
-    def active(self, rows: int, epoch: int) -> tuple[Counts, int]:
-        """Ends of active flows in the subnets of the first `rows` slots: (rows,). Slots of other epochs don't count.
+    def active(self, since: npt.NDArray[np.uint32]) -> tuple[Counts, int]:
+        """Ends of active flows in the subnets of the first slots: (rows,), as is `since`, the epoch in which each was
+        last given out. What a flow has cached of an epoch before that was somebody else's.
 
         And how many places of the table are taken, by flows active or not.
         """
@@ -61,5 +62,7 @@ class FlowTable:
         # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
         silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         cached = cached[silent_ns <= IDLE_NS].ravel()
-        slots = (cached & np.uint64(0xFFFFFFFF))[cached >> np.uint64(32) == epoch].view(np.int64)
-        return np.bincount(slots[slots < rows], minlength=rows).view(np.uint64), len(last_ns)
+        slots = (cached & np.uint64(0xFFFFFFFF)).view(np.int64)
+        slots = slots[cached >> np.uint64(32) >= since.take(slots, mode="clip")]
+        # A slot beyond the last came into use since the rows were counted.
+        return np.bincount(slots, minlength=len(since))[: len(since)].view(np.uint64), len(last_ns)

@@ -33,7 +33,7 @@ def _widen(first: Numbers, end: Numbers, rows: Numbers, occupied: npt.NDArray[np
 
 
 class Histograms:
-    """One reader's account of the histograms; `runs` and `sum_ns` are good until the next reading.
+    """One reader's account of the histograms; `runs`, `sum_ns` and `ended`, RTTs, are good until the next reading.
 
     Runs have whole blocks. One as wide as a row may begin a few buckets before the row's first.
     """
@@ -47,7 +47,12 @@ class Histograms:
         self._words, self._offset = array.dtype.itemsize // 4, offset // 4
         self.runs = Runs.empty(0)
         self.sum_ns: Counts = np.zeros(0, np.uint64)
-        self._ended: Counts = np.zeros(0, np.uint64)
+        self.ended: Counts = np.zeros(0, np.uint64)
+
+    def forget(self, rows: Numbers) -> None:
+        """Some rows, of those that were read, are somebody else's, and count from 0."""
+        self.runs = self.runs.without(rows)
+        self.sum_ns[rows] = self.ended[rows] = 0
 
     def read(self, rows: int, look: Callable[[int, npt.NDArray[Any]], None]) -> None:
         """Takes in what is new of the first `rows` rows, and has others `look` at the program's rows meanwhile, too.
@@ -56,7 +61,7 @@ class Histograms:
         """
         self.runs = self.runs.longer(rows)
         self.sum_ns = longer(self.sum_ns, rows)
-        self._ended = longer(self._ended, rows)
+        self.ended = longer(self.ended, rows)
         windows = self._array.windows(rows)
         for _ in range(_PASSES):
             first = self.runs.first.copy()
@@ -84,7 +89,7 @@ class Histograms:
         A row is read again while RTTs are being counted into it, so that buckets and sum are of the same RTTs. One that
         never holds still, for its CPU was taken away in the midst of counting, is left as it was for the next reading.
         """
-        rows = np.flatnonzero(histograms["ended"] != self._ended[begin : begin + len(histograms)]) + begin
+        rows = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
         short = [rows[:0]]
         for _ in range(_TRIES):
             if not len(rows):
@@ -97,7 +102,7 @@ class Histograms:
             short.append(rows[is_still & ~is_whole])
             taken = is_still & is_whole
             self._take(rows, new, taken)
-            self.sum_ns[rows[taken]], self._ended[rows[taken]] = sum_ns[taken], ended[taken]
+            self.sum_ns[rows[taken]], self.ended[rows[taken]] = sum_ns[taken], ended[taken]
             rows = rows[~is_still]
         return np.concatenate(short)
 

@@ -2,7 +2,7 @@
 """Readings: the program's arrays, added up over CPUs and carried from 32 to 64 bits."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,17 +19,18 @@ from otel_epping.kernel.histograms import Histograms
 from otel_epping.kernel.memory import Array
 from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Runs
+from otel_epping.kernel.slots import OVERFLOW_SLOT, Found, Slots
 from otel_epping.kernel.subnet_counters import SubnetCounters
 
 READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters")
-OVERFLOW_SLOT = 0
-EPOCH = 1  # the program takes 0 for "nothing cached yet"
+
+__all__ = ["OVERFLOW_SLOT", "READ", "Interval", "Reader", "Reading"]
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the program has counted since it was loaded. Arrays have one row per slot; they are the reader's own, and
-    good until its next reading.
+    """What the program has counted: since it was loaded, or since the slot was given out. Arrays have one row per slot;
+    they are the reader's own, and good until its next reading.
 
     Row 0 is the overflow slot; any other row counts for the subnet of its key if `live` is set.
 
@@ -68,7 +69,8 @@ class Interval(NamedTuple):
 
     number: int
     rows: int
-    readers: "Sequence[Reader]"
+    readers: "Collection[Reader]"
+    slots: Slots
 
 
 class Reader:
@@ -96,6 +98,12 @@ class Reader:
         self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, self._cpus)
         self._histograms = Histograms(arrays["histograms"])
         self._created_ns = np.zeros(0, np.int64)
+        self._owners = np.zeros(0, np.uint32)
+
+    @property
+    def slots_dtype(self) -> np.dtype[Any]:
+        """That of the records in Reading.slots."""
+        return self._slots.dtype
 
     @property
     def counters_dtype(self) -> np.dtype[Any]:
@@ -106,6 +114,15 @@ class Reader:
     def interfaces_dtype(self) -> np.dtype[Any]:
         """That of the records in Reading.interfaces."""
         return self._interface_counters.dtype
+
+    def _forget(self, owners: npt.NDArray[np.uint32]) -> None:
+        """Rows that are somebody else's than at the previous reading begin anew; `owners`: how many each has had."""
+        changed = np.flatnonzero(self._owners != owners[: len(self._owners)])
+        if len(changed):
+            self._histograms.forget(changed)
+            self._counters.forget(changed)
+            self._created_ns[changed] = 0
+        self._owners = owners.copy()
 
     def _read_histograms(self, interval: Interval) -> None:
         """Takes in what is new, and hands the extremes of the interval that ended to all readers."""
@@ -150,12 +167,18 @@ class Reader:
         # that aren't found then were evicted; the kernel itself doesn't tell.
         flows_created = int(self._read_interfaces(list(self._attachments.names))["flows_created"].sum())
         with self._next_interval() as interval:
-            rows = interval.rows
-            with beside(lambda: self._counters.read(rows, EPOCH)) as counting:  # half of the time each
+            rows, began_ns = interval.rows, interval.slots.now_ns()
+            self._forget(interval.slots.owners(rows))
+            since = interval.slots.since(rows)
+            with beside(lambda: self._counters.read(since)) as counting:  # half of the time each
                 self._read_histograms(interval)
                 slots = self._slots.rows(0, rows).copy()
             least_ns, greatest_ns = self.extremes.take(rows)
-        counters, active, flows = counting.result()
+            counters, active, flows = counting.result()
+            if interval.slots.idle_ns:
+                packets = counters["from"]["packets"].sum(axis=1) + counters["to"]["packets"].sum(axis=1)
+                found = Found(slots, self._histograms.ended + packets, active != 0)
+                interval.slots.take_back(self, interval.readers, began_ns, found)
         self._read_created(slots, now_ns)
         names = dict(self._attachments.names)
         return Reading(

@@ -81,6 +81,14 @@ class Runs(NamedTuple):
         places = spans(self.starts[rows], self.starts[rows + 1] - self.starts[rows])
         self.counts[places] = other.counts[places]
 
+    def without(self, rows: Numbers) -> "Runs":
+        """The same, but for some rows that have empty runs."""
+        kept = np.ones(len(self.counts), np.bool_)
+        kept[spans(self.starts[rows], self.lengths[rows])] = False
+        lengths, first = self.lengths, self.first.copy()
+        lengths[rows] = first[rows] = 0
+        return Runs(first, starts_of(lengths), self.counts[kept])
+
     def within(self, first: Numbers, starts: Numbers) -> "Runs":
         """The same histograms in runs that are as wide or wider, given as the fields of Runs."""
         lengths = np.diff(starts)

@@ -82,16 +82,21 @@ class SubnetCounters:
         """Some records as (rows, columns)."""
         return self._records[begin : begin + rows].view(_WORD).reshape(rows, -1)
 
-    def read(self, rows: int, epoch: int) -> tuple[npt.NDArray[Any], Counts, int]:
-        """Records of the first `rows` slots; how many ends of active flows each has; places taken in the flow table.
+    def forget(self, rows: npt.NDArray[np.int64]) -> None:
+        """Some rows, of those that were read, are somebody else's, and count from 0."""
+        self._records[rows] = np.zeros(1, self.dtype)
 
-        Records are good until the next reading.
+    def read(self, since: npt.NDArray[np.uint32]) -> tuple[npt.NDArray[Any], Counts, int]:
+        """Records of the first slots; how many ends of active flows each has; places taken in the flow table.
+
+        `since` as for FlowTable.active(). Records are good until the next reading.
         """
+        rows = len(since)
         self._records = longer(self._records, rows)
         self._read_flow_counters(rows)
         # In this order: a flow that opens in between is active and not yet opened, and none seems to have ended. One
         # that closes in between seems to have ended in silence, until the next does: the count only ever grows.
-        active, taken = self._flows.active(rows, epoch)
+        active, taken = self._flows.active(since)
         opened, closed, silence = (self._records[name] for name in ("opened", "closed", _SILENCE))
         ended = opened[:, 0] + opened[:, 1] - closed[:, 0] - closed[:, 1] - active
         np.maximum(silence, np.where(ended.view(np.int64) > 0, ended, 0), out=silence)

@@ -17,6 +17,7 @@ import click
 
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import HOOKS, LIMITS, KernelConfig
+from otel_epping.kernel.limits import RANGES, Limits
 from otel_epping.kernel.selection import Selection
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
@@ -25,6 +26,7 @@ LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
 _KERNEL = KernelConfig()
+_LIMITS = Limits()
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 
 
@@ -47,7 +49,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of the agent. Values are as the types of their rows convert them."""
+    """The settings of the agent. Values are as the types of their rows convert them.
+
+    Raises EppingError for bounds that don't fit together.
+    """
 
     interface: Annotated[
         tuple[str, ...],
@@ -146,6 +151,45 @@ class Settings:
     max_flows: Annotated[
         int, Row(click.IntRange(*LIMITS["max_flows"]), "TCP flows remembered at a time.", kernel=True)
     ] = _KERNEL.max_flows
+    idle_timeout_ns: Annotated[
+        int,
+        Row(
+            Duration(*RANGES["idle_timeout_ns"]),
+            "A subnet of which nothing was seen for so long, and that has no active TCP flow, makes room for others; "
+            "its last counts are exported still. 0 for never.",
+            reload=True,
+        ),
+    ] = _LIMITS.idle_timeout_ns
+    max_series: Annotated[
+        int | None,
+        Row(
+            click.IntRange(*RANGES["max_series"]),
+            "Subnets exported apart, the busiest; all others together, on the overflow point.",
+            reload=True,
+            unset="as many as max_subnets",
+        ),
+    ] = _LIMITS.max_series
+    roll_up: Annotated[
+        bool,
+        Row(
+            click.BOOL,
+            "With max_series: all others in prefixes that cover them (/16, /8, /0; IPv6 /32, /16, /0), rather than on "
+            "the overflow point.",
+            reload=True,
+        ),
+    ] = _LIMITS.roll_up
+    min_samples: Annotated[
+        int,
+        Row(
+            click.IntRange(*RANGES["min_samples"]),
+            "Round-trip times that a subnet must have to be exported apart. Until then it is with all others, and what "
+            "was counted there stays there.",
+            reload=True,
+        ),
+    ] = _LIMITS.min_samples
+
+    def __post_init__(self) -> None:
+        _ = self.limits
 
     @property
     def health_at(self) -> tuple[str, int] | None:
@@ -163,6 +207,11 @@ class Settings:
         return KernelConfig(
             **{setting.field: getattr(self, setting.field) for setting in SETTINGS if setting.row.kernel}
         )
+
+    @property
+    def limits(self) -> Limits:
+        """Bounds on what is kept and exported."""
+        return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
 
 
 class Setting(NamedTuple):
@@ -201,4 +250,5 @@ def _settings() -> Iterator[Setting]:
 
 
 SETTINGS = tuple(_settings())
+BOUNDS = {field.name for field in dataclasses.fields(Limits)}
 BY_KEY = {setting.key: setting for setting in SETTINGS}

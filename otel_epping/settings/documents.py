@@ -64,7 +64,8 @@ name may also be an alternative one. There are numbers for 1024 names; interface
 together, without a name.
 
 SIGHUP reads the file again, and puts into force what is marked below; of the rest it is logged that it needs a restart.
-A file that is refused changes nothing.
+A file that is refused changes nothing. The bounds at the end of the table can be changed if one of them was set at the
+start; the first one needs a restart, for without any, nothing is kept of what they go by.
 
 | key | variable | flag | allowed | default | SIGHUP | |
 |---|---|---|---|---|---|---|

@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Counts of series, added up from what rows of readings have counted since the reading before.
+
+A row may count into one series now and into another one later, and go to another subnet in between: what it counted is
+added to one series, once, and no series ever counts backwards.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
+from otel_epping.kernel.reader import Reading
+from otel_epping.kernel.rows import longer
+from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of
+from otel_epping.ledger import numbers
+
+# Runs of series are wider by less than this many buckets than they must be, so that they seldom have to be made wider.
+_BLOCK = 8
+_AT_ONCE = 2048
+
+
+class Increments(NamedTuple):
+    """What rows of a reading have counted since the one before.
+
+    rows         (rows,) their numbers, ascending
+    sum_ns       (rows,)
+    counters     (rows, counters)
+    least_ns     (rows,)
+    greatest_ns  (rows,)
+    rtts         (n,) of each bucket that has some: RTTs
+    rtts_row     (n,) the bucket's row, as an index into `rows`
+    rtts_bucket  (n,) the bucket's number
+    """
+
+    rows: Numbers
+    sum_ns: Counts
+    counters: Counts
+    least_ns: Counts
+    greatest_ns: Counts
+    rtts: Counts
+    rtts_row: Numbers
+    rtts_bucket: Numbers
+
+
+class Past:
+    """The counts of a reader's previous reading."""
+
+    def __init__(self) -> None:
+        self._buckets = Runs.empty(0)
+        self._sum_ns: Counts = np.zeros(0, np.uint64)
+        self._counters: Counts = np.zeros((0, 0), np.uint64)
+        self._least_ns: Counts = np.zeros(0, np.uint64)
+        self._greatest_ns: Counts = np.zeros(0, np.uint64)
+
+    def forget(self, rows: Numbers) -> None:
+        """Some rows are somebody else's, and count from 0."""
+        rows = rows[rows < len(self._sum_ns)]
+        if len(rows):
+            self._buckets = self._buckets.without(rows)
+            self._sum_ns[rows] = self._counters[rows] = self._greatest_ns[rows] = 0
+            self._least_ns[rows] = NO_LEAST_NS
+
+    def _grow(self, reading: Reading) -> None:
+        rows, counters = len(reading.sum_ns), numbers(reading.counters)
+        self._buckets = self._buckets.longer(rows).within(reading.buckets.first, reading.buckets.starts)
+        self._sum_ns = longer(self._sum_ns, rows)
+        self._counters = longer(self._counters.reshape(-1, counters.shape[1]), rows)
+        self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
+        self._greatest_ns = longer(self._greatest_ns, rows)
+
+    def increments(self, reading: Reading, rows: Numbers) -> Iterator[Increments]:
+        """What these rows of the reading have counted, some of them at a time; what others have comes with a later one.
+
+        All at once would take as much memory as all that is kept.
+        """
+        self._grow(reading)
+        np.minimum(self._least_ns, reading.least_ns, out=self._least_ns)
+        np.maximum(self._greatest_ns, reading.greatest_ns, out=self._greatest_ns)
+        for begin in range(0, len(rows), _AT_ONCE):
+            yield self._some(reading, rows[begin : begin + _AT_ONCE])
+
+    def _some(self, reading: Reading, rows: Numbers) -> Increments:
+        counters = numbers(reading.counters)[rows]
+        lengths = reading.buckets.lengths[rows]
+        places = spans(reading.buckets.starts[rows], lengths)
+        rtts = reading.buckets.counts[places] - self._buckets.counts[places]
+        counted = np.flatnonzero(rtts)
+        row = np.repeat(np.arange(len(rows)), lengths)[counted]
+        bucket = places[counted] - (reading.buckets.starts[rows] - reading.buckets.first[rows])[row]
+        made = Increments(
+            rows,
+            reading.sum_ns[rows] - self._sum_ns[rows],
+            counters - self._counters[rows],
+            self._least_ns[rows],
+            self._greatest_ns[rows],
+            rtts[counted],
+            row,
+            bucket,
+        )
+        self._buckets.counts[places] += rtts
+        self._sum_ns[rows], self._counters[rows] = reading.sum_ns[rows], counters
+        self._least_ns[rows], self._greatest_ns[rows] = NO_LEAST_NS, 0
+        return made
+
+
+class Accounts:
+    """The counts of all series, by their numbers; `counters` of them each. Arrays are as in Reading.
+
+    least_ns and greatest_ns are of what was added since begin().
+    """
+
+    def __init__(self, counters: int) -> None:
+        self.buckets = Runs.empty(0)
+        self.sum_ns: Counts = np.zeros(0, np.uint64)
+        self.counters: Counts = np.zeros((0, counters), np.uint64)
+        self.least_ns: Counts = np.zeros(0, np.uint64)
+        self.greatest_ns: Counts = np.zeros(0, np.uint64)
+
+    def begin(self, series: int) -> None:
+        """Makes room for so many series, before what a reading brings is added."""
+        self.least_ns, self.greatest_ns = np.full(series, NO_LEAST_NS, np.uint64), np.zeros(series, np.uint64)
+        self.buckets = self.buckets.longer(series)
+        self.sum_ns, self.counters = longer(self.sum_ns, series), longer(self.counters, series)
+
+    def forget(self, series: Numbers) -> None:
+        """These series begin anew."""
+        self.buckets = self.buckets.without(series)
+        self.sum_ns[series] = self.counters[series] = 0
+
+    def add(self, increments: Increments, to: Numbers) -> Numbers:
+        """Adds each row's to the series `to`, (rows,). Returns those that had something."""
+        np.minimum.at(self.least_ns, to, increments.least_ns)
+        np.maximum.at(self.greatest_ns, to, increments.greatest_ns)
+        self._add_buckets(to[increments.rtts_row], increments.rtts_bucket, increments.rtts)
+
+        told = np.flatnonzero((increments.sum_ns != 0) | increments.counters.any(axis=1))
+        told = told[np.argsort(to[told], kind="stable")]
+        if not len(told):
+            return told
+        begins = np.flatnonzero(np.diff(to[told], prepend=-1))
+        # One after the other, where several rows count into one series.
+        into = to[told][begins]
+        self.sum_ns[into] += np.add.reduceat(increments.sum_ns[told], begins)
+        self.counters[into] += np.add.reduceat(increments.counters[told], begins, axis=0)
+        return into
+
+    def _add_buckets(self, to: Numbers, bucket: Numbers, rtts: Counts) -> None:
+        first, end = self.buckets.first.copy(), self.buckets.first + self.buckets.lengths
+        outside = np.flatnonzero((bucket < first[to]) | (bucket >= end[to]))
+        if len(outside):
+            wide = to[outside]
+            empty = wide[first[wide] == end[wide]]
+            first[empty], end[empty] = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+            np.minimum.at(first, wide, bucket[outside] // _BLOCK * _BLOCK)
+            np.maximum.at(end, wide, bucket[outside] // _BLOCK * _BLOCK + _BLOCK)
+            self.buckets = self.buckets.within(first, starts_of(end - first))
+        np.add.at(self.buckets.counts, self.buckets.starts[to] + bucket - self.buckets.first[to], rtts)
