@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping import telemetry
+from otel_epping.counters import Counter
 from otel_epping.kernel.methods import METHODS
 from otel_epping.subnets import Subnet
 
@@ -24,7 +25,7 @@ class Columns:
     labels     what each column's points are told apart by; the last is of NO_LABELS
     """
 
-    def __init__(self, counters: Sequence[telemetry.Counter], record: np.dtype[Any]) -> None:
+    def __init__(self, counters: Sequence[Counter], record: np.dtype[Any]) -> None:
         number: npt.NDArray[Any] = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
         self.by_metric: dict[telemetry.Metric, list[int]] = {}
         self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]

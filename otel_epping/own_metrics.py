@@ -2,7 +2,7 @@
 """What the collector tells of itself, by instruments of the SDK: how it reads, exports and what it takes.
 
 They always have data, so that the SDK's readers call their exporters: without any, they never do. What the kernel
-program counts of itself comes with the other counts (telemetry.INTERFACE_COUNTERS).
+program counts of itself comes with the other counts (counters.INTERFACE_COUNTERS).
 """
 
 import resource

@@ -18,6 +18,7 @@ from opentelemetry.util.types import Attributes
 
 from otel_epping import points, telemetry
 from otel_epping.bounded import Bounded
+from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
@@ -67,8 +68,8 @@ class EppingMetricProducer:
         self._offset = buckets.first_index(collector.config.scale)
         self._started_ns = collector.started_ns
         self._reader = collector.reader()
-        self.columns = Columns(telemetry.SUBNET_COUNTERS, self._reader.counters_dtype)
-        self._interface_columns = Columns(telemetry.INTERFACE_COUNTERS, self._reader.interfaces_dtype)
+        self.columns = Columns(SUBNET_COUNTERS, self._reader.counters_dtype)
+        self._interface_columns = Columns(INTERFACE_COUNTERS, self._reader.interfaces_dtype)
         self._bounded = Bounded(self.config, self._reader, self._started_ns) if collector.limits.any else None
         self._collector = collector
         self._slots_taken = 0

@@ -2,11 +2,10 @@
 """Every metric and attribute that otel-epping exports: name, unit, description. Nothing is named anywhere else.
 
 The semantic conventions for passive round-trip times are being written (open-telemetry/semantic-conventions #3682,
-#3947): expect these names to change, here and only here. To add a counter, add a row; `docs/metrics.md` is made from
-this file (metrics_page.py).
+#3947): expect these names to change, here and only here. What the kernel counts for each is in `counters.py`;
+`docs/metrics.md` is made from this file (metrics_page.py).
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -90,19 +89,6 @@ class Metric:
     kind: str = "counter"
 
 
-@dataclass(frozen=True)
-class Counter:
-    """A field of the records of a reading, and the points that come of it.
-
-    `field` may go into a struct, as in "received.packets". Where it is an array, `axis` gives attribute and values.
-    """
-
-    metric: Metric
-    field: str
-    axis: tuple[str, tuple[str, ...]] | None = None
-    attributes: dict[str, str] = dataclasses.field(default_factory=dict)
-
-
 RTT = Metric(
     "epping.rtt.duration",
     "s",
@@ -120,67 +106,49 @@ SUBNET_PACKETS = Metric(
     "The share of the class `tcp_other` in TCP is what cannot be measured by timestamps.",
     (*_DIRECTED_KEYS, TRAFFIC_CLASS),
 )
-_SUBNET_BYTES = Metric(
+SUBNET_BYTES = Metric(
     "epping.network.io",
     "By",
     "Bytes from and to a subnet, counted like packets, link headers included.",
     (*_DIRECTED_KEYS, TRAFFIC_CLASS),
 )
-_SUBNET_ECN = Metric(
+SUBNET_ECN = Metric(
     "epping.network.ecn.packet.count",
     "{packet}",
     "IP packets from and to a subnet with an ECN code point; what remains of all packets is `not_ect`.",
     (*_DIRECTED_KEYS, ECN),
 )
-_RETRANSMITTED = Metric(
+RETRANSMITTED = Metric(
     "epping.tcp.retransmission.count",
     "{segment}",
     "TCP segments from and to a subnet that were sent again.",
     _DIRECTED_KEYS,
 )
-_OUT_OF_ORDER = Metric(
+OUT_OF_ORDER = Metric(
     "epping.tcp.out_of_order.count",
     "{segment}",
     "TCP segments from and to a subnet that were overtaken by later ones.",
     _DIRECTED_KEYS,
 )
-_ZERO_WINDOW = Metric(
+ZERO_WINDOW = Metric(
     "epping.tcp.zero_window.count",
     "{segment}",
     "TCP segments from and to a subnet that say that their sender can take no more.",
     _DIRECTED_KEYS,
 )
-_OPENED = Metric(
+OPENED = Metric(
     "epping.flow.opened.count",
     "{flow}",
     "TCP flows that were opened, counted for the subnets of both their ends.",
     (*_SUBNET_KEYS, FLOW_OPENING),
 )
-_CLOSED = Metric(
+CLOSED = Metric(
     "epping.flow.closed.count",
     "{flow}",
     "TCP flows that ended, counted for the subnets of both their ends.",
     (*_SUBNET_KEYS, FLOW_CLOSING),
 )
 
-_CLASS_AXIS = (TRAFFIC_CLASS, TRAFFIC_CLASSES)
-_ECN_AXIS = (ECN, ECN_CODEPOINTS[1:])
-_DIRECTION_AXIS = (SUBNET_DIRECTION, SUBNET_DIRECTIONS)
-# Fields of the records of kernel/subnet_counters.py.
-SUBNET_COUNTERS = (
-    Counter(SUBNET_PACKETS, "from.packets", _CLASS_AXIS, {SUBNET_DIRECTION: "from"}),
-    Counter(SUBNET_PACKETS, "to.packets", _CLASS_AXIS, {SUBNET_DIRECTION: "to"}),
-    Counter(_SUBNET_BYTES, "from.bytes", _CLASS_AXIS, {SUBNET_DIRECTION: "from"}),
-    Counter(_SUBNET_BYTES, "to.bytes", _CLASS_AXIS, {SUBNET_DIRECTION: "to"}),
-    Counter(_SUBNET_ECN, "ecn_from", _ECN_AXIS, {SUBNET_DIRECTION: "from"}),
-    Counter(_SUBNET_ECN, "ecn_to", _ECN_AXIS, {SUBNET_DIRECTION: "to"}),
-    Counter(_RETRANSMITTED, "retransmitted", _DIRECTION_AXIS),
-    Counter(_OUT_OF_ORDER, "out_of_order", _DIRECTION_AXIS),
-    Counter(_ZERO_WINDOW, "zero_window", _DIRECTION_AXIS),
-    Counter(_OPENED, "opened", (FLOW_OPENING, FLOW_OPENINGS)),
-    Counter(_CLOSED, "closed", (FLOW_CLOSING, FLOW_CLOSINGS)),
-    Counter(_CLOSED, "silence", attributes={FLOW_CLOSING: "silence"}),
-)
 ACTIVE_FLOWS = Metric(
     "epping.flow.active",
     "{flow}",
@@ -189,58 +157,39 @@ ACTIVE_FLOWS = Metric(
     "updowncounter",
 )
 
-_INTERFACE_PACKETS = Metric(
+INTERFACE_PACKETS = Metric(
     "epping.interface.packet.count",
     "{packet}",
     "Packets seen on an interface, each once. What is neither `non_ip` nor `malformed` counts for two subnets, too.",
     (INTERFACE, IO_DIRECTION, PACKET_KIND),
 )
-_INTERFACE_BYTES = Metric(
+INTERFACE_BYTES = Metric(
     "epping.interface.io",
     "By",
     "Bytes seen on an interface, link headers included.",
     (INTERFACE, IO_DIRECTION, PACKET_KIND),
 )
-_ECN_PACKETS = Metric(
+ECN_PACKETS = Metric(
     "epping.ecn.packet.count", "{packet}", "IP packets seen on an interface, by ECN code point.", (INTERFACE, ECN)
 )
-_FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interface.", (INTERFACE,))
-_MEASUREMENTS = Metric(
+FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interface.", (INTERFACE,))
+MEASUREMENTS = Metric(
     "epping.collector.measurement.count",
     "{measurement}",
     "Packets chosen to be timed, and what became of those that gave no round-trip time.",
     (INTERFACE, OUTCOME),
 )
-_CLAMPED = Metric(
+CLAMPED = Metric(
     "epping.collector.rtt.clamped",
     "{rtt}",
     "Round-trip times outside the range of the histograms, counted as its bound.",
     (INTERFACE, BOUND),
 )
-_INSERT_FAILED = Metric(
+INSERT_FAILED = Metric(
     "epping.collector.insert.failed",
     "{entry}",
     "Entries that a full table refused. Packets of a subnet without an entry are counted on the overflow point.",
     (INTERFACE, MAP),
-)
-
-_KIND_AXIS = (PACKET_KIND, PACKET_KINDS)
-# Fields of the program's struct interface_counters.
-INTERFACE_COUNTERS = (
-    Counter(_INTERFACE_PACKETS, "received.packets", _KIND_AXIS, {IO_DIRECTION: "receive"}),
-    Counter(_INTERFACE_PACKETS, "transmitted.packets", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
-    Counter(_INTERFACE_BYTES, "received.bytes", _KIND_AXIS, {IO_DIRECTION: "receive"}),
-    Counter(_INTERFACE_BYTES, "transmitted.bytes", _KIND_AXIS, {IO_DIRECTION: "transmit"}),
-    Counter(_ECN_PACKETS, "ecn", (ECN, ECN_CODEPOINTS)),
-    Counter(_FLOWS, "flows_created"),
-    Counter(_MEASUREMENTS, "rtt_begun", attributes={OUTCOME: "begun"}),
-    Counter(_MEASUREMENTS, "rtt_not_begun", attributes={OUTCOME: "not_begun"}),
-    Counter(_MEASUREMENTS, "rtt_expired", attributes={OUTCOME: "expired"}),
-    Counter(_MEASUREMENTS, "rtt_superseded", attributes={OUTCOME: "superseded"}),
-    Counter(_MEASUREMENTS, "rtt_repeated", attributes={OUTCOME: "repeated"}),
-    Counter(_CLAMPED, "rtt_clamped", (BOUND, BOUNDS)),
-    Counter(_INSERT_FAILED, "flow_insert_failed", attributes={MAP: "flows"}),
-    Counter(_INSERT_FAILED, "subnet_insert_failed", attributes={MAP: "subnets"}),
 )
 
 SUBNET_USAGE = Metric(
@@ -349,28 +298,4 @@ MEMORY_USAGE = Metric(
 )
 # The version needs no metric: it is that of the scope of all of these, and the agent's `service.version`.
 
-METRICS = (
-    RTT,
-    *dict.fromkeys(counter.metric for counter in SUBNET_COUNTERS),
-    ACTIVE_FLOWS,
-    *dict.fromkeys(counter.metric for counter in INTERFACE_COUNTERS),
-    SUBNET_USAGE,
-    SUBNET_LIMIT,
-    SUBNET_RETIRED,
-    SERIES_USAGE,
-    SERIES_LIMIT,
-    SERIES_OVERFLOWED,
-    SERIES_ROLLED_UP,
-    FLOW_USAGE,
-    FLOW_LIMIT,
-    READ_DURATION,
-    EXPORT_DURATION,
-    EXPORT_FAILED,
-    EXPORT_REJECTED,
-    INTERFACE_EVENTS,
-    INTERFACE_ATTACHED,
-    FLOW_EVICTED,
-    PROGRAM_RUNS,
-    PROGRAM_TIME,
-    MEMORY_USAGE,
-)
+METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

@@ -19,6 +19,7 @@ from agent import STOP_S, Agent, figure, link_packets, quiet, talking
 from arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
 
 from otel_epping import telemetry
+from otel_epping.counters import INTERFACE_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Sink
@@ -135,9 +136,7 @@ def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arriv
     always = {telemetry.RTT, telemetry.SUBNET_PACKETS, telemetry.SUBNET_USAGE, telemetry.SUBNET_LIMIT}
     always |= {telemetry.READ_DURATION, telemetry.EXPORT_DURATION, telemetry.EXPORT_FAILED, telemetry.EXPORT_REJECTED}
     always |= {telemetry.INTERFACE_ATTACHED, telemetry.INTERFACE_EVENTS, telemetry.FLOW_EVICTED, telemetry.MEMORY_USAGE}
-    always |= {
-        c.metric for c in telemetry.INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")
-    }
+    always |= {c.metric for c in INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")}
     assert {metric.name for metric in always} <= set(agent.metrics) <= set(TABLE)
 
 

@@ -18,6 +18,7 @@ from recorder import exporter
 from testrun import EGRESS, START_NS, Bench
 
 from otel_epping import telemetry
+from otel_epping.counters import INTERFACE_COUNTERS
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.namespaces import Namespace
@@ -25,7 +26,7 @@ from otel_epping.lab.sink import Sink
 from otel_epping.sdk import install
 
 SMALL = KernelConfig(max_subnets=64, max_flows=64)
-ALL_PACKETS = telemetry.INTERFACE_COUNTERS[0].metric.name
+ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from otel_epping import metrics_page, telemetry
+from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
@@ -68,8 +69,8 @@ def dtypes() -> dict[str, np.dtype[Any]]:
         return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
 
 
-TABLES = {"subnet": telemetry.SUBNET_COUNTERS, "interface": telemetry.INTERFACE_COUNTERS}
-COUNTERS = [*telemetry.SUBNET_COUNTERS, *telemetry.INTERFACE_COUNTERS]
+TABLES = {"subnet": SUBNET_COUNTERS, "interface": INTERFACE_COUNTERS}
+COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -98,7 +99,7 @@ def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> Non
     used = {key for metric in telemetry.METRICS for key in metric.keys}
     assert used | {telemetry.OVERFLOW} == set(telemetry.ATTRIBUTES)
     of_subnet = {telemetry.SUBNET, telemetry.NETWORK_TYPE, telemetry.INTERFACE, telemetry.SIDE}
-    for base, table in ((of_subnet, telemetry.SUBNET_COUNTERS), ({telemetry.INTERFACE}, telemetry.INTERFACE_COUNTERS)):
+    for base, table in ((of_subnet, SUBNET_COUNTERS), ({telemetry.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
             keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}
             assert keys == set(counter.metric.keys), counter.field
@@ -117,11 +118,9 @@ def test_values_of_attributes_are_in_their_explanation() -> None:
         telemetry.BOUND: telemetry.BOUNDS,
         telemetry.FLOW_OPENING: telemetry.FLOW_OPENINGS,
         telemetry.FLOW_CLOSING: [*telemetry.FLOW_CLOSINGS, "silence"],
-        telemetry.MAP: {
-            c.attributes[telemetry.MAP] for c in telemetry.INTERFACE_COUNTERS if telemetry.MAP in c.attributes
-        },
+        telemetry.MAP: {c.attributes[telemetry.MAP] for c in INTERFACE_COUNTERS if telemetry.MAP in c.attributes},
         telemetry.OUTCOME: {
-            c.attributes[telemetry.OUTCOME] for c in telemetry.INTERFACE_COUNTERS if telemetry.OUTCOME in c.attributes
+            c.attributes[telemetry.OUTCOME] for c in INTERFACE_COUNTERS if telemetry.OUTCOME in c.attributes
         },
     }.items():
         for label in labels:

@@ -26,6 +26,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from testrun import EGRESS, MS, Bench
 
 from otel_epping import telemetry
+from otel_epping.counters import SUBNET_COUNTERS
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.interfaces import Interface
 from otel_epping.lab.sink import Sink
@@ -78,7 +79,7 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
                 producer.acknowledge(batch)
     assert telemetry.RTT.name in seen
     assert telemetry.OVERFLOW in str(expected)
-    assert len(seen) > len({counter.metric for counter in telemetry.SUBNET_COUNTERS}) // 2
+    assert len(seen) > len({counter.metric for counter in SUBNET_COUNTERS}) // 2
 
 
 def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
