@@ -112,12 +112,14 @@ class _Reloading:
             _log.error("settings are as they were: %s", error)
             return
         changed = [each for each in SETTINGS if getattr(read, each.field) != getattr(self._settings, each.field)]
-        reloaded = {each.field: getattr(read, each.field) for each in changed if each.field not in self._fixed}
+        reloaded = [each for each in changed if each.field not in self._fixed]
         others = [each.key for each in changed if each.field in self._fixed]
         if others:
             _log.warning("changed, but needs a restart: %s", ", ".join(others), extra={"keys": others})
-        _log.info("settings read again, changed: %s", ", ".join(reloaded) or "nothing", extra={"keys": list(reloaded)})
-        before, self._settings = self._settings, replace(self._settings, **reloaded)
+        keys = [each.key for each in reloaded]
+        _log.info("settings read again, changed: %s", ", ".join(keys) or "nothing", extra={"keys": keys})
+        values = {each.field: getattr(read, each.field) for each in reloaded}
+        before, self._settings = self._settings, replace(self._settings, **values)
         logging.getLogger().setLevel(self._settings.log_level.upper())
         if self._settings.selection != before.selection:
             self._follower.select(self._settings.selection)

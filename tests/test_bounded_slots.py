@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import numpy as np
 import pytest
 from bookkeeping import CLOSED, OPENED, PACKETS, RTTS, Crowd, Receiver, emptied, network_of
 from opentelemetry.sdk.metrics.export import AggregationTemporality
@@ -12,7 +13,9 @@ from testrun import EXTERNAL, MS, SECOND, Bench
 
 from otel_epping import telemetry
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.control import Control
 from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.slots import Found, Slots
 from otel_epping.producer import EppingMetricProducer
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
@@ -188,6 +191,40 @@ def test_slots_wait_for_a_slow_reader_and_not_for_one_that_is_gone(crowd: Crowd)
     del slow
     receiver.export()
     assert not crowd.bench.slots["live"][was]
+
+
+def test_slots_that_are_being_taken_back_get_free_though_no_more_are(crowd: Crowd) -> None:
+    receiver, slow = receiver_of(crowd.bench), receiver_of(crowd.bench)
+    crowd.ping(1, MS)
+    slow.export()
+    for _ in range(2):
+        receiver.export()
+        crowd.sleep(IDLE_S)
+    receiver.export()
+    crowd.bench.collector.limit(Limits(max_series=5))
+    crowd.ping(2, MS)
+    crowd.sleep(2)
+    for each in (receiver, slow, receiver, slow):
+        each.export()
+        each.check(crowd.truth)
+        crowd.sleep(IDLE_S)
+    assert slot(crowd, 2) is None, "it came while no slot was free, and nobody has asked for it again"
+    crowd.ping(2, MS)
+    assert slot(crowd, 2)
+    assert crowd.bench.collector.slots.retired == 3
+
+
+def test_a_slot_is_not_idle_when_it_is_first_seen(crowd: Crowd) -> None:
+    """Live, and nothing counted: the first packet's counts were read a moment before."""
+    program, reader = crowd.bench.collector.program, crowd.bench.collector.reader()
+    slots = Slots(program.maps, Control(program.maps["control"]), IDLE_S * SECOND)
+    crowd.talk(1, MS)
+    live = reader.read().slots
+    assert live["live"].any()
+    found = Found(live, np.zeros(len(live), np.uint64), np.zeros(len(live), np.bool_))
+    slots.take_back(reader, [reader], slots.now_ns(), found)
+    assert slots.retired == 0
+    assert slot(crowd, 1)
 
 
 @pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])

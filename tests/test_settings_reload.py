@@ -48,7 +48,9 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(f"settings are as they were: cannot read {path}")
     converse(ns, TURNS)
-    reload("interface: lo\nlog_level: warning\nscale: 3\n", "needs a restart: sample_interval, scale")
+    # The first bound needs one, too; see the other test.
+    again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
+    reload(again, "needs a restart: sample_interval, scale, max_series")
     assert agent.stop() == 0
     assert "stopping" not in agent.log.read_text()  # which is no warning
     packets = [
@@ -58,3 +60,27 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     ]
     # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
     assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
+
+
+def test_bounds_are_reloaded_where_there_are_some(
+    ns: Namespace, start: Callable[..., Agent], sink: Sink, tmp_path: Path
+) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("interface: lo\nmax_series: 7\n")
+    agent = start("--config", str(path), "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+
+    def reload(text: str, words: str) -> None:
+        path.write_text(f"interface: lo\n{text}")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for(words)
+
+    reload("roll_up: true\n", "settings are as they were: roll_up needs max_series")
+    reload(
+        "max_series: 9\nidle_timeout: 1h\nroll_up: true\nmin_samples: 2\n",
+        "settings read again, changed: idle_timeout, max_series, roll_up, min_samples",
+    )
+    converse(ns, TURNS)
+    assert agent.stop() == 0
+    limits = [point.point.as_int for point in sink.points(telemetry.SERIES_LIMIT.name)]
+    assert limits[-1] == 9
+    assert set(limits) <= {7, 9}

@@ -80,7 +80,8 @@ class Collector:
 
     def limit(self, limits: Limits) -> None:
         """Has other bounds hold from the next readings on; not for a collector that had none when a reader was made."""
-        self._limits, self.slots.idle_ns = limits, limits.idle_timeout_ns
+        with self._lock:
+            self._limits, self.slots.idle_ns = limits, limits.idle_timeout_ns
 
     def now_ns(self) -> int:
         """Unix time of a reading that is taken now; each is later than the one before."""

@@ -175,24 +175,26 @@ class Reader:
                 slots = self._slots.rows(0, rows).copy()
             least_ns, greatest_ns = self.extremes.take(rows)
             counters, active, flows = counting.result()
-            if interval.slots.idle_ns:
+            self._read_created(slots, now_ns)
+            names = dict(self._attachments.names)
+            reading = Reading(
+                time_ns=now_ns,
+                slots=slots,
+                created_ns=self._created_ns,
+                buckets=self._histograms.runs,
+                sum_ns=self._histograms.sum_ns,
+                least_ns=least_ns,
+                greatest_ns=greatest_ns,
+                counters=counters,
+                active=active,
+                flows=flows,
+                flows_evicted=max(flows_created - flows, 0),
+                names=names,
+                interfaces=self._read_interfaces(list(names)),
+            )
+            # At last: from here on slots may go to others, so what was read of them must not be lost any more.
+            if interval.slots.is_taking_back:
                 packets = counters["from"]["packets"].sum(axis=1) + counters["to"]["packets"].sum(axis=1)
                 found = Found(slots, self._histograms.ended + packets, active != 0)
                 interval.slots.take_back(self, interval.readers, began_ns, found)
-        self._read_created(slots, now_ns)
-        names = dict(self._attachments.names)
-        return Reading(
-            time_ns=now_ns,
-            slots=slots,
-            created_ns=self._created_ns,
-            buckets=self._histograms.runs,
-            sum_ns=self._histograms.sum_ns,
-            least_ns=least_ns,
-            greatest_ns=greatest_ns,
-            counters=counters,
-            active=active,
-            flows=flows,
-            flows_evicted=max(flows_created - flows, 0),
-            names=names,
-            interfaces=self._read_interfaces(list(names)),
-        )
+        return reading

@@ -75,6 +75,11 @@ class Slots:
         self._changed_ns: Rows = np.zeros(0, np.int64)
         self._is_closing = np.zeros(0, np.bool_)
 
+    @property
+    def is_taking_back(self) -> bool:
+        """Whether there is anything to take back, or taken back and not free yet."""
+        return bool(self.idle_ns or self._closing)
+
     def owners(self, rows: int) -> Numbers:
         """How often each of the first slots was taken back: (rows,)"""
         self._owners = longer(self._owners, rows)
@@ -93,25 +98,26 @@ class Slots:
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
         """Called by a reader, one of `readers`, at the end of a reading that began at `began_ns`, by `now_ns`."""
         rows, now_ns = len(found.events), self.now_ns()
-        self._grow(rows)
+        self._grow(rows, now_ns)
         is_live = found.slots["live"] != 0
         self._changed_ns[:rows][(self._events[:rows] != found.events) | found.active | ~is_live] = now_ns
         self._events[:rows] = found.events
         idle = is_live & ~self._is_closing[:rows] & (now_ns - self._changed_ns[:rows] >= self.idle_ns)
         idle[OVERFLOW_SLOT] = False
-        if idle.any():
+        if self.idle_ns and idle.any():
             self._close(np.flatnonzero(idle), found.slots["key"][idle], now_ns, readers)
         # At last: what was found of these slots isn't true any more.
         self._release(reader, began_ns)
 
-    def _grow(self, rows: int) -> None:
+    def _grow(self, rows: int, now_ns: int) -> None:
         self._events = longer(self._events, rows)
-        self._changed_ns = longer(self._changed_ns, rows)
+        # A slot that is new may be live before anything of it is read.
+        self._changed_ns = longer(self._changed_ns, rows, now_ns)
         self._is_closing = longer(self._is_closing, rows)
 
     def _close(self, rows: Rows, keys: npt.NDArray[Any], now_ns: int, readers: Collection[object]) -> None:
-        for key in keys:
-            libbpf.map_delete(self._maps["subnets"].fd, key.tobytes())
+        # A key that could not be deleted keeps its slot.
+        rows = rows[[libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys]]
         # In this order: who reads the new epoch does not find the key any more.
         self._control.epoch += 1
         self._control.tell()
