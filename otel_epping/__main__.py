@@ -1,6 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m otel_epping` is `otel-epping`."""
+"""`otel-epping`, and `python -m otel_epping`: what comes before the first import that takes its time."""
 
-from otel_epping.cli import main
+import signal
 
-main()
+
+def main() -> None:
+    """Runs the command line.
+
+    Until a command has something to put in order (stop.py), Ctrl-C just ends the process: Python's own handler would
+    raise in the midst of imports, and show where. A shell's background job ignores it, and goes on doing so.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from otel_epping.cli import main
+
+    main()
+
+
+if __name__ == "__main__":
+    main()

@@ -9,7 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 from otel_epping.health import Health, in_words
+from otel_epping.identity import Identity
 from otel_epping.kernel import interfaces, privileges
+from otel_epping.kernel.attachments import choose_hook
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
@@ -27,6 +29,7 @@ _MIB = 2**20
 # Least time between two looks at what changed: interfaces come and go by the hundred, and are dealt with together.
 _PAUSE_S = 0.1
 _TOLD = 20
+_STOPPED = "stopped before anything was watched"
 
 
 class _LastWords(logging.Handler):
@@ -164,6 +167,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
     delivery = Delivery()
     config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
+    hook, identity = choose_hook(config.hook), Identity(settings.selection.all)
 
     def load() -> Collector:
         collector = Collector(config, limits)
@@ -174,15 +178,27 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         with beside(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
             # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
-            kept = privileges.lay_down({"CAP_NET_ADMIN"} if config.hook == "clsact" else privileges.NOTHING)
+            kept = privileges.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else privileges.NOTHING)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 
             exporter_classes()
-        with loading.result() as collector:
+        try:
+            loaded = loading.result()
+        except EppingError:
+            if not stop.is_set():
+                raise
+            # Who stops us may well stop the loader, too: systemd signals all of a control group.
+            _log.info(_STOPPED)
+            return True
+        with loaded as collector:
+            if stop.is_set():
+                _log.info(_STOPPED)
+                return True
             _tell_privileges(kept)
             follower = Follower(collector.attachments, settings.selection)
-            pipelines = Pipelines(collector, settings.interval_ns and settings.interval_ns / 1e9, delivery)
+            interval_s = settings.interval_ns and settings.interval_ns / 1e9
+            pipelines = Pipelines(collector, interval_s, delivery, identity.id)
             follower.begin()
             health.begin(collector.attachments, pipelines.exporters, pipelines.interval_s, lambda: delivery.failing)
             watched, kernel_bytes = collector.attachments.watched, sum(collector.kernel_bytes.values())

@@ -21,6 +21,7 @@ from otel_epping.lab.namespaces import LabError
 from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
+from otel_epping.stop import interruptible
 
 try:
     from rich.box import SIMPLE_HEAD
@@ -168,6 +169,7 @@ def run() -> bool:
 
     Raises EppingError where the machine lacks something.
     """
+    interruptible()
     console = Console()
     try:
         found, requests = _measure(console)

@@ -29,6 +29,7 @@ from otel_epping.kernel.reader import Reading
 from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, Replayer
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.sdk import Pipelines, exporter_classes
+from otel_epping.stop import interruptible
 
 # Of a capture's own time; to look for flows that ended in silence takes a millisecond.
 _TIMEOUTS_EVERY_NS = 10_000_000_000
@@ -54,6 +55,7 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
         told = _Events(replayer, events) if events else None
         began = time.monotonic()
         files = 0
+        interruptible()
         try:
             with _progress(paths, events) as progress:
                 for capture in chain([first], map(Capture, paths[1:])):

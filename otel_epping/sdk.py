@@ -139,13 +139,13 @@ def exporter_classes() -> list[tuple[str, type[Any]]]:
     return classes
 
 
-def default_resource() -> Resource:
+def default_resource(instance_id: str) -> Resource:
     """What OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the resource detectors say; where they are silent, us."""
     said = Resource.create()
     ours = {
         "service.name": _SERVICE,
         "service.version": __version__,
-        "service.instance.id": str(uuid.uuid4()),
+        "service.instance.id": instance_id,
         "host.name": socket.gethostname(),
     }
     named = dict(said.attributes)
@@ -159,20 +159,26 @@ def default_resource() -> Resource:
 class Pipelines:
     """A MeterProvider of our own, with an exporter for each that OTEL_METRICS_EXPORTER names.
 
-    `exporters` are those that push, each every `interval_s`.
+    `exporters` are those that push, each every `interval_s`. `instance_id` is who sends, by default somebody new.
 
     `on_result` is told after each export its exporter's name, and how many of its requests failed. Raises EppingError
     if the variables don't fit.
     """
 
-    def __init__(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
+    def __init__(
+        self,
+        collector: Collector,
+        interval_s: float | None,
+        on_result: Callable[[str, int], None],
+        instance_id: str = "",
+    ) -> None:
+        self._resource = default_resource(instance_id or str(uuid.uuid4()))
         try:
             self._build(collector, interval_s, on_result)
         except ValueError as error:
             raise EppingError(f"an OTEL_* variable is wrong: {' '.join(str(error).split())}") from error
 
     def _build(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
-        resource = default_resource()
         push: list[MetricReader] = []
         self.exporters: list[ProducerExporter] = []
         self.interval_s = 0.0
@@ -190,9 +196,9 @@ class Pipelines:
             push.append(reader)
             self.interval_s = reader._export_interval_millis / 1e3  # private, but else we'd read the variable anew
         self._readers = [*push, *pull]
-        self.provider = MeterProvider(resource=resource, metric_readers=self._readers, shutdown_on_exit=False)
+        self.provider = MeterProvider(resource=self._resource, metric_readers=self._readers, shutdown_on_exit=False)
         for pulled in pull:
-            attach(pulled, collector, resource)
+            attach(pulled, collector, self._resource)
         observe(self.provider, collector, self.exporters)
 
     def shutdown(self, timeout_s: float = LAST_EXPORT_S) -> bool:

@@ -22,6 +22,12 @@ def end_at_once(last_words: str, status: int) -> NoReturn:
     os._exit(status)
 
 
+def interruptible() -> None:
+    """From here on, Ctrl-C raises KeyboardInterrupt: for who has something to put in order (see __main__.py)."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Stop(threading.Event):
     """Set by the first signal. The second ends the process at once, with `last_words` on standard error."""
 

@@ -5,25 +5,73 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from command import COMMAND, Agent, environment
+from patience import PATIENCE_S
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
+# -X importtime writes a line as soon as a module is imported.
+IMPORTED = "import time:"
+RUN = ("run", "-i", "lo")
 
-@pytest.mark.parametrize("delay_s", [0.3, 0.6])
-def test_ctrl_c_while_it_compiles(ns: Namespace, delay_s: float) -> None:
-    """A terminal signals all processes in the foreground: the loader too."""
-    command = [*COMMAND, "run", "-i", "lo"]
-    settings = environment({"OTEL_METRICS_EXPORTER": "console"})
+
+def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
+    """Ctrl-C when a module is imported: exit status, and what was said. A terminal signals all in the foreground."""
+    command = [sys.executable, "-X", "importtime", "-m", "otel_epping", *arguments]
+    settings = environment({"OTEL_METRICS_EXPORTER": "console,otlp"})
     process = ns.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
+    assert process.stderr
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.split("|")[-1].strip() == at:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    rest = process.communicate(timeout=PATIENCE_S)[1]
+    said += rest.splitlines(keepends=True)
+    assert any(line.split("|")[-1].strip() == at for line in said), f"{at} is never imported"
+    return process.returncode, [line for line in said if not line.startswith(IMPORTED)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "at"),
+    [
+        (RUN, "click.globals"),
+        (RUN, "numpy._core.multiarray"),
+        (RUN, "otel_epping.cli.options"),
+        (("watch", "-i", "lo"), "otel_epping.kernel.memory"),
+        (("replay", "/dev/null"), "opentelemetry.sdk.metrics"),
+        (("demo",), "rich.console"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else value,
+)
+def test_ctrl_c_while_python_imports_just_ends_it(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
+    assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
+
+
+@pytest.mark.parametrize("at", ["opentelemetry.sdk.metrics", "grpc._cython.cygrpc"])
+def test_ctrl_c_while_it_compiles(ns: Namespace, at: str) -> None:
+    """And imports meanwhile what it will need."""
+    status, said = interrupted(ns, *RUN, at=at)
+    assert status == 0
+    (line,) = said
+    assert line.endswith("stopped before anything was watched\n")
+
+
+@pytest.mark.parametrize("delay_s", [0.3, 0.6, 0.9])
+def test_ctrl_c_at_any_time(ns: Namespace, delay_s: float) -> None:
+    settings = environment({"OTEL_METRICS_EXPORTER": "console"})
+    process = ns.popen([*COMMAND, *RUN], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     time.sleep(delay_s)
     os.killpg(process.pid, signal.SIGINT)
-    _, stderr = process.communicate(timeout=10)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode in (0, -signal.SIGINT), stderr
     assert "Traceback" not in stderr
     assert "run it by hand" not in stderr
 

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from command import Agent, converse, epping
+from command import COMMAND, Agent, converse, epping
+from refusing import BEFORE_TCX
 from test_chaos_network import Hosts, dropping, hosts, program_id, runs, told, udp_socket
 
 from bench.programs import load, run_times
@@ -175,6 +176,23 @@ def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, st
     assert agent.stop() == 0
     assert "filter is left" not in agent.log.read_text()
     assert not has_qdisc(hosts.here, name)
+
+
+def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
+    """Played by a seccomp filter. What comes later takes a privilege there, which is kept, and said at the start."""
+    command = [*BEFORE_TCX, *COMMAND]
+    assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout
+    agent = start("-i", "auto", command=command, **ANYWHERE)
+    log = agent.log.read_text()
+    assert "CAP_NET_ADMIN: kept" in log
+    assert "watching no interface yet" in log
+    ns.ip(f"route add default dev {up0}")
+    agent.wait_for(f"attached to {up0}")
+    assert len(filters(ns, up0)) == 2
+    ns.ip(f"route delete default dev {up0}")
+    agent.wait_for(f"detached from {up0}")
+    assert filters(ns, up0) == []
+    assert agent.stop() == 0
 
 
 def test_check_says_which_hook_is_used(ns: Namespace) -> None:

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from agent import eventually
 from command import Agent, epping, said
 from recorder import CONFIG, exporter
@@ -36,11 +37,12 @@ def listening(ns: Namespace) -> str:
     return ns.run("ss", "-Htln")
 
 
-def test_an_agents_life(ns: Namespace, start: Callable[..., Agent]) -> None:
+@pytest.mark.parametrize("hook", ["tcx", "clsact"])
+def test_an_agents_life(ns: Namespace, start: Callable[..., Agent], hook: str) -> None:
     with Sink(namespace=ns) as sink:
         ns.ip("link add gone0 type veth peer name gone1", "link set gone0 up", "link set gone1 up")
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5"}
-        agent = start("-i", "gone0", "--interval", "200ms", *PROBED, **settings)
+        agent = start("-i", "gone0", "--interval", "200ms", "--hook", hook, *PROBED, **settings)
         status, checks = ask(ns, "/readyz")
         assert status == 200
         assert checks["attached"]["text"] == "watching gone0"

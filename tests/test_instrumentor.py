@@ -6,12 +6,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import environment
+from command import converse, environment
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "instrumented.py"
 INSTRUMENT = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
 
 APPLICATION = """
@@ -187,3 +189,28 @@ def test_a_clsact_filter_is_taken_off_at_exit(ns: Namespace) -> None:
         assert run(ns, sink, APPLICATION + FORKS, OTEL_EPPING_HOOK="clsact") == ""
         assert rtts(sink)[0].point.count >= 20
     assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
+
+
+def test_the_example(ns: Namespace) -> None:
+    """As it stands: its own requests fail, for there is no way out of here, and are told beside the RTTs of others."""
+    settings = {
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "",
+        "OTEL_METRIC_EXPORT_INTERVAL": "500",
+        "OTEL_SERVICE_NAME": "shop",
+        "OTEL_EPPING_INTERFACE": "lo",
+        "OTEL_EPPING_SAMPLE_INTERVAL": "0",
+    }
+    with Sink(namespace=ns) as sink:
+        settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = sink.grpc_endpoint
+        application = ns.popen(
+            [*INSTRUMENT, sys.executable, str(EXAMPLE)], stderr=subprocess.PIPE, env=environment(settings)
+        )
+        sink.wait_for(lambda received: received.points("shop.requests"), PATIENCE_S)
+        converse(ns)
+        sink.wait_for(rtts, PATIENCE_S)
+        assert application.poll() is None
+        application.kill()
+        assert "not measured" not in application.communicate()[1]
+        (requests, *_) = sink.points("shop.requests")
+        assert requests.attributes == {"outcome": "failed"}
+        assert {point.resource["service.name"] for point in (requests, *rtts(sink))} == {"shop"}

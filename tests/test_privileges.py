@@ -4,6 +4,7 @@
 Capabilities are given and taken for real; what a thread holds is what the kernel says of it in /proc.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, Agent, converse, environment, epping, said
+from refusing import LINK_CREATE, MAP_UPDATE, refusing
 from unprivileged import CAPABLE_NOBODY, NEEDED, NOBODY, NOBODY_UID, as_nobody, nobody_with
 
 from otel_epping import telemetry
@@ -156,30 +158,16 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
 
 # ---- where a kernel asks for more
 
-# bpf(2) fails with EPERM for the command in argv[1]: what older kernels and security modules do, as a seccomp filter
-# (linux/filter.h). What follows in argv is run under it.
-FORBID = """
-import ctypes, os, platform, struct, sys
-number = {"x86_64": 321, "aarch64": 280}[platform.machine()]
-code = [(0x20, 0, 0, 0), (0x15, 0, 3, number), (0x20, 0, 0, 16), (0x15, 0, 1, int(sys.argv[1])),
-        (0x06, 0, 0, 0x50001), (0x06, 0, 0, 0x7FFF0000)]
-text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in code))
-program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(text)))
-assert ctypes.CDLL(None).prctl(22, 2, program) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-MAP_UPDATE, LINK_CREATE = "2", "28"  # linux/bpf.h
-
 
 @pytest.mark.parametrize(("forbidden", "kept"), [(MAP_UPDATE, "CAP_BPF"), (LINK_CREATE, "CAP_NET_ADMIN")])
 def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidden: str, kept: str) -> None:
     ask = "from otel_epping.kernel import privileges; print(*privileges.needed_at_run_time())"
-    answer = ns.run(sys.executable, "-c", FORBID, forbidden, sys.executable, "-c", ask)
+    answer = ns.run(*refusing(errno.EPERM, forbidden), sys.executable, "-c", ask)
     assert answer.split() == [kept]
 
 
 def test_what_is_kept_is_told(ns: Namespace) -> None:
-    command = [sys.executable, "-c", FORBID, LINK_CREATE, *COMMAND]
+    command = [*refusing(errno.EPERM, LINK_CREATE), *COMMAND]
     kept = "CAP_NET_ADMIN: kept, for this kernel asks for it to use what is loaded"
     result = epping(ns, "check", command=command)
     assert result.returncode == 0, result.stdout

@@ -188,11 +188,12 @@ def test_it_takes_no_time_while_nobody_asks(probes: Probes) -> None:
 def test_ipv6_and_closing() -> None:
     before = descriptors()
     with Probes("::1", 0, {"/livez": live}) as probes:
+        idle = socket.create_connection(("::1", probes.port))
+        # Who came later is answered, so the one before was taken in: else its connection would be reset.
         connection = http.client.HTTPConnection("::1", probes.port, timeout=AT_ONCE_S)
         connection.request("GET", "/livez")
         assert connection.getresponse().status == 200
         connection.close()
-        idle = socket.create_connection(("::1", probes.port))
     assert idle.recv(1) == b""
     idle.close()
     assert descriptors() == before

@@ -174,7 +174,7 @@ def test_the_wheel_holds_the_package_and_the_kernel_program(wheel: zipfile.ZipFi
 
 
 def test_the_wheel_installs_the_command_and_both_licences(wheel: zipfile.ZipFile) -> None:
-    assert "otel-epping = otel_epping.cli:main" in read_from_dist_info(wheel, "entry_points.txt")
+    assert "otel-epping = otel_epping.__main__:main" in read_from_dist_info(wheel, "entry_points.txt")
     metadata = email.message_from_string(read_from_dist_info(wheel, "METADATA"))
     assert metadata["License-Expression"] == "Apache-2.0 AND GPL-2.0-only"
     assert metadata.get_all("License-File") == ["LICENSE", "bpf/LICENSE"]

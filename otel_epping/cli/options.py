@@ -82,10 +82,19 @@ def _with_options(settings: list[Setting], command: Callable[..., Any], argument
     return configured
 
 
+def _config(settings: Settings) -> dict[str, Any]:
+    return {"config": settings.kernel}
+
+
 def kernel_options(command: Callable[..., Any]) -> Any:
     """Options that are knobs of the kernel program; they arrive as one KernelConfig, `config`."""
-    knobs = [setting for setting in SETTINGS if setting.row.kernel]
-    return _with_options(knobs, command, lambda settings: {"config": settings.kernel})
+    return _with_options([setting for setting in SETTINGS if setting.row.kernel], command, _config)
+
+
+def capture_options(command: Callable[..., Any]) -> Any:
+    """The same, but for those of interfaces: who looks at captures has none."""
+    knobs = [setting for setting in SETTINGS if setting.row.kernel and not setting.row.attaches]
+    return _with_options(knobs, command, _config)
 
 
 def all_options(command: Callable[..., Any]) -> Any:

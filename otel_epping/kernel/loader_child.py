@@ -18,6 +18,7 @@ import ctypes
 import json
 import os
 import re
+import signal
 import socket
 import sys
 import sysconfig
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 FUNCTION = "epping"
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Name -> what the loader puts in the place of DIRECTION, a number that stands nowhere else.
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}
 # The instruction `register = DIRECTION` (linux/bpf.h: BPF_ALU64 | BPF_MOV | BPF_K); the register is the second byte.
@@ -131,7 +133,8 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
 
 
 def main() -> None:
-    """Answers one request."""
+    """Answers one request. Dies with the thread that asked: nobody else wants the answer."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = socket.socket(fileno=int(sys.argv[1]))
     reply, descriptors, _module = load(json.loads(sys.argv[2]))
     socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)

@@ -35,6 +35,7 @@ class Row(NamedTuple):
 
     short    a short flag
     kernel   a knob of the kernel program, which every command has that loads it; it is the same field of KernelConfig
+    attaches it says how the program is put on interfaces, of which a capture has none
     reload   SIGHUP puts a new value of the file into force; all others need a restart
     unset    what holds while there is no value, where the default is None
     """
@@ -43,6 +44,7 @@ class Row(NamedTuple):
     help: str
     short: str = ""
     kernel: bool = False
+    attaches: bool = False
     reload: bool = False
     unset: str = ""
 
@@ -130,6 +132,7 @@ class Settings:
             click.Choice(HOOKS),
             "What holds the program on an interface: TCX links from Linux 6.6 on, clsact filters before.",
             kernel=True,
+            attaches=True,
         ),
     ] = _KERNEL.hook
     scale: Annotated[

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Collector's configurations in examples/ as the official Collector takes them, and the chart as Helm does.
+"""Examples as the tools that they are for take them: the Collector, Helm, and Docker Compose's reader of files.
 
-Both are built with Go, pinned, and kept where build.sh keeps what it builds.
+All are built with Go, pinned, and kept where build.sh keeps what it builds.
 """
 
+import json
 import os
 import re
 import subprocess
@@ -21,6 +22,7 @@ EXAMPLES = HERE.parent.parent / "examples"
 CHART = EXAMPLES / "helm" / "otel-epping"
 CONFIGURATIONS = sorted((EXAMPLES / "collector").glob("*.yaml"))
 HELM = "v3.22.0"
+COMPOSE = "v2.16.2"
 # What a first build takes, on a slow machine.
 _BUILD_S = 1800
 
@@ -31,15 +33,26 @@ def otelcol() -> Path:
     return Path(built.stdout.strip())
 
 
+def installed(name: str, package: str, version: str) -> Path:
+    """A command that `go install` makes, kept."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    command = cache / "otel-epping" / f"{name}-{version}" / package.rpartition("/")[2]
+    if not command.exists():
+        path = os.environ["PATH"] + ":/usr/local/go/bin"
+        go = ["env", f"PATH={path}", f"GOBIN={command.parent}", "CGO_ENABLED=0", "go", "install"]
+        subprocess.run([*go, f"{package}@{version}"], check=True)
+    return command
+
+
 @pytest.fixture(scope="module")
 def helm() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "otel-epping" / f"helm-{HELM}"
-    if not (folder / "helm").exists():
-        path = os.environ["PATH"] + ":/usr/local/go/bin"
-        go = ["env", f"PATH={path}", f"GOBIN={folder}", "CGO_ENABLED=0", "go", "install"]
-        subprocess.run([*go, f"helm.sh/helm/v3/cmd/helm@{HELM}"], check=True)
-    return folder / "helm"
+    return installed("helm", "helm.sh/helm/v3/cmd/helm", HELM)
+
+
+@pytest.fixture(scope="module")
+def compose() -> Path:
+    """The Compose Specification's own tool, which reads files with the code that Docker Compose reads them with."""
+    return installed("compose", "github.com/compose-spec/compose-go/v2/cmd", COMPOSE)
 
 
 def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
@@ -125,3 +138,19 @@ def test_the_chart_refuses(helm: Path, value: str, named: str) -> None:
 @pytest.mark.timeout(_BUILD_S)
 def test_helm_finds_nothing_to_complain_of(helm: Path) -> None:
     subprocess.run([helm, "lint", "--strict", CHART], check=True, stdout=subprocess.DEVNULL)
+
+
+@pytest.mark.timeout(_BUILD_S)
+def test_compose_takes_the_sidecar(compose: Path) -> None:
+    def read(*how: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([compose, *how, EXAMPLES / "sidecar" / "compose.yaml"], capture_output=True, text=True)
+
+    # This tool looks up no variables (v2.16), so all that can be seen of ours is that it is asked for.
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is missing a value: where a Collector listens" in read().stderr
+    taken = read("--no-interpolation", "--format", "json")
+    assert taken.returncode == 0, taken.stderr
+    agent = json.loads(taken.stdout)["services"]["otel-epping"]
+    assert agent["network_mode"] == "service:app"
+    name, *arguments = agent["command"]
+    assert name == "run"
+    assert run.make_context("run", arguments).params["interface"] == ("auto",)
