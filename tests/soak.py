@@ -3,8 +3,9 @@
 
 Two agents watch the same interfaces while flows, subnets, interfaces and collectors come and go: more subnets than
 there is room for, each conversation a flow of its own. One agent exports cumulative counts over HTTP to a real
-collector that is killed again and again; the other deltas over gRPC to one that first refuses and then is gone. All
-packets are ours: so we know how many there are, and how many RTTs. In the end both must have told of each exactly once.
+collector that is killed again and again; the other, within bounds, deltas over gRPC to one that first refuses and then
+is gone. All packets are ours: so we know how many there are, and how many RTTs. In the end both must have told of each
+exactly once.
 """
 
 import random
@@ -251,6 +252,9 @@ def run(duration_s: float) -> list[str]:
                 folder / "delta.log",
                 OTEL_EXPORTER_OTLP_ENDPOINT=collectors.direct.grpc_endpoint,
                 OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+                OTEL_EPPING_IDLE_TIMEOUT="1s",
+                OTEL_EPPING_MAX_SERIES=str(MAX_SUBNETS // 4),
+                OTEL_EPPING_ROLL_UP="true",
             ),
         }
         for agent in agents.values():
