@@ -167,14 +167,14 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
     delivery = Delivery()
     config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
-    hook, identity = choose_hook(config.hook), Identity(settings.selection.all)
+    hook = choose_hook(config.hook)
 
     def load() -> Collector:
         collector = Collector(config, limits)
         privileges.drop()
         return collector
 
-    with _probes(health, settings.health_at):
+    with Identity(settings.selection.all) as identity, _probes(health, settings.health_at):
         with beside(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
             # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.

@@ -18,7 +18,7 @@ _MACHINE_ID = Path("/etc/machine-id")
 
 
 class Identity:
-    """The id of an agent for some interfaces, taken until this object is gone, or the process, however it ends."""
+    """The id of an agent for some interfaces. A context manager; the id is free again at its end, or the process'."""
 
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
@@ -32,3 +32,9 @@ class Identity:
             self._holder.bind(f"\0otel-epping/instance/{self.id}")
         except OSError:
             self.id = str(uuid.uuid4())
+
+    def __enter__(self) -> "Identity":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._holder.close()

@@ -12,7 +12,6 @@ import os
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import entry_points
@@ -27,7 +26,7 @@ from opentelemetry.sdk.metrics.export import (
     ResourceMetrics,
     ScopeMetrics,
 )
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetector
 
 from otel_epping.explicit import explicit
 from otel_epping.exporter import ProducerExporter
@@ -139,20 +138,20 @@ def exporter_classes() -> list[tuple[str, type[Any]]]:
     return classes
 
 
-def default_resource(instance_id: str) -> Resource:
-    """What OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the resource detectors say; where they are silent, us."""
+def default_resource(instance_id: str | None = None) -> Resource:
+    """What OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the resource detectors say; where they are silent, us.
+
+    `instance_id` goes before the one that the SDK has made up for this process.
+    """
     said = Resource.create()
-    ours = {
-        "service.name": _SERVICE,
-        "service.version": __version__,
-        "service.instance.id": instance_id,
-        "host.name": socket.gethostname(),
-    }
+    ours = {"service.name": _SERVICE, "service.version": __version__, "host.name": socket.gethostname()}
     named = dict(said.attributes)
     if str(named.get("service.name", "")).startswith("unknown_service"):
         del named["service.name"]
     else:
         del ours["service.version"]
+    if instance_id and ServiceInstanceIdResourceDetector().detect().attributes.items() <= named.items():
+        named["service.instance.id"] = instance_id
     return Resource({**ours, **named}, said.schema_url)
 
 
@@ -170,9 +169,9 @@ class Pipelines:
         collector: Collector,
         interval_s: float | None,
         on_result: Callable[[str, int], None],
-        instance_id: str = "",
+        instance_id: str | None = None,
     ) -> None:
-        self._resource = default_resource(instance_id or str(uuid.uuid4()))
+        self._resource = default_resource(instance_id)
         try:
             self._build(collector, interval_s, on_result)
         except ValueError as error:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from patience import PATIENCE_S
 from unprivileged import CAPABLE_NOBODY, as_nobody
 
 from otel_epping.lab import traffic
@@ -28,9 +29,6 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 
 T = TypeVar("T")
-
-START_S = 30.0
-STOP_S = 30.0
 
 
 def figure(name: str, value: object) -> None:
@@ -77,13 +75,13 @@ class Agent:
             assert self.process.poll() is None, self.log
             return "watching" in self.log
 
-        eventually(watches, START_S, f"{self.name} watches; it says: {self.log}")
+        eventually(watches, PATIENCE_S, f"{self.name} watches; it says: {self.log}")
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ends it by a signal and returns its exit code."""
         self.process.send_signal(number)
-        return self.process.wait(STOP_S)
+        return self.process.wait(PATIENCE_S)
 
     def kill(self) -> None:
         self.process.kill()

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from otel_epping.lab.namespaces import Namespace
 
@@ -55,7 +56,7 @@ def epping(
         stderr=subprocess.PIPE,
         env=environment(settings or {}),
     )
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in stdout + stderr, stderr
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
@@ -82,16 +83,16 @@ class Agent:
     log: Path
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + 30  # a busy machine compiles for long
+        deadline = time.monotonic() + PATIENCE_S  # a busy machine compiles for long
         while self.log.read_text().count(text) < times:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
-    def stop(self, timeout_s: float = 10) -> int:
+    def stop(self) -> int:
         """Ends it; the exit code."""
         self.process.terminate()
-        code = self.process.wait(timeout_s)
+        code = self.process.wait(PATIENCE_S)
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
         return code
 

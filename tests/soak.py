@@ -23,6 +23,7 @@ from arrivals import DELTA, INTERFACE_PACKETS, PACKETS
 from command import COMMAND, environment
 from fuzz import builders
 from fuzz.meaning import ACK
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.kernel import libbpf
@@ -75,7 +76,7 @@ class Traffic:
         self.comings += 1
         number = int(name[4:]) if self.comings % 2 else INTERFACES + self.comings
         self._make(number)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + PATIENCE_S
         while attached(self._ns, f"soak{number}") != [2, 2]:
             assert time.monotonic() < deadline, f"soak{number} came, and is not watched"
             time.sleep(0.02)
@@ -264,7 +265,7 @@ def run(duration_s: float) -> list[str]:
         sizes = _churn(duration_s, traffic, collectors, agents, told)
         for name, agent in agents.items():
             agent.process.terminate()
-            assert agent.process.wait(15) == 0, f"{name}: {agent.log}"
+            assert agent.process.wait(PATIENCE_S) == 0, f"{name}: {agent.log}"
             assert "Traceback" not in agent.log, agent.log
         assert attached(ns, "soak0") == [0, 0], "a program is left behind"
         _settle(collectors.behind)

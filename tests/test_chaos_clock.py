@@ -13,6 +13,7 @@ import pytest
 from command import COMMAND, Agent, converse
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from patience import PATIENCE_S
 from wallclock import set_back
 
 from otel_epping import telemetry
@@ -62,16 +63,16 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
             OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=temporality,
         )
         converse(ns)
-        sink.wait_for(lambda one: len(one.received) >= 3, 10)
+        sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
         with set_back(HOUR_S):
             # What is new now was made after the step, and what is told of it by a clock that is ahead.
             with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for host in range(1, 20):
                     sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))
             seen = len(sink.received)
-            sink.wait_for(lambda one: len(one.received) >= seen + 6, 10)
+            sink.wait_for(lambda one: len(one.received) >= seen + 6, PATIENCE_S)
         seen = len(sink.received)
-        sink.wait_for(lambda one: len(one.received) >= seen + 3, 10)
+        sink.wait_for(lambda one: len(one.received) >= seen + 3, PATIENCE_S)
         converse(ns)
         assert agent.stop() == 0
         assert check_times(sink, began_ns, delta=temporality == "delta") > 100
@@ -94,7 +95,7 @@ def test_a_clock_that_is_not_the_kernels(ns: Namespace, start: Callable[..., Age
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
         )
         converse(ns)
-        sink.wait_for(lambda one: one.points(telemetry.RTT.name), 10)
+        sink.wait_for(lambda one: one.points(telemetry.RTT.name), PATIENCE_S)
         assert check_times(sink, began_ns, delta=False) > 20
 
 

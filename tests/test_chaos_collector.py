@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from command import Agent, converse
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
@@ -100,7 +101,7 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
     """Seconds from `began` until each agent had ended."""
     took = []
     for agent in agents:
-        agent.process.wait(30)
+        agent.process.wait(PATIENCE_S)
         took.append(time.monotonic() - began)
     return took
 
@@ -132,7 +133,7 @@ def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )
         # 64 KiB, and the pipe is full; exports over OTLP go on.
-        sink.wait_for(lambda one: len(one.received) >= 40, 30)
+        sink.wait_for(lambda one: len(one.received) >= 40, PATIENCE_S)
         agents = [beside_console, grpc, http]
         for agent in agents:
             agent.process.terminate()
@@ -208,7 +209,7 @@ def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, sta
         sizes = []
         for hour in range(1, HOURS + 1):
             converse(ns)
-            sink.wait_for(lambda one, hour=hour: one.rejected >= hour * exports / HOURS, 60)  # type: ignore[misc]
+            sink.wait_for(lambda one, hour=hour: one.rejected >= hour * exports / HOURS, PATIENCE_S)  # type: ignore[misc]
             sizes.append((rss_kb(agent), len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))))
         sink.recover()
         agent.wait_for("exports get through again")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, converse, environment
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
@@ -31,11 +32,11 @@ def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: st
             env=environment(settings),
         )
         try:
-            sink.wait_for(lambda one: len(one.received) >= 2, 20)
+            sink.wait_for(lambda one: len(one.received) >= 2, PATIENCE_S)
             converse(ns)
-            sink.wait_for(lambda one: len(one.received) >= 8, 10)
+            sink.wait_for(lambda one: len(one.received) >= 8, PATIENCE_S)
             agent.terminate()
-            code = agent.wait(15)
+            code = agent.wait(PATIENCE_S)
         finally:
             agent.kill()
         latest_ns = max(one.point.time_unix_nano for one in sink.points(telemetry.SUBNET_PACKETS.name))

@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 from command import Agent, epping, said
+from patience import PATIENCE_S
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
@@ -25,7 +26,7 @@ def free_port(ns: Namespace) -> int:
 def test_console_prints_json(ns: Namespace, start: Callable[..., Agent]) -> None:
     agent = start("-i", "lo", "--interval", "300ms", output=subprocess.PIPE, OTEL_METRICS_EXPORTER="console")
     agent.process.send_signal(signal.SIGINT)
-    stdout, _ = agent.process.communicate(timeout=10)
+    stdout, _ = agent.process.communicate(timeout=PATIENCE_S)
     assert agent.process.returncode == 0
     decoder, documents = json.JSONDecoder(), []
     while stdout.strip():
@@ -50,11 +51,11 @@ def test_dead_endpoint_is_told_once_and_tried_on(
     assert agent.log.read_text().count("export failed") == 1
     grpc = protocol == "grpc"
     with Sink(grpc_port=port if grpc else 0, http_port=0 if grpc else port, namespace=ns) as sink:
-        sink.wait_for(lambda received: received.requests, 10)
+        sink.wait_for(lambda received: received.requests, PATIENCE_S)
         agent.wait_for("exports get through again")
         sink.fail_with(503)
         agent.wait_for("export failed", times=2)
-        assert agent.stop(5) == 1
+        assert agent.stop() == 1
     log = agent.log.read_text()
     assert log.count("export failed") == 2
     assert str(port) in log  # the cause, and not only that there is one

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from command import COMMAND, Agent, epping, said
+from patience import PATIENCE_S
 from unprivileged import NOBODY, REPOSITORY, as_nobody
 
 from otel_epping.kernel.config import possible_cpus
@@ -47,7 +48,7 @@ def kernel_maps(size: int) -> list[dict[str, Any]]:
 
 
 def assert_freed(size: int) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_S
     while left := kernel_maps(size):  # the kernel frees maps when all CPUs have let go of them
         assert time.monotonic() < deadline, left
         time.sleep(0.05)

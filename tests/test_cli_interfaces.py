@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from command import Agent, converse, epping, said
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.kernel import interfaces
@@ -77,10 +78,10 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
             sender.bind(("10.8.0.1", 0))
             for _ in range(7):
                 sender.sendto(b"to nobody", ("10.8.0.255", 9))
-        sink.wait_for(lambda received: received.requests, 5)
+        sink.wait_for(lambda received: received.requests, PATIENCE_S)
         ns.ip("link delete gone0")
         sink.clear()
-        sink.wait_for(lambda received: len(received.requests) >= 2, 5)
+        sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
         sink.clear()
         assert agent.stop() == 0
         points = sink.points(telemetry.SUBNET_PACKETS.name)

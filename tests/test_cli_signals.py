@@ -90,7 +90,7 @@ def test_second_signal_ends_at_once(start: Callable[..., Agent], black_hole: str
     time.sleep(1.2)
     assert agent.process.poll() is None
     agent.process.send_signal(signal.SIGINT)
-    assert agent.process.wait(1) == 128 + signal.SIGINT
+    assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGINT
     assert agent.log.read_text().splitlines()[-1].startswith("otel-epping: stopped at once")
 
 
@@ -101,5 +101,5 @@ def test_a_signal_doubled_on_its_way_is_one(ns: Namespace, start: Callable[..., 
         agent.process.send_signal(signal.SIGTERM)
         time.sleep(0.005)
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(10) == 0, agent.log.read_text()
+        assert agent.process.wait(PATIENCE_S) == 0, agent.log.read_text()
         assert sink.requests

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from patience import PATIENCE_S
 
 from otel_epping.demo import Result
 from otel_epping.lab.namespaces import start
@@ -24,6 +25,7 @@ from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
 
 COMMAND = [sys.executable, "-m", "otel_epping", "demo"]
 # What is seen of a demo that is under way: a line of its output, or a program of its traffic.
+GONE_S = 10  # sooner than its traffic would end by itself
 STARTING, MEASURING = "lab:", "lab.traffic talk"
 
 # The demo on a lab whose link holds packets of two subnets longer, and shorter, than the table says.
@@ -59,7 +61,7 @@ class Demo:
         return self.output.read_text()
 
     def wait_for(self, text: str) -> None:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE_S
         while text not in self.text() and not self.runs(text):
             assert self.process.poll() is None, self.text()
             assert time.monotonic() < deadline, self.text()
@@ -85,9 +87,9 @@ class Demo:
                     self.owned.add((kind.decode(), number.decode()))
         return self.owned
 
-    def assert_gone(self, timeout_s: float) -> None:
+    def assert_gone(self) -> None:
         """Asserts that nothing of it is left once it had time to go."""
-        deadline = time.monotonic() + timeout_s
+        deadline = time.monotonic() + GONE_S
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.1)
         assert not left
@@ -169,9 +171,9 @@ def test_ctrl_c_ends_it_and_all_it_made(tmp_path: Path, when: str) -> None:
     if when == MEASURING:
         assert {kind for kind, _ in owned} == {"net", "map", "prog"}
     interrupt(demo)
-    assert demo.process.wait(5) in (1, 130, -signal.SIGINT)
+    assert demo.process.wait(PATIENCE_S) in (1, 130, -signal.SIGINT)
     assert "Traceback" not in demo.text()
-    demo.assert_gone(3)
+    demo.assert_gone()
 
 
 def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
@@ -180,7 +182,7 @@ def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
     assert {kind for kind, _ in demo.look()} == {"net", "map", "prog"}
     demo.process.kill()
     demo.process.wait()
-    demo.assert_gone(5)
+    demo.assert_gone()
 
 
 def verdicts(output: str) -> dict[str, str]:
@@ -190,7 +192,7 @@ def verdicts(output: str) -> dict[str, str]:
 
 def test_a_link_that_lies_is_found_out(tmp_path: Path) -> None:
     demo = begin(tmp_path, [sys.executable, "-c", LYING])
-    assert demo.process.wait(40) == 1
+    assert demo.process.wait(PATIENCE_S) == 1
     found = verdicts(demo.text())
     assert len(found) == len(DEFAULT_NETWORKS)
     assert {found[subnet] for subnet in LIARS} == {"differs"}
@@ -219,7 +221,7 @@ def test_what_agrees_with_the_truth(result: Result, agrees: bool) -> None:
 
 def test_without_root_one_line_says_so() -> None:
     nobody = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
-    ended = subprocess.run([*nobody, *COMMAND], capture_output=True, text=True, timeout=20)
+    ended = subprocess.run([*nobody, *COMMAND], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [
         "otel-epping: missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run as root, or give the process these capabilities"
@@ -228,10 +230,10 @@ def test_without_root_one_line_says_so() -> None:
 
 def test_the_whole_demo_agrees_and_leaves_nothing(whole: Demo) -> None:
     whole.look()
-    assert whole.process.wait(60) == 0, whole.text()
+    assert whole.process.wait(PATIENCE_S) == 0, whole.text()
     found = verdicts(whole.text())
     assert set(found) == {str(network.subnet) for network in DEFAULT_NETWORKS}
     assert set(found.values()) == {"agrees"}
     assert {network.subnet.version for network in DEFAULT_NETWORKS} == {4, 6}
     assert len(found) >= 8
-    whole.assert_gone(3)
+    whole.assert_gone()

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from patience import PATIENCE_S
+
 from otel_epping import telemetry
 from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Sink
@@ -28,7 +30,7 @@ def test_library_adds_the_network_to_an_application() -> None:
             stderr=subprocess.PIPE,
             env=environment,
         )
-        output = application.communicate(timeout=30)
+        output = application.communicate(timeout=PATIENCE_S)
         assert application.returncode == 0, output
         assert output == ("", "")
         sink.wait_for(

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from agent import Agent, eventually, talking
 from arrivals import DELTA, PACKETS, arrived, check_truth, settle
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.lab.rotel import Rotel
@@ -19,7 +20,7 @@ from otel_epping.lab.topology import Lab
 def in_a_pause(sink: Sink, interval_s: float) -> None:
     """Returns when rotel has passed on everything and nothing is due for a while, so that killing it loses nothing."""
     count = len(sink.received)
-    eventually(lambda: len(sink.received) > count, 3 * interval_s, "an export")
+    eventually(lambda: len(sink.received) > count, PATIENCE_S, "an export")
     time.sleep(0.35 * interval_s)
 
 
@@ -53,13 +54,13 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
                     in_a_pause(sinks[name], interval_s)
                     rotel.__exit__()
                 for agent in started.values():
-                    eventually(lambda a=agent: "export failed" in a.log, 15, "the log says so")  # type: ignore[misc]
+                    eventually(lambda a=agent: "export failed" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
                 time.sleep(3 * interval_s)
                 before = {name: len(sink.received) for name, sink in sinks.items()}
                 for rotel in rotels.values():
                     rotel.__enter__()
                 for name, agent in started.items():
-                    eventually(lambda a=agent: "get through again" in a.log, 30, "the log says so")  # type: ignore[misc]
+                    eventually(lambda a=agent: "get through again" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
                     assert before[name] > 0
             for agent in started.values():
                 assert agent.stop() == 0, agent.log

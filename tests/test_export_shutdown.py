@@ -14,8 +14,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent import STOP_S, Agent, eventually, figure, link_packets, quiet, talking
+from agent import Agent, eventually, figure, link_packets, quiet, talking
 from arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_truth
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.kernel import libbpf
@@ -89,8 +90,8 @@ def test_kill_9_leaves_nothing_behind(lab: Lab, agents: Callable[..., Agent]) ->
         assert attached(lab) == [1, 1]
         assert len(processes(lab)) == 1
         agent.process.kill()
-        assert agent.process.wait(STOP_S) == -signal.SIGKILL
-        eventually(lambda: attached(lab) == [0, 0], 5, "the kernel detached the program")
+        assert agent.process.wait(PATIENCE_S) == -signal.SIGKILL
+        eventually(lambda: attached(lab) == [0, 0], PATIENCE_S, "the kernel detached the program")
         assert processes(lab) == []
 
 

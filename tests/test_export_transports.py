@@ -15,8 +15,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from agent import STOP_S, Agent, figure, link_packets, quiet, talking
+from agent import Agent, figure, link_packets, quiet, talking
 from arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.counters import INTERFACE_COUNTERS
@@ -112,7 +113,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
         passed = link_packets(lab.router) - passed
         for agent in agents:
             agent.process.terminate()
-        exit_codes = {agent.name: agent.process.wait(STOP_S) for agent in agents}
+        exit_codes = {agent.name: agent.process.wait(PATIENCE_S) for agent in agents}
         settle(sink)
         yield Matrix(
             {agent.name: arrived(sink, agent.name) for agent in agents},

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from agent import eventually
 from command import Agent, epping, said
+from patience import PATIENCE_S
 from recorder import CONFIG, exporter
 from testrun import Bench
 
@@ -49,13 +50,13 @@ def test_an_agents_life(ns: Namespace, start: Callable[..., Agent], hook: str) -
         assert set(checks) == {"attached", "read", "exported"}
 
         sink.fail_with(503)
-        eventually(lambda: ask(ns, "/readyz")[0] == 503, 10, "a failed export shows")
+        eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "a failed export shows")
         _, checks = ask(ns, "/readyz")
         assert [name for name, check in checks.items() if not check["ok"]] == ["exported"]
         assert checks["exported"]["text"] == "exports fail: otlp_proto_grpc"
         assert ask(ns, "/livez")[0] == 200, "another start of ours brings no receiver back"
         sink.recover()
-        eventually(lambda: ask(ns, "/readyz")[0] == 200, 10, "an export that gets through shows")
+        eventually(lambda: ask(ns, "/readyz")[0] == 200, PATIENCE_S, "an export that gets through shows")
 
         ns.ip("link delete gone0")
         status, checks = ask(ns, "/readyz")
@@ -72,7 +73,7 @@ def test_a_receiver_that_hangs_shows_as_counts_that_are_not_read(ns: Namespace, 
         endpoint = f"http://127.0.0.1:{black_hole.getsockname()[1]}"
         agent = start("-i", "lo", "--interval", "100ms", *PROBED, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         assert ask(ns, "/readyz")[0] == 200
-        eventually(lambda: ask(ns, "/readyz")[0] == 503, 5, "no reading for two intervals and a second")
+        eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "no reading for two intervals and a second")
         _, checks = ask(ns, "/readyz")
         assert [name for name, check in checks.items() if not check["ok"]] == ["read"]
         assert ask(ns, "/livez")[0] == 200

@@ -89,7 +89,7 @@ def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> 
         stderr=subprocess.PIPE,
         env=environment(variables | settings),
     )
-    stdout, stderr = process.communicate(timeout=60)
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, stdout) == (0, ""), stderr
     assert "Traceback" not in stderr, stderr
     return stderr

@@ -24,6 +24,7 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import MetricExporter, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from patience import PATIENCE_S
 
 from otel_epping.lab import traffic
 from otel_epping.lab.namespaces import LabError, Namespace, start
@@ -256,7 +257,7 @@ def export_once(exporter: MetricExporter) -> None:
 
 
 def assert_apples_arrived(sink: Sink) -> None:
-    [apples] = sink.wait_for(lambda sink: sink.points("apples"), 10)
+    [apples] = sink.wait_for(lambda sink: sink.points("apples"), PATIENCE_S)
     assert apples.resource["service.name"] == "test"
     assert apples.attributes == {"kind": "red", "ripe": True}
     assert apples.point.as_int == 3
@@ -287,7 +288,7 @@ def test_the_sink_fails_when_told_to_and_recovers(protocol: str) -> None:
         endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint
         exporting = threading.Thread(target=export_once, args=[exporter_for(protocol, endpoint, False)])
         exporting.start()
-        sink.wait_for(lambda sink: sink.rejected == 1, 10)
+        sink.wait_for(lambda sink: sink.rejected == 1, PATIENCE_S)
         assert sink.requests == []
         sink.recover()
         assert_apples_arrived(sink)  # both exporters take 503 and UNAVAILABLE as a reason to try again

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
@@ -46,7 +47,6 @@ HOOKS = libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS
 
 CTAG, STAG = 0x8100, 0x88A8
 TAG_BYTES = 4
-PATIENCE_SECONDS = 5
 ETHER = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 
 ports = itertools.count(20_000)
@@ -78,7 +78,7 @@ class Pair:
         with self.namespace(name).entered():
             end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             end.bind((name, 3))  # ETH_P_ALL
-        end.settimeout(PATIENCE_SECONDS)
+        end.settimeout(PATIENCE_S)
         return end
 
     def ethtool(self, name: str, command: int, value: int = 0) -> int:
@@ -121,7 +121,7 @@ def pair(collector: Collector) -> Iterator[Pair]:
 
 def eventually(value: Callable[[], Any], expected: Any) -> None:
     """Packets pass a veth pair in their own time."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
+    deadline = time.monotonic() + PATIENCE_S
     while (found := value()) != expected and time.monotonic() < deadline:
         time.sleep(0.01)
     assert found == expected

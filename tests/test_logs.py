@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from command import COMMAND, Agent, environment, epping, said
+from patience import PATIENCE_S
 
 from otel_epping import logs
 from otel_epping.lab.namespaces import Namespace
@@ -38,7 +39,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedProcess[str]:
     """What a process with this log writes."""
     script = f"import logging\nfrom otel_epping import logs\nlogs.configure({form!r}, {level!r})\n{body}"
-    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20)
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
 # Whatever ends up in a log: (what happens, what the line tells, whether it is an exception)
@@ -114,7 +115,7 @@ def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callabl
         settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
         if grpc:  # the core of which has something to say of a connection that goes
             agent = start("-i", "lo", "-i", "up0", "--interval", "200ms", **settings)
-            sink.wait_for(lambda received: received.requests, 10)
+            sink.wait_for(lambda received: received.requests, PATIENCE_S)
     if not grpc:
         agent = start("-i", "lo", "-i", "up0", "--interval", "200ms", **settings)
     agent.wait_for("export failed")
@@ -143,7 +144,7 @@ def test_the_last_words_of_a_second_signal_are_json_too(ns: Namespace, start: Ca
         agent.wait_for("stopping")
         time.sleep(1.2)
         agent.process.send_signal(signal.SIGTERM)
-        assert agent.process.wait(2) == 128 + signal.SIGTERM
+        assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert objects(agent.log.read_text())[-1]["message"].startswith("stopped at once")
 
 
@@ -176,7 +177,7 @@ def test_a_log_that_cannot_be_written_ends_nothing(ns: Namespace) -> None:
             while "resource_metrics" not in process.stdout.readline():
                 assert process.poll() is None
             process.terminate()
-            process.communicate(timeout=10)
+            process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0
         finally:
             process.kill()

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from command import COMMAND, Agent, converse, environment, epping, said
+from patience import PATIENCE_S
 from refusing import LINK_CREATE, MAP_UPDATE, refusing
 from unprivileged import CAPABLE_NOBODY, NEEDED, NOBODY, NOBODY_UID, as_nobody, nobody_with
 
@@ -106,7 +107,7 @@ def test_nothing_is_held_once_it_runs(
         agent = start(
             "-i", "lo", "--interval", "300ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint, command=command
         )
-        sink.wait_for(lambda received: received.requests, 5)  # so all of its threads are there
+        sink.wait_for(lambda received: received.requests, PATIENCE_S)  # so all of its threads are there
         assert_holds_nothing(agent.process.pid)
         converse(ns)
         assert agent.stop() == 0
@@ -141,7 +142,7 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
         print(file=process.stdin, flush=True)
         assert process.stdout.readline() == "attached\n"
         converse_between(ns, far)
-        output, errors = process.communicate("\n", timeout=20)
+        output, errors = process.communicate("\n", timeout=PATIENCE_S)
     said = dict(line.partition(" ")[::2] for line in output.splitlines())
     assert int(said["packets"]) >= 10, output + errors
     assert int(said["flows"]) >= 1
@@ -200,7 +201,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
         stderr=subprocess.PIPE,
         env=environment({"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={secret}"}),
     )
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not (children := loaders(agent.pid)):
         assert agent.poll() is None
         assert time.monotonic() < deadline

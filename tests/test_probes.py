@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from agent import eventually
+from patience import PATIENCE_S
 
 from otel_epping.health import Check
 from otel_epping.probes import Probes
@@ -130,7 +131,7 @@ def test_noise(probes: Probes) -> None:
         noise = random.randbytes(random.randrange(200)) + b"\r\n\r\n"
         exchange(probes, random.choice([b"", b"GET ", b"GET /livez HTTP/1.1\r\n"]) + noise)
     assert ask(probes, "/livez")[0] == 200
-    eventually(lambda: descriptors() == before, 5, "no connection is left")
+    eventually(lambda: descriptors() == before, PATIENCE_S, "no connection is left")
 
 
 def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: Probes) -> None:
@@ -167,7 +168,7 @@ def test_those_who_hang_up_first(probes: Probes) -> None:
         client.shutdown(socket.SHUT_WR)
         assert client.recv(100) == b""
     assert ask(probes, "/livez")[0] == 200
-    eventually(lambda: descriptors() == before, 5, "no connection is left")
+    eventually(lambda: descriptors() == before, PATIENCE_S, "no connection is left")
 
 
 def test_it_takes_no_time_while_nobody_asks(probes: Probes) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 from command import Agent
+from patience import PATIENCE_S
 
 from otel_epping import redaction
 
@@ -24,7 +25,7 @@ def test_no_log_has_a_secret(start: Callable[..., Agent], headers: list[str]) ->
     )
     agent.wait_for("export failed, counts are kept")
     agent.process.terminate()
-    assert agent.process.wait(15) == 1
+    assert agent.process.wait(PATIENCE_S) == 1
     log = agent.log.read_text()
     assert ("Header format invalid" if len(headers) > 1 else "DEBUG") in log
     assert redaction.HIDDEN in log

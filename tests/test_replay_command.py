@@ -13,6 +13,7 @@ from captures import BEGIN_NS, Packet, compressed, pcap, pcapng
 from command import COMMAND, environment, epping, said
 from conversation import CLIENT, SERVER, Conversation, check, rows_of
 from linktypes import LINKS
+from patience import PATIENCE_S
 
 from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
@@ -62,7 +63,7 @@ def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
     command = [*COMMAND, "replay", *ALL, torn, good]
     process = ns.popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment({}))
     os.close(theirs)
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=PATIENCE_S)
     shown = os.read(ours, 65_536).decode()
     os.close(ours)
     assert process.returncode == 1

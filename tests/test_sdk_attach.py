@@ -10,6 +10,7 @@ from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from patience import PATIENCE_S
 from prometheus_client import REGISTRY, start_http_server
 from recorder import CONFIG, PACKETS, Conversation, exporter, scrape
 from testrun import MS, Bench
@@ -37,11 +38,11 @@ def test_a_reader_outlives_a_reading_that_fails(shared: Bench, sink: Sink, monke
     with monkeypatch.context() as patch:
         patch.setattr(Reader, "read", lambda _: (_ for _ in ()).throw(OSError("the kernel is gone")))
         sink.clear()
-        sink.wait_for(lambda received: len(received.requests) >= 3, 5)
+        sink.wait_for(lambda received: len(received.requests) >= 3, PATIENCE_S)
         assert sink.points("shop.orders")
         assert not sink.points(PACKETS)
     Conversation(shared).record([5 * MS])
-    sink.wait_for(lambda received: received.points(telemetry.RTT.name), 5)
+    sink.wait_for(lambda received: received.points(telemetry.RTT.name), PATIENCE_S)
     assert reader._daemon_thread.is_alive()  # type: ignore[union-attr]
     provider.shutdown()
 

@@ -16,6 +16,7 @@ import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
+from patience import PATIENCE_S
 from recorder import CONFIG, PACKETS, Conversation, exporter, packets_fed
 from testrun import MS, Bench
 
@@ -97,7 +98,7 @@ def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, e
     """Without a word, by atexit; with the reader shut down before; and with the collector closed before that."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
     command = [sys.executable, "-c", APPLICATION, sink.grpc_endpoint, *end.split()]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
     (rtt,) = sink.points(telemetry.RTT.name)
     assert rtt.point.count == 10

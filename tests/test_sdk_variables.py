@@ -8,6 +8,7 @@ from contextlib import closing
 
 import pytest
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
+from patience import PATIENCE_S
 from recorder import CONFIG, PACKETS, Conversation, packets_fed, scrape, total
 from testrun import MS, Bench
 
@@ -68,7 +69,7 @@ def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variabl
     for _ in range(5):
         conversation.record([5 * MS] * 10)
         requests = len(sink.received)
-        sink.wait_for(lambda received, before=requests: len(received.received) > before, 5)  # type: ignore[misc]
+        sink.wait_for(lambda received, before=requests: len(received.received) > before, PATIENCE_S)  # type: ignore[misc]
     families = scrape(port)
     pipelines.shutdown()
     fed = packets_fed(bench)

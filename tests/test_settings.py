@@ -175,6 +175,13 @@ def test_a_refused_file_stops_every_command_that_reads_it(ns: Namespace, path: P
         assert line == f"{path}:1: interval: 'soon' is not a time such as 100ms, 2.5s or 1m"
 
 
+def test_a_capture_has_no_hook(ns: Namespace, path: Path) -> None:
+    """It is no flag of `replay`, though a file for all commands may have it."""
+    assert "No such option '--hook'" in said(epping(ns, "replay", "--hook", "tcx", "x"))
+    path.write_text("hook: clsact\n")
+    assert said(epping(ns, "replay", "x", "--config", str(path))) == "x: No such file or directory"
+
+
 def test_a_file_that_cannot_be_read(ns: Namespace, path: Path) -> None:
     assert said(epping(ns, "config", "--config", str(path))) == f"cannot read {path}: No such file or directory"
     path.write_bytes(b"\xff\xfe\xff")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from command import Agent
+from patience import PATIENCE_S
 from recorder import CONFIG, exporter
 from testrun import Bench
 
@@ -175,4 +176,4 @@ def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., 
         while "STOPPING" not in (message := heard(ear)):
             pass
         assert message == {"STOPPING": "1", "STATUS": "exporting the last interval"}
-        assert running.process.wait(10) == 0
+        assert running.process.wait(PATIENCE_S) == 0

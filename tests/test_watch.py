@@ -19,6 +19,7 @@ import pytest
 from agent import eventually, talking
 from command import COMMAND, converse, environment, epping, said
 from packets import ETHER
+from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import IP, UDP
 
@@ -63,12 +64,12 @@ class Watch:
             assert self.process.poll() is None, self.log
             return "watching" in self.log
 
-        eventually(watches, 30, f"it watches; it says: {self.log}")
+        eventually(watches, PATIENCE_S, f"it watches; it says: {self.log}")
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        code = self.process.wait(10)
+        code = self.process.wait(PATIENCE_S)
         assert "Traceback" not in self.log, self.log
         return code
 
@@ -161,7 +162,7 @@ def test_ctrl_c_ends_the_json_array(ns: Namespace, watch: Callable[..., Watch]) 
     one = watch(ns, "-i", "lo", "--format", "json", "--methods", "tcp_timestamp").watching()
     converse(ns)
     os.killpg(one.process.pid, signal.SIGINT)
-    assert one.process.wait(10) == 0
+    assert one.process.wait(PATIENCE_S) == 0
     assert one.log == "otel-epping: watching lo\n"
     (text,) = one.lines
     assert {"opening", "closing", None} == {line.get("flow_event") for line in json.loads(text)}
@@ -177,7 +178,7 @@ def test_lines_come_at_once_and_a_broken_pipe_ends_it_quietly(ns: Namespace, wat
     assert time.monotonic() - began_s < 1
     stdout.close()
     converse(ns, turns=2)
-    assert one.process.wait(10) == 1
+    assert one.process.wait(PATIENCE_S) == 1
     assert one.log == "otel-epping: watching lo\n"
 
 
@@ -204,7 +205,7 @@ def test_what_was_lost_is_told(ns: Namespace, watch: Callable[..., Watch]) -> No
     os.kill(one.process.pid, signal.SIGSTOP)
     ask_dns(ns, RING_EVENTS)
     os.kill(one.process.pid, signal.SIGCONT)
-    eventually(lambda: "lost" in one.log, 10, "it tells that events were lost")
+    eventually(lambda: "lost" in one.log, PATIENCE_S, "it tells that events were lost")
     converse(ns, turns=3)  # it goes on
     assert one.stop() == 0
     first, *told = one.log.splitlines()

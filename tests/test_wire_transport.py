@@ -34,6 +34,7 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
 )
 from opentelemetry.sdk.resources import Resource
+from patience import PATIENCE_S
 from receiver import GRPC, HTTP, Receiver, receiver, relay
 
 from otel_epping import points, telemetry
@@ -103,7 +104,7 @@ def test_a_collector_gets_what_was_written(build: Build) -> None:
                 sink.clear()
                 answer = sender_of(build(protocol, endpoint, **options)).send(sent)
                 assert answer == Answer(SUCCESS)
-                (received,) = sink.wait_for(lambda sink: sink.requests, TIMEOUT_S)
+                (received,) = sink.wait_for(lambda sink: sink.requests, PATIENCE_S)
                 assert received == ExportMetricsServiceRequest.FromString(sent.body)
 
 
@@ -196,7 +197,7 @@ def test_shutdown_ends_a_wait_between_two_tries(protocol: str, build: Build) -> 
         answers: list[Answer] = []
         sending = threading.Thread(target=lambda: answers.append(sender_of(exporter).send(counters(3))))
         sending.start()
-        sink.wait_for(lambda sink: sink.rejected, TIMEOUT_S)
+        sink.wait_for(lambda sink: sink.rejected, PATIENCE_S)
         exporter.shutdown()
         sending.join(0.7)
         assert answers == [Answer(FAILURE)]

@@ -35,6 +35,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import dpkt
+from patience import PATIENCE_S
 from scapy.layers.inet import ICMP
 
 from otel_epping.kernel import libbpf
@@ -179,7 +180,7 @@ def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segmen
             "epping": start(lab, theirs, folder, "epping", pping.parent),
             "ours": start(lab, ours, folder, "ours", Path.cwd()),
         }
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE_S
         while not is_attached(lab):
             for name, process in programs.items():
                 if process.poll() is not None or time.monotonic() > deadline:
@@ -194,7 +195,7 @@ def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segmen
         listener.stop()
         for process in programs.values():
             process.send_signal(signal.SIGINT)
-            process.wait(10)
+            process.wait(PATIENCE_S)
     return listener.segments
 
 
