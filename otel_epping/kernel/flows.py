@@ -7,14 +7,14 @@ through, once for each reading. So what was opened, less what was closed, less w
 """
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.loader import Map
+from otel_epping.kernel.memory import Array
 
 # bpf/maps.h
 IDLE_NS = 300_000_000_000
@@ -23,8 +23,8 @@ _NO_SLOT = 0  # as what a flow has cached
 
 
 def _times_and_slots(flows: npt.NDArray[Any]) -> tuple[Counts, Counts]:
-    """Entries of the table: time of the last packet, (flows,), and what both ends have cached, (flows, 2)."""
-    cached = flows["half"]["cached"].copy()
+    """Rows of the table: time of the last packet, (flows,), and what both ends have cached, (flows, 2)."""
+    cached: Counts = flows["cached"].copy()
     cached[flows["state"] == _CLOSED] = _NO_SLOT
     return flows["last_ns"].copy(), cached
 
@@ -36,11 +36,8 @@ class FlowTable:
     it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
     """
 
-    def __init__(self, flows: Map, *, packet_clock: bool) -> None:
-        assert flows.layout is not None
-        self._fd = flows.fd
-        self._key = np.dtype((np.void, memory.map_info(flows.fd)["key_size"]))
-        self._value = memory.dtype_of(flows.layout)
+    def __init__(self, flows: Array, sets: Array, *, packet_clock: bool) -> None:
+        self._flows, self._sets = flows, sets
         self._packet_clock = packet_clock
         self._latest_ns = 0
         self._found_ns = 0
@@ -50,13 +47,20 @@ class FlowTable:
             self._latest_ns, self._found_ns = latest_ns, time.monotonic_ns()
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
+    def _parts(self, taken: npt.NDArray[np.int64]) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[np.int64]]]:
+        """The table, and which rows of it are taken, in parts."""
+        for begin, rows in self._flows.windows(self._flows.length):
+            first, last = np.searchsorted(taken, (begin, begin + len(rows)))
+            yield rows, taken[first:last] - begin
+
     def active(self, rows: int, epoch: int) -> tuple[Counts, int]:
         """Ends of active flows in the subnets of the first `rows` slots: (rows,). Slots of other epochs don't count.
 
         And how many places of the table are taken, by flows active or not.
         """
+        taken = np.flatnonzero(self._sets.rows(0, self._sets.length)["tags"])
         # What time it is, is known when all have been seen: until then, 24 bytes of each are kept.
-        found = [_times_and_slots(flows) for _, flows in libbpf.map_batches(self._fd, self._key, self._value)]
+        found = [_times_and_slots(flows[of]) for flows, of in self._parts(taken)]
         last_ns, cached = (np.concatenate(parts) for parts in zip(*found, strict=True))
         # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
         silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)

@@ -21,7 +21,7 @@ from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Runs
 from otel_epping.kernel.subnet_counters import SubnetCounters
 
-READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters")
+READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets")
 OVERFLOW_SLOT = 0
 EPOCH = 1  # the program takes 0 for "nothing cached yet"
 
