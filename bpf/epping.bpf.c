@@ -93,9 +93,9 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         return;
     counters->ecn[packet->ecn & 3] += tally.packets;
 
-    u64 now_ns = coarse_now(skb);
+    u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
 
-    seen.has_flow = kind == KIND_TCP && find_flow(packet, interface, seen.source_side, now_ns, counters, &seen.flow);
+    seen.has_flow = now_ns && find_flow(packet, interface, seen.source_side, now_ns, counters, &seen.flow);
     if (likely(seen.has_flow)) {
         seen.source_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source_low], told->epoch, packet->source,
                                        packet->family, interface, seen.source_side, skb, counters);

@@ -246,7 +246,8 @@ SUBNET_USAGE = Metric(
 FLOW_USAGE = Metric(
     "epping.collector.flow.usage",
     "{flow}",
-    "Places that TCP flows take in their table; where all are taken, the least recently used makes room.",
+    "Places that TCP flows take in their table; where all are taken, one of which only one end was heard makes room, "
+    "then the one that was silent for longest.",
     (),
     "updowncounter",
 )

@@ -24,7 +24,7 @@ EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 
 # Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
 SIDE_BY_SIDE = re.compile(
-    "test_(capture_.*|cli_arguments|cli_first_run|complete|events_.*|exact|fuzz|histogram|kernel_config|ledger|link|"
+    "test_(capture_.*|cli_arguments|cli_first_run|complete|events_.*|exact|flow_table|fuzz|histogram|kernel_config|ledger|link|"
     "link_live|methods|oracles.*|packet_.*|pairs|pressure|reading|replay_.*|rules_.*|runs|sdk_points|sdk_variables|"
     "sequence|sides|slots|telemetry|tunnel|wire_points|wire_request|writer)"
 )

@@ -3,7 +3,7 @@
 
 The program counts what opens, and what FIN or RST closes (bpf/conduct.h). Nobody tells it of a flow that is never heard
 of again, or that had to make room in its table; but such a flow isn't found active any more when the table is looked
-through, once for each reading. So what was opened, less what was closed, less what is active, ended in silence.
+through, now and then. So what was opened, less what was closed, less what is active, ended in silence.
 """
 
 import time
@@ -19,6 +19,9 @@ from otel_epping.kernel.memory import Array
 # bpf/maps.h
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
+# Least time between two looks through the table, which take as long as all else of a reading does. What ends in silence
+# did so IDLE_NS ago: it shows a tenth later.
+_LOOKS_NS = IDLE_NS // 10
 _NO_SLOT = 0  # as what a flow has cached
 
 
@@ -41,6 +44,7 @@ class FlowTable:
         self._packet_clock = packet_clock
         self._latest_ns = 0
         self._found_ns = 0
+        self._looked_ns = -_LOOKS_NS
 
     def _now_ns(self, latest_ns: int) -> int:
         if latest_ns != self._latest_ns:
@@ -53,12 +57,16 @@ class FlowTable:
             first, last = np.searchsorted(taken, (begin, begin + len(rows)))
             yield rows, taken[first:last] - begin
 
-    def active(self, rows: int, epoch: int) -> tuple[Counts, int]:
+    def active(self, rows: int, epoch: int) -> tuple[Counts | None, int]:
         """Ends of active flows in the subnets of the first `rows` slots: (rows,). Slots of other epochs don't count.
 
-        And how many places of the table are taken, by flows active or not.
+        None if it isn't time to look again. And how many places of the table are taken, by flows active or not.
         """
         taken = np.flatnonzero(self._sets.rows(0, self._sets.length)["tags"])
+        now_ns = time.monotonic_ns()
+        if now_ns < self._looked_ns + _LOOKS_NS and not self._packet_clock:
+            return None, len(taken)
+        self._looked_ns = now_ns
         # What time it is, is known when all have been seen: until then, 24 bytes of each are kept.
         found = [_times_and_slots(flows[of]) for flows, of in self._parts(taken)]
         last_ns, cached = (np.concatenate(parts) for parts in zip(*found, strict=True))
@@ -66,4 +74,4 @@ class FlowTable:
         silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         cached = cached[silent_ns <= IDLE_NS].ravel()
         slots = (cached & np.uint64(0xFFFFFFFF))[cached >> np.uint64(32) == epoch].view(np.int64)
-        return np.bincount(slots[slots < rows], minlength=rows).view(np.uint64), len(last_ns)
+        return np.bincount(slots[slots < rows], minlength=rows).view(np.uint64), len(taken)
