@@ -84,8 +84,9 @@ def _bare(mix: Mix, hook: str, collector: Collector) -> list[Contender]:
     """The bare look-ups, in tables as large as the collector's, for mixes of data."""
     if mix.form != DATA or mix.family != 4 or mix.repeated:
         return []
-    table = memory.map_info(collector.program.maps["flows"].fd)
-    size = table["key_size"], table["value_size"], table["max_entries"]
+    table = memory.Array("flows", collector.program.maps["flows"])
+    key = table.dtype["key"].itemsize
+    size = key, table.dtype.itemsize - key, table.length
     keys = rows_of(mix.form, np.arange(mix.flows), mix.subnets, hook == "egress")
     return [lookup.bare(kind, *size, keys) for kind in (lookup.LRU, lookup.HASH)]
 

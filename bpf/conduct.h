@@ -64,6 +64,8 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
             enum closing how = flags & TCP_RST ? CLOSED_RST : CLOSED_FIN;
 
             COUNT_BOTH(closed, how, how);
+            flow->half[0].heard = flow->half[1].heard = 0;
+            mark_answered(place_of(&flow->key), false);
         }
     }
 }

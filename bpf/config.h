@@ -10,9 +10,14 @@
 #define MAX_SUBNETS 16384
 #endif
 
-/* TCP flows remembered at a time; the least recently used makes room for a new one. */
+/* Places for TCP flows; see flow_table.h. */
 #ifndef MAX_FLOWS
-#define MAX_FLOWS 65536
+#define MAX_FLOWS 80000
+#endif
+
+/* A random odd number; see flow_table.h. */
+#ifndef FLOW_HASH_KEY
+#define FLOW_HASH_KEY 2177342782468422677
 #endif
 
 /* Length of the prefix, in bits, that makes a subnet of an IPv4 or IPv6 address: 0 to 32, 0 to 128. */

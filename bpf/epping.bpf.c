@@ -93,26 +93,24 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         return;
     counters->ecn[packet->ecn & 3] += tally.packets;
 
-    seen.has_flow = kind == KIND_TCP && find_flow(packet, interface, seen.source_side, &seen.flow);
+    u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
+
+    seen.has_flow = now_ns && find_flow(packet, interface, seen.source_side, now_ns, counters, &seen.flow);
     if (likely(seen.has_flow)) {
-        seen.source_slot = cached_slot(seen.flow.sender, told->epoch, packet->source, packet->family, interface,
-                                       seen.source_side, skb, counters);
-        destination_slot = cached_slot(seen.flow.receiver, told->epoch, packet->destination, packet->family, interface,
-                                       destination_side, skb, counters);
+        seen.source_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source_low], told->epoch, packet->source,
+                                       packet->family, interface, seen.source_side, skb, counters);
+        destination_slot = cached_slot(&seen.flow.flow->cached[seen.flow.source_low], told->epoch, packet->destination,
+                                       packet->family, interface, destination_side, skb, counters);
     } else {
         slots_of_pair(packet, interface, seen.source_side, destination_side, told->epoch, skb, counters,
                       &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
     if (likely(seen.has_flow)) {
-        u64 now_ns = coarse_now(skb);
-
         seen.segment = follow_sequence(&seen.flow, packet, now_ns);
         count_conduct(&seen, destination_slot, now_ns);
     }
     EACH_METHOD(MEASURE)
-    if (seen.has_flow)
-        keep_flow(&seen.flow, counters);
 #if EVENTS
     watch_packet(&seen, kind);
 #endif

@@ -1,22 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The entry of a TCP flow: one look-up per packet finds the timestamps that wait for their reply and the slots of both
- * subnets. The table is an LRU hash: never full, nothing to clean up.
+ * subnets.
  *
  * Packets of one flow may be handled by two CPUs at once, as a rule one for each direction. Nothing here is locked:
  * the worst that a race does is lose an RTT, or match it twice. Benign, and rare.
  */
 #pragma once
 
-#include <linux/errno.h>
-
-#include "packet.h"
+#include "flow_table.h"
 #include "subnet.h"
 #include "transport.h"
 
 struct flow_view {
     struct flow *flow;
-    struct flow_draft *draft; /* if the flow begins with this packet */
     bool source_low;
     struct half_flow *sender;
     struct half_flow *receiver;
@@ -64,63 +61,60 @@ static __always_inline struct flow_key flow_key_of(const struct packet *packet, 
     };
 }
 
+/* Of what the sender sent, and of what the receiver did. */
+static __always_inline struct outstanding *outstanding_of_sender(const struct flow_view *view)
+{
+    return &view->flow->outstanding[!view->source_low];
+}
+
+static __always_inline struct outstanding *outstanding_of_receiver(const struct flow_view *view)
+{
+    return &view->flow->outstanding[view->source_low];
+}
+
 /*
- * Finds the flow of a segment, or drafts it. A SYN begins none, so that a SYN flood cannot push out established flows,
+ * Finds the flow of a segment, or begins it. A SYN begins none, so that a SYN flood cannot push out established flows,
  * nor does a RST, which ends whatever it answers.
  */
-static __always_inline bool find_flow(const struct packet *packet, u16 interface, u32 source_side,
-                                      struct flow_view *view)
+static __always_inline bool find_flow(const struct packet *packet, u16 interface, u32 source_side, u64 now_ns,
+                                      struct interface_counters *counters, struct flow_view *view)
 {
     bool source_low = source_is_low(packet);
     struct flow_key key = flow_key_of(packet, interface, source_side);
-    struct flow *flow = flows.lookup(&key);
+    struct flow_place place = place_of(&key);
+    struct flow *flow = find_in_table(&key, place);
 
-    view->draft = 0;
     if (unlikely(!flow)) {
-        u32 cpu = bpf_get_smp_processor_id();
-        struct flow_draft *draft = flow_drafts.lookup(&cpu);
-
-        if (!draft || (packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
+        if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
             return false;
-        draft->key = key;
-        __builtin_memset(&draft->flow, 0, sizeof(draft->flow));
-        flow = &draft->flow;
-        view->draft = draft;
+        flow = add_to_table(&key, place, now_ns, counters);
+        if (!flow)
+            return false;
     }
     view->flow = flow;
     view->source_low = source_low;
     view->sender = source_low ? &flow->half[0] : &flow->half[1];
     view->receiver = source_low ? &flow->half[1] : &flow->half[0];
+    if (unlikely(!view->sender->heard)) {
+        view->sender->heard = 1;
+        if (view->receiver->heard)
+            mark_answered(place, true);
+    }
     return true;
-}
-
-/* After a flow's first packet. Where another CPU was first with one of the other direction, its flow stays. Benign. */
-static __always_inline void keep_flow(struct flow_view *view, struct interface_counters *counters)
-{
-    if (likely(!view->draft))
-        return;
-
-    int failed = flows.insert(&view->draft->key, &view->draft->flow);
-
-    if (!failed)
-        counters->flows_created++;
-    else if (failed != -EEXIST)
-        counters->flow_insert_failed++;
 }
 
 /*
  * The slot of an endpoint, remembered in its flow. Epoch and slot are one word, so that a slow CPU can't put a slot of
  * an old epoch under a new one.
  */
-static __always_inline u32 cached_slot(struct half_flow *half, u32 epoch, struct address address, u8 family,
-                                       u16 interface, u32 side, struct __sk_buff *skb,
-                                       struct interface_counters *counters)
+static __always_inline u32 cached_slot(u64 *place, u32 epoch, struct address address, u8 family, u16 interface,
+                                       u32 side, struct __sk_buff *skb, struct interface_counters *counters)
 {
-    u64 cached = half->cached;
+    u64 cached = *place;
 
     if (unlikely(cached >> 32 != epoch)) {
         cached = (u64)epoch << 32 | slot_of(address, family, interface, side, TRAFFIC_METHOD, skb, counters);
-        half->cached = cached;
+        *place = cached;
     }
     return cached;
 }

@@ -196,23 +196,29 @@ struct flow_key {
     u8 low_external;
 };
 
-/* What one endpoint sent. */
+/* What one endpoint sent, but for what waits for a reply. A cache line. */
 struct half_flow {
-    u64 sent_ns[OUTSTANDING]; /* 0: this place is free */
-    u32 awaited[OUTSTANDING]; /* the TSval; of who sends none, [0] is the sequence number that acknowledges */
-    u64 begun_ns;             /* coarse time at which the last RTT was begun */
-    u64 edge_ns;              /* coarse time at which the TSval last changed; 0: none seen yet */
-    u64 advanced_ns;          /* coarse time at which next_seq last advanced; 0: none seen yet */
-    u64 cached;               /* epoch << 32 | slot of the endpoint's subnet */
-    u64 accepted_ns;          /* when its SYN-ACK went by; 0: none waits for its ACK */
+    u64 edge_ns;     /* coarse time at which the TSval last changed; 0: none seen yet */
+    u64 advanced_ns; /* coarse time at which next_seq last advanced; 0: none seen yet */
+    u64 accepted_ns; /* when its SYN-ACK went by; 0: none waits for its ACK */
+    u64 begun_ns;    /* coarse time at which the last RTT was begun */
     u32 accepted_seq;
     u32 last_tsval;
-    u32 next_seq;   /* one beyond the greatest sequence number that it sent */
-    u32 acked;      /* the greatest acknowledgement number that it sent */
-    u32 window;     /* of its last segment, plus 1; 0: none was seen */
-    u32 first_seq;  /* one beyond that of its SYN; 0: not seen */
-    u32 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
-    u32 skips_next; /* see tcp_sequence.h */
+    u32 next_seq;  /* one beyond the greatest sequence number that it sent */
+    u32 acked;     /* the greatest acknowledgement number that it sent */
+    u32 window;    /* of its last segment, plus 1; 0: none was seen */
+    u32 first_seq; /* one beyond that of its SYN; 0: not seen */
+    u8 heard;      /* 1: it spoke since the flow was last closed */
+    u8 waiting;    /* bit i: place i of struct outstanding is taken */
+    u8 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
+    u8 skips_next; /* see tcp_sequence.h */
+    u8 unused[4];  /* to the end of the cache line */
+};
+
+/* What one endpoint sent that waits for a reply. */
+struct outstanding {
+    u64 sent_ns[OUTSTANDING];
+    u32 awaited[OUTSTANDING]; /* the TSval; of who sends none, [0] is the sequence number that acknowledges */
 };
 
 /* A flow that was silent for longer is closed, and what it sends then opens another. */
@@ -220,26 +226,34 @@ struct half_flow {
 
 enum flow_state { FLOW_LOW_FINISHED = 1, FLOW_HIGH_FINISHED = 2, FLOW_CLOSED = 3 };
 
+/* [0] of low, [1] of high. The first cache line is looked at for each packet and at each reading. */
 struct flow {
-    struct half_flow half[2]; /* [0] of low, [1] of high */
-    u64 last_ns;              /* coarse time of its last packet */
-    u64 syn_ns;               /* when the SYN of its SYN-ACK was seen; 0: it was not, or more than once */
-    u64 handshake_ns;         /* from there to the ACK of the SYN-ACK; 0: not seen */
-    u64 state;                /* enum flow_state */
-};
-
-BPF_TABLE("lru_hash", struct flow_key, struct flow, flows, MAX_FLOWS);
-
-/*
- * A flow while its first packet is dealt with, one for each CPU. It is put into the table after that, and not looked up
- * there: that would mark it as used, and flows of a single packet would push out those that only speak now and then.
- */
-struct flow_draft {
     struct flow_key key;
-    struct flow flow;
+    u64 last_ns;   /* coarse time of its last packet */
+    u64 cached[2]; /* epoch << 32 | slot of the endpoint's subnet */
+    struct half_flow half[2];
+    struct outstanding outstanding[2];
+    u64 syn_ns;       /* when the SYN of its SYN-ACK was seen; 0: it was not, or more than once */
+    u64 handshake_ns; /* from there to the ACK of the SYN-ACK; 0: not seen */
+    u64 state;        /* enum flow_state */
+    u64 unused;       /* to the end of the cache line */
 };
 
-BPF_ARRAY(flow_drafts, struct flow_draft, CPUS);
+/* See flow_table.h: a flow has its place among the FLOW_WAYS rows of one set. */
+#define FLOW_WAYS 16
+#define FLOW_SETS ((MAX_FLOWS + FLOW_WAYS - 1) / FLOW_WAYS)
+
+BPF_F_TABLE("array", u32, struct flow, flows, FLOW_SETS *FLOW_WAYS, BPF_F_MMAPABLE);
+
+/* Of each row of a set: 0 if it is free, or some bits of the hash of its flow's key, and of FLOW_TAGS. A cache line. */
+struct flow_set {
+    u32 tags[FLOW_WAYS];
+};
+
+BPF_F_TABLE("array", u32, struct flow_set, flow_sets, FLOW_SETS, BPF_F_MMAPABLE);
+
+/* Whether a CPU is about to give away a row of the set. */
+BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /* ---- pairs of subnets; see pair.h */
 
@@ -275,9 +289,11 @@ struct exchange_key {
     u8 zero[3];
 };
 
+#define MAX_EXCHANGES (MAX_FLOWS / 5 * 4)
+
 struct exchange {
     u64 asked_ns;
     u64 state; /* enum exchange_state */
 };
 
-BPF_TABLE("lru_hash", struct exchange_key, struct exchange, exchanges, MAX_FLOWS);
+BPF_TABLE("lru_hash", struct exchange_key, struct exchange, exchanges, MAX_EXCHANGES);

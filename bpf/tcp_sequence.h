@@ -15,6 +15,7 @@
  */
 static __always_inline void time_segment(struct half_flow *sender, u32 end, struct observation *seen)
 {
+    struct outstanding *outstanding = outstanding_of_sender(&seen->flow);
     u64 now_ns = sender->advanced_ns;
 
     if (SAMPLE_INTERVAL_NS && sender->begun_ns && now_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
@@ -23,32 +24,33 @@ static __always_inline void time_segment(struct half_flow *sender, u32 end, stru
         sender->skips_next = 0;
         return;
     }
-    sender->awaited[0] = end;
-    sender->sent_ns[0] = precise_now(seen->skb);
+    outstanding->awaited[0] = end;
+    outstanding->sent_ns[0] = precise_now(seen->skb);
+    sender->waiting = 1;
     sender->begun_ns = now_ns;
     seen->counters->rtt_begun++;
 }
 
 static __always_inline bool waits(struct half_flow *sender, struct observation *seen)
 {
-    if (!sender->sent_ns[0])
+    if (!sender->waiting)
         return false;
     if ((s64)(sender->advanced_ns - sender->begun_ns) <= (s64)MAX_AGE_NS)
         return true;
-    sender->sent_ns[0] = 0;
+    sender->waiting = 0;
     seen->counters->rtt_expired++;
     return false;
 }
 
 static __always_inline void match_acknowledgement(struct half_flow *receiver, struct observation *seen)
 {
-    u64 sent_ns = receiver->sent_ns[0];
+    struct outstanding *outstanding = outstanding_of_receiver(&seen->flow);
 
-    if (!sent_ns || later(receiver->awaited[0], seen->packet.ack_seq))
+    if (!receiver->waiting || later(outstanding->awaited[0], seen->packet.ack_seq))
         return;
-    receiver->sent_ns[0] = 0;
-    if (receiver->awaited[0] == seen->packet.ack_seq) {
-        answers(seen, METHOD_TCP_SEQUENCE, sent_ns);
+    receiver->waiting = 0;
+    if (outstanding->awaited[0] == seen->packet.ack_seq) {
+        answers(seen, METHOD_TCP_SEQUENCE, outstanding->sent_ns[0]);
     } else {
         receiver->skips_next = 1;
         receiver->begun_ns = 0;
@@ -66,15 +68,15 @@ static __always_inline void tcp_sequence(struct observation *seen)
         return;
     if (packet->tcp_flags & TCP_SYN && !packet->has_timestamp) { /* a port may be used again */
         sender->edge_ns = 0;
-        sender->sent_ns[0] = 0;
+        sender->waiting = 0;
     }
     if (packet->tcp_flags & TCP_ACK && !receiver->edge_ns)
         match_acknowledgement(receiver, seen);
     if (sender->edge_ns)
         return;
     if (seen->segment == SEGMENT_RETRANSMITTED || seen->segment == SEGMENT_OUT_OF_ORDER) {
-        seen->counters->rtt_repeated += sender->sent_ns[0] != 0;
-        sender->sent_ns[0] = 0;
+        seen->counters->rtt_repeated += sender->waiting;
+        sender->waiting = 0;
     } else if (seen->segment == SEGMENT_NEXT && !packet->has_timestamp && !waits(sender, seen)) {
         time_segment(sender, sender->next_seq, seen);
     }

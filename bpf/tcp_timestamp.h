@@ -19,7 +19,7 @@
 static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, struct __sk_buff *skb)
 {
     if (unlikely(packet->tcp_flags & TCP_SYN || !sender->edge_ns)) {
-        __builtin_memset(sender->sent_ns, 0, sizeof(sender->sent_ns));
+        sender->waiting = 0;
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
             return false;
@@ -44,8 +44,8 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
  * Remembers a TSval until its reply. At most one in SAMPLE_INTERVAL_NS; and never in the place of one that still
  * waits, or a path longer than OUTSTANDING samples would yield no RTT at all.
  */
-static __always_inline void remember(struct half_flow *sender, u32 tsval, struct __sk_buff *skb,
-                                     struct interface_counters *counters)
+static __always_inline void remember(struct half_flow *sender, struct outstanding *outstanding, u32 tsval,
+                                     struct __sk_buff *skb, struct interface_counters *counters)
 {
     u64 edge_ns = sender->edge_ns, now_ns;
 
@@ -53,14 +53,15 @@ static __always_inline void remember(struct half_flow *sender, u32 tsval, struct
         return;
     now_ns = precise_now(skb);
     for (int i = 0; i < OUTSTANDING; i++) {
-        if (sender->sent_ns[i]) {
+        if (sender->waiting & 1 << i) {
             /* In a capture, time may go back. */
-            if ((s64)(now_ns - sender->sent_ns[i]) <= (s64)MAX_AGE_NS)
+            if ((s64)(now_ns - outstanding->sent_ns[i]) <= (s64)MAX_AGE_NS)
                 continue;
             counters->rtt_expired++;
         }
-        sender->awaited[i] = tsval;
-        sender->sent_ns[i] = now_ns;
+        outstanding->awaited[i] = tsval;
+        outstanding->sent_ns[i] = now_ns;
+        sender->waiting |= 1 << i;
         sender->begun_ns = edge_ns;
         counters->rtt_begun++;
         return;
@@ -72,21 +73,27 @@ static __always_inline void remember(struct half_flow *sender, u32 tsval, struct
  * The time at which the TSval echoed in TSecr was sent, or 0. It is forgotten, so that it matches once, and with it all
  * earlier ones: an endpoint never goes back to them.
  */
-static __always_inline u64 recall(struct half_flow *receiver, u32 tsecr, struct interface_counters *counters)
+static __always_inline u64 recall(struct half_flow *receiver, const struct outstanding *outstanding, u32 tsecr,
+                                  struct interface_counters *counters)
 {
     u64 sent_ns = 0;
+    u8 waiting = receiver->waiting;
 
+    /* As a rule nothing waits: as many are begun as SAMPLE_INTERVAL_NS allows. */
+    if (likely(!waiting))
+        return 0;
     if (!receiver->edge_ns || later(tsecr, receiver->last_tsval)) /* an echo of what was never sent */
         return 0;
     for (int i = 0; i < OUTSTANDING; i++) {
-        if (!receiver->sent_ns[i] || later(receiver->awaited[i], tsecr))
+        if (!(waiting & 1 << i) || later(outstanding->awaited[i], tsecr))
             continue;
-        if (receiver->awaited[i] == tsecr)
-            sent_ns = receiver->sent_ns[i];
+        if (outstanding->awaited[i] == tsecr)
+            sent_ns = outstanding->sent_ns[i];
         else
             counters->rtt_superseded++;
-        receiver->sent_ns[i] = 0;
+        waiting &= ~(1 << i);
     }
+    receiver->waiting = waiting;
     return sent_ns;
 }
 
@@ -99,11 +106,11 @@ static __always_inline void tcp_timestamp(struct observation *seen)
         return;
 
     if (packet->tcp_flags & TCP_ACK) {
-        u64 sent_ns = recall(seen->flow.receiver, packet->tsecr, seen->counters);
+        u64 sent_ns = recall(seen->flow.receiver, outstanding_of_receiver(&seen->flow), packet->tsecr, seen->counters);
 
         if (sent_ns)
             answers(seen, METHOD_TCP_TIMESTAMP, sent_ns);
     }
     if (begins_rtt(seen->flow.sender, packet, seen->skb))
-        remember(seen->flow.sender, packet->tsval, seen->skb, seen->counters);
+        remember(seen->flow.sender, outstanding_of_sender(&seen->flow), packet->tsval, seen->skb, seen->counters);
 }

@@ -198,7 +198,8 @@ SUBNET_USAGE = Metric(
 FLOW_USAGE = Metric(
     "epping.collector.flow.usage",
     "{flow}",
-    "Places that TCP flows take in their table; where all are taken, the least recently used makes room.",
+    "Places that TCP flows take in their table; where all are taken, one of which only one end was heard makes room, "
+    "then the one that was silent for longest.",
     (),
     "updowncounter",
 )
@@ -273,8 +274,7 @@ INTERFACE_ATTACHED = Metric(
 FLOW_EVICTED = Metric(
     "epping.collector.flow.evicted",
     "{flow}",
-    "TCP flows that had to make room for others in their table, open or long silent: told from those that came and are "
-    "not there, because the kernel does not say when it evicts.",
+    "TCP flows that had to make room for others in their table.",
     (),
 )
 PROGRAM_RUNS = Metric(

@@ -136,7 +136,7 @@ def test_check_says_what_the_program_takes(ns: Namespace, start: Callable[..., A
     assert [line.split()[:2] for line in lines] == [
         ["ok", name] for name in ("kernel", "BTF", *CAPABILITIES, "locked", "hook", "BCC", "program", "run", "memory")
     ]
-    figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 65536 flows; ([\d.]+) MiB of it for each", lines[-1])
+    figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 80000 flows; ([\d.]+) MiB of it for each", lines[-1])
     assert figures
     total, per_cpu = float(figures[1]), float(figures[2])
     assert total - per_cpu * possible_cpus() <= 64

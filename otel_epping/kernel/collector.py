@@ -90,7 +90,7 @@ class Collector:
     def reader(self) -> Reader:
         """A new reader; each keeps its own place."""
         with self._lock:
-            flows = FlowTable(self.program.maps["flows"], packet_clock=self.config.packet_clock)
+            flows = FlowTable(self._arrays["flows"], self._arrays["flow_sets"], packet_clock=self.config.packet_clock)
             reader = Reader(
                 self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns, self.started_ns
             )

@@ -4,6 +4,7 @@
 `bpf/config.h` describes each; defaults here and there are the same (a test compares them).
 """
 
+import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ class KernelConfig:
     """What the program is compiled with, and how it is attached. Raises EppingError for a value out of range."""
 
     max_subnets: int = 16_384
-    max_flows: int = 65_536
+    max_flows: int = 80_000
     prefix_v4: int = 24
     prefix_v6: int = 48
     sample_interval_ns: int = 100_000_000
@@ -69,4 +70,5 @@ class KernelConfig:
         """Compile-time constants of `bpf/config.h`."""
         knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "events", "packet_clock")}
         knobs["METHODS"] = methods.bits(self.methods)
+        knobs["FLOW_HASH_KEY"] = secrets.randbits(63) | 1  # positive: the compiler takes it for an int of 64 bits
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

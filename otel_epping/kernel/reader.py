@@ -22,7 +22,7 @@ from otel_epping.kernel.runs import Runs
 from otel_epping.kernel.slots import OVERFLOW_SLOT, Found, Slots
 from otel_epping.kernel.subnet_counters import SubnetCounters
 
-READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters")
+READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets")
 
 __all__ = ["OVERFLOW_SLOT", "READ", "Interval", "Reader", "Reading"]
 
@@ -163,8 +163,8 @@ class Reader:
     def read(self) -> Reading:
         """What the program has counted up to now."""
         now_ns = self._now_ns()
-        # The program takes no flow out of its table. So of those that came before the table is looked through, those
-        # that aren't found then were evicted; the kernel itself doesn't tell.
+        # The program takes no flow out of its table but for another. So of those that came before the table is looked
+        # at, those that aren't there then had to make room.
         flows_created = int(self._read_interfaces(list(self._attachments.names))["flows_created"].sum())
         with self._next_interval() as interval:
             rows, began_ns = interval.rows, interval.slots.now_ns()

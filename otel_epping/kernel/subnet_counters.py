@@ -96,9 +96,11 @@ class SubnetCounters:
         self._read_flow_counters(rows)
         # In this order: a flow that opens in between is active and not yet opened, and none seems to have ended. One
         # that closes in between seems to have ended in silence, until the next does: the count only ever grows.
-        active, taken = self._flows.active(since)
+        found, taken = self._flows.active(since)
         opened, closed, silence = (self._records[name] for name in ("opened", "closed", _SILENCE))
-        ended = opened[:, 0] + opened[:, 1] - closed[:, 0] - closed[:, 1] - active
-        np.maximum(silence, np.where(ended.view(np.int64) > 0, ended, 0), out=silence)
+        left = (opened[:, 0] + opened[:, 1] - closed[:, 0] - closed[:, 1]).view(np.int64)
+        if found is not None:
+            np.maximum(silence, np.maximum(left - found.view(np.int64), 0).view(np.uint64), out=silence)
+        active = np.maximum(left - silence.view(np.int64), 0).view(np.uint64) if found is None else found
         self._read_traffic(rows)
         return self._records, active, taken

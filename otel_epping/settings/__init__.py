@@ -152,7 +152,12 @@ class Settings:
         ),
     ] = _KERNEL.max_subnets
     max_flows: Annotated[
-        int, Row(click.IntRange(*LIMITS["max_flows"]), "TCP flows remembered at a time.", kernel=True)
+        int,
+        Row(
+            click.IntRange(*LIMITS["max_flows"]),
+            "Places for TCP flows, of which some three quarters can be taken.",
+            kernel=True,
+        ),
     ] = _KERNEL.max_flows
     idle_timeout_ns: Annotated[
         int,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from flowtable import forget_flows
 from testrun import EGRESS, INGRESS, Bench
 
 from fuzz.episodes import Episode
@@ -117,6 +118,7 @@ class Trial:
         """Forgets what was before, and makes the interface as the episode has it."""
         for table in self._forgotten:
             table.take_all()
+        forget_flows(self.bench.collector.program.maps)
         for _, slot in self._subnets.take_all():
             libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, slot)
         control = self.bench.collector.program.maps["control"].fd

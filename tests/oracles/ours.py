@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from flowtable import forget_flows
 
 from oracles.frames import Frame
 from oracles.report import Report
@@ -80,7 +81,7 @@ class Ours:
 
     def run(self, path: Path) -> Observed:
         """Replays a capture, up to where it is torn or of a link type that we don't know."""
-        self._forget("flows")
+        forget_flows(self._replayer.program.maps)
         self._forget("exchanges")
         observed = Observed(max_flows=self._max_flows)
         ended, sums = self._histograms["ended"].copy(), self._histograms["sum_ns"].copy()

@@ -136,7 +136,7 @@ class _Comparison:
         return None
 
     def _evicted(self) -> bool:
-        """An LRU hash of the kernel begins to forget before it is full."""
+        """A set of the table is full before all are (bpf/flow_table.h)."""
         return self.rules.flows > self.max_flows // 2
 
     def _error(self, text: str) -> None:

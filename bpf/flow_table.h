@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The table of TCP flows: an array, in which a flow has its place in one of the FLOW_WAYS rows of a set, as a line of
+ * memory has in a cache. Its hash tells which set, and in which row to look first: there most flows are, so that
+ * finding one costs the cache lines of the flow itself, and no call. The kernel's own hashes cost two lines more, each
+ * in another page, and two calls (docs/performance.md).
+ *
+ * Nothing is locked but the giving away of a row. It is for the flow that was silent for longest, but first of all for
+ * one of which only one end was heard, or that is closed: what a flood of strangers pushes out are strangers. A flow
+ * that was heard of both ends keeps its row for FLOW_KEPT_NS; where all of a set do, the new one is refused, and
+ * counted: of too many flows, some are measured, and not none.
+ */
+#pragma once
+
+#include "clock.h"
+#include "packet.h"
+
+#define FLOW_KEPT_NS 1000000000ULL
+
+/* Bits of a tag beside those of the hash. */
+#define TAG_TAKEN 1
+#define TAG_ANSWERED 2 /* both ends were heard */
+#define TAG_HASH_BITS 2
+
+/* Where a flow is, or would be. */
+struct flow_place {
+    u32 set;
+    u32 tag;
+};
+
+static __always_inline u64 mix(u64 hash, u64 word)
+{
+    hash = (hash ^ word) * FLOW_HASH_KEY;
+    return hash ^ hash >> 32;
+}
+
+/* The word of a key behind the addresses. */
+static __always_inline u64 ends_of(const struct flow_key *key)
+{
+    u64 word;
+
+    __builtin_memcpy(&word, &key->low_port, sizeof(word));
+    return word;
+}
+
+/*
+ * FLOW_HASH_KEY, a random odd number, is another at each start. Who doesn't know it can't tell in which set a flow of
+ * somebody else is, to fill it.
+ */
+static __always_inline struct flow_place place_of(const struct flow_key *key)
+{
+    u64 hash = mix(FLOW_HASH_KEY, key->low.half[0] * FLOW_HASH_KEY + key->low.half[1]);
+
+    hash = mix(hash, key->high.half[0] * FLOW_HASH_KEY + key->high.half[1]);
+    hash = mix(hash, ends_of(key));
+    return (struct flow_place){
+        .set = ((hash >> 32) * FLOW_SETS) >> 32,
+        .tag = (u32)hash << TAG_HASH_BITS | TAG_TAKEN,
+    };
+}
+
+static __always_inline u32 first_way(struct flow_place place)
+{
+    return place.tag >> TAG_HASH_BITS & (FLOW_WAYS - 1);
+}
+
+static __always_inline struct flow *flow_at(u32 set, u32 way)
+{
+    u32 row = set * FLOW_WAYS + way;
+
+    return flows.lookup(&row);
+}
+
+static __always_inline bool is_of(const struct flow *flow, const struct flow_key *key)
+{
+    return flow->key.low.half[1] == key->low.half[1] && ends_of(&flow->key) == ends_of(key) &&
+           flow->key.high.half[1] == key->high.half[1] && flow->key.low.half[0] == key->low.half[0] &&
+           flow->key.high.half[0] == key->high.half[0];
+}
+
+/* In another row than the first. */
+static __always_inline struct flow *find_elsewhere(const struct flow_key *key, struct flow_place place)
+{
+    struct flow_set *set = flow_sets.lookup(&place.set);
+    u64 way = FLOW_WAYS;
+
+    if (!set)
+        return 0;
+#pragma clang loop unroll(full)
+    for (u32 i = 0; i < FLOW_WAYS; i++)
+        if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
+            way = i;
+    way = opaque(way);
+    if (way >= FLOW_WAYS)
+        return 0;
+
+    struct flow *flow = flow_at(place.set, way);
+
+    return flow && is_of(flow, key) ? flow : 0;
+}
+
+static __always_inline struct flow *find_in_table(const struct flow_key *key, struct flow_place place)
+{
+    struct flow *flow = flow_at(place.set, first_way(place));
+
+    if (likely(flow && is_of(flow, key)))
+        return flow;
+    return find_elsewhere(key, place);
+}
+
+/*
+ * Of the rows of a set the one to give away, or FLOW_WAYS. That of a flow with the same tag, if there is one: there is
+ * never more than one of a tag.
+ */
+static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_place place, u64 now_ns)
+{
+    u64 way = FLOW_WAYS, least = ~0ULL;
+
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < FLOW_WAYS; i++) {
+        u32 at = (first_way(place) + i) & (FLOW_WAYS - 1), tag = set->tags[at];
+        struct flow *flow = flow_at(place.set, at);
+        u64 rank;
+
+        if (!flow)
+            break;
+        if ((tag & ~TAG_ANSWERED) == place.tag)
+            rank = 0;
+        else if (!tag)
+            rank = 1;
+        else
+            rank = (flow->last_ns ?: now_ns) | (u64)(tag & TAG_ANSWERED) << 62;
+        if (rank < least) {
+            least = rank;
+            way = at;
+        }
+    }
+    if (least >> 63 && (s64)(now_ns - (least & ~(1ULL << 63))) < (s64)FLOW_KEPT_NS)
+        return FLOW_WAYS;
+    return opaque(way);
+}
+
+/*
+ * Makes the row that of a new flow. Nobody must find it half written, so its key has no ports meanwhile; an exchange is
+ * a full barrier.
+ */
+static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key)
+{
+    u64 *ends = (void *)&flow->key.low_port;
+
+    __sync_lock_test_and_set(ends, 0);
+    __builtin_memset(&flow->key + 1, 0, sizeof(*flow) - sizeof(flow->key));
+    flow->key.low = key->low;
+    flow->key.high = key->high;
+    __sync_lock_test_and_set(ends, ends_of(key));
+}
+
+/* The row of a flow that has none yet, or 0 if it gets none. */
+static __always_inline struct flow *add_to_table(const struct flow_key *key, struct flow_place place, u64 now_ns,
+                                                 struct interface_counters *counters)
+{
+    struct flow_set *set = flow_sets.lookup(&place.set);
+    u64 *lock = flow_locks.lookup(&place.set);
+    struct flow *flow = 0;
+
+    /* Another CPU gives away a row of the set, most likely to this flow: the next packet will find it. */
+    if (!set || !lock || __sync_lock_test_and_set(lock, 1)) {
+        counters->flow_insert_failed++;
+        return 0;
+    }
+
+    u64 way = way_to_give(set, place, now_ns);
+
+    if (way < FLOW_WAYS)
+        flow = flow_at(place.set, way);
+    if (!flow) {
+        counters->flow_insert_failed++;
+    } else if (!is_of(flow, key)) {
+        begin_flow(flow, key);
+        set->tags[way & (FLOW_WAYS - 1)] = place.tag;
+        counters->flows_created++;
+    }
+    __sync_lock_test_and_set(lock, 0);
+    return flow;
+}
+
+/* Whether a flow that is in the table may keep its row, and isn't the first to be pushed out. */
+static __always_inline void mark_answered(struct flow_place place, bool answered)
+{
+    struct flow_set *set = flow_sets.lookup(&place.set);
+
+    if (!set)
+        return;
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < FLOW_WAYS; i++)
+        if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
+            set->tags[i] = answered ? place.tag | TAG_ANSWERED : place.tag;
+}
