@@ -12,14 +12,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
+from flowtable import forget_flows
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint, ScopeMetrics
 from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
 from otel_epping import telemetry
-from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.limits import Limits
 from otel_epping.producer import EppingMetricProducer
 
@@ -40,20 +39,11 @@ def network_of(subnet: int) -> ipaddress.IPv4Network:
     return ipaddress.IPv4Network((address_of(subnet), 24), strict=False)
 
 
-def forget_flows(bench: Bench) -> None:
-    """As if they had made room for others."""
-    flows = bench.collector.program.maps["flows"]
-    key, value = np.dtype((np.void, memory.map_info(flows.fd)["key_size"])), memory.dtype_of(flows.layout or {})
-    for keys in [keys.copy() for keys, _ in libbpf.map_batches(flows.fd, key, value)]:
-        for each in keys:
-            libbpf.map_delete(flows.fd, each.tobytes())
-
-
 def emptied(bench: Bench, limits: Limits) -> Bench:
     """With these limits, and all slots free: what others had counted is gone, but for the overflow slot."""
     bench.collector._readers.clear()  # a test that failed may still have one
     crowd, reader, slots = Crowd(bench), bench.collector.reader(), bench.collector.slots
-    forget_flows(bench)
+    forget_flows(bench.collector.program.maps)
     slots.idle_ns = SECOND
     for _ in range(4):
         crowd.sleep(2)

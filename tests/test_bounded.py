@@ -9,7 +9,8 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
-from bookkeeping import Crowd, Receiver, forget_flows
+from bookkeeping import Crowd, Receiver
+from flowtable import forget_flows
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import AggregationTemporality
@@ -106,7 +107,7 @@ def test_totals_are_true_and_series_monotone(
 
 def check_that_all_comes_back(crowd: Crowd, receivers: list[Receiver]) -> None:
     """When nobody speaks any more: no series, no slot that isn't free, and no count that wasn't told."""
-    forget_flows(crowd.bench)
+    forget_flows(crowd.bench.collector.program.maps)
     crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
     for _ in range(5):
         crowd.sleep(IDLE_S)
