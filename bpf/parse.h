@@ -70,7 +70,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     case IPPROTO_TCP:
         return parse_tcp(&cursor, rest, packet);
     case IPPROTO_UDP:
-        parse_udp(skb, rest, packet);
+        parse_udp(skb, &cursor, rest, packet);
         return KIND_UDP;
     case IPPROTO_ICMP:
     case IPPROTO_ICMPV6:

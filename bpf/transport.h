@@ -93,21 +93,31 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
     return KIND_TCP;
 }
 
+struct udp_start {
+    struct udphdr udp;
+    u64 head;
+};
+
 /*
- * What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. Read by offset:
- * drivers put the headers into the linear part of an skb, and the payload into pages (eth_get_headlen()). Only what
- * belongs to the IP packet (`rest`): what follows it is padding.
+ * What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. Read by offset if
+ * it isn't in the linear part of an skb: drivers put the headers there, and the payload into pages (eth_get_headlen()).
+ * Only what belongs to the IP packet (`rest`): what follows it is padding.
  */
-static __always_inline void parse_udp(struct __sk_buff *skb, u64 rest, struct packet *packet)
+static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor *cursor, u64 rest,
+                                      struct packet *packet)
 {
-    struct {
-        struct udphdr udp;
-        u64 head;
-    } start = {};
+    const struct udp_start *linear = cursor->at;
+    struct udp_start start = {};
     u32 at = packet->headers;
 
     packet->headers += sizeof(start.udp);
     packet->payload = rest > sizeof(start.udp) ? rest - sizeof(start.udp) : 0;
+    if (likely(rest >= sizeof(start) && (void *)(linear + 1) <= cursor->end)) {
+        packet->source_port = linear->udp.source;
+        packet->destination_port = linear->udp.dest;
+        packet->udp_head = linear->head;
+        return;
+    }
     if (rest < sizeof(start) || bpf_skb_load_bytes(skb, at, &start, sizeof(start))) {
         start.head = 0;
         if (rest < sizeof(start.udp) || bpf_skb_load_bytes(skb, at, &start.udp, sizeof(start.udp)))
