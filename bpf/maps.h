@@ -131,13 +131,18 @@ enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_TCP_OTHER, CLASS_UDP, CLASS_ICMP
 
 #define ECN_CODEPOINTS 4 /* RFC 3168 section 5 */
 
+/* Sent by the subnet, and sent to it. */
+struct both_ways {
+    struct tally from;
+    struct tally to;
+};
+
 /*
- * Sent by the subnet, and sent to it; row slot * CPUS + cpu. ECN code points but for the first, which is what remains
- * of all packets; in 32 bits, which may wrap around, so that a row has no more than three cache lines.
+ * Row slot * CPUS + cpu. What TCP adds to, either way, is in the first cache line. ECN code points but for the first,
+ * which is what remains of all packets; in 32 bits, which may wrap around, so that a row has no more than three.
  */
 struct traffic {
-    struct tally from[CLASSES];
-    struct tally to[CLASSES];
+    struct both_ways classes[CLASSES];
     u32 ecn_from[ECN_CODEPOINTS - 1];
     u32 ecn_to[ECN_CODEPOINTS - 1];
     u64 unused; /* to the end of the cache line */

@@ -58,9 +58,9 @@ static __always_inline void count_traffic(u32 source_slot, u32 destination_slot,
     if (index >= CLASSES)
         return;
     if (from)
-        add(&from->from[index], tally);
+        add(&from->classes[index].from, tally);
     if (to)
-        add(&to->to[index], tally);
+        add(&to->classes[index].to, tally);
     if (unlikely(ecn) && from && to) {
         u64 codepoint = opaque(ecn - 1);
 

@@ -221,7 +221,9 @@ class Bounded:
         """How busy subnets are: packets and RTTs, the latest the most."""
         numbers, counters = self._subnet_of[rows], reading.counters
         rtts = reading.buckets.totals()
-        events = rtts + counters["from"]["packets"].sum(axis=1) + counters["to"]["packets"].sum(axis=1)
+        events = (
+            rtts + counters["classes"]["from"]["packets"].sum(axis=1) + counters["classes"]["to"]["packets"].sum(axis=1)
+        )
         self._rtts += np.bincount(numbers, (rtts - self._rtts_seen)[rows], len(self._rtts))
         self._busy *= _FADING
         self._busy += np.bincount(numbers, (events - self._events_seen)[rows], len(self._busy))

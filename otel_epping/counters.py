@@ -28,10 +28,10 @@ _ECN_AXIS = (telemetry.ECN, telemetry.ECN_CODEPOINTS[1:])
 _DIRECTION_AXIS = (telemetry.SUBNET_DIRECTION, telemetry.SUBNET_DIRECTIONS)
 # Fields of the records of kernel/subnet_counters.py.
 SUBNET_COUNTERS = (
-    Counter(telemetry.SUBNET_PACKETS, "from.packets", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "from"}),
-    Counter(telemetry.SUBNET_PACKETS, "to.packets", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "to"}),
-    Counter(telemetry.SUBNET_BYTES, "from.bytes", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "from"}),
-    Counter(telemetry.SUBNET_BYTES, "to.bytes", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "to"}),
+    Counter(telemetry.SUBNET_PACKETS, "classes.from.packets", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "from"}),
+    Counter(telemetry.SUBNET_PACKETS, "classes.to.packets", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "to"}),
+    Counter(telemetry.SUBNET_BYTES, "classes.from.bytes", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "from"}),
+    Counter(telemetry.SUBNET_BYTES, "classes.to.bytes", _CLASS_AXIS, {telemetry.SUBNET_DIRECTION: "to"}),
     Counter(telemetry.SUBNET_ECN, "ecn_from", _ECN_AXIS, {telemetry.SUBNET_DIRECTION: "from"}),
     Counter(telemetry.SUBNET_ECN, "ecn_to", _ECN_AXIS, {telemetry.SUBNET_DIRECTION: "to"}),
     Counter(telemetry.RETRANSMITTED, "retransmitted", _DIRECTION_AXIS),

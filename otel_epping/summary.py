@@ -34,7 +34,7 @@ def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
     found: dict[str, _Subnet] = {}
     counters = reading.counters
     packet_counts, sizes = (
-        (counters["from"][unit].sum(axis=1) + counters["to"][unit].sum(axis=1)).tolist()
+        (counters["classes"]["from"][unit].sum(axis=1) + counters["classes"]["to"][unit].sum(axis=1)).tolist()
         for unit in ("packets", "bytes")
     )
     has_rtts = (reading.buckets.totals() != 0).tolist()
@@ -101,6 +101,6 @@ def outcomes(reading: Reading) -> dict[str, int]:
 
 def share_without_timestamps(reading: Reading) -> float:
     """The share of TCP packets that have no timestamp; 0 if there is no TCP."""
-    by_class: list[int] = reading.counters["from"]["packets"].sum(axis=0).tolist()
+    by_class: list[int] = reading.counters["classes"]["from"]["packets"].sum(axis=0).tolist()
     counts = dict(zip(telemetry.TRAFFIC_CLASSES, by_class, strict=True))
     return counts["tcp_other"] / max(1, counts["tcp_other"] + counts["tcp_timestamp"])

@@ -65,7 +65,7 @@ class Crowd:
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
         # Whoever reads from now on is told of what is there already, too.
-        there = [bench.traffic[way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
+        there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
         self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
         self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
         self.packets_of: Counter[int] = Counter()

@@ -12,7 +12,10 @@ from otel_epping.kernel.runs import Runs
 
 def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
     """Packets and bytes of each row of a reading: (rows, from or to, class, packets or bytes)."""
-    ways = [np.stack([reading.counters[way][field] for field in ("packets", "bytes")], -1) for way in ("from", "to")]
+    ways = [
+        np.stack([reading.counters["classes"][way][field] for field in ("packets", "bytes")], -1)
+        for way in ("from", "to")
+    ]
     return np.stack(ways, 1)
 
 

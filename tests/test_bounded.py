@@ -117,5 +117,5 @@ def check_that_all_comes_back(crowd: Crowd, receivers: list[Receiver]) -> None:
     assert not crowd.bench.slots["live"].any()
     assert not crowd.bench.histograms["ended"][1:].any()
     for name in ("from", "to"):
-        assert not crowd.bench.traffic[name]["packets"][1:].any()
+        assert not crowd.bench.traffic["classes"][name]["packets"][1:].any()
     assert not any(receiver.subnets for receiver in receivers)

@@ -112,7 +112,9 @@ def test_whatever_comes_is_counted_once(bench: Bench) -> None:
     seen = set()
 
     def packets() -> tuple[int, int]:
-        return int(bench.traffic["from"]["packets"].sum()), int(bench.traffic["to"]["packets"].sum())
+        return int(bench.traffic["classes"]["from"]["packets"].sum()), int(
+            bench.traffic["classes"]["to"]["packets"].sum()
+        )
 
     for _ in range(3000):
         version, form = chance.choice(forms)

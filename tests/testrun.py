@@ -175,7 +175,7 @@ class Bench:
 
     def traffic_of(self, slot: int) -> dict[str, tuple[int, int]]:
         """Packets and bytes of a slot: "from udp" -> (packets, bytes), zeros left out."""
-        rows = self.traffic[slot]
+        rows = self.traffic[slot]["classes"]
         found = {}
         for direction in ("from", "to"):
             for index, name in enumerate(CLASSES):

@@ -194,7 +194,9 @@ class Reader:
             )
             # At last: from here on slots may go to others, so what was read of them must not be lost any more.
             if interval.slots.is_taking_back:
-                packets = counters["from"]["packets"].sum(axis=1) + counters["to"]["packets"].sum(axis=1)
+                packets = counters["classes"]["from"]["packets"].sum(axis=1) + counters["classes"]["to"]["packets"].sum(
+                    axis=1
+                )
                 found = Found(slots, self._histograms.ended + packets, active != 0)
                 interval.slots.take_back(self, interval.readers, began_ns, found)
         return reading

@@ -17,7 +17,7 @@ from otel_epping.kernel.rows import longer
 _UNUSED = "unused"
 _WORD = np.dtype(np.uint64)
 _HALF = np.dtype(np.uint32)
-_TALLIES = ("from", "to")
+_TALLIES = ("classes",)
 _ECN = ("ecn_from", "ecn_to")
 _SILENCE = "silence"
 
@@ -44,7 +44,7 @@ def _sum_over_cpus(numbers: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
 class SubnetCounters:
     """One reader's account of the counters. `dtype` is that of a record:
 
-    from, to             (classes,) packets and bytes
+    classes              (classes,) from and to, packets and bytes each
     ecn_from, ecn_to     (3,) packets by ECN code point, 1 to 3
     retransmitted...     fields of the program's struct flow_counters
     silence              ends of flows that ended in silence

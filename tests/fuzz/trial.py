@@ -152,7 +152,7 @@ class Trial:
 
     def _traffic(self) -> Counts:
         """(slots, from or to, classes, packets or bytes)"""
-        rows = self.bench.traffic
+        rows = self.bench.traffic["classes"]
         total: Counts = np.stack(
             [[rows[way][unit].sum(1).reshape(len(rows), -1) for unit in ("packets", "bytes")] for way in ("from", "to")]
         )
