@@ -93,11 +93,6 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
     return KIND_TCP;
 }
 
-struct udp_start {
-    struct udphdr udp;
-    u64 head;
-};
-
 /*
  * What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. Read by offset if
  * it isn't in the linear part of an skb: drivers put the headers there, and the payload into pages (eth_get_headlen()).
@@ -106,26 +101,28 @@ struct udp_start {
 static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor *cursor, u64 rest,
                                       struct packet *packet)
 {
-    const struct udp_start *linear = cursor->at;
-    struct udp_start start = {};
+    const struct udphdr *udp = cursor->at;
+    const u64 *payload = (void *)(udp + 1);
     u32 at = packet->headers;
 
-    packet->headers += sizeof(start.udp);
-    packet->payload = rest > sizeof(start.udp) ? rest - sizeof(start.udp) : 0;
-    if (likely(rest >= sizeof(start) && (void *)(linear + 1) <= cursor->end)) {
-        packet->source_port = linear->udp.source;
-        packet->destination_port = linear->udp.dest;
-        packet->udp_head = linear->head;
+    packet->headers += sizeof(*udp);
+    packet->payload = rest > sizeof(*udp) ? rest - sizeof(*udp) : 0;
+    if (likely(rest >= sizeof(*udp) + sizeof(*payload) && (void *)(payload + 1) <= cursor->end)) {
+        packet->source_port = udp->source;
+        packet->destination_port = udp->dest;
+        packet->udp_head = *payload;
         return;
     }
-    if (rest < sizeof(start) || bpf_skb_load_bytes(skb, at, &start, sizeof(start))) {
-        start.head = 0;
-        if (rest < sizeof(start.udp) || bpf_skb_load_bytes(skb, at, &start.udp, sizeof(start.udp)))
-            return;
+    /* At first the header is where the head of the payload belongs: the stack is nearly full. */
+    if (rest < sizeof(*udp) || bpf_skb_load_bytes(skb, at, &packet->udp_head, sizeof(*udp))) {
+        packet->udp_head = 0;
+        return;
     }
-    packet->source_port = start.udp.source;
-    packet->destination_port = start.udp.dest;
-    packet->udp_head = start.head;
+    packet->source_port = ((__be16 *)&packet->udp_head)[0];
+    packet->destination_port = ((__be16 *)&packet->udp_head)[1];
+    if (rest < sizeof(*udp) + sizeof(*payload) ||
+        bpf_skb_load_bytes(skb, at + sizeof(*udp), &packet->udp_head, sizeof(packet->udp_head)))
+        packet->udp_head = 0;
 }
 
 static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct packet *packet)
