@@ -89,7 +89,7 @@ class Delivery:
 def _tell_privileges(kept: Collection[str]) -> None:
     """Says what is left of them, which should be nothing."""
     if kept:
-        _log.warning("%s: kept, for this kernel asks for it to use what is loaded", ", ".join(sorted(kept)))
+        _log.warning("%s", privileges.in_words(kept))
     elif holders := privileges.holders():
         _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
 
