@@ -80,7 +80,7 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT); `watching()` waits. None outlives its test."""
+    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT); `watching()` waits. None outlives it."""
     started: list[Watch] = []
 
     def start(*arguments: Any, **how: Any) -> Watch:
