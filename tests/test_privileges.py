@@ -95,7 +95,9 @@ def test_nothing_is_held_once_it_runs(
     command = {"ambient": AGENT, "root": COMMAND, "file": capable_python}[given]
     with Sink(namespace=ns) as sink:
         agent = start(
-            "-i", "lo", "--interval", "300ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint, command=command
+            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # which takes a thread of its own
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            command=command,
         )
         sink.wait_for(lambda received: received.requests, PATIENCE_S)  # so all of its threads are there
         assert len(threads(agent.process.pid)) > 1
