@@ -92,6 +92,7 @@ def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_nothing_is_held_once_it_runs(
     ns: Namespace, start: Callable[..., Agent], capable_python: list[str], given: str
 ) -> None:
+    # Root may run it, too, and then nothing must be left of that either.
     command = {"ambient": AGENT, "root": COMMAND, "file": capable_python}[given]
     with Sink(namespace=ns) as sink:
         agent = start(
@@ -192,6 +193,7 @@ def test_what_is_kept_is_kept_alone() -> None:
 # ---- what the loader is given
 
 
+# Who is root gives it no more.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command: list[str]) -> None:
     secret = "s3cr3t-of-the-exporter"

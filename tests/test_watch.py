@@ -232,6 +232,7 @@ def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callabl
     assert one.log.splitlines()[-1].startswith("otel-epping: stopped at once")
 
 
+# Root is who runs it by hand, as a rule.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 @pytest.mark.parametrize(("hook", "kept"), [("tcx", 0), ("clsact", NET_ADMIN)])
 def test_what_it_holds(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:
