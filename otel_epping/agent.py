@@ -5,7 +5,7 @@ import logging
 import select
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 
 from otel_epping.health import Health, in_words
@@ -89,7 +89,7 @@ class Delivery:
 def _tell_privileges(kept: Collection[str]) -> None:
     """Says what is left of them, which should be nothing."""
     if kept:
-        _log.warning("%s: kept, for this kernel asks for it to use what is loaded", ", ".join(sorted(kept)))
+        _log.warning("%s", privileges.in_words(kept))
     elif holders := privileges.holders():
         _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
 
@@ -149,7 +149,7 @@ def _told(names: Sequence[str]) -> str:
 
 
 def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManager[object]:
-    """Answers health probes at an address and port, if any."""
+    """Listens for health probes at an address and port, if any; entered, answers them."""
     if not at:
         return nullcontext()
     from otel_epping.probes import Probes  # with http.server, which an agent without probes can do without
@@ -174,11 +174,13 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         privileges.drop()
         return collector
 
-    with Identity(settings.selection.all) as identity, _probes(health, settings.health_at):
+    with Identity(settings.selection.all) as identity, ExitStack() as answering:
+        probes = _probes(health, settings.health_at)
         with beside(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
             # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
             kept = privileges.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else privileges.NOTHING)
+            answering.enter_context(probes)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
 

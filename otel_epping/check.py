@@ -51,7 +51,7 @@ def _hook(config: KernelConfig) -> str:
 
 def _run_time() -> str:
     if kept := privileges.needed_at_run_time():
-        return f"{', '.join(sorted(kept))}: kept, for this kernel asks for it to use what is loaded"
+        return privileges.in_words(kept)
     return "no capability is held once the program is loaded, and interfaces that come later are attached to"
 
 

@@ -115,8 +115,9 @@ def _listen(address: str, port: int) -> socket.socket:
 
 
 class Probes:
-    """Listens and answers, in a thread of its own, until closed; `questions` are paths and what they ask.
+    """Listens, and as a context manager answers, in a thread of its own; `questions` are paths and what they ask.
 
+    Listening may take a privilege, which the thread inherits from who starts it: the agent lays its own down between.
     Raises EppingError if it cannot listen there.
     """
 
@@ -129,9 +130,9 @@ class Probes:
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="health", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> "Probes":
+        self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -13,10 +13,11 @@ from dataclasses import replace
 from typing import TextIO
 
 from otel_epping.events import Writer
-from otel_epping.kernel import interfaces
+from otel_epping.kernel import interfaces, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.privileges import NOTHING
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.stop import Stop
 
@@ -74,6 +75,9 @@ def watch(names: Sequence[str], config: KernelConfig, format: str, stream: TextI
         interfaces.find(name)
     stop = Stop("stopped at once; the output may be torn")
     with Collector(replace(config, events=True)) as collector:
+        # As in agent.py; nothing else of ours runs here that could have any.
+        if kept := privileges.lay_down({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING):
+            print(f"otel-epping: {privileges.in_words(kept)}", file=sys.stderr)
         reader = EventReader(collector)
         timeouts = Timeouts(collector, reader.dtype)
         losses = _Losses(reader)

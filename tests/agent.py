@@ -22,7 +22,7 @@ from typing import TypeVar
 
 import pytest
 from patience import PATIENCE_S
-from unprivileged import CAPABLE_NOBODY, as_nobody
+from unprivileged import AGENT, assert_unprivileged
 
 from otel_epping.lab import traffic
 from otel_epping.lab.namespaces import Namespace
@@ -56,7 +56,7 @@ class Agent:
             "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
             **variables,
         }
-        command = [*as_nobody(CAPABLE_NOBODY), "run", "-i", WAN_INTERFACE, "--interval", interval]
+        command = [*AGENT, "run", "-i", WAN_INTERFACE, "--interval", interval]
         with self._log.open("w") as log, self._out.open("w") as out:
             self.process = lab.router.popen(command, env=environment, stderr=log, stdout=out)
 
@@ -76,6 +76,7 @@ class Agent:
             return "watching" in self.log
 
         eventually(watches, PATIENCE_S, f"{self.name} watches; it says: {self.log}")
+        assert_unprivileged(self.process, self.log)
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:

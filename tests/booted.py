@@ -12,6 +12,15 @@ from pathlib import Path
 
 _SYSTEMD = "/lib/systemd/systemd"
 
+# A shell function: what the threads of a unit's main process have, as name=value.
+HELD = r"""
+held() {
+    sed -nE 's/^(Uid|Cap(Inh|Prm|Eff|Amb)|NoNewPrivs):\s*([0-9a-f]+).*/\1=\3/p' \
+        /proc/$(systemctl show -p MainPID --value $1)/task/*/status | sort -u
+}
+"""
+NOTHING_HELD = {f"Cap{name}=0000000000000000" for name in ("Inh", "Prm", "Eff", "Amb")} | {"NoNewPrivs=1"}
+
 # A cgroup to begin with, so that systemd makes its own in there and not among the host's.
 _CGROUP = """
 set -e

@@ -4,15 +4,18 @@
     ns      the namespace, one for the whole session: a test that changes its links puts them back
     epping  one run to its end, which never shows a traceback
     said    the one line that a failed run ends in
-    start   starts an agent that goes on in the background and waits until it watches
+    start   starts an agent that goes on in the background and waits until it watches, holding no privilege any more
+    public  a folder that the user nobody can look into, too
 
-Both take a `command` too, which may be one that takes something away from otel-epping before it runs.
+Agents are run by the user nobody (unprivileged.py), all else by who runs the tests. `epping` and `start` take a
+`command` too, which may be one that takes something away from otel-epping before it runs.
 """
 
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from pathlib import Path
 
 import pytest
 from patience import PATIENCE_S
+from unprivileged import AGENT, assert_unprivileged
 
 from otel_epping.lab.namespaces import Namespace
 
@@ -46,11 +50,12 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
 
 
 def epping(
-    ns: Namespace, *arguments: str, command: list[str] = COMMAND, settings: dict[str, str] | None = None
+    ns: Namespace, *arguments: str, command: list[str] | None = None, settings: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """One run of otel-epping to its end; `command` may be one that takes something away from it first."""
+    usual = AGENT if arguments[:1] == ("run",) else COMMAND
     process = ns.popen(
-        [*command, *arguments],
+        [*(command or usual), *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -104,7 +109,7 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
     def start(
         *arguments: str,
-        command: list[str] = COMMAND,
+        command: list[str] = AGENT,
         output: int = subprocess.DEVNULL,
         namespace: Namespace = ns,
         **settings: str,
@@ -120,12 +125,21 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
             )
         agents.append(Agent(process, log))
         agents[-1].wait_for("watching")
+        assert_unprivileged(process, log.read_text())
         return agents[-1]
 
     yield start
     for agent in agents:
         agent.process.kill()
         agent.process.wait()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Not in pytest's folder, which is for its user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def converse(ns: Namespace, turns: int = 20) -> None:

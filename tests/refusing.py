@@ -41,7 +41,7 @@ def _main(number: str, commands: str, *command: str) -> None:
     text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in code))
     program = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code), ctypes.addressof(text)))
     assert ctypes.CDLL(None).prctl(_SECCOMP, _MODE_FILTER, program) == 0
-    os.execv(command[0], command)
+    os.execvp(command[0], command)
 
 
 if __name__ == "__main__":

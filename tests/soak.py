@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from arrivals import DELTA, INTERFACE_PACKETS, PACKETS
-from command import COMMAND, environment
+from command import environment
 from fuzz import builders
 from fuzz.meaning import ACK
 from patience import PATIENCE_S
+from unprivileged import AGENT, assert_unprivileged
 
 from otel_epping import telemetry
 from otel_epping.kernel import libbpf
@@ -171,7 +172,7 @@ class Agent:
         settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2"}
         options = ["-i", "soak*", "--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
         with log.open("w") as stderr:
-            self.process = ns.popen([*COMMAND, "run", *options], stderr=stderr, env=environment(settings))
+            self.process = ns.popen([*AGENT, "run", *options], stderr=stderr, env=environment(settings))
 
     @property
     def log(self) -> str:
@@ -181,6 +182,7 @@ class Agent:
         while "watching" not in self.log:
             assert self.process.poll() is None, self.log
             time.sleep(0.05)
+        assert_unprivileged(self.process, self.log)
 
     def status(self, name: str) -> int:
         """A number of /proc/PID/status."""

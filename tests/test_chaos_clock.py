@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import grpc
 import pytest
-from command import COMMAND, Agent, converse
+from command import Agent, converse
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from patience import PATIENCE_S
+from unprivileged import AGENT
 from wallclock import set_back
 
 from otel_epping import telemetry
@@ -91,7 +92,7 @@ def test_a_clock_that_is_not_the_kernels(ns: Namespace, start: Callable[..., Age
         began_ns = time.time_ns()
         start(
             *("-i", "lo", "--interval", "100ms", "--sample-interval", "0"),
-            command=[*ahead, *COMMAND],
+            command=[*ahead, *AGENT],
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
         )
         converse(ns)

@@ -5,8 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from command import COMMAND, converse, environment
+from command import converse, environment
 from patience import PATIENCE_S
+from unprivileged import AGENT, assert_unprivileged
 
 from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
@@ -25,7 +26,7 @@ def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: st
     ):
         settings = {"OTEL_METRICS_EXPORTER": "otlp,console", "OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = ns.popen(
-            [*COMMAND, "run", "-i", "lo", "--interval", "100ms"],
+            [*AGENT, "run", "-i", "lo", "--interval", "100ms"],
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
@@ -33,6 +34,7 @@ def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: st
         )
         try:
             sink.wait_for(lambda one: len(one.received) >= 2, PATIENCE_S)
+            assert_unprivileged(agent, log="")
             converse(ns)
             sink.wait_for(lambda one: len(one.received) >= 8, PATIENCE_S)
             agent.terminate()

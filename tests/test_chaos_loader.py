@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from agent import eventually
-from command import COMMAND, environment
+from command import environment
 from patience import PATIENCE_S
+from unprivileged import AGENT
 
 from otel_epping.lab.namespaces import Namespace
 
@@ -27,7 +28,7 @@ def loader_of(pid: int) -> int | None:
 def loading(ns: Namespace, library: str = "libbcc") -> tuple[subprocess.Popen[str], int]:
     """An agent, and its loader as soon as it has loaded this."""
     settings = environment({"OTEL_METRICS_EXPORTER": "console"})
-    agent = ns.popen([*COMMAND, "run", "-i", "lo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
+    agent = ns.popen([*AGENT, "run", "-i", "lo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     deadline = time.monotonic() + PATIENCE_S
     while not (loader := loader_of(agent.pid)) or library not in Path(f"/proc/{loader}/maps").read_text():
         assert time.monotonic() < deadline

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from command import COMMAND, Agent, epping, said
 from patience import PATIENCE_S
-from unprivileged import NOBODY, REPOSITORY, as_nobody
+from unprivileged import AGENT, NOBODY, REPOSITORY, as_nobody
 
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.lab.namespaces import Namespace
@@ -65,9 +65,9 @@ def missing(result: subprocess.CompletedProcess[str]) -> str:
     return "\n".join(line for line in result.stdout.splitlines() if line.startswith("MISSING "))
 
 
-@pytest.mark.parametrize("command", [["run", "-i", "lo"], ["demo"]], ids=["run", "demo"])
+@pytest.mark.parametrize("command", [[*AGENT, "run", "-i", "lo"], [*COMMAND, "demo"]], ids=["run", "demo"])
 def test_old_kernel(ns: Namespace, command: list[str]) -> None:
-    assert TOO_OLD in said(epping(ns, *command, command=[*OLD_KERNEL, *COMMAND]))
+    assert TOO_OLD in said(epping(ns, command=[*OLD_KERNEL, *command]))
 
 
 def test_check_on_an_old_kernel(ns: Namespace) -> None:
@@ -89,7 +89,7 @@ LACKS: list[tuple[str, Callable[[], list[str]], str, str]] = [
 
 @pytest.mark.parametrize(("paths", "of_check", "of_run"), [lack[1:] for lack in LACKS], ids=[lack[0] for lack in LACKS])
 def test_packages_that_are_missing(ns: Namespace, paths: Callable[[], list[str]], of_check: str, of_run: str) -> None:
-    command = [*without(*paths()), *COMMAND]
+    command = [*without(*paths()), *AGENT]
     assert of_check in missing(epping(ns, "check", command=command))
     result = epping(ns, "run", "-i", "lo", command=command)
     assert result.returncode == 1
@@ -118,6 +118,7 @@ def test_wrong_bcc_does_no_harm_beside_the_right_one(ns: Namespace, lattice_pyth
 
 
 def test_wrong_bcc_is_recognised(ns: Namespace, lattice_python: str) -> None:
+    # As root, which alone may look into pytest's folder: this one never watches anything.
     result = epping(ns, "run", "-i", "lo", command=[*without(BCC), lattice_python, "-m", "otel_epping"])
     line = result.stderr.splitlines()[-1]
     assert "site-packages/bcc" in line

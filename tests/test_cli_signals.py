@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from command import Agent, environment
 from patience import PATIENCE_S
+from unprivileged import CAPABLE_NOBODY, as_nobody
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
@@ -23,7 +24,9 @@ RUN = ("run", "-i", "lo")
 
 def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
     """Ctrl-C when a module is imported: exit status, and what was said. A terminal signals all in the foreground."""
-    command = [sys.executable, "-X", "importtime", "-m", "otel_epping", *arguments]
+    python = ("-X", "importtime", "-m", "otel_epping", *arguments)
+    # A capture and a demonstration are root's: the one for its files, the other for its network namespaces.
+    command = as_nobody(CAPABLE_NOBODY, *python) if arguments[0] in ("run", "watch") else [sys.executable, *python]
     settings = environment({"OTEL_METRICS_EXPORTER": "console,otlp"})
     process = ns.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     assert process.stderr

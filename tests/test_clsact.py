@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from command import COMMAND, Agent, converse, epping
+from command import Agent, converse, epping
 from refusing import BEFORE_TCX
 from test_chaos_network import Hosts, dropping, hosts, program_id, runs, told, udp_socket
+from unprivileged import AGENT
 
 from bench.programs import load, run_times
 from otel_epping import telemetry
@@ -180,7 +181,7 @@ def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, st
 
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
     """Played by a seccomp filter. What comes later takes a privilege there, which is kept, and said at the start."""
-    command = [*BEFORE_TCX, *COMMAND]
+    command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout
     agent = start("-i", "auto", command=command, **ANYWHERE)
     log = agent.log.read_text()

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command import COMMAND, Agent, environment, epping, said
+from command import Agent, environment, epping, said
 from patience import PATIENCE_S
+from unprivileged import AGENT, assert_unprivileged
 
 from otel_epping import logs
 from otel_epping.lab.namespaces import Namespace
@@ -169,13 +170,14 @@ def test_what_is_no_format_or_level(ns: Namespace, arguments: list[str], words: 
 
 def test_a_log_that_cannot_be_written_ends_nothing(ns: Namespace) -> None:
     with Path("/dev/full").open("w") as full:
-        command = [*COMMAND, "run", "-i", "lo", "--interval", "100ms"]
+        command = [*AGENT, "run", "-i", "lo", "--interval", "100ms"]
         settings = environment({"OTEL_METRICS_EXPORTER": "console"})
         process = ns.popen(command, stdout=subprocess.PIPE, stderr=full, env=settings)
         assert process.stdout
         try:
             while "resource_metrics" not in process.stdout.readline():
                 assert process.poll() is None
+            assert_unprivileged(process, log="")
             process.terminate()
             process.communicate(timeout=PATIENCE_S)
             assert process.returncode == 0

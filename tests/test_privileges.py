@@ -21,37 +21,27 @@ import pytest
 from command import COMMAND, Agent, converse, environment, epping, said
 from patience import PATIENCE_S
 from refusing import LINK_CREATE, MAP_UPDATE, refusing
-from unprivileged import CAPABLE_NOBODY, NEEDED, NOBODY, NOBODY_UID, as_nobody, nobody_with
+from unprivileged import (
+    AGENT,
+    CAPABLE_NOBODY,
+    NEEDED,
+    NET_ADMIN,
+    NOBODY,
+    as_nobody,
+    assert_holds_nothing,
+    fields,
+    held,
+    nobody_with,
+    threads,
+)
 
 from otel_epping import telemetry
 from otel_epping.kernel import privileges
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
-NET_ADMIN = 1 << 12
 THREE = NET_ADMIN | 1 << 38 | 1 << 39
 OLD_KERNEL = ["setarch", "--uname-2.6"]
-
-
-def fields(status: Path) -> dict[str, str]:
-    """Those of a status file of /proc."""
-    return {name: value.strip() for name, _, value in (line.partition(":") for line in status.read_text().splitlines())}
-
-
-def held(status: dict[str, str]) -> dict[str, int]:
-    """What a thread has, and what it can hand on."""
-    return {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
-
-
-def assert_holds_nothing(pid: int) -> None:
-    """Of all its threads: nothing is held, nothing can be handed on, nothing can be gained."""
-    threads = [fields(task / "status") for task in Path(f"/proc/{pid}/task").iterdir()]
-    assert len(threads) > 1
-    for thread in threads:
-        assert not any(held(thread).values()), thread
-        assert thread["NoNewPrivs"] == "1", thread
-        # Only root could be given anything by an exec, and only root may limit that.
-        assert thread["Uid"].startswith(NOBODY_UID) or int(thread["CapBnd"], 16) == 0, thread
 
 
 # ---- what is asked for
@@ -102,12 +92,16 @@ def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_nothing_is_held_once_it_runs(
     ns: Namespace, start: Callable[..., Agent], capable_python: list[str], given: str
 ) -> None:
-    command = {"ambient": as_nobody(CAPABLE_NOBODY), "root": COMMAND, "file": capable_python}[given]
+    # Root may run it, too, and then nothing must be left of that either.
+    command = {"ambient": AGENT, "root": COMMAND, "file": capable_python}[given]
     with Sink(namespace=ns) as sink:
         agent = start(
-            "-i", "lo", "--interval", "300ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint, command=command
+            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # which takes a thread of its own
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            command=command,
         )
         sink.wait_for(lambda received: received.requests, PATIENCE_S)  # so all of its threads are there
+        assert len(threads(agent.process.pid)) > 1
         assert_holds_nothing(agent.process.pid)
         converse(ns)
         assert agent.stop() == 0
@@ -115,10 +109,16 @@ def test_nothing_is_held_once_it_runs(
         assert sum(point.point.count for point in sink.points(telemetry.RTT.name)) > 0
 
 
-def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: Path) -> None:
+    """Not by `start`, which wants no thread to hold anything."""
     script = "import sys, threading; threading.Thread(target=threading.Event().wait, daemon=True).start(); "
     script += "from otel_epping.cli import main; main()"
-    agent = start("-i", "lo", command=[sys.executable, "-c", script], OTEL_METRICS_EXPORTER="console")
+    command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        variables = environment({"OTEL_METRICS_EXPORTER": "console"})
+        agent = Agent(ns.popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=variables), log)
+    agent.wait_for("watching")
     assert agent.log.read_text().count("threads that were not started by us keep their capabilities: python") == 1
     assert agent.stop() == 0
 
@@ -168,7 +168,7 @@ def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidde
 
 
 def test_what_is_kept_is_told(ns: Namespace) -> None:
-    command = [*refusing(errno.EPERM, LINK_CREATE), *COMMAND]
+    command = [*refusing(errno.EPERM, LINK_CREATE), *AGENT]
     kept = "CAP_NET_ADMIN: kept, for this kernel asks for it to use what is loaded"
     result = epping(ns, "check", command=command)
     assert result.returncode == 0, result.stdout
@@ -193,7 +193,8 @@ def test_what_is_kept_is_kept_alone() -> None:
 # ---- what the loader is given
 
 
-@pytest.mark.parametrize("command", [COMMAND, as_nobody(CAPABLE_NOBODY)], ids=["root", "nobody"])
+# Who is root gives it no more.
+@pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command: list[str]) -> None:
     secret = "s3cr3t-of-the-exporter"
     agent = ns.popen(

@@ -47,8 +47,8 @@ LINE = re.compile(r"(\w+): .* # (.+)")
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "otel-epping.yaml"
+def path(public: Path) -> Path:
+    return public / "otel-epping.yaml"
 
 
 def shown(

@@ -22,9 +22,9 @@ def sink(ns: Namespace) -> Iterator[Sink]:
 
 
 def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
-    ns: Namespace, start: Callable[..., Agent], sink: Sink, tmp_path: Path
+    ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path
 ) -> None:
-    path = tmp_path / "settings.yaml"
+    path = public / "settings.yaml"
     path.write_text("interface: lo\nsample_interval: 0\n")
     agent = start("--config", str(path), "--max-flows", "1000", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
 
@@ -63,9 +63,9 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
 
 
 def test_bounds_are_reloaded_where_there_are_some(
-    ns: Namespace, start: Callable[..., Agent], sink: Sink, tmp_path: Path
+    ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path
 ) -> None:
-    path = tmp_path / "settings.yaml"
+    path = public / "settings.yaml"
     path.write_text("interface: lo\nmax_series: 7\n")
     agent = start("--config", str(path), "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
 

@@ -27,9 +27,9 @@ from otel_epping.systemd import Service
 
 
 @pytest.fixture(params=["path", "abstract"])
-def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def address(request: pytest.FixtureRequest, public: Path) -> str:
     """Of either kind."""
-    return str(tmp_path / "notify") if request.param == "path" else f"@otel-epping-test-{os.getpid()}"
+    return str(public / "notify") if request.param == "path" else f"@otel-epping-test-{os.getpid()}"
 
 
 @pytest.fixture
@@ -154,6 +154,7 @@ def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
 def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
     """It is ready when it counts, tells how it is, and that it is about to end."""
     with Sink(namespace=ns) as sink:
+        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # as systemd's own is
         running = start(
             *("-i", "lo", "--interval", "100ms"),
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],

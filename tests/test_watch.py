@@ -22,6 +22,7 @@ from packets import ETHER
 from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import IP, UDP
+from unprivileged import AGENT, NET_ADMIN, assert_unprivileged, fields, held
 
 from otel_epping.lab import traffic
 from otel_epping.lab.namespaces import Namespace
@@ -40,11 +41,13 @@ RING_EVENTS = 40_000  # more than there is room for: bpf/events.h
 class Watch:
     """A running watch, with its output in a file or, if `piped`, in `process.stdout`."""
 
-    def __init__(self, namespace: Namespace, folder: Path, *arguments: str, piped: bool = False) -> None:
+    def __init__(
+        self, namespace: Namespace, folder: Path, *arguments: str, piped: bool = False, command: list[str] = AGENT
+    ) -> None:
         self._out, self._log = folder / f"{id(self)}.out", folder / f"{id(self)}.log"
         with self._out.open("w") as out, self._log.open("w") as log:
             self.process = namespace.popen(
-                [*COMMAND, "watch", *arguments],
+                [*command, "watch", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE if piped else out,
                 stderr=log,
@@ -65,6 +68,7 @@ class Watch:
             return "watching" in self.log
 
         eventually(watches, PATIENCE_S, f"it watches; it says: {self.log}")
+        assert_unprivileged(self.process, self.log)
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
@@ -76,10 +80,10 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Starts a watch: (namespace, *arguments, piped=False); `watching()` waits for it. None outlives its test."""
+    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT); `watching()` waits. None outlives it."""
     started: list[Watch] = []
 
-    def start(*arguments: Any, **how: bool) -> Watch:
+    def start(*arguments: Any, **how: Any) -> Watch:
         started.append(Watch(arguments[0], tmp_path, *arguments[1:], **how))
         return started[-1]
 
@@ -226,6 +230,20 @@ def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callabl
     assert one.process.poll() is None
     assert one.stop(signal.SIGINT) == 128 + signal.SIGINT
     assert one.log.splitlines()[-1].startswith("otel-epping: stopped at once")
+
+
+# Root is who runs it by hand, as a rule.
+@pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
+@pytest.mark.parametrize(("hook", "kept"), [("tcx", 0), ("clsact", NET_ADMIN)])
+def test_what_it_holds(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:
+    one = watch(ns, "-i", "lo", "--hook", hook, command=command).watching()
+    sets = held(fields(Path(f"/proc/{one.process.pid}/status")))
+    assert sets == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapAmb": 0}
+    assert one.log.count("CAP_NET_ADMIN: kept") == bool(kept)
+    converse(ns, turns=3)
+    eventually(lambda: any(STANDARD.fullmatch(line) for line in one.lines), PATIENCE_S, "it prints what happens")
+    assert one.stop() == 0
+    assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
 
 
 def test_a_mistake_is_one_line(ns: Namespace) -> None:
