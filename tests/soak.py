@@ -267,7 +267,8 @@ def run(duration_s: float) -> list[str]:
         for name, agent in agents.items():
             agent.process.terminate()
             assert agent.process.wait(PATIENCE_S) == 0, f"{name}: {agent.log}"
-            assert "Traceback" not in agent.log, agent.log
+            amiss = [line for line in agent.log.splitlines() if "Traceback" in line or " ERROR " in line]
+            assert not amiss, f"{name}: {amiss}"
         assert attached(ns, "soak0") == [0, 0], "a program is left behind"
         _settle(collectors.behind)
         told["cumulative"].take(collectors.behind)
