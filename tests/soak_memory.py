@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether an agent's memory is flat.
 
-Resident memory can't tell in a minute. All that it grows by then is in glibc's arena of the thread that exports: there,
-arrays and requests of up to a megabyte come and go, and what was freed is kept, or given back when it happens to lie at
-the end. So with 6 MB of arrays and requests held it goes up and down by 3 to 6 MB, for minutes, and ends where it
-began. What is held and not free is exact, and so is asked for (soak_agent.py).
+Resident memory can't tell in a minute. What moves in it is glibc's arena of the thread that exports: arrays and
+requests of up to a megabyte come and go there, and what was freed is kept, until it happens to lie at the end. So the
+arena has 4 MB, and a minute later 11. What is held and not free is exact, and so is asked for (soak_agent.py).
 
 It is asked for in each round of churn, and the least of the answers counts, which is that between two exports. How much
 it grows a round is the median of the slopes between any two rounds of the second half (Theil and Sen): neither chance
