@@ -24,7 +24,8 @@ from command import environment
 from fuzz import builders
 from fuzz.meaning import ACK
 from patience import PATIENCE_S
-from unprivileged import AGENT, assert_unprivileged
+from soak_memory import Memory
+from unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivileged
 
 from otel_epping import telemetry
 from otel_epping.kernel import libbpf
@@ -32,6 +33,7 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Point, Sink
 
+AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/soak_agent.py")
 ROUNDS = 4
 # Of each conversation: none from the first timestamp of either side, which may be old, nor from the last, unanswered.
 RTTS = (ROUNDS - 1) + (ROUNDS - 2)
@@ -41,9 +43,11 @@ MAX_SUBNETS = 1024
 SUBNETS = 3000  # on either side, for each interface
 CHURN_S = 5.0
 INTERFACES = 3  # at a time
+# Names that come beside those, and come again: of each that it ever watched an agent keeps the counts.
+OTHER_NAMES = 2
 INTERVAL = "500ms"
-MOST_GROWTH_KB = 2048
 MOST_NEW_FDS = 2  # a connection may be up, or not
+ASKING_S = 0.2
 
 
 class Traffic:
@@ -75,7 +79,7 @@ class Traffic:
             end.close()
         self._ns.ip(f"link delete {name}")
         self.comings += 1
-        number = int(name[4:]) if self.comings % 2 else INTERFACES + self.comings
+        number = int(name[4:]) if self.comings % 2 else INTERFACES + self.comings // 2 % OTHER_NAMES
         self._make(number)
         deadline = time.monotonic() + PATIENCE_S
         while attached(self._ns, f"soak{number}") != [2, 2]:
@@ -169,10 +173,14 @@ class Agent:
 
     def __init__(self, ns: Namespace, log: Path, **variables: str) -> None:
         self._log = log
-        settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2"}
+        holds = log.with_suffix(".holds")
+        holds.touch()
+        holds.chmod(0o666)  # nobody writes it
+        settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2", "SOAK_HOLDS": str(holds)}
         options = ["-i", "soak*", "--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
         with log.open("w") as stderr:
             self.process = ns.popen([*AGENT, "run", *options], stderr=stderr, env=environment(settings))
+        self.memory = Memory(self.process.pid, holds)
 
     @property
     def log(self) -> str:
@@ -183,11 +191,6 @@ class Agent:
             assert self.process.poll() is None, self.log
             time.sleep(0.05)
         assert_unprivileged(self.process, self.log)
-
-    def status(self, name: str) -> int:
-        """A number of /proc/PID/status."""
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.split(f"{name}:")[1].split()[0])
 
     @property
     def fds(self) -> int:
@@ -240,6 +243,7 @@ def run(duration_s: float) -> list[str]:
     with ExitStack() as undo:
         ns = undo.enter_context(Namespace("soak"))
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
+        folder.chmod(0o711)
         collectors = undo.enter_context(Collectors.running(ns))
         traffic = Traffic(ns)
         undo.callback(traffic.close)
@@ -264,11 +268,12 @@ def run(duration_s: float) -> list[str]:
             agent.wait_until_it_watches()
         assert attached(ns, "soak0") == [2, 2]
         told = {name: Told() for name in agents}
-        sizes = _churn(duration_s, traffic, collectors, agents, told)
+        fds = _churn(duration_s, traffic, collectors, agents, told)
         for name, agent in agents.items():
             agent.process.terminate()
             assert agent.process.wait(PATIENCE_S) == 0, f"{name}: {agent.log}"
-            assert "Traceback" not in agent.log, agent.log
+            amiss = [line for line in agent.log.splitlines() if "Traceback" in line or " ERROR " in line]
+            assert not amiss, f"{name}: {amiss}"
         assert attached(ns, "soak0") == [0, 0], "a program is left behind"
         _settle(collectors.behind)
         told["cumulative"].take(collectors.behind)
@@ -278,51 +283,58 @@ def run(duration_s: float) -> list[str]:
             f"interfaces {traffic.comings}"
         ]
         for name, one in told.items():
-            first, last = sizes[name]
-            lines.append(f"{name}: {one}; kB, fds, threads a third in {first}, at the end {last}")
+            lines.append(f"{name}: {one}; descriptors {fds[name]}; {agents[name].memory}")
         print("\n".join(lines))
         for name, one in told.items():
             packets = (one.interface_packets, one.subnet_packets / 2)
             assert packets == (traffic.packets, traffic.packets), f"{name}: {packets} of {traffic.packets} packets"
             assert one.rtts == traffic.rtts, f"{name}: {one.rtts} of {traffic.rtts} RTTs"
-            first, last = sizes[name]
-            assert last[0] - first[0] <= MOST_GROWTH_KB, f"{name}: memory went from {first[0]} to {last[0]} kB"
-            assert last[1] - first[1] <= MOST_NEW_FDS, f"{name}: descriptors went from {first[1]} to {last[1]}"
+            agents[name].memory.check()
+            first, last = fds[name]
+            assert last - first <= MOST_NEW_FDS, f"{name}: descriptors went from {first} to {last}"
         return lines
 
 
 def _churn(
     duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], told: dict[str, Told]
-) -> dict[str, tuple[tuple[int, int, int], tuple[int, int, int]]]:
-    """All that comes and goes; returns the agents' sizes a third in and at the end, collectors being there."""
+) -> dict[str, tuple[int, int]]:
+    """All that comes and goes; returns how many descriptors agents have after a round and in the end."""
 
-    def sizes() -> dict[str, tuple[int, int, int]]:
-        return {name: (one.status("VmRSS"), one.fds, one.status("Threads")) for name, one in agents.items()}
+    def fds() -> dict[str, int]:
+        return {name: agent.fds for name, agent in agents.items()}
 
     def speak_until(at: float) -> None:
         while time.monotonic() < at:
             traffic.speak()
             time.sleep(PAUSE_S)
 
-    began, third = time.monotonic(), sizes()
-    while (passed := time.monotonic() - began) < duration_s - CHURN_S:
+    def speak_and_ask(duration_s: float) -> None:
+        until = time.monotonic() + duration_s
+        while time.monotonic() < until:
+            for agent in agents.values():
+                agent.memory.ask()
+            speak_until(time.monotonic() + ASKING_S)
+        for agent in agents.values():
+            agent.memory.end_round()
+
+    began, first = time.monotonic(), dict[str, int]()
+    while time.monotonic() - began < duration_s - CHURN_S:
         traffic.replace_an_interface()
         speak_until(time.monotonic() + 0.3 * CHURN_S)
         collectors.take_away()
         told["delta"].take(collectors.direct)
         speak_until(time.monotonic() + 0.3 * CHURN_S)
         collectors.bring_back()
-        speak_until(time.monotonic() + 0.4 * CHURN_S)
+        speak_and_ask(0.4 * CHURN_S)
         told["cumulative"].take(collectors.behind)
         for agent in agents.values():
             assert agent.process.poll() is None, agent.log
-        if passed < duration_s / 3:
-            third = sizes()
+        first = first or fds()
     speak_until(time.monotonic() + CHURN_S)
     for agent in agents.values():
         assert agent.log.count("export failed") == agent.log.count("get through again"), agent.log
-    last = sizes()
-    return {name: (third[name], last[name]) for name in agents}
+    last = fds()
+    return {name: (first[name], last[name]) for name in agents}
 
 
 def _settle(sink: Sink) -> None:

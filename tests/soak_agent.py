@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""otel-epping, which on SIGUSR1 says what it holds: a line of JSON to the file $SOAK_HOLDS.
+
+malloc_bytes   what malloc() gave out: numpy's arrays, requests, C and C++
+blocks         small objects of Python, which has them from an allocator of its own
+"""
+
+import ctypes
+import gc
+import json
+import os
+import signal
+import sys
+from types import FrameType
+
+from otel_epping.__main__ import main
+
+_FIELDS = ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+
+
+class _Mallinfo2(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in _FIELDS]
+
+
+def _answer() -> None:
+    """Has SIGUSR1 answered. By the main thread, and not one of ours: it would keep its capabilities."""
+    answers = os.open(os.environ["SOAK_HOLDS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = _Mallinfo2
+
+    def say(_: int, __: FrameType | None) -> None:
+        # What only waits to be collected isn't held, nor are names of attributes by Python's cache of 4096 of them.
+        sys._clear_type_cache()
+        gc.collect()
+        malloc = mallinfo2()
+        holds = {"malloc_bytes": malloc.uordblks + malloc.hblkhd, "blocks": sys.getallocatedblocks()}
+        os.write(answers, json.dumps(holds).encode() + b"\n")
+
+    signal.signal(signal.SIGUSR1, say)
+
+
+if __name__ == "__main__":
+    _answer()
+    main()
