@@ -141,8 +141,9 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
 }
 
 /*
- * Makes the row that of a new flow. Nobody must find it half written, so its key has no ports meanwhile; an exchange is
- * a full barrier.
+ * Makes the row that of a new flow. Nobody must find it half written, so its key has no ports and no family meanwhile;
+ * an exchange is a full barrier. Who had found the old flow here some nanoseconds before may still write what it sent
+ * into the new one, or its subnet's slot. Benign, and rare: for that one had been silent for long, or nobody answers it.
  */
 static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key)
 {
