@@ -45,7 +45,7 @@ static __always_inline u64 ends_of(const struct flow_key *key)
 
 /*
  * FLOW_HASH_KEY, a random odd number, is another at each start. Who doesn't know it can't tell in which set a flow of
- * somebody else is, to fill it.
+ * somebody else is, to fill it. What comes last is mixed twice: once, and of some keys ports in a row share few sets.
  */
 static __always_inline struct flow_place place_of(const struct flow_key *key)
 {
@@ -53,6 +53,7 @@ static __always_inline struct flow_place place_of(const struct flow_key *key)
 
     hash = mix(hash, key->high.half[0] * FLOW_HASH_KEY + key->high.half[1]);
     hash = mix(hash, ends_of(key));
+    hash = mix(hash, 0);
     return (struct flow_place){
         .set = ((hash >> 32) * FLOW_SETS) >> 32,
         .tag = (u32)hash << TAG_HASH_BITS | TAG_TAKEN,
@@ -143,7 +144,7 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
 /*
  * Makes the row that of a new flow. Nobody must find it half written, so its key has no ports and no family meanwhile;
  * an exchange is a full barrier. Who had found the old flow here some nanoseconds before may still write what it sent
- * into the new one, or its subnet's slot. Benign, and rare: for that one had been silent for long, or nobody answers it.
+ * into the new one, or its subnet's slot. Benign, and rare: that one had been silent for long, or nobody answers it.
  */
 static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key)
 {

@@ -13,6 +13,7 @@ from pressure import DESTINATION_PORT, FIRST_PORT, SOURCE_PORT, TSVAL, rtts
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Feeder
 
 from otel_epping.kernel import libbpf
+from otel_epping.kernel.config import KernelConfig
 
 PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/maps.h
 TOO_MANY = 4 * PLACES
@@ -129,6 +130,21 @@ def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speake
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 20 * MS)
     assert counted["flows_created"] == closed
     assert taken(every) == PLACES
+
+
+def test_nobody_can_know_in_which_place_a_flow_is() -> None:
+    """Two programs, the same flows: each has them in an order of its own."""
+    places = []
+    for _ in range(2):
+        bench = Bench(KernelConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))
+        Speakers(bench).both(range(64), START_NS)
+        flows = bench.array("flows")["key"]
+        rows = np.flatnonzero(flows["family"])
+        places.append({flows[row].tobytes(): int(row) for row in rows})
+    first, second = places
+    assert first.keys() == second.keys()
+    assert len(first) == 64
+    assert sum(first[key] == second[key] for key in first) < 8
 
 
 def test_two_cpus_at_once(every: Bench, speakers: Speakers) -> None:

@@ -44,15 +44,8 @@ def test_defaults_are_those_of_the_source() -> None:
     assert defined.pop("CPUS") == 1
     assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
     assert 10**9 / defined.pop("TICK_NS") == 250
-    assert knobs.pop("FLOW_HASH_KEY") % 2 == defined.pop("FLOW_HASH_KEY") % 2 == 1
+    assert defined.pop("FLOW_HASH_KEY") % 2 == 1
     assert knobs == defined
-
-
-def test_nobody_can_know_in_which_set_a_flow_is() -> None:
-    keys = {KernelConfig().defines()["FLOW_HASH_KEY"] for _ in range(100)}
-    assert len(keys) == 100
-    assert min(keys) > 0
-    assert max(keys) > 1 << 60
 
 
 @pytest.mark.parametrize("knob", RANGES)

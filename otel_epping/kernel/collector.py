@@ -102,7 +102,7 @@ class Collector:
         slots = self._arrays["slots"]
         while self._rows < slots.length:
             ahead = slots.rows(self._rows, min(self._rows + _SLOTS_AHEAD, slots.length))
-            live = np.flatnonzero(ahead["live"])
+            live = np.flatnonzero(ahead["live"] != 0)
             if not len(live):
                 break
             self._rows += int(live[-1]) + 1

@@ -4,7 +4,6 @@
 `bpf/config.h` describes each; defaults here and there are the same (a test compares them).
 """
 
-import secrets
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,5 +69,4 @@ class KernelConfig:
         """Compile-time constants of `bpf/config.h`."""
         knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "events", "packet_clock")}
         knobs["METHODS"] = methods.bits(self.methods)
-        knobs["FLOW_HASH_KEY"] = secrets.randbits(63) | 1  # positive: the compiler takes it for an int of 64 bits
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

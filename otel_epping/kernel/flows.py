@@ -63,7 +63,9 @@ class FlowTable:
 
         None if it isn't time to look again. And how many places of the table are taken, by flows active or not.
         """
-        taken = np.flatnonzero(self._sets.rows(0, self._sets.length)["tags"].copy())  # flows come meanwhile
+        taken = np.flatnonzero(
+            self._sets.rows(0, self._sets.length)["tags"] != 0
+        )  # of what changes meanwhile, numpy wants a copy
         now_ns = time.monotonic_ns()
         if now_ns < self._looked_ns + _LOOKS_NS and not self._packet_clock:
             return None, len(taken)
