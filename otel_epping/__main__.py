@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """`otel-epping`, and `python -m otel_epping`: what comes before the first import that takes its time."""
 
+import os
 import signal
+import sys
 
 
 def main() -> None:
@@ -14,7 +16,18 @@ def main() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from otel_epping.cli import main
 
-    main()
+    try:
+        main()
+    finally:
+        _give_up_log()
+
+
+def _give_up_log() -> None:
+    """What cannot be written of it, on a full disk, is no failure: Python would make one of it, status 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        sys.stderr = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
 
 
 if __name__ == "__main__":
