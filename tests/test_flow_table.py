@@ -19,6 +19,7 @@ PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/maps.h
 TOO_MANY = 4 * PLACES
 TAKEN, ANSWERED = 1, 2  # bits of a tag, bpf/flow_table.h
 CLOSED = 3
+BYTES = range(0, 256, 16)
 INSIDE, OUTSIDE = bytes((192, 0, 2, 250)), bytes((198, 51, 100, 250))
 
 
@@ -87,6 +88,21 @@ def test_each_flow_has_a_place_and_keeps_it(every: Bench, speakers: Speakers) ->
     assert counted["flow_insert_failed"] == 0
     # Of the first segment nobody knows whether it was sent before.
     assert rtts(every)[0] - before == 2000
+
+
+def test_flows_whose_addresses_are_alike_have_places_of_their_own(every: Bench, speakers: Speakers) -> None:
+    """The last byte of both halves of an IPv6 address: what differs most in networks that people number."""
+    feeder = Feeder(every.collector.program.entry_points[EGRESS])
+    segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
+    flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]
+    with every.counting() as counted:
+        for now_ns in (START_NS, START_NS + MS):
+            for address in flows:
+                feeder.set(
+                    builders.link((), 6) + builders.ip(address, bytes.fromhex("20010db9" + 24 * "0"), 6, segment)
+                )
+                feeder.run(now_ns)
+    assert counted["flows_created"] == len(flows) == taken(every)
 
 
 def test_of_too_many_flows_those_that_were_first_are_measured(every: Bench, speakers: Speakers) -> None:
