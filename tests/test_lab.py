@@ -194,7 +194,7 @@ def test_nothing_is_left_after_exit() -> None:
         assert traces_of(inodes)
     assert talking.poll() is not None
     assert traces_of(inodes) == []
-    assert open_descriptors() == descriptors
+    assert open_descriptors() <= descriptors, "none is left (threads of earlier tests may close theirs meanwhile)"
     assert socket.if_nameindex() == interfaces
 
 
