@@ -59,7 +59,7 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
         if (flags & TCP_RST)
             flow->state = FLOW_CLOSED;
         else
-            flow->state |= seen->flow.source_low ? FLOW_LOW_FINISHED : FLOW_HIGH_FINISHED;
+            flow->state |= 1ULL << seen->flow.source;
         if (flow->state == FLOW_CLOSED) {
             enum closing how = flags & TCP_RST ? CLOSED_RST : CLOSED_FIN;
 

@@ -15,9 +15,9 @@
 #define MAX_FLOWS 80000
 #endif
 
-/* A random odd number; see flow_table.h. */
-#ifndef FLOW_HASH_KEY
-#define FLOW_HASH_KEY 2177342782468422677
+/* A random odd number; see hash.h. */
+#ifndef HASH_KEY
+#define HASH_KEY 2177342782468422677
 #endif
 
 /* Length of the prefix, in bits, that makes a subnet of an IPv4 or IPv6 address: 0 to 32, 0 to 128. */

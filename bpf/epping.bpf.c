@@ -97,9 +97,9 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 
     seen.has_flow = now_ns && find_flow(packet, interface, seen.source_side, now_ns, counters, &seen.flow);
     if (likely(seen.has_flow)) {
-        seen.source_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source_low], told->epoch, packet->source,
+        seen.source_slot = cached_slot(&seen.flow.flow->cached[seen.flow.source], told->epoch, packet->source,
                                        packet->family, interface, seen.source_side, skb, counters);
-        destination_slot = cached_slot(&seen.flow.flow->cached[seen.flow.source_low], told->epoch, packet->destination,
+        destination_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source], told->epoch, packet->destination,
                                        packet->family, interface, destination_side, skb, counters);
     } else {
         slots_of_pair(packet, interface, seen.source_side, destination_side, told->epoch, skb, counters,

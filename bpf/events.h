@@ -58,7 +58,7 @@ struct watched_half {
 };
 
 struct watched_flow {
-    struct watched_half half[2]; /* [0] of low, [1] of high */
+    struct watched_half half[2]; /* [0] of the internal endpoint, [1] of the external one */
 };
 
 struct watched_key {

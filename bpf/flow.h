@@ -8,13 +8,14 @@
  */
 #pragma once
 
+#include "endpoints.h"
 #include "flow_table.h"
 #include "subnet.h"
 #include "transport.h"
 
 struct flow_view {
     struct flow *flow;
-    bool source_low;
+    u64 source; /* 0: it is the internal endpoint, 1: the external one */
     struct half_flow *sender;
     struct half_flow *receiver;
 };
@@ -36,40 +37,27 @@ static __always_inline bool later(u32 a, u32 b)
     return (s32)(a - b) > 0;
 }
 
-/* Any order will do, as long as both directions agree. */
-static __always_inline bool source_is_low(const struct packet *packet)
+static __always_inline struct flow_key flow_key_of(const struct packet *packet, u16 interface, u64 source)
 {
-    if (packet->source.half[0] != packet->destination.half[0])
-        return packet->source.half[0] < packet->destination.half[0];
-    if (packet->source.half[1] != packet->destination.half[1])
-        return packet->source.half[1] < packet->destination.half[1];
-    return packet->source_port < packet->destination_port;
-}
-
-static __always_inline struct flow_key flow_key_of(const struct packet *packet, u16 interface, u32 source_side)
-{
-    bool source_low = source_is_low(packet);
-
     return (struct flow_key){
-        .low = source_low ? packet->source : packet->destination,
-        .high = source_low ? packet->destination : packet->source,
-        .low_port = source_low ? packet->source_port : packet->destination_port,
-        .high_port = source_low ? packet->destination_port : packet->source_port,
+        .internal = source ? packet->destination : packet->source,
+        .external = source ? packet->source : packet->destination,
+        .internal_port = source ? packet->destination_port : packet->source_port,
+        .external_port = source ? packet->source_port : packet->destination_port,
         .interface = interface,
         .family = packet->family,
-        .low_external = is_external(source_low, source_side),
     };
 }
 
 /* Of what the sender sent, and of what the receiver did. */
 static __always_inline struct outstanding *outstanding_of_sender(const struct flow_view *view)
 {
-    return &view->flow->outstanding[!view->source_low];
+    return &view->flow->outstanding[view->source];
 }
 
 static __always_inline struct outstanding *outstanding_of_receiver(const struct flow_view *view)
 {
-    return &view->flow->outstanding[view->source_low];
+    return &view->flow->outstanding[!view->source];
 }
 
 /*
@@ -79,8 +67,8 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 static __always_inline bool find_flow(const struct packet *packet, u16 interface, u32 source_side, u64 now_ns,
                                       struct interface_counters *counters, struct flow_view *view)
 {
-    bool source_low = source_is_low(packet);
-    struct flow_key key = flow_key_of(packet, interface, source_side);
+    u64 source = opaque(place_of_source(packet, source_side));
+    struct flow_key key = flow_key_of(packet, interface, source);
 
     /* It is in memory: or the compiler keeps its words twice, and the stack is nearly full. */
     asm volatile("" : "+m"(key));
@@ -96,9 +84,9 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
             return false;
     }
     view->flow = flow;
-    view->source_low = source_low;
-    view->sender = source_low ? &flow->half[0] : &flow->half[1];
-    view->receiver = source_low ? &flow->half[1] : &flow->half[0];
+    view->source = source & 1;
+    view->sender = &flow->half[view->source];
+    view->receiver = &flow->half[!view->source];
     if (unlikely(!view->sender->heard)) {
         view->sender->heard = 1;
         if (view->receiver->heard)

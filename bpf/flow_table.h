@@ -13,6 +13,7 @@
 #pragma once
 
 #include "clock.h"
+#include "hash.h"
 #include "packet.h"
 
 #define FLOW_KEPT_NS 1000000000ULL
@@ -28,33 +29,22 @@ struct flow_place {
     u32 tag;
 };
 
-static __always_inline u64 mix(u64 hash, u64 word)
-{
-    hash = (hash ^ word) * FLOW_HASH_KEY;
-    return hash ^ hash >> 32;
-}
-
 /* The word of a key behind the addresses. */
 static __always_inline u64 ends_of(const struct flow_key *key)
 {
     u64 word;
 
-    __builtin_memcpy(&word, &key->low_port, sizeof(word));
+    __builtin_memcpy(&word, &key->internal_port, sizeof(word));
     return word;
 }
 
-/*
- * FLOW_HASH_KEY, a random odd number, is another at each start. Who doesn't know it can't tell in which set a flow of
- * somebody else is, to fill it. What comes last is mixed twice: once, and of some keys ports in a row share few sets.
- * Each half of an address is mixed by itself: here its last bytes are the high ones, which a product mixes least.
- */
 static __always_inline struct flow_place place_of(const struct flow_key *key)
 {
-    u64 hash = mix(FLOW_HASH_KEY, key->low.half[0]);
+    u64 hash = mix(HASH_KEY, key->internal.half[0]);
 
-    hash = mix(hash, key->low.half[1]);
-    hash = mix(hash, key->high.half[0]);
-    hash = mix(hash, key->high.half[1]);
+    hash = mix(hash, key->internal.half[1]);
+    hash = mix(hash, key->external.half[0]);
+    hash = mix(hash, key->external.half[1]);
     hash = mix(hash, ends_of(key));
     hash = mix(hash, 0);
     return (struct flow_place){
@@ -77,39 +67,35 @@ static __always_inline struct flow *flow_at(u32 set, u32 way)
 
 static __always_inline bool is_of(const struct flow *flow, const struct flow_key *key)
 {
-    return flow->key.low.half[1] == key->low.half[1] && ends_of(&flow->key) == ends_of(key) &&
-           flow->key.high.half[1] == key->high.half[1] && flow->key.low.half[0] == key->low.half[0] &&
-           flow->key.high.half[0] == key->high.half[0];
+    return flow->key.internal.half[1] == key->internal.half[1] && ends_of(&flow->key) == ends_of(key) &&
+           flow->key.external.half[1] == key->external.half[1] && flow->key.internal.half[0] == key->internal.half[0] &&
+           flow->key.external.half[0] == key->external.half[0];
 }
 
-/* In another row than the first. */
-static __always_inline struct flow *find_elsewhere(const struct flow_key *key, struct flow_place place)
+/* The tags are some megabytes at most, the rows many: who is not where it is looked for first costs one row all the
+ * same.
+ */
+static __always_inline struct flow *find_in_table(const struct flow_key *key, struct flow_place place)
 {
     struct flow_set *set = flow_sets.lookup(&place.set);
-    u64 way = FLOW_WAYS;
+    u64 way = first_way(place);
 
     if (!set)
         return 0;
+    if (unlikely((set->tags[way] & ~TAG_ANSWERED) != place.tag)) {
+        way = FLOW_WAYS;
 #pragma clang loop unroll(full)
-    for (u32 i = 0; i < FLOW_WAYS; i++)
-        if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
-            way = i;
-    way = opaque(way);
-    if (way >= FLOW_WAYS)
-        return 0;
+        for (u32 i = 0; i < FLOW_WAYS; i++)
+            if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
+                way = i;
+        way = opaque(way);
+        if (way >= FLOW_WAYS)
+            return 0;
+    }
 
     struct flow *flow = flow_at(place.set, way);
 
-    return flow && is_of(flow, key) ? flow : 0;
-}
-
-static __always_inline struct flow *find_in_table(const struct flow_key *key, struct flow_place place)
-{
-    struct flow *flow = flow_at(place.set, first_way(place));
-
-    if (likely(flow && is_of(flow, key)))
-        return flow;
-    return find_elsewhere(key, place);
+    return likely(flow && is_of(flow, key)) ? flow : 0;
 }
 
 /*
@@ -151,12 +137,12 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
  */
 static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key)
 {
-    u64 *ends = (void *)&flow->key.low_port;
+    u64 *ends = (void *)&flow->key.internal_port;
 
     __sync_lock_test_and_set(ends, 0);
     __builtin_memset(&flow->key + 1, 0, sizeof(*flow) - sizeof(flow->key));
-    flow->key.low = key->low;
-    flow->key.high = key->high;
+    flow->key.internal = key->internal;
+    flow->key.external = key->external;
     __sync_lock_test_and_set(ends, ends_of(key));
 }
 

@@ -189,16 +189,19 @@ BPF_F_TABLE("array", u32, struct flow_counters, flow_counters, SLOTS, BPF_F_MMAP
 
 /* ---- flows */
 
-/* Both directions share an entry: `low` and `high` are the endpoints in the order of their bytes. */
+/*
+ * Both directions share an entry. As a packet's sides are known, so is which of its endpoints is which, and one that
+ * comes in and leaves by the same interface is two flows. In a capture nobody knows: there the external one is the one
+ * with the greater address and port.
+ */
 struct flow_key {
-    struct address low;
-    struct address high;
-    u16 low_port;
-    u16 high_port;
+    struct address internal;
+    struct address external;
+    u16 internal_port;
+    u16 external_port;
     u16 interface;
     u8 family;
-    /* Whether `low` is on the external side: a packet that comes in and leaves by the same interface is two flows. */
-    u8 low_external;
+    u8 zero;
 };
 
 /* What one endpoint sent, but for what waits for a reply. A cache line. */
@@ -229,9 +232,11 @@ struct outstanding {
 /* A flow that was silent for longer is closed, and what it sends then opens another. */
 #define FLOW_IDLE_NS 300000000000ULL
 
-enum flow_state { FLOW_LOW_FINISHED = 1, FLOW_HIGH_FINISHED = 2, FLOW_CLOSED = 3 };
+/* Bit i: endpoint i finished. */
+#define FLOW_CLOSED 3
 
-/* [0] of low, [1] of high. The first cache line is looked at for each packet and at each reading. */
+/* [0] of the internal endpoint, [1] of the external one. The first cache line is looked at for each packet and at each
+ * reading. */
 struct flow {
     struct flow_key key;
     u64 last_ns;   /* coarse time of its last packet */
@@ -240,7 +245,7 @@ struct flow {
     struct outstanding outstanding[2];
     u64 syn_ns;       /* when the SYN of its SYN-ACK was seen; 0: it was not, or more than once */
     u64 handshake_ns; /* from there to the ACK of the SYN-ACK; 0: not seen */
-    u64 state;        /* enum flow_state */
+    u64 state;        /* FLOW_CLOSED or less */
     u64 unused;       /* to the end of the cache line */
 };
 
@@ -264,16 +269,18 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 #define PAIR_BITS 12
 
-/* The slots of two subnets that talk without a TCP flow; row cpu << PAIR_BITS | hash. One cache line. */
+/*
+ * The slots of two subnets that talk without a TCP flow, which is which as in struct flow_key. Row cpu << PAIR_BITS |
+ * hash, or that with another last bit. One cache line.
+ */
 struct pair {
-    struct address source;
-    struct address destination;
+    struct address internal;
+    struct address external;
     u32 epoch; /* 0: this place is free */
     u16 interface;
     u8 family;
-    u8 source_side;
-    u32 source_slot;
-    u32 destination_slot;
+    u8 zero;
+    u32 slots[2];
     u64 unused[2]; /* to the end of the cache line */
 };
 

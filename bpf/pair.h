@@ -2,23 +2,31 @@
 /*
  * The slots of both ends of a packet. A TCP flow remembers them itself. What has no flow, UDP above all, finds them in
  * a small table, which costs one cache line where two look-ups in the hash of subnets cost five, and two calls. Each
- * CPU has its own, so that nothing in it is ever half written. Pairs that want the same place take it from each other.
+ * CPU has its own, so that nothing in it is ever half written. There are two places for a pair, side by side; of those
+ * that want the same two, the one that came first goes.
  */
 #pragma once
 
+#include "endpoints.h"
+#include "hash.h"
 #include "subnet.h"
-
-/* 2^64 / golden ratio: Knuth, The Art of Computer Programming, volume 3, section 6.4, "multiplicative hashing". */
-#define PAIR_MULTIPLIER 0x9E3779B97F4A7C15ULL
-
-static __always_inline u64 fold(struct address address)
-{
-    return address.half[0] ^ address.half[1];
-}
 
 static __always_inline bool same_address(const struct address *a, const struct address *b)
 {
     return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+}
+
+static __always_inline bool is_pair(const struct pair *pair, const struct address *internal,
+                                    const struct address *external, u16 interface, u8 family, u32 epoch)
+{
+    return pair->epoch == epoch && pair->interface == interface && pair->family == family &&
+           same_address(&pair->internal, internal) && same_address(&pair->external, external);
+}
+
+/* Of a prefix, one half is as a rule 0, or always the same. */
+static __always_inline u64 fold(const struct address *prefix)
+{
+    return prefix->half[0] ^ prefix->half[1];
 }
 
 /* A pair with an end that has no slot isn't remembered: its next packet asks for one again. */
@@ -26,31 +34,35 @@ static __always_inline void slots_of_pair(const struct packet *packet, u16 inter
                                           u32 destination_side, u32 epoch, struct __sk_buff *skb,
                                           struct interface_counters *counters, u32 *source_slot, u32 *destination_slot)
 {
-    struct address source = prefix_of(packet->source, packet->family);
-    struct address destination = prefix_of(packet->destination, packet->family);
-    u64 mixed = (fold(source) * PAIR_MULTIPLIER + fold(destination)) * PAIR_MULTIPLIER;
-    u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (mixed >> (64 - PAIR_BITS));
-    struct pair *pair = pairs.lookup(&row);
+    u64 source = opaque(place_of_source(packet, source_side)) & 1;
+    struct address internal = prefix_of(source ? packet->destination : packet->source, packet->family);
+    struct address external = prefix_of(source ? packet->source : packet->destination, packet->family);
+    u64 hash = mix(mix(mix(HASH_KEY, fold(&internal)), fold(&external)), 0);
+    u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (hash >> (64 - PAIR_BITS));
+    struct pair *pair = pairs.lookup(&row), *found = pair, *other = 0;
 
-    if (pair && pair->epoch == epoch && pair->interface == interface && pair->family == packet->family &&
-        pair->source_side == source_side && same_address(&pair->source, &source) &&
-        same_address(&pair->destination, &destination)) {
-        *source_slot = pair->source_slot;
-        *destination_slot = pair->destination_slot;
+    if (unlikely(!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch))) {
+        row ^= 1;
+        found = other = pairs.lookup(&row);
+        if (other && !is_pair(other, &internal, &external, interface, packet->family, epoch))
+            found = 0;
+    }
+    if (likely(found)) {
+        *source_slot = found->slots[source];
+        *destination_slot = found->slots[!source];
         return;
     }
     *source_slot = slot_of(packet->source, packet->family, interface, source_side, TRAFFIC_METHOD, skb, counters);
     *destination_slot =
         slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);
-    if (pair && *source_slot != OVERFLOW_SLOT && *destination_slot != OVERFLOW_SLOT)
-        *pair = (struct pair){
-            .source = source,
-            .destination = destination,
-            .epoch = epoch,
-            .interface = interface,
-            .family = packet->family,
-            .source_side = source_side,
-            .source_slot = *source_slot,
-            .destination_slot = *destination_slot,
-        };
+    if (!pair || !other || *source_slot == OVERFLOW_SLOT || *destination_slot == OVERFLOW_SLOT)
+        return;
+    *other = *pair;
+    pair->internal = internal;
+    pair->external = external;
+    pair->epoch = epoch;
+    pair->interface = interface;
+    pair->family = packet->family;
+    pair->slots[source] = *source_slot;
+    pair->slots[!source] = *destination_slot;
 }

@@ -95,7 +95,7 @@ static __always_inline struct watched_flow *find_watched(struct observation *see
 {
     const struct packet *packet = &seen->packet;
     struct watched_key key = {
-        .flow = flow_key_of(packet, seen->interface, seen->source_side),
+        .flow = flow_key_of(packet, seen->interface, place_of_source(packet, seen->source_side)),
         .protocol = packet->protocol,
     };
     struct watched_flow *flow = watched.lookup(&key);
@@ -128,13 +128,13 @@ static __always_inline void watch_packet(struct observation *seen, enum packet_k
     const struct packet *packet = &seen->packet;
     struct watched_flow *flow = is_watched(packet, kind) ? find_watched(seen, kind) : 0;
     u64 now_ns = precise_now(seen->skb);
-    bool source_low = source_is_low(packet);
+    u64 source = opaque(place_of_source(packet, seen->source_side)) & 1;
 
     if (!flow)
         return;
 
-    struct watched_half *sender = source_low ? &flow->half[0] : &flow->half[1];
-    struct watched_half *receiver = source_low ? &flow->half[1] : &flow->half[0];
+    struct watched_half *sender = &flow->half[source];
+    struct watched_half *receiver = &flow->half[!source];
 
     seen->watched_sender = sender;
     seen->watched_receiver = receiver;

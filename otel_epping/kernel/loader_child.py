@@ -104,7 +104,7 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     flags = ["-I/usr/include", f"-I/usr/include/{multiarch}", "-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
     # Here, where no command line shows it; positive, or the compiler wants to be told its type.
-    own = {"DIRECTION": DIRECTION, "FLOW_HASH_KEY": secrets.randbits(63) | 1}
+    own = {"DIRECTION": DIRECTION, "HASH_KEY": secrets.randbits(63) | 1}
     flags += [f"-D{name}={value}" for name, value in (request["defines"] | own).items()]
     try:
         module = bcc.BPF(text=flatten(folder, "epping.bpf.c", set()), cflags=flags)
