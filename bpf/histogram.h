@@ -95,6 +95,8 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     u32 interval = told->interval;
     u64 tag = (u64)interval << EXTREME_BITS;
 
+    /* A locked addition waits for its cache line, and all that follows for it: so both are asked for beforehand. */
+    asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
     /* A reader that finds `began` as great as `ended` was before has read a whole row; see reader.py. */
     __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
