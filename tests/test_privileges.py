@@ -6,6 +6,7 @@ Capabilities are given and taken for real; what a thread holds is what the kerne
 
 import errno
 import os
+import shutil
 import signal
 import socket
 import struct
@@ -36,7 +37,10 @@ from unprivileged import (
 )
 
 from otel_epping import telemetry
-from otel_epping.kernel import privileges
+from otel_epping.kernel import loader, privileges
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.errors import EppingError
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -242,3 +246,25 @@ def converse_between(near: Namespace, far: Namespace) -> None:
             server.sendall(b"answer")
             client.recv(100)
             time.sleep(0.01)
+
+
+@pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
+def test_the_compiler_reads_its_headers_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str
+) -> None:
+    """By Landlock: where a kernel has none, this fails, and the loader is confined by its capabilities alone."""
+    source = tmp_path / "bpf"
+    shutil.copytree(loader.source_folder(), source)
+    program = source / "epping.bpf.c"
+    text = program.read_text()
+    (source / "stubs" / "more").write_text("int more;\n")
+    monkeypatch.setattr(loader, "source_folder", lambda: source)
+
+    def load(more: str) -> None:
+        program.write_text(f'#include "{more}"\n{text}')
+        Collector(KernelConfig(max_flows=64, max_subnets=64)).close()
+
+    load(f"{source}/stubs/more")
+    with pytest.raises(EppingError, match="cannot compile") as refused:
+        load(outside)
+    assert f"'{outside}': Permission denied" in refused.value.detail
