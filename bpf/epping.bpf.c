@@ -33,24 +33,21 @@
 
 #define INTERFACE_PROBES 4
 
-/* The number of an interface, and what is known of it. User space fills the table before it attaches us. */
-static __always_inline u32 find_interface(u32 ifindex, u32 *link_header, u32 side[2])
+/* What is known of an interface. User space fills the table before it attaches us, the row for all others first. */
+static __always_inline struct interface *find_interface(u32 ifindex)
 {
+    u32 row;
+
     for (u32 i = 0; i < INTERFACE_PROBES; i++) {
-        u32 row = (ifindex + i) & (INTERFACE_ROWS - 1);
+        row = (ifindex + i) & (INTERFACE_ROWS - 1);
+
         struct interface *interface = interfaces.lookup(&row);
 
-        if (likely(interface && interface->ifindex == ifindex)) {
-            *link_header = interface->link_header;
-            side[0] = interface->side[0];
-            side[1] = interface->side[1];
-            return interface->number;
-        }
+        if (likely(interface && interface->ifindex == ifindex))
+            return interface;
     }
-    *link_header = ETH_HLEN;
-    side[0] = SIDE_INTERNAL;
-    side[1] = SIDE_EXTERNAL;
-    return UNKNOWN_INTERFACE;
+    row = UNKNOWN_INTERFACE_ROW;
+    return interfaces.lookup(&row);
 }
 
 /* A row per method of measuring: what it is called in enum method, its function, and the packets it wants to see. */
@@ -68,24 +65,28 @@ static __always_inline u32 find_interface(u32 ifindex, u32 *link_header, u32 sid
 
 static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 {
-    u32 link_header, side[2], zero = 0, destination_slot;
-    u32 interface = find_interface(skb->ifindex, &link_header, side);
+    struct interface *interface = find_interface(skb->ifindex);
+    u32 zero = 0;
     struct control *told = control.lookup(&zero);
+
+    if (unlikely(!interface || !told))
+        return;
+
     struct observation seen = {
         .skb = skb,
-        .counters = counters_of(interface),
-        .interface = interface,
-        .source_side = side[ingress],
+        .counters = counters_of(interface->number),
+        .interface = interface->number,
+        .source_side = interface->side[ingress],
         .ingress = ingress,
     };
-    u32 destination_side = side[!ingress];
+    u32 destination_side = interface->side[!ingress], destination_slot;
     struct interface_counters *counters = seen.counters;
     struct packet *packet = &seen.packet;
 
-    if (unlikely(!counters || !told))
+    if (unlikely(!counters))
         return;
 
-    enum packet_kind kind = parse_packet(skb, link_header, packet);
+    enum packet_kind kind = parse_packet(skb, interface->link_header, packet);
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
@@ -95,14 +96,14 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 
     u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
 
-    seen.has_flow = now_ns && find_flow(packet, interface, seen.source_side, now_ns, counters, &seen.flow);
+    seen.has_flow = now_ns && find_flow(packet, seen.interface, seen.source_side, now_ns, counters, &seen.flow);
     if (likely(seen.has_flow)) {
         seen.source_slot = cached_slot(&seen.flow.flow->cached[seen.flow.source], told->epoch, packet->source,
-                                       packet->family, interface, seen.source_side, skb, counters);
+                                       packet->family, seen.interface, seen.source_side, skb, counters);
         destination_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source], told->epoch, packet->destination,
-                                       packet->family, interface, destination_side, skb, counters);
+                                       packet->family, seen.interface, destination_side, skb, counters);
     } else {
-        slots_of_pair(packet, interface, seen.source_side, destination_side, told->epoch, skb, counters,
+        slots_of_pair(packet, seen.interface, seen.source_side, destination_side, told->epoch, skb, counters,
                       &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);

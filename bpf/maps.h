@@ -17,6 +17,7 @@
 
 #define INTERFACES 1024     /* that have a number, and so a name */
 #define INTERFACE_ROWS 4096 /* of the table that finds one: sparse, so that there is a place for each */
+#define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
 #define OVERFLOW_SLOT 0
 #define SLOTS (MAX_SUBNETS + 1)
@@ -83,6 +84,7 @@ BPF_ARRAY(control, struct control, 1);
 /*
  * Row i holds the interface whose index hashes to i (open addressing by ifindex, 4 probes). Counts belong to its
  * number, which user space gives to a name: an interface that comes back has another index, and goes on where it was.
+ * The last row is for all that are not in the table: a row like the others, so that the verifier has one way on.
  */
 struct interface {
     u32 ifindex;
@@ -93,7 +95,7 @@ struct interface {
     u32 side[2];
 };
 
-BPF_ARRAY(interfaces, struct interface, INTERFACE_ROWS);
+BPF_ARRAY(interfaces, struct interface, INTERFACE_ROWS + 1);
 
 /* ---- histograms */
 

@@ -21,7 +21,8 @@ _log = logging.getLogger("otel_epping")
 # bpf/maps.h, bpf/epping.bpf.c
 INTERFACES = 1024
 UNKNOWN_INTERFACE = 0
-_ROWS = 4096
+_ROWS = 4096  # and one behind them, for all interfaces that have none
+_ETHERNET = 14
 _PROBES = 4
 
 _ROW = np.dtype([("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("side", "u4", (2,))])
@@ -52,6 +53,11 @@ class Attachments:
         self._rows: dict[int, int] = {}  # row of the table -> ifindex
         self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
         self._cleaned = False
+        self._put(_ROWS, Interface("", 0, _ETHERNET), UNKNOWN_INTERFACE, Role.WAN)
+
+    def _put(self, row: int, interface: Interface, number: int, role: Role) -> None:
+        value = np.array([(interface.ifindex, interface.link_header, number, role.value)], _ROW)
+        libbpf.map_update(self._program.maps["interfaces"].fd, np.uint32(row).tobytes(), value.tobytes())
 
     @property
     def watched(self) -> list[str]:
@@ -88,8 +94,7 @@ class Attachments:
         """
         row = self._row_of(interface)
         number = self._number_of(interface.name)
-        value = np.array([(interface.ifindex, interface.link_header, number, role.value)], _ROW)
-        libbpf.map_update(self._program.maps["interfaces"].fd, np.uint32(row).tobytes(), value.tobytes())
+        self._put(row, interface, number, role)
         self._rows[row] = interface.ifindex
         return number
 

@@ -49,7 +49,7 @@ class Timeouts:
         return np.concatenate(closed)
 
     def _closings(self, keys: npt.NDArray[Any], half: int, now_ns: int) -> Events:
-        """What one endpoint sent, half 0 being the internal one, is told backwards: as what came back, from the other."""
+        """What one endpoint sent, half 0 the internal one, is told backwards: as what came back, from the other."""
         sender, receiver = ("internal", "external") if half == 0 else ("external", "internal")
         events = np.zeros(len(keys), self._dtype)
         flows = keys["flow"]
