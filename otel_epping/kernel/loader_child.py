@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 FUNCTION = "epping"
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 # Linux's landlock.h; the numbers of its system calls are the same on all machines.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 LANDLOCK_EVERYTHING = (1 << 13) - 1  # that its first version knows of: to run, write, read, remove and make files
@@ -73,7 +73,7 @@ def layout(leaf: Any) -> dict[str, Any]:
     return {"size": ctypes.sizeof(leaf), "fields": fields}
 
 
-def load_program(bcc: Any, module: Any, name: str) -> int:
+def load_program(bcc: Any, libbpf: Any, module: Any, name: str) -> int:
     """Loads the compiled function as one of PROGRAMS: its descriptor. Raises what BCC raises if it is refused."""
     start = bcc.lib.bpf_function_start(module.module, FUNCTION.encode())
     size = bcc.lib.bpf_function_size(module.module, FUNCTION.encode())
@@ -86,7 +86,6 @@ def load_program(bcc: Any, module: Any, name: str) -> int:
     assert places, "the compiler left DIRECTION out"
     for at in places:
         code[at + 4 : at + 8] = PROGRAMS[name].to_bytes(4, sys.byteorder)
-    libbpf = ctypes.CDLL("libbpf.so.1")
     fd: int = libbpf.bpf_prog_load(bcc.BPF.SCHED_CLS, name.encode(), b"GPL", bytes(code), size // 8, None)
     # BCC shows the verifier's log where it is refused, as it will be in either direction.
     return fd if fd >= 0 else int(module.load_func(FUNCTION, bcc.BPF.SCHED_CLS).fd)
@@ -97,9 +96,10 @@ def confine(readable: list[Path]) -> None:
 
     A compiler is a large thing to give capabilities to. And BCC would read all symbols of the kernel, a tenth of a
     second and more, for a helper that we don't call. Landlock (landlock(7)) is in Linux since 5.13, if it is enabled;
-    where it isn't, all is as the capabilities have it.
+    where it isn't, all is as the capabilities have it. It asks for no_new_privs of who may not administer the system.
     """
     system = ctypes.CDLL(None)
+    system.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     ruleset = system.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(ctypes.c_uint64(LANDLOCK_EVERYTHING)), 8, 0)
     if ruleset < 0:
         return
@@ -125,10 +125,13 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     if not hasattr(bcc, "BPF"):
         return {"error": str(getattr(bcc, "__file__", "")), "kind": "wrong-bcc"}, [], None
 
+    libbpf = ctypes.CDLL("libbpf.so.1")
     # What the compiler includes, what Python may still import, and how many CPUs there are.
     confine([folder, Path("/usr/include"), Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))])
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
     flags = ["-I/usr/include", f"-I/usr/include/{multiarch}", "-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
+    # The verifier's log names source lines. Types, too, would take a tenth of all that the compiler does.
+    flags += ["-gline-tables-only"]
     # Here, where no command line shows it; positive, or the compiler wants to be told its type.
     own = {"DIRECTION": DIRECTION, "HASH_KEY": secrets.randbits(63) | 1}
     flags += [f"-D{name}={value}" for name, value in (request["defines"] | own).items()]
@@ -140,7 +143,7 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     try:
         # The verifier takes half a second for each, and a CPU of its own.
         with ThreadPoolExecutor() as pool:
-            descriptors = list(pool.map(lambda name: load_program(bcc, module, name), PROGRAMS))
+            descriptors = list(pool.map(lambda name: load_program(bcc, libbpf, module, name), PROGRAMS))
     except Exception as error:
         return {"error": str(error), "kind": "load"}, [], None
 
