@@ -15,7 +15,7 @@ from testrun import EXTERNAL, Bench
 from otel_epping.kernel import buckets, libbpf, memory
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.histograms import Histograms
+from otel_epping.kernel.histograms import BLOCK, Histograms
 from otel_epping.kernel.reader import Reader, Reading
 from otel_epping.kernel.subnet_counters import SubnetCounters
 from otel_epping.ledger import Ledger
@@ -99,7 +99,7 @@ def test_a_reading_keeps_little_more_than_the_buckets_in_use(every: Bench) -> No
     conversation.record([MS, 4 * MS])
     reading = every.collector.reader().read()
     occupied = np.flatnonzero(whole(every, reading)[slot])
-    assert reading.buckets.lengths[slot] < occupied[-1] - occupied[0] + 1 + 8
+    assert reading.buckets.lengths[slot] < occupied[-1] - occupied[0] + 1 + BLOCK
     unused = np.flatnonzero(reading.buckets.totals() == 0)
     assert not reading.buckets.lengths[unused].any()
 

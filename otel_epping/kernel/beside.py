@@ -5,9 +5,23 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 _T = TypeVar("_T")
+
+
+class Shared(Generic[_T]):
+    """What several threads take from, one at a time, until there is no more."""
+
+    def __init__(self, items: Iterator[_T]) -> None:
+        self._items, self._lock = items, threading.Lock()
+
+    def __iter__(self) -> Iterator[_T]:
+        return self
+
+    def __next__(self) -> _T:
+        with self._lock:
+            return next(self._items)
 
 
 @contextmanager

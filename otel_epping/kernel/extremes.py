@@ -19,13 +19,15 @@ Counts = npt.NDArray[np.uint64]
 
 
 class Extremes:
-    """What one reader has collected. Only who has ended an interval merges or takes, before anybody ends the next."""
+    """What one reader has collected. Only who has ended an interval grows it, merges or takes, before anybody ends the
+    next; threads may merge at a time if their rows differ, and were there before."""
 
     def __init__(self) -> None:
         self._least_ns: Counts = np.zeros(0, np.uint64)
         self._greatest_ns: Counts = np.zeros(0, np.uint64)
 
-    def _grow(self, rows: int) -> None:
+    def grow(self, rows: int) -> None:
+        """Makes room for so many rows."""
         self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
         self._greatest_ns = longer(self._greatest_ns, rows)
 
@@ -37,13 +39,11 @@ class Extremes:
         rows = places + begin
         least = _VALUE_MASK - (min_words[places] & _VALUE_MASK)
         greatest = max_words[places] & _VALUE_MASK
-        self._grow(begin + len(min_words))
         self._least_ns[rows] = np.minimum(self._least_ns[rows], least)
         self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
 
     def take(self, rows: int) -> tuple[Counts, Counts]:
         """Least and greatest RTT since they were last taken: (NO_LEAST_NS, 0) where there was none."""
-        self._grow(rows)
         taken = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
         self._least_ns[:rows] = NO_LEAST_NS
         self._greatest_ns[:rows] = 0

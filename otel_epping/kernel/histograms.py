@@ -5,19 +5,20 @@ Which buckets these are is known from readings before. Whether they are still al
 RTTs once more (`ended`), and where the known buckets don't add up to that, all of its buckets are looked at.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.kernel.beside import Shared
 from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.memory import Array
 from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of, sums
 
-# Buckets are read in blocks of so many: half a cache line. One by one takes twice as long.
-BLOCK = 8
+# Buckets are read in blocks of so many: a cache line. One by one takes twice as long.
+BLOCK = 16
 # How often a row is read while RTTs are counted into it, and one that outgrew its run while it outgrows the wider one.
 _TRIES = 16
 _PASSES = 4
@@ -48,35 +49,47 @@ class Histograms:
         self.runs = Runs.empty(0)
         self.sum_ns: Counts = np.zeros(0, np.uint64)
         self.ended: Counts = np.zeros(0, np.uint64)
+        self._begin_pass(iter(()))
 
     def forget(self, rows: Numbers) -> None:
         """Some rows, of those that were read, are somebody else's, and count from 0."""
         self.runs = self.runs.without(rows)
         self.sum_ns[rows] = self.ended[rows] = 0
 
-    def read(self, rows: int, look: Callable[[int, npt.NDArray[Any]], None]) -> None:
-        """Takes in what is new of the first `rows` rows, and has others `look` at the program's rows meanwhile, too.
-
-        That is given the number of a first row, and the rows from there on.
-        """
+    def begin(self, rows: int) -> None:
+        """Begins to read the first `rows` rows. Then comes work(), by as many threads as like, and then finish()."""
         self.runs = self.runs.longer(rows)
         self.sum_ns = longer(self.sum_ns, rows)
         self.ended = longer(self.ended, rows)
-        windows = self._array.windows(rows)
+        self._begin_pass(self._array.parts(rows))
+
+    def _begin_pass(self, parts: Iterator[tuple[int, int]]) -> None:
+        self._parts = Shared(parts)
+        self._outgrown: list[tuple[int, int]] = []
+        self._first = self.runs.first.copy()
+        self._end = self._first + self.runs.lengths
+
+    def work(self, look: Callable[[int, npt.NDArray[Any]], None]) -> None:
+        """Takes in what is new, part by part until there are no more, and has others `look` at the program's rows, too.
+
+        That is given the number of a first row, and the rows from there on.
+        """
+        for begin, end in self._parts:
+            histograms = self._array.rows(begin, end)
+            short = self._read_changed(begin, histograms)
+            look(begin, histograms)
+            if len(short):
+                _widen(self._first, self._end, short, histograms["buckets"][short - begin] != 0)
+                self._outgrown.append((begin, end))
+
+    def finish(self, look: Callable[[int, npt.NDArray[Any]], None]) -> None:
+        """Reads once more the parts with rows whose runs were not wide enough."""
         for _ in range(_PASSES):
-            first = self.runs.first.copy()
-            end = first + self.runs.lengths
-            outgrown = []
-            for begin, histograms in windows:
-                short = self._read_changed(begin, histograms)
-                look(begin, histograms)
-                if len(short):
-                    _widen(first, end, short, histograms["buckets"][short - begin] != 0)
-                    outgrown.append((begin, begin + len(histograms)))
-            if not outgrown:
+            if not self._outgrown:
                 break
-            self._lay_out(first, end)
-            windows = ((begin, self._array.rows(begin, until)) for begin, until in outgrown)
+            self._lay_out(self._first, self._end)
+            self._begin_pass(iter(self._outgrown))
+            self.work(look)
 
     def _lay_out(self, first: Numbers, end: Numbers) -> None:
         """Makes runs as wide as these, or wider by less than a block. What is new in them is yet to be read."""
@@ -96,19 +109,22 @@ class Histograms:
                 break
             ended = histograms["ended"][rows - begin]
             sum_ns = histograms["sum_ns"][rows - begin]
-            new = self._runs_of(rows, begin, histograms)
-            is_whole = sums(new, starts_of(self.runs.lengths[rows])) == ended.astype(np.uint32)
+            starts = starts_of(self.runs.starts[rows + 1] - self.runs.starts[rows])
+            new = self._runs_of(rows, begin, starts, histograms)
+            is_whole = sums(new, starts) == ended.astype(np.uint32)
             is_still = histograms["began"][rows - begin] == ended
             short.append(rows[is_still & ~is_whole])
             taken = is_still & is_whole
-            self._take(rows, new, taken)
+            self._take(rows, np.diff(starts) // BLOCK, new, taken)
             self.sum_ns[rows[taken]], self.ended[rows[taken]] = sum_ns[taken], ended[taken]
             rows = rows[~is_still]
         return np.concatenate(short)
 
-    def _runs_of(self, rows: Numbers, begin: int, histograms: npt.NDArray[Any]) -> npt.NDArray[np.uint32]:
-        """What the program's buckets have counted, where these rows have runs: one run after the other."""
-        first, starts = self.runs.first[rows], starts_of(self.runs.lengths[rows])
+    def _runs_of(
+        self, rows: Numbers, begin: int, starts: Numbers, histograms: npt.NDArray[Any]
+    ) -> npt.NDArray[np.uint32]:
+        """What the program's buckets have counted, where these rows have runs: each begins where `starts` says."""
+        first = self.runs.first[rows]
         words = histograms.view(np.uint32)
         at_any_word = np.ndarray(len(words) - BLOCK + 1, np.dtype((np.void, 4 * BLOCK)), words, strides=(4,))
         here = spans((rows - begin) * self._words + self._offset + first, np.diff(starts) // BLOCK, BLOCK)
@@ -117,12 +133,11 @@ class Histograms:
         new[spans(before, np.full(len(before), self._missing))] = 0  # what is in front of the row's buckets
         return new
 
-    def _take(self, rows: Numbers, new: npt.NDArray[np.uint32], taken: npt.NDArray[np.bool_]) -> None:
-        """Adds what is new to the runs of those rows that are `taken`.
+    def _take(self, rows: Numbers, blocks: Numbers, new: npt.NDArray[np.uint32], taken: npt.NDArray[np.bool_]) -> None:
+        """Adds what is new to the runs of those rows that are `taken`; the runs have so many blocks.
 
         A 32-bit bucket may have wrapped around, so the difference is taken modulo 2^32.
         """
-        blocks = self.runs.lengths[rows] // BLOCK
         new = new.reshape(-1, BLOCK)
         if not taken.all():
             new, rows, blocks = new[np.repeat(taken, blocks)], rows[taken], blocks[taken]

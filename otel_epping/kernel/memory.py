@@ -20,7 +20,7 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.loader import Map
 
 # What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.
-_WINDOW_BYTES = 2 << 20
+_WINDOW_BYTES = 4 << 20
 
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -100,8 +100,13 @@ class Array:
         mapped = np.asarray(_Pages(self._fd, end * size - page, page))
         return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
 
+    def parts(self, rows: int, together: int = 1) -> Iterator[tuple[int, int]]:
+        """Where parts of the first `rows` rows begin and end: some MB each, which don't divide `together` rows."""
+        part = max(_WINDOW_BYTES // self.dtype.itemsize // together, 1) * together
+        for begin in range(0, rows, part):
+            yield begin, min(begin + part, rows)
+
     def windows(self, rows: int, together: int = 1) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """The first `rows` rows in parts of some MB, which don't divide `together` rows: where each begins, and it."""
-        window = max(_WINDOW_BYTES // self.dtype.itemsize // together, 1) * together
-        for begin in range(0, rows, window):
-            yield begin, self.rows(begin, min(begin + window, rows))
+        """These parts: where each begins, and it."""
+        for begin, end in self.parts(rows, together):
+            yield begin, self.rows(begin, end)

@@ -124,9 +124,14 @@ class Reader:
             self._created_ns[changed] = 0
         self._owners = owners.copy()
 
-    def _read_histograms(self, interval: Interval) -> None:
-        """Takes in what is new, and hands the extremes of the interval that ended to all readers."""
+    def _read_all(self, interval: Interval) -> tuple[npt.NDArray[Any], Counts, int]:
+        """Takes in what is new of all RTTs, and hands the extremes of the interval that ended to all readers.
+
+        Returns what SubnetCounters.read() does. Two threads do it: one the counters first, the other histograms, and
+        who has done helps with what is left of these.
+        """
         ended, current = interval.number - 1, interval.number
+        since = interval.slots.since(interval.rows)
 
         def share_extremes(begin: int, histograms: npt.NDArray[Any]) -> None:
             least, greatest = histograms["min_word"], histograms["max_word"]
@@ -136,7 +141,18 @@ class Reader:
             # readings rather than in none: min and max may be a little too wide, and never too narrow for the buckets.
             self.extremes.merge(begin, current, least[:, current & 1], greatest[:, current & 1])
 
-        self._histograms.read(interval.rows, share_extremes)
+        def count_and_help() -> tuple[npt.NDArray[Any], Counts, int]:
+            counted = self._counters.read(since)
+            self._histograms.work(share_extremes)
+            return counted
+
+        for reader in interval.readers:
+            reader.extremes.grow(interval.rows)
+        self._histograms.begin(interval.rows)
+        with beside(count_and_help) as counting:
+            self._histograms.work(share_extremes)
+        self._histograms.finish(share_extremes)
+        return counting.result()
 
     def _read_created(self, slots: npt.NDArray[Any], now_ns: int) -> None:
         """Puts the birth of new slots, which the kernel gives in time since boot, on the clock on the wall, once.
@@ -169,12 +185,9 @@ class Reader:
         with self._next_interval() as interval:
             rows, began_ns = interval.rows, interval.slots.now_ns()
             self._forget(interval.slots.owners(rows))
-            since = interval.slots.since(rows)
-            with beside(lambda: self._counters.read(since)) as counting:  # half of the time each
-                self._read_histograms(interval)
-                slots = self._slots.rows(0, rows).copy()
+            counters, active, flows = self._read_all(interval)
+            slots = self._slots.rows(0, rows).copy()
             least_ns, greatest_ns = self.extremes.take(rows)
-            counters, active, flows = counting.result()
             self._read_created(slots, now_ns)
             names = dict(self._attachments.names)
             reading = Reading(
