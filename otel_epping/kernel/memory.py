@@ -20,7 +20,7 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.loader import Map
 
 # What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.
-_WINDOW_BYTES = 4 << 20
+_WINDOW_BYTES = 3 << 20
 
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
