@@ -2,8 +2,8 @@
 /*
  * The table of TCP flows: an array, in which a flow has its place in one of the FLOW_WAYS rows of a set, as a line of
  * memory has in a cache. Its hash tells which set, and in which row to look first: there most flows are, so that
- * finding one costs the cache lines of the flow itself, and no call. The kernel's own hashes cost two lines more, each
- * in another page, and two calls (docs/performance.md).
+ * finding one costs the line of the set's tags, the lines of the flow itself, and no call. The kernel's own hashes cost
+ * a line more, each in another page, and two calls (docs/performance.md).
  *
  * Nothing is locked but the giving away of a row. It is for the flow that was silent for longest, but first of all for
  * one of which only one end was heard, or that is closed: what a flood of strangers pushes out are strangers. A flow
@@ -72,9 +72,8 @@ static __always_inline bool is_of(const struct flow *flow, const struct flow_key
            flow->key.external.half[0] == key->external.half[0];
 }
 
-/* The tags are some megabytes at most, the rows many: who is not where it is looked for first costs one row all the
- * same.
- */
+/* All tags are a fiftieth of the rows, so a cache may have them. Who is not where it is looked for first costs one row
+ * all the same. */
 static __always_inline struct flow *find_in_table(const struct flow_key *key, struct flow_place place)
 {
     struct flow_set *set = flow_sets.lookup(&place.set);
@@ -175,7 +174,11 @@ static __always_inline struct flow *add_to_table(const struct flow_key *key, str
     return flow;
 }
 
-/* Whether a flow that is in the table may keep its row, and isn't the first to be pushed out. */
+/*
+ * Whether a flow that is in the table may keep its row, and isn't the first to be pushed out. If another CPU gives its
+ * row away between the look at a tag and the store, the row's new flow isn't found, and gets another: benign, and
+ * nanoseconds wide.
+ */
 static __always_inline void mark_answered(struct flow_place place, bool answered)
 {
     struct flow_set *set = flow_sets.lookup(&place.set);

@@ -273,7 +273,7 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /*
  * The slots of two subnets that talk without a TCP flow, which is which as in struct flow_key. Row cpu << PAIR_BITS |
- * hash, or that with another last bit. One cache line.
+ * hash, whose last bit is 0 for the one that came last. One cache line.
  */
 struct pair {
     struct address internal;

@@ -38,7 +38,7 @@ static __always_inline void slots_of_pair(const struct packet *packet, u16 inter
     struct address internal = prefix_of(source ? packet->destination : packet->source, packet->family);
     struct address external = prefix_of(source ? packet->source : packet->destination, packet->family);
     u64 hash = mix(mix(mix(HASH_KEY, fold(&internal)), fold(&external)), 0);
-    u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (hash >> (64 - PAIR_BITS));
+    u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1U);
     struct pair *pair = pairs.lookup(&row), *found = pair, *other = 0;
 
     if (unlikely(!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch))) {

@@ -104,4 +104,4 @@ def test_what_cannot_be_run_is_one_line() -> None:
     assert result.stderr == "bench: no program 'nobody' is loaded: see bpftool prog list\n"
     result = bench("everything")
     assert result.returncode == 2
-    assert "there is no benchmark 'everything': choose among kernel, live" in result.stderr.splitlines()[-1]
+    assert "there is no benchmark 'everything': choose among live, throughput" in result.stderr.splitlines()[-1]

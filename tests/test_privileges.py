@@ -248,6 +248,30 @@ def converse_between(near: Namespace, far: Namespace) -> None:
             time.sleep(0.01)
 
 
+def test_headers_that_are_links_to_elsewhere_are_read(tmp_path: Path) -> None:
+    """As Debian 13 has them."""
+    elsewhere, include = tmp_path / "uapi" / "asm", tmp_path / "include"
+    elsewhere.mkdir(parents=True)
+    (include / "some-linux-gnu" / "asm").mkdir(parents=True)
+    (elsewhere / "types.h").write_text("types")
+    link = include / "some-linux-gnu" / "asm" / "types.h"
+    link.symlink_to(elsewhere / "types.h")
+    read = f"""
+import sys
+from pathlib import Path
+from otel_epping.kernel.loader_child import confine, header_folders
+confine(header_folders(Path({str(include)!r}), "some-linux-gnu"))
+print(Path({str(link)!r}).read_text())
+for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(link)!r}).write_text("")):
+    try:
+        forbidden()
+    except PermissionError:
+        print("refused")
+"""
+    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["types", "refused", "refused"]
+
+
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
 def test_the_compiler_reads_its_headers_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str

@@ -81,6 +81,7 @@ class Histograms:
             if len(short):
                 _widen(self._first, self._end, short, histograms["buckets"][short - begin] != 0)
                 self._outgrown.append((begin, end))
+            del histograms  # or it stays mapped until the next part is, too
 
     def finish(self, look: Callable[[int, npt.NDArray[Any]], None]) -> None:
         """Reads once more the parts with rows whose runs were not wide enough."""

@@ -32,7 +32,9 @@ FUNCTION = "epping"
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
 # Linux's landlock.h; the numbers of its system calls are the same on all machines.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
-LANDLOCK_EVERYTHING = (1 << 13) - 1  # that its first version knows of: to run, write, read, remove and make files
+LANDLOCK_CREATE_RULESET_VERSION = 1
+# Version -> the rights that it brought: to run, write, read, remove and make files; to link and rename; to cut short.
+LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14}
 LANDLOCK_READ = 1 << 2 | 1 << 3  # files and folders
 # Name -> what the loader puts in the place of DIRECTION, a number that stands nowhere else.
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}
@@ -92,7 +94,7 @@ def load_program(bcc: Any, libbpf: Any, module: Any, name: str) -> int:
 
 
 def confine(readable: list[Path]) -> None:
-    """From now on this process reads what is in these folders, and nothing else; it writes and runs no file at all.
+    """From now on this process opens what is in these folders, to read it, and nothing else; it runs no file at all.
 
     A compiler is a large thing to give capabilities to. And BCC would read all symbols of the kernel, a tenth of a
     second and more, for a helper that we don't call. Landlock (landlock(7)) is in Linux since 5.13, if it is enabled;
@@ -100,16 +102,24 @@ def confine(readable: list[Path]) -> None:
     """
     system = ctypes.CDLL(None)
     system.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    ruleset = system.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(ctypes.c_uint64(LANDLOCK_EVERYTHING)), 8, 0)
-    if ruleset < 0:
+    version = system.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
+    handled = ctypes.c_uint64(sum(rights for since, rights in LANDLOCK_RIGHTS.items() if since <= version))
+    if version < 1 or (ruleset := system.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), 8, 0)) < 0:
         return
+    failed = 0
     for folder in filter(Path.is_dir, readable):
         fd = os.open(folder, os.O_PATH)
         beneath = LANDLOCK_READ.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-        system.syscall(LANDLOCK_ADD_RULE, ruleset, 1, beneath, 0)
+        failed |= system.syscall(LANDLOCK_ADD_RULE, ruleset, 1, beneath, 0)
         os.close(fd)
-    system.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0)
+    if failed or system.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0):
+        print("Landlock refuses to confine the compiler: it has its capabilities, and all files", file=sys.stderr)
     os.close(ruleset)
+
+
+def header_folders(root: Path, multiarch: str) -> list[Path]:
+    """Where the system's headers are. Debian 13 has those of asm/ elsewhere, and links to them."""
+    return [root, *((root / part / "asm/types.h").resolve().parent for part in ("", multiarch))]
 
 
 def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
@@ -118,6 +128,8 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
     try:
         import bcc
+
+        libbpf = ctypes.CDLL("libbpf.so.1")
     except (ImportError, OSError) as error:  # OSError: the module is there, its library libbcc.so is not
         return {"error": str(error), "kind": "no-bcc"}, [], None
     if not getattr(bcc, "__file__", None):  # an empty folder, left over from a package that is gone, is importable
@@ -125,10 +137,10 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     if not hasattr(bcc, "BPF"):
         return {"error": str(getattr(bcc, "__file__", "")), "kind": "wrong-bcc"}, [], None
 
-    libbpf = ctypes.CDLL("libbpf.so.1")
-    # What the compiler includes, what Python may still import, and how many CPUs there are.
-    confine([folder, Path("/usr/include"), Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))])
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
+    # What the compiler includes, how many CPUs there are, and what Python may still import.
+    folders = [folder, *header_folders(Path("/usr/include"), multiarch), Path("/sys/devices/system/cpu")]
+    confine([*folders, *map(Path, filter(None, sys.path))])
     flags = ["-I/usr/include", f"-I/usr/include/{multiarch}", "-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
     # The verifier's log names source lines. Types, too, would take a tenth of all that the compiler does.
     flags += ["-gline-tables-only"]

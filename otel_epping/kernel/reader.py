@@ -132,10 +132,11 @@ class Reader:
         """
         ended, current = interval.number - 1, interval.number
         since = interval.slots.since(interval.rows)
+        readers = list(interval.readers)  # weak references: two threads must not go through them
 
         def share_extremes(begin: int, histograms: npt.NDArray[Any]) -> None:
             least, greatest = histograms["min_word"], histograms["max_word"]
-            for reader in interval.readers:
+            for reader in readers:
                 reader.extremes.merge(begin, ended, least[:, ended & 1], greatest[:, ended & 1])
             # What was counted since the interval ended is in the buckets just read. Its extremes are, so, in two
             # readings rather than in none: min and max may be a little too wide, and never too narrow for the buckets.
@@ -146,7 +147,7 @@ class Reader:
             self._histograms.work(share_extremes)
             return counted
 
-        for reader in interval.readers:
+        for reader in readers:
             reader.extremes.grow(interval.rows)
         self._histograms.begin(interval.rows)
         with beside(count_and_help) as counting:
