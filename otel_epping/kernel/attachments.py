@@ -13,7 +13,7 @@ import numpy as np
 
 from otel_epping.kernel import clsact, interfaces, libbpf, tcx
 from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.interfaces import Interface, Role
+from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.loader import Program
 
 _log = logging.getLogger("otel_epping")
@@ -22,7 +22,6 @@ _log = logging.getLogger("otel_epping")
 INTERFACES = 1024
 UNKNOWN_INTERFACE = 0
 _ROWS = 4096  # and one behind them, for all interfaces that have none
-_ETHERNET = 14
 _PROBES = 4
 
 _ROW = np.dtype([("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("side", "u4", (2,))])
@@ -53,7 +52,7 @@ class Attachments:
         self._rows: dict[int, int] = {}  # row of the table -> ifindex
         self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
         self._cleaned = False
-        self._put(_ROWS, Interface("", 0, _ETHERNET), UNKNOWN_INTERFACE, Role.WAN)
+        self._put(_ROWS, Interface("", 0, ETHERNET_HEADER_BYTES), UNKNOWN_INTERFACE, Role.WAN)
 
     def _put(self, row: int, interface: Interface, number: int, role: Role) -> None:
         value = np.array([(interface.ifindex, interface.link_header, number, role.value)], _ROW)

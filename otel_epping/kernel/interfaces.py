@@ -17,7 +17,7 @@ _SIOCGIFFLAGS = 0x8913
 _SIOCGIFHWADDR = 0x8927
 _IFF_UP = 0x1
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
-_ETHERNET_HEADER_BYTES = 14
+ETHERNET_HEADER_BYTES = 14
 _NO_HEADER_TYPES = {
     512: "ppp",
     519: "rawip",
@@ -69,7 +69,7 @@ def find(name: str) -> Interface:
 def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
     """An interface by its hardware type (linux/if_arp.h). Raises EppingError if its link is foreign."""
     if hardware in _ETHERNET_HEADER_TYPES:
-        return Interface(name, ifindex, _ETHERNET_HEADER_BYTES)
+        return Interface(name, ifindex, ETHERNET_HEADER_BYTES)
     if hardware in _NO_HEADER_TYPES:
         return Interface(name, ifindex, 0)
     raise EppingError(f"interface {name} has a link type (ARPHRD {hardware}) that is neither Ethernet nor plain IP")

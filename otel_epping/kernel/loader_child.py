@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Any
 
 FUNCTION = "epping"
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38  # linux/prctl.h
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 # Linux's landlock.h; the numbers of its system calls are the same on all machines.
 LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
 LANDLOCK_CREATE_RULESET_VERSION = 1
@@ -98,10 +98,10 @@ def confine(readable: list[Path]) -> None:
 
     A compiler is a large thing to give capabilities to. And BCC would read all symbols of the kernel, a tenth of a
     second and more, for a helper that we don't call. Landlock (landlock(7)) is in Linux since 5.13, if it is enabled;
-    where it isn't, all is as the capabilities have it. It asks for no_new_privs of who may not administer the system.
+    where it isn't, all is as the capabilities have it. It asks for no_new_privs, which is set already:
+    by privileges.py, for whoever starts us.
     """
     system = ctypes.CDLL(None)
-    system.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     version = system.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
     handled = ctypes.c_uint64(sum(rights for since, rights in LANDLOCK_RIGHTS.items() if since <= version))
     if version < 1 or (ruleset := system.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), 8, 0)) < 0:
@@ -130,7 +130,7 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         import bcc
 
         libbpf = ctypes.CDLL("libbpf.so.1")
-    except (ImportError, OSError) as error:  # OSError: the module is there, its library libbcc.so is not
+    except (ImportError, OSError) as error:  # OSError: the module is there, libbcc.so or libbpf.so is not
         return {"error": str(error), "kind": "no-bcc"}, [], None
     if not getattr(bcc, "__file__", None):  # an empty folder, left over from a package that is gone, is importable
         return {"error": "the module bcc is an empty folder", "kind": "no-bcc"}, [], None
@@ -153,7 +153,7 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         return {"error": str(error), "kind": "compile"}, [], None
     began = time.monotonic()
     try:
-        # The verifier takes half a second for each, and a CPU of its own.
+        # The verifier takes a third of a second for each, and a CPU of its own.
         with ThreadPoolExecutor() as pool:
             descriptors = list(pool.map(lambda name: load_program(bcc, libbpf, module, name), PROGRAMS))
     except Exception as error:

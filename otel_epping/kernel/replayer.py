@@ -24,11 +24,11 @@ import numpy.typing as npt
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.interfaces import Interface, Role
+from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 
 Numbers = npt.NDArray[np.int64]
 
-CAPTURE = Interface("capture", 1, 14)
+CAPTURE = Interface("capture", 1, ETHERNET_HEADER_BYTES)
 ENTRY_POINT = "epping_ingress"
 LEAST_FRAME = 15
 # By EtherType; older kernels take less.
