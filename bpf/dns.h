@@ -12,14 +12,17 @@
 static __always_inline void dns(struct observation *seen)
 {
     const struct packet *packet = &seen->packet;
+    bool to_server = packet->destination_port == __cpu_to_be16(DNS_PORT);
     u64 head = __be64_to_cpu(packet->udp_head);
     u32 transaction = head >> 48;
     bool is_response = head >> 47 & 1; /* the bit QR, which follows the identifier */
 
+    if (likely(!to_server && packet->source_port != __cpu_to_be16(DNS_PORT)))
+        return;
     if (!head) /* cut short, or nothing is asked: there would be a count of questions */
         return;
 
-    if (packet->destination_port == __cpu_to_be16(DNS_PORT) && !is_response)
+    if (to_server && !is_response)
         ask(seen, METHOD_DNS, transaction, 0, false);
     else if (packet->source_port == __cpu_to_be16(DNS_PORT) && is_response)
         answer(seen, METHOD_DNS, transaction);

@@ -51,17 +51,32 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 }
 
 /* A row per method of measuring: what it is called in enum method, its function, and the packets it wants to see. */
-#define EACH_METHOD(ROW)                               \
-    ROW(METHOD_TCP_TIMESTAMP, tcp_timestamp, KIND_TCP) \
-    ROW(METHOD_TCP_SEQUENCE, tcp_sequence, KIND_TCP)   \
-    ROW(METHOD_TCP_HANDSHAKE, tcp_handshake, KIND_TCP) \
-    ROW(METHOD_ICMP_ECHO, icmp_echo, KIND_ICMP)        \
-    ROW(METHOD_DNS, dns, KIND_UDP)                     \
+#define EACH_METHOD(ROW)                        \
+    ROW(METHOD_ICMP_ECHO, icmp_echo, KIND_ICMP) \
+    ROW(METHOD_DNS, dns, KIND_UDP)              \
     ROW(METHOD_QUIC_HANDSHAKE, quic_handshake, KIND_UDP)
+/* Those of TCP, which see all of its segments. */
+#define EACH_TCP_METHOD(ROW)                 \
+    ROW(METHOD_TCP_TIMESTAMP, tcp_timestamp) \
+    ROW(METHOD_TCP_SEQUENCE, tcp_sequence)   \
+    ROW(METHOD_TCP_HANDSHAKE, tcp_handshake)
 
 #define MEASURE(number, measure, its_kind)          \
     if (METHODS & 1U << number && kind == its_kind) \
         measure(&seen);
+#define MEASURE_TCP(number, measure) \
+    if (METHODS & 1U << number)      \
+        measure(seen, plain);
+
+/* What a TCP segment means for its flow, and for the methods of TCP; `plain` as in transport.h. */
+static __always_inline void follow_segment(struct observation *seen, bool plain, u32 destination_slot, u64 now_ns)
+{
+    if (likely(seen->has_flow)) {
+        seen->segment = follow_sequence(&seen->flow, &seen->packet, plain, now_ns);
+        count_conduct(seen, destination_slot, plain, now_ns);
+    }
+    EACH_TCP_METHOD(MEASURE_TCP)
+}
 
 static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 {
@@ -86,7 +101,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     if (unlikely(!counters))
         return;
 
-    enum packet_kind kind = parse_packet(skb, interface->link_header, packet);
+    u64 kind = parse_packet(skb, interface->link_header, packet);
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
@@ -107,11 +122,14 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
                       &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
-    if (likely(seen.has_flow)) {
-        seen.segment = follow_sequence(&seen.flow, packet, now_ns);
-        count_conduct(&seen, destination_slot, now_ns);
+    /* Tunnels and events give the verifier so much to look at that segments then go one way only. */
+    if (!TUNNELS && !EVENTS && likely(seen.has_flow && is_plain(packet))) {
+        follow_segment(&seen, true, destination_slot, now_ns);
+    } else if (kind == KIND_TCP) {
+        follow_segment(&seen, false, destination_slot, now_ns);
+    } else {
+        EACH_METHOD(MEASURE)
     }
-    EACH_METHOD(MEASURE)
 #if EVENTS
     watch_packet(&seen, kind);
 #endif

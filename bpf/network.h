@@ -13,9 +13,12 @@
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048
 
+/* By how much the last four bytes of a word in memory are shifted in the number that it is. */
+#define LAST_BYTES (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 32 : 0)
+
 static __always_inline struct address map_v4(__be32 address)
 {
-    return (struct address){.half = {0, __cpu_to_be64(0x0000ffff00000000ULL | __be32_to_cpu(address))}};
+    return (struct address){.half = {0, __cpu_to_be64(0x0000ffff00000000ULL) | (u64)address << LAST_BYTES}};
 }
 
 static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 limit, struct packet *packet, u64 *rest)
@@ -92,13 +95,14 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
 
     /* 0: a jumbogram or an aggregate of more than 64 kB (RFC 2675). */
     u64 left = __be16_to_cpu(ip->payload_len) ?: limit - sizeof(*ip);
+    const u64 *addresses = (void *)&ip->saddr;
 
     if (unlikely(left + sizeof(*ip) > limit))
         return KIND_MALFORMED;
 
     packet->family = FAMILY_V6;
-    packet->source = *(struct address *)&ip->saddr;
-    packet->destination = *(struct address *)&ip->daddr;
+    packet->source = (struct address){.half = {addresses[0], addresses[1]}};
+    packet->destination = (struct address){.half = {addresses[2], addresses[3]}};
     packet->protocol = ip->nexthdr;
     packet->ecn = (ip->flow_lbl[0] >> 4) & 3;
     packet->headers += sizeof(*ip);

@@ -30,7 +30,7 @@ struct packet {
 
 /*
  * How a branch mostly goes in real traffic: at a packet of a known TCP flow that neither begins nor ends anything.
- * LLVM's BPF backend leaves blocks where they are, but for the likely way it runs fewer instructions: 656 and not 685.
+ * LLVM's BPF backend leaves blocks where they are, but for the likely way it runs 4 % fewer instructions.
  */
 #define likely(condition) __builtin_expect(!!(condition), 1)
 #define unlikely(condition) __builtin_expect(!!(condition), 0)

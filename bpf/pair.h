@@ -35,8 +35,14 @@ static __always_inline void slots_of_pair(const struct packet *packet, u16 inter
                                           struct interface_counters *counters, u32 *source_slot, u32 *destination_slot)
 {
     u64 source = opaque(place_of_source(packet, source_side)) & 1;
-    struct address internal = prefix_of(source ? packet->destination : packet->source, packet->family);
-    struct address external = prefix_of(source ? packet->source : packet->destination, packet->family);
+    struct address mask = mask_of(packet->family);
+    const struct address *inside = source ? &packet->destination : &packet->source;
+    const struct address *outside = source ? &packet->source : &packet->destination;
+
+    /* Or the compiler chooses between the words of both, one by one. */
+    asm volatile("" : "+r"(inside), "+r"(outside));
+
+    struct address internal = masked(inside, mask), external = masked(outside, mask);
     u64 hash = mix(mix(mix(HASH_KEY, fold(&internal)), fold(&external)), 0);
     u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1U);
     struct pair *pair = pairs.lookup(&row), *found = pair, *other = 0;

@@ -7,6 +7,7 @@
 #include "packet.h"
 #include "transport.h"
 #include "tunnel.h"
+#include "usual.h"
 
 /* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
 #define HEADER_BYTES 256
@@ -82,12 +83,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
 }
 
 /*
- * Fills in `packet`; what isn't a whole IP packet leaves its addresses empty.
- *
  * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
  * are pulled there, once, which moves bytes but changes none.
  */
-static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
+static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
 
@@ -99,6 +98,19 @@ static __always_inline enum packet_kind parse_packet(struct __sk_buff *skb, u64 
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;
     }
+    return kind;
+}
+
+/*
+ * Fills in `packet`; what isn't a whole IP packet leaves its addresses empty. Returns an enum packet_kind, in 64 bits:
+ * a number of 32 takes two shifts wherever it is compared.
+ */
+static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
+{
+    u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_usual(skb, packet);
+
+    if (unlikely(kind == KINDS))
+        kind = parse_any(skb, link_header, packet);
 
     /* What the verifier knows of these differs by the way they were found, and it would follow all the rest of the
      * program once for each way. */

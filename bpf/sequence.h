@@ -47,10 +47,11 @@ static __always_inline enum segment repeated_or_overtaken(const struct flow_view
     return SEGMENT_OUT_OF_ORDER;
 }
 
-static __always_inline enum segment place_segment(const struct flow_view *view, const struct packet *packet, u64 now_ns)
+static __always_inline enum segment place_segment(const struct flow_view *view, const struct packet *packet, bool plain,
+                                                  u64 now_ns)
 {
     struct half_flow *sender = view->sender;
-    u8 flags = packet->tcp_flags;
+    u8 flags = flags_of(packet, plain);
     u32 begin = packet->seq, end = begin + packet->payload + !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
     enum segment segment;
 
@@ -88,16 +89,17 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
 
 /* What this segment says of the other direction: how much of it arrived, and whether that was said before. */
 static __always_inline void follow_acknowledgements(const struct flow_view *view, const struct packet *packet,
-                                                    u64 now_ns)
+                                                    bool plain, u64 now_ns)
 {
     struct half_flow *sender = view->sender;
-    bool is_bare = !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
+    u8 flags = flags_of(packet, plain);
+    bool is_bare = !packet->payload && !(flags & (TCP_SYN | TCP_FIN));
 
-    if (!(packet->tcp_flags & TCP_ACK))
+    if (!(flags & TCP_ACK))
         return;
     if (unlikely(!view->receiver->advanced_ns))
         advance(view->receiver, packet->ack_seq, now_ns); /* never heard of: it goes on there, at the earliest */
-    if (!sender->acked || packet->tcp_flags & TCP_SYN || later(packet->ack_seq, sender->acked)) {
+    if (!sender->acked || flags & TCP_SYN || later(packet->ack_seq, sender->acked)) {
         sender->acked = packet->ack_seq;
         sender->duplicates = 0;
     } else if (is_bare && packet->ack_seq == sender->acked && window_of(packet) == sender->window &&
@@ -108,25 +110,27 @@ static __always_inline void follow_acknowledgements(const struct flow_view *view
 
 /* Remembers what this segment says, and tells what it is. A RST may be anybody's, so it says nothing. */
 static __always_inline enum segment follow_sequence(const struct flow_view *view, const struct packet *packet,
-                                                    u64 now_ns)
+                                                    bool plain, u64 now_ns)
 {
-    if (unlikely(packet->tcp_flags & TCP_RST))
+    u8 flags = flags_of(packet, plain);
+
+    if (unlikely(flags & TCP_RST))
         return SEGMENT_EMPTY;
 
     /* One way on for the verifier, whatever the segment is. */
-    enum segment segment = opaque(place_segment(view, packet, now_ns));
+    enum segment segment = opaque(place_segment(view, packet, plain, now_ns));
 
-    follow_acknowledgements(view, packet, now_ns);
+    follow_acknowledgements(view, packet, plain, now_ns);
     if (view->sender->window != window_of(packet))
         view->sender->window = window_of(packet);
     /* A SYN begins no flow, but the SYN-ACK says where its sender goes on. */
-    if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
+    if ((flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
         advance(view->receiver, packet->ack_seq, now_ns);
         view->receiver->acked = 0;
         view->receiver->first_seq = packet->ack_seq;
     }
     /* The same SYN may come again, however late: with it, nothing begins. */
-    if (packet->tcp_flags & TCP_SYN)
+    if (flags & TCP_SYN)
         view->sender->first_seq = packet->seq + 1;
     return segment;
 }

@@ -11,15 +11,16 @@
 /* The first `bits` bits of 64, in network byte order. */
 #define MASK64(bits) ((bits) <= 0 ? 0 : (bits) >= 64 ? ~0ULL : __cpu_to_be64(~0ULL << (64 - ((bits) & 63))))
 
-static __always_inline struct address prefix_of(struct address address, u8 family)
+static __always_inline struct address mask_of(u8 family)
 {
-    if (family == FAMILY_V4) {
-        address.half[1] &= MASK64(PREFIX_V4 + 32);
-    } else {
-        address.half[0] &= MASK64(PREFIX_V6);
-        address.half[1] &= MASK64(PREFIX_V6 - 64);
-    }
-    return address;
+    if (likely(family == FAMILY_V4))
+        return (struct address){.half = {~0ULL, MASK64(PREFIX_V4 + 32)}};
+    return (struct address){.half = {MASK64(PREFIX_V6), MASK64(PREFIX_V6 - 64)}};
+}
+
+static __always_inline struct address masked(const struct address *address, struct address mask)
+{
+    return (struct address){.half = {address->half[0] & mask.half[0], address->half[1] & mask.half[1]}};
 }
 
 /* A slot for a subnet never seen before, or the overflow slot when none is free. */
@@ -57,7 +58,7 @@ static __always_inline u32 slot_of(struct address address, u8 family, u16 interf
                                    struct __sk_buff *skb, struct interface_counters *counters)
 {
     struct subnet_key key = {
-        .prefix = prefix_of(address, family),
+        .prefix = masked(&address, mask_of(family)),
         .interface = interface,
         .family = family,
         .side = side,

@@ -45,11 +45,11 @@ static __always_inline void match_accept(struct observation *seen)
         seen->flow.flow->handshake_ns = precise_now(seen->skb) - seen->flow.flow->syn_ns;
 }
 
-static __always_inline void tcp_handshake(struct observation *seen)
+static __always_inline void tcp_handshake(struct observation *seen, bool plain)
 {
     const struct packet *packet = &seen->packet;
 
-    switch (packet->tcp_flags & (TCP_SYN | TCP_ACK | TCP_RST)) {
+    switch (flags_of(packet, plain) & (TCP_SYN | TCP_ACK | TCP_RST)) {
     case TCP_SYN:
         ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, 0, true);
         break;

@@ -59,18 +59,19 @@ static __always_inline void match_acknowledgement(struct half_flow *receiver, st
 }
 
 /* `edge_ns` tells that an endpoint sends timestamps; then what waits are these. */
-static __always_inline void tcp_sequence(struct observation *seen)
+static __always_inline void tcp_sequence(struct observation *seen, bool plain)
 {
     const struct packet *packet = &seen->packet;
     struct half_flow *sender = seen->flow.sender, *receiver = seen->flow.receiver;
+    u8 flags = flags_of(packet, plain);
 
-    if (!seen->has_flow || packet->tcp_flags & TCP_RST)
+    if (!seen->has_flow || flags & TCP_RST)
         return;
-    if (packet->tcp_flags & TCP_SYN && !packet->has_timestamp) { /* a port may be used again */
+    if (flags & TCP_SYN && !packet->has_timestamp) { /* a port may be used again */
         sender->edge_ns = 0;
         sender->waiting = 0;
     }
-    if (packet->tcp_flags & TCP_ACK && !receiver->edge_ns)
+    if (flags & TCP_ACK && !receiver->edge_ns)
         match_acknowledgement(receiver, seen);
     if (sender->edge_ns)
         return;

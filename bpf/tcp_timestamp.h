@@ -16,9 +16,12 @@
  * - But after a silence in which all that waited expired, an earlier one is a new connection whose SYN we missed.
  * - A pure ACK is answered when the other application next speaks, which is no round trip.
  */
-static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, struct __sk_buff *skb)
+static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, bool plain,
+                                       struct __sk_buff *skb)
 {
-    if (unlikely(packet->tcp_flags & TCP_SYN || !sender->edge_ns)) {
+    u8 flags = flags_of(packet, plain);
+
+    if (unlikely(flags & TCP_SYN || !sender->edge_ns)) {
         sender->waiting = 0;
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
@@ -30,7 +33,7 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
         if (later(packet->tsval, sender->last_tsval)) {
             sender->last_tsval = packet->tsval;
             sender->edge_ns = coarse_now(skb);
-            return packet->payload || packet->tcp_flags & TCP_FIN;
+            return packet->payload || flags & TCP_FIN;
         }
         if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS)
             return false;
@@ -98,19 +101,20 @@ static __always_inline u64 recall(struct half_flow *receiver, const struct outst
 }
 
 /* RFC 7323 3.2: TSecr is valid only with ACK. A RST may be anybody's, so it neither begins nor ends anything. */
-static __always_inline void tcp_timestamp(struct observation *seen)
+static __always_inline void tcp_timestamp(struct observation *seen, bool plain)
 {
     const struct packet *packet = &seen->packet;
+    u8 flags = flags_of(packet, plain);
 
-    if (!seen->has_flow || !packet->has_timestamp || packet->tcp_flags & TCP_RST)
+    if (!seen->has_flow || !packet->has_timestamp || flags & TCP_RST)
         return;
 
-    if (packet->tcp_flags & TCP_ACK) {
+    if (flags & TCP_ACK) {
         u64 sent_ns = recall(seen->flow.receiver, outstanding_of_receiver(&seen->flow), packet->tsecr, seen->counters);
 
         if (sent_ns)
             answers(seen, METHOD_TCP_TIMESTAMP, sent_ns);
     }
-    if (begins_rtt(seen->flow.sender, packet, seen->skb))
+    if (begins_rtt(seen->flow.sender, packet, plain, seen->skb))
         remember(seen->flow.sender, outstanding_of_sender(&seen->flow), packet->tsval, seen->skb, seen->counters);
 }

@@ -8,9 +8,9 @@
 #include "link.h"
 #include "packet.h"
 
-static __always_inline struct tally wire_tally(struct __sk_buff *skb, u32 headers, bool ingress)
+static __always_inline struct tally wire_tally(struct __sk_buff *skb, u64 headers, bool ingress)
 {
-    u32 segments = skb->gso_segs ?: 1;
+    u64 segments = skb->gso_segs ?: 1;
 
     /* On the way out, the headers of all segments are counted already. */
     return (struct tally){
@@ -25,7 +25,7 @@ static __always_inline void add(struct tally *tally, struct tally more)
     tally->bytes += more.bytes;
 }
 
-static __always_inline enum traffic_class class_of(enum packet_kind kind, const struct packet *packet)
+static __always_inline enum traffic_class class_of(u64 kind, const struct packet *packet)
 {
     switch (kind) {
     case KIND_TCP:

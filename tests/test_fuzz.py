@@ -97,8 +97,9 @@ def test_a_model_that_is_wrong_is_found_out(
 
 # A fault of the program: file, what stands there, what somebody might have written; packets that show it, at most.
 FAULTS = {
-    "a pure ACK begins": ("tcp_timestamp.h", "packet->payload || packet->tcp_flags & TCP_FIN", "true", 3),
+    "a pure ACK begins": ("tcp_timestamp.h", "packet->payload || flags & TCP_FIN", "true", 3),
     "an option read too far": ("transport.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2),
+    "a length beyond the packet": ("usual.h", "total + ETH_HLEN > wire_length(skb)", "false", 3),
     "a keep-alive is retransmitted": ("sequence.h", "packet->payload <= 1 &&", "false &&", 3),
 }
 

@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * What most packets are: TCP with the usual timestamps, or UDP, in one piece, right behind an IPv4 header without
+ * options and an Ethernet header. All that is looked at then has a fixed place, one look at the packet's end is enough,
+ * and a fact is a load: half of the instructions that it takes to find them step by step, which is what parse.h does
+ * with all others.
+ */
+#pragma once
+
+#include "link.h"
+#include "network.h"
+#include "packet.h"
+#include "transport.h"
+
+#define USUAL_IHL 0x45 /* version 4, 5 words: no options */
+#define USUAL_DOFF 8   /* words: the fixed header, and 12 bytes of options */
+
+/* From the start of the packet to the end of what is looked at. */
+#define USUAL_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
+#define USUAL_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + USUAL_DOFF * 4)
+
+/* Fills in `packet`, or returns KINDS if the packet is any other. */
+static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *packet)
+{
+    void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+    struct iphdr *ip = data + ETH_HLEN;
+    struct udphdr *udp = (void *)(ip + 1);
+    struct tcphdr *tcp = (void *)(ip + 1);
+    __be32 *options = (void *)(tcp + 1);
+    __be16 *ethertype = data + ETH_HLEN - sizeof(*ethertype);
+
+    if (unlikely(data + USUAL_UDP_BYTES > end || *ethertype != __cpu_to_be16(ETH_P_IP) || *(u8 *)ip != USUAL_IHL ||
+                 ip->frag_off & __cpu_to_be16(0x3fff)))
+        return KINDS;
+
+    u64 total = __be16_to_cpu(ip->tot_len), protocol = ip->protocol, kind;
+
+    if (unlikely(total + ETH_HLEN > wire_length(skb)))
+        return KINDS;
+    if (protocol == IPPROTO_TCP) {
+        if (unlikely(total + ETH_HLEN < USUAL_TCP_BYTES || data + USUAL_TCP_BYTES > end ||
+                     (((u8 *)tcp)[12] & 0xf0) != USUAL_DOFF << 4 || options[0] != USUAL_OPTIONS))
+            return KINDS;
+        packet->headers = USUAL_TCP_BYTES;
+        packet->payload = opaque(total + ETH_HLEN - USUAL_TCP_BYTES);
+        packet->seq = __be32_to_cpu(tcp->seq);
+        packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
+        packet->tcp_flags = ((u8 *)tcp)[13];
+        packet->window = tcp->window;
+        packet->tsval = __be32_to_cpu(options[1]);
+        packet->tsecr = __be32_to_cpu(options[2]);
+        packet->has_timestamp = true;
+        kind = KIND_TCP;
+    } else if (protocol == IPPROTO_UDP && total + ETH_HLEN >= USUAL_UDP_BYTES) {
+        packet->headers = USUAL_UDP_BYTES - sizeof(packet->udp_head);
+        packet->payload = opaque(total + ETH_HLEN + sizeof(packet->udp_head) - USUAL_UDP_BYTES);
+        packet->udp_head = *(u64 *)(udp + 1);
+        kind = KIND_UDP;
+    } else {
+        return KINDS;
+    }
+    packet->source_port = udp->source;
+    packet->destination_port = udp->dest;
+    packet->family = FAMILY_V4;
+    packet->protocol = protocol;
+    packet->source = map_v4(ip->saddr);
+    packet->destination = map_v4(ip->daddr);
+    packet->ecn = ip->tos & 3;
+    return kind;
+}
