@@ -23,7 +23,7 @@ static __always_inline bool is_idle(const struct flow *flow, u64 now_ns)
 
 static __always_inline void count_conduct(struct observation *seen, u32 destination_slot, bool plain, u64 now_ns)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     struct flow *flow = seen->flow.flow;
     u8 flags = flags_of(packet, plain);
     bool is_new_syn_ack = (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && seen->segment == SEGMENT_OTHER;

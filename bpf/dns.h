@@ -11,7 +11,7 @@
 
 static __always_inline void dns(struct observation *seen)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     bool to_server = packet->destination_port == __cpu_to_be16(DNS_PORT);
     u64 head = __be64_to_cpu(packet->udp_head);
     u32 transaction = head >> 48;

@@ -72,7 +72,7 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 static __always_inline void follow_segment(struct observation *seen, bool plain, u32 destination_slot, u64 now_ns)
 {
     if (likely(seen->has_flow)) {
-        seen->segment = follow_sequence(&seen->flow, &seen->packet, plain, now_ns);
+        seen->segment = follow_sequence(&seen->flow, seen->packet, plain, now_ns);
         count_conduct(seen, destination_slot, plain, now_ns);
     }
     EACH_TCP_METHOD(MEASURE_TCP)
@@ -81,14 +81,16 @@ static __always_inline void follow_segment(struct observation *seen, bool plain,
 static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 {
     struct interface *interface = find_interface(skb->ifindex);
-    u32 zero = 0;
+    u32 zero = 0, cpu = bpf_get_smp_processor_id();
     struct control *told = control.lookup(&zero);
+    struct packet *packet = packets.lookup(&cpu);
 
-    if (unlikely(!interface || !told))
+    if (unlikely(!interface || !told || !packet))
         return;
 
     struct observation seen = {
         .skb = skb,
+        .packet = packet,
         .counters = counters_of(interface->number),
         .interface = interface->number,
         .source_side = interface->side[ingress],
@@ -96,7 +98,6 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     };
     u32 destination_side = interface->side[!ingress], destination_slot;
     struct interface_counters *counters = seen.counters;
-    struct packet *packet = &seen.packet;
 
     if (unlikely(!counters))
         return;
@@ -122,8 +123,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
                       &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
-    /* Tunnels and events give the verifier so much to look at that segments then go one way only. */
-    if (!TUNNELS && !EVENTS && likely(seen.has_flow && is_plain(packet))) {
+    if (likely(seen.has_flow && is_plain(packet))) {
         follow_segment(&seen, true, destination_slot, now_ns);
     } else if (kind == KIND_TCP) {
         follow_segment(&seen, false, destination_slot, now_ns);

@@ -17,7 +17,7 @@ enum exchange_state { EXCHANGE_OPEN, EXCHANGE_REPEATED, EXCHANGE_ANSWERED };
 static __always_inline struct exchange_key exchange_of(const struct observation *seen, enum method method,
                                                        u32 identifier, bool source_asks)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
 
     return (struct exchange_key){
         .asker = source_asks ? packet->source : packet->destination,

@@ -69,10 +69,6 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
 {
     u64 source = opaque(place_of_source(packet, source_side));
     struct flow_key key = flow_key_of(packet, interface, source);
-
-    /* It is in memory: or the compiler keeps its words twice, and the stack is nearly full. */
-    asm volatile("" : "+m"(key));
-
     struct flow_place place = place_of(&key);
     struct flow *flow = find_in_table(&key, place);
 

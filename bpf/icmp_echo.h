@@ -6,7 +6,7 @@
 
 static __always_inline void icmp_echo(struct observation *seen)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
 
     if (packet->echo == ECHO_REQUEST)
         ask(seen, METHOD_ICMP_ECHO, packet->sequence, 0, false);

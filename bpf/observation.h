@@ -14,7 +14,7 @@ struct observation {
     struct __sk_buff *skb;
     struct interface_counters *counters;
     struct flow_view flow; /* of TCP; `has_flow` tells whether there is one */
-    struct packet packet;
+    struct packet *packet;
     u32 source_side;
     u32 source_slot; /* of TRAFFIC_METHOD */
     u16 interface;

@@ -90,6 +90,7 @@ static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 lin
 {
     enum packet_kind kind = KIND_MALFORMED;
 
+    __builtin_memset(packet, 0, sizeof(*packet));
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
         kind = parse_linear(skb, link_header, packet);
@@ -102,8 +103,8 @@ static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 lin
 }
 
 /*
- * Fills in `packet`; what isn't a whole IP packet leaves its addresses empty. Returns an enum packet_kind, in 64 bits:
- * a number of 32 takes two shifts wherever it is compared.
+ * Fills in what a packet of its kind has; what isn't a whole IP packet leaves its addresses empty. Returns an enum
+ * packet_kind, in 64 bits: a number of 32 takes two shifts wherever it is compared.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
@@ -111,11 +112,5 @@ static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, 
 
     if (unlikely(kind == KINDS))
         kind = parse_any(skb, link_header, packet);
-
-    /* What the verifier knows of these differs by the way they were found, and it would follow all the rest of the
-     * program once for each way. */
-    packet->headers = opaque(packet->headers);
-    packet->family = opaque(packet->family);
-    packet->protocol = opaque(packet->protocol);
     return kind;
 }

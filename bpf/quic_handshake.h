@@ -19,7 +19,7 @@
 
 static __always_inline void quic_handshake(struct observation *seen)
 {
-    u64 head = __be64_to_cpu(seen->packet.udp_head);
+    u64 head = __be64_to_cpu(seen->packet->udp_head);
     u8 first = head >> 56;
     u32 version = head >> 24;
 

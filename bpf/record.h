@@ -17,7 +17,7 @@ static __always_inline void record_rtt(struct observation *seen, enum method met
     }
 
     u32 slot = method == TRAFFIC_METHOD ? seen->source_slot
-                                        : slot_of(seen->packet.source, seen->packet.family, seen->interface,
+                                        : slot_of(seen->packet->source, seen->packet->family, seen->interface,
                                                   seen->source_side, method, seen->skb, seen->counters);
 
     histogram_record(slot, rtt_ns, seen->counters);

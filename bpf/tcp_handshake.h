@@ -10,7 +10,7 @@
 
 static __always_inline void time_accept(struct observation *seen)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     struct half_flow *server = seen->flow.sender;
     u32 next = packet->seq + 1;
 
@@ -35,7 +35,7 @@ static __always_inline void match_accept(struct observation *seen)
     if (!sent_ns)
         return;
     server->accepted_ns = 0;
-    if (seen->packet.ack_seq != server->accepted_seq) {
+    if (seen->packet->ack_seq != server->accepted_seq) {
         seen->counters->rtt_superseded++; /* the ACK that answered was lost before it came here */
         return;
     }
@@ -47,7 +47,7 @@ static __always_inline void match_accept(struct observation *seen)
 
 static __always_inline void tcp_handshake(struct observation *seen, bool plain)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
 
     switch (flags_of(packet, plain) & (TCP_SYN | TCP_ACK | TCP_RST)) {
     case TCP_SYN:

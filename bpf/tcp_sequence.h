@@ -46,10 +46,10 @@ static __always_inline void match_acknowledgement(struct half_flow *receiver, st
 {
     struct outstanding *outstanding = outstanding_of_receiver(&seen->flow);
 
-    if (!receiver->waiting || later(outstanding->awaited[0], seen->packet.ack_seq))
+    if (!receiver->waiting || later(outstanding->awaited[0], seen->packet->ack_seq))
         return;
     receiver->waiting = 0;
-    if (outstanding->awaited[0] == seen->packet.ack_seq) {
+    if (outstanding->awaited[0] == seen->packet->ack_seq) {
         answers(seen, METHOD_TCP_SEQUENCE, outstanding->sent_ns[0]);
     } else {
         receiver->skips_next = 1;
@@ -61,7 +61,7 @@ static __always_inline void match_acknowledgement(struct half_flow *receiver, st
 /* `edge_ns` tells that an endpoint sends timestamps; then what waits are these. */
 static __always_inline void tcp_sequence(struct observation *seen, bool plain)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     struct half_flow *sender = seen->flow.sender, *receiver = seen->flow.receiver;
     u8 flags = flags_of(packet, plain);
 

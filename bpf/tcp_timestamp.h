@@ -103,7 +103,7 @@ static __always_inline u64 recall(struct half_flow *receiver, const struct outst
 /* RFC 7323 3.2: TSecr is valid only with ACK. A RST may be anybody's, so it neither begins nor ends anything. */
 static __always_inline void tcp_timestamp(struct observation *seen, bool plain)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     u8 flags = flags_of(packet, plain);
 
     if (!seen->has_flow || !packet->has_timestamp || flags & TCP_RST)

@@ -15,8 +15,7 @@
 /*
  * Nearly all segments are plain: no SYN, FIN or RST, just an ACK. What is done with a segment is compiled twice, for
  * where the compiler knows that one is plain, it leaves out a fifth. Where it doesn't, each function reads the flags
- * anew: handed on as a number, the verifier would keep in mind what each question said of them, and follow the rest of
- * the way once for each of the answers.
+ * anew: of a number that is handed on, the verifier would keep in mind what each question said of it.
  */
 static __always_inline bool is_plain(const struct packet *packet)
 {
@@ -129,7 +128,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
         packet->udp_head = *payload;
         return;
     }
-    /* At first the header is where the head of the payload belongs: the stack is nearly full. */
+    /* At first the header is where the head of the payload belongs. */
     if (rest < sizeof(*udp) || bpf_skb_load_bytes(skb, at, &packet->udp_head, sizeof(*udp))) {
         packet->udp_head = 0;
         return;

@@ -42,7 +42,7 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
                      (((u8 *)tcp)[12] & 0xf0) != USUAL_DOFF << 4 || options[0] != USUAL_OPTIONS))
             return KINDS;
         packet->headers = USUAL_TCP_BYTES;
-        packet->payload = opaque(total + ETH_HLEN - USUAL_TCP_BYTES);
+        packet->payload = total + ETH_HLEN - USUAL_TCP_BYTES;
         packet->seq = __be32_to_cpu(tcp->seq);
         packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
         packet->tcp_flags = ((u8 *)tcp)[13];
@@ -53,8 +53,10 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
         kind = KIND_TCP;
     } else if (protocol == IPPROTO_UDP && total + ETH_HLEN >= USUAL_UDP_BYTES) {
         packet->headers = USUAL_UDP_BYTES - sizeof(packet->udp_head);
-        packet->payload = opaque(total + ETH_HLEN + sizeof(packet->udp_head) - USUAL_UDP_BYTES);
+        packet->payload = total + ETH_HLEN - packet->headers;
         packet->udp_head = *(u64 *)(udp + 1);
+        packet->tcp_flags = 0;
+        packet->has_timestamp = false;
         kind = KIND_UDP;
     } else {
         return KINDS;

@@ -10,7 +10,7 @@
 /* An event of this packet's flow; `backwards`: of the other direction. */
 static __always_inline struct event *draft_event(struct observation *seen, u8 type, u64 time_ns, bool backwards)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     u32 cpu = bpf_get_smp_processor_id();
     struct event *event = event_draft.lookup(&cpu);
 
@@ -93,7 +93,7 @@ static __always_inline bool is_active(const struct watched_half *half)
 
 static __always_inline struct watched_flow *find_watched(struct observation *seen, enum packet_kind kind)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     struct watched_key key = {
         .flow = flow_key_of(packet, seen->interface, place_of_source(packet, seen->source_side)),
         .protocol = packet->protocol,
@@ -125,7 +125,7 @@ static __always_inline void begin_half(struct watched_half *half, const struct p
 /* Before RTTs are recorded: who speaks for the first time, and who is heard for the first time. */
 static __always_inline void watch_packet(struct observation *seen, enum packet_kind kind)
 {
-    const struct packet *packet = &seen->packet;
+    const struct packet *packet = seen->packet;
     struct watched_flow *flow = is_watched(packet, kind) ? find_watched(seen, kind) : 0;
     u64 now_ns = precise_now(seen->skb);
     u64 source = opaque(place_of_source(packet, seen->source_side)) & 1;
@@ -160,7 +160,7 @@ static __always_inline void watch_packet(struct observation *seen, enum packet_k
 static __always_inline void watch_end(struct observation *seen)
 {
     struct watched_half *sender = seen->watched_sender, *receiver = seen->watched_receiver;
-    u8 closing = seen->packet.tcp_flags & (TCP_FIN | TCP_RST);
+    u8 closing = seen->packet->tcp_flags & (TCP_FIN | TCP_RST);
     u8 reason = closing & TCP_RST ? REASON_RST : REASON_FIN;
     u64 now_ns = precise_now(seen->skb);
 

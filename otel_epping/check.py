@@ -18,7 +18,7 @@ _MIB = 2**20
 # What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_A_SUBNET = 2048
-_PER_CPU = ("traffic", "interface_counters", "pairs")
+_PER_CPU = ("traffic", "interface_counters", "pairs", "packets")
 
 
 @dataclass(frozen=True)
