@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, export, goals, kernel, live, memory, million, programs, readout, start, throughput
+from bench import agent, amid, export, goals, kernel, live, memory, million, programs, readout, start, throughput
 from bench.programs import Contender
 from bench.report import Result, progress
 from otel_epping.kernel import requirements
@@ -26,9 +26,10 @@ from otel_epping.lab.namespaces import LabError
 from otel_epping.version import __version__
 
 BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
-    # `kernel` comes after them, for it fills the tables of those that are beside.
+    # `kernel` comes after these, for it fills the tables of those that are beside.
     "live": live.run,
     "throughput": throughput.run,
+    "amid": amid.run,
     "kernel": kernel.run,
     "readout": readout.run,
     "export": export.run,
