@@ -17,7 +17,7 @@ import numpy as np
 
 from bench import programs
 from bench.packets import ACK, DATA, UDP, Packets, rows_of
-from bench.programs import NULL, OURS, Contender
+from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from bench.runs import Course, one_cpu
 from otel_epping.kernel.collector import Collector
@@ -65,8 +65,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
             progress(f"amid: {form}")
             beside = [other for other in others if hook in other.hooks]
             mean_ns = _measure([null, programs.ours(collector), *beside], form, hook, 100 if tiny else _PACKETS)
-            for name, gross_ns in mean_ns.items():
-                net_ns = gross_ns - mean_ns[NULL]
-                share = (mean_ns[OURS] - mean_ns[NULL]) / net_ns if name not in (NULL, OURS) else None
-                table.add(form, hook, name, gross_ns, net_ns if name != NULL else None, share)
+            for row in programs.compared(mean_ns):
+                table.add(form, hook, *row)
     return Result([table])

@@ -19,7 +19,7 @@ from subprocess import PIPE
 
 from bench import programs
 from bench.hosts import INTERFACE, SUBNETS, Hosts, datagrams
-from bench.programs import HOOKS, NULL, OURS, Contender
+from bench.programs import HOOKS, Contender
 from bench.report import Column, Result, Table, progress
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
@@ -90,8 +90,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     table = Table("Live traffic: ns a packet by the kernel's account", [*columns, Column("ours, of it", ".2f")])
     for hook in HOOKS:
         mean_ns = {name: ns / max(1, runs) for (name, where), (runs, ns) in totals.items() if where == hook}
-        for name, gross_ns in mean_ns.items():
-            net_ns = gross_ns - mean_ns[NULL]
-            share = (mean_ns[OURS] - mean_ns[NULL]) / net_ns if name not in (NULL, OURS) else None
-            table.add(hook, name, totals[name, hook][0], gross_ns, net_ns if name != NULL else None, share)
+        for name, *compared in programs.compared(mean_ns):
+            table.add(hook, name, totals[name, hook][0], *compared)
     return Result([table])

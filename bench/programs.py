@@ -6,7 +6,7 @@ import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +67,16 @@ def null() -> Contender:
 def ours(collector: Collector, name: str = OURS) -> Contender:
     """Ours, as a collector has loaded it."""
     return Contender(name, {hook: collector.program.entry_points[f"epping_{hook}"] for hook in HOOKS})
+
+
+def compared(mean_ns: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:
+    """For each program its name, what a packet takes in it, what of that is above the program that does nothing (NULL
+    must be among them), and ours (OURS, too) as a share of the latter; None where a program would be compared with
+    itself."""
+    for name, gross_ns in mean_ns.items():
+        net_ns = gross_ns - mean_ns[NULL]
+        share = (mean_ns[OURS] - mean_ns[NULL]) / net_ns if name not in (NULL, OURS) else None
+        yield name, gross_ns, net_ns if name != NULL else None, share
 
 
 def beside(asked: Sequence[str]) -> list[Contender]:

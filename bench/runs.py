@@ -14,6 +14,7 @@ from otel_epping.kernel.replayer import Runs
 
 # The slowest of a thousand runs are left out of a mean: an interrupt came between, or the hypervisor.
 _KEPT = 0.999
+_REFUSED = "the kernel refuses a test run of a packet"
 
 
 class Course(Runs):
@@ -32,13 +33,13 @@ class Course(Runs):
         """Runs all packets, in order. Raises OSError where the kernel refuses one."""
         self.options["data_size_out"] = 0
         if any(map(self._run, self._fds, self._addresses)):
-            raise OSError("the kernel refuses a test run of a packet")
+            raise OSError(_REFUSED)
 
     def run_one(self, row: int) -> int:
         """Runs one packet: what it took, in ns. Raises OSError if the kernel refuses it."""
         self.options["data_size_out"][row] = 0
         if self._run(self._fds[row], self._addresses[row]):
-            raise OSError("the kernel refuses a test run of a packet")
+            raise OSError(_REFUSED)
         return int(self.options["duration"][row])
 
     @property
