@@ -32,8 +32,7 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
     if (flow->last_ns != now_ns)
         flow->last_ns = now_ns;
     /* Most segments are nothing but the next. */
-    if (likely(!opens && seen->segment < SEGMENT_RETRANSMITTED && packet->window &&
-               !(flags & (TCP_SYN | TCP_FIN | TCP_RST))))
+    if (!opens && seen->segment < SEGMENT_RETRANSMITTED && packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         return;
 
     struct flow_counters *from = flow_counters.lookup(&seen->source_slot);

@@ -17,7 +17,7 @@ static __always_inline void dns(struct observation *seen)
     u32 transaction = head >> 48;
     bool is_response = head >> 47 & 1; /* the bit QR, which follows the identifier */
 
-    if (likely(!to_server && packet->source_port != __cpu_to_be16(DNS_PORT)))
+    if (!to_server && packet->source_port != __cpu_to_be16(DNS_PORT))
         return;
     if (!head) /* cut short, or nothing is asked: there would be a count of questions */
         return;

@@ -9,7 +9,7 @@
 /* In which of the two places the source is. In a capture sides are unknown, and any order will do. */
 static __always_inline u64 place_of_source(const struct packet *packet, u32 source_side)
 {
-    if (likely(source_side != SIDE_UNKNOWN))
+    if (source_side != SIDE_UNKNOWN)
         return source_side == SIDE_EXTERNAL;
     if (packet->source.half[0] != packet->destination.half[0])
         return packet->source.half[0] > packet->destination.half[0];

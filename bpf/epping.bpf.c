@@ -43,7 +43,7 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 
         struct interface *interface = interfaces.lookup(&row);
 
-        if (likely(interface && interface->ifindex == ifindex))
+        if (interface && interface->ifindex == ifindex)
             return interface;
     }
     row = UNKNOWN_INTERFACE_ROW;
@@ -71,7 +71,7 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 /* What a TCP segment means for its flow, and for the methods of TCP; `plain` as in transport.h. */
 static __always_inline void follow_segment(struct observation *seen, bool plain, u32 destination_slot, u64 now_ns)
 {
-    if (likely(seen->has_flow)) {
+    if (seen->has_flow) {
         seen->segment = follow_sequence(&seen->flow, seen->packet, plain, now_ns);
         count_conduct(seen, destination_slot, plain, now_ns);
     }
@@ -85,7 +85,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     struct control *told = control.lookup(&zero);
     struct packet *packet = packets.lookup(&cpu);
 
-    if (unlikely(!interface || !told || !packet))
+    if (!interface || !told || !packet)
         return;
 
     struct observation seen = {
@@ -99,21 +99,21 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     u32 destination_side = interface->side[!ingress], destination_slot;
     struct interface_counters *counters = seen.counters;
 
-    if (unlikely(!counters))
+    if (!counters)
         return;
 
     u64 kind = parse_packet(skb, interface->link_header, packet);
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
-    if (unlikely(kind == KIND_NON_IP || kind == KIND_MALFORMED))
+    if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
         return;
     counters->ecn[packet->ecn & 3] += tally.packets;
 
     u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
 
     seen.has_flow = now_ns && find_flow(packet, seen.interface, seen.source_side, now_ns, counters, &seen.flow);
-    if (likely(seen.has_flow)) {
+    if (seen.has_flow) {
         seen.source_slot = cached_slot(&seen.flow.flow->cached[seen.flow.source], told->epoch, packet->source,
                                        packet->family, seen.interface, seen.source_side, skb, counters);
         destination_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source], told->epoch, packet->destination,
@@ -123,7 +123,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
                       &seen.source_slot, &destination_slot);
     }
     count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
-    if (likely(seen.has_flow && is_plain(packet))) {
+    if (seen.has_flow && is_plain(packet)) {
         follow_segment(&seen, true, destination_slot, now_ns);
     } else if (kind == KIND_TCP) {
         follow_segment(&seen, false, destination_slot, now_ns);
@@ -133,7 +133,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 #if EVENTS
     watch_packet(&seen, kind);
 #endif
-    if (unlikely(seen.ended[0].asked_ns))
+    if (seen.ended[0].asked_ns)
         record_rtts(&seen);
 #if EVENTS
     watch_end(&seen);

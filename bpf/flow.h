@@ -72,7 +72,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
     struct flow_place place = place_of(&key);
     struct flow *flow = find_in_table(&key, place);
 
-    if (unlikely(!flow)) {
+    if (!flow) {
         if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
             return false;
         flow = add_to_table(&key, place, now_ns, counters);
@@ -83,7 +83,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
     view->source = source & 1;
     view->sender = &flow->half[view->source];
     view->receiver = &flow->half[!view->source];
-    if (unlikely(!view->sender->heard)) {
+    if (!view->sender->heard) {
         view->sender->heard = 1;
         if (view->receiver->heard)
             mark_answered(place, true);
@@ -100,7 +100,7 @@ static __always_inline u32 cached_slot(u64 *place, u32 epoch, struct address add
 {
     u64 cached = *place;
 
-    if (unlikely(cached >> 32 != epoch)) {
+    if (cached >> 32 != epoch) {
         cached = (u64)epoch << 32 | slot_of(address, family, interface, side, TRAFFIC_METHOD, skb, counters);
         *place = cached;
     }

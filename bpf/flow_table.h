@@ -81,7 +81,7 @@ static __always_inline struct flow *find_in_table(const struct flow_key *key, st
 
     if (!set)
         return 0;
-    if (unlikely((set->tags[way] & ~TAG_ANSWERED) != place.tag)) {
+    if ((set->tags[way] & ~TAG_ANSWERED) != place.tag) {
         way = FLOW_WAYS;
 #pragma clang loop unroll(full)
         for (u32 i = 0; i < FLOW_WAYS; i++)
@@ -94,7 +94,7 @@ static __always_inline struct flow *find_in_table(const struct flow_key *key, st
 
     struct flow *flow = flow_at(place.set, way);
 
-    return likely(flow && is_of(flow, key)) ? flow : 0;
+    return flow && is_of(flow, key) ? flow : 0;
 }
 
 /*

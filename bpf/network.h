@@ -25,14 +25,14 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 {
     struct iphdr *ip = take(cursor, sizeof(*ip));
 
-    if (unlikely(!ip || ip->version != 4 || ip->ihl < 5))
+    if (!ip || ip->version != 4 || ip->ihl < 5)
         return KIND_MALFORMED;
 
     u64 header = ip->ihl * 4;
     /* 0: an aggregate of more than 64 kB, too long for the field (BIG TCP); the kernel's iph_totlen() does the same. */
     u64 total = __be16_to_cpu(ip->tot_len) ?: limit;
 
-    if (unlikely(total < header || total > limit || !take(cursor, header - sizeof(*ip))))
+    if (total < header || total > limit || !take(cursor, header - sizeof(*ip)))
         return KIND_MALFORMED;
 
     packet->family = FAMILY_V4;
@@ -90,14 +90,14 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
 {
     struct ipv6hdr *ip = take(cursor, sizeof(*ip));
 
-    if (unlikely(!ip || ip->version != 6))
+    if (!ip || ip->version != 6)
         return KIND_MALFORMED;
 
     /* 0: a jumbogram or an aggregate of more than 64 kB (RFC 2675). */
     u64 left = __be16_to_cpu(ip->payload_len) ?: limit - sizeof(*ip);
     const u64 *addresses = (void *)&ip->saddr;
 
-    if (unlikely(left + sizeof(*ip) > limit))
+    if (left + sizeof(*ip) > limit)
         return KIND_MALFORMED;
 
     packet->family = FAMILY_V6;

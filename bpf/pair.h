@@ -47,13 +47,13 @@ static __always_inline void slots_of_pair(const struct packet *packet, u16 inter
     u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1U);
     struct pair *pair = pairs.lookup(&row), *found = pair, *other = 0;
 
-    if (unlikely(!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch))) {
+    if (!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch)) {
         row ^= 1;
         found = other = pairs.lookup(&row);
         if (other && !is_pair(other, &internal, &external, interface, packet->family, epoch))
             found = 0;
     }
-    if (likely(found)) {
+    if (found) {
         *source_slot = found->slots[source];
         *destination_slot = found->slots[!source];
         return;

@@ -21,12 +21,12 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     u64 length = wire_length(skb), end = length;
     u64 version;
 
-    if (likely(link_header)) {
+    if (link_header) {
         struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
 
-        if (unlikely(!ethernet))
+        if (!ethernet)
             return KIND_MALFORMED;
-        if (likely(ethernet->h_proto == __cpu_to_be16(ETH_P_IP))) {
+        if (ethernet->h_proto == __cpu_to_be16(ETH_P_IP)) {
             version = 4;
         } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
             version = 6;
@@ -54,7 +54,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     version = opaque(version);
     end = opaque(end);
     cursor.at = (void *)(long)skb->data;
-    if (unlikely(link > MAX_LINK_BYTES || !take(&cursor, link)))
+    if (link > MAX_LINK_BYTES || !take(&cursor, link))
         return KIND_MALFORMED;
     packet->headers = link;
 
@@ -62,10 +62,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
-    if (unlikely(kind != KIND_OTHER))
+    if (kind != KIND_OTHER)
         return kind;
     /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
-    if (unlikely(packet->headers + rest > end))
+    if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
     switch (packet->protocol) {
     case IPPROTO_TCP:
@@ -94,7 +94,7 @@ static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 lin
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
         kind = parse_linear(skb, link_header, packet);
-        if (likely(kind != KIND_MALFORMED) || skb->data_end - skb->data >= skb->len)
+        if (kind != KIND_MALFORMED || skb->data_end - skb->data >= skb->len)
             break;
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;
@@ -110,7 +110,7 @@ static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, 
 {
     u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_usual(skb, packet);
 
-    if (unlikely(kind == KINDS))
+    if (kind == KINDS)
         kind = parse_any(skb, link_header, packet);
     return kind;
 }

@@ -31,7 +31,7 @@ static __always_inline void record_rtts(struct observation *seen)
 {
 #pragma clang loop unroll(disable)
     for (int i = 0; i < RTTS_OF_A_PACKET; i++) {
-        if (unlikely(seen->ended[i].asked_ns))
+        if (seen->ended[i].asked_ns)
             record_rtt(seen, seen->ended[i].method, seen->ended[i].asked_ns);
     }
 }

@@ -61,11 +61,11 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
             advance(sender, begin, now_ns);
         return SEGMENT_EMPTY;
     }
-    if (unlikely(!sender->advanced_ns) || (flags & TCP_SYN && begin + 1 != sender->first_seq)) {
+    if (!sender->advanced_ns || (flags & TCP_SYN && begin + 1 != sender->first_seq)) {
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* what came before it is unknown */
     }
-    if (unlikely(later(begin, sender->next_seq))) {
+    if (later(begin, sender->next_seq)) {
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* something before it is missing */
     }
@@ -97,7 +97,7 @@ static __always_inline void follow_acknowledgements(const struct flow_view *view
 
     if (!(flags & TCP_ACK))
         return;
-    if (unlikely(!view->receiver->advanced_ns))
+    if (!view->receiver->advanced_ns)
         advance(view->receiver, packet->ack_seq, now_ns); /* never heard of: it goes on there, at the earliest */
     if (!sender->acked || flags & TCP_SYN || later(packet->ack_seq, sender->acked)) {
         sender->acked = packet->ack_seq;
@@ -114,7 +114,7 @@ static __always_inline enum segment follow_sequence(const struct flow_view *view
 {
     u8 flags = flags_of(packet, plain);
 
-    if (unlikely(flags & TCP_RST))
+    if (flags & TCP_RST)
         return SEGMENT_EMPTY;
 
     /* One way on for the verifier, whatever the segment is. */

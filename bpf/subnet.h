@@ -13,7 +13,7 @@
 
 static __always_inline struct address mask_of(u8 family)
 {
-    if (likely(family == FAMILY_V4))
+    if (family == FAMILY_V4)
         return (struct address){.half = {~0ULL, MASK64(PREFIX_V4 + 32)}};
     return (struct address){.half = {MASK64(PREFIX_V6), MASK64(PREFIX_V6 - 64)}};
 }

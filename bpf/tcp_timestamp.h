@@ -21,7 +21,7 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
 {
     u8 flags = flags_of(packet, plain);
 
-    if (unlikely(flags & TCP_SYN || !sender->edge_ns)) {
+    if (flags & TCP_SYN || !sender->edge_ns) {
         sender->waiting = 0;
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
@@ -83,7 +83,7 @@ static __always_inline u64 recall(struct half_flow *receiver, const struct outst
     u8 waiting = receiver->waiting;
 
     /* As a rule nothing waits: as many are begun as SAMPLE_INTERVAL_NS allows. */
-    if (likely(!waiting))
+    if (!waiting)
         return 0;
     if (!receiver->edge_ns || later(tsecr, receiver->last_tsval)) /* an echo of what was never sent */
         return 0;

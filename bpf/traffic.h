@@ -61,7 +61,7 @@ static __always_inline void count_traffic(u32 source_slot, u32 destination_slot,
         add(&from->classes[index].from, tally);
     if (to)
         add(&to->classes[index].to, tally);
-    if (unlikely(ecn) && from && to) {
+    if (ecn && from && to) {
         u64 codepoint = opaque(ecn - 1);
 
         if (codepoint >= ECN_CODEPOINTS - 1)

@@ -54,7 +54,7 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
     const __be32 *words = (void *)options;
     u8 skip = 0;
 
-    if (likely(length >= 12 && (void *)(words + 3) <= end && words[0] == USUAL_OPTIONS)) {
+    if (length >= 12 && (void *)(words + 3) <= end && words[0] == USUAL_OPTIONS) {
         packet->tsval = __be32_to_cpu(words[1]);
         packet->tsecr = __be32_to_cpu(words[2]);
         packet->has_timestamp = true;
@@ -88,12 +88,12 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
 {
     struct tcphdr *tcp = take(cursor, sizeof(*tcp));
 
-    if (unlikely(!tcp || tcp->doff < 5))
+    if (!tcp || tcp->doff < 5)
         return KIND_MALFORMED;
 
     u64 header = tcp->doff * 4;
 
-    if (unlikely(header > rest || cursor->at + (header - sizeof(*tcp)) > cursor->end))
+    if (header > rest || cursor->at + (header - sizeof(*tcp)) > cursor->end)
         return KIND_MALFORMED;
 
     packet->source_port = tcp->source;
@@ -122,7 +122,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
 
     packet->headers += sizeof(*udp);
     packet->payload = rest > sizeof(*udp) ? rest - sizeof(*udp) : 0;
-    if (likely(rest >= sizeof(*udp) + sizeof(*payload) && (void *)(payload + 1) <= cursor->end)) {
+    if (rest >= sizeof(*udp) + sizeof(*payload) && (void *)(payload + 1) <= cursor->end) {
         packet->source_port = udp->source;
         packet->destination_port = udp->dest;
         packet->udp_head = *payload;

@@ -29,17 +29,17 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
     __be32 *options = (void *)(tcp + 1);
     __be16 *ethertype = data + ETH_HLEN - sizeof(*ethertype);
 
-    if (unlikely(data + USUAL_UDP_BYTES > end || *ethertype != __cpu_to_be16(ETH_P_IP) || *(u8 *)ip != USUAL_IHL ||
-                 ip->frag_off & __cpu_to_be16(0x3fff)))
+    if (data + USUAL_UDP_BYTES > end || *ethertype != __cpu_to_be16(ETH_P_IP) || *(u8 *)ip != USUAL_IHL ||
+        ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;
 
     u64 total = __be16_to_cpu(ip->tot_len), protocol = ip->protocol, kind;
 
-    if (unlikely(total + ETH_HLEN > wire_length(skb)))
+    if (total + ETH_HLEN > wire_length(skb))
         return KINDS;
     if (protocol == IPPROTO_TCP) {
-        if (unlikely(total + ETH_HLEN < USUAL_TCP_BYTES || data + USUAL_TCP_BYTES > end ||
-                     (((u8 *)tcp)[12] & 0xf0) != USUAL_DOFF << 4 || options[0] != USUAL_OPTIONS))
+        if (total + ETH_HLEN < USUAL_TCP_BYTES || data + USUAL_TCP_BYTES > end ||
+            (((u8 *)tcp)[12] & 0xf0) != USUAL_DOFF << 4 || options[0] != USUAL_OPTIONS)
             return KINDS;
         packet->headers = USUAL_TCP_BYTES;
         packet->payload = total + ETH_HLEN - USUAL_TCP_BYTES;

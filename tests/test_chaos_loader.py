@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,10 @@ from otel_epping.lab.namespaces import Namespace
 def loader_of(pid: int) -> int | None:
     """The loader that an agent has started, whichever of its threads did."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            if "loader_child" in Path(f"/proc/{child}/cmdline").read_text():
-                return int(child)
+        with suppress(OSError):  # a thread or a child that ends meanwhile
+            for child in children.read_text().split():
+                if "loader_child" in Path(f"/proc/{child}/cmdline").read_text():
+                    return int(child)
     return None
 
 

@@ -144,6 +144,9 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     flags = ["-I/usr/include", f"-I/usr/include/{multiarch}", "-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
     # The verifier's log names source lines. Types, too, would take a tenth of all that the compiler does.
     flags += ["-gline-tables-only"]
+    # BCC optimizes what clang hands on, whatever that did before. Left to BCC alone it takes 0.3 s less, and packets no
+    # longer; but what only clang's own passes understand, as __builtin_expect(), is in the way then.
+    flags += ["-Os", "-Xclang", "-disable-llvm-passes"]
     # Here, where no command line shows it; positive, or the compiler wants to be told its type.
     own = {"DIRECTION": DIRECTION, "HASH_KEY": secrets.randbits(63) | 1}
     flags += [f"-D{name}={value}" for name, value in (request["defines"] | own).items()]
@@ -182,6 +185,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     reply, descriptors, _module = load(json.loads(sys.argv[2]))
     socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)
+    sys.stderr.flush()
+    os._exit(0)  # the agent waits for our end, and LLVM would tidy up for 20 ms
 
 
 if __name__ == "__main__":
