@@ -10,7 +10,7 @@
 #include <asm/byteorder.h>
 #include <linux/if_ether.h>
 
-#include "maps.h"
+#include "packet.h"
 
 /* Tags, labels and PPPoE headers together; what has more is not IP to us. */
 #define LINK_HEADERS 8
@@ -47,14 +47,14 @@ static __always_inline u64 opaque(u64 number)
 /*
  * Goes past all that follows an Ethernet header which ends after `bytes`, and whose `protocol` is given: then `bytes`
  * are in front of the network header, `version` is that of IP there, and the packet ends at `end`, or before.
- * KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by offset, and keeps the offset as what
- * is left of a length that the verifier doesn't know: with a number or a pointer that it knows, it would follow all
- * that comes after once for every stack of headers there can be.
+ * KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by an offset, of which the verifier
+ * forgets what it was: with one that it knows, or a pointer, it would follow all that comes after once for every stack
+ * of headers there can be.
  */
-static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 protocol, u64 *bytes, u64 *end,
-                                                  u64 *version)
+static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, struct packet *packet, u16 protocol,
+                                                  u64 *bytes, u64 *end, u64 *version)
 {
-    u32 length = skb->len, left = opaque(length) - *bytes;
+    u64 offset = *bytes;
 
     for (int i = 0; i <= LINK_HEADERS; i++) {
         union {
@@ -62,7 +62,7 @@ static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 pro
             struct pppoe pppoe;
             __be32 label;
         } header = {};
-        u32 offset = length - left;
+        u64 last;
         u8 next;
 
         switch (protocol) {
@@ -80,7 +80,7 @@ static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 pro
             if (bpf_skb_load_bytes(skb, offset, &header.tag, sizeof(header.tag)))
                 return KIND_MALFORMED;
             protocol = __be16_to_cpu(header.tag.protocol);
-            left -= sizeof(header.tag);
+            offset += sizeof(header.tag);
             break;
         case ETH_P_PPP_SES:
             if (bpf_skb_load_bytes(skb, offset, &header.pppoe, sizeof(header.pppoe)))
@@ -93,22 +93,22 @@ static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 pro
                 protocol = ETH_P_MPLS_UC;
             else
                 return KIND_NON_IP;
-            left -= sizeof(header.pppoe);
             /* It counts the bytes that follow it, the PPP protocol too; what is behind them is padding. An aggregate
              * has the length of one of its packets. */
-            offset += sizeof(header.pppoe) - sizeof(header.pppoe.protocol) + __be16_to_cpu(header.pppoe.length);
-            if (offset < *end && !skb->gso_segs)
-                *end = offset;
+            offset += sizeof(header.pppoe);
+            last = offset - sizeof(header.pppoe.protocol) + __be16_to_cpu(header.pppoe.length);
+            if (last < *end && !skb->gso_segs)
+                *end = last;
             break;
         case ETH_P_MPLS_UC:
         case ETH_P_MPLS_MC:
             if (bpf_skb_load_bytes(skb, offset, &header.label, sizeof(header.label)))
                 return KIND_MALFORMED;
-            left -= sizeof(header.label);
+            offset += sizeof(header.label);
             if (!(header.label & __cpu_to_be32(MPLS_BOTTOM_OF_STACK)))
                 break;
             /* Labels don't say what they carry: the first nibble of IP is its version (RFC 4928). */
-            if (bpf_skb_load_bytes(skb, offset + sizeof(header.label), &next, sizeof(next)))
+            if (bpf_skb_load_bytes(skb, offset, &next, sizeof(next)))
                 return KIND_MALFORMED;
             protocol = next >> 4 == 4 ? ETH_P_IP : next >> 4 == 6 ? ETH_P_IPV6 : 0;
             break;
@@ -117,8 +117,8 @@ static __always_inline enum packet_kind skip_tags(struct __sk_buff *skb, u16 pro
         }
         /* What a header did is forgotten, so that the verifier finds one way on from here, not one for each that may
          * have been: half of all it has to look at. */
-        left = opaque(left);
-        *end = opaque((u32)*end);
+        offset = forget(packet, offset);
+        *end = forget(packet, *end);
     }
     return KIND_NON_IP;
 }

@@ -11,7 +11,6 @@
 
 /* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
 #define EXTENSION_HEADERS 8
-#define MAX_EXTENSIONS 2048
 
 /* By how much the last four bytes of a word in memory are shifted in the number that it is. */
 #define LAST_BYTES (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 32 : 0)
@@ -47,17 +46,14 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 }
 
 /*
- * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. Reads by an offset that
- * the verifier doesn't know, as skip_tags() does and for the same reason.
+ * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. Reads by offset, as
+ * skip_tags() does and for the same reason.
  */
 static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u64 *rest)
 {
-    u32 length = skb->len, left = opaque(length) - packet->headers;
-
     for (int i = 0; i <= EXTENSION_HEADERS; i++) {
         struct ipv6_opt_hdr extension;
 
-        packet->headers = length - left;
         switch (packet->protocol) {
         case IPPROTO_FRAGMENT:
             return KIND_FRAGMENT;
@@ -79,8 +75,8 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (size > *rest)
             return KIND_MALFORMED;
         packet->protocol = extension.nexthdr;
-        left -= size;
-        *rest -= size;
+        packet->headers = forget(packet, packet->headers + size);
+        *rest = forget(packet, *rest - size);
     }
     return KIND_MALFORMED;
 }
@@ -108,9 +104,5 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
     packet->headers += sizeof(*ip);
     *rest = left;
 
-    enum packet_kind kind = skip_extensions(skb, packet, rest);
-    u64 extensions = opaque(left - *rest);
-
-    /* Chains longer than MAX_EXTENSIONS don't get here; the bound is for the verifier. */
-    return extensions <= MAX_EXTENSIONS && take(cursor, extensions) ? kind : KIND_MALFORMED;
+    return skip_extensions(skb, packet, rest);
 }

@@ -12,8 +12,17 @@
 /* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
 #define HEADER_BYTES 256
 
-/* More than all that link.h and tunnel.h go past. */
-#define MAX_LINK_BYTES 512
+/* More than all headers that are gone past, together. */
+#define MAX_HEADER_BYTES 4096
+
+/* Puts the cursor behind the first `bytes` of the packet, if it has so many; the bound is for the verifier. */
+static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u64 bytes)
+{
+    if (bytes > MAX_HEADER_BYTES)
+        return false;
+    cursor->at = (void *)opaque((long)skb->data + bytes);
+    return cursor->at <= cursor->end;
+}
 
 static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
@@ -31,7 +40,8 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
         } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
             version = 6;
         } else {
-            enum packet_kind kind = skip_tags(skb, __be16_to_cpu(ethernet->h_proto), &link_header, &end, &version);
+            enum packet_kind kind =
+                skip_tags(skb, packet, __be16_to_cpu(ethernet->h_proto), &link_header, &end, &version);
 
             if (kind != KIND_OTHER)
                 return kind;
@@ -48,13 +58,12 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (TUNNELS)
         enter_tunnel(skb, &link_header, &version);
 
-    /* One way on for the verifier, whatever is in front of the network header; the bound is for it, too. */
-    u64 link = opaque(link_header);
+    /* One way on for the verifier, whatever is in front of the network header. */
+    u64 link = forget(packet, link_header);
 
-    version = opaque(version);
-    end = opaque(end);
-    cursor.at = (void *)(long)skb->data;
-    if (link > MAX_LINK_BYTES || !take(&cursor, link))
+    version = forget(packet, version);
+    end = forget(packet, end);
+    if (!seek(skb, &cursor, link))
         return KIND_MALFORMED;
     packet->headers = link;
 
@@ -62,11 +71,18 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
-    if (kind != KIND_OTHER)
+    if (kind == KIND_MALFORMED)
         return kind;
     /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
+
+    /* And one whatever the network header is: each transport header is looked at once, and not for IPv4 and IPv6. */
+    rest = forget(packet, rest);
+    if (!seek(skb, &cursor, forget(packet, packet->headers)))
+        return KIND_MALFORMED;
+    if (kind == KIND_FRAGMENT)
+        return kind;
     switch (packet->protocol) {
     case IPPROTO_TCP:
         return parse_tcp(&cursor, rest, packet);
