@@ -109,6 +109,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
         return;
     counters->ecn[packet->ecn & 3] += tally.packets;
+    packet->answers = 0;
 
     u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
 
@@ -133,7 +134,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
 #if EVENTS
     watch_packet(&seen, kind);
 #endif
-    if (seen.ended[0].asked_ns)
+    if (packet->answers)
         record_rtts(&seen);
 #if EVENTS
     watch_end(&seen);

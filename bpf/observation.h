@@ -7,9 +7,6 @@
 #include "events.h"
 #include "sequence.h"
 
-/* The ACK of a handshake may also echo a timestamp. */
-#define RTTS_OF_A_PACKET 2
-
 struct observation {
     struct __sk_buff *skb;
     struct interface_counters *counters;
@@ -25,18 +22,17 @@ struct observation {
     struct watched_half *watched_sender;
     struct watched_half *watched_receiver;
 #endif
-    /* What this packet answers: when that was sent (0: nothing), and by which method. */
-    struct {
-        u64 asked_ns;
-        u64 method;
-    } ended[RTTS_OF_A_PACKET];
 };
 
-/* This packet answers one that was sent at `asked_ns`. */
+/* This packet answers one that was sent at `asked_ns`. 0 is no time: some of a capture have none. */
 static __always_inline void answers(struct observation *seen, enum method method, u64 asked_ns)
 {
-    u32 place = seen->ended[0].asked_ns != 0;
+    struct packet *packet = seen->packet;
+    u64 place = packet->answers;
 
-    seen->ended[place].asked_ns = asked_ns;
-    seen->ended[place].method = method;
+    if (!asked_ns || place >= RTTS_OF_A_PACKET)
+        return;
+    packet->ended[place].asked_ns = asked_ns;
+    packet->ended[place].method = method;
+    packet->answers = place + 1;
 }

@@ -1,8 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The few facts of a packet that the rest of the program needs, and the means to read it. */
+/* The few facts of a packet that the rest of the program needs, what it answers, and the means to read it. */
 #pragma once
 
 #include "maps.h"
+
+/* The ACK of a handshake may also echo a timestamp. */
+#define RTTS_OF_A_PACKET 2
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
 
@@ -30,8 +33,13 @@ struct packet {
     u8 family;
     u8 protocol;
     u8 ecn;
+    u8 answers;    /* how many others it answers */
     u64 forgotten; /* see forget() */
-    u64 unused[4]; /* to the end of the cache line */
+    /* When what it answers was sent, and by which method that is an RTT. */
+    struct {
+        u64 asked_ns;
+        u64 method;
+    } ended[RTTS_OF_A_PACKET];
 };
 
 BPF_ARRAY(packets, struct packet, CPUS);

@@ -31,7 +31,7 @@ static __always_inline void record_rtts(struct observation *seen)
 {
 #pragma clang loop unroll(disable)
     for (int i = 0; i < RTTS_OF_A_PACKET; i++) {
-        if (seen->ended[i].asked_ns)
-            record_rtt(seen, seen->ended[i].method, seen->ended[i].asked_ns);
+        if (i < seen->packet->answers)
+            record_rtt(seen, seen->packet->ended[i].method, seen->packet->ended[i].asked_ns);
     }
 }

@@ -13,6 +13,7 @@ static __always_inline void time_accept(struct observation *seen)
     const struct packet *packet = seen->packet;
     struct half_flow *server = seen->flow.sender;
     u32 next = packet->seq + 1;
+    u64 last = packet->answers - 1ULL;
 
     if (server->accepted_seq == next) {
         seen->counters->rtt_repeated += server->accepted_ns != 0;
@@ -21,8 +22,10 @@ static __always_inline void time_accept(struct observation *seen)
     }
     server->accepted_seq = next;
     server->accepted_ns = precise_now(seen->skb);
-    /* If this packet answers a SYN; it may end an RTT of another method, too. */
-    seen->flow.flow->syn_ns = seen->ended[seen->ended[0].method != METHOD_TCP_HANDSHAKE].asked_ns;
+    /* If this packet answers a SYN, that came last; before it may be an RTT of another method. */
+    seen->flow.flow->syn_ns = 0;
+    if (last < RTTS_OF_A_PACKET && packet->ended[last].method == METHOD_TCP_HANDSHAKE)
+        seen->flow.flow->syn_ns = packet->ended[last].asked_ns;
     seen->flow.flow->handshake_ns = 0;
     seen->counters->rtt_begun++;
 }
