@@ -26,7 +26,7 @@ GOALS = (
     ),
     Goal("mixed, 1,000 flows and subnets, the same", "kernel.mixed_1000_1000_share", 0.35, ".2f", beside=True),
     Goal("mixed, 60,000 flows, the same", "kernel.mixed_60000_1000_share", 0.35, ".2f", beside=True),
-    Goal("growth from 1 to 60,000 flows, as a multiple of the bare look-up's", "kernel.growth_share", 1, ".2f"),
+    Goal("growth from 1 to 60,000 flows, ns, as a share of the bare look-up's", "kernel.growth_share", 1, ".2f"),
     Goal("throughput lost, TCP, as a share of BESIDE's loss", "throughput.tcp_share", 0.35, ".2f", beside=True),
     Goal("throughput lost, UDP, as a share of BESIDE's loss", "throughput.udp_share", 0.35, ".2f", beside=True),
     Goal("read-out of 16,384 subnets, ms", "readout.16384_ms", 10, ".1f"),

@@ -102,8 +102,8 @@ def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float
 
 
 def _growth(one: Times, many: Times, name: str) -> float:
-    """What many flows cost as a multiple of what one costs."""
-    return many.net_ns(name) / one.net_ns(name if name in one.gross else one.ours)
+    """By how many ns a packet of many flows costs more than one of a single flow."""
+    return many.net_ns(name) - one.net_ns(name if name in one.gross else one.ours)
 
 
 def result(measured: list[Times], others: list[Contender]) -> Result:
