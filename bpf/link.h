@@ -35,16 +35,6 @@ struct pppoe {
 };
 
 /*
- * The same number, of which the compiler now knows nothing: so what is shown to the verifier to be bounded is what is
- * used, and not another register with the same value. 64 bits, or it would be a copy that is shown, cut to 32.
- */
-static __always_inline u64 opaque(u64 number)
-{
-    asm volatile("" : "+r"(number));
-    return number;
-}
-
-/*
  * Goes past all that follows an Ethernet header which ends after `bytes`, and whose `protocol` is given: then `bytes`
  * are in front of the network header, `version` is that of IP there, and the packet ends at `end`, or before.
  * KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by an offset, of which the verifier

@@ -11,6 +11,7 @@
 
 /* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
 #define EXTENSION_HEADERS 8
+#define MAX_EXTENSIONS 2048
 
 /* By how much the last four bytes of a word in memory are shifted in the number that it is. */
 #define LAST_BYTES (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 32 : 0)
@@ -104,5 +105,7 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
     packet->headers += sizeof(*ip);
     *rest = left;
 
-    return skip_extensions(skb, packet, rest);
+    enum packet_kind kind = skip_extensions(skb, packet, rest);
+
+    return left - *rest > MAX_EXTENSIONS ? KIND_MALFORMED : kind;
 }

@@ -45,9 +45,19 @@ struct packet {
 BPF_ARRAY(packets, struct packet, CPUS);
 
 /*
+ * The same number, of which the compiler now knows nothing: so what is shown to the verifier to be bounded is what is
+ * used, and not another register with the same value. 64 bits, or it would be a copy that is shown, cut to 32.
+ */
+static __always_inline u64 opaque(u64 number)
+{
+    asm volatile("" : "+r"(number));
+    return number;
+}
+
+/*
  * The same number, of which the verifier now knows nothing, for it comes out of a map. Where several ways meet, it
  * would else follow all that comes after once for each of them. For the rarer packets, for it costs a store and a load.
- * (Of a number in a register that the compiler can't see through, link.h's opaque(), the verifier still knows all.)
+ * (Of what opaque() returns the verifier still knows all: it is in the same register.)
  */
 static __always_inline u64 forget(struct packet *packet, u64 number)
 {

@@ -2,7 +2,6 @@
 """Every benchmark still runs: the real ones, by their command, with as little of everything as there can be."""
 
 import json
-import math
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -77,7 +76,7 @@ def test_a_packet_is_measured_by_all_programs(everything: Any) -> None:
     gross, net, _ = everything["kernel"]["tables"]
     for table, name in ((gross, programs.NULL), (gross, BESIDE), (net, programs.OURS), (net, ROOMY), (net, LRU)):
         assert any(row[name] for row in table["rows"]), name
-    assert math.isfinite(everything["kernel"]["figures"]["kernel.growth_share"])
+    assert everything["kernel"]["figures"]["kernel.growth_share"] > 0
     assert any(name.startswith("kernel.mixed_") for name in everything["kernel"]["figures"])
 
 

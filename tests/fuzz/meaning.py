@@ -25,7 +25,7 @@ MOST_LINK_HEADERS = 8  # with more of them a packet is not IP to the program
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
 MOST_EXTENSIONS = 8  # more of them are malformed to the program, and so are
-MOST_HEADER_BYTES = 4096
+MOST_EXTENSION_BYTES = 2048
 
 TCP, UDP, GRE = 6, 17, 47
 IP_IN_IP = {4: 4, 41: 6}
@@ -210,9 +210,10 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
     meaning.ecn = frame[at + 1] >> 4 & 3
     meaning.source = frame[at + 8 : at + 24], 0
     meaning.destination = frame[at + 24 : at + 40], 0
-    meaning.transport_at = at + 40
+    meaning.transport_at = begin = at + 40
     protocol, rest = skip_extensions(frame, frame[at + 6], rest, meaning)
-    if meaning.transport_at > min(MOST_HEADER_BYTES, len(frame)):
+    extensions = meaning.transport_at - begin
+    if extensions > MOST_EXTENSION_BYTES or meaning.transport_at > len(frame):
         raise MalformedError
     meaning.headers = meaning.transport_at
     # RFC 6946: even a fragment that is the whole packet; the program takes none for whole.
