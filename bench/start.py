@@ -15,6 +15,7 @@ Medians of several starts. All files are in the page cache.
 import statistics
 import time
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,7 @@ class _Watch:
         if self._counters is None and self._agent.program():
             self._note("attached")
             fd = self._agent.maps()[_COUNTERS[:15]]
-            self._counters = filled.records(Map(fd, self._like.layout), self._rows)
+            self._counters = filled.records(replace(self._like, fd=fd), self._rows)
         if self._counters is not None and self._counters.view(np.uint64).any():
             self._note("counted")
         return "counted" in self.seen_s

@@ -36,18 +36,13 @@
 /* What is known of an interface. User space fills the table before it attaches us, the row for all others first. */
 static __always_inline struct interface *find_interface(u32 ifindex)
 {
-    u32 row;
-
     for (u32 i = 0; i < INTERFACE_PROBES; i++) {
-        row = (ifindex + i) & (INTERFACE_ROWS - 1);
-
-        struct interface *interface = interfaces.lookup(&row);
+        struct interface *interface = interfaces_row((ifindex + i) & (INTERFACE_ROWS - 1));
 
         if (interface && interface->ifindex == ifindex)
             return interface;
     }
-    row = UNKNOWN_INTERFACE_ROW;
-    return interfaces.lookup(&row);
+    return interfaces_row(UNKNOWN_INTERFACE_ROW);
 }
 
 /* A row per method of measuring: what it is called in enum method, its function, and the packets it wants to see. */
@@ -78,25 +73,25 @@ static __always_inline void follow_segment(struct observation *seen, bool plain,
     EACH_TCP_METHOD(MEASURE_TCP)
 }
 
-static __always_inline void observe(struct __sk_buff *skb, bool ingress)
+static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
 {
     struct interface *interface = find_interface(skb->ifindex);
-    u32 zero = 0, cpu = bpf_get_smp_processor_id();
-    struct control *told = control.lookup(&zero);
-    struct packet *packet = packets.lookup(&cpu);
+    const struct control *told = what_is_told();
+    u64 cpu = bpf_get_smp_processor_id();
+    struct packet *packet = packets_row(cpu);
 
-    if (!interface || !told || !packet)
+    if (!interface || !packet)
         return;
 
     struct observation seen = {
         .skb = skb,
         .packet = packet,
-        .counters = counters_of(interface->number),
+        .counters = counters_of(interface->number, cpu),
         .interface = interface->number,
         .source_side = interface->side[ingress],
         .ingress = ingress,
     };
-    u32 destination_side = interface->side[!ingress], destination_slot;
+    u32 destination_side = interface->side[ingress ^ 1], destination_slot;
     struct interface_counters *counters = seen.counters;
 
     if (!counters)
@@ -120,10 +115,10 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
         destination_slot = cached_slot(&seen.flow.flow->cached[!seen.flow.source], told->epoch, packet->destination,
                                        packet->family, seen.interface, destination_side, skb, counters);
     } else {
-        slots_of_pair(packet, seen.interface, seen.source_side, destination_side, told->epoch, skb, counters,
+        slots_of_pair(packet, cpu, seen.interface, seen.source_side, destination_side, told->epoch, skb, counters,
                       &seen.source_slot, &destination_slot);
     }
-    count_traffic(seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
+    count_traffic(cpu, seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
     if (seen.has_flow && is_plain(packet)) {
         follow_segment(&seen, true, destination_slot, now_ns);
     } else if (kind == KIND_TCP) {
@@ -146,7 +141,7 @@ static __always_inline void observe(struct __sk_buff *skb, bool ingress)
  * once and loaded twice: the loader puts 1 or 0 in the place of DIRECTION (otel_epping/kernel/loader_child.py), and the
  * verifier leaves out what is for the other direction.
  */
-static __always_inline bool is_ingress(void)
+static __always_inline u64 is_ingress(void)
 {
     u64 direction;
 

@@ -76,7 +76,7 @@ static __always_inline bool is_of(const struct flow *flow, const struct flow_key
  * all the same. */
 static __always_inline struct flow *find_in_table(const struct flow_key *key, struct flow_place place)
 {
-    struct flow_set *set = flow_sets.lookup(&place.set);
+    struct flow_set *set = flow_sets_row(place.set);
     u64 way = first_way(place);
 
     if (!set)
@@ -149,7 +149,7 @@ static __always_inline void begin_flow(struct flow *flow, const struct flow_key 
 static __always_inline struct flow *add_to_table(const struct flow_key *key, struct flow_place place, u64 now_ns,
                                                  struct interface_counters *counters)
 {
-    struct flow_set *set = flow_sets.lookup(&place.set);
+    struct flow_set *set = flow_sets_row(place.set);
     u64 *lock = flow_locks.lookup(&place.set);
     struct flow *flow = 0;
 
@@ -181,7 +181,7 @@ static __always_inline struct flow *add_to_table(const struct flow_key *key, str
  */
 static __always_inline void mark_answered(struct flow_place place, bool answered)
 {
-    struct flow_set *set = flow_sets.lookup(&place.set);
+    struct flow_set *set = flow_sets_row(place.set);
 
     if (!set)
         return;

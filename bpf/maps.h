@@ -14,6 +14,7 @@
 #pragma once
 
 #include "config.h"
+#include "direct.h"
 
 #define INTERFACES 1024     /* that have a number, and so a name */
 #define INTERFACE_ROWS 4096 /* of the table that finds one: sparse, so that there is a place for each */
@@ -81,6 +82,11 @@ struct control {
 
 BPF_ARRAY(control, struct control, 1);
 
+static __always_inline const struct control *what_is_told(void)
+{
+    return DIRECT_ADDRESS(DIRECT_CONTROL, const struct control);
+}
+
 /*
  * Row i holds the interface whose index hashes to i (open addressing by ifindex, 4 probes). Counts belong to its
  * number, which user space gives to a name: an interface that comes back has another index, and goes on where it was.
@@ -95,7 +101,7 @@ struct interface {
     u32 side[2];
 };
 
-BPF_ARRAY(interfaces, struct interface, INTERFACE_ROWS + 1);
+DIRECT_TABLE(DIRECT_INTERFACES, struct interface, interfaces, INTERFACE_ROWS + 1)
 
 /* ---- histograms */
 
@@ -171,7 +177,7 @@ struct interface_counters {
     u64 unused[6];      /* to the end of the cache line */
 };
 
-BPF_F_TABLE("array", u32, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS, BPF_F_MMAPABLE);
+DIRECT_TABLE(DIRECT_INTERFACE_COUNTERS, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS)
 
 /* ---- what TCP flows did; rare, so shared by all CPUs and added to atomically, like histograms */
 
@@ -262,7 +268,7 @@ struct flow_set {
     u32 tags[FLOW_WAYS];
 };
 
-BPF_F_TABLE("array", u32, struct flow_set, flow_sets, FLOW_SETS, BPF_F_MMAPABLE);
+DIRECT_TABLE(DIRECT_FLOW_SETS, struct flow_set, flow_sets, FLOW_SETS)
 
 /* Whether a CPU is about to give away a row of the set. */
 BPF_ARRAY(flow_locks, u64, FLOW_SETS);
@@ -286,7 +292,7 @@ struct pair {
     u64 unused[2]; /* to the end of the cache line */
 };
 
-BPF_ARRAY(pairs, struct pair, CPUS << PAIR_BITS);
+DIRECT_TABLE(DIRECT_PAIRS, struct pair, pairs, CPUS << PAIR_BITS)
 
 /* ---- questions and answers; see exchange.h */
 

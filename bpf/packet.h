@@ -42,17 +42,7 @@ struct packet {
     } ended[RTTS_OF_A_PACKET];
 };
 
-BPF_ARRAY(packets, struct packet, CPUS);
-
-/*
- * The same number, of which the compiler now knows nothing: so what is shown to the verifier to be bounded is what is
- * used, and not another register with the same value. 64 bits, or it would be a copy that is shown, cut to 32.
- */
-static __always_inline u64 opaque(u64 number)
-{
-    asm volatile("" : "+r"(number));
-    return number;
-}
+DIRECT_TABLE(DIRECT_PACKETS, struct packet, packets, CPUS)
 
 /*
  * The same number, of which the verifier now knows nothing, for it comes out of a map. Where several ways meet, it

@@ -30,7 +30,7 @@ static __always_inline u64 fold(const struct address *prefix)
 }
 
 /* A pair with an end that has no slot isn't remembered: its next packet asks for one again. */
-static __always_inline void slots_of_pair(const struct packet *packet, u16 interface, u32 source_side,
+static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, u16 interface, u32 source_side,
                                           u32 destination_side, u32 epoch, struct __sk_buff *skb,
                                           struct interface_counters *counters, u32 *source_slot, u32 *destination_slot)
 {
@@ -44,12 +44,12 @@ static __always_inline void slots_of_pair(const struct packet *packet, u16 inter
 
     struct address internal = masked(inside, mask), external = masked(outside, mask);
     u64 hash = mix(mix(mix(HASH_KEY, fold(&internal)), fold(&external)), 0);
-    u32 row = (bpf_get_smp_processor_id() << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1U);
-    struct pair *pair = pairs.lookup(&row), *found = pair, *other = 0;
+    u64 row = (cpu << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1ULL);
+    struct pair *pair = pairs_row(row), *found = pair, *other = 0;
 
     if (!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch)) {
         row ^= 1;
-        found = other = pairs.lookup(&row);
+        found = other = pairs_row(row);
         if (other && !is_pair(other, &internal, &external, interface, packet->family, epoch))
             found = 0;
     }

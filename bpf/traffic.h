@@ -39,17 +39,14 @@ static __always_inline enum traffic_class class_of(u64 kind, const struct packet
     }
 }
 
-static __always_inline struct interface_counters *counters_of(u32 interface)
+static __always_inline struct interface_counters *counters_of(u64 interface, u64 cpu)
 {
-    u32 row = interface * CPUS + bpf_get_smp_processor_id();
-
-    return interface_counters.lookup(&row);
+    return interface_counters_row(interface * CPUS + cpu);
 }
 
-static __always_inline void count_traffic(u32 source_slot, u32 destination_slot, enum traffic_class class, u8 ecn,
-                                          struct tally tally)
+static __always_inline void count_traffic(u64 cpu, u32 source_slot, u32 destination_slot, enum traffic_class class,
+                                          u8 ecn, struct tally tally)
 {
-    u32 cpu = bpf_get_smp_processor_id();
     u32 from_row = source_slot * CPUS + cpu, to_row = destination_slot * CPUS + cpu;
     struct traffic *from = traffic.lookup(&from_row);
     struct traffic *to = traffic.lookup(&to_row);

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from otel_epping.kernel import libbpf, loader, memory
+from otel_epping.kernel import libbpf, loader, memory, requirements
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
@@ -161,6 +161,12 @@ def test_without_privilege_the_error_says_so() -> None:
     assert "EppingError" in last
     assert re.search("CAP_BPF|root|privilege|permission|permitted", last, re.IGNORECASE), last
     assert "linux-libc-dev" not in last
+
+
+def test_more_cpus_than_tables_have_room_for_are_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requirements, "possible_cpus", lambda: requirements.MOST_CPUS + 1)
+    with pytest.raises(EppingError, match=r"1025 possible CPUs are too many: .* nr_cpus=1024$"):
+        load()
 
 
 # ---- compiler and verifier

@@ -124,10 +124,9 @@ class Bench:
     def row_of(self, ifindex: int) -> int:
         """The row of an interface among the interface counters: its number (bpf/maps.h: open addressing, 4 probes)."""
         for row in range(ifindex, ifindex + 4):
-            value = libbpf.map_lookup(self.collector.program.maps["interfaces"].fd, struct.pack("=I", row % 4096), 16)
-            if value and struct.unpack_from("=I", value) == (ifindex,):
-                number: int = struct.unpack_from("=IHH", value)[2]
-                return number
+            found = self.array("interfaces")[row % 4096]
+            if found["ifindex"] == ifindex:
+                return int(found["number"])
         raise AssertionError(f"interface {ifindex} is not registered")
 
     def feed(

@@ -11,7 +11,7 @@ import logging
 
 import numpy as np
 
-from otel_epping.kernel import clsact, interfaces, libbpf, tcx
+from otel_epping.kernel import clsact, interfaces, memory, tcx
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.loader import Program
@@ -56,7 +56,7 @@ class Attachments:
 
     def _put(self, row: int, interface: Interface, number: int, role: Role) -> None:
         value = np.array([(interface.ifindex, interface.link_header, number, role.value)], _ROW)
-        libbpf.map_update(self._program.maps["interfaces"].fd, np.uint32(row).tobytes(), value.tobytes())
+        memory.write(self._program.maps["interfaces"], row, value.tobytes())
 
     @property
     def watched(self) -> list[str]:

@@ -33,11 +33,15 @@ _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 @dataclass(frozen=True)
 class Map:
-    """A map of the loaded program: its descriptor, and its value's and key's layouts, as BCC describes structs."""
+    """A map of the loaded program: its descriptor, and its value's and key's layouts, as BCC describes structs.
+
+    A table that is one value, as bpf/direct.h has them, has so many `rows`, each of them with the layout.
+    """
 
     fd: int
     layout: dict[str, Any] | None
     key_layout: dict[str, Any] | None = None
+    rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,7 @@ def _failure(reply: dict[str, Any], printed: str) -> EppingError:
 def load(config: KernelConfig) -> Program:
     """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
     requirements.kernel()
+    requirements.cpus()
     requirements.privileges()
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
@@ -123,7 +128,7 @@ def load(config: KernelConfig) -> Program:
             return Program(
                 entry_points={name: by_name[name] for name in reply["programs"]},
                 maps={
-                    entry["name"]: Map(by_name[entry["name"]], entry["layout"], entry["key_layout"])
+                    entry["name"]: Map(by_name[entry["name"]], entry["layout"], entry["key_layout"], entry["rows"])
                     for entry in reply["maps"]
                 },
                 bcc_version=reply["bcc"],

@@ -8,7 +8,8 @@ has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agen
     argv[1]   the socket's descriptor
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
     replies   one JSON message with the descriptors of programs, then maps (SCM_RIGHTS, unix(7)):
-              {"programs": [name...], "maps": [{"name", "layout", "key_layout"}...], "bcc": version, "verifier_s"}
+              {"programs": [name...], "maps": [{"name", "layout", "key_layout", "rows"}...], "bcc": version,
+              "verifier_s"}
               or {"error": what happened, "kind": "no-bcc" | "wrong-bcc" | "compile" | "load"}
 
 What compiler and verifier print goes to standard error, which the agent keeps.
@@ -40,6 +41,12 @@ LANDLOCK_READ = 1 << 2 | 1 << 3  # files and folders
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}
 # The instruction `register = DIRECTION` (linux/bpf.h: BPF_ALU64 | BPF_MOV | BPF_K); the register is the second byte.
 MOVE, DIRECTION = 0xB7, 0x65707069
+# `register = 64 bits` (BPF_LD | BPF_IMM | BPF_DW) takes two places: the lower half of the number is in the first, and
+# the upper one, here DIRECT, in the second. With 2 (BPF_PSEUDO_MAP_VALUE) beside the register it is the address of a
+# map's value: the lower half is then the map's descriptor, and the upper one where in the value.
+LOAD, DIRECT, MAP_VALUE = 0x18, 0x64697265, 2 << 4
+# In the order of enum direct_table (bpf/direct.h).
+DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "pairs", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
 
@@ -61,6 +68,19 @@ def flatten(folder: Path, name: str, seen: set[str]) -> str:
     return "\n".join(lines)
 
 
+class LoadOptions(ctypes.Structure):
+    """libbpf's struct bpf_prog_load_opts (bpf/bpf.h): its size, what is left at 0, where the verifier's log goes."""
+
+    _fields_ = (
+        ("size", ctypes.c_size_t),
+        ("others", ctypes.c_uint32 * 9),
+        ("pointers", ctypes.c_uint64 * 5),
+        ("log_level", ctypes.c_uint32),
+        ("log_size", ctypes.c_uint32),
+        ("log", ctypes.c_char_p),
+    )
+
+
 def layout(leaf: Any) -> dict[str, Any]:
     """Fields of a table's leaf as [name, offset, element, count]; element is 'u8'..'u64' or a layout itself."""
     fields: list[list[Any]] = []
@@ -75,22 +95,42 @@ def layout(leaf: Any) -> dict[str, Any]:
     return {"size": ctypes.sizeof(leaf), "fields": fields}
 
 
+def linked(code: bytes, direction: int, addresses: list[int]) -> bytes:
+    """Compiled instructions with a direction in the place of DIRECTION, and the maps of DIRECT_TABLES, as descriptors,
+    where the program has their addresses."""
+    whole = bytearray(code)
+    places = set()
+    for at in range(0, len(code), 8):
+        low, high = (int.from_bytes(code[end - 4 : end], sys.byteorder) for end in (at + 8, at + 16))
+        if code[at] == MOVE and low == DIRECTION:
+            places.add(DIRECTION)
+            whole[at + 4 : at + 8] = direction.to_bytes(4, sys.byteorder)
+        elif code[at] == LOAD and high == DIRECT:
+            places.add(low)
+            whole[at + 1] |= MAP_VALUE
+            whole[at + 4 : at + 8] = addresses[low].to_bytes(4, sys.byteorder)
+            whole[at + 12 : at + 16] = bytes(4)
+    assert places == {DIRECTION, *range(len(addresses))}, "the compiler left something out"
+    return bytes(whole)
+
+
 def load_program(bcc: Any, libbpf: Any, module: Any, name: str) -> int:
-    """Loads the compiled function as one of PROGRAMS: its descriptor. Raises what BCC raises if it is refused."""
-    start = bcc.lib.bpf_function_start(module.module, FUNCTION.encode())
-    size = bcc.lib.bpf_function_size(module.module, FUNCTION.encode())
-    code = bytearray(ctypes.string_at(start, size))
-    places = [
-        at
-        for at in range(0, size, 8)
-        if code[at] == MOVE and int.from_bytes(code[at + 4 : at + 8], sys.byteorder) == DIRECTION
-    ]
-    assert places, "the compiler left DIRECTION out"
-    for at in places:
-        code[at + 4 : at + 8] = PROGRAMS[name].to_bytes(4, sys.byteorder)
-    fd: int = libbpf.bpf_prog_load(bcc.BPF.SCHED_CLS, name.encode(), b"GPL", bytes(code), size // 8, None)
-    # BCC shows the verifier's log where it is refused, as it will be in either direction.
-    return fd if fd >= 0 else int(module.load_func(FUNCTION, bcc.BPF.SCHED_CLS).fd)
+    """Loads the compiled function as one of PROGRAMS: its descriptor. If the kernel refuses it, prints the verifier's
+    log, and raises OSError."""
+    start, size = (
+        find(module.module, FUNCTION.encode()) for find in (bcc.lib.bpf_function_start, bcc.lib.bpf_function_size)
+    )
+    addresses = [module[table].map_fd for table in DIRECT_TABLES]
+    code = linked(ctypes.string_at(start, size), PROGRAMS[name], addresses)
+    arguments = bcc.BPF.SCHED_CLS, name.encode(), b"GPL", code, size // 8
+    fd: int = libbpf.bpf_prog_load(*arguments, None)
+    if fd < 0:
+        log = ctypes.create_string_buffer(1 << 24)
+        options = LoadOptions(ctypes.sizeof(LoadOptions), log_level=1, log_size=len(log), log=ctypes.addressof(log))
+        libbpf.bpf_prog_load(*arguments, ctypes.byref(options))
+        print(log.value.decode(), file=sys.stderr)
+        raise OSError(-fd, os.strerror(-fd), name)
+    return fd
 
 
 def confine(readable: list[Path]) -> None:
@@ -148,7 +188,7 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     # longer; but what only clang's own passes understand, as __builtin_expect(), is in the way then.
     flags += ["-Os", "-Xclang", "-disable-llvm-passes"]
     # Here, where no command line shows it; positive, or the compiler wants to be told its type.
-    own = {"DIRECTION": DIRECTION, "HASH_KEY": secrets.randbits(63) | 1}
+    own = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "HASH_KEY": secrets.randbits(63) | 1}
     flags += [f"-D{name}={value}" for name, value in (request["defines"] | own).items()]
     try:
         module = bcc.BPF(text=flatten(folder, "epping.bpf.c", set()), cflags=flags)
@@ -168,11 +208,15 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     for index in range(bcc.lib.bpf_num_tables(module.module)):
         name = bcc.lib.bpf_table_name(module.module, index).decode()
         table = module[name]
+        # Of a direct table, the leaf is a union of its first row, and of the bytes of all rows.
+        fields = dict(field[:2] for field in table.Leaf._fields_) if issubclass(table.Leaf, ctypes.Union) else {}
+        leaf = fields.get("row", table.Leaf)
         layouts = {
             part: layout(kind) if hasattr(kind, "_fields_") else None
-            for part, kind in (("key_layout", getattr(table, "Key", None)), ("layout", table.Leaf))
+            for part, kind in (("key_layout", getattr(table, "Key", None)), ("layout", leaf))
         }
-        maps.append({"name": name} | layouts)
+        rows = ctypes.sizeof(table.Leaf) // ctypes.sizeof(leaf) if fields else None
+        maps.append({"name": name, "rows": rows} | layouts)
         descriptors.append(table.map_fd)
     version = getattr(bcc, "__version__", "unknown")
     reply = {"programs": list(PROGRAMS), "maps": maps, "bcc": version, "verifier_s": verifier_s}

@@ -82,15 +82,16 @@ class Array:
 
     def __init__(self, name: str, array: Map) -> None:
         info = map_info(array.fd)
-        described = array.layout["size"] if array.layout else 0
+        size = array.layout["size"] if array.layout else 0
+        described = size * (array.rows or 1)
         if described != info["value_size"]:
             raise EppingError(
                 f"map {name}: BCC describes {described} bytes, the kernel has {info['value_size']}: "
                 "please report this, with the version of BCC"
             )
         # Elements lie at multiples of 8 bytes (the kernel's array_map_alloc()); a layout has no padding at its end.
-        self.dtype = dtype_of((array.layout or {}) | {"size": -(-described // 8) * 8})
-        self.length = info["max_entries"]
+        self.dtype = dtype_of((array.layout or {}) | {"size": -(-size // 8) * 8})
+        self.length = array.rows or info["max_entries"]
         self._fd = array.fd
 
     def rows(self, begin: int, end: int) -> npt.NDArray[Any]:
@@ -110,3 +111,12 @@ class Array:
         """These parts: where each begins, and it."""
         for begin, end in self.parts(rows, together):
             yield begin, self.rows(begin, end)
+
+
+def write(array: Map, row: int, value: bytes) -> None:
+    """Writes a row of a table that is one value: there the kernel's own update would be one of all rows. Who reads it
+    meanwhile may find a part of it, as with the kernel's. Raises OSError."""
+    offset = row * len(value)
+    page = offset // mmap.PAGESIZE * mmap.PAGESIZE
+    with mmap.mmap(array.fd, offset - page + len(value), offset=page) as pages:
+        pages[offset - page :] = value

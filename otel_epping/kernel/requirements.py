@@ -6,6 +6,7 @@ import re
 import resource
 from pathlib import Path
 
+from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.privileges import NEEDED, may_raise_limits, missing
 
@@ -15,6 +16,9 @@ LEAST_KERNEL = (5, 15)
 
 # From here on the maps count as memory of the cgroup, and no more against RLIMIT_MEMLOCK.
 _CGROUP_KERNEL = (5, 11)
+
+# Tables that have rows for each CPU must be smaller than 512 MB (bpf/direct.h): counters of interfaces take 0.4 MB each.
+MOST_CPUS = 1024
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
@@ -30,6 +34,14 @@ def kernel() -> str:
     if _version() < LEAST_KERNEL:
         raise EppingError(f"kernel {release} is too old: use Linux {'.'.join(map(str, LEAST_KERNEL))} or newer")
     return release
+
+
+def cpus() -> int:
+    """How many CPUs there may be. Raises EppingError if the program's tables have no room for so many."""
+    possible = possible_cpus()
+    if possible > MOST_CPUS:
+        raise EppingError(f"{possible} possible CPUs are too many: boot the kernel with nr_cpus={MOST_CPUS}")
+    return possible
 
 
 def capability(name: str) -> str:

@@ -127,8 +127,8 @@ class Trial:
         if episode.role:
             self.bench.collector.attachments.register(Interface("lo", _IFINDEX, episode.link_header), episode.role)
         else:
-            fd = self.bench.collector.program.maps["interfaces"].fd
-            libbpf.map_update(fd, struct.pack("=I", _IFINDEX), bytes(memory.map_info(fd)["value_size"]))
+            interfaces = self.bench.collector.program.maps["interfaces"]
+            memory.write(interfaces, _IFINDEX, bytes(memory.Array("interfaces", interfaces).dtype.itemsize))
 
     def _snapshot(self, known: bool) -> Snapshot:
         interface: Counter[str] = Counter()
