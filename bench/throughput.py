@@ -8,11 +8,14 @@ CPU is, and what a program takes is missing in the packets a second. No packet i
     TCP   16 connections write as much as they can; the kernel makes segments of it, and acknowledgements
     UDP   datagrams of 18 bytes, of a thousand flows, that the far host drops
 
-In turns of less than a tenth of a second, one after the other, many rounds; the loss is against the turn of the same
-round with nothing attached. The shorter the turns, the less the machine changes between them: with a half of a second
-each, shares came out up to a third apart. Not measured: many cores, a real network card, aggregates (GRO, GSO).
+In turns of less than a tenth of a second, one after the other, many rounds, each in another order; the loss is against
+the turn of the same round with nothing attached. The shorter the turns, the less the machine changes between them: with
+a half of a second each, shares came out up to a third apart. Ours is loaded several times, and another one of these
+takes part in each round: by where its code and its maps lie, one may lose a quarter more than another. Not measured:
+many cores, a real network card, aggregates (GRO, GSO).
 """
 
+import random
 import socket
 import statistics
 import time
@@ -33,7 +36,8 @@ _CONNECTIONS = 16
 _FLOWS = 1024
 _PAYLOAD = 18  # the least that fills an Ethernet frame
 _TURN_S = 0.08
-_ROUNDS = 80
+_ROUNDS = 120
+_LOADS = 4
 # With writes of 64 kB the queues of the path overflow, and turns are 15 % apart; with these it is 1 %.
 _WRITE = bytes(1 << 14)
 _READ = 1 << 22
@@ -74,12 +78,15 @@ def _turn(hosts: Hosts, speak: Callable[[], None], seconds: float) -> tuple[floa
 Turns = dict[str, list[tuple[float, float]]]
 
 
-def _measure(hosts: Hosts, contenders: list[Contender], speak: Callable[[], None], tiny: bool) -> Turns:
+def _measure(hosts: Hosts, contenders: list[list[Contender]], speak: Callable[[], None], tiny: bool) -> Turns:
+    """All rounds. Of contenders that are a list of several, each round has another one."""
     seconds, rounds = (0.02, 1) if tiny else (_TURN_S, _ROUNDS)
     turns: Turns = {}
+    chance = random.Random(1)
     _turn(hosts, speak, seconds)
-    for _ in range(rounds):
-        for contender in [Contender(NOTHING, {}), *contenders]:
+    for number in range(rounds):
+        for loads in chance.sample(contenders, len(contenders)):
+            contender = loads[number % len(loads)]
             with ExitStack() as stack:
                 with hosts.near.entered():
                     stack.enter_context(programs.attached([contender], hosts.ifindex))
@@ -99,15 +106,21 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     note = "Medians of the turns. Net: the loss above that of the program that does nothing."
     table = Table("A saturated path: one CPU sends, receives and runs the program", columns, note)
     figures: dict[str, float] = {}
-    with Hosts() as hosts, Collector() as collector, one_cpu():
+    with ExitStack() as stack:
+        hosts = stack.enter_context(Hosts())
+        collectors = [stack.enter_context(Collector()) for _ in range(1 if tiny else _LOADS)]
+        stack.enter_context(one_cpu())
         with hosts.near.entered():
-            collector.attachments.register(interfaces.find(INTERFACE))
+            for collector in collectors:
+                collector.attachments.register(interfaces.find(INTERFACE))
             udp = datagrams(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), _FLOWS, _PAYLOAD)
-        contenders = [programs.null(), programs.ours(collector), *others]
+        contenders = [[Contender(NOTHING, {})], [programs.null()], [programs.ours(each) for each in collectors]]
+        contenders += [[other] for other in others]
         for traffic, speak in (("TCP", _Streams(hosts)), ("UDP", udp.send)):
             progress(f"throughput: {traffic}")
             turns = _measure(hosts, contenders, speak, tiny)
-            for name, each in turns.items():
+            for name in (contender.name for contender, *_ in contenders):
+                each = turns[name]
                 rates, mbits = zip(*each, strict=True)
                 losses = sorted(1 - a / b[0] for a, b in zip(rates, turns[NOTHING], strict=True))
                 quartiles = f"{losses[len(losses) // 4]:.1%} .. {losses[len(losses) * 3 // 4]:.1%}"
