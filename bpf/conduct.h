@@ -35,6 +35,8 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
     if (!opens && seen->segment < SEGMENT_RETRANSMITTED && packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         return;
 
+    rare();
+
     /* A helper is given no pointer into an observation, or the compiler would keep all of it in memory. */
     u32 source_slot = seen->source_slot;
     struct flow_counters *from = flow_counters.lookup(&source_slot);

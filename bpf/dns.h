@@ -19,6 +19,7 @@ static __always_inline void dns(struct observation *seen)
 
     if (!to_server && packet->source_port != __cpu_to_be16(DNS_PORT))
         return;
+    rare();
     if (!head) /* cut short, or nothing is asked: there would be a count of questions */
         return;
 

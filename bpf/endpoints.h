@@ -11,6 +11,7 @@ static __always_inline u64 place_of_source(const struct packet *packet, u32 sour
 {
     if (source_side != SIDE_UNKNOWN)
         return source_side == SIDE_EXTERNAL;
+    rare();
     if (packet->source.half[0] != packet->destination.half[0])
         return packet->source.half[0] > packet->destination.half[0];
     if (packet->source.half[1] != packet->destination.half[1])

@@ -41,6 +41,7 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 
         if (interface && interface->ifindex == ifindex)
             return interface;
+        rare();
     }
     return interfaces_row(UNKNOWN_INTERFACE_ROW);
 }
@@ -129,8 +130,10 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
 #if EVENTS
     watch_packet(&seen, kind);
 #endif
-    if (packet->answers)
+    if (packet->answers) {
+        rare();
         record_rtts(&seen);
+    }
 #if EVENTS
     watch_end(&seen);
 #endif

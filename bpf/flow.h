@@ -73,6 +73,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
     struct flow *flow = find_in_table(&key, place);
 
     if (!flow) {
+        rare();
         if ((packet->tcp_flags & (TCP_SYN | TCP_ACK)) == TCP_SYN || packet->tcp_flags & TCP_RST)
             return false;
         flow = add_to_table(&key, place, now_ns, counters);
@@ -84,6 +85,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
     view->sender = &flow->half[view->source];
     view->receiver = &flow->half[!view->source];
     if (!view->sender->heard) {
+        rare();
         view->sender->heard = 1;
         if (view->receiver->heard)
             mark_answered(place, true);
@@ -101,6 +103,7 @@ static __always_inline u32 cached_slot(u64 *place, u32 epoch, struct address add
     u64 cached = *place;
 
     if (cached >> 32 != epoch) {
+        rare();
         cached = (u64)epoch << 32 | slot_of(address, family, interface, side, TRAFFIC_METHOD, skb, counters);
         *place = cached;
     }

@@ -82,6 +82,7 @@ static __always_inline struct flow *find_in_table(const struct flow_key *key, st
     if (!set)
         return 0;
     if ((set->tags[way] & ~TAG_ANSWERED) != place.tag) {
+        rare();
         way = FLOW_WAYS;
 #pragma clang loop unroll(full)
         for (u32 i = 0; i < FLOW_WAYS; i++)

@@ -6,6 +6,7 @@
 
 static __always_inline void icmp_echo(struct observation *seen)
 {
+    rare();
     const struct packet *packet = seen->packet;
 
     if (packet->echo == ECHO_REQUEST)

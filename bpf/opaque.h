@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Where compiler and verifier must not understand each other too well. */
+/* What the compiler must not know, and what it has to be told. */
 #pragma once
 
 #include "config.h"
@@ -12,4 +12,15 @@ static __always_inline u64 opaque(u64 number)
 {
     asm volatile("" : "+r"(number));
     return number;
+}
+
+/*
+ * What follows is rare: the loader moves it, and all that is reached from here only, behind everything else
+ * (otel_epping/kernel/bytecode.py). RARE is the loader's number, and no instruction is left of this.
+ */
+static __always_inline void rare(void)
+{
+    u64 mark;
+
+    asm volatile("%0 = %1" : "=r"(mark) : "i"(RARE));
 }

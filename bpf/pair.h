@@ -48,6 +48,7 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
     struct pair *pair = pairs_row(row), *found = pair, *other = 0;
 
     if (!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch)) {
+        rare();
         row ^= 1;
         found = other = pairs_row(row);
         if (other && !is_pair(other, &internal, &external, interface, packet->family, epoch))
@@ -58,6 +59,7 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
         *destination_slot = found->slots[!source];
         return;
     }
+    rare();
     *source_slot = slot_of(packet->source, packet->family, interface, source_side, TRAFFIC_METHOD, skb, counters);
     *destination_slot =
         slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);

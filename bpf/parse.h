@@ -126,7 +126,9 @@ static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, 
 {
     u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_usual(skb, packet);
 
-    if (kind == KINDS)
+    if (kind == KINDS) {
+        rare();
         kind = parse_any(skb, link_header, packet);
+    }
     return kind;
 }

@@ -25,6 +25,7 @@ static __always_inline void quic_handshake(struct observation *seen)
 
     if ((first & QUIC_LONG_HEADER) != QUIC_LONG_HEADER || (version != QUIC_V1 && version != QUIC_V2))
         return;
+    rare();
     if (answer(seen, METHOD_QUIC_HANDSHAKE, 0))
         return;
     if ((first & QUIC_TYPE) == (version == QUIC_V1 ? QUIC_V1_INITIAL : QUIC_V2_INITIAL))

@@ -57,29 +57,38 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
 
     if (end == begin) {
         /* It says where its sender goes on; if that is ahead, something is missing. */
-        if (!sender->advanced_ns || later(begin, sender->next_seq))
+        if (!sender->advanced_ns || later(begin, sender->next_seq)) {
+            rare();
             advance(sender, begin, now_ns);
+        }
         return SEGMENT_EMPTY;
     }
     if (!sender->advanced_ns || (flags & TCP_SYN && begin + 1 != sender->first_seq)) {
+        rare();
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* what came before it is unknown */
     }
     if (later(begin, sender->next_seq)) {
+        rare();
         advance(sender, end, now_ns);
         return SEGMENT_OTHER; /* something before it is missing */
     }
-    if (begin + 1 == sender->next_seq && packet->payload <= 1 && !(flags & (TCP_SYN | TCP_FIN)))
+    if (begin + 1 == sender->next_seq && packet->payload <= 1 && !(flags & (TCP_SYN | TCP_FIN))) {
+        rare();
         return SEGMENT_OTHER; /* a keep-alive (RFC 1122 4.2.3.6) */
+    }
     if (is_acknowledged(view, end)) {
+        rare();
         segment = SEGMENT_RETRANSMITTED;
     } else if (begin == sender->next_seq) {
         if (packet->payload == 1 && view->receiver->window == WINDOW_ZERO)
             return SEGMENT_OTHER; /* a zero window probe, which nobody needs to take in */
         segment = SEGMENT_NEXT;
     } else if (begin + 1 == sender->next_seq && later(end, sender->next_seq) && !(flags & TCP_SYN)) {
+        rare();
         segment = SEGMENT_OTHER; /* goes on behind what may have been a probe */
     } else {
+        rare();
         segment = repeated_or_overtaken(view, begin, end, now_ns);
     }
     if (later(end, sender->next_seq))
@@ -97,8 +106,10 @@ static __always_inline void follow_acknowledgements(const struct flow_view *view
 
     if (!(flags & TCP_ACK))
         return;
-    if (!view->receiver->advanced_ns)
+    if (!view->receiver->advanced_ns) {
+        rare();
         advance(view->receiver, packet->ack_seq, now_ns); /* never heard of: it goes on there, at the earliest */
+    }
     if (!sender->acked || flags & TCP_SYN || later(packet->ack_seq, sender->acked)) {
         sender->acked = packet->ack_seq;
         sender->duplicates = 0;

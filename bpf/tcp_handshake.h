@@ -37,6 +37,7 @@ static __always_inline void match_accept(struct observation *seen)
 
     if (!sent_ns)
         return;
+    rare();
     server->accepted_ns = 0;
     if (seen->packet->ack_seq != server->accepted_seq) {
         seen->counters->rtt_superseded++; /* the ACK that answered was lost before it came here */

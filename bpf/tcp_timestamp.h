@@ -22,6 +22,7 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
     u8 flags = flags_of(packet, plain);
 
     if (flags & TCP_SYN || !sender->edge_ns) {
+        rare();
         sender->waiting = 0;
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
@@ -35,6 +36,7 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
             sender->edge_ns = coarse_now(skb);
             return packet->payload || flags & TCP_FIN;
         }
+        rare();
         if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS)
             return false;
     }
@@ -85,6 +87,7 @@ static __always_inline u64 recall(struct half_flow *receiver, const struct outst
     /* As a rule nothing waits: as many are begun as SAMPLE_INTERVAL_NS allows. */
     if (!waiting)
         return 0;
+    rare();
     if (!receiver->edge_ns || later(tsecr, receiver->last_tsval)) /* an echo of what was never sent */
         return 0;
     for (int i = 0; i < OUTSTANDING; i++) {

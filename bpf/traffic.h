@@ -33,6 +33,7 @@ static __always_inline enum traffic_class class_of(u64 kind, const struct packet
     case KIND_UDP:
         return CLASS_UDP;
     case KIND_ICMP:
+        rare();
         return CLASS_ICMP;
     default:
         return CLASS_OTHER;
@@ -59,6 +60,8 @@ static __always_inline void count_traffic(u64 cpu, u32 source_slot, u32 destinat
     if (to)
         add(&to->classes[index].to, tally);
     if (ecn && from && to) {
+        rare();
+
         u64 codepoint = opaque(ecn - 1);
 
         if (codepoint >= ECN_CODEPOINTS - 1)

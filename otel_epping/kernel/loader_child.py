@@ -19,6 +19,7 @@ import ctypes
 import json
 import os
 import re
+import runpy
 import secrets
 import signal
 import socket
@@ -27,7 +28,11 @@ import sysconfig
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+# Beside us; our package isn't on the path of the interpreter that has BCC.
+bytecode = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("bytecode.py"))))
 
 FUNCTION = "epping"
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -37,14 +42,7 @@ LANDLOCK_CREATE_RULESET_VERSION = 1
 # Version -> the rights that it brought: to run, write, read, remove and make files; to link and rename; to cut short.
 LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14}
 LANDLOCK_READ = 1 << 2 | 1 << 3  # files and folders
-# Name -> what the loader puts in the place of DIRECTION, a number that stands nowhere else.
-PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}
-# The instruction `register = DIRECTION` (linux/bpf.h: BPF_ALU64 | BPF_MOV | BPF_K); the register is the second byte.
-MOVE, DIRECTION = 0xB7, 0x65707069
-# `register = 64 bits` (BPF_LD | BPF_IMM | BPF_DW) takes two places: the lower half of the number is in the first, and
-# the upper one, here DIRECT, in the second. With 2 (BPF_PSEUDO_MAP_VALUE) beside the register it is the address of a
-# map's value: the lower half is then the map's descriptor, and the upper one where in the value.
-LOAD, DIRECT, MAP_VALUE = 0x18, 0x64697265, 2 << 4
+PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> what stands for DIRECTION
 # In the order of enum direct_table (bpf/direct.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "pairs", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
@@ -95,34 +93,18 @@ def layout(leaf: Any) -> dict[str, Any]:
     return {"size": ctypes.sizeof(leaf), "fields": fields}
 
 
-def linked(code: bytes, direction: int, addresses: list[int]) -> bytes:
-    """Compiled instructions with a direction in the place of DIRECTION, and the maps of DIRECT_TABLES, as descriptors,
-    where the program has their addresses."""
-    whole = bytearray(code)
-    places = set()
-    for at in range(0, len(code), 8):
-        low, high = (int.from_bytes(code[end - 4 : end], sys.byteorder) for end in (at + 8, at + 16))
-        if code[at] == MOVE and low == DIRECTION:
-            places.add(DIRECTION)
-            whole[at + 4 : at + 8] = direction.to_bytes(4, sys.byteorder)
-        elif code[at] == LOAD and high == DIRECT:
-            places.add(low)
-            whole[at + 1] |= MAP_VALUE
-            whole[at + 4 : at + 8] = addresses[low].to_bytes(4, sys.byteorder)
-            whole[at + 12 : at + 16] = bytes(4)
-    assert places == {DIRECTION, *range(len(addresses))}, "the compiler left something out"
-    return bytes(whole)
-
-
-def load_program(bcc: Any, libbpf: Any, module: Any, name: str) -> int:
-    """Loads the compiled function as one of PROGRAMS: its descriptor. If the kernel refuses it, prints the verifier's
-    log, and raises OSError."""
+def compiled(bcc: Any, module: Any) -> bytes:
+    """The instructions of the compiled function, those that are rare behind all others."""
     start, size = (
         find(module.module, FUNCTION.encode()) for find in (bcc.lib.bpf_function_start, bcc.lib.bpf_function_size)
     )
-    addresses = [module[table].map_fd for table in DIRECT_TABLES]
-    code = linked(ctypes.string_at(start, size), PROGRAMS[name], addresses)
-    arguments = bcc.BPF.SCHED_CLS, name.encode(), b"GPL", code, size // 8
+    arranged: bytes = bytecode.arranged(ctypes.string_at(start, size))
+    return arranged
+
+
+def load_program(bcc: Any, libbpf: Any, name: str, code: bytes) -> int:
+    """Loads one of PROGRAMS: its descriptor. If the kernel refuses it, prints the verifier's log; raises OSError."""
+    arguments = bcc.BPF.SCHED_CLS, name.encode(), b"GPL", code, len(code) // 8
     fd: int = libbpf.bpf_prog_load(*arguments, None)
     if fd < 0:
         log = ctypes.create_string_buffer(1 << 24)
@@ -188,17 +170,21 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
     # longer; but what only clang's own passes understand, as __builtin_expect(), is in the way then.
     flags += ["-Os", "-Xclang", "-disable-llvm-passes"]
     # Here, where no command line shows it; positive, or the compiler wants to be told its type.
-    own = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "HASH_KEY": secrets.randbits(63) | 1}
+    own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
+    own["HASH_KEY"] = secrets.randbits(63) | 1
     flags += [f"-D{name}={value}" for name, value in (request["defines"] | own).items()]
     try:
         module = bcc.BPF(text=flatten(folder, "epping.bpf.c", set()), cflags=flags)
     except Exception as error:
         return {"error": str(error), "kind": "compile"}, [], None
+    addresses = [module[table].map_fd for table in DIRECT_TABLES]
+    code = compiled(bcc, module)
+    codes = {name: bytecode.linked(code, direction, addresses) for name, direction in PROGRAMS.items()}
     began = time.monotonic()
     try:
         # The verifier takes a third of a second for each, and a CPU of its own.
         with ThreadPoolExecutor() as pool:
-            descriptors = list(pool.map(lambda name: load_program(bcc, libbpf, module, name), PROGRAMS))
+            descriptors = list(pool.map(lambda name: load_program(bcc, libbpf, name, codes[name]), PROGRAMS))
     except Exception as error:
         return {"error": str(error), "kind": "load"}, [], None
 

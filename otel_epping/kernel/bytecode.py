@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loader does to the compiled instructions before the kernel verifies them.
+
+`arranged()` moves what is rare behind what isn't. Behind a network stack's work a packet finds code cold, and pays by
+the cache line: so what most packets need shall lie together. The compiler leaves blocks in the order of the source, and
+no pass that BCC has it run asks how a branch mostly goes. So the source says with rare() (bpf/opaque.h) where something
+rare begins; what is reached from such places only is rare, too.
+
+`linked()` fills in what the compiler can't know: which direction the program is for (DIRECTION), and where the maps are
+whose rows it reaches without a look-up (bpf/direct.h).
+
+Instructions are those of linux/bpf.h: 8 bytes, or 16 for a load of 64 bits; a jump's offset counts from behind it in
+steps of 8 bytes.
+"""
+
+import struct
+import sys
+from collections.abc import Iterator
+
+# Numbers that stand nowhere else, which bpf/ is compiled with.
+DIRECTION, DIRECT, RARE = 0x65707069, 0x64697265, 0x72617265
+
+# register = 32 bits (BPF_ALU64 | BPF_MOV | BPF_K)
+_MOVE = 0xB7
+# register = 64 bits (BPF_LD | BPF_IMM | BPF_DW): the upper half is in the second 8 bytes. With 2 (BPF_PSEUDO_MAP_VALUE)
+# beside the register it is the address of a map's value: the lower half is the map's descriptor, the upper one where in
+# the value.
+_LOAD, _MAP_VALUE = 0x18, 2 << 4
+_GOTO, _CALL, _EXIT = 0x05, 0x85, 0x95
+_JUMP_CLASSES = (5, 6)  # BPF_JMP, BPF_JMP32
+# BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, and the latter four signed. BPF_JSET has no opposite.
+_OPPOSITES = ((0x10, 0x50), (0x20, 0xB0), (0x30, 0xA0), (0x60, 0xD0), (0x70, 0xC0))
+_OPPOSITE = {a: b for pair in _OPPOSITES for a, b in (pair, pair[::-1])}
+
+_STEP = struct.Struct("=BBhi")  # code, registers, offset, immediate
+
+
+def _places(code: bytes) -> Iterator[tuple[int, int]]:
+    """Where each instruction begins and ends, in steps of 8 bytes."""
+    place = 0
+    while place * _STEP.size < len(code):
+        end = place + (2 if code[place * _STEP.size] == _LOAD else 1)
+        yield place, end
+        place = end
+
+
+def _is_jump(operation: int) -> bool:
+    return operation & 7 in _JUMP_CLASSES and operation not in (_CALL, _EXIT)
+
+
+def arranged(code: bytes) -> bytes:
+    """The same program without its marks, and what is rare behind all else."""
+    steps = list(_STEP.iter_unpack(code))
+    ends = dict(_places(code))
+    starts = {0}
+    for place, end in ends.items():
+        operation, _, offset, _ = steps[place]
+        if _is_jump(operation):
+            starts.add(end + offset)
+        if _is_jump(operation) or operation == _EXIT:
+            starts.add(end)
+    blocks: dict[int, list[int]] = {}
+    for place in ends:
+        if place in starts:
+            block = blocks.setdefault(place, [])
+        block.append(place)
+
+    # Where a block goes on: by its jump, and by its end.
+    jumps, falls = dict[int, int](), dict[int, int]()
+    for start, block in blocks.items():
+        operation, _, offset, _ = steps[block[-1]]
+        if _is_jump(operation):
+            jumps[start] = block[-1] + 1 + offset
+        if operation not in (_GOTO, _EXIT):
+            falls[start] = ends[block[-1]]
+    marks = {place for place in ends if steps[place][0] == _MOVE and steps[place][3] == RARE}
+    usual: set[int] = set()
+    waiting = [0]
+    while waiting:
+        start = waiting.pop()
+        if start not in usual and marks.isdisjoint(blocks[start]):
+            usual.add(start)
+            waiting += [ways[start] for ways in (jumps, falls) if start in ways]
+
+    # Whole steps, and jumps (code, registers, immediate, where to), which are known once all have their places.
+    order = sorted(blocks, key=lambda start: (start not in usual, start))
+    made: list[bytes | tuple[int, int, int, int]] = []
+    begins: dict[int, int] = {}
+    for start, following in zip(order, [*order[1:], -1], strict=True):
+        begins[start] = len(made)
+        *body, last = blocks[start]
+        operation, registers, _, immediate = steps[last]
+        for place in body if start in jumps else blocks[start]:
+            if place not in marks:
+                made += [code[step * 8 : step * 8 + 8] for step in range(place, ends[place])]
+        falls_to = falls.get(start, following)
+        if start in jumps and operation != _GOTO:
+            to = jumps[start]
+            if to == following and operation & 0xF0 in _OPPOSITE:
+                operation, to, falls_to = operation & 0x0F | _OPPOSITE[operation & 0xF0], falls_to, to
+            made.append((operation, registers, immediate, to))
+        elif start in jumps:
+            falls_to = jumps[start]
+        if falls_to != following:
+            made.append((_GOTO, 0, 0, falls_to))
+    return b"".join(
+        step if isinstance(step, bytes) else _STEP.pack(*step[:2], begins[step[3]] - place - 1, step[2])
+        for place, step in enumerate(made)
+    )
+
+
+def linked(code: bytes, direction: int, addresses: list[int]) -> bytes:
+    """The same program for a direction, with descriptors of maps where it has their addresses, by their numbers."""
+    whole = bytearray(code)
+    filled = set()
+    for place, _ in _places(code):
+        at = place * _STEP.size
+        low, high = (int.from_bytes(code[end - 4 : end], sys.byteorder) for end in (at + 8, at + 16))
+        if code[at] == _MOVE and low == DIRECTION:
+            filled.add(DIRECTION)
+            whole[at + 4 : at + 8] = direction.to_bytes(4, sys.byteorder)
+        elif code[at] == _LOAD and high == DIRECT:
+            filled.add(low)
+            whole[at + 1] |= _MAP_VALUE
+            whole[at + 4 : at + 8] = addresses[low].to_bytes(4, sys.byteorder)
+            whole[at + 12 : at + 16] = bytes(4)
+    assert filled == {DIRECTION, *range(len(addresses))}, "the compiler left something out"
+    return bytes(whole)

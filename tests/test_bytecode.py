@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the loader does to compiled instructions: the kernel itself runs them as they were, and as they are arranged."""
+
+import ctypes
+import os
+import random
+import struct
+from typing import NamedTuple
+
+import pytest
+
+from bench.programs import load
+from otel_epping.kernel.bytecode import RARE, arranged
+from otel_epping.kernel.replayer import Runs
+
+# linux/bpf.h: BPF_JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE
+CONDITIONS = (0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0, 0xB0, 0xC0, 0xD0)
+LENGTHS = range(60, 76)
+
+Step = tuple[int, int, int, int]  # code, registers, offset, immediate
+
+BEGIN: list[Step] = [(0x61, 0x12, 0, 0), (0xB7, 0x00, 0, 0), (0xB7, 0x03, 0, 68)]  # r2 = skb->len; r0 = 0; r3 = 68
+MARK: Step = (0xB7, 0x04, 0, RARE)  # r4 = RARE
+# r5 = RARE << 32 | RARE, which is no mark; r5 >>= 32; r0 ^= r5
+WIDE: list[Step] = [(0x18, 0x05, 0, RARE), (0, 0, 0, RARE), (0x77, 0x05, 0, 32), (0xAF, 0x50, 0, 0)]
+EXIT, GOTO = 0x95, 0x05
+
+
+class Block(NamedTuple):
+    """Steps, and how it goes on: by a jump or an exit, or nothing, for the next block."""
+
+    body: list[Step]
+    ending: Step | None = None
+    to: int = 0
+
+
+def assembled(blocks: list[Block]) -> bytes:
+    begins = [0]
+    for block in blocks:
+        begins.append(begins[-1] + len(block.body) + (block.ending is not None))
+    steps: list[Step] = []
+    for block in blocks:
+        steps += block.body
+        if block.ending:
+            code, registers, _, immediate = block.ending
+            steps.append((code, registers, begins[block.to] - len(steps) - 1 if code != EXIT else 0, immediate))
+    return b"".join(struct.pack("=BBhi", *step) for step in steps)
+
+
+def told(number: int) -> list[Step]:
+    """r0 = r0 * 3 + number, in 32 bits, so that each way through a program ends in another number."""
+    return [(0x24, 0x00, 0, 3), (0x04, 0x00, 0, number)]
+
+
+def any_program(seed: int) -> bytes:
+    """Blocks that go on to later ones, by any jump, or end; some are rare, some load 64 bits."""
+    chance = random.Random(seed)
+    count = chance.randrange(3, 40)
+    blocks, reached = [], set[int]()
+    for number in range(count):
+        body = told(number + 1) + (WIDE if chance.random() < 0.2 else [])
+        if number and chance.random() < 0.3:
+            body.insert(chance.choice((0, len(body))), MARK)
+        ending: Step | None = None
+        # The kernel takes no program with steps that nothing leads to.
+        may_stop = number == count - 1 or number + 1 in reached
+        kind = chance.choice(("if", "if", "fall", *(("goto", "exit") if may_stop else ())))
+        to = chance.randrange(number + 1, count) if number < count - 1 else 0
+        if number == count - 1 or kind == "exit":
+            ending = (EXIT, 0, 0, 0)
+        elif kind == "goto":
+            ending = (GOTO, 0, 0, 0)
+        elif kind == "if":
+            by_register = chance.random() < 0.5  # r2 and r3, or a number
+            code = chance.choice((5, 6)) | chance.choice(CONDITIONS) | 8 * by_register
+            ending = (code, 0x32 if by_register else 0x02, 0, 0 if by_register else chance.choice(LENGTHS))
+        if ending and ending[0] != EXIT:
+            reached.add(to)
+        blocks.append(Block(body, ending, to))
+    return assembled([Block(BEGIN), *(block._replace(to=block.to + 1) for block in blocks)])
+
+
+def results(code: bytes) -> list[int]:
+    """What the program returns for packets of LENGTHS."""
+    fd, data = load("arranged", code), ctypes.create_string_buffer(bytes(12) + b"\x08\x00", max(LENGTHS))
+    runs = Runs(fd, 1)
+    runs.options["data_in"] = ctypes.addressof(data)
+    returned = []
+    for length in LENGTHS:
+        runs.options["data_size_in"], runs.options["data_size_out"] = length, 0
+        runs.run()
+        returned.append(int(runs.options["retval"][0]))
+    os.close(fd)
+    return returned
+
+
+def test_an_arranged_program_does_the_same() -> None:
+    seen = set()
+    for seed in range(300):
+        code = any_program(seed)
+        before = results(code)
+        seen.update(before)
+        assert results(arranged(code)) == before, f"program {seed}"
+    assert len(seen) > 300  # or all would end alike
+
+
+def test_what_is_rare_comes_last_and_leaves_no_mark() -> None:
+    rare, joint = told(2), told(3)
+    program = [
+        Block(BEGIN + told(1), (0x15, 0x02, 0, 60), 2),  # if r2 == 60 goto
+        Block([], (GOTO, 0, 0, 0), 4),
+        Block([MARK, *rare]),
+        Block(joint, (GOTO, 0, 0, 0), 4),  # reached by what is rare only
+        Block(told(4), (EXIT, 0, 0, 0)),
+    ]
+    expected = [
+        Block(BEGIN + told(1), (0x15, 0x02, 0, 60), 2),
+        Block(told(4), (EXIT, 0, 0, 0)),
+        Block(rare),
+        Block(joint, (GOTO, 0, 0, 0), 1),
+    ]
+    made, wanted = arranged(assembled(program)), assembled(expected)
+    assert results(made) == results(wanted) == results(assembled(program))
+    # A block that only jumps stays where it was.
+    steps = [made[at : at + 8] for at in range(0, len(made), 8)]
+    places = [steps.index(struct.pack("=BBhi", *block[-1])) for block in (told(1), told(4), rare, joint)]
+    assert places == sorted(places)
+    assert struct.pack("=BBhi", *MARK) not in steps
+
+
+@pytest.mark.parametrize("code", [CONDITIONS[0] | 5, CONDITIONS[3] | 5])
+def test_a_jump_over_what_is_rare_needs_none_where_it_has_an_opposite(code: int) -> None:
+    """if r2 OP 60 goto the usual; the rare: BPF_JSET has no opposite, so there a jump is left."""
+    program = [
+        Block(BEGIN, (code, 0x02, 0, 60), 2),
+        Block([MARK, *told(1)], (EXIT, 0, 0, 0)),
+        Block(told(2), (EXIT, 0, 0, 0)),
+    ]
+    before, after = assembled(program), arranged(assembled(program))
+    assert results(before) == results(after)
+    assert len(after) == len(before) - 8 + 8 * (code == CONDITIONS[3] | 5)
