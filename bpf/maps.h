@@ -135,7 +135,7 @@ struct tally {
     u64 bytes;
 };
 
-enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_TCP_OTHER, CLASS_UDP, CLASS_ICMP, CLASS_OTHER, CLASSES };
+enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_UDP, CLASS_TCP_OTHER, CLASS_ICMP, CLASS_OTHER, CLASSES };
 
 #define ECN_CODEPOINTS 4 /* RFC 3168 section 5 */
 
@@ -146,8 +146,9 @@ struct both_ways {
 };
 
 /*
- * Row slot * CPUS + cpu. What TCP adds to, either way, is in the first cache line. ECN code points but for the first,
- * which is what remains of all packets; in 32 bits, which may wrap around, so that a row has no more than three.
+ * Row slot * CPUS + cpu. What nine in ten packets add to, TCP with timestamps and UDP, is in the first cache line. ECN
+ * code points but for the first, which is what remains of all packets; in 32 bits, which may wrap around, so that a row
+ * has no more than three.
  */
 struct traffic {
     struct both_ways classes[CLASSES];
@@ -277,19 +278,22 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 #define PAIR_BITS 12
 
+/* Unless subnets of IPv6 have more than 64 bits, one half of a prefix is 0 or, of IPv4, always the same. */
+#define PREFIX_WORDS (PREFIX_V6 > 64 ? 2 : 1)
+
+struct prefix {
+    u64 word[PREFIX_WORDS];
+};
+
 /*
  * The slots of two subnets that talk without a TCP flow, which is which as in struct flow_key. Row cpu << PAIR_BITS |
- * hash, whose last bit is 0 for the one that came last. One cache line.
+ * hash, whose last bit is 0 for the one that came last. As a rule both are in one cache line.
  */
 struct pair {
-    struct address internal;
-    struct address external;
-    u32 epoch; /* 0: this place is free */
-    u16 interface;
-    u8 family;
-    u8 zero;
+    struct prefix internal;
+    struct prefix external;
+    u64 mark; /* epoch << 32 | interface << 8 | family; 0: this place is free */
     u32 slots[2];
-    u64 unused[2]; /* to the end of the cache line */
 };
 
 DIRECT_TABLE(DIRECT_PAIRS, struct pair, pairs, CPUS << PAIR_BITS)

@@ -11,22 +11,33 @@
 #include "hash.h"
 #include "subnet.h"
 
-static __always_inline bool same_address(const struct address *a, const struct address *b)
+static __always_inline struct prefix prefix_of(const struct address *address, struct address mask)
 {
-    return a->half[0] == b->half[0] && a->half[1] == b->half[1];
+    struct address halves = masked(address, mask);
+
+#if PREFIX_WORDS > 1
+    return (struct prefix){{halves.half[0], halves.half[1]}};
+#else
+    return (struct prefix){{halves.half[0] ^ halves.half[1]}};
+#endif
 }
 
-static __always_inline bool is_pair(const struct pair *pair, const struct address *internal,
-                                    const struct address *external, u16 interface, u8 family, u32 epoch)
+static __always_inline bool same_prefix(const struct prefix *a, const struct prefix *b)
 {
-    return pair->epoch == epoch && pair->interface == interface && pair->family == family &&
-           same_address(&pair->internal, internal) && same_address(&pair->external, external);
+    return a->word[0] == b->word[0] && a->word[PREFIX_WORDS - 1] == b->word[PREFIX_WORDS - 1];
 }
 
-/* Of a prefix, one half is as a rule 0, or always the same. */
-static __always_inline u64 fold(const struct address *prefix)
+static __always_inline u64 mix_prefix(u64 hash, const struct prefix *prefix)
 {
-    return prefix->half[0] ^ prefix->half[1];
+    for (u32 i = 0; i < PREFIX_WORDS; i++)
+        hash = mix(hash, prefix->word[i]);
+    return hash;
+}
+
+static __always_inline bool is_pair(const struct pair *pair, u64 mark, const struct prefix *internal,
+                                    const struct prefix *external)
+{
+    return pair->mark == mark && same_prefix(&pair->internal, internal) && same_prefix(&pair->external, external);
 }
 
 /* A pair with an end that has no slot isn't remembered: its next packet asks for one again. */
@@ -42,16 +53,17 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
     /* Or the compiler chooses between the words of both, one by one. */
     asm volatile("" : "+r"(inside), "+r"(outside));
 
-    struct address internal = masked(inside, mask), external = masked(outside, mask);
-    u64 hash = mix(mix(mix(HASH_KEY, fold(&internal)), fold(&external)), 0);
+    struct prefix internal = prefix_of(inside, mask), external = prefix_of(outside, mask);
+    u64 mark = (u64)epoch << 32 | (u32)interface << 8 | packet->family;
+    u64 hash = mix(mix_prefix(mix_prefix(HASH_KEY, &internal), &external), 0);
     u64 row = (cpu << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1ULL);
     struct pair *pair = pairs_row(row), *found = pair, *other = 0;
 
-    if (!pair || !is_pair(pair, &internal, &external, interface, packet->family, epoch)) {
+    if (!pair || !is_pair(pair, mark, &internal, &external)) {
         rare();
         row ^= 1;
         found = other = pairs_row(row);
-        if (other && !is_pair(other, &internal, &external, interface, packet->family, epoch))
+        if (other && !is_pair(other, mark, &internal, &external))
             found = 0;
     }
     if (found) {
@@ -66,11 +78,9 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
     if (!pair || !other || *source_slot == OVERFLOW_SLOT || *destination_slot == OVERFLOW_SLOT)
         return;
     *other = *pair;
+    pair->mark = mark;
     pair->internal = internal;
     pair->external = external;
-    pair->epoch = epoch;
-    pair->interface = interface;
-    pair->family = packet->family;
     pair->slots[source] = *source_slot;
     pair->slots[!source] = *destination_slot;
 }

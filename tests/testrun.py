@@ -36,7 +36,7 @@ INGRESS, EGRESS = "epping_ingress", "epping_egress"
 EXTERNAL, INTERNAL = 0, 1
 # enum packet_kind and enum traffic_class, bpf/maps.h
 KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
-CLASSES = ("tcp_timestamp", "tcp_other", "udp", "icmp", "other")
+CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 UNKNOWN_ROW = 0
 
 MS = 1_000_000

@@ -12,7 +12,7 @@ from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
 
 RTT_LEAST_NS, RTT_GREATEST_NS = 1_000, 64_000_000_000
-CLASSES = ("tcp_timestamp", "tcp_other", "udp", "icmp", "other")
+CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 EXTERNAL, INTERNAL, UNKNOWN = 0, 1, 2
 # Where the source of a packet is that comes in through an interface, and of one that goes out.
 SIDES = {Role.WAN: (EXTERNAL, INTERNAL), Role.LAN: (INTERNAL, EXTERNAL), Role.CAPTURE: (UNKNOWN, UNKNOWN)}
