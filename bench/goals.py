@@ -21,11 +21,9 @@ class Goal(NamedTuple):
 
 GOALS = (
     Goal("data packet of a known flow, net, as a share of BESIDE's", "kernel.known_share", 0.30, ".2f", beside=True),
-    Goal(
-        "mixed, 1,000 flows, 10 subnets, as a share of BESIDE's", "kernel.mixed_1000_10_share", 0.35, ".2f", beside=True
-    ),
-    Goal("mixed, 1,000 flows and subnets, the same", "kernel.mixed_1000_1000_share", 0.35, ".2f", beside=True),
-    Goal("mixed, 60,000 flows, the same", "kernel.mixed_60000_1000_share", 0.35, ".2f", beside=True),
+    Goal("mixed, 1,000 flows, 10 subnets, as a share of BESIDE's", "kernel.few_mixed_share", 0.35, ".2f", beside=True),
+    Goal("mixed, 1,000 flows and subnets, the same", "kernel.some_mixed_share", 0.35, ".2f", beside=True),
+    Goal("mixed, 60,000 flows as uneven as real ones, the same", "kernel.many_mixed_share", 0.35, ".2f", beside=True),
     Goal("growth from 1 to 60,000 flows, ns, as a share of the bare look-up's", "kernel.growth_share", 1, ".2f"),
     Goal("throughput lost, TCP, as a share of BESIDE's loss", "throughput.tcp_share", 0.35, ".2f", beside=True),
     Goal("throughput lost, UDP, as a share of BESIDE's loss", "throughput.udp_share", 0.35, ".2f", beside=True),

@@ -5,12 +5,20 @@ import statistics
 from dataclasses import dataclass, field
 
 from bench.lookup import HASH, LRU
-from bench.mixes import KNOWN, MANY, MIXED_MIXES, ONE, Mix
+from bench.mixes import FEW_MIXED, KNOWN, MANY, MANY_ALIKE, MANY_MIXED, ONE, SOME_MIXED, Mix
 from bench.programs import HOOKS, NULL, OURS, Contender
 from bench.report import Column, Result, Table
 
 ROOMY = "with room"
 
+# Mixes of which our share of what another program takes is a figure.
+_SHARES = {
+    "known": KNOWN,
+    "few_mixed": FEW_MIXED,
+    "some_mixed": SOME_MIXED,
+    "many_mixed": MANY_MIXED,
+    "many_alike": MANY_ALIKE,
+}
 _CONFIGURATIONS = (
     f"{OURS}: at its defaults, 80,000 flows and 16,384 subnets; {ROOMY}: 131,072 flows (1,048,576 for a million) and "
     "65,536 subnets."
@@ -85,13 +93,10 @@ def _spread(all_times: list[Times]) -> Table:
 def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float]:
     """Those that goals are set for, of the worst hook."""
     figures: dict[str, float] = {}
-    if others:
-        named = {"kernel.known_share": [KNOWN]}
-        named |= {f"kernel.mixed_{mix.flows}_{mix.subnets}_share": [mix] for mix in MIXED_MIXES}
-        for name, mixes in named.items():
-            shares = [times.share(others[0].name) for times in all_times if times.mix in mixes]
-            if measured := [share for share in shares if share]:
-                figures[name] = max(measured)
+    for name, mix in _SHARES.items() if others else ():
+        shares = [times.share(others[0].name) for times in all_times if times.mix == mix]
+        if measured := [share for share in shares if share]:
+            figures[f"kernel.{name}_share"] = max(measured)
     by_mix = {(times.mix, times.hook): times for times in all_times}
     for hook in HOOKS:
         one, many = by_mix.get((ONE, hook)), by_mix.get((MANY, hook))

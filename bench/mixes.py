@@ -22,18 +22,21 @@ _ROOM, _ROOM_FOR_A_MILLION = 1 << 17, 1 << 20
 
 @dataclass(frozen=True)
 class Mix:
-    """`flows` flows to `subnets` subnets, in packets of one form, or mixed; `repeated`: see kernel.py."""
+    """`flows` flows to `subnets` subnets, in packets of one form, or mixed; `repeated`: see kernel.py; `uneven`: see
+    mixed.py."""
 
     form: str
     flows: int
     subnets: int
     family: int = 4
     repeated: bool = False
+    uneven: bool = False
 
     @property
     def name(self) -> str:
         """What it is called in the table."""
-        return self.form + (", IPv6" if self.family == 6 else "") + (", repeated" if self.repeated else "")
+        traits = {"IPv6": self.family == 6, "repeated": self.repeated, "uneven": self.uneven}
+        return ", ".join([self.form, *(trait for trait, it_has in traits.items() if it_has)])
 
     @property
     def room(self) -> KernelConfig | None:
@@ -45,7 +48,8 @@ class Mix:
 
 KNOWN = Mix(DATA, 1, 1, repeated=True)
 ONE, MANY = Mix(DATA, 1, 1), Mix(DATA, _MANY, 1_000)
-MIXED_MIXES = (Mix(MIXED, 1_000, 10), Mix(MIXED, 1_000, 1_000), Mix(MIXED, _MANY, 1_000))
+FEW_MIXED, SOME_MIXED = Mix(MIXED, 1_000, 10), Mix(MIXED, 1_000, 1_000)
+MANY_MIXED, MANY_ALIKE = Mix(MIXED, _MANY, 1_000, uneven=True), Mix(MIXED, _MANY, 1_000)
 # The more flows, the later: the table of ePPing, of 131,072, is full in the end, and all it does then takes it longer.
 MIXES = (
     KNOWN,
@@ -56,7 +60,10 @@ MIXES = (
     ONE,
     Mix(DATA, 1_000, 10),
     Mix(DATA, 1_000, 1_000),
-    *MIXED_MIXES,
+    FEW_MIXED,
+    SOME_MIXED,
+    MANY_MIXED,
+    MANY_ALIKE,
     Mix(DATA, _MANY, 10),
     MANY,
     Mix(ACK, _MANY, 1_000),
@@ -66,14 +73,14 @@ MIXES = (
     Mix(DATA, _MANY, 16_000),
     Mix(DATA, MILLION, 16_000),
 )
-TINY = (ONE, MANY, MIXED_MIXES[0])
+TINY = (ONE, MANY, FEW_MIXED, MANY_MIXED)
 
 
 def stream(mix: Mix, hook: str, tiny: bool) -> Iterator[Packets]:
     """Packets for round after round; those of the first don't count."""
     least = 100 if tiny else _LEAST_RUNS
     if mix.form == MIXED:
-        mixed = Mixed(mix.flows, mix.subnets)
+        mixed = Mixed(mix.flows, mix.subnets, uneven=mix.uneven)
         yield mixed.one_of_each()
         while True:
             yield mixed.any(max(least, mix.flows))
