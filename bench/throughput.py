@@ -36,7 +36,7 @@ _CONNECTIONS = 16
 _FLOWS = 1024
 _PAYLOAD = 18  # the least that fills an Ethernet frame
 _TURN_S = 0.08
-_ROUNDS = 120
+_ROUNDS = 160
 _LOADS = 4
 # With writes of 64 kB the queues of the path overflow, and turns are 15 % apart; with these it is 1 %.
 _WRITE = bytes(1 << 14)
