@@ -17,6 +17,8 @@ import numpy.typing as npt
 
 from bench.packets import ACK, ACK_BARE, DATA, DATA_BARE, ECHO, PAYLOAD, UDP, Fields, Numbers, Packets, put, rows_of
 
+Reals = npt.NDArray[np.float64]
+
 _TCP, _WITH_TIMESTAMPS, _ICMP = 0.72, 0.87, 0.003
 # Pairs of a packet with data and its acknowledgement until the TSval advances: of 24 packets, 1 ends an RTT.
 _PAIRS_OF_A_TSVAL = 12
@@ -41,7 +43,7 @@ _MOST_BYTES = 256
 class Mixed:
     """Conversations of many flows, as one stream of packets: each call goes on where the one before ended.
 
-    `uneven`: see above.
+    `uneven`: see the head of this file.
     """
 
     def __init__(self, flows: int, subnets: int, *, uneven: bool = False) -> None:
@@ -93,9 +95,6 @@ class Mixed:
             put(rows, _TRANSPORT.tsval, 1000 + (pair + phase) // _PAIRS_OF_A_TSVAL)
             # An answer echoes what it answers, and data the last answer before it.
             put(rows, _TRANSPORT.tsecr, 1000 + (pair + phase - (not answer)) // _PAIRS_OF_A_TSVAL)
-
-
-Reals = npt.NDArray[np.float64]
 
 
 def real_lengths(chance: np.random.Generator, flows: int) -> Reals:
