@@ -24,6 +24,7 @@ GOALS = (
     Goal("mixed, 1,000 flows, 10 subnets, as a share of BESIDE's", "kernel.few_mixed_share", 0.35, ".2f", beside=True),
     Goal("mixed, 1,000 flows and subnets, the same", "kernel.some_mixed_share", 0.35, ".2f", beside=True),
     Goal("mixed, 60,000 flows as uneven as real ones, the same", "kernel.many_mixed_share", 0.35, ".2f", beside=True),
+    Goal("mixed, 60,000 flows, all alike, the same", "kernel.many_alike_share", 0.35, ".2f", beside=True),
     Goal("growth from 1 to 60,000 flows, ns, as a share of the bare look-up's", "kernel.growth_share", 1, ".2f"),
     Goal("throughput lost, TCP, as a share of BESIDE's loss", "throughput.tcp_share", 0.35, ".2f", beside=True),
     Goal("throughput lost, UDP, as a share of BESIDE's loss", "throughput.udp_share", 0.35, ".2f", beside=True),

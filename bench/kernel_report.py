@@ -91,7 +91,7 @@ def _spread(all_times: list[Times]) -> Table:
 
 
 def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float]:
-    """Those that goals are set for, of the worst hook; and of many flows that are all alike."""
+    """Those that goals are set for, of the worst hook."""
     figures: dict[str, float] = {}
     for name, mix in _SHARES.items() if others else ():
         shares = [times.share(others[0].name) for times in all_times if times.mix == mix]
