@@ -32,27 +32,17 @@ enum direct_table {
     })
 
 /*
- * An array of `length` rows, and NAME_row(): a row of it, or NULL if it isn't so long. What is shown to the verifier to
- * be within the table is what is used, and the compiler neither computes a row's address twice nor asks whether it is
- * 0. (The rows are bytes to BCC, and their size a name: an array of structs takes it seconds, and it would take a
- * sizeof for another field.)
+ * An array of `length` rows, and NAME_row(): a row of it. (The rows are bytes to BCC, and their size a name: an array
+ * of structs takes it seconds, and it would take a sizeof for another field.)
  */
-#define DIRECT_TABLE(number, type, name, length)                           \
-    enum { name##_bytes = sizeof(type) * (length) };                       \
-    union name##_rows {                                                    \
-        type row;                                                          \
-        char rows[name##_bytes];                                           \
-    };                                                                     \
-    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE); \
-    static __always_inline type *name##_row(u64 number_of_row)             \
-    {                                                                      \
-        type *row;                                                         \
-                                                                           \
-        if (number_of_row >= (length))                                     \
-            return 0;                                                      \
-        row = DIRECT_ADDRESS(number, type) + opaque(number_of_row);        \
-        row = (type *)opaque((u64)row);                                    \
-        if (!row)                                                          \
-            __builtin_unreachable();                                       \
-        return row;                                                        \
+#define DIRECT_TABLE(number, type, name, length)                              \
+    enum { name##_bytes = sizeof(type) * (length) };                          \
+    union name##_rows {                                                       \
+        type row;                                                             \
+        char rows[name##_bytes];                                              \
+    };                                                                        \
+    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);    \
+    static __always_inline type *name##_row(u64 number_of_row)                \
+    {                                                                         \
+        return DIRECT_ADDRESS(number, type) + bounded(number_of_row, length); \
     }

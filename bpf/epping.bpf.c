@@ -39,7 +39,7 @@ static __always_inline struct interface *find_interface(u32 ifindex)
     for (u32 i = 0; i < INTERFACE_PROBES; i++) {
         struct interface *interface = interfaces_row((ifindex + i) & (INTERFACE_ROWS - 1));
 
-        if (interface && interface->ifindex == ifindex)
+        if (interface->ifindex == ifindex)
             return interface;
         rare();
     }
@@ -81,9 +81,6 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     u64 cpu = bpf_get_smp_processor_id();
     struct packet *packet = packets_row(cpu);
 
-    if (!interface || !packet)
-        return;
-
     struct observation seen = {
         .skb = skb,
         .packet = packet,
@@ -94,17 +91,13 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     };
     u32 destination_side = interface->side[ingress ^ 1], destination_slot;
     struct interface_counters *counters = seen.counters;
-
-    if (!counters)
-        return;
-
-    u64 kind = parse_packet(skb, interface->link_header, packet);
+    u64 kind = bounded(parse_packet(skb, interface->link_header, packet), KINDS);
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
         return;
-    counters->ecn[packet->ecn & 3] += tally.packets;
+    counters->ecn[bounded(packet->ecn, ECN_CODEPOINTS)] += tally.packets;
     packet->answers = 0;
 
     u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
@@ -119,7 +112,7 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
         slots_of_pair(packet, cpu, seen.interface, seen.source_side, destination_side, told->epoch, skb, counters,
                       &seen.source_slot, &destination_slot);
     }
-    count_traffic(cpu, seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn & 3, tally);
+    count_traffic(cpu, seen.source_slot, destination_slot, class_of(kind, packet), packet->ecn, tally);
     if (seen.has_flow && is_plain(packet)) {
         follow_segment(&seen, true, destination_slot, now_ns);
     } else if (kind == KIND_TCP) {

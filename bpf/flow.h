@@ -67,7 +67,7 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 static __always_inline bool find_flow(const struct packet *packet, u16 interface, u32 source_side, u64 now_ns,
                                       struct interface_counters *counters, struct flow_view *view)
 {
-    u64 source = opaque(place_of_source(packet, source_side));
+    u64 source = bounded(place_of_source(packet, source_side), 2);
     struct flow_key key = flow_key_of(packet, interface, source);
     struct flow_place place = place_of(&key);
     struct flow *flow = find_in_table(&key, place);
@@ -81,7 +81,7 @@ static __always_inline bool find_flow(const struct packet *packet, u16 interface
             return false;
     }
     view->flow = flow;
-    view->source = source & 1;
+    view->source = source;
     view->sender = &flow->half[view->source];
     view->receiver = &flow->half[!view->source];
     if (!view->sender->heard) {

@@ -53,9 +53,9 @@ static __always_inline struct flow_place place_of(const struct flow_key *key)
     };
 }
 
-static __always_inline u32 first_way(struct flow_place place)
+static __always_inline u64 first_way(struct flow_place place)
 {
-    return place.tag >> TAG_HASH_BITS & (FLOW_WAYS - 1);
+    return bounded(place.tag >> TAG_HASH_BITS & (FLOW_WAYS - 1), FLOW_WAYS);
 }
 
 static __always_inline struct flow *flow_at(u32 set, u32 way)
@@ -79,8 +79,6 @@ static __always_inline struct flow *find_in_table(const struct flow_key *key, st
     struct flow_set *set = flow_sets_row(place.set);
     u64 way = first_way(place);
 
-    if (!set)
-        return 0;
     if ((set->tags[way] & ~TAG_ANSWERED) != place.tag) {
         rare();
         way = FLOW_WAYS;
@@ -88,8 +86,7 @@ static __always_inline struct flow *find_in_table(const struct flow_key *key, st
         for (u32 i = 0; i < FLOW_WAYS; i++)
             if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
                 way = i;
-        way = opaque(way);
-        if (way >= FLOW_WAYS)
+        if (opaque(way) == FLOW_WAYS)
             return 0;
     }
 
@@ -108,7 +105,8 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < FLOW_WAYS; i++) {
-        u32 at = (first_way(place) + i) & (FLOW_WAYS - 1), tag = set->tags[at];
+        u64 at = bounded((first_way(place) + i) & (FLOW_WAYS - 1), FLOW_WAYS);
+        u32 tag = set->tags[at];
         struct flow *flow = flow_at(place.set, at);
         u64 rank;
 
@@ -155,7 +153,7 @@ static __always_inline struct flow *add_to_table(const struct flow_key *key, str
     struct flow *flow = 0;
 
     /* Another CPU gives away a row of the set, most likely to this flow: the next packet will find it. */
-    if (!set || !lock || __sync_lock_test_and_set(lock, 1)) {
+    if (!lock || __sync_lock_test_and_set(lock, 1)) {
         counters->flow_insert_failed++;
         return 0;
     }
@@ -168,7 +166,7 @@ static __always_inline struct flow *add_to_table(const struct flow_key *key, str
         counters->flow_insert_failed++;
     } else if (!is_of(flow, key)) {
         begin_flow(flow, key);
-        set->tags[way & (FLOW_WAYS - 1)] = place.tag;
+        set->tags[bounded(way, FLOW_WAYS)] = place.tag;
         counters->flows_created++;
     }
     __sync_lock_test_and_set(lock, 0);
@@ -184,8 +182,6 @@ static __always_inline void mark_answered(struct flow_place place, bool answered
 {
     struct flow_set *set = flow_sets_row(place.set);
 
-    if (!set)
-        return;
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < FLOW_WAYS; i++)
         if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)

@@ -11,6 +11,7 @@
 #pragma once
 
 #include "maps.h"
+#include "opaque.h"
 
 #define RTT_LEAST_NS 1000ULL
 #define RTT_GREATEST_NS 64000000000ULL
@@ -41,14 +42,14 @@ static __always_inline u32 leading_bit(u64 value)
     return bit;
 }
 
-static __always_inline u32 bucket_of(u64 rtt_ns)
+static __always_inline u64 bucket_of(u64 rtt_ns)
 {
     u32 octave = leading_bit(rtt_ns);
     u32 fraction = (rtt_ns >> (octave - (SCALE + 1))) & ((1 << (SCALE + 1)) - 1);
     u32 index = ((octave - CELL_FIRST_OCTAVE) << (SCALE + 1)) | fraction;
     struct cell *cell = cells.lookup(&index);
 
-    return cell ? cell->bucket + (rtt_ns > cell->edge_ns) : BUCKETS;
+    return cell ? cell->bucket + (rtt_ns > cell->edge_ns) : 0; /* there is always a cell */
 }
 
 /*
@@ -86,11 +87,7 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
         counters->rtt_clamped[1]++;
     }
 
-    u32 bucket = bucket_of(rtt_ns);
-
-    if (bucket >= BUCKETS) /* never, but the verifier can't know */
-        return;
-
+    u64 bucket = bounded(bucket_of(rtt_ns), BUCKETS);
     u32 interval = told->interval;
     u64 tag = (u64)interval << EXTREME_BITS;
 

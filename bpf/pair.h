@@ -45,7 +45,7 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
                                           u32 destination_side, u32 epoch, struct __sk_buff *skb,
                                           struct interface_counters *counters, u32 *source_slot, u32 *destination_slot)
 {
-    u64 source = opaque(place_of_source(packet, source_side)) & 1;
+    u64 source = bounded(place_of_source(packet, source_side), 2);
     struct address mask = mask_of(packet->family);
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
@@ -59,11 +59,10 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
     u64 row = (cpu << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1ULL);
     struct pair *pair = pairs_row(row), *found = pair, *other = 0;
 
-    if (!pair || !is_pair(pair, mark, &internal, &external)) {
+    if (!is_pair(pair, mark, &internal, &external)) {
         rare();
-        row ^= 1;
-        found = other = pairs_row(row);
-        if (other && !is_pair(other, mark, &internal, &external))
+        found = other = pairs_row(row ^ 1);
+        if (!is_pair(other, mark, &internal, &external))
             found = 0;
     }
     if (found) {
@@ -75,7 +74,7 @@ static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, 
     *source_slot = slot_of(packet->source, packet->family, interface, source_side, TRAFFIC_METHOD, skb, counters);
     *destination_slot =
         slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);
-    if (!pair || !other || *source_slot == OVERFLOW_SLOT || *destination_slot == OVERFLOW_SLOT)
+    if (*source_slot == OVERFLOW_SLOT || *destination_slot == OVERFLOW_SLOT)
         return;
     *other = *pair;
     pair->mark = mark;

@@ -20,7 +20,7 @@ static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u
 {
     if (bytes > MAX_HEADER_BYTES)
         return false;
-    cursor->at = (void *)opaque((long)skb->data + bytes);
+    cursor->at = (void *)opaque((long)skb->data + bounded(bytes, MAX_HEADER_BYTES + 1));
     return cursor->at <= cursor->end;
 }
 

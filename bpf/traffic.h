@@ -51,10 +51,8 @@ static __always_inline void count_traffic(u64 cpu, u32 source_slot, u32 destinat
     u32 from_row = source_slot * CPUS + cpu, to_row = destination_slot * CPUS + cpu;
     struct traffic *from = traffic.lookup(&from_row);
     struct traffic *to = traffic.lookup(&to_row);
-    u64 index = opaque(class); /* the verifier doesn't see through the table that the compiler makes of class_of() */
+    u64 index = bounded(class, CLASSES);
 
-    if (index >= CLASSES)
-        return;
     if (from)
         add(&from->classes[index].from, tally);
     if (to)
@@ -62,10 +60,8 @@ static __always_inline void count_traffic(u64 cpu, u32 source_slot, u32 destinat
     if (ecn && from && to) {
         rare();
 
-        u64 codepoint = opaque(ecn - 1);
+        u64 codepoint = bounded(ecn - 1, ECN_CODEPOINTS - 1);
 
-        if (codepoint >= ECN_CODEPOINTS - 1)
-            return;
         from->ecn_from[codepoint] += tally.packets;
         to->ecn_to[codepoint] += tally.packets;
     }

@@ -128,7 +128,7 @@ static __always_inline void watch_packet(struct observation *seen, enum packet_k
     const struct packet *packet = seen->packet;
     struct watched_flow *flow = is_watched(packet, kind) ? find_watched(seen, kind) : 0;
     u64 now_ns = precise_now(seen->skb);
-    u64 source = opaque(place_of_source(packet, seen->source_side)) & 1;
+    u64 source = bounded(place_of_source(packet, seen->source_side), 2);
 
     if (!flow)
         return;
