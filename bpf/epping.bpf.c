@@ -92,7 +92,7 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     u32 destination_side = interface->side[ingress ^ 1], destination_slot;
     struct interface_counters *counters = seen.counters;
     u64 kind = bounded(parse_packet(skb, interface->link_header, packet), KINDS);
-    struct tally tally = wire_tally(skb, packet->headers, ingress);
+    struct tally tally = wire_tally(skb, packet, ingress);
 
     add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)

@@ -1,9 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What stands between the start of a packet and its network header: nothing, or Ethernet, and behind it any stack of
- * 802.1Q and 802.1ad tags, PPPoE session (RFC 2516) and MPLS labels (RFC 3032).
+ * The headers between the start of a packet and its network header: none, or Ethernet, followed by any stack of 802.1Q
+ * and 802.1ad tags, PPPoE session (RFC 2516) and MPLS labels (RFC 3032).
  *
- * A tag that the kernel or the card took off, as they do with the outer one, isn't in the packet, and needs nothing.
+ * The kernel or the card removes the outer tag. Such a tag is not in the packet, and needs nothing.
+ *
+ * The type of a device does not decide whether a packet has an Ethernet header. What a VTI or xfrm interface receives
+ * has the one of the interface beneath; what a multipoint GRE device sends and receives has the outer IP header in
+ * front; and what is redirected from a PPP to an IFB device has none. So a live packet is read where the kernel has its
+ * network header, as the protocol that the kernel takes it for (skb->protocol).
  */
 #pragma once
 
@@ -33,6 +38,56 @@ struct pppoe {
     __be16 length;
     __be16 protocol;
 };
+
+/*
+ * Whether the kernel's network header begins in the first `bytes` of the packet. The context does not say where it
+ * begins. But a helper reads relative to it, up to the end of the linear part: a byte can be read there at an offset
+ * that is `bytes` less than the length of the linear part, if and only if the network header begins before `bytes`.
+ * The network header begins in the linear part, or at its end.
+ */
+static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 bytes)
+{
+    u64 linear = opaque(skb->data_end - skb->data); /* or the compiler negates a pointer */
+    u8 byte;
+
+    return linear < bytes || !bpf_skb_load_bytes_relative(skb, linear - bytes, &byte, 1, BPF_HDR_START_NET);
+}
+
+/* How many bytes are in front of the kernel's network header, 255 at most: a binary search. */
+static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *packet)
+{
+    u64 offset = 0;
+
+    for (u64 step = 128; step; step >>= 1)
+        offset = forget(packet, network_begins_before(skb, offset + step) ? offset : offset + step);
+    return offset;
+}
+
+/*
+ * Whether the first bytes of a packet might be an IP header and not an Ethernet header: they begin as an IP header
+ * does, or the EtherType is not what the kernel takes the packet for.
+ */
+static __always_inline bool is_doubtful(struct __sk_buff *skb)
+{
+    struct ethhdr *ethernet = (void *)(long)skb->data;
+    u8 *version = (void *)(long)skb->data;
+
+    if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
+        return false; /* a driver put it elsewhere: only those of Ethernet do */
+    return ethernet->h_proto != skb->protocol || *version >> 4 == 4 || *version >> 4 == 6;
+}
+
+/*
+ * Where a packet is read from: sets `start` to the offset of its network header if there is no Ethernet header, and
+ * `link_header`, which is what the type of the device says, to 0.
+ */
+static __always_inline void find_start(struct __sk_buff *skb, struct packet *packet, u64 *link_header, u64 *start)
+{
+    if (*link_header && (!is_doubtful(skb) || !network_begins_before(skb, ETH_HLEN)))
+        return;
+    *link_header = 0;
+    *start = forget(packet, network_begins_before(skb, 1) ? 0 : network_offset(skb, packet));
+}
 
 /*
  * Goes past all that follows an Ethernet header which ends after `bytes`, and whose `protocol` is given: then `bytes`

@@ -18,7 +18,8 @@ struct packet {
     struct address destination;
     u16 source_port;
     u16 destination_port;
-    u32 headers; /* bytes in front of the payload, link header included */
+    u32 start;   /* bytes in front of a packet that has no link header, and that do not belong to it */
+    u32 headers; /* bytes in front of the payload, link header and `start` included */
     u32 payload; /* bytes behind the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */

@@ -24,7 +24,19 @@ static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u
     return cursor->at <= cursor->end;
 }
 
-static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 link_header, struct packet *packet)
+/* The protocol of a packet without a link header: what the kernel says, or else the version of IP it begins with. */
+static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr *first)
+{
+    u16 protocol = __be16_to_cpu(skb->protocol);
+
+    /* A test run takes some bytes of the packet for its protocol, and a packet socket may say none. */
+    if (!PACKET_CLOCK && protocol && protocol != ETH_P_ALL)
+        return protocol;
+    return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;
+}
+
+static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 link_header, u64 start,
+                                                     struct packet *packet)
 {
     struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
     u64 length = wire_length(skb), end = length;
@@ -47,13 +59,14 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
                 return kind;
         }
     } else {
-        struct iphdr *first = cursor.at;
-
-        if (cursor.at + 1 > cursor.end)
+        if (!seek(skb, &cursor, start) || cursor.at + 1 > cursor.end)
             return KIND_MALFORMED;
-        version = first->version;
-        if (version != 4 && version != 6)
-            return KIND_NON_IP;
+        link_header = start;
+
+        enum packet_kind kind = skip_tags(skb, packet, protocol_of(skb, cursor.at), &link_header, &end, &version);
+
+        if (kind != KIND_OTHER)
+            return kind;
     }
     if (TUNNELS)
         enter_tunnel(skb, &link_header, &version);
@@ -105,16 +118,20 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
 static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
+    u64 start = 0;
 
     __builtin_memset(packet, 0, sizeof(*packet));
+    if (!PACKET_CLOCK)
+        find_start(skb, packet, &link_header, &start);
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
-        kind = parse_linear(skb, link_header, packet);
+        kind = parse_linear(skb, link_header, start, packet);
         if (kind != KIND_MALFORMED || skb->data_end - skb->data >= skb->len)
             break;
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;
     }
+    packet->start = start;
     return kind;
 }
 

@@ -29,8 +29,8 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
     __be32 *options = (void *)(tcp + 1);
     __be16 *ethertype = data + ETH_HLEN - sizeof(*ethertype);
 
-    if (data + USUAL_UDP_BYTES > end || *ethertype != __cpu_to_be16(ETH_P_IP) || *(u8 *)ip != USUAL_IHL ||
-        ip->frag_off & __cpu_to_be16(0x3fff))
+    if (data + USUAL_UDP_BYTES > end || *(u8 *)data == USUAL_IHL || *ethertype != __cpu_to_be16(ETH_P_IP) ||
+        *(u8 *)ip != USUAL_IHL || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;
 
     u64 total = __be16_to_cpu(ip->tot_len), protocol = ip->protocol, kind;
@@ -61,6 +61,7 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
     } else {
         return KINDS;
     }
+    packet->start = 0;
     packet->source_port = udp->source;
     packet->destination_port = udp->dest;
     packet->family = FAMILY_V4;

@@ -9,16 +9,16 @@ comes in, and a small program in front of ours pushes tags where nothing else wo
 import ctypes
 import fcntl
 import itertools
-import os
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import neighbour
 import pytest
 from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
@@ -29,7 +29,6 @@ from scapy.packet import Packet, Padding
 from test_methods import quic
 from testrun import KINDS
 
-from otel_epping.kernel import libbpf
 from otel_epping.kernel.collector import Collector
 from otel_epping.lab.namespaces import Namespace
 
@@ -40,10 +39,6 @@ TP_STATUS_VLAN_VALID = 1 << 4
 SIOCETHTOOL = 0x8946
 ETHTOOL_STSO, ETHTOOL_GFLAGS, ETHTOOL_SFLAGS = 0x1F, 0x25, 0x26
 ETH_FLAG_VLAN = 1 << 7 | 1 << 8  # for what goes out, for what comes in
-# linux/bpf.h
-BPF_PROG_TYPE_SCHED_CLS = 3
-BPF_FUNC_SKB_VLAN_PUSH = 18
-HOOKS = libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS
 
 CTAG, STAG = 0x8100, 0x88A8
 TAG_BYTES = 4
@@ -179,27 +174,8 @@ def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Pack
 def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]:
     """A program on both hooks of an end that pushes tags, the last of them beside the packet. It runs before those that
     come to the hook later."""
-    instructions = [struct.pack("=BBhi", 0xBF, 1 << 4 | 6, 0, 0)]  # r6 = r1, the context
-    for protocol in protocols:
-        instructions += [
-            struct.pack("=BBhi", 0xBF, 6 << 4 | 1, 0, 0),  # r1 = r6
-            struct.pack("=BBhi", 0xB7, 2, 0, socket.htons(protocol)),  # r2 = protocol
-            struct.pack("=BBhi", 0xB7, 3, 0, 5),  # r3 = the VLAN
-            struct.pack("=BBhi", 0x85, 0, 0, BPF_FUNC_SKB_VLAN_PUSH),
-        ]
-    instructions += [struct.pack("=BBhi", 0xB7, 0, 0, -1), struct.pack("=BBhi", 0x95, 0, 0, 0)]  # return TCX_NEXT
-    code = b"".join(instructions)
-    library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    program = library.bpf_prog_load(
-        BPF_PROG_TYPE_SCHED_CLS, b"push", b"GPL", code, ctypes.c_size_t(len(code) // 8), None
-    )
-    assert program >= 0, ctypes.get_errno()
-    with ExitStack() as stack:
-        stack.callback(os.close, program)
-        with pair.namespace(name).entered():
-            ifindex = socket.if_nametoindex(name)
-            for hook in HOOKS:
-                stack.callback(os.close, libbpf.link_create(program, ifindex, hook))
+    calls = [neighbour.call(neighbour.BPF_FUNC_SKB_VLAN_PUSH, socket.htons(protocol), 5) for protocol in protocols]
+    with pair.namespace(name).entered(), neighbour.attached(name, calls):
         yield
 
 

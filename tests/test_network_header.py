@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets whose network header is not where the type of their device says: the kernel knows where.
+
+A program in front of ours puts bytes before the network header, as the kernel has them there on VTI, xfrm (the Ethernet
+header of the interface beneath) and multipoint GRE devices (the outer IP and GRE headers). `make vmtest` has the real
+devices, and those that lack an Ethernet header.
+"""
+
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import closing
+
+import neighbour
+import pytest
+from scapy.contrib.mpls import MPLS
+from scapy.layers.inet import GRE, IP, TCP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+from test_link_live import eventually
+from testrun import KINDS
+
+from otel_epping.kernel.collector import Collector
+from otel_epping.lab.namespaces import Namespace
+
+# linux/if_tun.h, linux/if_ether.h
+TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000
+ETH_P_IP, ETH_P_IPV6, ETH_P_ALL = 0x0800, 0x86DD, 3
+TUN = "tun-epping"
+
+GRE_HEADER = bytes(IP(src="203.0.113.1", dst="203.0.113.2") / GRE(proto=ETH_P_IP, key_present=1, key=77))
+FRONTS = {
+    "nothing": b"",
+    # A MAC address that begins as IPv4, or as IPv6, does.
+    "Ethernet, 4": bytes(Ether(dst="45:00:00:28:00:01", src="02:00:00:00:00:02", type=ETH_P_IP)) + bytes(2),
+    "Ethernet, 6": bytes(Ether(dst="60:00:00:00:00:14", src="06:40:20:01:0d:b8", type=ETH_P_IPV6)) + bytes(2),
+    "Ethernet, other": bytes(Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02", type=0x88B5)) + bytes(2),
+    "GRE": GRE_HEADER,
+    "a byte": bytes(4),
+    "the longest": bytes(256),
+}
+
+
+def size_of(front: str) -> int:
+    """Bytes of a front that are pushed; what is stored on the stack is a multiple of 4."""
+    return {"Ethernet, 4": 14, "Ethernet, 6": 14, "Ethernet, other": 14, "a byte": 1, "the longest": 255}.get(
+        front, len(FRONTS[front])
+    )
+
+
+@pytest.fixture(scope="module")
+def collector() -> Iterator[Collector]:
+    with Collector() as collector:
+        yield collector
+
+
+class Tun:
+    """A tun device in a namespace of its own: packets without a link header come in by its descriptor."""
+
+    def __init__(self, collector: Collector, namespace: Namespace) -> None:
+        self.collector = collector
+        self.namespace = namespace
+        with namespace.entered():
+            self._device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
+            fcntl.ioctl(self._device, TUNSETIFF, struct.pack("=16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI))
+            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # or the kernel sends packets of its own
+            namespace.ip(f"link set {TUN} up")
+            self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+
+    def close(self) -> None:
+        self.collector.attachments.detach_all()
+        self._socket.close()
+        os.close(self._device)
+
+    def receive(self, packet: Packet) -> None:
+        """Has the kernel receive a packet."""
+        os.write(self._device, bytes(packet))
+
+    def transmit(self, packet: Packet, protocol: int = 0) -> None:
+        """Has the kernel transmit a packet, as a packet socket does that is bound to `protocol`."""
+        self._socket.sendto(bytes(packet), (TUN, protocol))
+
+    def counters(self) -> dict[str, tuple[int, int]]:
+        """Packets and bytes by way and kind, zeros left out."""
+        reading = self.collector.reader().read()
+        (number,) = (number for number, known in enumerate(reading.names.values()) if known == TUN)
+        record = reading.interfaces[number]
+        counts = {
+            f"{way} {kind}": (int(record[way][place]["packets"]), int(record[way][place]["bytes"]))
+            for way in ("received", "transmitted")
+            for place, kind in enumerate(KINDS)
+        }
+        return {name: count for name, count in counts.items() if count != (0, 0)}
+
+    def rtts(self) -> int:
+        return int(self.collector.reader().read().buckets.counts.sum())
+
+
+@pytest.fixture
+def tun(collector: Collector) -> Iterator[Tun]:
+    with Namespace("tun") as namespace, closing(Tun(collector, namespace)) as tun:
+        yield tun
+
+
+def added(before: dict[str, tuple[int, int]], after: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    changes = {
+        name: (packets - before.get(name, (0, 0))[0], size - before.get(name, (0, 0))[1])
+        for name, (packets, size) in after.items()
+    }
+    return {name: change for name, change in changes.items() if change != (0, 0)}
+
+
+def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> Packet:
+    ends = ("192.0.2.1", "198.51.100.1") if version == 4 else ("2001:db8::1", "2001:db9::1")
+    source, destination = ends if outgoing else ends[::-1]
+    own, other = (port, 443) if outgoing else (443, port)
+    options = [("NOP", None), ("NOP", None), ("Timestamp", (tsval, tsecr))]
+    network = IP if version == 4 else IPv6
+    return network(src=source, dst=destination) / TCP(sport=own, dport=other, flags="PA", options=options) / b"data"
+
+
+@pytest.mark.parametrize("front", FRONTS)
+@pytest.mark.parametrize("version", [4, 6])
+def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: Tun, version: int, front: str) -> None:
+    """Two segments out and a reply in make an RTT, and count with the bytes that the device itself counts."""
+    with tun.namespace.entered(), neighbour.attached(TUN, pushed(front)):
+        tun.collector.attachments.attach(TUN)
+        before, rtts = tun.counters(), tun.rtts()
+        port = 20_000 + list(FRONTS).index(front) + 100 * version
+        out = [segment(version, True, port, tsval, 0) for tsval in (1000, 2000)]
+        back = segment(version, False, port, 1, 2000)
+        for each in out:
+            tun.transmit(each, ETH_P_IP if version == 4 else ETH_P_IPV6)
+        tun.receive(back)
+        expected = {
+            "transmitted tcp": (2, sum(len(bytes(each)) for each in out)),
+            "received tcp": (1, len(bytes(back))),
+        }
+        eventually(lambda: added(before, tun.counters()), expected)
+        assert tun.rtts() == rtts + 1
+
+
+def pushed(front: str) -> list[bytes]:
+    """Calls that put a front before the packet."""
+    size = size_of(front)
+    if not size:
+        return []
+    calls = [neighbour.call(neighbour.BPF_FUNC_SKB_CHANGE_HEAD, size, 0)]
+    if len(FRONTS[front]) <= 64:
+        calls.append(neighbour.call(neighbour.BPF_FUNC_SKB_STORE_BYTES, 0, FRONTS[front], size, 0))
+    return calls
+
+
+def test_a_packet_socket_that_names_no_protocol(tun: Tun) -> None:
+    with tun.namespace.entered():
+        tun.collector.attachments.attach(TUN)
+        before = tun.counters()
+        packets = [IP() / UDP() / bytes(20), IPv6() / UDP() / bytes(20)]
+        for packet in packets:
+            tun.transmit(packet)
+            tun.transmit(packet, ETH_P_ALL)
+        expected = {"transmitted udp": (4, 2 * sum(len(bytes(packet)) for packet in packets))}
+        eventually(lambda: added(before, tun.counters()), expected)
+
+
+def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
+    """MPLS without a link header carries IP; what the kernel takes for another protocol is not IP, however it looks."""
+    with tun.namespace.entered():
+        tun.collector.attachments.attach(TUN)
+        before = tun.counters()
+        labelled, other = MPLS(label=16, s=1) / IP() / UDP() / bytes(20), IP() / UDP() / bytes(20)
+        tun.transmit(labelled, 0x8847)
+        tun.transmit(other, 0x88B5)  # IEEE 802, local experiments
+        expected = {
+            "transmitted udp": (1, len(bytes(labelled))),
+            "transmitted non_ip": (1, len(bytes(other))),
+        }
+        eventually(lambda: added(before, tun.counters()), expected)
