@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from otel_epping.kernel import privileges, requirements, tcx
+from otel_epping.kernel import libbpf, privileges, requirements, tcx
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
@@ -68,10 +68,12 @@ def _memory(collector: Collector) -> str:
 
 
 def _verifier(collector: Collector) -> str:
-    counts = ", ".join(
-        f"{name.removeprefix('epping_')} {count:,}" for name, count in collector.verified_instructions.items()
-    )
-    return f"{counts} instructions verified, in {collector.program.verifier_s:.2f} s"
+    time = f"{collector.program.verifier_s:.2f} s"
+    counts = collector.verified_instructions
+    if counts is None:
+        return f"verified in {time}; this kernel does not say how many instructions (Linux 5.16 and later do)"
+    each = ", ".join(f"{name.removeprefix('epping_')} {count:,}" for name, count in counts.items())
+    return f"{each} instructions verified, in {time}"
 
 
 def _alone(config: KernelConfig) -> Iterator[Finding]:
@@ -91,11 +93,15 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
     for name in privileges.NEEDED:
         yield _find(name, partial(requirements.capability, name))
     yield _find("locked memory", requirements.locked_memory)
+    library = _find("libbpf", libbpf.version)
+    yield library
+    if not library.ok:
+        return
     yield _find("hook", partial(_hook, config))
     try:
         with Collector(config) as collector:
             program = collector.program
-            yield Finding("BCC", True, f"{program.bcc_version}, of {program.interpreter}")
+            yield Finding("compiler", True, f"{program.compiler}, of {program.interpreter}")
             yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
             yield Finding("run time", True, _run_time())
             yield Finding("memory", True, _memory(collector))

@@ -29,7 +29,10 @@ def main(interface: str) -> None:
     reading = reader.read()
     print("packets", int(reading.interfaces[1]["received"]["packets"].sum()))
     print("flows", reading.flows)
-    print("weighed", sum(collector.kernel_bytes.values()) > 0 and min(collector.verified_instructions.values()) > 0)
+    print(
+        "weighed",
+        sum(collector.kernel_bytes.values()) > 0 and min((collector.verified_instructions or {}).values()) > 0,
+    )
     libbpf.map_update(collector.program.maps["free_slots"].fd, None, np.uint32(1).tobytes())
     events = EventReader(collector)
     print("events", len(events.read()), events.lost)

@@ -16,9 +16,9 @@ from contextlib import closing
 import neighbour
 import pytest
 from scapy.contrib.mpls import MPLS
-from scapy.layers.inet import GRE, IP, TCP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
-from scapy.layers.l2 import Ether
+from scapy.layers.l2 import GRE, Ether
 from scapy.packet import Packet
 from test_link_live import eventually
 from testrun import KINDS

@@ -259,7 +259,8 @@ def test_headers_that_are_links_to_elsewhere_are_read(tmp_path: Path) -> None:
     read = f"""
 import sys
 from pathlib import Path
-from otel_epping.kernel.loader_child import confine, header_folders
+from otel_epping.kernel.landlock import confine
+from otel_epping.kernel.loader_child import header_folders
 confine(header_folders(Path({str(include)!r}), "some-linux-gnu"))
 print(Path({str(link)!r}).read_text())
 for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(link)!r}).write_text("")):

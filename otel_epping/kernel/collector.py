@@ -136,9 +136,14 @@ class Collector:
         return {name: (info["run_cnt"], info["run_time_ns"]) for name, info in infos.items()}
 
     @property
-    def verified_instructions(self) -> dict[str, int]:
-        """How many instructions the verifier went through for each entry point (of a million it allows)."""
-        return {name: memory.map_info(fd)["verified_insns"] for name, fd in self.program.entry_points.items()}
+    def verified_instructions(self) -> dict[str, int] | None:
+        """How many instructions the verifier went through for each entry point (of a million it allows); None if the
+        kernel doesn't say, as before Linux 5.16.
+        """
+        infos = {name: memory.map_info(fd) for name, fd in self.program.entry_points.items()}
+        if not all("verified_insns" in info for info in infos.values()):
+            return None
+        return {name: info["verified_insns"] for name, info in infos.items()}
 
     def close(self) -> None:
         """Detaches from every interface and lets the program go. Its maps stay until the last reader is gone."""

@@ -36,9 +36,24 @@ def _library() -> ctypes.CDLL:
     try:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
-        raise EppingError("libbpf.so.1 is not installed: apt-get install libbpf1") from error
+        raise EppingError(missing()) from error
     library.libbpf_set_print(None)  # it prints what it returns as well, and a qdisc that is there is no error
+    library.libbpf_version_string.restype = ctypes.c_char_p
     return library
+
+
+def missing() -> str:
+    """What to say where there is no libbpf.so.1, the library that loads programs and attaches links as we do."""
+    try:
+        ctypes.CDLL("libbpf.so.0")
+    except OSError:
+        return "libbpf.so.1 is not installed: apt-get install libbpf1"
+    return "libbpf.so.0 is too old: use a distribution with libbpf.so.1, as Debian 12 or Ubuntu 24.04"
+
+
+def version() -> str:
+    """The library's version. Raises EppingError if it is missing or too old."""
+    return str(_library().libbpf_version_string().decode())
 
 
 def _check(result: int) -> int:

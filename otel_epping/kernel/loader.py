@@ -6,8 +6,11 @@
 
 import importlib.util
 import json
+import logging
 import os
+import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,9 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from otel_epping.kernel import privileges, requirements
+from otel_epping.kernel import libbpf, privileges, requirements
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
+
+_log = logging.getLogger("otel_epping")
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 _CHILD = Path(__file__).with_name("loader_child.py")
@@ -27,6 +32,11 @@ _WRONG_BCC = (
     "the module bcc at {path} is PyPI's crystal-lattice package, not the BPF Compiler Collection: "
     "pip uninstall bcc, then apt-get install python3-bpfcc"
 )
+# Kinds of failure after which another interpreter is tried.
+_NOT_HERE = ("no-bcc", "wrong-bcc", "no-libbpf")
+_MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
+# What a fault in the compiler ends with. SIGKILL comes from outside: from the kernel, when memory is short.
+_CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
 # What BCC prints, before it says that it failed to compile.
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
@@ -46,11 +56,16 @@ class Map:
 
 @dataclass(frozen=True)
 class Program:
-    """The loaded program: descriptors of its entry points and maps, by name; how long the kernel took to verify it."""
+    """The loaded program: descriptors of its entry points and maps, by name.
+
+    compiler     what compiled it: "BCC 0.31.0 with LLVM 19.1"
+    interpreter  the Python that has BCC
+    verifier_s   how long the kernel took to verify both entry points, side by side
+    """
 
     entry_points: dict[str, int]
     maps: dict[str, Map]
-    bcc_version: str
+    compiler: str
     interpreter: str
     verifier_s: float
 
@@ -70,9 +85,27 @@ def interpreters() -> list[str]:
     return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
 
 
-def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int], str]:
-    """One run of the child: its reply, the descriptors it sent, and what it printed."""
-    ours, theirs = socket.socketpair()
+@dataclass(frozen=True)
+class _Answer:
+    """What one run of the child brought: its reply, or {} if it ended without one; descriptors; what it printed; how it
+    ended; what compiles there.
+    """
+
+    reply: dict[str, Any]
+    fds: list[int]
+    printed: str
+    status: int
+    compiler: str
+
+
+def _compiler(versions: dict[str, str]) -> str:
+    llvm = f" with LLVM {versions['llvm']}" if versions.get("llvm") else ""
+    return f"BCC {versions['bcc']}{llvm}" if versions else ""
+
+
+def _ask_child(interpreter: str, request: str) -> _Answer:
+    """Runs the child to its end."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         with theirs:
             command = [interpreter, "-I", str(_CHILD), str(theirs.fileno()), request]
@@ -86,34 +119,87 @@ def _ask_child(interpreter: str, request: str) -> tuple[dict[str, Any], list[int
                 start_new_session=True,  # Ctrl-C is for us, and not for a compiler at work
             )
         _, printed = child.communicate()
-        # The reply waits in the socket's buffer: it is far smaller than that, whatever the settings.
-        message, fds, _, _ = socket.recv_fds(ours, 1 << 20, 64)
-    if not message and child.returncode < 0:
-        killed = f"the loader was killed by signal {-child.returncode}"
-        raise EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", printed)
-    if not message:
-        raise EppingError(f"the loader ended with status {child.returncode} and no answer: run it by hand", printed)
-    return json.loads(message), fds, printed
+        # The messages wait in the socket's buffer: they are far smaller than that, whatever the settings.
+        versions, reply, fds = {}, {}, list[int]()
+        while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
+            if not message[0]:
+                break
+            content = json.loads(message[0])
+            if "bcc" in content:
+                versions = content
+            else:
+                reply, fds = content, message[1]
+    return _Answer(reply, fds, printed, child.returncode, _compiler(versions))
 
 
-def _failure(reply: dict[str, Any], printed: str) -> EppingError:
+def _ended_early(answer: _Answer) -> EppingError:
+    """What to say of a child that ended without a reply."""
+    if answer.status >= 0:
+        return EppingError(
+            f"the loader ended with status {answer.status} and no answer: run it by hand", answer.printed
+        )
+    number = -answer.status
+    if number in _CRASHES and answer.compiler:
+        return EppingError(
+            f"the compiler crashed ({answer.compiler}, {signal.Signals(number).name}): please report this, with the "
+            "output of otel-epping check; the versions of BCC that were tried are in docs/platforms.md",
+            answer.printed,
+        )
+    killed = f"the loader was killed by signal {number}"
+    return EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", answer.printed)
+
+
+def _failure(answer: _Answer) -> EppingError:
     """What a user should read of the child's failure."""
-    detail = f"{printed}\n{reply['error']}".strip()
-    no_map = _NO_MAP.search(printed)
+    reply = answer.reply
+    if not reply:
+        return _ended_early(answer)
+    detail = f"{answer.printed}\n{reply['error']}".strip()
+    no_map = _NO_MAP.search(answer.printed)
     if reply["kind"] == "wrong-bcc":
         return EppingError(_WRONG_BCC.format(path=reply["error"]))
     if reply["kind"] == "no-bcc":
         return EppingError(_NO_BCC, detail)
+    if reply["kind"] == "no-libbpf":
+        return EppingError(libbpf.missing(), detail)
     if no_map:
         return EppingError(f"the kernel cannot make the map {no_map[1]} ({no_map[2]}): choose smaller limits", detail)
     if reply["kind"] == "compile":
-        return EppingError("BCC cannot compile the kernel program: apt-get install linux-libc-dev", detail)
-    return EppingError(f"the kernel refuses the program ({reply['error']}): see the log above", detail)
+        return EppingError(
+            f"{answer.compiler} cannot compile the kernel program: apt-get install linux-libc-dev", detail
+        )
+    if reply["kind"] == "unable":
+        return EppingError(f"the kernel does not load the program ({reply['error']}): see dmesg for the reason", detail)
+    place = f" at {reply['place']}" if reply["place"] else ""
+    return EppingError(
+        f"the kernel's verifier rejects the program{place} ({reply['error']}: {reply['verdict']}): please report this "
+        f"line and the log, of {answer.compiler} on Linux {platform.release()} {platform.machine()}",
+        detail,
+    )
+
+
+def _program(answer: _Answer, interpreter: str) -> Program:
+    reply = answer.reply
+    if reply["warning"]:
+        _log.warning("%s", reply["warning"])
+    names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
+    by_name = dict(zip(names, answer.fds, strict=True))
+    return Program(
+        entry_points={name: by_name[name] for name in reply["programs"]},
+        maps={
+            entry["name"]: Map(by_name[entry["name"]], entry["layout"], entry["key_layout"], entry["rows"])
+            for entry in reply["maps"]
+        },
+        compiler=answer.compiler,
+        interpreter=interpreter,
+        verifier_s=reply["verifier_s"],
+    )
 
 
 def load(config: KernelConfig) -> Program:
     """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
     requirements.kernel()
+    libbpf.version()
     requirements.cpus()
     requirements.privileges()
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
@@ -121,23 +207,12 @@ def load(config: KernelConfig) -> Program:
     for interpreter in interpreters():
         # A thread that ends: what it has laid down, the child doesn't get, and no other thread lacks.
         with ThreadPoolExecutor(1, initializer=privileges.confine) as confined:
-            reply, fds, printed = confined.submit(_ask_child, interpreter, request).result()
-        if "error" not in reply:
-            names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
-            by_name = dict(zip(names, fds, strict=True))
-            return Program(
-                entry_points={name: by_name[name] for name in reply["programs"]},
-                maps={
-                    entry["name"]: Map(by_name[entry["name"]], entry["layout"], entry["key_layout"], entry["rows"])
-                    for entry in reply["maps"]
-                },
-                bcc_version=reply["bcc"],
-                interpreter=interpreter,
-                verifier_s=reply["verifier_s"],
-            )
-        if reply["kind"] in ("compile", "load"):
-            raise _failure(reply, printed)
+            answer = confined.submit(_ask_child, interpreter, request).result()
+        if "programs" in answer.reply:
+            return _program(answer, interpreter)
+        if answer.reply.get("kind") not in _NOT_HERE:
+            raise _failure(answer)
         # No BCC here: the next interpreter may have it. If none does, a wrong one found on the way is what to say.
-        if not failures or reply["kind"] == "wrong-bcc":
-            failures.insert(0, _failure(reply, printed))
+        if not failures or answer.reply["kind"] == "wrong-bcc":
+            failures.insert(0, _failure(answer))
     raise failures[0] if failures else EppingError(_NO_BCC)

@@ -7,15 +7,17 @@ has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agen
 
     argv[1]   the socket's descriptor
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
-    replies   one JSON message with the descriptors of programs, then maps (SCM_RIGHTS, unix(7)):
-              {"programs": [name...], "maps": [{"name", "layout", "key_layout", "rows"}...], "bcc": version,
-              "verifier_s"}
-              or {"error": what happened, "kind": "no-bcc" | "wrong-bcc" | "compile" | "load"}
+    replies   JSON messages. Once it has found BCC, {"bcc": version, "llvm": version or ""}. In the end, with the
+              descriptors of programs and then maps (SCM_RIGHTS, unix(7)),
+              {"programs": [name...], "maps": [{"name", "layout", "key_layout", "rows"}...], "warning", "verifier_s"};
+              or {"error": what happened, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" | "compile" | "unable" | "load"}.
+              "load" is a rejection by the verifier: then there are "program", "place" in our source (or ""), "verdict"
 
 What compiler and verifier print goes to standard error, which the agent keeps.
 """
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -26,57 +28,68 @@ import socket
 import sys
 import sysconfig
 import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
-# Beside us; our package isn't on the path of the interpreter that has BCC.
-bytecode = SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name("bytecode.py"))))
+
+def beside(name: str) -> SimpleNamespace:
+    """A file of ours by its path: our package isn't on the path of the interpreter that has BCC."""
+    return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
+
+
+bytecode, landlock, rejection = map(beside, ("bytecode.py", "landlock.py", "rejection.py"))
 
 FUNCTION = "epping"
+LOG_LINES = 100  # that are kept of the verifier's log, the last ones
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-# Linux's landlock.h; the numbers of its system calls are the same on all machines.
-LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
-LANDLOCK_CREATE_RULESET_VERSION = 1
-# Version -> the rights that it brought: to run, write, read, remove and make files; to link and rename; to cut short.
-LANDLOCK_RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14}
-LANDLOCK_READ = 1 << 2 | 1 << 3  # files and folders
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> what stands for DIRECTION
 # In the order of enum direct_table (bpf/direct.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "pairs", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
 
-def flatten(folder: Path, name: str, seen: set[str]) -> str:
-    """The text of a source file with our own headers put in place.
+class LoadError(Exception):
+    """Why there is no program; `reply` is what the agent is sent."""
 
-    BCC rewrites map operations in the main file only; `#line` keeps file and line true in what the compiler says.
-    """
+    def __init__(self, kind: str, error: str, **more: str) -> None:
+        super().__init__(error)
+        self.reply = {"kind": kind, "error": error, **more}
+
+
+class SourceLine(NamedTuple):
+    """A line of our source."""
+
+    file: str
+    number: int
+    text: str
+
+
+def flatten(folder: Path, name: str, seen: set[str]) -> list[SourceLine]:
+    """The lines of a source file, with our own headers put in place: BCC rewrites map operations in one file only."""
     seen.add(name)
-    lines = [f'#line 1 "{name}"']
-    for number, line in enumerate((folder / name).read_text(encoding="utf-8").splitlines(), 1):
-        include = INCLUDE.match(line)
+    lines = []
+    for number, text in enumerate((folder / name).read_text(encoding="utf-8").splitlines(), 1):
+        include = INCLUDE.match(text)
         if include and include[1] not in seen:
-            lines += [flatten(folder, include[1], seen), f'#line {number + 1} "{name}"']
-        elif include or line == "#pragma once":
-            lines.append("")
-        else:
-            lines.append(line)
-    return "\n".join(lines)
+            lines += flatten(folder, include[1], seen)
+        elif not include and text != "#pragma once":
+            lines.append(SourceLine(name, number, text))
+    return lines
 
 
-class LoadOptions(ctypes.Structure):
-    """libbpf's struct bpf_prog_load_opts (bpf/bpf.h): its size, what is left at 0, where the verifier's log goes."""
-
-    _fields_ = (
-        ("size", ctypes.c_size_t),
-        ("others", ctypes.c_uint32 * 9),
-        ("pointers", ctypes.c_uint64 * 5),
-        ("log_level", ctypes.c_uint32),
-        ("log_size", ctypes.c_uint32),
-        ("log", ctypes.c_char_p),
-    )
+def with_places(lines: list[SourceLine]) -> str:
+    """These lines as one text, in which `#line` keeps file and line true in what the compiler says."""
+    text = []
+    following = ("", 0)
+    for line in lines:
+        if (line.file, line.number) != following:
+            text.append(f'#line {line.number} "{line.file}"')
+        text.append(line.text)
+        following = line.file, line.number + 1
+    return "\n".join(text)
 
 
 def layout(leaf: Any) -> dict[str, Any]:
@@ -94,49 +107,30 @@ def layout(leaf: Any) -> dict[str, Any]:
 
 
 def compiled(bcc: Any, module: Any) -> bytes:
-    """The instructions of the compiled function, those that are rare behind all others."""
+    """The instructions of the compiled function, as the compiler left them."""
     start, size = (
         find(module.module, FUNCTION.encode()) for find in (bcc.lib.bpf_function_start, bcc.lib.bpf_function_size)
     )
-    arranged: bytes = bytecode.arranged(ctypes.string_at(start, size))
-    return arranged
+    return ctypes.string_at(start, size)
+
+
+def llvm_version() -> str:
+    """The version of the LLVM library that BCC has brought into the process; '' if BCC has it built in."""
+    library = re.search(r"/libLLVM\D*(\d[\d.]*)", Path("/proc/self/maps").read_text())
+    return library[1].strip(".") if library else ""
+
+
+def addresses_of(module: Any) -> list[int]:
+    """Descriptors of the tables whose rows the program reaches by their address."""
+    return [module[table].map_fd for table in DIRECT_TABLES]
 
 
 def load_program(bcc: Any, libbpf: Any, name: str, code: bytes) -> int:
-    """Loads one of PROGRAMS: its descriptor. If the kernel refuses it, prints the verifier's log; raises OSError."""
-    arguments = bcc.BPF.SCHED_CLS, name.encode(), b"GPL", code, len(code) // 8
-    fd: int = libbpf.bpf_prog_load(*arguments, None)
+    """Loads one of PROGRAMS: its descriptor. Raises OSError if the kernel refuses it."""
+    fd: int = libbpf.bpf_prog_load(bcc.BPF.SCHED_CLS, name.encode(), b"GPL", code, len(code) // 8, None)
     if fd < 0:
-        log = ctypes.create_string_buffer(1 << 24)
-        options = LoadOptions(ctypes.sizeof(LoadOptions), log_level=1, log_size=len(log), log=ctypes.addressof(log))
-        libbpf.bpf_prog_load(*arguments, ctypes.byref(options))
-        print(log.value.decode(), file=sys.stderr)
         raise OSError(-fd, os.strerror(-fd), name)
     return fd
-
-
-def confine(readable: list[Path]) -> None:
-    """From now on this process opens what is in these folders, to read it, and nothing else; it runs no file at all.
-
-    A compiler is a large thing to give capabilities to. And BCC would read all symbols of the kernel, a tenth of a
-    second and more, for a helper that we don't call. Landlock (landlock(7)) is in Linux since 5.13, if it is enabled;
-    where it isn't, all is as the capabilities have it. It asks for no_new_privs, which is set already:
-    by privileges.py, for whoever starts us.
-    """
-    system = ctypes.CDLL(None)
-    version = system.syscall(LANDLOCK_CREATE_RULESET, None, 0, LANDLOCK_CREATE_RULESET_VERSION)
-    handled = ctypes.c_uint64(sum(rights for since, rights in LANDLOCK_RIGHTS.items() if since <= version))
-    if version < 1 or (ruleset := system.syscall(LANDLOCK_CREATE_RULESET, ctypes.byref(handled), 8, 0)) < 0:
-        return
-    failed = 0
-    for folder in filter(Path.is_dir, readable):
-        fd = os.open(folder, os.O_PATH)
-        beneath = LANDLOCK_READ.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-        failed |= system.syscall(LANDLOCK_ADD_RULE, ruleset, 1, beneath, 0)
-        os.close(fd)
-    if failed or system.syscall(LANDLOCK_RESTRICT_SELF, ruleset, 0):
-        print("Landlock refuses to confine the compiler: it has its capabilities, and all files", file=sys.stderr)
-    os.close(ruleset)
 
 
 def header_folders(root: Path, multiarch: str) -> list[Path]:
@@ -144,52 +138,70 @@ def header_folders(root: Path, multiarch: str) -> list[Path]:
     return [root, *((root / part / "asm/types.h").resolve().parent for part in ("", multiarch))]
 
 
-def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
-    """Returns (reply, descriptors, module); the module keeps the descriptors open until they are sent."""
-    folder = Path(request["source"])
-    os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
+def find_bcc() -> tuple[Any, Any]:
+    """The modules bcc and libbpf. Raises LoadError if one of them is missing, or bcc is another package."""
     try:
         import bcc
-
-        libbpf = ctypes.CDLL("libbpf.so.1")
-    except (ImportError, OSError) as error:  # OSError: the module is there, libbcc.so or libbpf.so is not
-        return {"error": str(error), "kind": "no-bcc"}, [], None
+    except (ImportError, OSError) as error:  # OSError: the module is there, libbcc.so is not
+        raise LoadError("no-bcc", str(error)) from error
     if not getattr(bcc, "__file__", None):  # an empty folder, left over from a package that is gone, is importable
-        return {"error": "the module bcc is an empty folder", "kind": "no-bcc"}, [], None
+        raise LoadError("no-bcc", "the module bcc is an empty folder")
     if not hasattr(bcc, "BPF"):
-        return {"error": str(getattr(bcc, "__file__", "")), "kind": "wrong-bcc"}, [], None
+        raise LoadError("wrong-bcc", str(bcc.__file__))
+    try:
+        return bcc, ctypes.CDLL("libbpf.so.1")
+    except OSError as error:
+        raise LoadError("no-libbpf", str(error)) from error
 
+
+def compile_source(bcc: Any, text: str, defines: dict[str, int], information: str, debug: int = 0) -> Any:
+    """BCC's module of the compiled text; `information` is the compiler's option for debug information, `debug` BCC's.
+
+    Raises LoadError.
+    """
     multiarch = sysconfig.get_config_var("MULTIARCH") or ""
-    # What the compiler includes, how many CPUs there are, and what Python may still import.
-    folders = [folder, *header_folders(Path("/usr/include"), multiarch), Path("/sys/devices/system/cpu")]
-    confine([*folders, *map(Path, filter(None, sys.path))])
     flags = ["-I/usr/include", f"-I/usr/include/{multiarch}", "-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
-    # No debug information: BCC 0.29 and later crash in libbpf with -gline-tables-only, and -g takes a tenth longer.
-    flags += ["-g0"]
     # BCC optimizes what clang hands on, whatever that did before. Left to BCC alone it takes 0.3 s less, and packets no
     # longer; but what only clang's own passes understand, as __builtin_expect(), is in the way then.
-    flags += ["-Os", "-Xclang", "-disable-llvm-passes"]
-    # Here, where no command line shows it; positive, or the compiler wants to be told its type.
-    own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
-    own["HASH_KEY"] = secrets.randbits(63) | 1
-    flags += [f"-D{name}={value}" for name, value in (request["defines"] | own).items()]
+    flags += [information, "-Os", "-Xclang", "-disable-llvm-passes"]
+    flags += [f"-D{name}={value}" for name, value in defines.items()]
     try:
-        module = bcc.BPF(text=flatten(folder, "epping.bpf.c", set()), cflags=flags)
+        return bcc.BPF(text=text, cflags=flags, debug=debug)
     except Exception as error:
-        return {"error": str(error), "kind": "compile"}, [], None
-    addresses = [module[table].map_fd for table in DIRECT_TABLES]
-    code = compiled(bcc, module)
-    codes = {name: bytecode.linked(code, direction, addresses) for name, direction in PROGRAMS.items()}
-    began = time.monotonic()
-    try:
-        # The verifier takes a third of a second for each, and a CPU of its own.
-        with ThreadPoolExecutor() as pool:
-            descriptors = list(pool.map(lambda name: load_program(bcc, libbpf, name, codes[name]), PROGRAMS))
-    except Exception as error:
-        return {"error": str(error), "kind": "load"}, [], None
+        raise LoadError("compile", str(error)) from error
 
-    verifier_s = time.monotonic() - began
-    maps = []
+
+def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
+    """Loads both of PROGRAMS, each in a thread, since the verifier takes a third of a second for each: descriptors.
+
+    Raises LoadError if the kernel rejects one.
+    """
+    code = bytecode.arranged(compiled(bcc, module))
+    codes = {name: bytecode.linked(code, direction, addresses_of(module)) for name, direction in PROGRAMS.items()}
+    try:
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(lambda name: load_program(bcc, libbpf, name, codes[name]), PROGRAMS))
+    except OSError as error:
+        kind = "unable" if error.errno in (errno.EPERM, errno.ENOMEM) else "load"
+        raise LoadError(kind, f"{error.strerror}, {error.filename}", program=error.filename) from error
+
+
+def explain(bcc: Any, libbpf: Any, lines: list[SourceLine], defines: dict[str, int], failure: LoadError) -> None:
+    """Adds the place in the source and the verifier's verdict to the failure to load a program; prints the log."""
+    source = [line.text for line in lines]
+    with rejection.listing() as listed:
+        module = compile_source(bcc, "\n".join(source), defines, "-g", debug=rejection.DEBUG_SOURCE)
+    program = failure.reply["program"]
+    code = bytecode.linked(compiled(bcc, module), PROGRAMS[program], addresses_of(module))
+    found = rejection.explain(libbpf, bcc.BPF.SCHED_CLS, program, code, listed[0], source)
+    print(*found.log.splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
+    place = lines[found.line - 1] if found.line else None
+    failure.reply |= {"place": f"{place.file}:{place.number}" if place else "", "verdict": found.verdict}
+
+
+def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int]]:
+    """Names and layouts of all maps, and their descriptors."""
+    maps, descriptors = [], []
     bcc.lib.bpf_table_name.restype = ctypes.c_char_p
     for index in range(bcc.lib.bpf_num_tables(module.module)):
         name = bcc.lib.bpf_table_name(module.module, index).decode()
@@ -204,17 +216,55 @@ def load(request: dict[str, Any]) -> tuple[dict[str, Any], list[int], Any]:
         rows = ctypes.sizeof(table.Leaf) // ctypes.sizeof(leaf) if fields else None
         maps.append({"name": name, "rows": rows} | layouts)
         descriptors.append(table.map_fd)
-    version = getattr(bcc, "__version__", "unknown")
-    reply = {"programs": list(PROGRAMS), "maps": maps, "bcc": version, "verifier_s": verifier_s}
-    return reply, descriptors, module
+    return maps, descriptors
+
+
+def load(request: dict[str, Any], announce: Callable[[dict[str, str]], None]) -> tuple[dict[str, Any], list[int], Any]:
+    """Returns (reply, descriptors, module); the module keeps the descriptors open until they are sent.
+
+    Calls `announce` with the versions of the compiler before it compiles. Raises LoadError.
+    """
+    folder = Path(request["source"])
+    os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
+    bcc, libbpf = find_bcc()
+    announce({"bcc": getattr(bcc, "__version__", "unknown"), "llvm": llvm_version()})
+    # What the compiler includes, how many CPUs there are, and what Python may still import.
+    headers = header_folders(Path("/usr/include"), sysconfig.get_config_var("MULTIARCH") or "")
+    folders = [folder, *headers, Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))]
+    warning = landlock.confine(folders)
+    lines = flatten(folder, "epping.bpf.c", set())
+    # The loader's own numbers are positive, or the compiler wants to be told their type. The key of hashes is made
+    # here, where no command line shows it.
+    own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
+    defines = request["defines"] | own | {"HASH_KEY": secrets.randbits(63) | 1}
+    # BCC 0.29 and later crash with less debug information than all, and with all they take a tenth longer.
+    module = compile_source(bcc, with_places(lines), defines, "-g0")
+    began = time.monotonic()
+    try:
+        programs = load_programs(bcc, libbpf, module)
+    except LoadError as failure:
+        if failure.reply["kind"] == "load":
+            explain(bcc, libbpf, lines, defines, failure)
+        raise
+    verifier_s = time.monotonic() - began
+    maps, descriptors = describe_maps(bcc, module)
+    reply = {"programs": list(PROGRAMS), "maps": maps, "warning": warning, "verifier_s": verifier_s}
+    return reply, [*programs, *descriptors], module
 
 
 def main() -> None:
     """Answers one request. Dies with the thread that asked: nobody else wants the answer."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = socket.socket(fileno=int(sys.argv[1]))
-    reply, descriptors, _module = load(json.loads(sys.argv[2]))
-    socket.send_fds(channel, [json.dumps(reply).encode()], descriptors)
+
+    def send(message: dict[str, Any], descriptors: Sequence[int] = ()) -> None:
+        socket.send_fds(channel, [json.dumps(message).encode()], descriptors)
+
+    try:
+        reply, descriptors, _module = load(json.loads(sys.argv[2]), send)
+        send(reply, descriptors)
+    except LoadError as failure:
+        send(failure.reply)
     sys.stderr.flush()
     os._exit(0)  # the agent waits for our end, and LLVM would tidy up for 20 ms
 
