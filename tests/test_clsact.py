@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The clsact hook: it counts as TCX does, shares with others and leaves nothing, whatever kills an agent before."""
 
+import itertools
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
@@ -24,6 +26,7 @@ __all__ = ["hosts"]
 CLSACT = ("--hook", "clsact")
 # Where nobody looks at what is exported: an exporter that cannot fail, nor keep the end waiting.
 ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
+ACCEPT = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)  # r0 = TC_ACT_OK; exit
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
@@ -75,16 +78,17 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
         for fd in (before, after):
             undo.callback(os.close, fd)
 
-        def attach(fd: int) -> None:
+        def attach(fd: int, priority: int) -> None:
             with hosts.here.entered():
                 for point in POINTS.values():
-                    libbpf.tc_attach(fd, socket.if_nametoindex(name), point, 1)
+                    libbpf.tc_attach(fd, socket.if_nametoindex(name), point, 1, priority)
 
-        # The kernel puts a filter without a priority before all that have none either.
-        attach(after)
+        attach(before, 1)
+        attach(after, 0)
         theirs_before = filters(hosts.here, name)
         agent = start("-i", name, *CLSACT, namespace=hosts.here, OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
-        attach(before)
+        for way in POINTS:
+            agent.wait_for(f"{name} {way}: filters of others are first: bpf before:[{program_id(before)}] (pref 1)")
         assert [one.name.split(":")[0] for one in filters(hosts.here, name)] == [
             each for way in ("ingress", "egress") for each in ("before", f"epping_{way}", "after")
         ]
@@ -108,6 +112,54 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
         assert has_qdisc(hosts.here, name)
 
 
+@pytest.mark.parametrize("when", ["earlier", "later"])
+def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
+    """A filter with a verdict, whose owner let the kernel choose its priority or took a low one, is behind ours."""
+    name = hosts.join(0)
+    with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
+        accepting = load("accepting", ACCEPT)
+        undo.callback(os.close, accepting)
+
+        def others() -> None:
+            hosts.here.run("sh", "-c", f"tc qdisc show dev {name} | grep -q clsact || tc qdisc add dev {name} clsact")
+            with hosts.here.entered():
+                for point, priority in itertools.product(POINTS.values(), (0, 2)):
+                    libbpf.tc_attach(accepting, socket.if_nametoindex(name), point, 1, priority)
+
+        if when == "earlier":
+            others()
+        agent = start("-i", name, *CLSACT, namespace=hosts.here, OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+        if when == "later":
+            others()
+        here = undo.enter_context(udp_socket(hosts.here, "10.77.0.1", 9))
+        there = undo.enter_context(udp_socket(hosts.there, "10.77.0.2", 9))
+        for _ in range(20):
+            here.sendto(b"there", ("10.77.0.2", 9))
+            there.sendto(b"back", ("10.77.0.1", 9))
+        assert agent.stop() == 0
+        assert told(sink, "epping.interface.packet.count") == 40
+        assert "filters of others are first" not in agent.log.read_text()
+
+
+def test_an_ingress_qdisc_is_refused_with_the_cure(ns: Namespace, up0: str) -> None:
+    """It has the place of the clsact qdisc, and a filter for egress would see what comes in."""
+    ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
+    refused = epping(ns, "run", "-i", up0, *CLSACT)
+    assert refused.returncode == 1
+    line = refused.stderr.strip().splitlines()[-1]
+    assert line.startswith(f"otel-epping: interface {up0} has an ingress qdisc")
+    assert f"tc qdisc add dev {up0} clsact" in line
+    assert filters(ns, up0) == []
+    assert "ingress" in ns.run("tc", "qdisc", "show", "dev", up0)
+    ns.run("tc", "qdisc", "del", "dev", up0, "ingress")
+
+
+def test_an_ingress_qdisc_does_not_matter_to_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
+    ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
+    assert start("-i", up0, **ANYWHERE).stop() == 0
+    ns.run("tc", "qdisc", "del", "dev", up0, "ingress")
+
+
 def test_a_qdisc_that_is_there_stays_though_nobody_uses_it(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
@@ -125,7 +177,7 @@ def test_a_qdisc_of_ours_that_others_use_by_now_stays(hosts: Hosts, start: Calla
     agent = start("-i", name, *CLSACT, namespace=hosts.here, **ANYWHERE)
     other = load("other", dropping(101))
     with hosts.here.entered():
-        libbpf.tc_attach(other, socket.if_nametoindex(name), libbpf.BPF_TC_EGRESS, 1)
+        libbpf.tc_attach(other, socket.if_nametoindex(name), libbpf.BPF_TC_EGRESS, 1, 0)
     agent.stop()
     assert [one.program for one in filters(hosts.here, name)] == [program_id(other)]
     os.close(other)
@@ -159,7 +211,7 @@ def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
     other = load("epping_ingress", dropping(101))
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
-        libbpf.tc_attach(other, socket.if_nametoindex(up0), libbpf.BPF_TC_INGRESS, 1)
+        libbpf.tc_attach(other, socket.if_nametoindex(up0), libbpf.BPF_TC_INGRESS, 1, 0)
     start("-i", up0, *CLSACT, **ANYWHERE).stop()
     assert [one.program for one in filters(ns, up0)] == [program_id(other)]
     ns.run("tc", "qdisc", "del", "dev", up0, "clsact")

@@ -83,10 +83,10 @@ class Tun:
         """Has the kernel transmit a packet, as a packet socket does that is bound to `protocol`."""
         self._socket.sendto(bytes(packet), (TUN, protocol))
 
-    def counters(self) -> dict[str, tuple[int, int]]:
-        """Packets and bytes by way and kind, zeros left out."""
+    def counters(self, name: str = TUN) -> dict[str, tuple[int, int]]:
+        """Packets and bytes of an interface by way and kind, zeros left out."""
         reading = self.collector.reader().read()
-        (number,) = (number for number, known in enumerate(reading.names.values()) if known == TUN)
+        (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
         counts = {
             f"{way} {kind}": (int(record[way][place]["packets"]), int(record[way][place]["bytes"]))
@@ -179,3 +179,27 @@ def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
             "transmitted non_ip": (1, len(bytes(other))),
         }
         eventually(lambda: added(before, tun.counters()), expected)
+
+
+# As an Ethernet header these would have the EtherType of IPv4 (and then the first byte of its header), IPv6, 802.1Q.
+@pytest.mark.parametrize("source", ["8.0.69.0", "8.0.70.1", "134.221.96.1", "129.0.1.1", "192.0.2.1"])
+def test_an_ethernet_device_that_is_given_ip_without_a_header(tun: Tun, source: str) -> None:
+    """What a shaper redirects from a PPP or tun device to an IFB device."""
+    tun.namespace.ip("link add ifb-epping type ifb", "link set ifb-epping up")
+    tun.namespace.run("tc", "qdisc", "add", "dev", TUN, "clsact")
+    match = "protocol all u32 match u32 0 0 action mirred egress redirect dev ifb-epping"
+    tun.namespace.run("tc", "filter", "add", "dev", TUN, "ingress", *match.split())
+    with tun.namespace.entered():
+        tun.collector.attachments.attach("ifb-epping")
+    before = tun.counters("ifb-epping")
+    options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 0))]
+    packets = [
+        IP(src=source, dst="198.51.100.1") / UDP() / bytes(20),
+        IP(src=source, dst="198.51.100.1") / TCP(flags="PA", options=options) / b"data",
+        IP(src=source, dst="198.51.100.1", options=b"\1\1\1\0") / UDP() / bytes(20),
+    ]
+    for packet in packets:
+        tun.receive(packet)
+    sizes = [len(bytes(packet)) for packet in packets]
+    expected = {"transmitted udp": (2, sizes[0] + sizes[2]), "transmitted tcp": (1, sizes[1])}
+    eventually(lambda: added(before, tun.counters("ifb-epping")), expected)

@@ -116,7 +116,7 @@ class Attachments:
         return number
 
     def _attach(self, ifindex: int) -> list[Hook]:
-        """Puts the program on both hooks of an interface. Raises OSError."""
+        """Puts the program on both hooks of an interface. Raises OSError or EppingError."""
         attach: type[Hook] = tcx.Link
         if self.hook == "clsact":
             attach = clsact.ClsactFilter
@@ -125,7 +125,7 @@ class Attachments:
         try:
             for direction in _DIRECTIONS:
                 hooks.append(attach(self._program.entry_points[f"epping_{direction}"], ifindex, direction))
-        except OSError:
+        except (OSError, EppingError):
             for hook in hooks:
                 hook.detach()
             raise

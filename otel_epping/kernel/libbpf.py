@@ -128,9 +128,12 @@ def tc_remove_qdisc(ifindex: int) -> None:
     _check(_library().bpf_tc_hook_destroy(_tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)))
 
 
-def tc_attach(program_fd: int, ifindex: int, point: int, handle: int) -> None:
-    """Puts a program on a clsact qdisc, as a direct-action filter with a priority that the kernel chooses."""
-    _check(_library().bpf_tc_attach(_tc_hook(ifindex, point), _tc_options(program_fd=program_fd, handle=handle)))
+def tc_attach(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
+    """Puts a program on a clsact qdisc, as a direct-action filter. With priority 0 the kernel chooses one: 49152 or, if
+    there are such filters, one less than the least of theirs.
+    """
+    options = _tc_options(program_fd=program_fd, handle=handle, priority=priority)
+    _check(_library().bpf_tc_attach(_tc_hook(ifindex, point), options))
 
 
 def tc_detach(ifindex: int, point: int, handle: int, priority: int) -> None:

@@ -18,12 +18,13 @@ _NLM_F_REQUEST_DUMP = 0x001 | 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 RTM_NEWROUTE, RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
-_RTM_GETTFILTER = 46
+_RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
 _RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
 _IFLA_IFNAME, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 52, 53
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of a filter on a clsact qdisc
+_CLSACT = 0xFFFFFFF1  # the parent of a clsact qdisc, and of an ingress qdisc, which has the same place
 _RTA_OIF, _RTA_MULTIPATH = 4, 9
 _RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
 _NLA_TYPE_MASK = 0x3FFF
@@ -74,15 +75,19 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += max(length + 3 & ~3, _MESSAGE.size)
 
 
+def _text(value: bytes) -> str:
+    return os.fsdecode(value.rstrip(b"\0"))
+
+
 def link_of(body: bytes) -> Link | None:
     """The interface of an RTM_NEWLINK or RTM_DELLINK message; None if it is of a bridge's port, say, and not of it."""
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
     names, others = [], []
     for kind, value in _attributes(body[_LINK.size :]):
         if kind == _IFLA_IFNAME:
-            names.append(os.fsdecode(value.rstrip(b"\0")))
+            names.append(_text(value))
         elif kind == _IFLA_PROP_LIST:
-            others += [os.fsdecode(each.rstrip(b"\0")) for kind, each in _attributes(value) if kind == _IFLA_ALT_IFNAME]
+            others += [_text(each) for kind, each in _attributes(value) if kind == _IFLA_ALT_IFNAME]
     if family != socket.AF_UNSPEC or not names:
         return None
     return Link(ifindex, (*names, *others), hardware, bool(flags & _IFF_UP))
@@ -136,9 +141,13 @@ def default_routes() -> frozenset[int]:
 
 @dataclass(frozen=True)
 class Filter:
-    """A filter on a clsact qdisc; `name` and `program`, its id, are those of a BPF program, or '' and 0."""
+    """A filter on a clsact qdisc; `name` and `program`, its id, are those of a BPF program, or '' and 0.
+
+    A list of filters has a head, which looks like a filter with the handle 0.
+    """
 
     direction: str
+    kind: str
     priority: int
     handle: int
     name: str
@@ -150,11 +159,20 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
     for body in _dump(_RTM_GETTFILTER, _TC.pack(socket.AF_UNSPEC, ifindex, 0, _PARENTS[direction], 0)):
         _, _, handle, _, info = _TC.unpack_from(body)
         attributes = dict(_attributes(body[_TC.size :]))
-        is_bpf = attributes.get(_TCA_KIND) == b"bpf\0"
-        options = dict(_attributes(attributes.get(_TCA_OPTIONS, b""))) if is_bpf else {}
-        name = os.fsdecode(options.get(_TCA_BPF_NAME, b"").rstrip(b"\0"))
+        kind = _text(attributes.get(_TCA_KIND, b""))
+        options = dict(_attributes(attributes.get(_TCA_OPTIONS, b""))) if kind == "bpf" else {}
+        name = _text(options.get(_TCA_BPF_NAME, b""))
         program = int.from_bytes(options.get(_TCA_BPF_ID, b""), sys.byteorder)
-        yield Filter(direction, info >> 16, handle, name, program)
+        yield Filter(direction, kind, info >> 16, handle, name, program)
+
+
+def ingress_qdisc(ifindex: int) -> str:
+    """The kind of the qdisc that an interface has for what comes in: clsact, ingress, or '' if it has none."""
+    for body in _dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
+        _, index, _, parent, _ = _TC.unpack_from(body)
+        if (index, parent) == (ifindex, _CLSACT):
+            return _text(dict(_attributes(body[_TC.size :])).get(_TCA_KIND, b""))
+    return ""
 
 
 class Changes:
