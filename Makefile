@@ -5,8 +5,11 @@
 #   PACKAGES=     set to nothing on another distribution, once their equivalents are installed
 
 PYTHON   ?= /usr/bin/python3
-# libpython3-dev: rotel, the collector of the demo, embeds Python.
-PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev python3-bpfcc python3-venv systemd util-linux
+# libpython3-dev: rotel, the collector of the demo, embeds Python. linux-libc-dev-*-cross: a test compiles for another
+# architecture.
+OTHER_ARCHITECTURE := $(if $(filter x86_64,$(shell uname -m)),arm64,amd64)
+PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev linux-libc-dev-$(OTHER_ARCHITECTURE)-cross \
+    python3-bpfcc python3-venv systemd util-linux
 
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)

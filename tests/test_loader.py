@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a user reads when the program cannot be compiled or loaded: the cause, the place, and the cure."""
 
+import json
 import os
 import platform
 import re
@@ -227,3 +228,53 @@ def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.Mon
         assert collector.verified_instructions is None
     texts = {finding.name: finding.text for finding in findings(KernelConfig(), verbose=True)}
     assert "does not say how many instructions" in texts["verifier"]
+
+
+# What BCC calls an architecture, and where Debian has its headers.
+ARCHITECTURES = {"x86_64": ("arm64", "/usr/aarch64-linux-gnu"), "aarch64": ("x86_64", "/usr/x86_64-linux-gnu")}
+
+
+def compiled_for(architecture: str, includes: list[str]) -> list[str]:
+    """Hashes of the compiled instructions, and of the layouts of all maps."""
+    script = """
+import hashlib, json, os, sys
+from pathlib import Path
+from otel_epping.kernel import loader_child as child
+
+source, defines, includes = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
+if includes:
+    child.HEADERS[:] = map(Path, includes)
+os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
+bcc, libbpf = child.find_bcc()
+defines |= {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")} | {"HASH_KEY": 3}
+module = child.compile_source(bcc, child.with_places(child.flatten(source, "epping.bpf.c", set())), defines, "-g0")
+code, (maps, _) = child.bytecode.arranged(child.compiled(bcc, module)), child.describe_maps(bcc, module)
+child.load_programs(bcc, libbpf, module)
+for what in (code, json.dumps(maps).encode()):
+    print(hashlib.sha256(what).hexdigest())
+"""
+    defines = json.dumps(KernelConfig().defines())
+    result = subprocess.run(
+        [loader.SYSTEM_PYTHON, "-c", script, str(loader.source_folder()), defines, *includes],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ARCH": architecture, "PYTHONPATH": str(ROOT)},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "warning" not in result.stderr
+    return result.stdout.split()
+
+
+def test_the_program_is_the_same_compiled_for_another_architecture() -> None:
+    """Instruction for instruction, and with the same layouts: BCC's compiler takes C's types from the target."""
+    other, headers = ARCHITECTURES[platform.machine()]
+    ours = compiled_for("", [])
+    assert len(ours) == 2
+    assert compiled_for(other, [f"{headers}/include"]) == ours
+
+
+def test_the_architecture_in_the_environment_is_not_that_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who builds kernels has the variable ARCH, which BCC would obey."""
+    monkeypatch.setenv("ARCH", "mips")
+    load().close()

@@ -261,7 +261,8 @@ import sys
 from pathlib import Path
 from otel_epping.kernel.landlock import confine
 from otel_epping.kernel.loader_child import header_folders
-confine(header_folders(Path({str(include)!r}), "some-linux-gnu"))
+include = Path({str(include)!r})
+confine(header_folders([include, include / "some-linux-gnu"]))
 print(Path({str(link)!r}).read_text())
 for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(link)!r}).write_text("")):
     try:

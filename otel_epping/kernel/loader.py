@@ -103,6 +103,11 @@ def _compiler(versions: dict[str, str]) -> str:
     return f"BCC {versions['bcc']}{llvm}" if versions else ""
 
 
+def _environment() -> dict[str, str]:
+    """Ours without secrets, which are in OTEL_*, and without ARCH, for which BCC would compile."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "ARCH"}
+
+
 def _ask_child(interpreter: str, request: str) -> _Answer:
     """Runs the child to its end."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -112,7 +117,7 @@ def _ask_child(interpreter: str, request: str) -> _Answer:
             child = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
-                env={name: value for name, value in os.environ.items() if not name.startswith("OTEL_")},  # has secrets
+                env=_environment(),
                 stdin=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
                 text=True,
