@@ -272,9 +272,3 @@ def test_the_program_is_the_same_compiled_for_another_architecture() -> None:
     ours = compiled_for("", [])
     assert len(ours) == 2
     assert compiled_for(other, [f"{headers}/include"]) == ours
-
-
-def test_the_architecture_in_the_environment_is_not_that_of_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who builds kernels has the variable ARCH, which BCC would obey."""
-    monkeypatch.setenv("ARCH", "mips")
-    load().close()
