@@ -17,22 +17,23 @@ from itertools import chain
 from pathlib import Path
 
 import click
+import numpy as np
 
 from otel_epping import summary
 from otel_epping.agent import Delivery
-from otel_epping.capture import Capture, CaptureError
+from otel_epping.capture import Batch, Capture, CaptureError
 from otel_epping.events import Writer
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.events import EventReader
 from otel_epping.kernel.reader import Reading
-from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, Replayer
+from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.sdk import Pipelines, exporter_classes
 from otel_epping.stop import interruptible
 
-# Of a capture's own time; to look for flows that ended in silence takes a millisecond.
-_TIMEOUTS_EVERY_NS = 10_000_000_000
+# How often idle flows are looked for, in the capture's own time. Each time takes a millisecond.
+_IDLE_CHECK_INTERVAL_NS = 10_000_000_000
 
 
 def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, otlp: bool = False) -> bool:
@@ -95,11 +96,16 @@ def _feed(replayer: Replayer, capture: Capture, events: "_Events | None", progre
     position = 0
     with capture:
         for batch in capture.ethernet_batches():
-            replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
             if events:
-                events.write()
+                events.feed(batch)
+            else:
+                _feed_batch(replayer, batch)
             progress(capture.position - position)
             position = capture.position
+
+
+def _feed_batch(replayer: Replayer, batch: Batch) -> None:
+    replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
 
 
 @contextmanager
@@ -122,28 +128,38 @@ def _size(path: str) -> int:
 
 
 class _Events:
-    """Writes the program's events to standard output as they come."""
+    """Feeds packets and writes the program's events to standard output as they come.
+
+    The events and their order depend on the packets alone, not on how they are split into batches: idle flows are
+    closed in front of the first packet that is _IDLE_CHECK_INTERVAL_NS after the last check, at that packet's time.
+    """
 
     def __init__(self, replayer: Replayer, format: str) -> None:
         self._replayer = replayer
         self._reader = EventReader(replayer)
         self._timeouts = Timeouts(replayer, self._reader.dtype)
-        self._due_ns = 0
+        self._due_ns = UNTIMED_NS + 1
         self._writer = Writer(format, sys.stdout, lambda time_ns: time_ns)
 
     @property
     def lost(self) -> int:
         return self._reader.lost
 
-    def write(self) -> None:
-        self._writer.write(self._reader.read())
-        if self._replayer.latest_ns >= self._due_ns:
-            self._due_ns = self._replayer.latest_ns + _TIMEOUTS_EVERY_NS
-            self._writer.write(self._timeouts.close_idle(self._replayer.latest_ns))
+    def feed(self, batch: Batch) -> None:
+        begin = 0
+        while begin < len(batch):
+            due = np.flatnonzero(batch.times_ns[begin:] >= self._due_ns)
+            end = begin + int(due[0]) if len(due) else len(batch)
+            _feed_batch(self._replayer, batch.take(slice(begin, end)))
+            self._writer.write(self._reader.read())
+            if len(due):
+                now_ns = int(batch.times_ns[end])
+                self._writer.write(self._timeouts.close_idle(now_ns))
+                self._due_ns = now_ns + _IDLE_CHECK_INTERVAL_NS
+            begin = end
         sys.stdout.flush()
 
     def close(self) -> None:
-        self.write()
         self._writer.close()
         sys.stdout.flush()
 

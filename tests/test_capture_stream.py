@@ -5,10 +5,12 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import pytest
 from captures import compressed, packet, pcap, pcapng, read, read_bytes
+from deliveries import delivered
 
 PACKETS = [packet(number) for number in range(40)]
 CONTENT = pcap(PACKETS, nanoseconds=True)
@@ -59,6 +61,39 @@ def test_damaged_gzip(tmp_path: Path) -> None:
     assert "the gzip file is damaged" in error
 
 
+def _damaged(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 0x55] * 3) + content[place + 3 :]
+
+
+def test_packets_and_errors_do_not_depend_on_the_bytes_of_a_read(tmp_path: Path) -> None:
+    """Of whole captures, of torn ones, and of damaged ones, plain or compressed; from a file and from a pipe."""
+    chance = random.Random(4)
+    packets = [one._replace(data=bytes(chance.choices(b"letters", k=100)), original=100) for one in PACKETS[:10]]
+    for plain in (pcap(packets, nanoseconds=True), pcapng(packets)):
+        for content in (plain, compressed(plain), compressed(plain[:500]) + compressed(plain[500:]) + bytes(40)):
+            damaged = [_damaged(content, chance.randrange(24, len(content) - 3)) for _ in range(6)]
+            torn = [content[: chance.randrange(len(content))] for _ in range(3)]
+            for each in (content, *damaged, *torn):
+                found, error = read_bytes(tmp_path / "capture", each)
+                assert (found == packets and not error) or each != content
+                for size in (1, 7, 100, 401):
+                    with delivered(each, size) as pipe:
+                        assert read(pipe) == (found, error.replace(f"{tmp_path}/capture", pipe))
+
+
+def test_damaged_gzip_gives_all_that_is_whole(tmp_path: Path) -> None:
+    """All but the bytes of the damaged block's rest: as many as zlib makes of the bytes in front of the damage."""
+    chance = random.Random(5)
+    packets = [one._replace(data=bytes(chance.choices(b"letters", k=3000)), original=3000) for one in PACKETS]
+    content = compressed(pcap(packets, nanoseconds=True))
+    for _ in range(20):
+        place = chance.randrange(100, len(content) - 8)
+        whole = zlib.decompressobj(31).decompress(content[:place])
+        found, error = read_bytes(tmp_path / "capture", _damaged(content, place))
+        assert error
+        assert len(found) >= (len(whole) - 24) // 3016
+
+
 def test_a_foreign_file(tmp_path: Path) -> None:
     found, error = read_bytes(tmp_path / "capture", b"#!/bin/sh\nexit 0\n")
     assert not found
@@ -83,6 +118,12 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         assert read(tmp_path / "secret") == ([], f"{tmp_path}/secret: Permission denied")
     finally:
         os.seteuid(0)
+
+
+def _flushed(content: bytes) -> bytes:
+    """The beginning of a gzip file, as a program writes it that flushes and goes on."""
+    member = zlib.compressobj(wbits=31)
+    return member.compress(content) + member.flush(zlib.Z_SYNC_FLUSH)
 
 
 READ_STANDARD_INPUT = """
@@ -112,12 +153,13 @@ def test_standard_input_byte_by_byte(content: bytes) -> None:
     assert {line.split(" ", 1)[1] for line in lines} == {"0 standard input"}
 
 
-def test_a_pipe_is_not_waited_for() -> None:
+@pytest.mark.parametrize("content", [CONTENT, _flushed(CONTENT)], ids=["plain", "gzip"])
+def test_a_pipe_is_not_waited_for(content: bytes) -> None:
     """What came is given out, for whoever looks at packets as they are captured."""
     with pipe() as process:
         assert process.stdin
         assert process.stdout
-        process.stdin.write(CONTENT)
+        process.stdin.write(content)
         assert process.stdout.readline()
 
 

@@ -3,6 +3,7 @@
 
     errors             what can be wrong with a file
     batch              packets as arrays, some thousand at a time
+    gunzip             the bytes of a gzip file, as they arrive
     stream             the bytes of a file, as a window that moves along
     pcap, pcapng       the formats, each a function from a stream to batches
     links              from the link types that there are to one

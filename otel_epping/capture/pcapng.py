@@ -79,7 +79,7 @@ def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
         if length < _LEAST_BLOCK or length & 3 or at + length > end or this in (_SECTION, _INTERFACE):
             break
         if this in _HEADERS:
-            if found and this != kind:
+            if length < _HEADERS[this] + _TRAILER or (found and this != kind):
                 break
             kind = this
             found.append(at)

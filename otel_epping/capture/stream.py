@@ -6,24 +6,21 @@ read anyway. Reading a megabyte at a time into the same memory is as fast, and t
 (`links.py`).
 """
 
-import gzip
 import os
 import stat
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from otel_epping.capture.errors import CaptureError
+from otel_epping.capture.gunzip import MAGIC, Gunzip
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20
 # In front of the window and behind it, so that whoever looks at or writes a link header there stays inside the buffer.
 _MARGIN = 64
-# Nothing else that is a capture begins with it.
-_GZIP = b"\x1f"
-# The gzip module makes room for all that it is asked for, and delivers some 10 kB.
+# What is uncompressed at a time: as much as a processor's cache holds.
 _GZIP_READ = 1 << 16
 
 
@@ -42,20 +39,22 @@ class Stream:
         self._passed = 0
         self._failure: CaptureError | None = None
         try:
-            self._file = open(0, "rb", closefd=False) if path == STANDARD_INPUT else Path(path).open("rb")  # noqa: SIM115
-            head = self._file.peek(1)
+            # Without a buffer, which would wait for more than a pipe has.
+            if path == STANDARD_INPUT:
+                self._file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
+            else:
+                self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
+            head = self._file.read(len(MAGIC)) or b""
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror}") from error
         status = os.fstat(self._file.fileno())
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-        self._compressed = head[:1] == _GZIP
-        self._readinto: Callable[[memoryview], int | None]
-        if self._compressed:
-            self._readinto = gzip.GzipFile(fileobj=self._file, mode="rb").readinto1
+        self._gunzip: Gunzip | None = None
+        if head == MAGIC:
+            self._gunzip = Gunzip(self._file.read, head)
         else:
-            # Past the buffer of the file object, which would wait for more than a pipe has.
-            self.end += self._file.readinto1(self.memory[self.end : self.end + len(head)])
-            self._readinto = self._file.raw.readinto
+            self.memory[self.end : self.end + len(head)] = head
+            self.end += len(head)
 
     def close(self) -> None:
         """Closes the file; standard input stays open."""
@@ -64,7 +63,7 @@ class Stream:
     @property
     def position(self) -> int:
         """Bytes of the file that were read; 0 if it has no `size`."""
-        return self._file.raw.tell() if self.size else 0
+        return self._file.tell() if self.size else 0
 
     @property
     def offset(self) -> int:
@@ -101,10 +100,16 @@ class Stream:
         # One read at a time, and not all at once: what came before a damaged place is not lost with it.
         free = self.memory[self.end : _MARGIN + WINDOW]
         try:
-            return self._readinto(free[: _GZIP_READ if self._compressed else WINDOW]) or 0
+            if self._gunzip is None:
+                return self._file.readinto(free) or 0
+            if not free:
+                return 0
+            data = self._gunzip.read(min(len(free), _GZIP_READ))
+            free[: len(data)] = data
+            return len(data)
         except EOFError:
             self._failure = self.error("the gzip file is cut short", self.end)
-        except (zlib.error, gzip.BadGzipFile) as error:
+        except zlib.error as error:
             self._failure = self.error(f"the gzip file is damaged ({error})", self.end)
         except OSError as error:
             self._failure = self.error(f"cannot be read ({error.strerror})", self.end)
@@ -122,5 +127,5 @@ class Stream:
 
     def error(self, cause: str, at: int) -> CaptureError:
         """The error that `cause` is what is wrong with the bytes at buffer[at]."""
-        where = f"byte {self.offset + at}" + (" of what was compressed" if self._compressed else "")
+        where = f"byte {self.offset + at}" + (" of what was compressed" if self._gunzip else "")
         return CaptureError(f"{self.name}: {cause}, at {where}")

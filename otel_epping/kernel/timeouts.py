@@ -39,25 +39,32 @@ class Timeouts:
         self._collector = collector  # keeps the map's descriptor open
 
     def close_idle(self, now_ns: int) -> Events:
-        """Takes out all flows that are silent at `now_ns` (the program's clock); the events that tell of it."""
-        closed = []
+        """Takes out all flows that are silent at `now_ns` (the program's clock); returns the events that tell of it.
+
+        Events are in the order of the flows' keys: the map's own order is another for each program.
+        """
+        found = []
         for keys, values in libbpf.map_batches(self._fd, self._key, self._value):
             over, opened = _judge(keys["protocol"], values["half"], now_ns)
             deleted = np.array([libbpf.map_delete(self._fd, key.tobytes()) for key in keys[over]], bool)
-            for half in (0, 1):
-                closed.append(self._closings(keys[over][deleted & opened[over, half]], half, now_ns))
-        return np.concatenate(closed)
+            found.append((keys[over][deleted], opened[over][deleted]))
+        keys, opened = (np.concatenate(column) for column in zip(*found, strict=True))
+        order = np.argsort(keys.view(f"V{self._key.itemsize}"))
+        return self._closings(keys[order], opened[order], now_ns)
 
-    def _closings(self, keys: npt.NDArray[Any], half: int, now_ns: int) -> Events:
+    def _closings(self, keys: npt.NDArray[Any], opened: npt.NDArray[np.bool_], now_ns: int) -> Events:
         """What one endpoint sent, half 0 the internal one, is told backwards: as what came back, from the other."""
-        sender, receiver = ("internal", "external") if half == 0 else ("external", "internal")
-        events = np.zeros(len(keys), self._dtype)
-        flows = keys["flow"]
+        rows, halves = np.nonzero(opened)
+        flows = keys["flow"][rows]
+        events = np.zeros(len(rows), self._dtype)
         events["time_ns"] = now_ns
-        events["source"], events["source_port"] = flows[receiver], flows[f"{receiver}_port"]
-        events["destination"], events["destination_port"] = flows[sender], flows[f"{sender}_port"]
+        for half, sender, receiver in ((0, "internal", "external"), (1, "external", "internal")):
+            its = halves == half
+            events["source"][its], events["source_port"][its] = flows[receiver][its], flows[f"{receiver}_port"][its]
+            events["destination"][its] = flows[sender][its]
+            events["destination_port"][its] = flows[f"{sender}_port"][its]
         events["type"], events["reason"], events["trigger"] = CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION
-        events["protocol"], events["family"] = keys["protocol"], flows["family"]
+        events["protocol"], events["family"] = keys["protocol"][rows], flows["family"]
         return events
 
 

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Delivers the bytes of a capture through a pipe, a chosen number of them for each read."""
+
+import array
+import fcntl
+import os
+import termios
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+def _unread(pipe: int) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
+def _write(pipe: int, content: bytes, size: int, given_up: threading.Event) -> None:
+    for begin in range(0, len(content), size):
+        os.write(pipe, content[begin : begin + size])
+        while _unread(pipe) and not given_up.is_set():
+            time.sleep(1e-5)
+        if given_up.is_set():
+            break
+    os.close(pipe)
+
+
+@contextmanager
+def delivered(content: bytes, size: int) -> Iterator[str]:
+    """A path at which `content` can be read once, `size` bytes at a time; at most what a pipe holds, 64 kiB."""
+    read_end, write_end = os.pipe()
+    given_up = threading.Event()
+    writer = threading.Thread(target=_write, args=(write_end, content, size, given_up))
+    writer.start()
+    try:
+        yield f"/dev/fd/{read_end}"
+    finally:
+        given_up.set()
+        writer.join()
+        os.close(read_end)
