@@ -13,18 +13,19 @@ PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev linux-libc-de
 
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)
+APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q install --yes --no-install-recommends
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration fuzz pressure soak bench lint format docs build clean setup packages root
+.PHONY: help demo test integration fuzz pressure soak bench lint format docs build clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
-demo: root setup ## see it work: subnets of known delay, the kernel's histograms, a real collector
+demo: root collector ## see it work: subnets of known delay, the kernel's histograms, a real collector
 	$(BIN)/otel-epping demo
 
-test: root lint ## lint, then every test
+test: root lint collector ## lint, then every test
 	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m 'not side_by_side'
 
@@ -38,7 +39,7 @@ fuzz: root setup ## 2 million broken packets through the program, judged by a mo
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
 	PYTHONPATH=tests $(BIN)/python -m pressure
 
-soak: root setup ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
+soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
 	PYTHONPATH=tests $(BIN)/python -m soak $(MINUTES)
 
 bench: root setup ## all benchmarks, or ONLY=NAME; BESIDE=NAME|ID,...: loaded programs beside ours; JSON=FILE
@@ -76,6 +77,15 @@ setup: .venv/.installed
 	$(INSTALL) --no-build-isolation --editable .[dev]
 	touch $@
 
+# rotel has no wheel for Python 3.14: the official collector takes its place, built from source once.
+collector: setup
+	@set -e; \
+	if $(BIN)/python -c 'import rotel' 2>/dev/null || test -x $(BIN)/otelcol; then exit; fi; \
+	PATH="$$PATH:/usr/local/go/bin"; \
+	command -v go >/dev/null || { $(APT_GET) golang-go; }; \
+	otelcol=$$(tests/integration/build.sh otelcol); \
+	ln -sf "$$otelcol" $(BIN)/otelcol
+
 packages:
 	@missing=; for p in $(PACKAGES); do \
 	    dpkg-query -W -f '$${db:Status-Abbrev}' $$p 2>/dev/null | grep -q '^.i' || missing="$$missing $$p"; \
@@ -85,9 +95,7 @@ packages:
 	    { echo "make: no apt-get here: install the equivalents of '$(PACKAGES)', then run make with PACKAGES=" >&2; exit 1; }; \
 	test "$$(id -u)" = 0 || \
 	    { echo "make: Debian packages are missing:$$missing: run make as root once, or apt-get install them" >&2; exit 1; }; \
-	set -ex; export DEBIAN_FRONTEND=noninteractive; \
-	apt-get -q update; \
-	apt-get -q install --yes --no-install-recommends $$missing
+	set -ex; $(APT_GET) $$missing
 
 root:
 	@test "$$(id -u)" = 0 || \

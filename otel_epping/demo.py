@@ -2,8 +2,8 @@
 """`otel-epping demo`: the whole product on real traffic whose true round-trip times are known.
 
 Clients talk TCP through a router to servers in ten subnets, each behind a delay of its own (`otel_epping.lab`). The
-agent watches the router's interface and exports to a real OpenTelemetry collector that is not ours (rotel), which
-forwards what it got. The table is computed from what came back that way, and nothing else.
+agent watches the router's interface and exports to a real OpenTelemetry collector that is not ours, which forwards what
+it got. The table is computed from what came back that way, and nothing else.
 """
 
 import os
@@ -17,8 +17,8 @@ import numpy as np
 
 from otel_epping import histogram, telemetry
 from otel_epping.kernel.errors import EppingError
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError
-from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
 from otel_epping.stop import interruptible
@@ -29,7 +29,7 @@ try:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Table
 except ImportError as error:
-    raise EppingError("the demo needs rich and rotel: pip install 'otel-epping[demo]'") from error
+    raise EppingError("the demo needs rich: pip install 'otel-epping[demo]'") from error
 
 _SECONDS = 12
 _INTERVAL_S = 1
@@ -135,15 +135,15 @@ def _measure(console: Console) -> tuple[list[Result], int]:
         )
         lab = stack.enter_context(Lab())
         sink = stack.enter_context(Sink(namespace=lab.router))
-        rotel = stack.enter_context(Rotel(sink, namespace=lab.router))
+        forwarder = stack.enter_context(collector(sink, namespace=lab.router))
         progress.console.print(f"lab: 2 clients - router - a slow link - {len(lab.networks)} server subnets")
-        progress.console.print(f"collector: rotel, OTLP/gRPC at {rotel.grpc_endpoint}")
+        progress.console.print(f"collector: {forwarder.name}, OTLP/gRPC at {forwarder.grpc_endpoint}")
         # None of the user's own settings: they are for another agent and another collector.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = ours | {
             "OTEL_METRICS_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-            "OTEL_EXPORTER_OTLP_ENDPOINT": rotel.grpc_endpoint,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": forwarder.grpc_endpoint,
             "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "cumulative",
         }
         command = [sys.executable, "-m", "otel_epping", "run", "-i", WAN_INTERFACE, "--interval", f"{_INTERVAL_S}s"]
@@ -152,7 +152,9 @@ def _measure(console: Console) -> tuple[list[Result], int]:
         try:
             sink.wait_for(lambda received: received.requests, _START_S)
         except TimeoutError as error:
-            raise EppingError(f"no export arrived through rotel: {error}; see what the agent printed above") from error
+            raise EppingError(
+                f"no export arrived through {forwarder.name}: {error}; see what the agent printed above"
+            ) from error
         lab.serve()
         lab.talk(lab.client)
         lab.talk(lab.legacy, addresses=lab.addresses[::_LEGACY_STEP])

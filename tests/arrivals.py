@@ -72,7 +72,7 @@ def arrived(sink: Sink, name: str) -> Arrived:
 
 
 def settle(sink: Sink) -> None:
-    """Waits until rotel has forwarded all it has."""
+    """Waits until the collector has forwarded all it has."""
     count, since = len(sink.received), time.monotonic()
     while time.monotonic() - since < 0.6:
         time.sleep(0.05)

@@ -29,8 +29,9 @@ from unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivileged
 
 from otel_epping import telemetry
 from otel_epping.kernel import libbpf
+from otel_epping.lab.collectors import collector
+from otel_epping.lab.forwarder import Forwarder
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Point, Sink
 
 AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/soak_agent.py")
@@ -203,7 +204,7 @@ class Collectors:
 
     ns: Namespace
     behind: Sink
-    rotel: Rotel
+    forwarder: Forwarder
     direct: Sink
     kills: int = 0
 
@@ -211,23 +212,23 @@ class Collectors:
     @contextmanager
     def running(cls, ns: Namespace) -> Iterator["Collectors"]:
         with Sink(namespace=ns) as behind:
-            one = cls(ns, behind, Rotel(behind, namespace=ns).__enter__(), Sink(namespace=ns).__enter__())
+            one = cls(ns, behind, collector(behind, namespace=ns).__enter__(), Sink(namespace=ns).__enter__())
             try:
                 yield one
             finally:
-                one.rotel.__exit__()
+                one.forwarder.__exit__()
                 one.direct.__exit__()
 
     def take_away(self) -> None:
         self.kills += 1
-        self.rotel.__exit__()
+        self.forwarder.__exit__()
         # A delta is told twice if the answer to it is lost, so this one says no before it goes.
         self.direct.fail_with(503)
         time.sleep(0.1)
         self.direct.__exit__()
 
     def bring_back(self) -> None:
-        self.rotel.__enter__()
+        self.forwarder.__enter__()
         self.direct = Sink(grpc_port=self.direct.grpc_port, namespace=self.ns).__enter__()
 
 
@@ -252,7 +253,7 @@ def run(duration_s: float) -> list[str]:
                 ns,
                 folder / "cumulative.log",
                 OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
-                OTEL_EXPORTER_OTLP_ENDPOINT=collectors.rotel.http_endpoint.removesuffix("/v1/metrics"),
+                OTEL_EXPORTER_OTLP_ENDPOINT=collectors.forwarder.http_endpoint.removesuffix("/v1/metrics"),
             ),
             "delta": Agent(
                 ns,

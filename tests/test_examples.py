@@ -9,7 +9,7 @@ from pathlib import Path
 from patience import PATIENCE_S
 
 from otel_epping import telemetry
-from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab
 
@@ -19,9 +19,9 @@ OWN = "my.requests"
 
 def test_library_adds_the_network_to_an_application() -> None:
     networks = DEFAULT_NETWORKS[:3]
-    with Lab(networks) as lab, Sink(namespace=lab.router) as sink, Rotel(sink, namespace=lab.router) as rotel:
+    with Lab(networks) as lab, Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
-        environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = rotel.grpc_endpoint
+        environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = forwarder.grpc_endpoint
         lab.serve()
         lab.talk(lab.client)
         application = lab.router.popen(

@@ -12,13 +12,13 @@ from arrivals import DELTA, PACKETS, arrived, check_truth, settle
 from patience import PATIENCE_S
 
 from otel_epping import telemetry
-from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
 
 
 def in_a_pause(sink: Sink, interval_s: float) -> None:
-    """Returns when rotel has passed on everything and nothing is due for a while, so that killing it loses nothing."""
+    """Returns when the collector has forwarded everything and nothing is due for a while: killing it loses nothing."""
     count = len(sink.received)
     eventually(lambda: len(sink.received) > count, PATIENCE_S, "an export")
     time.sleep(0.35 * interval_s)
@@ -33,14 +33,14 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
         Sink(namespace=lab.router) as sink_d,
     ):
         sinks = {"cumulative": sink_c, "delta": sink_d}
-        rotels = {name: Rotel(sink, namespace=lab.router) for name, sink in sinks.items()}
-        for rotel in rotels.values():
-            rotel.__enter__()
+        forwarders = {name: collector(sink, namespace=lab.router) for name, sink in sinks.items()}
+        for forwarder in forwarders.values():
+            forwarder.__enter__()
         try:
             started = {
                 name: agents(
                     f"away-{name}",
-                    rotels[name].grpc_endpoint,
+                    forwarders[name].grpc_endpoint,
                     f"{interval_s}s",
                     OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=name,
                     **fast,
@@ -50,15 +50,15 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
             for agent in started.values():
                 agent.watching()
             with talking(lab):
-                for name, rotel in rotels.items():
+                for name, forwarder in forwarders.items():
                     in_a_pause(sinks[name], interval_s)
-                    rotel.__exit__()
+                    forwarder.__exit__()
                 for agent in started.values():
                     eventually(lambda a=agent: "export failed" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
                 time.sleep(3 * interval_s)
                 before = {name: len(sink.received) for name, sink in sinks.items()}
-                for rotel in rotels.values():
-                    rotel.__enter__()
+                for forwarder in forwarders.values():
+                    forwarder.__enter__()
                 for name, agent in started.items():
                     eventually(lambda a=agent: "get through again" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
                     assert before[name] > 0
@@ -67,8 +67,8 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
             for sink in sinks.values():
                 settle(sink)
         finally:
-            for rotel in rotels.values():
-                rotel.__exit__()
+            for forwarder in forwarders.values():
+                forwarder.__exit__()
     ends = {name: arrived(sink, f"away-{name}") for name, sink in sinks.items()}
     for name, one in ends.items():
         log = started[name].log

@@ -15,7 +15,7 @@ from agent import Agent, figure, quiet
 from arrivals import PACKETS, Arrived, arrived, check_truth, settle
 
 from otel_epping import telemetry
-from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 
@@ -84,8 +84,8 @@ def subnets(one: Arrived, name: str) -> set[Any]:
 def test_resident_memory_with_a_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
-    with Sink(namespace=lab.router) as sink, Rotel(sink, namespace=lab.router) as rotel:
-        agent = agents("memory", rotel.grpc_endpoint, "1s").watching()
+    with Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder:
+        agent = agents("memory", forwarder.grpc_endpoint, "1s").watching()
         idle_kb = agent.rss_kb
         crowd = crowd_of(500)
         for _ in range(8):
@@ -104,14 +104,14 @@ def test_resident_memory_with_a_thousand_subnets(
 def test_requests_stay_small_with_twelve_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
-    """To rotel with its default limit of 4 MiB; and to the sink, which sees how large each request was."""
+    """To a collector with its default limit of 4 MiB; and to the sink, which sees how large each request was."""
     with (
         Sink(namespace=lab.router) as sink,
         Sink(namespace=lab.router) as behind,
-        Rotel(behind, namespace=lab.router) as rotel,
+        collector(behind, namespace=lab.router) as forwarder,
     ):
         direct = agents("direct", sink.grpc_endpoint, "60s", OTEL_EPPING_SAMPLE_INTERVAL="0").watching()
-        through = agents("through", rotel.grpc_endpoint, "60s", OTEL_EPPING_SAMPLE_INTERVAL="0").watching()
+        through = agents("through", forwarder.grpc_endpoint, "60s", OTEL_EPPING_SAMPLE_INTERVAL="0").watching()
         crowd = crowd_of(6000)
         for _ in range(3):
             crowd.speak()

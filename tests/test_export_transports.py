@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every protocol, compression and temporality, live, with a collector that is not ours, all on the same packets.
 
-The agents watch the lab's router and export to rotel, which forwards to our `Sink`; so what counts here is what another
-implementation of OTLP understood.
+The agents watch the lab's router and export to a collector, which forwards to our `Sink`; so what counts here is what
+another implementation of OTLP understood.
 """
 
 import socket
@@ -22,7 +22,7 @@ from patience import PATIENCE_S
 from otel_epping import telemetry
 from otel_epping.counters import INTERFACE_COUNTERS
 from otel_epping.kernel import buckets
-from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
 
@@ -86,7 +86,7 @@ VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFEREN
 @pytest.fixture(scope="module")
 def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     folder = tmp_path_factory.mktemp("matrix")
-    with Sink(namespace=lab.router) as sink, Rotel(sink, namespace=lab.router) as rotel, ExitStack() as undo:
+    with Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder, ExitStack() as undo:
         agents: list[Agent] = []
         for protocol, compression, preference in VARIANTS:
             agents.append(
@@ -94,7 +94,9 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
                     lab,
                     folder,
                     variant(protocol, compression, preference),
-                    rotel.grpc_endpoint if protocol == "grpc" else rotel.http_endpoint.removesuffix("/v1/metrics"),
+                    forwarder.grpc_endpoint
+                    if protocol == "grpc"
+                    else forwarder.http_endpoint.removesuffix("/v1/metrics"),
                     "1s",
                     OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
                     OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=preference,

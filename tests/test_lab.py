@@ -27,8 +27,8 @@ from opentelemetry.sdk.resources import Resource
 from patience import PATIENCE_S
 
 from otel_epping.lab import traffic
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError, Namespace, start
-from otel_epping.lab.rotel import Rotel
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab, Network, server_address
 
@@ -200,10 +200,10 @@ def test_nothing_is_left_after_exit() -> None:
 
 PARENT = """
 import json, os, sys, time
-from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
-with Lab() as lab, Sink(namespace=lab.router) as sink, Rotel(sink, namespace=lab.router) as rotel:
+with Lab() as lab, Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder:
     lab.serve()
     lab.talk(lab.client)
     namespaces = [lab.client, lab.legacy, lab.router, lab.servers]
@@ -219,12 +219,12 @@ def test_nothing_is_left_after_the_parent_was_killed() -> None:
         assert parent.stdout is not None
         inodes = set(json.loads(parent.stdout.readline()))
         processes = {trace.split("/")[2] for trace in traces_of(inodes)} - {str(parent.pid)}
-        assert len(processes) == 4, "link, serve, talk and rotel"
+        assert len(processes) == 4, "link, serve, talk and the collector"
         parent.kill()
     assert wait_until(lambda: not traces_of(inodes)), traces_of(inodes)
     assert wait_until(lambda: not [process for process in processes if Path("/proc", process).exists()])
     assert socket.if_nameindex() == interfaces
-    assert not [file for file in temporary_files() - files if "rotel" in file.name or "epping" in file.name]
+    assert not [file for file in temporary_files() - files if "epping" in file.name]
 
 
 def test_a_failing_command_says_what_failed() -> None:
@@ -309,23 +309,25 @@ export_once(exporter_for(sys.argv[1], sys.argv[2], True))
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_rotel_forwards_to_the_sink(protocol: str) -> None:
+def test_the_collector_forwards_to_the_sink(protocol: str) -> None:
     forward: Literal["grpc", "http"] = "http" if protocol == "grpc" else "grpc"
-    with Sink() as sink, Rotel(sink, forward=forward) as rotel:
+    with Sink() as sink, collector(sink, forward=forward) as forwarder:
         export_once(
-            exporter_for(protocol, rotel.grpc_endpoint if protocol == "grpc" else rotel.http_endpoint, compress=True)
+            exporter_for(
+                protocol, forwarder.grpc_endpoint if protocol == "grpc" else forwarder.http_endpoint, compress=True
+            )
         )
         assert_apples_arrived(sink)
         assert [received.protocol for received in sink.received] == [forward]
 
 
-def test_sink_and_rotel_work_inside_a_namespace() -> None:
-    with Namespace("inside") as inside, Sink(namespace=inside) as sink, Rotel(sink, namespace=inside) as rotel:
-        for port in (sink.grpc_port, sink.http_port, rotel.grpc_port, rotel.http_port):
+def test_sink_and_collector_work_inside_a_namespace() -> None:
+    with Namespace("inside") as inside, Sink(namespace=inside) as sink, collector(sink, namespace=inside) as forwarder:
+        for port in (sink.grpc_port, sink.http_port, forwarder.grpc_port, forwarder.http_port):
             with socket.socket() as outside:
                 assert outside.connect_ex(("127.0.0.1", port)) != 0
         inside.run(sys.executable, "-c", EXPORT, "http", sink.http_endpoint)
         assert_apples_arrived(sink)
         sink.clear()
-        inside.run(sys.executable, "-c", EXPORT, "grpc", rotel.grpc_endpoint)
+        inside.run(sys.executable, "-c", EXPORT, "grpc", forwarder.grpc_endpoint)
         assert_apples_arrived(sink)

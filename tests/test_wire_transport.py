@@ -38,7 +38,7 @@ from patience import PATIENCE_S
 from receiver import GRPC, HTTP, Receiver, receiver, relay
 
 from otel_epping import points, telemetry
-from otel_epping.lab.rotel import Rotel
+from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.wire.pieces import Column
 from otel_epping.wire.points import number_attributes, number_points
@@ -98,8 +98,8 @@ def test_a_collector_gets_what_was_written(build: Build) -> None:
     """Not ours, and by both transports, compressed and not."""
     sent = counters(1000)
     gzip = {GRPC: grpc.Compression.Gzip, HTTP: HttpCompression.Gzip}
-    with Sink() as sink, Rotel(sink) as rotel:
-        for protocol, endpoint in ((GRPC, rotel.grpc_endpoint), (HTTP, rotel.http_endpoint)):
+    with Sink() as sink, collector(sink) as forwarder:
+        for protocol, endpoint in ((GRPC, forwarder.grpc_endpoint), (HTTP, forwarder.http_endpoint)):
             for options in ({}, {"compression": gzip[protocol]}):
                 sink.clear()
                 answer = sender_of(build(protocol, endpoint, **options)).send(sent)

@@ -13,7 +13,7 @@ def demo() -> None:
     """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
     requirements.kernel()
     requirements.privileges()
-    from otel_epping import demo as demonstration  # needs rich and rotel
+    from otel_epping import demo as demonstration  # needs rich
 
     if not demonstration.run():
         raise EppingError("not all round-trip times are the true ones: is the machine overloaded? Run it again")

@@ -10,7 +10,9 @@ servers a link that holds every packet back for half of the delay that its serve
     topology     `Lab`: client, legacy client, router and servers, wired and addressed
     traffic      a server and a client program that talk to each other over the link
     sink         an OTLP receiver that keeps what it gets, and fails when told to
-    rotel        a real OpenTelemetry collector between an exporter and the sink
+    forwarder    an OpenTelemetry collector that others wrote, between an exporter and the sink
+    rotel, otelcol   the two that there are
+    collectors   chooses the one that is installed
 
 Everything here needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN), /dev/net/tun, and the programs `ip` (iproute2) and
 `setpriv` (util-linux). Nothing outlives the process that made it, not even when that process is killed.
