@@ -17,7 +17,7 @@ APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test integration fuzz pressure soak bench lint format docs build clean setup collector packages root
+.PHONY: help demo test pythons integration fuzz pressure soak bench lint format docs build clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,6 +28,9 @@ demo: root collector ## see it work: subnets of known delay, the kernel's histog
 test: root lint collector ## lint, then every test
 	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
 	$(BIN)/pytest -m 'not side_by_side'
+
+pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, or PYTHONS="INTERPRETER..."
+	tests/pythons.sh $(PYTHONS)
 
 integration: root setup ## the official Collector and Prometheus, built with Go: what arrives in them is the truth
 	for name in otelcol prometheus; do tests/integration/build.sh $$name || exit 1; done

@@ -31,10 +31,20 @@ SIDE_BY_SIDE = re.compile(
 )
 
 
+# Files of tests that need neither a kernel nor root, but for tests with one of the fixtures that do.
+UNIT = re.compile(
+    "test_(capture_.*|clock|events_format|examples_commands|histogram|ledger|logs|probes|project|redaction|runs|"
+    "sdk_variables|settings|telemetry|wire_.*)"
+)
+KERNEL_FIXTURES = {"bench_of", "ns"}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if SIDE_BY_SIDE.fullmatch(item.path.stem):
             item.add_marker("side_by_side")
+        if UNIT.fullmatch(item.path.stem) and KERNEL_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("unit")
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,10 @@ converse()
 orders.add(1)
 """
 
+# From Python 3.12 on, whoever forks while there are threads is warned. The SDK's thread is there whether we are or not.
 FORKS = """
+import warnings
+warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
 children = []
 for _ in range(2):
     child = os.fork()
