@@ -1,0 +1,7 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the project in fresh installations of Debian 12, 13 and sid, on this kernel: `make distrotest`.
+
+    trees.py        minimal installations made by debootstrap, kept in the cache folder
+
+Only the standard library is used, so the host's Python runs it without a venv.
+"""
