@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+# Runs a command in a Debian tree, of which an overlay takes all writes. Call it in mount and PID namespaces of its own.
+#
+#     enter.sh TREE WORK [OPTIONS SOURCE TARGET]... -- COMMAND [ARGUMENT...]
+#
+# WORK has the folders upper, work and root. Each TARGET is a path in the tree; SOURCE is bind mounted there with the
+# mount OPTIONS, for instance `ro`. The script stays the first process of the PID namespace: bash reaps orphans.
+set -euo pipefail
+tree=$1 work=$2 root=$2/root
+shift 2
+
+# `ip netns` needs / to be a mount.
+mount -t overlay overlay -o "lowerdir=$tree,upperdir=$work/upper,workdir=$work/work" "$root"
+mount -t proc proc "$root/proc"
+mount --rbind /sys "$root/sys"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mount -t tmpfs tmpfs "$root/tmp"
+
+while [ "$1" != -- ]; do
+    mkdir -p "$(dirname "$root$3")"
+    if [ -d "$2" ]; then
+        mkdir -p "$root$3"
+    else
+        touch "$root$3"
+    fi
+    mount --bind -o "$1" "$2" "$root$3"
+    shift 3
+done
+shift
+
+status=0
+chroot "$root" "$@" || status=$?
+exit "$status"
