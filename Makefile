@@ -17,7 +17,8 @@ APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons integration fuzz pressure soak bench lint format docs build clean setup collector packages root
+.PHONY: help demo test pythons integration fuzz pressure soak distrotest bench lint format docs build clean setup \
+    collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -44,6 +45,9 @@ pressure: root setup ## a million new flows and as many SYNs: how many RTTs of e
 
 soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
 	PYTHONPATH=tests $(BIN)/python -m soak $(MINUTES)
+
+distrotest: root ## demo and test in fresh Debian 12, 13 and sid, or ONLY=trixie; other steps: STEPS="check demo"
+	PYTHONPATH=tests $(PYTHON) -m distro $(ONLY) $(if $(STEPS),--steps $(STEPS))
 
 bench: root setup ## all benchmarks, or ONLY=NAME; BESIDE=NAME|ID,...: loaded programs beside ours; JSON=FILE
 	$(BIN)/python -m bench $(ONLY) $(addprefix --beside ,$(BESIDE)) $(addprefix --json ,$(JSON))

@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the project in fresh installations of Debian 12, 13 and sid, on this kernel: `make distrotest`.
 
-    trees.py        minimal installations made by debootstrap, kept in the cache folder
+    trees.py         minimal installations made by debootstrap, kept in the cache folder
+    installation.py  a fresh installation: an overlay of a tree, with a copy of this checkout
+    enter.sh         what installation.py runs in the namespaces: mounts, then the command
+    command.py       the command line
 
 Only the standard library is used, so the host's Python runs it without a venv.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fresh installations: an overlay of a tree with a copy of this checkout in /checkout, removed after use.
 
-What the host needs to reach Debian and PyPI is handed in, if the host has it: resolv.conf, apt's settings of proxies and
-of date checks, the variables PIP_* and *_proxy, and the files and folders that these name. Downloaded packages are kept
-in the cache folder: apt's with the tree, pip's for all releases.
+What the host needs to reach Debian and PyPI is handed in, if the host has it: resolv.conf, apt's settings of proxies
+and of date checks, the variables PIP_* and *_proxy, and the files and folders that these variables name. Downloaded
+packages are kept in the cache folder: apt's beside the tree, pip's for all releases.
 """
 
 import contextlib
@@ -88,8 +88,8 @@ def fresh(release: str) -> Iterator[Installation]:
     """
     tree(release)
     work = Path(tempfile.mkdtemp(prefix="otel-epping-distro-", dir="/var/tmp"))
-    # The shell waits for the end of its input, which the kernel closes however this process ends. The namespace may need
-    # a moment more to end, so the shell tries again.
+    # The shell waits for the end of its input. The kernel closes that input when this process ends, however it ends.
+    # The processes of the installation may then need a moment more to end, so the shell tries again.
     remove = 'cat; for i in 1 2 3 4 5; do rm -rf "$0" 2>/dev/null && exit; sleep 1; done; rm -rf "$0"'
     with subprocess.Popen(["sh", "-c", remove, str(work)], stdin=subprocess.PIPE, start_new_session=True):
         for name in ("upper", "work", "root", "archives"):
