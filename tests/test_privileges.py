@@ -115,8 +115,9 @@ def test_nothing_is_held_once_it_runs(
 
 def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: Path) -> None:
     """Not by `start`, which wants no thread to hold anything."""
-    script = "import sys, threading; threading.Thread(target=threading.Event().wait, daemon=True).start(); "
-    script += "from otel_epping.cli import main; main()"
+    # The kernel's name of the thread is the program's, but from Python 3.14 on it is that of the Thread object.
+    thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
+    script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
     log = tmp_path / "log"
     with log.open("w") as stderr:
