@@ -91,7 +91,8 @@ def fresh(release: str) -> Iterator[Installation]:
     # The shell waits for the end of its input. The kernel closes that input when this process ends, however it ends.
     # The processes of the installation may then need a moment more to end, so the shell tries again.
     remove = 'cat; for i in 1 2 3 4 5; do rm -rf "$0" 2>/dev/null && exit; sleep 1; done; rm -rf "$0"'
-    with subprocess.Popen(["sh", "-c", remove, str(work)], stdin=subprocess.PIPE, start_new_session=True):
+    remover = subprocess.Popen(["sh", "-c", remove, str(work)], stdin=subprocess.PIPE, start_new_session=True)
+    try:
         for name in ("upper", "work", "root", "archives"):
             (work / name).mkdir()
         for package in _apt_cache(release).glob("*.deb"):
@@ -99,6 +100,8 @@ def fresh(release: str) -> Iterator[Installation]:
         (work / "apt.conf").write_text(_apt_settings())
         _copy_checkout(work / "checkout")
         yield Installation(release, work)
+    finally:
+        remover.communicate()  # closes its input and waits for its end
 
 
 def _copy_checkout(target: Path) -> None:
