@@ -2,6 +2,7 @@
 """What a user types: help, options, variables, and where the output goes. One line says what is wrong and allowed."""
 
 import re
+import sys
 
 import pytest
 from command import COMMAND, epping, said
@@ -117,3 +118,17 @@ def test_streams_that_are_closed(ns: Namespace, line: str) -> None:
     result = epping(ns, command=["sh", "-c", script, "sh", *COMMAND])
     assert "Exception" not in result.stderr
     assert len(result.stderr.splitlines()) <= 1
+
+
+@pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
+def test_output_that_a_full_disk_refuses_does_not_hide_a_mistake(ns: Namespace, streams: str) -> None:
+    """The output is still in the buffer when the command fails: up to 8 KiB, and 128 KiB from Python 3.14 on."""
+    program = "print('in the buffer'); from otel_epping.__main__ import main; main()"
+    shell = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$@" {streams}', "sh", sys.executable, "-c", program]
+    result = epping(ns, "run", "-i", "nope", command=shell)
+    assert result.returncode == 1
+    if streams == ">/dev/full":
+        assert "no interface 'nope'" in said(result)
+        assert len(result.stderr.splitlines()) == 1
+    else:
+        assert result.stderr == ""

@@ -3,6 +3,8 @@
 
 import os
 import sys
+from contextlib import suppress
+from typing import NoReturn
 
 import click
 
@@ -41,14 +43,25 @@ def main() -> None:
     try:
         try:
             cli(standalone_mode=True)
-        finally:
+        except SystemExit:
             sys.stdout.flush()
+            raise
     except EppingError as error:
-        click.echo(logs.last_words(redaction.redact(str(error)), redaction.redact(error.detail)), err=True)
-        sys.exit(1)
-    except OSError as error:  # standard output is a full disk, or nobody reads it any more
-        if not isinstance(error, BrokenPipeError):
-            click.echo(logs.last_words(str(error)), err=True)
-        # What could not be written stays in the buffer, and would be tried again at exit.
+        _fail(logs.last_words(redaction.redact(str(error)), redaction.redact(error.detail)))
+    except BrokenPipeError:  # nobody reads standard output any more
+        _fail("")
+    except OSError as error:  # standard output is a full disk
+        _fail(logs.last_words(str(error)))
+
+
+def _fail(words: str) -> NoReturn:
+    """Ends with exit code 1 and these words on standard error, even if standard output and error are full disks."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # What could not be written stays in the buffer. Python would try again at exit, with exit code 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
+    if words:
+        with suppress(OSError):
+            click.echo(words, err=True)
+    sys.exit(1)
