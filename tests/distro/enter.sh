@@ -19,10 +19,10 @@ mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs tmpfs "$root/tmp"
 
 while [ "$1" != -- ]; do
-    mkdir -p "$(dirname "$root$3")"
     if [ -d "$2" ]; then
         mkdir -p "$root$3"
-    else
+    elif [ ! -e "$root$3" ]; then # it exists if it is in a folder that was mounted before
+        mkdir -p "$(dirname "$root$3")"
         touch "$root$3"
     fi
     mount --bind -o "$1" "$2" "$root$3"

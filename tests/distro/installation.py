@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fresh installations: an overlay of a tree with a copy of this checkout in /checkout, removed after use.
 
-What the host needs to reach Debian and PyPI is handed in, if the host has it: resolv.conf, apt's settings of proxies
-and of date checks, the variables PIP_* and *_proxy, and the files and folders that these variables name. Downloaded
-packages are kept in the cache folder: apt's beside the tree, pip's for all releases.
+What the host needs to reach Debian, PyPI and Go's modules is handed in, if the host has it: resolv.conf, apt's settings
+of proxies and of date checks, the variables in HANDED_VARIABLES, and the files and folders that these variables name.
+Downloaded packages are kept in the cache folder: apt's beside the tree, pip's for all releases. Programs that the
+Makefile builds with Go are shared with the host.
 """
 
 import contextlib
@@ -20,7 +21,7 @@ from typing import IO
 from distro.trees import NAMESPACE, DistroError, cache_folder, tree
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-HANDED_VARIABLES = re.compile(r"PIP_\w+|(?i:https?|no)_proxy")
+HANDED_VARIABLES = re.compile(r"PIP_\w+|GOPROXY|GOSUMDB|SSL_CERT_FILE|(?i:https?|no)_proxy")
 HANDED_APT_SETTINGS = re.compile(r"Acquire::(Check-|https?::Proxy)")
 
 
@@ -41,6 +42,7 @@ class Installation:
             ("rw", self.work / "checkout", "/checkout"),
             ("rw", self.work / "archives", "/var/cache/apt/archives"),
             ("rw", _pip_cache(), "/root/.cache/pip"),
+            ("rw", cache_folder().parent, "/root/.cache/otel-epping"),
             ("ro", Path("/etc/resolv.conf").resolve(), "/etc/resolv.conf"),
             ("ro", self.work / "apt.conf", "/etc/apt/apt.conf.d/99host"),
         ]
