@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The cache folder: what takes minutes to make is made once for each content."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+_BEGAN = time.monotonic()
+
+
+class VmError(Exception):
+    """A machine could not be made or run; the message names cause and cure."""
+
+
+def say(line: str) -> None:
+    """Print a line of progress with the minutes and seconds since the start."""
+    minutes, seconds = divmod(round(time.monotonic() - _BEGAN), 60)
+    print(f"[{minutes:3d}:{seconds:02d}] {line}", file=sys.stderr, flush=True)
+
+
+def folder() -> Path:
+    """Return the folder for kernels, images and results."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    path = Path(base, "otel-epping", "vm")
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def digest(*parts: str | bytes) -> str:
+    """Return a key for contents: equal for equal parts."""
+    whole = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        whole.update(len(content).to_bytes(8, "big") + content)
+    return whole.hexdigest()[:16]
+
+
+def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
+    """Return the folder `name` of the cache, and let `make` fill it if it has another key or is missing.
+
+    `make` gets an empty folder, which replaces the old one once it is complete. Of two processes, one makes it.
+    """
+    home = folder() / name
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with home.with_name(f"{home.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        stamp = home / "key"
+        if stamp.exists() and stamp.read_text() == key:
+            return home
+        new = home.with_name(f"{home.name}.new")
+        shutil.rmtree(new, ignore_errors=True)  # left by a run that was killed
+        new.mkdir()
+        began = time.monotonic()
+        make(new)
+        (new / "key").write_text(key)
+        shutil.rmtree(home, ignore_errors=True)
+        new.rename(home)
+        say(f"{name} made in {time.monotonic() - began:.0f} s")
+    return home

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the tests that the host wrote into /share/plan.json, one after the other."""
+
+import json
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from vm.guest import cards, hooks, loading, neighbours, replaying, watching
+from vm.guest.devices import check as devices
+from vm.guest.results import SHARE, Results
+
+TESTS: dict[str, Callable[[Results], None]] = {
+    "loading": loading.default,
+    "settings": loading.settings,
+    "hooks": hooks.check,
+    "watch": watching.check,
+    "replay": replaying.check,
+    "neighbours": neighbours.check,
+    "devices": devices.check,
+    "cards": cards.check,
+}
+
+
+def main() -> None:
+    """Run what is asked for. The last result says that the machine came to its end."""
+    print(f"kernel {platform.release()}, Python {platform.python_version()}", flush=True)
+    for name in json.loads(Path(SHARE, "plan.json").read_text()):
+        results = Results(name)
+        with results.attempt("whole"):
+            TESTS[name](results)
+    Results("machine").tell("end", True, platform.release())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the agent and reads what it exports to its standard output."""
+
+import json
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from otel_epping.lab.namespaces import Namespace
+from vm.guest.network import DELAY_MS
+from vm.guest.results import SHARE
+
+COMMAND = (sys.executable, "-m", "otel_epping")
+_START_S = 300.0
+_INTERVAL_S = 3
+# An application's clock starts before the packet is sent and stops after the reply is read. Both clocks are read in
+# nanoseconds, but the agent exports seconds as floating-point numbers.
+_SLACK_MS = 0.001
+
+
+class Rtt(NamedTuple):
+    """RTTs of a series: how many, and the shortest in ms."""
+
+    count: int
+    least_ms: float
+
+
+Series = tuple[str, str, str]  # interface, subnet, method
+
+
+class Agent:
+    """`otel-epping run` in a namespace; every packet is measured. `prefix` is a command that runs it."""
+
+    def __init__(
+        self,
+        name: str,
+        namespace: Namespace,
+        interfaces: list[str],
+        *arguments: str,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        self._log = SHARE / f"{name}.log"
+        self._out = Path(tempfile.mkdtemp(), "out")
+        environment = os.environ | {"OTEL_METRICS_EXPORTER": "console", "PYTHONUNBUFFERED": "1"}
+        environment.pop("PYTHONPATH")  # the agent is the installed one
+        chosen = [word for interface in interfaces for word in ("-i", interface)]
+        command = [*prefix, *COMMAND, "run", "--interval", f"{_INTERVAL_S}s", "--sample-interval", "0"]
+        began = time.monotonic()
+        with self._log.open("w") as log, self._out.open("w") as out:
+            self.process = namespace.popen(
+                [*command, *chosen, *arguments], env=environment, stderr=log, stdout=out, cwd="/tmp"
+            )
+        while "watching" not in self.log:
+            if self.process.poll() is not None or time.monotonic() > began + _START_S:
+                raise RuntimeError(f"the agent does not watch: {self.log[-1500:]}")
+            time.sleep(0.2)
+        self.start_s = time.monotonic() - began
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def stop(self) -> int:
+        """Wait for an export of all there is, end the agent and return its exit code."""
+        time.sleep(_INTERVAL_S + 1)
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def exported(self, metric: str) -> list[dict[str, Any]]:
+        """Return the data points of a metric, in their last state."""
+        text, at, decoder = self._out.read_text(), 0, json.JSONDecoder()
+        points: dict[str, dict[str, Any]] = {}
+        while (at := text.find("{", at)) >= 0:
+            document, at = decoder.raw_decode(text, at)
+            for resource in document["resource_metrics"]:
+                for scope in resource["scope_metrics"]:
+                    for found in scope["metrics"]:
+                        if found["name"] == metric:
+                            points |= {
+                                json.dumps(point["attributes"], sort_keys=True): point
+                                for point in found["data"]["data_points"]
+                            }
+        return list(points.values())
+
+    def rtts(self) -> dict[Series, Rtt]:
+        """Return the RTTs on the external side."""
+        found = {}
+        for point in self.exported("epping.rtt.duration"):
+            of = point["attributes"]
+            if of["epping.rtt.side"] == "external" and point["count"]:
+                series = of["network.interface.name"], of["epping.subnet"], of["epping.rtt.method"]
+                found[series] = Rtt(point["count"], round(point["min"] * 1e3, 3))
+        return found
+
+    def kinds(self, interface: str) -> dict[str, int]:
+        """Return the packets of an interface by what they are."""
+        counts: dict[str, int] = {}
+        for point in self.exported("epping.interface.packet.count"):
+            of = point["attributes"]
+            if of["network.interface.name"] == interface and point["value"]:
+                kind = of["epping.packet.kind"]
+                counts[kind] = counts.get(kind, 0) + point["value"]
+        return counts
+
+
+def judged(rtt: Rtt | None, application_ms: float) -> tuple[bool, str]:
+    """Judge by the shortest RTT: not below netem's delay, not above what the application measured."""
+    if rtt is None:
+        return False, f"no RTT (application {application_ms:.3f} ms)"
+    ok = DELAY_MS <= rtt.least_ms <= application_ms + _SLACK_MS
+    return ok, f"{rtt.count} RTTs from {rtt.least_ms:.3f} ms (application {application_ms:.3f} ms)"

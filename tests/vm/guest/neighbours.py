@@ -1,0 +1,3 @@
+# SPDX-License-Identifier: Apache-2.0
+from vm.guest.results import Results
+def check(results: Results) -> None: ...

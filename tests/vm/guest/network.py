@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two namespaces, links between them, and a delay that netem makes: the truth for every RTT."""
+
+from otel_epping.lab.namespaces import Namespace
+
+DELAY_MS = 20
+
+
+class Pair:
+    """The namespace `near`, whose interfaces are watched, and `far`, which delays what it sends by DELAY_MS."""
+
+    def __init__(self) -> None:
+        self.near = Namespace("near")
+        self.far = Namespace("far")
+        for namespace in self.sides:
+            for scope in ("all", "default"):
+                namespace.sysctl(f"net.ipv4.conf.{scope}.rp_filter", 0)
+
+    @property
+    def sides(self) -> tuple[Namespace, Namespace]:
+        return self.near, self.far
+
+    def veth(self, near: str, far: str, network: str = "", delay: bool = True) -> None:
+        """Make a link with the addresses NETWORK.1 and NETWORK.2, if a network is given, e.g. 10.1.0."""
+        self.near.ip(f"link add {near} type veth peer name {far} netns {self.far.path}")
+        for host, (namespace, device) in enumerate(((self.near, near), (self.far, far)), 1):
+            if network:
+                namespace.ip(f"address add {network}.{host}/24 dev {device}")
+            namespace.ip(f"link set {device} up")
+        if delay:
+            self.delay(far)
+
+    def delay(self, device: str) -> None:
+        """Delay what the far side sends through a device."""
+        # By default netem keeps 1,000 packets and drops the rest.
+        self.far.run("tc", "qdisc", "add", "dev", device, "root", "netem", "delay", f"{DELAY_MS}ms", "limit", "10000")

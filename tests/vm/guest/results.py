@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Results of a machine, as JSON lines in the folder that it shares with the host."""
+
+import json
+import time
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SHARE = Path("/share")
+
+
+class NotTriedError(Exception):
+    """Something could not be tried here; the message says why."""
+
+
+class Results:
+    """The results of one test."""
+
+    def __init__(self, test: str) -> None:
+        self._test = test
+        self._since = time.monotonic()
+
+    def tell(self, name: str, ok: bool | None, text: str, **data: Any) -> None:
+        """Write a result: ok, red (False), or not tried (None)."""
+        now = time.monotonic()
+        line = {"test": self._test, "name": name, "ok": ok, "text": text, "seconds": round(now - self._since, 1)}
+        self._since = now
+        with Path(SHARE, "results.jsonl").open("a") as file:
+            file.write(json.dumps(line | data) + "\n")
+
+    @contextmanager
+    def attempt(self, name: str) -> Iterator[None]:
+        """Tell an exception of the body as a red result, or as not tried."""
+        try:
+            yield
+        except NotTriedError as error:
+            self.tell(name, None, str(error))
+        except Exception as error:
+            traceback.print_exc()  # into the console's log
+            self.tell(name, False, f"{type(error).__name__}: {error}")

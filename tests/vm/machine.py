@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Boots a kernel with a userland in QEMU, without KVM, and collects the results of its tests."""
+
+import json
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vm.cache import VmError, folder
+from vm.images import ROOT, VENV, Userland
+from vm.kernels import Kernel
+
+Result = dict[str, Any]
+
+_MEMORY_MB = 2048
+_CPUS = 2
+_BOOT_S = 180  # until the first result
+_LIMIT_S = 3600
+_APPEND = "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on"
+# Two cards of each kind, each pair on a wire of its own.
+_CARDS = ("e1000e", "virtio-net-pci")
+_INIT = f"""
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /run
+mkdir -p /dev/pts /dev/shm /dev/net /run/netns
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t bpf bpf /sys/fs/bpf
+mount -t cgroup2 cgroup /sys/fs/cgroup
+hostname vm
+ip link set lo up
+site=$(echo {VENV}/lib/python3*/site-packages)
+rm -rf $site/otel_epping $site/otel_epping-*
+cp -r /share/product/. $site
+cp -r /share/tests /opt/tests
+cd /tmp
+PYTHONPATH=/opt/tests {VENV}/bin/python -m vm.guest
+dmesg > /share/dmesg
+sync
+echo o > /proc/sysrq-trigger
+sleep 60
+"""
+
+
+class Machine:
+    """A machine with the files that all its tests need in a folder shared with it (`share`)."""
+
+    def __init__(self, kernel: Kernel, userland: Userland, share: Path) -> None:
+        self.kernel = kernel
+        self.userland = userland
+        self._share = share
+
+    @property
+    def name(self) -> str:
+        """What it is called in progress lines: kernel and userland."""
+        return f"{self.kernel.release} with {self.userland.release}"
+
+    def run(self, tests: list[str], tell: Callable[[Result], None]) -> None:
+        """Boot, run the tests, and tell each result when it comes. A machine that does not end well is a red result."""
+        (self._share / "plan.json").write_text(json.dumps(tests))
+        lines = self._share / "results.jsonl"
+        lines.touch()
+        with (self._share / "console").open("w") as console:
+            process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        began = time.monotonic()
+        ended = False
+        try:
+            with lines.open() as file:
+                pending, running = "", True
+                while running:
+                    running = process.poll() is None
+                    pending += file.read()
+                    *whole, pending = pending.split("\n")
+                    for result in map(json.loads, whole):
+                        ended = ended or result["test"] == "machine"
+                        tell(result | {"since_boot": round(time.monotonic() - began)})
+                    silent = not lines.stat().st_size and time.monotonic() - began > _BOOT_S
+                    if silent or time.monotonic() - began > _LIMIT_S:
+                        break
+                    time.sleep(0.5)
+        finally:
+            process.kill()
+            process.wait()
+        if not ended:
+            last = (self._share / "console").read_text(errors="replace").strip().splitlines()[-1:]
+            text = f"the machine did not come to its end: {''.join(last)} (see {self._share / 'console'})"
+            tell({"test": "machine", "name": "end", "ok": False, "text": text})
+
+    def _command(self) -> list[str]:
+        disks = [self.userland.image, self.kernel.modules]
+        command = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64"]
+        command += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(_CPUS), "-m", str(_MEMORY_MB)]
+        command += ["-nographic", "-no-reboot", "-kernel", str(self.kernel.image)]
+        command += ["-initrd", str(self.kernel.initramfs), "-append", _APPEND]
+        for disk in disks:
+            command += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
+        command += ["-virtfs", f"local,path={self._share},mount_tag=share,security_model=none", "-nic", "none"]
+        for hub, card in enumerate(_CARDS):
+            for side in ("near", "far"):
+                command += ["-netdev", f"hubport,id={side}{hub},hubid={hub}"]
+                command += ["-device", f"{card},netdev={side}{hub},mac=52:54:00:00:0{hub}:0{1 + (side == 'far')}"]
+        return command
+
+
+@contextmanager
+def share(product: Path, captures: Path, name: str) -> Iterator[Path]:
+    """Make the folder shared with a machine. What the machine wrote is kept in the cache until its next run."""
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made)
+        (path / "init").write_text(_INIT)
+        shutil.copytree(product, path / "product")
+        shutil.copytree(captures, path / "captures")
+        shutil.copytree(ROOT / "tests/vm", path / "tests/vm", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copy(ROOT / "tests/unprivileged.py", path / "tests")
+        yield path
+        kept = folder() / "runs" / name
+        shutil.rmtree(kept, ignore_errors=True)
+        ignore = shutil.ignore_patterns("product", "captures", "tests", "init")
+        shutil.copytree(path, kept, ignore=ignore)
+
+
+def require_qemu() -> None:
+    """Raises VmError if QEMU is not installed."""
+    if not shutil.which("qemu-system-x86_64"):
+        raise VmError("qemu-system-x86_64 is missing: apt-get install qemu-system-x86")
