@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from fuzz import builders
@@ -37,9 +38,9 @@ def make(target: Path) -> None:
             raise VmError(f"CAPTURES={CAPTURES}: there is no *.pcap in this folder")
         for path in found:
             shutil.copy(path, target)
-    command = [ROOT / ".venv/bin/python", "-m", "otel_epping", *ARGUMENTS]
+    command = [sys.executable, "-m", "otel_epping", *ARGUMENTS]
     for capture in target.glob("*.pcap"):
-        done = subprocess.run([*command, capture], capture_output=True, text=True, cwd=ROOT)
+        done = subprocess.run([*command, str(capture)], capture_output=True, text=True, cwd=ROOT)
         if done.returncode or not done.stdout:
             raise VmError(f"replay of {capture.name} fails on this machine: {done.stderr.strip()}")
         capture.with_suffix(".events").write_text(done.stdout)

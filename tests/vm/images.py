@@ -112,9 +112,11 @@ def _make(release: str, new: Path) -> None:
         venv=VENV,
     )
     log = folder() / f"{release}.image.log"
-    command = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--propagation", "private", "sh", "-exc", script]
+    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     with log.open("w") as output:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        done = subprocess.run(
+            [*command, "sh", "-exc", script], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+        )
     if done.returncode:
         last = "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
         raise VmError(f"the image of {release} could not be made: {last} (all output is in {log})")

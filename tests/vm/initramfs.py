@@ -58,7 +58,7 @@ def make(usr: Path, release: str, target: Path) -> None:
 
 def _with_dependencies(usr: Path, release: str, module: str) -> list[Path]:
     """Return the files of a module, those that it needs first. A module that is built in has none."""
-    command = ["modprobe", "--dirname", usr, "--set-version", release, "--show-depends", module]
+    command = ["modprobe", "--dirname", str(usr), "--set-version", release, "--show-depends", module]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [Path(line.split()[1]) for line in lines if line.startswith("insmod ")]
 

@@ -25,7 +25,7 @@ _SLACK_MS = 0.001
 class Rtt(NamedTuple):
     """RTTs of a series: how many, and the shortest in ms."""
 
-    count: int
+    number: int
     least_ms: float
 
 
@@ -112,4 +112,4 @@ def judged(rtt: Rtt | None, application_ms: float) -> tuple[bool, str]:
     if rtt is None:
         return False, f"no RTT (application {application_ms:.3f} ms)"
     ok = DELAY_MS <= rtt.least_ms <= application_ms + _SLACK_MS
-    return ok, f"{rtt.count} RTTs from {rtt.least_ms:.3f} ms (application {application_ms:.3f} ms)"
+    return ok, f"{rtt.number} RTTs from {rtt.least_ms:.3f} ms (application {application_ms:.3f} ms)"

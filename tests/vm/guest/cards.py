@@ -1,3 +1,102 @@
 # SPDX-License-Identifier: Apache-2.0
-from vm.guest.results import Results
-def check(results: Results) -> None: ...
+"""Emulated cards, with a VLAN on each: RTTs, and packets as the card counts them; with large segments and without.
+
+The two cards of a kind are on a wire inside QEMU, which carries frames and no large segments. So virtio has no
+segmentation here; e1000e has.
+"""
+
+import json
+import subprocess
+import time
+from pathlib import Path
+
+from otel_epping.lab.namespaces import Namespace
+from vm.guest import traffic
+from vm.guest.agent import Agent, judged
+from vm.guest.network import Pair
+from vm.guest.results import NotTriedError, Results
+
+_DRIVERS = ("e1000e", "virtio_net")
+_FEATURES = ("tso", "gso", "gro", "rx-gro-hw")
+_BULK = 2_000_000
+_SHOWN = ("tcp-segmentation-offload", "generic-segmentation-offload", "generic-receive-offload", "rx-vlan-offload")
+
+
+def check(results: Results) -> None:
+    """Judge each kind of card."""
+    for number, driver in enumerate(_DRIVERS, 50):
+        with results.attempt(driver):
+            _card(results, driver, number)
+
+
+def _card(results: Results, driver: str, number: int) -> None:
+    subprocess.run(["modprobe", driver], check=True)
+    time.sleep(3)
+    devices = sorted(path.name for path in Path("/sys/class/net").iterdir() if _driver(path) == driver)
+    if len(devices) != 2:
+        raise NotTriedError(f"there are not two cards of {driver}: {devices}")
+    pair = Pair()
+    near, far = f"near{number}", f"far{number}"
+    for device, name, namespace in ((devices[0], near, pair.near), (devices[1], far, pair.far)):
+        subprocess.run(["ip", "link", "set", device, "down"], check=True)
+        subprocess.run(["ip", "link", "set", device, "name", name, "netns", namespace.path], check=True)
+    for namespace, device, host in ((pair.near, near, 1), (pair.far, far, 2)):
+        namespace.ip(
+            f"address add 10.{number}.0.{host}/24 dev {device}",
+            f"link set {device} up",
+            f"link add link {device} name vlan{number} type vlan id 30",
+            f"address add 10.{number + 100}.0.{host}/24 dev vlan{number}",
+            f"link set vlan{number} up",
+        )
+    pair.delay(far)
+    traffic.Server(pair.far)
+    time.sleep(5)
+    for large in (True, False):
+        name = f"{driver}, {'large segments' if large else 'no large segments'}"
+        if not large:
+            for namespace, device in ((pair.near, near), (pair.far, far)):
+                for feature in _FEATURES:
+                    namespace.run("sh", "-c", f"ethtool -K {device} {feature} off 2>/dev/null || true")
+            time.sleep(5)  # a card that is reset takes its time
+        with results.attempt(name):
+            _judge(results, name, pair, near, number)
+
+
+def _judge(results: Results, name: str, pair: Pair, near: str, number: int) -> None:
+    agent = Agent(f"cards {name}", pair.near, [near, f"vlan{number}"])
+    before = _counters(pair.near, near)
+    addresses = {near: f"10.{number}.0", f"vlan{number}": f"10.{number + 100}.0"}
+    clocks = {
+        device: traffic.talk(pair.near, [(f"{network}.2", "")], connections=2, turns=8, bulk=_BULK)[f"{network}.2"]
+        for device, network in addresses.items()
+    }
+    time.sleep(2)
+    after = _counters(pair.near, near)
+    code = agent.stop()
+    rtts = agent.rtts()
+    for device, network in addresses.items():
+        if clocks[device].error:
+            raise RuntimeError(clocks[device].error)
+        ok, text = judged(rtts.get((device, f"{network}.0/24", "tcp_timestamp")), clocks[device].exchange_ms)
+        seen, _ = judged(rtts.get((near, f"{network}.0/24", "tcp_timestamp")), clocks[device].exchange_ms)
+        results.tell(f"{name}: {device}", ok and seen, f"{text}; on the card {'as well' if seen else 'NOT'}")
+    counted = [0, 0]
+    for point in agent.exported("epping.interface.packet.count"):
+        if point["attributes"]["network.interface.name"] == near:
+            counted[point["attributes"]["network.io.direction"] == "transmit"] += point["value"]
+    # Neighbour discovery and the like may pass between the readings.
+    card = [later - earlier for earlier, later in zip(before, after, strict=True)]
+    ok = code == 0 and all(abs(ours - theirs) <= 0.01 * theirs for ours, theirs in zip(counted, card, strict=True))
+    features = [line.strip() for line in pair.near.run("ethtool", "-k", near).splitlines()]
+    shown = ", ".join(line for line in features if line.startswith(_SHOWN))
+    results.tell(f"{name}: packets", ok, f"received, transmitted: {counted}, by the card {card}; {shown}")
+
+
+def _counters(namespace: Namespace, device: str) -> tuple[int, int]:
+    statistics = json.loads(namespace.run("ip", "-s", "-j", "link", "show", device))[0]["stats64"]
+    return int(statistics["rx"]["packets"]), int(statistics["tx"]["packets"])
+
+
+def _driver(device: Path) -> str:
+    link = device / "device/driver"
+    return link.resolve().name if link.exists() else ""

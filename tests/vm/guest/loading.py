@@ -45,7 +45,7 @@ def default(results: Results) -> None:
         verified = {side: int(count.replace(",", "")) for side, count in _VERIFIED.findall(text)}
         seconds = re.search(r"verified, in ([\d.]+) s", text)
         data = {"verified": verified, "verifier_s": float(seconds[1])} if verified and seconds else {}
-        results.tell(name.strip(), state == "ok", text, **data)
+        results.tell(name.strip(), state.strip() == "ok", text, **data)
     lines = (done.stdout + done.stderr).strip().splitlines()
     results.tell("check", done.returncode == 0, f"exit code {done.returncode}; {lines[-1] if lines else 'no output'}")
 

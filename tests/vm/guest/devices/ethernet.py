@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Interfaces on top of Ethernet: the packets on the parent are the same."""
+
+import json
+
+from vm.guest.devices.site import Site, Watched, add
+
+
+def veth(site: Site) -> list[Watched]:
+    site.under()
+    return [Watched("veth", site.near, f"10.{site.number}.0.2", f"10.{site.number}.0.0/24")]
+
+
+def vlan(site: Site) -> list[Watched]:
+    """802.1Q: the tag is in the packet's metadata."""
+    site.under()
+    _tag(site, "vlan0", "802.1Q", 7)
+    site.up("vlan0", "vlan0")
+    return [site.watched("VLAN", "vlan0")]
+
+
+def vlan_in_packet(site: Site) -> list[Watched]:
+    """802.1Q without offload: the tag is in the packet."""
+    site.under()
+    for namespace, device, _, _ in site.each():
+        namespace.run("ethtool", "-K", device, "txvlan", "off", "rxvlan", "off")
+    _tag(site, "vlan1", "802.1Q", 8)
+    site.up("vlan1", "vlan1")
+    return [site.watched("VLAN without offload", "vlan1")]
+
+
+def qinq(site: Site) -> list[Watched]:
+    """802.1Q in 802.1ad."""
+    site.under()
+    _tag(site, "outer0", "802.1ad", 9)
+    for namespace, _, _, _ in site.each():
+        namespace.ip("link set outer0 up", "link add link outer0 name qinq0 type vlan id 10")
+    site.up("qinq0", "qinq0")
+    inner = site.watched("QinQ", "qinq0")
+    outer = Watched("QinQ, outer tag", "outer0", inner.address, inner.subnet)
+    return [inner, outer]
+
+
+def bond(site: Site) -> list[Watched]:
+    """Active-backup with two members."""
+    site.under(addresses=False)
+    site.under(addresses=False, suffix="b")
+    for namespace, device, _, _ in site.each():
+        add(namespace, "bond0 type bond mode active-backup miimon 100")
+        for member in (device, f"{device}b"):
+            namespace.ip(f"link set {member} down", f"link set {member} master bond0", f"link set {member} up")
+        namespace.ip(f"link set bond0 type bond active_slave {device}")
+    site.up("bond0", "bond0")
+    return [site.watched("bond", "bond0")]
+
+
+def vlan_on_bond(site: Site) -> list[Watched]:
+    site.under(addresses=False)
+    for namespace, device, _, _ in site.each():
+        add(namespace, "bond1 type bond mode active-backup miimon 100")
+        namespace.ip(f"link set {device} down", f"link set {device} master bond1", "link set bond1 up")
+        namespace.ip("link add link bond1 name vlan2 type vlan id 12")
+    site.up("vlan2", "vlan2")
+    upper = site.watched("VLAN on a bond", "vlan2")
+    return [upper, Watched("bond under a VLAN", "bond1", upper.address, upper.subnet)]
+
+
+def bridge(site: Site) -> list[Watched]:
+    """The address is the bridge's."""
+    site.under(addresses=False)
+    near = site.pair.near
+    add(near, "bridge0 type bridge")
+    near.ip(f"link set {site.near} master bridge0")
+    site.up("bridge0", site.far)
+    return [site.watched("bridge", "bridge0")]
+
+
+def macvlan(site: Site) -> list[Watched]:
+    site.under(addresses=False)
+    add(site.pair.near, f"link {site.near} name macvlan0 type macvlan mode bridge")
+    site.up("macvlan0", site.far)
+    return [site.watched("macvlan", "macvlan0")]
+
+
+def ipvlan_l2(site: Site) -> list[Watched]:
+    site.under(addresses=False)
+    add(site.pair.near, f"link {site.near} name ipvlan0 type ipvlan mode l2")
+    site.up("ipvlan0", site.far)
+    return [site.watched("ipvlan l2", "ipvlan0")]
+
+
+def ipvlan_l3(site: Site) -> list[Watched]:
+    site.under(addresses=False)
+    add(site.pair.near, f"link {site.near} name ipvlan1 type ipvlan mode l3")
+    site.up("ipvlan1", site.far)
+    return [site.watched("ipvlan l3", "ipvlan1")]
+
+
+def vrf(site: Site) -> list[Watched]:
+    """The address is that of a member; the application's socket is bound to the VRF."""
+    site.under(addresses=False)
+    near = site.pair.near
+    add(near, "vrf0 type vrf table 77")
+    near.ip("link set vrf0 up", f"link set {site.near} master vrf0")
+    site.up(site.near, site.far)
+    return [site.watched("VRF", "vrf0", via="vrf0")]
+
+
+def netkit_l2(site: Site) -> list[Watched]:
+    return _netkit(site, "l2")
+
+
+def netkit_l3(site: Site) -> list[Watched]:
+    return _netkit(site, "l3")
+
+
+def _netkit(site: Site, mode: str) -> list[Watched]:
+    """A pair, as veth is."""
+    near, far = f"netkit{mode}", f"peer{mode}"
+    add(site.pair.near, f"{near} type netkit mode {mode} forward peer forward name {far} netns {site.pair.far.path}")
+    site.up(near, far)
+    site.pair.delay(far)
+    return [Watched(f"netkit {mode}", near, site.inner_address, site.inner_subnet)]
+
+
+def _tag(site: Site, name: str, protocol: str, number: int) -> None:
+    for namespace, device, _, _ in site.each():
+        add(namespace, f"link {device} name {name} type vlan proto {protocol} id {number}")
+
+
+def mac(site: Site, host: int) -> str:
+    """Return the Ethernet address of a side's underlying device."""
+    namespace, device, _, _ = site.each()[host - 1]
+    return str(json.loads(namespace.run("ip", "-j", "link", "show", device))[0]["address"])

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a kind of interface is made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from otel_epping.lab.namespaces import LabError, Namespace
+from vm.guest.network import Pair
+from vm.guest.results import NotTriedError
+
+
+@dataclass(frozen=True)
+class Watched:
+    """An interface of the near side that is watched, and the address that is reached through it.
+
+    `inner` and `inner_tunnels` say whether the parent shows the same RTTs, without and with `--tunnels`. `via` is the
+    device that the application must bind its socket to.
+    """
+
+    kind: str
+    device: str
+    address: str
+    subnet: str
+    parent: str | None = None
+    inner: bool = True
+    inner_tunnels: bool = True
+    via: str = ""
+
+
+class Site:
+    """Two namespaces and a number that no other kind has; `near` and `far` are the ends of its underlying link."""
+
+    def __init__(self, pair: Pair, number: int) -> None:
+        self.pair = pair
+        self.number = number
+        self.near = f"near{number}"
+        self.far = f"far{number}"
+
+    def under(self, addresses: bool = True, suffix: str = "") -> None:
+        """Make the underlying link, with addresses 10.NUMBER.0.1 and .2."""
+        network = f"10.{self.number}.0" if addresses else ""
+        self.pair.veth(self.near + suffix, self.far + suffix, network)
+
+    def each(self) -> list[tuple[Namespace, str, int, int]]:
+        """Return, for the near and the far side: namespace, underlying device, own host number, that of the other."""
+        return [(self.pair.near, self.near, 1, 2), (self.pair.far, self.far, 2, 1)]
+
+    def ends(self, host: int) -> str:
+        """Return the arguments of a tunnel between the addresses of the underlying link."""
+        return f"local 10.{self.number}.0.{host} remote 10.{self.number}.0.{3 - host}"
+
+    @property
+    def inner_address(self) -> str:
+        return f"10.{100 + self.number}.0.2"
+
+    @property
+    def inner_subnet(self) -> str:
+        return f"10.{100 + self.number}.0.0/24"
+
+    def up(self, near: str, far: str) -> None:
+        """Give both devices their inner addresses and take them up."""
+        for namespace, device, host in ((self.pair.near, near, 1), (self.pair.far, far, 2)):
+            namespace.ip(
+                f"address add 10.{100 + self.number}.0.{host}/24 dev {device}",
+                f"link set {device} up",
+            )
+
+    def watched(
+        self, kind: str, device: str, *, inner: bool = True, inner_tunnels: bool = True, via: str = ""
+    ) -> Watched:
+        """Return the interface with the inner addresses, and the underlying link as its parent."""
+        return Watched(
+            kind, device, self.inner_address, self.inner_subnet, self.near, inner, inner_tunnels or inner, via
+        )
+
+
+Kind = Callable[[Site], list[Watched]]
+
+
+def add(namespace: Namespace, command: str) -> None:
+    """Run `ip link add`. Raises NotTriedError if the kernel or ip does not know the type."""
+    try:
+        namespace.ip(f"link add {command}")
+    except LabError as error:
+        text = str(error)
+        if "Unknown device type" in text or "Operation not supported" in text or "not supported" in text:
+            raise NotTriedError(f"this kernel does not have it: {text}") from None
+        if "netkit" in text and "unknown" in text.lower():
+            raise NotTriedError(f"ip of this userland does not know it: {text}") from None
+        raise
