@@ -17,8 +17,8 @@ APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q 
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons integration fuzz pressure soak distrotest bench lint format docs build clean setup \
-    collector packages root
+.PHONY: help demo test pythons integration fuzz pressure soak distrotest vmtest platforms bench lint format docs build \
+    clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -36,6 +36,13 @@ pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, 
 integration: root setup ## the official Collector and Prometheus, built with Go: what arrives in them is the truth
 	for name in otelcol prometheus; do tests/integration/build.sh $$name || exit 1; done
 	$(BIN)/pytest tests/integration
+
+vmtest: PACKAGES += busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86
+vmtest: root setup ## other kernels in QEMU: 2 machines, or all with ALL=1; ONLY=TEST|KERNEL|KERNEL+RELEASE,...; CAPTURES=FOLDER
+	CAPTURES=$(CAPTURES) PYTHONPATH=tests $(BIN)/python -m vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
+
+platforms: setup ## write the tables of docs/platforms.md and docs/performance.md from the last results of vmtest
+	PYTHONPATH=tests $(BIN)/python -m vm.report
 
 fuzz: root setup ## 2 million broken packets through the program, judged by a model of its rules
 	PYTHONPATH=tests $(BIN)/python -m fuzz

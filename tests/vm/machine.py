@@ -49,25 +49,23 @@ sleep 60
 
 
 class Machine:
-    """A machine with the files that all its tests need in a folder shared with it (`share`)."""
+    """A kernel and a userland. It keeps nothing: each run begins with the same disks."""
 
-    def __init__(self, kernel: Kernel, userland: Userland, share: Path) -> None:
+    def __init__(self, kernel: Kernel, userland: Userland) -> None:
         self.kernel = kernel
         self.userland = userland
-        self._share = share
 
-    @property
-    def name(self) -> str:
-        """What it is called in progress lines: kernel and userland."""
-        return f"{self.kernel.release} with {self.userland.release}"
+    def run(self, share: Path, tests: list[str], tell: Callable[[Result], None]) -> None:
+        """Boot with a folder made by `share()`, run the tests, and tell each result when it comes.
 
-    def run(self, tests: list[str], tell: Callable[[Result], None]) -> None:
-        """Boot, run the tests, and tell each result when it comes. A machine that does not end well is a red result."""
-        (self._share / "plan.json").write_text(json.dumps(tests))
-        lines = self._share / "results.jsonl"
+        A machine that does not come to its end is a red result.
+        """
+        (share / "plan.json").write_text(json.dumps(tests))
+        lines = share / "results.jsonl"
         lines.touch()
-        with (self._share / "console").open("w") as console:
-            process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=console, stderr=console)
+        with (share / "console").open("w") as console:
+            command = self._command(share)
+            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=console, stderr=console)
         began = time.monotonic()
         ended = False
         try:
@@ -88,11 +86,11 @@ class Machine:
             process.kill()
             process.wait()
         if not ended:
-            last = (self._share / "console").read_text(errors="replace").strip().splitlines()[-1:]
-            text = f"the machine did not come to its end: {''.join(last)} (see {self._share / 'console'})"
+            last = (share / "console").read_text(errors="replace").strip().splitlines()[-1:]
+            text = f"the machine did not come to its end; its console ends in: {''.join(last)}"
             tell({"test": "machine", "name": "end", "ok": False, "text": text})
 
-    def _command(self) -> list[str]:
+    def _command(self, share: Path) -> list[str]:
         disks = [self.userland.image, self.kernel.modules]
         command = ["setpriv", "--pdeathsig", "KILL", "nice", "-n", "10", "qemu-system-x86_64"]
         command += ["-accel", "tcg,thread=multi", "-cpu", "max,la57=off", "-smp", str(_CPUS), "-m", str(_MEMORY_MB)]
@@ -100,7 +98,7 @@ class Machine:
         command += ["-initrd", str(self.kernel.initramfs), "-append", _APPEND]
         for disk in disks:
             command += ["-drive", f"file={disk},format=raw,if=virtio,snapshot=on"]
-        command += ["-virtfs", f"local,path={self._share},mount_tag=share,security_model=none", "-nic", "none"]
+        command += ["-virtfs", f"local,path={share},mount_tag=share,security_model=none", "-nic", "none"]
         for hub, card in enumerate(_CARDS):
             for side in ("near", "far"):
                 command += ["-netdev", f"hubport,id={side}{hub},hubid={hub}"]

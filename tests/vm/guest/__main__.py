@@ -3,6 +3,7 @@
 
 import json
 import platform
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,15 +22,20 @@ TESTS: dict[str, Callable[[Results], None]] = {
     "cards": cards.check,
 }
 
+# The packages whose versions are part of the result.
+_SHOWN = ("libbpf1", "libbpfcc", "libllvm", "iproute2", "python3 ")
+
 
 def main() -> None:
     """Run what is asked for. The last result says that the machine came to its end."""
-    print(f"kernel {platform.release()}, Python {platform.python_version()}", flush=True)
+    shown = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\n"], capture_output=True, text=True).stdout
+    versions = dict(line.split() for line in shown.splitlines() if line.startswith(_SHOWN))
+    Results("machine").tell("begin", True, f"kernel {platform.release()}", packages=versions)
     for name in json.loads(Path(SHARE, "plan.json").read_text()):
         results = Results(name)
         with results.attempt("whole"):
             TESTS[name](results)
-    Results("machine").tell("end", True, platform.release())
+    Results("machine").tell("end", True, f"kernel {platform.release()}")
 
 
 if __name__ == "__main__":

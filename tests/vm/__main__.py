@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""python -m vm [--all] [--only NAME,...]: `make vmtest`."""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distro.trees import DistroError
+
+from vm import expected, images, kernels, plan, store
+from vm.cache import VmError, say
+from vm.machine import Machine, Result, require_qemu, share
+
+_STATES = {True: "ok", False: "RED", None: "not tried"}
+
+
+def main() -> int:
+    """Run the machines one after the other. Returns 1 if a result is red, 2 if a machine could not be made."""
+    parser = argparse.ArgumentParser(prog="vm", description="Runs the agent on other kernels, in QEMU.")
+    parser.add_argument("--all", action="store_true", help="every kernel with every userland")
+    parser.add_argument("--only", default="", help="comma-separated tests, kernels, and pairs such as sid+trixie")
+    arguments = parser.parse_args()
+    try:
+        require_qemu()
+        runs = plan.everything() if arguments.all else plan.quick(kernels.newest())
+        runs = plan.chosen(runs, [name for name in arguments.only.split(",") if name])
+        return _run(runs)
+    except (VmError, DistroError) as error:
+        print(f"vmtest: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("vmtest: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(runs: list[plan.Run]) -> int:
+    summary: list[str] = []
+    red: list[str] = []
+    with _ingredients() as (product, captures):
+        for number, run in enumerate(runs, 1):
+            kernel, userland = kernels.kernel(run.kernel), images.userland(run.userland)
+            began = time.monotonic()
+            name = f"{kernel.release} with {userland.release}"
+            say(f"{number} of {len(runs)}: {name}: {', '.join(run.tests)}")
+            results = _results(Machine(kernel, userland), run.tests, product, captures)
+            store.write(run.kernel, run.userland, results)
+            counts = {text: sum(result["ok"] is ok for result in results) for ok, text in _STATES.items()}
+            counted = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
+            summary.append(f"{name}: {counted}, {time.monotonic() - began:.0f} s")
+            red += [f"{name}: {_line(result)}" for result in results if result["ok"] is False]
+    print("\n".join([*summary, *red]))
+    return 1 if red else 0
+
+
+@contextmanager
+def _ingredients() -> Iterator[tuple[Path, Path]]:
+    """Make what every machine gets: the agent, and captures with the events that this machine finds in them."""
+    with tempfile.TemporaryDirectory() as name:
+        product, captures = Path(name, "product"), Path(name, "captures")
+        product.mkdir()
+        images.product(product)
+        expected.make(captures)
+        say(f"the agent is built; {len(list(captures.glob('*.pcap')))} captures are replayed on this machine")
+        yield product, captures
+
+
+def _results(machine: Machine, tests: list[str], product: Path, captures: Path) -> list[Result]:
+    of = {
+        "kernel": machine.kernel.suite,
+        "release": machine.kernel.release,
+        "userland": machine.userland.release,
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "commit": _commit(),
+    }
+    results: list[Result] = []
+
+    def tell(result: Result) -> None:
+        results.append(of | result)
+        if result["ok"] is not True or result["name"] in (result["test"], "end"):
+            say(f"{_line(result)} (at {result.get('since_boot', '?')} s)")
+
+    with share(product, captures, f"{machine.kernel.suite}+{machine.userland.release}") as folder:
+        machine.run(folder, tests, tell)
+    return results
+
+
+def _line(result: Result) -> str:
+    return f"{_STATES[result['ok']]}: {result['test']}: {result['name']}: {result['text']}"
+
+
+def _commit() -> str:
+    """Return the commit of the checkout, with a + if what is tested differs from it."""
+    git = ["git", "-C", str(images.ROOT)]
+    commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "bpf", "otel_epping"]).returncode
+    return commit + ("+" if changed else "")
+
+
+if __name__ == "__main__":
+    os.umask(0o022)  # the agent is run by nobody, too
+    sys.exit(main())

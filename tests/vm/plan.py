@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which kernel runs with which userland, and which tests."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from vm.cache import VmError
+from vm.images import RELEASES
+from vm.kernels import SUITES
+
+# What the compiler and the kernel decide together.
+PAIR_TESTS = ("loading", "settings", "hooks", "watch", "replay")
+# What the kernel decides: tried once for each kernel, with the userland of its own release.
+KERNEL_TESTS = ("neighbours", "devices", "cards")
+QUICK_TESTS = ("loading", "hooks", "watch", "replay")
+TESTS = (*PAIR_TESTS, *KERNEL_TESTS)
+
+
+class Run(NamedTuple):
+    """A machine: the suite of its kernel, the release of its userland, and its tests."""
+
+    kernel: str
+    userland: str
+    tests: list[str]
+
+
+def own_userland(kernel: str) -> str:
+    """Return the release that a kernel's suite belongs to."""
+    return kernel.removesuffix("-backports")
+
+
+def quick(newest: str) -> list[Run]:
+    """Return the oldest kernel with the oldest userland, and the newest kernel with Debian 13."""
+    return [Run("bookworm", "bookworm", list(QUICK_TESTS)), Run(newest, "trixie", list(QUICK_TESTS))]
+
+
+def everything() -> list[Run]:
+    """Return every kernel with every userland."""
+    return [
+        Run(kernel, userland, list(TESTS if userland == own_userland(kernel) else PAIR_TESTS))
+        for kernel in SUITES
+        for userland in RELEASES
+    ]
+
+
+def chosen(runs: Sequence[Run], only: Collection[str]) -> list[Run]:
+    """Return the runs that are asked for, by tests (devices), kernels (sid), and pairs (sid+trixie): each narrows.
+
+    A test can be chosen for any pair. Raises VmError if nothing is left.
+    """
+    pairs = {f"{run.kernel}+{run.userland}" for run in runs}
+    if unknown := set(only) - pairs - set(SUITES) - set(TESTS):
+        known = ", ".join([*TESTS, *SUITES, *sorted(pairs)])
+        raise VmError(f"ONLY={','.join(sorted(unknown))}: there is no such test or machine: choose among {known}")
+    tests = [test for test in TESTS if test in only]
+    machines = [name for name in only if name not in TESTS]
+    left = [
+        Run(run.kernel, run.userland, tests or run.tests)
+        for run in runs
+        if not machines or run.kernel in machines or f"{run.kernel}+{run.userland}" in machines
+    ]
+    if not left:
+        raise VmError(f"ONLY={','.join(only)}: no machine is left; ALL=1 has all of them")
+    return left
