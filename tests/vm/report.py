@@ -27,10 +27,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """Return the cell for some results: ok, red with their names, or that nothing was tried."""
+    """Return the cell for some results: ok, red with their names, a known limit, or that nothing was tried."""
     red = [str(result["name"]) for result in results if result["ok"] is False]
     if red:
         return f"**red**: {', '.join(red)}"
+    if limits := {str(result["limit"]) for result in results if "limit" in result}:
+        return f"limit: {'; '.join(sorted(limits))}"
     return "ok" if any(result["ok"] for result in results) else _NOT_TRIED
 
 
@@ -70,9 +72,14 @@ def devices(results: Sequence[Result]) -> str:
 
 
 def _device(results: Sequence[Result]) -> str:
-    cell = verdict(results)
+    cell = verdict([result | {"name": _without_kind(result)} for result in results])
     reasons = {str(result["text"]) for result in results if result["ok"] is None}
     return f"{cell}: {'; '.join(sorted(reasons))}" if cell == _NOT_TRIED and reasons else cell
+
+
+def _without_kind(result: Result) -> str:
+    """Return what was tried of a kind: the pass, and whether it is the parent's result."""
+    return ", ".join(part for part in str(result["name"]).split(": ") if part != result["kind"])
 
 
 def neighbours(results: Sequence[Result]) -> str:

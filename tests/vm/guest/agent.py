@@ -17,9 +17,11 @@ from vm.guest.results import SHARE
 COMMAND = (sys.executable, "-m", "otel_epping")
 _START_S = 300.0
 _INTERVAL_S = 3
-# An application's clock starts before the packet is sent and stops after the reply is read. Both clocks are read in
-# nanoseconds, but the agent exports seconds as floating-point numbers.
-_SLACK_MS = 0.001
+# An application's clock starts before the packet is sent and stops after the reply is read. But the clock of TCP
+# timestamps ticks in milliseconds, and an RTT begins with the first segment of a tick, which may be an acknowledgement
+# just before the request. The agent exports seconds as floating-point numbers.
+_TICK_MS = {"tcp_timestamp": 1.0}
+_ROUNDING_MS = 0.001
 
 
 class Rtt(NamedTuple):
@@ -107,9 +109,9 @@ class Agent:
         return counts
 
 
-def judged(rtt: Rtt | None, application_ms: float) -> tuple[bool, str]:
+def judged(rtt: Rtt | None, method: str, application_ms: float) -> tuple[bool, str]:
     """Judge by the shortest RTT: not below netem's delay, not above what the application measured."""
     if rtt is None:
         return False, f"no RTT (application {application_ms:.3f} ms)"
-    ok = DELAY_MS <= rtt.least_ms <= application_ms + _SLACK_MS
+    ok = DELAY_MS <= rtt.least_ms <= application_ms + _TICK_MS.get(method, 0.0) + _ROUNDING_MS
     return ok, f"{rtt.number} RTTs from {rtt.least_ms:.3f} ms (application {application_ms:.3f} ms)"

@@ -50,7 +50,7 @@ def _run(results: Results, pair: Pair, name: str, hook: str, prefix: tuple[str, 
     left = attached(pair.near, "near0")
     rtts = agent.rtts()
     for (subnet, method), application_ms in applications.items():
-        ok, text = judged(rtts.get(("near0", subnet, method)), application_ms)
+        ok, text = judged(rtts.get(("near0", subnet, method)), method, application_ms)
         results.tell(f"{name}: {method}, {subnet}", ok, text)
     text = f"start {agent.start_s:.1f} s, exit code {code}, left: {left or 'nothing'}"
     results.tell(name, code == 0 and not left, text, start_s=round(agent.start_s, 1))

@@ -32,12 +32,12 @@ class Results:
             file.write(json.dumps(line | data) + "\n")
 
     @contextmanager
-    def attempt(self, name: str) -> Iterator[None]:
+    def attempt(self, name: str, **data: Any) -> Iterator[None]:
         """Tell an exception of the body as a red result, or as not tried."""
         try:
             yield
         except NotTriedError as error:
-            self.tell(name, None, str(error))
+            self.tell(name, None, str(error), **data)
         except Exception as error:
             traceback.print_exc()  # into the console's log
-            self.tell(name, False, f"{type(error).__name__}: {error}")
+            self.tell(name, False, f"{type(error).__name__}: {error}", **data)

@@ -37,5 +37,7 @@ def check(results: Results) -> None:
     code = process.wait(60)
     lines = [line for line in out.read_text().splitlines() if "10.9.0.2:7000+" in line]
     times = [float(found[1]) for line in lines if (found := re.search(r"([\d.]+) ms", line))]
-    ok, text = judged(Rtt(len(times), min(times)) if times else None, min(clock.connect_ms, clock.exchange_ms))
+    ok, text = judged(
+        Rtt(len(times), min(times)) if times else None, "tcp_timestamp", min(clock.connect_ms, clock.exchange_ms)
+    )
     results.tell("watch", ok and code == 0, f"{text}, exit code {code}")

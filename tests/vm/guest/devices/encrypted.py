@@ -22,7 +22,7 @@ def macsec(site: Site) -> list[Watched]:
         ):
             namespace.run("ip", "macsec", *command.split())
     site.up("macsec0", "macsec0")
-    return [_encrypted(site, "MACsec", "macsec0")]
+    return [_encrypted(site, "macsec0")]
 
 
 def wireguard(site: Site) -> list[Watched]:
@@ -35,7 +35,7 @@ def wireguard(site: Site) -> list[Watched]:
         settings = f"private-key /dev/stdin listen-port 51820 {peer}"
         namespace.run("wg", "set", "wg0", *settings.split(), stdin=private[host])
     site.up("wg0", "wg0")
-    return [_encrypted(site, "WireGuard", "wg0")]
+    return [_encrypted(site, "wg0")]
 
 
 def vti(site: Site) -> list[Watched]:
@@ -51,7 +51,7 @@ def vti(site: Site) -> list[Watched]:
     site.up("vti1", "vti1")
     for namespace, _, _, _ in site.each():
         namespace.sysctl("net.ipv4.conf.vti1.disable_policy", 1)
-    return [_encrypted(site, "VTI (IPsec)", "vti1")]
+    return [_encrypted(site, "vti1")]
 
 
 def xfrm(site: Site) -> list[Watched]:
@@ -65,7 +65,7 @@ def xfrm(site: Site) -> list[Watched]:
             tunnel = f"tmpl src {ends}.{source} dst {ends}.{target} proto esp mode tunnel"
             namespace.ip(f"xfrm policy add src 0.0.0.0/0 dst 0.0.0.0/0 dir {direction} if_id 42 {tunnel}")
     site.up("xfrm0", "xfrm0")
-    return [_encrypted(site, "xfrm (IPsec)", "xfrm0")]
+    return [_encrypted(site, "xfrm0")]
 
 
 def _states(site: Site, namespace: Namespace, spi: int, selector: str) -> None:
@@ -75,5 +75,5 @@ def _states(site: Site, namespace: Namespace, spi: int, selector: str) -> None:
         namespace.ip(f"xfrm state add {ends} proto esp spi {number} mode tunnel {selector} {_AUTH} {_ENC}")
 
 
-def _encrypted(site: Site, kind: str, device: str) -> Watched:
-    return site.watched(kind, device, inner=False, inner_tunnels=False)
+def _encrypted(site: Site, device: str) -> Watched:
+    return site.watched(device, inner=False, inner_tunnels=False)

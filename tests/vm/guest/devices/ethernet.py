@@ -8,7 +8,7 @@ from vm.guest.devices.site import Site, Watched, add
 
 def veth(site: Site) -> list[Watched]:
     site.under()
-    return [Watched("veth", site.near, f"10.{site.number}.0.2", f"10.{site.number}.0.0/24")]
+    return [Watched(site.kind, site.near, f"10.{site.number}.0.2", f"10.{site.number}.0.0/24")]
 
 
 def vlan(site: Site) -> list[Watched]:
@@ -16,7 +16,7 @@ def vlan(site: Site) -> list[Watched]:
     site.under()
     _tag(site, "vlan0", "802.1Q", 7)
     site.up("vlan0", "vlan0")
-    return [site.watched("VLAN", "vlan0")]
+    return [site.watched("vlan0")]
 
 
 def vlan_in_packet(site: Site) -> list[Watched]:
@@ -26,7 +26,7 @@ def vlan_in_packet(site: Site) -> list[Watched]:
         namespace.run("ethtool", "-K", device, "txvlan", "off", "rxvlan", "off")
     _tag(site, "vlan1", "802.1Q", 8)
     site.up("vlan1", "vlan1")
-    return [site.watched("VLAN without offload", "vlan1")]
+    return [site.watched("vlan1")]
 
 
 def qinq(site: Site) -> list[Watched]:
@@ -36,7 +36,7 @@ def qinq(site: Site) -> list[Watched]:
     for namespace, _, _, _ in site.each():
         namespace.ip("link set outer0 up", "link add link outer0 name qinq0 type vlan id 10")
     site.up("qinq0", "qinq0")
-    inner = site.watched("QinQ", "qinq0")
+    inner = site.watched("qinq0")
     outer = Watched("QinQ, outer tag", "outer0", inner.address, inner.subnet)
     return [inner, outer]
 
@@ -51,7 +51,7 @@ def bond(site: Site) -> list[Watched]:
             namespace.ip(f"link set {member} down", f"link set {member} master bond0", f"link set {member} up")
         namespace.ip(f"link set bond0 type bond active_slave {device}")
     site.up("bond0", "bond0")
-    return [site.watched("bond", "bond0")]
+    return [site.watched("bond0")]
 
 
 def vlan_on_bond(site: Site) -> list[Watched]:
@@ -61,7 +61,7 @@ def vlan_on_bond(site: Site) -> list[Watched]:
         namespace.ip(f"link set {device} down", f"link set {device} master bond1", "link set bond1 up")
         namespace.ip("link add link bond1 name vlan2 type vlan id 12")
     site.up("vlan2", "vlan2")
-    upper = site.watched("VLAN on a bond", "vlan2")
+    upper = site.watched("vlan2")
     return [upper, Watched("bond under a VLAN", "bond1", upper.address, upper.subnet)]
 
 
@@ -72,38 +72,45 @@ def bridge(site: Site) -> list[Watched]:
     add(near, "bridge0 type bridge")
     near.ip(f"link set {site.near} master bridge0")
     site.up("bridge0", site.far)
-    return [site.watched("bridge", "bridge0")]
+    return [site.watched("bridge0")]
 
 
 def macvlan(site: Site) -> list[Watched]:
     site.under(addresses=False)
     add(site.pair.near, f"link {site.near} name macvlan0 type macvlan mode bridge")
     site.up("macvlan0", site.far)
-    return [site.watched("macvlan", "macvlan0")]
+    return [site.watched("macvlan0")]
 
 
 def ipvlan_l2(site: Site) -> list[Watched]:
     site.under(addresses=False)
     add(site.pair.near, f"link {site.near} name ipvlan0 type ipvlan mode l2")
     site.up("ipvlan0", site.far)
-    return [site.watched("ipvlan l2", "ipvlan0")]
+    return [site.watched("ipvlan0")]
 
 
 def ipvlan_l3(site: Site) -> list[Watched]:
+    """It resolves no addresses, so both sides are told those of Ethernet."""
     site.under(addresses=False)
     add(site.pair.near, f"link {site.near} name ipvlan1 type ipvlan mode l3")
     site.up("ipvlan1", site.far)
-    return [site.watched("ipvlan l3", "ipvlan1")]
+    for namespace, device, _, other in site.each():
+        address = f"{site.inner_address.rpartition('.')[0]}.{other}"
+        namespace.ip(f"neighbour replace {address} lladdr {mac(site, other)} dev {device}")
+    return [site.watched("ipvlan1")]
 
 
 def vrf(site: Site) -> list[Watched]:
-    """The address is that of a member; the application's socket is bound to the VRF."""
+    """The address is that of the member below; the application's socket is bound to the VRF.
+
+    The kernel passes no packet of a VRF through the hooks of the VRF's own device.
+    """
     site.under(addresses=False)
     near = site.pair.near
     add(near, "vrf0 type vrf table 77")
     near.ip("link set vrf0 up", f"link set {site.near} master vrf0")
     site.up(site.near, site.far)
-    return [site.watched("VRF", "vrf0", via="vrf0")]
+    return [site.watched("vrf0", via="vrf0", limit="it shows no packets: watch its members")]
 
 
 def netkit_l2(site: Site) -> list[Watched]:
@@ -120,7 +127,7 @@ def _netkit(site: Site, mode: str) -> list[Watched]:
     add(site.pair.near, f"{near} type netkit mode {mode} forward peer forward name {far} netns {site.pair.far.path}")
     site.up(near, far)
     site.pair.delay(far)
-    return [Watched(f"netkit {mode}", near, site.inner_address, site.inner_subnet)]
+    return [Watched(site.kind, near, site.inner_address, site.inner_subnet)]
 
 
 def _tag(site: Site, name: str, protocol: str, number: int) -> None:

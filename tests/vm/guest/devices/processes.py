@@ -22,17 +22,17 @@ _PPP_OPTIONS = "noauth\nlcp-echo-interval 0\nnodefaultroute\nmtu 1492\nmru 1492\
 
 
 def tun(site: Site) -> list[Watched]:
-    return _carried(site, "tun", _TUN)
+    return _carried(site, _TUN)
 
 
 def tap(site: Site) -> list[Watched]:
-    return _carried(site, "tap", _TAP)
+    return _carried(site, _TAP)
 
 
-def _carried(site: Site, kind: str, mode: int) -> list[Watched]:
+def _carried(site: Site, mode: int) -> list[Watched]:
     """A device on each side; a thread carries its packets in UDP over the underlying link."""
     site.under()
-    device = f"{kind}7"
+    device = f"{site.kind}7"
     subprocess.run(["modprobe", "tun"], check=True)
     for namespace, _, host, other in site.each():
         with namespace.entered():
@@ -45,7 +45,7 @@ def _carried(site: Site, kind: str, mode: int) -> list[Watched]:
         threading.Thread(target=_carry, args=(handle, carrier), daemon=True).start()
         namespace.ip(f"link set {device} mtu 1400")
     site.up(device, device)
-    return [site.watched(kind, device, inner=False, inner_tunnels=False)]
+    return [site.watched(device, inner=False, inner_tunnels=False)]
 
 
 def _carry(handle: int, carrier: socket.socket) -> None:
@@ -75,7 +75,7 @@ def pppoe(site: Site) -> list[Watched]:
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"no PPPoE session: {(SHARE / 'pppd.log').read_text()[-500:]}")
         time.sleep(0.5)
-    return [site.watched("PPPoE", "ppp7")]
+    return [site.watched("ppp7")]
 
 
 def _start(namespace: Namespace, command: list[str], log: str) -> "subprocess.Popen[str]":

@@ -14,7 +14,7 @@ class Watched:
     """An interface of the near side that is watched, and the address that is reached through it.
 
     `inner` and `inner_tunnels` say whether the parent shows the same RTTs, without and with `--tunnels`. `via` is the
-    device that the application must bind its socket to.
+    device that the application must bind its socket to. `limit` says why no packet is expected on the interface.
     """
 
     kind: str
@@ -25,12 +25,17 @@ class Watched:
     inner: bool = True
     inner_tunnels: bool = True
     via: str = ""
+    limit: str = ""
 
 
 class Site:
-    """Two namespaces and a number that no other kind has; `near` and `far` are the ends of its underlying link."""
+    """Two namespaces, and a number and a name that no other kind has.
 
-    def __init__(self, pair: Pair, number: int) -> None:
+    `near` and `far` are the ends of its underlying link.
+    """
+
+    def __init__(self, pair: Pair, number: int, kind: str) -> None:
+        self.kind = kind
         self.pair = pair
         self.number = number
         self.near = f"near{number}"
@@ -66,11 +71,25 @@ class Site:
             )
 
     def watched(
-        self, kind: str, device: str, *, inner: bool = True, inner_tunnels: bool = True, via: str = ""
+        self,
+        device: str,
+        *,
+        inner: bool = True,
+        inner_tunnels: bool = True,
+        via: str = "",
+        limit: str = "",
     ) -> Watched:
         """Return the interface with the inner addresses, and the underlying link as its parent."""
         return Watched(
-            kind, device, self.inner_address, self.inner_subnet, self.near, inner, inner_tunnels or inner, via
+            self.kind,
+            device,
+            self.inner_address,
+            self.inner_subnet,
+            parent=self.near,
+            inner=inner,
+            inner_tunnels=inner_tunnels,
+            via=via,
+            limit=limit,
         )
 
 

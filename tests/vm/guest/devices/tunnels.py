@@ -5,23 +5,23 @@ from vm.guest.devices.site import Site, Watched, add
 
 
 def ipip(site: Site) -> list[Watched]:
-    return _between_addresses(site, "ipip", "ipip")
+    return _between_addresses(site, "ipip")
 
 
 def gre(site: Site) -> list[Watched]:
-    return _between_addresses(site, "GRE", "gre")
+    return _between_addresses(site, "gre")
 
 
 def gre_key(site: Site) -> list[Watched]:
-    return _between_addresses(site, "GRE with key, checksum, sequence", "gre", "key 42 csum seq")
+    return _between_addresses(site, "gre", "key 42 csum seq")
 
 
 def gretap(site: Site) -> list[Watched]:
-    return _between_addresses(site, "gretap", "gretap")
+    return _between_addresses(site, "gretap")
 
 
 def vxlan(site: Site) -> list[Watched]:
-    return _between_addresses(site, "VXLAN", "vxlan", "id 42 dstport 4789")
+    return _between_addresses(site, "vxlan", "id 42 dstport 4789")
 
 
 def gre_multipoint(site: Site) -> list[Watched]:
@@ -36,7 +36,7 @@ def gre_multipoint(site: Site) -> list[Watched]:
             "link set mgre0 up",
             f"neighbour replace {inner}.{other} lladdr 10.{site.number}.0.{other} dev mgre0",
         )
-    return [site.watched("GRE without remote", "mgre0", inner=False)]
+    return [site.watched("mgre0", inner=False)]
 
 
 def geneve(site: Site) -> list[Watched]:
@@ -45,7 +45,7 @@ def geneve(site: Site) -> list[Watched]:
     for namespace, _, _, other in site.each():
         add(namespace, f"geneve0 type geneve id 42 remote 10.{site.number}.0.{other}")
     site.up("geneve0", "geneve0")
-    return [site.watched("Geneve", "geneve0", inner=False, inner_tunnels=False)]
+    return [site.watched("geneve0", inner=False, inner_tunnels=False)]
 
 
 def sit(site: Site) -> list[Watched]:
@@ -55,30 +55,30 @@ def sit(site: Site) -> list[Watched]:
     for namespace, _, host, _ in site.each():
         add(namespace, f"sit1 type sit {site.ends(host)}")
         namespace.ip("link set sit1 up", f"address add {network}:{host}/48 dev sit1")
-    return [Watched("sit", "sit1", f"{network}:2", f"{network}:/48", site.near, False, True)]
+    return [Watched(site.kind, "sit1", f"{network}:2", f"{network}:/48", site.near, False, True)]
 
 
 def ip6tnl(site: Site) -> list[Watched]:
-    return _between_v6_addresses(site, "ip6tnl", "ip6tnl mode any")
+    return _between_v6_addresses(site, "ip6tnl mode any")
 
 
 def ip6gre(site: Site) -> list[Watched]:
-    return _between_v6_addresses(site, "ip6gre", "ip6gre")
+    return _between_v6_addresses(site, "ip6gre")
 
 
-def _between_addresses(site: Site, kind: str, link: str, arguments: str = "") -> list[Watched]:
+def _between_addresses(site: Site, link: str, arguments: str = "") -> list[Watched]:
     site.under()
     device = f"{link}x{site.number}"
     for namespace, _, host, _ in site.each():
         add(namespace, f"{device} type {link} {arguments} {site.ends(host)}")
     site.up(device, device)
-    return [site.watched(kind, device, inner=False)]
+    return [site.watched(device, inner=False)]
 
 
-def _between_v6_addresses(site: Site, kind: str, link: str) -> list[Watched]:
+def _between_v6_addresses(site: Site, link: str) -> list[Watched]:
     site.under()
     network = f"fdee:{site.number}:"
-    device = f"{kind}x"
+    device = f"{link.split()[0]}x"
     for namespace, under, host, other in site.each():
         namespace.ip(f"address add {network}:{host}/64 dev {under}")
         add(
@@ -86,4 +86,4 @@ def _between_v6_addresses(site: Site, kind: str, link: str) -> list[Watched]:
             f"{device} type {link} local {network}:{host} remote {network}:{other} encaplimit none dev {under}",
         )
     site.up(device, device)
-    return [site.watched(kind, device, inner=False)]
+    return [site.watched(device, inner=False)]
