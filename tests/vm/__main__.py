@@ -2,10 +2,11 @@
 """python -m vm [--all] [--only NAME,...]: `make vmtest`."""
 
 import argparse
+import fcntl
 import os
+import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from pathlib import Path
 from distro.trees import DistroError
 
 from vm import expected, images, kernels, plan, store
-from vm.cache import VmError, say
+from vm.cache import VmError, folder, say
 from vm.machine import Machine, Result, require_qemu, share
 
+_LONGEST = 500  # of a result's text; results.jsonl has all of it
 _STATES = {True: "ok", False: "RED", None: "not tried"}
 
 
@@ -28,6 +30,11 @@ def main() -> int:
     arguments = parser.parse_args()
     try:
         require_qemu()
+        alone = (folder() / "lock").open("w")
+        try:
+            fcntl.flock(alone, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise VmError("another make vmtest is running: wait for its end") from None
         runs = plan.everything() if arguments.all else plan.quick(kernels.newest())
         runs = plan.chosen(runs, [name for name in arguments.only.split(",") if name])
         return _run(runs)
@@ -61,13 +68,18 @@ def _run(runs: list[plan.Run]) -> int:
 @contextmanager
 def _ingredients() -> Iterator[tuple[Path, Path]]:
     """Make what every machine gets: the agent, and captures with the events that this machine finds in them."""
-    with tempfile.TemporaryDirectory() as name:
-        product, captures = Path(name, "product"), Path(name, "captures")
-        product.mkdir()
+    home = folder() / "given"
+    shutil.rmtree(home, ignore_errors=True)  # left by a run that was killed
+    home.mkdir()
+    product, captures = home / "product", home / "captures"
+    product.mkdir()
+    try:
         images.product(product)
         expected.make(captures)
         say(f"the agent is built; {len(list(captures.glob('*.pcap')))} captures are replayed on this machine")
         yield product, captures
+    finally:
+        shutil.rmtree(home)
 
 
 def _results(machine: Machine, tests: list[str], product: Path, captures: Path) -> list[Result]:
@@ -85,13 +97,14 @@ def _results(machine: Machine, tests: list[str], product: Path, captures: Path) 
         if result["ok"] is not True or result["name"] in (result["test"], "end"):
             say(f"{_line(result)} (at {result.get('since_boot', '?')} s)")
 
-    with share(product, captures, f"{machine.kernel.suite}+{machine.userland.release}") as folder:
-        machine.run(folder, tests, tell)
+    with share(product, captures, f"{machine.kernel.suite}+{machine.userland.release}") as shared:
+        machine.run(shared, tests, tell)
     return results
 
 
 def _line(result: Result) -> str:
-    return f"{_STATES[result['ok']]}: {result['test']}: {result['name']}: {result['text']}"
+    text = " ".join(result["text"].split())
+    return f"{_STATES[result['ok']]}: {result['test']}: {result['name']}: {text[:_LONGEST]}"
 
 
 def _commit() -> str:

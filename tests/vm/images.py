@@ -112,7 +112,8 @@ def _make(release: str, new: Path) -> None:
         venv=VENV,
     )
     log = folder() / f"{release}.image.log"
-    command = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
+    command = ["setpriv", "--pdeathsig", "KILL"]
+    command += ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child"]
     with log.open("w") as output:
         done = subprocess.run(
             [*command, "sh", "-exc", script], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT

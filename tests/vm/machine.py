@@ -4,7 +4,6 @@
 import json
 import shutil
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -110,19 +109,20 @@ class Machine:
 
 @contextmanager
 def share(product: Path, captures: Path, name: str) -> Iterator[Path]:
-    """Make the folder shared with a machine. What the machine wrote is kept in the cache until its next run."""
-    with tempfile.TemporaryDirectory() as made:
-        path = Path(made)
-        (path / "init").write_text(_INIT)
-        shutil.copytree(product, path / "product")
-        shutil.copytree(captures, path / "captures")
-        shutil.copytree(ROOT / "tests/vm", path / "tests/vm", ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "tests/unprivileged.py", path / "tests")
+    """Make the folder shared with a machine. What the machine wrote stays there until its next run."""
+    path = folder() / "runs" / name
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    (path / "init").write_text(_INIT)
+    shutil.copytree(product, path / "product")
+    shutil.copytree(captures, path / "captures")
+    shutil.copytree(ROOT / "tests/vm", path / "tests/vm", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "tests/unprivileged.py", path / "tests")
+    try:
         yield path
-        kept = folder() / "runs" / name
-        shutil.rmtree(kept, ignore_errors=True)
-        ignore = shutil.ignore_patterns("product", "captures", "tests", "init")
-        shutil.copytree(path, kept, ignore=ignore)
+    finally:
+        for given in ("product", "captures", "tests"):
+            shutil.rmtree(path / given)
 
 
 def require_qemu() -> None:
