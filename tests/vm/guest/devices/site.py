@@ -93,6 +93,12 @@ class Site:
         )
 
 
+# What ip says of a type that the kernel does not know, and of one that it does not know itself.
+_UNKNOWN = {
+    "Unknown device type": "this kernel does not have it",
+    "Operation not supported": "this kernel does not have it",
+    "Garbage instead of arguments": "ip of this userland cannot make it",
+}
 Kind = Callable[[Site], list[Watched]]
 
 
@@ -101,9 +107,7 @@ def add(namespace: Namespace, command: str) -> None:
     try:
         namespace.ip(f"link add {command}")
     except LabError as error:
-        text = str(error)
-        if "Unknown device type" in text or "Operation not supported" in text or "not supported" in text:
-            raise NotTriedError(f"this kernel does not have it: {text}") from None
-        if "netkit" in text and "unknown" in text.lower():
-            raise NotTriedError(f"ip of this userland does not know it: {text}") from None
+        for said, reason in _UNKNOWN.items():
+            if said in str(error):
+                raise NotTriedError(reason) from None
         raise
