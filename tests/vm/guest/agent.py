@@ -31,6 +31,10 @@ class Rtt(NamedTuple):
     least_ms: float
 
 
+class NotStartedError(Exception):
+    """The agent ended before it watched, or took too long; the message has its log."""
+
+
 Series = tuple[str, str, str]  # interface, subnet, method
 
 
@@ -58,7 +62,7 @@ class Agent:
             )
         while "watching" not in self.log:
             if self.process.poll() is not None or time.monotonic() > began + _START_S:
-                raise RuntimeError(f"the agent does not watch: {self.log[-1500:]}")
+                raise NotStartedError(f"the agent does not watch: {self.log[-1500:]}")
             time.sleep(0.2)
         self.start_s = time.monotonic() - began
 

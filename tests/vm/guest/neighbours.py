@@ -7,14 +7,15 @@ from collections.abc import Callable
 
 from otel_epping.kernel import tcx
 from vm.guest import traffic
-from vm.guest.agent import Agent, judged
+from vm.guest.agent import Agent, NotStartedError, judged
 from vm.guest.network import Pair
 from vm.guest.results import Results
 
 _HOOKS = ("auto", "clsact")
 # Numbers, and the name of the hook that the last filter of all was put on or taken from.
 _CHANGING = re.compile(r"\b(id|tag|index|ref|bind) \S+|(?<=^filter )(parent ffff:|ingress|egress) ?|\s+$")
-_ACCEPTING = "accepting filter of others"
+_FIRST = "accepting filter of others at pref 1"
+_INGRESS = "ingress qdisc of others"
 
 
 def check(results: Results) -> None:
@@ -55,40 +56,69 @@ def _ingress_qdisc(number: int) -> list[str]:
 
 
 def _accepting_filter(number: int) -> list[str]:
-    """A filter that accepts every packet: those behind it see none."""
+    """A filter that accepts every packet, at a priority that leaves room before it."""
+    return _accepting(number, 100)
+
+
+def _first_accepting_filter(number: int) -> list[str]:
+    """A filter that accepts every packet, at the first priority: those behind it see none."""
+    return _accepting(number, 1)
+
+
+def _accepting(number: int, priority: int) -> list[str]:
     near = f"near{number}"
     return [
         f"qdisc add dev {near} clsact",
-        f"filter add dev {near} ingress pref 1 protocol all matchall action ok",
+        f"filter add dev {near} ingress pref {priority} protocol all matchall action ok",
     ]
 
 
 _CASES: dict[str, Callable[[int], list[str]]] = {
     "netem and filters of others": _netem_and_filters,
-    "ingress qdisc of others": _ingress_qdisc,
-    _ACCEPTING: _accepting_filter,
+    "accepting filter of others": _accepting_filter,
+    _FIRST: _first_accepting_filter,
+    _INGRESS: _ingress_qdisc,
 }
 
 
 def _beside(results: Results, case: str, pair: Pair, number: int, hook: str) -> None:
-    name = f"{case}, {hook}"
-    near, address = f"near{number}", f"10.{number}.0.2"
+    near, name = f"near{number}", f"{case}, {hook}"
+    filters = hook == "clsact" or not tcx.is_known()
     before = _state(pair, near)
+    if case == _INGRESS and filters:
+        _refused(results, name, pair, near, hook)
+        return
     agent = Agent(f"neighbours {name}", pair.near, [near], "--hook", hook)
+    address = f"10.{number}.0.2"
     clock = traffic.talk(pair.near, [(address, "")], bulk=300_000)[address]
     code = agent.stop()
     after = _state(pair, near)
     rtt = agent.rtts().get((near, f"10.{number}.0.0/24", "tcp_timestamp"))
     ok, text = judged(rtt, "tcp_timestamp", clock.exchange_ms)
     limit = {}
-    if case == _ACCEPTING and (hook == "clsact" or not tcx.is_known()):
-        limit = {"limit": "filters behind it see no packets"}
-        ok = rtt is None
-    same = "unchanged" if before == after else f"CHANGED from {before} to {after}"
+    if case == _FIRST and filters:
+        ok = rtt is None and "filters of others are first" in agent.log
+        limit = {"limit": "filters behind it see no packets; the agent logs it"}
     if not ok:
         text += f"; log: {agent.log[-600:]}"
+    same = "unchanged" if before == after else f"CHANGED from {before} to {after}"
     text = f"{text}; others' qdiscs and filters {same}; exit code {code}; {clock.error}".removesuffix("; ")
     results.tell(name, ok and before == after and code == 0 and not clock.error, text, **limit)
+
+
+def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> None:
+    """The agent must end with one line that names the cure, and change nothing."""
+    before = _state(pair, near)
+    try:
+        agent = Agent(f"neighbours {name}", pair.near, [near], "--hook", hook)
+    except NotStartedError as error:
+        same = before == _state(pair, near)
+        ok = same and "has an ingress qdisc" in str(error) and "clsact" in str(error)
+        text = f"{error}; others' qdiscs and filters {'unchanged' if same else 'CHANGED'}"
+        results.tell(name, ok, text, limit="refused, and the cure is named")
+    else:
+        agent.stop()
+        results.tell(name, False, "the agent watches, but an ingress qdisc has no filters for egress")
 
 
 def _state(pair: Pair, device: str) -> list[str]:
