@@ -38,8 +38,8 @@ integration: root setup ## the official Collector and Prometheus, built with Go:
 	$(BIN)/pytest tests/integration
 
 vmtest: PACKAGES += busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86
-vmtest: root setup ## other kernels in QEMU: 2 machines, or all with ALL=1; ONLY=TEST|KERNEL|KERNEL+RELEASE,...; CAPTURES=FOLDER
-	CAPTURES=$(CAPTURES) PYTHONPATH=tests $(BIN)/python -m vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
+vmtest: root setup ## other kernels in QEMU: two machines, or all with ALL=1; ONLY=TEST|KERNEL|KERNEL+RELEASE,...
+	PYTHONPATH=tests $(BIN)/python -m vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
 
 platforms: setup ## write the tables of docs/platforms.md and docs/performance.md from the last results of vmtest
 	PYTHONPATH=tests $(BIN)/python -m vm.report

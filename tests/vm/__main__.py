@@ -57,9 +57,7 @@ def _run(runs: list[plan.Run]) -> int:
             say(f"{number} of {len(runs)}: {name}: {', '.join(run.tests)}")
             results = _results(Machine(kernel, userland), run.tests, product, captures)
             store.write(run.kernel, run.userland, results)
-            counts = {text: sum(result["ok"] is ok for result in results) for ok, text in _STATES.items()}
-            counted = ", ".join(f"{count} {text}" for text, count in counts.items() if count)
-            summary.append(f"{name}: {counted}, {time.monotonic() - began:.0f} s")
+            summary.append(f"{name}: {_counted(results)}, {time.monotonic() - began:.0f} s")
             red += [f"{name}: {_line(result)}" for result in results if result["ok"] is False]
     print("\n".join([*summary, *red]))
     return 1 if red else 0
@@ -93,13 +91,20 @@ def _results(machine: Machine, tests: list[str], product: Path, captures: Path) 
     results: list[Result] = []
 
     def tell(result: Result) -> None:
+        if results and (test := results[-1]["test"]) not in ("machine", result["test"]):
+            say(f"  {test}: {_counted([other for other in results if other['test'] == test])}")
         results.append(of | result)
-        if result["ok"] is not True or result["name"] in (result["test"], "end"):
-            say(f"{_line(result)} (at {result.get('since_boot', '?')} s)")
+        if result["ok"] is not True:
+            say(f"  {_line(result)}")
 
     with share(product, captures, f"{machine.kernel.suite}+{machine.userland.release}") as shared:
         machine.run(shared, tests, tell)
     return results
+
+
+def _counted(results: list[Result]) -> str:
+    counts = {text: sum(result["ok"] is ok for result in results) for ok, text in _STATES.items()}
+    return ", ".join(f"{count} {text}" for text, count in counts.items() if count)
 
 
 def _line(result: Result) -> str:

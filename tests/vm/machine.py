@@ -78,7 +78,7 @@ class Machine:
                     *whole, pending = pending.split("\n")
                     for result in map(json.loads, whole):
                         ended = ended or result["test"] == "machine"
-                        tell(result | {"since_boot": round(time.monotonic() - began)})
+                        tell(result)
                     silent = not lines.stat().st_size and time.monotonic() - began > _BOOT_S
                     if silent or time.monotonic() - began > _LIMIT_S:
                         break
