@@ -94,6 +94,11 @@ def test_the_table_of_interfaces() -> None:
     assert "| e1000e, and a VLAN on it | ok |" in lines
 
 
+def test_the_table_of_neighbours() -> None:
+    results = [result("neighbours", "netem, auto"), result("neighbours", "netem, clsact", False)]
+    assert report.neighbours(results).splitlines()[2:] == ["| netem, auto | ok |", "| netem, clsact | **red** |"]
+
+
 def test_the_table_of_the_verifier() -> None:
     results = [
         result("loading", "verifier", verified={"ingress": 100_000, "egress": 90_000}, verifier_s=2.5),

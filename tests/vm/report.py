@@ -30,7 +30,7 @@ def verdict(results: Sequence[Result]) -> str:
     """Return the cell for some results: ok, red with their names, a known limit, or that nothing was tried."""
     red = [str(result["name"]) for result in results if result["ok"] is False]
     if red:
-        return f"**red**: {', '.join(red)}"
+        return f"**red**: {', '.join(red)}".removesuffix(": ")
     if limits := {str(result["limit"]) for result in results if "limit" in result}:
         return f"limit: {'; '.join(sorted(limits))}"
     return "ok" if any(result["ok"] for result in results) else _NOT_TRIED
@@ -62,7 +62,9 @@ def _pair(results: Sequence[Result]) -> str:
 def devices(results: Sequence[Result]) -> str:
     """Kinds of interfaces on each kernel, cards behind them."""
     found = [result for result in results if result["test"] == "devices"]
-    known = list(dict.fromkeys(str(result["kind"]) for result in found if "kind" in result))
+    # In the order in which they were judged; those that were made on no kernel come last.
+    judged = [result for result in found if not result["name"].endswith(": made")]
+    known = list(dict.fromkeys(str(result["kind"]) for result in [*judged, *found] if "kind" in result))
     releases = kernels(result for result in results if result["test"] in ("devices", "cards"))
     rows = [[kind, *(_device(_of(found, release=release, kind=kind)) for release in releases)] for kind in known]
     for driver, kind in _CARD_KINDS.items():
@@ -87,7 +89,9 @@ def neighbours(results: Sequence[Result]) -> str:
     found = [result for result in results if result["test"] == "neighbours"]
     names = list(dict.fromkeys(str(result["name"]) for result in found))
     releases = kernels(found)
-    rows = [[name, *(verdict(_of(found, release=release, name=name)) for release in releases)] for name in names]
+    # The row has the name already.
+    found = [result | {"case": result["name"], "name": ""} for result in found]
+    rows = [[name, *(verdict(_of(found, release=release, case=name)) for release in releases)] for name in names]
     return table(["on the interface", *releases], rows)
 
 
