@@ -88,7 +88,7 @@ def _alone(config: KernelConfig) -> Iterator[Finding]:
 
 def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
     """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
-    yield _find("kernel", requirements.kernel)
+    yield _find("kernel", lambda: f"{requirements.kernel()}: {requirements.tried_kernel()}")
     yield _find("BTF", requirements.btf)
     for name in privileges.NEEDED:
         yield _find(name, partial(requirements.capability, name))
@@ -101,7 +101,8 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
     try:
         with Collector(config) as collector:
             program = collector.program
-            yield Finding("compiler", True, f"{program.compiler}, of {program.interpreter}")
+            tried = requirements.tried_bcc(program.bcc_version)
+            yield Finding("compiler", True, f"{program.compiler}, of {program.interpreter}: {tried}")
             yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
             yield Finding("run time", True, _run_time())
             yield Finding("memory", True, _memory(collector))

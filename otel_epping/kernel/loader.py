@@ -59,6 +59,7 @@ class Program:
     """The loaded program: descriptors of its entry points and maps, by name.
 
     compiler     what compiled it: "BCC 0.31.0 with LLVM 19.1"
+    bcc_version  "0.31.0"
     interpreter  the Python that has BCC
     verifier_s   how long the kernel took to verify both entry points, side by side
     """
@@ -66,6 +67,7 @@ class Program:
     entry_points: dict[str, int]
     maps: dict[str, Map]
     compiler: str
+    bcc_version: str
     interpreter: str
     verifier_s: float
 
@@ -88,19 +90,20 @@ def interpreters() -> list[str]:
 @dataclass(frozen=True)
 class _Answer:
     """What one run of the child brought: its reply, or {} if it ended without one; descriptors; what it printed; how it
-    ended; what compiles there.
+    ended; the versions of what compiles there, or {}.
     """
 
     reply: dict[str, Any]
     fds: list[int]
     printed: str
     status: int
-    compiler: str
+    versions: dict[str, str]
 
-
-def _compiler(versions: dict[str, str]) -> str:
-    llvm = f" with LLVM {versions['llvm']}" if versions.get("llvm") else ""
-    return f"BCC {versions['bcc']}{llvm}" if versions else ""
+    @property
+    def compiler(self) -> str:
+        """What compiles there; '' if the child ended before it had found out."""
+        llvm = f" with LLVM {self.versions['llvm']}" if self.versions.get("llvm") else ""
+        return f"BCC {self.versions['bcc']}{llvm}" if self.versions else ""
 
 
 def _environment() -> dict[str, str]:
@@ -125,7 +128,7 @@ def _ask_child(interpreter: str, request: str) -> _Answer:
             )
         _, printed = child.communicate()
         # The messages wait in the socket's buffer: they are far smaller than that, whatever the settings.
-        versions, reply, fds = {}, {}, list[int]()
+        versions, reply, fds = dict[str, str](), {}, list[int]()
         while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
             if not message[0]:
                 break
@@ -134,7 +137,7 @@ def _ask_child(interpreter: str, request: str) -> _Answer:
                 versions = content
             else:
                 reply, fds = content, message[1]
-    return _Answer(reply, fds, printed, child.returncode, _compiler(versions))
+    return _Answer(reply, fds, printed, child.returncode, versions)
 
 
 def _ended_early(answer: _Answer) -> EppingError:
@@ -196,6 +199,7 @@ def _program(answer: _Answer, interpreter: str) -> Program:
             for entry in reply["maps"]
         },
         compiler=answer.compiler,
+        bcc_version=answer.versions["bcc"],
         interpreter=interpreter,
         verifier_s=reply["verifier_s"],
     )

@@ -14,6 +14,12 @@ from otel_epping.kernel.privileges import NEEDED, may_raise_limits, missing
 # years. Without TCX links, which are from 6.6, there are clsact filters.
 LEAST_KERNEL = (5, 15)
 
+# The oldest and the newest Linux, the versions of BCC, and the machines that `make vmtest` and `make test` have tried:
+# docs/platforms.md.
+TRIED_KERNELS = ((6, 1), (7, 2))
+TRIED_BCC = ("0.26", "0.31", "0.37")
+TRIED_MACHINES = ("x86_64",)
+
 # From here on the maps count as memory of the cgroup, and no more against RLIMIT_MEMLOCK.
 _CGROUP_KERNEL = (5, 11)
 
@@ -34,6 +40,29 @@ def kernel() -> str:
     if _version() < LEAST_KERNEL:
         raise EppingError(f"kernel {release} is too old: use Linux {'.'.join(map(str, LEAST_KERNEL))} or newer")
     return release
+
+
+def tried_kernel() -> str:
+    """Whether this kernel, and this kind of machine, is among those that were tried."""
+    oldest, newest = (".".join(map(str, version)) for version in TRIED_KERNELS)
+    machine = platform.machine()
+    if _version() < TRIED_KERNELS[0]:
+        words = f"should work, but nothing older than Linux {oldest} was tried"
+    elif _version() > TRIED_KERNELS[1]:
+        words = f"should work, but nothing newer than Linux {newest} was tried"
+    else:
+        words = f"Linux {oldest} to {newest} were tried"
+    if machine not in TRIED_MACHINES:
+        words += f", and nothing on {machine}, but only on {', '.join(TRIED_MACHINES)}"
+    return words
+
+
+def tried_bcc(version: str) -> str:
+    """Whether this version of BCC, as "0.31.0", is among those that were tried."""
+    known = ", ".join(TRIED_BCC)
+    if version.startswith(tuple(f"{tried}." for tried in TRIED_BCC)):
+        return f"BCC {known} were tried"
+    return f"should work, but only BCC {known} were tried"
 
 
 def cpus() -> int:
