@@ -89,7 +89,7 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
 
     u64 bucket = bounded(bucket_of(rtt_ns), BUCKETS);
     u32 interval = told->interval;
-    u64 tag = (u64)interval << EXTREME_BITS;
+    u64 tag = (u64)interval << EXTREME_BITS, parity = bounded(interval & 1, 2);
 
     /* A locked addition waits for its cache line, and all that follows for it: so both are asked for beforehand. */
     asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
@@ -97,7 +97,7 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);
-    raise_word(&histogram->min_word[interval & 1], tag | (EXTREME_MASK - rtt_ns));
-    raise_word(&histogram->max_word[interval & 1], tag | rtt_ns);
+    raise_word(&histogram->min_word[parity], tag | (EXTREME_MASK - rtt_ns));
+    raise_word(&histogram->max_word[parity], tag | rtt_ns);
     __sync_fetch_and_add(&histogram->ended, 1);
 }

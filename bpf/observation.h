@@ -32,6 +32,7 @@ static __always_inline void answers(struct observation *seen, enum method method
 
     if (!asked_ns || place >= RTTS_OF_A_PACKET)
         return;
+    place = bounded(place, RTTS_OF_A_PACKET);
     packet->ended[place].asked_ns = asked_ns;
     packet->ended[place].method = method;
     packet->answers = place + 1;

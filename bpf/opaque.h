@@ -15,15 +15,16 @@ static __always_inline u64 opaque(u64 number)
 }
 
 /*
- * The same number, which is less than `limit`, a constant: how every index and offset in the program is bounded. No
- * packet goes beyond a bound, so the program would end there, and leave the packet alone.
+ * Returns the number, which must be less than `limit`, a constant. All indexes into arrays and all offsets into packets
+ * are bounded in this way. No packet exceeds a bound. If one did, the program would end here and leave the packet
+ * alone.
  *
- * Compiler and verifier each lose a bound that is written in C. The compiler compares one register and uses another
- * that has the same value, or one that it has shifted or cut to 32 bits before; or it leaves the comparison out, for it
- * knows more than the verifier does. LLVM 14 and LLVM 19 do so in different places. Here one register is compared and
- * handed on, in instructions that the compiler can neither divide nor understand, and after the comparison no other
- * number is known to it to be the same. The number has 64 bits, since the verifier of Linux 6.1 doesn't carry over a
- * bound of the lower 32. The way out is an exit, and not a branch of C, for the compiler might join that with others.
+ * A bound in C can get lost. The compiler may compare one register and index with another one that has the same value,
+ * or with one that it shifted or cut to 32 bits before the comparison. It may drop a comparison whose result it knows,
+ * and the verifier does not. LLVM 14 and LLVM 19 do so in different places. Here one register is compared and returned,
+ * by instructions that the compiler cannot divide, and the compiler knows nothing of the result. The number has 64
+ * bits, since LLVM compares numbers of 32 bits in a copy. Leaving by `exit` needs no branch in C, which the compiler
+ * might join with others; r0 is written on this way only, so it need not be declared.
  */
 static __always_inline u64 bounded(u64 number, u64 limit)
 {
