@@ -94,7 +94,7 @@ static __always_inline const struct control *what_is_told(void)
  */
 struct interface {
     u32 ifindex;
-    u16 link_header; /* bytes in front of the network header: 14 for Ethernet, 0 for tun, ppp, wireguard */
+    u16 link_header; /* bytes of the Ethernet header that devices of its type have, or 0; see link.h */
     u16 number;
     /* The side of what goes out through it, and of what comes in: it depends on what the interface faces, and in a
      * capture nobody knows. */

@@ -54,8 +54,10 @@ def test_ethernet_and_loopback_have_a_link_header(ns: Namespace) -> None:
         assert [interfaces.find(name).link_header for name in ("lo", "up0")] == [14, 14]
 
 
-@pytest.mark.parametrize("hardware", [512, 519, 768, 769, 776, 778, 823, 65534])
-def test_plain_ip_has_no_link_header(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
+@pytest.mark.parametrize(
+    "hardware", [24, 32, 256, 257, 258, 259, 512, 513, 519, 768, 769, 774, 776, 778, 823, 825, 65534]
+)
+def test_others_that_carry_ip_have_no_ethernet_header(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
     tun(hardware)
     with ns.entered():
         assert interfaces.find("tun0").link_header == 0
@@ -64,7 +66,7 @@ def test_plain_ip_has_no_link_header(ns: Namespace, tun: Callable[[int], None], 
 @pytest.mark.parametrize("hardware", [280, 801, 804], ids=["CAN", "Wi-Fi monitor", "IEEE 802.15.4"])
 def test_foreign_link_types_are_refused(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
     tun(hardware)
-    with ns.entered(), pytest.raises(EppingError, match=f"ARPHRD {hardware}.*neither Ethernet nor plain IP"):
+    with ns.entered(), pytest.raises(EppingError, match=f"ARPHRD {hardware}.*does not carry IP"):
         interfaces.find("tun0")
 
 

@@ -7,6 +7,7 @@ devices, and those that lack an Ethernet header.
 """
 
 import fcntl
+import itertools
 import os
 import socket
 import struct
@@ -27,8 +28,11 @@ from otel_epping.kernel.collector import Collector
 from otel_epping.lab.namespaces import Namespace
 
 # linux/if_tun.h, linux/if_ether.h
-TUNSETIFF, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x1, 0x1000
+TUNSETIFF, TUNSETLINK, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x400454CD, 0x1, 0x1000
 ETH_P_IP, ETH_P_IPV6, ETH_P_ALL = 0x0800, 0x86DD, 3
+# linux/if_arp.h: InfiniBand, SLIP, Cisco HDLC, VTI, SIT, GRE, 6LoWPAN, none
+ARPHRD_ETHER, ARPHRD_NONE = 1, 65534
+HARDWARE = (32, 256, 513, 768, 776, 778, 825, ARPHRD_NONE)
 TUN = "tun-epping"
 
 GRE_HEADER = bytes(IP(src="203.0.113.1", dst="203.0.113.2") / GRE(proto=ETH_P_IP, key_present=1, key=77))
@@ -60,12 +64,13 @@ def collector() -> Iterator[Collector]:
 class Tun:
     """A tun device in a namespace of its own: packets without a link header come in by its descriptor."""
 
-    def __init__(self, collector: Collector, namespace: Namespace) -> None:
+    def __init__(self, collector: Collector, namespace: Namespace, hardware: int) -> None:
         self.collector = collector
         self.namespace = namespace
         with namespace.entered():
             self._device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             fcntl.ioctl(self._device, TUNSETIFF, struct.pack("=16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI))
+            fcntl.ioctl(self._device, TUNSETLINK, hardware)
             namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # or the kernel sends packets of its own
             namespace.ip(f"link set {TUN} up")
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -100,8 +105,10 @@ class Tun:
 
 
 @pytest.fixture
-def tun(collector: Collector) -> Iterator[Tun]:
-    with Namespace("tun") as namespace, closing(Tun(collector, namespace)) as tun:
+def tun(collector: Collector, request: pytest.FixtureRequest) -> Iterator[Tun]:
+    """A tun device; a parameter is the hardware type that it pretends to have (linux/if_arp.h)."""
+    hardware = getattr(request, "param", ARPHRD_NONE)
+    with Namespace("tun") as namespace, closing(Tun(collector, namespace, hardware)) as tun:
         yield tun
 
 
@@ -141,6 +148,24 @@ def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: T
         }
         eventually(lambda: added(before, tun.counters()), expected)
         assert tun.rtts() == rtts + 1
+
+
+@pytest.mark.parametrize(
+    ("tun", "front"),
+    [(ARPHRD_ETHER, "nothing"), *itertools.product(HARDWARE, ["nothing", "Ethernet, 6", "GRE"])],
+    indirect=["tun"],
+)
+def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
+    """An Ethernet device without an Ethernet header, and others with headers that their types do not have."""
+    with tun.namespace.entered(), neighbour.attached(TUN, pushed(front)):
+        tun.collector.attachments.attach(TUN)
+        before = tun.counters()
+        packets = [IP() / UDP() / bytes(20), IPv6() / UDP() / bytes(20)]
+        for packet, protocol in zip(packets, (ETH_P_IP, ETH_P_IPV6), strict=True):
+            tun.receive(packet)
+            tun.transmit(packet, protocol)
+        total = sum(len(bytes(packet)) for packet in packets)
+        eventually(lambda: added(before, tun.counters()), {"received udp": (2, total), "transmitted udp": (2, total)})
 
 
 def pushed(front: str) -> list[bytes]:

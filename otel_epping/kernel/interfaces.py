@@ -18,14 +18,24 @@ _SIOCGIFHWADDR = 0x8927
 _IFF_UP = 0x1
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
-_NO_HEADER_TYPES = {
+# Without a header, or with one that the program passes: the kernel knows where the network header is (bpf/link.h).
+_OTHER_IP_TYPES = {
+    24: "ieee1394",
+    32: "infiniband",
+    256: "slip",
+    257: "cslip",
+    258: "slip6",
+    259: "cslip6",
     512: "ppp",
+    513: "cisco",
     519: "rawip",
     768: "tunnel",
     769: "tunnel6",
+    774: "fddi",
     776: "sit",
     778: "gre",
     823: "ip6gre",
+    825: "6lowpan",
     65534: "none",
 }
 
@@ -43,7 +53,7 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface that can be watched; `link_header` is the bytes in front of the network header."""
+    """An interface that can be watched; `link_header` is the bytes of the Ethernet header that its type has, or 0."""
 
     name: str
     ifindex: int
@@ -70,6 +80,8 @@ def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
     """An interface by its hardware type (linux/if_arp.h). Raises EppingError if its link is foreign."""
     if hardware in _ETHERNET_HEADER_TYPES:
         return Interface(name, ifindex, ETHERNET_HEADER_BYTES)
-    if hardware in _NO_HEADER_TYPES:
+    if hardware in _OTHER_IP_TYPES:
         return Interface(name, ifindex, 0)
-    raise EppingError(f"interface {name} has a link type (ARPHRD {hardware}) that is neither Ethernet nor plain IP")
+    raise EppingError(
+        f"interface {name} has a link type (ARPHRD {hardware}) that does not carry IP: choose another one"
+    )

@@ -173,9 +173,9 @@ def _failure(answer: _Answer) -> EppingError:
     if no_map:
         return EppingError(f"the kernel cannot make the map {no_map[1]} ({no_map[2]}): choose smaller limits", detail)
     if reply["kind"] == "compile":
-        return EppingError(
-            f"{answer.compiler} cannot compile the kernel program: apt-get install linux-libc-dev", detail
-        )
+        missing = "file not found" in answer.printed
+        cure = "apt-get install linux-libc-dev" if missing else "please report this, with what the compiler says above"
+        return EppingError(f"{answer.compiler} cannot compile the kernel program: {cure}", detail)
     if reply["kind"] == "unable":
         return EppingError(f"the kernel does not load the program ({reply['error']}): see dmesg for the reason", detail)
     place = f" at {reply['place']}" if reply["place"] else ""
