@@ -36,7 +36,7 @@ UNIT = re.compile(
     "test_(capture_.*|clock|events_format|examples_commands|histogram|ledger|logs|probes|project|redaction|runs|"
     "sdk_variables|settings|telemetry|wire_.*)"
 )
-KERNEL_FIXTURES = {"bench_of", "ns"}
+KERNEL_FIXTURES = {"bench", "bench_of", "dtypes", "ns"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
