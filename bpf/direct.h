@@ -32,17 +32,20 @@ enum direct_table {
     })
 
 /*
- * An array of `length` rows, and NAME_row(): a row of it. (The rows are bytes to BCC, and their size a name: an array
- * of structs takes it seconds, and it would take a sizeof for another field.)
+ * An array of `length` rows, and NAME_row(): a row of it, whose address the compiler does not compute again for each
+ * field. (The rows are bytes to BCC, and their size a name: an array of structs takes it seconds, and it would take a
+ * sizeof for another field.)
  */
-#define DIRECT_TABLE(number, type, name, length)                              \
-    enum { name##_bytes = sizeof(type) * (length) };                          \
-    union name##_rows {                                                       \
-        type row;                                                             \
-        char rows[name##_bytes];                                              \
-    };                                                                        \
-    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);    \
-    static __always_inline type *name##_row(u64 number_of_row)                \
-    {                                                                         \
-        return DIRECT_ADDRESS(number, type) + bounded(number_of_row, length); \
+#define DIRECT_TABLE(number, type, name, length)                                   \
+    enum { name##_bytes = sizeof(type) * (length) };                               \
+    union name##_rows {                                                            \
+        type row;                                                                  \
+        char rows[name##_bytes];                                                   \
+    };                                                                             \
+    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);         \
+    static __always_inline type *name##_row(u64 number_of_row)                     \
+    {                                                                              \
+        type *row = DIRECT_ADDRESS(number, type) + bounded(number_of_row, length); \
+                                                                                   \
+        return (type *)opaque((u64)row);                                           \
     }

@@ -91,10 +91,15 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     };
     u32 destination_side = interface->side[ingress ^ 1], destination_slot;
     struct interface_counters *counters = seen.counters;
-    u64 kind = bounded(parse_packet(skb, interface->link_header, packet), KINDS);
+    u64 kind = parse_packet(skb, interface->link_header, packet);
+
+    if (kind == KINDS)
+        return;
+
+    u64 kind_row = bounded(kind, KINDS); /* apart, for the compiler has code of its own for each kind that it knows */
     struct tally tally = wire_tally(skb, packet, ingress);
 
-    add(ingress ? &counters->received[kind] : &counters->transmitted[kind], tally);
+    add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
         return;
     counters->ecn[bounded(packet->ecn, ECN_CODEPOINTS)] += tally.packets;

@@ -22,6 +22,8 @@
 #define TAG_TAKEN 1
 #define TAG_ANSWERED 2 /* both ends were heard */
 #define TAG_HASH_BITS 2
+/* The highest bits of a tag name the row of its set to look in first. */
+#define TAG_WAY_SHIFT 28
 
 /* Where a flow is, or would be. */
 struct flow_place {
@@ -55,7 +57,7 @@ static __always_inline struct flow_place place_of(const struct flow_key *key)
 
 static __always_inline u64 first_way(struct flow_place place)
 {
-    return bounded(place.tag >> TAG_HASH_BITS & (FLOW_WAYS - 1), FLOW_WAYS);
+    return bounded(place.tag >> TAG_WAY_SHIFT, FLOW_WAYS);
 }
 
 static __always_inline struct flow *flow_at(u32 set, u32 way)

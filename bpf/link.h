@@ -21,6 +21,7 @@
 #define LINK_HEADERS 8
 
 #define ETH_P_QINQ_OLD 0x9100
+#define PACKET_LOOPBACK 5 /* linux/if_packet.h, for which there is a stub */
 #define PPP_IP 0x0021
 #define PPP_IPV6 0x0057
 #define PPP_MPLS 0x0281
@@ -75,6 +76,15 @@ static __always_inline bool is_doubtful(struct __sk_buff *skb)
     if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
         return false; /* a driver put it elsewhere: only those of Ethernet do */
     return ethernet->h_proto != skb->protocol || *version >> 4 == 4 || *version >> 4 == 6;
+}
+
+/*
+ * Whether the packet is the kernel's own copy of a broadcast or multicast packet that it transmits, for sockets of this
+ * host (dev_loopback_xmit()). It has no Ethernet header, was not on the wire, and the device does not count it.
+ */
+static __always_inline bool is_own_copy(const struct __sk_buff *skb)
+{
+    return skb->pkt_type == PACKET_LOOPBACK;
 }
 
 /*

@@ -115,14 +115,17 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
  * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
  * are pulled there, once, which moves bytes but changes none.
  */
-static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
+static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
     u64 start = 0;
 
     __builtin_memset(packet, 0, sizeof(*packet));
-    if (!PACKET_CLOCK)
+    if (!PACKET_CLOCK) {
+        if (is_own_copy(skb))
+            return KINDS;
         find_start(skb, packet, &link_header, &start);
+    }
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
         kind = parse_linear(skb, link_header, start, packet);
@@ -137,7 +140,8 @@ static __always_inline enum packet_kind parse_any(struct __sk_buff *skb, u64 lin
 
 /*
  * Fills in what a packet of its kind has; what isn't a whole IP packet leaves its addresses empty. Returns an enum
- * packet_kind, in 64 bits: a number of 32 takes two shifts wherever it is compared.
+ * packet_kind, or KINDS if the packet isn't to be counted, in 64 bits: a number of 32 takes two shifts wherever it is
+ * compared.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {

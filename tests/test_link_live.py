@@ -284,3 +284,21 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
     with pair.near.entered():
         skbs = int(Path("/proc/thread-self/net/dev").read_text().split("near:")[1].split()[9])
     assert skbs < packets / 2 if aggregates_come_in else skbs >= packets
+
+
+def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
+    """The kernel receives what it transmits to all once more, for its own sockets; the device doesn't count that."""
+    pair.near.ip("address add 10.9.0.1/24 dev near")
+    pair.watch("near")
+    before = pair.counters("near")
+    with pair.near.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.9.0.1"))
+        with closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as receiver:
+            receiver.bind(("", 9))
+            receiver.settimeout(PATIENCE_S)
+            for address in ("10.9.0.255", "224.0.0.251"):
+                sender.sendto(bytes(20), (address, 9))
+            assert receiver.recv(100) == bytes(20)  # the copy of the broadcast has come
+    sent = before["transmitted udp"][0] + 2, before["transmitted udp"][1] + 2 * (14 + 20 + 8 + 20)
+    eventually(lambda: pair.counters("near"), before | {"transmitted udp": sent})

@@ -244,6 +244,7 @@ from otel_epping.kernel import loader_child as child
 source, defines, includes = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 if includes:
     child.HEADERS[:] = map(Path, includes)
+    child.WARNINGS.append("-fcf-protection=none")  # BCC 0.31 asks for what only x86 has
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, libbpf = child.find_bcc()
 defines |= {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")} | {"HASH_KEY": 3}
