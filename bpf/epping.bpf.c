@@ -96,8 +96,14 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     if (kind == KINDS)
         return;
 
+    struct tally tally = wire_tally(skb, packet->headers, ingress);
+
+    if (kind & KIND_STARTS_LATER) {
+        tally.bytes -= tally.packets * packet->start;
+        kind -= KIND_STARTS_LATER;
+    }
+
     u64 kind_row = bounded(kind, KINDS); /* apart, for the compiler has code of its own for each kind that it knows */
-    struct tally tally = wire_tally(skb, packet, ingress);
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)

@@ -65,17 +65,14 @@ static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *
 }
 
 /*
- * Whether the first bytes of a packet might be an IP header and not an Ethernet header: they begin as an IP header
- * does, or the EtherType is not what the kernel takes the packet for.
+ * Whether what looks like an Ethernet header is none. The kernel is asked only if there is a doubt: the EtherType is
+ * not what the kernel takes the packet for, or the packet begins as an IP header of version 4 or 6 does.
  */
-static __always_inline bool is_doubtful(struct __sk_buff *skb)
+static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct ethhdr *ethernet)
 {
-    struct ethhdr *ethernet = (void *)(long)skb->data;
-    u8 *version = (void *)(long)skb->data;
-
-    if ((void *)(ethernet + 1) > (void *)(long)skb->data_end)
-        return false; /* a driver put it elsewhere: only those of Ethernet do */
-    return ethernet->h_proto != skb->protocol || *version >> 4 == 4 || *version >> 4 == 6;
+    if (PACKET_CLOCK || (ethernet->h_proto == skb->protocol && (ethernet->h_dest[0] & 0xd0) != 0x40))
+        return false;
+    return network_begins_before(skb, ETH_HLEN);
 }
 
 /*
@@ -84,19 +81,13 @@ static __always_inline bool is_doubtful(struct __sk_buff *skb)
  */
 static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 {
-    return skb->pkt_type == PACKET_LOOPBACK;
+    return !PACKET_CLOCK && skb->pkt_type == PACKET_LOOPBACK;
 }
 
-/*
- * Where a packet is read from: sets `start` to the offset of its network header if there is no Ethernet header, and
- * `link_header`, which is what the type of the device says, to 0.
- */
-static __always_inline void find_start(struct __sk_buff *skb, struct packet *packet, u64 *link_header, u64 *start)
+/* How many bytes are in front of a packet that has no Ethernet header. */
+static __always_inline u64 start_of(struct __sk_buff *skb, struct packet *packet)
 {
-    if (*link_header && (!is_doubtful(skb) || !network_begins_before(skb, ETH_HLEN)))
-        return;
-    *link_header = 0;
-    *start = forget(packet, network_begins_before(skb, 1) ? 0 : network_offset(skb, packet));
+    return PACKET_CLOCK || network_begins_before(skb, 1) ? 0 : network_offset(skb, packet);
 }
 
 /*

@@ -4,6 +4,9 @@
 
 #include "maps.h"
 
+/* A bit beside a packet's kind, as parse_packet() returns it: the packet does not begin where the skb does. */
+#define KIND_STARTS_LATER 8
+
 /* The ACK of a handshake may also echo a timestamp. */
 #define RTTS_OF_A_PACKET 2
 
@@ -18,8 +21,7 @@ struct packet {
     struct address destination;
     u16 source_port;
     u16 destination_port;
-    u32 start;   /* bytes in front of a packet that has no link header, and that do not belong to it */
-    u32 headers; /* bytes in front of the payload, link header and `start` included */
+    u32 headers; /* bytes in front of the payload, link header included */
     u32 payload; /* bytes behind the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
@@ -35,6 +37,7 @@ struct packet {
     u8 protocol;
     u8 ecn;
     u8 answers;    /* how many others it answers */
+    u64 start;     /* with KIND_STARTS_LATER, bytes in front of the packet that do not belong to it */
     u64 forgotten; /* see forget() */
     /* When what it answers was sent, and by which method that is an RTT. */
     struct {

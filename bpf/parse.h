@@ -35,35 +35,36 @@ static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr
     return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;
 }
 
-static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 link_header, u64 start,
-                                                     struct packet *packet)
+static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     struct cursor cursor = {.at = (void *)(long)skb->data, .end = (void *)(long)skb->data_end};
     u64 length = wire_length(skb), end = length;
     u64 version;
+    u16 protocol;
 
     if (link_header) {
         struct ethhdr *ethernet = take(&cursor, sizeof(*ethernet));
 
         if (!ethernet)
             return KIND_MALFORMED;
-        if (ethernet->h_proto == __cpu_to_be16(ETH_P_IP)) {
-            version = 4;
-        } else if (ethernet->h_proto == __cpu_to_be16(ETH_P_IPV6)) {
-            version = 6;
-        } else {
-            enum packet_kind kind =
-                skip_tags(skb, packet, __be16_to_cpu(ethernet->h_proto), &link_header, &end, &version);
-
-            if (kind != KIND_OTHER)
-                return kind;
-        }
-    } else {
-        if (!seek(skb, &cursor, start) || cursor.at + 1 > cursor.end)
+        protocol = __be16_to_cpu(ethernet->h_proto);
+        if (lacks_ethernet(skb, ethernet))
+            link_header = 0;
+    }
+    if (!link_header) {
+        if (is_own_copy(skb))
+            return KINDS;
+        link_header = packet->start = forget(packet, start_of(skb, packet));
+        if (!seek(skb, &cursor, link_header) || cursor.at + 1 > cursor.end)
             return KIND_MALFORMED;
-        link_header = start;
-
-        enum packet_kind kind = skip_tags(skb, packet, protocol_of(skb, cursor.at), &link_header, &end, &version);
+        protocol = protocol_of(skb, cursor.at);
+    }
+    if (protocol == ETH_P_IP) {
+        version = 4;
+    } else if (protocol == ETH_P_IPV6) {
+        version = 6;
+    } else {
+        enum packet_kind kind = skip_tags(skb, packet, protocol, &link_header, &end, &version);
 
         if (kind != KIND_OTHER)
             return kind;
@@ -118,30 +119,23 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
 static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
-    u64 start = 0;
 
-    __builtin_memset(packet, 0, sizeof(*packet));
-    if (!PACKET_CLOCK) {
-        if (is_own_copy(skb))
-            return KINDS;
-        find_start(skb, packet, &link_header, &start);
-    }
+    __builtin_memset(packet, 0, __builtin_offsetof(struct packet, forgotten));
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
-        kind = parse_linear(skb, link_header, start, packet);
+        kind = parse_linear(skb, link_header, packet);
         if (kind != KIND_MALFORMED || skb->data_end - skb->data >= skb->len)
             break;
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;
     }
-    packet->start = start;
-    return kind;
+    return packet->start ? kind | KIND_STARTS_LATER : kind;
 }
 
 /*
  * Fills in what a packet of its kind has; what isn't a whole IP packet leaves its addresses empty. Returns an enum
- * packet_kind, or KINDS if the packet isn't to be counted, in 64 bits: a number of 32 takes two shifts wherever it is
- * compared.
+ * packet_kind, and KIND_STARTS_LATER, or KINDS if the packet isn't to be counted, in 64 bits: a number of 32 takes two
+ * shifts wherever it is compared.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {

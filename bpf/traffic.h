@@ -8,14 +8,14 @@
 #include "link.h"
 #include "packet.h"
 
-static __always_inline struct tally wire_tally(struct __sk_buff *skb, const struct packet *packet, bool ingress)
+static __always_inline struct tally wire_tally(struct __sk_buff *skb, u64 headers, bool ingress)
 {
     u64 segments = skb->gso_segs ?: 1;
 
     /* On the way out, the headers of all segments are counted already. */
     return (struct tally){
         .packets = segments,
-        .bytes = wire_length(skb) + (ingress ? (segments - 1) * packet->headers : 0) - segments * packet->start,
+        .bytes = wire_length(skb) + (ingress ? (segments - 1) * headers : 0),
     };
 }
 

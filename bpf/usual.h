@@ -15,6 +15,10 @@
 #define USUAL_IHL 0x45 /* version 4, 5 words: no options */
 #define USUAL_DOFF 8   /* words: the fixed header, and 12 bytes of options */
 
+/* The EtherType of IPv4 and the first byte of its header, which are next to each other; the TOS byte is left out. */
+#define USUAL_TYPE_AND_VERSION __cpu_to_be32((u32)ETH_P_IP << 16 | USUAL_IHL << 8)
+#define USUAL_TYPE_MASK __cpu_to_be32(0xffffff00)
+
 /* From the start of the packet to the end of what is looked at. */
 #define USUAL_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
 #define USUAL_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + USUAL_DOFF * 4)
@@ -27,10 +31,12 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
     struct udphdr *udp = (void *)(ip + 1);
     struct tcphdr *tcp = (void *)(ip + 1);
     __be32 *options = (void *)(tcp + 1);
-    __be16 *ethertype = data + ETH_HLEN - sizeof(*ethertype);
+    __be32 *type_and_version = data + ETH_HLEN - sizeof(__be16);
 
-    if (data + USUAL_UDP_BYTES > end || *(u8 *)data == USUAL_IHL || *ethertype != __cpu_to_be16(ETH_P_IP) ||
-        *(u8 *)ip != USUAL_IHL || ip->frag_off & __cpu_to_be16(0x3fff))
+    /* What begins as an IP header does may be one: see lacks_ethernet(). A MAC address of a station is even in the
+     * first byte. */
+    if (data + USUAL_UDP_BYTES > end || *(u8 *)data == USUAL_IHL ||
+        (*type_and_version & USUAL_TYPE_MASK) != USUAL_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;
 
     u64 total = __be16_to_cpu(ip->tot_len), protocol = ip->protocol, kind;
@@ -61,7 +67,6 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
     } else {
         return KINDS;
     }
-    packet->start = 0;
     packet->source_port = udp->source;
     packet->destination_port = udp->dest;
     packet->family = FAMILY_V4;

@@ -41,5 +41,5 @@ def test_what_was_tried_is_in_the_documentation() -> None:
     text = PLATFORMS.read_text()
     for version in requirements.TRIED_BCC:
         assert f"BCC {version}" in text
-    for version in requirements.TRIED_KERNELS:
-        assert f"{'.'.join(map(str, version))}" in text
+    for kernel in requirements.TRIED_KERNELS:
+        assert ".".join(map(str, kernel)) in text
