@@ -54,8 +54,8 @@ def pairs(results: Sequence[Result]) -> str:
 def _pair(results: Sequence[Result]) -> str:
     tried = [test for test in PAIR_TESTS if _of(results, test=test)]
     missing = [test for test in PAIR_TESTS if test not in tried]
-    died = [result for result in results if result["test"] == "machine" and result["ok"] is False]
-    cell = verdict([*died, *(result for result in results if result["test"] in PAIR_TESTS)])
+    machine = [result for result in results if result["test"] == "machine" and result["ok"] is False]
+    cell = verdict([*machine, *(result for result in results if result["test"] in PAIR_TESTS)])
     return f"{cell}; without {', '.join(missing)}" if tried and missing else cell
 
 

@@ -25,6 +25,8 @@ TESTS: dict[str, Callable[[Results], None]] = {
 # The packages whose versions are part of the result.
 _SHOWN = ("libbpf1", "libbpfcc", "libllvm", "iproute2", "python3 ")
 
+_SIGNS = ("BUG:", "Oops:", "WARNING:")
+
 
 def main() -> None:
     """Run what is asked for. The last result says that the machine came to its end."""
@@ -35,7 +37,16 @@ def main() -> None:
         results = Results(name)
         with results.attempt("whole"):
             TESTS[name](results)
-    Results("machine").tell("end", True, f"kernel {platform.release()}")
+    results = Results("machine")
+    _look_at_kernel_log(results)
+    results.tell("end", True, f"kernel {platform.release()}")
+
+
+def _look_at_kernel_log(results: Results) -> None:
+    """Whatever the tests do, the kernel must not warn of itself."""
+    lines = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout.splitlines()
+    bad = [line for line in lines if any(sign in line for sign in _SIGNS)]
+    results.tell("kernel log", not bad, bad[0] if bad else f"no warning in {len(lines)} lines")
 
 
 if __name__ == "__main__":
