@@ -65,7 +65,7 @@ static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *
 }
 
 /*
- * Whether what looks like an Ethernet header is none. The kernel is asked only if there is a doubt: the EtherType is
+ * Whether the packet has no Ethernet header. The kernel is asked only if that is in doubt: the EtherType is
  * not what the kernel takes the packet for, or the packet begins as an IP header of version 4 or 6 does.
  */
 static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct ethhdr *ethernet)

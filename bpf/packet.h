@@ -4,7 +4,7 @@
 
 #include "maps.h"
 
-/* A bit beside a packet's kind, as parse_packet() returns it: the packet does not begin where the skb does. */
+/* A flag in what parse_packet() returns: the packet does not begin where the skb does. */
 #define KIND_STARTS_LATER 8
 
 /* The ACK of a handshake may also echo a timestamp. */

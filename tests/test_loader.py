@@ -179,7 +179,7 @@ class BPF:
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS"])
-def test_a_crash_of_the_compiler_is_told_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_crash_of_the_compiler_is_reported_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     error = refusal(monkeypatch, interpreter(tmp_path, CRASHING.format(signal=name)))
     assert str(error).startswith(f"the compiler crashed (BCC 9.9.9, {name}): please report")
     assert "memory" not in str(error)

@@ -35,12 +35,12 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 
-def beside(name: str) -> SimpleNamespace:
+def sibling(name: str) -> SimpleNamespace:
     """A file of ours by its path: our package isn't on the path of the interpreter that has BCC."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
 
 
-bytecode, landlock, rejection = map(beside, ("bytecode.py", "landlock.py", "rejection.py"))
+bytecode, landlock, rejection = map(sibling, ("bytecode.py", "landlock.py", "rejection.py"))
 
 # The C headers of the system, of user space: linux-libc-dev.
 HEADERS = [Path("/usr/include"), Path("/usr/include", sysconfig.get_config_var("MULTIARCH") or "")]
@@ -234,8 +234,8 @@ def load(request: dict[str, Any], announce: Callable[[dict[str, str]], None]) ->
     folders = [folder, *header_folders(HEADERS), Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))]
     warning = landlock.confine(folders)
     lines = flatten(folder, "epping.bpf.c", set())
-    # The loader's own numbers are positive, or the compiler wants to be told their type. The key of hashes is made
-    # here, where no command line shows it.
+    # The loader's own numbers are positive, so the compiler takes them for int. The key of hashes is made here, where no
+    # command line shows it.
     own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
     defines = request["defines"] | own | {"HASH_KEY": secrets.randbits(63) | 1}
     # BCC 0.29 and later crash with less debug information than all, and with all they take a tenth longer.

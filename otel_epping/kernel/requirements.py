@@ -16,7 +16,7 @@ LEAST_KERNEL = (5, 15)
 
 # The oldest and the newest Linux, the versions of BCC, and the machines that `make vmtest` and `make test` have tried:
 # docs/platforms.md.
-TRIED_KERNELS = ((6, 1), (7, 2))
+TRIED_KERNELS = ((6, 1), (7, 3))
 TRIED_BCC = ("0.26", "0.31", "0.37")
 TRIED_MACHINES = ("x86_64",)
 
