@@ -234,8 +234,8 @@ def load(request: dict[str, Any], announce: Callable[[dict[str, str]], None]) ->
     folders = [folder, *header_folders(HEADERS), Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))]
     warning = landlock.confine(folders)
     lines = flatten(folder, "epping.bpf.c", set())
-    # The loader's own numbers are positive, so the compiler takes them for int. The key of hashes is made here, where no
-    # command line shows it.
+    # The loader's own numbers are positive, so the compiler takes them for int. The key of hashes is made here, where
+    # no command line shows it.
     own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
     defines = request["defines"] | own | {"HASH_KEY": secrets.randbits(63) | 1}
     # BCC 0.29 and later crash with less debug information than all, and with all they take a tenth longer.
