@@ -16,7 +16,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import agent, amid, export, goals, kernel, live, memory, million, programs, readout, start, throughput
+from bench import (
+    agent,
+    amid,
+    export,
+    goals,
+    instructions,
+    kernel,
+    live,
+    memory,
+    million,
+    programs,
+    readout,
+    start,
+    throughput,
+)
 from bench.programs import Contender
 from bench.report import Result, progress
 from otel_epping.kernel import requirements
@@ -30,6 +44,7 @@ BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "live": live.run,
     "throughput": throughput.run,
     "amid": amid.run,
+    "instructions": instructions.run,
     "kernel": kernel.run,
     "readout": readout.run,
     "export": export.run,
