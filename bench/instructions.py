@@ -38,7 +38,7 @@ from otel_epping.kernel import loader_child as child
 source = Path(sys.argv[1])
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, _ = child.find_bcc()
-own = {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")} | {"HASH_KEY": (1 << 62) | 1}
+own = {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
 text = child.with_places(child.flatten(source, "epping.bpf.c", set()))
 module = child.compile_source(bcc, text, json.loads(sys.argv[2]) | own, "-g0")
 code, fds = child.bytecode.arranged(child.compiled(bcc, module)), child.addresses_of(module)
