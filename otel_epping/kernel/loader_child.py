@@ -7,11 +7,12 @@ has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agen
 
     argv[1]   the socket's descriptor
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
-    replies   JSON messages. Once it has found BCC, {"bcc": version, "llvm": version or ""}. In the end, with the
-              descriptors of programs and then maps (SCM_RIGHTS, unix(7)),
+    replies   JSON messages. Once it has found BCC, {"bcc": version, "llvm": version or ""}. Then, with the descriptors
+              of programs and then maps (SCM_RIGHTS, unix(7)),
               {"programs": [name...], "maps": [{"name", "layout", "key_layout", "rows"}...], "warning", "verifier_s"};
               or {"error": what happened, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" | "compile" | "unable" | "load"}.
-              "load" is a rejection by the verifier: then there are "program", "place" in our source (or ""), "verdict"
+              "load" is a rejection by the verifier: then there are "program", "place" in our source (or ""), "verdict".
+              The last reply counts.
 
 What compiler and verifier print goes to standard error, which the agent keeps.
 """
@@ -185,7 +186,8 @@ def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
             return list(pool.map(lambda name: load_program(bcc, libbpf, name, codes[name]), PROGRAMS))
     except OSError as error:
         kind = "unable" if error.errno in (errno.EPERM, errno.ENOMEM) else "load"
-        raise LoadError(kind, f"{error.strerror}, {error.filename}", program=error.filename) from error
+        more = {"program": error.filename, "place": "", "verdict": "see the log"}
+        raise LoadError(kind, f"{error.strerror}, {error.filename}", **more) from error
 
 
 def explain(bcc: Any, libbpf: Any, lines: list[SourceLine], defines: dict[str, int], failure: LoadError) -> None:
@@ -221,10 +223,11 @@ def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int
     return maps, descriptors
 
 
-def load(request: dict[str, Any], announce: Callable[[dict[str, str]], None]) -> tuple[dict[str, Any], list[int], Any]:
+def load(request: dict[str, Any], announce: Callable[[dict[str, Any]], None]) -> tuple[dict[str, Any], list[int], Any]:
     """Returns (reply, descriptors, module); the module keeps the descriptors open until they are sent.
 
-    Calls `announce` with the versions of the compiler before it compiles. Raises LoadError.
+    Calls `announce` with the versions of the compiler before it compiles, and with a reply that may be the last. Raises
+    LoadError.
     """
     folder = Path(request["source"])
     os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
@@ -245,6 +248,7 @@ def load(request: dict[str, Any], announce: Callable[[dict[str, str]], None]) ->
         programs = load_programs(bcc, libbpf, module)
     except LoadError as failure:
         if failure.reply["kind"] == "load":
+            announce(failure.reply)  # in case that the compiler crashes with debug information
             explain(bcc, libbpf, lines, defines, failure)
         raise
     verifier_s = time.monotonic() - began
