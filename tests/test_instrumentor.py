@@ -34,7 +34,7 @@ converse()
 orders.add(1)
 """
 
-# From Python 3.12 on, whoever forks while there are threads is warned. The SDK's thread is there whether we are or not.
+# Python 3.12 and later warn a process that forks while it has threads. The SDK's thread is there without us as well.
 FORKS = """
 import warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
