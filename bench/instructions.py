@@ -73,7 +73,7 @@ def _run(simulator: Simulator, hook: str, frame: bytes) -> int:
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """All forms, both ways, both versions of IP, and mixed packets. Nobody is beside."""
+    """All forms, both ways, both versions of IP, and mixed packets. Other programs are not measured."""
     table = Table("Instructions of a packet", [Column("packets"), *(Column(hook, ",.0f") for hook in (*HOOKS, "both"))])
     simulator = compiled()
     for form in _FORMS:

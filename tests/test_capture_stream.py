@@ -84,7 +84,7 @@ def test_packets_and_errors_do_not_depend_on_the_bytes_of_a_read(tmp_path: Path)
 
 
 def test_damaged_gzip_gives_all_that_is_whole(tmp_path: Path) -> None:
-    """All but the bytes of the damaged block's rest: as many as zlib makes of the bytes in front of the damage."""
+    """Everything that zlib makes of the bytes in front of the damage; the rest of the damaged block is lost."""
     chance = random.Random(5)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=3000)), original=3000) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
