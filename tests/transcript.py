@@ -31,17 +31,40 @@ class Transcript:
         self._link_type, self._frame = LINKS[link]
         self._at_ns: list[int] = []
         self._senders: list[int] = []
+        self._ip: list[bytes] = []
+
+    def sender(self, frame: int) -> int:
+        """Who sent a packet: 0 the client, 1 the server."""
+        return self._senders[frame - 1]
 
     def say(self, at_ms: float, sender: int, layer: ScapyPacket, length: int | None = None) -> int:
         """Any packet; `length` is what its IPv4 header says in place of the truth."""
         source, destination = ADDRESSES[self.version][sender], ADDRESSES[self.version][1 - sender]
         network = IPv6 if self.version == 6 else IP
         packet = network(src=source, dst=destination) / layer
+        if self.version == 4:
+            packet.id = len(self.packets) + 1  # as hosts count; a copy of a packet has the same identification
         if length is not None:
             packet.len = length
-        frame = self._frame(bytes(packet))
+        return self._capture(at_ms, sender, bytes(packet))
+
+    def copy(self, at_ms: float, frame: int, hops: int = 0) -> int:
+        """Captures the IP packet of an earlier frame once more; `hops` routers forwarded the packet in between."""
+        packet: ScapyPacket
+        if self.version == 4:
+            packet = IP(self._ip[frame - 1])
+            packet.ttl -= hops
+            del packet.chksum  # scapy computes the checksum
+        else:
+            packet = IPv6(self._ip[frame - 1])
+            packet.hlim -= hops
+        return self._capture(at_ms, self._senders[frame - 1], bytes(packet))
+
+    def _capture(self, at_ms: float, sender: int, packet: bytes) -> int:
+        frame = self._frame(packet)
         self._at_ns.append(BEGIN_NS + round(at_ms * MS))
         self._senders.append(sender)
+        self._ip.append(packet)
         self.packets.append(captures.Packet(self._at_ns[-1], frame, len(frame), self._link_type))
         return len(self.packets)
 
@@ -65,7 +88,7 @@ class Transcript:
 
     def pping_says(self, reply: int, rtt_ms: float) -> None:
         """A line of `pping -m`: the reply, and the RTT that it ended."""
-        sender = self._senders[reply - 1]
+        sender = self.sender(reply)
         ends = [f"{ADDRESSES[self.version][end]}:{PORTS[end]}" for end in (sender, 1 - sender)]
         seconds, ns = divmod(self._at_ns[reply - 1], SECOND)
         rtt = f"{rtt_ms / 1000:.6f}"
