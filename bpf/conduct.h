@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "observation.h"
+#include "timing.h"
 
 /* Counts one for the subnet that sends, and one for the subnet that it is sent to. */
 #define COUNT_BOTH(field, of_sender, of_receiver)         \
@@ -29,8 +29,10 @@ static __always_inline void count_conduct(struct observation *seen, u32 destinat
     bool is_new_syn_ack = (flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && seen->segment == SEGMENT_OTHER;
     bool opens = is_new_syn_ack || !flow->last_ns || is_idle(flow, now_ns);
 
-    if (flow->last_ns != now_ns)
+    if (flow->last_ns != now_ns) {
         flow->last_ns = now_ns;
+        check_clock(seen); /* once a tick is enough */
+    }
     /* Most segments are nothing but the next. */
     if (!opens && seen->segment < SEGMENT_RETRANSMITTED && packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         return;

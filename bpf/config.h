@@ -66,6 +66,11 @@
 #define TUNNELS 0
 #endif
 
+/* 1: a packet may be seen twice on its way, in a capture or from a mirror port (copies.h). */
+#ifndef COPIES
+#define COPIES 0
+#endif
+
 /* 1: each RTT and each flow that opens or closes is reported to user space, too (events.h). */
 #ifndef EVENTS
 #define EVENTS 0

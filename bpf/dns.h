@@ -24,7 +24,7 @@ static __always_inline void dns(struct observation *seen)
         return;
 
     if (to_server && !is_response)
-        ask(seen, METHOD_DNS, transaction, 0, false);
+        ask(seen, METHOD_DNS, transaction, COPY_NS, false);
     else if (packet->source_port == __cpu_to_be16(DNS_PORT) && is_response)
         answer(seen, METHOD_DNS, transaction);
 }

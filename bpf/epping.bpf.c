@@ -24,12 +24,14 @@
 #include "watch.h"
 #include "record.h"
 #include "conduct.h"
+#include "timing.h"
 #include "tcp_timestamp.h"
 #include "tcp_sequence.h"
 #include "tcp_handshake.h"
 #include "icmp_echo.h"
 #include "dns.h"
 #include "quic_handshake.h"
+#include "copies.h"
 
 #define INTERFACE_PROBES 4
 
@@ -68,8 +70,14 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 static __always_inline void follow_segment(struct observation *seen, bool plain, u32 destination_slot, u64 now_ns)
 {
     if (seen->has_flow) {
+        if ((flags_of(seen->packet, plain) & (TCP_SYN | TCP_RST)) == TCP_SYN)
+            begin_timing(seen);
         seen->segment = follow_sequence(&seen->flow, seen->packet, plain, now_ns);
         count_conduct(seen, destination_slot, plain, now_ns);
+        if (seen->segment >= SEGMENT_RETRANSMITTED) {
+            rare();
+            doubt_tsval(seen);
+        }
     }
     EACH_TCP_METHOD(MEASURE_TCP)
 }
@@ -114,6 +122,12 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     u64 now_ns = kind == KIND_TCP ? coarse_now(skb) : 0;
 
     seen.has_flow = now_ns && find_flow(packet, seen.interface, seen.source_side, now_ns, counters, &seen.flow);
+#if COPIES
+    if (is_copy(&seen, kind)) {
+        counters->duplicates += tally.packets;
+        return;
+    }
+#endif
     if (seen.has_flow) {
         seen.source_slot = cached_slot(&seen.flow.flow->cached[seen.flow.source], told->epoch, packet->source,
                                        packet->family, seen.interface, seen.source_side, skb, counters);

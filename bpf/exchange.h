@@ -12,7 +12,13 @@
 
 #include "observation.h"
 
-enum exchange_state { EXCHANGE_OPEN, EXCHANGE_REPEATED, EXCHANGE_ANSWERED };
+/*
+ * What asks the same this soon is a copy of the question, or the network delivers it twice. The shortest retransmission
+ * timeout is 200 ms as a rule (Linux), 1 s by RFC 6298.
+ */
+#define COPY_NS 20000000
+
+enum exchange_state { EXCHANGE_OPEN, EXCHANGE_REPEATED, EXCHANGE_ANSWERED, EXCHANGE_ALIAS };
 
 static __always_inline struct exchange_key exchange_of(const struct observation *seen, enum method method,
                                                        u32 identifier, bool source_asks)
@@ -39,6 +45,8 @@ static __always_inline void ask(struct observation *seen, enum method method, u3
     struct exchange fresh = {.asked_ns = precise_now(seen->skb), .state = EXCHANGE_OPEN};
     struct exchange *exchange = exchanges.lookup(&key);
 
+    if (PACKET_CLOCK && !fresh.asked_ns) /* a packet of a capture without a time */
+        return;
     if (exchange && (is_unique || fresh.asked_ns - exchange->asked_ns <= MAX_AGE_NS)) {
         if (exchange->state == EXCHANGE_OPEN && fresh.asked_ns - exchange->asked_ns > grace_ns) {
             exchange->state = EXCHANGE_REPEATED;
@@ -52,13 +60,26 @@ static __always_inline void ask(struct observation *seen, enum method method, u3
     seen->counters->rtt_begun++;
 }
 
+/* An answer with this identifier answers the question `asked_as`, too. */
+static __always_inline void add_alias(struct observation *seen, enum method method, u32 identifier, u32 asked_as)
+{
+    struct exchange_key key = exchange_of(seen, method, identifier, true);
+    struct exchange alias = {.state = EXCHANGE_ALIAS, .asked_as = asked_as};
+
+    exchanges.insert(&key, &alias);
+}
+
 /* Whether this packet answers a question, or might have answered it, had it been timed. */
 static __always_inline bool answer(struct observation *seen, enum method method, u32 identifier)
 {
     struct exchange_key key = exchange_of(seen, method, identifier, false);
     struct exchange *exchange = exchanges.lookup(&key);
 
-    if (!exchange)
+    if (exchange && exchange->state == EXCHANGE_ALIAS) {
+        key.identifier = exchange->asked_as;
+        exchange = exchanges.lookup(&key);
+    }
+    if (!exchange || (PACKET_CLOCK && !packet_time(seen->skb)))
         return false;
     if (exchange->state == EXCHANGE_OPEN) {
         exchange->state = EXCHANGE_ANSWERED;

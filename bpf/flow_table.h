@@ -15,6 +15,7 @@
 #include "clock.h"
 #include "hash.h"
 #include "packet.h"
+#include "traffic.h"
 
 #define FLOW_KEPT_NS 1000000000ULL
 
@@ -24,6 +25,14 @@
 #define TAG_HASH_BITS 2
 /* The highest bits of a tag name the row of its set to look in first. */
 #define TAG_WAY_SHIFT 28
+
+/* How many segments of an endpoint wait for their reply. */
+static __always_inline u64 waiting_of(const struct half_flow *half)
+{
+    u64 waiting = half->waiting;
+
+    return (waiting & 1) + (waiting >> 1 & 1) + (waiting >> 2 & 1) + (waiting >> 3 & 1);
+}
 
 /* Where a flow is, or would be. */
 struct flow_place {
@@ -138,6 +147,11 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
 static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key)
 {
     u64 *ends = (void *)&flow->key.internal_port;
+
+    struct interface_counters *counters = counters_of(flow->key.interface, bpf_get_smp_processor_id());
+
+    counters->rtt_abandoned += waiting_of(&flow->half[0]) + waiting_of(&flow->half[1]) +
+                               (flow->half[0].accepted_ns != 0) + (flow->half[1].accepted_ns != 0);
 
     __sync_lock_test_and_set(ends, 0);
     __builtin_memset(&flow->key + 1, 0, sizeof(*flow) - sizeof(flow->key));

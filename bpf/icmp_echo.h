@@ -10,7 +10,7 @@ static __always_inline void icmp_echo(struct observation *seen)
     const struct packet *packet = seen->packet;
 
     if (packet->echo == ECHO_REQUEST)
-        ask(seen, METHOD_ICMP_ECHO, packet->sequence, 0, false);
+        ask(seen, METHOD_ICMP_ECHO, packet->sequence, COPY_NS, false);
     else if (packet->echo == ECHO_REPLY)
         answer(seen, METHOD_ICMP_ECHO, packet->sequence);
 }

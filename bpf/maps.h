@@ -159,6 +159,9 @@ struct traffic {
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
+/* Of enum timestamp_fault (timing.h). */
+#define TIMESTAMP_FAULTS 3
+
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 
 /* Row number of the interface * CPUS + cpu. */
@@ -175,7 +178,10 @@ struct interface_counters {
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
     u64 rtt_superseded; /* a later timestamp was echoed first */
     u64 rtt_repeated;   /* asked again before it was answered */
-    u64 unused[6];      /* to the end of the cache line */
+    u64 rtt_abandoned;  /* no reply can be told any more: see timing.h */
+    u64 rtt_measured;
+    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that sequence numbers time from then on */
+    u64 duplicates;                        /* see copies.h */
 };
 
 DIRECT_TABLE(DIRECT_INTERFACE_COUNTERS, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS)
@@ -221,21 +227,21 @@ struct half_flow {
     u64 begun_ns;    /* coarse time at which the last RTT was begun */
     u32 accepted_seq;
     u32 last_tsval;
-    u32 next_seq;  /* one beyond the greatest sequence number that it sent */
-    u32 acked;     /* the greatest acknowledgement number that it sent */
-    u32 window;    /* of its last segment, plus 1; 0: none was seen */
-    u32 first_seq; /* one beyond that of its SYN; 0: not seen */
-    u8 heard;      /* 1: it spoke since the flow was last closed */
-    u8 waiting;    /* bit i: place i of struct outstanding is taken */
-    u8 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
-    u8 skips_next; /* see tcp_sequence.h */
-    u8 unused[4];  /* to the end of the cache line */
+    u32 next_seq;    /* one beyond the greatest sequence number that it sent */
+    u32 acked;       /* the greatest acknowledgement number that it sent */
+    u32 window;      /* of its last segment, plus 1; 0: none was seen */
+    u32 first_seq;   /* one beyond that of its SYN; 0: not seen */
+    u8 heard;        /* 1: it spoke since the flow was last closed */
+    u8 waiting;      /* bit i: place i of struct outstanding is taken */
+    u8 duplicates;   /* acknowledgements of `acked` that say nothing else, beyond the first */
+    u8 timing;       /* see timing.h */
+    u32 awaited_seq; /* an acknowledgement of this ought to echo what waits, or something later */
 };
 
 /* What one endpoint sent that waits for a reply. */
 struct outstanding {
     u64 sent_ns[OUTSTANDING];
-    u32 awaited[OUTSTANDING]; /* the TSval; of who sends none, [0] is the sequence number that acknowledges */
+    u32 awaited[OUTSTANDING]; /* the TSval; [0] may be the sequence number that acknowledges (timing.h) */
 };
 
 /* A flow that was silent for longer is closed, and what it sends then opens another. */
@@ -255,7 +261,7 @@ struct flow {
     u64 syn_ns;       /* when the SYN of its SYN-ACK was seen; 0: it was not, or more than once */
     u64 handshake_ns; /* from there to the ACK of the SYN-ACK; 0: not seen */
     u64 state;        /* FLOW_CLOSED or less */
-    u64 unused;       /* to the end of the cache line */
+    u64 copied;       /* 1: a copy of one of its segments was seen (copies.h) */
 };
 
 /* See flow_table.h: a flow has its place among the FLOW_WAYS rows of one set. */
@@ -317,7 +323,8 @@ struct exchange_key {
 
 struct exchange {
     u64 asked_ns;
-    u64 state; /* enum exchange_state */
+    u32 state;    /* enum exchange_state */
+    u32 asked_as; /* with EXCHANGE_ALIAS, the question's identifier */
 };
 
 BPF_TABLE("lru_hash", struct exchange_key, struct exchange, exchanges, MAX_EXCHANGES);

@@ -40,6 +40,9 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
     packet->destination = map_v4(ip->daddr);
     packet->protocol = ip->protocol;
     packet->ecn = ip->tos & 3;
+#if COPIES
+    packet->identification = ip->id;
+#endif
     packet->headers += header;
     *rest = total - header;
     /* More fragments, or not the first one: the transport header is elsewhere or its payload is not whole. */

@@ -26,7 +26,11 @@ struct packet {
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
     u16 window;  /* TCP, not scaled */
-    u32 tsval;   /* TCP */
+#if COPIES
+    u16 identification; /* IPv4 */
+    u16 checksum;
+#endif
+    u32 tsval; /* TCP */
     u32 tsecr;
     u16 sequence; /* of ICMP echo, whose identifier stands for both ports */
     u64 udp_head; /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */

@@ -20,6 +20,7 @@ static __always_inline void record_rtt(struct observation *seen, enum method met
                                         : slot_of(seen->packet->source, seen->packet->family, seen->interface,
                                                   seen->source_side, method, seen->skb, seen->counters);
 
+    seen->counters->rtt_measured++;
     histogram_record(slot, rtt_ns, seen->counters);
 #if EVENTS
     report_rtt(seen, method, rtt_ns);

@@ -14,6 +14,9 @@
  */
 #define FAST_RETRANSMIT_DUPLICATES 2
 
+/* That are counted, in 8 bits. */
+#define MOST_DUPLICATES 255
+
 /* As half_flow remembers it. */
 #define WINDOW_ZERO 1
 
@@ -36,13 +39,19 @@ static __always_inline bool is_acknowledged(const struct flow_view *view, u32 en
     return view->receiver->acked && !later(end, view->receiver->acked);
 }
 
+/* Whether duplicate acknowledgements ask for the segment that begins here. */
+static __always_inline bool is_asked_for(const struct flow_view *view, u32 begin)
+{
+    return view->receiver->duplicates >= FAST_RETRANSMIT_DUPLICATES && begin == view->receiver->acked;
+}
+
 /* Of a segment that begins before the greatest sequence number sent, and that was not acknowledged yet. */
 static __always_inline enum segment repeated_or_overtaken(const struct flow_view *view, u32 begin, u32 end, u64 now_ns)
 {
     u64 overtaken_ns = view->flow->handshake_ns ?: OVERTAKEN_NS;
-    bool is_asked_for = view->receiver->duplicates >= FAST_RETRANSMIT_DUPLICATES && begin == view->receiver->acked;
 
-    if (is_asked_for || end == view->sender->next_seq || now_ns - view->sender->advanced_ns >= overtaken_ns)
+    if (is_asked_for(view, begin) || end == view->sender->next_seq ||
+        now_ns - view->sender->advanced_ns >= overtaken_ns)
         return SEGMENT_RETRANSMITTED;
     return SEGMENT_OUT_OF_ORDER;
 }
@@ -114,7 +123,7 @@ static __always_inline void follow_acknowledgements(const struct flow_view *view
         sender->acked = packet->ack_seq;
         sender->duplicates = 0;
     } else if (is_bare && packet->ack_seq == sender->acked && window_of(packet) == sender->window &&
-               sender->duplicates < FAST_RETRANSMIT_DUPLICATES) {
+               sender->duplicates < MOST_DUPLICATES) {
         sender->duplicates++;
     }
 }

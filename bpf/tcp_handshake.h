@@ -12,14 +12,17 @@ static __always_inline void time_accept(struct observation *seen)
 {
     const struct packet *packet = seen->packet;
     struct half_flow *server = seen->flow.sender;
-    u32 next = packet->seq + 1;
+    u32 next = packet->seq + 1 + packet->payload;
     u64 last = packet->answers - 1ULL;
 
     if (server->accepted_seq == next) {
+        if (server->accepted_ns && precise_now(seen->skb) - server->accepted_ns <= COPY_NS)
+            return;
         seen->counters->rtt_repeated += server->accepted_ns != 0;
         server->accepted_ns = 0;
         return;
     }
+    seen->counters->rtt_abandoned += server->accepted_ns != 0; /* another connection begins */
     server->accepted_seq = next;
     server->accepted_ns = precise_now(seen->skb);
     /* If this packet answers a SYN, that came last; before it may be an RTT of another method. */
@@ -55,7 +58,12 @@ static __always_inline void tcp_handshake(struct observation *seen, bool plain)
 
     switch (flags_of(packet, plain) & (TCP_SYN | TCP_ACK | TCP_RST)) {
     case TCP_SYN:
-        ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, 0, true);
+        ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, COPY_NS, true);
+        /* A server with TCP Fast Open acknowledges the payload of a SYN, or refuses it (RFC 7413 section 4.2.2). */
+        if (packet->payload) {
+            rare();
+            add_alias(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1 + packet->payload, packet->seq + 1);
+        }
         break;
     case TCP_SYN | TCP_ACK:
         answer(seen, METHOD_TCP_HANDSHAKE, packet->ack_seq);

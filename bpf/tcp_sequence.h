@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_sequence, for endpoints that send no timestamps: from a segment to the acknowledgement of just its last
- * byte. One segment at a time is timed in each direction, and none that follows a gap, for its acknowledgement waits
- * until the gap is filled. Whatever is sent again ends the timing (Karn's rule, RFC 6298 section 3): so an
- * acknowledgement that follows duplicates, or that was selective before, is never one of a segment that is timed.
+ * Method tcp_sequence, where timestamps do not time an endpoint (timing.h): from a segment to the acknowledgement of
+ * just its last byte. One segment at a time is timed in each direction, and none that follows a gap, for its
+ * acknowledgement waits until the gap is filled. Whatever is sent again ends the timing (Karn's rule, RFC 6298 section
+ * 3): so an acknowledgement that follows duplicates, or that was selective before, is never one of a segment that is
+ * timed.
  */
 #pragma once
 
-#include "observation.h"
+#include "timing.h"
 
 /*
  * A receiver that acknowledges every second segment, and a sender that sends two for each acknowledgement: if the first
@@ -20,8 +21,8 @@ static __always_inline void time_segment(struct half_flow *sender, u32 end, stru
 
     if (SAMPLE_INTERVAL_NS && sender->begun_ns && now_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
         return;
-    if (sender->skips_next) {
-        sender->skips_next = 0;
+    if (sender->timing & TIMING_SKIPS_NEXT) {
+        sender->timing &= ~TIMING_SKIPS_NEXT;
         return;
     }
     outstanding->awaited[0] = end;
@@ -52,13 +53,12 @@ static __always_inline void match_acknowledgement(struct half_flow *receiver, st
     if (outstanding->awaited[0] == seen->packet->ack_seq) {
         answers(seen, METHOD_TCP_SEQUENCE, outstanding->sent_ns[0]);
     } else {
-        receiver->skips_next = 1;
+        receiver->timing |= TIMING_SKIPS_NEXT;
         receiver->begun_ns = 0;
         seen->counters->rtt_superseded++;
     }
 }
 
-/* `edge_ns` tells that an endpoint sends timestamps; then what waits are these. */
 static __always_inline void tcp_sequence(struct observation *seen, bool plain)
 {
     const struct packet *packet = seen->packet;
@@ -67,18 +67,27 @@ static __always_inline void tcp_sequence(struct observation *seen, bool plain)
 
     if (!seen->has_flow || flags & TCP_RST)
         return;
-    if (flags & TCP_SYN && !packet->has_timestamp) { /* a port may be used again */
-        sender->edge_ns = 0;
-        sender->waiting = 0;
-    }
-    if (flags & TCP_ACK && !receiver->edge_ns)
-        match_acknowledgement(receiver, seen);
-    if (sender->edge_ns)
+    /* Most segments are timed by timestamps, both ways. */
+    if (HANDS_OVER && packet->has_timestamp && !(sender->timing & TIMING_BY_SEQUENCE) &&
+        !(receiver->timing & TIMING_BY_SEQUENCE))
         return;
+    if (flags & TCP_ACK) {
+        if (is_timed_by_sequence(receiver)) {
+            match_acknowledgement(receiver, seen);
+            hand_back(receiver, packet);
+        } else if (!packet->has_timestamp && receiver->waiting) {
+            miss_echo(receiver, packet, seen->counters);
+        }
+    }
+    if (!is_timed_by_sequence(sender)) {
+        if (packet->has_timestamp || seen->segment != SEGMENT_NEXT)
+            return;
+        hand_over(sender, FAULT_MISSING, seen->counters);
+    }
     if (seen->segment == SEGMENT_RETRANSMITTED || seen->segment == SEGMENT_OUT_OF_ORDER) {
         seen->counters->rtt_repeated += sender->waiting;
         sender->waiting = 0;
-    } else if (seen->segment == SEGMENT_NEXT && !packet->has_timestamp && !waits(sender, seen)) {
+    } else if (seen->segment == SEGMENT_NEXT && !waits(sender, seen)) {
         time_segment(sender, sender->next_seq, seen);
     }
 }

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "observation.h"
+#include "timing.h"
 
 /*
  * Whether this TSval is sent for the first time, by a segment that somebody must answer.
@@ -16,14 +16,15 @@
  * - But after a silence in which all that waited expired, an earlier one is a new connection whose SYN we missed.
  * - A pure ACK is answered when the other application next speaks, which is no round trip.
  */
-static __always_inline bool begins_rtt(struct half_flow *sender, const struct packet *packet, bool plain,
-                                       struct __sk_buff *skb)
+static __always_inline bool begins_rtt(struct observation *seen, bool plain)
 {
+    struct half_flow *sender = seen->flow.sender;
+    const struct packet *packet = seen->packet;
+    struct __sk_buff *skb = seen->skb;
     u8 flags = flags_of(packet, plain);
 
     if (flags & TCP_SYN || !sender->edge_ns) {
         rare();
-        sender->waiting = 0;
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
             return false;
@@ -37,11 +38,12 @@ static __always_inline bool begins_rtt(struct half_flow *sender, const struct pa
             return packet->payload || flags & TCP_FIN;
         }
         rare();
-        if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS)
+        if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS && !(HANDS_OVER && is_timed_by_sequence(sender)))
             return false;
     }
     sender->last_tsval = packet->tsval;
-    sender->edge_ns = coarse_now(skb);
+    /* A middlebox that clears timestamps leaves 0, which never changes. */
+    sender->edge_ns = packet->tsval ? coarse_now(skb) : LONG_AGO_NS;
     return false;
 }
 
@@ -56,6 +58,8 @@ static __always_inline void remember(struct half_flow *sender, struct outstandin
 
     if (SAMPLE_INTERVAL_NS && sender->begun_ns && edge_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
         return;
+    if (HANDS_OVER && is_timed_by_sequence(sender))
+        return;
     now_ns = precise_now(skb);
     for (int i = 0; i < OUTSTANDING; i++) {
         if (sender->waiting & 1 << i) {
@@ -66,6 +70,8 @@ static __always_inline void remember(struct half_flow *sender, struct outstandin
         }
         outstanding->awaited[i] = tsval;
         outstanding->sent_ns[i] = now_ns;
+        if (!sender->waiting)
+            sender->awaited_seq = sender->next_seq;
         sender->waiting |= 1 << i;
         sender->begun_ns = edge_ns;
         counters->rtt_begun++;
@@ -78,9 +84,11 @@ static __always_inline void remember(struct half_flow *sender, struct outstandin
  * The time at which the TSval echoed in TSecr was sent, or 0. It is forgotten, so that it matches once, and with it all
  * earlier ones: an endpoint never goes back to them.
  */
-static __always_inline u64 recall(struct half_flow *receiver, const struct outstanding *outstanding, u32 tsecr,
-                                  struct interface_counters *counters)
+static __always_inline u64 recall(const struct observation *seen)
 {
+    const struct packet *packet = seen->packet;
+    const struct outstanding *outstanding = outstanding_of_receiver(&seen->flow);
+    struct half_flow *receiver = seen->flow.receiver;
     u64 sent_ns = 0;
     u8 waiting = receiver->waiting;
 
@@ -88,18 +96,27 @@ static __always_inline u64 recall(struct half_flow *receiver, const struct outst
     if (!waiting)
         return 0;
     rare();
-    if (!receiver->edge_ns || later(tsecr, receiver->last_tsval)) /* an echo of what was never sent */
+    if (HANDS_OVER && is_timed_by_sequence(receiver))
         return 0;
-    for (int i = 0; i < OUTSTANDING; i++) {
-        if (!(waiting & 1 << i) || later(outstanding->awaited[i], tsecr))
-            continue;
-        if (outstanding->awaited[i] == tsecr)
-            sent_ns = outstanding->sent_ns[i];
-        else
-            counters->rtt_superseded++;
-        waiting &= ~(1 << i);
+    /* Not an echo of what was never sent. */
+    if (receiver->edge_ns && !later(packet->tsecr, receiver->last_tsval)) {
+        for (int i = 0; i < OUTSTANDING; i++) {
+            if (!(waiting & 1 << i) || later(outstanding->awaited[i], packet->tsecr))
+                continue;
+            if (outstanding->awaited[i] == packet->tsecr)
+                sent_ns = outstanding->sent_ns[i];
+            else
+                seen->counters->rtt_superseded++;
+            waiting &= ~(1 << i);
+        }
     }
-    receiver->waiting = waiting;
+    if (waiting == receiver->waiting) {
+        miss_echo(receiver, packet, seen->counters);
+    } else {
+        receiver->waiting = waiting;
+        receiver->awaited_seq = receiver->next_seq;
+        receiver->timing &= ~TIMING_UNECHOED;
+    }
     return sent_ns;
 }
 
@@ -113,11 +130,11 @@ static __always_inline void tcp_timestamp(struct observation *seen, bool plain)
         return;
 
     if (flags & TCP_ACK) {
-        u64 sent_ns = recall(seen->flow.receiver, outstanding_of_receiver(&seen->flow), packet->tsecr, seen->counters);
+        u64 sent_ns = recall(seen);
 
         if (sent_ns)
             answers(seen, METHOD_TCP_TIMESTAMP, sent_ns);
     }
-    if (begins_rtt(seen->flow.sender, packet, plain, seen->skb))
+    if (begins_rtt(seen, plain))
         remember(seen->flow.sender, outstanding_of_sender(&seen->flow), packet->tsval, seen->skb, seen->counters);
 }

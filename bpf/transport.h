@@ -102,6 +102,9 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
     packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
     packet->tcp_flags = ((u8 *)tcp)[13];
     packet->window = tcp->window;
+#if COPIES
+    packet->checksum = tcp->check;
+#endif
     packet->headers += header;
     packet->payload = rest - header;
     parse_timestamp(cursor->at, header - sizeof(*tcp), cursor->end, packet);
@@ -126,6 +129,9 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
         packet->source_port = udp->source;
         packet->destination_port = udp->dest;
         packet->udp_head = *payload;
+#if COPIES
+        packet->checksum = udp->check;
+#endif
         return;
     }
     /* At first the header is where the head of the payload belongs. */
@@ -135,6 +141,9 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
     }
     packet->source_port = ((__be16 *)&packet->udp_head)[0];
     packet->destination_port = ((__be16 *)&packet->udp_head)[1];
+#if COPIES
+    packet->checksum = ((__be16 *)&packet->udp_head)[3];
+#endif
     if (rest < sizeof(*udp) + sizeof(*payload) ||
         bpf_skb_load_bytes(skb, at + sizeof(*udp), &packet->udp_head, sizeof(packet->udp_head)))
         packet->udp_head = 0;
@@ -168,4 +177,7 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct p
     packet->source_port = echo.identifier;
     packet->destination_port = echo.identifier;
     packet->sequence = echo.sequence;
+#if COPIES
+    packet->checksum = echo.checksum;
+#endif
 }

@@ -53,6 +53,10 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
         packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
         packet->tcp_flags = ((u8 *)tcp)[13];
         packet->window = tcp->window;
+#if COPIES
+        packet->identification = ip->id;
+        packet->checksum = tcp->check;
+#endif
         packet->tsval = __be32_to_cpu(options[1]);
         packet->tsecr = __be32_to_cpu(options[2]);
         packet->has_timestamp = true;
@@ -61,6 +65,10 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
         packet->headers = USUAL_UDP_BYTES - sizeof(packet->udp_head);
         packet->payload = total + ETH_HLEN - packet->headers;
         packet->udp_head = *(u64 *)(udp + 1);
+#if COPIES
+        packet->identification = ip->id;
+        packet->checksum = udp->check;
+#endif
         packet->tcp_flags = 0;
         packet->has_timestamp = false;
         kind = KIND_UDP;

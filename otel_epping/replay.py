@@ -185,19 +185,24 @@ class _Export(Delivery):
         return []
 
 
-def _counts(counts: dict[str, int]) -> str:
+def _counts(counts: dict[str, int], separator: str = ", ") -> str:
     """Those that aren't zero."""
-    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+    return separator.join(f"{count:,} {name}" for name, count in counts.items() if count)
 
 
 def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> Iterator[str]:
     """Lines on what was not measured, and why."""
     packets = summary.packets(reading)
-    outcomes = summary.outcomes(reading)
-    begun = outcomes.pop("begun")
-    yield f"RTTs begun: {begun:,}; {_counts(outcomes) or 'each gave one'}"
+    begun, *ends = summary.account(reading, replayer.waiting()).items()
+    yield f"RTTs begun: {begun[1]:,}" + (f" = {_counts(dict(ends), ' + ')}" if begun[1] else "")
+    if not_begun := summary.not_begun(reading):
+        yield f"RTTs not begun, since four of the same direction waited: {not_begun:,}"
     if packets["tcp"]:
         yield f"TCP without timestamps: {summary.share_without_timestamps(reading):.1%} of {packets['tcp']:,} packets"
+    if faults := _counts(summary.timestamp_faults(reading)):
+        yield f"timestamps that sequence numbers took over from: {faults}"
+    if duplicates := summary.duplicates(reading):
+        yield f"packets captured twice, measured once: {duplicates:,}"
     odd = {"not IP": packets["non_ip"], "malformed": packets["malformed"], "fragments": packets["fragment"]}
     odd["cut within the link or IP header"] = replayer.too_short
     odd["without a time"] = replayer.untimed

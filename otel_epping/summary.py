@@ -19,6 +19,8 @@ _HEADINGS = ("subnet", "method", "RTTs", *_TIMES, "packets", "bytes")
 _LEFT_COLUMNS = 2
 _BEYOND_LIMIT = "all others"
 _RTT = "rtt_"
+# Of an RTT that was begun: fields of the program's struct interface_counters.
+_ENDS = ("measured", "expired", "superseded", "repeated", "abandoned")
 
 
 @dataclass
@@ -93,10 +95,30 @@ def packets(reading: Reading) -> dict[str, int]:
     return dict(zip(telemetry.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
 
 
-def outcomes(reading: Reading) -> dict[str, int]:
-    """What the program counted of its measurements: begun, expired, superseded... (bpf/maps.h says what they are)."""
-    names = [name for name in reading.interfaces.dtype.names or () if name.startswith(_RTT)]
-    return {name.removeprefix(_RTT).replace("_", " "): int(reading.interfaces[name].sum()) for name in names}
+def account(reading: Reading, waiting: int) -> dict[str, int]:
+    """What became of the RTTs that were begun, which is the first entry; the others add up to it.
+
+    `waiting` is how many wait still. What is missing then was pushed out of the tables of flows and questions.
+    """
+    counts = {outcome: int(reading.interfaces[_RTT + outcome].sum()) for outcome in ("begun", *_ENDS)}
+    lost = counts["begun"] - sum(counts[end] for end in _ENDS) - waiting
+    return counts | {"still waiting": waiting, "pushed out": lost}
+
+
+def not_begun(reading: Reading) -> int:
+    """RTTs that were due and not begun, since OUTSTANDING of the flow's direction waited already (bpf/maps.h)."""
+    return int(reading.interfaces["rtt_not_begun"].sum())
+
+
+def timestamp_faults(reading: Reading) -> dict[str, int]:
+    """Directions of TCP flows that sequence numbers timed from then on, by what was wrong with their timestamps."""
+    counts: list[int] = reading.interfaces["timestamp_fault"].sum(axis=0).tolist()
+    return dict(zip(telemetry.TIMESTAMP_FAULTS, counts, strict=True))
+
+
+def duplicates(reading: Reading) -> int:
+    """Packets that were seen before on their way."""
+    return int(reading.interfaces["duplicates"].sum())
 
 
 def share_without_timestamps(reading: Reading) -> float:

@@ -32,6 +32,7 @@ ECN = "epping.ecn.codepoint"
 MAP = "epping.map"
 BOUND = "epping.bound"
 OUTCOME = "epping.measurement.outcome"
+TIMESTAMP_FAULT = "epping.tcp.timestamp.fault"
 INTERFACE_EVENT = "epping.interface.event"
 FLOW_OPENING = "epping.flow.opening"
 FLOW_CLOSING = "epping.flow.closing"
@@ -55,7 +56,11 @@ ATTRIBUTES = {
     OUTCOME: "`begun`: a packet waits, or waited, for its reply; "
     "`not_begun`: as many waited already as can be remembered; "
     "`expired`: no reply within the maximum age; `superseded`: a later one was answered first; `repeated`: it was sent "
-    "again, so that nobody can tell which one was answered.",
+    "again, so that nobody can tell which one was answered; `abandoned`: its flow began anew, lost its timestamps or "
+    "had to make room; `measured`. What is `begun` and in no other count waits, or was a question that had to make "
+    "room.",
+    TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: a TSval that does not advance for 500 ms; "
+    "`unechoed`: a TSval that is acknowledged and not echoed.",
     INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
     "be attached to, which the log explains.",
     FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
@@ -72,6 +77,7 @@ TRAFFIC_CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
 ECN_CODEPOINTS = ("not_ect", "ect_1", "ect_0", "ce")
 BOUNDS = ("least", "greatest")
+TIMESTAMP_FAULTS = ("missing", "still", "unechoed")
 FLOW_OPENINGS = ("syn", "midway")
 FLOW_CLOSINGS = ("fin", "rst")
 
@@ -176,8 +182,20 @@ FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interf
 MEASUREMENTS = Metric(
     "epping.collector.measurement.count",
     "{measurement}",
-    "Packets chosen to be timed, and what became of those that gave no round-trip time.",
+    "Packets chosen to be timed, and what became of them.",
     (INTERFACE, OUTCOME),
+)
+TIMESTAMPS_FAILED = Metric(
+    "epping.collector.timestamp.fault.count",
+    "{fault}",
+    "Directions of TCP flows whose timestamps ceased to work, so that sequence numbers time them from then on.",
+    (INTERFACE, TIMESTAMP_FAULT),
+)
+DUPLICATES = Metric(
+    "epping.interface.duplicate.count",
+    "{packet}",
+    "Packets that were seen before on their way, as on a mirror port. They count for the interface, and for no subnet.",
+    (INTERFACE,),
 )
 CLAMPED = Metric(
     "epping.collector.rtt.clamped",

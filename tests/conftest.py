@@ -26,7 +26,7 @@ EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 SIDE_BY_SIDE = re.compile(
     "test_(bounded.*|capture_.*|cli_arguments|cli_first_run|clock|complete|distro|events_.*|exact|examples_commands|"
     "flow_table|fuzz|histogram|identity|kernel_config|ledger|link|link_live|loader|logs|methods|network_header|"
-    "oracles.*|packet_.*|pairs|pressure|privileges|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|"
+    "oddities|oracles.*|packet_.*|pairs|pressure|privileges|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|"
     "sdk_points|sdk_variables|sequence|settings|sides|slots|telemetry|tunnel|wire_points|wire_request|writer)"
 )
 

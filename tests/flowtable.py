@@ -8,8 +8,8 @@ from otel_epping.kernel.loader import Map
 
 
 def forget_flows(maps: dict[str, Map]) -> None:
-    """Empties the table."""
-    for name in ("flows", "flow_sets"):
+    """Empties the table, and that of packets whose copies may come, if the program has one."""
+    for name in {"flows", "flow_sets", "recent_packets"} & set(maps):
         size = memory.map_info(maps[name].fd)
         with mmap.mmap(maps[name].fd, size["value_size"] * size["max_entries"]) as pages:
             pages[:] = bytes(len(pages))

@@ -191,8 +191,8 @@ class TestHandshake:
     def test_a_syn_ack_sent_again_is_never_timed(self, bench: Bench) -> None:
         hosts = self.accepted(bench)
         with bench.counting() as counted:
-            hosts.back(20 * MS, tcp("SA", 443, 40_000, 5000, 1001))
-            assert hosts.out(21 * MS, tcp("A", 40_000, 443, 1001, 5001)) is None
+            hosts.back(40 * MS, tcp("SA", 443, 40_000, 5000, 1001))
+            assert hosts.out(41 * MS, tcp("A", 40_000, 443, 1001, 5001)) is None
         assert counted["rtt_repeated"] == 1
 
     def test_a_reset_answers_nothing(self, bench: Bench) -> None:

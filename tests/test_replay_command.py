@@ -51,7 +51,7 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert len(rows_of(table)) == 2 * RTTS
     lines = below.splitlines()
     assert lines[0].startswith("2 files: 22 packets of 1.000 s, replayed in ")
-    assert lines[1].startswith(f"RTTs begun: {2 * RTTS}; ")
+    assert lines[1] == f"RTTs begun: {2 * RTTS} = {2 * RTTS} measured"
     assert lines[2] == "TCP without timestamps: 0.0% of 12 packets"
     assert lines[3] == "packets that cannot be measured: 1 not IP, 1 cut within the link or IP header"
     assert lines[4].startswith("time goes back 1 times, by up to 0.307000 s: ")

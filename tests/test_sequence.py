@@ -220,8 +220,10 @@ def test_a_fin_is_timed_and_a_rst_is_not(connection: Connection) -> None:
     assert connection.client(15 * MS, 1, ack=10, flags="RA") is None
 
 
-def test_a_flow_with_timestamps_is_left_to_them(connection: Connection) -> None:
-    connection.timestamps = True
+def test_a_flow_with_timestamps_is_left_to_them(bench_of: Callable[[KernelConfig], Bench]) -> None:
+    """For as long as they work: see test_oddities.py."""
+    bench = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_timestamp", "tcp_sequence")))
+    connection = Connection(bench, "10.99.1.1", "11.99.1.2", timestamps=True)
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     assert connection.server(12 * MS, ack=10) is None

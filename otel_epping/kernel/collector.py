@@ -22,6 +22,7 @@ from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.reader import READ, Interval, Reader
 from otel_epping.kernel.slots import Slots
+from otel_epping.kernel.waiting import count_waiting
 
 # Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
 _SLOTS_AHEAD = 1024
@@ -120,6 +121,10 @@ class Collector:
             self._control.interval += 1
             self._control.tell()
             yield Interval(self._control.interval, self._count_rows(), self._readers, self.slots)
+
+    def waiting(self) -> int:
+        """Packets that were timed and wait for their reply."""
+        return count_waiting(self._arrays["flows"], self.program.maps["exchanges"])
 
     @property
     def kernel_bytes(self) -> dict[str, int]:

@@ -53,6 +53,7 @@ class KernelConfig:
     methods: tuple[str, ...] = methods.ALL
     tunnels: bool = False
     hook: str = HOOKS[0]
+    copies: bool = False
     events: bool = False
     packet_clock: bool = False
 
@@ -67,6 +68,8 @@ class KernelConfig:
 
     def defines(self) -> dict[str, int]:
         """Compile-time constants of `bpf/config.h`."""
-        knobs = {name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "events", "packet_clock")}
+        knobs = {
+            name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "copies", "events", "packet_clock")
+        }
         knobs["METHODS"] = methods.bits(self.methods)
         return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

@@ -120,7 +120,7 @@ class Replayer(Collector):
     """
 
     def __init__(self, config: KernelConfig) -> None:
-        super().__init__(replace(config, packet_clock=True))
+        super().__init__(replace(config, packet_clock=True, copies=True))
         self.attachments.register(CAPTURE, Role.CAPTURE)
         self.started_ns, self.latest_ns = 1, 0
         self.too_short = self.too_long = self.untimed = 0

@@ -34,6 +34,7 @@ CONFIGS = {
         **_COMMON, sample_interval_ns=10 * MS, prefix_v4=0, prefix_v6=0, scale=0, max_age_ns=600 * SECOND
     ),
     "tunnels": KernelConfig(**_COMMON, sample_interval_ns=0, tunnels=True),
+    "copies": KernelConfig(**_COMMON, sample_interval_ns=0, copies=True),
     "seldom": KernelConfig(**_COMMON, sample_interval_ns=300 * MS, max_age_ns=100 * MS, scale=2),
     "impatient": KernelConfig(**_COMMON, sample_interval_ns=0, prefix_v4=9, prefix_v6=61, scale=2, max_age_ns=100 * MS),
     "events": KernelConfig(**_COMMON, sample_interval_ns=0, events=True),

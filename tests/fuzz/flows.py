@@ -46,9 +46,18 @@ class Half:
     waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # TSval, when
     timed: tuple[int, int] | None = None  # of who sends no timestamps: what acknowledges the segment, when
     leaves_one_out: bool = False
+    by_sequence: bool = False  # timed by sequence numbers, though it may send timestamps
+    # An acknowledgement of this ought to echo what waits longest, or something later; and once one did not.
+    awaited: int = 0
+    unechoed: bool = False
     # What acknowledges its latest SYN-ACK. It begins as 0, so of 2^32 handshakes one is taken for repeated: benign.
     accepted: int = 0
     accepted_ns: int | None = None  # None: that does not wait any more
+
+    @property
+    def waits(self) -> bool:
+        """Whether an RTT was begun by what it sent, its SYN-ACK aside, and has not ended."""
+        return self.timed is not None or any(waiting is not None for waiting in self.waiting)
 
 
 @dataclass(eq=False)
@@ -58,6 +67,7 @@ class Flow:
     halves: dict[object, Half]
     last_ns: int | None = None
     closed: bool = False
+    copied: bool = False  # a copy of one of its segments was seen
     syn_ns: int | None = None  # when the SYN was seen, if only one was
     handshake_ns: int | None = None  # from then to the ACK of the SYN-ACK
 

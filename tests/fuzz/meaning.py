@@ -58,7 +58,8 @@ class Meaning:
     flags: int = 0
     sequence: int = 0
     acknowledged: int = 0
-    payload: int = 0  # of TCP: bytes behind its header, whether the capture has them or not
+    payload: int = 0  # bytes behind the header of TCP, UDP or ICMP, whether the capture has them or not
+    checksum: bytes = b""  # of TCP, UDP and ICMP with code 0
     window: int = 0
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     echo: tuple[int, bytes] | None = None  # ICMP type; identifier and sequence number
@@ -247,14 +248,17 @@ def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> 
     elif protocol == UDP:
         meaning.kind = "udp"
         meaning.headers += 8
+        meaning.payload = max(0, rest - 8)
         read_udp(frame, rest, meaning)
     elif protocol in ICMP_OF.values():
         meaning.kind = "icmp"
         meaning.headers += 8
+        meaning.payload = max(0, rest - 8)
         at = meaning.transport_at
         # RFC 792, RFC 4443 section 4.1: the code of an echo is 0.
         if protocol == ICMP_OF[meaning.version] and rest >= 8 and at + 8 <= len(frame) and frame[at + 1] == 0:
             meaning.echo = frame[at], frame[at + 4 : at + 8]
+            meaning.checksum = frame[at + 2 : at + 4]
     else:
         meaning.kind = "other"
 
@@ -275,6 +279,7 @@ def read_tcp(frame: bytes, rest: int, meaning: Meaning) -> None:
     meaning.flags = frame[at + 13]
     meaning.window = frame[at + 14] << 8 | frame[at + 15]
     meaning.payload = rest - header
+    meaning.checksum = frame[at + 16 : at + 18]
     meaning.timestamp = find_timestamp(frame[at + 20 : at + header])
 
 
@@ -300,6 +305,7 @@ def read_udp(frame: bytes, rest: int, meaning: Meaning) -> None:
     if rest < 8 or at + 8 > len(frame):
         return
     set_ports(frame, at, meaning)
+    meaning.checksum = frame[at + 6 : at + 8]
     # Padding and what else follows the IP packet is none of its payload.
     if rest >= 16 and at + 16 <= len(frame):
         meaning.head = frame[at + 8 : at + 16]

@@ -10,6 +10,7 @@ from typing import ClassVar, Protocol
 
 from fuzz.flows import Flow, Half, Segment, later
 from fuzz.meaning import ACK, FIN, ICMP_OF, RST, SYN, Meaning
+from fuzz.timing import LONG_AGO_NS, Fault, Timing
 from otel_epping.kernel.config import KernelConfig
 
 
@@ -31,6 +32,10 @@ class Seen:
     segment: Segment | None = None
 
 
+# What asks the same this soon is the same question, seen twice.
+COPY_NS = 20_000_000
+
+
 class Method(Protocol):
     """A way to measure."""
 
@@ -49,60 +54,65 @@ class TcpTimestamp:
     """From a TSval sent for the first time to the first TSecr that echoes it."""
 
     def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
-        self.config, self.counters = config, counters
+        self.config, self.counters, self.timing = config, counters, Timing(config, counters)
 
     def see(self, seen: Seen) -> int | None:
         meaning, sender, receiver = seen.meaning, seen.sender, seen.receiver
         if meaning.timestamp is None or sender is None or receiver is None or meaning.flags & RST:
             return None
-        tsval, tsecr = meaning.timestamp
-        asked_ns = self.recall(receiver, tsecr) if meaning.flags & ACK else None
+        asked_ns = None
+        if meaning.flags & ACK and receiver.waits and not self.timing.by_sequence(receiver):
+            asked_ns = self.recall(receiver, meaning)
+        tsval = meaning.timestamp[0]
         if self.advances(sender, tsval, meaning, seen.now_ns) and (meaning.payload or meaning.flags & FIN):
             self.remember(sender, tsval, seen.now_ns)
         return asked_ns
 
-    def recall(self, half: Half, tsecr: int) -> int | None:
+    def recall(self, half: Half, meaning: Meaning) -> int | None:
         """An echo is of what was sent, and takes all before it out of the waiting: an endpoint never goes back."""
-        if half.newest is None or later(tsecr, half.newest):
-            return None
-        asked_ns = None
-        for place, waiting in enumerate(half.waiting):
-            if waiting is None or later(waiting[0], tsecr):
+        assert meaning.timestamp is not None
+        tsecr, asked_ns, before = meaning.timestamp[1], None, list(half.waiting)
+        for place, waiting in enumerate(before):
+            if waiting is None or half.newest is None or later(tsecr, half.newest) or later(waiting[0], tsecr):
                 continue
             if waiting[0] == tsecr:
                 asked_ns = waiting[1]
             else:
                 self.counters["rtt_superseded"] += 1
             half.waiting[place] = None
+        if half.waiting == before:
+            self.timing.miss_echo(half, meaning)
+        else:
+            half.awaited, half.unechoed = half.following or 0, False
         return asked_ns
 
     def advances(self, half: Half, tsval: int, meaning: Meaning, now_ns: int) -> bool:
         """Whether a TSval is surely sent for the first time: not by a SYN, not if it is the first that we see, or the
         first after a silence in which all before it grew too old."""
         known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
-        if meaning.flags & SYN or not known:
-            half.waiting, half.timed = [None] * 4, None
-            if known and later(newest, tsval):
-                half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
-                return False
-            known = False
+        if meaning.flags & SYN and known and later(newest, tsval):
+            half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
+            return False
+        known = known and not meaning.flags & SYN
         if known and not later(tsval, newest):
             silent = not 0 <= now_ns - changed_ns <= self.config.max_age_ns
-            if tsval == newest or not silent:
+            if tsval == newest or not (silent or (self.timing.hands_over and half.by_sequence)):
                 return False
             known = False
-        half.newest, half.newest_ns = tsval, now_ns
+        half.newest, half.newest_ns = tsval, now_ns if tsval or known else LONG_AGO_NS
         return known
 
     def remember(self, half: Half, tsval: int, now_ns: int) -> None:
         """In the first place that is free or too old; at most one in an interval."""
-        if too_soon(half, now_ns, self.config.sample_interval_ns):
+        if too_soon(half, now_ns, self.config.sample_interval_ns) or self.timing.by_sequence(half):
             return
         for place, waiting in enumerate(half.waiting):
             if waiting is not None:
                 if now_ns - waiting[1] <= self.config.max_age_ns:
                     continue
                 self.counters["rtt_expired"] += 1
+            if not half.waits:
+                half.awaited = half.following or 0
             half.waiting[place] = tsval, now_ns
             half.begun_ns = now_ns
             self.counters["rtt_begun"] += 1
@@ -112,27 +122,31 @@ class TcpTimestamp:
 
 class TcpSequence:
     """From a segment that continues what was sent before to the acknowledgement of just its last byte, one at a time,
-    of endpoints that send no timestamps."""
+    where timestamps do not time an endpoint."""
 
     def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
-        self.config, self.counters = config, counters
+        self.config, self.counters, self.timing = config, counters, Timing(config, counters)
 
     def see(self, seen: Seen) -> int | None:
         meaning, sender, receiver = seen.meaning, seen.sender, seen.receiver
         if sender is None or receiver is None or meaning.flags & RST:
             return None
-        if meaning.flags & SYN and not meaning.timestamp:
-            sender.newest = sender.timed = None  # a port may be used again, by who sends no timestamps
         asked_ns = None
-        if meaning.flags & ACK and receiver.newest is None:
-            asked_ns = self.acknowledge(receiver, meaning.acknowledged)
-        if sender.newest is not None:
-            return asked_ns
+        if meaning.flags & ACK:
+            if self.timing.by_sequence(receiver):
+                asked_ns = self.acknowledge(receiver, meaning.acknowledged)
+                self.timing.hand_back(receiver, meaning)
+            elif receiver.waits and not meaning.timestamp:
+                self.timing.miss_echo(receiver, meaning)
+        if not self.timing.by_sequence(sender):
+            if meaning.timestamp or seen.segment is not Segment.NEXT:
+                return asked_ns
+            self.timing.hand_over(sender, Fault.MISSING)
         if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
             # Karn's rule, RFC 6298 section 3. One that fills a gap ends it too: its acknowledgement may be of either.
             self.counters["rtt_repeated"] += sender.timed is not None
             sender.timed = None
-        elif seen.segment is Segment.NEXT and not meaning.timestamp:
+        elif seen.segment is Segment.NEXT:
             self.time(sender, seen.now_ns)
         return asked_ns
 
@@ -170,6 +184,7 @@ class Exchanges:
     def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
         self.config, self.counters = config, counters
         self.asked: dict[object, tuple[int, str]] = {}
+        self.aliases: dict[object, object] = {}
 
     def ask(self, seen: Seen, identifier: object, grace_ns: int = 0, is_unique: bool = False) -> None:
         """What asks for the same again is no new question; unless that is old, and identifiers are not unique."""
@@ -186,10 +201,20 @@ class Exchanges:
         self.asked[key] = seen.now_ns, "open"
         self.counters["rtt_begun"] += 1
 
+    def alias(self, seen: Seen, identifier: object, asked_as: object) -> None:
+        """An answer to this is one to a question, too; unless somebody asked just this."""
+        ends = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way)
+        if (*ends, identifier) not in self.asked:
+            self.asked[(*ends, identifier)] = 0, "alias"
+            self.aliases[(*ends, identifier)] = (*ends, asked_as)
+
     def answer(self, seen: Seen, identifier: object) -> tuple[bool, int | None]:
         """Whether that was asked, and when, if this is the first answer and it was asked once."""
-        key = (seen.meaning.version, seen.meaning.destination, seen.meaning.source, seen.way_back, identifier)
+        key: object = (seen.meaning.version, seen.meaning.destination, seen.meaning.source, seen.way_back, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
+        if state == "alias":
+            key = self.aliases[key]
+            asked_ns, state = self.asked.get(key, (0, "never"))
         if state == "open":
             self.asked[key] = asked_ns, "answered"
             return True, asked_ns
@@ -205,7 +230,10 @@ class TcpHandshake(Exchanges):
             return None
         flags = meaning.flags & (SYN | ACK | RST)
         if flags == SYN:
-            self.ask(seen, (meaning.sequence + 1) % (1 << 32), is_unique=True)
+            following = (meaning.sequence + 1) % (1 << 32)
+            self.ask(seen, following, COPY_NS, is_unique=True)
+            if meaning.payload:  # RFC 7413: the server may acknowledge it, or not
+                self.alias(seen, (following + meaning.payload) % (1 << 32), following)
         elif flags == SYN | ACK:
             _, asked_ns = self.answer(seen, meaning.acknowledged)
             self.accept(seen, asked_ns)
@@ -215,13 +243,16 @@ class TcpHandshake(Exchanges):
         return None
 
     def accept(self, seen: Seen, asked_ns: int | None) -> None:
-        server, following = seen.sender, (seen.meaning.sequence + 1) % (1 << 32)
+        server, following = seen.sender, (seen.meaning.sequence + 1 + seen.meaning.payload) % (1 << 32)
         if server is None or seen.flow is None:
             return
         if server.accepted == following:
+            if server.accepted_ns is not None and 0 <= seen.now_ns - server.accepted_ns <= COPY_NS:
+                return
             self.counters["rtt_repeated"] += server.accepted_ns is not None
             server.accepted_ns = None
             return
+        self.counters["rtt_abandoned"] += server.accepted_ns is not None
         server.accepted, server.accepted_ns = following, seen.now_ns
         seen.flow.syn_ns, seen.flow.handshake_ns = asked_ns, None
         self.counters["rtt_begun"] += 1
@@ -248,7 +279,7 @@ class IcmpEcho(Exchanges):
         kind, identifier = seen.meaning.echo
         request, reply = {1: (8, 0), 58: (128, 129)}[ICMP_OF[seen.meaning.version]]
         if kind == request:
-            self.ask(seen, identifier)
+            self.ask(seen, identifier, COPY_NS)
         elif kind == reply:
             return self.answer(seen, identifier)[1]
         return None
@@ -264,7 +295,7 @@ class Dns(Exchanges):
             return None
         transaction, is_response = head[:2], bool(head[2] & 0x80)
         if seen.meaning.destination[1] == 53 and not is_response:
-            self.ask(seen, transaction)
+            self.ask(seen, transaction, COPY_NS)
         elif seen.meaning.source[1] == 53 and is_response:
             return self.answer(seen, transaction)[1]
         return None

@@ -5,9 +5,11 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from fuzz.flows import Flow, Half, behaviour, follow
+from fuzz.copies import Copies
+from fuzz.flows import Flow, Half, Segment, behaviour, follow
 from fuzz.meaning import ACK, RST, SYN, Meaning, prefix, read
 from fuzz.methods import METHODS, Seen
+from fuzz.timing import Timing
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Role
 
@@ -67,6 +69,8 @@ class Model:
         self.tally = Tally()
         self.flows: dict[object, Flow] = {}  # of TCP, by either end
         self.subnets: set[Subnet] = set()
+        self.copies = Copies() if config.copies else None
+        self.timing = Timing(config, self.tally.interface)
         self.methods = [
             (name, method(config, self.tally.interface)) for name, method in METHODS.items() if name in config.methods
         ]
@@ -95,6 +99,9 @@ class Model:
         seen = Seen(meaning, step.at_ns, *ways)
         if meaning.kind == "tcp":
             self.find_flow(seen)
+        if self.copies and self.copies.has(seen, step.frame):
+            interface["duplicates"] += segments
+            return
         sides = SIDES[self.role] if step.ingress else SIDES[self.role][::-1]
         name = class_of(meaning)
         ends = [
@@ -110,10 +117,17 @@ class Model:
             if meaning.ecn:
                 self.tally.behaviour[subnet][f"ecn_{way} {meaning.ecn - 1}"] += segments
         if seen.flow and seen.sender and seen.receiver:
+            if meaning.flags & SYN and not meaning.flags & RST:
+                self.timing.begin(seen.sender, meaning)
             seen.segment = follow(seen.flow, seen.sender, seen.receiver, meaning, step.at_ns)
+            is_first_of_tick = seen.flow.last_ns != step.at_ns
             for names in behaviour(seen.flow, seen.sender, meaning, seen.segment, step.at_ns):
                 for subnet, shown in zip(ends, names, strict=True):
                     self.tally.behaviour[subnet][shown] += 1
+            if is_first_of_tick:
+                self.timing.check_clock(seen.sender, meaning, seen.segment)
+            if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
+                self.timing.doubt(seen.sender, meaning)
         # A packet may end two RTTs, and has been looked at by all methods before the first is counted.
         ended = [(name, method.see(seen)) for name, method in self.methods]
         for name, asked_ns in ended:
@@ -160,6 +174,7 @@ class Model:
         subnet = self.subnet(seen.meaning.version, seen.meaning.source[0], side, method, half)
         self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_LEAST_NS
         self.tally.interface["rtt_clamped 1"] += rtt_ns > RTT_GREATEST_NS
+        self.tally.interface["rtt_measured"] += 1
         self.tally.rtts[subnet].append(min(max(rtt_ns, RTT_LEAST_NS), RTT_GREATEST_NS))
 
 

@@ -104,6 +104,9 @@ def any_stack(chance: random.Random) -> list[str]:
     return tags + session + ["mpls"] * chance.randrange(MOST_LINK_HEADERS + 1 - len(tags) - len(session))
 
 
+_ODDITIES = ("missing", "still", "slow", "zero", "unechoed")
+
+
 def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     """A connection: with or without its handshake, timestamps, end; some replies late, some segments twice."""
     steps: list[Step] = []
@@ -113,13 +116,27 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     heard = [0, 0]  # the newest TSval that has come from this end
+    # What is odd about timestamps from some segment on, until some other, by end.
+    oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
+    oddity_begins = chance.choice((0, 0, 3, 6))
+    oddity_ends = oddity_begins + chance.choice((4, 10, 100))
     now_ns = 0
     rtt_ns = chance.choice((0, 500, 2 * MS, 20 * MS, 150 * MS, 400 * MS))
 
     def say(end: int, flags: int, size: int = 0, back: int = 0, ahead: int = 0, window: int = 1024) -> None:
         """A segment that begins before or beyond what was sent last; `sequence` is where the greatest one ends."""
-        has_timestamp = chance.random() < with_timestamps[end]
-        options = builders.timestamp(clock[end] + now_ns // MS, heard[1 - end]) if has_timestamp else b""
+        odd = oddity[end] if oddity_begins <= len(steps) < oddity_ends else ""
+        has_timestamp = chance.random() < with_timestamps[end] and odd != "missing"
+        tsval, tsecr = clock[end] + now_ns // MS, heard[1 - end]
+        if odd == "still":
+            tsval = heard[end]
+        elif odd == "slow":
+            tsval = clock[end] + now_ns // (1000 * MS)
+        elif odd == "zero":
+            tsval, tsecr = 0, chance.choice((0, tsecr))
+        elif odd == "unechoed":
+            tsecr = chance.choice((0, 1, tsecr - 5000))
+        options = builders.timestamp(tsval, tsecr) if has_timestamp else b""
         begin = sequence[end] - back + ahead
         segment = builders.tcp(
             ports if end == 0 else ports[::-1],
@@ -132,7 +149,7 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
         )
         steps.append(hosts.step(end == 0, 6, segment, now_ns, ecn=chance.choice((0, 0, 2, 3))))
         if has_timestamp:
-            heard[end] = clock[end] + now_ns // MS
+            heard[end] = tsval
         sequence[end] = max(sequence[end], begin + size + bool(flags & (SYN | FIN)))
 
     def disturbance(end: int) -> None:
@@ -161,9 +178,12 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
             say(end, SYN | ACK, back=chance.choice((0, 1)))
 
     if chance.random() < 0.7:
-        say(0, SYN)
+        data = chance.choice((0, 0, 0, 30))
+        say(0, SYN, data)
+        if chance.random() < 0.3:  # the server does not take it
+            sequence[0] -= data
         now_ns += rtt_ns
-        say(1, SYN | ACK)
+        say(1, SYN | ACK, chance.choice((0, 0, 0, 0, 10)))
         now_ns += chance.randrange(5 * MS)
         say(0, ACK)
     for _ in range(chance.randrange(1, 12)):

@@ -16,6 +16,7 @@ from flowtable import forget_flows
 
 from oracles.frames import Frame
 from oracles.report import Report
+from otel_epping import summary
 from otel_epping.capture import Capture, CaptureError
 from otel_epping.kernel import memory, methods
 from otel_epping.kernel.config import KernelConfig
@@ -44,7 +45,8 @@ class Sample:
 class Observed:
     """What the program found in a capture: RTTs in the order of the frames that ended them, and the frames of each kind
     of segment that it counts. `max_flows` is how many flows it remembers, `frames` how many it
-    saw, and `stopped` why no more were, if there are more.
+    saw, and `stopped` why no more were, if there are more. `duplicates` are packets that were captured twice. `account`
+    tells what became of the RTTs that were begun (summary.account()).
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -52,6 +54,8 @@ class Observed:
     max_flows: int = KernelConfig().max_flows
     frames: int = 0
     stopped: str = ""
+    duplicates: int = 0
+    account: dict[str, int] = field(default_factory=dict)
 
     def seen(self, records: list[Frame], report: Report) -> list[Frame]:
         """Those of all records that the program saw. That there are more, or not as many, is reported."""
@@ -78,12 +82,14 @@ class Ours:
             )
         )
         self._slots, self._histograms, self._segments = map(self._array, ("slots", "histograms", "flow_counters"))
+        self._reader = self._replayer.reader()
 
     def run(self, path: Path) -> Observed:
         """Replays a capture, up to where it is torn or of a link type that we don't know."""
         forget_flows(self._replayer.program.maps)
         self._forget("exchanges")
         observed = Observed(max_flows=self._max_flows)
+        duplicates, account = self._totals()
         ended, sums = self._histograms["ended"].copy(), self._histograms["sum_ns"].copy()
         counted = self._segments.copy()
         try:
@@ -103,11 +109,19 @@ class Ours:
                             counted = self._segments.copy()
         except CaptureError as error:
             observed.stopped = str(error)
+        duplicates_after, account_after = self._totals()
+        observed.duplicates = duplicates_after - duplicates
+        observed.account = {name: count - account[name] for name, count in account_after.items()}
         return observed
 
     def close(self) -> None:
         """Lets the program go."""
         self._replayer.close()
+
+    def _totals(self) -> tuple[int, dict[str, int]]:
+        """Duplicates and account of all captures so far; what waited when another began was forgotten with its flow."""
+        reading = self._reader.read()
+        return summary.duplicates(reading), summary.account(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Rows, sums: Rows) -> list[Sample]:
         """RTTs by which the histograms are ahead of what they were."""

@@ -1,0 +1,147 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Which method times the segments of an endpoint: timestamps while they work, and sequence numbers otherwise. It is
+ * decided for each direction of a flow, by what its segments show now:
+ * - A segment without a timestamp, or with a TSval of 0, cannot be timed by it. A middlebox may strip the option from
+ *   one direction, or in the middle of a connection, though RFC 7323 section 3.2 wants it in each segment.
+ * - A TSval that stands still cannot be timed: it does not tell two segments apart.
+ * - A TSval that is acknowledged and not echoed cannot be timed.
+ * Timestamps time the endpoint again once its TSval has advanced and that TSval was echoed.
+ *
+ * Either method gives right RTTs, so a decision that comes too early costs nothing.
+ */
+#pragma once
+
+#include "observation.h"
+
+#define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
+#define HANDS_OVER ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)
+
+/* In the order of TIMESTAMP_FAULTS of otel_epping/telemetry.py. */
+enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
+
+/* Bits of half_flow.timing. */
+#define TIMING_SKIPS_NEXT 1  /* see tcp_sequence.h */
+#define TIMING_BY_SEQUENCE 2 /* by sequence numbers */
+#define TIMING_UNECHOED 4    /* what waited longest was acknowledged once and not echoed */
+
+/*
+ * A TSval that did not change for longer stands still. RFC 7323 section 5.4 lets a clock tick once a second; those in
+ * use tick 10 times a second or faster. But what was sent within one tick can take this long to pass a slow link.
+ */
+#define STILL_NS 500000000LL
+#define LONG_AGO_NS 1
+
+static __always_inline bool is_timed_by_sequence(const struct half_flow *half)
+{
+    return HANDS_OVER ? half->timing & TIMING_BY_SEQUENCE : METHODS & 1U << METHOD_TCP_SEQUENCE;
+}
+
+/* Whether its latest segment with payload came long after its TSval last changed. Signed: in a capture, time may go
+ * back. */
+static __always_inline bool is_still(const struct half_flow *half)
+{
+    return (s64)(half->advanced_ns - half->edge_ns) > STILL_NS;
+}
+
+/* Nothing that waits will be answered. */
+static __always_inline void abandon(struct half_flow *half, struct interface_counters *counters)
+{
+    counters->rtt_abandoned += waiting_of(half);
+    half->waiting = 0;
+}
+
+static __always_inline void hand_over(struct half_flow *half, enum timestamp_fault fault,
+                                      struct interface_counters *counters)
+{
+    rare();
+    abandon(half, counters);
+    if (half->edge_ns) /* else it never had timestamps */
+        counters->timestamp_fault[fault]++;
+    half->timing = TIMING_BY_SEQUENCE;
+    if (fault == FAULT_MISSING)
+        half->edge_ns = 0;
+}
+
+/*
+ * Hands over if this segment shows that its sender's clock stands still, or goes back. While something waits, there is
+ * nothing to time.
+ */
+static __always_inline void check_clock(const struct observation *seen)
+{
+    struct half_flow *sender = seen->flow.sender;
+
+    if (!HANDS_OVER || !is_still(sender))
+        return;
+    rare();
+    if (seen->segment != SEGMENT_NEXT || !seen->packet->has_timestamp || !sender->edge_ns ||
+        later(seen->packet->tsval, sender->last_tsval))
+        return;
+    if (!sender->waiting && !is_timed_by_sequence(sender))
+        hand_over(sender, FAULT_STILL, seen->counters);
+}
+
+/*
+ * Of a segment that was sent again: nobody can tell whether an echo of its TSval answers the first or the second
+ * (Karn's rule, RFC 6298 section 3). As a rule it has a new one.
+ */
+static __always_inline void doubt_tsval(const struct observation *seen)
+{
+    struct half_flow *sender = seen->flow.sender;
+    const struct outstanding *outstanding = outstanding_of_sender(&seen->flow);
+
+    if (!seen->packet->has_timestamp || is_timed_by_sequence(sender))
+        return;
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < OUTSTANDING; i++) {
+        if (!(sender->waiting & 1 << i) || outstanding->awaited[i] != seen->packet->tsval)
+            continue;
+        sender->waiting &= ~(1 << i);
+        seen->counters->rtt_repeated++;
+    }
+}
+
+/* A SYN begins a connection: nothing is known of how its sender is timed. */
+static __always_inline void begin_timing(struct observation *seen)
+{
+    struct half_flow *sender = seen->flow.sender;
+
+    abandon(sender, seen->counters);
+    sender->timing = 0;
+    if (!seen->packet->has_timestamp)
+        sender->edge_ns = 0;
+}
+
+/*
+ * Of an acknowledgement that echoes nothing of what waits: whether echoes come at all. One without an echo shows that
+ * none does. One with an earlier echo may acknowledge several segments, of which it echoes the first (RFC 7323 section
+ * 4.3); the next acknowledgement then echoes what was sent later. One of a segment that was not seen may echo what was
+ * not seen: a TSval later than all.
+ */
+static __always_inline void miss_echo(struct half_flow *receiver, const struct packet *packet,
+                                      struct interface_counters *counters)
+{
+    if (!HANDS_OVER || later(receiver->awaited_seq, packet->ack_seq) || later(packet->ack_seq, receiver->next_seq))
+        return;
+    if (packet->has_timestamp && later(packet->tsecr, receiver->last_tsval))
+        return;
+    if (!packet->has_timestamp || !packet->tsecr || receiver->timing & TIMING_UNECHOED) {
+        hand_over(receiver, FAULT_UNECHOED, counters);
+    } else {
+        receiver->timing |= TIMING_UNECHOED;
+        receiver->awaited_seq = receiver->next_seq + 1; /* of something not sent yet */
+    }
+}
+
+/*
+ * Of an endpoint that is timed by sequence numbers: whether this echo shows that its timestamps work. What is echoed is
+ * its latest TSval, which must not stand still.
+ */
+static __always_inline void hand_back(struct half_flow *receiver, const struct packet *packet)
+{
+    if (!HANDS_OVER || !packet->has_timestamp || packet->tsecr != receiver->last_tsval)
+        return;
+    rare();
+    if (receiver->edge_ns && !receiver->waiting && !is_still(receiver))
+        receiver->timing = 0;
+}

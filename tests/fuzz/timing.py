@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which method times the segments of an endpoint: docs/methods.md as code."""
+
+from collections import Counter
+from enum import IntEnum
+
+from fuzz.flows import Half, Segment, later
+from fuzz.meaning import Meaning
+from otel_epping.kernel.config import KernelConfig
+
+STILL_NS = 500_000_000
+LONG_AGO_NS = 1
+
+
+class Fault(IntEnum):
+    """Why timestamps do not time what an endpoint sends."""
+
+    MISSING = 0
+    STILL = 1
+    UNECHOED = 2
+
+
+class Timing:
+    """Hands an endpoint over to sequence numbers and back, if both methods are on."""
+
+    def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
+        self.counters = counters
+        self.hands_over = {"tcp_timestamp", "tcp_sequence"} <= set(config.methods)
+        self.always_by_sequence = "tcp_timestamp" not in config.methods
+
+    def by_sequence(self, half: Half) -> bool:
+        """Whether sequence numbers time it."""
+        return half.by_sequence if self.hands_over else self.always_by_sequence
+
+    def begin(self, half: Half, meaning: Meaning) -> None:
+        """A SYN begins a connection."""
+        self._abandon(half)
+        half.by_sequence = half.unechoed = half.leaves_one_out = False
+        if not meaning.timestamp:
+            half.newest = None
+
+    def _abandon(self, half: Half) -> None:
+        self.counters["rtt_abandoned"] += sum(waiting is not None for waiting in (*half.waiting, half.timed))
+        half.waiting, half.timed = [None] * 4, None
+
+    def hand_over(self, half: Half, fault: Fault) -> None:
+        """From now on sequence numbers time it. One that never had timestamps lost none."""
+        self._abandon(half)
+        self.counters[f"timestamp_fault {fault.value}"] += half.newest is not None
+        half.by_sequence, half.unechoed, half.leaves_one_out = True, False, False
+        if fault is Fault.MISSING:
+            half.newest = None
+
+    def check_clock(self, half: Half, meaning: Meaning, segment: Segment) -> None:
+        """A segment that continues what was sent, with a TSval that did not advance for long."""
+        if not self.hands_over or half.by_sequence or half.waits or segment is not Segment.NEXT:
+            return
+        if meaning.timestamp is None or half.newest is None or later(meaning.timestamp[0], half.newest):
+            return
+        if self._is_still(half):
+            self.hand_over(half, Fault.STILL)
+
+    def _is_still(self, half: Half) -> bool:
+        return half.advanced_ns - half.newest_ns > STILL_NS
+
+    def doubt(self, half: Half, meaning: Meaning) -> None:
+        """A segment sent again with the TSval that it had before: Karn's rule, RFC 6298 section 3."""
+        if not meaning.timestamp or self.by_sequence(half):
+            return
+        for place, waiting in enumerate(half.waiting):
+            if waiting is not None and waiting[0] == meaning.timestamp[0]:
+                half.waiting[place] = None
+                self.counters["rtt_repeated"] += 1
+
+    def miss_echo(self, half: Half, meaning: Meaning) -> None:
+        """An acknowledgement that echoes nothing of what waits. The first may echo what was sent before it."""
+        if not self.hands_over or later(half.awaited, meaning.acknowledged):
+            return
+        if later(meaning.acknowledged, half.following or 0):
+            return  # of a segment that was not seen, and may echo what was not seen
+        if meaning.timestamp and half.newest is not None and later(meaning.timestamp[1], half.newest):
+            return
+        if not meaning.timestamp or not meaning.timestamp[1] or half.unechoed:
+            self.hand_over(half, Fault.UNECHOED)
+        else:
+            half.unechoed, half.awaited = True, ((half.following or 0) + 1) % (1 << 32)
+
+    def hand_back(self, half: Half, meaning: Meaning) -> None:
+        """The newest TSval is echoed, and does not stand still."""
+        if not self.hands_over or not meaning.timestamp or half.newest is None or half.waits:
+            return
+        if meaning.timestamp[1] == half.newest and not self._is_still(half):
+            half.by_sequence = half.unechoed = half.leaves_one_out = False
