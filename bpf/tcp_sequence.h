@@ -67,19 +67,20 @@ static __always_inline void tcp_sequence(struct observation *seen, bool plain)
 
     if (!seen->has_flow || flags & TCP_RST)
         return;
-    /* Most segments are timed by timestamps, both ways. */
-    if (HANDS_OVER && packet->has_timestamp && !(sender->timing & TIMING_BY_SEQUENCE) &&
-        !(receiver->timing & TIMING_BY_SEQUENCE))
-        return;
     if (flags & TCP_ACK) {
-        if (is_timed_by_sequence(receiver)) {
+        if (!receiver->edge_ns) {
             match_acknowledgement(receiver, seen);
-            hand_back(receiver, packet);
-        } else if (!packet->has_timestamp && receiver->waiting) {
-            miss_echo(receiver, packet, seen->counters);
+            if (packet->has_timestamp) {
+                rare();
+                hand_back(receiver, packet, coarse_now(seen->skb));
+            }
+        } else if (!packet->has_timestamp) {
+            rare();
+            if (receiver->waiting)
+                miss_echo(receiver, packet, seen->counters);
         }
     }
-    if (!is_timed_by_sequence(sender)) {
+    if (sender->edge_ns) {
         if (packet->has_timestamp || seen->segment != SEGMENT_NEXT)
             return;
         hand_over(sender, FAULT_MISSING, seen->counters);

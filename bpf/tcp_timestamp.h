@@ -25,6 +25,11 @@ static __always_inline bool begins_rtt(struct observation *seen, bool plain)
 
     if (flags & TCP_SYN || !sender->edge_ns) {
         rare();
+        if (sender->timing & TIMING_HANDED_OVER) {
+            follow_tsval(sender, packet);
+            return false;
+        }
+        abandon(sender, seen->counters);
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
             return false;
@@ -38,7 +43,7 @@ static __always_inline bool begins_rtt(struct observation *seen, bool plain)
             return packet->payload || flags & TCP_FIN;
         }
         rare();
-        if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS && !(HANDS_OVER && is_timed_by_sequence(sender)))
+        if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS)
             return false;
     }
     sender->last_tsval = packet->tsval;
@@ -57,8 +62,6 @@ static __always_inline void remember(struct half_flow *sender, struct outstandin
     u64 edge_ns = sender->edge_ns, now_ns;
 
     if (SAMPLE_INTERVAL_NS && sender->begun_ns && edge_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
-        return;
-    if (HANDS_OVER && is_timed_by_sequence(sender))
         return;
     now_ns = precise_now(skb);
     for (int i = 0; i < OUTSTANDING; i++) {
@@ -96,10 +99,10 @@ static __always_inline u64 recall(const struct observation *seen)
     if (!waiting)
         return 0;
     rare();
-    if (HANDS_OVER && is_timed_by_sequence(receiver))
+    if (!receiver->edge_ns)
         return 0;
     /* Not an echo of what was never sent. */
-    if (receiver->edge_ns && !later(packet->tsecr, receiver->last_tsval)) {
+    if (!later(packet->tsecr, receiver->last_tsval)) {
         for (int i = 0; i < OUTSTANDING; i++) {
             if (!(waiting & 1 << i) || later(outstanding->awaited[i], packet->tsecr))
                 continue;

@@ -2,13 +2,14 @@
 /*
  * Which method times the segments of an endpoint: timestamps while they work, and sequence numbers otherwise. It is
  * decided for each direction of a flow, by what its segments show now:
- * - A segment without a timestamp, or with a TSval of 0, cannot be timed by it. A middlebox may strip the option from
- *   one direction, or in the middle of a connection, though RFC 7323 section 3.2 wants it in each segment.
+ * - A segment without a timestamp cannot be timed by it. A middlebox may strip the option from one direction, or in the
+ *   middle of a connection, though RFC 7323 section 3.2 wants it in each segment.
  * - A TSval that stands still cannot be timed: it does not tell two segments apart.
  * - A TSval that is acknowledged and not echoed cannot be timed.
  * Timestamps time the endpoint again once its TSval has advanced and that TSval was echoed.
  *
- * Either method gives right RTTs, so a decision that comes too early costs nothing.
+ * While timestamps time an endpoint, half_flow.edge_ns is not 0. Either method gives right RTTs, so a decision that
+ * comes too early makes none wrong.
  */
 #pragma once
 
@@ -22,8 +23,9 @@ enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
 
 /* Bits of half_flow.timing. */
 #define TIMING_SKIPS_NEXT 1  /* see tcp_sequence.h */
-#define TIMING_BY_SEQUENCE 2 /* by sequence numbers */
-#define TIMING_UNECHOED 4    /* what waited longest was acknowledged once and not echoed */
+#define TIMING_HANDED_OVER 2 /* timestamps ceased to work */
+#define TIMING_ADVANCED 4    /* the TSval has advanced since then */
+#define TIMING_UNECHOED 8    /* what waits longest was acknowledged once and not echoed */
 
 /*
  * A TSval that did not change for longer stands still. RFC 7323 section 5.4 lets a clock tick once a second; those in
@@ -31,18 +33,6 @@ enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
  */
 #define STILL_NS 500000000LL
 #define LONG_AGO_NS 1
-
-static __always_inline bool is_timed_by_sequence(const struct half_flow *half)
-{
-    return HANDS_OVER ? half->timing & TIMING_BY_SEQUENCE : METHODS & 1U << METHOD_TCP_SEQUENCE;
-}
-
-/* Whether its latest segment with payload came long after its TSval last changed. Signed: in a capture, time may go
- * back. */
-static __always_inline bool is_still(const struct half_flow *half)
-{
-    return (s64)(half->advanced_ns - half->edge_ns) > STILL_NS;
-}
 
 /* Nothing that waits will be answered. */
 static __always_inline void abandon(struct half_flow *half, struct interface_counters *counters)
@@ -56,28 +46,22 @@ static __always_inline void hand_over(struct half_flow *half, enum timestamp_fau
 {
     rare();
     abandon(half, counters);
-    if (half->edge_ns) /* else it never had timestamps */
-        counters->timestamp_fault[fault]++;
-    half->timing = TIMING_BY_SEQUENCE;
-    if (fault == FAULT_MISSING)
-        half->edge_ns = 0;
+    counters->timestamp_fault[fault]++;
+    half->timing = TIMING_HANDED_OVER;
+    half->edge_ns = 0;
 }
 
-/*
- * Hands over if this segment shows that its sender's clock stands still, or goes back. While something waits, there is
- * nothing to time.
- */
+/* Hands over if a segment that continues the data has a TSval that stands still, or goes back, and nothing waits. */
 static __always_inline void check_clock(const struct observation *seen)
 {
     struct half_flow *sender = seen->flow.sender;
 
-    if (!HANDS_OVER || !is_still(sender))
+    /* Signed: in a capture, time may go back. */
+    if (!HANDS_OVER || !seen->packet->has_timestamp || (s64)(sender->advanced_ns - sender->edge_ns) <= STILL_NS)
         return;
     rare();
-    if (seen->segment != SEGMENT_NEXT || !seen->packet->has_timestamp || !sender->edge_ns ||
-        later(seen->packet->tsval, sender->last_tsval))
-        return;
-    if (!sender->waiting && !is_timed_by_sequence(sender))
+    if (sender->edge_ns && seen->segment == SEGMENT_NEXT && !sender->waiting &&
+        !later(seen->packet->tsval, sender->last_tsval))
         hand_over(sender, FAULT_STILL, seen->counters);
 }
 
@@ -90,7 +74,7 @@ static __always_inline void doubt_tsval(const struct observation *seen)
     struct half_flow *sender = seen->flow.sender;
     const struct outstanding *outstanding = outstanding_of_sender(&seen->flow);
 
-    if (!seen->packet->has_timestamp || is_timed_by_sequence(sender))
+    if (!sender->waiting || !seen->packet->has_timestamp || !sender->edge_ns)
         return;
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < OUTSTANDING; i++) {
@@ -133,15 +117,19 @@ static __always_inline void miss_echo(struct half_flow *receiver, const struct p
     }
 }
 
-/*
- * Of an endpoint that is timed by sequence numbers: whether this echo shows that its timestamps work. What is echoed is
- * its latest TSval, which must not stand still.
- */
-static __always_inline void hand_back(struct half_flow *receiver, const struct packet *packet)
+/* Of an endpoint that was handed over: what its timestamp says. */
+static __always_inline void follow_tsval(struct half_flow *sender, const struct packet *packet)
 {
-    if (!HANDS_OVER || !packet->has_timestamp || packet->tsecr != receiver->last_tsval)
+    if (later(packet->tsval, sender->last_tsval))
+        sender->timing |= TIMING_ADVANCED;
+    sender->last_tsval = packet->tsval;
+}
+
+/* Of an endpoint that was handed over: whether this echo shows that its timestamps work. */
+static __always_inline void hand_back(struct half_flow *receiver, const struct packet *packet, u64 now_ns)
+{
+    if (!(receiver->timing & TIMING_ADVANCED) || receiver->waiting || packet->tsecr != receiver->last_tsval)
         return;
-    rare();
-    if (receiver->edge_ns && !receiver->waiting && !is_still(receiver))
-        receiver->timing = 0;
+    receiver->timing = 0;
+    receiver->edge_ns = now_ns;
 }

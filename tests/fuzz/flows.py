@@ -41,12 +41,14 @@ class Half:
     window: int | None = None
 
     begun_ns: int | None = None  # when the latest RTT was begun, by either method
-    newest: int | None = None  # its newest TSval
+    newest: int | None = None  # its newest TSval; None: sequence numbers time it
     newest_ns: int = 0  # and when that was first seen
     waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # TSval, when
     timed: tuple[int, int] | None = None  # of who sends no timestamps: what acknowledges the segment, when
     leaves_one_out: bool = False
-    by_sequence: bool = False  # timed by sequence numbers, though it may send timestamps
+    tsval: int = 0  # the last one, whether timestamps time it or not
+    handed_over: bool = False  # its timestamps ceased to work
+    advanced: bool = False  # and its TSval has advanced since then
     # An acknowledgement of this ought to echo what waits longest, or something later; and once one did not.
     awaited: int = 0
     unechoed: bool = False

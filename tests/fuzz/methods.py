@@ -61,7 +61,7 @@ class TcpTimestamp:
         if meaning.timestamp is None or sender is None or receiver is None or meaning.flags & RST:
             return None
         asked_ns = None
-        if meaning.flags & ACK and receiver.waits and not self.timing.by_sequence(receiver):
+        if meaning.flags & ACK and receiver.waits and receiver.newest is not None:
             asked_ns = self.recall(receiver, meaning)
         tsval = meaning.timestamp[0]
         if self.advances(sender, tsval, meaning, seen.now_ns) and (meaning.payload or meaning.flags & FIN):
@@ -90,21 +90,28 @@ class TcpTimestamp:
         """Whether a TSval is surely sent for the first time: not by a SYN, not if it is the first that we see, or the
         first after a silence in which all before it grew too old."""
         known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
-        if meaning.flags & SYN and known and later(newest, tsval):
-            half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
-            return False
-        known = known and not meaning.flags & SYN
-        if known and not later(tsval, newest):
-            silent = not 0 <= now_ns - changed_ns <= self.config.max_age_ns
-            if tsval == newest or not (silent or (self.timing.hands_over and half.by_sequence)):
+        if meaning.flags & SYN or not known:
+            if half.handed_over:
+                half.advanced |= later(tsval, half.tsval)
+                half.tsval = tsval
+                return False
+            self.timing.abandon(half)
+            if known and later(newest, tsval):
+                half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
                 return False
             known = False
-        half.newest, half.newest_ns = tsval, now_ns if tsval or known else LONG_AGO_NS
+        if known and not later(tsval, newest):
+            silent = not 0 <= now_ns - changed_ns <= self.config.max_age_ns
+            if tsval == newest or not silent:
+                return False
+            known = False
+        half.newest = half.tsval = tsval
+        half.newest_ns = now_ns if tsval or known else LONG_AGO_NS
         return known
 
     def remember(self, half: Half, tsval: int, now_ns: int) -> None:
         """In the first place that is free or too old; at most one in an interval."""
-        if too_soon(half, now_ns, self.config.sample_interval_ns) or self.timing.by_sequence(half):
+        if too_soon(half, now_ns, self.config.sample_interval_ns):
             return
         for place, waiting in enumerate(half.waiting):
             if waiting is not None:
@@ -135,7 +142,8 @@ class TcpSequence:
         if meaning.flags & ACK:
             if self.timing.by_sequence(receiver):
                 asked_ns = self.acknowledge(receiver, meaning.acknowledged)
-                self.timing.hand_back(receiver, meaning)
+                if meaning.timestamp:
+                    self.timing.hand_back(receiver, meaning.timestamp[1], seen.now_ns)
             elif receiver.waits and not meaning.timestamp:
                 self.timing.miss_echo(receiver, meaning)
         if not self.timing.by_sequence(sender):

@@ -30,42 +30,39 @@ class Timing:
 
     def by_sequence(self, half: Half) -> bool:
         """Whether sequence numbers time it."""
-        return half.by_sequence if self.hands_over else self.always_by_sequence
+        return half.newest is None if self.hands_over else self.always_by_sequence
 
     def begin(self, half: Half, meaning: Meaning) -> None:
         """A SYN begins a connection."""
-        self._abandon(half)
-        half.by_sequence = half.unechoed = half.leaves_one_out = False
+        self.abandon(half)
+        half.handed_over = half.advanced = half.unechoed = half.leaves_one_out = False
         if not meaning.timestamp:
             half.newest = None
 
-    def _abandon(self, half: Half) -> None:
+    def abandon(self, half: Half) -> None:
+        """Nothing that waits will be answered."""
         self.counters["rtt_abandoned"] += sum(waiting is not None for waiting in (*half.waiting, half.timed))
         half.waiting, half.timed = [None] * 4, None
 
     def hand_over(self, half: Half, fault: Fault) -> None:
-        """From now on sequence numbers time it. One that never had timestamps lost none."""
-        self._abandon(half)
-        self.counters[f"timestamp_fault {fault.value}"] += half.newest is not None
-        half.by_sequence, half.unechoed, half.leaves_one_out = True, False, False
-        if fault is Fault.MISSING:
-            half.newest = None
+        """From now on sequence numbers time it."""
+        self.abandon(half)
+        self.counters[f"timestamp_fault {fault.value}"] += 1
+        half.newest = None
+        half.handed_over, half.advanced, half.unechoed, half.leaves_one_out = True, False, False, False
 
     def check_clock(self, half: Half, meaning: Meaning, segment: Segment) -> None:
         """A segment that continues what was sent, with a TSval that did not advance for long."""
-        if not self.hands_over or half.by_sequence or half.waits or segment is not Segment.NEXT:
+        if not self.hands_over or half.waits or segment is not Segment.NEXT:
             return
         if meaning.timestamp is None or half.newest is None or later(meaning.timestamp[0], half.newest):
             return
-        if self._is_still(half):
+        if half.advanced_ns - half.newest_ns > STILL_NS:
             self.hand_over(half, Fault.STILL)
-
-    def _is_still(self, half: Half) -> bool:
-        return half.advanced_ns - half.newest_ns > STILL_NS
 
     def doubt(self, half: Half, meaning: Meaning) -> None:
         """A segment sent again with the TSval that it had before: Karn's rule, RFC 6298 section 3."""
-        if not meaning.timestamp or self.by_sequence(half):
+        if not meaning.timestamp or half.newest is None:
             return
         for place, waiting in enumerate(half.waiting):
             if waiting is not None and waiting[0] == meaning.timestamp[0]:
@@ -78,16 +75,15 @@ class Timing:
             return
         if later(meaning.acknowledged, half.following or 0):
             return  # of a segment that was not seen, and may echo what was not seen
-        if meaning.timestamp and half.newest is not None and later(meaning.timestamp[1], half.newest):
+        if meaning.timestamp and later(meaning.timestamp[1], half.tsval):
             return
         if not meaning.timestamp or not meaning.timestamp[1] or half.unechoed:
             self.hand_over(half, Fault.UNECHOED)
         else:
             half.unechoed, half.awaited = True, ((half.following or 0) + 1) % (1 << 32)
 
-    def hand_back(self, half: Half, meaning: Meaning) -> None:
-        """The newest TSval is echoed, and does not stand still."""
-        if not self.hands_over or not meaning.timestamp or half.newest is None or half.waits:
-            return
-        if meaning.timestamp[1] == half.newest and not self._is_still(half):
-            half.by_sequence = half.unechoed = half.leaves_one_out = False
+    def hand_back(self, half: Half, tsecr: int, now_ns: int) -> None:
+        """The TSval has advanced, and is echoed."""
+        if half.advanced and not half.waits and tsecr == half.tsval:
+            half.handed_over = half.advanced = half.unechoed = half.leaves_one_out = False
+            half.newest, half.newest_ns = half.tsval, now_ns
