@@ -227,15 +227,15 @@ struct half_flow {
     u64 begun_ns;    /* coarse time at which the last RTT was begun */
     u32 accepted_seq;
     u32 last_tsval;
-    u32 next_seq;    /* one beyond the greatest sequence number that it sent */
-    u32 acked;       /* the greatest acknowledgement number that it sent */
-    u32 window;      /* of its last segment, plus 1; 0: none was seen */
-    u32 first_seq;   /* one beyond that of its SYN; 0: not seen */
-    u8 heard;        /* 1: it spoke since the flow was last closed */
-    u8 waiting;      /* bit i: place i of struct outstanding is taken */
-    u8 duplicates;   /* acknowledgements of `acked` that say nothing else, beyond the first */
-    u8 timing;       /* see timing.h */
-    u32 awaited_seq; /* an acknowledgement of this ought to echo what waits, or something later */
+    u32 next_seq;  /* one beyond the greatest sequence number that it sent */
+    u32 acked;     /* the greatest acknowledgement number that it sent */
+    u32 window;    /* of its last segment, plus 1; 0: none was seen */
+    u32 first_seq; /* one beyond that of its SYN; 0: not seen */
+    u8 heard;      /* 1: it spoke since the flow was last closed */
+    u8 waiting;    /* bit i: place i of struct outstanding is taken */
+    u8 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
+    u8 timing;     /* see timing.h */
+    u32 awaited;   /* what ought to be echoed, or what shows that; see timing.h */
 };
 
 /* What one endpoint sent that waits for a reply. */

@@ -25,10 +25,8 @@ static __always_inline bool begins_rtt(struct observation *seen, bool plain)
 
     if (flags & TCP_SYN || !sender->edge_ns) {
         rare();
-        if (sender->timing & TIMING_HANDED_OVER) {
-            follow_tsval(sender, packet);
-            return false;
-        }
+        if (sender->timing & TIMING_HANDED_OVER)
+            return takes_back(sender, packet, packet->payload || flags & TCP_FIN, coarse_now(skb));
         abandon(sender, seen->counters);
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;
@@ -47,8 +45,7 @@ static __always_inline bool begins_rtt(struct observation *seen, bool plain)
             return false;
     }
     sender->last_tsval = packet->tsval;
-    /* A middlebox that clears timestamps leaves 0, which never changes. */
-    sender->edge_ns = packet->tsval ? coarse_now(skb) : LONG_AGO_NS;
+    sender->edge_ns = coarse_now(skb);
     return false;
 }
 
@@ -74,7 +71,7 @@ static __always_inline void remember(struct half_flow *sender, struct outstandin
         outstanding->awaited[i] = tsval;
         outstanding->sent_ns[i] = now_ns;
         if (!sender->waiting)
-            sender->awaited_seq = sender->next_seq;
+            sender->awaited = sender->next_seq;
         sender->waiting |= 1 << i;
         sender->begun_ns = edge_ns;
         counters->rtt_begun++;
@@ -117,7 +114,7 @@ static __always_inline u64 recall(const struct observation *seen)
         miss_echo(receiver, packet, seen->counters);
     } else {
         receiver->waiting = waiting;
-        receiver->awaited_seq = receiver->next_seq;
+        receiver->awaited = receiver->next_seq;
         receiver->timing &= ~TIMING_UNECHOED;
     }
     return sent_ns;

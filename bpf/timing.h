@@ -6,7 +6,7 @@
  *   middle of a connection, though RFC 7323 section 3.2 wants it in each segment.
  * - A TSval that stands still cannot be timed: it does not tell two segments apart.
  * - A TSval that is acknowledged and not echoed cannot be timed.
- * Timestamps time the endpoint again once its TSval has advanced and that TSval was echoed.
+ * Timestamps time the endpoint again once a segment has a new TSval; and if they were not echoed, once they are.
  *
  * While timestamps time an endpoint, half_flow.edge_ns is not 0. Either method gives right RTTs, so a decision that
  * comes too early makes none wrong.
@@ -24,15 +24,14 @@ enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
 /* Bits of half_flow.timing. */
 #define TIMING_SKIPS_NEXT 1  /* see tcp_sequence.h */
 #define TIMING_HANDED_OVER 2 /* timestamps ceased to work */
-#define TIMING_ADVANCED 4    /* the TSval has advanced since then */
-#define TIMING_UNECHOED 8    /* what waits longest was acknowledged once and not echoed */
+#define TIMING_UNECHOED 4    /* what waits longest was acknowledged once and not echoed; or that is why */
+#define TIMING_ADVANCED 8    /* an echo of half_flow.awaited, or of a later one, shows that echoes come again */
 
 /*
- * A TSval that did not change for longer stands still. RFC 7323 section 5.4 lets a clock tick once a second; those in
- * use tick 10 times a second or faster. But what was sent within one tick can take this long to pass a slow link.
+ * If no RTT was begun for longer. RFC 7323 section 5.4 lets a clock tick once a second; those in use tick 10 times a
+ * second or faster. But what was sent within one tick can take this long to pass a slow link.
  */
 #define STILL_NS 500000000LL
-#define LONG_AGO_NS 1
 
 /* Nothing that waits will be answered. */
 static __always_inline void abandon(struct half_flow *half, struct interface_counters *counters)
@@ -47,17 +46,20 @@ static __always_inline void hand_over(struct half_flow *half, enum timestamp_fau
     rare();
     abandon(half, counters);
     counters->timestamp_fault[fault]++;
-    half->timing = TIMING_HANDED_OVER;
+    half->timing = TIMING_HANDED_OVER | (fault == FAULT_UNECHOED ? TIMING_UNECHOED : 0);
     half->edge_ns = 0;
 }
 
-/* Hands over if a segment that continues the data has a TSval that stands still, or goes back, and nothing waits. */
+/*
+ * Hands over if a segment that continues the data has no new TSval, nothing waits, and no RTT was begun for long. The
+ * clock stands still, or goes back, or each TSval is first sent by a pure ACK.
+ */
 static __always_inline void check_clock(const struct observation *seen)
 {
     struct half_flow *sender = seen->flow.sender;
 
     /* Signed: in a capture, time may go back. */
-    if (!HANDS_OVER || !seen->packet->has_timestamp || (s64)(sender->advanced_ns - sender->edge_ns) <= STILL_NS)
+    if (!HANDS_OVER || !seen->packet->has_timestamp || (s64)(sender->advanced_ns - sender->begun_ns) <= STILL_NS)
         return;
     rare();
     if (sender->edge_ns && seen->segment == SEGMENT_NEXT && !sender->waiting &&
@@ -105,7 +107,7 @@ static __always_inline void begin_timing(struct observation *seen)
 static __always_inline void miss_echo(struct half_flow *receiver, const struct packet *packet,
                                       struct interface_counters *counters)
 {
-    if (!HANDS_OVER || later(receiver->awaited_seq, packet->ack_seq) || later(packet->ack_seq, receiver->next_seq))
+    if (!HANDS_OVER || later(receiver->awaited, packet->ack_seq) || later(packet->ack_seq, receiver->next_seq))
         return;
     if (packet->has_timestamp && later(packet->tsecr, receiver->last_tsval))
         return;
@@ -113,22 +115,37 @@ static __always_inline void miss_echo(struct half_flow *receiver, const struct p
         hand_over(receiver, FAULT_UNECHOED, counters);
     } else {
         receiver->timing |= TIMING_UNECHOED;
-        receiver->awaited_seq = receiver->next_seq + 1; /* of something not sent yet */
+        receiver->awaited = receiver->next_seq + 1; /* of something not sent yet */
     }
 }
 
-/* Of an endpoint that was handed over: what its timestamp says. */
-static __always_inline void follow_tsval(struct half_flow *sender, const struct packet *packet)
+/*
+ * Of an endpoint that was handed over: whether timestamps time this segment, and so the endpoint, again. It needs a new
+ * TSval. If echoes did not come, one must come first: see hand_back().
+ */
+static __always_inline bool takes_back(struct half_flow *sender, const struct packet *packet, bool is_answered,
+                                       u64 now_ns)
 {
-    if (later(packet->tsval, sender->last_tsval))
-        sender->timing |= TIMING_ADVANCED;
+    bool is_new = later(packet->tsval, sender->last_tsval);
+
     sender->last_tsval = packet->tsval;
+    if (!is_new || !is_answered || sender->waiting)
+        return false;
+    if (sender->timing & TIMING_UNECHOED) {
+        sender->awaited = packet->tsval;
+        sender->timing |= TIMING_ADVANCED;
+        return false;
+    }
+    sender->timing = 0;
+    sender->edge_ns = now_ns;
+    return true;
 }
 
-/* Of an endpoint that was handed over: whether this echo shows that its timestamps work. */
+/* Of an endpoint whose TSvals were not echoed: whether this one is. */
 static __always_inline void hand_back(struct half_flow *receiver, const struct packet *packet, u64 now_ns)
 {
-    if (!(receiver->timing & TIMING_ADVANCED) || receiver->waiting || packet->tsecr != receiver->last_tsval)
+    if (!(receiver->timing & TIMING_ADVANCED) || receiver->waiting || later(receiver->awaited, packet->tsecr) ||
+        later(packet->tsecr, receiver->last_tsval))
         return;
     receiver->timing = 0;
     receiver->edge_ns = now_ns;

@@ -48,8 +48,9 @@ class Half:
     leaves_one_out: bool = False
     tsval: int = 0  # the last one, whether timestamps time it or not
     handed_over: bool = False  # its timestamps ceased to work
-    advanced: bool = False  # and its TSval has advanced since then
-    # An acknowledgement of this ought to echo what waits longest, or something later; and once one did not.
+    advanced: bool = False  # and an echo is awaited
+    # An acknowledgement of this ought to echo what waits longest, or something later; and once one did not. Of one that
+    # was handed over for that: an echo of this TSval, or a later one, shows that echoes come again.
     awaited: int = 0
     unechoed: bool = False
     # What acknowledges its latest SYN-ACK. It begins as 0, so of 2^32 handshakes one is taken for repeated: benign.

@@ -10,7 +10,7 @@ from typing import ClassVar, Protocol
 
 from fuzz.flows import Flow, Half, Segment, later
 from fuzz.meaning import ACK, FIN, ICMP_OF, RST, SYN, Meaning
-from fuzz.timing import LONG_AGO_NS, Fault, Timing
+from fuzz.timing import Fault, Timing
 from otel_epping.kernel.config import KernelConfig
 
 
@@ -92,9 +92,7 @@ class TcpTimestamp:
         known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
         if meaning.flags & SYN or not known:
             if half.handed_over:
-                half.advanced |= later(tsval, half.tsval)
-                half.tsval = tsval
-                return False
+                return self.timing.takes_back(half, tsval, bool(meaning.payload or meaning.flags & FIN), now_ns)
             self.timing.abandon(half)
             if known and later(newest, tsval):
                 half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
@@ -106,7 +104,7 @@ class TcpTimestamp:
                 return False
             known = False
         half.newest = half.tsval = tsval
-        half.newest_ns = now_ns if tsval or known else LONG_AGO_NS
+        half.newest_ns = now_ns
         return known
 
     def remember(self, half: Half, tsval: int, now_ns: int) -> None:

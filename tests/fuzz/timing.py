@@ -9,7 +9,6 @@ from fuzz.meaning import Meaning
 from otel_epping.kernel.config import KernelConfig
 
 STILL_NS = 500_000_000
-LONG_AGO_NS = 1
 
 
 class Fault(IntEnum):
@@ -49,7 +48,8 @@ class Timing:
         self.abandon(half)
         self.counters[f"timestamp_fault {fault.value}"] += 1
         half.newest = None
-        half.handed_over, half.advanced, half.unechoed, half.leaves_one_out = True, False, False, False
+        half.handed_over, half.advanced, half.leaves_one_out = True, False, False
+        half.unechoed = fault is Fault.UNECHOED
 
     def check_clock(self, half: Half, meaning: Meaning, segment: Segment) -> None:
         """A segment that continues what was sent, with a TSval that did not advance for long."""
@@ -57,7 +57,7 @@ class Timing:
             return
         if meaning.timestamp is None or half.newest is None or later(meaning.timestamp[0], half.newest):
             return
-        if half.advanced_ns - half.newest_ns > STILL_NS:
+        if half.begun_ns is None or half.advanced_ns - half.begun_ns > STILL_NS:
             self.hand_over(half, Fault.STILL)
 
     def doubt(self, half: Half, meaning: Meaning) -> None:
@@ -82,8 +82,23 @@ class Timing:
         else:
             half.unechoed, half.awaited = True, ((half.following or 0) + 1) % (1 << 32)
 
+    def takes_back(self, half: Half, tsval: int, is_answered: bool, now_ns: int) -> bool:
+        """Whether timestamps time it again, from this segment on: its TSval is new. After a lack of echoes one must
+        come first."""
+        is_new, half.tsval = later(tsval, half.tsval), tsval
+        if not is_new or not is_answered or half.waits:
+            return False
+        if half.unechoed:
+            half.awaited, half.advanced = tsval, True
+            return False
+        self._work_again(half, now_ns)
+        return True
+
     def hand_back(self, half: Half, tsecr: int, now_ns: int) -> None:
-        """The TSval has advanced, and is echoed."""
-        if half.advanced and not half.waits and tsecr == half.tsval:
-            half.handed_over = half.advanced = half.unechoed = half.leaves_one_out = False
-            half.newest, half.newest_ns = half.tsval, now_ns
+        """Echoes come again."""
+        if half.advanced and not half.waits and not later(half.awaited, tsecr) and not later(tsecr, half.tsval):
+            self._work_again(half, now_ns)
+
+    def _work_again(self, half: Half, now_ns: int) -> None:
+        half.handed_over = half.advanced = half.unechoed = half.leaves_one_out = False
+        half.newest, half.newest_ns = half.tsval, now_ns
