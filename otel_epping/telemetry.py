@@ -59,8 +59,8 @@ ATTRIBUTES = {
     "again, so that nobody can tell which one was answered; `abandoned`: its flow began anew, lost its timestamps or "
     "had to make room; `measured`. What is `begun` and in no other count waits, or was a question that had to make "
     "room.",
-    TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: no new TSval, and no round-trip time begun for 500 ms; "
-    "`unechoed`: a TSval that is acknowledged and not echoed.",
+    TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: no new TSval, and no round-trip time begun "
+    "for 500 ms; `unechoed`: a TSval that is acknowledged and not echoed.",
     INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
     "be attached to, which the log explains.",
     FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
