@@ -12,9 +12,20 @@
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
 
+/* What a header between the Ethernet header and the network header says; see link_headers.h. */
+struct link_step {
+    u64 next;     /* the EtherType in front of it */
+    u64 offset;   /* where it begins */
+    u64 end;      /* where the packet ends */
+    u64 protocol; /* what follows it, as an EtherType; 0: that is in the two bytes in front of what follows */
+    u64 size;     /* bytes from where it begins to what follows it; 0: what follows is not IP */
+    u64 length;   /* bytes from where it begins to the packet's end; 0: it does not say that */
+};
+
 /*
  * They stand in a map, a row for each CPU, and not on the stack: what is there the verifier keeps in mind, and would
- * follow the rest of the program once for each of the ways in which they are found. Two cache lines.
+ * follow the rest of the program once for each of the ways in which they are found. The first two cache lines are those
+ * of a usual packet.
  */
 struct packet {
     struct address source;
@@ -48,6 +59,7 @@ struct packet {
         u64 asked_ns;
         u64 method;
     } ended[RTTS_OF_A_PACKET];
+    struct link_step link;
 };
 
 DIRECT_TABLE(DIRECT_PACKETS, struct packet, packets, CPUS)

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "link.h"
+#include "link_headers.h"
 #include "network.h"
 #include "packet.h"
 #include "transport.h"
@@ -64,7 +65,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     } else if (protocol == ETH_P_IPV6) {
         version = 6;
     } else {
-        enum packet_kind kind = skip_tags(skb, packet, protocol, &link_header, &end, &version);
+        enum packet_kind kind = skip_link_headers(skb, packet, protocol, &link_header, &end, &version);
 
         if (kind != KIND_OTHER)
             return kind;
@@ -86,7 +87,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
     if (kind == KIND_MALFORMED)
-        return kind;
+        return opaque(kind); /* if the compiler knew the kind, usual packets would take more instructions */
     /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;

@@ -11,7 +11,7 @@
 #include <linux/ipv6.h>
 #include <linux/udp.h>
 
-#include "link.h"
+#include "link_headers.h"
 
 #define GRE_CHECKSUM 0x8000
 #define GRE_ROUTING 0x4000 /* taken back by RFC 2784 */
@@ -109,7 +109,10 @@ static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 
         offset += sizeof(ethernet);
     }
     if (protocol == ETH_P_8021Q) {
-        struct tag tag;
+        struct {
+            __be16 control;
+            __be16 protocol;
+        } tag;
 
         if (bpf_skb_load_bytes(skb, offset, &tag, sizeof(tag)))
             return;

@@ -30,9 +30,9 @@ from otel_epping.lab.namespaces import Namespace
 # linux/if_tun.h, linux/if_ether.h
 TUNSETIFF, TUNSETLINK, IFF_TUN, IFF_NO_PI = 0x400454CA, 0x400454CD, 0x1, 0x1000
 ETH_P_IP, ETH_P_IPV6, ETH_P_ALL = 0x0800, 0x86DD, 3
-# linux/if_arp.h: InfiniBand, SLIP, Cisco HDLC, VTI, SIT, GRE, 6LoWPAN, none
+# linux/if_arp.h: ATM, InfiniBand, SLIP, Cisco HDLC, VTI, FRAD, SIT, GRE, PIM, CAIF, 6LoWPAN, none
 ARPHRD_ETHER, ARPHRD_NONE = 1, 65534
-HARDWARE = (32, 256, 513, 768, 776, 778, 825, ARPHRD_NONE)
+HARDWARE = (19, 32, 256, 513, 768, 770, 776, 778, 779, 822, 825, ARPHRD_NONE)
 TUN = "tun-epping"
 
 GRE_HEADER = bytes(IP(src="203.0.113.1", dst="203.0.113.2") / GRE(proto=ETH_P_IP, key_present=1, key=77))

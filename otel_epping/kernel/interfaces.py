@@ -20,6 +20,9 @@ _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
 # Without a header, or with one that the program passes: the kernel knows where the network header is (bpf/link.h).
 _OTHER_IP_TYPES = {
+    7: "arcnet",
+    15: "dlci",
+    19: "atm",
     24: "ieee1394",
     32: "infiniband",
     256: "slip",
@@ -31,9 +34,12 @@ _OTHER_IP_TYPES = {
     519: "rawip",
     768: "tunnel",
     769: "tunnel6",
+    770: "frad",
     774: "fddi",
     776: "sit",
     778: "gre",
+    779: "pimreg",
+    822: "caif",
     823: "ip6gre",
     825: "6lowpan",
     65534: "none",

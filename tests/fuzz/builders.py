@@ -5,14 +5,17 @@
 import struct
 from collections.abc import Sequence
 
-from fuzz.meaning import AUTHENTICATION, ICMP_OF
+from fuzz import links
+from fuzz.meaning import AUTHENTICATION, FRAGMENT, ICMP_OF
 
 MAC = bytes.fromhex("020000000001")
 IP_ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 IP_PROTOCOL = {4: 4, 6: 41}  # of IP in IP
 PPP_IP = {4: 0x0021, 6: 0x0057}
 PPPOE = bytes.fromhex("88641100")  # its type, version and code
+# Those that the talks use; ALL_LINKS has the rarer ones.
 LINKS = ("802.1Q", "802.1ad", "802.1Q of old", "pppoe", "mpls")
+ALL_LINKS = (*LINKS, "pppoe, one byte", *sorted(links.BUILDERS.keys() - set(LINKS)))
 
 
 def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
@@ -25,14 +28,16 @@ def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
             headers = struct.pack(">I", (chance_bits & 0xFFFFF) << 12 | bottom << 8 | 64) + headers
             following, bottom = 0x8847, False
             continue
-        bottom = True
-        if name == "pppoe":
-            inside = {0x8847: 0x0281, IP_ETHERTYPE[version]: PPP_IP[version]}.get(following, 0xC021)
-            headers = struct.pack(">BBHHH", 0x11, 0, 7, 0xFFFF, inside) + headers
+        if name.startswith("pppoe"):
+            inside = {0x8847: 0x0281, 0x8848: 0x0283, IP_ETHERTYPE[version]: PPP_IP[version]}.get(following, 0xC021)
+            size = 1 if name != "pppoe" and inside < 0x100 else 2
+            headers = struct.pack(">BBHH", 0x11, 0, 7, 0xFFFF) + inside.to_bytes(size, "big") + headers
             following = 0x8864
         else:
-            headers = struct.pack(">HH", chance_bits & 0xFFFF, following) + headers
-            following = {"802.1Q": 0x8100, "802.1ad": 0x88A8, "802.1Q of old": 0x9100}[name]
+            following, header = links.BUILDERS[name](following, chance_bits)
+            headers = header + headers
+        # A label in front of labels is not the last one.
+        bottom = following not in links.LABELS
     return MAC + MAC + struct.pack(">H", following) + headers
 
 
@@ -109,6 +114,9 @@ def gre(flags: int, kind: int, payload: bytes) -> bytes:
 
 
 def extension(protocol: int, following: int, units: int) -> bytes:
-    """An IPv6 extension header, `units` longer than the least (RFC 8200 section 4.2, RFC 4302 section 2.2)."""
+    """An IPv6 extension header, `units` longer than the least (RFC 8200 section 4.2, RFC 4302 section 2.2). That of a
+    fragment has one length; it is of a whole packet (RFC 6946)."""
+    if protocol == FRAGMENT:
+        return bytes([following, units]) + bytes(6)
     size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
     return bytes([following, units]) + bytes(size - 2)

@@ -180,8 +180,9 @@ def every_chain(chance: random.Random, number: int) -> Episode:
 
 def every_stack(chance: random.Random, number: int) -> Episode:
     """Stacks of link headers, in and out of sensible order, up to more than there may be, each packet whole and cut."""
-    stacks = [stack for length in range(5) for stack in itertools.product(builders.LINKS, repeat=length)]
-    stacks += [(name,) * length for name in builders.LINKS for length in range(5, 11)]
+    stacks = [stack for length in range(3) for stack in itertools.product(builders.ALL_LINKS, repeat=length)]
+    stacks += [stack for length in range(3, 5) for stack in itertools.product(builders.LINKS, repeat=length)]
+    stacks += [(name,) * length for name in builders.ALL_LINKS for length in range(3, 11)]
 
     def packets() -> Iterator[bytes]:
         start = number * 2 * STEPS % len(stacks)

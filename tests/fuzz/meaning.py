@@ -14,13 +14,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
+from fuzz import links
+from fuzz.links import MalformedError, NotIpError, number
+
 ETHERNET = 14
-TAG = 0x8100
-TAGS = {TAG, 0x88A8, 0x9100}  # IEEE 802.1Q, 802.1ad, and what was used before it
-PPPOE_SESSION = 0x8864  # RFC 2516
-LABELS = {0x8847, 0x8848}  # RFC 5332: MPLS, with downstream and with upstream-assigned labels
 IP_VERSIONS = {0x0800: 4, 0x86DD: 6}
-PPP_PROTOCOLS = {0x0021: 0x0800, 0x0057: 0x86DD, 0x0281: 0x8847}  # RFC 1332, 5072, 3032
+TAG = 0x8100
 MOST_LINK_HEADERS = 8  # with more of them a packet is not IP to the program
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
@@ -33,14 +32,6 @@ VXLAN_PORT, VNI_PRESENT = 4789, 0x08000000
 ETHERNET_INSIDE = 0x6558  # "transparent Ethernet bridging", a protocol type of GRE
 ICMP_OF = {4: 1, 6: 58}
 FIN, SYN, RST, ACK = 1, 2, 4, 16
-
-
-class MalformedError(Exception):
-    """The packet is broken, or ends too early."""
-
-
-class NotIpError(Exception):
-    """There is no IP in the packet, or none that the program looks for."""
 
 
 @dataclass(slots=True)
@@ -64,14 +55,8 @@ class Meaning:
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     echo: tuple[int, bytes] | None = None  # ICMP type; identifier and sequence number
     link_end: int = 0
+    is_first_fragment: bool = False  # more of the packet is in other fragments
     head: bytes = b""  # of UDP: the first 8 bytes of payload, or none if there are fewer
-
-
-def number(frame: bytes, at: int, size: int) -> int:
-    """An unsigned number in network byte order; MalformedError if the packet ends before it does."""
-    if at + size > len(frame):
-        raise MalformedError
-    return int.from_bytes(frame[at : at + size], "big")
 
 
 @dataclass(slots=True)
@@ -111,23 +96,10 @@ def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Plac
         return Place(version, 0, end)
     kind, at, headers = number(frame, 12, 2), ETHERNET, 0
     while kind not in IP_VERSIONS:
-        if kind in TAGS:
-            kind = number(frame, at + 2, 2)
-            at += 4
-        elif kind == PPPOE_SESSION:
-            kind = PPP_PROTOCOLS.get(number(frame, at + 6, 2), 0)
-            # It has a length of its own, of what follows its 6 bytes; of an aggregate, that of the first packet.
-            if not aggregate:
-                end = min(end, at + 6 + number(frame, at + 4, 2))
-            at += 8
-        elif kind in LABELS:
-            bottom = number(frame, at, 4) >> 8 & 1
-            at += 4
-            if bottom:
-                # RFC 4928 section 3: a label stack does not say what it carries; the first nibble does.
-                kind = {4: 0x0800, 6: 0x86DD}.get(number(frame, at, 1) >> 4, 0)
-        else:
-            raise NotIpError
+        kind, at, length = links.read_header(frame, kind, at)
+        # Of an aggregate, the length is that of its first packet.
+        if length is not None and not aggregate:
+            end = min(end, length)
         headers += 1
         if headers > MOST_LINK_HEADERS:
             raise NotIpError

@@ -8,6 +8,7 @@ turned anywhere seldom reach far into a program.
 import itertools
 import random
 from collections.abc import Callable
+from dataclasses import replace
 
 from fuzz import builders, talks
 from fuzz.meaning import AUTHENTICATION, DESTINATION, ETHERNET, FRAGMENT, HOP_BY_HOP, MOBILITY, ROUTING, Meaning, read
@@ -171,7 +172,8 @@ def change_link(chance: random.Random, step: Step, meaning: Meaning) -> Step:
     """Other headers in front of IP, in any order, up to more than there may be."""
     if not meaning.network_at or not meaning.version:
         return turn_bits(chance, step, meaning)
-    stack = talks.any_stack(chance) if chance.random() < 0.5 else chance.choices(builders.LINKS, k=chance.randrange(11))
+    names = chance.choice((builders.LINKS, builders.ALL_LINKS))
+    stack = talks.any_stack(chance) if chance.random() < 0.5 else chance.choices(names, k=chance.randrange(11))
     link = builders.link(stack, meaning.version, chance.getrandbits(20))
     return step._replace(frame=link + step.frame[meaning.network_at :], wire_length=0)
 
@@ -215,11 +217,21 @@ def pad(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """The flags and the offset of IPv4."""
-    if meaning.version != 4:
-        return insert_extensions(chance, step, meaning)
-    field = chance.choice((0x2000, 0x2001, 1, 0x1FFF, 0x8000, 0x4000, 0xFFFF, chance.getrandbits(16)))
-    return put(step, meaning.network_at + 6, field.to_bytes(2, "big"))
+    """The flags and the offset of IPv4, the fragment header of IPv6; or really the first fragment, of any size."""
+    at = meaning.network_at
+    if meaning.version not in (4, 6):
+        return turn_bits(chance, step, meaning)
+    if chance.random() < 0.5:
+        size = chance.choice((0, 8, 16, 24, 32, 40, 48))
+        first = step.frame[meaning.transport_at : meaning.transport_at + size]
+        step, more, offset = replace_transport(step, meaning, first), 1, 0
+    else:
+        more, offset = chance.choice((0, 1)), chance.choice((0, 0, 1, 0x1FFF, chance.getrandbits(13)))
+    if meaning.version == 4:
+        return put(step, at + 6, (more << 13 | offset).to_bytes(2, "big"))
+    header = bytes([step.frame[at + 6], chance.choice((0, 0, 7))]) + (offset << 3 | more).to_bytes(2, "big") + bytes(4)
+    chained = put(step, at + 6, bytes([FRAGMENT]))
+    return replace_transport(chained, replace(meaning, transport_at=at + 40), header + step.frame[at + 40 :])
 
 
 def go_back(chance: random.Random, step: Step, meaning: Meaning) -> Step:
@@ -261,7 +273,7 @@ MUTATIONS: dict[Mutation, int] = {
     change_numbers: 6,
     change_payload: 4,
     pad: 2,
-    fragment: 1,
+    fragment: 2,
     go_back: 1,
     rubbish: 1,
 }

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import dpkt
 
-from fuzz import builders
+from fuzz import builders, links
 from fuzz.meaning import ACK, ETHERNET, FIN, RST, SYN, read
 from fuzz.rules import Step
 
@@ -99,8 +99,9 @@ def any_link(chance: random.Random, version: int) -> bytes:
 
 def any_stack(chance: random.Random) -> list[str]:
     """Headers in an order that makes sense: tags, then a PPPoE session, then labels."""
-    tags = [chance.choice(("802.1Q", "802.1ad", "802.1Q of old")) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
-    session = ["pppoe"] * chance.choice((0, 0, 1))
+    rare = tuple(links.BUILDERS) if chance.random() < 0.3 else ()
+    tags = [chance.choice(("802.1Q", "802.1ad", "802.1Q of old", *rare)) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
+    session = [chance.choice(("pppoe", "pppoe, one byte"))] * chance.choice((0, 0, 1))
     return tags + session + ["mpls"] * chance.randrange(MOST_LINK_HEADERS + 1 - len(tags) - len(session))
 
 

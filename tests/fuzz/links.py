@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The headers that may be between an Ethernet header and IP, read and built as their standards have them.
+
+A header is named by the EtherType in front of it. Most have a fixed size and end with the EtherType of what follows.
+What the program decides by itself:
+
+- With fewer than 8 bytes behind the EtherType of such a header, a packet is malformed: no IP would fit.
+- Behind the last MPLS label is IP if the first nibble says so, and else an Ethernet frame if there is one of the usual
+  EtherTypes where a frame, or a frame behind a control word, would have it.
+"""
+
+import struct
+from collections.abc import Callable
+
+
+class MalformedError(Exception):
+    """The packet is broken, or ends too early."""
+
+
+class NotIpError(Exception):
+    """There is no IP in the packet, or none that the program looks for."""
+
+
+def number(frame: bytes, at: int, size: int) -> int:
+    """An unsigned number in network byte order; MalformedError if the packet ends before it does."""
+    if at + size > len(frame):
+        raise MalformedError
+    return int.from_bytes(frame[at : at + size], "big")
+
+
+MAC = bytes.fromhex("020000000001")
+FRAME = 14  # bytes of an Ethernet header
+IPV4, IPV6 = 0x0800, 0x86DD
+PPPOE, LABELS, NSH, MACSEC, TRILL, BATMAN, ARISTA, REALTEK = (
+    0x8864,
+    (0x8847, 0x8848),
+    0x894F,
+    0x88E5,
+    0x22F3,
+    0x4305,
+    0xD28B,
+    0x8899,
+)
+JUMBO_LLC, LLC_WITHOUT_LENGTH, LONGEST_802_3 = 0x8870, 4, 1500
+PSEUDOWIRE_TYPES = {IPV4, IPV6, 0x8100, 0x88A8, PPPOE}
+# By EtherType: what is in front of the EtherType of what follows, in bytes.
+FIXED = {
+    0x22E9: 2,  # IEEE 802.1Qau: flow identifier
+    0x6558: 12,  # two addresses
+    0x8100: 2,
+    0x88A8: 2,
+    0x9100: 2,
+    0x9200: 2,
+    0x9300: 2,
+    0xDADB: 2,
+    0x8874: 4,  # Broadcom's tag of 6 bytes, EtherType included
+    0x88E7: 4 + 12,  # priority and service identifier; two addresses
+    0x8903: 2 + 12,  # FTag and TTL; two addresses
+    0x8909: 1 + 1 + 2 + 2,  # version, length, option, group
+    0x8926: 4,  # direction, virtual interfaces
+    0x892F: 2 + 2,  # path and size, sequence number
+    0x893B: 2,  # the one half of a label
+    0x893F: 2 + 4,  # priorities; E-CIDs with their extensions
+    0xDADA: 2 + 4,  # reserved; the tag
+    0xF1C1: 2 + 2,  # reserved, sequence number
+}
+PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: LABELS[0], 0x0283: LABELS[0]}  # RFC 1332, 5072, 3032
+NSH_NEXT = {1: IPV4, 2: IPV6, 4: NSH, 5: LABELS[0]}  # RFC 8300 section 11.2.5; 3 is a frame
+BATMAN_BYTES = {0x01: 14, 0x40: 10, 0x42: 18}  # broadcast, unicast, unicast with four addresses
+
+Read = tuple[int, int, int | None]  # the next EtherType, where what follows it begins, and where the packet ends
+
+
+def read_header(frame: bytes, kind: int, at: int) -> Read:
+    """A header that begins there."""
+    is_llc = kind <= LONGEST_802_3 or kind == JUMBO_LLC
+    if kind not in FIXED and kind not in READERS and not is_llc:
+        raise NotIpError
+    number(frame, at, 8)
+    if is_llc:
+        return read_llc(frame, kind, at)
+    if kind in FIXED:
+        return behind(frame, at + FIXED[kind])
+    return READERS[kind](frame, at)
+
+
+def behind(frame: bytes, at: int) -> Read:
+    """There is the EtherType of what follows it."""
+    return number(frame, at, 2), at + 2, None
+
+
+def read_llc(frame: bytes, length: int, at: int) -> Read:
+    """IEEE 802.2: SNAP with the EtherTypes of RFC 1042 or IEEE 802.1H; IP; or Cisco ISL, which has LLC for a part of
+    its header of 26 bytes."""
+    end = at + length if length <= LONGEST_802_3 and length != LLC_WITHOUT_LENGTH else None
+    head = frame[at : at + 6]
+    if head[:3] == b"\x06\x06\x03":
+        return IPV4, at + 3, end
+    if head[:3] == b"\xaa\xaa\x03" and head[3:] in (b"\0\0\0", b"\0\0\xf8"):
+        return number(frame, at + 6, 2), at + 8, end
+    if head == b"\xaa\xaa\x03\0\0\x0c":
+        return number(frame, at - FRAME + 26 + 12, 2), at - FRAME + 26 + FRAME, end
+    raise NotIpError
+
+
+def read_pppoe(frame: bytes, at: int) -> Read:
+    """RFC 2516 section 4; RFC 1661 section 6.5: a protocol of one byte is odd."""
+    size = 1 if frame[at + 6] % 2 else 2
+    kind = PPP.get(number(frame, at + 6, size))
+    if kind is None:
+        raise NotIpError
+    return kind, at + 6 + size, at + 6 + number(frame, at + 4, 2)
+
+
+def read_label(frame: bytes, at: int) -> Read:
+    """RFC 3032 section 2.1, RFC 4928 section 3, RFC 4448 section 4."""
+    if not frame[at + 2] & 1:
+        return LABELS[0], at + 4, None
+    nibble = frame[at + 4] >> 4
+    if nibble in (4, 6):
+        return {4: IPV4, 6: IPV6}[nibble], at + 4, None
+    for control_word in (0, 4) if nibble == 0 else (0,):
+        kind_at = at + 4 + control_word + 12
+        if int.from_bytes(frame[kind_at : kind_at + 2], "big") in PSEUDOWIRE_TYPES and kind_at + 2 <= len(frame):
+            return behind(frame, kind_at)
+    raise NotIpError
+
+
+def read_nsh(frame: bytes, at: int) -> Read:
+    """RFC 8300 section 2.2."""
+    size = (frame[at + 1] & 0x3F) * 4
+    if size < 8:
+        raise NotIpError
+    if frame[at + 3] == 3:
+        return behind(frame, at + size + 12)
+    if frame[at + 3] not in NSH_NEXT:
+        raise NotIpError
+    return NSH_NEXT[frame[at + 3]], at + size, None
+
+
+def read_macsec(frame: bytes, at: int) -> Read:
+    """IEEE 802.1AE section 9: what is neither encrypted nor changed, with a channel identifier or without one."""
+    if frame[at] & 0x0C:
+        raise NotIpError
+    return behind(frame, at + 1 + 1 + 4 + (8 if frame[at] & 0x20 else 0))
+
+
+def read_trill(frame: bytes, at: int) -> Read:
+    """RFC 6325 section 3: version, options, hop count; two nicknames; the options; a frame."""
+    options = number(frame, at, 2) >> 6 & 0x1F
+    return behind(frame, at + 6 + 4 * options + 12)
+
+
+def read_batman(frame: bytes, at: int) -> Read:
+    """batman-adv of compatibility version 15."""
+    if frame[at + 1] != 15 or frame[at] not in BATMAN_BYTES:
+        raise NotIpError
+    return behind(frame, at + BATMAN_BYTES[frame[at]] + 12)
+
+
+def read_arista(frame: bytes, at: int) -> Read:
+    """Subtype 1: a version, in which bit 5 means 48 bits, and a timestamp of 64 or 48 bits."""
+    if number(frame, at, 2) != 1:
+        raise NotIpError
+    return behind(frame, at + 4 + (6 if frame[at + 3] & 0x20 else 8))
+
+
+def read_realtek(frame: bytes, at: int) -> Read:
+    """Protocol 0xa with a tag of 2 bytes, protocol 0x04 with one of 6."""
+    if frame[at] >> 4 == 0xA:
+        return behind(frame, at + 2)
+    if frame[at] == 0x04:
+        return behind(frame, at + 6)
+    raise NotIpError
+
+
+READERS: dict[int, Callable[[bytes, int], Read]] = {
+    PPPOE: read_pppoe,
+    LABELS[0]: read_label,
+    LABELS[1]: read_label,
+    NSH: read_nsh,
+    MACSEC: read_macsec,
+    TRILL: read_trill,
+    BATMAN: read_batman,
+    ARISTA: read_arista,
+    REALTEK: read_realtek,
+}
+
+# ---- building
+
+Built = tuple[int, bytes]  # a header's EtherType, and the header
+Builder = Callable[[int, int], Built]  # of the EtherType of what follows, and some bits that mean nothing
+
+
+def fixed(kind: int) -> Builder:
+    """What has no meaning in it is filled with these bits."""
+
+    def build(following: int, bits: int) -> Built:
+        size = FIXED[kind]
+        return kind, (bits * 0x0101_0101_0101).to_bytes(16, "big")[-size:].rjust(size, b"\2") + number_of(following)
+
+    return build
+
+
+def number_of(ethertype: int) -> bytes:
+    return ethertype.to_bytes(2, "big")
+
+
+def frame_of(following: int) -> bytes:
+    """An Ethernet header."""
+    return MAC + MAC + number_of(following)
+
+
+def variable(kind: int, head: bytes, carries_frame: bool = False) -> Builder:
+    """Always the same header."""
+    return lambda following, _: (kind, head + (frame_of(following) if carries_frame else number_of(following)))
+
+
+def trill(following: int, bits: int) -> Built:
+    options = bits % 4
+    return TRILL, struct.pack(">HHH", options << 6 | 17, 5, 6) + bytes(4 * options) + frame_of(following)
+
+
+def nsh(following: int, bits: int) -> Built:
+    words = 2 + bits % 5
+    numbers = {IPV4: 1, IPV6: 2, NSH: 4, LABELS[0]: 5}
+    base = struct.pack(">HBBI", words | 0x0FC0, 1 if words == 6 else 2, numbers.get(following, 3), 0x0000_0AFF)
+    return NSH, base + bytes(4 * (words - 2)) + (b"" if following in numbers else frame_of(following))
+
+
+def llc(following: int, bits: int) -> Built:
+    """The greatest length: a builder does not know how much follows."""
+    if following == IPV4 and bits % 3 == 0:
+        return LONGEST_802_3, b"\x06\x06\x03"
+    return LONGEST_802_3, b"\xaa\xaa\x03" + (b"\0\0\xf8" if bits % 3 == 1 else b"\0\0\0") + number_of(following)
+
+
+def jumbo_llc(following: int, bits: int) -> Built:
+    return JUMBO_LLC, llc(following, bits)[1]
+
+
+def pseudowire(following: int, bits: int) -> Built:
+    """An Ethernet frame behind the last label, with a control word or without one."""
+    control_word = bytes(4) if bits % 2 else b""
+    return LABELS[bits % 4 // 2], struct.pack(">I", 16 << 12 | 1 << 8 | 64) + control_word + frame_of(following)
+
+
+BUILDERS: dict[str, Builder] = {
+    "802.1Q": fixed(0x8100),
+    "802.1ad": fixed(0x88A8),
+    "802.1Q of old": fixed(0x9100),
+    "802.1Q of old, 0x9200": fixed(0x9200),
+    "802.1Q of old, 0x9300": fixed(0x9300),
+    "802.1ah": fixed(0x88E7),
+    "802.1Qau": fixed(0x22E9),
+    "802.1BR": fixed(0x893F),
+    "802.1CB": fixed(0xF1C1),
+    "HSR": fixed(0x892F),
+    "VN-Tag": fixed(0x8926),
+    "Cisco MetaData": fixed(0x8909),
+    "FabricPath": fixed(0x8903),
+    "transparent Ethernet": fixed(0x6558),
+    "Broadcom": fixed(0x8874),
+    "Marvell": fixed(0xDADA),
+    "DSA 802.1Q": fixed(0xDADB),
+    "TRILL label": fixed(0x893B),
+    "TRILL": trill,
+    "NSH": nsh,
+    "802.3": llc,
+    "LLC, jumbo": jumbo_llc,
+    "ISL": variable(LONGEST_802_3, b"\xaa\xaa\x03\0\0\x0c\0\x0a\0\0\0\0", carries_frame=True),
+    "MACsec": variable(MACSEC, b"\0\0\0\0\0\1"),
+    "MACsec with channel": variable(MACSEC, b"\x20\0\0\0\0\1" + bytes(8)),
+    "Realtek": variable(REALTEK, b"\xa0\1"),
+    "Realtek, 8": variable(REALTEK, b"\x04\0\0\0\0\1"),
+    "batman-adv": variable(BATMAN, b"\x40\x0f\x32\0" + MAC, carries_frame=True),
+    "batman-adv, 4 addresses": variable(BATMAN, b"\x42\x0f\x32\0" + MAC + MAC + b"\0\0", carries_frame=True),
+    "batman-adv, broadcast": variable(BATMAN, b"\x01\x0f\x32\0\0\0\0\1" + MAC, carries_frame=True),
+    "Arista": variable(ARISTA, struct.pack(">HHQ", 1, 0x0010, 1)),
+    "Arista, 48 bits": variable(ARISTA, struct.pack(">HHHI", 1, 0x0020, 1, 2)),
+    "pseudowire": pseudowire,
+}
