@@ -1,13 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* IPv4 with options, IPv6 with extension headers. Fragments are told apart: what they carry is not whole. */
+/*
+ * IPv4 with options, IPv6 with extension headers. Of the fragments of a packet, the first one has the transport header,
+ * and is read as the packet that it begins. All others are KIND_FRAGMENT.
+ */
 #pragma once
 
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
 
-#include "link.h"
 #include "packet.h"
+
+#define IPV4_MORE_FRAGMENTS __cpu_to_be16(0x2000)
+#define IPV4_FRAGMENT_OFFSET __cpu_to_be16(0x1fff)
+#define IPV6_MORE_FRAGMENTS __cpu_to_be16(0x0001)
+#define IPV6_FRAGMENT_OFFSET __cpu_to_be16(0xfff8)
+#define IPV6_FRAGMENT_BYTES 8
 
 /* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
 #define EXTENSION_HEADERS 8
@@ -45,22 +53,24 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 #endif
     packet->headers += header;
     *rest = total - header;
-    /* More fragments, or not the first one: the transport header is elsewhere or its payload is not whole. */
-    return ip->frag_off & __cpu_to_be16(0x3fff) ? KIND_FRAGMENT : KIND_OTHER;
+    packet->more_fragments = ip->frag_off & IPV4_MORE_FRAGMENTS;
+    return ip->frag_off & IPV4_FRAGMENT_OFFSET ? KIND_FRAGMENT : KIND_OTHER;
 }
 
 /*
- * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. Reads by offset, as
- * skip_tags() does and for the same reason.
+ * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. A fragment header may
+ * also be that of a whole packet (RFC 6946). Reads by offset, as skip_link_headers() does and for the same reason.
  */
 static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u64 *rest)
 {
     for (int i = 0; i <= EXTENSION_HEADERS; i++) {
-        struct ipv6_opt_hdr extension;
+        struct {
+            struct ipv6_opt_hdr common;
+            __be16 fragment;
+        } extension;
 
         switch (packet->protocol) {
         case IPPROTO_FRAGMENT:
-            return KIND_FRAGMENT;
         case IPPROTO_HOPOPTS:
         case IPPROTO_ROUTING:
         case IPPROTO_DSTOPTS:
@@ -74,11 +84,18 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
             return KIND_MALFORMED;
 
         /* Lengths count 8 bytes beyond the first 8 (RFC 8200 4.2), but for AH 4 bytes beyond the first 8 (RFC 4302). */
-        u32 size = packet->protocol == IPPROTO_AH ? (extension.hdrlen + 2) * 4 : (extension.hdrlen + 1) * 8;
+        u32 size =
+            packet->protocol == IPPROTO_AH ? (extension.common.hdrlen + 2) * 4 : (extension.common.hdrlen + 1) * 8;
 
+        if (packet->protocol == IPPROTO_FRAGMENT) {
+            if (extension.fragment & IPV6_FRAGMENT_OFFSET)
+                return KIND_FRAGMENT;
+            packet->more_fragments |= extension.fragment & IPV6_MORE_FRAGMENTS;
+            size = IPV6_FRAGMENT_BYTES;
+        }
         if (size > *rest)
             return KIND_MALFORMED;
-        packet->protocol = extension.nexthdr;
+        packet->protocol = extension.common.nexthdr;
         packet->headers = forget(packet, packet->headers + size);
         *rest = forget(packet, *rest - size);
     }

@@ -46,7 +46,10 @@ struct packet {
     u16 sequence; /* of ICMP echo, whose identifier stands for both ports */
     u64 udp_head; /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */
     bool has_timestamp;
-    u8 tcp_flags;
+    /* And TCP_IS_CUT. */
+    u16 tcp_flags;
+    /* Not 0: the first fragment of a packet. Written by parse_any() only. */
+    u16 more_fragments;
     u8 echo; /* enum echo */
     u8 family;
     u8 protocol;

@@ -113,6 +113,14 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     }
 }
 
+/* A first fragment that has no transport header, or not all of it, is a fragment like all others. */
+static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind kind, struct packet *packet)
+{
+    rare();
+    packet->tcp_flags |= TCP_IS_CUT;
+    return kind == KIND_MALFORMED || kind == KIND_OTHER ? KIND_FRAGMENT : kind;
+}
+
 /*
  * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
  * are pulled there, once, which moves bytes but changes none.
@@ -130,6 +138,8 @@ static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, str
         if (bpf_skb_pull_data(skb, skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES))
             break;
     }
+    if (packet->more_fragments)
+        kind = kind_of_first_fragment(kind, packet);
     return packet->start ? kind | KIND_STARTS_LATER : kind;
 }
 

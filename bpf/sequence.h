@@ -60,7 +60,7 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
                                                   u64 now_ns)
 {
     struct half_flow *sender = view->sender;
-    u8 flags = flags_of(packet, plain);
+    u16 flags = flags_of(packet, plain);
     u32 begin = packet->seq, end = begin + packet->payload + !!(flags & TCP_SYN) + !!(flags & TCP_FIN);
     enum segment segment;
 
@@ -92,7 +92,7 @@ static __always_inline enum segment place_segment(const struct flow_view *view, 
     } else if (begin == sender->next_seq) {
         if (packet->payload == 1 && view->receiver->window == WINDOW_ZERO)
             return SEGMENT_OTHER; /* a zero window probe, which nobody needs to take in */
-        segment = SEGMENT_NEXT;
+        segment = flags & TCP_IS_CUT ? SEGMENT_OTHER : SEGMENT_NEXT; /* what acknowledges a cut one is unknown */
     } else if (begin + 1 == sender->next_seq && later(end, sender->next_seq) && !(flags & TCP_SYN)) {
         rare();
         segment = SEGMENT_OTHER; /* goes on behind what may have been a probe */

@@ -11,18 +11,20 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
+/* Not on the wire: the first fragment of a segment. Nobody knows where the segment ends. */
+#define TCP_IS_CUT 0x100
 
 /*
- * Nearly all segments are plain: no SYN, FIN or RST, just an ACK. What is done with a segment is compiled twice, for
- * where the compiler knows that one is plain, it leaves out a fifth. Where it doesn't, each function reads the flags
- * anew: of a number that is handed on, the verifier would keep in mind what each question said of it.
+ * Nearly all segments are plain: whole, no SYN, FIN or RST, just an ACK. What is done with a segment is compiled twice,
+ * for where the compiler knows that one is plain, it leaves out a fifth. Where it doesn't, each function reads the
+ * flags anew: of a number that is handed on, the verifier would keep in mind what each question said of it.
  */
 static __always_inline bool is_plain(const struct packet *packet)
 {
-    return (packet->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)) == TCP_ACK;
+    return (packet->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK | TCP_IS_CUT)) == TCP_ACK;
 }
 
-static __always_inline u8 flags_of(const struct packet *packet, bool plain)
+static __always_inline u16 flags_of(const struct packet *packet, bool plain)
 {
     return plain ? TCP_ACK : packet->tcp_flags;
 }

@@ -48,7 +48,7 @@ ATTRIBUTES = {
     "`internal`: it is on the other side, or this host itself; `unknown`: of a capture nobody knows.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
     SUBNET_DIRECTION: "`from` or `to` the subnet.",
-    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (fragments too).",
+    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (all fragments but the first, too).",
     PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
     ECN: "`not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
     MAP: "`flows`, `subnets`.",

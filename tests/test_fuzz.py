@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import scapy.contrib.mpls  # noqa: F401 (has Ether find labels)
-from fuzz import command, episodes, flows, meaning, methods, rules
+from fuzz import command, episodes, flows, links, meaning, methods, rules
 from fuzz.rules import Step
 from fuzz.trial import Trial, shrink
 from scapy.layers.inet import ICMP, IP, TCP, UDP
@@ -73,7 +73,10 @@ def test_an_episode_is_the_same_each_time_and_another_with_another_seed() -> Non
 # What the model is told wrong: where, name and value, and what the first disagreement must be about.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
+    (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),
+    (links, "PPP", {0x0021: 0x0800, 0x0057: 0x86DD}, "non_ip"),
     (meaning, "MOST_EXTENSIONS", 7, "malformed"),
+    (meaning, "FRAGMENT", 59, "udp"),
     (methods, "ACK", 0, "rtt"),
     (rules, "SIDES", {role: sides[::-1] for role, sides in rules.SIDES.items()}, "traffic"),
     (methods, "later", lambda a, b: a > b, "rtt"),
@@ -95,24 +98,27 @@ def test_a_model_that_is_wrong_is_found_out(
     assert any(about in line for line in found), found
 
 
-# A fault of the program: file, what stands there, what somebody might have written; packets that show it, at most.
+# A fault of the program: file, what stands there, what somebody might have written; packets that show it, at
+# most; the configuration that shows it.
 FAULTS = {
-    "a pure ACK begins": ("tcp_timestamp.h", "packet->payload || flags & TCP_FIN", "true", 3),
-    "an option read too far": ("transport.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2),
-    "a length beyond the packet": ("usual.h", "total + ETH_HLEN > wire_length(skb)", "false", 3),
-    "a keep-alive is retransmitted": ("sequence.h", "packet->payload <= 1 &&", "false &&", 3),
+    "a pure ACK begins": ("tcp_timestamp.h", "packet->payload || flags & TCP_FIN", "true", 3, "tcp_timestamp"),
+    "an option read too far": ("transport.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
+    "a tag too short": ("link_headers.h", "ROW(0x8909, 8)", "ROW(0x8909, 6)", 2, "tcp_timestamp"),
+    "a cut segment is whole": ("parse.h", "packet->tcp_flags |= TCP_IS_CUT;", "", 9, "tcp_sequence"),
+    "a length beyond the packet": ("usual.h", "total + ETH_HLEN > wire_length(skb)", "false", 3, "tcp_timestamp"),
+    "a keep-alive is retransmitted": ("sequence.h", "packet->payload <= 1 &&", "false &&", 3, "tcp_timestamp"),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_program_that_is_wrong_is_found_out(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, right, wrong, most = FAULTS[fault]
+    file, right, wrong, most, config = FAULTS[fault]
     sources = Path(shutil.copytree(loader.source_folder(), tmp_path / "bpf"))
     text = (sources / file).read_text()
     assert text.count(right) == 1
     (sources / file).write_text(text.replace(right, wrong))
     monkeypatch.setattr(loader, "source_folder", lambda: sources)
-    trial = Trial(command.CONFIGS["tcp_timestamp"])
+    trial = Trial(command.CONFIGS[config])
     try:
         episode, _ = first_fault(trial)
         steps = shrink(trial, episode, lambda text: None)

@@ -20,12 +20,13 @@ from typing import Any
 
 import neighbour
 import pytest
+from fuzz import builders
 from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
-from scapy.layers.inet import ICMP, IP, TCP, UDP
-from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import ICMPv6EchoRequest, IPv6, IPv6ExtHdrFragment, fragment6
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
-from scapy.packet import Packet, Padding
+from scapy.packet import Packet, Padding, Raw
 from test_methods import quic
 from testrun import KINDS
 
@@ -195,6 +196,63 @@ def test_tags_beside_the_packet_both_ways(pair: Pair, protocols: tuple[int, ...]
             received = far.recv(9000)
             assert received == frame[:12] + struct.pack(">HH", CTAG, 5) * (len(protocols) - 1) + frame[12:]
         converse(pair, ETHER, TAG_BYTES * (len(protocols) - 1), 0)
+
+
+FRAMES = {
+    name: Raw(builders.link((name,), 4, 1))
+    for name in (
+        "pppoe, one byte",
+        "802.3",
+        "Cisco MetaData",
+        "802.1BR",
+        "VN-Tag",
+        "802.1ah",
+        "HSR",
+        "NSH",
+        "pseudowire",
+    )
+}
+
+
+@pytest.mark.parametrize("name", FRAMES)
+def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
+    """They stay in the packet; the kernel has another protocol than the EtherType for what is 802.3."""
+    pair.watch("near")
+    converse(pair, FRAMES[name], 0, 0)
+
+
+@pytest.mark.parametrize("name", ["802.3", "Cisco MetaData"])
+def test_they_may_be_behind_a_tag_that_the_kernel_takes_off(pair: Pair, name: str) -> None:
+    pair.watch("near")
+    converse(pair, Raw(builders.link(("802.1Q", name), 4, 1)), 0, TAG_BYTES)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
+    """An answer of DNS that is too long for the link, as the kernel sends and receives it: fragments are not put
+    together in front of the hook."""
+    pair.watch("near")
+    before, rtts = pair.counters("near"), pair.rtts()
+    port = next(ports)
+    question = UDP(sport=port, dport=53) / DNS(id=7, qd=DNSQR(qname="example.org"))
+    answer = UDP(sport=53, dport=port) / DNS(id=7, qr=1, qd=DNSQR(qname="example.org")) / Raw(bytes(1000))
+    split: Any = fragment if version == 4 else fragment6
+    asked: Packet
+    answered: Packet
+    if version == 4:
+        asked, answered = IP(src="192.0.2.1", dst="192.0.2.2") / question, IP(src="192.0.2.2", dst="192.0.2.1") / answer
+    else:
+        asked = IPv6(src="2001:db8::1", dst="2001:db9::1") / question
+        answered = IPv6(src="2001:db9::1", dst="2001:db8::1") / IPv6ExtHdrFragment(id=5) / answer
+    parts = split(answered, 600)
+    with closing(pair.socket("near")) as near, closing(pair.socket("far")) as far:
+        near.send(bytes(ETHER / asked))
+        eventually(lambda: pair.counters("near")["rtt_begun"], before["rtt_begun"] + 1)
+        for part in parts:
+            far.send(bytes(ETHER / part))
+    eventually(lambda: pair.counters("near")["received fragment"][0], before["received fragment"][0] + len(parts) - 1)
+    assert pair.counters("near")["received udp"][0] == before["received udp"][0] + 1
+    assert pair.rtts() == rtts + 1
 
 
 # ---- what lies where

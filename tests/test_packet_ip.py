@@ -2,22 +2,18 @@
 """Where TCP begins: behind IP options, extension headers and any link header or none; and where its data ends."""
 
 import itertools
-import struct
 
 import pytest
 from packets import (
     DESTINATION,
     ETHERNET,
     EXTENSIONS,
-    FRAGMENT,
     HOP_BY_HOP,
     IPV6,
     NOP,
     ROUTING,
     Conversation,
-    Transform,
     fed,
-    plain,
     set_byte,
     timestamp,
     with_extensions,
@@ -89,28 +85,6 @@ def test_an_extension_header_longer_than_the_packet_is_malformed(bench: Bench) -
     beyond = segment + bytes(end - len(segment)) + conversation.segment(0, b"")[ETHERNET + IPV6 :]
     assert fed(bench, beyond)[0] == "malformed"
     assert fed(bench, with_length(beyond))[0] == "tcp"
-
-
-@pytest.mark.parametrize("version", [4, 6])
-def test_fragments_are_counted_and_never_matched(bench: Bench, version: int) -> None:
-    def v4(field: int) -> Transform:
-        return lambda frame: frame[:20] + struct.pack(">H", field) + frame[22:]
-
-    def v6(field: int) -> Transform:
-        return lambda frame: with_extensions((FRAGMENT, 0))(frame).replace(
-            b"\x06" + bytes(7), b"\x06\x00" + struct.pack(">H", field) + bytes(4), 1
-        )
-
-    # More fragments; the last one of 16 bytes' offset; both. Version 6 also has "atomic" fragments, neither.
-    forms = [v4(0x2000), v4(2), v4(0x2002)] if version == 4 else [v6(1), v6(16), v6(17), v6(0)]
-    conversation = Conversation(bench.flow(version))
-    for form in forms:
-        assert conversation.rtt(form) is None
-        kind, packets, _ = fed(bench, form(conversation.segment(0, b"")))
-        assert (kind, packets) == ("fragment", 1)
-        assert conversation.rtt(v4(0x4000) if version == 4 else plain) == 5 * MS  # don't fragment
-    if version == 6:
-        assert conversation.rtt(with_extensions((DESTINATION, 0), (FRAGMENT, 0))) is None
 
 
 @pytest.mark.parametrize("version", [4, 6])

@@ -98,7 +98,7 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
     segment, goes_on = Segment.EMPTY, begin > 0  # where even an empty one shows that something is missing
     if size:
         segment = compare(flow, sender, receiver, meaning, begin, now_ns) if known else Segment.OTHER
-        probes = begin == 0 and segment is Segment.OTHER
+        probes = begin == 0 and segment is Segment.OTHER and is_probe(receiver, meaning)
         goes_on = begin + size > 0 and not probes
     if not known or goes_on:
         sender.following, sender.advanced_ns = (meaning.sequence + size) % (1 << 32), now_ns
@@ -114,6 +114,11 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
     return segment
 
 
+def is_probe(receiver: Half, meaning: Meaning) -> bool:
+    """Of a segment that is the next one: whether it asks for a window that is closed."""
+    return meaning.payload == 1 and receiver.window == 0
+
+
 def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: int, now_ns: int) -> Segment:
     """What a segment is that is not empty, and begins so far ahead of where its sender goes on."""
     flags, payload = meaning.flags, meaning.payload
@@ -124,7 +129,8 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
     if receiver.acknowledged and not later(last, receiver.acknowledged):
         return Segment.AGAIN  # the other end has it
     if begin == 0:
-        return Segment.OTHER if payload == 1 and receiver.window == 0 else Segment.NEXT
+        # What acknowledges a first fragment is not known: nobody knows where its segment ends.
+        return Segment.OTHER if is_probe(receiver, meaning) or meaning.is_first_fragment else Segment.NEXT
     if begin == -1 and begin + size > 0 and not flags & SYN:
         return Segment.OTHER
     asked_for = receiver.duplicates >= ASKS_AGAIN and meaning.sequence == receiver.acknowledged

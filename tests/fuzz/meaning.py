@@ -7,6 +7,8 @@ The program's own choices, which no RFC makes for it, are these constants and th
   longer than the packet says it is; or if the IP header promises more than there was on the wire.
 - A UDP or ICMP header that is not wholly there leaves the packet what it is, with nothing to measure.
 - Headers are needed, payload is not: captures cut it off.
+- A first fragment is the packet that it begins, if it has all of a TCP, UDP or ICMP header. Nobody knows where a TCP
+  segment ends that it begins. All other fragments are just that.
 - Inside of tunnels is looked one deep, and only if all of the tunnel's header is there.
 """
 
@@ -164,8 +166,10 @@ def read_ipv4(frame: bytes, end: int, meaning: Meaning) -> None:
     meaning.destination = frame[at + 16 : at + 20], 0
     meaning.headers = meaning.transport_at = at + header
     more, offset = frame[at + 6] >> 5 & 1, (frame[at + 6] & 0x1F) << 8 | frame[at + 7]
-    if more or offset:
+    if offset:
         meaning.kind = "fragment"
+    elif more:
+        read_first_fragment(frame, frame[at + 9], total - header, meaning)
     else:
         read_transport(frame, frame[at + 9], total - header, meaning)
 
@@ -183,25 +187,37 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
     meaning.ecn = frame[at + 1] >> 4 & 3
     meaning.source = frame[at + 8 : at + 24], 0
     meaning.destination = frame[at + 24 : at + 40], 0
-    meaning.transport_at = begin = at + 40
-    protocol, rest = skip_extensions(frame, frame[at + 6], rest, meaning)
-    extensions = meaning.transport_at - begin
-    if extensions > MOST_EXTENSION_BYTES or meaning.transport_at > len(frame):
-        raise MalformedError
-    meaning.headers = meaning.transport_at
-    # RFC 6946: even a fragment that is the whole packet; the program takes none for whole.
-    if protocol == FRAGMENT:
+    meaning.transport_at = at + 40
+    try:
+        protocol, rest = skip_extensions(frame, frame[at + 6], rest, meaning)
+    except MalformedError:
+        # After a fragment header the chain of headers is not whole, which is no fault of a fragment.
+        if not meaning.is_first_fragment:
+            raise
         meaning.kind = "fragment"
     else:
-        read_transport(frame, protocol, rest, meaning)
+        meaning.headers = meaning.transport_at
+        if protocol == FRAGMENT:
+            meaning.kind = "fragment"
+        elif meaning.is_first_fragment:
+            read_first_fragment(frame, protocol, rest, meaning)
+        else:
+            read_transport(frame, protocol, rest, meaning)
 
 
 def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> tuple[int, int]:
-    """Goes past extension headers; what follows them, and how many bytes of the packet are left (RFC 8200 4.2)."""
-    seen = 0
-    while protocol in (HOP_BY_HOP, ROUTING, DESTINATION, MOBILITY, AUTHENTICATION):
+    """Goes past extension headers; what follows them, and how many bytes of the packet are left (RFC 8200 4.2). Stops
+    at the fragment header of what is not the begin of a packet; that of a whole packet (RFC 6946) is one of many."""
+    seen, begin = 0, meaning.transport_at
+    while protocol in (HOP_BY_HOP, ROUTING, DESTINATION, MOBILITY, AUTHENTICATION, FRAGMENT):
         at = meaning.transport_at
-        following, units = number(frame, at, 1), number(frame, at + 1, 1)
+        following, units = number(frame, at, 1), number(frame, at, 4) >> 16 & 0xFF
+        if protocol == FRAGMENT:
+            offset_and_more = number(frame, at + 2, 2)
+            if offset_and_more & 0xFFF8:
+                break
+            meaning.is_first_fragment |= bool(offset_and_more & 1)
+            units = 0
         # RFC 4302 section 2.2: of an authentication header in words of 4 bytes, less 2.
         size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
         seen += 1
@@ -209,7 +225,20 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
             raise MalformedError
         protocol, rest = following, rest - size
         meaning.transport_at += size
+    if meaning.transport_at - begin > MOST_EXTENSION_BYTES or meaning.transport_at > len(frame):
+        raise MalformedError
     return protocol, rest
+
+
+def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
+    """A first fragment is the packet that it begins, if it has all of a transport header that the program reads."""
+    meaning.is_first_fragment = True
+    try:
+        read_transport(frame, protocol, rest, meaning)
+    except MalformedError:
+        meaning.kind = "fragment"
+    if meaning.kind == "other":
+        meaning.kind = "fragment"
 
 
 def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
