@@ -17,7 +17,7 @@ from otel_epping.capture import Capture
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, Replayer
 
-MORE_HEADERS = {"802.1Q": 4, "cooked 802.1Q": 4, "PPPoE": 8}
+MORE_HEADERS = {"802.1Q": 4, "cooked 802.1Q": 4, "PPPoE": 8, "PPPoE with a short protocol": 7, "MPLS": 4}
 IPV4_HEADER = 20
 _numbers = count()
 
@@ -25,7 +25,7 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def replayer() -> Iterator[Replayer]:
     """One program for all: each test has conversations of its own."""
-    with closing(Replayer(KernelConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0))) as replayer:
+    with closing(Replayer(KernelConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
         yield replayer
 
 

@@ -7,10 +7,14 @@
     stream             the bytes of a file, as a window that moves along
     pcap, pcapng       the formats, each a function from a stream to batches
     links              from the link types that there are to one
+    view               bytes at the same place of many packets
+    framing            IP, Ethernet and LLC behind them
+    local, wide_area, wireless      what the headers of link types say
 
 Knows neither the kernel program nor OpenTelemetry.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -59,12 +63,26 @@ class Capture(Stream):
         return self._batches(self)
 
     def ethernet_batches(self) -> Iterator[Batch]:
-        """All packets, with an Ethernet header whatever they had. Raises CaptureError for a link that we don't know."""
+        """All packets of links that we know, with an Ethernet header whatever they had.
+
+        Raises CaptureError for links that we don't know: after all other packets, or at once if there are no others.
+        """
+        unknown: Counter[int] = Counter()
         for batch in self.batches():
             known = np.isin(batch.links, links.KNOWN)
-            count = len(batch) if known.all() else int(np.argmin(known))
-            if count:
-                yield links.ethernet(batch.take(slice(count)))
-            if count < len(batch):
-                link = links.name(int(batch.links[count]))
-                raise self.error(f"has packets of link type {link}, which is not supported", int(batch.starts[count]))
+            if known.all():
+                yield links.ethernet(batch)
+                continue
+            unknown.update(batch.links[~known].tolist())
+            if self._batches is pcap.batches:  # which has one link type for all
+                break
+            if known.any():
+                yield links.ethernet(batch.take(known))
+        if unknown:
+            raise CaptureError(f"{self.name}: " + "; ".join(map(self._refusal, unknown.items())) + f": {links.CURE}")
+
+    def _refusal(self, unknown: tuple[int, int]) -> str:
+        link, packets = unknown
+        # Of a pcap file, of which no more was read, nobody knows how many there are.
+        count = "" if self._batches is pcap.batches else f"{packets:,} "
+        return f"has {count}packets of link type {links.name(link)}, which is not supported"
