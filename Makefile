@@ -70,8 +70,9 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write docs/metrics.md and docs/settings.md anew from the tables in otel_epping
+docs: setup ## write docs/links.md, docs/metrics.md and docs/settings.md anew from the tables in otel_epping and bpf
 	mkdir -p docs
+	$(BIN)/python -m otel_epping.links_page > docs/links.md
 	$(BIN)/python -m otel_epping.metrics_page > docs/metrics.md
 	$(BIN)/python -m otel_epping.settings > docs/settings.md
 

@@ -25,16 +25,17 @@ EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 # Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
 SIDE_BY_SIDE = re.compile(
     "test_(bounded.*|capture_.*|cli_arguments|cli_first_run|clock|complete|distro|events_.*|exact|examples_commands|"
-    "flow_table|fuzz|histogram|identity|kernel_config|ledger|link|link_live|loader|logs|methods|network_header|"
-    "oddities|oracles.*|packet_.*|pairs|pressure|privileges|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|"
-    "sdk_points|sdk_variables|sequence|settings|sides|slots|telemetry|tunnel|wire_points|wire_request|writer)"
+    "flow_table|fuzz|histogram|identity|kernel_config|ledger|link|link_live|links_page|loader|logs|methods|"
+    "network_header|oddities|oracles.*|packet_.*|pairs|pressure|privileges|reading|redaction|replay_.*|requirements|"
+    "rollup|rules_.*|runs|sdk_points|sdk_variables|sequence|settings|sides|slots|telemetry|tunnel|wire_points|"
+    "wire_request|writer)"
 )
 
 
 # Files of tests that need neither a kernel nor root, but for tests with one of the fixtures that do.
 UNIT = re.compile(
-    "test_(capture_.*|clock|events_format|examples_commands|histogram|ledger|logs|probes|project|redaction|"
-    "requirements|runs|sdk_variables|settings|telemetry|wire_.*)"
+    "test_(capture_.*|clock|events_format|examples_commands|histogram|ledger|links_page|logs|probes|project|"
+    "redaction|requirements|runs|sdk_variables|settings|telemetry|wire_.*)"
 )
 KERNEL_FIXTURES = {"bench", "bench_of", "dtypes", "ns"}
 

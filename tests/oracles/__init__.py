@@ -4,6 +4,7 @@
     python tests/oracles pping CAPTURE OUTPUT      tcp_timestamp against Kathie Nichols' pping
     python tests/oracles tshark CAPTURE            the other methods against Wireshark's analysis
     python tests/oracles coverage CAPTURE...       flows that get an RTT, and why the others get none
+    python tests/oracles links                     what the tests make of link headers, against tshark and tcpdump
     python tests/oracles all FOLDER                every capture, with whatever references lie beside it
 
 `ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. Everything else here reads
@@ -18,5 +19,6 @@ the capture on its own (`frames`, `dissect`), so that an error in the program's 
     wireshark    what tshark found: asked now, or read from CSV files made earlier
     tshark       ours against Wireshark's
     coverage     flows and their RTTs
+    layouts      link types and link headers that the tests make, as tshark and tcpdump read them
     report       a tally, and the verdict
 """

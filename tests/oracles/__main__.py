@@ -9,7 +9,7 @@ import click
 if not __package__:  # the folder itself was run: what is on the path is the folder, not what it is in
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from oracles import coverage, everything, pping, tshark, wireshark
+from oracles import coverage, everything, layouts, pping, tshark, wireshark
 from oracles.ours import Ours
 from oracles.report import Report
 from otel_epping.kernel.errors import EppingError
@@ -53,6 +53,12 @@ def _tshark(capture: Path, ack_rtt: Path | None, dns: Path | None, icmp: Path | 
 def _coverage(captures: tuple[Path, ...]) -> None:
     """Share of the TCP flows with payload in both directions that get an RTT, and why the others get none."""
     _show(coverage.check(captures, Ours()))
+
+
+@main.command("links")
+def _links() -> None:
+    """Whether tshark or tcpdump read each made link type and link header."""
+    _show(layouts.check())
 
 
 @main.command("all")
