@@ -47,7 +47,7 @@ static __always_inline u64 mark_of(const struct packet *packet, u64 kind)
     if (kind == KIND_ICMP)
         return mix(mark, (u64)packet->sequence << 8 | packet->echo);
     mark = mix(mark, (u64)packet->seq << 32 | packet->ack_seq);
-    mark = mix(mark, (u64)packet->window << 8 | packet->tcp_flags);
+    mark = mix(mark, (u64)packet->window << 16 | packet->tcp_flags);
     return packet->has_timestamp ? mix(mark, (u64)packet->tsval << 32 | packet->tsecr) : mark;
 }
 

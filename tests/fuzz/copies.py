@@ -65,7 +65,7 @@ def _shared(meaning: Meaning) -> tuple[object, ...]:
     """What a copy has in common with what it is a copy of."""
     ends, kind = (meaning.source, meaning.destination), meaning.kind
     if kind == "tcp":
-        numbers = meaning.sequence, meaning.acknowledged, meaning.flags, meaning.window
+        numbers = meaning.sequence, meaning.acknowledged, meaning.flags, meaning.window, meaning.is_first_fragment
         return *ends, kind, meaning.payload, meaning.checksum, *numbers, meaning.timestamp
     if kind == "icmp":
         echo = _echo(meaning)
