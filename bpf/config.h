@@ -80,3 +80,10 @@
 #ifndef PACKET_CLOCK
 #define PACKET_CLOCK 0
 #endif
+
+/*
+ * What the program returns for a malformed packet if the clock is the packet's own. User space knows whether the packet
+ * was captured as a whole, so it can tell a malformed packet from one whose headers the snap length cut off
+ * (otel_epping/kernel/replayer.py). On an interface the program returns TC_ACT_UNSPEC for every packet.
+ */
+#define REPLAYED_MALFORMED 1

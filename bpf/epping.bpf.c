@@ -82,7 +82,8 @@ static __always_inline void follow_segment(struct observation *seen, bool plain,
     EACH_TCP_METHOD(MEASURE_TCP)
 }
 
-static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
+/* Returns whether the packet is malformed. */
+static __always_inline u64 observe(struct __sk_buff *skb, u64 ingress)
 {
     struct interface *interface = find_interface(skb->ifindex);
     const struct control *told = what_is_told();
@@ -102,7 +103,7 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
     u64 kind = parse_packet(skb, interface->link_header, packet);
 
     if (kind == KINDS)
-        return;
+        return 0;
 
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
@@ -115,7 +116,7 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
-        return;
+        return kind == KIND_MALFORMED;
     counters->ecn[bounded(packet->ecn, ECN_CODEPOINTS)] += tally.packets;
     packet->answers = 0;
 
@@ -155,6 +156,7 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
 #if EVENTS
     watch_end(&seen);
 #endif
+    return 0;
 }
 
 /*
@@ -172,6 +174,9 @@ static __always_inline u64 is_ingress(void)
 
 int epping(struct __sk_buff *skb)
 {
-    observe(skb, is_ingress());
+    u64 malformed = observe(skb, is_ingress());
+
+    if (PACKET_CLOCK && malformed)
+        return REPLAYED_MALFORMED;
     return TC_ACT_UNSPEC; /* whoever comes next on the hook decides */
 }

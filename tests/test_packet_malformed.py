@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Packets that are broken, cut off or random: counted exactly once, as what they are, and never matched."""
 
+import ctypes
 import random
 import struct
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 from packets import (
@@ -25,7 +27,11 @@ from packets import (
     with_ip_options,
     without_link_header,
 )
-from testrun import KINDS, MS, Bench, Flow
+from testrun import KINDS, MS, TC_ACT_UNSPEC, Bench, Flow
+
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.replayer import Runs
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:
@@ -129,3 +135,17 @@ def test_whatever_comes_is_counted_once(bench: Bench) -> None:
         assert packets() == (before[0] + more, before[1] + more)
         seen.add(kind)
     assert seen == set(KINDS)
+
+
+def test_on_an_interface_a_malformed_packet_passes_as_any_other() -> None:
+    """Only with the packet's clock does the program report it by its verdict (bpf/config.h)."""
+    with closing(Collector(KernelConfig(max_subnets=64, max_flows=64))) as collector:
+        frame = struct.pack(">12xH", 0x0800) + b"\x44" + bytes(60)
+        data = ctypes.create_string_buffer(frame, len(frame))
+        verdicts = set()
+        for entry_point in collector.program.entry_points.values():
+            runs = Runs(entry_point, 1)
+            runs.options["data_in"], runs.options["data_size_in"] = ctypes.addressof(data), len(frame)
+            runs.run()
+            verdicts.add(int(runs.options["retval"][0]))
+        assert verdicts == {TC_ACT_UNSPEC}

@@ -36,6 +36,8 @@ _LEAST_FRAMES = {0x0800: 34, 0x86DD: 54}
 # Room for all headers that the program looks at; the kernel would take some 600 bytes more.
 MOST_BYTES = 3072
 GREATEST_WIRE_LENGTH = 65_536
+# What the program returns for a malformed packet (REPLAYED_MALFORMED of bpf/config.h).
+MALFORMED = 1
 # The program takes 0 for "never".
 UNTIMED_NS = 0
 
@@ -113,7 +115,9 @@ class Replayer(Collector):
 
     started_ns     time of the earliest packet; 1 before there is one
     latest_ns      time of the latest packet; 0 before there is one
-    too_short      packets cut within the headers of link or network, which the program never saw
+    too_short      packets that end within the headers of link or network, which the program never saw
+    cut_too_short  those of them that were longer, but for the snap length
+    cut_malformed  packets that the program counts as malformed, but whose headers the snap length cut off
     too_long       packets counted as shorter than they are, of GREATEST_WIRE_LENGTH
     untimed        packets without a time
     steps_back     packets earlier than the one before them; `step_back_ns` is by how much at the most
@@ -124,6 +128,7 @@ class Replayer(Collector):
         self.attachments.register(CAPTURE, Role.CAPTURE)
         self.started_ns, self.latest_ns = 1, 0
         self.too_short = self.too_long = self.untimed = 0
+        self.cut_too_short = self.cut_malformed = 0
         self.steps_back = self.step_back_ns = 0
         self._before_ns = 0
         self._runs = Runs(self.program.entry_points[ENTRY_POINT], _FRAMES)
@@ -145,15 +150,18 @@ class Replayer(Collector):
         whole = _have_headers(buffer, starts, captured)
         if not whole.all():
             self.too_short += int(np.count_nonzero(~whole))
+            self.cut_too_short += int(np.count_nonzero(~whole & (captured < original)))
             starts, captured, original, times_ns = (rows[whole] for rows in (starts, captured, original, times_ns))
         self.too_long += int(np.count_nonzero(original > GREATEST_WIRE_LENGTH))
         sizes = np.minimum(captured, MOST_BYTES)
+        cut = captured < original
         wire_lengths = np.minimum(np.maximum(original, captured), GREATEST_WIRE_LENGTH)
         addresses = buffer.ctypes.data + starts
         try:
             for begin in range(0, len(starts), _FRAMES):
                 part = slice(begin, begin + _FRAMES)
-                self._run(addresses[part], sizes[part], wire_lengths[part], times_ns[part])
+                malformed = self._run(addresses[part], sizes[part], wire_lengths[part], times_ns[part])
+                self.cut_malformed += int(np.count_nonzero(malformed & cut[part]))
         except OSError as error:
             raise EppingError(f"the kernel refuses to run the program on a packet ({error.strerror})") from error
 
@@ -170,9 +178,14 @@ class Replayer(Collector):
         self.started_ns = min(self.started_ns, earliest_ns) if self.latest_ns else earliest_ns
         self.latest_ns = max(self.latest_ns, int(timed.max()))
 
-    def _run(self, addresses: Numbers, sizes: Numbers, wire_lengths: Numbers, times_ns: Numbers) -> None:
+    def _run(
+        self, addresses: Numbers, sizes: Numbers, wire_lengths: Numbers, times_ns: Numbers
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the packets are malformed to the program."""
         rows = len(addresses)
         options, contexts = self._runs.options[:rows], self._runs.contexts[:rows]
         options["data_in"], options["data_size_in"], options["data_size_out"] = addresses, sizes, 0
         contexts["tstamp"], contexts["wire_len"] = times_ns, wire_lengths
         self._runs.run(rows)
+        malformed: npt.NDArray[np.bool_] = options["retval"] == MALFORMED
+        return malformed
