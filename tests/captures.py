@@ -107,6 +107,16 @@ def read_bytes(path: Path, content: bytes) -> tuple[list[Packet], str]:
     return read(path)
 
 
+def records(packets: Sequence[Packet], order: str = "<", more: bytes = b"", swapped: bool = False) -> bytes:
+    """Records of a pcap file of microseconds; `more` follows each header, and lengths may stand in the old order."""
+    parts = []
+    for one in packets:
+        seconds, ns = divmod(one.time_ns, SECOND)
+        lengths = (one.original, len(one.data)) if swapped else (len(one.data), one.original)
+        parts.append(struct.pack(f"{order}IIII", seconds, ns // 1000, *lengths) + more + one.data)
+    return b"".join(parts)
+
+
 def compressed(content: bytes) -> bytes:
     return gzip.compress(content, 1)
 

@@ -26,7 +26,7 @@ from captures import (
 from otel_epping.capture.stream import WINDOW
 
 PACKETS = in_microseconds([packet(1, 60), packet(2, 1, 1400), packet(3, 0, 64), packet(4, 1514)])
-NAME, TIME_RESOLUTION, TIME_OFFSET = 2, 9, 14
+NAME, TIME_RESOLUTION, FCS_LENGTH, TIME_OFFSET = 2, 9, 13, 14
 END_OF_OPTIONS = option(0, b"")
 ORDERS = pytest.mark.parametrize("order", ["<", ">"])
 
@@ -97,7 +97,7 @@ def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) ->
     found, error = read_bytes(tmp_path / "capture", b"".join(parts))
     assert not error
     expected_ns = tick * SECOND // per_second + offset_s * SECOND
-    assert [one.time_ns for one in found] == [expected_ns, PACKETS[1].time_ns, 1]
+    assert [one.time_ns for one in found] == [expected_ns, PACKETS[1].time_ns, 0]
 
 
 def test_more_than_a_window(tmp_path: Path) -> None:
@@ -166,3 +166,46 @@ def test_damaged(tmp_path: Path, bad: bytes, cause: str) -> None:
 def test_another_version(tmp_path: Path) -> None:
     content = section()[:12] + b"\x02" + section()[13:]
     assert read_bytes(tmp_path / "capture", content)[1].endswith("version 2 of pcapng is not known, at byte 0")
+
+
+@ORDERS
+@pytest.mark.parametrize("resolution", [0, 3, 6, 9, 12, 0x80 | 10, 0x80 | 33])
+@pytest.mark.parametrize("offset_s", [0, -3_000, 1_700_000_000, -(2**63), 2**63 - 1])
+def test_times_that_cannot_be_meant(tmp_path: Path, order: str, resolution: int, offset_s: int) -> None:
+    """Zero and before, and later than 64 bits of nanoseconds hold: no time; whatever is in between is exact."""
+    per_second = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
+    options = option(TIME_RESOLUTION, bytes([resolution]), order)
+    options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
+    limit = (2**63 - offset_s * SECOND) * per_second // SECOND
+    begin = -offset_s * per_second
+    near = [tick + more for tick in (begin, limit) for more in (-2, -1, 0, 1, 2)]
+    ticks = [tick for tick in (0, 1, *near, 10**18, 2**63 - 1, 2**63, 2**64 - 1) if 0 <= tick < 2**64]
+    parts = [section(order), interface(order=order, options=options + END_OF_OPTIONS)]
+    parts += [enhanced(PACKETS[2], order, 0, tick) for tick in ticks]
+    found, error = read_bytes(tmp_path / "capture", b"".join(parts))
+    assert not error
+    exact = [tick * SECOND // per_second + offset_s * SECOND for tick in ticks]
+    assert [one.time_ns for one in found] == [time_ns if 0 < time_ns < 2**63 else 0 for time_ns in exact]
+
+
+@ORDERS
+def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path, order: str) -> None:
+    """Of the interface that says that there is one."""
+    parts = [
+        section(order),
+        interface(order=order, options=option(FCS_LENGTH, b"\x04", order) + END_OF_OPTIONS),
+        interface(order=order),
+        *(enhanced(one, order, number) for one in (packet(1, 64), packet(2, 20, 44)) for number in (0, 1)),
+    ]
+    found, error = read_bytes(tmp_path / "capture", b"".join(parts))
+    assert not error
+    assert [(len(one.data), one.original) for one in found] == [(60, 60), (64, 64), (20, 60), (20, 64)]
+
+
+def test_blocks_that_hold_no_packets(tmp_path: Path) -> None:
+    """Names, statistics, custom blocks, the journal of systemd, decryption secrets, and what is not specified yet."""
+    others = [block(kind, bytes(range(40))) for kind in (4, 5, 7, 8, 9, 0xA, 0xBAD, 0x4000_0BAD, 0x204, 0x7FFF_0000)]
+    content = section() + interface()
+    for one, other in zip(PACKETS, [b"".join(others[i::4]) for i in range(4)], strict=True):
+        content += other + enhanced(one)
+    assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")

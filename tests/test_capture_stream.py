@@ -97,10 +97,10 @@ def test_damaged_gzip_gives_all_that_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_foreign_file(tmp_path: Path) -> None:
-    found, error = read_bytes(tmp_path / "capture", b"#!/bin/sh\nexit 0\n")
+    found, error = read_bytes(tmp_path / "capture", b"\x01\x02\x03\x04 is no magic number")
     assert not found
-    assert error.endswith("capture: is neither pcap nor pcapng (it begins with 23 21 2f 62), at byte 0")
-    assert "the gzip file is damaged" in read_bytes(tmp_path / "capture", b"\x1f\x00 no gzip after all")[1]
+    assert error.endswith("capture: is neither pcap nor pcapng (it begins with 01 02 03 04), at byte 0")
+    assert "the gzip file is damaged" in read_bytes(tmp_path / "capture", b"\x1f\x8b no gzip after all")[1]
 
 
 def test_an_empty_file(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
-    assert read(tmp_path) == ([], f"{tmp_path}: Is a directory")
+    assert read(tmp_path) == ([], f"{tmp_path}: is a directory: name the files in it, {tmp_path}/*")
     assert read(tmp_path / "nothing") == ([], f"{tmp_path}/nothing: No such file or directory")
     (tmp_path / "secret").touch(mode=0)
     with without_access(tmp_path / "secret"):

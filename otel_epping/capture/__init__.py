@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures of packets, from files or standard input: pcap and pcapng, plain or compressed by gzip.
+"""Captures of packets, from files or standard input: pcap and pcapng, plain or compressed.
 
     errors             what can be wrong with a file
     batch              packets as arrays, some thousand at a time
-    gunzip             the bytes of a gzip file, as they arrive
+    uncompress         the bytes of a compressed file, as they arrive
     stream             the bytes of a file, as a window that moves along
     pcap, pcapng       the formats, each a function from a stream to batches
+    foreign            what other files are
     links              from the link types that there are to one
     view               bytes at the same place of many packets
     framing            IP, Ethernet and LLC behind them
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from otel_epping.capture import links, pcap, pcapng
+from otel_epping.capture import foreign, links, pcap, pcapng
 from otel_epping.capture.batch import Batch
 from otel_epping.capture.errors import CaptureError
 from otel_epping.capture.stream import STANDARD_INPUT, Stream
@@ -56,6 +57,10 @@ class Capture(Stream):
             return pcap.batches
         if magic == pcapng.MAGIC:
             return pcapng.batches
+        if self.size:
+            self.fill(foreign.BYTES)
+        if meaning := foreign.name(bytes(self.memory[self.start : min(self.end, self.start + foreign.BYTES)])):
+            raise CaptureError(f"{self.name}: {meaning}")
         raise self.error(f"is neither pcap nor pcapng (it begins with {magic.hex(' ')})", self.start)
 
     def batches(self) -> Iterator[Batch]:

@@ -31,7 +31,8 @@ class Batch:
     starts       where in the buffer each packet begins
     captured     bytes of it that are there
     original     bytes that it had on the wire
-    times_ns     Unix time; UNTIMED_NS if the capture doesn't say. A packet of 1970 or before is of a nanosecond later
+    times_ns     Unix time; UNTIMED_NS if the capture doesn't say, or says what can't be: the beginning of 1970 or
+                 before, later than 64 bits hold (2262), or a fraction of more than a second
     links        LINKTYPE_ values (https://www.tcpdump.org/linktypes.html)
     """
 

@@ -31,9 +31,11 @@ _LEAST_INTERFACE = 20
 _ORDERS = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
 _VERSION = 1
 
-_END_OF_OPTIONS, _TSRESOL, _TSOFFSET = 0, 9, 14
+_END_OF_OPTIONS, _TSRESOL, _FCSLEN, _TSOFFSET = 0, 9, 13, 14
 _MICROSECONDS = 6
 _MAX_NS = 2**63 - 1
+_WRAP = 2**64
+_MAX_TICKS = _WRAP - 1
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class _Interface:
     snap_length: int
     units_per_s: int
     offset_s: int
+    check_sequence: int  # bytes of the frame check sequence at the end of each packet
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ def _next(stream: Stream, section: _Section) -> _Section:
 
 def _interface(block: bytes, order: str) -> _Interface:
     link, snap_length = struct.unpack_from(f"{order}8xHxxI", block)
-    resolution, offset_s = _MICROSECONDS, 0
+    resolution, offset_s, check_sequence = _MICROSECONDS, 0, 0
     at, end = 16, len(block) - _TRAILER
     while at + 4 <= end:
         code, length = struct.unpack_from(f"{order}HH", block, at)
@@ -126,12 +129,14 @@ def _interface(block: bytes, order: str) -> _Interface:
             break
         if code == _TSRESOL and len(value) == 1:
             resolution = value[0]
+        elif code == _FCSLEN and len(value) == 1:
+            check_sequence = value[0]
         elif code == _TSOFFSET and len(value) == 8:
             (offset_s,) = struct.unpack(f"{order}q", value)
         at += 4 + -(-length // 4) * 4
     # The highest bit tells a power of two from a power of ten.
     units_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
-    return _Interface(link, snap_length, units_per_s, offset_s)
+    return _Interface(link, snap_length, units_per_s, offset_s, check_sequence)
 
 
 def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Iterator[Batch]:
@@ -157,12 +162,15 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Itera
     count = len(at) if sound.all() else int(np.argmin(sound))
     if count:
         number = number[:count]
+        check_sequence = np.array([interface.check_sequence for interface in section.interfaces])[number]
+        original = np.maximum(original[:count] - check_sequence, 0)
+        captured = np.where(check_sequence > 0, np.minimum(captured[:count], original), captured[:count])
         yield Batch(
             buffer=stream.buffer,
             offset=stream.offset,
             starts=at[:count] + header,
-            captured=captured[:count],
-            original=original[:count],
+            captured=captured,
+            original=original,
             times_ns=np.full(count, UNTIMED_NS) if ticks is None else _times_ns(section, number, ticks[:count]),
             links=np.array([interface.link for interface in section.interfaces])[number],
         )
@@ -171,18 +179,23 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Itera
 
 
 def _times_ns(section: _Section, number: Numbers, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Numbers:
-    """Unix times of packets by the clock of the interface they came from, at least 1 ns."""
-    times_ns = np.zeros(len(number), np.int64)
+    """Unix times of packets by the clock of the interface they came from; UNTIMED_NS is what cannot be meant."""
+    times_ns = np.full(len(number), UNTIMED_NS, np.int64)
     for each in np.unique(number).tolist():
         interface = section.interfaces[each]
         its = number == each
+        offset_ns = interface.offset_s * 10**9
+        unit_ns, rest = divmod(10**9, interface.units_per_s)
         # As Python's numbers, which don't overflow, unless ns are a multiple of the unit, as they nearly always are.
-        if 10**9 % interface.units_per_s == 0:
-            exact = ticks[its].astype(np.int64) * (10**9 // interface.units_per_s)
-            times_ns[its] = exact + interface.offset_s * 10**9
+        if rest == 0:
+            least, most = -(-(1 - offset_ns) // unit_ns), (_MAX_NS - offset_ns) // unit_ns
+            if most < 0 or least > _MAX_TICKS:
+                continue
+            meant = (ticks[its] >= max(least, 0)) & (ticks[its] <= min(most, _MAX_TICKS))
+            # 64 bits wrap around, in between too; what is meant fits again in the end.
+            exact = ticks[its] * np.uint64(unit_ns) + np.uint64(offset_ns % _WRAP)
+            times_ns[its] = np.where(meant, exact.astype(np.int64), UNTIMED_NS)
         else:
-            times_ns[its] = [
-                max(0, min(tick * 10**9 // interface.units_per_s + interface.offset_s * 10**9, _MAX_NS))
-                for tick in ticks[its].tolist()
-            ]
-    return np.maximum(times_ns, 1)
+            exact_ns = (tick * 10**9 // interface.units_per_s + offset_ns for tick in ticks[its].tolist())
+            times_ns[its] = [each_ns if 0 < each_ns <= _MAX_NS else UNTIMED_NS for each_ns in exact_ns]
+    return times_ns

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """The bytes of a capture, plain or compressed, from a file or standard input, as a window that moves along.
 
-Not mmap: a file that is cut while it is read would end the process with SIGBUS, and a pipe or a gzip file has to be
-read anyway. Reading a megabyte at a time into the same memory is as fast, and that memory is ours to write into
+Not mmap: a file that is cut while it is read would end the process with SIGBUS, and a pipe or a compressed file has to
+be read anyway. Reading a megabyte at a time into the same memory is as fast, and that memory is ours to write into
 (`links.py`).
 """
 
 import os
 import stat
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from otel_epping.capture.errors import CaptureError
-from otel_epping.capture.gunzip import MAGIC, Gunzip
+from otel_epping.capture.uncompress import MAGIC_BYTES, DamagedError, MissingPackageError, Uncompress, format_of
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20
 # In front of the window and behind it, so that whoever looks at or writes a link header there stays inside the buffer.
 _MARGIN = 64
 # What is uncompressed at a time: as much as a processor's cache holds.
-_GZIP_READ = 1 << 16
+_UNCOMPRESSED_READ = 1 << 16
 
 
 class Stream:
@@ -44,17 +43,30 @@ class Stream:
                 self._file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
             else:
                 self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
-            head = self._file.read(len(MAGIC)) or b""
+            head = self._read_head()
+        except IsADirectoryError as error:
+            raise CaptureError(f"{self.name}: is a directory: name the files in it, {Path(path) / '*'}") from error
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror}") from error
         status = os.fstat(self._file.fileno())
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-        self._gunzip: Gunzip | None = None
-        if head == MAGIC:
-            self._gunzip = Gunzip(self._file.read, head)
+        self._uncompress: Uncompress | None = None
+        if format := format_of(head):
+            try:
+                self._uncompress = Uncompress(format, self._file.read, head)
+            except MissingPackageError as error:
+                self._file.close()
+                raise CaptureError(f"{self.name}: {error}") from error
         else:
             self.memory[self.end : self.end + len(head)] = head
             self.end += len(head)
+
+    def _read_head(self) -> bytes:
+        """As many bytes as tell whether the file is compressed; fewer if it has no more."""
+        head = b""
+        while len(head) < MAGIC_BYTES and (more := self._file.read(MAGIC_BYTES - len(head))):
+            head += more
+        return head
 
     def close(self) -> None:
         """Closes the file; standard input stays open."""
@@ -100,20 +112,24 @@ class Stream:
         # One read at a time, and not all at once: what came before a damaged place is not lost with it.
         free = self.memory[self.end : _MARGIN + WINDOW]
         try:
-            if self._gunzip is None:
+            if self._uncompress is None:
                 return self._file.readinto(free) or 0
             if not free:
                 return 0
-            data = self._gunzip.read(min(len(free), _GZIP_READ))
+            data = self._uncompress.read(min(len(free), _UNCOMPRESSED_READ))
             free[: len(data)] = data
             return len(data)
         except EOFError:
-            self._failure = self.error("the gzip file is cut short", self.end)
-        except zlib.error as error:
-            self._failure = self.error(f"the gzip file is damaged ({error})", self.end)
+            self._failure = self.error(f"the {self._compression} file is cut short", self.end)
+        except DamagedError as error:
+            self._failure = self.error(f"the {self._compression} file is damaged ({error})", self.end)
         except OSError as error:
             self._failure = self.error(f"cannot be read ({error.strerror})", self.end)
         return 0
+
+    @property
+    def _compression(self) -> str:
+        return self._uncompress.name if self._uncompress else ""
 
     def skip(self, size: int) -> bool:
         """Passes over `size` bytes; False if it ends before."""
@@ -127,5 +143,5 @@ class Stream:
 
     def error(self, cause: str, at: int) -> CaptureError:
         """The error that `cause` is what is wrong with the bytes at buffer[at]."""
-        where = f"byte {self.offset + at}" + (" of what was compressed" if self._gunzip else "")
+        where = f"byte {self.offset + at}" + (" of what was compressed" if self._uncompress else "")
         return CaptureError(f"{self.name}: {cause}, at {where}")

@@ -1,66 +1,87 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uncompresses a gzip file as its bytes arrive.
+"""Uncompresses a file as its bytes arrive: gzip, bzip2, xz, lzma, zstd or lz4, by the first bytes of the file.
 
-Why not the gzip module: it waits for a whole buffer of compressed bytes, whose size depends on the version of Python,
-and it drops what it had uncompressed of the buffer in which it finds damage. Here nothing depends on how many bytes
-arrive at once.
+gzip, bzip2 and xz are read by Python's own modules. zstd is, too, from Python 3.14 on (PEP 784); before, it takes the
+same module as the package backports.zstd. lz4 takes the package lz4. Both are in the extra `compression`.
+
+Each of these formats may consist of several members, one behind the other: `cat a.gz b.gz`, bgzip, pbzip2, pzstd.
 """
 
+import bz2
+import lzma
+import sys
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
 
-MAGIC = b"\x1f"
-"""The first byte. Nothing else that is a capture begins with it."""
+MAGIC_BYTES = 6
+"""How many bytes tell the format."""
 
 _READ_BYTES = 1 << 16
-_GZIP_MEMBER = 16 + zlib.MAX_WBITS
 _PADDING = b"\0"
 
 
-class Gunzip:
-    """Reads uncompressed bytes of all members of a gzip file, one behind the other, with zeros as padding in between.
+class DamagedError(Exception):
+    """The compressed bytes make no sense; the message is that of the library."""
 
-    `read_compressed` returns at most as many bytes as it is asked for, and none at the end. `head` is what was read
-    before. It must not be empty.
+
+class MissingPackageError(Exception):
+    """What would uncompress the file is not installed; the message has cause and cure."""
+
+
+class _Member(Protocol):
+    """A decompressor, with the interface of lzma.LZMADecompressor."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes | None: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _GzipMember:
+    """zlib with the interface of lzma.LZMADecompressor, and with all bytes in front of damage.
+
+    Why not the gzip module: it waits for a whole buffer of compressed bytes, whose size depends on the version of
+    Python, and it drops what it had uncompressed of the buffer in which it finds damage. Here nothing depends on how
+    many bytes arrive at once.
     """
 
-    def __init__(self, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
-        self._read_compressed = read_compressed
-        self._compressed = head
-        self._member = zlib.decompressobj(_GZIP_MEMBER)
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._compressed = b""
+        self._holds_more = False
         self._damage: zlib.error | None = None
 
-    def read(self, size: int) -> bytes:
-        """Returns 1 to `size` bytes, and none at the end.
+    @property
+    def eof(self) -> bool:
+        return self._member.eof
 
-        Raises EOFError if the file is cut short and zlib.error if it is damaged, after all bytes before that place.
-        """
-        while True:
-            if self._damage:
-                raise self._damage
-            if self._member.eof:
-                self._compressed = self._compressed.lstrip(_PADDING)
-                if self._compressed:
-                    self._member = zlib.decompressobj(_GZIP_MEMBER)
-            if not self._member.eof and (data := self._uncompress(size)):
-                return data
-            if self._compressed or self._damage:
-                continue
-            self._compressed = self._read_compressed(_READ_BYTES) or b""
-            if not self._compressed:
-                if not self._member.eof:
-                    raise EOFError
-                return b""
+    @property
+    def needs_input(self) -> bool:
+        return not (self._compressed or self._holds_more or self._damage)
 
-    def _uncompress(self, size: int) -> bytes:
+    @property
+    def unused_data(self) -> bytes:
+        return self._member.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if self._damage:
+            raise self._damage
+        self._compressed += data
         before = self._member.copy()
         try:
-            data = self._member.decompress(self._compressed, size)
+            found = self._member.decompress(self._compressed, max_length)
         except zlib.error as error:
             self._damage = error
             return b"".join(_up_to_damage(before, self._compressed))
-        self._compressed = self._member.unused_data if self._member.eof else self._member.unconsumed_tail
-        return data
+        self._compressed = self._member.unconsumed_tail
+        self._holds_more = len(found) == max_length  # zlib may have taken in what it could not give out
+        return found
 
 
 def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[bytes]:
@@ -73,3 +94,116 @@ def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[byt
                 part = member.unconsumed_tail
     except zlib.error:
         return
+
+
+def _bzip2() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return bz2.BZ2Decompressor, (OSError, ValueError)
+
+
+def _gzip() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return _GzipMember, (zlib.error,)
+
+
+def _xz() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return lzma.LZMADecompressor, (lzma.LZMAError,)
+
+
+def _zstd() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    # As `zstd -d --long=31`: a file compressed with a window of 2 GB is read, too.
+    options = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
+    return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
+
+
+def _lz4() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return import_module("lz4.frame").LZ4FrameDecompressor, (RuntimeError,)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format of compressed files.
+
+    command  what uncompresses it to standard output
+    load     what makes a decompressor, and the errors that it raises for damage; raises ImportError
+    most     bytes uncompressed at a time. Only gzip gives all bytes in front of damage: of the others, as many as
+             these are lost
+    """
+
+    name: str
+    command: str
+    load: Callable[[], tuple[Callable[[], _Member], tuple[type[Exception], ...]]]
+    most: int = 4096
+
+
+# RFC 8878, 3.1: a frame, and those to skip, with which pzstd begins
+_ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
+_FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
+    ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
+    ((b"BZh",), Format("bzip2", "bzip2 -dc", _bzip2)),
+    ((b"\xfd7zXZ\0",), Format("xz", "xz -dc", _xz)),
+    ((b"\x5d\0\0",), Format("lzma", "xz -dc", _xz)),
+    # RFC 8878, 3.1; the others are frames to skip, with which pzstd begins
+    (_ZSTD_MAGICS, Format("zstd", "zstd -dc", _zstd)),
+    ((b"\x04\x22\x4d\x18",), Format("lz4", "lz4 -dc", _lz4)),
+)
+
+
+def format_of(head: bytes) -> Format | None:
+    """The format of a file that begins with these MAGIC_BYTES bytes; None if it is not compressed."""
+    return next((format for magics, format in _FORMATS if head.startswith(magics)), None)
+
+
+class Uncompress:
+    """Reads uncompressed bytes of all members of a file, with zeros as padding in between.
+
+    `read_compressed` returns at most as many bytes as it is asked for, and none at the end. `head` is what was read
+    before. It must not be empty. Raises MissingPackageError.
+    """
+
+    def __init__(self, format: Format, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
+        self.name = format.name
+        self._most = format.most
+        try:
+            self._open, self._errors = format.load()
+        except ImportError:
+            raise MissingPackageError(
+                f"is compressed by {self.name}: pip install 'otel-epping[compression]', or "
+                f"{format.command} FILE | otel-epping replay -"
+            ) from None
+        self._read_compressed = read_compressed
+        self._compressed = head
+        self._member: _Member | None = None
+        self._damage: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Returns 1 to `size` bytes, and none at the end.
+
+        Raises EOFError if the file is cut short and DamagedError if it is damaged, after the bytes before that place.
+        """
+        while True:
+            if self._damage:
+                raise DamagedError(str(self._damage)) from self._damage
+            if not self._member:
+                self._compressed = self._compressed.lstrip(_PADDING)
+                if self._compressed:
+                    self._member = self._open()
+            if not self._compressed and (not self._member or self._member.needs_input):
+                self._compressed = self._read_compressed(_READ_BYTES) or b""
+                if not self._compressed:
+                    if self._member:
+                        raise EOFError
+                    return b""
+            elif self._member and (data := self._uncompress(self._member, min(size, self._most))):
+                return data
+
+    def _uncompress(self, member: _Member, most: int) -> bytes:
+        compressed, self._compressed = self._compressed, b""
+        try:
+            data = member.decompress(compressed, most)
+        except self._errors as error:
+            self._damage = error
+            return b""
+        if member.eof:
+            self._compressed = member.unused_data or b""
+            self._member = None
+        return data
