@@ -5,23 +5,24 @@ Packets are fed in the order of the files, and in each file in its order, whatev
 back, as it does between the queues of a network card, an answer earlier than its question gives no round-trip time; how
 often that may have happened is told.
 
-However reading ends, by the end of the last file, at a torn one or by Ctrl-C, the result is what was read until then.
+All that can be read is read: a file that is torn, damaged or no capture keeps none of the others from being read. How
+reading ends makes no difference: the result is what was read until then, after Ctrl-C, too.
 """
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 import click
 import numpy as np
 
-from otel_epping import summary
+from otel_epping import logs, redaction, summary
 from otel_epping.agent import Delivery
-from otel_epping.capture import Batch, Capture, CaptureError
+from otel_epping.capture import STANDARD_INPUT, Batch, Capture, CaptureError
 from otel_epping.events import Writer
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
@@ -40,30 +41,29 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
     """Replays captures and prints the result, or with a format for `events` each event; exports it if `otlp`.
 
     Returns whether reading came to its end: False after Ctrl-C, and then nothing is exported. Raises EppingError for
-    what is wrong with a file, when the result of what was read until there is printed, and for a failed export.
+    what is wrong with files, when the result of all that could be read is printed, and for a failed export: its message
+    is the last failure; a line for each other one was printed before.
     """
-    # What is wrong with the variables or the first file is told before a second of compiling.
+    # What is wrong with the variables or with all files is reported before a second of compiling.
     if otlp:
         exporter_classes()
-    try:
-        first = Capture(paths[0])
-    except CaptureError as error:
-        raise EppingError(str(error)) from error
-    failures: list[str] = []
+    captures = _Captures(paths)
+    failures = captures.failures
+    first = next(captures, None)
+    if first is None:
+        raise _last(failures)
     finished = True
     with first, closing(Replayer(replace(config, events=events is not None))) as replayer:
         reader = replayer.reader()
         told = _Events(replayer, events) if events else None
         began = time.monotonic()
-        files = 0
         interruptible()
         try:
             with _progress(paths, events) as progress:
-                for capture in chain([first], map(Capture, paths[1:])):
-                    files += 1
-                    _feed(replayer, capture, told, progress)
-        except CaptureError as error:
-            failures.append(str(error))
+                capture: Capture | None = first
+                while capture:
+                    captures.feed(capture, replayer, told, progress)
+                    capture = next(captures, None)
         except KeyboardInterrupt:
             finished = False
         seconds = time.monotonic() - began
@@ -71,11 +71,13 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
         export = _Export(replayer) if otlp and finished and replayer.latest_ns else None
         reading = reader.read()
         count = sum(summary.packets(reading).values()) + replayer.too_short
+        files = f"{captures.read:,} file{'s' * (captures.read != 1)}"
         span_s = max(0, replayer.latest_ns - replayer.started_ns) / 1e9
         lines = [
-            f"{files:,} file{'s' * (files > 1)}: {count:,} packets of {span_s:,.3f} s, replayed in {seconds:.3f} s "
+            f"{files}: {count:,} packets of {span_s:,.3f} s, replayed in {seconds:.3f} s "
             f"({count / seconds:,.0f} a second)",
             *_remarks(replayer, reading, told),
+            *captures.remarks(),
         ]
         if told:
             told.close()
@@ -87,21 +89,91 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
         elif otlp and finished:
             failures.append("nothing to export: no packet has a time")
     if failures:
-        raise EppingError("; ".join(failures))
+        raise _last(failures)
     return finished
 
 
-def _feed(replayer: Replayer, capture: Capture, events: "_Events | None", progress: Callable[[int], object]) -> None:
-    """All of a capture, or as much as is whole; `progress` is told how many bytes of the file were read."""
-    position = 0
-    with capture:
-        for batch in capture.ethernet_batches():
-            if events:
-                events.feed(batch)
-            else:
-                _feed_batch(replayer, batch)
-            progress(capture.position - position)
-            position = capture.position
+def _last(failures: list[str]) -> EppingError:
+    """The last of the failures, as an error; prints the others, each in a line of its own."""
+    for failure in failures[:-1]:
+        click.echo(logs.last_words(redaction.redact(failure)), err=True)
+    return EppingError(failures[-1])
+
+
+class _Captures(Iterator[Capture]):
+    """Opens captures, in the order of their names; a file that has two names is read once.
+
+    failures  what is wrong with those that could not be read, or not to their end
+    read      how many were read, or at least some packets of them
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.failures: list[str] = []
+        self.read = 0
+        self._paths = iter(paths)
+        self._seen: set[tuple[int, int]] = set()
+        self._repeated: list[str] = []
+        self._too_late: list[str] = []
+
+    def __next__(self) -> Capture:
+        for path in self._paths:
+            if self._is_repeated(path):
+                continue
+            try:
+                capture = Capture(path)
+            except CaptureError as error:
+                self.failures.append(str(error))
+                continue
+            return capture
+        raise StopIteration
+
+    def _is_repeated(self, path: str) -> bool:
+        try:
+            status = os.fstat(0) if path == STANDARD_INPUT else Path(path).stat()
+        except OSError:
+            return False  # opening the file fails, too, and says why
+        file = status.st_dev, status.st_ino
+        if file in self._seen:
+            self._repeated.append("standard input" if path == STANDARD_INPUT else path)
+            return True
+        self._seen.add(file)
+        return False
+
+    def feed(
+        self, capture: Capture, replayer: Replayer, events: "_Events | None", progress: Callable[[int], object]
+    ) -> None:
+        """All of a capture, or as much as is whole; `progress` is told how many bytes of the file were read."""
+        position, ended_ns, begun, empty = 0, replayer.latest_ns, False, True
+        try:
+            with capture:
+                for batch in capture.ethernet_batches():
+                    self.read += empty
+                    empty = False
+                    if not begun and (timed := batch.times_ns != UNTIMED_NS).any():
+                        begun = True
+                        if batch.times_ns[timed][0] < ended_ns:
+                            self._too_late.append(capture.name)
+                    if events:
+                        events.feed(batch)
+                    else:
+                        _feed_batch(replayer, batch)
+                    progress(capture.position - position)
+                    position = capture.position
+        except CaptureError as error:
+            self.failures.append(str(error))
+        else:
+            self.read += empty
+
+    def remarks(self) -> Iterator[str]:
+        """Lines on the order and the names of files."""
+        if self._too_late:
+            count, first = len(self._too_late), self._too_late[0]
+            yield (
+                f"{count:,} file{'s begin' if count > 1 else ' begins'} before a file named earlier ends, the first is "
+                f"{first}: name files in the order of their time, or merge them by mergecap"
+            )
+        for path in dict.fromkeys(self._repeated):
+            yield f"{path} is a file that was named before: read once"
 
 
 def _feed_batch(replayer: Replayer, batch: Batch) -> None:
@@ -203,8 +275,10 @@ def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> 
         yield f"timestamps that sequence numbers took over from: {faults}"
     if duplicates := summary.duplicates(reading):
         yield f"packets captured twice, measured once: {duplicates:,}"
-    odd = {"not IP": packets["non_ip"], "malformed": packets["malformed"], "fragments": packets["fragment"]}
-    odd["cut within the link or IP header"] = replayer.too_short
+    odd = {"not IP": packets["non_ip"], "malformed": packets["malformed"] - replayer.cut_malformed}
+    odd["fragments"] = packets["fragment"]
+    odd["cut within a header by the snap length"] = replayer.cut_too_short + replayer.cut_malformed
+    odd["shorter than a link or IP header"] = replayer.too_short - replayer.cut_too_short
     odd["without a time"] = replayer.untimed
     odd[f"counted as of {GREATEST_WIRE_LENGTH:,} bytes, for they are longer"] = replayer.too_long
     if any(odd.values()):

@@ -6,10 +6,11 @@ import os
 import pty
 import signal
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
-from captures import BEGIN_NS, Packet, compressed, pcap, pcapng
+from captures import BEGIN_NS, Packet, compressed, enhanced, interface, option, pcap, pcapng, section
 from command import COMMAND, environment, epping, said
 from conversation import CLIENT, SERVER, Conversation, check, rows_of
 from linktypes import LINKS
@@ -53,12 +54,15 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert lines[0].startswith("2 files: 22 packets of 1.000 s, replayed in ")
     assert lines[1] == f"RTTs begun: {2 * RTTS} = {2 * RTTS} measured"
     assert lines[2] == "TCP without timestamps: 0.0% of 12 packets"
-    assert lines[3] == "packets that cannot be measured: 1 not IP, 1 cut within the link or IP header"
+    assert lines[3] == "packets that cannot be measured: 1 not IP, 1 cut within a header by the snap length"
     assert lines[4].startswith("time goes back 1 times, by up to 0.307000 s: ")
+    assert lines[5].startswith(
+        f"1 file begins before a file named earlier ends, the first is {tmp_path}/other.pcapng.gz: "
+    )
 
 
 def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
-    """What was read until there is the result; what comes after it isn't read. A terminal sees a bar meanwhile."""
+    """What is whole of it is read, and so are other files. A terminal sees a bar meanwhile."""
     ours, theirs = pty.openpty()
     command = [*COMMAND, "replay", *ALL, torn, good]
     process = ns.popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment({}))
@@ -67,11 +71,115 @@ def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
     shown = os.read(ours, 65_536).decode()
     os.close(ours)
     assert process.returncode == 1
-    assert {subnet for subnet, _ in rows_of(stdout)} == {OTHER.client, OTHER.server}
-    assert "1 file: 9 packets" in stdout
+    assert {subnet for subnet, _ in rows_of(stdout)} == {OTHER.client, OTHER.server, TALK.client, TALK.server}
+    assert "2 files: 19 packets" in stdout
     at = Path(torn).stat().st_size - len(OTHER.ip[-1][1]) - 16 + 1
     assert shown.splitlines()[-1] == f"otel-epping: {torn}: is cut short in the middle of a packet, at byte {at}"
     assert "replaying" in shown
+
+
+def test_files_that_cannot_be_read_keep_no_others_from_it(ns: Namespace, good: str, torn: str, tmp_path: Path) -> None:
+    """Each has a line, wherever it stands among the others; the result is that of all others."""
+    (tmp_path / "wifi.pcap").write_bytes(pcap(PACKETS, link=127))
+    (tmp_path / "empty.pcap").touch()
+    wifi, empty, nothing = (str(tmp_path / f"{name}.pcap") for name in ("wifi", "empty", "nothing"))
+    result = epping(ns, "replay", *ALL, nothing, torn, wifi, str(tmp_path), good, empty)
+    assert result.returncode == 1
+    assert {subnet for subnet, _ in rows_of(result.stdout)} == {OTHER.client, OTHER.server, TALK.client, TALK.server}
+    assert "\n2 files: 19 packets of " in result.stdout
+    lines = result.stderr.splitlines()
+    assert [line.split(": ")[1] for line in lines] == [nothing, torn, wifi, str(tmp_path), empty]
+
+
+def test_no_file_that_can_be_read(ns: Namespace, tmp_path: Path) -> None:
+    """Each has a line, before a second of compiling."""
+    names = [str(tmp_path / name) for name in "ab"]
+    result = epping(ns, "replay", *names)
+    assert result.returncode == 1
+    assert not result.stdout
+    assert result.stderr.splitlines() == [f"otel-epping: {name}: No such file or directory" for name in names]
+
+
+def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Path) -> None:
+    """By whatever names."""
+    (tmp_path / "link.pcap").symlink_to(good)
+    (tmp_path / "same.pcap").hardlink_to(good)
+    result = epping(ns, "replay", *ALL, good, str(tmp_path / "link.pcap"), str(tmp_path / "same.pcap"), good)
+    assert (result.returncode, result.stderr) == (0, "")
+    check(result.stdout, TALK)
+    lines = result.stdout.splitlines()
+    assert "1 file: 10 packets" in result.stdout
+    assert lines[-3:] == [
+        f"{path} is a file that was named before: read once"
+        for path in (tmp_path / "link.pcap", tmp_path / "same.pcap", good)
+    ]
+
+
+def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
+    """As a shell sorts what `tcpdump -C` writes: capture10 before capture2."""
+    for number in (1, 2, 10):
+        later = [
+            one._replace(time_ns=one.time_ns + number * 10**9) for one in Conversation(number).packets(*LINKS["raw"])
+        ]
+        (tmp_path / f"capture{number}").write_bytes(pcap(later, link=101))
+    files = [str(tmp_path / f"capture{number}") for number in (1, 10, 2)]
+    result = epping(ns, "replay", *ALL, *files)
+    assert result.returncode == 0
+    assert result.stdout.splitlines()[-1] == (
+        f"1 file begins before a file named earlier ends, the first is {files[2]}: "
+        "name files in the order of their time, or merge them by mergecap"
+    )
+    assert "a file named earlier" not in epping(ns, "replay", *ALL, files[0], files[2], files[1]).stdout
+
+
+def test_packets_cut_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
+    """What is cut within a header is no malformed packet; a packet that is whole and ends within one is."""
+    whole = [one for one in PACKETS if len(one.data) > 60]
+    cut = [one._replace(data=one.data[:50]) for one in whole]
+    liars = [one._replace(data=one.data[:50], original=50) for one in whole[:2]]
+    runts = [one._replace(data=one.data[:16], original=16) for one in whole[:3]]
+    (tmp_path / "capture").write_bytes(pcap([each for pair in zip(cut, PACKETS, strict=False) for each in pair]))
+    (tmp_path / "odd").write_bytes(pcap([*liars, *runts, *(one._replace(data=one.data[:20]) for one in whole[:4])]))
+    result = epping(ns, "replay", *ALL, str(tmp_path / "capture"))
+    tcp = sum(one.data[23] == 6 for one in whole)
+    assert 0 < tcp < len(whole)
+    assert f"packets that cannot be measured: {tcp} cut within a header by the snap length\n" in result.stdout
+    result = epping(ns, "replay", *ALL, str(tmp_path / "odd"))
+    assert (
+        "packets that cannot be measured: 2 malformed, 4 cut within a header by the snap length, "
+        "3 shorter than a link or IP header\n"
+    ) in result.stdout
+
+
+def test_times_that_cannot_be_meant_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
+    """As of a clock that counts microseconds in a file that says seconds. Equal times that are true are an RTT."""
+    parts = [section(), interface(options=option(9, b"\x00") + option(0, b""))]
+    parts += [enhanced(one, ticks=one.time_ns // 1000) for one in PACKETS]
+    (tmp_path / "capture").write_bytes(b"".join(parts))
+    result = epping(ns, "replay", *ALL, str(tmp_path / "capture"))
+    assert result.returncode == 0
+    assert set(rows_of(result.stdout)) == {(TALK.client, "-"), (TALK.server, "-")}
+    assert "packets that cannot be measured: 10 without a time" in result.stdout
+    (tmp_path / "capture").write_bytes(pcap([one._replace(time_ns=BEGIN_NS) for one in PACKETS]))
+    result = epping(ns, "replay", *ALL, str(tmp_path / "capture"))
+    assert {cells[1] for cells in rows_of(result.stdout).values()} == {"0.001"}
+    assert "6 clamped" in result.stdout
+
+
+@pytest.mark.parametrize("make", ["fifo", "device"])
+def test_what_is_no_regular_file(ns: Namespace, good: str, tmp_path: Path, make: str) -> None:
+    content = Path(good).read_bytes()
+    if make == "fifo":
+        path = str(tmp_path / "fifo")
+        os.mkfifo(path)
+        writer = threading.Thread(target=lambda: Path(path).write_bytes(content))
+        writer.start()
+        result = epping(ns, "replay", *ALL, path)
+        writer.join()
+        assert (result.returncode, result.stderr) == (0, "")
+        check(result.stdout, TALK)
+    else:
+        assert said(epping(ns, "replay", *ALL, "/dev/null")) == "/dev/null: is empty"
 
 
 def test_events(ns: Namespace, good: str, torn: str) -> None:
@@ -151,7 +259,8 @@ def test_ctrl_c(ns: Namespace) -> None:
     ("arguments", "cause"),
     [
         (["nothing.pcap"], "nothing.pcap: No such file or directory"),
-        (["/etc/passwd"], "/etc/passwd: is neither pcap nor pcapng"),
+        (["/etc/passwd"], "/etc/passwd: is text: replay reads what tcpdump -w writes"),
+        (["/etc"], "/etc: is a directory: name the files in it, /etc/*"),
         (["--events", "--format", "xml", "x"], "Invalid value for '--format'"),
         ([], "Missing argument 'FILE...'"),
         (["--otlp", "x"], "OTEL_METRICS_EXPORTER: there is no exporter 'paper'"),

@@ -18,7 +18,7 @@ from otel_epping.kernel.config import KernelConfig
 @click.option("--otlp", is_flag=True, help="Export the result, too, as the OTEL_* variables say.")
 @capture_options
 def replay(config: KernelConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
-    """Measure in captures: pcap or pcapng, plain or compressed by gzip; - is standard input.
+    """Measure in captures: pcap or pcapng, plain or compressed by gzip, bzip2, xz, zstd or lz4; - is standard input.
 
     The kernel program sees the packets as it would have seen them, at their time. Prints what it counted per subnet.
     """
