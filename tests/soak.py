@@ -8,9 +8,9 @@ is gone. All packets are ours: so we know how many there are, and how many RTTs.
 exactly once.
 """
 
+import argparse
 import random
 import socket
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -348,9 +348,10 @@ def _settle(sink: Sink) -> None:
 
 
 def main() -> None:
-    """The command: minutes, 20 if it isn't said."""
-    minutes = float(sys.argv[1]) if len(sys.argv) > 1 else 20.0
-    run(minutes * 60)
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m soak", description=__doc__)
+    parser.add_argument("minutes", type=float, nargs="?", default=20.0, help="how long it takes (default 20)")
+    run(parser.parse_args().minutes * 60)
     print("all of it was told, once")
 
 

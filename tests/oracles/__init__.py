@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holds our samples against tools that we did not write: a command of its own, for any capture.
 
-    python tests/oracles pping CAPTURE OUTPUT      tcp_timestamp against Kathie Nichols' pping
-    python tests/oracles tshark CAPTURE            the other methods against Wireshark's analysis
-    python tests/oracles coverage CAPTURE...       flows that get an RTT, and why the others get none
-    python tests/oracles links                     what the tests make of link headers, against tshark and tcpdump
-    python tests/oracles all FOLDER                every capture, with whatever references lie beside it
+    .venv/bin/python tests/oracles pping CAPTURE OUTPUT      tcp_timestamp against Kathie Nichols' pping
+    .venv/bin/python tests/oracles tshark CAPTURE            the other methods against Wireshark's analysis
+    .venv/bin/python tests/oracles coverage CAPTURE...       flows that get an RTT, and why the others get none
+    .venv/bin/python tests/oracles links                     what the tests make of link headers, against tshark and tcpdump
+    .venv/bin/python tests/oracles all FOLDER                every capture, with whatever references lie beside it
 
 `ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. Everything else here reads
 the capture on its own (`frames`, `dissect`), so that an error in the program's way to read a packet shows.

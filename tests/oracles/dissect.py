@@ -58,6 +58,8 @@ class Packet:
     ack: int = 0
     flags: int = 0  # with the four reserved bits in front
     window: int = 0
+    checksum: int = 0
+    identification: int | None = None  # of IPv4
     payload: int = 0  # bytes, on the wire
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     ip_options: bytes = b""
@@ -175,7 +177,7 @@ def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
 def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
     """Offset of the payload and its bytes on the wire."""
     data, room = frame.data, frame.length - at
-    first, total, fragment = _unpack("!BxH2xH", data, at, "IPv4")
+    first, total, packet.identification, fragment = _unpack("!BxHHH", data, at, "IPv4")
     header = (first & 15) * 4
     total = total or room  # segmentation offload: too long for the field
     packet.snapped = at + total > len(data)
@@ -221,7 +223,9 @@ def _ipv6(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
 def _tcp(data: bytes, at: int, length: int, packet: Packet) -> None:
     source, destination = _unpack("!HH", data, at, "TCP")
     packet.source, packet.destination = (packet.source[0], source), (packet.destination[0], destination)
-    packet.seq, packet.ack, offset, packet.flags, packet.window = _unpack("!4xIIBBH4x", data, at, "TCP")
+    packet.seq, packet.ack, offset, packet.flags, packet.window, packet.checksum = _unpack(
+        "!4xIIBBHH2x", data, at, "TCP"
+    )
     header = (offset >> 4) * 4
     if header < 20 or header > length:
         raise CutShortError(f"a TCP header of {header} bytes in {length}")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Holds `otel-epping watch` against ePPing, live: both on one interface, at the same time, over the same packets.
 
-    python tests/oracles/epping.py PPING        the path of a built pping of xdp-project/bpf-examples
+    .venv/bin/python tests/oracles/epping.py PPING      the path of a built pping of xdp-project/bpf-examples
 
 It makes the lab (otel_epping/lab), starts both programs on its interface with sampling off, and lets hosts talk: TCP
 with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets of known delay, flows from their SYN to their end. A
@@ -12,7 +12,7 @@ third one listens and records the packets. Then it compares
     distributions  of each subnet and side: deciles within one bucket of scale 4
 
 What is in one output alone must have a reason that shows in the packets; each reason has a name and is tallied. What
-has none is an error, and the exit code is 1.
+has none is an error, and the exit code is 1; it is 2 if one of the programs did not run.
 """
 
 import argparse
@@ -33,6 +33,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+
+if not __package__:  # the file was run: what is on the path is its folder, not the tests'
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import dpkt
 from patience import PATIENCE_S
@@ -415,7 +418,7 @@ def main() -> int:
             segments = observe(pping, arguments.seconds, folder)
         except LabError as error:
             print(f"epping.py: {error}", file=sys.stderr)
-            return 1
+            return 2
         both = Comparison(lines_of(folder / "ours"), lines_of(folder / "epping"), segments)
     both.match()
     both.check_pairs()

@@ -4,6 +4,7 @@
 Frames are numbered from 1, as tshark and Wireshark number them.
 """
 
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,12 +15,15 @@ from scapy.utils import RawPcapNgReader, RawPcapReader
 from otel_epping.kernel.errors import EppingError
 
 SECOND = 1_000_000_000
+_MOST_NS = 2**63 - 1
+_TIME_OFFSET = 14  # the option if_tsoffset of an interface
 
 
 class Frame(NamedTuple):
     """A record: `length` is that of the packet on the wire, of which `data` may be but the beginning.
 
-    `time_ns` is 0 if the record has no time, and at least 1 if it has one.
+    `time_ns` is 0 if the record has no time, or one that cannot be meant: zero or before, later than 64 bits of
+    nanoseconds hold, or a fraction of a second or more.
     """
 
     number: int
@@ -29,24 +33,58 @@ class Frame(NamedTuple):
     length: int
 
 
+class _PcapNg(RawPcapNgReader):
+    """scapy's reader, which leaves out the offset of an interface's times; `offset_s` is that of the latest packet."""
+
+    offset_s = 0
+
+    def _read_block_idb(self, block: bytes, size: int) -> None:
+        super()._read_block_idb(block, size)
+        value = self._read_options(block[8:]).get(_TIME_OFFSET)
+        value = value[0] if isinstance(value, list) else value
+        offset_s = struct.unpack(f"{self.endian}q", value)[0] if value and len(value) == 8 else 0
+        self.interfaces[-1][2]["tsoffset"] = offset_s
+
+    def _read_block_epb(self, block: bytes, size: int) -> Any:
+        found = super()._read_block_epb(block, size)
+        self._note_offset(struct.unpack_from(f"{self.endian}I", block)[0])
+        return found
+
+    def _read_block_pkt(self, block: bytes, size: int) -> Any:
+        found = super()._read_block_pkt(block, size)
+        self._note_offset(struct.unpack_from(f"{self.endian}H", block)[0])
+        return found
+
+    def _note_offset(self, interface: int) -> None:
+        self.offset_s = self.interfaces[interface][2]["tsoffset"]
+
+
 def read(path: Path) -> Iterator[Frame]:
     """All records of a file, up to where it is torn. Raises EppingError if it is no capture."""
     try:
-        reader = RawPcapReader(str(path))
+        reader = _open(path)
     except (OSError, Scapy_Exception, EOFError) as error:
         raise EppingError(f"{path} is no pcap or pcapng file: {error}") from error
     with reader:
         record: Any
         for number, (data, record) in enumerate(reader, 1):
             length = max(record.wirelen, len(data))
-            if isinstance(reader, RawPcapNgReader):
+            if isinstance(reader, _PcapNg):
                 time_ns = 0
                 if record.tshigh is not None:  # a Simple Packet Block has no time
-                    time_ns = max((record.tshigh << 32 | record.tslow) * SECOND // record.tsresol, 1)
-                yield Frame(number, time_ns, record.linktype, data, length)
+                    time_ns = (record.tshigh << 32 | record.tslow) * SECOND // record.tsresol
+                    time_ns += reader.offset_s * SECOND
+                link_type = record.linktype
             else:
-                # libpcap takes the part of a second for a signed number; in a file that is whole it never is.
-                part = record.usec - (record.usec >> 31 << 32)
-                time_ns = record.sec * SECOND + part * (1 if reader.nano else 1000)
+                part_ns = (record.usec & 0xFFFF_FFFF) * (1 if reader.nano else 1000)
+                time_ns = record.sec * SECOND + part_ns if part_ns < SECOND else 0
                 # The upper half of the field says how long a frame check sequence is.
-                yield Frame(number, max(time_ns, 1), reader.linktype & 0xFFFF, data, length)
+                link_type = reader.linktype & 0xFFFF
+            yield Frame(number, time_ns if 0 < time_ns <= _MOST_NS else 0, link_type, data, length)
+
+
+def _open(path: Path) -> RawPcapReader:
+    try:
+        return _PcapNg(str(path))
+    except Scapy_Exception:
+        return RawPcapReader(str(path))

@@ -11,20 +11,24 @@ that it lacks is shown to be one that it could not have.
 
 import math
 import socket
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from oracles.dissect import ETHERNET, NULL, RAW, SLL, SYN, Packet, options
+from oracles.dissect import ETHERNET, NULL, RAW, RAW_BSDOS, SLL, SYN, Packet, options
 from oracles.frames import Frame
 from otel_epping.kernel.errors import EppingError
 
 TSVAL_MAX_AGE = 10.0
 FLOW_MAX_IDLE = 300.0
 MAX_FLOWS = 10_000
-# Those for which libtins has a parser (DLT_NULL, DLT_RAW...); it knows some of Wi-Fi, too, which we don't.
-LINK_TYPES = {ETHERNET, NULL, RAW, SLL}
+# Those for which libtins has a parser (DLT_NULL, DLT_RAW...); it knows some of Wi-Fi, too, which we don't. On Linux
+# DLT_RAW is 12, and libpcap takes link type 12 for it.
+LINK_TYPES = {ETHERNET, NULL, RAW, RAW_BSDOS, SLL}
+
+_GREATEST_FAMILY = 255
 
 End = tuple[bytes, int]
 
@@ -99,12 +103,23 @@ class _State:
 
 
 class Pping:
-    """pping's run over the TCP packets of a capture. `behind_tags`: with a filter that also sees tagged packets."""
+    """pping's run over the TCP packets of a capture.
 
-    def __init__(self, packets: Iterable[Packet], records: dict[int, Frame], behind_tags: bool = False) -> None:
+    There are versions that see more: `behind_tags` have a filter that also sees tagged packets, and `every_null` are
+    built where libtins knows the address families of null links in both orders of bytes and of all systems.
+    """
+
+    def __init__(
+        self,
+        packets: Iterable[Packet],
+        records: dict[int, Frame],
+        behind_tags: bool = False,
+        every_null: bool = False,
+    ) -> None:
         self.matches: list[Match] = []
         self._records = records
         self._behind_tags = behind_tags
+        self._every_null = every_null
         self.passed: dict[int, str] = {}  # frame -> why it was passed over
         self._recorded: dict[int, _Recorded] = {}  # frame -> what its TSval is recorded as, perhaps by another
         self._found: dict[int, tuple[_Recorded, Packet | None] | None] = {}  # reply -> what it looked up, as it was
@@ -141,8 +156,12 @@ class Pping:
         link_type = self._records[packet.frame].link_type
         if link_type not in LINK_TYPES:
             return "libtins does not read this link type"
-        if link_type == NULL and packet.version == 6:
-            return "its filter looks for BSD's numbers of IPv6, and libtins for Linux's"
+        if link_type == NULL and not self._every_null:
+            if packet.version == 6:
+                return "its filter looks for BSD's numbers of IPv6, and libtins for Linux's"
+            # libtins reads the address family in the order of the machine that it runs on.
+            if int.from_bytes(self._records[packet.frame].data[:4], sys.byteorder) > _GREATEST_FAMILY:
+                return "libtins reads null links in its own order of bytes only"
         if packet.stack and not self._behind_tags:
             return f"its filter does not see behind {packet.stack[0]}"
         if packet.extensions:

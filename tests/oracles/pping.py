@@ -51,9 +51,11 @@ class _Comparison:
         self.lines = lines
         self.pping = Pping(packets, records)
         self.found = _locate(lines, self.pping.matches)
-        if len(self.found) < len(lines):
-            # There are versions of pping with a wider filter.
-            wider = Pping(packets, records, behind_tags=True)
+        for behind_tags, every_null in ((True, False), (False, True), (True, True)):
+            if len(self.found) == len(lines):
+                break
+            # There are versions of pping that see more.
+            wider = Pping(packets, records, behind_tags, every_null)
             found = _locate(lines, wider.matches)
             if len(found) > len(self.found):
                 self.pping, self.found = wider, found
@@ -69,7 +71,11 @@ class _Comparison:
                     f"ours, {self._describe(sample)}: but frames {expected[0]} and {frame} are {expected[1]} ns apart"
                 )
         for frame, (origin, rtt_ns) in self.rules.rtts.items():
-            if frame not in self.samples and not self._evicted():
+            if frame in self.samples or self._evicted():
+                continue
+            if doubt := self.rules.doubtful.get(frame):
+                self.report.tally[f"by the rules only: {doubt.rule.value}"] += 1
+            else:
                 self._error(
                     f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, we nothing"
                 )
@@ -95,7 +101,7 @@ class _Comparison:
             elif sample:
                 self._error(f"pping's line {line.number}, {_describe(line)}: ours, {self._describe(sample)}")
                 self.shared.add(frame)
-            elif reason := self.rules.why_not(origin, frame):
+            elif reason := self.rules.why_not(origin, frame) or self.rules.doubtful.get(frame):
                 self.report.tally[f"pping's only: {reason.rule.value}"] += 1
             elif self._evicted():
                 self.report.tally[f"pping's only: {Rule.EVICTED.value}"] += 1

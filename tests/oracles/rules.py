@@ -8,11 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
+from oracles import sequence
 from oracles.dissect import ACK, FIN, RST, SYN, Packet
 from oracles.ours import MAX_AGE_NS
 
 OUTSTANDING = 4
 LEAST_RTT_NS = 1000  # what is less counts as this
+STILL_NS = 100_000_000  # a TSval that is sent for longer may be taken for one that stands still
 _WORD = 1 << 64
 
 
@@ -33,7 +35,11 @@ class Rule(Enum):
     TOO_OLD = "the reply came after the maximum age"
     BACKWARDS = "the reply is older than its origin: the capture's time runs backwards"
     ANSWERED = "an earlier reply had echoed it"
+    SENT_AGAIN = "the origin was sent again with the same TSval: nobody can tell which one was echoed"
     EVICTED = "more flows than the program remembers"
+    # Either is right: the program may time a direction by sequence numbers from then on, until timestamps work again.
+    LEFT_TO_SEQUENCE = "timestamps of the origin's sender had stopped, stood still, or were not echoed before"
+    PERHAPS_SENT_AGAIN = "what was sent before was sent again with the TSval of the origin"
 
 
 @dataclass(slots=True)
@@ -48,6 +54,7 @@ class Reason:
 class _Waiting:
     packet: Packet
     tsval: int
+    doubt: Reason | None = None
 
 
 @dataclass(slots=True)
@@ -56,6 +63,8 @@ class _Half:
 
     edge: Packet | None = None  # the packet that set `last_tsval`
     last_tsval: int = 0
+    fault: Reason | None = None  # why sequence numbers may time this end
+    unechoed: Packet | None = None  # an acknowledgement of what waits that did not echo it
     waiting: list[_Waiting | None] = field(default_factory=lambda: [None] * OUTSTANDING)
 
 
@@ -67,12 +76,17 @@ def _later(a: int, b: int) -> bool:
 class Rules:
     """Applies the rules to all TCP packets of a capture.
 
-    `rtts` are the RTTs that must come out: frame of the reply -> (frame of the origin, ns).
+    `rtts` are the RTTs that must come out: frame of the reply -> (frame of the origin, ns). Those of `doubtful`, by the
+    frame of the reply, may come out.
     """
 
     def __init__(self, packets: Iterable[Packet]) -> None:
+        packets = list(packets)
         self.rtts: dict[int, tuple[int, int]] = {}
+        self.doubtful: dict[int, Reason] = {}
         self.flows = 0
+        self._copies = sequence.copies(packets)
+        self._again = sequence.sent_again(packets) - self._copies.keys()
         self._packets: dict[int, Packet] = {}
         self._fate: dict[int, Reason] = {}  # of an origin
         self._halves: dict[tuple[object, ...], dict[tuple[bytes, int], _Half]] = {}
@@ -105,6 +119,7 @@ class Rules:
             # Both ends the same: what it sends and what it gets are kept apart all the same, and never meet.
             halves = {packet.destination: _Half()} | {packet.source: _Half()}
             self._halves[packet.flow] = halves
+        self._look_for_faults(halves[packet.source], halves[packet.destination], packet)
         if packet.timestamp is None:
             if packet.flags & SYN:  # it says that this end sends none
                 self._begin_anew(halves[packet.source], packet)
@@ -115,6 +130,45 @@ class Rules:
         if packet.flags & ACK and packet.source != packet.destination:
             self._match(halves[packet.destination], packet)
         self._begin(halves[packet.source], packet)
+
+    def _look_for_faults(self, sender: _Half, receiver: _Half, packet: Packet) -> None:
+        """Whether this packet shows that timestamps do not time its sender, or its receiver; what was sent again."""
+        if packet.flags & (SYN | RST):
+            return
+        is_new = packet.payload > 0 and packet.frame not in self._again
+        if packet.timestamp is None or not packet.timestamp[0]:
+            if sender.edge:
+                sender.fault = Reason(Rule.LEFT_TO_SEQUENCE, f"no TSval in frame {packet.frame}")
+        elif is_new and sender.edge and self._stands_still(sender, packet):
+            sender.fault = Reason(Rule.LEFT_TO_SEQUENCE, f"{sender.last_tsval} again in frame {packet.frame}")
+        if packet.flags & ACK:
+            echo = packet.timestamp[1] if packet.timestamp else 0
+            for waiting in filter(None, receiver.waiting):
+                acknowledged = not _later(sequence.end_of(waiting.packet), packet.ack)
+                if acknowledged and (not echo or _later(waiting.tsval, echo)):
+                    if receiver.unechoed or not echo:
+                        receiver.fault = Reason(Rule.LEFT_TO_SEQUENCE, f"not echoed in frame {packet.frame}")
+                    receiver.unechoed = packet
+        if packet.timestamp and packet.frame in self._again:
+            self._doubt(sender, packet)
+
+    def _stands_still(self, sender: _Half, packet: Packet) -> bool:
+        assert packet.timestamp
+        assert sender.edge
+        advances = _later(packet.timestamp[0], sender.last_tsval)
+        return not advances and packet.time_ns - sender.edge.time_ns >= STILL_NS
+
+    def _doubt(self, sender: _Half, again: Packet) -> None:
+        """What is sent again with the TSval of what waits (Karn's rule, RFC 6298 section 3)."""
+        assert again.timestamp
+        for place, waiting in enumerate(sender.waiting):
+            if waiting is None or waiting.tsval != again.timestamp[0]:
+                continue
+            if waiting.packet.seq == again.seq and waiting.packet.payload == again.payload:
+                self._fate[waiting.packet.frame] = Reason(Rule.SENT_AGAIN, f"in frame {again.frame}")
+                sender.waiting[place] = None
+            else:
+                waiting.doubt = Reason(Rule.PERHAPS_SENT_AGAIN, f"in frame {again.frame}")
 
     def _begin(self, sender: _Half, packet: Packet) -> None:
         assert packet.timestamp
@@ -133,10 +187,10 @@ class Rules:
             reason = Reason(Rule.NOT_ADVANCING, f"{tsval} in frame {packet.frame}, {sender.last_tsval} in {edge.frame}")
             # A time that went back looks like a long silence.
             silence_ns = (packet.time_ns - edge.time_ns) % _WORD
-            if tsval == sender.last_tsval or silence_ns <= MAX_AGE_NS:
+            if tsval == sender.last_tsval or (silence_ns <= MAX_AGE_NS and not sender.fault):
                 self._fate[packet.frame] = reason
                 return
-            reason.rule = Rule.NEW_CONNECTION
+            reason.rule = Rule.LEFT_TO_SEQUENCE if sender.fault else Rule.NEW_CONNECTION
         elif not (packet.payload or packet.flags & FIN):
             reason = Reason(Rule.PURE_ACK)
         sender.edge, sender.last_tsval = packet if packet.time_ns else None, tsval
@@ -149,6 +203,7 @@ class Rules:
         for waiting in filter(None, sender.waiting):
             self._fate[waiting.packet.frame] = Reason(Rule.BEGUN_ANEW, f"frame {syn.frame}")
         sender.waiting, sender.edge = [None] * OUTSTANDING, None
+        sender.fault = sender.unechoed = None
 
     def _remember(self, sender: _Half, packet: Packet, tsval: int) -> Reason | None:
         for place, waiting in enumerate(sender.waiting):
@@ -156,7 +211,7 @@ class Rules:
                 if packet.time_ns - waiting.packet.time_ns <= MAX_AGE_NS:
                     continue
                 self._fate[waiting.packet.frame] = Reason(Rule.TOO_OLD, f"at frame {packet.frame}")
-            sender.waiting[place] = _Waiting(packet, tsval)
+            sender.waiting[place] = _Waiting(packet, tsval, sender.fault)
             return None
         frames = ", ".join(str(waiting.packet.frame) for waiting in sender.waiting if waiting)
         return Reason(Rule.NOT_BEGUN, f"of frames {frames}")
@@ -181,4 +236,6 @@ class Rules:
             else:
                 fate = Reason(Rule.ANSWERED, f"by frame {reply.frame}")
                 self.rtts[reply.frame] = origin.frame, max(rtt_ns, LEAST_RTT_NS)
+                if doubt := waiting.doubt or receiver.fault:
+                    self.doubtful[reply.frame] = doubt
             self._fate[origin.frame] = fate

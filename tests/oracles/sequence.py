@@ -11,6 +11,13 @@ from oracles import dissect
 from oracles.dissect import ACK, FIN, RST, SYN, Packet
 from oracles.frames import Frame
 
+# A packet that is captured at two places of its way is captured twice within this time.
+COPY_NS = 1_000_000
+# Without an identification in the IPv4 header, a segment that was sent again may look the same.
+COPY_WITHOUT_ID_NS = 100_000
+# RFC 5681, 3.2: as many duplicate acknowledgements, or fewer if some were lost, ask for a fast retransmission.
+_ASKING_DUPLICATES = 2
+
 _Way = tuple[object, object]
 
 
@@ -30,6 +37,35 @@ def sent_again(packets: list[Packet]) -> set[int]:
     return again
 
 
+def copies(packets: list[Packet]) -> dict[int, int]:
+    """Frames that hold a packet which was captured before, elsewhere on its way -> the first such frame.
+
+    TTL and link header may differ, nothing else. What looks the same is no copy if duplicate acknowledgements asked for
+    it in between, nor is a pure acknowledgement without an identification, of which a sender may send several.
+    """
+    recent: dict[tuple[object, ...], tuple[Packet, tuple[int, int]]] = {}
+    acked: dict[_Way, tuple[int, int]] = {}  # the latest acknowledgement number, and how often it was repeated
+    found: dict[int, int] = {}
+    for packet in packets:
+        if packet.fault:
+            continue
+        way, back = (packet.source, packet.destination), (packet.destination, packet.source)
+        header = (packet.seq, packet.ack, packet.flags, packet.window, packet.checksum, packet.tcp_options)
+        key = (*way, packet.identification, packet.payload, *header)
+        first, before = recent.get(key, (None, (0, 0)))
+        now = acked.get(back, (0, 0))
+        is_bare = end_of(packet) == packet.seq
+        limit_ns = COPY_NS if packet.identification else 0 if is_bare else COPY_WITHOUT_ID_NS
+        asked_for = now[0] == packet.seq and now[1] >= _ASKING_DUPLICATES and now != before
+        if first and 0 <= packet.time_ns - first.time_ns <= limit_ns and not asked_for:
+            found[packet.frame] = first.frame
+            continue
+        recent[key] = packet, now
+        latest, repeats = acked.get(way, (0, 0))
+        acked[way] = (packet.ack, repeats + is_bare if latest == packet.ack else 0)
+    return found
+
+
 def end_of(packet: Packet) -> int:
     """The number that acknowledges all of a segment."""
     return (packet.seq + packet.payload + bool(packet.flags & SYN) + bool(packet.flags & FIN)) & 0xFFFFFFFF
@@ -41,6 +77,7 @@ class Acknowledgements:
     def __init__(self, records: list[Frame], packets: list[Packet]) -> None:
         self._records = records
         self._packets = {packet.frame: packet for packet in packets}
+        self._copies = copies(packets)
         self._by_end: dict[tuple[object, object, int], list[Packet]] = defaultdict(list)
         for packet in packets:
             if not packet.fault and end_of(packet) != packet.seq:
@@ -55,6 +92,10 @@ class Acknowledgements:
             if segment.frame < reply and max(packet.time_ns - segment.time_ns, 1000) == rtt_ns:
                 return segment
         return None
+
+    def copies_of(self, origin: Packet) -> set[int]:
+        """The frames of the copies of a segment."""
+        return {frame for frame, first in self._copies.items() if first == origin.frame}
 
     def why_not(self, origin: Packet, reply: int) -> str | None:
         """Why tshark has no time for an acknowledgement that we have found to be one; None if we know no reason."""

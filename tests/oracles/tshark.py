@@ -44,6 +44,7 @@ class _Comparison:
         self.report = report
         self.found = found
         self.packets = {packet.frame: packet for packet in packets}
+        self.copies = sequence.copies(packets)
         self.again = sequence.sent_again(packets)
         self.acknowledgements = sequence.Acknowledgements(records, packets)
 
@@ -62,10 +63,21 @@ class _Comparison:
                 self.report.errors.append(f"{what}: {fault}, frame {origin.frame}")
             elif _agree(sample, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
+            elif self._times_the_copy(sample, origin, theirs):
+                self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the segment"] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
             else:
                 self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
+
+    def _times_the_copy(self, sample: Sample, origin: Packet, theirs: list[Answer]) -> bool:
+        """Whether tshark's time is that from a copy of the segment, which was captured twice."""
+        reply_ns = self.packets[sample.frame].time_ns
+        return any(
+            answer.frame in self.acknowledgements.copies_of(origin)
+            and abs(reply_ns - self.packets[answer.frame].time_ns - answer.rtt_ns) <= TOLERANCE_NS
+            for answer in theirs
+        )
 
     def check_answers(self, samples: list[Sample], answers: Answers) -> None:
         """Each sample is the time that tshark gives for the same reply."""
@@ -107,6 +119,8 @@ class _Comparison:
         packet = self.packets.get(frame)
         if packet is None or packet.fault:
             return "no whole TCP packet outside of a tunnel to us"
+        if frame in self.copies:
+            return "a copy to us, captured twice"
         if packet.flags & (SYN | ACK) == SYN:
             return "a SYN, which begins no flow"
         if packet.flags & RST:
