@@ -132,6 +132,38 @@ def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("is_late", [True, False])
+def test_the_identification_tells_what_was_overtaken(tmp_path: Path, is_late: bool) -> None:
+    """tshark goes by the time between two segments. Who counts identifications says which was sent first."""
+    transcript = Transcript()
+    transcript.segment(0, 0, "A", None, 50, 100, 500)
+    if is_late:
+        transcript.segment(1, 0, "A", None, 50, 200, 500)
+        transcript.segment(2, 0, "A", None, 50, 150, 500)
+    else:
+        transcript.segment(1, 0, "A", None, 50, 150, 500)
+        transcript.segment(2, 0, "A", None, 50, 200, 500)
+        transcript.packets[1:3] = [
+            transcript.packets[2]._replace(time_ns=transcript.packets[1].time_ns),
+            transcript.packets[1]._replace(time_ns=transcript.packets[2].time_ns),
+        ]
+    packets = {packet.frame: packet for packet in packets_of(transcript, tmp_path)}
+    assert packets[3].seq == 150
+    assert sequence.was_sent_later(packets[3], packets) is is_late
+    assert sequence.was_sent_later(packets[1], packets) is None
+    records = list(frames.read(tmp_path / "made.pcap"))
+    kinds: dict[str, set[int]] = {kind: set() for kind in KINDS}
+    kinds["out_of_order" if is_late else "retransmission"] = {3}
+    observed = Observed(frames=len(records))
+    observed.kinds["retransmitted" if is_late else "out_of_order"] = {3}
+    tally = tshark.compare(records, observed, Found(kinds=kinds), "made").tally
+    assert tally == {
+        "retransmissions: to us, out of order to tshark, sent later by its IPv4 identification"
+        if is_late
+        else "retransmissions: retransmission to tshark, overtaken by its IPv4 identification": 1
+    }
+
+
 class Silenced(Ours):
     """A program that gives only some of the RTTs."""
 

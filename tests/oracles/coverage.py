@@ -7,7 +7,8 @@
   them in a row, over SILENCE_NS or more, without one.
 
 A clean exchange is a segment that anybody could time: its sender had nothing else under way, nobody sent it again, and
-the next packet back acknowledges it, and nothing more, within the maximum age.
+the next packet back acknowledges it, and nothing more, within the maximum age. Flows of which no packet has a time are
+left out.
 """
 
 from bisect import bisect_right
@@ -26,6 +27,8 @@ CLEAN = 3
 # A TSval that a pure ACK had first times no segment; that does not go on for long.
 SILENT = 5
 SILENCE_NS = 1_000_000_000
+# Within a tick of a clock, TSvals tell no two segments apart; the slowest in use tick 10 times a second.
+TICK_NS = 200_000_000
 
 End = tuple[bytes, int]
 
@@ -129,6 +132,9 @@ def check(captures: Iterable[Path], ours: Ours) -> Report:
     counted: Counter[str] = Counter()
     for capture in captures:
         for name, flow in _flows(capture, ours, report).items():
+            if not any(packet.time_ns for packet in flow.packets):
+                counted["untimed"] += 1
+                continue
             _check_directions(f"{capture.name}, {name}", flow, counted, report)
             covered = bool(flow.methods)
             has_handshake = flow.has_handshake
@@ -146,7 +152,7 @@ def check(captures: Iterable[Path], ours: Ours) -> Report:
 
 def _check_directions(name: str, flow: Flow, counted: Counter[str], report: Report) -> None:
     for end, answers in flow.clean_exchanges().items():
-        if len(answers) < CLEAN:
+        if len(answers) < CLEAN or answers[-1].time_ns - answers[0].time_ns < TICK_NS:
             continue
         frames_of_rtts = flow.replies[end]
         counted["directions"] += 1
@@ -188,6 +194,8 @@ def _sum_up(counted: Counter[str], ours: Ours, report: Report) -> None:
     report.tally["TCP flows whose handshake is in the capture"] = counted["with handshake"]
     covered = share("covered, with handshake", "with handshake")
     report.tally[f"of these, with an RTT ({covered:.2%})"] = counted["covered, with handshake"]
+    if counted["untimed"]:
+        report.tally["TCP flows without times"] = counted["untimed"]
     report.tally[f"directions with {CLEAN} or more clean exchanges"] = counted["directions"]
     report.tally["of these, measured all along"] = counted["measured directions"]
     if share("covered", "flows") < LEAST_SHARE:

@@ -18,6 +18,8 @@ COPY_WITHOUT_ID_NS = 100_000
 # RFC 5681, 3.2: as many duplicate acknowledgements, or fewer if some were lost, ask for a fast retransmission.
 _ASKING_DUPLICATES = 2
 
+_WORD, _HALF = 1 << 32, 1 << 31
+
 _Way = tuple[object, object]
 
 
@@ -64,6 +66,24 @@ def copies(packets: list[Packet]) -> dict[int, int]:
         latest, repeats = acked.get(way, (0, 0))
         acked[way] = (packet.ack, repeats + is_bare if latest == packet.ack else 0)
     return found
+
+
+def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
+    """Whether a segment was sent after those that its sender is ahead by; None if the capture does not say.
+
+    A sender counts the identification of its IPv4 packets up (RFC 6864 lets it do otherwise): a segment that was
+    overtaken on its way has an earlier one, a segment that was sent again a later one.
+    """
+    before = [
+        packet
+        for packet in packets.values()
+        if packet.frame < segment.frame and (packet.source, packet.destination) == (segment.source, segment.destination)
+    ]
+    ahead = max(before, key=lambda packet: (end_of(packet) - segment.seq) % _WORD ^ _HALF, default=None)
+    if not ahead or not segment.identification or not ahead.identification:
+        return None
+    apart = (segment.identification - ahead.identification) % (1 << 16)
+    return apart < 1 << 15 if apart else None
 
 
 def end_of(packet: Packet) -> int:

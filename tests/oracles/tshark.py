@@ -95,21 +95,24 @@ class _Comparison:
         tally = self.report.tally
         mine, others = ours["retransmitted"], set().union(*(theirs[kind] for kind in RETRANSMISSIONS))
         beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
+        late = (mine - others) & self.again & theirs["out_of_order"]
+        proven = {frame for frame in late if sequence.was_sent_later(self.packets[frame], self.packets)}
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
             kind = "out of order" if frame in ours["out_of_order"] else "nothing of the kind"
             tally[f"retransmissions: {label} to tshark, {beyond.get(frame, f'to us {kind}')}"] += 1
         for frame in sorted(mine - others):
             kind = next((kind for kind in KINDS if frame in theirs[kind]), "nothing of the kind").replace("_", " ")
-            tally[f"retransmissions: to us, {kind} to tshark"] += 1
+            proof = ", sent later by its IPv4 identification" if frame in proven else ""
+            tally[f"retransmissions: to us, {kind} to tshark{proof}"] += 1
         if mine & others:
             tally["retransmissions: ours and tshark's"] += len(mine & others)
         for kind in ("out_of_order", "zero_window"):
             if ours[kind] or theirs[kind]:
                 self.report.notes.append(f"{kind.replace('_', ' ')}: {len(ours[kind])}, tshark {len(theirs[kind])}")
-        count, expected = len(mine), len(others) - len(beyond)
+        count, expected = len(mine - proven), len(others) - len(beyond)
         if abs(count - expected) > max(LEEWAY * expected, LEEWAY_FRAMES):
-            frames_of = ", ".join(map(str, sorted(mine ^ (others - beyond.keys()))[:10]))
+            frames_of = ", ".join(map(str, sorted((mine - proven) ^ (others - beyond.keys()))[:10]))
             self.report.errors.append(
                 f"{count} retransmissions, of tshark's {expected} that we look at: frames {frames_of}"
             )
@@ -125,6 +128,8 @@ class _Comparison:
             return "a SYN, which begins no flow"
         if packet.flags & RST:
             return "a RST"
+        if packet.frame in self.again and sequence.was_sent_later(packet, self.packets) is False:
+            return "overtaken by its IPv4 identification"
         if self._is_counted_on(packet):
             return "which goes on counting in the connection before"
         inside = self.acknowledgements.in_a_tunnel(packet, frame)
