@@ -31,6 +31,8 @@ REQUEST, ANSWER = 100, 200  # bytes
 EXCHANGES = 30
 # Late in a tick of the clocks: what is sent again soon has a later TSval.
 _BEGIN_MS, _GAP_MS = 100.9, 200.0
+# Early in a tick, and soon enough to be in the same.
+_EAGER_BEGIN_MS, _EAGER_MS = 100.1, 0.02
 # Before the first exchange.
 HANDSHAKE = -1
 _WORD = 1 << 32
@@ -85,6 +87,7 @@ class Talk:
     fast_open       bytes of the request that the SYN carries (RFC 7413)
     refused         the server does not take these bytes: they are sent after the handshake
     early           the server's first answer follows the SYN-ACK, before the client has acknowledged that
+    eager           each request follows the acknowledgement of the answer before within a tick of the client's clock
     lossy           every fourth request is lost behind the capture, and sent again after three duplicate ACKs
     copy_after_ms   each packet is captured once more after this time, with `hops` routers in between
     """
@@ -98,6 +101,7 @@ class Talk:
         fast_open: int = 0,
         refused: bool = False,
         early: bool = False,
+        eager: bool = False,
         lossy: bool = False,
         copy_after_ms: float = 0,
         hops: int = 0,
@@ -113,6 +117,8 @@ class Talk:
         self._shake_hands(fast_open, refused, early)
         for exchange in range(EXCHANGES):
             at_ms = _BEGIN_MS + exchange * _GAP_MS
+            if eager:
+                at_ms = _EAGER_BEGIN_MS + exchange * (far_ms + near_ms + _EAGER_MS)
             if lossy and exchange % 4 == 2:
                 self._lose(at_ms, exchange)
             else:
@@ -244,6 +250,9 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "timestamps of the client are zero": partial(Talk, _zero, running),
     "timestamps of the server are zero": partial(Talk, running, _zero),
     "timestamps become zero": partial(Talk, _zeroed, _zeroed),
+    # ---- taken by a pure ACK
+    "requests follow acknowledgements": partial(Talk, eager=True),
+    "requests follow acknowledgements without timestamps": partial(Talk, absent, absent, eager=True),
     # ---- lost segments
     "lossy": partial(Talk, lossy=True),
     "lossy without timestamps": partial(Talk, absent, absent, lossy=True),

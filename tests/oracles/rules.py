@@ -39,7 +39,7 @@ class Rule(Enum):
     EVICTED = "more flows than the program remembers"
     # Either is right: the program may time a direction by sequence numbers from then on, until timestamps work again.
     LEFT_TO_SEQUENCE = "timestamps of the origin's sender had stopped, stood still, or were not echoed before"
-    PERHAPS_SENT_AGAIN = "what was sent before was sent again with the TSval of the origin"
+    PERHAPS_SENT_AGAIN = "what was sent before, or a late copy of the origin, has the TSval of the origin"
 
 
 @dataclass(slots=True)
@@ -164,7 +164,9 @@ class Rules:
         for place, waiting in enumerate(sender.waiting):
             if waiting is None or waiting.tsval != again.timestamp[0]:
                 continue
-            if waiting.packet.seq == again.seq and waiting.packet.payload == again.payload:
+            # The same identification shows a copy, however late it is.
+            is_copy = bool(again.identification) and again.identification == waiting.packet.identification
+            if waiting.packet.seq == again.seq and waiting.packet.payload == again.payload and not is_copy:
                 self._fate[waiting.packet.frame] = Reason(Rule.SENT_AGAIN, f"in frame {again.frame}")
                 sender.waiting[place] = None
             else:
