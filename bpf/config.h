@@ -82,8 +82,8 @@
 #endif
 
 /*
- * What the program returns for a malformed packet if the clock is the packet's own. User space knows whether the packet
- * was captured as a whole, so it can tell a malformed packet from one whose headers the snap length cut off
- * (otel_epping/kernel/replayer.py). On an interface the program returns TC_ACT_UNSPEC for every packet.
+ * With the packet's clock, a malformed packet gets this mark. User space knows whether the packet was captured as a
+ * whole, so it can tell a malformed packet from one whose headers the snap length cut off
+ * (otel_epping/kernel/replayer.py). On an interface the program changes no packet.
  */
-#define REPLAYED_MALFORMED 1
+#define MALFORMED_MARK 1

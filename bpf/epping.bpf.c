@@ -82,8 +82,7 @@ static __always_inline void follow_segment(struct observation *seen, bool plain,
     EACH_TCP_METHOD(MEASURE_TCP)
 }
 
-/* Returns whether the packet is malformed. */
-static __always_inline u64 observe(struct __sk_buff *skb, u64 ingress)
+static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
 {
     struct interface *interface = find_interface(skb->ifindex);
     const struct control *told = what_is_told();
@@ -103,7 +102,7 @@ static __always_inline u64 observe(struct __sk_buff *skb, u64 ingress)
     u64 kind = parse_packet(skb, interface->link_header, packet);
 
     if (kind == KINDS)
-        return 0;
+        return;
 
     struct tally tally = wire_tally(skb, packet->headers, ingress);
 
@@ -115,8 +114,10 @@ static __always_inline u64 observe(struct __sk_buff *skb, u64 ingress)
     u64 kind_row = bounded(kind, KINDS); /* apart, for the compiler has code of its own for each kind that it knows */
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
+    if (PACKET_CLOCK && kind == KIND_MALFORMED)
+        skb->mark = MALFORMED_MARK;
     if (kind == KIND_NON_IP || kind == KIND_MALFORMED)
-        return kind == KIND_MALFORMED;
+        return;
     counters->ecn[bounded(packet->ecn, ECN_CODEPOINTS)] += tally.packets;
     packet->answers = 0;
 
@@ -156,7 +157,6 @@ static __always_inline u64 observe(struct __sk_buff *skb, u64 ingress)
 #if EVENTS
     watch_end(&seen);
 #endif
-    return 0;
 }
 
 /*
@@ -174,9 +174,6 @@ static __always_inline u64 is_ingress(void)
 
 int epping(struct __sk_buff *skb)
 {
-    u64 malformed = observe(skb, is_ingress());
-
-    if (PACKET_CLOCK && malformed)
-        return REPLAYED_MALFORMED;
+    observe(skb, is_ingress());
     return TC_ACT_UNSPEC; /* whoever comes next on the hook decides */
 }

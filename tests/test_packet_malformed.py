@@ -27,11 +27,11 @@ from packets import (
     with_ip_options,
     without_link_header,
 )
-from testrun import KINDS, MS, TC_ACT_UNSPEC, Bench, Flow
+from testrun import KINDS, MS, Bench, Flow
 
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.replayer import Runs
+from otel_epping.kernel.replayer import MALFORMED_MARK, Runs
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:
@@ -137,15 +137,15 @@ def test_whatever_comes_is_counted_once(bench: Bench) -> None:
     assert seen == set(KINDS)
 
 
-def test_on_an_interface_a_malformed_packet_passes_as_any_other() -> None:
-    """Only with the packet's clock does the program report it by its verdict (bpf/config.h)."""
-    with closing(Collector(KernelConfig(max_subnets=64, max_flows=64))) as collector:
-        frame = struct.pack(">12xH", 0x0800) + b"\x44" + bytes(60)
-        data = ctypes.create_string_buffer(frame, len(frame))
-        verdicts = set()
-        for entry_point in collector.program.entry_points.values():
-            runs = Runs(entry_point, 1)
-            runs.options["data_in"], runs.options["data_size_in"] = ctypes.addressof(data), len(frame)
-            runs.run()
-            verdicts.add(int(runs.options["retval"][0]))
-        assert verdicts == {TC_ACT_UNSPEC}
+def test_on_an_interface_a_malformed_packet_is_not_marked() -> None:
+    """Only with the packet's clock does the program mark it (bpf/config.h)."""
+    frame = struct.pack(">12xH", 0x0800) + b"\x44" + bytes(60)
+    data = ctypes.create_string_buffer(frame, len(frame))
+    for packet_clock in (False, True):
+        config = KernelConfig(max_subnets=64, max_flows=64, packet_clock=packet_clock)
+        with closing(Collector(config)) as collector:
+            for entry_point in collector.program.entry_points.values():
+                runs = Runs(entry_point, 1)
+                runs.options["data_in"], runs.options["data_size_in"] = ctypes.addressof(data), len(frame)
+                runs.run()
+                assert int(runs.marked["mark"][0]) == (MALFORMED_MARK if packet_clock else 0)

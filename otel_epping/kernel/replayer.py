@@ -36,18 +36,18 @@ _LEAST_FRAMES = {0x0800: 34, 0x86DD: 54}
 # Room for all headers that the program looks at; the kernel would take some 600 bytes more.
 MOST_BYTES = 3072
 GREATEST_WIRE_LENGTH = 65_536
-# What the program returns for a malformed packet (REPLAYED_MALFORMED of bpf/config.h).
-MALFORMED = 1
+# The mark that the program gives a malformed packet (bpf/config.h).
+MALFORMED_MARK = 1
 # The program takes 0 for "never".
 UNTIMED_NS = 0
 
 # What a test run takes of struct __sk_buff (linux/bpf.h), and struct bpf_test_run_opts of libbpf.
 SKB = np.dtype(
     {
-        "names": ["ifindex", "tstamp", "wire_len", "gso_segs"],
-        "formats": [np.uint32, np.uint64, np.uint32, np.uint32],
-        "offsets": [40, 152, 160, 164],
-        "itemsize": 192,
+        "names": ["mark", "ifindex", "tstamp", "wire_len", "gso_segs"],
+        "formats": [np.uint32, np.uint32, np.uint64, np.uint32, np.uint32],
+        "offsets": [8, 40, 152, 160, 164],
+        "itemsize": 256,  # of Linux 6.x: 192; room for what later kernels write
     }
 )
 OPTIONS = np.dtype(
@@ -76,17 +76,20 @@ _FRAMES = 4096
 class Runs:
     """Room for test runs, one row each: `options` and `contexts`, arrays of OPTIONS and SKB with what never changes.
 
+    After a run, `marked` has the contexts as the program left them.
+
     Before a run, a row needs its data_in and data_size_in, and data_size_out of 0: the kernel writes the size of the
     packet there, which would be a limit for the next one.
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:
-        self.contexts = np.zeros(rows, SKB)
+        self.contexts, self.marked = np.zeros(rows, SKB), np.zeros(rows, SKB)
         self.contexts["ifindex"] = CAPTURE.ifindex
         self.options = np.zeros(rows, OPTIONS)
         self.options["sz"] = OPTIONS.itemsize
         self.options["ctx_in"] = self.contexts.ctypes.data + SKB.itemsize * np.arange(rows)
-        self.options["ctx_size_in"] = SKB.itemsize
+        self.options["ctx_out"] = self.marked.ctypes.data + SKB.itemsize * np.arange(rows)
+        self.options["ctx_size_in"] = self.options["ctx_size_out"] = SKB.itemsize
         self.options["repeat"] = 1
         self._addresses: list[int] = (self.options.ctypes.data + OPTIONS.itemsize * np.arange(rows)).tolist()
         self._program_fd = program_fd
@@ -187,5 +190,5 @@ class Replayer(Collector):
         options["data_in"], options["data_size_in"], options["data_size_out"] = addresses, sizes, 0
         contexts["tstamp"], contexts["wire_len"] = times_ns, wire_lengths
         self._runs.run(rows)
-        malformed: npt.NDArray[np.bool_] = options["retval"] == MALFORMED
+        malformed: npt.NDArray[np.bool_] = self._runs.marked["mark"][:rows] == MALFORMED_MARK
         return malformed
