@@ -44,12 +44,14 @@ UNTIMED_NS = 0
 # What a test run takes of struct __sk_buff (linux/bpf.h), and struct bpf_test_run_opts of libbpf.
 SKB = np.dtype(
     {
-        "names": ["mark", "ifindex", "tstamp", "wire_len", "gso_segs"],
-        "formats": [np.uint32, np.uint32, np.uint64, np.uint32, np.uint32],
-        "offsets": [8, 40, 152, 160, 164],
-        "itemsize": 256,  # of Linux 6.x: 192; room for what later kernels write
+        "names": ["ifindex", "tstamp", "wire_len", "gso_segs"],
+        "formats": [np.uint32, np.uint64, np.uint32, np.uint32],
+        "offsets": [40, 152, 160, 164],
+        "itemsize": 192,
     }
 )
+# What is looked at of the struct __sk_buff that a run leaves behind, with room for what later kernels write.
+MARKED = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
 OPTIONS = np.dtype(
     [
         ("sz", np.uint64),
@@ -76,25 +78,35 @@ _FRAMES = 4096
 class Runs:
     """Room for test runs, one row each: `options` and `contexts`, arrays of OPTIONS and SKB with what never changes.
 
-    After a run, `marked` has the contexts as the program left them.
-
     Before a run, a row needs its data_in and data_size_in, and data_size_out of 0: the kernel writes the size of the
     packet there, which would be a limit for the next one.
+
+    After a run, `marked` has the contexts of those rows that watch_marks() was told of, as the program left them.
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:
-        self.contexts, self.marked = np.zeros(rows, SKB), np.zeros(rows, SKB)
+        self.contexts, self.marked = np.zeros(rows, SKB), np.zeros(rows, MARKED)
         self.contexts["ifindex"] = CAPTURE.ifindex
         self.options = np.zeros(rows, OPTIONS)
         self.options["sz"] = OPTIONS.itemsize
         self.options["ctx_in"] = self.contexts.ctypes.data + SKB.itemsize * np.arange(rows)
-        self.options["ctx_out"] = self.marked.ctypes.data + SKB.itemsize * np.arange(rows)
-        self.options["ctx_size_in"] = self.options["ctx_size_out"] = SKB.itemsize
+        self.options["ctx_size_in"] = SKB.itemsize
         self.options["repeat"] = 1
         self._addresses: list[int] = (self.options.ctypes.data + OPTIONS.itemsize * np.arange(rows)).tolist()
         self._program_fd = program_fd
+        self._watching = False
         self._run = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_prog_test_run_opts
         self._run.argtypes = [ctypes.c_int, ctypes.c_void_p]
+
+    def watch_marks(self, which: npt.NDArray[np.bool_]) -> None:
+        """Has the kernel write back the contexts of some of the first rows; it takes a twentieth of a run."""
+        if not self._watching and not which.any():
+            return
+        self._watching = True
+        rows = len(which)
+        addresses = self.marked.ctypes.data + MARKED.itemsize * np.arange(rows)
+        self.options["ctx_out"][:rows] = np.where(which, addresses, 0)
+        self.options["ctx_size_out"][:rows] = np.where(which, MARKED.itemsize, 0)
 
     def run(self, rows: int = 1) -> None:
         """Runs the program on the first rows, in order. Raises OSError where the kernel refuses one."""
@@ -163,8 +175,10 @@ class Replayer(Collector):
         try:
             for begin in range(0, len(starts), _FRAMES):
                 part = slice(begin, begin + _FRAMES)
-                malformed = self._run(addresses[part], sizes[part], wire_lengths[part], times_ns[part])
-                self.cut_malformed += int(np.count_nonzero(malformed & cut[part]))
+                self._runs.watch_marks(cut[part])
+                self._run(addresses[part], sizes[part], wire_lengths[part], times_ns[part])
+                marks = self._runs.marked["mark"][np.flatnonzero(cut[part])]
+                self.cut_malformed += int(np.count_nonzero(marks == MALFORMED_MARK))
         except OSError as error:
             raise EppingError(f"the kernel refuses to run the program on a packet ({error.strerror})") from error
 
@@ -181,14 +195,9 @@ class Replayer(Collector):
         self.started_ns = min(self.started_ns, earliest_ns) if self.latest_ns else earliest_ns
         self.latest_ns = max(self.latest_ns, int(timed.max()))
 
-    def _run(
-        self, addresses: Numbers, sizes: Numbers, wire_lengths: Numbers, times_ns: Numbers
-    ) -> npt.NDArray[np.bool_]:
-        """Which of the packets are malformed to the program."""
+    def _run(self, addresses: Numbers, sizes: Numbers, wire_lengths: Numbers, times_ns: Numbers) -> None:
         rows = len(addresses)
         options, contexts = self._runs.options[:rows], self._runs.contexts[:rows]
         options["data_in"], options["data_size_in"], options["data_size_out"] = addresses, sizes, 0
         contexts["tstamp"], contexts["wire_len"] = times_ns, wire_lengths
         self._runs.run(rows)
-        malformed: npt.NDArray[np.bool_] = self._runs.marked["mark"][:rows] == MALFORMED_MARK
-        return malformed

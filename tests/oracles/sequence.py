@@ -113,6 +113,19 @@ class Acknowledgements:
                 return segment
         return None
 
+    def is_first(self, origin: Packet, reply: int) -> bool:
+        """Whether a segment was sent once, and frame `reply` is the first that acknowledges it, of just its end."""
+        answer, end = self._packets[reply], end_of(origin)
+        sent = 0
+        for packet in self._packets.values():
+            way = packet.source, packet.destination
+            if way == (origin.source, origin.destination) and packet.frame not in self._copies:
+                sent += (end - 1 - packet.seq) % _WORD < (end_of(packet) - packet.seq) % _WORD
+            is_between = origin.frame < packet.frame < reply and packet.flags & ACK
+            if is_between and way == (answer.source, answer.destination) and (packet.ack - end) % _WORD < _HALF:
+                return False
+        return sent == 1 and answer.ack == end
+
     def copies_of(self, origin: Packet) -> set[int]:
         """The frames of the copies of a segment."""
         return {frame for frame, first in self._copies.items() if first == origin.frame}

@@ -67,6 +67,8 @@ class _Comparison:
                 self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the segment"] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
+            elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
+                self.report.tally[f"{sample.method}: ours only: tshark has no time, but the capture shows it"] += 1
             else:
                 self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
 
