@@ -9,9 +9,10 @@ import pytest
 from captures import SECOND
 from known import fails
 from oddities import ODDITIES, SERVER, Talk
-from oracles import coverage, dissect, frames, pping, sequence, tshark
+from oracles import coverage, dissect, frames, nichols, pping, sequence, tshark
 from oracles.dissect import Packet
 from oracles.ours import Observed, Ours, Sample
+from oracles.report import Report
 from oracles.rules import Rule, Rules
 from oracles.wireshark import KINDS, Answer, Found
 from transcript import Transcript
@@ -162,6 +163,42 @@ def test_the_identification_tells_what_was_overtaken(tmp_path: Path, is_late: bo
         if is_late
         else "retransmissions: retransmission to tshark, overtaken by its IPv4 identification": 1
     }
+
+
+def test_what_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:
+    """A segment that was sent once, and the first acknowledgement of just its end. Any later one proves nothing."""
+    transcript = Transcript()
+    transcript.segment(0, 0, "PA", None, 50, 100, 500)
+    first = transcript.segment(30, 1, "A", None, 0, 500, 150)
+    second = transcript.segment(40, 1, "A", None, 0, 500, 150)
+    records = list(frames.read(transcript.write(tmp_path)))
+
+    def compared(reply: int, rtt_ns: int) -> Report:
+        observed = Observed([Sample(reply, "tcp_sequence", rtt_ns)], frames=len(records))
+        return tshark.compare(records, observed, Found({}), "made")
+
+    assert compared(first, 30_000_000).tally == {
+        "tcp_sequence: ours only: tshark has no time, but the capture shows it": 1
+    }
+    fails(compared(second, 40_000_000), "from frame 1: tshark has no time there")
+    fails(compared(first, 31_000_000), "acknowledges nothing that was sent then")
+
+
+def test_a_line_of_a_packet_without_a_time(tmp_path: Path) -> None:
+    """pping takes for a time whatever stands there; a line of another flow is still an error."""
+    transcript = Transcript()
+    transcript.segment(0, 0, "A", (1, 9))
+    transcript.segment(1, 1, "A", (1, 9))
+    transcript.segment(10, 0, "PA", (10, 1), 50)
+    transcript.pping_says(transcript.segment(30, 1, "A", (2, 10)), 12)
+    transcript.packets[2] = transcript.packets[2]._replace(time_ns=0)
+    capture = transcript.write(tmp_path)
+    records, lines = list(frames.read(capture)), nichols.read(tmp_path / "made.pping")
+    observed = Observed(frames=len(records))
+    report = pping.compare(records, observed, lines, "made")
+    assert report.tally == {"pping's only: it takes for a time what cannot be meant": 1}
+    other = [line._replace(source=(line.source[0], 1)) for line in lines]
+    fails(pping.compare(records, observed, other, "made"), "no such packet and reply are in the capture")
 
 
 class Silenced(Ours):

@@ -125,6 +125,7 @@ def test_what_tshark_prints() -> None:
                 line(20, icmp_resp_to="19", icmp_resptime="7.000", icmp_checksum_status="1"),
                 line(22, icmp_checksum_status="0"),
                 line(24, _ws_malformed="[Malformed Packet: DNS],_ws.malformed"),
+                line(26, _ws_short="[Packet size limited during capture: DNS truncated]"),
             ]
         )
     )
@@ -132,7 +133,11 @@ def test_what_tshark_prints() -> None:
     assert found.dns == {18: [(17, 15_125_000)]}
     assert found.icmp == {20: [(19, 7 * MS)]}
     assert found.kinds == {kind: {6} if kind in RETRANSMISSIONS[::2] else set() for kind in KINDS}
-    assert found.odd == {"calls the response malformed": {24}, "pairs echoes by their checksum, which is bad": {22}}
+    assert found.odd == {
+        "calls the response malformed": {24},
+        "pairs echoes by their checksum, which is bad": {22},
+        "reads no response that the snap length cut": {26},
+    }
 
 
 def test_a_file_that_is_not_of_tshark(check: Check) -> None:

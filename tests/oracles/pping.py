@@ -87,6 +87,9 @@ class _Comparison:
             if match is None and self.stopped and (line.time_us + _TICK_US) * 1000 >= self.last_ns:
                 self.report.tally["pping's only: beyond the frames that we can read"] += 1
                 continue
+            if match is None and self._has_untimed(line):
+                self.report.tally["pping's only: it takes for a time what cannot be meant"] += 1
+                continue
             if match is None:
                 self._error(f"pping's line {line.number}, {_describe(line)}: {self._nearest(line)}")
                 continue
@@ -140,6 +143,11 @@ class _Comparison:
             ):
                 return "both have the reply, pping a packet of an earlier connection with that TSval"
         return None
+
+    def _has_untimed(self, line: Line) -> bool:
+        """Whether a packet of the line's flow has no time, or one that cannot be meant."""
+        ends = {line.source, line.destination}
+        return any(not p.time_ns and {p.source, p.destination} == ends for p in self.packets.values())
 
     def _evicted(self) -> bool:
         """A set of the table is full before all are (bpf/flow_table.h)."""

@@ -39,6 +39,7 @@ _NS = {"ack_rtt": 10**9, "dns": 10**9, "icmp": 10**6}
 ODDITIES = (
     ("calls the response malformed", "_ws.malformed", "DNS"),
     ("calls the acknowledgement malformed", "_ws.malformed", "TCP"),
+    ("reads no response that the snap length cut", "_ws.short", "DNS"),
     ("pairs echoes by their checksum, which is bad", "icmp.checksum.status", "0"),
     ("pairs echoes by their checksum, which is bad", "icmpv6.checksum.status", "0"),
 )
