@@ -38,8 +38,8 @@ def test_copies_are_known(tmp_path: Path, name: str, version: int) -> None:
         firsts = [packet for packet in firsts if sequence.end_of(packet) != packet.seq]
     assert copies == {packet.frame + 1: packet.frame for packet in firsts}
     again = sequence.sent_again([by_frame[frame] for frame in by_frame if frame not in copies])
-    # What a server refused of a SYN is sent anew, by its numbers again.
-    assert len(again) == talk.retransmitted + ("refused" in name)
+    assert len(again) == talk.retransmitted
+    assert len(sequence.refused(packets)) == ("refused" in name)
 
 
 def segments(*said: tuple[float, int, str, tuple[int, int] | None, int, int, int]) -> Transcript:

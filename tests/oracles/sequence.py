@@ -24,10 +24,16 @@ _Way = tuple[object, object]
 
 
 def sent_again(packets: list[Packet]) -> set[int]:
-    """Frames of segments that carry nothing but what was sent before (sequence numbers wrap around: RFC 9293, 3.4)."""
+    """Frames of segments that carry nothing but what was sent before (sequence numbers wrap around: RFC 9293, 3.4).
+
+    What a server refused of a SYN does not count: nobody has it (RFC 7413, 3).
+    """
+    refusals = set(refused(packets).values())
     greatest: dict[_Way, int] = {}
     again = set()
     for packet in packets:
+        if packet.frame in refusals:
+            greatest[packet.destination, packet.source] = packet.ack
         if packet.fault or end_of(packet) == packet.seq:
             continue
         end, way = end_of(packet), (packet.source, packet.destination)
@@ -37,6 +43,27 @@ def sent_again(packets: list[Packet]) -> set[int]:
         else:
             again.add(packet.frame)
     return again
+
+
+def refused(packets: list[Packet]) -> dict[int, int]:
+    """Frames that begin anew with what a SYN carried and the server refused -> the SYN-ACK that refused it.
+
+    RFC 7413, 4.1.3: such a SYN-ACK acknowledges the SYN alone.
+    """
+    carried: dict[_Way, int] = {}  # where the data of a SYN begins
+    refusals: dict[_Way, Packet] = {}
+    found = {}
+    for packet in packets:
+        way, back = (packet.source, packet.destination), (packet.destination, packet.source)
+        if packet.fault:
+            continue
+        if packet.flags & (SYN | ACK) == SYN and packet.payload:
+            carried[way] = (packet.seq + 1) & 0xFFFFFFFF
+        elif packet.flags & SYN and carried.get(back) == packet.ack:
+            refusals[back] = packet
+        elif way in refusals and packet.payload and packet.seq == carried[way]:
+            found[packet.frame] = refusals.pop(way).frame
+    return found
 
 
 def copies(packets: list[Packet]) -> dict[int, int]:

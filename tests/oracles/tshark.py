@@ -46,6 +46,7 @@ class _Comparison:
         self.packets = {packet.frame: packet for packet in packets}
         self.copies = sequence.copies(packets)
         self.again = sequence.sent_again(packets)
+        self.refused = sequence.refused(packets)
         self.acknowledgements = sequence.Acknowledgements(records, packets)
 
     def check_tcp(self, samples: list[Sample], answers: Answers, fault_of: Callable[[Packet], str]) -> None:
@@ -65,6 +66,8 @@ class _Comparison:
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
             elif self._times_the_copy(sample, origin, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the segment"] += 1
+            elif origin.frame in self.refused:
+                self.report.tally[f"{sample.method}: ours only: tshark times the SYN whose data was refused"] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
             elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
@@ -126,6 +129,8 @@ class _Comparison:
             return "no whole TCP packet outside of a tunnel to us"
         if frame in self.copies:
             return "a copy to us, captured twice"
+        if frame in self.refused:
+            return "what the server refused of the SYN"
         if packet.flags & (SYN | ACK) == SYN:
             return "a SYN, which begins no flow"
         if packet.flags & RST:
@@ -164,7 +169,9 @@ class _Comparison:
     def of_a_first_transmission(self, origin: Packet) -> str:
         """What is wrong with a segment as the origin of a tcp_sequence RTT, or ""."""
         for kind in RETRANSMISSIONS:
-            if self.found.kinds and origin.frame in self.found.kinds[kind] and not self._is_counted_on(origin):
+            if not self.found.kinds or origin.frame not in self.found.kinds[kind]:
+                continue
+            if origin.frame not in self.refused and not self._is_counted_on(origin):
                 return f"of a {kind.replace('_', ' ')}"
         return "of a range that was sent before" if origin.frame in self.again else ""
 
