@@ -18,7 +18,7 @@ from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower, present
-from otel_epping.kernel.interfaces import Interface, Role
+from otel_epping.kernel.interfaces import Interface, Role, find
 from otel_epping.kernel.reader import Reader
 from otel_epping.kernel.selection import Selection
 from otel_epping.lab.namespaces import Namespace
@@ -226,10 +226,49 @@ def test_down_and_up_changes_nothing(host: Namespace, following: Callable[..., F
     assert follower._attachments.counts == before
 
 
-def test_an_alternative_name(host: Namespace, following: Callable[..., Follower], name: str) -> None:
-    veth(host, name, f"link property add dev {name} altname {name}-with-a-long-name")
-    assert settle(following(f"{name}-with-a-long-name", name)) == [name]
+LONG = "-" + 126 * "n"  # with a name of one letter, an alternative name of ALTIFNAMSIZ - 1 bytes
+
+
+@pytest.mark.parametrize("selects", ["{}", "{}*", "/{}/"])
+def test_an_alternative_name(host: Namespace, following: Callable[..., Follower], name: str, selects: str) -> None:
+    long = f"{name}{LONG}"[:127]
+    veth(host, name, f"link property add dev {name} altname {long}")
+    follower = following(selects.format(long), name)
+    assert settle(follower) == [name]
     assert on_hooks(name) == [1, 1]
+    follower.select(Selection([selects.format(long)]))
+    host.ip(f"link set {name} name {name}x")
+    assert settle(follower) == [f"{name}x"]
+
+
+def test_an_alternative_name_that_comes_goes_and_is_the_name_of_another(
+    host: Namespace, following: Callable[..., Follower], name: str
+) -> None:
+    veth(host, f"{name}a")
+    alternative = f"{name}-an-alternative-name"
+    follower = following(alternative)
+    assert settle(follower) == []
+    host.ip(f"link property add dev {name}a altname {alternative} altname {name}b")
+    assert settle(follower) == [f"{name}a"]
+    host.ip(f"link property del dev {name}a altname {alternative}")
+    assert settle(follower) == []
+    follower.select(Selection([f"{name}b"]))
+    assert settle(follower) == [f"{name}a"]
+    host.ip(f"link property del dev {name}a altname {name}b")
+    veth(host, f"{name}b")
+    assert settle(follower) == [f"{name}b"]
+
+
+def test_find_knows_alternative_names(host: Namespace, name: str) -> None:
+    veth(host, name, f"link property add dev {name} altname {name}-with-a-long-name altname {name}y")
+    expected = Interface(name, ifindex(name), 14)
+    assert [find(each) for each in (name, f"{name}-with-a-long-name", f"{name}y")] == [expected] * 3
+    for missing in (f"{name}-with-a-long", "n" * 127, "n" * 500, "", "a/b"):
+        with pytest.raises(EppingError, match=f"there is no interface {missing!r}: choose one of lo, "):
+            find(missing)
+    host.ip(f"link set {name} down")
+    with pytest.raises(EppingError, match=f"interface {name} is down: ip link set {name} up"):
+        find(f"{name}-with-a-long-name")
 
 
 def test_auto_is_those_with_a_default_route(host: Namespace, following: Callable[..., Follower], name: str) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from otel_epping.kernel import rtnetlink
 from otel_epping.kernel.attachments import UNKNOWN_INTERFACE, Attachments
+from otel_epping.kernel.default_routes import DefaultRoutes
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Interface, Role, interface_of
 from otel_epping.kernel.rtnetlink import Link
@@ -28,7 +29,7 @@ class Follower:
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
         self._given_up: dict[int, Link] = {}  # said once, and tried again when it is another
-        self._default_routes: frozenset[int] = frozenset()
+        self._default_routes = DefaultRoutes()
         self._changes = rtnetlink.Changes(routes=selection.by_route)
 
     def begin(self) -> None:
@@ -49,10 +50,8 @@ class Follower:
 
     def unmatched(self) -> list[str]:
         """What selects no interface that there is."""
-        links = self._links.values()
-        return [
-            text for text in self._selection.all if not any(matches(text, link, self._default_routes) for link in links)
-        ]
+        links, routes = self._links.values(), self._default_routes.interfaces
+        return [text for text in self._selection.all if not any(matches(text, link, routes) for link in links)]
 
     def select(self, selection: Selection) -> None:
         """Follows another selection from now on; what is in both is watched without a gap."""
@@ -76,25 +75,23 @@ class Follower:
         self._settle(strict=False)
 
     def _take_in(self, messages: Iterable[tuple[int, bytes]]) -> None:
-        before, routes_changed = dict(self._links), False
+        routes_changed = False
         for kind, body in messages:
-            if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
-                routes_changed |= rtnetlink.default_route_of(body) is not None
-            elif kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
+            routes_changed |= self._selection.by_route and self._default_routes.may_change(kind, body)
+            if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
                 self._links.pop(link.ifindex, None)
                 if kind == rtnetlink.RTM_NEWLINK:
                     self._links[link.ifindex] = link
                 else:
                     # At once: before its index is another's, and the kernel has cut its links already.
                     self._leave(link.ifindex, "it is gone")
-        # The routes of an interface that goes down, or away, vanish without a message of their own.
-        if self._selection.by_route and (routes_changed or self._links != before):
-            self._default_routes = rtnetlink.default_routes()
+        if routes_changed:
+            self._default_routes.look(self._links.values())
 
     def _look_anew(self) -> None:
         self._links = {link.ifindex: link for link in rtnetlink.links()}
         if self._selection.by_route:
-            self._default_routes = rtnetlink.default_routes()
+            self._default_routes.look(self._links.values())
 
     def _leave_cut(self) -> None:
         """Leaves what the kernel has cut: the interface is another one, though its index and name are the same."""
@@ -113,7 +110,7 @@ class Follower:
     def _wanted(self) -> dict[int, tuple[Link, Role]]:
         wanted = {}
         for ifindex, link in sorted(self._links.items()):
-            role = self._selection.role_of(link, self._default_routes)
+            role = self._selection.role_of(link, self._default_routes.interfaces)
             if role is not None:
                 wanted[ifindex] = link, role
         return wanted
@@ -168,11 +165,12 @@ def present(texts: Sequence[str]) -> list[str]:
 
     Raises EppingError if there is none.
     """
-    routes = rtnetlink.default_routes() if AUTO in texts else frozenset()
-    links = list(rtnetlink.links())
+    links, routes = list(rtnetlink.links()), DefaultRoutes()
+    if AUTO in texts:
+        routes.look(links)
     found: dict[str, None] = {}
     for text in texts:
-        selected = [link.name for link in links if matches(text, link, routes)]
+        selected = [link.name for link in links if matches(text, link, routes.interfaces)]
         found |= dict.fromkeys(selected or ([text] if is_name(text) else []))
     if not found:
         raise EppingError(f"no interface matches {', '.join(texts)}: see ip link")

@@ -1,21 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network interfaces: what the agent must know of one before it attaches to it.
 
-Asked by ioctl (netdevice(7)) and not in /sys, which shows the network namespace it was mounted in, not ours.
+Asked by netlink and not in /sys, which shows the network namespace it was mounted in, not ours.
 """
 
-import fcntl
-import socket
-import struct
 from dataclasses import dataclass
 from enum import Enum
 
+from otel_epping.kernel import rtnetlink
 from otel_epping.kernel.errors import EppingError
 
-# linux/sockios.h, linux/if.h, linux/if_arp.h
-_SIOCGIFFLAGS = 0x8913
-_SIOCGIFHWADDR = 0x8927
-_IFF_UP = 0x1
+# linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
 # Without a header, or with one that the program passes: the kernel knows where the network header is (bpf/link.h).
@@ -67,19 +62,17 @@ class Interface:
 
 
 def find(name: str) -> Interface:
-    """Looks an interface up. Raises EppingError if there is none of that name, it is down, or its link is foreign."""
-    try:
-        ifindex = socket.if_nametoindex(name)
-    except OSError:
-        known = ", ".join(sorted(other for _, other in socket.if_nameindex()))
-        raise EppingError(f"there is no interface {name!r}: choose one of {known}") from None
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asker:
-        request = struct.pack("16s24x", name.encode())
-        flags = struct.unpack_from("H", fcntl.ioctl(asker, _SIOCGIFFLAGS, request), 16)[0]
-        hardware = struct.unpack_from("H", fcntl.ioctl(asker, _SIOCGIFHWADDR, request), 16)[0]
-    if not flags & _IFF_UP:
-        raise EppingError(f"interface {name} is down: ip link set {name} up")
-    return interface_of(name, ifindex, hardware)
+    """Looks an interface up by its name or an alternative name of it.
+
+    Raises EppingError if there is none of that name, it is down, or its link is foreign.
+    """
+    link = rtnetlink.link_named(name)
+    if link is None:
+        known = ", ".join(sorted(other.name for other in rtnetlink.links()))
+        raise EppingError(f"there is no interface {name!r}: choose one of {known}")
+    if not link.up:
+        raise EppingError(f"interface {link.name} is down: ip link set {link.name} up")
+    return interface_of(link.name, link.ifindex, link.hardware)
 
 
 def interface_of(name: str, ifindex: int, hardware: int) -> Interface:

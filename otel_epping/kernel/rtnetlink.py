@@ -13,20 +13,25 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h
-_NLM_F_REQUEST_DUMP = 0x001 | 0x300
+# linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/nexthop.h
+_NLM_F_REQUEST, _NLM_F_REQUEST_DUMP = 0x001, 0x001 | 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 RTM_NEWROUTE, RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+RTM_DELADDR = 21
+RTM_NEWNEXTHOP, RTM_DELNEXTHOP, _RTM_GETNEXTHOP = 104, 105, 106
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
-_RTMGRP_LINK, _RTMGRP_IPV4_ROUTE, _RTMGRP_IPV6_ROUTE = 0x1, 0x40, 0x400
-_IFLA_IFNAME, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 52, 53
+_RTMGRP_LINK = 0x1
+_RTMGRP_ROUTES = 0x10 | 0x40 | 0x400 | 1 << 31  # IPV4_IFADDR, IPV4_ROUTE, IPV6_ROUTE, RTNLGRP_NEXTHOP (32)
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 18, 52, 53
+_IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_VRF_TABLE = 1, 2, 1
 _TCA_KIND, _TCA_OPTIONS = 1, 2
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of a filter on a clsact qdisc
 _CLSACT = 0xFFFFFFF1  # the parent of a clsact qdisc, and of an ingress qdisc, which has the same place
-_RTA_OIF, _RTA_MULTIPATH = 4, 9
-_RT_TABLE_MAIN, _RTN_UNICAST = 254, 1
+_RTA_DST, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 9, 15, 30
+_RTN_UNICAST, _RTN_BLACKHOLE = 1, 6
+_NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
 _NLA_TYPE_MASK = 0x3FFF
 _IFF_UP = 0x1
 
@@ -36,6 +41,10 @@ _ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of destination and sour
 _TC = struct.Struct("=BxxxiIII")  # tcmsg: family, index, handle, parent, priority << 16 | protocol
 _ATTRIBUTE = struct.Struct("=HH")
 _NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
+_NEXT_HOP_OBJECT = struct.Struct("=4BI")  # nhmsg: family, scope, protocol, reserved, flags
+_GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: id, weight, weight's high byte, reserved
+_ADDRESS = struct.Struct("=4xI")  # ifaddrmsg: family, length of the prefix, flags, scope, index
+_NUMBER = struct.Struct("=I")
 
 _DATAGRAM = 1 << 16
 # Of what happened while we were busy; the kernel halves it to what net.core.rmem_max allows.
@@ -44,12 +53,16 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class Link:
-    """An interface as the kernel describes it; `names` are its name and, after it, its alternative names."""
+    """An interface as the kernel describes it; `names` are its name and, after it, its alternative names.
+
+    `table` is the number of its routing table if the interface is a VRF, else 0.
+    """
 
     ifindex: int
     names: tuple[str, ...]
     hardware: int
     up: bool
+    table: int = 0
 
     @property
     def name(self) -> str:
@@ -82,33 +95,94 @@ def _text(value: bytes) -> str:
 def link_of(body: bytes) -> Link | None:
     """The interface of an RTM_NEWLINK or RTM_DELLINK message; None if it is of a bridge's port, say, and not of it."""
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
-    names, others = [], []
+    names, others, table = [], [], 0
     for kind, value in _attributes(body[_LINK.size :]):
         if kind == _IFLA_IFNAME:
             names.append(_text(value))
         elif kind == _IFLA_PROP_LIST:
             others += [_text(each) for kind, each in _attributes(value) if kind == _IFLA_ALT_IFNAME]
+        elif kind == _IFLA_LINKINFO:
+            table = _vrf_table(dict(_attributes(value)))
     if family != socket.AF_UNSPEC or not names:
         return None
-    return Link(ifindex, (*names, *others), hardware, bool(flags & _IFF_UP))
+    return Link(ifindex, (*names, *others), hardware, bool(flags & _IFF_UP), table)
 
 
-def default_route_of(body: bytes) -> list[int] | None:
-    """The indexes of the interfaces of a route, if it is a default route of the main table."""
-    _, destination_bits, *_, table, _, _, kind, _ = _ROUTE.unpack_from(body)
-    if destination_bits or table != _RT_TABLE_MAIN or kind != _RTN_UNICAST:
+def _vrf_table(info: dict[int, bytes]) -> int:
+    """The number of the routing table of a VRF; 0 for an interface of another kind."""
+    if _text(info.get(_IFLA_INFO_KIND, b"")) != "vrf":
+        return 0
+    table = dict(_attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VRF_TABLE)
+    return int(_NUMBER.unpack(table)[0]) if table else 0
+
+
+@dataclass(frozen=True)
+class Route:
+    """A unicast route: its destination, and where packets go: to interfaces, or to a nexthop object.
+
+    `destination` has the bytes that the kernel gives: none where `bits` is 0. `nexthop` is the id of the object
+    (ip-nexthop(8)), or 0. Where a route has one, its interfaces are those of the object: with the sysctl
+    net.ipv4.nexthop_compat_mode=0 the route itself names none. While the object is a blackhole, so is the type of the
+    route.
+    """
+
+    table: int
+    destination: bytes
+    bits: int
+    interfaces: tuple[int, ...]
+    nexthop: int
+
+
+def route_of(body: bytes) -> Route | None:
+    """The route of an RTM_NEWROUTE or RTM_DELROUTE message; None if it is not a unicast route."""
+    _, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    if kind not in (_RTN_UNICAST, _RTN_BLACKHOLE):
         return None
-    found = []
+    destination, nexthop = b"", 0
+    interfaces: list[int] = []
     for attribute, value in _attributes(body[_ROUTE.size :]):
-        if attribute == _RTA_OIF:
-            found.append(struct.unpack("=i", value)[0])
+        if attribute == _RTA_DST:
+            destination = value
+        elif attribute == _RTA_OIF:
+            interfaces += _NUMBER.unpack(value)
+        elif attribute == _RTA_TABLE:
+            (table,) = _NUMBER.unpack(value)
+        elif attribute == _RTA_NH_ID:
+            (nexthop,) = _NUMBER.unpack(value)
         elif attribute == _RTA_MULTIPATH:
             at = 0
             while at + _NEXT_HOP.size <= len(value):
                 length, _, _, ifindex = _NEXT_HOP.unpack_from(value, at)
-                found.append(ifindex)
+                interfaces.append(ifindex)
                 at += max(length + 3 & ~3, _NEXT_HOP.size)
-    return found
+    if kind == _RTN_BLACKHOLE and not nexthop:
+        return None
+    return Route(table, destination, bits, tuple(interfaces), nexthop)
+
+
+@dataclass(frozen=True)
+class Nexthop:
+    """A nexthop object: the interface it leads to, or the ids of a group's members; neither for a blackhole."""
+
+    number: int
+    interface: int
+    members: tuple[int, ...]
+
+
+def nexthop_of(body: bytes) -> Nexthop:
+    """The object of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message."""
+    attributes = dict(_attributes(body[_NEXT_HOP_OBJECT.size :]))
+    number, interface = (
+        int(_NUMBER.unpack(attributes[kind])[0]) if kind in attributes else 0 for kind in (_NHA_ID, _NHA_OIF)
+    )
+    members = attributes.get(_NHA_GROUP, b"")
+    whole = members[: len(members) // _GROUP_MEMBER.size * _GROUP_MEMBER.size]
+    return Nexthop(number, interface, tuple(member[0] for member in _GROUP_MEMBER.iter_unpack(whole)))
+
+
+def address_interface_of(body: bytes) -> int:
+    """The index of the interface of an RTM_DELADDR message."""
+    return int(_ADDRESS.unpack_from(body)[0])
 
 
 def _dump(kind: int, body: bytes) -> Iterator[bytes]:
@@ -130,13 +204,29 @@ def links() -> Iterator[Link]:
     yield from filter(None, map(link_of, _dump(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))))
 
 
-def default_routes() -> frozenset[int]:
-    """Indexes of the interfaces that have a default route in the main table, by IPv4 or IPv6."""
-    found: set[int] = set()
+def link_named(name: str) -> Link | None:
+    """The interface that has this name or alternative name (of up to 127 bytes, ip-link(8)), if there is one."""
+    # The kernel looks up both kinds of names for IFLA_ALT_IFNAME, and for IFLA_IFNAME takes 15 bytes only.
+    value = os.fsencode(name) + b"\0"
+    attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
+    body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
+        asker.sendto(_MESSAGE.pack(_MESSAGE.size + len(body), _RTM_GETLINK, _NLM_F_REQUEST, 1, 0) + body, (0, 0))
+        for answer, data in _messages(asker.recv(_DATAGRAM)):
+            if answer == RTM_NEWLINK:
+                return link_of(data)
+    return None  # NLMSG_ERROR: there is none, or the name is longer than one can be
+
+
+def routes() -> Iterator[Route]:
+    """All unicast routes of IPv4 and IPv6, of all tables."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        for body in _dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8)):
-            found.update(default_route_of(body) or ())
-    return frozenset(found)
+        yield from filter(None, map(route_of, _dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8))))
+
+
+def nexthops() -> Iterator[Nexthop]:
+    """All nexthop objects."""
+    yield from map(nexthop_of, _dump(_RTM_GETNEXTHOP, _NEXT_HOP_OBJECT.pack(*[0] * 5)))
 
 
 @dataclass(frozen=True)
@@ -176,14 +266,15 @@ def ingress_qdisc(ifindex: int) -> str:
 
 
 class Changes:
-    """What the kernel says of interfaces, and of routes if asked to, from now on; to be selected on."""
+    """What the kernel says of interfaces, and of routes and what they depend on if asked to, from now on; to be
+    selected on."""
 
     def __init__(self, *, routes: bool) -> None:
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
         )
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        self._socket.bind((0, _RTMGRP_LINK | (_RTMGRP_IPV4_ROUTE | _RTMGRP_IPV6_ROUTE if routes else 0)))
+        self._socket.bind((0, _RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0)))
 
     def fileno(self) -> int:
         """The socket's descriptor."""

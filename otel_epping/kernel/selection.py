@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which interfaces are to be watched: by name, by pattern, or those with a default route.
 
-eth0        that one; also by an alternative name of it
+eth0        that one
 eth*        patterns of the shell: * ? [...]
 /^veth/     regular expressions, found anywhere in the name
-auto        those with a default route, IPv4 or IPv6, in the main table
+auto        those with a default route, IPv4 or IPv6 (default_routes.py)
+
+Names and patterns select by the name of an interface and by each of its alternative names, as systemd.network(5) does.
 """
 
 import fnmatch
@@ -43,8 +45,8 @@ def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
     if text == AUTO:
         return link.ifindex in default_routes
     if is_expression(text):
-        return re.search(text[1:-1], link.name) is not None
-    return text in link.names or fnmatch.fnmatchcase(link.name, text)
+        return any(re.search(text[1:-1], name) for name in link.names)
+    return text in link.names or any(fnmatch.fnmatchcase(name, text) for name in link.names)
 
 
 @dataclass(frozen=True)
