@@ -110,7 +110,7 @@ class _Reloading:
         try:
             read = self._reread(self._settings)
             if not read.selection.all:
-                raise EppingError("no interface is left: name one as interface or lan")
+                raise EppingError("no interface is left: name one as interface, lan or mirror")
         except EppingError as error:
             _log.error("settings are as they were: %s", error)
             return
@@ -202,7 +202,13 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
             pipelines = Pipelines(collector, interval_s, delivery, identity.id)
             follower.begin()
-            health.begin(collector.attachments, pipelines.exporters, pipelines.interval_s, lambda: delivery.failing)
+            health.begin(
+                collector.attachments,
+                pipelines.exporters,
+                pipelines.interval_s,
+                lambda: delivery.failing,
+                lambda: collector.directions.mirrors,
+            )
             watched, kernel_bytes = collector.attachments.watched, sum(collector.kernel_bytes.values())
             _log.info(
                 "watching %s: room for %d subnets, %.0f MiB of kernel memory",

@@ -6,7 +6,7 @@ get them through? And is it alive: would it be better for being started again? N
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from otel_epping.kernel.attachments import Attachments
@@ -36,6 +36,7 @@ class Health:
 
     def __init__(self) -> None:
         self._attachments: Attachments | None = None
+        self._mirrors: Callable[[], Collection[str]] = tuple
         self._exporters: Sequence[ProducerExporter] = ()
         self._interval_s = 0.0
         self._failing: Callable[[], Sequence[str]] = tuple
@@ -46,16 +47,20 @@ class Health:
         exporters: "Sequence[ProducerExporter]",
         interval_s: float,
         failing: Callable[[], Sequence[str]],
+        mirrors: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """From now on there is something to look at; `failing` names the exporters whose last export failed."""
+        """From now on there is something to look at; `failing` names the exporters whose last export failed, `mirrors`
+        the interfaces that are mirror ports and not watched as such.
+        """
         self._exporters, self._interval_s, self._failing = exporters, interval_s, failing
+        self._mirrors = mirrors
         self._attachments = attachments
 
     def ready(self) -> list[Check]:
         """Whether counts come in and get out."""
         if self._attachments is None:
             return [Check("attached", False, _LOADING)]
-        return [self._attached(self._attachments), self._read(0.0), self._exported()]
+        return [self._attached(self._attachments), *self._measured(), self._read(0.0), self._exported()]
 
     def live(self) -> list[Check]:
         """Whether there is no reason to start it again. The reader of an exporter may have died, or hang."""
@@ -69,6 +74,15 @@ class Health:
             return Check("attached", False, "no interface is watched")
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return Check("attached", True, f"watching {', '.join(names[:_NAMED])}{more}")
+
+    def _measured(self) -> Iterator[Check]:
+        """Only where nothing is measured, although packets are counted."""
+        if mirrors := sorted(self._mirrors()):
+            more = f" and {len(mirrors) - _NAMED} more" if len(mirrors) > _NAMED else ""
+            names = f"{', '.join(mirrors[:_NAMED])}{more}"
+            yield Check(
+                "measured", False, f"both directions arrive the same way on {names}: name mirror ports as --mirror"
+            )
 
     def _read(self, patience_s: float) -> Check:
         """Whether the kernel's counts were read within two intervals; before the first reading, since we began."""

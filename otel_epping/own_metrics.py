@@ -2,7 +2,8 @@
 """What the collector tells of itself, by instruments of the SDK: how it reads, exports and what it takes.
 
 They always have data, so that the SDK's readers call their exporters: without any, they never do. What the kernel
-program counts of itself comes with the other counts (counters.INTERFACE_COUNTERS).
+program counts of itself comes with the other counts (counters.INTERFACE_COUNTERS). So does what there is of each
+interface: the SDK keeps each attribute set that it ever saw, and of those beyond 2,000 only their sum.
 """
 
 import resource
@@ -29,10 +30,6 @@ def resident_bytes() -> int:
 
 
 def _of_collector(collector: Collector) -> dict[telemetry.Metric, Callable[[], Iterable[Observation]]]:
-    def attached() -> Iterable[Observation]:
-        for name, is_attached in collector.attachments.state().items():
-            yield Observation(int(is_attached), {telemetry.INTERFACE: name})
-
     def events() -> Iterable[Observation]:
         for event, count in collector.attachments.counts.items():
             yield Observation(count, {telemetry.INTERFACE_EVENT: event})
@@ -43,7 +40,6 @@ def _of_collector(collector: Collector) -> dict[telemetry.Metric, Callable[[], I
                 yield Observation(value(count, time_ns), {telemetry.IO_DIRECTION: _DIRECTIONS[entry_point]})
 
     return {
-        telemetry.INTERFACE_ATTACHED: attached,
         telemetry.INTERFACE_EVENTS: events,
         telemetry.PROGRAM_RUNS: lambda: runs(lambda count, _: count),
         telemetry.PROGRAM_TIME: lambda: runs(lambda _, time_ns: time_ns / _NS),

@@ -182,6 +182,25 @@ class EppingMetricProducer:
                 made += points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
             if made:
                 yield points.sum_metric(metric, made, self.temporality)
+        state, flows = self._collector.attachments.state(), self._collector.directions.flows
+        for metric, values in (
+            (telemetry.INTERFACE_ATTACHED, [((name,), int(is_attached)) for name, is_attached in state.items()]),
+            (
+                telemetry.UNIDIRECTIONAL,
+                [
+                    ((reading.names[number], reverse), count)
+                    for number, found in flows.items()
+                    if number in reading.names
+                    for reverse, count in zip(telemetry.FLOW_REVERSES, found[1:], strict=True)
+                ],
+            ),
+        ):
+            made = [
+                NumberDataPoint(dict(zip(metric.keys, labels, strict=True)), self._started_ns, reading.time_ns, value)
+                for labels, value in values
+            ]
+            if made:
+                yield points.sum_metric(metric, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
 
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading

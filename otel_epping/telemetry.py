@@ -36,6 +36,7 @@ TIMESTAMP_FAULT = "epping.tcp.timestamp.fault"
 INTERFACE_EVENT = "epping.interface.event"
 FLOW_OPENING = "epping.flow.opening"
 FLOW_CLOSING = "epping.flow.closing"
+FLOW_REVERSE = "epping.flow.reverse"
 
 ATTRIBUTES = {
     SUBNET: "The subnet, in CIDR notation.",
@@ -65,6 +66,8 @@ ATTRIBUTES = {
     "be attached to, which the log explains.",
     FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
     FLOW_CLOSING: "`fin`: from both ends; `rst`; `silence`: 5 minutes of it, or it had to make room for other flows.",
+    FLOW_REVERSE: "Where the other direction is. `same_way`: in another flow, which passes the interface the same way "
+    "(a mirror port); `missing`: it was never seen (asymmetric routing).",
     OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",
 }
 
@@ -80,6 +83,7 @@ BOUNDS = ("least", "greatest")
 TIMESTAMP_FAULTS = ("missing", "still", "unechoed")
 FLOW_OPENINGS = ("syn", "midway")
 FLOW_CLOSINGS = ("fin", "rst")
+FLOW_REVERSES = ("same_way", "missing")
 
 # ---- metrics
 
@@ -179,6 +183,14 @@ ECN_PACKETS = Metric(
     "epping.ecn.packet.count", "{packet}", "IP packets seen on an interface, by ECN code point.", (INTERFACE, ECN)
 )
 FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interface.", (INTERFACE,))
+UNIDIRECTIONAL = Metric(
+    "epping.flow.unidirectional",
+    "{flow}",
+    "Active TCP flows of which only one direction is seen on an interface, so that no round-trip time can be measured; "
+    "of interfaces that ever had one, as of the latest look through the table of flows (every 30 s).",
+    (INTERFACE, FLOW_REVERSE),
+    "updowncounter",
+)
 MEASUREMENTS = Metric(
     "epping.collector.measurement.count",
     "{measurement}",
@@ -210,6 +222,13 @@ INSERT_FAILED = Metric(
     (INTERFACE, MAP),
 )
 
+INTERFACE_ATTACHED = Metric(
+    "epping.collector.interface.attached",
+    "{interface}",
+    "Interfaces that are watched: 1 for one that is, 0 for one that was.",
+    (INTERFACE,),
+    "updowncounter",
+)
 SUBNET_USAGE = Metric(
     "epping.collector.subnet.usage", "{subnet}", "Slots that subnets take, of those there are.", (), "updowncounter"
 )
@@ -282,13 +301,6 @@ INTERFACE_EVENTS = Metric(
     (INTERFACE_EVENT,),
 )
 
-INTERFACE_ATTACHED = Metric(
-    "epping.collector.interface.attached",
-    "{interface}",
-    "Interfaces that are watched: 1 for one that is, 0 for one that was.",
-    (INTERFACE,),
-    "updowncounter",
-)
 FLOW_EVICTED = Metric(
     "epping.collector.flow.evicted",
     "{flow}",

@@ -8,7 +8,7 @@ no room for. That is told on standard error, never in silence.
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TextIO
 
@@ -17,6 +17,7 @@ from otel_epping.kernel import interfaces, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.privileges import NOTHING
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.stop import Stop
@@ -65,13 +66,12 @@ class _Losses:
             print(f"otel-epping: lost {self._told} events in all: is the output read fast enough?", file=sys.stderr)
 
 
-def watch(names: Sequence[str], config: KernelConfig, format: str, stream: TextIO) -> None:
-    """Prints the events of the interfaces to `stream` until SIGINT or SIGTERM.
+def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: TextIO) -> None:
+    """Prints the events of interfaces, of which `roles` has the names, to `stream` until SIGINT or SIGTERM.
 
     Raises EppingError for whatever keeps it from beginning, OSError if `stream` cannot be written.
     """
-    names = list(dict.fromkeys(names))  # an interface named twice is one
-    for name in names:
+    for name in roles:
         interfaces.find(name)
     stop = Stop("stopped at once; the output may be torn")
     with Collector(replace(config, events=True)) as collector:
@@ -81,10 +81,10 @@ def watch(names: Sequence[str], config: KernelConfig, format: str, stream: TextI
         reader = EventReader(collector)
         timeouts = Timeouts(collector, reader.dtype)
         losses = _Losses(reader)
-        for name in names:
-            collector.attachments.attach(name)
+        for name, role in roles.items():
+            collector.attachments.attach(name, role)
         writer = Writer(format, stream, WallClock())
-        print(f"otel-epping: watching {', '.join(names)}", file=sys.stderr)
+        print(f"otel-epping: watching {', '.join(roles)}", file=sys.stderr)
         due_ns = 0
         while not stop.is_set():
             reader.wait(_WAIT_S)

@@ -361,21 +361,24 @@ def test_another_selection(
 
 
 @pytest.mark.parametrize(
-    ("wan", "lan", "expected"),
+    ("wan", "lan", "mirror", "expected"),
     [
-        (["eth*"], [], {"eth0": Role.WAN, "eth1": Role.WAN}),
-        (["/[02]$/"], ["eth1"], {"eth0": Role.WAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
-        (["eth*"], ["eth*"], {"eth0": Role.LAN, "eth1": Role.LAN}),
-        (["eth0"], ["eth*"], {"eth0": Role.WAN, "eth1": Role.LAN}),
-        (["eth0"], ["eth0"], {"eth0": Role.LAN}),
-        (["auto"], ["*"], {"lo": Role.LAN, "eth0": Role.LAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
-        (["auto", "ETH0", "th"], [], {"ppp2": Role.WAN}),
-        (["[!e]*"], [], {"lo": Role.WAN, "ppp2": Role.WAN}),
+        (["eth*"], [], [], {"eth0": Role.WAN, "eth1": Role.WAN}),
+        (["/[02]$/"], ["eth1"], [], {"eth0": Role.WAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
+        (["eth*"], ["eth*"], [], {"eth0": Role.LAN, "eth1": Role.LAN}),
+        (["eth0"], ["eth*"], [], {"eth0": Role.WAN, "eth1": Role.LAN}),
+        (["eth0"], ["eth0"], [], {"eth0": Role.LAN}),
+        (["auto"], ["*"], [], {"lo": Role.LAN, "eth0": Role.LAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
+        (["auto", "ETH0", "th"], [], [], {"ppp2": Role.WAN}),
+        (["eth0", "*"], ["eth1"], ["eth*"], {"lo": Role.WAN, "eth0": Role.WAN, "eth1": Role.LAN, "ppp2": Role.WAN}),
+        (["eth*"], ["eth*"], ["eth*", "lo"], {"lo": Role.MIRROR, "eth0": Role.MIRROR, "eth1": Role.MIRROR}),
+        (["eth0"], ["eth0"], ["eth0"], {"eth0": Role.MIRROR}),
+        (["[!e]*"], [], [], {"lo": Role.WAN, "ppp2": Role.WAN}),
     ],
 )
-def test_what_selects_what(wan: list[str], lan: list[str], expected: dict[str, Role]) -> None:
+def test_what_selects_what(wan: list[str], lan: list[str], mirror: list[str], expected: dict[str, Role]) -> None:
     links = [rtnetlink.Link(number, (name,), 1, True) for number, name in enumerate(("lo", "eth0", "eth1", "ppp2"))]
-    roles = {link.name: Selection(wan, lan).role_of(link, {3}) for link in links}
+    roles = {link.name: Selection(wan, lan, mirror).role_of(link, {3}) for link in links}
     assert {name: role for name, role in roles.items() if role} == expected
 
 

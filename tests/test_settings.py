@@ -23,6 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 OTHERS: dict[str, tuple[Any, str]] = {
     "interface": (["auto", "eth*", "/^veth[0-9]{1,3}$/"], "auto,eth*,/^veth[0-9]{1,3}$/"),
     "lan": (["br0"], "br0"),
+    "mirror": (["span*"], "span*"),
     "interval": ("10s", "10"),
     "health_port": (9464, "9464"),
     "health_address": ("::1", "::1"),

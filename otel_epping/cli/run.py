@@ -16,7 +16,7 @@ from otel_epping.settings import Settings
 def run(settings: Settings) -> None:
     """Watch interfaces, and export until SIGTERM or Ctrl-C."""
     if not settings.selection.all:
-        raise click.UsageError("Missing option '-i' / '--interface', or '--lan'.")
+        raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror'.")
     logs.configure(settings.log_format, settings.log_level)
     from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
 

@@ -39,6 +39,7 @@ class Attachments:
     """The interfaces that a loaded program watches, or has watched.
 
     names   number of an interface -> its name; '' for all without a number
+    roles   number of an interface -> what it faces
     hook    what holds the program on an interface: tcx or clsact
     counts  how often one was attached, detached, and refused by whoever follows interfaces (follower.py)
     """
@@ -46,6 +47,7 @@ class Attachments:
     def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
         self.hook = choose_hook(wanted_hook)
         self.names = {UNKNOWN_INTERFACE: ""}
+        self.roles: dict[int, Role] = {}
         self.counts = {"attached": 0, "detached": 0, "refused": 0}
         self._program = program
         self._numbers: dict[str, int] = {}
@@ -93,6 +95,7 @@ class Attachments:
         """
         row = self._row_of(interface)
         number = self._number_of(interface.name)
+        self.roles[number] = role
         self._put(row, interface, number, role)
         self._rows[row] = interface.ifindex
         return number

@@ -18,6 +18,7 @@ from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.control import Control
+from otel_epping.kernel.directions import Directions
 from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.reader import READ, Interval, Reader
@@ -36,7 +37,8 @@ def _close(fds: list[int]) -> None:
 class Collector:
     """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
 
-    `started_ns` is when counting could begin, Unix time. `limits` say when a slot goes to another subnet, and what the
+    `directions` is what readers found of flows that can't be measured. `started_ns` is when counting could begin, Unix
+    time. `limits` say when a slot goes to another subnet, and what the
     exporters tell.
     """
 
@@ -48,6 +50,7 @@ class Collector:
         self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
         # At exit the kernel closes them, and what is called before that may read still.
         maps_gone.atexit = self._program_gone.atexit = False
+        self.directions = Directions()
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
@@ -120,7 +123,7 @@ class Collector:
         with self._lock:
             self._control.interval += 1
             self._control.tell()
-            yield Interval(self._control.interval, self._count_rows(), self._readers, self.slots)
+            yield Interval(self._control.interval, self._count_rows(), self._readers, self.slots, self.directions)
 
     def waiting(self) -> int:
         """Packets that were timed and wait for their reply."""

@@ -44,12 +44,14 @@ _OTHER_IP_TYPES = {
 class Role(Enum):
     """What an interface faces: the sides (enum side of bpf/maps.h) of what goes out through it and what comes in.
 
-    CAPTURE is no interface but packets that were captured: nobody knows which side of it they came from.
+    At a mirror port both directions of a conversation arrive the same way, so the side of neither end is known. A
+    capture is no interface, and the same holds for its packets.
     """
 
     WAN = (1, 0)
     LAN = (0, 1)
-    CAPTURE = (2, 2)
+    MIRROR = (2, 2)
+    CAPTURE = MIRROR
 
 
 @dataclass(frozen=True)

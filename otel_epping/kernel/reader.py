@@ -13,6 +13,7 @@ import numpy.typing as npt
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.directions import Directions
 from otel_epping.kernel.extremes import Counts, Extremes
 from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.histograms import Histograms
@@ -22,6 +23,7 @@ from otel_epping.kernel.runs import Runs
 from otel_epping.kernel.slots import OVERFLOW_SLOT, Found, Slots
 from otel_epping.kernel.subnet_counters import SubnetCounters
 
+_KIND_TCP = 0  # enum packet_kind of bpf/maps.h
 READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets")
 
 __all__ = ["OVERFLOW_SLOT", "READ", "Interval", "Reader", "Reading"]
@@ -71,6 +73,7 @@ class Interval(NamedTuple):
     rows: int
     readers: "Collection[Reader]"
     slots: Slots
+    directions: Directions
 
 
 class Reader:
@@ -95,6 +98,7 @@ class Reader:
         self._cpus = possible_cpus()
         self._slots = arrays["slots"]
         self._interface_counters = arrays["interface_counters"]
+        self._flows = flows
         self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, self._cpus)
         self._histograms = Histograms(arrays["histograms"])
         self._created_ns = np.zeros(0, np.int64)
@@ -180,17 +184,30 @@ class Reader:
     def read(self) -> Reading:
         """What the program has counted up to now."""
         now_ns = self._now_ns()
-        # The program takes no flow out of its table but for another. So of those that came before the table is looked
-        # at, those that aren't there then had to make room.
-        flows_created = int(self._read_interfaces(list(self._attachments.names))["flows_created"].sum())
         with self._next_interval() as interval:
+            names = dict(self._attachments.names)
+            before = self._read_interfaces(list(names))
+            # The program takes no flow out of its table but for another. So of those that came before the table is
+            # looked at, those that aren't there then had to make room.
+            flows_created = int(before["flows_created"].sum())
+            segments = {
+                number: (
+                    int(record["received"]["packets"][_KIND_TCP]),
+                    int(record["transmitted"]["packets"][_KIND_TCP]),
+                )
+                for number, record in zip(names, before, strict=True)
+            }
             rows, began_ns = interval.rows, interval.slots.now_ns()
             self._forget(interval.slots.owners(rows))
+            if interval.directions.suspects(segments):
+                self._flows.look_soon()
             counters, active, flows = self._read_all(interval)
             slots = self._slots.rows(0, rows).copy()
             least_ns, greatest_ns = self.extremes.take(rows)
             self._read_created(slots, now_ns)
             names = dict(self._attachments.names)
+            if self._flows.directions is not None and not self._packet_clock:
+                interval.directions.take(self._flows.directions, names, self._attachments.roles, segments)
             reading = Reading(
                 time_ns=now_ns,
                 slots=slots,

@@ -51,15 +51,17 @@ def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
 
 @dataclass(frozen=True)
 class Selection:
-    """What to watch on either side. A name goes before `auto`, that before a pattern; else the LAN's goes first."""
+    """What to watch, by what it faces. A name goes before `auto`, that before a pattern; else a mirror port goes first,
+    and the LAN before the WAN."""
 
     wan: Sequence[str] = ()
     lan: Sequence[str] = ()
+    mirror: Sequence[str] = ()
 
     @property
     def all(self) -> tuple[str, ...]:
         """All that select, each once."""
-        return tuple(dict.fromkeys((*self.wan, *self.lan)))
+        return tuple(dict.fromkeys((*self.wan, *self.lan, *self.mirror)))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -73,9 +75,10 @@ class Selection:
 
     def role_of(self, link: Link, default_routes: Set[int]) -> Role | None:
         """What an interface faces; None if it is not to be watched."""
+        ranked = enumerate(((Role.WAN, self.wan), (Role.LAN, self.lan), (Role.MIRROR, self.mirror)))
         found = [
-            (is_name(text), text == AUTO, role is Role.LAN, role)
-            for role, texts in ((Role.WAN, self.wan), (Role.LAN, self.lan))
+            (is_name(text), text == AUTO, rank, role)
+            for rank, (role, texts) in ranked
             for text in texts
             if matches(text, link, default_routes)
         ]

@@ -74,6 +74,14 @@ class Settings:
             reload=True,
         ),
     ] = ()
+    mirror: Annotated[
+        tuple[str, ...],
+        Row(
+            Interfaces(),
+            "The same for a mirror, SPAN or TAP port: both directions arrive the same way, and no side is known.",
+            reload=True,
+        ),
+    ] = ()
     interval_ns: Annotated[
         int | None,
         Row(Duration(*_INTERVALS_NS), "Time between exports.", unset="OTEL_METRIC_EXPORT_INTERVAL, else 60s"),
@@ -207,7 +215,7 @@ class Settings:
     @property
     def selection(self) -> Selection:
         """Which interfaces are to be watched."""
-        return Selection(self.interface, self.lan)
+        return Selection(self.interface, self.lan, self.mirror)
 
     @property
     def kernel(self) -> KernelConfig:
