@@ -27,8 +27,8 @@ _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
 # A TSval of mixed packets lasts 120 ms: one that lasts longer stands still (bpf/timing.h).
 _APART_NS = 100_000
-# struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, sides.
-_INTERFACE = bytes.fromhex("01000000 0e00 0100 01000000 00000000")
+# struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, identifier 1, sides.
+_INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
 
 # Compiles in the Python that has BCC, as the loader does, and prints programs and maps.
 _COMPILE = """

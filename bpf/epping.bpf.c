@@ -93,7 +93,7 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
         .skb = skb,
         .packet = packet,
         .counters = counters_of(interface->number, cpu),
-        .interface = interface->number,
+        .interface = interface->id,
         .source_side = interface->side[ingress],
         .ingress = ingress,
     };

@@ -16,7 +16,7 @@
 #include "config.h"
 #include "direct.h"
 
-#define INTERFACES 1024     /* that have a number, and so a name */
+#define INTERFACES 1024     /* that have a number, and so a name, at a time */
 #define INTERFACE_ROWS 4096 /* of the table that finds one: sparse, so that there is a place for each */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
@@ -90,15 +90,18 @@ static __always_inline const struct control *what_is_told(void)
 /*
  * Row i holds the interface whose index hashes to i (open addressing by ifindex, 4 probes). Counts belong to its
  * number, which user space gives to a name: an interface that comes back has another index, and goes on where it was.
- * The last row is for all that are not in the table: a row like the others, so that the verifier has one way on.
+ * Numbers are used again. What stands in keys is `id`, which is that of another interface after 65,535 others only. The
+ * last row is for all that are not in the table: a row like the others, so that the verifier has one way on.
  */
 struct interface {
     u32 ifindex;
     u16 link_header; /* bytes of the Ethernet header that devices of its type have, or 0; see link.h */
     u16 number;
+    u16 id;
+    u16 unused;
     /* The side of what goes out through it, and of what comes in: it depends on what the interface faces, and in a
      * capture nobody knows. */
-    u32 side[2];
+    u16 side[2];
 };
 
 DIRECT_TABLE(DIRECT_INTERFACES, struct interface, interfaces, INTERFACE_ROWS + 1)

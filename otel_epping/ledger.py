@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
+from otel_epping.kernel.interface_numbers import Gone
 from otel_epping.kernel.reader import Reading
 from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Runs
@@ -50,7 +51,6 @@ class _Acknowledged:
         self.buckets = Runs.empty(0)
         self.sum_ns = np.zeros_like(reading.sum_ns[:0])
         self.counters = np.zeros_like(numbers(reading.counters)[:0])
-        self.interfaces = np.zeros_like(numbers(reading.interfaces)[:0])
 
     def forget(self, rows: Rows) -> None:
         """Some rows are somebody else's, of whom nothing is acknowledged."""
@@ -62,7 +62,6 @@ class _Acknowledged:
         rows = len(reading.sum_ns)
         self.buckets = self.buckets.longer(rows).within(reading.buckets.first, reading.buckets.starts)
         self.sum_ns, self.counters = longer(self.sum_ns, rows), longer(self.counters, rows)
-        self.interfaces = longer(self.interfaces, len(reading.names))
 
 
 class Ledger:
@@ -71,8 +70,11 @@ class Ledger:
     reading: Reading
 
     def __init__(self, *, delta: bool, started_ns: int) -> None:
-        self.interfaces_start_ns = started_ns
         self._delta = delta
+        # By identifier of an interface: what the receiver has, and when the reading was taken that it has that of.
+        self._interfaces: dict[int, tuple[Counts, int]] = {}
+        self._waiting = np.zeros(0, np.bool_)  # which rows of the latest reading the receiver has not got yet
+        self._interfaces_wait = True
         self._start_ns: Times = np.full(1, started_ns, np.int64)  # that of the overflow slot
         self._least_ns: Counts = np.zeros(0, np.uint64)
         self._greatest_ns: Counts = np.zeros(0, np.uint64)
@@ -95,6 +97,10 @@ class Ledger:
         self._greatest_ns = longer(self._greatest_ns, rows)
         np.minimum(self._least_ns[:rows], reading.least_ns, out=self._least_ns[:rows])
         np.maximum(self._greatest_ns[:rows], reading.greatest_ns, out=self._greatest_ns[:rows])
+        self._interfaces = {each: told for each, told in self._interfaces.items() if each in reading.names}
+        self._waiting = np.zeros(rows, np.bool_)
+        self._waiting[self.rows()] = True
+        self._interfaces_wait = True
 
     def _forget(self, rows: Rows) -> None:
         """Some rows are new, or somebody else's."""
@@ -142,13 +148,29 @@ class Ledger:
             counters = counters - self._acknowledged.counters[rows]
         return Pending(self._start_ns[rows], buckets, sum_ns, self._least_ns[rows], self._greatest_ns[rows], counters)
 
-    def pending_interfaces(self) -> Counts:
-        """What is to be told of the interfaces: (interfaces, counters), in the order of the reading's `names`."""
-        counters = numbers(self.reading.interfaces)
-        return counters - self._acknowledged.interfaces if self._acknowledged else counters
+    def pending_interfaces(self) -> tuple[Counts, Times]:
+        """What is to be told of the interfaces: (interfaces, counters), and when counting of it began: (interfaces,).
+
+        Both are in the order of the reading's `names`.
+        """
+        counters, start_ns = numbers(self.reading.interfaces).copy(), self.reading.interfaces_since_ns.copy()
+        for place, identifier in enumerate(self.reading.names):
+            if identifier in self._interfaces:
+                told, told_ns = self._interfaces[identifier]
+                counters[place] -= told
+                start_ns[place] = told_ns
+        return counters, start_ns
+
+    def delivered(self) -> frozenset[Gone]:
+        """Interfaces of the latest reading that are gone, and of which the receiver has all."""
+        if self._interfaces_wait or not self.reading.gone:
+            return frozenset()
+        waiting = set(self.reading.slots["key"]["interface"][self._waiting].tolist())
+        return frozenset(each for each in self.reading.gone if each.identifier not in waiting)
 
     def acknowledge(self, rows: Rows) -> None:
         """The receiver has what was pending of these rows."""
+        self._waiting[rows] = False
         if self._acknowledged:
             self._acknowledged.buckets.put(rows, self.reading.buckets)
             self._acknowledged.sum_ns[rows] = self.reading.sum_ns[rows]
@@ -157,6 +179,7 @@ class Ledger:
 
     def acknowledge_interfaces(self) -> None:
         """The receiver has what was pending of the interfaces."""
-        if self._acknowledged:
-            self._acknowledged.interfaces = numbers(self.reading.interfaces)
-            self.interfaces_start_ns = self.reading.time_ns
+        self._interfaces_wait = False
+        if self._delta:
+            told = zip(self.reading.names, numbers(self.reading.interfaces), strict=True)
+            self._interfaces = {identifier: (counters, self.reading.time_ns) for identifier, counters in told}

@@ -87,7 +87,7 @@ class EppingMetricProducer:
     def read(self) -> None:
         """Takes a new reading for batches(); one thread at a time, and produce() is for others."""
         began = time.monotonic()
-        reading = self._reader.read()
+        reading = self._reader.read(self._ledger.delivered())
         self._slots_taken = int(np.count_nonzero(reading.slots["live"]))
         self._ledger.take(self._bounded.take(reading, self._collector.limits) if self._bounded else reading)
         self.read_at_s = time.monotonic()
@@ -173,11 +173,11 @@ class EppingMetricProducer:
 
     def _interface_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
-        start_ns, pending = self._ledger.interfaces_start_ns, self._ledger.pending_interfaces()
+        pending, starts_ns = self._ledger.pending_interfaces()
         interface = self._interface_columns
         for metric, columns in interface.by_metric.items():
             made: list[NumberDataPoint] = []
-            for name, counts in zip(reading.names.values(), pending, strict=True):
+            for name, counts, start_ns in zip(reading.names.values(), pending, starts_ns.tolist(), strict=True):
                 attributes: list[Labels] = [{telemetry.INTERFACE: name, **labels} for labels in interface.labels]
                 made += points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
             if made:

@@ -225,7 +225,7 @@ INSERT_FAILED = Metric(
 INTERFACE_ATTACHED = Metric(
     "epping.collector.interface.attached",
     "{interface}",
-    "Interfaces that are watched: 1 for one that is, 0 for one that was.",
+    "Interfaces that are watched: 1 for one that is, 0 for one that was and whose counts are not delivered yet.",
     (INTERFACE,),
     "updowncounter",
 )

@@ -25,10 +25,10 @@ EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 # Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
 SIDE_BY_SIDE = re.compile(
     "test_(bounded.*|capture_.*|cli_arguments|cli_first_run|clock|complete|default_routes|distro|events_.*|exact|"
-    "examples_commands|flow_table|fuzz|histogram|identity|kernel_config|ledger|link|link_live|links_page|loader|logs|"
-    "methods|network_header|oddities|oracles.*|packet_.*|pairs|pressure|privileges|reading|redaction|replay_.*|"
-    "requirements|rollup|rules_.*|runs|sdk_points|sdk_variables|sequence|settings|sides|slots|telemetry|tunnel|"
-    "wire_points|wire_request|writer)"
+    "examples_commands|flow_table|fuzz|histogram|identity|interface_numbers|kernel_config|ledger|link|link_live|"
+    "links_page|loader|logs|methods|mirror|network_header|oddities|oracles.*|packet_.*|pairs|pressure|privileges|"
+    "reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|sdk_points|sdk_variables|sequence|settings|sides|"
+    "slots|telemetry|tunnel|wire_points|wire_request|writer)"
 )
 
 

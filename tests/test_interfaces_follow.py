@@ -19,7 +19,7 @@ from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower, present
 from otel_epping.kernel.interfaces import Interface, Role, find
-from otel_epping.kernel.reader import Reader
+from otel_epping.kernel.reader import Reader, Reading
 from otel_epping.kernel.selection import Selection
 from otel_epping.lab.namespaces import Namespace
 
@@ -48,7 +48,7 @@ def reader(collector: Collector) -> Reader:
 
 @pytest.fixture
 def name() -> str:
-    """What no interface was called before: numbers belong to names for good."""
+    """What no interface was called before: counts belong to names."""
     return f"v{next(NUMBERS)}"
 
 
@@ -108,6 +108,12 @@ def sent(reader: Reader, name: str) -> int:
     return int(record["transmitted"]["packets"][1])
 
 
+def identifier(reading: Reading, name: str) -> int:
+    """What stands for an interface in keys."""
+    (found,) = (each for each, known in reading.names.items() if known == name)
+    return found
+
+
 ADDRESS = "address add 10.8.0.1/24 dev {}"
 
 
@@ -156,7 +162,7 @@ def test_one_that_comes_back_goes_on_with_its_series(
     reading = reader.read()
     assert list(reading.names.values()).count(name) == 1
     keys = reading.slots[reading.slots["live"] != 0]["key"]
-    ours = keys[(keys["interface"] == list(reading.names.values()).index(name)) & (keys["family"] == 4)]
+    ours = keys[(keys["interface"] == identifier(reading, name)) & (keys["family"] == 4)]
     assert len(ours) == len({key.tobytes() for key in ours}) == 2  # 10.8.0.0/24, as source and as destination
 
 
@@ -354,7 +360,7 @@ def test_another_selection(
     send(host, f"{name}a", 4)
     assert sent(reader, f"{name}a") == 7
     reading = reader.read()
-    keys = reading.slots["key"][reading.slots["key"]["interface"] == list(reading.names.values()).index(f"{name}a")]
+    keys = reading.slots["key"][reading.slots["key"]["interface"] == identifier(reading, f"{name}a")]
     assert set(keys["side"][keys["family"] == 4].tolist()) == {0, 1}
     veth(host, f"{name}c")
     assert sorted(settle(follower)) == [f"{name}{each}" for each in "abc"]

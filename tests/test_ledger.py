@@ -36,6 +36,7 @@ class Kernel:
         self.sum_ns: Counts = np.zeros(1, np.uint64)
         self.counters: Counts = np.zeros((1, COUNTERS), np.uint64)
         self.interfaces = np.zeros((1, 3), np.uint64)
+        self.interfaces_since_ns = [STARTED_NS]
 
     def add_row(self) -> None:
         self.created_ns.append(self.now_ns)
@@ -46,6 +47,7 @@ class Kernel:
 
     def add_interface(self) -> None:
         self.interfaces = np.concatenate([self.interfaces, np.zeros((1, 3), np.uint64)])
+        self.interfaces_since_ns.append(self.now_ns)
 
     def packet(self, row: int, octets: int) -> None:
         self.counters[row, octets % COUNTERS] += np.uint64(octets)
@@ -75,6 +77,8 @@ class Kernel:
             flows_evicted=0,
             names={number: str(number) for number in range(len(self.interfaces))},
             interfaces=self.interfaces.copy().view(INTERFACE_DTYPE)[:, 0],
+            interfaces_since_ns=np.array(self.interfaces_since_ns, np.int64),
+            gone=frozenset(),
         )
 
 
@@ -228,10 +232,11 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
         assert (dense(pending.buckets, BUCKETS) == kernel.buckets[rows]).all()
         assert (pending.sum_ns == kernel.sum_ns[rows]).all()
         assert (pending.counters == kernel.counters[rows]).all()
-        assert (ledger.pending_interfaces() == kernel.interfaces).all()
+        counters, start_ns = ledger.pending_interfaces()
+        assert (counters == kernel.interfaces).all()
+        assert start_ns.tolist() == kernel.interfaces_since_ns
         starts = [STARTED_NS, *kernel.created_ns[1:]]
         assert pending.start_ns.tolist() == [starts[row] for row in rows.tolist()]
-        assert ledger.interfaces_start_ns == STARTED_NS
         assert pending.least_ns.tolist() == [min(rtts_ns[row], default=NO_LEAST_NS) for row in rows.tolist()]
         assert pending.greatest_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
         if step[4][0]:
@@ -244,17 +249,17 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
 def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
     kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
     told: Counts = np.zeros((64, 3), np.uint64)
-    start_ns = STARTED_NS
+    told_ns: list[int] = []
     for step in steps:
         count(kernel, step)
         ledger.take(kernel.read())
-        pending = ledger.pending_interfaces()
-        assert ledger.interfaces_start_ns == start_ns
+        pending, start_ns = ledger.pending_interfaces()
+        assert start_ns.tolist() == told_ns + kernel.interfaces_since_ns[len(told_ns) :]
         assert (told[: len(pending)] + pending == kernel.interfaces).all()
         if step[4][0]:
             told[: len(pending)] += pending
             ledger.acknowledge_interfaces()
-            start_ns = ledger.reading.time_ns
+            told_ns = [ledger.reading.time_ns] * len(pending)
 
 
 # ---- what one reading sees of an event and the next one of the rest: counters of one packet aren't read at once

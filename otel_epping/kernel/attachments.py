@@ -3,28 +3,33 @@
 
 Hooks are TCX links (tcx.py), or clsact filters (clsact.py) where the kernel knows no TCX, or who runs us wants none.
 
-A number belongs to a name for good. An interface that went away keeps its counts, and one that comes back under the
-same name goes on counting there, though the kernel gives it another index.
+Counts belong to a name. An interface that went away keeps its counts until they are delivered, and one that comes back
+under the same name until then goes on counting there, though the kernel gives it another index (interface_numbers.py).
 """
 
 import logging
+import threading
+from collections.abc import Collection
 
 import numpy as np
 
 from otel_epping.kernel import clsact, interfaces, memory, tcx
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
 from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.loader import Program
 
 _log = logging.getLogger("otel_epping")
 
+__all__ = ["INTERFACES", "UNKNOWN_INTERFACE", "Attachments", "choose_hook"]
+
 # bpf/maps.h, bpf/epping.bpf.c
-INTERFACES = 1024
-UNKNOWN_INTERFACE = 0
 _ROWS = 4096  # and one behind them, for all interfaces that have none
 _PROBES = 4
 
-_ROW = np.dtype([("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("side", "u4", (2,))])
+_ROW = np.dtype(
+    [("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("id", "u2"), ("unused", "u2"), ("side", "u2", (2,))]
+)
 _DIRECTIONS = ("ingress", "egress")
 
 Hook = tcx.Link | clsact.ClsactFilter
@@ -38,41 +43,34 @@ def choose_hook(wanted: str) -> str:
 class Attachments:
     """The interfaces that a loaded program watches, or has watched.
 
-    names   number of an interface -> its name; '' for all without a number
-    roles   number of an interface -> what it faces
+    numbers the identifiers and numbers of interfaces
+    roles   identifier of an interface -> what it faces
     hook    what holds the program on an interface: tcx or clsact
     counts  how often one was attached, detached, and refused by whoever follows interfaces (follower.py)
     """
 
     def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
         self.hook = choose_hook(wanted_hook)
-        self.names = {UNKNOWN_INTERFACE: ""}
+        self.numbers = InterfaceNumbers()
         self.roles: dict[int, Role] = {}
         self.counts = {"attached": 0, "detached": 0, "refused": 0}
         self._program = program
-        self._numbers: dict[str, int] = {}
+        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, and without a number
         self._rows: dict[int, int] = {}  # row of the table -> ifindex
         self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
         self._cleaned = False
-        self._put(_ROWS, Interface("", 0, ETHERNET_HEADER_BYTES), UNKNOWN_INTERFACE, Role.WAN)
+        self._lock = threading.RLock()  # of what follows interfaces and of what frees numbers
+        self._put(_ROWS, Interface("", 0, ETHERNET_HEADER_BYTES), (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE), Role.WAN)
 
-    def _put(self, row: int, interface: Interface, number: int, role: Role) -> None:
-        value = np.array([(interface.ifindex, interface.link_header, number, role.value)], _ROW)
+    def _put(self, row: int, interface: Interface, counted_as: tuple[int, int], role: Role) -> None:
+        identifier, number = counted_as
+        value = np.array([(interface.ifindex, interface.link_header, number, identifier, 0, role.value)], _ROW)
         memory.write(self._program.maps["interfaces"], row, value.tobytes())
 
     @property
     def watched(self) -> list[str]:
         """Names of the interfaces that are watched."""
         return list(self._watched)
-
-    def _number_of(self, name: str) -> int:
-        """The number of a name; that of unknown interfaces when there are no more."""
-        if name not in self._numbers:
-            if len(self.names) > INTERFACES:
-                return UNKNOWN_INTERFACE
-            self._numbers[name] = len(self.names)
-            self.names[len(self.names)] = name
-        return self._numbers[name]
 
     def _row_of(self, interface: Interface) -> int:
         """Where the program looks for an interface: its own row, a free one, or that of one that is watched no more."""
@@ -87,36 +85,49 @@ class Attachments:
                 return fits[0]
         raise EppingError(f"no room for interface {interface.name}: watch fewer interfaces with one agent")
 
+    @property
+    def names(self) -> dict[int, str]:
+        """Identifiers of the interfaces that have counts, and their names; '' for all that have no number."""
+        return self.numbers.names
+
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Puts an interface where the program finds it by ifindex; the number under which it counts from now on.
+        """Puts an interface where the program finds it by ifindex; the identifier under which it counts from now on.
 
         A row stays as it is when its interface is detached: the program may run for its last packets still.
         Raises EppingError if there is no room.
         """
-        row = self._row_of(interface)
-        number = self._number_of(interface.name)
-        self.roles[number] = role
-        self._put(row, interface, number, role)
-        self._rows[row] = interface.ifindex
-        return number
+        with self._lock:
+            row = self._row_of(interface)
+            counted_as = self.numbers.take(interface.name)
+            self.roles[counted_as[0]] = role
+            self._put(row, interface, counted_as, role)
+            self._rows[row] = interface.ifindex
+        return counted_as[0]
 
     def attach(self, name: str, role: Role = Role.WAN) -> None:
         """Begins to watch an interface, both ways. Raises EppingError if that cannot be."""
         self.add(interfaces.find(name), role)
 
     def add(self, interface: Interface, role: Role) -> int:
-        """The same for an interface that was found already; its number. An interface that is watched goes on so."""
-        number = self.register(interface, role)
-        if self._watched.get(interface.name, (0, []))[0] == interface.ifindex:
-            return number
-        self.detach(interface.name)
-        try:
-            hooks = self._attach(interface.ifindex)
-        except OSError as error:
-            raise EppingError(f"cannot attach to {interface.name} ({error.strerror}): see otel-epping check") from error
-        self._watched[interface.name] = interface.ifindex, hooks
-        self.counts["attached"] += 1
-        return number
+        """The same for an interface that was found already; its identifier. An interface that is watched goes on so."""
+        with self._lock:
+            if self._watched.get(interface.name, (0, []))[0] != interface.ifindex:
+                self.detach(interface.name)
+            identifier = self.register(interface, role)
+            if interface.name not in self._watched:
+                try:
+                    self._watched[interface.name] = interface.ifindex, self._attach(interface.ifindex)
+                except (OSError, EppingError) as error:
+                    self.numbers.leave(interface.name)
+                    if isinstance(error, EppingError):
+                        raise
+                    cause = f"cannot attach to {interface.name} ({error.strerror}): see otel-epping check"
+                    raise EppingError(cause) from error
+                self.counts["attached"] += 1
+            self._unnamed.pop(interface.name, None)
+            if identifier == UNKNOWN_INTERFACE:
+                self._unnamed[interface.name] = interface, role
+        return identifier
 
     def _attach(self, ifindex: int) -> list[Hook]:
         """Puts the program on both hooks of an interface. Raises OSError or EppingError."""
@@ -142,11 +153,28 @@ class Attachments:
                 _log.info("removed filters that an agent which was killed left on %s", ", ".join(cleaned))
 
     def detach(self, name: str) -> None:
-        """Ends watching an interface. What was counted stays."""
-        if name in self._watched:
-            for hook in self._watched.pop(name)[1]:
-                hook.detach()
-            self.counts["detached"] += 1
+        """Ends watching an interface. What was counted stays until it is delivered."""
+        with self._lock:
+            if name in self._watched:
+                for hook in self._watched.pop(name)[1]:
+                    hook.detach()
+                self.numbers.leave(name)
+                self._unnamed.pop(name, None)
+                self.counts["detached"] += 1
+
+    def end(self, gone: Collection[tuple[Gone, Counts]]) -> list[int]:
+        """Frees the numbers of interfaces that are gone, each with all that its row ever counted, and gives them to
+        interfaces that have none. Returns the identifiers of those that did not come back meanwhile.
+        """
+        with self._lock:
+            ended = [interface.identifier for interface, raw in gone if self.numbers.end(interface, raw)]
+            for identifier in ended:
+                del self.roles[identifier]
+            while self._unnamed and self.numbers.has_free:
+                name, (found, role) = self._unnamed.popitem()
+                self.register(found, role)
+                _log.info("%s is counted under its name from now on", name, extra={"interface": name})
+        return ended
 
     def detach_all(self) -> None:
         """Ends watching every interface."""
@@ -158,4 +186,4 @@ class Attachments:
         goes. May be asked by any thread.
         """
         watched = {name for name, (_, hooks) in list(self._watched.items()) if all(each.holds() for each in hooks)}
-        return {name: name in watched for name in list(self.names.values()) if name}
+        return {name: name in watched for name in list(self.numbers.names.values()) if name}

@@ -70,6 +70,7 @@ class FlowTable:
     The clock of `last_ns` is one of the kernel's own (bpf/clock.h), so the latest packet tells what time it is there:
     it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
 
+    gone        identifiers of interfaces that went away: their flows are not heard any more, so none of these is active
     directions  what the latest call of active() found of each interface, by number; None if it was no time to look
     """
 
@@ -80,6 +81,7 @@ class FlowTable:
         self._found_ns = 0
         self._looked_ns = -_LOOKS_NS
         self._due_ns = 0
+        self.gone: frozenset[int] = frozenset()
         self.directions: dict[int, directions.Flows] | None = None
 
     def _now_ns(self, latest_ns: int) -> int:
@@ -92,6 +94,12 @@ class FlowTable:
         for begin, rows in self._flows.windows(self._flows.length):
             first, last = np.searchsorted(taken, (begin, begin + len(rows)))
             yield _part(rows[taken[first:last] - begin], answered[first:last], share)
+
+    def end(self, gone: frozenset[int]) -> None:
+        """Has flows of these interfaces end in silence; if that is news, active() looks at once."""
+        if gone - self.gone:
+            self._due_ns = 0
+        self.gone = gone
 
     def look_soon(self) -> None:
         """Has active() look out of turn."""
@@ -119,6 +127,8 @@ class FlowTable:
         # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
         silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         is_active = silent_ns <= IDLE_NS
+        if self.gone:
+            is_active &= ~np.isin(interface, list(self.gone))
         begins = np.cumsum([0, *(len(part.last_ns) for part in parts)])
         compared = np.concatenate([begin + part.compared for begin, part in zip(begins[:-1], parts, strict=True)])
         keys = np.concatenate([part.keys for part in parts])[is_active[compared]]

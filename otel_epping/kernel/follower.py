@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from otel_epping.kernel import rtnetlink
-from otel_epping.kernel.attachments import UNKNOWN_INTERFACE, Attachments
+from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE, Attachments
 from otel_epping.kernel.default_routes import DefaultRoutes
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Interface, Role, interface_of
@@ -141,7 +141,7 @@ class Follower:
         if self._watched.get(link.ifindex) == (interface, role):
             return
         try:
-            number = self._attachments.add(interface, role)
+            identifier = self._attachments.add(interface, role)
         except EppingError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENODEV:
                 return  # it went away meanwhile, of which we'll hear
@@ -150,8 +150,13 @@ class Follower:
             return self._give_up(link, error)
         if link.ifindex not in self._watched and not strict:
             _log.info("attached to %s", link.name, extra={"interface": link.name})
-        if number == UNKNOWN_INTERFACE:
-            _log.warning("%s is counted without its name: there have been too many others", link.name)
+        if identifier == UNKNOWN_INTERFACE:
+            _log.warning(
+                "%s is counted without its name: %d others have counts; it gets its name when one that is gone has "
+                "delivered them",
+                link.name,
+                INTERFACES,
+            )
         self._watched[link.ifindex] = interface, role
 
     def _give_up(self, link: Link, error: EppingError) -> None:

@@ -17,6 +17,7 @@ from otel_epping.kernel.directions import Directions
 from otel_epping.kernel.extremes import Counts, Extremes
 from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.histograms import Histograms
+from otel_epping.kernel.interface_numbers import Gone
 from otel_epping.kernel.memory import Array
 from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Runs
@@ -47,8 +48,10 @@ class Reading:
     active       (rows,) ends of active TCP flows
     flows        places taken in the table of flows
     flows_evicted  flows that had to make room there for others: so many, or a few more
-    names        number of an interface, as in slots["key"]["interface"] -> its name; '' for all that were not named
+    names        identifier of an interface, as in slots["key"]["interface"] -> its name; '' for all that have no number
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
+    interfaces_since_ns  (len(names),) Unix time from which on these count
+    gone         interfaces among these that went away, whose counts are final; they end when they are delivered
     """
 
     time_ns: int
@@ -64,6 +67,8 @@ class Reading:
     flows_evicted: int
     names: dict[int, str]
     interfaces: npt.NDArray[Any]
+    interfaces_since_ns: npt.NDArray[np.int64]
+    gone: frozenset[Gone]
 
 
 class Interval(NamedTuple):
@@ -103,6 +108,10 @@ class Reader:
         self._histograms = Histograms(arrays["histograms"])
         self._created_ns = np.zeros(0, np.int64)
         self._owners = np.zeros(0, np.uint32)
+        self._interfaces_since_ns: dict[int, int] = {}
+        self._read_ns = started_ns  # time of the latest reading
+        self._gone: frozenset[Gone] = frozenset()
+        self.delivered: frozenset[Gone] = frozenset()
 
     @property
     def slots_dtype(self) -> np.dtype[Any]:
@@ -174,29 +183,64 @@ class Reader:
         # A packet without a time, as a capture may have, makes a slot at 0, which is the mark of one that isn't live.
         self._created_ns[new] = np.maximum(created_ns, 1)
 
-    def _read_interfaces(self, numbers: list[int]) -> npt.NDArray[Any]:
-        """Records of some interfaces, added up over CPUs: structs of nothing but 64-bit counters."""
+    def _count_interfaces(self, numbers: list[int]) -> Counts:
+        """All that the rows of some numbers ever counted, added up over CPUs: (numbers, n)."""
         rows = max(numbers) + 1
         counters = self._interface_counters.rows(0, rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
-        records: npt.NDArray[Any] = counters[numbers].sum(1).view(self._interface_counters.dtype)[:, 0]
-        return records
+        return np.asarray(counters[numbers].sum(1))
 
-    def read(self) -> Reading:
-        """What the program has counted up to now."""
+    def _records(self, numbers: list[int], counts: Counts) -> npt.NDArray[Any]:
+        """What rows of some numbers count for the interfaces that have these numbers now; `counts` is all."""
+        return np.asarray(self._attachments.numbers.counted(numbers, counts).view(self._interface_counters.dtype)[:, 0])
+
+    def _read_interfaces(self, names: dict[int, str]) -> npt.NDArray[Any]:
+        """Records of interfaces: structs of nothing but 64-bit counters."""
+        numbers = self._attachments.numbers.numbers_of(list(names))
+        return self._records(numbers, self._count_interfaces(numbers))
+
+    def _flows_and_segments(self) -> tuple[int, dict[int, tuple[int, int]]]:
+        """How many flows ever were put into the table; TCP packets, received and transmitted, by identifier."""
+        identifiers = list(self._attachments.names)
+        counts = self._count_interfaces(list(range(self._attachments.numbers.used)))
+        flows_created = int(counts.view(self._interface_counters.dtype)["flows_created"].sum())
+        numbers = self._attachments.numbers.numbers_of(identifiers)
+        records = self._records(numbers, counts[numbers])
+        ways = [records[way]["packets"][:, _KIND_TCP].tolist() for way in ("received", "transmitted")]
+        return flows_created, dict(zip(identifiers, zip(*ways, strict=True), strict=True))
+
+    def _since_ns(self, names: dict[int, str]) -> npt.NDArray[np.int64]:
+        """Unix time from which on interfaces count: when this reader read before it first saw them."""
+        since_ns = {each: self._interfaces_since_ns.get(each, self._read_ns) for each in names}
+        self._interfaces_since_ns = since_ns
+        return np.fromiter(since_ns.values(), np.int64, len(since_ns))
+
+    def _end_interfaces(self, interval: Interval, slots: npt.NDArray[Any]) -> None:
+        """Ends interfaces that are gone, if all readers have delivered what was counted there."""
+        delivered = frozenset.intersection(*(reader.delivered for reader in list(interval.readers)))
+        gone = self._attachments.numbers.gone() & delivered
+        if gone:
+            closing = set(interval.slots.being_closed(slots)["interface"].tolist())
+            ending = [each for each in gone if each.identifier not in closing]
+            if not ending:
+                return
+            raw = self._count_interfaces(self._attachments.numbers.numbers_of([each.identifier for each in ending]))
+            ended = self._attachments.end(list(zip(ending, raw, strict=True)))
+            if ended:
+                interval.slots.end(ended, slots)
+
+    def read(self, delivered: frozenset[Gone] | None = None) -> Reading:
+        """What the program has counted up to now.
+
+        `delivered` are those of the latest reading's `gone` whose counts need not be read again; all by default.
+        """
         now_ns = self._now_ns()
         with self._next_interval() as interval:
-            names = dict(self._attachments.names)
-            before = self._read_interfaces(list(names))
+            self.delivered = self._gone if delivered is None else delivered
+            self._gone = self._attachments.numbers.gone()
+            self._flows.end(frozenset(each.identifier for each in self._gone))
             # The program takes no flow out of its table but for another. So of those that came before the table is
             # looked at, those that aren't there then had to make room.
-            flows_created = int(before["flows_created"].sum())
-            segments = {
-                number: (
-                    int(record["received"]["packets"][_KIND_TCP]),
-                    int(record["transmitted"]["packets"][_KIND_TCP]),
-                )
-                for number, record in zip(names, before, strict=True)
-            }
+            flows_created, segments = self._flows_and_segments()
             rows, began_ns = interval.rows, interval.slots.now_ns()
             self._forget(interval.slots.owners(rows))
             if interval.directions.suspects(segments):
@@ -221,8 +265,11 @@ class Reader:
                 flows=flows,
                 flows_evicted=max(flows_created - flows, 0),
                 names=names,
-                interfaces=self._read_interfaces(list(names)),
+                interfaces=self._read_interfaces(names),
+                interfaces_since_ns=self._since_ns(names),
+                gone=self._gone,
             )
+            self._read_ns = now_ns
             # At last: from here on slots may go to others, so what was read of them must not be lost any more.
             if interval.slots.is_taking_back:
                 packets = counters["classes"]["from"]["packets"].sum(axis=1) + counters["classes"]["to"]["packets"].sum(
@@ -230,4 +277,5 @@ class Reader:
                 )
                 found = Found(slots, self._histograms.ended + packets, active != 0)
                 interval.slots.take_back(self, interval.readers, began_ns, found)
+            self._end_interfaces(interval, slots)
         return reading

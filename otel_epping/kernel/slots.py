@@ -10,7 +10,7 @@ that one come back meanwhile, it gets another slot.
 
 import time
 import weakref
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -109,6 +109,21 @@ class Slots:
         # At last: what was found of these slots isn't true any more.
         self._release(reader, began_ns)
 
+    def being_closed(self, slots: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """The keys of the slots, of a reader's first ones, (rows,), that are taken back and not free yet."""
+        self._grow(len(slots), self.now_ns())
+        return np.asarray(slots["key"][self._is_closing[: len(slots)]])
+
+    def end(self, interfaces: Sequence[int], slots: npt.NDArray[Any]) -> None:
+        """Frees the slots of interfaces, by identifier, which are gone and whose counts all readers have delivered.
+
+        `slots` as in Found. No packet of such an interface is on its way, so it takes no grace.
+        """
+        rows = np.flatnonzero((slots["live"] != 0) & np.isin(slots["key"]["interface"], interfaces))
+        rows = self._delete(rows, slots["key"][rows])
+        if len(rows):
+            self._free(rows)
+
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = longer(self._events, rows)
         # A slot that is new may be live before anything of it is read.
@@ -116,15 +131,19 @@ class Slots:
         self._is_closing = longer(self._is_closing, rows)
 
     def _close(self, rows: Rows, keys: npt.NDArray[Any], now_ns: int, readers: Collection[object]) -> None:
-        # A key that could not be deleted keeps its slot.
-        rows = rows[[libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys]]
+        rows = self._delete(rows, keys)
+        self._is_closing[rows] = True
+        self._closing.append(_Closing(rows, now_ns + GRACE_NS, weakref.WeakSet(readers)))
+        self.retired += len(rows)
+
+    def _delete(self, rows: Rows, keys: npt.NDArray[Any]) -> Rows:
+        """Has nobody find these rows any more. A key that could not be deleted keeps its slot."""
+        rows = rows[np.array([libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys], np.bool_)]
         # In this order: who reads the new epoch does not find the key any more.
         self._control.epoch += 1
         self._control.tell()
         self._since[rows] = self._control.epoch
-        self._is_closing[rows] = True
-        self._closing.append(_Closing(rows, now_ns + GRACE_NS, weakref.WeakSet(readers)))
-        self.retired += len(rows)
+        return rows
 
     def _release(self, reader: object, began_ns: int) -> None:
         """Slots that this reader was the last to read are free now."""
@@ -135,13 +154,16 @@ class Slots:
         if not free:
             return
         self._closing = [closing for closing in self._closing if closing.waiting]
-        for slots in free:
-            self._clear(slots)
-            self._owners[slots] += 1
-            self._is_closing[slots] = False
-            # The next owner may have counted as much as this one had, when it is first looked at.
-            self._changed_ns[slots] = self.now_ns()
-            self.give(slots)
+        self._free(np.concatenate(free))
+
+    def _free(self, slots: Rows) -> None:
+        """Clears slots that are final, and gives them away again."""
+        self._clear(slots)
+        self._owners[slots] += 1
+        self._is_closing[slots] = False
+        # The next owner may have counted as much as this one had, when it is first looked at.
+        self._changed_ns[slots] = self.now_ns()
+        self.give(slots)
         # Flows that found no slot, and remember that, look once more.
         self._control.epoch += 1
         self._control.tell()

@@ -57,10 +57,11 @@ number is seconds.
 
 Interfaces are given by name, by pattern (`eth*`, or a regular expression between slashes: `/^veth/`), or as `auto`:
 those with a default route. Names and patterns also select by alternative names (`ip link property`). A name goes before
-`auto`, that before a pattern, and among equals `mirror` before `lan` before `interface`. An interface that
-is named has to be there when the agent starts. From then on interfaces are followed: one that appears is attached to,
-one that goes away is detached from, keeps its counts, and goes on with them when it comes back under the same name.
-There are numbers for 1024 names; interfaces that come later are counted together, without a name.
+`auto`, that before a pattern, and among equals `mirror` before `lan` before `interface`. An interface that is named has
+to be there when the agent starts. From then on interfaces are followed: one that appears is attached to, one that goes
+away is detached from. Its series end when it has been gone for 5 seconds and each exporter has delivered all of its
+counts; if it comes back under the same name until then, they go on. There are numbers for 1024 interfaces at a time. An
+interface beyond them is counted without a name until the series of another one end.
 
 A default route is a unicast route of IPv4 or IPv6 in the main table or in that of a VRF. Routes of half of all
 addresses count too: `0.0.0.0/1` and `128.0.0.0/1`, and of IPv6 `2000::/3` or a half of it. Nexthop objects and groups
