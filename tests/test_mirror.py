@@ -21,11 +21,12 @@ import pytest
 from agent import eventually
 from command import Agent
 from patience import PATIENCE_S
+from scapy.layers.dns import DNS, DNSQR
 
 from otel_epping import telemetry
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.directions import Directions, Flows, count, pick, share
+from otel_epping.kernel.directions import Directions, Flows, Traffic, count, pick, share
 from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reader import Reader
@@ -51,6 +52,21 @@ class Lab:
         for direction in directions:
             match = "protocol all u32 match u32 0 0"
             self.client.run(*f"tc filter add dev a0 {direction} {match} action mirred egress mirror dev span0".split())
+
+    def resolve(self, address: str, queries: int) -> None:
+        """DNS queries to an address of the server, one after the other."""
+        with self.server.entered():
+            server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            server.bind((address, 53))
+        with self.client.entered():
+            client = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        with server, client:
+            for number in range(queries):
+                question = DNSQR(qname="example.net")
+                client.sendto(bytes(DNS(id=number, qd=question)), (address, 53))
+                _, asker = server.recvfrom(512)
+                server.sendto(bytes(DNS(id=number, qr=1, qd=question)), asker)
+                client.recv(512)
 
     @contextmanager
     def talking(self, conversations: int = 1) -> Iterator[None]:
@@ -177,6 +193,44 @@ def test_a_direction_that_is_missing(
     assert line.startswith("mon0: only one direction of TCP flows (4) is seen, so nothing of them is measured: ")
 
 
+@pytest.mark.parametrize(
+    ("directions", "address", "expected"),
+    [
+        (BOTH, "10.9.0.2", {"mon0"}),
+        (("egress",), "10.9.0.2", set()),
+        (("ingress",), "10.9.0.2", set()),
+        (BOTH, "10.7.0.2", set()),
+    ],
+    ids=["both", "there", "back", "same_subnet"],
+)
+def test_a_mirror_port_without_tcp(
+    lab: Lab,
+    collector: Collector,
+    caplog: pytest.LogCaptureFixture,
+    directions: tuple[str, ...],
+    address: str,
+    expected: set[str],
+) -> None:
+    """Of a subnet that talks to itself only nobody can tell."""
+    lab.server.ip("address add 10.9.0.2/24 dev b0")
+    lab.client.ip("route add 10.9.0.0/24 dev a0")
+    lab.mirror(*directions)
+    reader = collector.reader()
+    with lab.monitor.entered():
+        collector.attachments.attach("mon0")
+    lab.resolve(address, 20)
+    reader.read()
+    assert collector.directions.mirrors == expected
+    assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
+        "mon0: both directions between subnets" for _ in expected
+    ]
+    with lab.monitor.entered():
+        collector.attachments.attach("mon0", Role.MIRROR)
+    lab.resolve(address, 2)
+    assert rtts(reader) == ({("dns", 2)} if len(directions) == 2 else set())
+    assert not collector.directions.mirrors
+
+
 def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> None:
     def ready() -> tuple[int, dict[str, dict[str, object]]]:
         with lab.monitor.entered(), closing(http.client.HTTPConnection("127.0.0.1", 8080, timeout=2)) as connection:
@@ -256,13 +310,17 @@ def test_of_many_flows_some_are_compared_both_ways() -> None:
 
 
 def test_what_is_suspect() -> None:
+    def tcp(*segments: int) -> Traffic:
+        return Traffic((segments[0], segments[1]), (1000, 0))
+
     directions = Directions()
-    assert not directions.suspects({1: (9, 0), 2: (1000, 200)})
-    assert directions.suspects({1: (10, 0)})
-    assert directions.suspects({1: (9, 0), 2: (0, 20)})
-    directions.take({1: Flows(0, 4, 0)}, {1: "mon0"}, {1: Role.WAN}, {1: (10, 0)})
-    assert not directions.suspects({1: (30, 0)}), "it is known already"
-    directions.take({}, {2: "eth0"}, {}, {2: (1000, 1000)})
+    assert not directions.suspects({1: tcp(9, 0), 2: tcp(1000, 200)})
+    assert directions.suspects({1: tcp(10, 0)})
+    assert directions.suspects({1: tcp(9, 0), 2: tcp(0, 20)})
+    directions.take({1: Flows(0, 4, 0)}, {1: "mon0"}, {1: Role.WAN}, {1: tcp(10, 0)})
+    assert directions.mirrors == {"mon0"}
+    assert not directions.suspects({1: tcp(30, 0)}), "it is known already"
+    directions.take({}, {2: "eth0"}, {}, {2: tcp(1000, 1000)})
     assert (directions.mirrors, directions.flows) == (frozenset(), {})
-    assert not directions.suspects({2: (1005, 1000)})
-    assert directions.suspects({2: (1100, 1001)})
+    assert not directions.suspects({2: tcp(1005, 1000)})
+    assert directions.suspects({2: tcp(1100, 1001)})

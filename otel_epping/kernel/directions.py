@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether both directions of TCP flows pass an interface, as round-trip times need.
+"""Whether both directions of flows pass an interface, as round-trip times need.
 
 Packets that come in and packets that go out are the two directions of a flow (bpf/flow.h). Two kinds of interfaces
-differ. At a mirror port both directions arrive the same way, and the table has two flows for each conversation, of
+differ. At a mirror port both directions arrive the same way, and the table has two flows for each TCP conversation, of
 which only one end was heard. With asymmetric routing the other direction never passes.
+
+UDP and ICMP have no flows. There the table of pairs of subnets (bpf/pair.h) shows a mirror port: a pair, and the same
+one with its ends exchanged.
 """
 
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +33,10 @@ _LEAST_PACKETS = 10
 _MIRROR = (
     "%s: both directions of TCP flows (%d) arrive the same way, so nothing is measured: if it is a mirror or TAP port, "
     "name it as --mirror instead"
+)
+_MIRROR_PAIRS = (
+    "%s: both directions between subnets (%d pairs) arrive the same way, so nothing is measured: if it is a mirror or "
+    "TAP port, name it as --mirror instead"
 )
 _ONE_WAY = (
     "%s: only one direction of TCP flows (%d) is seen, so nothing of them is measured: measure where both directions "
@@ -74,7 +82,7 @@ def pick(keys: npt.NDArray[Any], share: int) -> npt.NDArray[np.bool_]:
 
 
 def count(answered: npt.NDArray[Any], keys: npt.NDArray[Any], share: int) -> dict[int, Flows]:
-    """What passes each interface, by its number.
+    """What passes each interface, by its identifier.
 
     answered  (m,) the interface of each active flow of which both ends were heard
     keys      (n,) the key of one in `share` of the active flows of which one end was heard
@@ -104,8 +112,38 @@ def _ends(keys: npt.NDArray[Any], first: str, second: str) -> list[bytes]:
     return found
 
 
+def count_pairs(pairs: npt.NDArray[Any], epoch: int, identifier: int) -> int:
+    """How many pairs of subnets there are of which each sends the other packets that pass an interface the same way.
+
+    `pairs` are records of struct pair.
+    """
+    mark = pairs["mark"]
+    ours = pairs[mark >> np.uint64(8) == epoch << 24 | identifier]
+    ends = [np.ascontiguousarray(ours[end]["word"]) for end in ("internal", "external")]
+    there, back = ([row.tobytes() for row in np.concatenate(order, axis=1)] for order in (ends, ends[::-1]))
+    apart = (ends[0] != ends[1]).any(axis=1)  # what a subnet sends to itself tells nothing
+    return_ways = set(back)
+    return len({way for way, is_apart in zip(there, apart, strict=True) if is_apart and way in return_ways}) // 2
+
+
+class Traffic(NamedTuple):
+    """Packets that passed an interface: received and transmitted ones of TCP, and of UDP and ICMP."""
+
+    segments: tuple[int, int]
+    datagrams: tuple[int, int]
+
+
+def _is_one_way(now: tuple[int, int], before: tuple[int, int]) -> bool:
+    """Whether packets passed in one direction only, or nearly so."""
+    new = now[0] - before[0], now[1] - before[1]
+    return max(new) >= _LEAST_PACKETS and min(new) * _RARER < max(new)
+
+
+_NO_TRAFFIC = Traffic((0, 0), (0, 0))
+
+
 class Directions:
-    """What readers of a collector found last, by number of an interface; logs what keeps from measuring, once.
+    """What readers of a collector found last, by identifier of an interface; logs what keeps from measuring, once.
 
     For one thread at a time; `flows` and `mirrors` are for any thread.
     """
@@ -113,10 +151,11 @@ class Directions:
     def __init__(self) -> None:
         self.now_ns = time.monotonic_ns
         self._flows: dict[int, Flows] = {}
+        self._pairs: dict[int, int] = {}
         self._mirrors: frozenset[str] = frozenset()
         self._one_way_since_ns: dict[int, int] = {}
         self._logged: set[tuple[int, str]] = set()
-        self._packets: dict[int, tuple[int, int]] = {}  # TCP, received and transmitted, when it was last looked
+        self._traffic: dict[int, Traffic] = {}  # when the table of flows was last looked through
 
     @property
     def mirrors(self) -> frozenset[str]:
@@ -125,52 +164,79 @@ class Directions:
 
     @property
     def flows(self) -> dict[int, Flows]:
-        """By number, of interfaces that had a flow without its other direction."""
+        """Of interfaces that had a flow without its other direction."""
         return self._flows
 
-    def suspects(self, packets: dict[int, tuple[int, int]]) -> bool:
-        """Whether to look soon: TCP packets, received and transmitted by number, pass an interface in one direction
-        only, and no flow with both was found there.
+    def suspects(self, traffic: dict[int, Traffic]) -> bool:
+        """Whether to look through the table of flows soon: TCP passes an interface in one direction only, and it is not
+        known as a mirror port.
         """
-        for number, counts in packets.items():
-            new = [now - before for now, before in zip(counts, self._packets.get(number, (0, 0)), strict=True)]
-            known = self._flows.get(number)
-            if max(new) >= _LEAST_PACKETS and min(new) * _RARER < max(new) and not (known and known.is_mirror):
-                return True
-        return False
+        return any(
+            _is_one_way(now.segments, self._traffic.get(each, _NO_TRAFFIC).segments)
+            for each, now in traffic.items()
+            if not self._flows.get(each, _NO_FLOWS).is_mirror
+        )
 
     def take(
-        self,
-        found: dict[int, Flows],
-        names: dict[int, str],
-        roles: dict[int, Role],
-        packets: dict[int, tuple[int, int]],
+        self, found: dict[int, Flows], names: dict[int, str], roles: dict[int, Role], traffic: dict[int, Traffic]
     ) -> None:
-        """Takes in what a look through the table of flows found; all is by number of an interface."""
+        """Takes in what a look through the table of flows found."""
         now_ns = self.now_ns()
-        self._packets = packets
+        self._traffic = traffic
         # Interfaces that had such flows are kept, with what they have now.
         self._flows = {
-            number: found.get(number, _NO_FLOWS)
-            for number in names
-            if number in self._flows or any(found.get(number, _NO_FLOWS)[1:])
+            each: found.get(each, _NO_FLOWS)
+            for each in names
+            if each in self._flows or any(found.get(each, _NO_FLOWS)[1:])
         }
-        self._logged = {(number, text) for number, text in self._logged if number in names}
-        mirrors = []
-        for number, flows in self._flows.items():
-            if (
-                flows.is_mirror and roles.get(number) is not Role.MIRROR
-            ):  # which has flows of the time before it was one
-                mirrors.append(names[number])
-                self._log_once(number, names[number], _MIRROR, flows.same_way // 2)
+        self._logged = {(each, text) for each, text in self._logged if each in names}
+        self._one_way_since_ns = {each: at for each, at in self._one_way_since_ns.items() if each in names}
+        for each, flows in self._flows.items():
             if not flows.is_one_way:
-                self._one_way_since_ns.pop(number, None)
-            elif now_ns - self._one_way_since_ns.setdefault(number, now_ns) >= _ONE_WAY_NS:
-                self._log_once(number, names[number], _ONE_WAY, flows.one_way)
-        self._mirrors = frozenset(mirrors)
-        self._one_way_since_ns = {number: at for number, at in self._one_way_since_ns.items() if number in names}
+                self._one_way_since_ns.pop(each, None)
+            elif now_ns - self._one_way_since_ns.setdefault(each, now_ns) >= _ONE_WAY_NS:
+                self._log_once(each, names[each], _ONE_WAY, flows.one_way)
+        self._judge(names, roles)
 
-    def _log_once(self, number: int, name: str, text: str, flows: int) -> None:
-        if (number, text) not in self._logged:
-            self._logged.add((number, text))
-            _log.warning(text, name, flows, extra={"interface": name, "flows": flows})
+    def take_pairs(
+        self,
+        pairs: Callable[[], npt.NDArray[Any]],
+        epoch: int,
+        names: dict[int, str],
+        roles: dict[int, Role],
+        traffic: dict[int, Traffic],
+    ) -> None:
+        """Looks through the table of pairs, if UDP and ICMP pass an interface in one direction only."""
+        one_way = [
+            each
+            for each, now in traffic.items()
+            if each in names and roles.get(each) is not Role.MIRROR and _is_one_way(now.datagrams, (0, 0))
+        ]
+        unknown = [each for each in one_way if not self._pairs.get(each)]
+        if not unknown and not self._pairs:
+            return
+        self._pairs = {each: self._pairs[each] for each in one_way if each not in unknown}
+        if unknown:
+            records = pairs()
+            self._pairs |= {each: count_pairs(records, epoch, each) for each in unknown}
+        self._judge(names, roles)
+
+    def _judge(self, names: dict[int, str], roles: dict[int, Role]) -> None:
+        mirrors = []
+        for each, name in names.items():
+            if roles.get(each) is Role.MIRROR:  # it may have flows of the time before it was watched as one
+                continue
+            flows, pairs = self._flows.get(each, _NO_FLOWS), self._pairs.get(each, 0)
+            if flows.is_mirror:
+                self._log_once(each, name, _MIRROR, flows.same_way // 2)
+            elif pairs:
+                self._log_once(each, name, _MIRROR_PAIRS, pairs)
+            if flows.is_mirror or pairs:
+                mirrors.append(name)
+        self._mirrors = frozenset(mirrors)
+
+    def _log_once(self, identifier: int, name: str, text: str, number: int) -> None:
+        kind = _ONE_WAY if text == _ONE_WAY else _MIRROR
+        if (identifier, kind) not in self._logged:
+            self._logged.add((identifier, kind))
+            _log.warning(text, name, number, extra={"interface": name})

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.directions import Directions
+from otel_epping.kernel.directions import Directions, Traffic
 from otel_epping.kernel.extremes import Counts, Extremes
 from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.histograms import Histograms
@@ -24,8 +24,9 @@ from otel_epping.kernel.runs import Runs
 from otel_epping.kernel.slots import OVERFLOW_SLOT, Found, Slots
 from otel_epping.kernel.subnet_counters import SubnetCounters
 
-_KIND_TCP = 0  # enum packet_kind of bpf/maps.h
-READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets")
+# Of enum packet_kind (bpf/maps.h): TCP; UDP and ICMP.
+_TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))
+READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "pairs")
 
 __all__ = ["OVERFLOW_SLOT", "READ", "Interval", "Reader", "Reading"]
 
@@ -103,6 +104,7 @@ class Reader:
         self._cpus = possible_cpus()
         self._slots = arrays["slots"]
         self._interface_counters = arrays["interface_counters"]
+        self._pairs = arrays["pairs"]
         self._flows = flows
         self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, self._cpus)
         self._histograms = Histograms(arrays["histograms"])
@@ -198,15 +200,27 @@ class Reader:
         numbers = self._attachments.numbers.numbers_of(list(names))
         return self._records(numbers, self._count_interfaces(numbers))
 
-    def _flows_and_segments(self) -> tuple[int, dict[int, tuple[int, int]]]:
-        """How many flows ever were put into the table; TCP packets, received and transmitted, by identifier."""
+    def _flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
+        """How many flows ever were put into the table; what passed each interface, by identifier."""
         identifiers = list(self._attachments.names)
         counts = self._count_interfaces(list(range(self._attachments.numbers.used)))
         flows_created = int(counts.view(self._interface_counters.dtype)["flows_created"].sum())
         numbers = self._attachments.numbers.numbers_of(identifiers)
         records = self._records(numbers, counts[numbers])
-        ways = [records[way]["packets"][:, _KIND_TCP].tolist() for way in ("received", "transmitted")]
-        return flows_created, dict(zip(identifiers, zip(*ways, strict=True), strict=True))
+        received, transmitted = (records[way]["packets"] for way in ("received", "transmitted"))
+        counts = np.stack(
+            [each[:, kinds].sum(1) for kinds in _TRAFFIC_KINDS for each in (received, transmitted)], axis=1
+        )
+        traffic = (Traffic((row[0], row[1]), (row[2], row[3])) for row in counts.tolist())
+        return flows_created, dict(zip(identifiers, traffic, strict=True))
+
+    def _look_at_directions(self, interval: Interval, names: dict[int, str], traffic: dict[int, Traffic]) -> None:
+        roles = self._attachments.roles
+        if self._flows.directions is not None:
+            interval.directions.take(self._flows.directions, names, roles, traffic)
+        interval.directions.take_pairs(
+            lambda: self._pairs.rows(0, self._pairs.length), interval.slots.epoch, names, roles, traffic
+        )
 
     def _since_ns(self, names: dict[int, str]) -> npt.NDArray[np.int64]:
         """Unix time from which on interfaces count: when this reader read before it first saw them."""
@@ -240,18 +254,18 @@ class Reader:
             self._flows.end(frozenset(each.identifier for each in self._gone))
             # The program takes no flow out of its table but for another. So of those that came before the table is
             # looked at, those that aren't there then had to make room.
-            flows_created, segments = self._flows_and_segments()
+            flows_created, traffic = self._flows_and_traffic()
             rows, began_ns = interval.rows, interval.slots.now_ns()
             self._forget(interval.slots.owners(rows))
-            if interval.directions.suspects(segments):
+            if interval.directions.suspects(traffic):
                 self._flows.look_soon()
             counters, active, flows = self._read_all(interval)
             slots = self._slots.rows(0, rows).copy()
             least_ns, greatest_ns = self.extremes.take(rows)
             self._read_created(slots, now_ns)
             names = dict(self._attachments.names)
-            if self._flows.directions is not None and not self._packet_clock:
-                interval.directions.take(self._flows.directions, names, self._attachments.roles, segments)
+            if not self._packet_clock:  # of a capture, an event is nothing to warn of now
+                self._look_at_directions(interval, names, traffic)
             reading = Reading(
                 time_ns=now_ns,
                 slots=slots,

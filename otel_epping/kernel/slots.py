@@ -76,6 +76,11 @@ class Slots:
         self._is_closing = np.zeros(0, np.bool_)
 
     @property
+    def epoch(self) -> int:
+        """The number that is raised whenever slots are taken back."""
+        return self._control.epoch
+
+    @property
     def is_taking_back(self) -> bool:
         """Whether there is anything to take back, or taken back and not free yet."""
         return bool(self.idle_ns or self._closing)
