@@ -8,7 +8,7 @@ plugs it in.
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -87,7 +87,8 @@ class EppingMetricProducer:
     def read(self) -> None:
         """Takes a new reading for batches(); one thread at a time, and produce() is for others."""
         began = time.monotonic()
-        reading = self._reader.read(self._ledger.delivered())
+        self._reader.delivered = self._ledger.delivered()
+        reading = self._reader.read()
         self._slots_taken = int(np.count_nonzero(reading.slots["live"]))
         self._ledger.take(self._bounded.take(reading, self._collector.limits) if self._bounded else reading)
         self.read_at_s = time.monotonic()
@@ -143,7 +144,7 @@ class EppingMetricProducer:
 
     def _batch(self, rows: Rows, *, is_first: bool) -> Batch:
         pending = self._ledger.pending(rows)
-        others = [*self._interface_metrics(), *self._own_metrics()] if is_first else []
+        others = [*self._interface_metrics(), *self._interface_states(), *self._own_metrics()] if is_first else []
         return Batch(
             reading=self._ledger.reading,
             rows=rows,
@@ -182,19 +183,20 @@ class EppingMetricProducer:
                 made += points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
             if made:
                 yield points.sum_metric(metric, made, self.temporality)
-        state, flows = self._collector.attachments.state(), self._collector.directions.flows
-        for metric, values in (
-            (telemetry.INTERFACE_ATTACHED, [((name,), int(is_attached)) for name, is_attached in state.items()]),
-            (
-                telemetry.UNIDIRECTIONAL,
-                [
-                    ((reading.names[number], reverse), count)
-                    for number, found in flows.items()
-                    if number in reading.names
-                    for reverse, count in zip(telemetry.FLOW_REVERSES, found[1:], strict=True)
-                ],
-            ),
-        ):
+
+    def _interface_states(self) -> Iterator[Metric]:
+        """What is now, and not what was counted: cumulative with any temporality."""
+        reading = self._ledger.reading
+        attached = [((name,), int(now)) for name, now in self._collector.attachments.state().items()]
+        unidirectional = [
+            ((reading.names[identifier], reverse), flows)
+            for identifier, found in self._collector.directions.flows.items()
+            if identifier in reading.names
+            for reverse, flows in zip(telemetry.FLOW_REVERSES, found[1:], strict=True)
+        ]
+        states: dict[telemetry.Metric, Sequence[tuple[tuple[str, ...], int]]]
+        states = {telemetry.INTERFACE_ATTACHED: attached, telemetry.UNIDIRECTIONAL: unidirectional}
+        for metric, values in states.items():
             made = [
                 NumberDataPoint(dict(zip(metric.keys, labels, strict=True)), self._started_ns, reading.time_ns, value)
                 for labels, value in values

@@ -8,6 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 import pytest
+from agent import eventually
 from command import Agent, converse, epping, said
 from patience import PATIENCE_S
 
@@ -92,6 +93,31 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
         # What goes out through an interface that faces the LAN comes from outside.
         sides = {(point.attributes[telemetry.SUBNET_DIRECTION], point.attributes[telemetry.SIDE]) for point in udp}
         assert sides == {("from", "external"), ("to", "internal")}
+
+
+@pytest.mark.parametrize("temporality", ["cumulative", "delta"])
+def test_series_of_an_interface_that_is_gone_end(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
+    def named() -> set[str]:
+        """Interfaces that the next export has points of."""
+        sink.clear()
+        sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
+        return {str(point.attributes[telemetry.INTERFACE]) for point in sink.points(telemetry.INTERFACE_ATTACHED.name)}
+
+    def wait_for(*names: str) -> None:
+        eventually(lambda: named() == set(names), PATIENCE_S, f"the agent exports what it has of {names}")
+
+    with Sink(namespace=ns) as sink:
+        settings = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint,
+            "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": temporality,
+        }
+        agent = start("-i", "lo", "-i", "gone*", "--interval", "200ms", **settings)
+        for turn in range(2):
+            ns.ip(f"link add gone{turn} type veth peer name peer{turn}", f"link set gone{turn} up")
+            wait_for("lo", f"gone{turn}")
+            ns.ip(f"link delete gone{turn}")
+            wait_for("lo")
+        assert agent.stop() == 0
 
 
 def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: Callable[..., Agent]) -> None:

@@ -33,7 +33,7 @@ class _Part(NamedTuple):
 
     last_ns   (flows,) time of the last packet
     cached    (flows, 2) what both ends have cached; _NO_SLOT for a flow that is closed
-    interface (flows,) number of the interface
+    interface (flows,) identifier of the interface
     answered  (flows,) whether both ends were heard
     compared  (n,) flows of which one end was heard, as indexes; of many, some
     keys      (n,) their keys
@@ -71,7 +71,7 @@ class FlowTable:
     it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
 
     gone        identifiers of interfaces that went away: their flows are not heard any more, so none of these is active
-    directions  what the latest call of active() found of each interface, by number; None if it was no time to look
+    directions  what the latest call of active() found of each interface, by identifier; None if it was no time to look
     """
 
     def __init__(self, flows: Array, sets: Array, *, packet_clock: bool) -> None:

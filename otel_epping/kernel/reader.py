@@ -83,7 +83,11 @@ class Interval(NamedTuple):
 
 
 class Reader:
-    """One consumer's place in the program's arrays. Not for two threads at once; made by Collector.reader()."""
+    """One consumer's place in the program's arrays. Not for two threads at once; made by Collector.reader().
+
+    delivered  to be set before read() by a consumer whose deliveries may fail: those of the latest reading's `gone` of
+               which all is delivered; None: what was read is
+    """
 
     def __init__(
         self,
@@ -112,8 +116,9 @@ class Reader:
         self._owners = np.zeros(0, np.uint32)
         self._interfaces_since_ns: dict[int, int] = {}
         self._read_ns = started_ns  # time of the latest reading
+        self.delivered: frozenset[Gone] | None = None
         self._gone: frozenset[Gone] = frozenset()
-        self.delivered: frozenset[Gone] = frozenset()
+        self._done: frozenset[Gone] = frozenset()
 
     @property
     def slots_dtype(self) -> np.dtype[Any]:
@@ -230,7 +235,7 @@ class Reader:
 
     def _end_interfaces(self, interval: Interval, slots: npt.NDArray[Any]) -> None:
         """Ends interfaces that are gone, if all readers have delivered what was counted there."""
-        delivered = frozenset.intersection(*(reader.delivered for reader in list(interval.readers)))
+        delivered = frozenset.intersection(*(reader._done for reader in list(interval.readers)))
         gone = self._attachments.numbers.gone() & delivered
         if gone:
             closing = set(interval.slots.being_closed(slots)["interface"].tolist())
@@ -242,14 +247,11 @@ class Reader:
             if ended:
                 interval.slots.end(ended, slots)
 
-    def read(self, delivered: frozenset[Gone] | None = None) -> Reading:
-        """What the program has counted up to now.
-
-        `delivered` are those of the latest reading's `gone` whose counts need not be read again; all by default.
-        """
+    def read(self) -> Reading:
+        """What the program has counted up to now."""
         now_ns = self._now_ns()
         with self._next_interval() as interval:
-            self.delivered = self._gone if delivered is None else delivered
+            self._done = self._gone if self.delivered is None else self.delivered
             self._gone = self._attachments.numbers.gone()
             self._flows.end(frozenset(each.identifier for each in self._gone))
             # The program takes no flow out of its table but for another. So of those that came before the table is
