@@ -46,7 +46,7 @@ ATTRIBUTES = {
     INTERFACE: "The interface on which the packets were seen.",
     IO_DIRECTION: "`receive`: in through the interface; `transmit`: out through it.",
     SIDE: "`external`: the subnet is on the side that the interface leads to, its packets come in through it; "
-    "`internal`: it is on the other side, or this host itself; `unknown`: of a capture nobody knows.",
+    "`internal`: it is on the other side, or this host itself; `unknown`: in a capture, and at a mirror port.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
     SUBNET_DIRECTION: "`from` or `to` the subnet.",
     TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (all fragments but the first, too).",
