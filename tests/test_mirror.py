@@ -303,10 +303,10 @@ def test_of_many_flows_some_are_compared_both_ways() -> None:
     one_in = share(len(keys))
     picked = keys[pick(keys, one_in)]
     assert one_in > 1
-    assert len(picked) < 2 * 16_384
+    assert len(picked) < 2 * 4096
     found = count(np.zeros(0, np.uint16), picked, one_in)[1]
     assert (found.both_ways, found.one_way) == (0, 0)
-    assert found.same_way == pytest.approx(200_000, rel=0.1)
+    assert found.same_way == pytest.approx(200_000, rel=0.2)
 
 
 def test_what_is_suspect() -> None:

@@ -22,7 +22,7 @@ from otel_epping.kernel.interfaces import Role
 _log = logging.getLogger("otel_epping")
 
 # Flows whose keys are compared at a time; of more, some are compared.
-_COMPARED = 16_384
+_COMPARED = 4096
 # How many flows, and for how long, until a missing direction is more than a flow just joined, or a stray packet.
 _LEAST_ONE_WAY = 3
 _ONE_WAY_NS = 10_000_000_000
