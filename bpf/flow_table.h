@@ -15,7 +15,6 @@
 #include "clock.h"
 #include "hash.h"
 #include "packet.h"
-#include "traffic.h"
 
 #define FLOW_KEPT_NS 1000000000ULL
 
@@ -143,12 +142,12 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
  * Makes the row that of a new flow. Nobody must find it half written, so its key has no ports and no family meanwhile;
  * an exchange is a full barrier. Who had found the old flow here some nanoseconds before may still write what it sent
  * into the new one, or its subnet's slot. Benign, and rare: that one had been silent for long, or nobody answers it.
+ * What waited in the old flow is abandoned, and counted for the interface of the new one.
  */
-static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key)
+static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key,
+                                       struct interface_counters *counters)
 {
     u64 *ends = (void *)&flow->key.internal_port;
-
-    struct interface_counters *counters = counters_of(flow->key.interface, bpf_get_smp_processor_id());
 
     counters->rtt_abandoned += waiting_of(&flow->half[0]) + waiting_of(&flow->half[1]) +
                                (flow->half[0].accepted_ns != 0) + (flow->half[1].accepted_ns != 0);
@@ -181,7 +180,7 @@ static __always_inline struct flow *add_to_table(const struct flow_key *key, str
     if (!flow) {
         counters->flow_insert_failed++;
     } else if (!is_of(flow, key)) {
-        begin_flow(flow, key);
+        begin_flow(flow, key, counters);
         set->tags[bounded(way, FLOW_WAYS)] = place.tag;
         counters->flows_created++;
     }
