@@ -16,6 +16,7 @@ from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
+from otel_epping.kernel.hook_monitor import HookMonitor
 from otel_epping.pulse import Pulse
 from otel_epping.settings import BOUNDS, SETTINGS, Settings
 from otel_epping.signals import Signals
@@ -129,17 +130,22 @@ class _Reloading:
         self._collector.limit(self._settings.limits)
 
 
-def _watch(stop: Stop, signals: Signals, follower: Follower, reload: Callable[[], None], pulse: Pulse) -> None:
-    """Follows interfaces, and heeds SIGHUP, until we are to stop."""
+def _watch(
+    stop: Stop, signals: Signals, follower: Follower, monitor: HookMonitor, reload: Callable[[], None], pulse: Pulse
+) -> None:
+    """Follows interfaces, looks after their hooks, and heeds SIGHUP, until we are to stop."""
     sources: list[Signals | Follower] = [signals, follower]
     while not stop.is_set():
-        readable, _, _ = select.select(sources, [], [], pulse.wait_s())
+        wait_s = monitor.wait_s() if pulse.wait_s() is None else min(monitor.wait_s(), pulse.wait_s() or 0.0)
+        readable, _, _ = select.select(sources, [], [], wait_s)
         pulse.beat()
         if signals.take_hangup():
             reload()
         elif follower in readable:
             follower.follow()
             stop.wait(_PAUSE_S)
+        if monitor.look():
+            pulse.beat(at_once=True)
 
 
 def _told(names: Sequence[str]) -> str:
@@ -202,6 +208,8 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
             pipelines = Pipelines(collector, interval_s, delivery, identity.id)
             follower.begin()
+            monitor = HookMonitor(collector.attachments, collector.packets)
+            monitor.look()
             health.begin(
                 collector.attachments,
                 pipelines.exporters,
@@ -229,9 +237,10 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
                 with service.reloading("reading the settings again"):
                     reloading()
 
-            _watch(stop, signals, follower, reload, Pulse(service, health))
+            _watch(stop, signals, follower, monitor, reload, Pulse(service, health))
             _log.info("stopping: exporting the last interval")
             service.stopping("exporting the last interval")
+            monitor.close()
             follower.close()
             if not pipelines.shutdown():
                 end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)

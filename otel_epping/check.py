@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping check`: does this machine have what it takes, and what would the program take of it?
+"""`otel-epping check`: does this machine have what it takes, what would the program take of it, and who else is on the
+hooks of an interface?
 
-The last two lines are no estimates: the program is compiled and loaded for real, attached to nothing, and its maps are
+The memory is no estimate: the program is compiled and loaded for real, attached to nothing, and its maps are
 weighed by the kernel's own account.
 """
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from otel_epping.kernel import libbpf, privileges, requirements, tcx
+from otel_epping.kernel import clsact, interfaces, libbpf, neighbours, privileges, requirements, rtnetlink, tcx
+from otel_epping.kernel.attachments import choose_hook
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.follower import present
 
 _MIB = 2**20
 # What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
@@ -84,6 +88,43 @@ def _alone(config: KernelConfig) -> Iterator[Finding]:
                 yield Finding(method, True, _verifier(collector))
         except EppingError as error:
             yield Finding(method, False, str(error), error.detail)
+
+
+_ORDER = {
+    True: "before otel-epping: packets that it drops, redirects or passes to the end are not seen",
+    False: "after otel-epping: it hides no packet",
+}
+
+
+def _neighbours(name: str, config: KernelConfig) -> Iterator[Finding]:
+    """Who is on the hooks of an interface, in which order, and what they hide."""
+    ifindex, hook = interfaces.find(name).ifindex, choose_hook(config.hook)
+    if hook == "clsact":
+        clsact.refuse_ingress_qdisc(ifindex)
+    if warning := neighbours.warning_of(rtnetlink.device(ifindex)):
+        yield Finding(name, False, warning)
+    places: Counter[str] = Counter()
+    for each in neighbours.on_hooks(ifindex, hook):
+        places[each.hook] += 1
+        order = "otel-epping" if each.is_ours else _ORDER[each.is_first]
+        yield Finding(name, True, f"{each.hook} {places[each.hook]}: {each.text}: {order}")
+    if not places:
+        yield Finding(name, True, "no program and no filter of others is on its hooks")
+
+
+def on_interfaces(texts: Sequence[str], config: KernelConfig) -> Iterator[Finding]:
+    """Lines about interfaces by name, pattern, or `auto`."""
+    try:
+        for name in present(texts):
+            try:
+                yield from _neighbours(name, config)
+            except OSError as error:
+                text = f"its hooks cannot be looked at ({error.strerror}): that takes CAP_NET_ADMIN"
+                yield Finding(name, False, text)
+            except EppingError as error:
+                yield Finding(name, False, str(error))
+    except EppingError as error:
+        yield Finding("interface", False, str(error))
 
 
 def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:

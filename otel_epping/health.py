@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the agent is: what its probes answer, and what systemd's watchdog goes by.
 
-Two questions, as Kubernetes asks them. Is it ready: does it watch an interface, read the kernel's counts in time, and
-get them through? And is it alive: would it be better for being started again? No receiver comes back by that.
+Two questions, as Kubernetes asks them. Is it ready: does it watch an interface and see the interface's packets, read
+the kernel's counts in time, and get them through? And is it alive: would it be better for being started again? No
+receiver comes back by that.
 """
 
 import time
@@ -60,7 +61,9 @@ class Health:
         """Whether counts come in and get out."""
         if self._attachments is None:
             return [Check("attached", False, _LOADING)]
-        return [self._attached(self._attachments), *self._measured(), self._read(0.0), self._exported()]
+        attachments = self._attachments
+        checks = [self._attached(attachments), self._seen(attachments), *self._measured()]
+        return [*checks, self._read(0.0), self._exported()]
 
     def live(self) -> list[Check]:
         """Whether there is no reason to start it again. The reader of an exporter may have died, or hang."""
@@ -69,11 +72,20 @@ class Health:
         return [self._read(_LONGEST_EXPORT_S)]
 
     def _attached(self, attachments: Attachments) -> Check:
-        names = [name for name, attached in attachments.state().items() if attached]
-        if not names:
+        """Whether the program is on both hooks of each interface that is watched."""
+        state, watched = attachments.state(), attachments.watched
+        lost = [name for name in watched if not state.get(name)]
+        attached = [name for name in watched if name not in lost]
+        if not attached:
             return Check("attached", False, "no interface is watched")
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        return Check("attached", True, f"watching {', '.join(names[:_NAMED])}{more}")
+        if lost:
+            return Check("attached", False, f"our program was taken off {_listed(lost)}")
+        return Check("attached", True, f"watching {_listed(attached)}")
+
+    def _seen(self, attachments: Attachments) -> Check:
+        """Whether we see the packets that the kernel counts (kernel/hook_monitor.py)."""
+        faults = attachments.faults
+        return Check("seen", not faults, _listed(faults, "; ") if faults else "packets are seen")
 
     def _measured(self) -> Iterator[Check]:
         """Only where nothing is measured, although packets are counted."""
@@ -96,6 +108,11 @@ class Health:
     def _exported(self) -> Check:
         failing = self._failing()
         return Check("exported", not failing, f"exports fail: {', '.join(failing)}" if failing else "exports arrive")
+
+
+def _listed(names: Sequence[str], separator: str = ", ") -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return separator.join(names[:_NAMED]) + more
 
 
 def in_words(checks: Sequence[Check]) -> str:

@@ -33,6 +33,7 @@ from otel_epping.kernel import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower, present
+from otel_epping.kernel.hook_monitor import HookMonitor, look_in_background
 from otel_epping.sdk import attach
 from otel_epping.settings import Settings
 
@@ -111,15 +112,18 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             undo.callback(attach(reader, collector, provider._sdk_config.resource))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
-        self._detach_at_exit(collector)
+        end_monitor = look_in_background(HookMonitor(collector.attachments, collector.packets))
+        undo.callback(end_monitor)
+        self._detach_at_exit(collector, end_monitor)
         _log.info("watching %s", ", ".join(collector.attachments.watched))
 
-    def _detach_at_exit(self, collector: Collector) -> None:
+    def _detach_at_exit(self, collector: Collector, end_monitor: Callable[[], None]) -> None:
         """Before the provider's own shutdown, which came first, so that its last export has all that was counted."""
         process = os.getpid()
 
         def detach() -> None:
             if os.getpid() == process:  # a worker that was forked must not take away what its parent counts with
+                end_monitor()
                 collector.attachments.detach_all()
 
         atexit.register(detach)

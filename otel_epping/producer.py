@@ -194,8 +194,17 @@ class EppingMetricProducer:
             if identifier in reading.names
             for reverse, flows in zip(telemetry.FLOW_REVERSES, found[1:], strict=True)
         ]
+        kernel_packets = [
+            ((name, direction), count)
+            for name, counts in list(self._collector.attachments.kernel_packets.items())
+            for direction, count in zip(telemetry.IO_DIRECTIONS, counts, strict=True)
+        ]
         states: dict[telemetry.Metric, Sequence[tuple[tuple[str, ...], int]]]
-        states = {telemetry.INTERFACE_ATTACHED: attached, telemetry.UNIDIRECTIONAL: unidirectional}
+        states = {
+            telemetry.INTERFACE_ATTACHED: attached,
+            telemetry.INTERFACE_KERNEL_PACKETS: kernel_packets,
+            telemetry.UNIDIRECTIONAL: unidirectional,
+        }
         for metric, values in states.items():
             made = [
                 NumberDataPoint(dict(zip(metric.keys, labels, strict=True)), self._started_ns, reading.time_ns, value)

@@ -22,9 +22,9 @@ class Pulse:
         """How long until beat() is to be called; None for never."""
         return None if self._service.beat_s is None else max(0.0, self._next_s - time.monotonic())
 
-    def beat(self) -> None:
-        """Tells how we are, if it is time. Of a death, the log tells once."""
-        if self._service.beat_s is None or time.monotonic() < self._next_s:
+    def beat(self, at_once: bool = False) -> None:
+        """Reports the state to systemd if it is time, or at once. A death is logged once."""
+        if self._service.beat_s is None or (time.monotonic() < self._next_s and not at_once):
             return
         self._next_s = time.monotonic() + self._service.beat_s
         alive = all(check.ok for check in self._health.live())

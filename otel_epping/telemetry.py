@@ -63,7 +63,9 @@ ATTRIBUTES = {
     TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: no new TSval, and no round-trip time begun "
     "for 500 ms; `unechoed`: a TSval that is acknowledged and not echoed.",
     INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
-    "be attached to, which the log explains.",
+    "be attached to, which the log explains; `reattached`: another process had taken the program off a hook; `moved`: "
+    "the program went back to the front of a hook, before a program that came later; `unseen`: the kernel began to "
+    "count packets in a direction that the program does not see.",
     FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
     FLOW_CLOSING: "`fin`: from both ends; `rst`; `silence`: 5 minutes of it, or it had to make room for other flows.",
     FLOW_REVERSE: "Where the other direction is. `same_way`: in another flow, which passes the interface the same way "
@@ -76,6 +78,7 @@ ATTRIBUTES = {
 FAMILIES = {4: "ipv4", 6: "ipv6"}
 SIDES = ("external", "internal", "unknown")
 SUBNET_DIRECTIONS = ("from", "to")
+IO_DIRECTIONS = ("receive", "transmit")
 TRAFFIC_CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 PACKET_KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
 ECN_CODEPOINTS = ("not_ect", "ect_1", "ect_0", "ce")
@@ -229,6 +232,14 @@ INTERFACE_ATTACHED = Metric(
     (INTERFACE,),
     "updowncounter",
 )
+INTERFACE_KERNEL_PACKETS = Metric(
+    "epping.collector.interface.packet.count",
+    "{packet}",
+    "Packets that the kernel counted while an interface was watched, as `ip -s link` shows them. Compare with "
+    "`epping.interface.packet.count`: of aggregates (GSO, GRO), the kernel may count one packet where this counts all.",
+    (INTERFACE, IO_DIRECTION),
+    "updowncounter",
+)
 SUBNET_USAGE = Metric(
     "epping.collector.subnet.usage", "{subnet}", "Slots that subnets take, of those there are.", (), "updowncounter"
 )
@@ -297,10 +308,9 @@ EXPORT_REJECTED = Metric(
 INTERFACE_EVENTS = Metric(
     "epping.collector.interface.event.count",
     "{event}",
-    "Interfaces that came to be watched, and that ceased to be.",
+    "What happened to interfaces that are or were to be watched, and to the program on their hooks.",
     (INTERFACE_EVENT,),
 )
-
 FLOW_EVICTED = Metric(
     "epping.collector.flow.evicted",
     "{flow}",

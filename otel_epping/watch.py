@@ -17,6 +17,7 @@ from otel_epping.kernel import interfaces, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.hook_monitor import HookMonitor
 from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.privileges import NOTHING
 from otel_epping.kernel.timeouts import Timeouts
@@ -83,6 +84,8 @@ def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: 
         losses = _Losses(reader)
         for name, role in roles.items():
             collector.attachments.attach(name, role)
+        monitor = HookMonitor(collector.attachments, collector.packets)
+        monitor.look()
         writer = Writer(format, stream, WallClock())
         print(f"otel-epping: watching {', '.join(roles)}", file=sys.stderr)
         due_ns = 0
@@ -90,10 +93,12 @@ def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: 
             reader.wait(_WAIT_S)
             writer.write(reader.read())
             stream.flush()
+            monitor.look()
             if time.monotonic_ns() > due_ns:
                 due_ns = time.monotonic_ns() + _EVERY_NS
                 losses.tell()
                 writer.write(timeouts.close_idle(time.monotonic_ns()))
+        monitor.close()
         collector.attachments.detach_all()
         writer.write(reader.read())
         writer.close()

@@ -13,6 +13,8 @@ from otel_epping.kernel import libbpf, memory, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
+from otel_epping.kernel.hook_monitor import HookMonitor
+from otel_epping.kernel.tcx import Link
 from otel_epping.kernel.timeouts import Timeouts
 
 
@@ -44,6 +46,15 @@ def main(interface: str) -> None:
     collector.attachments.detach_all()
     collector.attachments.attach(interface)
     print("attached again")
+    monitor = HookMonitor(collector.attachments, collector.packets)
+    for *_, hook in collector.attachments.hooks():
+        assert isinstance(hook, Link)
+        hook.come_first()
+        print("moved", hook.holds())
+        assert ctypes.CDLL("libbpf.so.1").bpf_link_detach(hook._fd) == 0
+        print("taken away", not hook.holds())
+    monitor.look()
+    print("attached by the monitor", *(hook.holds() for *_, hook in collector.attachments.hooks()))
     for refused in (libbpf.load_nothing, Collector):
         try:
             refused()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small programs of others on the hooks of an interface, written in BPF instructions.
 
-A program runs before those that come to the hook later, and ends with TCX_NEXT, so these run as well.
+A program ends with TCX_NEXT, so that the next program of the hook runs as well, or with another verdict.
 """
 
 import ctypes
@@ -14,10 +14,17 @@ from contextlib import ExitStack, contextmanager
 from otel_epping.kernel import libbpf
 
 # linux/bpf.h
-BPF_PROG_TYPE_SCHED_CLS = 3
+BPF_PROG_TYPE_SCHED_CLS, BPF_PROG_TYPE_XDP = 3, 6
+BPF_F_AFTER = 1 << 4
 BPF_FUNC_SKB_STORE_BYTES, BPF_FUNC_SKB_VLAN_PUSH, BPF_FUNC_SKB_CHANGE_HEAD = 9, 18, 43
 HOOKS = libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS
 TCX_NEXT = -1
+# linux/pkt_cls.h: TC_ACT_UNSPEC is TCX_NEXT
+VERDICTS = {
+    "UNSPEC": -1, "OK": 0, "RECLASSIFY": 1, "SHOT": 2, "PIPE": 3, "STOLEN": 4, "QUEUED": 5, "REPEAT": 6, "REDIRECT": 7,
+    "TRAP": 8,
+}  # fmt: skip
+XDP_DROP, XDP_PASS = 1, 2
 
 CONTEXT, STACK = 6, 10
 
@@ -46,22 +53,52 @@ def call(helper: int, *arguments: int | bytes) -> bytes:
     return code + copy(1, CONTEXT) + struct.pack("=BBhi", 0x85, 0, 0, helper)
 
 
-def load(calls: Sequence[bytes]) -> int:
-    """Loads a program that makes these calls; its descriptor."""
-    code = b"".join([copy(CONTEXT, 1), *calls, set_to(0, TCX_NEXT), struct.pack("=BBhi", 0x95, 0, 0, 0)])
+def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> int:
+    """Loads a program that makes these calls and ends with a verdict; its descriptor."""
+    code = b"".join([copy(CONTEXT, 1), *calls, set_to(0, verdict), struct.pack("=BBhi", 0x95, 0, 0, 0)])
     library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-    arguments = BPF_PROG_TYPE_SCHED_CLS, b"neighbour", b"GPL", code, ctypes.c_size_t(len(code) // 8), None
+    arguments = kind, b"neighbour", b"GPL", code, ctypes.c_size_t(len(code) // 8), None
     program = int(library.bpf_prog_load(*arguments))
     assert program >= 0, os.strerror(ctypes.get_errno())
     return program
 
 
 @contextmanager
-def attached(name: str, calls: Sequence[bytes], hooks: Sequence[int] = HOOKS) -> Iterator[None]:
-    """The program on hooks of an interface of the calling thread's namespace, while the body runs."""
+def loaded(verdict: int, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> Iterator[int]:
+    """The descriptor of a program that gives a verdict, while the body runs."""
+    program = load(verdict=verdict, kind=kind)
+    try:
+        yield program
+    finally:
+        os.close(program)
+
+
+@contextmanager
+def attached(
+    name: str,
+    calls: Sequence[bytes] = (),
+    hooks: Sequence[int] = HOOKS,
+    verdict: int = TCX_NEXT,
+    place: int = libbpf.BPF_F_BEFORE,
+) -> Iterator[None]:
+    """The program on hooks of an interface of the calling thread's namespace, while the body runs: before the programs
+    that are there, or behind them.
+    """
     with ExitStack() as stack:
-        program = load(calls)
+        program = load(calls, verdict)
         stack.callback(os.close, program)
         for hook in hooks:
-            stack.callback(os.close, libbpf.link_create(program, socket.if_nametoindex(name), hook))
+            stack.callback(os.close, libbpf.link_create(program, socket.if_nametoindex(name), hook, place))
         yield
+
+
+@contextmanager
+def xdp(name: str, program: int) -> Iterator[None]:
+    """An XDP program on an interface of the calling thread's namespace, in generic mode, while the body runs."""
+    attach = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_xdp_attach
+    ifindex, generic = socket.if_nametoindex(name), 1 << 1  # XDP_FLAGS_SKB_MODE, linux/if_link.h
+    assert attach(ifindex, program, generic, None) == 0
+    try:
+        yield
+    finally:
+        assert attach(ifindex, -1, generic, None) == 0

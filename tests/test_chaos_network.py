@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import pytest
 from command import Agent
 from fuzz import builders
+from neighbour import BPF_F_AFTER
 
 from bench.programs import load, run_times
 from otel_epping import telemetry
@@ -138,7 +139,9 @@ def program_id(fd: int) -> int:
 
 
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """One in front of the agent drops packets of 101 bytes, one behind it those of 102; those of 100 get through."""
+    """One that was there before the agent drops packets of 101 bytes, one that came later those of 102. The agent is
+    first and sees all packets.
+    """
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         undo.enter_context(run_times())
@@ -151,7 +154,7 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
         def attach(fd: int) -> None:
             with hosts.here.entered():
                 for hook in HOOKS:
-                    undo.callback(os.close, libbpf.link_create(fd, ifindex, hook))
+                    undo.callback(os.close, libbpf.link_create(fd, ifindex, hook, BPF_F_AFTER))
 
         attach(before)
         agent = start("-i", name, namespace=hosts.here, OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
@@ -170,7 +173,7 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
                 one.recv(2000)
         assert (runs(before), runs(after)) == (120, 80)
         assert agent.stop() == 0
-        assert told(sink, INTERFACE_PACKETS) == 80
+        assert told(sink, INTERFACE_PACKETS) == 120
         with hosts.here.entered():
             assert [libbpf.attached_count(ifindex, hook) for hook in HOOKS] == [2, 2]
 

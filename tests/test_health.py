@@ -47,7 +47,7 @@ def test_an_agents_life(ns: Namespace, start: Callable[..., Agent], hook: str) -
         status, checks = ask(ns, "/readyz")
         assert status == 200
         assert checks["attached"]["text"] == "watching gone0"
-        assert set(checks) == {"attached", "read", "exported"}
+        assert set(checks) == {"attached", "seen", "read", "exported"}
 
         sink.fail_with(503)
         eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "a failed export shows")

@@ -64,6 +64,19 @@ converse()
 """
 
 
+LOSES_ITS_LINKS = """
+import contextlib, ctypes
+from pathlib import Path
+
+for file in Path("/proc/self/fdinfo").iterdir():
+    with contextlib.suppress(FileNotFoundError):
+        if "link_id" in file.read_text():
+            assert ctypes.CDLL("libbpf.so.1").bpf_link_detach(int(file.name)) == 0
+time.sleep(2)
+converse()
+"""
+
+
 CONFIG = """
 file_format: "1.0"
 resource: {{attributes: [{{name: service.name, value: from-a-file}}]}}
@@ -217,3 +230,12 @@ def test_the_example(ns: Namespace) -> None:
         (requests, *_) = sink.points("shop.requests")
         assert requests.attributes == {"outcome": "failed"}
         assert {point.resource["service.name"] for point in (requests, *rtts(sink))} == {"shop"}
+
+
+def test_links_that_are_taken_away_are_made_again(ns: Namespace) -> None:
+    """As the agent does, but in a thread."""
+    with Sink(namespace=ns) as sink:
+        said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)
+        for direction in ("ingress", "egress"):
+            assert f"lo {direction}: another process took our program off: attached again" in said
+        assert sum(point.point.count for point in rtts(sink)) >= 40

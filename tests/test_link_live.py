@@ -173,8 +173,8 @@ def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Pack
 
 @contextmanager
 def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]:
-    """A program on both hooks of an end that pushes tags, the last of them beside the packet. It runs before those that
-    come to the hook later."""
+    """A program on both hooks of an end that pushes tags, the last of them beside the packet. It runs before the
+    programs that are on the hook."""
     calls = [neighbour.call(neighbour.BPF_FUNC_SKB_VLAN_PUSH, socket.htons(protocol), 5) for protocol in protocols]
     with pair.namespace(name).entered(), neighbour.attached(name, calls):
         yield
@@ -187,14 +187,17 @@ def test_tags_beside_the_packet_both_ways(pair: Pair, protocols: tuple[int, ...]
     for name in ("near", "far"):
         flags = pair.ethtool(name, ETHTOOL_GFLAGS)
         pair.ethtool(name, ETHTOOL_SFLAGS, flags | ETH_FLAG_VLAN if offload else flags & ~ETH_FLAG_VLAN)
-    with pushing(pair, "near", protocols):
-        pair.watch("near")
-        with closing(pair.socket("far")) as far, closing(pair.socket("near")) as near:
-            frame = bytes(ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / bytes(20))
-            near.send(frame)
-            # The other end has its outer tag beside it, too; AF_PACKET doesn't show that one, but does the inner one.
-            received = far.recv(9000)
-            assert received == frame[:12] + struct.pack(">HH", CTAG, 5) * (len(protocols) - 1) + frame[12:]
+    pair.watch("near")
+    with (
+        pushing(pair, "near", protocols),
+        closing(pair.socket("far")) as far,
+        closing(pair.socket("near")) as near,
+    ):
+        frame = bytes(ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / bytes(20))
+        near.send(frame)
+        # The other end has its outer tag beside it, too; AF_PACKET doesn't show that one, but does the inner one.
+        received = far.recv(9000)
+        assert received == frame[:12] + struct.pack(">HH", CTAG, 5) * (len(protocols) - 1) + frame[12:]
         converse(pair, ETHER, TAG_BYTES * (len(protocols) - 1), 0)
 
 

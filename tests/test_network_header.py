@@ -11,8 +11,8 @@ import itertools
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 
 import neighbour
 import pytest
@@ -80,6 +80,13 @@ class Tun:
         self._socket.close()
         os.close(self._device)
 
+    @contextmanager
+    def watched_behind(self, calls: Sequence[bytes]) -> Iterator[None]:
+        """Watches the device; a program in front of ours makes these calls while the body runs."""
+        self.collector.attachments.attach(TUN)
+        with neighbour.attached(TUN, calls):
+            yield
+
     def receive(self, packet: Packet) -> None:
         """Has the kernel receive a packet."""
         os.write(self._device, bytes(packet))
@@ -133,8 +140,7 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 @pytest.mark.parametrize("version", [4, 6])
 def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: Tun, version: int, front: str) -> None:
     """Two segments out and a reply in make an RTT, and count with the bytes that the device itself counts."""
-    with tun.namespace.entered(), neighbour.attached(TUN, pushed(front)):
-        tun.collector.attachments.attach(TUN)
+    with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()
         port = 20_000 + list(FRONTS).index(front) + 100 * version
         out = [segment(version, True, port, tsval, 0) for tsval in (1000, 2000)]
@@ -157,8 +163,7 @@ def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: T
 )
 def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
     """An Ethernet device without an Ethernet header, and others with headers that their types do not have."""
-    with tun.namespace.entered(), neighbour.attached(TUN, pushed(front)):
-        tun.collector.attachments.attach(TUN)
+    with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before = tun.counters()
         packets = [IP() / UDP() / bytes(20), IPv6() / UDP() / bytes(20)]
         for packet, protocol in zip(packets, (ETH_P_IP, ETH_P_IPV6), strict=True):

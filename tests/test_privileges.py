@@ -156,6 +156,8 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
     assert int(said["silent"]) == 0
     assert said["weighed"] == "True"
     assert "attached again" in output
+    assert output.count("moved True") == output.count("taken away True") == 2
+    assert "attached by the monitor True True" in output
     assert output.count("refused") == 2
     assert "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF" in said["refused"]
     assert "written" not in output

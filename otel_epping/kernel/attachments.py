@@ -8,8 +8,11 @@ under the same name until then goes on counting there, though the kernel gives i
 """
 
 import logging
+import os
 import threading
-from collections.abc import Collection
+import weakref
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -18,6 +21,7 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
 from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.loader import Program
+from otel_epping.kernel.peers import Peers
 
 _log = logging.getLogger("otel_epping")
 
@@ -30,7 +34,7 @@ _PROBES = 4
 _ROW = np.dtype(
     [("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("id", "u2"), ("unused", "u2"), ("side", "u2", (2,))]
 )
-_DIRECTIONS = ("ingress", "egress")
+DIRECTIONS = ("ingress", "egress")
 
 Hook = tcx.Link | clsact.ClsactFilter
 
@@ -40,20 +44,37 @@ def choose_hook(wanted: str) -> str:
     return wanted if wanted != "auto" else "tcx" if tcx.is_known() else "clsact"
 
 
+def _close(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+
+
 class Attachments:
     """The interfaces that a loaded program watches, or has watched.
 
     numbers the identifiers and numbers of interfaces
     roles   identifier of an interface -> what it faces
     hook    what holds the program on an interface: tcx or clsact
-    counts  how often one was attached, detached, and refused by whoever follows interfaces (follower.py)
+    counts  how often an interface was attached to, detached from, and refused by the follower (follower.py); and what
+            the monitor of the hooks did and found (hook_monitor.py)
+    faults  what keeps packets from us, in words; written by the monitor
+    kernel_packets  packets that the kernel counted while an interface was watched, received and transmitted, by name;
+            of the monitor too
     """
 
     def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
         self.hook = choose_hook(wanted_hook)
         self.numbers = InterfaceNumbers()
         self.roles: dict[int, Role] = {}
-        self.counts = {"attached": 0, "detached": 0, "refused": 0}
+        self.counts = dict.fromkeys(("attached", "detached", "refused", "reattached", "moved", "unseen"), 0)
+        self.faults: tuple[str, ...] = ()
+        self.kernel_packets: dict[str, list[int]] = {}
+        self.peers = Peers()
+        fillers = tcx.load_fillers() if self.hook == "tcx" else []
+        weakref.finalize(self, _close, fillers).atexit = False
+        self._make_hook: Callable[[int, int, str], Hook] = (
+            partial(tcx.Link, fillers=fillers) if self.hook == "tcx" else clsact.ClsactFilter
+        )
         self._program = program
         self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, and without a number
         self._rows: dict[int, int] = {}  # row of the table -> ifindex
@@ -131,23 +152,39 @@ class Attachments:
 
     def _attach(self, ifindex: int) -> list[Hook]:
         """Puts the program on both hooks of an interface. Raises OSError or EppingError."""
-        attach: type[Hook] = tcx.Link
-        if self.hook == "clsact":
-            attach = clsact.ClsactFilter
-            self._clean()
+        self._clean()
         hooks: list[Hook] = []
         try:
-            for direction in _DIRECTIONS:
-                hooks.append(attach(self._program.entry_points[f"epping_{direction}"], ifindex, direction))
+            for direction in DIRECTIONS:
+                hooks.append(self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction))
         except (OSError, EppingError):
             for hook in hooks:
                 hook.detach()
             raise
+        self.peers.announce(ifindex)
         return hooks
 
+    def attach_again(self, name: str, direction: str) -> None:
+        """Puts the program on a hook from which somebody took it. Raises OSError or EppingError."""
+        ifindex, hooks = self._watched[name]
+        place = DIRECTIONS.index(direction)
+        hooks[place].detach()
+        hooks[place] = self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction)
+        self.peers.announce(ifindex)
+
+    def count_kernel_packets(self, name: str, direction: int, packets: int) -> None:
+        """Adds to kernel_packets."""
+        self.kernel_packets.setdefault(name, [0, 0])[direction] += packets
+
+    def hooks(self) -> Iterator[tuple[str, int, int, str, Hook]]:
+        """Each hook that is to hold the program: interface, its index, its number, direction, and the hook."""
+        for name, (ifindex, hooks) in list(self._watched.items()):
+            for direction, hook in zip(DIRECTIONS, hooks, strict=True):
+                yield name, ifindex, self.numbers.get(name, UNKNOWN_INTERFACE), direction, hook
+
     def _clean(self) -> None:
-        """Removes what one of us left on any interface who was killed: once, before we attach for the first time."""
-        if not self._cleaned:
+        """Removes the filters that a killed agent left on any interface: once, before we attach for the first time."""
+        if self.hook == "clsact" and not self._cleaned:
             self._cleaned = True
             if cleaned := clsact.clean():
                 _log.info("removed filters that an agent which was killed left on %s", ", ".join(cleaned))
@@ -156,8 +193,10 @@ class Attachments:
         """Ends watching an interface. What was counted stays until it is delivered."""
         with self._lock:
             if name in self._watched:
-                for hook in self._watched.pop(name)[1]:
+                ifindex, hooks = self._watched.pop(name)
+                for hook in hooks:
                     hook.detach()
+                self.peers.announce(ifindex)
                 self.numbers.leave(name)
                 self._unnamed.pop(name, None)
                 self.counts["detached"] += 1
@@ -170,6 +209,9 @@ class Attachments:
             ended = [interface.identifier for interface, raw in gone if self.numbers.end(interface, raw)]
             for identifier in ended:
                 del self.roles[identifier]
+            named = set(self.numbers.names.values())
+            for name in self.kernel_packets.keys() - named:
+                del self.kernel_packets[name]
             while self._unnamed and self.numbers.has_free:
                 name, (found, role) = self._unnamed.popitem()
                 self.register(found, role)

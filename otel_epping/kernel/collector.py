@@ -8,15 +8,16 @@ costs nothing, and what happened between two readings is their difference.
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
+import numpy.typing as npt
 
 from otel_epping.kernel import buckets, libbpf, loader, memory
 from otel_epping.kernel.attachments import Attachments
 from otel_epping.kernel.clock import Clock
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.control import Control
 from otel_epping.kernel.directions import Directions
 from otel_epping.kernel.flows import FlowTable
@@ -128,6 +129,13 @@ class Collector:
     def waiting(self) -> int:
         """Packets that were timed and wait for their reply."""
         return count_waiting(self._arrays["flows"], self.program.maps["exchanges"])
+
+    def packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Packets received and transmitted on interfaces, by their numbers: (len(numbers), 2)."""
+        cpus = possible_cpus()
+        rows = self._arrays["interface_counters"].rows(0, (max(numbers) + 1) * cpus)
+        ways = [rows[way]["packets"].sum(axis=1, dtype=np.int64) for way in ("received", "transmitted")]
+        return np.stack([way.reshape(-1, cpus)[numbers].sum(axis=1) for way in ways], axis=1)
 
     @property
     def kernel_bytes(self) -> dict[str, int]:

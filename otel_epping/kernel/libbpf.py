@@ -19,6 +19,11 @@ from otel_epping.kernel.errors import EppingError
 # enum bpf_attach_type, linux/bpf.h
 BPF_TCX_INGRESS = 46
 BPF_TCX_EGRESS = 47
+BPF_NETKIT_PRIMARY = 54
+BPF_NETKIT_PEER = 55
+
+# Without a relative: at the head of the hook's list of programs (bpf_mprog_attach() of kernel/bpf/mprog.c).
+BPF_F_BEFORE = 1 << 3
 
 # enum bpf_tc_attach_point, bpf/libbpf.h
 BPF_TC_INGRESS = 1
@@ -29,6 +34,10 @@ _BPF_PROG_TYPE_SCHED_CLS = 3
 # r0 = -1 (TCX_NEXT: the verdict is the next program's); exit
 _NOTHING = bytes.fromhex("b7000000ffffffff 9500000000000000")
 _BATCH = 4096
+_MAX_PROGRAMS = 64  # BPF_MPROG_MAX, linux/bpf_mprog.h
+# struct bpf_prog_info, linux/bpf.h: the members up to the name, and where the name is
+_PROGRAM_INFO_BYTES = 80
+_PROGRAM_NAME = slice(64, 80)
 
 
 @cache
@@ -74,9 +83,49 @@ def load_nothing() -> int:
     return _check(int(load(_BPF_PROG_TYPE_SCHED_CLS, b"epping_nothing", b"GPL", _NOTHING, len(_NOTHING) // 8, None)))
 
 
-def link_create(program_fd: int, ifindex: int, attach_type: int) -> int:
-    """Attaches a program to a hook of an interface; the attachment lives as long as the descriptor returned."""
-    return _check(int(_library().bpf_link_create(program_fd, ifindex, attach_type, None)))
+class _LinkOptions(ctypes.Structure):
+    """The first members of struct bpf_link_create_opts: libbpf before 1.3 has no others for a TCX hook."""
+
+    _fields_ = (("size", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("reserved", ctypes.c_uint32))
+
+
+def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
+    """Attaches a program to a hook of an interface, as the last one, or as `flags` say; the attachment lives as long as
+    the descriptor returned.
+    """
+    options = ctypes.byref(_LinkOptions(ctypes.sizeof(_LinkOptions), flags, 0))
+    return _check(int(_library().bpf_link_create(program_fd, ifindex, attach_type, options)))
+
+
+def link_update(link_fd: int, program_fd: int) -> None:
+    """Puts another program in the place of a link's program."""
+    _check(_library().bpf_link_update(link_fd, program_fd, None))
+
+
+def link_detach(link_fd: int) -> None:
+    """Takes a link's program off its hook at once: closing the descriptor does so later, if others have one as well."""
+    _check(_library().bpf_link_detach(link_fd))
+
+
+class _LinkInfo(ctypes.Structure):
+    """struct bpf_link_info of a TCX link."""
+
+    _fields_ = (
+        ("type", ctypes.c_uint32),
+        ("id", ctypes.c_uint32),
+        ("program", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("ifindex", ctypes.c_uint32),
+        ("attach_type", ctypes.c_uint32),
+    )
+
+
+def link_target(link_fd: int) -> tuple[int, int]:
+    """The id of a TCX link's program, and the index of its interface: 0 if the link was detached."""
+    info = _LinkInfo()
+    size = ctypes.c_uint32(ctypes.sizeof(info))
+    _check(_library().bpf_obj_get_info_by_fd(link_fd, ctypes.byref(info), ctypes.byref(size)))
+    return info.program, info.ifindex
 
 
 def attached_count(ifindex: int, attach_type: int) -> int:
@@ -84,6 +133,27 @@ def attached_count(ifindex: int, attach_type: int) -> int:
     count = ctypes.c_uint32(0)
     _check(_library().bpf_prog_query(ifindex, attach_type, 0, None, None, ctypes.byref(count)))
     return count.value
+
+
+def attached_programs(ifindex: int, attach_type: int) -> list[int]:
+    """The ids of the programs on a hook of an interface, in the order in which they run. Takes CAP_NET_ADMIN."""
+    ids, count = (ctypes.c_uint32 * _MAX_PROGRAMS)(), ctypes.c_uint32(_MAX_PROGRAMS)
+    _check(_library().bpf_prog_query(ifindex, attach_type, 0, None, ids, ctypes.byref(count)))
+    return list(ids[: count.value])
+
+
+def program_name(program: int) -> str:
+    """The name of a program by its id; '' without CAP_SYS_ADMIN, or if the program is gone."""
+    fd = int(_library().bpf_prog_get_fd_by_id(program))
+    if fd < 0:
+        return ""
+    info = ctypes.create_string_buffer(_PROGRAM_INFO_BYTES)
+    size = ctypes.c_uint32(_PROGRAM_INFO_BYTES)
+    try:
+        _check(_library().bpf_obj_get_info_by_fd(fd, info, ctypes.byref(size)))
+    finally:
+        os.close(fd)
+    return info.raw[_PROGRAM_NAME].split(b"\0")[0].decode(errors="backslashreplace")
 
 
 class _TcHook(ctypes.Structure):

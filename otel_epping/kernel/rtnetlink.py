@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The kernel's messages about interfaces, routes and filters (rtnetlink(7)): what there is, and what changes.
 
-Only what following interfaces and the clsact hook need. pyroute2 has all of it, and takes 10 MB and 80 ms, which is
-more than all of our settings and their model together.
+Only what following interfaces, the hooks and the comparison of packets need. pyroute2 has all of it, and takes 10 MB
+and 80 ms, which is more than all of our settings and their model together.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/nexthop.h
@@ -20,12 +20,14 @@ RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK = 16, 17, 18
 RTM_NEWROUTE, RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
 RTM_DELADDR = 21
 RTM_NEWNEXTHOP, RTM_DELNEXTHOP, _RTM_GETNEXTHOP = 104, 105, 106
-_RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
-_RTMGRP_LINK = 0x1
+_RTM_GETQDISC, _RTM_GETTFILTER, _RTM_GETSTATS = 38, 46, 94
+_RTMGRP_LINK, _RTMGRP_TC = 0x1, 0x8
 _RTMGRP_ROUTES = 0x10 | 0x40 | 0x400 | 1 << 31  # IPV4_IFADDR, IPV4_ROUTE, IPV6_ROUTE, RTNLGRP_NEXTHOP (32)
-_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 18, 52, 53
+_IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_XDP, _IFLA_PROP_LIST, _IFLA_ALT_IFNAME = 3, 18, 43, 52, 53
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _IFLA_VRF_TABLE = 1, 2, 1
-_TCA_KIND, _TCA_OPTIONS = 1, 2
+_IFLA_XDP_PROG_ID, _IFLA_XDP_OF_MODES = 4, (5, 6, 7)
+_IFLA_STATS_LINK_64 = 1
+_TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # of a filter on a clsact qdisc
 _CLSACT = 0xFFFFFFF1  # the parent of a clsact qdisc, and of an ingress qdisc, which has the same place
@@ -45,8 +47,12 @@ _NEXT_HOP_OBJECT = struct.Struct("=4BI")  # nhmsg: family, scope, protocol, rese
 _GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: id, weight, weight's high byte, reserved
 _ADDRESS = struct.Struct("=4xI")  # ifaddrmsg: family, length of the prefix, flags, scope, index
 _NUMBER = struct.Struct("=I")
+_STATS = struct.Struct("=BxxxII")  # if_stats_msg: family, index, mask of the wanted attributes
+_PACKETS = struct.Struct("=QQ")  # the first two members of rtnl_link_stats64: packets received, transmitted
 
 _DATAGRAM = 1 << 16
+_TOGETHER = 32  # requests in a datagram, whose answers fit into any socket's buffer
+_PATIENCE_S = 1.0
 # Of what happened while we were busy; the kernel halves it to what net.core.rmem_max allows.
 _BUFFER = 1 << 20
 
@@ -233,12 +239,15 @@ def nexthops() -> Iterator[Nexthop]:
 class Filter:
     """A filter on a clsact qdisc; `name` and `program`, its id, are those of a BPF program, or '' and 0.
 
-    A list of filters has a head, which looks like a filter with the handle 0.
+    A packet begins in chain 0, and meets the filters there in the order in which the kernel lists them. `protocol` is
+    an EtherType, ETH_P_ALL (3) for all. A list of filters has a head, which looks like a filter with the handle 0.
     """
 
     direction: str
     kind: str
     priority: int
+    protocol: int
+    chain: int
     handle: int
     name: str
     program: int
@@ -253,7 +262,8 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
         options = dict(_attributes(attributes.get(_TCA_OPTIONS, b""))) if kind == "bpf" else {}
         name = _text(options.get(_TCA_BPF_NAME, b""))
         program = int.from_bytes(options.get(_TCA_BPF_ID, b""), sys.byteorder)
-        yield Filter(direction, kind, info >> 16, handle, name, program)
+        chain = int.from_bytes(attributes.get(_TCA_CHAIN, b""), sys.byteorder)
+        yield Filter(direction, kind, info >> 16, socket.ntohs(info & 0xFFFF), chain, handle, name, program)
 
 
 def ingress_qdisc(ifindex: int) -> str:
@@ -265,16 +275,107 @@ def ingress_qdisc(ifindex: int) -> str:
     return ""
 
 
+@dataclass(frozen=True)
+class Device:
+    """What an interface is: its kind (bond, vrf...; '' for a card), and the ids of its XDP programs."""
+
+    kind: str
+    xdp: tuple[int, ...]
+
+
+def _ask(kind: int, bodies: Sequence[bytes]) -> Iterator[bytes]:
+    """The answers to requests about one thing each; those that the kernel refuses have none. Raises OSError."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
+        asker.settimeout(_PATIENCE_S)
+        for begin in range(0, len(bodies), _TOGETHER):
+            part = bodies[begin : begin + _TOGETHER]
+            requests = [_MESSAGE.pack(_MESSAGE.size + len(body), kind, _NLM_F_REQUEST, 0, 0) + body for body in part]
+            asker.sendto(b"".join(requests), (0, 0))
+            waiting = len(part)
+            while waiting:
+                for answer, data in _messages(asker.recv(_DATAGRAM)):
+                    waiting -= 1
+                    if answer != _NLMSG_ERROR:
+                        yield data
+
+
+def device(ifindex: int) -> Device:
+    """What an interface is; nothing is known of one that is gone. Raises OSError."""
+    for body in _ask(_RTM_GETLINK, [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]):
+        found = dict(_attributes(body[_LINK.size :]))
+        kind = dict(_attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
+        xdp = dict(_attributes(found.get(_IFLA_XDP, b"")))
+        # With programs of more than one mode, each mode has an attribute of its own.
+        modes = [mode for mode in _IFLA_XDP_OF_MODES if mode in xdp] or [_IFLA_XDP_PROG_ID]
+        programs = (int.from_bytes(xdp[mode], sys.byteorder) for mode in modes if mode in xdp)
+        return Device(_text(kind), tuple(programs))
+    return Device("", ())
+
+
+def packets(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Packets received and transmitted on interfaces, by index, as the kernel counts them (`ip -s link`); nothing of an
+    interface that is gone. Raises OSError.
+    """
+    bodies = [_STATS.pack(socket.AF_UNSPEC, ifindex, 1 << _IFLA_STATS_LINK_64 - 1) for ifindex in ifindexes]
+    found = {}
+    for body in _ask(_RTM_GETSTATS, bodies):
+        counts = dict(_attributes(body[_STATS.size :])).get(_IFLA_STATS_LINK_64)
+        if counts:
+            found[_STATS.unpack_from(body)[1]] = _PACKETS.unpack_from(counts)
+    return found
+
+
+class FilterChanges:
+    """Which interfaces had a change of their qdiscs or filters from now on."""
+
+    def __init__(self) -> None:
+        self._socket = _listener(_RTMGRP_TC)
+
+    def read(self) -> set[int] | None:
+        """The indexes of the interfaces; None where the kernel had to leave some out."""
+        found: set[int] = set()
+        missed = False
+        for message in _received(self._socket):
+            if message is None:
+                missed = True
+            else:
+                found.add(_TC.unpack_from(message[1])[1])
+        return None if missed else found
+
+    def close(self) -> None:
+        """No more of it."""
+        self._socket.close()
+
+
+def _listener(groups: int) -> socket.socket:
+    """A socket that hears what changes."""
+    listener = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
+    )
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    listener.bind((0, groups))
+    return listener
+
+
+def _received(listener: socket.socket) -> Iterator[tuple[int, bytes] | None]:
+    """Types and bodies of the messages there are; None where the kernel had to leave some out."""
+    while True:
+        try:
+            yield from _messages(listener.recv(_DATAGRAM))
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            yield None
+
+
 class Changes:
     """What the kernel says of interfaces, and of routes and what they depend on if asked to, from now on; to be
     selected on."""
 
     def __init__(self, *, routes: bool) -> None:
-        self._socket = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, socket.NETLINK_ROUTE
-        )
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
-        self._socket.bind((0, _RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0)))
+        self._socket = _listener(_RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0))
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -286,12 +387,4 @@ class Changes:
 
     def read(self) -> Iterator[tuple[int, bytes] | None]:
         """Types and bodies of the messages there are; None where the kernel had to leave some out."""
-        while True:
-            try:
-                yield from _messages(self._socket.recv(_DATAGRAM))
-            except BlockingIOError:
-                return
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-                yield None
+        return _received(self._socket)

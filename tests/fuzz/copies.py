@@ -4,7 +4,8 @@
 from typing import Any
 
 from fuzz.flows import ASKS_AGAIN
-from fuzz.meaning import FIN, SYN, Meaning, number
+from fuzz.links import number
+from fuzz.meaning import FIN, SYN, Meaning
 from fuzz.methods import COPY_NS, Seen
 
 UNKNOWN_NS, WITHOUT_IDENTIFICATION_NS = 1_000_000, 100_000
