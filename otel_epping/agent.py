@@ -5,12 +5,14 @@ import logging
 import select
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from otel_epping.health import Health, in_words
 from otel_epping.identity import Identity
-from otel_epping.kernel import interfaces, privileges
+from otel_epping.kernel import descriptors, privileges, requirements
 from otel_epping.kernel.attachments import choose_hook
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
@@ -24,12 +26,22 @@ from otel_epping.stop import Stop, end_at_once
 from otel_epping.systemd import Service
 from otel_epping.version import __version__
 
+if TYPE_CHECKING:
+    from otel_epping.sdk import Pipelines
+
 _log = logging.getLogger("otel_epping")
 
 _MIB = 2**20
 # Least time between two looks at what changed: interfaces come and go by the hundred, and are dealt with together.
 _PAUSE_S = 0.1
+# Between two looks at interfaces when the first one failed, for the lack of descriptors for one.
+_RETRY_S = 2.0
 _TOLD = 20
+# From a signal to the end, whatever receivers do: Docker kills 10 s after it, systemd after 90 s, Kubernetes 30 s.
+_STOP_S = 8.0
+# Detaching begins at the latest so long before the deadline, and a receiver is given up a little before it.
+_DETACH_S = 3.0
+_GRACE_S = 0.2
 _STOPPED = "stopped before anything was watched"
 
 
@@ -126,7 +138,11 @@ class _Reloading:
         before, self._settings = self._settings, replace(self._settings, **values)
         logging.getLogger().setLevel(self._settings.log_level.upper())
         if self._settings.selection != before.selection:
-            self._follower.select(self._settings.selection)
+            try:
+                self._follower.select(self._settings.selection)
+            except EppingError as error:
+                _log.error("interfaces are followed as before: %s", error)
+                self._settings = replace(self._settings, interface=before.interface, lan=before.lan)
         self._collector.limit(self._settings.limits)
 
 
@@ -134,14 +150,19 @@ def _watch(
     stop: Stop, signals: Signals, follower: Follower, monitor: HookMonitor, reload: Callable[[], None], pulse: Pulse
 ) -> None:
     """Follows interfaces, looks after their hooks, and heeds SIGHUP, until we are to stop."""
-    sources: list[Signals | Follower] = [signals, follower]
     while not stop.is_set():
-        wait_s = monitor.wait_s() if pulse.wait_s() is None else min(monitor.wait_s(), pulse.wait_s() or 0.0)
-        readable, _, _ = select.select(sources, [], [], wait_s)
+        # Made anew each time, for a selection may bring the follower another descriptor. select() cannot take
+        # descriptors beyond 1023, and epoll needs one itself.
+        waiting = select.poll()
+        for source in (signals, follower):
+            waiting.register(source, select.POLLIN)
+        waits_s = [monitor.wait_s(), pulse.wait_s(), _RETRY_S if follower.is_outdated else None]
+        wait_s = min(each for each in waits_s if each is not None)
+        readable = [fd for fd, _ in waiting.poll(wait_s * 1000)]
         pulse.beat()
         if signals.take_hangup():
             reload()
-        elif follower in readable:
+        elif follower.fileno() in readable or follower.is_outdated:
             follower.follow()
             stop.wait(_PAUSE_S)
         if monitor.look():
@@ -163,14 +184,34 @@ def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManage
     return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
 
 
+def _finish(stop: Stop, follower: Follower, pipelines: "Pipelines", delivery: Delivery) -> None:
+    """Exports the last interval, and detaches. Both end with the stop's deadline, and the process with them.
+
+    The kernel needs 10 ms and more to remove each TCX link, one after the other. So interfaces are detached after the
+    export, or while it waits for a receiver: by then the counts have been read. Links that are left at the deadline are
+    removed by the kernel as it ends the process.
+    """
+    undelivered = f"the last interval was not delivered: no answer within {_STOP_S:g} s"
+    stop.overdue = undelivered, 1
+    with beside(lambda: pipelines.shutdown(stop.left_s() - _GRACE_S)) as exporting:
+        wait([exporting], stop.left_s() - _DETACH_S)
+        if exporting.done() and exporting.result():
+            stop.overdue = "", int(bool(delivery.failing))
+        follower.close()
+    if not exporting.result():
+        end_at_once(undelivered, 1)
+
+
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     """Watches interfaces until SIGTERM or SIGINT; returns whether the last export arrived.
 
     With SIGHUP, `reread` gives the settings anew. Raises EppingError for whatever keeps it from beginning.
     """
-    for name in settings.selection.names:
-        interfaces.find(name)
-    stop, signals = Stop("stopped at once; the last interval may not have been delivered"), Signals()
+    requirements.file_systems()
+    requirements.open_files()
+    requirements.threads()
+    descriptors.raise_limit()
+    stop, signals = Stop("stopped at once; the last interval may not have been delivered", _STOP_S), Signals()
     delivery = Delivery()
     config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
     hook = choose_hook(config.hook)
@@ -188,7 +229,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             kept = privileges.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else privileges.NOTHING)
             answering.enter_context(probes)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-            from otel_epping.sdk import LAST_EXPORT_S, Pipelines, exporter_classes
+            from otel_epping.sdk import Pipelines, exporter_classes
 
             exporter_classes()
         try:
@@ -204,7 +245,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
                 _log.info(_STOPPED)
                 return True
             _tell_privileges(kept)
-            follower = Follower(collector.attachments, settings.selection)
+            follower = Follower(collector.attachments, settings.selection, stop.is_set)
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
             pipelines = Pipelines(collector, interval_s, delivery, identity.id)
             follower.begin()
@@ -241,7 +282,5 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             _log.info("stopping: exporting the last interval")
             service.stopping("exporting the last interval")
             monitor.close()
-            follower.close()
-            if not pipelines.shutdown():
-                end_at_once(f"the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s", 1)
+            _finish(stop, follower, pipelines, delivery)
     return not delivery.failing

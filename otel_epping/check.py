@@ -22,6 +22,13 @@ _MIB = 2**20
 # What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_A_SUBNET = 2048
+# Reported only where one of them is not as usual.
+_SURROUNDINGS: dict[str, Callable[[], object]] = {
+    "file systems": requirements.file_systems,
+    "user namespace": requirements.user_namespace,
+    "open files": requirements.open_files,
+    "threads": requirements.threads,
+}
 _PER_CPU = ("traffic", "interface_counters", "pairs", "packets")
 
 
@@ -35,9 +42,9 @@ class Finding:
     detail: str = ""
 
 
-def _find(name: str, look: Callable[[], str]) -> Finding:
+def _find(name: str, look: Callable[[], object]) -> Finding:
     try:
-        return Finding(name, True, look())
+        return Finding(name, True, str(look()))
     except EppingError as error:
         return Finding(name, False, str(error), error.detail)
 
@@ -131,12 +138,19 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
     """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
     yield _find("kernel", lambda: f"{requirements.kernel()}: {requirements.tried_kernel()}")
     yield _find("BTF", requirements.btf)
-    for name in privileges.NEEDED:
-        yield _find(name, partial(requirements.capability, name))
+    for name, look in _SURROUNDINGS.items():
+        if not (finding := _find(name, look)).ok:
+            yield finding
+            return
+    capabilities = [_find(name, partial(requirements.capability, name)) for name in privileges.NEEDED]
+    yield from capabilities
     yield _find("locked memory", requirements.locked_memory)
     library = _find("libbpf", libbpf.version)
     yield library
     if not library.ok:
+        return
+    if all(each.ok for each in capabilities) and not (system_call := _find("bpf()", requirements.bpf)).ok:
+        yield system_call
         return
     yield _find("hook", partial(_hook, config))
     try:

@@ -9,6 +9,7 @@ exporter is given objects of the SDK.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -72,6 +73,7 @@ class ProducerExporter(MetricExporter):
         self._first = 0
         self._told_ns = 0  # when the latest reading was taken
         self._lock = threading.Lock()
+        self._process = os.getpid()
 
     @staticmethod
     def temporality_of(preferred: dict[type, AggregationTemporality] | None) -> AggregationTemporality:
@@ -79,7 +81,14 @@ class ProducerExporter(MetricExporter):
         return (preferred or {}).get(Histogram, AggregationTemporality.CUMULATIVE)
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Reads the kernel's counts and exports them in requests far smaller than a receiver's limit."""
+        """Reads the kernel's counts and exports them in requests far smaller than a receiver's limit.
+
+        Not in a forked child, where the SDK starts its readers anew: there, only what the SDK hands over is exported.
+        """
+        if os.getpid() != self._process:
+            if self._forward_sdk:
+                return self._inner.export(metrics_data, timeout_millis=timeout_millis)
+            return MetricExportResult.SUCCESS
         # The SDK gives its last export the interval for a timeout, which may be short.
         began = time.monotonic()
         deadline = began + max(timeout_millis / 1e3, _LEAST_TIMEOUT_S)

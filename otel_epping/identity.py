@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
+from otel_epping.kernel.text import escaped
+
 _SERVICE_INSTANCE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 _MACHINE_ID = Path("/etc/machine-id")
 
@@ -23,9 +25,9 @@ class Identity:
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
         with suppress(OSError):  # a container may have none, or that of its image: it has a name of its own, though
-            machine = _MACHINE_ID.read_text().strip()
+            machine = escaped(_MACHINE_ID.read_bytes().strip())
         namespace = Path("/proc/self/ns/net").stat().st_ino
-        lasting = "/".join([machine, socket.gethostname(), str(namespace), *sorted(interfaces)])
+        lasting = "/".join([machine, escaped(socket.gethostname()), str(namespace), *sorted(interfaces)])
         self.id = str(uuid.uuid5(_SERVICE_INSTANCE, lasting))
         self._holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:

@@ -87,7 +87,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         with ExitStack() as undo:
             try:
                 self._begin(provider, options, undo)
-            except (EppingError, OSError) as error:
+            except (EppingError, OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
                 _log.warning("the network is not measured: %s", error)
                 return
             self._undo = undo.pop_all().close

@@ -9,6 +9,7 @@ came with (logging's `extra`), and of an exception type, message and the whole t
 import json
 import logging
 import os
+import re
 import sys
 import threading
 import traceback
@@ -16,15 +17,27 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
+from otel_epping.kernel.text import printable
+
 _log = logging.getLogger("otel_epping")
 
+_SURROGATES = re.compile("[\ud800-\udfff]")
 # What a record has without any `extra`, and what formatters add.
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def _one_line(text: str) -> str:
     """The same without line breaks, and with what a terminal would obey written out: others' words are in our log."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in " ".join(text.split()))
+    return printable(" ".join(text.split()))
+
+
+def _utf8(value: Any) -> Any:
+    """The same with lone surrogates escaped, which are no UTF-8 and which readers of JSON refuse (RFC 8259, 8.2)."""
+    if isinstance(value, str):
+        return _SURROGATES.sub(lambda match: printable(match[0]), value)
+    if isinstance(value, dict):
+        return {_utf8(key): _utf8(each) for key, each in value.items()}
+    return list(map(_utf8, value)) if isinstance(value, (list, tuple)) else value
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -52,7 +65,7 @@ class _Json(logging.Formatter):
         told: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
-            "message": " ".join(record.getMessage().split()),
+            "message": _one_line(record.getMessage()),
             "logger": record.name,
             "thread": record.threadName,
         }
@@ -61,7 +74,7 @@ class _Json(logging.Formatter):
             told["exception.type"] = type(error).__name__
             told["exception.message"] = str(error)
             told["exception.stacktrace"] = "".join(traceback.format_exception(error))
-        return json.dumps(told, default=str)
+        return json.dumps(_utf8(told), default=str)
 
 
 def _is_json() -> bool:
@@ -71,7 +84,7 @@ def _is_json() -> bool:
 def last_words(text: str, detail: str = "") -> str:
     """What a process writes as it ends: a line of its log, if that is JSON; else text for whoever typed the command."""
     if not _is_json():
-        return "\n".join(filter(None, [detail, f"otel-epping: {text}"]))
+        return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))
     record = logging.LogRecord(_log.name, logging.CRITICAL, "", 0, text, None, None)
     if detail:
         record.detail = detail

@@ -6,6 +6,7 @@ program counts of itself comes with the other counts (counters.INTERFACE_COUNTER
 interface: the SDK keeps each attribute set that it ever saw, and of those beyond 2,000 only their sum.
 """
 
+import os
 import resource
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -24,7 +25,7 @@ _DIRECTIONS = {"epping_ingress": "receive", "epping_egress": "transmit"}
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process."""
+    """Resident memory of this process. Raises OSError."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
@@ -61,7 +62,11 @@ def _of_exporters(
 
 
 def observe(provider: MeterProvider, collector: Collector, exporters: Sequence[ProducerExporter]) -> None:
-    """Gives the provider instruments for the collector, and for the exporters that push its counts, if there are."""
+    """Gives the provider instruments for the collector, and for the exporters that push its counts, if there are.
+
+    They have data in the process that calls this, and none in its forked children.
+    """
+    process = os.getpid()
     # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
     meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
     create = {
@@ -71,7 +76,12 @@ def observe(provider: MeterProvider, collector: Collector, exporters: Sequence[P
     }
 
     def called(look: Callable[[], Iterable[Observation]], _: CallbackOptions) -> Iterable[Observation]:
-        return look()
+        if os.getpid() != process:
+            return []
+        try:
+            return list(look())
+        except OSError:  # no descriptor is left to read /proc with: no point this time
+            return []
 
     for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():
         create[metric.kind](

@@ -104,7 +104,7 @@ def _listen(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if is_v6 else socket.AF_INET
     try:
         return socket.create_server((address, port), family=family, dualstack_ipv6=is_v6)
-    except (socket.gaierror, UnicodeError):
+    except (socket.gaierror, UnicodeError, TypeError):  # TypeError: bytes that are not UTF-8
         why = "there is no such address"
     except OSError as error:
         why = os.strerror(error.errno or 0)
@@ -188,7 +188,11 @@ class Probes:
         if len(self._clients) >= _MAX_CONNECTIONS:
             self._drop(next(iter(self._clients.values())))
         self._clients[connection] = _Client(connection)
-        self._selector.register(connection, selectors.EVENT_READ)
+        try:
+            self._selector.register(connection, selectors.EVENT_READ)
+        except OSError:  # no more memory, or too many watches (epoll_ctl(2))
+            del self._clients[connection]
+            connection.close()
 
     def _receive(self, client: _Client) -> None:
         try:

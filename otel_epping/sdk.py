@@ -32,13 +32,14 @@ from otel_epping.explicit import explicit
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.text import escaped, printable
 from otel_epping.own_metrics import observe
 from otel_epping.producer import EppingMetricProducer
 from otel_epping.version import __version__
 
 _log = logging.getLogger(__name__)
 
-# From a signal to the end, whatever receivers do: Docker kills 10 s after it, systemd after 90 s, Kubernetes 30 s.
+# For the last export of all exporters together, where the caller has no deadline of its own.
 LAST_EXPORT_S = 8.0
 
 _SERVICE = "otel-epping"
@@ -47,11 +48,17 @@ _OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"
 
 
 class _InstalledReader(PeriodicExportingMetricReader):
-    """A reader that is shut down once: by the application, or at exit."""
+    """A reader that is shut down once, in the process that made it: by the application, or at exit."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._process = os.getpid()
+        super().__init__(*arguments, **options)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Exports the last interval, and ends."""
+        """Exports the last interval, and ends. Does nothing in a forked child, as the connection is its parent's."""
         atexit.unregister(self.shutdown)
+        if os.getpid() != self._process:
+            return
         super().shutdown(timeout_millis, **kwargs)
 
 
@@ -62,7 +69,8 @@ def install(
 
     Returns the reader: shut it down before the exporter's process ends, or at exit it is. The provider's own shutdown()
     and force_flush() pass over readers that came later (SDK 1.45), so call the reader's. `interval_s` defaults to
-    OTEL_METRIC_EXPORT_INTERVAL.
+    OTEL_METRIC_EXPORT_INTERVAL. Only the process that calls this exports: its forked children, as the workers of a
+    server that loads the application first, export nothing of the collector.
     """
     wrapped = ProducerExporter(exporter, collector, forward_sdk=False)
     observe(provider, collector, [wrapped])
@@ -138,14 +146,21 @@ def exporter_classes() -> list[tuple[str, type[Any]]]:
     return classes
 
 
+def _printable(value: Any) -> Any:
+    """An attribute that OTLP can carry: strings must be UTF-8, and those of variables may not be."""
+    if isinstance(value, str):
+        return printable(value)
+    return tuple(map(_printable, value)) if isinstance(value, (list, tuple)) else value
+
+
 def default_resource(instance_id: str | None = None) -> Resource:
     """What OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the resource detectors say; where they are silent, us.
 
     `instance_id` goes before the one that the SDK has made up for this process.
     """
     said = Resource.create()
-    ours = {"service.name": _SERVICE, "service.version": __version__, "host.name": socket.gethostname()}
-    named = dict(said.attributes)
+    ours = {"service.name": _SERVICE, "service.version": __version__, "host.name": escaped(socket.gethostname())}
+    named = {printable(key): _printable(value) for key, value in said.attributes.items()}
     if str(named.get("service.name", "")).startswith("unknown_service"):
         del named["service.name"]
     else:
@@ -208,9 +223,12 @@ class Pipelines:
         deadline = time.monotonic() + timeout_s
         # All at once: the provider's own shutdown() would have each wait for those before it, which may hang.
         ending = [threading.Thread(target=_shut_down, args=(reader,), daemon=True) for reader in self._readers]
-        for thread in ending:
-            thread.start()
-        for thread in ending:
+        for thread, reader in zip(ending, self._readers, strict=True):
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads: one after the other
+                _shut_down(reader)
+        for thread in filter(threading.Thread.is_alive, ending):
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in ending)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TextIO
 
 from otel_epping.events import Writer
-from otel_epping.kernel import interfaces, privileges
+from otel_epping.kernel import descriptors, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
@@ -72,8 +72,7 @@ def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: 
 
     Raises EppingError for whatever keeps it from beginning, OSError if `stream` cannot be written.
     """
-    for name in roles:
-        interfaces.find(name)
+    descriptors.raise_limit()
     stop = Stop("stopped at once; the output may be torn")
     with Collector(replace(config, events=True)) as collector:
         # As in agent.py; nothing else of ours runs here that could have any.
@@ -99,7 +98,7 @@ def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: 
                 losses.tell()
                 writer.write(timeouts.close_idle(time.monotonic_ns()))
         monitor.close()
-        collector.attachments.detach_all()
+        # Interfaces are detached after the output has ended: that takes the kernel 10 ms and more for each.
         writer.write(reader.read())
         writer.close()
         stream.flush()

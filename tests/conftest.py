@@ -27,15 +27,15 @@ SIDE_BY_SIDE = re.compile(
     "test_(bounded.*|capture_.*|cli_arguments|cli_first_run|clock|complete|default_routes|distro|events_.*|exact|"
     "examples_commands|flow_table|fuzz|histogram|identity|interface_numbers|kernel_config|ledger|link|link_live|"
     "links_page|loader|logs|methods|mirror|network_header|oddities|oracles.*|packet_.*|pairs|pressure|privileges|"
-    "reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|sdk_points|sdk_variables|sequence|settings|sides|"
-    "slots|telemetry|tunnel|wire_points|wire_request|writer)"
+    "process_(names|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|sandbox|sdk_points|sdk_variables|"
+    "sequence|settings|sides|slots|streams)|telemetry|text|tunnel|wire_points|wire_request|writer)"
 )
 
 
 # Files of tests that need neither a kernel nor root, but for tests with one of the fixtures that do.
 UNIT = re.compile(
     "test_(capture_.*|clock|events_format|examples_commands|histogram|ledger|links_page|logs|probes|project|"
-    "redaction|requirements|runs|sdk_variables|settings|telemetry|wire_.*)"
+    "redaction|requirements|runs|sdk_variables|settings|telemetry|text|wire_.*)"
 )
 KERNEL_FIXTURES = {"bench", "bench_of", "dtypes", "ns"}
 

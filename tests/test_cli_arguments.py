@@ -3,9 +3,11 @@
 
 import re
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
-from command import COMMAND, epping, said
+from command import COMMAND, Agent, epping, said
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.version import __version__
@@ -94,7 +96,79 @@ def variable(option: str) -> str:
 @pytest.mark.parametrize(("option", "bad"), [row[:2] for row in OPTIONS])
 def test_variables_set_options(ns: Namespace, option: str, bad: str) -> None:
     settings = {"OTEL_EPPING_INTERFACE": "lo", variable(option): bad}
-    assert f"'--{option}'" in said(epping(ns, "run", settings=settings))
+    words = said(epping(ns, "run", settings=settings))
+    assert f"variable {variable(option)}: " in words
+    assert f"--{option}" not in words
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "value"),
+    [
+        (["check"], "VERBOSE", "perhaps"),
+        (["config"], "SCHEMA", "perhaps"),
+        (["config"], "HEALTH_PORT", "http"),
+        (["config"], "METHODS", "ping"),
+        (["replay", "x.pcap"], "FORMAT", "xml"),
+        (["watch", "-i", "lo"], "FORMAT", "xml"),
+        (["watch"], "INTERFACE", "/(/"),
+    ],
+)
+def test_an_error_names_the_variable_that_a_value_is_from(
+    ns: Namespace, arguments: list[str], name: str, value: str
+) -> None:
+    words = said(epping(ns, *arguments, settings={f"OTEL_EPPING_{name}": value}))
+    assert words.startswith(f"Invalid value for variable OTEL_EPPING_{name}: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("INTERFACE", "nope", "there is no interface 'nope'"),
+        ("LAN", "nope", "there is no interface 'nope'"),
+        ("ROLL_UP", "true", "roll_up needs max_series"),
+        ("CONFIG", "/nope/settings.yaml", "cannot read /nope/settings.yaml"),
+    ],
+)
+def test_a_value_that_only_the_command_can_judge_is_told_with_its_variable(
+    ns: Namespace, name: str, value: str, words: str
+) -> None:
+    settings = {"OTEL_EPPING_INTERFACE": "lo", f"OTEL_EPPING_{name}": value}
+    assert said(epping(ns, "run", settings=settings)).startswith(f"OTEL_EPPING_{name}: {words}")
+    if name == "INTERFACE":
+        assert said(epping(ns, "watch", settings=settings)).startswith(f"OTEL_EPPING_{name}: {words}")
+
+
+def test_a_file_is_named_with_the_line_of_an_interface_that_there_is_not(ns: Namespace, public: Path) -> None:
+    path = public / "settings.yaml"
+    path.write_text("scale: 3\ninterface: nope\n")
+    assert said(epping(ns, "run", "--config", str(path))).startswith(f"{path}:2: there is no interface 'nope'")
+
+
+SERVICES = {
+    "HEALTH_PORT": "tcp://10.0.0.5:8080",
+    "HEALTH_PORT_8080_TCP": "tcp://10.0.0.5:8080",
+    "HEALTH_PORT_8080_TCP_ADDR": "10.0.0.5",
+    "HEALTH_SERVICE_HOST": "10.0.0.5",
+    "HEALTH_SERVICE_PORT": "8080",
+    "HEALTH_SERVICE_PORT_PROBES": "8080",
+    "PORT": "udp://[fd00::5]:53",
+    "SERVICE_HOST": "10.0.0.5",
+}
+
+
+def test_what_kubernetes_sets_for_a_service_is_ignored(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """A Service called otel-epping-health, and one called otel-epping."""
+    variables = {f"OTEL_EPPING_{name}": value for name, value in SERVICES.items()}
+    assert re.search(r"^health_port: null +# default$", epping(ns, "config", settings=variables).stdout, re.M)
+    agent = start("-i", "lo", "--log-level", "debug", OTEL_METRICS_EXPORTER="console", **variables)
+    for name, value in variables.items():
+        assert f"ignored, for Kubernetes sets it for a Service: {name}={value}\n" in agent.log.read_text()
+    assert agent.stop() == 0
+
+
+def test_only_the_form_of_a_service_is_ignored(ns: Namespace) -> None:
+    for value in ("tcp://", "10.0.0.5:8080", "tcp:8080", "http://10.0.0.5:8080"):
+        assert "OTEL_EPPING_HEALTH_PORT" in said(epping(ns, "config", settings={"OTEL_EPPING_HEALTH_PORT": value}))
 
 
 def test_variable_with_several_interfaces(ns: Namespace) -> None:

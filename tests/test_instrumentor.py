@@ -149,7 +149,7 @@ def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
         (("setpriv", "--bounding-set=-all", "--inh-caps=-all"), {}, "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF"),
         ((), {"OTEL_EPPING_INTERFACE": "eth7"}, "there is no interface 'eth7'"),
         ((), {"OTEL_EPPING_INTERFACE": ""}, "no interface matches auto"),
-        ((), {"OTEL_EPPING_SCALE": "9"}, "'--scale': 9 is not in the range"),
+        ((), {"OTEL_EPPING_SCALE": "9"}, "variable OTEL_EPPING_SCALE: 9 is not in the range"),
         ((), {"OTEL_EPPING_SCAL": "3"}, "there is no variable OTEL_EPPING_SCAL"),
     ],
     ids=["privileges", "interface", "no route", "value", "variable"],

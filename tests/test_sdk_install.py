@@ -105,6 +105,78 @@ def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, e
     assert done.stderr == ""
 
 
+FORKING = """
+import multiprocessing, os, sys, threading, time
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk.metrics import Histogram, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
+from otel_epping.sdk import install
+from testrun import MS, Bench
+from recorder import CONFIG, Conversation
+
+endpoint, way = sys.argv[1:]
+exporter = lambda: OTLPMetricExporter(endpoint, preferred_temporality={Histogram: AggregationTemporality.DELTA})
+bench = Bench(CONFIG)
+bench.collector.attachments.attach("lo")
+provider = MeterProvider(metric_readers=[PeriodicExportingMetricReader(exporter(), 100)])  # the application's own
+provider.get_meter("shop").create_counter("shop.orders").add(3)
+reader = install(provider, exporter(), bench.collector, 0.1)
+provider.get_meter("shop").create_counter("shop.sales").add(3)  # also for the reader that install() made
+
+def work():
+    time.sleep(0.5)
+    provider.force_flush()
+    reader.force_flush()
+
+def fork():
+    if not os.fork():
+        work()
+        if way == "close":
+            bench.close()
+        if way == "thread":  # the child has no main thread to end
+            os._exit(0)
+        sys.exit(0)  # with the handlers of atexit
+
+if way == "multiprocessing":
+    workers = [multiprocessing.get_context("fork").Process(target=work) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    Conversation(bench).record([5 * MS] * 10)
+    for worker in workers:
+        worker.join()
+else:
+    for _ in range(3):
+        if way == "thread":
+            thread = threading.Thread(target=fork)
+            thread.start()
+            thread.join()
+        else:
+            fork()
+    Conversation(bench).record([5 * MS] * 10)
+    for _ in range(3):
+        os.wait()
+print(bench.collector.attachments.state())
+reader.shutdown()
+"""
+
+
+@pytest.mark.parametrize("way", ["fork", "close", "thread", "multiprocessing"])
+def test_forked_workers_export_nothing_of_the_collector(sink: Sink, way: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    # Python 3.12 and later warn a process that forks while it has threads, as the SDK's.
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, sink.http_endpoint, way]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout == "{'lo': True}\n"
+    rtts = [point for point in sink.points(telemetry.RTT.name) if point.attributes[telemetry.SUBNET] != "127.0.0.0/24"]
+    assert sum(point.point.count for point in rtts) == 10
+    mine = {point.resource["service.instance.id"] for point in rtts}
+    assert len(mine) == 1
+    assert {point.resource["service.instance.id"] for point in sink.points(telemetry.MEMORY_USAGE.name)} == mine
+    assert len({point.resource["service.instance.id"] for point in sink.points("shop.orders")}) == 4
+
+
 def test_flushes_from_three_threads_tell_each_packet_once(bench: Bench, sink: Sink) -> None:
     provider = MeterProvider(shutdown_on_exit=False)
     reader = install(provider, exporter(sink, AggregationTemporality.DELTA), bench.collector, 60)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
-from command import epping, said
+from command import COMMAND, epping, said
 
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
@@ -185,8 +185,18 @@ def test_a_capture_has_no_hook(ns: Namespace, path: Path) -> None:
 
 def test_a_file_that_cannot_be_read(ns: Namespace, path: Path) -> None:
     assert said(epping(ns, "config", "--config", str(path))) == f"cannot read {path}: No such file or directory"
-    path.write_bytes(b"\xff\xfe\xff")
-    assert f"cannot read {path}: " in said(epping(ns, "config", "--config", str(path)))
+    for content in (b"\xff\xfe\xff", b"interface: caf\xe9\n", b"scale: 3\n\0"):
+        path.write_bytes(content)
+        words = said(epping(ns, "config", "--config", str(path)))
+        assert words.startswith(f"cannot read {path}: ")
+        assert words.endswith(": save it as UTF-8 text")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_is_unicode_whatever_the_locale(ns: Namespace, path: Path, encoding: str) -> None:
+    path.write_text("interface: café\r\n", encoding=encoding)
+    narrow = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *COMMAND]
+    assert "interface: [café]" in epping(ns, "config", "--config", str(path), command=narrow).stdout
 
 
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "scale:\ninterval: null\ninterface: ~\n"])

@@ -1,9 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line, a file for each command: otel-epping run | check | config | demo | watch | replay."""
 
+import errno
 import os
 import sys
+import traceback
 from contextlib import suppress
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -18,6 +21,7 @@ from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
 from otel_epping.cli.watch import watch
+from otel_epping.kernel import requirements
 from otel_epping.kernel.errors import EppingError
 from otel_epping.version import __version__
 
@@ -32,6 +36,9 @@ def cli() -> None:
     the standard OTEL_* variables say: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL, _HEADERS...
     """
 
+
+# Of a disk that is full or broken, and a limit on the size of files.
+_OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 for _command in (run, check, config, demo, watch, replay):
     cli.add_command(_command)
@@ -48,10 +55,25 @@ def main() -> None:
             raise
     except EppingError as error:
         _fail(logs.last_words(redaction.redact(str(error)), redaction.redact(error.detail)))
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        _fail(logs.last_words(f"cannot start a thread: {requirements.SHORTAGES[errno.EAGAIN]}"))
     except BrokenPipeError:  # nobody reads standard output any more
         _fail("")
-    except OSError as error:  # standard output is a full disk
-        _fail(logs.last_words(str(error)))
+    except OSError as error:
+        _fail(logs.last_words(_explain(error)))
+
+
+def _explain(error: OSError) -> str:
+    """The line for an OSError that no other code handles: where it was raised, and the cure if one is known."""
+    what = error.strerror or str(error)
+    if error.errno in _OF_OUTPUT:
+        return f"cannot write standard output ({what})"
+    call = traceback.extract_tb(error.__traceback__)[-1]
+    file = error.filename or f"{Path(call.filename).name}:{call.lineno} {call.name}"
+    cure = requirements.SHORTAGES.get(error.errno or 0)
+    return f"{file}: {what}" + (f": {cure}" if cure else "")
 
 
 def _fail(words: str) -> NoReturn:

@@ -6,14 +6,14 @@ from itertools import chain
 
 import click
 
-from otel_epping.cli.options import COMMAND, kernel_options
+from otel_epping.cli.options import COMMAND, kernel_options, option
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.settings.types import Interfaces
 
 
 @click.command(context_settings=COMMAND)
-@click.option("-v", "--verbose", is_flag=True, help="Also what the verifier says, of each method alone, too.")
-@click.option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
+@option("-v", "--verbose", is_flag=True, help="Also what the verifier says, of each method alone, too.")
+@option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Also who else is on the hooks of this interface, in which order, and what they can hide; may be "
               "given several times.")  # fmt: skip
 @kernel_options

@@ -5,13 +5,13 @@ import json
 
 import click
 
-from otel_epping.cli.options import COMMAND, all_options, sources
+from otel_epping.cli.options import COMMAND, all_options, option, sources
 from otel_epping.settings import SETTINGS, Settings
 from otel_epping.settings.types import text_of
 
 
 @click.command(context_settings=COMMAND)
-@click.option("--schema", is_flag=True, help="Print the JSON schema of the file instead.")
+@option("--schema", is_flag=True, help="Print the JSON schema of the file instead.")
 @all_options
 def config(settings: Settings, schema: bool) -> None:
     """Print the settings that hold with these options, variables and file, as a file, and where each is from."""

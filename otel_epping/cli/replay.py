@@ -6,16 +6,16 @@ import sys
 
 import click
 
-from otel_epping.cli.options import COMMAND, capture_options
+from otel_epping.cli.options import COMMAND, capture_options, option
 from otel_epping.events import FORMATS
 from otel_epping.kernel.config import KernelConfig
 
 
 @click.command(context_settings=COMMAND)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@click.option("--events", is_flag=True, help="Print each round-trip time and flow event instead.")
-@click.option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Of events, as ePPing has it.")
-@click.option("--otlp", is_flag=True, help="Export the result, too, as the OTEL_* variables say.")
+@option("--events", is_flag=True, help="Print each round-trip time and flow event instead.")
+@option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Of events, as ePPing has it.")
+@option("--otlp", is_flag=True, help="Export the result, too, as the OTEL_* variables say.")
 @capture_options
 def replay(config: KernelConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
     """Measure in captures: pcap or pcapng, plain or compressed by gzip, bzip2, xz, zstd or lz4; - is standard input.

@@ -1,14 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping run: the agent."""
 
+import logging
 from functools import partial
 
 import click
 
 from otel_epping import logs
-from otel_epping.cli.options import COMMAND, all_options, reread
+from otel_epping.cli.options import COMMAND, all_options, ignored_variables, naming_source, reread
+from otel_epping.kernel import interfaces
 from otel_epping.kernel.errors import EppingError
 from otel_epping.settings import Settings
+
+_log = logging.getLogger("otel_epping")
 
 
 @click.command(context_settings=COMMAND)
@@ -18,7 +22,13 @@ def run(settings: Settings) -> None:
     if not settings.selection.all:
         raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror'.")
     logs.configure(settings.log_format, settings.log_level)
+    for name, value in ignored_variables().items():
+        _log.debug("ignored, for Kubernetes sets it for a Service: %s=%s", name, value)
+    context = click.get_current_context()
+    for name in settings.selection.names:
+        with naming_source(context, ["interface" if name in settings.interface else "lan"]):
+            interfaces.find(name)
     from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
 
-    if not agent.run(settings, partial(reread, click.get_current_context())):
+    if not agent.run(settings, partial(reread, context)):
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

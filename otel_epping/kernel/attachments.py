@@ -7,6 +7,7 @@ Counts belong to a name. An interface that went away keeps its counts until they
 under the same name until then goes on counting there, though the kernel gives it another index (interface_numbers.py).
 """
 
+import errno
 import logging
 import os
 import threading
@@ -16,12 +17,13 @@ from functools import partial
 
 import numpy as np
 
-from otel_epping.kernel import clsact, interfaces, memory, tcx
+from otel_epping.kernel import clsact, descriptors, interfaces, memory, tcx
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
 from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.loader import Program
 from otel_epping.kernel.peers import Peers
+from otel_epping.kernel.requirements import SHORTAGES
 
 _log = logging.getLogger("otel_epping")
 
@@ -104,7 +106,8 @@ class Attachments:
         ):
             if fits:
                 return fits[0]
-        raise EppingError(f"no room for interface {interface.name}: watch fewer interfaces with one agent")
+        full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise EppingError(f"no room for interface {interface.name}: watch fewer interfaces with one agent") from full
 
     @property
     def names(self) -> dict[int, str]:
@@ -142,8 +145,8 @@ class Attachments:
                     self.numbers.leave(interface.name)
                     if isinstance(error, EppingError):
                         raise
-                    cause = f"cannot attach to {interface.name} ({error.strerror}): see otel-epping check"
-                    raise EppingError(cause) from error
+                    cure = SHORTAGES.get(error.errno or 0, "see otel-epping check")
+                    raise EppingError(f"cannot attach to {interface.name} ({error.strerror}): {cure}") from error
                 self.counts["attached"] += 1
             self._unnamed.pop(interface.name, None)
             if identifier == UNKNOWN_INTERFACE:
@@ -154,6 +157,7 @@ class Attachments:
         """Puts the program on both hooks of an interface. Raises OSError or EppingError."""
         self._clean()
         hooks: list[Hook] = []
+        descriptors.require(len(DIRECTIONS), self._program.maps["control"].fd)
         try:
             for direction in DIRECTIONS:
                 hooks.append(self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction))

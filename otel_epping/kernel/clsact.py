@@ -28,6 +28,7 @@ the kernel does both at once. To add, to remove and to clean takes CAP_NET_ADMIN
 
 import errno
 import logging
+import os
 import socket
 
 from otel_epping.kernel import libbpf, memory, rtnetlink, tcx
@@ -138,6 +139,7 @@ class ClsactFilter:
     def __init__(self, program_fd: int, ifindex: int, direction: str) -> None:
         self._program_fd, self._ifindex, self._direction = program_fd, ifindex, direction
         self._program = memory.map_info(program_fd)["prog_id"]
+        self._process = os.getpid()
         # Before the filter is there, so that nobody takes it for one whose owner is dead. A name that another user
         # took to annoy us looks the same to all others of us.
         self._owner = _lock(ifindex, self._program)
@@ -224,7 +226,13 @@ class ClsactFilter:
         return bool(self._mine())
 
     def detach(self) -> None:
-        """Takes the program off. An interface that is gone took it along."""
+        """Takes the program off. An interface that is gone took it along.
+
+        A forked child only closes its descriptors, as with TCX links: the filter is its parent's.
+        """
+        if os.getpid() != self._process:
+            self._let_go()
+            return
         try:
             for mine in self._mine():
                 _remove(self._ifindex, mine)

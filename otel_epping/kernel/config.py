@@ -14,6 +14,8 @@ from otel_epping.kernel.errors import EppingError
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
+_POSSIBLE = Path("/sys/devices/system/cpu/possible")
+
 # How the program is put on interfaces: by TCX links, clsact filters, or the first of them that the kernel has.
 HOOKS = ("auto", "tcx", "clsact")
 
@@ -29,8 +31,14 @@ LIMITS: dict[str, tuple[int, int]] = {
 
 
 def possible_cpus() -> int:
-    """Highest possible CPU number plus one (the kernel's nr_cpu_ids), which counters per CPU must have rows for."""
-    ranges = Path("/sys/devices/system/cpu/possible").read_text().strip()
+    """Highest possible CPU number plus one (the kernel's nr_cpu_ids), which counters per CPU must have rows for.
+
+    Raises EppingError if the kernel does not say.
+    """
+    try:
+        ranges = _POSSIBLE.read_text().strip()
+    except OSError as error:
+        raise EppingError(f"cannot read {_POSSIBLE} ({error.strerror}): mount /sys; read-only is enough") from error
     return int(ranges.replace("-", ",").split(",")[-1]) + 1
 
 

@@ -7,35 +7,51 @@ compared with what is to be watched: so it doesn't matter which messages came in
 
 import errno
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from otel_epping.kernel import rtnetlink
 from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE, Attachments
 from otel_epping.kernel.default_routes import DefaultRoutes
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Interface, Role, interface_of
+from otel_epping.kernel.requirements import SHORTAGES
 from otel_epping.kernel.rtnetlink import Link
 from otel_epping.kernel.selection import AUTO, Selection, is_name, matches
 
 _log = logging.getLogger(__name__)
 
+# What keeps one interface too many out, and is no reason to do without all others.
+_SHORTAGES = {*SHORTAGES, errno.ENOSPC}
+
 
 class Follower:
     """Watches what is selected, from begin() to close(). Select on it, and follow() when it has something to read."""
 
-    def __init__(self, attachments: Attachments, selection: Selection) -> None:
+    def __init__(
+        self, attachments: Attachments, selection: Selection, is_stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._attachments = attachments
         self._selection = selection
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
         self._given_up: dict[int, Link] = {}  # said once, and tried again when it is another
+        self._lacking: dict[int, Link] = {}  # of these, for a shortage: tried again when another interface is left
+        self._shortage: EppingError | None = None  # the latest
+        self._is_stopped = is_stopped
+        self.is_outdated = False  # call follow() again, though there is nothing to read
         self._default_routes = DefaultRoutes()
         self._changes = rtnetlink.Changes(routes=selection.by_route)
 
     def begin(self) -> None:
-        """Attaches to all there is. Raises EppingError if that cannot be."""
+        """Attaches to all there is. Raises EppingError if that cannot be.
+
+        An interface for which there is no descriptor or no room is refused: logged, counted and left out, unless no
+        other one is left.
+        """
         self._look_anew()
         self._settle(strict=True)
+        if self._shortage and not self._watched:
+            raise self._shortage
         for text in self.unmatched():
             _log.warning("no interface matches %s yet: it is waited for", text)
 
@@ -54,22 +70,41 @@ class Follower:
         return [text for text in self._selection.all if not any(matches(text, link, routes) for link in links)]
 
     def select(self, selection: Selection) -> None:
-        """Follows another selection from now on; what is in both is watched without a gap."""
+        """Follows another selection from now on; what is in both is watched without a gap.
+
+        Raises EppingError if that cannot be, and nothing is changed.
+        """
         missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
-        changes = rtnetlink.Changes(routes=selection.by_route)
+        try:
+            changes = rtnetlink.Changes(routes=selection.by_route)
+        except OSError as error:
+            cure = SHORTAGES.get(error.errno or 0, "try again")
+            raise EppingError(f"cannot follow other interfaces ({error.strerror}): {cure}") from error
         self._changes.close()
         self._changes, self._selection = changes, selection
-        self._look_anew()
-        self._settle(strict=False)
+        self.is_outdated = True
+        self.follow()
         for text in missing:
             _log.warning("there is no interface %s: it is waited for", text)
 
     def follow(self) -> None:
-        """Takes in what has changed."""
+        """Takes in what has changed. Sets `is_outdated` if that fails, as without a descriptor for a netlink socket."""
+        try:
+            self._follow()
+        except OSError as error:
+            if not self.is_outdated:
+                cure = SHORTAGES.get(error.errno or 0, "it is tried again")
+                _log.error("cannot look for changes of interfaces (%s): %s", error.strerror, cure)
+            self.is_outdated = True
+
+    def _follow(self) -> None:
         messages = list(self._changes.read())
+        if self.is_outdated:
+            messages.append(None)
         if None in messages:  # some were left out, and those that are there are older than what we see now
             self._look_anew()
             self._leave_cut()
+            self.is_outdated = False
         else:
             self._take_in(filter(None, messages))
         self._settle(strict=False)
@@ -102,9 +137,12 @@ class Follower:
 
     def _leave(self, ifindex: int, why: str) -> None:
         self._given_up.pop(ifindex, None)
+        self._lacking.pop(ifindex, None)
         if ifindex in self._watched:
             name = self._watched.pop(ifindex)[0].name
             self._attachments.detach(name)
+            for each in self._lacking:  # there may be room now
+                self._given_up.pop(each, None)
             _log.info("detached from %s: %s", name, why, extra={"interface": name})
 
     def _wanted(self) -> dict[int, tuple[Link, Role]]:
@@ -127,6 +165,8 @@ class Follower:
             elif ifindex not in wanted:
                 self._leave(ifindex, "it is not among those to watch any more")
         for ifindex, (link, role) in wanted.items():
+            if self._is_stopped():
+                return
             if self._given_up.get(ifindex) != link:
                 self._watch(link, role, strict=strict)
 
@@ -145,9 +185,11 @@ class Follower:
         except EppingError as error:
             if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENODEV:
                 return  # it went away meanwhile, of which we'll hear
-            if strict:
+            lacks = isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES
+            if strict and not lacks:
                 raise
-            return self._give_up(link, error)
+            return self._give_up(link, error, lacks=lacks)
+        self._lacking.pop(link.ifindex, None)
         if link.ifindex not in self._watched and not strict:
             _log.info("attached to %s", link.name, extra={"interface": link.name})
         if identifier == UNKNOWN_INTERFACE:
@@ -159,8 +201,13 @@ class Follower:
             )
         self._watched[link.ifindex] = interface, role
 
-    def _give_up(self, link: Link, error: EppingError) -> None:
+    def _give_up(self, link: Link, error: EppingError, *, lacks: bool = False) -> None:
         self._given_up[link.ifindex] = link
+        if lacks:
+            self._shortage = error
+            if self._lacking.get(link.ifindex) == link:
+                return
+            self._lacking[link.ifindex] = link
         self._attachments.counts["refused"] += 1
         _log.warning("not watched: %s", error, extra={"interface": link.name})
 

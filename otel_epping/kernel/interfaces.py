@@ -56,7 +56,10 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface that can be watched; `link_header` is the bytes of the Ethernet header that its type has, or 0."""
+    """An interface that can be watched; `link_header` is the bytes of the Ethernet header that its type has, or 0.
+
+    `name` is escaped (text.py).
+    """
 
     name: str
     ifindex: int
@@ -71,7 +74,7 @@ def find(name: str) -> Interface:
     link = rtnetlink.link_named(name)
     if link is None:
         known = ", ".join(sorted(other.name for other in rtnetlink.links()))
-        raise EppingError(f"there is no interface {name!r}: choose one of {known}")
+        raise EppingError(f"there is no interface '{name}': choose one of {known}")
     if not link.up:
         raise EppingError(f"interface {link.name} is down: ip link set {link.name} up")
     return interface_of(link.name, link.ifindex, link.hardware)

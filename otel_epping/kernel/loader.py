@@ -4,6 +4,8 @@
 `loader_child.py` says why it is a child. What can go wrong there comes back as an EppingError with cause and cure.
 """
 
+import errno
+import fcntl
 import importlib.util
 import json
 import logging
@@ -111,21 +113,34 @@ def _environment() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "ARCH"}
 
 
+def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[str]:
+    """Starts the child with one of our descriptors. Raises EppingError."""
+    try:
+        return subprocess.Popen(
+            [interpreter, "-I", str(_CHILD), str(fd), request],
+            pass_fds=[fd],
+            env=_environment(),
+            cwd="/",  # ours may have been deleted
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # Ctrl-C is for us, and not for a compiler at work
+        )
+    except OSError as error:
+        cure = requirements.SHORTAGES.get(error.errno or 0, "run it by hand")
+        what = error.filename or interpreter  # /dev/null, if there is none
+        raise EppingError(f"cannot start the loader ({what}: {error.strerror}): {cure}") from error
+
+
 def _ask_child(interpreter: str, request: str) -> _Answer:
-    """Runs the child to its end."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    """Runs the child to its end, in a thread that ends: the child gets no more capabilities than loading needs."""
+    privileges.confine()
+    ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        with theirs:
-            command = [interpreter, "-I", str(_CHILD), str(theirs.fileno()), request]
-            child = subprocess.Popen(
-                command,
-                pass_fds=[theirs.fileno()],
-                env=_environment(),
-                stdin=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,  # Ctrl-C is for us, and not for a compiler at work
-            )
+        # Not a number of a standard stream, in an application that has closed its own: the child has other ones there.
+        with pair, socket.socket(fileno=fcntl.fcntl(pair, fcntl.F_DUPFD_CLOEXEC, 3)) as theirs:
+            child = _start_child(interpreter, theirs.fileno(), request)
         _, printed = child.communicate()
         # The messages wait in the socket's buffer: they are far smaller than that, whatever the settings.
         versions, reply, fds = dict[str, str](), {}, list[int]()
@@ -170,14 +185,19 @@ def _failure(answer: _Answer) -> EppingError:
         return EppingError(_NO_BCC, detail)
     if reply["kind"] == "no-libbpf":
         return EppingError(libbpf.missing(), detail)
+    cures = {os.strerror(number): requirements.SHORTAGES[number] for number in (errno.EMFILE, errno.ENFILE)}
     if no_map:
-        return EppingError(f"the kernel cannot make the map {no_map[1]} ({no_map[2]}): choose smaller limits", detail)
+        cure = cures.get(no_map[2], "choose smaller limits")
+        return EppingError(f"the kernel cannot make the map {no_map[1]} ({no_map[2]}): {cure}", detail)
+    if reply["kind"] == "no-thread":
+        return EppingError(f"the loader cannot start a thread: {requirements.SHORTAGES[errno.EAGAIN]}", detail)
     if reply["kind"] == "compile":
         missing = "file not found" in answer.printed
         cure = "apt-get install linux-libc-dev" if missing else "please report this, with what the compiler says above"
         return EppingError(f"{answer.compiler} cannot compile the kernel program: {cure}", detail)
     if reply["kind"] == "unable":
-        return EppingError(f"the kernel does not load the program ({reply['error']}): see dmesg for the reason", detail)
+        cure = cures.get(reply["error"].partition(",")[0], "see dmesg for the reason")
+        return EppingError(f"the kernel does not load the program ({reply['error']}): {cure}", detail)
     place = f" at {reply['place']}" if reply["place"] else ""
     return EppingError(
         f"the kernel's verifier rejects the program{place} ({reply['error']}: {reply['verdict']}): please report this "
@@ -191,6 +211,10 @@ def _program(answer: _Answer, interpreter: str) -> Program:
     if reply["warning"]:
         _log.warning("%s", reply["warning"])
     names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
+    if len(answer.fds) < len(names):  # the kernel hands over as many as there is room for (unix(7), SCM_RIGHTS)
+        for fd in answer.fds:
+            os.close(fd)
+        raise EppingError(f"cannot take over the program: {requirements.SHORTAGES[errno.EMFILE]}")
     by_name = dict(zip(names, answer.fds, strict=True))
     return Program(
         entry_points={name: by_name[name] for name in reply["programs"]},
@@ -208,14 +232,16 @@ def _program(answer: _Answer, interpreter: str) -> Program:
 def load(config: KernelConfig) -> Program:
     """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
     requirements.kernel()
+    requirements.file_systems()
     libbpf.version()
     requirements.cpus()
     requirements.privileges()
+    requirements.bpf()
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
     for interpreter in interpreters():
         # A thread that ends: what it has laid down, the child doesn't get, and no other thread lacks.
-        with ThreadPoolExecutor(1, initializer=privileges.confine) as confined:
+        with ThreadPoolExecutor(1) as confined:
             answer = confined.submit(_ask_child, interpreter, request).result()
         if "programs" in answer.reply:
             return _program(answer, interpreter)

@@ -10,7 +10,8 @@ has BCC (the distribution's /usr/bin/python3, as a rule), and speaks to the agen
     replies   JSON messages. Once it has found BCC, {"bcc": version, "llvm": version or ""}. Then, with the descriptors
               of programs and then maps (SCM_RIGHTS, unix(7)),
               {"programs": [name...], "maps": [{"name", "layout", "key_layout", "rows"}...], "warning", "verifier_s"};
-              or {"error": what happened, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" | "compile" | "unable" | "load"}.
+              or {"error": what happened, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" | "compile" | "no-thread" |
+              "unable" | "load"}.
               "load" is a rejection by the verifier: then there are "program", "place" in our source (or ""), "verdict".
               The last reply counts.
 
@@ -185,7 +186,7 @@ def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(lambda name: load_program(bcc, libbpf, name, codes[name]), PROGRAMS))
     except OSError as error:
-        kind = "unable" if error.errno in (errno.EPERM, errno.ENOMEM) else "load"
+        kind = "unable" if error.errno in (errno.EPERM, errno.ENOMEM, errno.EMFILE, errno.ENFILE) else "load"
         more = {"program": error.filename, "place": "", "verdict": "see the log"}
         raise LoadError(kind, f"{error.strerror}, {error.filename}", **more) from error
 
@@ -270,6 +271,10 @@ def main() -> None:
         send(reply, descriptors)
     except LoadError as failure:
         send(failure.reply)
+    except RuntimeError as error:
+        if str(error) != "can't start new thread":
+            raise
+        send({"kind": "no-thread", "error": str(error)})
     sys.stderr.flush()
     os._exit(0)  # the agent waits for our end, and LLVM would tidy up for 20 ms
 

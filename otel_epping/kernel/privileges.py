@@ -18,7 +18,7 @@ from otel_epping.kernel import libbpf
 
 # linux/prctl.h
 _PR_SET_DUMPABLE = 4
-_PR_CAPBSET_DROP = 24
+_PR_CAPBSET_READ, _PR_CAPBSET_DROP = 23, 24
 _PR_SET_NO_NEW_PRIVS = 38
 _PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, _PR_CAP_AMBIENT_CLEAR_ALL = 47, 2, 4
 # linux/capability.h
@@ -27,7 +27,6 @@ _SETPCAP = 8
 _SYS_ADMIN = 21
 _SYS_RESOURCE = 24
 
-_LAST = Path("/proc/sys/kernel/cap_last_cap")
 _LOOPBACK = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -110,9 +109,12 @@ def _bound(keep: int) -> None:
     `no_new_privs` alone sees to that.
     """
     if _sets("thread-self")["Eff"] >> _SETPCAP & 1:
-        for number in range(int(_LAST.read_text()) + 1):
+        number = 0
+        # Fails at the first number that the kernel does not know. /proc/sys, which has the last one, may be hidden.
+        while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
             if not keep >> number & 1:
                 _prctl(_PR_CAPBSET_DROP, number)
+            number += 1
 
 
 def _limit(keep: int, hand_on: int) -> None:
@@ -150,7 +152,8 @@ def drop(keep: Collection[str] = NOTHING) -> None:
 
 def _is_allowed(use: Callable[[], None]) -> bool:
     """Whether a thread that holds nothing may do this: one that ends, so that no other thread lacks what it dropped."""
-    with ThreadPoolExecutor(1, initializer=drop) as unprivileged:
+    with ThreadPoolExecutor(1) as unprivileged:
+        unprivileged.submit(drop).result()
         try:
             unprivileged.submit(use).result()
         except OSError:

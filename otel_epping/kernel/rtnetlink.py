@@ -13,6 +13,8 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from otel_epping.kernel.text import escaped
+
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/nexthop.h
 _NLM_F_REQUEST, _NLM_F_REQUEST_DUMP = 0x001, 0x001 | 0x300
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
@@ -59,7 +61,8 @@ _BUFFER = 1 << 20
 
 @dataclass(frozen=True)
 class Link:
-    """An interface as the kernel describes it; `names` are its name and, after it, its alternative names.
+    """An interface as the kernel describes it; `names` are its name and, after it, its alternative names, escaped
+    (text.py).
 
     `table` is the number of its routing table if the interface is a VRF, else 0.
     """
@@ -95,7 +98,7 @@ def _messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _text(value: bytes) -> str:
-    return os.fsdecode(value.rstrip(b"\0"))
+    return escaped(value.rstrip(b"\0"))
 
 
 def link_of(body: bytes) -> Link | None:

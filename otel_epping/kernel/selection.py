@@ -7,6 +7,9 @@ eth*        patterns of the shell: * ? [...]
 auto        those with a default route, IPv4 or IPv6 (default_routes.py)
 
 Names and patterns select by the name of an interface and by each of its alternative names, as systemd.network(5) does.
+
+Names with bytes that are not printable UTF-8 are escaped (text.py), in what selects them, too: `caf\\xe9`, `caf*`.
+A pattern sees the bytes themselves: each counts as one character.
 """
 
 import fnmatch
@@ -17,8 +20,10 @@ from dataclasses import dataclass
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.rtnetlink import Link
+from otel_epping.kernel.text import normalized, plain, printable
 
 AUTO = "auto"
+_HIGH_BYTES = re.compile(r"(?<!\\)(?:\\x[89a-fA-F][0-9a-fA-F])+")
 
 
 def is_expression(text: str) -> bool:
@@ -31,11 +36,21 @@ def is_name(text: str) -> bool:
     return text != AUTO and not is_expression(text) and not set(text) & set("*?[")
 
 
+def escaped(text: str) -> str:
+    r"""What selects interfaces, as a user typed it, in printable form. In a regular expression, \x41 stays."""
+    return normalized(text) if is_name(text) else printable(text)
+
+
+def _expression(text: str) -> str:
+    """The regular expression for plain names: escapes of ASCII characters are Python's own."""
+    return _HIGH_BYTES.sub(lambda match: plain(match[0]), text[1:-1])
+
+
 def check(text: str) -> None:
     """Raises EppingError if this cannot select an interface."""
     if is_expression(text):
         try:
-            re.compile(text[1:-1])
+            re.compile(_expression(text))
         except re.error as error:
             raise EppingError(f"{text} is not a regular expression: {error}") from None
 
@@ -45,8 +60,8 @@ def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
     if text == AUTO:
         return link.ifindex in default_routes
     if is_expression(text):
-        return any(re.search(text[1:-1], name) for name in link.names)
-    return text in link.names or any(fnmatch.fnmatchcase(name, text) for name in link.names)
+        return any(re.search(_expression(text), plain(name)) for name in link.names)
+    return text in link.names or any(fnmatch.fnmatchcase(plain(name), plain(text)) for name in link.names)
 
 
 @dataclass(frozen=True)

@@ -103,8 +103,8 @@ class Link:
         """
         try:
             return libbpf.link_target(self._fd) == (self._program, self._hook[0])
-        except OSError:  # closed meanwhile, by another thread
-            return False
+        except OSError as error:
+            return error.errno in (errno.EMFILE, errno.ENFILE)  # else closed meanwhile, by another thread
 
     def _has_revision(self, revision: int) -> bool:
         """Whether the list has this revision, while our program is in the list."""

@@ -47,8 +47,10 @@ Made from the table in `otel_epping/settings/__init__.py` by `make docs`; edit t
 Each setting is a flag of `otel-epping run`, a variable and a key of a YAML file (`--config FILE`, or the variable
 `OTEL_EPPING_CONFIG`). A flag goes before a variable, that before the file. A file is checked whole: a key that there is
 not, a value that is not allowed, or a key twice is refused, with file and line; so is a variable with the prefix that
-there is not, but for those that Kubernetes sets for a service. `otel-epping config` takes the same flags and prints the
-settings that hold, each with where it is from; `otel-epping config --schema` prints the JSON schema of the file.
+there is not. Variables that Kubernetes sets for a Service are ignored: one called `otel-epping-health` sets, for
+example, `OTEL_EPPING_HEALTH_PORT=tcp://10.0.0.5:8080`. An error names the flag, the variable, or the file and line that
+a value is from. `otel-epping config` takes the same flags and prints the settings that hold, each with where it is
+from; `otel-epping config --schema` prints the JSON schema of the file.
 
 Where metrics go, and how often, the standard `OTEL_*` variables say; they are not settings of ours.
 
@@ -66,6 +68,9 @@ interface beyond them is counted without a name until the series of another one 
 A default route is a unicast route of IPv4 or IPv6 in the main table or in that of a VRF. Routes of half of all
 addresses count too: `0.0.0.0/1` and `128.0.0.0/1`, and of IPv6 `2000::/3` or a half of it. Nexthop objects and groups
 of them are followed as they change.
+
+In a name, a byte that is not part of printable UTF-8 text is written `\\xNN`, in settings, labels and the log:
+`caf\\xe9` is the name with the byte 0xe9. A pattern sees that byte as one character: `caf?`.
 
 SIGHUP reads the file again, and puts into force what is marked below; of the rest it is logged that it needs a restart.
 A file that is refused changes nothing. The bounds at the end of the table can be changed if one of them was set at the

@@ -59,18 +59,19 @@ def read(path: str) -> dict[str, Given]:
     A key without a value is as if it were not there.
     """
     try:
-        text = Path(path).read_text()
+        content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise EppingError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
     import yaml  # 1 MB, which only those pay who have a file
 
     try:
-        root = yaml.compose(text, yaml.SafeLoader)
+        # Of bytes, as YAML is UTF-8, or UTF-16 with a byte order mark, whatever the locale says.
+        root = yaml.compose(content, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise EppingError(f"{path}{line}: this is not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:
-        raise EppingError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    except yaml.YAMLError as error:  # of its reader: this is not text, or has control characters
+        raise EppingError(f"cannot read {path}: {' '.join(str(error).split())}: save it as UTF-8 text") from None
     if root is None:
         return {}
     if not isinstance(root, yaml.MappingNode):

@@ -44,8 +44,8 @@ class Interfaces(click.ParamType[str]):
     name = "name|pattern|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text without white space around it; a regular expression that is none fails."""
-        text = str(value).strip()
+        """The text without white space around it, escaped; a regular expression that is none fails."""
+        text = selection.escaped(str(value).strip())
         try:
             selection.check(text)
         except EppingError as error:

@@ -4,7 +4,7 @@
     .venv/bin/python tests/oracles pping CAPTURE OUTPUT      tcp_timestamp against Kathie Nichols' pping
     .venv/bin/python tests/oracles tshark CAPTURE            the other methods against Wireshark's analysis
     .venv/bin/python tests/oracles coverage CAPTURE...       flows that get an RTT, and why the others get none
-    .venv/bin/python tests/oracles links                     link headers that the tests make, against tshark and tcpdump
+    .venv/bin/python tests/oracles links                     link headers of the tests, against tshark and tcpdump
     .venv/bin/python tests/oracles all FOLDER                every capture, with whatever references lie beside it
 
 `ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. Everything else here reads
