@@ -3,13 +3,13 @@
 
 import logging
 import select
-from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import wait
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from otel_epping.delivery import Delivery
 from otel_epping.health import Health, in_words
 from otel_epping.identity import Identity
 from otel_epping.kernel import descriptors, privileges, requirements
@@ -24,6 +24,7 @@ from otel_epping.settings import BOUNDS, SETTINGS, Settings
 from otel_epping.signals import Signals
 from otel_epping.stop import Stop, end_at_once
 from otel_epping.systemd import Service
+from otel_epping.variables import standard
 from otel_epping.version import __version__
 
 if TYPE_CHECKING:
@@ -43,60 +44,6 @@ _STOP_S = 8.0
 _DETACH_S = 3.0
 _GRACE_S = 0.2
 _STOPPED = "stopped before anything was watched"
-
-
-class _LastWords(logging.Handler):
-    """Keeps what the exporters log, once an interval and over several lines, for the one line we log.
-
-    The last two: the HTTP exporter tells the cause when it tries again, and only then that it has given up.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(logging.WARNING)
-        self._last: deque[str] = deque(maxlen=2)
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self._last.append(record.getMessage())
-
-    def text(self) -> str:
-        return " ".join(" / ".join(self._last).split())
-
-
-class Delivery:
-    """Says when exports begin to fail and when they get through again: once, not once an interval."""
-
-    def __init__(self) -> None:
-        self._failures: dict[str, int] = {}
-        self._words = _LastWords()
-        for name in ("opentelemetry.exporter", "opentelemetry.exporter.otlp"):
-            exporters = logging.getLogger(name)
-            exporters.handlers = [self._words]
-            exporters.propagate = False
-
-    @property
-    def words(self) -> str:
-        """What the exporters logged last."""
-        return self._words.text()
-
-    @property
-    def failing(self) -> tuple[str, ...]:
-        """The exporters whose last export failed."""
-        return tuple(self._failures)
-
-    def __call__(self, exporter: str, failed: int) -> None:
-        """Takes the result of an export: how many of its requests failed."""
-        if failed:
-            if exporter not in self._failures:
-                told = {"exporter": exporter, "cause": self.words}
-                _log.warning("export failed, counts are kept and sent with the next: %s", self.words, extra=told)
-            self._failures[exporter] = self._failures.get(exporter, 0) + 1
-        elif exporter in self._failures:
-            exports = self._failures.pop(exporter)
-            _log.warning(
-                "exports get through again, after %d that failed; nothing was lost",
-                exports,
-                extra={"exporter": exporter, "failed_exports": exports},
-            )
 
 
 def _tell_privileges(kept: Collection[str]) -> None:
@@ -207,6 +154,9 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
 
     With SIGHUP, `reread` gives the settings anew. Raises EppingError for whatever keeps it from beginning.
     """
+    # First, because a wrong variable ends the start, and because the SDK reads some of them when it is imported.
+    variables = standard.read()
+    variables.apply()
     requirements.file_systems()
     requirements.open_files()
     requirements.threads()
@@ -231,7 +181,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.sdk import Pipelines, exporter_classes
 
-            exporter_classes()
+            exporter_classes(variables.exporters)
         try:
             loaded = loading.result()
         except EppingError:
@@ -247,7 +197,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             _tell_privileges(kept)
             follower = Follower(collector.attachments, settings.selection, stop.is_set)
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
-            pipelines = Pipelines(collector, interval_s, delivery, identity.id)
+            pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables)
             follower.begin()
             monitor = HookMonitor(collector.attachments, collector.packets)
             monitor.look()

@@ -22,22 +22,31 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     MetricsData,
     ResourceMetrics,
+    ScopeMetrics,
 )
 
+from otel_epping.explicit import explicit
 from otel_epping.kernel.collector import Collector
 from otel_epping.producer import Batch, EppingMetricProducer
 from otel_epping.retimed import retimed
-from otel_epping.wire.transport import Answer, sender
+from otel_epping.undelivered import Undelivered
+from otel_epping.variables.certificates import Certificates
+from otel_epping.wire.answer import Answer
+from otel_epping.wire.failure import Failure, Once, kind_of
+from otel_epping.wire.request import encoded
+from otel_epping.wire.transport import sender
 from otel_epping.writer import Writer
 
 _log = logging.getLogger(__name__)
-# Where the official exporters say what went wrong.
-_exporters_log = logging.getLogger("opentelemetry.exporter")
 
 # An export that fails at once was refused, and the next may not be; one that failed after this many seconds of retrying
 # found nobody there, and so would the next.
 _AWAY_S = 1.0
 _LEAST_TIMEOUT_S = 30.0
+# The most time that is given to an export, and to a request of an exporter whose timeout is not known.
+_LONGEST_S = 300.0
+# The cause is in what the exporter logged.
+_UNKNOWN = Failure("", "")
 
 
 class ProducerExporter(MetricExporter):
@@ -45,8 +54,9 @@ class ProducerExporter(MetricExporter):
 
     Temporality is the one that `inner` prefers for histograms, for all our metrics: those of a subnet stay together.
     `failed` counts the requests that failed, `rejected` the points that the receiver refused of those that didn't (OTLP
-    specification, "Partial Success": they are not to be sent again). `on_result`, if given, is told after each export
-    how many of its requests failed.
+    specification, "Partial Success": they are not to be sent again). `on_result`, if given, is called after each export
+    with the failure, or None. `explicit_buckets` has histograms exported with explicit buckets. `certificates` are the
+    files that the TLS of `inner` was set up with.
     """
 
     def __init__(
@@ -55,7 +65,9 @@ class ProducerExporter(MetricExporter):
         collector: Collector,
         *,
         forward_sdk: bool = True,
-        on_result: Callable[[int], None] | None = None,
+        on_result: Callable[[Failure | None], None] | None = None,
+        explicit_buckets: bool = False,
+        certificates: Certificates | None = None,
     ) -> None:
         # Private, but what the SDK's own PeriodicExportingMetricReader reads.
         temporality = inner._preferred_temporality
@@ -64,14 +76,19 @@ class ProducerExporter(MetricExporter):
         self.failed = 0
         self.rejected = 0
         self.export_seconds = 0.0  # that the latest export took, with its reading
-        self._said = ""  # by the receiver, of the latest request
+        self._messages = Once()  # of the receiver, for points that it rejected
         self._inner = inner
-        self._sender = sender(inner)
+        self._sender = sender(inner, certificates)
+        self._explicit = explicit_buckets
+        self._scale = collector.config.scale
+        self._failure: Failure | None = None  # of the current export
+        self._timeout_s = _LEAST_TIMEOUT_S  # of the latest export
         self._writer = Writer(self.producer)
         self._forward_sdk = forward_sdk
         self._on_result = on_result
         self._first = 0
-        self._told_ns = 0  # when the latest reading was taken
+        self._told_ns = 0  # when the reading was taken with which the SDK's metrics arrived last
+        self._undelivered = Undelivered()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
@@ -91,23 +108,42 @@ class ProducerExporter(MetricExporter):
             return MetricExportResult.SUCCESS
         # The SDK gives its last export the interval for a timeout, which may be short.
         began = time.monotonic()
-        deadline = began + max(timeout_millis / 1e3, _LEAST_TIMEOUT_S)
+        self._timeout_s = min(max(timeout_millis / 1e3, _LEAST_TIMEOUT_S), _LONGEST_S)
+        deadline = began + self._timeout_s
         with self._lock:
+            self._failure = None
+            if self._forward_sdk:
+                metrics_data = MetricsData(self._undelivered.add_to(metrics_data.resource_metrics))
             try:
                 self.producer.read()
-            except Exception:
+            except Exception as error:
                 # Whatever is wrong with us, the application's own metrics get through.
                 _log.exception("cannot read the kernel's counts")
-                failed = 1
-                if self._forward_sdk:
-                    self._hand_over(metrics_data, timeout_millis)
+                self.failed += 1
+                if self._forward_sdk and self._hand_over(metrics_data, timeout_millis):
+                    self._undelivered.delivered()
+                text = f"cannot read the kernel's counts: {error}"
+                self._failure = Failure(text, kind_of(text))
             else:
-                failed = self._export_batches(metrics_data, deadline)
-            self.failed += failed
+                # Nothing is sent while the receiver asks to wait.
+                self._failure = self._sender.pause if self._sender else None
+                if not self._failure:
+                    self.failed += self._export_batches(metrics_data, deadline)
             self.export_seconds = time.monotonic() - began
+            failure = self._failure
         if self._on_result:
-            self._on_result(failed)
-        return MetricExportResult.FAILURE if failed else MetricExportResult.SUCCESS
+            self._on_result(failure)
+        return MetricExportResult.FAILURE if failure else MetricExportResult.SUCCESS
+
+    @property
+    def longest_s(self) -> float:
+        """The time that an export takes at most, without its reading: the last request may begin when time is up."""
+        return self._timeout_s + (self._sender.longest_s if self._sender else _LONGEST_S)
+
+    def end_pause(self) -> None:
+        """Sends the next export although the receiver asks to wait: it is the last one."""
+        if self._sender:
+            self._sender.end_pause()
 
     def _export_batches(self, metrics_data: MetricsData, deadline: float) -> int:
         """How many requests failed; what the deadline leaves no time for is one of them."""
@@ -117,14 +153,19 @@ class ProducerExporter(MetricExporter):
             began = time.monotonic()
             if began > deadline:
                 failed += 1
+                text = "no time was left for all requests of an export"
+                self._failure = self._failure or Failure(text, text)
                 self._first = first + turn
                 break
             with_sdk = self._forward_sdk and turn == 0
             if self._deliver(metrics_data, batch, (deadline - began) * 1e3, with_sdk=with_sdk):
                 self.producer.acknowledge(batch)
+                if with_sdk:
+                    self._undelivered.delivered()
+                    self._told_ns = batch.reading.time_ns
                 continue
             failed += 1
-            if time.monotonic() - began > _AWAY_S:
+            if time.monotonic() - began > _AWAY_S or (self._sender and self._sender.pause):
                 # The next export begins behind this request: none that is never taken keeps all others back.
                 self._first = first + turn + 1
                 break
@@ -134,11 +175,10 @@ class ProducerExporter(MetricExporter):
         """Whether the receiver has the batch now."""
         theirs = metrics_data.resource_metrics
         if with_sdk:
-            now_ns = batch.reading.time_ns
-            theirs, self._told_ns = retimed(theirs, self._told_ns, now_ns), now_ns
+            theirs = retimed(theirs, self._told_ns, batch.reading.time_ns)
         else:
             theirs = [ResourceMetrics(theirs[0].resource, [], theirs[0].schema_url)]
-        if self._sender:
+        if self._sender and not self._explicit:
             try:
                 answer = self._sender.send(self._writer.request(theirs, batch))
             except Exception:
@@ -146,27 +186,37 @@ class ProducerExporter(MetricExporter):
                 _log.exception("cannot send requests written by us: from now on the exporter writes its own")
                 self._sender = None
             else:
-                self._take_note(answer)
-                return answer.result is MetricExportResult.SUCCESS
+                return self._take_note(answer)
+        ours = self.producer.metrics(batch)
+        if self._explicit:
+            ours = ScopeMetrics(ours.scope, [explicit(each, self._scale) for each in ours.metrics], ours.schema_url)
         first, *others = theirs
-        merged = ResourceMetrics(first.resource, [*first.scope_metrics, self.producer.metrics(batch)], first.schema_url)
+        merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
         return self._hand_over(MetricsData([merged, *others]), timeout_millis)
 
     def _hand_over(self, metrics_data: MetricsData, timeout_millis: float) -> bool:
-        """Whether the inner exporter says that it got through; one that raises (to a full disk) says no."""
+        """Whether it got through; an exporter that raises (to a full disk) says no."""
         try:
+            if self._sender:
+                return self._take_note(self._sender.send(encoded(metrics_data)))
             result = self._inner.export(metrics_data, timeout_millis=timeout_millis)
         except Exception as error:
-            _exporters_log.error("%s: %s", type(self._inner).__name__, error)
+            text = f"{type(self._inner).__name__}: {error}"
+            self._failure = Failure(text, kind_of(text))
             return False
+        if result is not MetricExportResult.SUCCESS:
+            self._failure = self._failure or _UNKNOWN
         return result is MetricExportResult.SUCCESS
 
-    def _take_note(self, answer: Answer) -> None:
-        """Counts what the receiver rejected, and says why: once, for as long as it says the same."""
+    def _take_note(self, answer: Answer) -> bool:
+        """Whether the request got through. Counts points that the receiver rejected, and logs why, each cause once."""
+        if answer.failure:
+            self._failure = answer.failure
+            return False
         self.rejected += answer.rejected
-        if answer.message and answer.message != self._said:
+        if answer.message and self._messages.is_new(kind_of(answer.message)):
             _log.warning("the receiver rejects %d points: %s", answer.rejected, answer.message)
-        self._said = answer.message
+        return True
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Has the inner exporter deliver what it holds."""

@@ -15,8 +15,6 @@ from otel_epping.kernel.attachments import Attachments
 if TYPE_CHECKING:  # brings the SDK, for which the agent has time later, while the program is compiled
     from otel_epping.exporter import ProducerExporter
 
-# An export that waits for a receiver keeps the next reading waiting, but not for longer (see exporter.py).
-_LONGEST_EXPORT_S = 300.0
 _NAMED = 8
 _LOADING = "the kernel program is being loaded"
 
@@ -69,7 +67,8 @@ class Health:
         """Whether there is no reason to start it again. The reader of an exporter may have died, or hang."""
         if self._attachments is None:
             return [Check("read", True, _LOADING)]
-        return [self._read(_LONGEST_EXPORT_S)]
+        # An export that waits for a receiver keeps the next reading waiting, but no longer than its deadline.
+        return [self._read(max((exporter.longest_s for exporter in self._exporters), default=0.0))]
 
     def _attached(self, attachments: Attachments) -> Check:
         """Whether the program is on both hooks of each interface that is watched."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
-from otel_epping.kernel.interface_numbers import Gone
+from otel_epping.kernel.interface_numbers import UNKNOWN_INTERFACE, Gone
 from otel_epping.kernel.reader import Reading
 from otel_epping.kernel.rows import longer
 from otel_epping.kernel.runs import Runs
@@ -160,6 +160,11 @@ class Ledger:
                 counters[place] -= told
                 start_ns[place] = told_ns
         return counters, start_ns
+
+    @property
+    def told_ns(self) -> int | None:
+        """When the latest reading was taken that the receiver has the interfaces of; None: of none, or not with delta."""
+        return self._interfaces[UNKNOWN_INTERFACE][1] if self._interfaces else None
 
     def delivered(self) -> frozenset[Gone]:
         """Interfaces of the latest reading that are gone, and of which the receiver has all."""

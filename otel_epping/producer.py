@@ -74,6 +74,7 @@ class EppingMetricProducer:
         self._collector = collector
         self._slots_taken = 0
         self._ledger = Ledger(delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns)
+        self._retired = self._retired_delivered = 0  # slots: in the latest batch, and those that the receiver has
         self._lock = threading.Lock()
 
     def produce(self) -> ScopeMetrics:
@@ -112,6 +113,7 @@ class EppingMetricProducer:
             self._bounded.acknowledge(batch.rows)
         if batch.is_first:
             self._ledger.acknowledge_interfaces()
+            self._retired_delivered = self._retired
 
     def metrics(self, batch: Batch) -> ScopeMetrics:
         """A batch as objects of the SDK."""
@@ -222,12 +224,17 @@ class EppingMetricProducer:
             telemetry.FLOW_LIMIT: self.config.max_flows,
         }
         if self._bounded:
-            values[telemetry.SUBNET_RETIRED] = self._collector.slots.retired
             values[telemetry.SERIES_USAGE] = self._bounded.told
             values[telemetry.SERIES_LIMIT] = self._bounded.most
             values[telemetry.SERIES_OVERFLOWED] = self._bounded.overflowed
             values[telemetry.SERIES_ROLLED_UP] = self._bounded.rolled_up
+        # Sums that are not monotonic are cumulative with any temporality preference (OTLP metrics exporter).
         for metric, value in values.items():
             point = NumberDataPoint({}, self._started_ns, reading.time_ns, value)
-            is_monotonic = metric.kind == "counter"
-            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=is_monotonic)
+            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=False)
+        if self._bounded:
+            self._retired = self._collector.slots.retired
+            delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
+            start_ns = self._ledger.told_ns or self._started_ns
+            point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
+            yield points.sum_metric(telemetry.SUBNET_RETIRED, [point], self.temporality)

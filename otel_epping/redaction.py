@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps secrets out of all that we say: the headers that exporters send, and passwords in their endpoints.
+"""Keeps secrets out of all that we say: the headers that exporters send, and users, passwords and queries in URLs.
 
 The SDK and the transports put headers into their complaints (one that cannot be parsed, or holds a line break, is
 quoted in full), and so may a receiver that refuses them. So what is hidden is the secret itself, wherever it turns up.
@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import traceback
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -16,9 +17,9 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-_ENDPOINT = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT")
+# Endpoints, and the proxies of requests and gRPC.
+_URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 _NAME = re.compile(r"\s*[\w!#$%&'*+.^`|~-]+\s*", re.ASCII)  # RFC 9110, 5.6.2: token
-_USER = re.compile(r"//([^/@]*:([^/@]*))@")
 # What is shorter stands in too many words to be hidden, and is no secret.
 _LEAST = 4
 
@@ -30,8 +31,13 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
                 name, _, secret = header.partition("=")
                 # Without a name, or with what can't be one ("Authorization: Basic ..."), all of it may be secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
-        elif _ENDPOINT.fullmatch(variable) and (user := _USER.search(value)):
-            yield from user.groups()
+        elif _URL.fullmatch(variable):
+            # A password may hold what ends the host of a URL, and is to be hidden all the same.
+            user, _, rest = value.strip().rpartition("://")[2].rpartition("@")
+            name, _, password = user.partition(":")
+            basic = b64encode(f"{unquote(name)}:{unquote(password)}".encode(errors="surrogateescape"))
+            yield from (user, password, basic.decode())
+            yield from (pair.partition("=")[2] for pair in rest.partition("?")[2].partition("#")[0].split("&"))
 
 
 def _forms(secret: str) -> Iterator[str]:

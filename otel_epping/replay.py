@@ -21,8 +21,8 @@ import click
 import numpy as np
 
 from otel_epping import logs, redaction, summary
-from otel_epping.agent import Delivery
 from otel_epping.capture import STANDARD_INPUT, Batch, Capture, CaptureError
+from otel_epping.delivery import Delivery
 from otel_epping.events import Writer
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.errors import EppingError
@@ -32,6 +32,7 @@ from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replay
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.sdk import Pipelines, exporter_classes
 from otel_epping.stop import interruptible
+from otel_epping.wire.failure import Failure
 
 # How often idle flows are looked for, in the capture's own time. Each time takes a millisecond.
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
@@ -241,20 +242,22 @@ class _Export(Delivery):
 
     def __init__(self, replayer: Replayer) -> None:
         super().__init__()
-        self._failed: dict[str, int] = {}
+        self._results: dict[str, Failure | None] = {}
         self._pipelines = Pipelines(replayer, None, self)
 
-    def __call__(self, exporter: str, failed: int) -> None:
-        self._failed[exporter] = failed
+    def __call__(self, exporter: str, failure: Failure | None) -> None:
+        self._results[exporter] = failure
 
     def failures(self) -> list[str]:
         """Exports; what went wrong, if anything did."""
         self._pipelines.shutdown()
-        if not self._failed:
+        if not self._results:
             return ["nothing was exported: OTEL_METRICS_EXPORTER names nobody who would be sent to"]
-        if any(self._failed.values()):
-            return [f"the result was not delivered, is OTEL_EXPORTER_OTLP_ENDPOINT right? {self.words}"]
-        return []
+        return [
+            f"the result was not delivered, is OTEL_EXPORTER_OTLP_ENDPOINT right? {self.cause(failure)}"
+            for failure in self._results.values()
+            if failure
+        ]
 
 
 def _counts(counts: dict[str, int], separator: str = ", ") -> str:

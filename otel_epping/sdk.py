@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from importlib.metadata import entry_points
 from typing import Any
@@ -35,7 +35,10 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.text import escaped, printable
 from otel_epping.own_metrics import observe
 from otel_epping.producer import EppingMetricProducer
+from otel_epping.variables import standard
 from otel_epping.version import __version__
+from otel_epping.wire.build import build
+from otel_epping.wire.failure import Failure
 
 _log = logging.getLogger(__name__)
 
@@ -43,8 +46,6 @@ _log = logging.getLogger(__name__)
 LAST_EXPORT_S = 8.0
 
 _SERVICE = "otel-epping"
-_PROTOCOL_VARIABLES = ("OTEL_EXPORTER_OTLP_METRICS_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-_OTLP_EXPORTERS = {"grpc": "otlp_proto_grpc", "http/protobuf": "otlp_proto_http"}
 
 
 class _InstalledReader(PeriodicExportingMetricReader):
@@ -119,30 +120,17 @@ def attach(
     return lambda: reader._set_collect_callback(inner)  # type: ignore[arg-type]
 
 
-def exporter_classes() -> list[tuple[str, type[Any]]]:
-    """Exporters or readers that OTEL_METRICS_EXPORTER names, `otlp` by default, found by their entry points.
+def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type[Any]]]:
+    """Exporters or readers by the names of their entry points; by default those of the standard variables.
 
-    Raises EppingError for one that isn't there, and if none is left.
+    Raises EppingError for one that isn't there, and for variables that are wrong.
     """
-    if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        raise EppingError("OTEL_SDK_DISABLED is true, so nothing would be exported: unset it")
     classes = []
-    for asked in (os.environ.get("OTEL_METRICS_EXPORTER") or "otlp").split(","):
-        name = asked.strip().lower()
-        if name in ("", "none"):
-            continue
-        if name == "otlp":
-            variable = next((each for each in _PROTOCOL_VARIABLES if os.environ.get(each)), _PROTOCOL_VARIABLES[-1])
-            protocol = (os.environ.get(variable) or "grpc").strip()
-            if protocol not in _OTLP_EXPORTERS:
-                raise EppingError(f"{variable} is {protocol!r}, which is not supported: use grpc or http/protobuf")
-            name = _OTLP_EXPORTERS[protocol]
+    for name in standard.read().exporters if names is None else names:
         found = list(entry_points(group="opentelemetry_metrics_exporter", name=name))
         if not found:
             raise EppingError(f"OTEL_METRICS_EXPORTER: there is no exporter {name!r}: pip install the package it is in")
         classes.append((name, found[0].load()))
-    if not classes:
-        raise EppingError("OTEL_METRICS_EXPORTER names no exporter, so nothing would be exported: use otlp or console")
     return classes
 
 
@@ -175,40 +163,58 @@ class Pipelines:
 
     `exporters` are those that push, each every `interval_s`. `instance_id` is who sends, by default somebody new.
 
-    `on_result` is told after each export its exporter's name, and how many of its requests failed. Raises EppingError
-    if the variables don't fit.
+    `on_result` is called after each export with the name of its exporter and the failure, or None. `variables` are the
+    standard variables; by default they are read now. Raises EppingError for variables that are wrong.
     """
 
     def __init__(
         self,
         collector: Collector,
         interval_s: float | None,
-        on_result: Callable[[str, int], None],
+        on_result: Callable[[str, Failure | None], None],
         instance_id: str | None = None,
+        variables: standard.Standard | None = None,
     ) -> None:
+        if variables is None:
+            variables = standard.read()
+            variables.apply()
         self._resource = default_resource(instance_id)
         try:
-            self._build(collector, interval_s, on_result)
+            self._build(collector, interval_s or variables.interval_s, variables, on_result)
         except ValueError as error:
             raise EppingError(f"an OTEL_* variable is wrong: {' '.join(str(error).split())}") from error
 
-    def _build(self, collector: Collector, interval_s: float | None, on_result: Callable[[str, int], None]) -> None:
+    def _build(
+        self,
+        collector: Collector,
+        interval_s: float,
+        variables: standard.Standard,
+        on_result: Callable[[str, Failure | None], None],
+    ) -> None:
         push: list[MetricReader] = []
-        self.exporters: list[ProducerExporter] = []
-        self.interval_s = 0.0
         pull: list[MetricReader] = []
-        for name, made in exporter_classes():
+        self.exporters: list[ProducerExporter] = []
+        self.interval_s = interval_s
+        for name, made in exporter_classes(variables.exporters):
             try:
-                built = made()
+                otlp = variables.otlp.get(name)
+                built = build(name, made, otlp) if otlp else made()
+            except EppingError:
+                raise
             except Exception as error:
                 raise EppingError(f"cannot set up the exporter {name} from its OTEL_* variables: {error}") from error
             if isinstance(built, MetricReader):
                 pull.append(built)
                 continue
-            self.exporters.append(ProducerExporter(built, collector, on_result=partial(on_result, name)))
-            reader = PeriodicExportingMetricReader(self.exporters[-1], interval_s and interval_s * 1e3)
-            push.append(reader)
-            self.interval_s = reader._export_interval_millis / 1e3  # private, but else we'd read the variable anew
+            exporter = ProducerExporter(
+                built,
+                collector,
+                on_result=partial(on_result, name),
+                explicit_buckets=variables.explicit_buckets,
+                certificates=otlp.certificates if otlp and any(otlp.certificates) else None,
+            )
+            self.exporters.append(exporter)
+            push.append(PeriodicExportingMetricReader(exporter, interval_s * 1e3, variables.timeout_s * 1e3))
         self._readers = [*push, *pull]
         self.provider = MeterProvider(resource=self._resource, metric_readers=self._readers, shutdown_on_exit=False)
         for pulled in pull:
@@ -221,6 +227,8 @@ class Pipelines:
         Detach from interfaces first, so that it is whole.
         """
         deadline = time.monotonic() + timeout_s
+        for exporter in self.exporters:
+            exporter.end_pause()
         # All at once: the provider's own shutdown() would have each wait for those before it, which may hang.
         ending = [threading.Thread(target=_shut_down, args=(reader,), daemon=True) for reader in self._readers]
         for thread, reader in zip(ending, self._readers, strict=True):

@@ -24,18 +24,19 @@ EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample
 
 # Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
 SIDE_BY_SIDE = re.compile(
-    "test_(bounded.*|capture_.*|cli_arguments|cli_first_run|clock|complete|default_routes|distro|events_.*|exact|"
-    "examples_commands|flow_table|fuzz|histogram|identity|interface_numbers|kernel_config|ledger|link|link_live|"
-    "links_page|loader|logs|methods|mirror|network_header|oddities|oracles.*|packet_.*|pairs|pressure|privileges|"
-    "process_(names|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|sandbox|sdk_points|sdk_variables|"
-    "sequence|settings|sides|slots|streams)|telemetry|text|tunnel|wire_points|wire_request|writer)"
+    "test_(bounded.*|capture_.*|certificates|cli_arguments|cli_first_run|clock|complete|default_routes|delivery|"
+    "distro|events_.*|exact|examples_commands|flow_table|fuzz|histogram|identity|interface_numbers|kernel_config|"
+    "ledger|link|link_live|links_page|loader|logs|methods|mirror|network_header|oddities|oracles.*|packet_.*|pairs|"
+    "pressure|privileges|process_(names|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|sandbox|"
+    "sdk_points|sdk_variables|sequence|settings|sides|slots|streams)|telemetry|text|tunnel|undelivered|variables|"
+    "wire_answers|wire_points|wire_request|writer)"
 )
 
 
 # Files of tests that need neither a kernel nor root, but for tests with one of the fixtures that do.
 UNIT = re.compile(
-    "test_(capture_.*|clock|events_format|examples_commands|histogram|ledger|links_page|logs|probes|project|"
-    "redaction|requirements|runs|sdk_variables|settings|telemetry|text|wire_.*)"
+    "test_(capture_.*|certificates|clock|delivery|events_format|examples_commands|histogram|ledger|links_page|logs|"
+    "probes|project|redaction|requirements|runs|sdk_variables|settings|telemetry|text|undelivered|variables|wire_.*)"
 )
 KERNEL_FIXTURES = {"bench", "bench_of", "dtypes", "ns"}
 

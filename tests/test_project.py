@@ -33,6 +33,7 @@ LAYERS = [
     ["otel_epping.exporter"],
     ["otel_epping.writer"],
     ["otel_epping.producer", "otel_epping.wire"],
+    ["otel_epping.variables"],
     ["otel_epping.series"],
     ["otel_epping.subnets", "otel_epping.histogram"],
     ["otel_epping.kernel"],
@@ -124,7 +125,9 @@ def test_imports_go_down_the_layers_only(layer: str) -> None:
     assert not upwards
 
 
-@pytest.mark.parametrize("layer", ["otel_epping.kernel", "otel_epping.subnets", "otel_epping.histogram"])
+@pytest.mark.parametrize(
+    "layer", ["otel_epping.kernel", "otel_epping.subnets", "otel_epping.histogram", "otel_epping.variables"]
+)
 def test_what_is_below_the_producer_does_not_know_opentelemetry(layer: str) -> None:
     found = [f"{by} imports {module}" for module, by in reachable(layer).items() if within(module, "opentelemetry")]
     assert not found

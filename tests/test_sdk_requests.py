@@ -31,6 +31,7 @@ from otel_epping.kernel.reader import Reader, Reading
 from otel_epping.lab.sink import Sink
 from otel_epping.ledger import numbers
 from otel_epping.sdk import install
+from otel_epping.wire.failure import Failure
 
 
 @pytest.fixture
@@ -219,7 +220,7 @@ def test_a_part_that_failed_is_the_only_one_repeated(bench: Bench, sink: Sink, m
 def test_a_reading_that_fails_is_an_export_that_failed(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results: list[int] = []
+    results: list[Failure | None] = []
     wrapped = ProducerExporter(exporter(sink), bench.collector, on_result=results.append)
     reader = PeriodicExportingMetricReader(wrapped, 60_000)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
@@ -230,9 +231,11 @@ def test_a_reading_that_fails_is_an_export_that_failed(
 
     monkeypatch.setattr(Reader, "read", broken)
     reader.force_flush()
-    assert results == [1]
+    (failure,) = results
+    assert failure
+    assert failure.text == "cannot read the kernel's counts: no memory to read"
     assert len(sink.points("orders")) == 1, "the application's own metrics get through"
     monkeypatch.undo()
     reader.force_flush()
-    assert results == [1, 0]
+    assert results == [failure, None]
     provider.shutdown()

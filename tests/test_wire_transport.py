@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that are written already, through the official exporters, which keep doing all that they do."""
+"""Requests that are written already, through what the official exporters are set up with."""
 
 import logging
 import socket
@@ -40,12 +40,14 @@ from receiver import GRPC, HTTP, Receiver, receiver, relay
 from otel_epping import points, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
+from otel_epping.wire.answer import Answer
 from otel_epping.wire.pieces import Column
 from otel_epping.wire.points import number_attributes, number_points
 from otel_epping.wire.request import Request, request, sum_metric
-from otel_epping.wire.transport import Answer, Sender, sender
+from otel_epping.wire.retries import RequestSender
+from otel_epping.wire.transport import sender
 
-SUCCESS, FAILURE = MetricExportResult.SUCCESS, MetricExportResult.FAILURE
+SUCCESS = Answer()
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 RESOURCE = ResourceMetrics(Resource({"service.name": "otel-epping"}), [], "")
 OURS = ScopeMetrics(telemetry.SCOPE, [], telemetry.SCOPE.schema_url or "")
@@ -88,7 +90,7 @@ def told(protocol: str) -> Iterator[Receiver]:
         yield one
 
 
-def sender_of(exporter: MetricExporter) -> Sender:
+def sender_of(exporter: MetricExporter) -> RequestSender:
     found = sender(exporter)
     assert found
     return found
@@ -103,7 +105,7 @@ def test_a_collector_gets_what_was_written(build: Build) -> None:
             for options in ({}, {"compression": gzip[protocol]}):
                 sink.clear()
                 answer = sender_of(build(protocol, endpoint, **options)).send(sent)
-                assert answer == Answer(SUCCESS)
+                assert answer == SUCCESS
                 (received,) = sink.wait_for(lambda sink: sink.requests, PATIENCE_S)
                 assert received == ExportMetricsServiceRequest.FromString(sent.body)
 
@@ -116,7 +118,7 @@ def test_compression_and_headers_are_the_exporters(protocol: str, build: Build, 
     with Sink() as sink, relay(sink.grpc_port if protocol == GRPC else sink.http_port) as wire:
         endpoint = f"http://127.0.0.1:{wire.port}" + ("/v1/metrics" if protocol == HTTP else "")
         exporter = build(protocol, endpoint, headers={"x-tenant": "blue"}, **options)
-        assert sender_of(exporter).send(sent) == Answer(SUCCESS)
+        assert sender_of(exporter).send(sent) == SUCCESS
     (received,) = sink.received
     assert received.request == ExportMetricsServiceRequest.FromString(sent.body)
     assert received.headers["x-tenant"] == "blue"
@@ -128,23 +130,23 @@ def test_a_request_is_sent_again_after_a_transient_error(protocol: str, told: Re
     """The gRPC exporter connects anew after the first: there, too, requests go through as they are."""
     sent = counters(3)
     told.errors = [TRANSIENT[protocol]] * 2
-    assert sender_of(build(protocol, told.endpoint)).send(sent) == Answer(SUCCESS)
+    assert sender_of(build(protocol, told.endpoint)).send(sent) == SUCCESS
     assert told.bodies == [sent.body] * 3
 
 
 def test_a_request_that_is_refused_fails_at_once(protocol: str, told: Receiver, build: Build) -> None:
     sending = sender_of(build(protocol, told.endpoint))
     told.errors = [FINAL[protocol]]
-    assert sending.send(counters(3)) == Answer(FAILURE)
+    assert sending.send(counters(3)).failure
     assert len(told.bodies) == 1
-    assert sending.send(counters(3)) == Answer(SUCCESS), "the next one is another matter"
+    assert sending.send(counters(3)) == SUCCESS, "the next one is another matter"
 
 
 def test_a_receiver_that_is_silent_costs_no_more_than_the_timeout(protocol: str, build: Build) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sending = sender_of(build(protocol, f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5))
         began = time.monotonic()
-        assert sending.send(counters(3)) == Answer(FAILURE)
+        assert sending.send(counters(3)).failure
         assert 0.4 < time.monotonic() - began < 2
 
 
@@ -152,41 +154,41 @@ def test_points_that_the_receiver_rejects_are_told(protocol: str, told: Receiver
     partial = ExportMetricsPartialSuccess(rejected_data_points=2, error_message="too old")
     told.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
     sending = sender_of(build(protocol, told.endpoint))
-    assert sending.send(counters(3)) == Answer(SUCCESS, 2, "too old")
+    assert sending.send(counters(3)) == Answer(None, 2, "too old")
     told.response = b""
-    assert sending.send(counters(3)) == Answer(SUCCESS), "and of the next none"
+    assert sending.send(counters(3)) == SUCCESS, "and of the next none"
 
 
-def test_a_response_that_is_not_otlp_is_still_a_success(build: Build) -> None:
-    """Over HTTP: that is what a status of 200 says. gRPC itself takes it for an error."""
-    with receiver(HTTP) as told:
-        told.response = b"OK"
-        assert sender_of(build(HTTP, told.endpoint)).send(counters(3)) == Answer(SUCCESS)
+def test_a_response_that_is_not_otlp_is_a_failure(protocol: str, told: Receiver, build: Build) -> None:
+    told.response = b"OK"
+    failure = sender_of(build(protocol, told.endpoint)).send(counters(3)).failure
+    assert failure
+    assert "answer of an OTLP receiver" in failure.text or "not one of an OTLP receiver" in failure.text
 
 
 def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> None:
     with receiver(HTTP) as told:
         sending = sender_of(build(HTTP, told.endpoint, max_request_size=1000))
-        assert sending.send(counters(3)) == Answer(SUCCESS)
-        assert sending.send(counters(300)) == Answer(FAILURE)
+        assert sending.send(counters(3)) == SUCCESS
+        assert sending.send(counters(300)).failure
         assert len(told.bodies) == 1
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
-    """4 MiB; the exporter tries again, as long as it has time."""
+    """4 MiB. It is not sent again: the server does not say when it would have more room."""
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20
     with receiver(GRPC) as told:
-        assert sender_of(build(GRPC, told.endpoint, timeout=0.5)).send(large) == Answer(FAILURE)
+        assert sender_of(build(GRPC, told.endpoint, timeout=0.5)).send(large).failure
         assert not told.bodies
 
 
 def test_nothing_is_sent_after_shutdown(protocol: str, told: Receiver, build: Build) -> None:
     exporter = build(protocol, told.endpoint)
     sending = sender_of(exporter)
-    assert sending.send(counters(3)) == Answer(SUCCESS)
+    assert sending.send(counters(3)) == SUCCESS
     exporter.shutdown()
-    assert sending.send(counters(3)) == Answer(FAILURE)
+    assert sending.send(counters(3)).failure
     assert len(told.bodies) == 1
 
 
@@ -200,7 +202,8 @@ def test_shutdown_ends_a_wait_between_two_tries(protocol: str, build: Build) -> 
         sink.wait_for(lambda sink: sink.rejected, PATIENCE_S)
         exporter.shutdown()
         sending.join(0.7)
-        assert answers == [Answer(FAILURE)]
+        (answer,) = answers
+        assert answer.failure
 
 
 def test_the_exporters_own_metrics_count_the_points(
@@ -233,7 +236,7 @@ def test_the_exporter_exports_as_ever_beside_it(protocol: str, told: Receiver, b
     metric = points.sum_metric(telemetry.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False)
     scope = ScopeMetrics(telemetry.SCOPE, [metric], "")
     told.errors = [TRANSIENT[protocol]]
-    assert exporter.export(MetricsData([ResourceMetrics(RESOURCE.resource, [scope], "")])) is SUCCESS
+    assert exporter.export(MetricsData([ResourceMetrics(RESOURCE.resource, [scope], "")])) is MetricExportResult.SUCCESS
     assert told.bodies[:2] == [counters(3).body] * 2
     assert "limit" in str(ExportMetricsServiceRequest.FromString(told.bodies[-1]))
 
@@ -255,8 +258,8 @@ def test_exporters_that_would_have_to_read_requests_get_none(build: Build, proto
 
 
 MEMBERS = {
-    GRPC: ("_export", "_translate_data", "_count_data", "_stub", "_channel"),
-    HTTP: ("_export_batch", "_client"),
+    GRPC: ("_initialize_channel_and_stub", "_shutdown_in_progress", "_channel"),
+    HTTP: ("_client",),
 }
 
 

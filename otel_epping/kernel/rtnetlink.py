@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from otel_epping.kernel.text import escaped
+from otel_epping.kernel.text import escaped, unescaped
 
 # linux/netlink.h, linux/rtnetlink.h, linux/if_link.h, linux/nexthop.h
 _NLM_F_REQUEST, _NLM_F_REQUEST_DUMP = 0x001, 0x001 | 0x300
@@ -216,7 +216,7 @@ def links() -> Iterator[Link]:
 def link_named(name: str) -> Link | None:
     """The interface that has this name or alternative name (of up to 127 bytes, ip-link(8)), if there is one."""
     # The kernel looks up both kinds of names for IFLA_ALT_IFNAME, and for IFLA_IFNAME takes 15 bytes only.
-    value = os.fsencode(name) + b"\0"
+    value = unescaped(name) + b"\0"
     attribute = _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:

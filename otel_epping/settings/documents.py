@@ -52,7 +52,8 @@ example, `OTEL_EPPING_HEALTH_PORT=tcp://10.0.0.5:8080`. An error names the flag,
 a value is from. `otel-epping config` takes the same flags and prints the settings that hold, each with where it is
 from; `otel-epping config --schema` prints the JSON schema of the file.
 
-Where metrics go, and how often, the standard `OTEL_*` variables say; they are not settings of ours.
+Where metrics go, and how often, the standard `OTEL_*` variables say; they are not settings of ours, and have a page of
+their own, [exporting.md](exporting.md).
 
 Lists are YAML lists in a file, and separated by commas in a variable. Times are such as `100ms`, `2.5s` or `1m`; a bare
 number is seconds.

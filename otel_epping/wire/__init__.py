@@ -7,5 +7,9 @@ The SDK's way makes an object of each point, then a protobuf message, then bytes
     pieces.py       bytes of many messages, piece by piece, joined at the end
     points.py       arrays -> data points
     request.py      data points -> a request, around what the official encoder writes
-    transport.py    a request -> the official gRPC and HTTP exporters
+    transport.py    finds the sender for an official exporter: grpc_sender.py, http_sender.py
+    retries.py      tries a request again until its time is up, and heeds Retry-After
+    answer.py       what an answer means: only OTLP's is a success; failure.py: why it failed
+    exchange.py     one HTTP request in a thread that can be given up, over connections.py
+    renewal.py      certificates that are renewed
 """

@@ -1,74 +1,174 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests through the official HTTP exporter, as it is since 1.45.
+"""Requests through the session of the official HTTP exporter, as it is since 1.45.
 
-Its _export_batch() wants of a request its bytes, and its points to count them. Of the receiver's response it looks at
-no more than the status; so somebody listens at its transport.
+The exporter keeps what it is set up with: endpoint, headers, compression, timeout and session, with TLS, proxies and
+credentials. How a request is tried, and what an answer means, is ours (retries.py, answer.py).
 """
 
-import logging
-from types import SimpleNamespace
+import os
+import re
+import socket
+import ssl
+import time
+from collections.abc import Iterator, Mapping
+from http.client import RemoteDisconnected
+from threading import Event
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from google.protobuf.message import DecodeError
-from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
-from opentelemetry.sdk.metrics.export import MetricExportResult
+import requests
+from requests.adapters import HTTPAdapter
+from requests.utils import get_environ_proxies, select_proxy
 
+from otel_epping.variables.certificates import Certificates
+from otel_epping.wire.answer import MAX_BODY_BYTES, Answer, Reply, http_answer
+from otel_epping.wire.connections import Adapter
+from otel_epping.wire.exchange import Exchange, GivenUpError
+from otel_epping.wire.failure import Failure, kind_of
+from otel_epping.wire.renewal import Renewal
 from otel_epping.wire.request import Request
-from otel_epping.wire.transport import Answer, expect
+from otel_epping.wire.retries import RequestSender, timed_out
+from otel_epping.wire.transport import UnknownExporterError, expect
 
-_log = logging.getLogger(__name__)
-
-
-class _Batch:
-    """As much of a protobuf message as _export_batch() looks at: one metric, with as many points as there are."""
-
-    def __init__(self, request: Request) -> None:
-        metric = SimpleNamespace(WhichOneof=lambda _: "sum", sum=SimpleNamespace(data_points=range(request.points)))
-        self.resource_metrics = [SimpleNamespace(scope_metrics=[SimpleNamespace(metrics=[metric])])]
-        self._body = request.body
-
-    def SerializeToString(self) -> bytes:  # noqa: N802  # protobuf's name
-        return self._body
+_ZONE = re.compile(r"(\[[^]%]*)%(?:25)?([^]]*)(?=\])")
+_CHUNK_BYTES = 65536
+_SHOWN = 200
+_READ_TIMED_OUT = (requests.exceptions.Timeout, TimeoutError, socket.timeout)
+_HINTS = {
+    "CERTIFICATE_VERIFY_FAILED": "is OTEL_EXPORTER_OTLP_CERTIFICATE the certificate of the receiver's CA?",
+    "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: begin the endpoint with http://",
+    "BadStatusLine": "the receiver does not speak HTTP/1.1: is the port that of OTLP/HTTP?",
+    "CERTIFICATE_REQUIRED": "the receiver asks for a certificate: set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY",
+}
 
 
-class _Listener:
-    """A transport that keeps its latest result."""
-
-    result: Any
-
-    def __init__(self, transport: Any, timeout_s: float) -> None:
-        self._transport = transport
-        self._timeout_s = timeout_s
-
-    def request(self, *arguments: Any, timeout: float, **options: Any) -> Any:
-        # The client reckons by the clock on the wall: one that is set back would give a silent receiver hours.
-        self.result = self._transport.request(*arguments, timeout=min(timeout, self._timeout_s), **options)
-        return self.result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-
-class HttpSender:
+class HttpSender(RequestSender):
     """Sends requests through an HTTP exporter. Raises UnknownExporterError or AttributeError if it is another one."""
 
-    def __init__(self, exporter: Any) -> None:
+    def __init__(self, exporter: Any, certificates: Certificates | None = None) -> None:
         client = exporter._client
-        expect(exporter._export_batch, "export_request")
-        expect(client.export, "data")
-        self._exporter = exporter
-        self._listener = _Listener(client._transport, float(client._timeout))
-        client._transport = self._listener
+        expect(client._compress, "serialized_data")
+        session, stopped = client._transport._session, client._shutdown_event
+        if not isinstance(session, requests.Session) or not isinstance(stopped, Event):
+            raise UnknownExporterError(f"{type(session)} and {type(stopped)} are not a Session and an Event")
+        super().__init__(float(client._timeout), stopped, exporter._metrics)
+        self._compress = client._compress
+        self._max_bytes = int(exporter._max_request_size)
+        self._url, self._zone = _without_zone(client._endpoint)
+        # What is packed may unpack to anything.
+        self._headers: Mapping[str, Any] = {"accept-encoding": "identity", **client._headers}
+        self._session = session
+        self._renewal = Renewal(certificates) if certificates else None
+        self._unfinished: Exchange | None = None
+        self._prepare(session)
 
-    def send(self, request: Request) -> Answer:
-        """Sends one, as often as the exporter tries; one thread at a time."""
-        if self._exporter._shutdown:
-            _log.warning("the exporter is shut down, a request is dropped")
-            return Answer(MetricExportResult.FAILURE)
-        result = self._exporter._export_batch(_Batch(request))
-        if result is not MetricExportResult.SUCCESS:
-            return Answer(result)
+    def _prepare(self, session: requests.Session) -> None:
+        trusted = session.verify if isinstance(session.verify, str) else None
+        for prefix, adapter in list(session.adapters.items()):
+            if type(adapter) in (HTTPAdapter, Adapter):  # an adapter of the application's stays
+                session.mount(prefix, Adapter(trusted))
+        # What the exporter is set up with goes before .netrc: first a header, then a user in the URL.
+        user = urlsplit(self._url)
+        if session.auth is None and "authorization" in {name.lower() for name in self._headers}:
+            session.auth = _leave_as_it_is
+        elif session.auth is None and user.username:
+            session.auth = (unquote(user.username), unquote(user.password or ""))
+
+    def _send(self, request: Request) -> Answer:
+        if 0 < self._max_bytes < len(request.body):
+            text = f"the request has {len(request.body)} bytes, the exporter's limit is {self._max_bytes}"
+            return Answer(Failure(text, "too large"))
+        if self._renewal and self._renewal.is_due():
+            self._session.close()  # new connections read the files anew
+        return super()._send(Request(self._compress(request.body), request.points))
+
+    def _try(self, request: Request, timeout_s: float) -> Answer:
+        began = time.monotonic()
+        if self._unfinished and not self._unfinished.wait(timeout_s):
+            return Answer(self._timed_out(self._unfinished))
+        timeout_s -= time.monotonic() - began
+        exchange = Exchange(lambda: self._exchange(request.body, timeout_s), timeout_s, self._zone)
         try:
-            return Answer.success(ExportMetricsServiceResponse.FromString(self._listener.result.content()))
-        except DecodeError:  # it took the request, and what it says of it is not OTLP
-            return Answer(result)
+            return http_answer(exchange.run_until_deadline())
+        except (GivenUpError, *_READ_TIMED_OUT):
+            self._unfinished = exchange
+            return Answer(self._timed_out(exchange))
+        except Exception as error:
+            failure = self._failure(error, exchange)
+            if exchange.reused and failure.is_transient:  # the receiver closed a connection that was idle
+                failure = failure._replace(retry_after_s=0.0)
+            return Answer(failure)
+
+    def _exchange(self, body: bytes, timeout_s: float) -> Reply:
+        response = self._session.request(
+            "POST", self._url, data=body, headers=self._headers, timeout=timeout_s, allow_redirects=False, stream=True
+        )
+        with response:
+            read = b""
+            while len(read) <= MAX_BODY_BYTES and (more := response.raw.read(_CHUNK_BYTES, decode_content=False)):
+                read += more
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            return Reply(response.status_code, response.reason or "", headers, read)
+
+    def _timed_out(self, exchange: Exchange) -> Failure:
+        return timed_out(f"{self._where()}: no {exchange.missing} within {self.longest_s:g} s")
+
+    def _failure(self, error: Exception, exchange: Exchange) -> Failure:
+        """An exchange that gave no answer."""
+        causes = list(_causes(error))
+        if any(isinstance(cause, (GivenUpError, *_READ_TIMED_OUT)) for cause in causes):
+            return self._timed_out(exchange)
+        root = causes[-1]
+        text = _in_words(root)
+        known = f"{type(root).__name__} {text}"
+        hints = [hint for word, hint in _HINTS.items() if word in known]
+        if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
+            hints.append("if the receiver speaks TLS, begin the endpoint with https://")
+        text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
+        # What OpenSSL refuses stays refused, and so does a header or a URL that cannot be sent.
+        refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
+        is_broken = isinstance(error, requests.exceptions.ConnectionError) or (
+            isinstance(root, OSError) and not isinstance(root, requests.exceptions.RequestException)
+        )
+        return Failure(text, kind_of(known), is_transient=is_broken and not refused)
+
+    def _where(self) -> str:
+        """Host and port, and those of a proxy on the way there."""
+        url = urlsplit(self._url)
+        where = url.netloc.rpartition("@")[2]
+        proxies = {**self._session.proxies}
+        if self._session.trust_env:
+            proxies = {**get_environ_proxies(self._url), **proxies}
+        if proxy := select_proxy(self._url, proxies):
+            where += f" by way of the proxy {urlsplit(proxy).netloc.rpartition('@')[2] or proxy.rpartition('@')[2]}"
+        return where
+
+
+def _without_zone(url: str) -> tuple[str, str]:
+    """A URL without the zone of a link-local address, and the zone ("%eth0")."""
+    found = _ZONE.search(url)
+    return (_ZONE.sub(r"\1", url, count=1), f"%{found[2]}") if found else (url, "")
+
+
+def _leave_as_it_is(request: Any) -> Any:
+    return request
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """The error, and what led to it, one after the other: `requests` wraps what urllib3 wraps."""
+    seen: list[BaseException] = []
+    todo: list[Any] = [error]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, BaseException) and each not in seen:
+            seen.append(each)
+            yield each
+            todo += [each.__context__, each.__cause__, getattr(each, "reason", None), *each.args]
+
+
+def _in_words(root: BaseException) -> str:
+    if isinstance(root, socket.gaierror):
+        return f"the name cannot be resolved: {root.strerror}"
+    if isinstance(root, OSError) and root.errno and not isinstance(root, ssl.SSLError):
+        return os.strerror(root.errno)
+    return f"{type(root).__name__}: {str(root)[:_SHOWN]}"

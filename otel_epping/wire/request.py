@@ -79,6 +79,11 @@ def request(theirs: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iter
     )
 
 
+def encoded(data: MetricsData) -> Request:
+    """A request by the official encoder alone. Raises EncodingException for a metric that it can't encode."""
+    return Request(encode_metrics(data).SerializeToString(), _count(data.resource_metrics))
+
+
 def _count(resources: Sequence[ResourceMetrics]) -> int:
     return sum(
         len(metric.data.data_points)

@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keeps counters of the SDK with delta temporality whose export failed, and adds them to the next export.
+
+The SDK resets a delta when it is collected, whether the export arrives or not. So the count of failed exports, for
+example, would be lost with each failed export.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Metric,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+
+_log = logging.getLogger(__name__)
+
+# Most attribute sets that are kept: an application may add new ones for as long as exports fail.
+_MOST = 10_000
+
+
+class _Key(NamedTuple):
+    scope: object
+    metric: str
+    attributes: frozenset[tuple[str, object]]
+
+
+class _Kept(NamedTuple):
+    scope: ScopeMetrics
+    metric: Metric
+    point: NumberDataPoint
+
+
+def _key(scope: ScopeMetrics, metric: Metric, point: NumberDataPoint) -> _Key:
+    return _Key(scope.scope, metric.name, frozenset((point.attributes or {}).items()))
+
+
+def _deltas(theirs: Sequence[ResourceMetrics]) -> Iterator[_Kept]:
+    for resource in theirs[:1]:  # a provider has one
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                if isinstance(metric.data, Sum) and metric.data.aggregation_temporality is AggregationTemporality.DELTA:
+                    points = (point for point in metric.data.data_points if isinstance(point, NumberDataPoint))
+                    yield from (_Kept(scope, metric, point) for point in points)
+
+
+def _with_points(metric: Metric, points: list[NumberDataPoint] | None) -> Metric:
+    return (
+        replace(metric, data=replace(metric.data, data_points=points))
+        if isinstance(metric.data, Sum) and points
+        else metric
+    )
+
+
+class Undelivered:
+    """The deltas that the receiver does not have yet."""
+
+    def __init__(self) -> None:
+        self._kept: dict[_Key, _Kept] = {}
+
+    def delivered(self) -> None:
+        """The receiver has all that add_to() returned last."""
+        self._kept.clear()
+
+    def add_to(self, theirs: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
+        """Returns the metrics of an export with all deltas that are kept, and keeps the sums until delivered()."""
+        kept = self._kept
+        self._kept = {_key(*each): each for each in _deltas(theirs)}
+        for key, old in kept.items():
+            new = self._kept.get(key)
+            self._kept[key] = new._replace(point=_sum(old.point, new.point)) if new else old
+        if len(self._kept) > _MOST:
+            _log.warning("counts of the SDK are dropped: over %d attribute sets wait for an export", _MOST)
+            self._kept.clear()
+            return theirs
+        return self._merged(theirs) if kept else theirs
+
+    def _merged(self, theirs: Sequence[ResourceMetrics]) -> list[ResourceMetrics]:
+        first, *others = theirs
+        scopes = {
+            scope.scope: (scope, {metric.name: metric for metric in scope.metrics}) for scope in first.scope_metrics
+        }
+        points: dict[tuple[object, str], list[NumberDataPoint]] = {}
+        for scope, metric, point in self._kept.values():
+            scopes.setdefault(scope.scope, (scope, {}))[1].setdefault(metric.name, metric)
+            points.setdefault((scope.scope, metric.name), []).append(point)
+        merged = [
+            replace(
+                scope,
+                metrics=[_with_points(metric, points.get((scope.scope, name))) for name, metric in metrics.items()],
+            )
+            for scope, metrics in scopes.values()
+        ]
+        return [replace(first, scope_metrics=merged), *others]
+
+
+def _sum(old: NumberDataPoint, new: NumberDataPoint) -> NumberDataPoint:
+    return replace(new, start_time_unix_nano=old.start_time_unix_nano, value=old.value + new.value)

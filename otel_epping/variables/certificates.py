@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates and keys in files: checked before TLS gets them, and read again when they are renewed.
+
+gRPC's C core aborts the process for a key without its certificate, and reports any other file that is wrong as a failed
+handshake. So OpenSSL looks at the files first. Only `ssl` is used: it says whether a key fits its certificate.
+"""
+
+import ssl
+import stat
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import NamedTuple
+
+from otel_epping.variables.environment import Environment, Variable
+
+_PEM_BEGIN = b"-----BEGIN "
+_DER_SEQUENCE = 0x30  # X.690: a certificate in DER begins with a SEQUENCE
+_UTC_TIME = 0x17
+_EXPLICIT_0 = 0xA0  # RFC 5280, 4.1: the version, left off in version 1
+
+
+class _FileError(Exception):
+    """What is wrong with a file: cause and cure, to be put after the name of the variable."""
+
+
+class Certificates(NamedTuple):
+    """Files of TLS: the trusted certificates, the client's certificate and its key, each None if it is not set."""
+
+    trusted: Variable | None = None
+    client: Variable | None = None
+    key: Variable | None = None
+
+    def check(self, environment: Environment) -> None:
+        """Checks that the files can be read, hold what they should, and fit together."""
+        try:
+            if self.trusted:
+                _check_trusted(self.trusted.value)
+        except _FileError as error:
+            environment.wrong(self.trusted or Variable("", ""), str(error))
+        if self.key and not self.client:
+            other = self.key.name.replace("_KEY", "_CERTIFICATE")
+            environment.wrong(self.key, f"but {other} is not set: set both, or neither")
+        for variable in filter(None, (self.client, self.key)):
+            try:
+                _read(variable.value)
+            except _FileError as error:
+                environment.wrong(variable, str(error))
+                return
+        if self.client:
+            self._check_pair(self.client, environment)
+        for variable in filter(None, (self.trusted, self.client)):
+            environment.warnings.extend(_dates(variable))
+
+    def _check_pair(self, client: Variable, environment: Environment) -> None:
+        key = self.key or client
+        try:
+            _check_pair(client.value, key.value)
+        except _FileError as error:
+            if self.key:
+                environment.wrong(key, f"{error} (the certificate is {client.name}={client.value})")
+            else:
+                missing = client.name.replace("_CERTIFICATE", "_KEY")
+                environment.wrong(client, f"but {missing} is not set, and the file has no key: set both, or neither")
+
+    def signature(self) -> tuple[tuple[int, int, int], ...]:
+        """Inode, time and size of each file: they change when a file is replaced or written."""
+        return tuple(_signature(variable.value) for variable in self if variable)
+
+    def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
+        """Trusted certificates, key and client's certificate, as gRPC wants them. Raises OSError."""
+        key = self.key or self.client
+        trusted, private, client = (_contents(variable) for variable in (self.trusted, key, self.client))
+        return trusted, private, client
+
+
+def _contents(variable: Variable | None) -> bytes | None:
+    return Path(variable.value).read_bytes() if variable else None
+
+
+def _signature(path: str) -> tuple[int, int, int]:
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return 0, 0, 0
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _read(path: str) -> bytes:
+    try:
+        mode = Path(path).stat().st_mode
+        content = Path(path).read_bytes() if stat.S_ISREG(mode) else b""
+    except PermissionError as error:
+        cure = "let the agent's user read it, the agent holds no capability"
+        raise _FileError(f"which cannot be read: {error.strerror}: {cure}") from None
+    except (OSError, ValueError) as error:
+        cause = error.strerror if isinstance(error, OSError) else error
+        raise _FileError(f"which cannot be read: {cause}: name a file in PEM") from None
+    if not stat.S_ISREG(mode):
+        raise _FileError("which is not a regular file: name a file in PEM")
+    if _PEM_BEGIN not in content:
+        form = "is in DER" if content[:1] == bytes([_DER_SEQUENCE]) else "holds nothing in PEM"
+        raise _FileError(f"which {form}: convert it to PEM with openssl")
+    return content
+
+
+def _check_trusted(path: str) -> None:
+    _read(path)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        raise _FileError(
+            f"which holds no certificate that can be read ({_reason(error)}): name a file in PEM"
+        ) from None
+
+
+def _check_pair(certificate: str, key: str) -> None:
+    def refuse() -> str:
+        raise _FileError("whose key is encrypted: decrypt it with openssl pkey, and protect the file instead")
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, refuse)
+    except (ssl.SSLError, OSError, ValueError) as error:
+        if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
+            raise _FileError("which is not the key of the certificate: set a pair that fits") from None
+        if b"PRIVATE KEY-----" not in _read(key):
+            raise _FileError("which holds no key: name the file of the private key, in PEM") from None
+        cause = f"which does not load with its certificate ({_reason(error)}): create both again, in PEM"
+        raise _FileError(cause) from None
+
+
+def _reason(error: Exception) -> str:
+    return str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+
+
+def _dates(variable: Variable) -> Iterator[str]:
+    """A warning for a certificate that is not valid now. No error: it may be renewed, and the clock may be wrong."""
+    try:
+        begins, ends = validity(ssl.PEM_cert_to_DER_cert(_first_certificate(_read(variable.value))))
+    except (_FileError, ValueError, IndexError):
+        return
+    now = time.time()
+    if now > ends:
+        yield f"the certificate in {variable.name} expired at {_date(ends)}: renew it, the file is then read again"
+    elif now < begins:
+        yield f"the certificate in {variable.name} is not valid before {_date(begins)}: is the clock right?"
+
+
+def _first_certificate(pem: bytes) -> str:
+    begin, end = b"-----BEGIN CERTIFICATE-----", b"-----END CERTIFICATE-----"
+    start = pem.index(begin)
+    return pem[start : pem.index(end, start) + len(end)].decode("ascii", "replace")
+
+
+def _date(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, timezone.utc).isoformat().replace("+00:00", "Z")
+
+
+def validity(der: bytes) -> tuple[float, float]:
+    """When a certificate begins and ends to be valid, in Unix time (RFC 5280, 4.1). Raises ValueError or IndexError."""
+    _, certificate, _ = _element(der)
+    _, fields, _ = _element(certificate)
+    tag, _, rest = _element(fields)
+    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # serial number (after the version), signature, issuer
+        _, _, rest = _element(rest)
+    _, dates, _ = _element(rest)
+    begin_tag, begin, dates = _element(dates)
+    end_tag, end, _ = _element(dates)
+    return _time(begin_tag, begin), _time(end_tag, end)
+
+
+def _element(der: bytes) -> tuple[int, bytes, bytes]:
+    """Tag and content of the first element in DER (X.690), and what follows it."""
+    length, at = der[1], 2
+    if length & 0x80:
+        at += length & 0x7F
+        length = int.from_bytes(der[2:at], "big")
+    return der[0], der[at : at + length], der[at + length :]
+
+
+def _time(tag: int, content: bytes) -> float:
+    form = "%y%m%d%H%M%SZ" if tag == _UTC_TIME else "%Y%m%d%H%M%SZ"
+    return datetime.strptime(content.decode("ascii"), form).replace(tzinfo=timezone.utc).timestamp()

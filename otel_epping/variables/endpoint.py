@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Endpoints: a URL for OTLP/HTTP; a URL, or any target of the gRPC client, for OTLP/gRPC.
+
+Specification: protocol/exporter, "Endpoint" and "Endpoint URLs for OTLP/HTTP". gRPC's targets:
+https://github.com/grpc/grpc/blob/master/doc/naming.md
+"""
+
+import ipaddress
+import re
+from contextlib import suppress
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from otel_epping.variables.environment import Environment, Variable
+
+GRPC_PORT, HTTP_PORT = 4317, 4318
+_PATH = "v1/metrics"
+_PORTS = {"http": 80, "https": 443}
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
+_TARGETS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
+_GREATEST_PORT = 65535
+_NO_ADDRESS = "where the brackets hold no IPv6 address: write as http://[2001:db8::1]:4317"
+_LOCAL = ("unix", "unix-abstract")  # do not leave the host, so TLS is not the default
+
+
+class Endpoint(NamedTuple):
+    """Where to send: a URL for OTLP/HTTP, a target for OTLP/gRPC.
+
+    secure  whether with TLS; None if the endpoint does not say so, and OTEL_EXPORTER_OTLP_INSECURE decides
+    local   a socket of this host, on which plain text is the default
+    user    "user:password" of a URL that gRPC would not take; over HTTP they stay in the URL
+    """
+
+    target: str
+    secure: bool | None
+    local: bool = False
+    user: str = ""
+
+
+def http_endpoint(environment: Environment, variable: Variable | None, *, of_signal: bool) -> Endpoint:
+    """The URL to post to. The path of the signal is appended to the general endpoint, not to the signal's own."""
+    if not variable:
+        return Endpoint(f"http://localhost:{HTTP_PORT}/{_PATH}", False)
+    url = _url(environment, variable)
+    if not url:
+        return Endpoint("", False)
+    path = url.path
+    if not of_signal:
+        path = f"{path.removesuffix('/')}/{_PATH}"
+        if url.path.rstrip("/").endswith(f"/{_PATH}"):
+            environment.warnings.append(
+                f"{variable.name} ends with /{_PATH}, and /{_PATH} is appended to it: leave it out, "
+                "or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+            )
+    elif not url.path.strip("/"):
+        environment.warnings.append(
+            f"{variable.name} has no path, so / is used: if exports fail, append /{_PATH}, "
+            "or set OTEL_EXPORTER_OTLP_ENDPOINT, to which it is appended"
+        )
+    if url.port == GRPC_PORT:
+        environment.warnings.append(
+            f"{variable.name} has the port {GRPC_PORT} of OTLP/gRPC, but the protocol is http/protobuf: "
+            f"if exports fail, set the port {HTTP_PORT}, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+        )
+    query = f"?{url.query}" if url.query else ""
+    return Endpoint(f"{url.scheme}://{url.netloc}{path or '/'}{query}", url.scheme == "https")
+
+
+def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoint:
+    """The target to connect to."""
+    if not variable:
+        return Endpoint(f"localhost:{GRPC_PORT}", False)
+    scheme = _SCHEME.match(variable.value)
+    if "://" not in variable.value and not (scheme and scheme[1].lower() in _TARGETS):
+        return _host_and_port(environment, variable)
+    assert scheme
+    if scheme[1].lower() in _TARGETS:
+        if re.match("unix://[^/]", variable.value, re.IGNORECASE):
+            environment.wrong(variable, f"which has no absolute path: write unix:///{variable.value[len('unix://') :]}")
+        return Endpoint(_zoned(variable.value), None, scheme[1].lower() in _LOCAL)
+    url = _url(environment, variable, others=_TARGETS)
+    if not url:
+        return Endpoint("", False)
+    if url.path.strip("/") or url.query:
+        environment.warnings.append(f"the path in {variable.name} has no effect with gRPC: is http/protobuf meant?")
+    if url.port == HTTP_PORT:
+        environment.warnings.append(
+            f"{variable.name} has the port {HTTP_PORT} of OTLP/HTTP, but the protocol is grpc: "
+            f"if exports fail, set the port {GRPC_PORT}, or OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+        )
+    port = url.port or _PORTS[url.scheme]
+    if not url.port:
+        environment.warnings.append(_no_port(variable, port))
+    host = url.netloc.rpartition("@")[2]
+    user = "" if url.username is None else f"{unquote(url.username)}:{unquote(url.password or '')}"
+    with suppress(UnicodeError):  # gRPC resolves ASCII names only
+        host = host if host.isascii() else host.encode("idna").decode()
+    return Endpoint(f"{_zoned(host).removesuffix(f':{url.port}')}:{port}", url.scheme == "https", user=user)
+
+
+def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
+    """A target without a scheme, which gRPC resolves by DNS."""
+    parsed = _url(environment, variable, prefix="//", others=_TARGETS)
+    if not parsed:
+        return Endpoint("", False)
+    if not parsed.port:
+        environment.warnings.append(_no_port(variable, _PORTS["https"]))
+    return Endpoint(_zoned(parsed.netloc), None)
+
+
+def _zoned(target: str) -> str:
+    """Writes the zone of a link-local address as in a URL (RFC 6874): gRPC reads "%a0" as an escaped byte."""
+    return re.sub(r"(\[[^]%]*)%(?!25)", r"\1%25", target)
+
+
+def _no_port(variable: Variable, port: int) -> str:
+    return f"{variable.name} has no port, so {port} is used: receivers of OTLP/gRPC listen on {GRPC_PORT}"
+
+
+def _url(
+    environment: Environment, variable: Variable, prefix: str = "", others: tuple[str, ...] = ()
+) -> SplitResult | None:
+    """The parts of a URL, its scheme in lower case; None if something is wrong with the URL."""
+    value = variable.value
+    url = None
+    try:
+        url = urlsplit(prefix + value)
+        why = _error(value, url, prefix, others)
+    except ValueError:  # brackets that do not close, or with something else in them
+        why = _NO_ADDRESS if "]" in value else _brackets(value)
+    if why:
+        environment.wrong(variable, why)
+        return None
+    return url
+
+
+def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -> str:
+    """What is wrong with a URL that can be split, or nothing. Raises ValueError for a bracket too few."""
+    host = url.hostname or ""
+    scheme = _SCHEME.match(value)
+    if not others and scheme and scheme[1].lower() in _TARGETS:
+        return "which is a target of gRPC's: begin it with http:// or https://, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+    if value.rpartition("://")[2].partition("/")[0].rpartition("@")[2].count(":") > 1 and "[" not in value:
+        return _brackets(value)
+    if not prefix and "://" not in value:
+        return f"which has no scheme: write http://{value}, or https:// for TLS"
+    if not prefix and url.scheme not in _PORTS:
+        known = "http, https, or a scheme of gRPC's: " + ", ".join(others) if others else "http or https"
+        return f"whose scheme {url.scheme!r} is not known: use {known}"
+    if any(each.isspace() for each in value):
+        return "which has white space in it: remove it"
+    literal = url.netloc.rpartition("@")[2]
+    if not host:
+        return f"which names no host: write http://HOST:{GRPC_PORT}, or :{HTTP_PORT} for http/protobuf"
+    if literal.startswith("["):
+        try:
+            ipaddress.IPv6Address(host.replace("%25", "%", 1))
+        except ValueError:
+            return _NO_ADDRESS
+    if not _is_port(literal.rpartition("]")[2].partition(":")):
+        return "which has no port after its colon: write a number from 1 to 65535"
+    if url.fragment:
+        return "which has a fragment ('#'), and nothing of that is sent: write %23, or remove it"
+    return ""
+
+
+def _is_port(after_host: tuple[str, str, str]) -> bool:
+    _, colon, port = after_host
+    return not colon or (port.isdecimal() and port.isascii() and 0 < int(port) <= _GREATEST_PORT)
+
+
+def _brackets(value: str) -> str:
+    """Cause and cure for an IPv6 address without brackets. Its last part is taken for a port, if it can be one."""
+    scheme, _, rest = value.rpartition("://")
+    address, _, port = rest.partition("/")[0].rpartition(":")
+    cure = "http://[2001:db8::1]:4317"
+    with suppress(ValueError):
+        cure = f"{scheme or 'http'}://[{ipaddress.IPv6Address(address)}]:{int(port)}"
+    return f"where the IPv6 address is not in brackets: write {cure}"

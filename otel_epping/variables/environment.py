@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Values of variables: text, numbers, Booleans, one of a set. Wrong ones are collected, not raised one by one."""
+
+import math
+import re
+from collections.abc import Collection, Mapping
+from typing import NamedTuple
+
+from otel_epping.kernel.errors import EppingError
+from otel_epping.redaction import redact
+
+_QUOTES = ('"', "'")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h)", re.IGNORECASE)
+_MS_PER_UNIT = {"ms": 1, "s": 1e3, "sec": 1e3, "m": 60e3, "min": 60e3, "h": 3600e3}
+
+
+class Variable(NamedTuple):
+    """A variable that is set. Its value has no white space around it and is not empty."""
+
+    name: str
+    value: str
+
+
+class Environment:
+    """The variables of a process, and what is wrong with them.
+
+    errors    one sentence for each wrong variable: variable, value, cause and cure
+    warnings  what is not wrong, but unlikely to be meant
+    canonical values in the form that the SDK reads, for the variables that the SDK reads itself; None: to be unset
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.canonical: dict[str, str | None] = {}
+        self._variables = variables
+
+    def wrong(self, variable: Variable, why: str, *, secret: bool = False) -> None:
+        """Collects an error. `why` is cause and cure: "which is not a number: ...". A secret value is left out."""
+        shown = variable.name if secret else f"{variable.name} is {redact(variable.value)!r},"
+        self.errors.append(f"{shown} {why}")
+
+    def raise_errors(self) -> None:
+        """Raises EppingError for all that is wrong, if anything is."""
+        if errors := list(dict.fromkeys(self.errors)):  # exporters of both protocols read the same variables
+            several = f"{len(errors)} errors in OTEL_* variables: " if len(errors) > 1 else ""
+            raise EppingError(several + "; ".join(errors))
+
+    def find(self, *names: str) -> Variable | None:
+        """The first of these variables that is set: the name of the signal before the general one.
+
+        An empty value, or white space alone, is as good as unset (specification, "Parsing empty value"). White space
+        around a value is dropped: files of secrets and of environments end in a line break.
+        """
+        for name in names:
+            if value := self._variables.get(name, "").strip():
+                return Variable(name, value)
+        return None
+
+    def text(self, *names: str) -> Variable | None:
+        """The same, checked: UTF-8, without control characters and without quotes around it."""
+        if not (variable := self.find(*names)):
+            return None
+        value = variable.value
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raw = value.encode("utf-8", "surrogateescape")
+            self.errors.append(f"{variable.name} is {raw!r}, which has bytes that are not UTF-8: set it in UTF-8")
+            return None
+        if not value.isprintable():
+            self.wrong(variable, "which has control characters: remove them")
+            return None
+        if len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:
+            self.wrong(variable, f"which has quotes around it: write {redact(value[1:-1])} without quotes")
+            return None
+        return variable
+
+    def boolean(self, *names: str, default: bool = False) -> bool:
+        """`true` or `false`, in upper or lower case.
+
+        By the specification any other value means false. It is an error here: who sets `1` means true.
+        """
+        variable = self.text(*names)
+        if variable and variable.value.lower() not in ("true", "false"):
+            self.wrong(variable, "which is neither true nor false: set one of them")
+            return default
+        return variable.value.lower() == "true" if variable else default
+
+    def choice(self, values: Collection[str], *names: str) -> str | None:
+        """One of a set, in upper or lower case (specification, "Enum")."""
+        variable = self.text(*names)
+        if variable and variable.value.lower() not in values:
+            self.wrong(variable, f"which is not supported: use {in_words(values)}")
+            return None
+        return variable.value.lower() if variable else None
+
+    def number(self, variable: Variable, unit: str) -> float | None:
+        """A number of `unit` that is finite and not negative."""
+        try:
+            number = float(variable.value)
+        except ValueError:
+            cure = f"set a number of {unit}"
+            if unit == "milliseconds" and (duration := _DURATION.fullmatch(variable.value)):
+                cure = f"write {float(duration[1]) * _MS_PER_UNIT[duration[2].lower()]:.15g}"
+            self.wrong(variable, f"which is not a number of {unit}: {cure}")
+            return None
+        if not math.isfinite(number) or number < 0:
+            self.wrong(variable, f"which is {'negative' if number < 0 else 'not finite'}: set a number of {unit}")
+            return None
+        return number
+
+
+def in_words(values: Collection[str]) -> str:
+    """Values as a list in a sentence."""
+    *some, last = values
+    return f"{', '.join(some)} or {last}" if some else last

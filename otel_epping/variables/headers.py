@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Headers and resource attributes: lists of `name=value`, values percent-encoded, as W3C Baggage writes them.
+
+A header's value is a secret, so an error names the header, or the place of the entry in the list, and never a value.
+"""
+
+import re
+from urllib.parse import quote, unquote_to_bytes
+
+from otel_epping.variables.environment import Environment, Variable
+
+_TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, 5.6.2
+_GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"
+_NEVER = '";\\'  # W3C Baggage, "baggage-octet"; the comma separates entries
+# Set by the exporter: with another value, a request is not OTLP.
+_RESERVED = {"content-type", "content-encoding", "content-length", "transfer-encoding", "connection", "te"}
+
+
+def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict[str, str | bytes]:
+    """The headers in a variable, names in lower case. Values are text; bytes where the transport wants bytes."""
+    found: dict[str, str | bytes] = {}
+    for place, entry in enumerate(variable.value.split(","), 1):
+        if not entry.strip():
+            continue
+        name, equals, value = (part.strip() for part in entry.partition("="))
+        # Without a name, or with what cannot be one ("Authorization: Basic ..."), all of the entry may be secret.
+        if not equals or not _TOKEN.fullmatch(name):
+            why = f"is wrong in entry {place}, which does not begin with a header's name and '=': write name=value"
+            environment.wrong(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
+            continue
+        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # this, too, may be a secret without a name
+            why = (
+                f"is wrong in entry {place}: gRPC allows letters, digits, '_', '.' and '-' in a name: use http/protobuf"
+            )
+            environment.wrong(variable, why, secret=True)
+            continue
+        if why := _name_error(name.lower(), grpc) or _value_error(value):
+            environment.wrong(variable, f"is wrong in the header {name!r}: {why}", secret=True)
+            continue
+        decoded = unquote_to_bytes(value.encode("utf-8", "surrogateescape")).strip()
+        if grpc and name.lower().endswith("-bin"):
+            found[name.lower()] = decoded
+        elif why := _text_error(decoded, grpc):
+            environment.wrong(variable, f"is wrong in the header {name!r}: {why}", secret=True)
+        else:
+            found[name.lower()] = decoded.decode() if decoded.isascii() else decoded
+    return found
+
+
+def _text_error(decoded: bytes, grpc: bool) -> str:
+    try:
+        text = decoded.decode()
+    except UnicodeDecodeError:
+        return "its value is not UTF-8: percent-encode UTF-8"
+    if any(not each.isprintable() and each != "\t" for each in text):
+        return "its value has control characters: remove them"
+    if grpc and not text.isascii():
+        return "gRPC sends ASCII only: use http/protobuf, or a name that ends in -bin"
+    return ""
+
+
+def _name_error(name: str, grpc: bool) -> str:
+    if name in _RESERVED or (grpc and name.startswith("grpc-")):
+        return "the exporter sets it: remove it"
+    return ""
+
+
+def _value_error(value: str) -> str:
+    if found := [each for each in _NEVER if each in value]:
+        return f"its value has {found[0]!r}: write {quote(found[0])}"
+    return ""
+
+
+def check_attributes(environment: Environment, name: str) -> None:
+    """Checks a list of resource attributes, and takes empty entries out of it."""
+    if not (variable := environment.text(name)):
+        environment.canonical[name] = None
+        return
+    entries = [entry.strip() for entry in variable.value.split(",") if entry.strip()]
+    for entry in entries:
+        key, equals, value = (part.strip() for part in entry.partition("="))
+        if not equals or not key:
+            environment.wrong(variable, f"where {entry!r} is not key=value: write %2C for a comma in a value")
+            continue
+        try:
+            unquote_to_bytes(value).decode()
+        except UnicodeDecodeError:
+            environment.wrong(variable, f"where {key!r} is not UTF-8: percent-encode UTF-8")
+    environment.canonical[name] = ",".join(entries)

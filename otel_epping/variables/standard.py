@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The standard variables that hold for a run: which exporters, how often, from whom, and how each sends."""
+
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+
+from otel_epping.kernel.errors import EppingError
+from otel_epping.variables.environment import Environment, Variable, in_words
+from otel_epping.variables.headers import check_attributes
+from otel_epping.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_protocol
+
+_log = logging.getLogger("otel_epping")
+
+# Entry points of the official exporters.
+OTLP_EXPORTERS = {GRPC: "otlp_proto_grpc", HTTP: "otlp_proto_http"}
+_PROTOCOLS = {name: protocol for protocol, name in OTLP_EXPORTERS.items()}
+_TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
+_AGGREGATION = "OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION"
+_EXPLICIT, _EXPONENTIAL = "explicit_bucket_histogram", "base2_exponential_bucket_histogram"
+_FILTER = "OTEL_METRICS_EXEMPLAR_FILTER"
+_FILTERS = ("always_on", "always_off", "trace_based")
+_PROMETHEUS_PORT = "OTEL_EXPORTER_PROMETHEUS_PORT"
+_DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
+_CONFIG_FILES = ("OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE")
+_DEFAULT_INTERVAL_S, _MAX_INTERVAL_S = 60.0, 24 * 3600.0
+_DEFAULT_TIMEOUT_S = 30.0
+_GREATEST_PORT = 65535
+
+
+@dataclass(frozen=True)
+class Standard:
+    """What the standard variables say.
+
+    exporters         names of entry points, in the order of OTEL_METRICS_EXPORTER
+    otlp              the settings of each of them that is an official OTLP exporter
+    interval_s        between exports
+    timeout_s         of an export, of all its requests
+    explicit_buckets  histograms are to have explicit buckets, because a variable asks for them by name
+    warnings          lines for the log
+    canonical         variables that the SDK reads itself, in the form that it understands; None: to be unset
+    """
+
+    exporters: tuple[str, ...]
+    otlp: Mapping[str, Otlp]
+    interval_s: float
+    timeout_s: float
+    explicit_buckets: bool
+    warnings: tuple[str, ...]
+    canonical: Mapping[str, str | None]
+
+    def apply(self) -> None:
+        """Puts the canonical values into the environment, for the SDK, and logs the warnings."""
+        for name, value in self.canonical.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for warning in self.warnings:
+            _log.warning("%s", warning)
+
+
+def read(variables: Mapping[str, str] = os.environ) -> Standard:
+    """Reads all of them. Raises EppingError for those that are wrong."""
+    environment = Environment(variables)
+    for name in _CONFIG_FILES:
+        if variable := environment.find(name):
+            environment.wrong(variable, "which otel-epping does not read: unset it, and set the variables instead")
+    if environment.boolean("OTEL_SDK_DISABLED"):
+        raise EppingError("OTEL_SDK_DISABLED is true, so nothing would be exported: unset it")
+    protocol = read_protocol(environment)
+    exporters = _exporters(environment, protocol)
+    otlp = {name: read_otlp(environment, _PROTOCOLS[name]) for name in exporters if name in _PROTOCOLS}
+    for name, values in ((_TEMPORALITY, ("cumulative", "delta", "lowmemory")), (_FILTER, _FILTERS)):
+        environment.canonical[name] = environment.choice(values, name)
+    environment.canonical[_AGGREGATION] = environment.choice((_EXPLICIT, _EXPONENTIAL), _AGGREGATION)
+    check_attributes(environment, "OTEL_RESOURCE_ATTRIBUTES")
+    service = environment.text("OTEL_SERVICE_NAME")
+    environment.canonical["OTEL_SERVICE_NAME"] = service.value if service else None
+    _check_detectors(environment)
+    if "prometheus" in exporters:
+        _check_port(environment)
+    interval_s = _seconds(environment, "OTEL_METRIC_EXPORT_INTERVAL", _DEFAULT_INTERVAL_S, _MAX_INTERVAL_S)
+    timeout_s = _seconds(environment, "OTEL_METRIC_EXPORT_TIMEOUT", _DEFAULT_TIMEOUT_S, _MAX_INTERVAL_S, zero=True)
+    environment.raise_errors()
+    # The SDK takes an empty value for a value.
+    empty = {name: None for name, value in variables.items() if name.startswith("OTEL_") and not value.strip()}
+    return Standard(
+        exporters,
+        otlp,
+        interval_s,
+        timeout_s,
+        environment.canonical[_AGGREGATION] == _EXPLICIT,
+        tuple(dict.fromkeys(environment.warnings)),
+        empty | environment.canonical,
+    )
+
+
+def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
+    """Names of entry points; `otlp` by default, and the name of the official exporter in its place."""
+    variable = environment.text("OTEL_METRICS_EXPORTER")
+    asked = [each.strip().lower() for each in variable.value.split(",")] if variable else ["otlp"]
+    names = [OTLP_EXPORTERS[protocol] if name == "otlp" else name for name in asked if name not in ("", "none")]
+    if not names and variable:
+        environment.errors.append(
+            f"OTEL_METRICS_EXPORTER is {variable.value!r}, so nothing would be exported: use otlp or console"
+        )
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        environment.wrong(
+            Variable("OTEL_METRICS_EXPORTER", variable.value if variable else ""),
+            f"which names {name} twice, so all would be sent twice: name it once",
+        )
+    return tuple(dict.fromkeys(names))
+
+
+def _seconds(environment: Environment, name: str, default_s: float, max_s: float, *, zero: bool = False) -> float:
+    """A time in milliseconds, in seconds. `zero`: 0 is no limit (specification, "Timeout")."""
+    variable = environment.text(name)
+    number = environment.number(variable, "milliseconds") if variable else None
+    if variable is None or number is None:
+        return default_s
+    if number < 1 and not (zero and number == 0):
+        environment.wrong(variable, "which is below 1 millisecond: set a number of milliseconds, 60000 for a minute")
+        return default_s
+    if number / 1e3 > max_s:
+        environment.wrong(variable, f"which is over {max_s * 1e3:.0f} milliseconds: set less")
+        return default_s
+    return number / 1e3 if number else max_s
+
+
+def _check_detectors(environment: Environment) -> None:
+    variable = environment.text(_DETECTORS)
+    if not variable:
+        return
+    known = {found.name for found in entry_points(group="opentelemetry_resource_detector")}
+    for name in (each.strip() for each in variable.value.split(",")):
+        if name and name not in known | {"*"}:
+            environment.wrong(variable, f"where {name!r} is not a resource detector: use {in_words(sorted(known))}")
+
+
+def _check_port(environment: Environment) -> None:
+    variable = environment.text(_PROMETHEUS_PORT)
+    if variable and not (variable.value.isdecimal() and 0 < int(variable.value) <= _GREATEST_PORT):
+        environment.wrong(variable, f"which is not a port: set a number from 1 to {_GREATEST_PORT}")

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the official exporters from settings that are parsed and checked already, not from variables."""
+
+import os
+from typing import Any
+from urllib.parse import urlsplit
+
+from otel_epping.variables.environment import Environment
+from otel_epping.variables.otlp import Otlp
+
+
+def build(name: str, exporter_class: Any, otlp: Otlp) -> Any:
+    """An exporter of the class that the entry point `name` has loaded.
+
+    Raises EppingError for certificates that cannot be read any more: capabilities were dropped since they were checked.
+    """
+    environment = Environment({})
+    otlp.certificates.check(environment)
+    environment.raise_errors()
+    return (_build_grpc if name == "otlp_proto_grpc" else _build_http)(exporter_class, otlp)
+
+
+def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
+    import grpc
+
+    credentials = None
+    # A plug-in that provides credentials, as some clouds have, is called by the exporter if it is given none.
+    provided = any("GRPC" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
+    if otlp.secure and any(otlp.certificates) and not provided:
+        credentials = grpc.ssl_channel_credentials(*otlp.certificates.read())
+    compression = {"gzip": grpc.Compression.Gzip, "none": grpc.Compression.NoCompression}[otlp.compression]
+    exporter = exporter_class(
+        endpoint=otlp.endpoint,
+        insecure=not otlp.secure,
+        credentials=credentials,
+        headers=tuple(otlp.headers.items()),
+        timeout=otlp.timeout_s,
+        compression=compression,
+    )
+    if urlsplit(otlp.endpoint).netloc:
+        # dns://AUTHORITY/HOST: the exporter takes the authority for the host.
+        exporter._endpoint = otlp.endpoint
+        exporter._channel.close()
+        exporter._initialize_channel_and_stub()
+    return exporter
+
+
+def _build_http(exporter_class: Any, otlp: Otlp) -> Any:
+    from opentelemetry.exporter.otlp.proto.http import Compression
+
+    trusted, client, key = (each.value if each else None for each in otlp.certificates)
+    return exporter_class(
+        endpoint=otlp.endpoint,
+        certificate_file=trusted,
+        client_certificate_file=client,
+        client_key_file=key,
+        headers=otlp.headers,
+        timeout=otlp.timeout_s,
+        compression={"none": Compression.NoCompression, "gzip": Compression.Gzip, "deflate": Compression.Deflate}[
+            otlp.compression
+        ],
+    )

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Servers that take a request and then hold it, each in its own way: what an export's deadline has to hold against."""
+
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+_OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n"
+_PAUSE_S = 0.1
+
+Manners = Callable[[socket.socket], None]
+
+
+def drip(client: socket.socket, text: bytes) -> None:
+    """Sends a text a byte at a time, over and over."""
+    while True:
+        for byte in text:
+            client.sendall(bytes([byte]))
+            time.sleep(_PAUSE_S)
+
+
+def silent(client: socket.socket) -> None:
+    """Takes all, and says nothing."""
+    with suppress(OSError):
+        while client.recv(65536):
+            pass
+
+
+def deaf(client: socket.socket) -> None:
+    """Does not read: the window closes."""
+    time.sleep(60)
+
+
+def _after_request(answer: Manners) -> Manners:
+    def manners(client: socket.socket) -> None:
+        client.recv(65536)
+        threading.Thread(target=silent, args=(client,), daemon=True).start()
+        answer(client)
+
+    return manners
+
+
+def _body(client: socket.socket) -> None:
+    client.sendall(_OK + b"Content-Length: 100000\r\n\r\n")
+    drip(client, b"x")
+
+
+def _chunks(client: socket.socket) -> None:
+    client.sendall(_OK + b"Transfer-Encoding: chunked\r\n\r\n")
+    drip(client, b"1\r\nx\r\n")
+
+
+def _headers(client: socket.socket) -> None:
+    client.sendall(_OK)
+    drip(client, b"x-header: value\r\n" * 1000)
+
+
+def _continue(client: socket.socket) -> None:
+    while True:
+        client.sendall(b"HTTP/1.1 100 Continue\r\n\r\n")
+        time.sleep(_PAUSE_S)
+
+
+def _flood(client: socket.socket) -> None:
+    client.sendall(_OK + b"\r\n")
+    while True:
+        client.sendall(b"x" * 65536)
+
+
+def _bomb(client: socket.socket) -> None:
+    body = gzip.compress(bytes(2**28))
+    client.sendall(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+
+
+# Those that hold a request for ever; and those that answer with too much, at once.
+HOLDING: dict[str, Manners] = {
+    "silent": silent,
+    "deaf": deaf,
+    "body": _after_request(_body),
+    "chunks": _after_request(_chunks),
+    "headers": _after_request(_headers),
+    "continue": _after_request(_continue),
+}
+FLOODING: dict[str, Manners] = {"flood": _after_request(_flood), "bomb": _after_request(_bomb)}
+
+
+class Server:
+    """`port` is where it listens, `connections` how many it took."""
+
+    def __init__(self, listener: socket.socket, manners: Manners) -> None:
+        self.port: int = listener.getsockname()[1]
+        self.connections = 0
+        self._listener, self._manners = listener, manners
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                self.connections += 1
+                threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with client, suppress(OSError):
+            self._manners(client)
+
+
+@contextmanager
+def serving(manners: Manners) -> Iterator[Server]:
+    """A server of these manners, on 127.0.0.1 of the caller's network namespace."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield Server(listener, manners)
+        listener.shutdown(socket.SHUT_RDWR)  # ends accept(), which would keep the socket listening
