@@ -37,6 +37,10 @@ FILES: dict[str, tuple[bytes, str]] = {
     "snoop": (b"snoop\0\0\0\0\0\0\x02\0\0\0\x04" + bytes(100), f"is a snoop capture (RFC 1761): {EDITCAP}"),
     "Network Monitor": (b"GMBU\0\x02" + bytes(300), f"is a Network Monitor 2 capture: {EDITCAP}"),
     "ERF": (ERF, f"is probably an ERF capture of an Endace card: {EDITCAP}"),
+    "event trace of Windows": (
+        b"\0\0\1\0" + bytes(0x44) + b"\x02\0\x02\xc0" + bytes(200),
+        "is an event trace of Windows: convert it with etl2pcapng IN.etl OUT.pcapng",
+    ),
     "iptrace": (b"iptrace 2.0\0" + bytes(100), f"is an iptrace capture of AIX: {EDITCAP}"),
     "zip": (_zip(), "is a zip archive: unzip it"),
     "tar": (_tar(), "is a tar archive: tar -xf FILE"),

@@ -15,6 +15,7 @@ from oracles.ours import Observed, Ours, Sample
 from oracles.report import Report
 from oracles.rules import Rule, Rules
 from oracles.wireshark import KINDS, Answer, Found
+from scapy.layers.inet import ICMP
 from transcript import Transcript
 
 VERSIONS = pytest.mark.parametrize("version", [4, 6])
@@ -163,6 +164,21 @@ def test_the_identification_tells_what_was_overtaken(tmp_path: Path, is_late: bo
         if is_late
         else "retransmissions: retransmission to tshark, overtaken by its IPv4 identification": 1
     }
+
+
+def test_tshark_may_time_the_copy_of_a_question(tmp_path: Path) -> None:
+    transcript = Transcript()
+    transcript.say(0, 0, ICMP(id=9, seq=1))
+    transcript.copy(0.03, 1, hops=1)
+    reply = transcript.say(4, 1, ICMP(type=0, id=9, seq=1))
+    records = list(frames.read(transcript.write(tmp_path)))
+    observed = Observed([Sample(reply, "icmp_echo", 4_000_000)], frames=len(records))
+    found = Found(icmp={reply: [Answer(2, 3_970_000)]})
+    assert tshark.compare(records, observed, found, "made").tally == {
+        "icmp_echo: ours and tshark's, which times the copy of the question": 1
+    }
+    observed = Observed([Sample(reply, "icmp_echo", 4_010_000)], frames=len(records))
+    fails(tshark.compare(records, observed, found, "made"), "tshark has 3970000 ns from frame 2")
 
 
 def test_what_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:

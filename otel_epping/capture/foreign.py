@@ -8,6 +8,7 @@ BYTES = 262
 """How many bytes from the beginning of a file are looked at."""
 
 _EDITCAP = "convert it with editcap -F pcapng IN OUT"
+_ETL2PCAPNG = "convert it with etl2pcapng IN.etl OUT.pcapng"
 _ONCE_MORE = "is compressed twice: uncompress it once"
 
 # Where it stands, the bytes, and what such a file is, with the cure.
@@ -24,7 +25,9 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x54\x52\x00\x64\x00", f"is a nettl trace of HP-UX: {_EDITCAP}"),
     (0, b"\x05VNF", f"is a Visual Networks capture: {_EDITCAP}"),
     (0, b"EyeSDN", f"is an EyeSDN trace: {_EDITCAP}"),
-    (0, b"\xa1\x65\x74\x6c", "is an event trace of Windows: convert it with etl2pcapng IN.etl OUT.pcapng"),
+    # The system trace header, of 32 and of 64 bits, behind the header of the first buffer.
+    (0x48, b"\x02\0\x01\xc0", f"is an event trace of Windows: {_ETL2PCAPNG}"),
+    (0x48, b"\x02\0\x02\xc0", f"is an event trace of Windows: {_ETL2PCAPNG}"),
     (0, b"PK\x03\x04", "is a zip archive: unzip it"),
     (0, b"7z\xbc\xaf\x27\x1c", "is a 7z archive: 7z x FILE"),
     (0, b"Rar!", "is a RAR archive: unrar x FILE"),
@@ -50,7 +53,7 @@ _SECONDS_PER_YEAR = 31_556_952
 
 
 def name(head: bytes) -> str | None:
-    """What a file is that begins with these bytes, and what helps; None if nobody knows."""
+    """What a file is that begins with these bytes, and the cure; None if the bytes are of no format listed here."""
     for at, magic, meaning in _MAGICS:
         if head[at:].startswith(magic):
             return meaning

@@ -83,7 +83,7 @@ _AIX_LINKS = {6: 1, 9: 6, 15: 10, 24: 0}
 _LINK_BITS = 0xFFFF
 # If this bit is set, the highest four tell the length of the frame check sequence in units of 16 bits.
 _CHECK_SEQUENCE_BIT, _CHECK_SEQUENCE_SHIFT = 0x0400_0000, 28
-# As Wireshark has it: a header that claims a longer packet is none.
+# Wireshark's limit: no packet is longer.
 _MAX_ORIGINAL = 128 << 20
 _TRIED_RECORDS = 3
 
@@ -185,7 +185,7 @@ def _batch(stream: Stream, records: list[int], layout: _Layout) -> Batch:
     if layout.check_sequence:
         original = np.maximum(original - layout.check_sequence, 0)
         captured = np.minimum(captured, original)
-    # A fraction of a second or more is none that can be meant.
+    # A fraction of a second or more makes no sense.
     timed = fraction * layout.unit_ns < 10**9
     return Batch(
         buffer=stream.buffer,

@@ -125,8 +125,7 @@ class Format:
 
     command  what uncompresses it to standard output
     load     what makes a decompressor, and the errors that it raises for damage; raises ImportError
-    most     bytes uncompressed at a time. Only gzip gives all bytes in front of damage: of the others, as many as
-             these are lost
+    most     bytes uncompressed at a time. gzip gives all bytes in front of damage; the others lose up to this many
     """
 
     name: str

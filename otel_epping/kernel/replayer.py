@@ -81,7 +81,7 @@ class Runs:
     Before a run, a row needs its data_in and data_size_in, and data_size_out of 0: the kernel writes the size of the
     packet there, which would be a limit for the next one.
 
-    After a run, `marked` has the contexts of those rows that watch_marks() was told of, as the program left them.
+    After a run, `marked` has the contexts of the rows given to watch_marks(), as the program left them.
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:

@@ -19,6 +19,8 @@ COPY_WITHOUT_ID_NS = 100_000
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
+# Bytes of Ethernet and IPv4 headers; and of an ICMP or DNS header, by which two packets are told apart.
+_CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]
 
@@ -93,6 +95,12 @@ def copies(packets: list[Packet]) -> dict[int, int]:
         latest, repeats = acked.get(way, (0, 0))
         acked[way] = (packet.ack, repeats + is_bare if latest == packet.ack else 0)
     return found
+
+
+def are_copies(first: Frame, second: Frame) -> bool:
+    """Whether two frames hold the same packet: the same bytes behind what a link or a router may change."""
+    size = min(len(first.data), len(second.data)) - _CHANGEABLE
+    return size >= _LEAST_SAME and first.data[-size:] == second.data[-size:]
 
 
 def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:

@@ -12,6 +12,8 @@ from oracles.report import Report
 from oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Found
 
 TOLERANCE_NS = 1000
+# How far a copy is from its first, in frames.
+_NEAR_FRAMES = 100
 # Of retransmissions; and where there are but a few.
 LEEWAY = 0.05
 LEEWAY_FRAMES = 2
@@ -43,6 +45,7 @@ class _Comparison:
         packets = [packet for packet in map(dissect.tcp_packet, records) if packet]
         self.report = report
         self.found = found
+        self.records = {record.number: record for record in records}
         self.packets = {packet.frame: packet for packet in packets}
         self.copies = sequence.copies(packets)
         self.again = sequence.sent_again(packets)
@@ -92,8 +95,20 @@ class _Comparison:
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
             elif not theirs and (odd := self._odd(sample)):
                 self.report.tally[f"{sample.method}: ours only: tshark {odd}"] += 1
+            elif any(self._answers_the_first(sample, answer) for answer in theirs):
+                self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the question"] += 1
             else:
                 self.report.errors.append(f"{sample.method}, frame {sample.frame}, {sample.rtt_ns} ns: {_say(theirs)}")
+
+    def _answers_the_first(self, sample: Sample, answer: Answer) -> bool:
+        """Whether tshark's question is a copy of one that was captured the right time before the reply."""
+        reply, copy = self.records[sample.frame], self.records[answer.frame]
+        return any(
+            reply.time_ns - first.time_ns == sample.rtt_ns
+            and copy.time_ns - first.time_ns <= sequence.COPY_NS
+            and sequence.are_copies(first, copy)
+            for first in (self.records[number] for number in range(max(1, answer.frame - _NEAR_FRAMES), answer.frame))
+        )
 
     def check_retransmissions(self, ours: dict[str, set[int]], theirs: dict[str, set[int]]) -> None:
         """As many retransmissions as tshark has, within LEEWAY; all differences are told by kind."""
@@ -171,7 +186,8 @@ class _Comparison:
         for kind in RETRANSMISSIONS:
             if not self.found.kinds or origin.frame not in self.found.kinds[kind]:
                 continue
-            if origin.frame not in self.refused and not self._is_counted_on(origin):
+            inside = self.acknowledgements.in_a_tunnel(origin, origin.frame)
+            if origin.frame not in self.refused and not inside and not self._is_counted_on(origin):
                 return f"of a {kind.replace('_', ' ')}"
         return "of a range that was sent before" if origin.frame in self.again else ""
 
