@@ -8,6 +8,7 @@ The packages are really built, by the command of `make build`, and opened. The l
 import ast
 import email
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -210,3 +211,13 @@ def test_constraints_pin_every_direct_dependency(wheel: zipfile.ZipFile) -> None
 def test_bcc_is_never_a_pip_dependency(wheel: zipfile.ZipFile) -> None:
     metadata = email.message_from_string(read_from_dist_info(wheel, "METADATA"))
     assert "bcc" not in {Requirement(text).name for text in metadata.get_all("Requires-Dist", [])}
+
+
+def test_every_make_target_that_is_documented_exists() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    named = {
+        name for page in pages for name in re.findall(r"(?:^ {4}|`)make ([a-z]+)\b", page.read_text(), re.MULTILINE)
+    }
+    assert {"demo", "test", "soak", "vmtest"} <= named
+    assert named - targets == set()
