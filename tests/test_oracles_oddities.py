@@ -88,6 +88,33 @@ def test_a_tsval_that_others_have_too_may_have_an_rtt(tmp_path: Path) -> None:
     assert rules.doubtful[6].rule == Rule.PERHAPS_SENT_AGAIN
 
 
+def test_room_of_what_is_in_doubt(tmp_path: Path) -> None:
+    """Four TSvals wait, one of them in doubt: the program may have forgotten it, and begun a fifth."""
+    asked = [(10 + place, 0, "PA", (10 + place, 1), 50, 100 + 50 * place, 500) for place in range(4)]
+    again = (14.5, 0, "PA", (13, 1), 25, 275, 500)
+    fifth = (20, 0, "PA", (20, 1), 50, 300, 500)
+    transcript = segments(*BEGUN, *asked, again, fifth, (40, 1, "A", (2, 20), 0, 500, 350))
+    rules = Rules(packets_of(transcript, tmp_path))
+    assert not rules.rtts
+    assert rules.possible == {9: (8, 20_000_000)}
+    certain = segments(*BEGUN, *asked, fifth, (40, 1, "A", (2, 20), 0, 500, 350))
+    assert not Rules(packets_of(certain, tmp_path)).possible
+
+
+def test_a_late_copy_is_right_either_way(tmp_path: Path) -> None:
+    """As the same packet or as one that was sent again, to the program; tshark has it sent again."""
+    transcript = segments(*BEGUN, (10, 0, "PA", None, 50, 100, 500))
+    transcript.copy(16, 3)
+    records = list(frames.read(transcript.write(tmp_path)))
+    kinds: dict[str, set[int]] = {kind: set() for kind in KINDS}
+    kinds["retransmission"] = {4}
+    for mine in (set(), {4}):
+        observed = Observed(frames=len(records))
+        observed.kinds["retransmitted"] = mine
+        assert tshark.compare(records, observed, Found(kinds=kinds), "made").holds
+    assert sequence.copies(packets_of(transcript, tmp_path)) == {}
+
+
 RETURNING = {
     "timestamps stop and return": "no TSval",
     "timestamps freeze and return": "again",

@@ -63,7 +63,7 @@ class _Comparison:
     def check_rules(self) -> None:
         """The program does what its rules say, no more and no less."""
         for frame, sample in self.samples.items():
-            expected = self.rules.rtts.get(frame)
+            expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
             if expected is None:
                 self._error(f"ours, {self._describe(sample)}: by the rules it is no sample")
             elif expected[1] != sample.rtt_ns:
@@ -114,9 +114,10 @@ class _Comparison:
     def check_samples(self) -> None:
         """Each RTT of ours is in pping's output, or pping could not have it."""
         for frame, sample in self.samples.items():
-            if frame in self.shared or frame not in self.rules.rtts:
+            expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
+            if frame in self.shared or not expected:
                 continue
-            origin = self.packets[self.rules.rtts[frame][0]]
+            origin = self.packets[expected[0]]
             reason = self.pping.why_not(origin, self.packets[frame])
             if reason:
                 self.report.tally[f"ours only: of pping, {reason}"] += 1

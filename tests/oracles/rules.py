@@ -77,13 +77,16 @@ class Rules:
     """Applies the rules to all TCP packets of a capture.
 
     `rtts` are the RTTs that must come out: frame of the reply -> (frame of the origin, ns). Those of `doubtful`, by the
-    frame of the reply, may come out.
+    frame of the reply, may come out. So may those that are `possible`: where the program forgot what is in doubt, there
+    was room for another TSval.
     """
 
     def __init__(self, packets: Iterable[Packet]) -> None:
         packets = list(packets)
         self.rtts: dict[int, tuple[int, int]] = {}
         self.doubtful: dict[int, Reason] = {}
+        self.possible: dict[int, tuple[int, int]] = {}
+        self._perhaps_begun: dict[tuple[object, ...], Packet] = {}
         self.flows = 0
         self._copies = sequence.copies(packets)
         self._again = sequence.sent_again(packets) - self._copies.keys()
@@ -215,12 +218,16 @@ class Rules:
                 self._fate[waiting.packet.frame] = Reason(Rule.TOO_OLD, f"at frame {packet.frame}")
             sender.waiting[place] = _Waiting(packet, tsval, sender.fault)
             return None
+        if any(waiting and waiting.doubt for waiting in sender.waiting):
+            self._perhaps_begun[packet.source, packet.destination, tsval] = packet
         frames = ", ".join(str(waiting.packet.frame) for waiting in sender.waiting if waiting)
         return Reason(Rule.NOT_BEGUN, f"of frames {frames}")
 
     def _match(self, receiver: _Half, reply: Packet) -> None:
         assert reply.timestamp
         tsecr = reply.timestamp[1]
+        if perhaps := self._perhaps_begun.pop((reply.destination, reply.source, tsecr), None):
+            self.possible[reply.frame] = perhaps.frame, max(reply.time_ns - perhaps.time_ns, LEAST_RTT_NS)
         if receiver.edge is None or _later(tsecr, receiver.last_tsval):
             return
         for place, waiting in enumerate(receiver.waiting):

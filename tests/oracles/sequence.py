@@ -13,6 +13,8 @@ from oracles.frames import Frame
 
 # A packet that is captured at two places of its way is captured twice within this time.
 COPY_NS = 1_000_000
+# With the same identification it is the same packet after this time, too (RFC 6864, 5.3), as between two tunnels.
+LATE_COPY_NS = 100_000_000
 # Without an identification in the IPv4 header, a segment that was sent again may look the same.
 COPY_WITHOUT_ID_NS = 100_000
 # RFC 5681, 3.2: as many duplicate acknowledgements, or fewer if some were lost, ask for a fast retransmission.
@@ -68,7 +70,7 @@ def refused(packets: list[Packet]) -> dict[int, int]:
     return found
 
 
-def copies(packets: list[Packet]) -> dict[int, int]:
+def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
     """Frames that hold a packet which was captured before, elsewhere on its way -> the first such frame.
 
     TTL and link header may differ, nothing else. What looks the same is no copy if duplicate acknowledgements asked for
@@ -86,9 +88,9 @@ def copies(packets: list[Packet]) -> dict[int, int]:
         first, before = recent.get(key, (None, (0, 0)))
         now = acked.get(back, (0, 0))
         is_bare = end_of(packet) == packet.seq
-        limit_ns = COPY_NS if packet.identification else 0 if is_bare else COPY_WITHOUT_ID_NS
+        within_ns = limit_ns if packet.identification else 0 if is_bare else COPY_WITHOUT_ID_NS
         asked_for = now[0] == packet.seq and now[1] >= _ASKING_DUPLICATES and now != before
-        if first and 0 <= packet.time_ns - first.time_ns <= limit_ns and not asked_for:
+        if first and 0 <= packet.time_ns - first.time_ns <= within_ns and not asked_for:
             found[packet.frame] = first.frame
             continue
         recent[key] = packet, now

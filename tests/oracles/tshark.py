@@ -48,6 +48,7 @@ class _Comparison:
         self.records = {record.number: record for record in records}
         self.packets = {packet.frame: packet for packet in packets}
         self.copies = sequence.copies(packets)
+        self.late_copies = sequence.copies(packets, sequence.LATE_COPY_NS).keys() - self.copies.keys()
         self.again = sequence.sent_again(packets)
         self.refused = sequence.refused(packets)
         self.acknowledgements = sequence.Acknowledgements(records, packets)
@@ -117,6 +118,7 @@ class _Comparison:
         beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
         late = (mine - others) & self.again & theirs["out_of_order"]
         proven = {frame for frame in late if sequence.was_sent_later(self.packets[frame], self.packets)}
+        proven |= mine & self.late_copies  # either is right: a copy, however late, or a packet that comes again
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
             kind = "out of order" if frame in ours["out_of_order"] else "nothing of the kind"
@@ -130,9 +132,9 @@ class _Comparison:
         for kind in ("out_of_order", "zero_window"):
             if ours[kind] or theirs[kind]:
                 self.report.notes.append(f"{kind.replace('_', ' ')}: {len(ours[kind])}, tshark {len(theirs[kind])}")
-        count, expected = len(mine - proven), len(others) - len(beyond)
+        count, expected = len(mine - proven), len(others - proven) - len(beyond)
         if abs(count - expected) > max(LEEWAY * expected, LEEWAY_FRAMES):
-            frames_of = ", ".join(map(str, sorted((mine - proven) ^ (others - beyond.keys()))[:10]))
+            frames_of = ", ".join(map(str, sorted((mine ^ (others - beyond.keys())) - proven)[:10]))
             self.report.errors.append(
                 f"{count} retransmissions, of tshark's {expected} that we look at: frames {frames_of}"
             )
@@ -144,6 +146,8 @@ class _Comparison:
             return "no whole TCP packet outside of a tunnel to us"
         if frame in self.copies:
             return "a copy to us, captured twice"
+        if frame in self.late_copies:
+            return "a late copy to us, captured twice"
         if frame in self.refused:
             return "what the server refused of the SYN"
         if packet.flags & (SYN | ACK) == SYN:
