@@ -22,6 +22,7 @@ from otel_epping.kernel import clsact, libbpf
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.hook_monitor import HookMonitor
+from otel_epping.kernel.peers import Peers
 
 __all__ = ["hosts"]
 
@@ -304,6 +305,22 @@ def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixtur
         monitor.close()
         assert second.attachments.faults == ()
     assert "moved" not in caplog.text
+
+
+def test_one_that_comes_together_with_an_agent_is_found_by_what_is_missing(watch: Watch) -> None:
+    watched = watch("tcx")
+    Peers().announce(socket.if_nametoindex(watched.name))
+    with neighbour.attached(watched.name, verdict=neighbour.VERDICTS["OK"]):
+        watched.look(1.1)
+        assert watched.is_ready, "it was taken for the agent's"
+        until = time.monotonic() + WITHIN_S
+        while watched.is_ready:
+            assert time.monotonic() < until
+            assert watched.exchange() == [0, 0]
+            watched.look(0.3)
+        watched.look(2)
+        assert watched.exchange() == [PACKETS, PACKETS]
+        watched.until(lambda: watched.is_ready)
 
 
 # ---- what is taken away

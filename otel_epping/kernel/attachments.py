@@ -177,8 +177,9 @@ class Attachments:
         self.peers.announce(ifindex)
 
     def count_kernel_packets(self, name: str, direction: int, packets: int) -> None:
-        """Adds to kernel_packets."""
-        self.kernel_packets.setdefault(name, [0, 0])[direction] += packets
+        """Adds to kernel_packets, of an interface that is counted under its name."""
+        if name in self._numbers:
+            self.kernel_packets.setdefault(name, [0, 0])[direction] += packets
 
     def hooks(self) -> Iterator[tuple[str, int, int, str, Hook]]:
         """Each hook that is to hold the program: interface, its index, its number, direction, and the hook."""

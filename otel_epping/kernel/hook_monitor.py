@@ -186,6 +186,11 @@ class HookMonitor:
             others = hook.others_first()
         if not others:
             state.know_first()
+            # We see nothing, so a move cannot do harm. The list may have changed without our notice: another program
+            # came together with an agent, or the revision could not be found out.
+            if state.is_blind and hook.may_come_first() and state.moving.may(now_s):
+                state.moving.took(now_s)
+                hook.come_first()
         if not others or not hook.may_come_first():
             state.overtaken_s = None
             if others != state.others:
