@@ -8,6 +8,8 @@ The monitor of the hooks runs in this process, on real interfaces. test_hooks_ag
 import ctypes
 import itertools
 import logging
+import os
+import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -430,6 +432,26 @@ def test_an_interface_that_goes_is_no_fault(watch: Watch, caplog: pytest.LogCapt
     watched.look(2.5)
     assert watched.collector.attachments.faults == ()
     assert caplog.text == ""
+
+
+def test_without_a_descriptor_the_monitor_goes_on(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    watched = watch("clsact")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    remove_qdisc(watched)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    try:
+        watched.look(2.5)
+        faults = watched.collector.attachments.faults
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert len(faults) == 1
+    assert "the hooks of interfaces cannot be looked at: [Errno 24] Too many open files" in faults[0]
+    assert caplog.text.count("Too many open files") == 1
+    watched.look(1.5)
+    assert watched.exchange() == [PACKETS, PACKETS], "attached again, though the change came meanwhile"
+    watched.until(lambda: not watched.collector.attachments.faults)
 
 
 # ---- the comparison of packets

@@ -135,24 +135,18 @@ class HookMonitor:
         if cause := self._cause(state):
             if not state.is_blind:
                 self._attachments.counts["unseen"] += 1
-                state.fault, state.is_blind = (
-                    f"{state.where}: the kernel counts packets that we do not see: {cause}",
-                    True,
-                )
+                state.fail(f"{state.where}: the kernel counts packets that we do not see: {cause}", is_blind=True)
                 _log.warning("%s", state.fault, extra=_extra(state))
         elif state.fault and state.is_over(now_s):
             if state.is_blind:
                 _log.warning("%s: packets are seen again", state.where, extra=_extra(state))
-            state.fault, state.is_blind = "", False
+            state.fail("")
 
     def _attach_again(self, state: HookState, now_s: float) -> None:
         """Our program was taken from the hook."""
         state.others, state.overtaken_s = "", None
         if not state.attaching.may(now_s):
-            state.fault, state.is_blind = (
-                f"{state.where}: another process took our program off again: the agent waits",
-                False,
-            )
+            state.fail(state.refusal or f"{state.where}: another process took our program off again: the agent waits")
             return
         state.attaching.took(now_s)
         try:
@@ -164,8 +158,8 @@ class HookMonitor:
             text = f"{state.where}: another process took our program off, and it cannot be attached again: {why}"
             if text != state.refusal:
                 _log.warning("%s", text, extra=_extra(state))
-            state.fault = state.refusal = text
-            state.is_blind = False
+            state.refusal = text
+            state.fail(text)
             return
         state.refusal = ""
         self._attachments.counts["reattached"] += 1
@@ -232,7 +226,7 @@ class HookMonitor:
 
 
 def look_in_background(monitor: HookMonitor) -> Callable[[], None]:
-    """Has a thread look at the hooks, for who has no loop for it; returns what ends the thread and the monitor."""
+    """Starts a thread that looks at the hooks, where no main loop does; returns what ends the thread and the monitor."""
     ended = threading.Event()
 
     def look() -> None:

@@ -3,7 +3,7 @@
 
 from collections import deque
 
-# How long a fault lasts at least, so that those who ask every few seconds hear of packets that were missed.
+# How long a fault lasts at least: probes ask every few seconds, and are to see that packets were missed.
 _HOLD_S = 3.0
 _WINDOW = 4  # looks
 # Cards report their counters up to a second late: what they report just after our count stopped is no sign.
@@ -96,9 +96,14 @@ class HookState:
         """Packets in the window since our count stands still, without what a card may have reported late."""
         return sum(gained for at_s, gained, _ in self._window if at_s - self._rose_s > _LATE_S)
 
+    def fail(self, fault: str, *, is_blind: bool = False) -> None:
+        """Has a fault until its cause is gone."""
+        self.fault, self.is_blind = fault, is_blind
+
     def hold(self, fault: str, now_s: float) -> None:
-        """Has a fault whose cause is undone, or about to be: for some seconds."""
-        self.fault, self.is_blind, self._hold_until_s = fault, False, now_s + _HOLD_S
+        """Has a fault for some seconds, though its cause is gone. What was missing until now explains nothing later."""
+        self.fail(fault)
+        self._hold_until_s = now_s + _HOLD_S
         self._window.clear()
 
     def is_over(self, now_s: float) -> bool:

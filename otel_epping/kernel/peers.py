@@ -29,7 +29,7 @@ class Peers:
         self._own = -1
 
     def _open(self) -> socket.socket:
-        """A socket with the first name that is free: made by who attaches, so in the interfaces' namespace."""
+        """A socket with the first name that is free, in the network namespace of the caller, who attaches."""
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         for number in range(_MAX_AGENTS):
             with suppress(OSError):  # another agent has the name
