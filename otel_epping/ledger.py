@@ -163,7 +163,7 @@ class Ledger:
 
     @property
     def told_ns(self) -> int | None:
-        """When the latest reading was taken that the receiver has the interfaces of; None: of none, or not with delta."""
+        """When the latest reading was taken whose interfaces the receiver has; None: of none, or not with delta."""
         return self._interfaces[UNKNOWN_INTERFACE][1] if self._interfaces else None
 
     def delivered(self) -> frozenset[Gone]:
