@@ -16,8 +16,8 @@ from unprivileged import AGENT
 
 from bench.programs import load, run_times
 from otel_epping import telemetry
-from otel_epping.kernel import libbpf, rtnetlink
-from otel_epping.kernel.rtnetlink import Filter
+from otel_epping.kernel import libbpf, traffic_control
+from otel_epping.kernel.traffic_control import Filter
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -34,7 +34,7 @@ def filters(namespace: Namespace, name: str) -> list[Filter]:
     """All filters of an interface; without the heads of lists, which have no handle."""
     with namespace.entered():
         ifindex = socket.if_nametoindex(name)
-        return [one for way in POINTS for one in rtnetlink.filters(ifindex, way) if one.handle]
+        return [one for way in POINTS for one in traffic_control.filters(ifindex, way) if one.handle]
 
 
 def has_qdisc(namespace: Namespace, name: str) -> bool:

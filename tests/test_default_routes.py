@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from otel_epping.kernel import rtnetlink
+from otel_epping.kernel import routes, rtnetlink
 from otel_epping.kernel.default_routes import DefaultRoutes, is_default
 from otel_epping.lab.namespaces import Namespace
 
@@ -157,4 +157,4 @@ def attribute(kind: int, value: bytes) -> bytes:
     ],
 )
 def test_what_is_a_default_route(destination: bytes, bits: int, expected: bool) -> None:
-    assert is_default(rtnetlink.Route(254, destination, bits, (3,), 0)) is expected
+    assert is_default(routes.Route(254, destination, bits, (3,), 0)) is expected

@@ -11,7 +11,7 @@ from command import COMMAND, Agent
 from patience import PATIENCE_S
 
 from otel_epping import telemetry
-from otel_epping.kernel import libbpf, rtnetlink
+from otel_epping.kernel import libbpf, rtnetlink, traffic_control
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -32,7 +32,7 @@ def held(host: Namespace) -> int:
     with host.entered():
         ifindexes = [link.ifindex for link in rtnetlink.links()]
         filters = [
-            each for index in ifindexes for way in ("ingress", "egress") for each in rtnetlink.filters(index, way)
+            each for index in ifindexes for way in ("ingress", "egress") for each in traffic_control.filters(index, way)
         ]
         return len([each for each in filters if each.handle]) + sum(
             libbpf.attached_count(index, hook) for index in ifindexes for hook in HOOKS

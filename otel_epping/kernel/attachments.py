@@ -178,7 +178,7 @@ class Attachments:
 
     def count_kernel_packets(self, name: str, direction: int, packets: int) -> None:
         """Adds to kernel_packets, of an interface that is counted under its name."""
-        if name in self._numbers:
+        if self.numbers.get(name, UNKNOWN_INTERFACE) != UNKNOWN_INTERFACE:
             self.kernel_packets.setdefault(name, [0, 0])[direction] += packets
 
     def hooks(self) -> Iterator[tuple[str, int, int, str, Hook]]:

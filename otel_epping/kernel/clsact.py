@@ -31,9 +31,9 @@ import logging
 import os
 import socket
 
-from otel_epping.kernel import libbpf, memory, rtnetlink, tcx
+from otel_epping.kernel import libbpf, memory, tcx, traffic_control
 from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.rtnetlink import Filter
+from otel_epping.kernel.traffic_control import Filter
 
 _log = logging.getLogger("otel_epping")
 
@@ -56,7 +56,7 @@ def _is_ours(found: Filter) -> bool:
 
 def in_order(ifindex: int, direction: str) -> list[Filter]:
     """The filters that packets of a direction meet, in that order: of chain 0, where packets begin."""
-    return [each for each in rtnetlink.filters(ifindex, direction) if each.handle and not each.chain]
+    return [each for each in traffic_control.filters(ifindex, direction) if each.handle and not each.chain]
 
 
 def in_words(found: Filter) -> str:
@@ -79,7 +79,7 @@ def _lock(ifindex: int, program: int) -> socket.socket | None:
 
 
 def _filters(ifindex: int) -> list[Filter]:
-    return [each for direction in _POINTS for each in rtnetlink.filters(ifindex, direction)]
+    return [each for direction in _POINTS for each in traffic_control.filters(ifindex, direction)]
 
 
 def _remove(ifindex: int, found: Filter) -> None:
@@ -91,7 +91,7 @@ def _remove(ifindex: int, found: Filter) -> None:
 
 def refuse_ingress_qdisc(ifindex: int) -> None:
     """Raises EppingError if the interface has an `ingress` qdisc, in the place of the clsact qdisc."""
-    if rtnetlink.ingress_qdisc(ifindex) == "ingress":
+    if traffic_control.ingress_qdisc(ifindex) == "ingress":
         name = socket.if_indextoname(ifindex)
         raise EppingError(
             f"interface {name} has an ingress qdisc, which shows no outgoing packets: replace it with a clsact qdisc "
@@ -117,7 +117,7 @@ def place(ifindex: int, direction: str) -> tuple[int, int]:
     """Where a new filter of ours is before as many filters of others as can be: a priority, and a number that makes our
     handle there another than all others. Raises OSError if the interface is gone.
     """
-    listed = [each for each in rtnetlink.filters(ifindex, direction) if not each.chain]
+    listed = [each for each in traffic_control.filters(ifindex, direction) if not each.chain]
     free = min(set(range(1, len(listed) + 2)) - {each.priority for each in listed})
     shareable = [
         each.priority

@@ -11,8 +11,9 @@ the route's own.
 
 from collections.abc import Iterable
 
-from otel_epping.kernel import rtnetlink
-from otel_epping.kernel.rtnetlink import Link, Nexthop, Route
+from otel_epping.kernel import routes, rtnetlink
+from otel_epping.kernel.routes import Nexthop, Route
+from otel_epping.kernel.rtnetlink import Link
 
 _RT_TABLE_MAIN = 254
 # By the bytes of an address: bits of the prefixes that are half of all addresses, and the first byte of each.
@@ -53,10 +54,10 @@ class DefaultRoutes:
         self._tables = _tables(links)
         # Nexthops first: that request waits for the lock (RTNL) of whatever sent a message, while routes may be listed
         # before the kernel has taken out those that end with an interface, an address or an object.
-        nexthops = {nexthop.number: nexthop for nexthop in rtnetlink.nexthops()}
+        nexthops = {nexthop.number: nexthop for nexthop in routes.nexthops()}
         interfaces: set[int] = set()
         passed: set[int] = set()
-        for route in rtnetlink.routes():
+        for route in routes.routes():
             if route.table in self._tables and is_default(route):
                 interfaces.update(_leads_to(route.nexthop, nexthops, passed) if route.nexthop else route.interfaces)
         self.interfaces, self._nexthops = frozenset(interfaces), frozenset(passed)
@@ -66,13 +67,13 @@ class DefaultRoutes:
 
         Routes of an interface that goes down, or loses its last address, end without a message of their own.
         """
-        if kind in (rtnetlink.RTM_NEWROUTE, rtnetlink.RTM_DELROUTE):
-            route = rtnetlink.route_of(body)
+        if kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
+            route = routes.route_of(body)
             return route is not None and route.table in self._tables and is_default(route)
-        if kind in (rtnetlink.RTM_NEWNEXTHOP, rtnetlink.RTM_DELNEXTHOP):
-            return rtnetlink.nexthop_of(body).number in self._nexthops
-        if kind == rtnetlink.RTM_DELADDR:
-            return rtnetlink.address_interface_of(body) in self.interfaces
+        if kind in (routes.RTM_NEWNEXTHOP, routes.RTM_DELNEXTHOP):
+            return routes.nexthop_of(body).number in self._nexthops
+        if kind == routes.RTM_DELADDR:
+            return routes.address_interface_of(body) in self.interfaces
         if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
             return link.ifindex in self.interfaces or bool(link.table)
         return False

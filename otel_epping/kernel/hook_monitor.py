@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy.typing as npt
 
-from otel_epping.kernel import neighbours, rtnetlink
+from otel_epping.kernel import neighbours, rtnetlink, traffic_control
 from otel_epping.kernel.attachments import DIRECTIONS, UNKNOWN_INTERFACE, Attachments, Hook
 from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.hook_state import FEW, HookState
@@ -51,7 +51,7 @@ class HookMonitor:
 
     def __init__(self, attachments: Attachments, packets_seen: PacketsSeen) -> None:
         self._attachments, self._packets_seen = attachments, packets_seen
-        self._changes = rtnetlink.FilterChanges() if attachments.hook == "clsact" else None
+        self._changes = traffic_control.FilterChanges() if attachments.hook == "clsact" else None
         self._states: dict[tuple[str, str], HookState] = {}
         self._next_s = 0.0
         self._missed = False  # changes, in a look that failed
@@ -226,7 +226,7 @@ class HookMonitor:
 
 
 def look_in_background(monitor: HookMonitor) -> Callable[[], None]:
-    """Starts a thread that looks at the hooks, where no main loop does; returns what ends the thread and the monitor."""
+    """Starts a thread that looks at the hooks, where no main loop does. Returns what ends thread and monitor."""
     ended = threading.Event()
 
     def look() -> None:

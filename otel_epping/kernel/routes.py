@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Routes and nexthop objects as the kernel describes them (rtnetlink(7), linux/nexthop.h)."""
+
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from otel_epping.kernel import netlink
+
+# linux/rtnetlink.h, linux/nexthop.h
+RTM_DELADDR = 21
+RTM_NEWROUTE, RTM_DELROUTE, _RTM_GETROUTE = 24, 25, 26
+RTM_NEWNEXTHOP, RTM_DELNEXTHOP, _RTM_GETNEXTHOP = 104, 105, 106
+_RTA_DST, _RTA_OIF, _RTA_MULTIPATH, _RTA_TABLE, _RTA_NH_ID = 1, 4, 9, 15, 30
+_RTN_UNICAST, _RTN_BLACKHOLE = 1, 6
+_NHA_ID, _NHA_GROUP, _NHA_OIF = 1, 2, 5
+
+_ROUTE = struct.Struct("=8BI")  # rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type
+_NEXT_HOP = struct.Struct("=HBBi")  # rtnexthop: length, flags, hops, index
+_NEXT_HOP_OBJECT = struct.Struct("=4BI")  # nhmsg: family, scope, protocol, reserved, flags
+_GROUP_MEMBER = struct.Struct("=IBBH")  # nexthop_grp: id, weight, weight's high byte, reserved
+_ADDRESS = struct.Struct("=4xI")  # ifaddrmsg: family, length of the prefix, flags, scope, index
+_NUMBER = struct.Struct("=I")
+
+
+@dataclass(frozen=True)
+class Route:
+    """A unicast route: its destination, and where packets go: to interfaces, or to a nexthop object.
+
+    `destination` has the bytes that the kernel gives: none where `bits` is 0. `nexthop` is the id of the object
+    (ip-nexthop(8)), or 0. Where a route has one, its interfaces are those of the object: with the sysctl
+    net.ipv4.nexthop_compat_mode=0 the route itself names none. While the object is a blackhole, so is the type of the
+    route.
+    """
+
+    table: int
+    destination: bytes
+    bits: int
+    interfaces: tuple[int, ...]
+    nexthop: int
+
+
+def route_of(body: bytes) -> Route | None:
+    """The route of an RTM_NEWROUTE or RTM_DELROUTE message; None if it is not a unicast route."""
+    _, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
+    if kind not in (_RTN_UNICAST, _RTN_BLACKHOLE):
+        return None
+    destination, nexthop = b"", 0
+    interfaces: list[int] = []
+    for attribute, value in netlink.attributes(body[_ROUTE.size :]):
+        if attribute == _RTA_DST:
+            destination = value
+        elif attribute == _RTA_OIF:
+            interfaces += _NUMBER.unpack(value)
+        elif attribute == _RTA_TABLE:
+            (table,) = _NUMBER.unpack(value)
+        elif attribute == _RTA_NH_ID:
+            (nexthop,) = _NUMBER.unpack(value)
+        elif attribute == _RTA_MULTIPATH:
+            at = 0
+            while at + _NEXT_HOP.size <= len(value):
+                length, _, _, ifindex = _NEXT_HOP.unpack_from(value, at)
+                interfaces.append(ifindex)
+                at += max(length + 3 & ~3, _NEXT_HOP.size)
+    if kind == _RTN_BLACKHOLE and not nexthop:
+        return None
+    return Route(table, destination, bits, tuple(interfaces), nexthop)
+
+
+@dataclass(frozen=True)
+class Nexthop:
+    """A nexthop object: the interface it leads to, or the ids of a group's members; neither for a blackhole."""
+
+    number: int
+    interface: int
+    members: tuple[int, ...]
+
+
+def nexthop_of(body: bytes) -> Nexthop:
+    """The object of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message."""
+    attributes = dict(netlink.attributes(body[_NEXT_HOP_OBJECT.size :]))
+    number, interface = (
+        int(_NUMBER.unpack(attributes[kind])[0]) if kind in attributes else 0 for kind in (_NHA_ID, _NHA_OIF)
+    )
+    members = attributes.get(_NHA_GROUP, b"")
+    whole = members[: len(members) // _GROUP_MEMBER.size * _GROUP_MEMBER.size]
+    return Nexthop(number, interface, tuple(member[0] for member in _GROUP_MEMBER.iter_unpack(whole)))
+
+
+def address_interface_of(body: bytes) -> int:
+    """The index of the interface of an RTM_DELADDR message."""
+    return int(_ADDRESS.unpack_from(body)[0])
+
+
+def routes() -> Iterator[Route]:
+    """All unicast routes of IPv4 and IPv6, of all tables."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        yield from filter(None, map(route_of, netlink.dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8))))
+
+
+def nexthops() -> Iterator[Nexthop]:
+    """All nexthop objects."""
+    yield from map(nexthop_of, netlink.dump(_RTM_GETNEXTHOP, _NEXT_HOP_OBJECT.pack(*[0] * 5)))
