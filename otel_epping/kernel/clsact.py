@@ -60,7 +60,7 @@ def in_order(ifindex: int, direction: str) -> list[Filter]:
 
 
 def in_words(found: Filter) -> str:
-    """A filter for who looks for it with tc(8)."""
+    """Describes a filter, for use with tc(8)."""
     program = f" id {found.program}" if found.program else ""
     return f"{found.kind} {found.name}".strip() + f" (pref {found.priority}{program})"
 

@@ -8,9 +8,10 @@ _HOLD_S = 3.0
 _WINDOW = 4  # looks
 # Cards report their counters up to a second late: what they report just after our count stopped is no sign.
 _LATE_S = 2.0
-# Packets in a window that are too many for chance if there is a reason to suspect.
+# With a reason to suspect, this number of packets missing in a window is no chance.
 FEW = 3
-_SHARE = 10  # of all packets, one in so many may be missing by the time between two looks at counters
+# A tenth of the packets may be missing, for the kernel's counters and ours are not read at the same moment.
+_SHARE = 10
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _FORGOTTEN_S = 2.0, 60.0, 600.0
 
 

@@ -8,7 +8,7 @@ The programs of a hook run in the order of a list. The first program that return
 To see the list takes CAP_NET_ADMIN (bpf_prog_query()), which the agent does not hold. But the list has a revision,
 which each change raises, and an attempt to attach names the revision that it expects: the kernel compares the revision
 first (ESTALE), and then looks whether the program is in the list already (EEXIST). So an attempt to attach the program
-once more, which cannot succeed, tells whether the list has changed.
+once more, which cannot succeed, shows whether the list has changed.
 """
 
 import ctypes
