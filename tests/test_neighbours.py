@@ -279,11 +279,22 @@ def test_a_filter_that_nobody_can_come_before_is_named(watch: Watch, caplog: pyt
     assert watched.is_ready, "nothing was hidden yet"
     assert watched.exchange() == [0, PACKETS]
     watched.until(lambda: not watched.is_ready)
-    assert "(pref 1) runs before us: put it behind us" in watched.faults[0]
+    assert "(pref 1) runs before us: give it a later place, behind us" in watched.faults[0]
     watch.hosts.here.run("tc", "filter", "del", "dev", watched.name, "ingress", "pref", "1")
     watched.look(1.1)
     assert watched.exchange() == [PACKETS, PACKETS]
     watched.until(lambda: watched.is_ready, 8)
+
+
+def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    watched = watch("clsact")
+    with neighbour.attached(watched.name, verdict=neighbour.VERDICTS["OK"]):
+        assert watched.exchange() == [0, 0]
+        watched.until(lambda: not watched.is_ready)
+        assert "TCX program neighbour (id " in watched.faults[0]
+        assert ") runs before us: use --hook auto" in watched.faults[0]
+    assert watched.exchange() == [PACKETS, PACKETS]
+    watched.until(lambda: watched.is_ready)
 
 
 def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:

@@ -217,7 +217,7 @@ class HookMonitor:
             return ""
         if (state.others or state.overtaken_s is not None) and state.is_short:
             who = state.others or "a program that came to the hook later"
-            return f"{who} runs before us: put it behind us (otel-epping check -i {state.name} shows the order)"
+            return f"{who} runs before us: {_cure(who)} (otel-epping check -i {state.name} shows the order)"
         if state.unseen < FEW:
             return ""
         device = rtnetlink.device(state.ifindex)
@@ -248,12 +248,17 @@ def _extra(state: HookState) -> dict[str, str]:
     return {"interface": state.name, "direction": state.direction}
 
 
+def _cure(others: str) -> str:
+    """How to be before other programs. Our clsact filter cannot be before a TCX program."""
+    return "use --hook auto" if others.startswith("TCX program") else "give it a later place, behind us"
+
+
 def _warn_of_others(state: HookState) -> None:
     if state.others:
         _log.warning(
-            "%s: filters of others are first: %s; what they accept, drop or redirect is not seen: "
-            "give them a later place",
+            "%s: filters of others are first: %s; what they accept, drop or redirect is not seen: %s",
             state.where,
             state.others,
+            _cure(state.others),
             extra=_extra(state),
         )
