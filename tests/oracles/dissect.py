@@ -190,7 +190,7 @@ def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
     packet.ip_options = data[at + 20 : at + header]
     if total > room:
         packet.fault = f"IPv4 promises {total} bytes, of which {room} were on the wire"
-    if fragment & 0x3FFF:
+    if fragment & 0x1FFF:  # the first fragment has the TCP header
         raise CutShortError("a fragment")
     return at + header, total - header
 
@@ -206,15 +206,17 @@ def _ipv6(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
         raise CutShortError("the IPv6 header is none")
     if left > room:
         raise CutShortError(f"IPv6 promises {length} bytes, of which {room} were on the wire")
-    while protocol in _EXTENSIONS:
+    while protocol in _EXTENSIONS or protocol == _FRAGMENT:
         packet.extensions = True
-        following, units = _unpack("BB", data, at, "IPv6 extension")
+        following, units, place = _unpack("!BBH", data, at, "IPv6 extension")
         size = (units + 2) * 4 if protocol == _AH else (units + 1) * 8
+        if protocol == _FRAGMENT:
+            size = 8
+            if place & 0xFFF8:
+                raise CutShortError("a fragment")
         protocol, at, left = following, at + size, left - size
         if left < 0:
             raise CutShortError("the IPv6 packet is shorter than its extension headers")
-    if protocol == _FRAGMENT:
-        raise CutShortError("a fragment")
     if protocol != _TCP:
         raise NotTcpError
     return at, left
