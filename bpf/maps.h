@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Everything that outlives a packet, and all that user space sees of this program.
- *
- * User space learns these layouts from BCC's description of the compiled tables (otel_epping/kernel/memory.py), by
- * the names written here. BCC describes arrays of one dimension only: keep to those.
+ * Everything that outlives a packet, and all that user space sees of this program. User space learns these layouts from
+ * BCC's description of the compiled tables (otel_epping/kernel/memory.py), by the names written here. BCC describes
+ * arrays of one dimension only: keep to those.
  *
  * Arrays that user space reads are BPF_F_MMAPABLE and only ever grow: nothing is cleared or swapped at read-out, so
  * nothing is lost between two reads. Packet counters are frequent, so each CPU has rows of its own, in cache lines of
@@ -162,8 +161,7 @@ struct traffic {
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
-/* Of enum timestamp_fault (timing.h). */
-#define TIMESTAMP_FAULTS 3
+#define TIMESTAMP_FAULTS 3 /* of enum timestamp_fault (timing.h) */
 
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 

@@ -18,7 +18,7 @@
 #define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
 #define HANDS_OVER ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)
 
-/* In the order of TIMESTAMP_FAULTS of otel_epping/telemetry.py. */
+/* In the order of TIMESTAMP_FAULTS of otel_epping/conventions.py. */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
 
 /* Bits of half_flow.timing. */

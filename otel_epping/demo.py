@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otel_epping import histogram, telemetry
+from otel_epping import conventions, histogram, telemetry
 from otel_epping.kernel.errors import EppingError
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError
@@ -71,17 +71,18 @@ def _latest(points: list[Point]) -> list[Point]:
 def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
     """What the sink has received of each network, as far as it has."""
     rtts = {
-        point.attributes[telemetry.SUBNET]: point.point
+        point.attributes[conventions.SUBNET]: point.point
         for point in _latest(sink.points(telemetry.RTT.name))
-        if point.attributes.get(telemetry.SIDE) == "external" and point.attributes[telemetry.METHOD] == "tcp_timestamp"
+        if point.attributes.get(conventions.SIDE) == "external"
+        and point.attributes[conventions.METHOD] == "tcp_timestamp"
     }
     packets = _latest(sink.points(telemetry.SUBNET_PACKETS.name))
     for network in networks:
         subnet = str(network.subnet)
-        tcp = dict.fromkeys(telemetry.TRAFFIC_CLASSES, 0)
+        tcp = dict.fromkeys(conventions.TRAFFIC_CLASSES, 0)
         for point in packets:
-            if point.attributes.get(telemetry.SUBNET) == subnet:
-                tcp[str(point.attributes[telemetry.TRAFFIC_CLASS])] += point.point.as_int
+            if point.attributes.get(conventions.SUBNET) == subnet:
+                tcp[str(point.attributes[conventions.TRAFFIC_CLASS])] += point.point.as_int
         share = tcp["tcp_other"] / max(1, tcp["tcp_other"] + tcp["tcp_timestamp"])
         if subnet not in rtts:
             yield Result(network, 0, 0.0, 0.0, 0.0, 0.0, share)

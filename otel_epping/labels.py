@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.counters import Counter
 from otel_epping.kernel.methods import METHODS
 from otel_epping.subnets import Subnet
@@ -15,7 +15,7 @@ from otel_epping.subnets import Subnet
 Labels = dict[str, str | bool]
 
 NO_LABELS = -1
-OVERFLOW: Labels = {telemetry.OVERFLOW: True}
+OVERFLOW: Labels = {conventions.OVERFLOW: True}
 
 
 class Columns:
@@ -44,10 +44,10 @@ def subnet_labels(subnet: Subnet | None) -> Labels:
     if subnet is None:
         return OVERFLOW
     return {
-        telemetry.SUBNET: str(subnet.network),
-        telemetry.NETWORK_TYPE: telemetry.FAMILIES[subnet.network.version],
-        telemetry.INTERFACE: subnet.interface,
-        telemetry.SIDE: telemetry.SIDES[subnet.side],
+        conventions.SUBNET: str(subnet.network),
+        conventions.NETWORK_TYPE: conventions.FAMILIES[subnet.network.version],
+        conventions.INTERFACE: subnet.interface,
+        conventions.SIDE: conventions.SIDES[subnet.side],
     }
 
 
@@ -56,4 +56,4 @@ def rtt_labels(subnet: Subnet | None) -> Labels:
     if subnet is None:
         return OVERFLOW
     method = METHODS[subnet.method]
-    return subnet_labels(subnet) | {telemetry.NETWORK_TRANSPORT: method.transport, telemetry.METHOD: method.name}
+    return subnet_labels(subnet) | {conventions.NETWORK_TRANSPORT: method.transport, conventions.METHOD: method.name}

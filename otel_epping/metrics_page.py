@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """docs/metrics.md, made from the table of telemetry.py: `python -m otel_epping.metrics_page > docs/metrics.md`."""
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 
 
 def markdown() -> str:
@@ -18,7 +18,7 @@ def markdown() -> str:
         keys = ", ".join(f"`{key}`" for key in metric.keys)
         lines.append(f"| `{metric.name}` | {metric.kind} | `{metric.unit}` | {metric.description} | {keys} |")
     lines += ["", "| attribute | meaning |", "|---|---|"]
-    lines += [f"| `{key}` | {meaning} |" for key, meaning in telemetry.ATTRIBUTES.items()]
+    lines += [f"| `{key}` | {meaning} |" for key, meaning in conventions.ATTRIBUTES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
 from otel_epping.version import __version__
@@ -33,12 +33,12 @@ def resident_bytes() -> int:
 def _of_collector(collector: Collector) -> dict[telemetry.Metric, Callable[[], Iterable[Observation]]]:
     def events() -> Iterable[Observation]:
         for event, count in collector.attachments.counts.items():
-            yield Observation(count, {telemetry.INTERFACE_EVENT: event})
+            yield Observation(count, {conventions.INTERFACE_EVENT: event})
 
     def runs(value: Callable[[int, int], float]) -> Iterable[Observation]:
         for entry_point, (count, time_ns) in collector.runs().items():
             if count:
-                yield Observation(value(count, time_ns), {telemetry.IO_DIRECTION: _DIRECTIONS[entry_point]})
+                yield Observation(value(count, time_ns), {conventions.IO_DIRECTION: _DIRECTIONS[entry_point]})
 
     return {
         telemetry.INTERFACE_EVENTS: events,

@@ -16,7 +16,7 @@ import numpy as np
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, NumberDataPoint, ScopeMetrics
 from opentelemetry.util.types import Attributes
 
-from otel_epping import points, telemetry
+from otel_epping import conventions, points, telemetry
 from otel_epping.bounded import Bounded
 from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import buckets
@@ -181,7 +181,7 @@ class EppingMetricProducer:
         for metric, columns in interface.by_metric.items():
             made: list[NumberDataPoint] = []
             for name, counts, start_ns in zip(reading.names.values(), pending, starts_ns.tolist(), strict=True):
-                attributes: list[Labels] = [{telemetry.INTERFACE: name, **labels} for labels in interface.labels]
+                attributes: list[Labels] = [{conventions.INTERFACE: name, **labels} for labels in interface.labels]
                 made += points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
             if made:
                 yield points.sum_metric(metric, made, self.temporality)
@@ -194,12 +194,12 @@ class EppingMetricProducer:
             ((reading.names[identifier], reverse), flows)
             for identifier, found in self._collector.directions.flows.items()
             if identifier in reading.names
-            for reverse, flows in zip(telemetry.FLOW_REVERSES, found[1:], strict=True)
+            for reverse, flows in zip(conventions.FLOW_REVERSES, found[1:], strict=True)
         ]
         kernel_packets = [
             ((name, direction), count)
             for name, counts in list(self._collector.attachments.kernel_packets.items())
-            for direction, count in zip(telemetry.IO_DIRECTIONS, counts, strict=True)
+            for direction, count in zip(conventions.IO_DIRECTIONS, counts, strict=True)
         ]
         states: dict[telemetry.Metric, Sequence[tuple[tuple[str, ...], int]]]
         states = {

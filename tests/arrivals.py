@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Point, Sink
 
 DELTA, CUMULATIVE = 1, 2
@@ -45,14 +45,14 @@ class Arrived:
 
     def packets(self, direction: str) -> int:
         """Packets from or to all subnets."""
-        wanted = (telemetry.SUBNET_DIRECTION, direction)
+        wanted = (conventions.SUBNET_DIRECTION, direction)
         return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
 
     def interface_packets(self, without: tuple[str, ...] = ()) -> int:
         return sum(
             count
             for series, count in self.totals(INTERFACE_PACKETS).items()
-            if dict(series)[telemetry.PACKET_KIND] not in without
+            if dict(series)[conventions.PACKET_KIND] not in without
         )
 
     @property

@@ -18,7 +18,7 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel.limits import Limits
 from otel_epping.producer import EppingMetricProducer
 
@@ -155,7 +155,7 @@ def _value(point: Any) -> Counter[Any]:
     for i, count in enumerate(point.positive.bucket_counts):
         value[(point.positive.offset + i) >> point.scale] += count
     assert point.count == sum(point.positive.bucket_counts)
-    if telemetry.SUBNET in (
+    if conventions.SUBNET in (
         point.attributes or {}
     ):  # on the overflow point, there may be RTTs of before the reader's time
         mean = point.sum / point.count
@@ -195,8 +195,8 @@ class Receiver:
                     if metric.name != telemetry.ACTIVE_FLOWS.name:
                         self._hear(self._streams.setdefault(name, _Stream()), point)
                     where = dict(point.attributes or {})
-                    if telemetry.SUBNET in where:
-                        self.subnets.add((where[telemetry.SUBNET], where[telemetry.SIDE]))
+                    if conventions.SUBNET in where:
+                        self.subnets.add((where[conventions.SUBNET], where[conventions.SIDE]))
 
     def _hear(self, stream: _Stream, point: Any) -> None:
         value = _value(point)

@@ -34,7 +34,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from prometheus_client.parser import text_string_to_metric_families
 from testrun import EGRESS, INGRESS, MS, START_NS, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.sink import Point, Sink
 
@@ -96,7 +96,7 @@ def total(found: list[Point]) -> int:
 
 def of_subnet(sink: Sink, subnet: str) -> list[Point]:
     """The histograms of a subnet."""
-    return [point for point in sink.points(telemetry.RTT.name) if point.attributes[telemetry.SUBNET] == subnet]
+    return [point for point in sink.points(telemetry.RTT.name) if point.attributes[conventions.SUBNET] == subnet]
 
 
 def packets_fed(bench: Bench) -> int:

@@ -11,7 +11,7 @@ from bookkeeping import CLOSED, OPENED, PACKETS, RTTS, Crowd, Receiver, emptied,
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import EXTERNAL, MS, SECOND, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.control import Control
 from otel_epping.kernel.limits import Limits
@@ -115,7 +115,7 @@ def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
         if metric.name == RTT
     )
     points: dict[Any, Any] = {
-        (point.attributes or {}).get(telemetry.SUBNET): point for point in metric.data.data_points
+        (point.attributes or {}).get(conventions.SUBNET): point for point in metric.data.data_points
     }
     new = points[str(network_of(3))]
     assert (new.min, new.max, new.count, new.sum) == (0.002, 0.002, 1, 0.002)

@@ -16,7 +16,7 @@ from patience import PATIENCE_S
 from unprivileged import AGENT
 from wallclock import set_back
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.wire.request import Request
@@ -80,7 +80,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         latest_ns = max(one.point.time_unix_nano for one in sink.points(telemetry.RTT.name))
         assert 0 <= time.time_ns() - latest_ns < 10 * SECOND  # forward it was followed at once
         assert "127.7.0.19/32" in {
-            one.attributes[telemetry.SUBNET] for one in sink.points(telemetry.SUBNET_PACKETS.name)
+            one.attributes[conventions.SUBNET] for one in sink.points(telemetry.SUBNET_PACKETS.name)
         }
     assert agent.log.read_text().count("the clock was set back") == 1
 

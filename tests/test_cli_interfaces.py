@@ -12,7 +12,7 @@ from agent import eventually
 from command import Agent, converse, epping, said
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.errors import EppingError
 from otel_epping.lab.namespaces import Namespace
@@ -88,10 +88,10 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
         sink.clear()
         assert agent.stop() == 0
         points = sink.points(telemetry.SUBNET_PACKETS.name)
-        udp = [point for point in points if point.attributes[telemetry.TRAFFIC_CLASS] == "udp"]
+        udp = [point for point in points if point.attributes[conventions.TRAFFIC_CLASS] == "udp"]
         assert sum(point.point.as_int for point in udp) >= 7
         # What goes out through an interface that faces the LAN comes from outside.
-        sides = {(point.attributes[telemetry.SUBNET_DIRECTION], point.attributes[telemetry.SIDE]) for point in udp}
+        sides = {(point.attributes[conventions.SUBNET_DIRECTION], point.attributes[conventions.SIDE]) for point in udp}
         assert sides == {("from", "external"), ("to", "internal")}
 
 
@@ -101,7 +101,9 @@ def test_series_of_an_interface_that_is_gone_end(ns: Namespace, start: Callable[
         """Interfaces that the next export has points of."""
         sink.clear()
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
-        return {str(point.attributes[telemetry.INTERFACE]) for point in sink.points(telemetry.INTERFACE_ATTACHED.name)}
+        return {
+            str(point.attributes[conventions.INTERFACE]) for point in sink.points(telemetry.INTERFACE_ATTACHED.name)
+        }
 
     def wait_for(*names: str) -> None:
         eventually(lambda: named() == set(names), PATIENCE_S, f"the agent exports what it has of {names}")
@@ -140,6 +142,6 @@ def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: 
         assert "watching lo, up0:" in agents[1].log.read_text()  # named twice, it is one
         for sink, subnet, scale in ((first, "127.0.0.0/8", 2), (second, "127.0.0.0/24", 3)):
             rtts = sink.points(telemetry.RTT.name)
-            assert {point.attributes[telemetry.SUBNET] for point in rtts} == {subnet}
+            assert {point.attributes[conventions.SUBNET] for point in rtts} == {subnet}
             assert {point.point.scale for point in rtts} == {scale}
             assert sum(point.point.count for point in rtts) >= 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab
@@ -38,9 +38,9 @@ def test_library_adds_the_network_to_an_application() -> None:
         )
 
         own = sink.points(OWN)
-        rtts = [point for point in sink.points(telemetry.RTT.name) if point.attributes[telemetry.SIDE] == "external"]
+        rtts = [point for point in sink.points(telemetry.RTT.name) if point.attributes[conventions.SIDE] == "external"]
         assert own[-1].point.as_int == 3
-        assert {point.attributes[telemetry.SUBNET] for point in rtts} == {str(network.subnet) for network in networks}
+        assert {point.attributes[conventions.SUBNET] for point in rtts} == {str(network.subnet) for network in networks}
         for point in rtts:
             assert point.point.count > 0
         assert {point.resource["service.name"] for point in (*own, *rtts)} == {"my-application"}

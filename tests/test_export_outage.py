@@ -11,7 +11,7 @@ from agent import Agent, eventually, talking
 from arrivals import DELTA, PACKETS, arrived, check_truth, settle
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
@@ -79,7 +79,7 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
         assert int(failures[1]) >= 2
         check_truth(one)
     tcp = [
-        Counter({s: n for s, n in one.totals(PACKETS).items() if str(dict(s)[telemetry.TRAFFIC_CLASS])[:3] == "tcp"})
+        Counter({s: n for s, n in one.totals(PACKETS).items() if str(dict(s)[conventions.TRAFFIC_CLASS])[:3] == "tcp"})
         for one in ends.values()
     ]
     assert tcp[0] == tcp[1]

@@ -14,7 +14,7 @@ import pytest
 from agent import Agent, figure, quiet
 from arrivals import PACKETS, Arrived, arrived, check_truth, settle
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
@@ -78,7 +78,7 @@ def crowd_of(lab: Lab) -> Iterator[Callable[[int], Crowd]]:
 
 
 def subnets(one: Arrived, name: str) -> set[Any]:
-    return {dict(series)[telemetry.SUBNET] for series in one.series(name)}
+    return {dict(series)[conventions.SUBNET] for series in one.series(name)}
 
 
 def test_resident_memory_with_a_thousand_subnets(

@@ -18,7 +18,7 @@ from agent import Agent, eventually, figure, link_packets, quiet, talking
 from arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_truth
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
@@ -138,7 +138,7 @@ def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
     assert set(metrics) >= {telemetry.RTT.name, PACKETS, INTERFACE_PACKETS, telemetry.READ_DURATION.name}
     sides: Counter[str] = Counter()
     for point in metrics[PACKETS]["data"]["data_points"]:
-        sides[point["attributes"][telemetry.SUBNET_DIRECTION]] += point["value"]
+        sides[point["attributes"][conventions.SUBNET_DIRECTION]] += point["value"]
     assert sides["from"] == sides["to"] > 500
 
 

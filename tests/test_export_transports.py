@@ -19,7 +19,7 @@ from agent import Agent, figure, link_packets, quiet, talking
 from arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.counters import INTERFACE_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.lab.collectors import collector
@@ -214,7 +214,9 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
     assert longest >= 3
     if preference != "cumulative":
         busy = [
-            s for s in agent.series(INTERFACE_PACKETS).values() if dict(s[0].attributes)[telemetry.PACKET_KIND] == "tcp"
+            s
+            for s in agent.series(INTERFACE_PACKETS).values()
+            if dict(s[0].attributes)[conventions.PACKET_KIND] == "tcp"
         ]
         for series in busy:
             pairs = pairwise(point.point for point in series)
@@ -224,14 +226,14 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
 def test_rtts_are_those_of_the_lab(one: tuple[str, Arrived], lab: Lab) -> None:
     _, agent = one
     found = {
-        dict(series)[telemetry.SUBNET]: points
+        dict(series)[conventions.SUBNET]: points
         for series, points in agent.series(telemetry.RTT.name).items()
-        if dict(series)[telemetry.SIDE] == "external"
+        if dict(series)[conventions.SIDE] == "external"
     }
     for network in lab.networks:
         points = found[str(network.subnet)]
         assert min(point.point.min for point in points if point.point.HasField("min")) >= network.delay_ns / 1e9
-        assert points[-1].attributes[telemetry.NETWORK_TYPE] == f"ipv{network.subnet.version}"
+        assert points[-1].attributes[conventions.NETWORK_TYPE] == f"ipv{network.subnet.version}"
 
 
 def test_resource_is_ours_and_what_the_variables_say(one: tuple[str, Arrived]) -> None:
@@ -262,7 +264,7 @@ def test_totals_are_those_of_the_kernels_own_statistics(one: tuple[str, Arrived]
 def test_all_variants_agree_to_the_packet(matrix: Matrix) -> None:
     tcp = {
         name: Counter(
-            {s: n for s, n in agent.totals(PACKETS).items() if str(dict(s)[telemetry.TRAFFIC_CLASS])[:3] == "tcp"}
+            {s: n for s, n in agent.totals(PACKETS).items() if str(dict(s)[conventions.TRAFFIC_CLASS])[:3] == "tcp"}
         )
         for name, agent in matrix.agents.items()
     }

@@ -18,7 +18,7 @@ from test_chaos_network import Hosts, hosts, told, udp_socket
 from test_health import PROBED, ask
 from test_neighbours import HOOKS, PUT
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
 
 __all__ = ["hosts"]
@@ -46,7 +46,7 @@ def is_ready(hosts: Hosts) -> bool:
 def events(sink: Sink) -> dict[str, int]:
     """What happened to interfaces, as the latest export has it."""
     points = sink.points(telemetry.INTERFACE_EVENTS.name)
-    return {str(point.attributes[telemetry.INTERFACE_EVENT]): point.point.as_int for point in points}
+    return {str(point.attributes[conventions.INTERFACE_EVENT]): point.point.as_int for point in points}
 
 
 @pytest.fixture

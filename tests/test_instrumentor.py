@@ -9,7 +9,7 @@ import pytest
 from command import converse, environment
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
 
@@ -116,7 +116,7 @@ def rtts(sink: Sink) -> list[Point]:
     points = [
         point
         for point in sink.points(telemetry.RTT.name)
-        if point.attributes[telemetry.METHOD] == "tcp_timestamp" and point.attributes[telemetry.SIDE] == "external"
+        if point.attributes[conventions.METHOD] == "tcp_timestamp" and point.attributes[conventions.SIDE] == "external"
     ]
     return [point for point in points if point.point.time_unix_nano == max(p.point.time_unix_nano for p in points)]
 
@@ -139,7 +139,7 @@ def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
         said = run(ns, sink, APPLICATION, OTEL_EPPING_INTERFACE="up0", **variables)
         assert "not measured" not in said
         (rtt,) = rtts(sink)
-        assert rtt.attributes[telemetry.SUBNET] == "127.0.0.0/8"
+        assert rtt.attributes[conventions.SUBNET] == "127.0.0.0/8"
         assert rtt.resource["service.name"] == "from-a-file"
 
 

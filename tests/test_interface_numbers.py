@@ -15,7 +15,7 @@ import pytest
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import LO, MS, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
@@ -190,7 +190,7 @@ class Exporter:
 
     def _take(self, metric: str, point: Any, *, arrives: bool) -> None:
         attributes = point.attributes
-        name = attributes[telemetry.INTERFACE]
+        name = attributes[conventions.INTERFACE]
         self.latest[metric].add(name)
         if not arrives or "udp" not in attributes.values():
             return

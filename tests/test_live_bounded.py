@@ -7,7 +7,7 @@ from collections.abc import Callable
 from agent import Agent, eventually, figure, talking
 from arrivals import NOT_IP, PACKETS, Arrived, arrived
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
 
@@ -46,8 +46,8 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
         assert one.rtts > 50
         told: dict[int, set[object]] = {}
         for point in one.points[PACKETS]:
-            if subnet := point.attributes.get(telemetry.SUBNET):
-                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[telemetry.SIDE]))
+            if subnet := point.attributes.get(conventions.SUBNET):
+                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[conventions.SIDE]))
         assert max(len(subnets) for subnets in told.values()) <= MOST
         assert latest(one, telemetry.SERIES_LIMIT) == MOST
         figure("slots taken back", latest(one, telemetry.SUBNET_RETIRED))

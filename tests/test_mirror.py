@@ -23,7 +23,7 @@ from command import Agent
 from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.directions import Directions, Flows, Traffic, count, pick, share
@@ -252,7 +252,7 @@ def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> Non
         sink.clear()
         sink.wait_for(lambda received: received.requests, PATIENCE_S)
         found = {
-            point.attributes[telemetry.FLOW_REVERSE]: point.point.as_int
+            point.attributes[conventions.FLOW_REVERSE]: point.point.as_int
             for point in sink.points(telemetry.UNIDIRECTIONAL.name)
         }
         assert found == {"same_way": 2, "missing": 0}
@@ -263,7 +263,7 @@ def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> Non
         sink.clear()
         with lab.talking():
             sink.wait_for(lambda received: received.points(telemetry.RTT.name), PATIENCE_S)
-        assert {point.attributes[telemetry.SIDE] for point in sink.points(telemetry.RTT.name)} == {"unknown"}
+        assert {point.attributes[conventions.SIDE] for point in sink.points(telemetry.RTT.name)} == {"unknown"}
         assert ready()[0] == 200
         assert agent.stop() == 0
         assert "WARNING" not in agent.log.read_text()

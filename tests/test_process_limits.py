@@ -17,7 +17,7 @@ from command import COMMAND, Agent, converse, environment
 from patience import PATIENCE_S
 from unprivileged import AGENT
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel import descriptors
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
@@ -42,7 +42,7 @@ def limited(soft: int, hard: int) -> list[str]:
 def counted(sink: Sink, event: str) -> int:
     """Interfaces that were attached or refused, by the agent's own metric."""
     points = sink.points(telemetry.INTERFACE_EVENTS.name)
-    return max((p.point.as_int for p in points if p.attributes[telemetry.INTERFACE_EVENT] == event), default=0)
+    return max((p.point.as_int for p in points if p.attributes[conventions.INTERFACE_EVENT] == event), default=0)
 
 
 def process_of(agent: Agent) -> int:

@@ -9,7 +9,7 @@ from command import Agent, epping, said
 from patience import PATIENCE_S
 from unprivileged import AGENT
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.kernel import rtnetlink
 from otel_epping.kernel.follower import present
 from otel_epping.kernel.interfaces import find
@@ -65,7 +65,7 @@ def test_each_interface_has_its_own_series(host: Namespace, start: Callable[...,
         metric = telemetry.INTERFACE_ATTACHED.name
         sink.wait_for(lambda received: len(received.points(metric)) >= 6, PATIENCE_S)
         points = sink.points(metric)
-        assert {point.attributes[telemetry.INTERFACE]: point.point.as_int for point in points} == dict.fromkeys(
+        assert {point.attributes[conventions.INTERFACE]: point.point.as_int for point in points} == dict.fromkeys(
             [*NAMES.values(), "café", "plain0"], 1
         )
         assert points[0].resource["service.name"] == r"caf\xe9"

@@ -16,7 +16,7 @@ from conversation import CLIENT, SERVER, Conversation, check, rows_of
 from linktypes import LINKS
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -210,13 +210,13 @@ def test_export(ns: Namespace, good: str) -> None:
         check(result.stdout, TALK)
         points = sink.points(telemetry.RTT.name)
         assert len(points) == RTTS
-        by_series = {(one.attributes[telemetry.SUBNET], one.attributes[telemetry.METHOD]): one for one in points}
+        by_series = {(one.attributes[conventions.SUBNET], one.attributes[conventions.METHOD]): one for one in points}
         end_ns = BEGIN_NS + TALK.ip[-1][0]
         for subnet, methods in ((TALK.server, SERVER), (TALK.client, CLIENT)):
             for method, rtt_ms in methods.items():
                 _, attributes, point, temporality = by_series[subnet, method]
                 assert (point.count, point.sum, point.min, point.max) == (1, *[pytest.approx(rtt_ms / 1e3)] * 3)
-                assert attributes[telemetry.SIDE] == "unknown"
+                assert attributes[conventions.SIDE] == "unknown"
                 assert temporality == 2
                 assert point.time_unix_nano == end_ns
                 assert BEGIN_NS <= point.start_time_unix_nano <= end_ns

@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY, start_http_server
 from recorder import CONFIG, PACKETS, Conversation, exporter, scrape
 from testrun import MS, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.reader import Reader
 from otel_epping.lab.sink import Sink
@@ -102,5 +102,5 @@ def test_prometheus_scrapes_the_very_same_counts(bench: Bench) -> None:
     (whole,) = [s.value for s in samples if s.name.endswith("_count")]
     (seconds,) = [s.value for s in samples if s.name.endswith("_sum")]
     assert (whole, seconds) == (len(rtts_ns), pytest.approx(sum(rtts_ns) / 1e9))
-    assert samples[0].labels[telemetry.SUBNET.replace(".", "_")] == conversation.subnet
+    assert samples[0].labels[conventions.SUBNET.replace(".", "_")] == conversation.subnet
     assert "epping_network_packet_count" in families

@@ -20,7 +20,7 @@ from patience import PATIENCE_S
 from recorder import CONFIG, PACKETS, Conversation, exporter, packets_fed
 from testrun import MS, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
 from otel_epping.sdk import install
 
@@ -169,7 +169,9 @@ def test_forked_workers_export_nothing_of_the_collector(sink: Sink, way: str) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout == "{'lo': True}\n"
-    rtts = [point for point in sink.points(telemetry.RTT.name) if point.attributes[telemetry.SUBNET] != "127.0.0.0/24"]
+    rtts = [
+        point for point in sink.points(telemetry.RTT.name) if point.attributes[conventions.SUBNET] != "127.0.0.0/24"
+    ]
     assert sum(point.point.count for point in rtts) == 10
     mine = {point.resource["service.instance.id"] for point in rtts}
     assert len(mine) == 1
@@ -205,13 +207,13 @@ def test_flushes_from_three_threads_tell_each_packet_once(bench: Bench, sink: Si
     assert len(sink.requests) > 3
     directions: Counter[Any] = Counter()
     for point in sink.points(PACKETS):
-        directions[point.attributes[telemetry.SUBNET_DIRECTION]] += point.point.as_int
+        directions[point.attributes[conventions.SUBNET_DIRECTION]] += point.point.as_int
     assert directions == {"from": fed, "to": fed}
     counted: Counter[Any] = Counter()
     sums: Counter[Any] = Counter()
     for point in sink.points(telemetry.RTT.name):
-        counted[point.attributes[telemetry.SUBNET]] += point.point.count
-        sums[point.attributes[telemetry.SUBNET]] += round(point.point.sum * 1e9)
+        counted[point.attributes[conventions.SUBNET]] += point.point.count
+        sums[point.attributes[conventions.SUBNET]] += round(point.point.sum * 1e9)
     assert counted == {conversation.subnet: 200 for conversation in conversations}
     assert sums == rtts_ns
     for series in {tuple(sorted(p.attributes.items())): None for p in sink.points(telemetry.RTT.name)}:

@@ -27,7 +27,7 @@ from opentelemetry.sdk.resources import Resource
 from recorder import CONFIG, PACKETS, SDK_RTT, Conversation, exporter, scalars
 from testrun import MS, Bench
 
-from otel_epping import histogram, points, telemetry
+from otel_epping import conventions, histogram, points, telemetry
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
 from otel_epping.lab.sink import Sink
@@ -77,12 +77,12 @@ def test_the_kernel_counts_what_the_sdk_would_have(
             rtts_ns = [round(2 ** draw.uniform(low, high)) for _ in range(500)]
             conversation.record(rtts_ns)
             for rtt_ns in rtts_ns:
-                recorded.record(rtt_ns / 1e9, {telemetry.SUBNET: conversation.subnet})
+                recorded.record(rtt_ns / 1e9, {conventions.SUBNET: conversation.subnet})
         sink.clear()
         assert provider.force_flush()
         subnets = {conversation.subnet for conversation in conversations}
         ours, sdks = (
-            {point.attributes[telemetry.SUBNET]: point for point in sink.points(name)}
+            {point.attributes[conventions.SUBNET]: point for point in sink.points(name)}
             for name in (telemetry.RTT.name, SDK_RTT)
         )
         ours = {subnet: point for subnet, point in ours.items() if subnet in subnets}

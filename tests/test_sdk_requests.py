@@ -22,8 +22,8 @@ from readings import runs_of
 from recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
 from testrun import EGRESS, MS, START_NS, Bench
 
+from otel_epping import conventions, histogram, producer, telemetry
 from otel_epping import exporter as exporter_module
-from otel_epping import histogram, producer, telemetry
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
 from otel_epping.kernel.extremes import Counts
@@ -59,12 +59,12 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
     assert len(sink.requests) > 2
     assert max(received.size for received in sink.received) <= 2.5 * 2**20
     found = sink.points(PACKETS)
-    assert len({point.attributes[telemetry.SUBNET] for point in found}) == len(found) == 6000
+    assert len({point.attributes[conventions.SUBNET] for point in found}) == len(found) == 6000
     homes: dict[Any, set[int]] = {}
     for number, request in enumerate(sink.requests):
         for metric in request.resource_metrics[0].scope_metrics[0].metrics:
             for point in metric.sum.data_points:
-                subnet = [pair.value.string_value for pair in point.attributes if pair.key == telemetry.SUBNET]
+                subnet = [pair.value.string_value for pair in point.attributes if pair.key == conventions.SUBNET]
                 homes.setdefault(tuple(subnet), set()).add(number)
     assert all(len(numbers) == 1 for subnet, numbers in homes.items() if subnet)
     assert sum(name.name == "epping.interface.packet.count" for _, name in sink.metrics()) == 1
@@ -123,7 +123,7 @@ def test_an_export_keeps_its_deadline_and_the_next_goes_on(
         began = time.monotonic()
         reader.collect(timeout_millis=500)
         assert time.monotonic() - began < 1.5
-    assert len({point.attributes[telemetry.SUBNET] for point in sink.points(PACKETS)}) == 400
+    assert len({point.attributes[conventions.SUBNET] for point in sink.points(PACKETS)}) == 400
 
 
 def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,7 +164,7 @@ def test_a_request_that_always_fails_does_not_keep_others_back(
     reader = install(MeterProvider(shutdown_on_exit=False), poisoned, bench.collector, 60)
     for _ in range(2):
         reader.force_flush()
-    found = {point.attributes[telemetry.SUBNET] for point in sink.points(PACKETS)}
+    found = {point.attributes[conventions.SUBNET] for point in sink.points(PACKETS)}
     assert Poisoned.subnet not in found
     assert len(found) >= 380, "only those of one request are missing"
     reader.shutdown()

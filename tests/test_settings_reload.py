@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from command import Agent, converse
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -56,7 +56,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     packets = [
         point
         for point in sink.points("epping.interface.packet.count")
-        if point.attributes[telemetry.INTERFACE] == "lo" and point.attributes[telemetry.PACKET_KIND] == "tcp"
+        if point.attributes[conventions.INTERFACE] == "lo" and point.attributes[conventions.PACKET_KIND] == "tcp"
     ]
     # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
     assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otel_epping import metrics_page, telemetry
+from otel_epping import conventions, metrics_page, telemetry
 from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import Collector
@@ -40,12 +40,12 @@ def enum(name: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("labels", "name"),
     [
-        (telemetry.SIDES, "side"),
+        (conventions.SIDES, "side"),
         (methods.ALL, "method"),
-        (telemetry.TRAFFIC_CLASSES, "traffic_class"),
-        (telemetry.PACKET_KINDS, "packet_kind"),
-        (telemetry.FLOW_OPENINGS, "opening"),
-        (telemetry.FLOW_CLOSINGS, "closing"),
+        (conventions.TRAFFIC_CLASSES, "traffic_class"),
+        (conventions.PACKET_KINDS, "packet_kind"),
+        (conventions.FLOW_OPENINGS, "opening"),
+        (conventions.FLOW_CLOSINGS, "closing"),
     ],
 )
 def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name: str) -> None:
@@ -53,12 +53,12 @@ def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name
 
 
 def test_families_are_those_of_the_program() -> None:
-    assert {f"v{number}": number for number in telemetry.FAMILIES} == enum("family")
-    assert telemetry.FAMILIES == {4: "ipv4", 6: "ipv6"}
+    assert {f"v{number}": number for number in conventions.FAMILIES} == enum("family")
+    assert conventions.FAMILIES == {4: "ipv4", 6: "ipv6"}
 
 
 def test_code_points_are_those_of_rfc_3168() -> None:
-    assert dict(enumerate(telemetry.ECN_CODEPOINTS)) == ECN_BY_CODEPOINT
+    assert dict(enumerate(conventions.ECN_CODEPOINTS)) == ECN_BY_CODEPOINT
 
 
 @pytest.fixture(scope="module")
@@ -97,9 +97,9 @@ def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
 
 def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> None:
     used = {key for metric in telemetry.METRICS for key in metric.keys}
-    assert used | {telemetry.OVERFLOW} == set(telemetry.ATTRIBUTES)
-    of_subnet = {telemetry.SUBNET, telemetry.NETWORK_TYPE, telemetry.INTERFACE, telemetry.SIDE}
-    for base, table in ((of_subnet, SUBNET_COUNTERS), ({telemetry.INTERFACE}, INTERFACE_COUNTERS)):
+    assert used | {conventions.OVERFLOW} == set(conventions.ATTRIBUTES)
+    of_subnet = {conventions.SUBNET, conventions.NETWORK_TYPE, conventions.INTERFACE, conventions.SIDE}
+    for base, table in ((of_subnet, SUBNET_COUNTERS), ({conventions.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
             keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}
             assert keys == set(counter.metric.keys), counter.field
@@ -107,24 +107,24 @@ def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> Non
 
 def test_values_of_attributes_are_in_their_explanation() -> None:
     for key, labels in {
-        telemetry.SIDE: telemetry.SIDES,
-        telemetry.METHOD: methods.ALL,
-        telemetry.NETWORK_TYPE: telemetry.FAMILIES.values(),
-        telemetry.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
-        telemetry.SUBNET_DIRECTION: telemetry.SUBNET_DIRECTIONS,
-        telemetry.TRAFFIC_CLASS: telemetry.TRAFFIC_CLASSES,
-        telemetry.PACKET_KIND: telemetry.PACKET_KINDS,
-        telemetry.ECN: telemetry.ECN_CODEPOINTS,
-        telemetry.BOUND: telemetry.BOUNDS,
-        telemetry.FLOW_OPENING: telemetry.FLOW_OPENINGS,
-        telemetry.FLOW_CLOSING: [*telemetry.FLOW_CLOSINGS, "silence"],
-        telemetry.MAP: {c.attributes[telemetry.MAP] for c in INTERFACE_COUNTERS if telemetry.MAP in c.attributes},
-        telemetry.OUTCOME: {
-            c.attributes[telemetry.OUTCOME] for c in INTERFACE_COUNTERS if telemetry.OUTCOME in c.attributes
+        conventions.SIDE: conventions.SIDES,
+        conventions.METHOD: methods.ALL,
+        conventions.NETWORK_TYPE: conventions.FAMILIES.values(),
+        conventions.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
+        conventions.SUBNET_DIRECTION: conventions.SUBNET_DIRECTIONS,
+        conventions.TRAFFIC_CLASS: conventions.TRAFFIC_CLASSES,
+        conventions.PACKET_KIND: conventions.PACKET_KINDS,
+        conventions.ECN: conventions.ECN_CODEPOINTS,
+        conventions.BOUND: conventions.BOUNDS,
+        conventions.FLOW_OPENING: conventions.FLOW_OPENINGS,
+        conventions.FLOW_CLOSING: [*conventions.FLOW_CLOSINGS, "silence"],
+        conventions.MAP: {c.attributes[conventions.MAP] for c in INTERFACE_COUNTERS if conventions.MAP in c.attributes},
+        conventions.OUTCOME: {
+            c.attributes[conventions.OUTCOME] for c in INTERFACE_COUNTERS if conventions.OUTCOME in c.attributes
         },
     }.items():
         for label in labels:
-            assert f"`{label}`" in telemetry.ATTRIBUTES[key]
+            assert f"`{label}`" in conventions.ATTRIBUTES[key]
 
 
 def test_units_and_names_follow_the_conventions() -> None:
@@ -142,7 +142,7 @@ def test_the_documentation_is_made_from_the_table() -> None:
 
 
 def test_names_are_written_nowhere_else() -> None:
-    names = {metric.name for metric in telemetry.METRICS} | set(telemetry.ATTRIBUTES)
+    names = {metric.name for metric in telemetry.METRICS} | set(conventions.ATTRIBUTES)
     found = []
     for path in sorted((ROOT / "otel_epping").rglob("*.py")):
         if path.name == "telemetry.py":

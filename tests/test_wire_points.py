@@ -27,7 +27,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from readings import fit
 
-from otel_epping import histogram, points, telemetry
+from otel_epping import conventions, histogram, points, telemetry
 from otel_epping.kernel import buckets
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, RTT_LEAST_NS
 from otel_epping.wire import protobuf
@@ -72,9 +72,9 @@ def check(ours: Request, *sdks: Metric) -> None:
     assert ours.points == sum(len(metric.data.data_points) for metric in sdks)
 
 
-OVERFLOW: Pairs = {telemetry.OVERFLOW: True}
-UNICODE: Pairs = {telemetry.INTERFACE: "größer-网络0", telemetry.SUBNET: "2001:db8::/48"}
-EMPTY: Pairs = {telemetry.SIDE: ""}
+OVERFLOW: Pairs = {conventions.OVERFLOW: True}
+UNICODE: Pairs = {conventions.INTERFACE: "größer-网络0", conventions.SUBNET: "2001:db8::/48"}
+EMPTY: Pairs = {conventions.SIDE: ""}
 # A subnet's attributes, a counter's labels, start, value.
 NUMBERS = st.lists(st.tuples(attributes("a"), attributes("b"), below(63), below(63)), min_size=1, max_size=20)
 SOME_NUMBERS = [(OVERFLOW, {}, 5, 1), (UNICODE, EMPTY, 5, 2**63 - 1), (EMPTY, OVERFLOW, 0, 0), ({}, {}, 0, 0)]

@@ -18,13 +18,13 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_epping import points, telemetry
+from otel_epping import conventions, points, telemetry
 from otel_epping.wire.pieces import Column
 from otel_epping.wire.points import number_attributes, number_points
 from otel_epping.wire.request import request, sum_metric
 
 CUMULATIVE = AggregationTemporality.CUMULATIVE
-ATTRIBUTES = {telemetry.SUBNET: "10.0.0.0/24"}
+ATTRIBUTES = {conventions.SUBNET: "10.0.0.0/24"}
 OURS = points.sum_metric(telemetry.SUBNET_PACKETS, [NumberDataPoint(ATTRIBUTES, 1, 2, 3)], CUMULATIVE)
 WRITTEN = sum_metric(
     telemetry.SUBNET_PACKETS,

@@ -37,7 +37,7 @@ from opentelemetry.sdk.resources import Resource
 from patience import PATIENCE_S
 from receiver import GRPC, HTTP, Receiver, receiver, relay
 
-from otel_epping import points, telemetry
+from otel_epping import conventions, points, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.wire.answer import Answer
@@ -60,7 +60,9 @@ Build = Callable[..., Any]
 
 def counters(count: int) -> Request:
     """A request of so many points."""
-    attributes = Column.of(number_attributes({telemetry.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count))
+    attributes = Column.of(
+        number_attributes({conventions.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count)
+    )
     written = number_points([attributes], np.full(count, 1), 2, np.arange(count))
     return request([RESOURCE], OURS, [sum_metric(telemetry.SUBNET_PACKETS, written, CUMULATIVE)])
 

@@ -25,7 +25,7 @@ from recorder import CONFIG, Conversation, exporter
 from scapy.layers.inet import ICMP, IP, UDP
 from testrun import EGRESS, MS, Bench
 
-from otel_epping import telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.counters import SUBNET_COUNTERS
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.interfaces import Interface
@@ -78,7 +78,7 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
             if draw.random() < 0.7:  # else it is told again
                 producer.acknowledge(batch)
     assert telemetry.RTT.name in seen
-    assert telemetry.OVERFLOW in str(expected)
+    assert conventions.OVERFLOW in str(expected)
     assert len(seen) > len({counter.metric for counter in SUBNET_COUNTERS}) // 2
 
 
