@@ -162,7 +162,6 @@ struct traffic {
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
 #define TIMESTAMP_FAULTS 3 /* of enum timestamp_fault (timing.h) */
-
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 
 /* Row number of the interface * CPUS + cpu. */

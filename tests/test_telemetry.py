@@ -145,7 +145,7 @@ def test_names_are_written_nowhere_else() -> None:
     names = {metric.name for metric in telemetry.METRICS} | set(conventions.ATTRIBUTES)
     found = []
     for path in sorted((ROOT / "otel_epping").rglob("*.py")):
-        if path.name == "telemetry.py":
+        if path.name in ("telemetry.py", "conventions.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if (
