@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """From the bytes of a frame to the facts of the TCP packet in it, by the RFCs and by nothing of ours.
 
-Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP; behind them any stack of
-802.1Q and 802.1ad tags, PPPoE (RFC 2516) and MPLS (RFC 3032, told to be IP by its first nibble, RFC 4928). IPv4 (RFC
-791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with the timestamp option (RFC 7323). What is in a
-tunnel is not looked at.
+Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP. Behind these any stack of
+802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032), in which the first nibble tells IP
+(RFC 4928). IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with the timestamp option (RFC
+7323). What is in a tunnel is not looked at.
 """
 
 import socket
@@ -24,7 +24,9 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
-_PPPOE, _MPLS = 0x8864, {0x8847, 0x8848}
+_PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
+_MOST_LENGTH = 1500  # IEEE 802.3: what is less is no EtherType, but the length of what follows
+_SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
 # AF_INET, and what the BSDs and macOS take for AF_INET6
 _FAMILIES = {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}
@@ -142,6 +144,12 @@ def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
             bottom, at = _unpack("!I", data, at, "MPLS")[0] & 0x100, at + 4
             if bottom:
                 ethertype = {4: IPV4, 6: IPV6}.get(_unpack("B", data, at, "IP")[0] >> 4, 0)
+        elif ethertype == _PBB:
+            stack.append("802.1ah")
+            ethertype, at = _unpack("!16xH", data, at, stack[-1])[0], at + 18
+        elif ethertype <= _MOST_LENGTH and data[at : at + 6] == _SNAP:
+            stack.append("LLC/SNAP")
+            end, ethertype, at = min(end, at + ethertype), _unpack("!6xH", data, at, stack[-1])[0], at + 8
         else:
             return 0, at, end, tuple(stack)
     return ethertype, at, end, tuple(stack)
