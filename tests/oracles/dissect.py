@@ -2,7 +2,7 @@
 """From the bytes of a frame to the facts of the TCP packet in it, by the RFCs and by nothing of ours.
 
 Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP. Behind these any stack of
-802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032), in which the first nibble tells IP
+802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032), whose first nibble tells IP
 (RFC 4928). IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with the timestamp option (RFC
 7323). What is in a tunnel is not looked at.
 """
