@@ -26,7 +26,7 @@ static __always_inline bool begins_rtt(struct observation *seen, bool plain)
     if (flags & TCP_SYN || !sender->edge_ns) {
         rare();
         if (sender->timing & TIMING_HANDED_OVER)
-            return takes_back(sender, packet, packet->payload || flags & TCP_FIN, coarse_now(skb));
+            return takes_back(sender, packet, packet->payload || flags & TCP_FIN, seen->counters, coarse_now(skb));
         abandon(sender, seen->counters);
         if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
             sender->edge_ns = 0;

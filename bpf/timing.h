@@ -124,17 +124,22 @@ static __always_inline void miss_echo(struct half_flow *receiver, const struct p
  * TSval. If echoes did not come, one must come first: see hand_back().
  */
 static __always_inline bool takes_back(struct half_flow *sender, const struct packet *packet, bool is_answered,
-                                       u64 now_ns)
+                                       struct interface_counters *counters, u64 now_ns)
 {
     bool is_new = later(packet->tsval, sender->last_tsval);
 
     sender->last_tsval = packet->tsval;
-    if (!is_new || !is_answered || sender->waiting)
+    if (!is_new || !is_answered)
         return false;
     if (sender->timing & TIMING_UNECHOED) {
         sender->awaited = packet->tsval;
         sender->timing |= TIMING_ADVANCED;
         return false;
+    }
+    /* This segment is timed in the place of one that waits. */
+    if (sender->waiting) {
+        abandon(sender, counters);
+        sender->begun_ns = 0;
     }
     sender->timing = 0;
     sender->edge_ns = now_ns;

@@ -86,11 +86,14 @@ class Timing:
         """Whether timestamps time it again, from this segment on: its TSval is new. After a lack of echoes one must
         come first."""
         is_new, half.tsval = later(tsval, half.tsval), tsval
-        if not is_new or not is_answered or half.waits:
+        if not is_new or not is_answered:
             return False
         if half.unechoed:
             half.awaited, half.advanced = tsval, True
             return False
+        if half.waits:  # this segment is timed in its place
+            self.abandon(half)
+            half.begun_ns = None
         self._work_again(half, now_ns)
         return True
 
