@@ -31,7 +31,7 @@ enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
  * If no RTT was begun for longer. RFC 7323 section 5.4 lets a clock tick once a second; those in use tick 10 times a
  * second or faster. But what was sent within one tick can take this long to pass a slow link.
  */
-#define STILL_NS 500000000LL
+#define STILL_NS 250000000LL
 
 /* Nothing that waits will be answered. */
 static __always_inline void abandon(struct half_flow *half, struct interface_counters *counters)

@@ -53,7 +53,7 @@ ATTRIBUTES = {
     "had to make room; `measured`. What is `begun` and in no other count waits, or was a question that had to make "
     "room.",
     TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: no new TSval, and no round-trip time begun "
-    "for 500 ms; `unechoed`: a TSval that is acknowledged and not echoed.",
+    "for 250 ms; `unechoed`: a TSval that is acknowledged and not echoed.",
     INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
     "be attached to, which the log explains; `reattached`: another process had taken the program off a hook; `moved`: "
     "the program went back to the front of a hook, before a program that came later; `unseen`: the kernel began to "

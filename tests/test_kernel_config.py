@@ -12,6 +12,7 @@ from otel_epping.kernel import libbpf, loader, memory
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.replayer import MALFORMED_MARK
 from otel_epping.lab.namespaces import Namespace
 
 ROOT = Path(__file__).parents[1]
@@ -34,6 +35,7 @@ def load(config: KernelConfig | None = None) -> Collector:
 def test_defaults_are_those_of_the_source() -> None:
     source = (ROOT / "bpf" / "config.h").read_text()
     defined = {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)$", source, re.MULTILINE)}
+    assert defined.pop("MALFORMED_MARK") == MALFORMED_MARK  # no knob
     assert set(re.findall(r"^#ifndef (\w+)$", source, re.MULTILINE)) == set(defined)
     knobs = KernelConfig().defines()
     assert knobs.pop("CPUS") == possible_cpus()

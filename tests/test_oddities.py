@@ -9,8 +9,9 @@ from oddities import ODDITIES
 from oracles.ours import Ours
 
 # Exchanges until it shows that timestamps do not work: the one in which they cease to, and those in which a TSval
-# stands still for less than STILL_NS (bpf/timing.h).
-MOST_MISSED = 3
+# stands still for less than STILL_NS (bpf/timing.h), which are many where exchanges follow each other at once.
+MOST_MISSED = 2
+MANY_MISSED = {"requests follow acknowledgements": 9}
 TOLERANCE_NS = 2_000
 
 
@@ -35,7 +36,7 @@ def test_an_odd_conversation_is_measured(name: str, version: int, ours: Ours, tm
         measured[end] += 1
     for end in (0, 1):
         expected = sum(count for (_, whose), count in talk.rtts.items() if whose == end)
-        assert expected - MOST_MISSED <= measured[end] <= expected
+        assert expected - MANY_MISSED.get(name, MOST_MISSED) <= measured[end] <= expected
     assert (
         sum(sample.method == "tcp_handshake" for sample in observed.samples)
         == talk.rtts["tcp_handshake", 0] + (talk.rtts["tcp_handshake", 1])

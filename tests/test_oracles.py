@@ -116,6 +116,6 @@ def test_every_command_that_is_documented_runs(command: list[str], tmp_path: Pat
 
 def test_all_oracles_are_documented() -> None:
     assert {" ".join(command[1:]) for command in _documented()} == {
-        *(f"tests/oracles {name}" for name in ("pping", "tshark", "coverage", "all")),
+        *(f"tests/oracles {name}" for name in ("pping", "tshark", "coverage", "links", "all")),
         "tests/oracles/epping.py",
     }

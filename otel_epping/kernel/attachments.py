@@ -232,5 +232,6 @@ class Attachments:
         """Interfaces that are watched, or were: whether they are, as the kernel says, which cuts the links of one that
         goes. May be asked by any thread.
         """
-        watched = {name for name, (_, hooks) in list(self._watched.items()) if all(each.holds() for each in hooks)}
-        return {name: name in watched for name in list(self.numbers.names.values()) if name}
+        with self._lock:  # an interface has its number before the program is on its hooks
+            watched = {name for name, (_, hooks) in self._watched.items() if all(each.holds() for each in hooks)}
+            return {name: name in watched for name in self.numbers.names.values() if name}

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from otel_epping.kernel.errors import EppingError
+from otel_epping.kernel.text import printable
 from otel_epping.redaction import redact
 
 _QUOTES = ('"', "'")
@@ -57,10 +58,15 @@ class Environment:
                 return Variable(name, value)
         return None
 
-    def text(self, *names: str) -> Variable | None:
-        """The same, checked: UTF-8, without control characters and without quotes around it."""
+    def text(self, *names: str, is_name: bool = False) -> Variable | None:
+        """The same, checked: UTF-8, without control characters and without quotes around it.
+
+        A name is that of something outside: what cannot be printed in it is escaped (kernel/text.py).
+        """
         if not (variable := self.find(*names)):
             return None
+        if is_name:
+            variable = Variable(variable.name, printable(variable.value))
         value = variable.value
         try:
             value.encode()

@@ -73,7 +73,7 @@ def _value_error(value: str) -> str:
 
 def check_attributes(environment: Environment, name: str) -> None:
     """Checks a list of resource attributes, and takes empty entries out of it."""
-    if not (variable := environment.text(name)):
+    if not (variable := environment.text(name, is_name=True)):
         environment.canonical[name] = None
         return
     entries = [entry.strip() for entry in variable.value.split(",") if entry.strip()]

@@ -77,7 +77,7 @@ def read(variables: Mapping[str, str] = os.environ) -> Standard:
         environment.canonical[name] = environment.choice(values, name)
     environment.canonical[_AGGREGATION] = environment.choice((_EXPLICIT, _EXPONENTIAL), _AGGREGATION)
     check_attributes(environment, "OTEL_RESOURCE_ATTRIBUTES")
-    service = environment.text("OTEL_SERVICE_NAME")
+    service = environment.text("OTEL_SERVICE_NAME", is_name=True)
     environment.canonical["OTEL_SERVICE_NAME"] = service.value if service else None
     _check_detectors(environment)
     if "prometheus" in exporters:

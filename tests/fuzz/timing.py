@@ -8,7 +8,7 @@ from fuzz.flows import Half, Segment, later
 from fuzz.meaning import Meaning
 from otel_epping.kernel.config import KernelConfig
 
-STILL_NS = 500_000_000
+STILL_NS = 250_000_000
 
 
 class Fault(IntEnum):
