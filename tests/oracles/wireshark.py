@@ -35,6 +35,8 @@ _TIMES = {
 _NS = {"ack_rtt": 10**9, "dns": 10**9, "icmp": 10**6}
 
 
+_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # each packet has them
+
 # Why tshark pairs a reply with nothing, the field by which it says so itself, and what is in that field.
 ODDITIES = (
     ("calls the response malformed", "_ws.malformed", "DNS"),
@@ -42,12 +44,14 @@ ODDITIES = (
     ("reads no response that the snap length cut", "_ws.short", "DNS"),
     ("pairs echoes by their checksum, which is bad", "icmp.checksum.status", "0"),
     ("pairs echoes by their checksum, which is bad", "icmpv6.checksum.status", "0"),
+    *(("reads a packet in fragments where the last one is", name, value) for name in _FLAGS for value in ("1", "True")),
 )
 COLUMNS = (
     *(name for pairs in _TIMES.values() for pair in pairs for name in pair),
     *(f"tcp.analysis.{kind}" for kind in KINDS),
-    *(name for _, name, _ in ODDITIES),
+    *dict.fromkeys(name for _, name, _ in ODDITIES),
 )
+_FILTER = " or ".join(f"{name} == 1" if name in _FLAGS else name for name in COLUMNS)
 
 
 class Answer(NamedTuple):
@@ -80,7 +84,7 @@ def ask(capture: Path) -> Found:
     # All occurrences of a field, for a frame may have headers within headers.
     form = ["-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=,"]
     done = subprocess.run(
-        [tshark, "-n", "-r", str(capture), "-Y", " or ".join(COLUMNS), *form, *fields],
+        [tshark, "-n", "-r", str(capture), "-Y", _FILTER, *form, *fields],
         capture_output=True,
         text=True,
         errors="replace",
