@@ -103,7 +103,8 @@ static __always_inline u64 recall(const struct observation *seen)
         for (int i = 0; i < OUTSTANDING; i++) {
             if (!(waiting & 1 << i) || later(outstanding->awaited[i], packet->tsecr))
                 continue;
-            if (outstanding->awaited[i] == packet->tsecr)
+            /* In a capture, time may go back, and the same TSval begin twice. */
+            if (outstanding->awaited[i] == packet->tsecr && !sent_ns)
                 sent_ns = outstanding->sent_ns[i];
             else
                 seen->counters->rtt_superseded++;

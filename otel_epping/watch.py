@@ -74,7 +74,7 @@ def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: 
     """
     descriptors.raise_limit()
     stop = Stop("stopped at once; the output may be torn")
-    with Collector(replace(config, events=True)) as collector:
+    with Collector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
         # As in agent.py; nothing else of ours runs here that could have any.
         if kept := privileges.lay_down({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING):
             print(f"otel-epping: {privileges.in_words(kept)}", file=sys.stderr)

@@ -219,10 +219,9 @@ class Settings:
 
     @property
     def kernel(self) -> KernelConfig:
-        """The knobs of the kernel program."""
-        return KernelConfig(
-            **{setting.field: getattr(self, setting.field) for setting in SETTINGS if setting.row.kernel}
-        )
+        """The knobs of the kernel program. A mirror port may show a packet twice."""
+        knobs = {setting.field: getattr(self, setting.field) for setting in SETTINGS if setting.row.kernel}
+        return KernelConfig(**knobs, copies=bool(self.mirror))
 
     @property
     def limits(self) -> Limits:

@@ -75,7 +75,7 @@ class TcpTimestamp:
         for place, waiting in enumerate(before):
             if waiting is None or half.newest is None or later(tsecr, half.newest) or later(waiting[0], tsecr):
                 continue
-            if waiting[0] == tsecr:
+            if waiting[0] == tsecr and asked_ns is None:
                 asked_ns = waiting[1]
             else:
                 self.counters["rtt_superseded"] += 1

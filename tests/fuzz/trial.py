@@ -24,6 +24,8 @@ from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.interfaces import Interface, Role
 
 _MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
+# What becomes of an RTT that was begun.
+ENDS = ("rtt_measured", "rtt_expired", "rtt_superseded", "rtt_repeated", "rtt_abandoned")
 _MAPPED = bytes(10) + b"\xff\xff"
 _IFINDEX = 1
 
@@ -175,6 +177,9 @@ class Trial:
             for name in sorted({*counted, *tally.interface})
             if tally.interface[name] != counted[name]
         ]
+        waiting = self.bench.collector.waiting()
+        if counted["rtt_begun"] != sum(counted[end] for end in ENDS) + waiting:
+            found.append(f"of {counted['rtt_begun']} RTTs begun, {waiting} wait, and the others are not all counted")
         slots, wrong = self._slots()
         found += wrong
         names = {slot: subnet for subnet, slot in slots.items()}
