@@ -17,8 +17,8 @@
 #define RECENT_BITS 15
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
-/* A copy comes no later than this, if the RTT of its flow is not known: with an identification, and without. */
-#define COPY_OF_UNKNOWN_NS 1000000
+/* A copy may come this late whatever the RTT of its flow is: with an identification, and without. */
+#define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000
 
 /* A packet, by the hash of all that its copy shares with it. */
@@ -64,7 +64,7 @@ static __always_inline u64 segment_copied_within(const struct observation *seen,
 {
     const struct packet *packet = seen->packet;
     const struct half_flow *receiver = seen->flow.receiver;
-    u64 handshake_ns;
+    u64 within_ns = packet->identification ? COPY_WITH_ID_NS : COPY_WITHOUT_ID_NS;
 
     /* Where other segments are copied, they are, too. */
     if (may_be_said_twice(packet) && !(seen->has_flow && seen->flow.flow->copied))
@@ -75,14 +75,13 @@ static __always_inline u64 segment_copied_within(const struct observation *seen,
     if (is_asked_for(&seen->flow, packet->seq) &&
         (receiver->acked != recent->acked || receiver->duplicates != recent->duplicates))
         return 0;
-    handshake_ns = seen->flow.flow->handshake_ns;
-    if (!handshake_ns)
-        return packet->identification ? COPY_OF_UNKNOWN_NS : COPY_WITHOUT_ID_NS;
-    return handshake_ns / 2 < COPY_NS ? handshake_ns / 2 : COPY_NS;
+    if (seen->flow.flow->handshake_ns / 2 > within_ns)
+        within_ns = seen->flow.flow->handshake_ns / 2;
+    return within_ns < COPY_NS ? within_ns : COPY_NS;
 }
 
 /*
- * How soon after a packet what looks like it is its copy, in ns; 0: it is none. Of a datagram only the first bytes are
+ * How soon after a packet an equal one is its copy, in ns; 0: it is no copy. Of a datagram only the first bytes are
  * read, and its checksum may not be filled in yet; so it needs an identification, or to be a question with one of its
  * own.
  */
@@ -93,9 +92,9 @@ static __always_inline u64 copied_within(const struct observation *seen, u64 kin
     if (kind == KIND_TCP)
         return segment_copied_within(seen, recent);
     if (packet->identification || (kind == KIND_ICMP && packet->echo))
-        return COPY_OF_UNKNOWN_NS;
+        return COPY_WITH_ID_NS;
     return packet->source_port == __cpu_to_be16(DNS_PORT) || packet->destination_port == __cpu_to_be16(DNS_PORT)
-               ? COPY_OF_UNKNOWN_NS
+               ? COPY_WITH_ID_NS
                : 0;
 }
 

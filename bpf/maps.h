@@ -178,7 +178,7 @@ struct interface_counters {
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
     u64 rtt_superseded; /* a later timestamp was echoed first */
     u64 rtt_repeated;   /* asked again before it was answered */
-    u64 rtt_abandoned;  /* no reply can be told any more: see timing.h */
+    u64 rtt_abandoned;  /* no reply can be recognized any more: see timing.h */
     u64 rtt_measured;
     u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that sequence numbers time from then on */
     u64 duplicates;                        /* see copies.h */

@@ -20,7 +20,7 @@ class Copies:
         self._seen: dict[object, tuple[int, Any]] = {}
 
     def has(self, seen: Seen, frame: bytes) -> bool:
-        """Whether this packet is a copy. If it is none, it is remembered."""
+        """Whether this packet is a copy. If not, it is remembered."""
         meaning = seen.meaning
         if meaning.kind not in ("tcp", "udp", "icmp"):
             return False
@@ -40,7 +40,7 @@ class Copies:
         return False
 
     def _within(self, seen: Seen, identification: int, was_asked: Any, asked: Any) -> int:
-        """How soon a copy may come, in ns; 0: it is none."""
+        """How soon a copy may come, in ns; 0: it is no copy."""
         meaning = seen.meaning
         if meaning.kind != "tcp":
             asks = _echo(meaning) or _DNS_PORT in (meaning.source[1], meaning.destination[1])
@@ -52,9 +52,8 @@ class Copies:
         asks_again = seen.receiver.duplicates >= ASKS_AGAIN and meaning.sequence == seen.receiver.acknowledged
         if asks_again and asked != was_asked:
             return 0
-        if not seen.flow.handshake_ns:
-            return UNKNOWN_NS if identification else WITHOUT_IDENTIFICATION_NS
-        return min(seen.flow.handshake_ns // 2, COPY_NS)
+        least_ns = UNKNOWN_NS if identification else WITHOUT_IDENTIFICATION_NS
+        return min(max((seen.flow.handshake_ns or 0) // 2, least_ns), COPY_NS)
 
 
 def _may_be_said_twice(meaning: Meaning, identification: int) -> bool:
