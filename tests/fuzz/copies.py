@@ -69,7 +69,7 @@ def _shared(meaning: Meaning) -> tuple[object, ...]:
         return *ends, kind, meaning.payload, meaning.checksum, *numbers, meaning.timestamp
     if kind == "icmp":
         echo = _echo(meaning)
-        return *ends, kind, meaning.payload, echo, echo and meaning.checksum
+        return *ends, meaning.protocol, meaning.payload, echo, echo and meaning.checksum
     return *ends, kind, meaning.payload, meaning.checksum, meaning.head
 
 

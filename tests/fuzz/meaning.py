@@ -42,6 +42,7 @@ class Meaning:
 
     kind: str = "malformed"
     version: int = 0
+    protocol: int = 0  # of the transport header
     source: tuple[bytes, int] = (b"", 0)
     destination: tuple[bytes, int] = (b"", 0)
     ecn: int = 0
@@ -244,6 +245,7 @@ def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning
 def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
     """`rest` bytes of the IP packet follow its headers, whether the capture has them or not, if the link agrees."""
     rest = max(0, min(rest, meaning.link_end - meaning.transport_at))
+    meaning.protocol = protocol
     if protocol == TCP:
         read_tcp(frame, rest, meaning)
     elif protocol == UDP:
