@@ -270,6 +270,8 @@ def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> 
     packets = summary.packets(reading)
     begun, *ends = summary.account(reading, replayer.waiting()).items()
     yield f"RTTs begun: {begun[1]:,}" + (f" = {_counts(dict(ends), ' + ')}" if begun[1] else "")
+    if clamped := summary.clamped(reading):
+        yield f"of these, {clamped:,} clamped to the range of the histograms (1 us to 64 s)"
     if not_begun := summary.not_begun(reading):
         yield f"RTTs not begun, since four of the same direction waited: {not_begun:,}"
     if packets["tcp"]:

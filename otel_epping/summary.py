@@ -105,6 +105,11 @@ def account(reading: Reading, waiting: int) -> dict[str, int]:
     return counts | {"still waiting": waiting, "pushed out": lost}
 
 
+def clamped(reading: Reading) -> int:
+    """RTTs that were measured, and counted as the least or the greatest one of the histograms."""
+    return int(reading.interfaces["rtt_clamped"].sum())
+
+
 def not_begun(reading: Reading) -> int:
     """RTTs that were due and not begun, since OUTSTANDING of the flow's direction waited already (bpf/maps.h)."""
     return int(reading.interfaces["rtt_not_begun"].sum())

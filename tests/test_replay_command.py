@@ -80,15 +80,15 @@ def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
 
 def test_files_that_cannot_be_read_keep_no_others_from_it(ns: Namespace, good: str, torn: str, tmp_path: Path) -> None:
     """Each has a line, wherever it stands among the others; the result is that of all others."""
-    (tmp_path / "wifi.pcap").write_bytes(pcap(PACKETS, link=127))
+    (tmp_path / "usb.pcap").write_bytes(pcap(PACKETS, link=220))
     (tmp_path / "empty.pcap").touch()
-    wifi, empty, nothing = (str(tmp_path / f"{name}.pcap") for name in ("wifi", "empty", "nothing"))
-    result = epping(ns, "replay", *ALL, nothing, torn, wifi, str(tmp_path), good, empty)
+    usb, empty, nothing = (str(tmp_path / f"{name}.pcap") for name in ("usb", "empty", "nothing"))
+    result = epping(ns, "replay", *ALL, nothing, torn, usb, str(tmp_path), good, empty)
     assert result.returncode == 1
     assert {subnet for subnet, _ in rows_of(result.stdout)} == {OTHER.client, OTHER.server, TALK.client, TALK.server}
     assert "\n2 files: 19 packets of " in result.stdout
     lines = result.stderr.splitlines()
-    assert [line.split(": ")[1] for line in lines] == [nothing, torn, wifi, str(tmp_path), empty]
+    assert [line.split(": ")[1] for line in lines] == [nothing, torn, usb, str(tmp_path), empty]
 
 
 def test_no_file_that_can_be_read(ns: Namespace, tmp_path: Path) -> None:

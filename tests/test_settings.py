@@ -67,9 +67,9 @@ def test_every_setting_is_tried_here() -> None:
 
 
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Every knob that a user may turn is a setting; the other two are for commands of their own."""
+    """Every knob that a user may turn is a setting; two are for commands of their own, and mirror ports have copies."""
     knobs = {setting.field for setting in SETTINGS if setting.row.kernel}
-    assert {field.name for field in fields(KernelConfig)} - knobs == {"events", "packet_clock"}
+    assert {field.name for field in fields(KernelConfig)} - knobs == {"copies", "events", "packet_clock"}
     assert Settings().kernel == KernelConfig()
 
 

@@ -83,7 +83,7 @@ class Link:
 
     def __init__(self, program_fd: int, ifindex: int, direction: str, fillers: Sequence[int]) -> None:
         self._program_fd, self._hook = program_fd, (ifindex, _ATTACH_TYPES[direction])
-        self._fillers = fillers
+        self._fillers, self._process = fillers, os.getpid()
         self._fd, self._revision = self._attach_first(program_fd)
         self._program, _ = libbpf.link_target(self._fd)
 
@@ -150,7 +150,10 @@ class Link:
         self._revision = revision and revision + 3
 
     def detach(self) -> None:
-        """Takes the program off."""
+        """Takes the program off. A child of the process that put it there only lets go of it."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            _end(fd)
+            if self._process == os.getpid():
+                _end(fd)
+            else:
+                os.close(fd)
