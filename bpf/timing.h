@@ -59,10 +59,10 @@ static __always_inline void check_clock(const struct observation *seen)
     struct half_flow *sender = seen->flow.sender;
 
     /* Signed: in a capture, time may go back. */
-    if (!HANDS_OVER || !seen->packet->has_timestamp || (s64)(sender->advanced_ns - sender->begun_ns) <= STILL_NS)
+    if (!HANDS_OVER || seen->segment != SEGMENT_NEXT || (s64)(sender->advanced_ns - sender->begun_ns) <= STILL_NS)
         return;
     rare();
-    if (sender->edge_ns && seen->segment == SEGMENT_NEXT && !sender->waiting &&
+    if (seen->packet->has_timestamp && sender->edge_ns && !sender->waiting &&
         !later(seen->packet->tsval, sender->last_tsval))
         hand_over(sender, FAULT_STILL, seen->counters);
 }
