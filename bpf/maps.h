@@ -161,7 +161,8 @@ struct traffic {
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
-#define TIMESTAMP_FAULTS 3 /* of enum timestamp_fault (timing.h) */
+/* See timing.h. In the order of TIMESTAMP_FAULTS of otel_epping/conventions.py. */
+enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 
 /* Row number of the interface * CPUS + cpu. */
@@ -246,9 +247,7 @@ struct outstanding {
 
 /* A flow that was silent for longer is closed, and what it sends then opens another. */
 #define FLOW_IDLE_NS 300000000000ULL
-
-/* Bit i: endpoint i finished. */
-#define FLOW_CLOSED 3
+#define FLOW_CLOSED 3 /* bit i: endpoint i finished */
 
 /* [0] of the internal endpoint, [1] of the external one. The first cache line is looked at for each packet and at each
  * reading. */

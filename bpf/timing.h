@@ -18,9 +18,6 @@
 #define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
 #define HANDS_OVER ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)
 
-/* In the order of TIMESTAMP_FAULTS of otel_epping/conventions.py. */
-enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED };
-
 /* Bits of half_flow.timing. */
 #define TIMING_SKIPS_NEXT 1  /* see tcp_sequence.h */
 #define TIMING_HANDED_OVER 2 /* timestamps ceased to work */

@@ -268,8 +268,9 @@ def _counts(counts: dict[str, int], separator: str = ", ") -> str:
 def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> Iterator[str]:
     """Lines on what was not measured, and why."""
     packets = summary.packets(reading)
-    begun, *ends = summary.account(reading, replayer.waiting()).items()
-    yield f"RTTs begun: {begun[1]:,}" + (f" = {_counts(dict(ends), ' + ')}" if begun[1] else "")
+    ends = summary.account(reading, replayer.waiting())
+    begun = ends.pop("begun")
+    yield f"RTTs begun: {begun:,}" + (f" = {_counts(ends, ' + ')}" if begun else "")
     if clamped := summary.clamped(reading):
         yield f"of these, {clamped:,} clamped to the range of the histograms (1 us to 64 s)"
     if not_begun := summary.not_begun(reading):

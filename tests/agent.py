@@ -95,6 +95,15 @@ class Agent:
 
 
 @contextmanager
+def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
+    """A host with many interfaces: v0, v1..."""
+    with Namespace(name) as namespace:
+        for index in range(interfaces):
+            namespace.ip(f"link add v{index} type ifb", f"link set v{index} up")
+        yield namespace
+
+
+@contextmanager
 def talking(lab: Lab) -> Iterator[None]:
     """Real TCP connections while the body runs; afterwards nothing is on the wire any more."""
     clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]

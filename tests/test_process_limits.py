@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from agent import eventually
+from agent import crowded, eventually
 from command import COMMAND, Agent, converse, environment
 from patience import PATIENCE_S
 from unprivileged import AGENT
@@ -29,9 +29,7 @@ REFUSED = re.compile(r"not watched: cannot attach to (v\d+) \(Too many open file
 @pytest.fixture
 def many() -> Iterator[Namespace]:
     """A host with many interfaces."""
-    with Namespace("many") as namespace:
-        for index in range(INTERFACES):
-            namespace.ip(f"link add v{index} type ifb", f"link set v{index} up")
+    with crowded("many", INTERFACES) as namespace:
         yield namespace
 
 

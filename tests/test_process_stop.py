@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from agent import crowded
 from command import COMMAND, Agent
 from patience import PATIENCE_S
 
@@ -21,9 +22,7 @@ HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    with Namespace("stop") as namespace:
-        for index in range(INTERFACES):
-            namespace.ip(f"link add v{index} type ifb", f"link set v{index} up")
+    with crowded("stop", INTERFACES) as namespace:
         yield namespace
 
 

@@ -38,5 +38,5 @@ def llc(view: View) -> Meaning:
 
 
 def behind(size: int, read: Reader) -> Reader:
-    """What `read` reads, behind so many bytes that say nothing."""
+    """A reader that skips this number of bytes, and reads what follows by `read`."""
     return lambda view: read(view.behind(size)).behind(size)

@@ -94,7 +94,7 @@ def nflog(view: View) -> Meaning:
         found = np.where(is_payload, at + 4, found)
         # The packet may be cut in front of its padding.
         trailers = np.where(is_payload, np.where(ends < at + size, -size % 4, ends - at - size), trailers)
-        # A length that is none ends the search.
+        # A length that cannot be right ends the search.
         at = np.where((found == 0) & (size >= 4), at + (size + 3) // 4 * 4, ends)
         if (at >= ends).all():
             break

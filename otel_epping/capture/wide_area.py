@@ -56,7 +56,7 @@ def pppd(view: View) -> Meaning:
 
 
 def _snap(view: View, padding: int) -> Meaning:
-    """Organization and protocol: an EtherType, or a bridged frame behind so many bytes of padding."""
+    """Organization and protocol: an EtherType, or a bridged frame behind this number of bytes of padding."""
     organization, protocol = view.big(0, 3), view.big(3)
     bridged = (organization == _BRIDGED) & np.isin(protocol, _BRIDGED_ETHERNET)
     start = 5 + padding

@@ -153,6 +153,10 @@ class Attachments:
                 self._unnamed[interface.name] = interface, role
         return identifier
 
+    def _hook(self, ifindex: int, direction: str) -> Hook:
+        """Puts the program on one hook of an interface. Raises OSError or EppingError."""
+        return self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction)
+
     def _attach(self, ifindex: int) -> list[Hook]:
         """Puts the program on both hooks of an interface. Raises OSError or EppingError."""
         self._clean()
@@ -160,7 +164,7 @@ class Attachments:
         descriptors.require(len(DIRECTIONS), self._program.maps["control"].fd)
         try:
             for direction in DIRECTIONS:
-                hooks.append(self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction))
+                hooks.append(self._hook(ifindex, direction))
         except (OSError, EppingError):
             for hook in hooks:
                 hook.detach()
@@ -173,7 +177,7 @@ class Attachments:
         ifindex, hooks = self._watched[name]
         place = DIRECTIONS.index(direction)
         hooks[place].detach()
-        hooks[place] = self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction)
+        hooks[place] = self._hook(ifindex, direction)
         self.peers.announce(ifindex)
 
     def count_kernel_packets(self, name: str, direction: int, packets: int) -> None:

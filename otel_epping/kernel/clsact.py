@@ -39,7 +39,6 @@ _log = logging.getLogger("otel_epping")
 
 _ALL_PROTOCOLS = 3  # ETH_P_ALL, linux/if_ether.h
 _POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
-_NAME = "epping_"
 _TRIES = 3  # to take a priority that is free, for others take some, too
 # "ep", a number that no other filter of the priority has, and whether the qdisc is ours too.
 _MADE, _FOUND = 0x65700001, 0x65700002
@@ -51,7 +50,7 @@ def _handle_kind(found: Filter) -> int:
 
 
 def _is_ours(found: Filter) -> bool:
-    return _handle_kind(found) in (_MADE, _FOUND) and found.name.startswith(_NAME)
+    return _handle_kind(found) in (_MADE, _FOUND) and found.name.startswith(libbpf.OUR_NAMES)
 
 
 def in_order(ifindex: int, direction: str) -> list[Filter]:
@@ -184,7 +183,9 @@ class ClsactFilter:
         except OSError:  # no such hook, or no CAP_NET_ADMIN
             programs = []
         named = {program: libbpf.program_name(program) for program in programs}
-        of_others = [tcx.in_words(program, name) for program, name in named.items() if not name.startswith(_NAME)]
+        of_others = [
+            tcx.in_words(program, name) for program, name in named.items() if not name.startswith(libbpf.OUR_NAMES)
+        ]
         return ", ".join([*of_others, *map(in_words, self._before_us())])
 
     def may_come_first(self) -> bool:

@@ -69,7 +69,7 @@ class Interface:
 def find(name: str) -> Interface:
     """Looks an interface up by its name or an alternative name of it.
 
-    Raises EppingError if there is none of that name, it is down, or its link is foreign.
+    Raises EppingError if no interface has the name, or if the interface is down or its link foreign.
     """
     link = rtnetlink.link_named(name)
     if link is None:

@@ -129,7 +129,7 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
         )
     except OSError as error:
         cure = requirements.SHORTAGES.get(error.errno or 0, "run it by hand")
-        what = error.filename or interpreter  # /dev/null, if there is none
+        what = error.filename or interpreter  # the file is /dev/null on a system without it
         raise EppingError(f"cannot start the loader ({what}: {error.strerror}): {cure}") from error
 
 
@@ -211,7 +211,7 @@ def _program(answer: _Answer, interpreter: str) -> Program:
     if reply["warning"]:
         _log.warning("%s", reply["warning"])
     names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
-    if len(answer.fds) < len(names):  # the kernel hands over as many as there is room for (unix(7), SCM_RIGHTS)
+    if len(answer.fds) < len(names):  # the kernel drops those beyond the limit (unix(7), SCM_RIGHTS)
         for fd in answer.fds:
             os.close(fd)
         raise EppingError(f"cannot take over the program: {requirements.SHORTAGES[errno.EMFILE]}")

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from otel_epping.kernel import clsact, libbpf, rtnetlink, tcx
 
-_OURS = "epping_"
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
 # Kind of an interface (IFLA_INFO_KIND) -> why its counters may move though no packet passes its hooks, and the cure.
@@ -71,7 +70,7 @@ def _programs(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
     """TCX programs: the agent takes the first place when it starts, but others may have come later."""
     programs = tcx.attached(ifindex, direction) if tcx.is_known() else []
     names = [libbpf.program_name(each) for each in programs]
-    ours = [place for place, name in enumerate(names) if name.startswith(_OURS)]
+    ours = [place for place, name in enumerate(names) if name.startswith(libbpf.OUR_NAMES)]
     before = len(programs) if hook == "clsact" else min(ours, default=0)
     for place, (program, name) in enumerate(zip(programs, names, strict=True)):
         yield Neighbour(f"tcx {direction}", tcx.in_words(program, name), place in ours, place < before)
@@ -80,7 +79,7 @@ def _programs(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
 def _filters(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
     """Filters of the clsact qdisc, all of which run after TCX programs."""
     filters = clsact.in_order(ifindex, direction)
-    ours = [place for place, each in enumerate(filters) if each.name.startswith(_OURS)]
+    ours = [place for place, each in enumerate(filters) if each.name.startswith(libbpf.OUR_NAMES)]
     priority, _ = clsact.place(ifindex, direction)
     before = min(ours, default=sum(each.priority < priority for each in filters)) if hook == "clsact" else 0
     for place, each in enumerate(filters):

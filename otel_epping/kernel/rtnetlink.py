@@ -85,7 +85,7 @@ def link_named(name: str) -> Link | None:
         for answer, data in netlink.messages(asker.recv(netlink.DATAGRAM)):
             if answer == RTM_NEWLINK:
                 return link_of(data)
-    return None  # NLMSG_ERROR: there is none, or the name is longer than one can be
+    return None  # NLMSG_ERROR: no interface has the name, or the name is too long
 
 
 @dataclass(frozen=True)

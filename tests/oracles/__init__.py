@@ -5,7 +5,7 @@
     .venv/bin/python tests/oracles tshark CAPTURE            the other methods against Wireshark's analysis
     .venv/bin/python tests/oracles coverage CAPTURE...       flows that get an RTT, and why the others get none
     .venv/bin/python tests/oracles links                     link headers of the tests, against tshark and tcpdump
-    .venv/bin/python tests/oracles all FOLDER                every capture, with whatever references lie beside it
+    .venv/bin/python tests/oracles all FOLDER                every capture, with the references next to it
 
 `ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. Everything else here reads
 the capture on its own (`frames`, `dissect`), so that an error in the program's way to read a packet shows.
