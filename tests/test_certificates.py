@@ -23,7 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     authority = Authority(folder)
     authority.issue("client")
     authority.issue("other")
-    authority.issue("expired", days=-1)
+    authority.issue("expired", days=0)
     openssl("x509", "-in", "ca.pem", "-outform", "DER", "-out", "ca.der", folder=folder)
     openssl("pkey", "-in", "client.key", "-aes256", "-passout", "pass:x", "-out", "encrypted.key", folder=folder)
     (folder / "both.pem").write_bytes((folder / "client.pem").read_bytes() + (folder / "client.key").read_bytes())
