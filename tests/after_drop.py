@@ -51,7 +51,7 @@ def main(interface: str) -> None:
         assert isinstance(hook, Link)
         hook.come_first()
         print("moved", hook.holds())
-        assert ctypes.CDLL("libbpf.so.1").bpf_link_detach(hook._fd) == 0
+        libbpf.link_detach(hook._fd)
         print("taken away", not hook.holds())
     monitor.look()
     print("attached by the monitor", *(hook.holds() for *_, hook in collector.attachments.hooks()))

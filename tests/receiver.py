@@ -16,7 +16,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.duration_pb2 import Duration
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo
 
 _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 _AGAIN_AFTER_S = 0.05

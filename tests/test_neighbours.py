@@ -5,7 +5,6 @@ is not ready within 5 seconds.
 The monitor of the hooks runs in this process, on real interfaces. test_hooks_agent.py has the agent.
 """
 
-import ctypes
 import itertools
 import logging
 import os
@@ -25,6 +24,7 @@ from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.hook_monitor import HookMonitor
 from otel_epping.kernel.peers import Peers
+from otel_epping.kernel.tcx import Link
 
 __all__ = ["hosts"]
 
@@ -341,14 +341,16 @@ def test_one_that_comes_together_with_an_agent_is_found_by_what_is_missing(watch
 
 def detach_links(watched: Watched) -> None:
     for *_, hook in watched.collector.attachments.hooks():
-        assert ctypes.CDLL("libbpf.so.1").bpf_link_detach(hook._fd) == 0  # type: ignore[union-attr]
+        assert isinstance(hook, Link)
+        libbpf.link_detach(hook._fd)
 
 
 def replace_programs(watched: Watched) -> None:
     """Another program in our links."""
     with neighbour.loaded(neighbour.VERDICTS["OK"]) as program:
         for *_, hook in watched.collector.attachments.hooks():
-            libbpf.link_update(hook._fd, program)  # type: ignore[union-attr]
+            assert isinstance(hook, Link)
+            libbpf.link_update(hook._fd, program)
 
 
 def remove_qdisc(watched: Watched) -> None:

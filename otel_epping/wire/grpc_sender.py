@@ -15,7 +15,7 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
-from google.rpc.error_details_pb2 import RetryInfo  # type: ignore[import-untyped]
+from google.rpc.error_details_pb2 import RetryInfo
 
 from otel_epping.variables.certificates import Certificates
 from otel_epping.wire.answer import Answer, response_in, status_details
