@@ -39,8 +39,7 @@ class Collector:
     """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
 
     `directions` is what readers found of flows that can't be measured. `started_ns` is when counting could begin, Unix
-    time. `limits` say when a slot goes to another subnet, and what the
-    exporters tell.
+    time. `limits` say when a slot goes to another subnet, and what the exporters tell.
     """
 
     def __init__(self, config: KernelConfig | None = None, limits: Limits | None = None) -> None:
@@ -59,6 +58,7 @@ class Collector:
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._rows = 1
+        self._cpus = possible_cpus()
         self._lock = threading.Lock()
         self.slots = Slots(self.program.maps, self._control, self._limits.idle_timeout_ns)
         self._fill_tables()
@@ -132,10 +132,9 @@ class Collector:
 
     def packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
         """Packets received and transmitted on interfaces, by their numbers: (len(numbers), 2)."""
-        cpus = possible_cpus()
-        rows = self._arrays["interface_counters"].rows(0, (max(numbers) + 1) * cpus)
+        rows = self._arrays["interface_counters"].rows(0, (max(numbers) + 1) * self._cpus)
         ways = [rows[way]["packets"].sum(axis=1, dtype=np.int64) for way in ("received", "transmitted")]
-        return np.stack([way.reshape(-1, cpus)[numbers].sum(axis=1) for way in ways], axis=1)
+        return np.stack([way.reshape(-1, self._cpus)[numbers].sum(axis=1) for way in ways], axis=1)
 
     @property
     def kernel_bytes(self) -> dict[str, int]:

@@ -183,9 +183,10 @@ class Follower:
         try:
             identifier = self._attachments.add(interface, role)
         except EppingError as error:
-            if isinstance(error.__cause__, OSError) and error.__cause__.errno == errno.ENODEV:
+            code = error.__cause__.errno if isinstance(error.__cause__, OSError) else None
+            if code == errno.ENODEV:
                 return  # it went away meanwhile, of which we'll hear
-            lacks = isinstance(error.__cause__, OSError) and error.__cause__.errno in _SHORTAGES
+            lacks = code in _SHORTAGES
             if strict and not lacks:
                 raise
             return self._give_up(link, error, lacks=lacks)

@@ -23,9 +23,9 @@ BPF_NETKIT_PRIMARY = 54
 BPF_NETKIT_PEER = 55
 
 # Without a relative: at the head of the hook's list of programs (bpf_mprog_attach() of kernel/bpf/mprog.c).
+BPF_F_BEFORE = 1 << 3
 # What the names of our programs begin with.
 OUR_NAMES = "epping_"
-BPF_F_BEFORE = 1 << 3
 
 # enum bpf_tc_attach_point, bpf/libbpf.h
 BPF_TC_INGRESS = 1

@@ -80,12 +80,9 @@ def link_named(name: str) -> Link | None:
     value = unescaped(name) + b"\0"
     attribute = netlink.ATTRIBUTE.pack(netlink.ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asker:
-        asker.sendto(netlink.request(_RTM_GETLINK, body), (0, 0))
-        for answer, data in netlink.messages(asker.recv(netlink.DATAGRAM)):
-            if answer == RTM_NEWLINK:
-                return link_of(data)
-    return None  # NLMSG_ERROR: no interface has the name, or the name is too long
+    for answer in netlink.ask(_RTM_GETLINK, [body]):
+        return link_of(answer)
+    return None  # no interface has the name, or the name is too long
 
 
 @dataclass(frozen=True)

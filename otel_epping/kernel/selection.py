@@ -60,7 +60,8 @@ def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
     if text == AUTO:
         return link.ifindex in default_routes
     if is_expression(text):
-        return any(re.search(_expression(text), plain(name)) for name in link.names)
+        expression = _expression(text)
+        return any(re.search(expression, plain(name)) for name in link.names)
     return text in link.names or any(fnmatch.fnmatchcase(plain(name), plain(text)) for name in link.names)
 
 
