@@ -20,7 +20,7 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
 from otel_epping.kernel.hook_monitor import HookMonitor
 from otel_epping.pulse import Pulse
-from otel_epping.settings import BOUNDS, SETTINGS, Settings
+from otel_epping.settings import BOUNDS, SELECTING, SETTINGS, Settings
 from otel_epping.signals import Signals
 from otel_epping.stop import Stop, end_at_once
 from otel_epping.systemd import Service
@@ -43,6 +43,10 @@ _STOP_S = 8.0
 # Detaching begins at the latest so long before the deadline, and a receiver is given up a little before it.
 _DETACH_S = 3.0
 _GRACE_S = 0.2
+_NO_COPIES = (
+    "the kernel program was loaded without a mirror port, so it takes a packet that a mirror port shows twice for a "
+    "retransmission: restart the agent if that happens"
+)
 _STOPPED = "stopped before anything was watched"
 
 
@@ -89,7 +93,9 @@ class _Reloading:
                 self._follower.select(self._settings.selection)
             except EppingError as error:
                 _log.error("interfaces are followed as before: %s", error)
-                self._settings = replace(self._settings, interface=before.interface, lan=before.lan)
+                self._settings = replace(self._settings, **{each: getattr(before, each) for each in SELECTING})
+            if self._settings.kernel.copies and not self._collector.config.copies:
+                _log.warning("%s", _NO_COPIES)
         self._collector.limit(self._settings.limits)
 
 

@@ -175,6 +175,12 @@ def test_variable_with_several_interfaces(ns: Namespace) -> None:
     assert "no interface 'nope'" in said(epping(ns, "run", settings={"OTEL_EPPING_INTERFACE": "lo, nope"}))
 
 
+@pytest.mark.parametrize("name", ["INTERFACE", "LAN", "MIRROR"])
+def test_an_interface_that_is_not_there_names_its_variable(ns: Namespace, name: str) -> None:
+    words = said(epping(ns, "run", settings={f"OTEL_EPPING_{name}": "nope"}))
+    assert words.startswith(f"OTEL_EPPING_{name}: there is no interface 'nope'")
+
+
 def test_flags_win_over_variables(ns: Namespace) -> None:
     settings = {variable(option): bad for option, bad, _ in OPTIONS} | {"OTEL_EPPING_INTERFACE": "lo"}
     flags = [f"--{option}={good}" for option, _, good in OPTIONS]

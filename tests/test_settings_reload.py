@@ -1,16 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """SIGHUP: what needs no restart is put into force, and no count is lost; the rest is told, and nothing changes."""
 
+import os
+import resource
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command import Agent, converse
 
 from otel_epping import conventions, telemetry
+from otel_epping.agent import _Reloading
+from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.follower import Follower
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.settings import Settings
 
 TURNS = 5
 
@@ -60,6 +69,34 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     ]
     # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
     assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
+
+
+@pytest.mark.parametrize("field", ["interface", "lan", "mirror"])
+def test_interfaces_that_could_not_be_followed_are_tried_again(
+    ns: Namespace, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    """The same settings are read twice; the first time, no descriptor is left for a netlink socket."""
+    before = Settings(interface=("lo",))
+    changed: dict[str, Any] = {field: ("up1",)}
+    wanted = replace(before, **changed)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ns.entered(), Collector(KernelConfig(max_subnets=64, max_flows=64)) as collector:
+        follower = Follower(collector.attachments, before.selection)
+        follower.begin()
+        reload = _Reloading(before, lambda _: wanted, follower, collector)
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            reload()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert "interfaces are followed as before: cannot follow other interfaces (Too many open files)" in caplog.text
+        assert collector.attachments.watched == ["lo"]
+        reload()
+        assert "up1" in collector.attachments.watched
+        follower.close()
+    assert caplog.text.count("was loaded without a mirror port") == (field == "mirror")
 
 
 def test_bounds_are_reloaded_where_there_are_some(

@@ -10,7 +10,7 @@ from otel_epping import logs
 from otel_epping.cli.options import COMMAND, all_options, ignored_variables, naming_source, reread
 from otel_epping.kernel import interfaces
 from otel_epping.kernel.errors import EppingError
-from otel_epping.settings import Settings
+from otel_epping.settings import SELECTING, Settings
 
 _log = logging.getLogger("otel_epping")
 
@@ -26,7 +26,7 @@ def run(settings: Settings) -> None:
         _log.debug("ignored, for Kubernetes sets it for a Service: %s=%s", name, value)
     context = click.get_current_context()
     for name in settings.selection.names:
-        with naming_source(context, ["interface" if name in settings.interface else "lan"]):
+        with naming_source(context, [next(each for each in SELECTING if name in getattr(settings, each))]):
             interfaces.find(name)
     from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
 

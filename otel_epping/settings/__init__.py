@@ -22,6 +22,7 @@ from otel_epping.kernel.selection import Selection
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
 PREFIX = "OTEL_EPPING_"
+SELECTING = ("interface", "lan", "mirror")  # the settings that select interfaces, in the order of class Selection
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
@@ -215,7 +216,7 @@ class Settings:
     @property
     def selection(self) -> Selection:
         """Which interfaces are to be watched."""
-        return Selection(self.interface, self.lan, self.mirror)
+        return Selection(*(getattr(self, field) for field in SELECTING))
 
     @property
     def kernel(self) -> KernelConfig:

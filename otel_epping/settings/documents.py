@@ -75,7 +75,9 @@ In a name, a byte that is not part of printable UTF-8 text is written `\\xNN`, i
 
 SIGHUP reads the file again, and puts into force what is marked below; of the rest it is logged that it needs a restart.
 A file that is refused changes nothing. The bounds at the end of the table can be changed if one of them was set at the
-start; the first one needs a restart, for without any, nothing is kept of what they go by.
+start; the first one needs a restart, for without any, nothing is kept of what they go by. An agent that started without
+a mirror port watches one that the file names later. But it does not recognize packets that the port shows twice, and
+logs a warning.
 
 | key | variable | flag | allowed | default | SIGHUP | |
 |---|---|---|---|---|---|---|

@@ -70,14 +70,14 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
     """The target to connect to."""
     if not variable:
         return Endpoint(f"localhost:{GRPC_PORT}", False)
-    scheme = _SCHEME.match(variable.value)
-    if "://" not in variable.value and not (scheme and scheme[1].lower() in _TARGETS):
-        return _host_and_port(environment, variable)
-    assert scheme
-    if scheme[1].lower() in _TARGETS:
+    found = _SCHEME.match(variable.value)
+    scheme = found[1].lower() if found else ""
+    if scheme in _TARGETS:
         if re.match("unix://[^/]", variable.value, re.IGNORECASE):
             environment.wrong(variable, f"which has no absolute path: write unix:///{variable.value[len('unix://') :]}")
-        return Endpoint(_zoned(variable.value), None, scheme[1].lower() in _LOCAL)
+        return Endpoint(_zoned(variable.value), None, scheme in _LOCAL)
+    if "://" not in variable.value:
+        return _host_and_port(environment, variable)
     url = _url(environment, variable, others=_TARGETS)
     if not url:
         return Endpoint("", False)
