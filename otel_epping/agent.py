@@ -22,7 +22,7 @@ from otel_epping.kernel.hook_monitor import HookMonitor
 from otel_epping.pulse import Pulse
 from otel_epping.settings import BOUNDS, SELECTING, SETTINGS, Settings
 from otel_epping.signals import Signals
-from otel_epping.stop import Stop, end_at_once
+from otel_epping.stop import STOP_S, Stop, end_at_once
 from otel_epping.systemd import Service
 from otel_epping.variables import standard
 from otel_epping.version import __version__
@@ -38,8 +38,6 @@ _PAUSE_S = 0.1
 # Between two looks at interfaces when the first one failed, for the lack of descriptors for one.
 _RETRY_S = 2.0
 _TOLD = 20
-# From a signal to the end, whatever receivers do: Docker kills 10 s after it, systemd after 90 s, Kubernetes 30 s.
-_STOP_S = 8.0
 # Detaching begins at the latest so long before the deadline, and a receiver is given up a little before it.
 _DETACH_S = 3.0
 _GRACE_S = 0.2
@@ -144,7 +142,7 @@ def _finish(stop: Stop, follower: Follower, pipelines: "Pipelines", delivery: De
     export, or while it waits for a receiver: by then the counts have been read. Links that are left at the deadline are
     removed by the kernel as it ends the process.
     """
-    undelivered = f"the last interval was not delivered: no answer within {_STOP_S:g} s"
+    undelivered = f"the last interval was not delivered: no answer within {STOP_S:g} s"
     stop.overdue = undelivered, 1
     with beside(lambda: pipelines.shutdown(stop.left_s() - _GRACE_S)) as exporting:
         wait([exporting], stop.left_s() - _DETACH_S)
@@ -167,7 +165,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     requirements.open_files()
     requirements.threads()
     descriptors.raise_limit()
-    stop, signals = Stop("stopped at once; the last interval may not have been delivered", _STOP_S), Signals()
+    stop, signals = Stop("stopped at once; the last interval may not have been delivered", STOP_S), Signals()
     delivery = Delivery()
     config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
     hook = choose_hook(config.hook)

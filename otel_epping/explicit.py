@@ -13,6 +13,7 @@ from opentelemetry.sdk.metrics.export import (
     Histogram,
     HistogramDataPoint,
     Metric,
+    ScopeMetrics,
 )
 
 from otel_epping import histogram
@@ -44,7 +45,7 @@ def _point(point: ExponentialHistogramDataPoint, bounds: Sequence[float], first:
     )
 
 
-def explicit(metric: Metric, scale: int) -> Metric:
+def _explicit(metric: Metric, scale: int) -> Metric:
     """The metric with its exponential histograms, made at `scale`, as explicit ones; any other metric as it is.
 
     Bounds are bounds of the exponential buckets, so no count is moved.
@@ -58,3 +59,8 @@ def explicit(metric: Metric, scale: int) -> Metric:
     ).tolist()
     points = [_point(point, bounds, first, scale) for point in metric.data.data_points]
     return Metric(metric.name, metric.description, metric.unit, Histogram(points, metric.data.aggregation_temporality))
+
+
+def explicit(scope: ScopeMetrics, scale: int) -> ScopeMetrics:
+    """The metrics of a scope; those that are exponential histograms, made at `scale`, as explicit-bucket ones."""
+    return ScopeMetrics(scope.scope, [_explicit(each, scale) for each in scope.metrics], scope.schema_url)

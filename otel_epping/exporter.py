@@ -22,7 +22,6 @@ from opentelemetry.sdk.metrics.export import (
     MetricExportResult,
     MetricsData,
     ResourceMetrics,
-    ScopeMetrics,
 )
 
 from otel_epping.explicit import explicit
@@ -46,7 +45,7 @@ _LEAST_TIMEOUT_S = 30.0
 # The most time that is given to an export, and to a request of an exporter whose timeout is not known.
 _LONGEST_S = 300.0
 # The cause is in what the exporter logged.
-_UNKNOWN = Failure("", "")
+_UNKNOWN = Failure("")
 
 
 class ProducerExporter(MetricExporter):
@@ -122,8 +121,7 @@ class ProducerExporter(MetricExporter):
                 self.failed += 1
                 if self._forward_sdk and self._hand_over(metrics_data, timeout_millis):
                     self._undelivered.delivered()
-                text = f"cannot read the kernel's counts: {error}"
-                self._failure = Failure(text, kind_of(text))
+                self._failure = Failure(f"cannot read the kernel's counts: {error}")
             else:
                 # Nothing is sent while the receiver asks to wait.
                 self._failure = self._sender.pause if self._sender else None
@@ -153,8 +151,7 @@ class ProducerExporter(MetricExporter):
             began = time.monotonic()
             if began > deadline:
                 failed += 1
-                text = "no time was left for all requests of an export"
-                self._failure = self._failure or Failure(text, text)
+                self._failure = self._failure or Failure("no time was left for all requests of an export")
                 self._first = first + turn
                 break
             with_sdk = self._forward_sdk and turn == 0
@@ -189,7 +186,7 @@ class ProducerExporter(MetricExporter):
                 return self._take_note(answer)
         ours = self.producer.metrics(batch)
         if self._explicit:
-            ours = ScopeMetrics(ours.scope, [explicit(each, self._scale) for each in ours.metrics], ours.schema_url)
+            ours = explicit(ours, self._scale)
         first, *others = theirs
         merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
         return self._hand_over(MetricsData([merged, *others]), timeout_millis)
@@ -201,8 +198,7 @@ class ProducerExporter(MetricExporter):
                 return self._take_note(self._sender.send(encoded(metrics_data)))
             result = self._inner.export(metrics_data, timeout_millis=timeout_millis)
         except Exception as error:
-            text = f"{type(self._inner).__name__}: {error}"
-            self._failure = Failure(text, kind_of(text))
+            self._failure = Failure(f"{type(self._inner).__name__}: {error}")
             return False
         if result is not MetricExportResult.SUCCESS:
             self._failure = self._failure or _UNKNOWN

@@ -89,11 +89,8 @@ class Health:
     def _measured(self) -> Iterator[Check]:
         """Only where nothing is measured, although packets are counted."""
         if mirrors := sorted(self._mirrors()):
-            more = f" and {len(mirrors) - _NAMED} more" if len(mirrors) > _NAMED else ""
-            names = f"{', '.join(mirrors[:_NAMED])}{more}"
-            yield Check(
-                "measured", False, f"both directions arrive the same way on {names}: name mirror ports as --mirror"
-            )
+            text = f"both directions arrive the same way on {_listed(mirrors)}: name mirror ports as --mirror"
+            yield Check("measured", False, text)
 
     def _read(self, patience_s: float) -> Check:
         """Whether the kernel's counts were read within two intervals; before the first reading, since we began."""

@@ -8,7 +8,7 @@ plugs it in.
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -201,19 +201,22 @@ class EppingMetricProducer:
             for name, counts in list(self._collector.attachments.kernel_packets.items())
             for direction, count in zip(conventions.IO_DIRECTIONS, counts, strict=True)
         ]
-        states: dict[telemetry.Metric, Sequence[tuple[tuple[str, ...], int]]]
-        states = {
-            telemetry.INTERFACE_ATTACHED: attached,
-            telemetry.INTERFACE_KERNEL_PACKETS: kernel_packets,
-            telemetry.UNIDIRECTIONAL: unidirectional,
-        }
-        for metric, values in states.items():
-            made = [
-                NumberDataPoint(dict(zip(metric.keys, labels, strict=True)), self._started_ns, reading.time_ns, value)
-                for labels, value in values
-            ]
-            if made:
-                yield points.sum_metric(metric, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
+        yield from self._states(telemetry.INTERFACE_ATTACHED, attached)
+        yield from self._states(telemetry.INTERFACE_KERNEL_PACKETS, kernel_packets)
+        yield from self._states(telemetry.UNIDIRECTIONAL, unidirectional)
+
+    def _states(self, metric: telemetry.Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
+        """A metric of states, by the values of its attributes; none if there are no values.
+
+        Sums that are not monotonic are cumulative with any temporality preference (OTLP metrics exporter).
+        """
+        time_ns = self._ledger.reading.time_ns
+        made = [
+            NumberDataPoint(dict(zip(metric.keys, labels, strict=True)), self._started_ns, time_ns, value)
+            for labels, value in values
+        ]
+        if made:
+            yield points.sum_metric(metric, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
 
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
@@ -228,10 +231,8 @@ class EppingMetricProducer:
             values[telemetry.SERIES_LIMIT] = self._bounded.most
             values[telemetry.SERIES_OVERFLOWED] = self._bounded.overflowed
             values[telemetry.SERIES_ROLLED_UP] = self._bounded.rolled_up
-        # Sums that are not monotonic are cumulative with any temporality preference (OTLP metrics exporter).
         for metric, value in values.items():
-            point = NumberDataPoint({}, self._started_ns, reading.time_ns, value)
-            yield points.sum_metric(metric, [point], AggregationTemporality.CUMULATIVE, is_monotonic=False)
+            yield from self._states(metric, [((), value)])
         if self._bounded:
             self._retired = self._collector.slots.retired
             delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0

@@ -19,7 +19,8 @@ HIDDEN = "[hidden]"
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
 # Endpoints, and the proxies of requests and gRPC.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
-_NAME = re.compile(r"\s*[\w!#$%&'*+.^`|~-]+\s*", re.ASCII)  # RFC 9110, 5.6.2: token
+TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
+_NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
 # What is shorter stands in too many words to be hidden, and is no secret.
 _LEAST = 4
 

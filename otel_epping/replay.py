@@ -32,6 +32,7 @@ from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replay
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.sdk import Pipelines, exporter_classes
 from otel_epping.stop import interruptible
+from otel_epping.variables import standard
 from otel_epping.wire.failure import Failure
 
 # How often idle flows are looked for, in the capture's own time. Each time takes a millisecond.
@@ -46,8 +47,9 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
     is the last failure; a line for each other one was printed before.
     """
     # What is wrong with the variables or with all files is reported before a second of compiling.
-    if otlp:
-        exporter_classes()
+    variables = standard.read() if otlp else None
+    if variables:
+        exporter_classes(variables.exporters)
     captures = _Captures(paths)
     failures = captures.failures
     first = next(captures, None)
@@ -69,7 +71,7 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
             finished = False
         seconds = time.monotonic() - began
         # Before any reading: what ends an interval hands its extremes to all readers that there are.
-        export = _Export(replayer) if otlp and finished and replayer.latest_ns else None
+        export = _Export(replayer, variables) if variables and finished and replayer.latest_ns else None
         reading = reader.read()
         count = sum(summary.packets(reading).values()) + replayer.too_short
         files = f"{captures.read:,} file{'s' * (captures.read != 1)}"
@@ -240,10 +242,11 @@ class _Events:
 class _Export(Delivery):
     """Exports the result, once, as the standard OTEL_* variables say."""
 
-    def __init__(self, replayer: Replayer) -> None:
+    def __init__(self, replayer: Replayer, variables: standard.Standard) -> None:
         super().__init__()
         self._results: dict[str, Failure | None] = {}
-        self._pipelines = Pipelines(replayer, None, self)
+        variables.apply()
+        self._pipelines = Pipelines(replayer, None, self, variables=variables)
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:
         self._results[exporter] = failure

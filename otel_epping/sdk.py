@@ -24,7 +24,6 @@ from opentelemetry.sdk.metrics.export import (
     MetricsData,
     PeriodicExportingMetricReader,
     ResourceMetrics,
-    ScopeMetrics,
 )
 from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetector
 
@@ -35,15 +34,13 @@ from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.text import escaped, printable
 from otel_epping.own_metrics import observe
 from otel_epping.producer import EppingMetricProducer
+from otel_epping.stop import STOP_S
 from otel_epping.variables import standard
 from otel_epping.version import __version__
 from otel_epping.wire.build import build
 from otel_epping.wire.failure import Failure
 
 _log = logging.getLogger(__name__)
-
-# For the last export of all exporters together, where the caller has no deadline of its own.
-LAST_EXPORT_S = 8.0
 
 _SERVICE = "otel-epping"
 
@@ -108,8 +105,7 @@ def attach(
             _log.exception("cannot read the kernel's counts")
             return data
         if explicit_buckets:
-            metrics = [explicit(metric, collector.config.scale) for metric in ours.metrics]
-            ours = ScopeMetrics(ours.scope, metrics, ours.schema_url)
+            ours = explicit(ours, collector.config.scale)
         if data is None or not data.resource_metrics:
             return MetricsData([ResourceMetrics(resource, [ours], resource.schema_url)])
         first, *others = data.resource_metrics
@@ -211,7 +207,7 @@ class Pipelines:
                 collector,
                 on_result=partial(on_result, name),
                 explicit_buckets=variables.explicit_buckets,
-                certificates=otlp.certificates if otlp and any(otlp.certificates) else None,
+                certificates=otlp.certificates if otlp else None,
             )
             self.exporters.append(exporter)
             push.append(PeriodicExportingMetricReader(exporter, interval_s * 1e3, variables.timeout_s * 1e3))
@@ -221,7 +217,7 @@ class Pipelines:
             attach(pulled, collector, self._resource)
         observe(self.provider, collector, self.exporters)
 
-    def shutdown(self, timeout_s: float = LAST_EXPORT_S) -> bool:
+    def shutdown(self, timeout_s: float = STOP_S) -> bool:
         """Exports the last interval, and ends; whether all exporters were done in time. Others are left to themselves.
 
         Detach from interfaces first, so that it is whole.

@@ -11,6 +11,8 @@ from typing import NoReturn
 
 from otel_epping import logs
 
+# From a signal to the end, whatever receivers do: Docker kills 10 s after it, systemd after 90 s, Kubernetes 30 s.
+STOP_S = 8.0
 # Less than this after the first signal, a second one is an echo: timeout(1), for one, signals its child twice.
 _ECHO_S = 1.0
 

@@ -22,7 +22,7 @@ from patience import PATIENCE_S
 from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import LAST_EXPORT_S
+from otel_epping.stop import STOP_S
 
 PACKETS = telemetry.SUBNET_PACKETS.name
 RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset
@@ -141,11 +141,11 @@ def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
             agent.process.terminate()
         took = wait_for_end(agents, time.monotonic())
         print(f"\n[measured] seconds from SIGTERM to the end: {[round(one, 1) for one in took]}")
-        assert max(took) < LAST_EXPORT_S + 2
+        assert max(took) < STOP_S + 2
         for agent in agents:
             assert agent.process.returncode == 1
             *_, last = agent.log.read_text().splitlines()
-            assert last == f"otel-epping: the last interval was not delivered: no answer within {LAST_EXPORT_S:g} s"
+            assert last == f"otel-epping: the last interval was not delivered: no answer within {STOP_S:g} s"
             assert "Traceback" not in agent.log.read_text()
         check_truth(sink)
         assert printed.read_text().count("resource_metrics") > 10

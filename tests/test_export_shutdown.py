@@ -22,7 +22,7 @@ from otel_epping import conventions, telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
-from otel_epping.sdk import LAST_EXPORT_S
+from otel_epping.stop import STOP_S
 
 # One request to a collector that isn't there takes an exporter about 7 s; there may be a second one.
 MOST_SHUTDOWN_S = 20.0
@@ -125,7 +125,7 @@ def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
         *_, last = agent.log.splitlines()
         assert last.startswith("otel-epping: the last interval was not delivered")
         # An exporter gives up after three pauses of 7 s in all, more or less by chance: so after our 8 s now and then.
-        in_time = not last.endswith(f"no answer within {LAST_EXPORT_S:g} s")
+        in_time = not last.endswith(f"no answer within {STOP_S:g} s")
         assert agent.log.count("export failed, counts are kept") == in_time
     assert "get through again" not in grpc.log
     (printed,) = json_documents(grpc.out)

@@ -82,7 +82,7 @@ class Environment:
             return None
         return variable
 
-    def boolean(self, *names: str, default: bool = False) -> bool:
+    def boolean(self, *names: str) -> bool:
         """`true` or `false`, in upper or lower case.
 
         By the specification any other value means false. It is an error here: who sets `1` means true.
@@ -90,8 +90,8 @@ class Environment:
         variable = self.text(*names)
         if variable and variable.value.lower() not in ("true", "false"):
             self.wrong(variable, "which is neither true nor false: set one of them")
-            return default
-        return variable.value.lower() == "true" if variable else default
+            return False
+        return variable is not None and variable.value.lower() == "true"
 
     def choice(self, values: Collection[str], *names: str) -> str | None:
         """One of a set, in upper or lower case (specification, "Enum")."""
@@ -101,18 +101,19 @@ class Environment:
             return None
         return variable.value.lower() if variable else None
 
-    def number(self, variable: Variable, unit: str) -> float | None:
-        """A number of `unit` that is finite and not negative."""
+    def milliseconds(self, variable: Variable) -> float | None:
+        """A number of milliseconds that is finite and not negative."""
         try:
             number = float(variable.value)
         except ValueError:
-            cure = f"set a number of {unit}"
-            if unit == "milliseconds" and (duration := _DURATION.fullmatch(variable.value)):
+            cure = "set a number of milliseconds"
+            if duration := _DURATION.fullmatch(variable.value):
                 cure = f"write {float(duration[1]) * _MS_PER_UNIT[duration[2].lower()]:.15g}"
-            self.wrong(variable, f"which is not a number of {unit}: {cure}")
+            self.wrong(variable, f"which is not a number of milliseconds: {cure}")
             return None
         if not math.isfinite(number) or number < 0:
-            self.wrong(variable, f"which is {'negative' if number < 0 else 'not finite'}: set a number of {unit}")
+            why = "negative" if number < 0 else "not finite"
+            self.wrong(variable, f"which is {why}: set a number of milliseconds")
             return None
         return number
 

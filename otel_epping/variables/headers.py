@@ -7,9 +7,10 @@ A header's value is a secret, so an error names the header, or the place of the 
 import re
 from urllib.parse import quote, unquote_to_bytes
 
+from otel_epping.redaction import TOKEN
 from otel_epping.variables.environment import Environment, Variable
 
-_TOKEN = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)  # RFC 9110, 5.6.2
+_NAME = re.compile(TOKEN, re.ASCII)
 _GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"
 _NEVER = '";\\'  # W3C Baggage, "baggage-octet"; the comma separates entries
 # Set by the exporter: with another value, a request is not OTLP.
@@ -24,7 +25,7 @@ def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict
             continue
         name, equals, value = (part.strip() for part in entry.partition("="))
         # Without a name, or with what cannot be one ("Authorization: Basic ..."), all of the entry may be secret.
-        if not equals or not _TOKEN.fullmatch(name):
+        if not equals or not _NAME.fullmatch(name):
             why = f"is wrong in entry {place}, which does not begin with a header's name and '=': write name=value"
             environment.wrong(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
             continue

@@ -101,7 +101,7 @@ def _timeout_s(environment: Environment) -> float:
     MAX_TIMEOUT_S can only be milliseconds.
     """
     variable = environment.text(*_names("TIMEOUT"))
-    number = environment.number(variable, "milliseconds") if variable else None
+    number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
         return _DEFAULT_TIMEOUT_S
     if number == 0:  # no limit (specification, "Timeout"); but an export that never ends keeps all others waiting

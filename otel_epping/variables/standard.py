@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from otel_epping.kernel.errors import EppingError
-from otel_epping.variables.environment import Environment, Variable, in_words
+from otel_epping.variables.environment import Environment, in_words
 from otel_epping.variables.headers import check_attributes
 from otel_epping.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_protocol
 
@@ -101,24 +101,21 @@ def read(variables: Mapping[str, str] = os.environ) -> Standard:
 def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
     """Names of entry points; `otlp` by default, and the name of the official exporter in its place."""
     variable = environment.text("OTEL_METRICS_EXPORTER")
-    asked = [each.strip().lower() for each in variable.value.split(",")] if variable else ["otlp"]
+    if not variable:
+        return (OTLP_EXPORTERS[protocol],)
+    asked = [each.strip().lower() for each in variable.value.split(",")]
     names = [OTLP_EXPORTERS[protocol] if name == "otlp" else name for name in asked if name not in ("", "none")]
-    if not names and variable:
-        environment.errors.append(
-            f"OTEL_METRICS_EXPORTER is {variable.value!r}, so nothing would be exported: use otlp or console"
-        )
+    if not names:
+        environment.wrong(variable, "so nothing would be exported: use otlp or console")
     for name in sorted({name for name in names if names.count(name) > 1}):
-        environment.wrong(
-            Variable("OTEL_METRICS_EXPORTER", variable.value if variable else ""),
-            f"which names {name} twice, so all would be sent twice: name it once",
-        )
+        environment.wrong(variable, f"which names {name} twice, so all would be sent twice: name it once")
     return tuple(dict.fromkeys(names))
 
 
 def _seconds(environment: Environment, name: str, default_s: float, max_s: float, *, zero: bool = False) -> float:
     """A time in milliseconds, in seconds. `zero`: 0 is no limit (specification, "Timeout")."""
     variable = environment.text(name)
-    number = environment.number(variable, "milliseconds") if variable else None
+    number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
         return default_s
     if number < 1 and not (zero and number == 0):

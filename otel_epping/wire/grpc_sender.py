@@ -19,8 +19,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 
 from otel_epping.variables.certificates import Certificates
 from otel_epping.wire.answer import Answer, response_in, status_details
-from otel_epping.wire.failure import Failure, kind_of
-from otel_epping.wire.renewal import Renewal
+from otel_epping.wire.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
 from otel_epping.wire.request import Request
 from otel_epping.wire.retries import RequestSender, timed_out
 from otel_epping.wire.transport import UnknownExporterError, expect
@@ -43,8 +42,7 @@ _NO_GRPC = "the receiver does not speak gRPC: set the port of OTLP/gRPC, or OTEL
 _SHOWN = 500
 _CLOSED = ("Socket closed", "Connection reset")
 _HINTS = {
-    "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: begin the endpoint with http://",
-    "CERTIFICATE_VERIFY_FAILED": "is OTEL_EXPORTER_OTLP_CERTIFICATE the certificate of the receiver's CA?",
+    **TLS_HINTS,
     "http1.x server": _NO_GRPC,
     "Failed parsing HTTP/2": _NO_GRPC,
     "UNIMPLEMENTED": "the receiver takes no metrics over gRPC: is the endpoint right?",
@@ -59,12 +57,11 @@ class GrpcSender(RequestSender):
         stopped = exporter._shutdown_in_progress
         if not isinstance(stopped, Event) or not isinstance(exporter._channel, grpc.Channel):
             raise UnknownExporterError(f"{type(stopped)} and {type(exporter._channel)} are not an Event and a Channel")
-        super().__init__(float(exporter._timeout), stopped, getattr(exporter, "_metrics", None))
+        super().__init__(float(exporter._timeout), stopped, getattr(exporter, "_metrics", None), certificates)
         self._endpoint: str = exporter._endpoint
         self._headers = tuple(exporter._headers)
         self._insecure = bool(exporter._insecure)
         self._exporter = exporter
-        self._renewal = Renewal(certificates) if certificates else None
         self._call = self._call_on(exporter._channel)
 
     @staticmethod
@@ -81,12 +78,10 @@ class GrpcSender(RequestSender):
         self._exporter._initialize_channel_and_stub()
         self._call = self._call_on(self._exporter._channel)
 
-    def _send(self, request: Request) -> Answer:
-        if self._renewal and self._renewal.is_due():
-            with suppress(OSError):  # gone since they were checked: the old ones stay
-                self._exporter._credentials = grpc.ssl_channel_credentials(*self._renewal.certificates.read())
-                self._connect()
-        return super()._send(request)
+    def _renew(self, certificates: Certificates) -> None:
+        with suppress(OSError):  # gone since they were checked: the old ones stay
+            self._exporter._credentials = grpc.ssl_channel_credentials(*certificates.read())
+            self._connect()
 
     def _try(self, request: Request, timeout_s: float) -> Answer:
         try:
@@ -99,9 +94,7 @@ class GrpcSender(RequestSender):
             return Answer(Failure(f"{self._endpoint}: {error}", kind_of(str(error))))
         if response := response_in(body):
             return Answer.of(response)
-        return Answer(
-            Failure(f"{self._endpoint}: the answer is not one of an OTLP receiver: is the endpoint right?", "")
-        )
+        return Answer(Failure(f"{self._endpoint}: the answer is not one of an OTLP receiver: is the endpoint right?"))
 
     def _failure(self, error: Any) -> Failure:
         code, details = error.code(), str(error.details() or "")[:_SHOWN]
@@ -113,7 +106,7 @@ class GrpcSender(RequestSender):
         hints = [hint for word, hint in _HINTS.items() if word in text]
         if any(word in details for word in _CLOSED):
             hints.append(
-                "if the receiver speaks TLS, begin the endpoint with https://"
+                SPEAKS_TLS
                 if self._insecure
                 else "if the receiver asks for a certificate, set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY"
             )

@@ -18,14 +18,13 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from requests.utils import get_environ_proxies, select_proxy
+from requests.utils import select_proxy
 
 from otel_epping.variables.certificates import Certificates
 from otel_epping.wire.answer import MAX_BODY_BYTES, Answer, Reply, http_answer
 from otel_epping.wire.connections import Adapter
 from otel_epping.wire.exchange import Exchange, GivenUpError
-from otel_epping.wire.failure import Failure, kind_of
-from otel_epping.wire.renewal import Renewal
+from otel_epping.wire.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
 from otel_epping.wire.request import Request
 from otel_epping.wire.retries import RequestSender, timed_out
 from otel_epping.wire.transport import UnknownExporterError, expect
@@ -33,10 +32,9 @@ from otel_epping.wire.transport import UnknownExporterError, expect
 _ZONE = re.compile(r"(\[[^]%]*)%(?:25)?([^]]*)(?=\])")
 _CHUNK_BYTES = 65536
 _SHOWN = 200
-_READ_TIMED_OUT = (requests.exceptions.Timeout, TimeoutError, socket.timeout)
+_TIMED_OUT = (GivenUpError, requests.exceptions.Timeout, TimeoutError)
 _HINTS = {
-    "CERTIFICATE_VERIFY_FAILED": "is OTEL_EXPORTER_OTLP_CERTIFICATE the certificate of the receiver's CA?",
-    "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: begin the endpoint with http://",
+    **TLS_HINTS,
     "BadStatusLine": "the receiver does not speak HTTP/1.1: is the port that of OTLP/HTTP?",
     "CERTIFICATE_REQUIRED": "the receiver asks for a certificate: set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY",
 }
@@ -51,14 +49,13 @@ class HttpSender(RequestSender):
         session, stopped = client._transport._session, client._shutdown_event
         if not isinstance(session, requests.Session) or not isinstance(stopped, Event):
             raise UnknownExporterError(f"{type(session)} and {type(stopped)} are not a Session and an Event")
-        super().__init__(float(client._timeout), stopped, exporter._metrics)
+        super().__init__(float(client._timeout), stopped, exporter._metrics, certificates)
         self._compress = client._compress
         self._max_bytes = int(exporter._max_request_size)
         self._url, self._zone = _without_zone(client._endpoint)
         # What is packed may unpack to anything.
         self._headers: Mapping[str, Any] = {"accept-encoding": "identity", **client._headers}
         self._session = session
-        self._renewal = Renewal(certificates) if certificates else None
         self._unfinished: Exchange | None = None
         self._prepare(session)
 
@@ -78,9 +75,10 @@ class HttpSender(RequestSender):
         if 0 < self._max_bytes < len(request.body):
             text = f"the request has {len(request.body)} bytes, the exporter's limit is {self._max_bytes}"
             return Answer(Failure(text, "too large"))
-        if self._renewal and self._renewal.is_due():
-            self._session.close()  # new connections read the files anew
         return super()._send(Request(self._compress(request.body), request.points))
+
+    def _renew(self, certificates: Certificates) -> None:
+        self._session.close()  # new connections read the files anew
 
     def _try(self, request: Request, timeout_s: float) -> Answer:
         began = time.monotonic()
@@ -90,7 +88,7 @@ class HttpSender(RequestSender):
         exchange = Exchange(lambda: self._exchange(request.body, timeout_s), timeout_s, self._zone)
         try:
             return http_answer(exchange.run_until_deadline())
-        except (GivenUpError, *_READ_TIMED_OUT):
+        except _TIMED_OUT:
             self._unfinished = exchange
             return Answer(self._timed_out(exchange))
         except Exception as error:
@@ -116,14 +114,14 @@ class HttpSender(RequestSender):
     def _failure(self, error: Exception, exchange: Exchange) -> Failure:
         """An exchange that gave no answer."""
         causes = list(_causes(error))
-        if any(isinstance(cause, (GivenUpError, *_READ_TIMED_OUT)) for cause in causes):
+        if any(isinstance(cause, _TIMED_OUT) for cause in causes):
             return self._timed_out(exchange)
         root = causes[-1]
         text = _in_words(root)
         known = f"{type(root).__name__} {text}"
         hints = [hint for word, hint in _HINTS.items() if word in known]
         if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
-            hints.append("if the receiver speaks TLS, begin the endpoint with https://")
+            hints.append(SPEAKS_TLS)
         text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
         # What OpenSSL refuses stays refused, and so does a header or a URL that cannot be sent.
         refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
@@ -136,9 +134,7 @@ class HttpSender(RequestSender):
         """Host and port, and those of a proxy on the way there."""
         url = urlsplit(self._url)
         where = url.netloc.rpartition("@")[2]
-        proxies = {**self._session.proxies}
-        if self._session.trust_env:
-            proxies = {**get_environ_proxies(self._url), **proxies}
+        proxies = self._session.merge_environment_settings(self._url, {}, None, None, None)["proxies"]
         if proxy := select_proxy(self._url, proxies):
             where += f" by way of the proxy {urlsplit(proxy).netloc.rpartition('@')[2] or proxy.rpartition('@')[2]}"
         return where

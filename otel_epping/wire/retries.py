@@ -12,8 +12,10 @@ from contextlib import nullcontext
 from threading import Event
 from typing import Any
 
+from otel_epping.variables.certificates import Certificates
 from otel_epping.wire.answer import Answer
 from otel_epping.wire.failure import Failure
+from otel_epping.wire.renewal import Renewal
 from otel_epping.wire.request import Request
 
 _MOST_TRIES = 6
@@ -33,10 +35,13 @@ class RequestSender(ABC):
     longest_s  the time that send() takes at most, whatever the receiver does
     """
 
-    def __init__(self, timeout_s: float, stopped: Event, metrics: Any = None) -> None:
+    def __init__(
+        self, timeout_s: float, stopped: Event, metrics: Any = None, certificates: Certificates | None = None
+    ) -> None:
         self.longest_s = timeout_s
         self._stopped = stopped
         self._metrics = metrics
+        self._renewal = Renewal(certificates) if certificates else None
         self._next_s = 0.0
         self._pause: Failure | None = None
 
@@ -61,6 +66,8 @@ class RequestSender(ABC):
         return answer
 
     def _send(self, request: Request) -> Answer:
+        if self._renewal and self._renewal.is_due():
+            self._renew(self._renewal.certificates)
         if self._stopped.is_set():
             return Answer(Failure("the exporter is shut down, nothing is sent", "shut down"))
         deadline = time.monotonic() + self.longest_s
@@ -79,6 +86,10 @@ class RequestSender(ABC):
             if not latest.failure or latest.failure.kind != _TIME_IS_UP:
                 answer = latest
         return answer
+
+    @abstractmethod
+    def _renew(self, certificates: Certificates) -> None:
+        """Has new connections use the files as they are now."""
 
     @abstractmethod
     def _try(self, request: Request, timeout_s: float) -> Answer:
