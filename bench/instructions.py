@@ -75,7 +75,7 @@ def _run(simulator: Simulator, hook: str, frame: bytes) -> int:
 
 def _continued(form: str, hook: str, family: int) -> list[bytes]:
     """Packets of one flow: each segment with data continues the one before, each acknowledgement is of one more."""
-    rows = np.repeat(rows_of(form, np.zeros(1, np.int64), _SUBNETS, hook == "egress", family), _REPEATED, axis=0)
+    rows = rows_of(form, np.zeros(_REPEATED, np.int64), _SUBNETS, hook == "egress", family)
     fields = Fields.of(family)
     if form in (DATA, DATA_BARE):
         put(rows, fields.sequence, 1 + PAYLOAD * np.arange(_REPEATED))

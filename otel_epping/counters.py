@@ -59,9 +59,7 @@ INTERFACE_COUNTERS = (
     Counter(telemetry.MEASUREMENTS, "rtt_repeated", attributes={conventions.OUTCOME: "repeated"}),
     Counter(telemetry.MEASUREMENTS, "rtt_abandoned", attributes={conventions.OUTCOME: "abandoned"}),
     Counter(telemetry.MEASUREMENTS, "rtt_measured", attributes={conventions.OUTCOME: "measured"}),
-    Counter(
-        telemetry.TIMESTAMPS_FAILED, "timestamp_fault", (conventions.TIMESTAMP_FAULT, conventions.TIMESTAMP_FAULTS)
-    ),
+    Counter(telemetry.TIMESTAMPS_FAILED, "timestamp_fault", _FAULT_AXIS),
     Counter(telemetry.DUPLICATES, "duplicates"),
     Counter(telemetry.CLAMPED, "rtt_clamped", (conventions.BOUND, conventions.BOUNDS)),
     Counter(telemetry.INSERT_FAILED, "flow_insert_failed", attributes={conventions.MAP: "flows"}),

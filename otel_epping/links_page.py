@@ -6,7 +6,7 @@ import re
 from otel_epping.capture import links
 from otel_epping.kernel.loader import source_folder
 
-_ROW = re.compile(r"ROW\(0x([0-9a-f]+), (\d+)\)\s+/\* (.*?) \*/")
+_ROW = re.compile(r"ROW\(0x([0-9a-f]+), \d+\)\s+/\* (.*?) \*/")
 # The cases of read_link_header() in bpf/link_headers.h that have no row: EtherTypes, header, what is read of it.
 VARIABLE = (
     (
@@ -92,7 +92,7 @@ by name:
 def fixed_headers() -> list[tuple[str, str]]:
     """EtherType and name of each row of EACH_FIXED_HEADER."""
     text = (source_folder() / "link_headers.h").read_text()
-    return [(f"0x{ethertype}", name) for ethertype, _, name in _ROW.findall(text)]
+    return [(f"0x{ethertype}", name) for ethertype, name in _ROW.findall(text)]
 
 
 def markdown() -> str:

@@ -18,8 +18,7 @@ _TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")
 _HEADINGS = ("subnet", "method", "RTTs", *_TIMES, "packets", "bytes")
 _LEFT_COLUMNS = 2
 _BEYOND_LIMIT = "all others"
-_RTT = "rtt_"
-# Of an RTT that was begun: fields of the program's struct interface_counters.
+# How an RTT that was begun can end: fields of the program's struct interface_counters, without `rtt_`.
 _ENDS = ("measured", "expired", "superseded", "repeated", "abandoned")
 
 
@@ -100,7 +99,7 @@ def account(reading: Reading, waiting: int) -> dict[str, int]:
 
     `waiting` is how many wait still. What is missing then was pushed out of the tables of flows and questions.
     """
-    counts = {outcome: int(reading.interfaces[_RTT + outcome].sum()) for outcome in ("begun", *_ENDS)}
+    counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_ENDS)}
     lost = counts["begun"] - sum(counts[end] for end in _ENDS) - waiting
     return counts | {"still waiting": waiting, "pushed out": lost}
 

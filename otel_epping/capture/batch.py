@@ -31,8 +31,8 @@ class Batch:
     starts       where in the buffer each packet begins
     captured     bytes of it that are there
     original     bytes that it had on the wire
-    times_ns     Unix time; UNTIMED_NS if the capture doesn't say, or says what can't be: the beginning of 1970 or
-                 before, later than 64 bits hold (2262), or a fraction of more than a second
+    times_ns     Unix time; UNTIMED_NS if the capture has no time, or one that cannot be right: the beginning of
+                 1970 or before, later than 64 bits hold (2262), or a fraction of more than a second
     links        LINKTYPE_ values (https://www.tcpdump.org/linktypes.html)
     """
 
@@ -51,6 +51,12 @@ class Batch:
         """Some of the packets."""
         names = ("starts", "captured", "original", "times_ns", "links")
         return replace(self, **{name: getattr(self, name)[which] for name in names})
+
+
+def without_trailers(captured: Numbers, original: Numbers, sizes: Numbers | int) -> tuple[Numbers, Numbers]:
+    """Both lengths of packets without `sizes` bytes at their ends, which the snap length may have cut off already."""
+    original = np.maximum(original - sizes, 0)
+    return np.where(np.greater(sizes, 0), np.minimum(captured, original), captured), original
 
 
 def words(buffer: Bytes, at: Numbers, count: int, order: str) -> Numbers:

@@ -3,6 +3,7 @@
 
 import numpy as np
 
+from otel_epping.capture.batch import Numbers
 from otel_epping.capture.view import ETHERNET_HEADER, IPV4, IPV6, UNKNOWN, Meaning, Reader, View, choose, fixed, table
 
 _BY_VERSION = table(16, {4: IPV4, 6: IPV6})
@@ -22,7 +23,7 @@ def ethernet(view: View) -> Meaning:
 
 
 def with_checksum(read: Reader) -> Reader:
-    """A frame with its checksum, which other captures do not have."""
+    """A reader that also cuts off the checksum at the end of the frame, which other captures do not have."""
 
     def read_with_checksum(view: View) -> Meaning:
         meaning = read(view)
@@ -37,6 +38,6 @@ def llc(view: View) -> Meaning:
     return choose(view.big(0, 3) == _LLC_IP, fixed(3, view.zeros() + IPV4), snap)
 
 
-def behind(size: int, read: Reader) -> Reader:
-    """A reader that skips this number of bytes, and reads what follows by `read`."""
+def behind(size: int | Numbers, read: Reader) -> Reader:
+    """A reader that skips this number of bytes, or one of each packet, and reads what follows by `read`."""
     return lambda view: read(view.behind(size)).behind(size)

@@ -219,9 +219,8 @@ CURE = (
 
 
 def name(link: int) -> str:
-    """The link type as a user reads it."""
-    known_name = REFUSED.get(link) or (LINKS[link].name if link in LINKS else "")
-    return f"{link} ({known_name})" if known_name else str(link)
+    """A link type that is not read, as a user reads it."""
+    return f"{link} ({REFUSED[link]})" if link in REFUSED else str(link)
 
 
 def ethernet(batch: Batch) -> Batch:

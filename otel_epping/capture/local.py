@@ -39,7 +39,7 @@ _START_OF_FRAME = 0xD5
 
 
 def null(view: View) -> Meaning:
-    """An address family below 256, in the byte order of the machine that captured: one of the two is zero."""
+    """An address family below 256, in the byte order of the machine that captured: so byte 0 or byte 3 is zero."""
     return fixed(4, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
 
@@ -115,8 +115,7 @@ def mpls(view: View) -> Meaning:
 def token_ring(view: View) -> Meaning:
     """IEEE 802.5: access and frame control, addresses, the route if the source address says that there is one."""
     route = np.where(view.byte(8) & 0x80 != 0, view.byte(14) & 0x1F, 0)
-    size = 14 + route
-    return known(view.byte(1) & 0xC0 == 0x40, llc(view.behind(size)).behind(size))
+    return known(view.byte(1) & 0xC0 == 0x40, behind(14 + route, llc)(view))
 
 
 def fddi(view: View) -> Meaning:
@@ -185,8 +184,6 @@ def erf(view: View) -> Meaning:
         more = np.where(another, view.byte(size), 0)
         size = np.where(another, size + 8, size)
     kind = kind & ~_ERF_MORE
-    found = choose(
-        np.isin(kind, _ERF_ETHERNET), ethernet(view.behind(size + 2)).behind(size + 2), fixed(0, view.zeros())
-    )
-    found = choose(np.isin(kind, _ERF_HDLC), ppp(view.behind(size)).behind(size), found)
-    return choose(np.isin(kind, _ERF_IP), raw(view.behind(size)).behind(size), found)
+    found = choose(np.isin(kind, _ERF_ETHERNET), behind(size + 2, ethernet)(view), fixed(0, view.zeros()))
+    found = choose(np.isin(kind, _ERF_HDLC), behind(size, ppp)(view), found)
+    return choose(np.isin(kind, _ERF_IP), behind(size, raw)(view), found)

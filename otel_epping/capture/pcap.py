@@ -20,7 +20,7 @@ from enum import Enum
 
 import numpy as np
 
-from otel_epping.capture.batch import MAX_CAPTURED, MAX_PACKETS, UNTIMED_NS, Batch, words
+from otel_epping.capture.batch import MAX_CAPTURED, MAX_PACKETS, UNTIMED_NS, Batch, without_trailers, words
 from otel_epping.capture.stream import Stream
 
 _HEADER = 16
@@ -41,11 +41,11 @@ class _Layout:
     """How records look: the order of bytes, ns in a unit of the times' fraction, and bytes of a record's header."""
 
     order: str
-    unit_ns: int = _US
-    header: int = _HEADER
-    lengths: _Lengths = _Lengths.USUAL
-    link: int = 0
-    check_sequence: int = 0  # bytes of the frame check sequence at the end of each packet
+    unit_ns: int
+    header: int
+    lengths: _Lengths
+    link: int
+    check_sequence: int  # bytes of the frame check sequence at the end of each packet
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,9 @@ def _file_header(stream: Stream) -> _Layout:
     major, minor, link = struct.unpack_from(f"{order}4xHH12xI", stream.memory, stream.start)
     if (major, minor) not in _VERSIONS:
         raise stream.error(f"version {major}.{minor} of pcap is not known", stream.start + 4)
-    layout = _Layout(order, magic.unit_ns, magic.headers[0], _VERSIONS[major, minor], link & _LINK_BITS)
-    if link & _CHECK_SEQUENCE_BIT:
-        layout = replace(layout, check_sequence=2 * (link >> _CHECK_SEQUENCE_SHIFT))
+    check_sequence = 2 * (link >> _CHECK_SEQUENCE_SHIFT) if link & _CHECK_SEQUENCE_BIT else 0
+    lengths = _VERSIONS[major, minor]
+    layout = _Layout(order, magic.unit_ns, magic.headers[0], lengths, link & _LINK_BITS, check_sequence)
     stream.start += magic.file_header
     if (major, minor) == _AIX_VERSION and link in _AIX_LINKS:
         return replace(layout, unit_ns=_NS, link=_AIX_LINKS[link])
@@ -183,8 +183,7 @@ def _batch(stream: Stream, records: list[int], layout: _Layout) -> Batch:
     elif layout.lengths is _Lengths.EITHER:
         captured, original = np.minimum(captured, original), np.maximum(captured, original)
     if layout.check_sequence:
-        original = np.maximum(original - layout.check_sequence, 0)
-        captured = np.minimum(captured, original)
+        captured, original = without_trailers(captured, original, layout.check_sequence)
     # A fraction of a second or more makes no sense.
     timed = fraction * layout.unit_ns < 10**9
     return Batch(

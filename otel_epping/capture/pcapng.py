@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from otel_epping.capture.batch import MAX_PACKETS, UNTIMED_NS, Batch, Numbers, words
+from otel_epping.capture.batch import MAX_PACKETS, UNTIMED_NS, Batch, Numbers, without_trailers, words
 from otel_epping.capture.stream import WINDOW, Stream
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
@@ -163,8 +163,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Itera
     if count:
         number = number[:count]
         check_sequence = np.array([interface.check_sequence for interface in section.interfaces])[number]
-        original = np.maximum(original[:count] - check_sequence, 0)
-        captured = np.where(check_sequence > 0, np.minimum(captured[:count], original), captured[:count])
+        captured, original = without_trailers(captured[:count], original[:count], check_sequence)
         yield Batch(
             buffer=stream.buffer,
             offset=stream.offset,
@@ -179,7 +178,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Itera
 
 
 def _times_ns(section: _Section, number: Numbers, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Numbers:
-    """Unix times of packets by the clock of the interface they came from; UNTIMED_NS is what cannot be meant."""
+    """Unix times of packets, by the clocks of their interfaces; UNTIMED_NS for a time that cannot be right."""
     times_ns = np.full(len(number), UNTIMED_NS, np.int64)
     for each in np.unique(number).tolist():
         interface = section.interfaces[each]

@@ -119,17 +119,11 @@ class Stream:
             data = self._uncompress.read(min(len(free), _UNCOMPRESSED_READ))
             free[: len(data)] = data
             return len(data)
-        except EOFError:
-            self._failure = self.error(f"the {self._compression} file is cut short", self.end)
         except DamagedError as error:
-            self._failure = self.error(f"the {self._compression} file is damaged ({error})", self.end)
+            self._failure = self.error(str(error), self.end)
         except OSError as error:
             self._failure = self.error(f"cannot be read ({error.strerror})", self.end)
         return 0
-
-    @property
-    def _compression(self) -> str:
-        return self._uncompress.name if self._uncompress else ""
 
     def skip(self, size: int) -> bool:
         """Passes over `size` bytes; False if it ends before."""

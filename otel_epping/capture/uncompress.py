@@ -24,7 +24,7 @@ _PADDING = b"\0"
 
 
 class DamagedError(Exception):
-    """The compressed bytes make no sense; the message is that of the library."""
+    """The compressed file is cut short or damaged; the message says which."""
 
 
 class MissingPackageError(Exception):
@@ -134,14 +134,13 @@ class Format:
     most: int = 4096
 
 
-# RFC 8878, 3.1: a frame, and those to skip, with which pzstd begins
+# RFC 8878, 3.1: a frame, and frames to skip, with which pzstd begins
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
 _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
     ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
     ((b"BZh",), Format("bzip2", "bzip2 -dc", _bzip2)),
     ((b"\xfd7zXZ\0",), Format("xz", "xz -dc", _xz)),
     ((b"\x5d\0\0",), Format("lzma", "xz -dc", _xz)),
-    # RFC 8878, 3.1; the others are frames to skip, with which pzstd begins
     (_ZSTD_MAGICS, Format("zstd", "zstd -dc", _zstd)),
     ((b"\x04\x22\x4d\x18",), Format("lz4", "lz4 -dc", _lz4)),
 )
@@ -160,28 +159,25 @@ class Uncompress:
     """
 
     def __init__(self, format: Format, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
-        self.name = format.name
+        self._name = format.name
         self._most = format.most
         try:
             self._open, self._errors = format.load()
         except ImportError:
             raise MissingPackageError(
-                f"is compressed by {self.name}: pip install 'otel-epping[compression]', or "
+                f"is compressed by {self._name}: pip install 'otel-epping[compression]', or "
                 f"{format.command} FILE | otel-epping replay -"
             ) from None
         self._read_compressed = read_compressed
         self._compressed = head
         self._member: _Member | None = None
-        self._damage: Exception | None = None
 
     def read(self, size: int) -> bytes:
         """Returns 1 to `size` bytes, and none at the end.
 
-        Raises EOFError if the file is cut short and DamagedError if it is damaged, after the bytes before that place.
+        Raises DamagedError if the file is cut short or damaged, after the bytes before that place.
         """
         while True:
-            if self._damage:
-                raise DamagedError(str(self._damage)) from self._damage
             if not self._member:
                 self._compressed = self._compressed.lstrip(_PADDING)
                 if self._compressed:
@@ -190,7 +186,7 @@ class Uncompress:
                 self._compressed = self._read_compressed(_READ_BYTES) or b""
                 if not self._compressed:
                     if self._member:
-                        raise EOFError
+                        raise DamagedError(f"the {self._name} file is cut short")
                     return b""
             elif self._member and (data := self._uncompress(self._member, min(size, self._most))):
                 return data
@@ -200,8 +196,7 @@ class Uncompress:
         try:
             data = member.decompress(compressed, most)
         except self._errors as error:
-            self._damage = error
-            return b""
+            raise DamagedError(f"the {self._name} file is damaged ({error})") from error
         if member.eof:
             self._compressed = member.unused_data or b""
             self._member = None

@@ -62,8 +62,12 @@ class View:
 
 @dataclass(frozen=True)
 class Meaning:
-    """Bytes of the link header of each packet, the EtherType of what is behind it, and bytes behind the packet that are
-    none of it."""
+    """What link headers say, per packet.
+
+    sizes       bytes of the link header
+    ethertypes  EtherType of what follows the link header, or UNKNOWN
+    trailers    bytes at the end of the frame that do not belong to the packet
+    """
 
     sizes: Numbers
     ethertypes: Numbers
@@ -95,7 +99,7 @@ def fixed(size: int, ethertypes: Numbers) -> Meaning:
 
 
 def choose(condition: Mask, yes: Meaning, no: Meaning) -> Meaning:
-    """The one where the condition is true, the other elsewhere."""
+    """`yes` where the condition is true, `no` elsewhere."""
     return Meaning(
         np.where(condition, yes.sizes, no.sizes),
         np.where(condition, yes.ethertypes, no.ethertypes),
@@ -104,5 +108,5 @@ def choose(condition: Mask, yes: Meaning, no: Meaning) -> Meaning:
 
 
 def known(condition: Mask, meaning: Meaning) -> Meaning:
-    """What is not IP where the condition is false."""
+    """The same meaning, but with the EtherType UNKNOWN where the condition is false."""
     return Meaning(meaning.sizes, np.where(condition, meaning.ethertypes, UNKNOWN), meaning.trailers)

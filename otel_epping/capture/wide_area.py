@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from otel_epping.capture.framing import ethernet, llc, raw, with_checksum
+from otel_epping.capture.framing import behind, ethernet, llc, raw, with_checksum
 from otel_epping.capture.view import (
     IPV4,
     IPV6,
@@ -47,21 +47,20 @@ def ppp(view: View) -> Meaning:
     address = view.byte(0)
     framing = np.where((address == _PPP_ADDRESS) & (view.byte(1) == _UNNUMBERED), 2, 0)
     cisco = np.isin(address, _CISCO_ADDRESSES) & (view.byte(1) == 0)
-    return choose(cisco, cisco_hdlc(view), _ppp_protocol(view.behind(framing)).behind(framing))
+    return choose(cisco, cisco_hdlc(view), behind(framing, _ppp_protocol)(view))
 
 
 def pppd(view: View) -> Meaning:
     """The direction stands in the place of the address field."""
-    return _ppp_protocol(view.behind(2)).behind(2)
+    return behind(2, _ppp_protocol)(view)
 
 
 def _snap(view: View, padding: int) -> Meaning:
     """Organization and protocol: an EtherType, or a bridged frame behind this number of bytes of padding."""
     organization, protocol = view.big(0, 3), view.big(3)
     bridged = (organization == _BRIDGED) & np.isin(protocol, _BRIDGED_ETHERNET)
-    start = 5 + padding
     plain = known(organization == 0, fixed(5, protocol))
-    return choose(bridged, ethernet(view.behind(start)).behind(start), plain)
+    return choose(bridged, behind(5 + padding, ethernet)(view), plain)
 
 
 def _by_nlpid(view: View) -> Meaning:
@@ -75,7 +74,7 @@ def frame_relay(view: View) -> Meaning:
     size = np.where(view.byte(1) & 1 == 1, 2, np.where(view.byte(2) & 1 == 1, 3, 4))
     rest = view.behind(size)
     is_padded = np.where(rest.byte(1) == 0, 1, 0)
-    standard = _by_nlpid(rest.behind(1 + is_padded)).behind(1 + is_padded)
+    standard = behind(1 + is_padded, _by_nlpid)(rest)
     return choose(rest.byte(0) == _UNNUMBERED, standard, fixed(2, rest.big(0))).behind(size)
 
 
@@ -84,14 +83,13 @@ def atm(view: View) -> Meaning:
     head = view.big(0, 3)
     snap = choose(view.big(3, 3) == _BRIDGED, _snap(view.behind(3), 2).behind(3), llc(view))
     bare = choose(np.isin(view.big(0), (0x0021, 0x0057)), _ppp_protocol(view), raw(view))
-    routed = _by_nlpid(view.behind(3)).behind(3)
-    return choose(head == 0xAAAA03, snap, choose(head == 0xFEFE03, routed, bare))
+    return choose(head == 0xAAAA03, snap, choose(head == 0xFEFE03, behind(3, _by_nlpid)(view), bare))
 
 
 def sun_atm(view: View) -> Meaning:
     """4 bytes, of which the first says what follows: LAN emulation or LLC."""
     kind = view.byte(0) & 0x0F
-    found = choose(kind == 1, ethernet(view.behind(6)).behind(6), atm(view.behind(4)).behind(4))
+    found = choose(kind == 1, behind(6, ethernet)(view), behind(4, atm)(view))
     return known((kind == 1) | (kind == 2), found)
 
 
@@ -99,7 +97,7 @@ def docsis(view: View) -> Meaning:
     """A MAC header with a frame, maybe with an extended header: FC_TYPE 0 (DOCSIS MULPI, 6.2)."""
     control = view.byte(0)
     size = 6 + np.where(control & 1 == 1, view.byte(1), 0)
-    return known(control & 0xFE == 0, with_checksum(ethernet)(view.behind(size)).behind(size))
+    return known(control & 0xFE == 0, behind(size, with_checksum(ethernet))(view))
 
 
 def juniper(inner: Reader) -> Reader:
@@ -108,8 +106,7 @@ def juniper(inner: Reader) -> Reader:
     def read(view: View) -> Meaning:
         flags = view.byte(3)
         size = np.where(flags & _JUNIPER_EXTENDED != 0, 6 + view.big(4), 4)
-        framed = inner(view.behind(size)).behind(size)
-        bare = raw(view.behind(size + 4)).behind(size + 4)
+        framed, bare = behind(size, inner)(view), behind(size + 4, raw)(view)
         return known(view.big(0, 3) == _JUNIPER_MAGIC, choose(flags & _JUNIPER_BARE != 0, bare, framed))
 
     return read

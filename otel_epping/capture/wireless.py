@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """IEEE 802.11 frames, and the headers that drivers put in front of them.
 
-Only data frames that are not encrypted and not in fragments carry what can be read. Of an A-MSDU, which has several
-packets in one frame, that is the first packet.
+Only data frames that are not encrypted and not in fragments are read. Of an A-MSDU, which has several packets in one
+frame, only the first packet is read.
 """
 
 import numpy as np
 
-from otel_epping.capture.framing import CHECKSUM, llc
+from otel_epping.capture.framing import CHECKSUM, behind, llc
 from otel_epping.capture.view import ETHERNET_HEADER, Mask, Meaning, View, known
 
 # Frame control, IEEE 802.11 9.2.4.1: first byte, second byte
@@ -43,7 +43,7 @@ def _frame(view: View, padded: Mask) -> Meaning:
     sizes += np.where(aggregate, ETHERNET_HEADER, 0)
     readable = (control & (_VERSION_AND_TYPE | _NO_DATA) == _DATA) & (flags & (_MORE_FRAGMENTS | _PROTECTED) == 0)
     readable &= view.byte(22) & _FRAGMENT_NUMBER == 0
-    return known(readable, llc(view.behind(sizes)).behind(sizes))
+    return known(readable, behind(sizes, llc)(view))
 
 
 def radiotap(view: View) -> Meaning:
@@ -71,4 +71,4 @@ def prism(view: View) -> Meaning:
     older = np.minimum(big, little)
     size = np.where(view.big(0) == _AVS_MAGIC, big, np.where(older == 0, _PRISM_BYTES, older))
     size = np.minimum(size, view.ends - view.starts)
-    return frame(view.behind(size)).behind(size)
+    return behind(size, frame)(view)
