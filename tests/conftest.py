@@ -27,8 +27,8 @@ SIDE_BY_SIDE = re.compile(
     "test_(bounded.*|capture_.*|certificates|cli_arguments|cli_first_run|clock|complete|default_routes|delivery|"
     "distro|events_.*|exact|examples_commands|flow_table|fuzz|histogram|identity|interface_numbers|kernel_config|"
     "ledger|link|link_live|links_page|loader|logs|methods|mirror|network_header|oddities|oracles.*|packet_.*|pairs|"
-    "pressure|privileges|process_(names|reading|redaction|replay_.*|requirements|rollup|rules_.*|runs|sandbox|"
-    "sdk_points|sdk_variables|sequence|settings|sides|slots|streams)|telemetry|text|tunnel|undelivered|variables|"
+    "pressure|privileges|process_(names|sandbox|streams)|reading|redaction|replay_.*|requirements|rollup|rules_.*|"
+    "runs|sdk_points|sdk_variables|sequence|settings|sides|slots|telemetry|text|tunnel|undelivered|variables|"
     "wire_answers|wire_points|wire_request|writer)"
 )
 

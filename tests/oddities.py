@@ -25,7 +25,6 @@ from pathlib import Path
 from transcript import Transcript
 
 CLIENT, SERVER = 0, 1
-ENDS = CLIENT, SERVER
 FAR_MS, NEAR_MS = 30.0, 1.0
 REQUEST, ANSWER = 100, 200  # bytes
 EXCHANGES = 30

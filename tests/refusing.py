@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Older kernels, and security modules: bpf(2) refuses some of its commands to a process and to all that it starts.
+"""Older kernels, and sandboxes: a process and all that it starts have bpf(2) or some of its commands refused.
 
 Run as a script with an errno, the numbers of commands, and what is to be executed: a seccomp filter (linux/filter.h).
 """
@@ -16,11 +16,11 @@ MAP_UPDATE, PROG_QUERY, LINK_CREATE = "2", "16", "28"  # enum bpf_cmd, linux/bpf
 _BPF = {"x86_64": 321, "aarch64": 280}
 _SECCOMP, _MODE_FILTER = 22, 2  # PR_SET_SECCOMP, linux/prctl.h
 _ALLOW, _ERRNO = 0x7FFF0000, 0x50000
-_LOAD, _IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
+_LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 
 
 def refusing(number: int, *commands: str) -> list[str]:
-    """What to put in front of a command line."""
+    """What to put in front of a command line: without commands, all of bpf(2) is refused."""
     return [sys.executable, __file__, str(number), ",".join(commands)]
 
 
@@ -29,12 +29,12 @@ BEFORE_TCX = refusing(errno.EINVAL, PROG_QUERY, LINK_CREATE)
 
 
 def _main(number: str, commands: str, *command: str) -> None:
-    refused = [int(each) for each in commands.split(",")]
+    refused = [(_IF_EQUAL, int(each)) for each in commands.split(",") if each] or [(_IF_AT_LEAST, 0)]
     code = [
         (_LOAD, 0, 0, 0),  # the number of the system call
         (_IF_EQUAL, 0, len(refused) + 1, _BPF[platform.machine()]),
         (_LOAD, 0, 0, 16),  # its first argument
-        *((_IF_EQUAL, len(refused) - place, 0, each) for place, each in enumerate(refused)),
+        *((condition, len(refused) - place, 0, each) for place, (condition, each) in enumerate(refused)),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERRNO | int(number)),
     ]

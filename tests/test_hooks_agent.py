@@ -6,7 +6,7 @@ and says so in its probes, its log, its metrics and to systemd; and `check` show
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import neighbour
@@ -16,14 +16,13 @@ from command import Agent, epping
 from patience import PATIENCE_S
 from test_chaos_network import Hosts, hosts, told, udp_socket
 from test_health import PROBED, ask
-from test_neighbours import HOOKS, PUT
+from test_neighbours import HOOKS, PUT, WITHIN_S
 
 from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
 
 __all__ = ["hosts"]
 
-WITHIN_S = 5.0
 OK = neighbour.VERDICTS["OK"]
 PACKETS = telemetry.INTERFACE_PACKETS.name
 
@@ -107,7 +106,10 @@ def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Ca
 
 def links_of(agent: Agent) -> list[str]:
     """The ids of the links that the agent has open."""
-    texts = [file.read_text() for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir()]
+    texts = []
+    for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            texts.append(file.read_text())
     return [text.split("link_id:")[1].split()[0] for text in texts if "link_id:" in text]
 
 

@@ -6,8 +6,6 @@ A host's traffic with a server is copied to `span0` by the kernel's mirred actio
 far end, `mon0`, is on the monitoring host.
 """
 
-import http.client
-import json
 import logging
 import socket
 import time
@@ -22,6 +20,7 @@ from agent import eventually
 from command import Agent
 from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
+from test_health import PROBED, ask
 
 from otel_epping import conventions, telemetry
 from otel_epping.kernel.collector import Collector
@@ -232,23 +231,17 @@ def test_a_mirror_port_without_tcp(
 
 
 def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> None:
-    def ready() -> tuple[int, dict[str, dict[str, object]]]:
-        with lab.monitor.entered(), closing(http.client.HTTPConnection("127.0.0.1", 8080, timeout=2)) as connection:
-            connection.request("GET", "/readyz")
-            response = connection.getresponse()
-            return response.status, json.load(response)["checks"]
-
     lab.mirror(*BOTH)
     with Sink(namespace=lab.monitor) as sink:
-        arguments = ["--interval", "200ms", "--health-port", "8080"]
+        arguments = ["--interval", "200ms", *PROBED]
         where = {"namespace": lab.monitor, "OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = start("-i", "mon0", *arguments, **where)
-        assert ready()[0] == 200
+        assert ask(lab.monitor, "/readyz")[0] == 200
         with lab.talking():
             agent.wait_for("mon0: both directions of TCP flows (1) arrive the same way")
-            eventually(lambda: ready()[0] == 503, PATIENCE_S, "it is not ready")
+            eventually(lambda: ask(lab.monitor, "/readyz")[0] == 503, PATIENCE_S, "it is not ready")
         text = "both directions arrive the same way on mon0: name mirror ports as --mirror"
-        assert ready()[1]["measured"] == {"ok": False, "text": text}
+        assert ask(lab.monitor, "/readyz")[1]["measured"] == {"ok": False, "text": text}
         sink.clear()
         sink.wait_for(lambda received: received.requests, PATIENCE_S)
         found = {
@@ -264,7 +257,7 @@ def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> Non
         with lab.talking():
             sink.wait_for(lambda received: received.points(telemetry.RTT.name), PATIENCE_S)
         assert {point.attributes[conventions.SIDE] for point in sink.points(telemetry.RTT.name)} == {"unknown"}
-        assert ready()[0] == 200
+        assert ask(lab.monitor, "/readyz")[0] == 200
         assert agent.stop() == 0
         assert "WARNING" not in agent.log.read_text()
 

@@ -15,7 +15,7 @@ import pytest
 from agent import crowded, eventually
 from command import COMMAND, Agent, converse, environment
 from patience import PATIENCE_S
-from unprivileged import AGENT
+from unprivileged import AGENT, innermost
 
 from otel_epping import conventions, telemetry
 from otel_epping.kernel import descriptors
@@ -43,16 +43,9 @@ def counted(sink: Sink, event: str) -> int:
     return max((p.point.as_int for p in points if p.attributes[conventions.INTERFACE_EVENT] == event), default=0)
 
 
-def process_of(agent: Agent) -> int:
-    pid = agent.process.pid
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-        (pid,) = map(int, children)
-    return pid
-
-
 def test_the_soft_limit_is_raised_to_the_hard_one(many: Namespace, start: Callable[..., Agent]) -> None:
     agent = start("-i", "v*", command=limited(60, 400), namespace=many, OTEL_METRICS_EXPORTER="console")
-    limits = Path(f"/proc/{process_of(agent)}/limits").read_text()
+    limits = Path(f"/proc/{innermost(agent.process.pid)}/limits").read_text()
     assert re.search(r"^Max open files +400 +400 ", limits, re.M)
     assert f"and {INTERFACES - 20} more" in agent.log.read_text()
     assert agent.stop() == 0
@@ -105,7 +98,7 @@ def test_descriptors_beyond_those_of_select(ns: Namespace, public: Path) -> None
     try:
         agent = Agent(process, log)
         agent.wait_for("watching lo")
-        assert len(list(Path(f"/proc/{process_of(agent)}/fd").iterdir())) > 1100
+        assert len(list(Path(f"/proc/{innermost(agent.process.pid)}/fd").iterdir())) > 1100
         path.write_text("interface: [lo, up1]\n")
         process.send_signal(signal.SIGHUP)
         agent.wait_for("attached to up1")
@@ -126,7 +119,7 @@ def test_an_agent_outlives_a_time_without_descriptors(ns: Namespace, start: Call
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.http_endpoint.removesuffix("/v1/metrics"),
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )  # fmt: skip
-        pid = process_of(agent)
+        pid = innermost(agent.process.pid)
         before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, before[1]))
         path.write_text("interface: [lo, up1]\nhealth_port: 9872\n")

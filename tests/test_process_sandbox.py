@@ -2,36 +2,18 @@
 """Sandboxes, containers and limits: the agent works, or ends in one line with the cause, and `check` gives the same."""
 
 import errno
-import platform
-import sys
 from collections.abc import Callable
 
 import pytest
 from command import COMMAND, Agent, epping, said
+from refusing import refusing
 
 from otel_epping.lab.namespaces import Namespace
-
-# Has system call NUMBER fail with ERROR for what it executes (seccomp(2)): ERROR NUMBER COMMAND...
-SECCOMP = """
-import ctypes, os, struct, sys
-error, number = map(int, sys.argv[1:3])
-load, jump = (0x20, 0, 0, 0), (0x15, 0, 1, number)
-refuse, allow = (0x06, 0, 0, 0x50000 | error), (0x06, 0, 0, 0x7FFF0000)
-code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *each) for each in (load, jump, refuse, allow)))
-program = ctypes.create_string_buffer(struct.pack("HxxxxxxP", 4, ctypes.addressof(code)))
-assert ctypes.CDLL(None).prctl(22, 2, program, 0, 0) == 0
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
-BPF_CALL = {"x86_64": 321, "aarch64": 280}[platform.machine()]
 
 
 def in_mounts(script: str) -> list[str]:
     """A command that runs another in a mount namespace of its own, prepared by a script."""
     return ["unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"']
-
-
-def seccomp(error: int) -> list[str]:
-    return [sys.executable, "-c", SECCOMP, str(error), str(BPF_CALL)]
 
 
 NOT_ROOT = ["setpriv", "--reuid", "54321", "--clear-groups", *(
@@ -51,11 +33,11 @@ REFUSED = {
     "user namespace": (["unshare", "--user", "--map-root-user"], "this is a user namespace, whose capabilities do not"),
     "unmapped user": (["unshare", "--user"], "this is a user namespace, whose capabilities do not count for BPF"),
     "seccomp": (
-        seccomp(errno.EPERM),
+        refusing(errno.EPERM),
         "the kernel refuses the system call bpf() (Operation not permitted): allow it in the seccomp filter",
     ),
     "seccomp as if there was no such call": (
-        seccomp(errno.ENOSYS),
+        refusing(errno.ENOSYS),
         "the kernel refuses the system call bpf() (Function not implemented): allow it in the seccomp filter",
     ),
     "descriptors": (["prlimit", "--nofile=20:20"], "only 20 open files are allowed, of at least 40: raise the limit"),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from agent import crowded
 from command import COMMAND, Agent
+from neighbour import HOOKS
 from patience import PATIENCE_S
 
 from otel_epping import telemetry
@@ -17,7 +18,6 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
 INTERFACES = 20
-HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 from agent import eventually
 from command import COMMAND, environment, epping, said
 from patience import PATIENCE_S
-from unprivileged import AGENT
+from unprivileged import AGENT, innermost
 
 from otel_epping.lab.namespaces import Namespace
 
@@ -55,9 +55,7 @@ def test_an_agent_works_and_opens_no_file_as_a_standard_stream(ns: Namespace, st
     with ns.popen(command, env=environment({"OTEL_METRICS_EXPORTER": "console"}), stdin=subprocess.DEVNULL) as agent:
         try:
             eventually(lambda: is_ready(ns), PATIENCE_S, "the agent is ready")
-            pid = agent.pid
-            while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-                (pid,) = map(int, children)
+            pid = innermost(agent.pid)
             closed = [fd for fd, each in enumerate(("<&-", ">&-", "2>&-")) if each in streams.split()]
             assert all(Path(f"/proc/{pid}/fd/{fd}").samefile("/dev/null") for fd in closed)
         finally:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """No receiver holds a request beyond its deadline, whatever it sends or does not send; and Retry-After is heeded."""
 
-import resource
 import socket
 import threading
 import time
@@ -23,6 +22,7 @@ from patience import PATIENCE_S
 from receiver import GRPC, HTTP
 from rude import FLOODING, HOLDING, serving
 
+from bench.isolated import spending
 from otel_epping.lab.sink import Sink
 from otel_epping.wire import exchange, retries
 from otel_epping.wire.answer import Answer
@@ -81,12 +81,12 @@ def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str
 def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
     with serving(FLOODING[manners]) as server, sending(HTTP, f"http://127.0.0.1:{server.port}", 5) as one:
         timed(one)
-        before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        answer, seconds = timed(one)
+        with spending() as spent:
+            answer, seconds = timed(one)
         assert answer.failure
         assert "not an answer of an OTLP receiver" in answer.failure.text
         assert seconds < 4
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 64 * 1024
+        assert spent.peak_mb < 64
 
 
 def test_a_resolver_that_is_silent_holds_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import ssl
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from certificates import Authority
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 from receiver import GRPC, HTTP
+from rude import serving
 
 from otel_epping.variables import standard
 from otel_epping.wire.answer import Answer
@@ -223,19 +224,13 @@ def test_a_header_goes_before_netrc_and_a_user_in_the_url(
 
 def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
     """It answers a handshake by an HTTP response."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
 
-        def serve() -> None:
-            with suppress(OSError):
-                while True:
-                    client, _ = listener.accept()
-                    with client:
-                        client.recv(65536)
-                        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    def refuse(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
 
-        threading.Thread(target=serve, daemon=True).start()
-        with sending(protocol, listener.getsockname()[1]) as one:
-            answer = one.send(REQUEST)
+    with serving(refuse) as server, sending(protocol, server.port) as one:
+        answer = one.send(REQUEST)
     assert answer.failure
     assert "the receiver does not speak TLS: begin the endpoint with http://" in answer.failure.text
 

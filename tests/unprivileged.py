@@ -59,15 +59,19 @@ def assert_holds_nothing(pid: int, kept: int = 0) -> None:
         assert status["Uid"].startswith(NOBODY_UID) or int(status["CapBnd"], 16) == 0, status
 
 
+def innermost(pid: int) -> int:
+    """The process that does the work: the last of a chain of children, as a command in front may fork."""
+    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        (pid,) = map(int, children)
+    return pid
+
+
 def assert_unprivileged(process: subprocess.Popen[str], log: str) -> None:
     """Whether an agent that watches holds nothing, but for what its log says that it keeps.
 
     That is for clsact filters, which older kernels have nothing but: test_clsact.py knows when it is nothing.
     """
-    pid = process.pid
-    while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():  # of a command in front that forks
-        (pid,) = map(int, children)
-    assert_holds_nothing(pid, NET_ADMIN if "CAP_NET_ADMIN: kept" in log else 0)
+    assert_holds_nothing(innermost(process.pid), NET_ADMIN if "CAP_NET_ADMIN: kept" in log else 0)
 
 
 NOBODY = nobody_with()
