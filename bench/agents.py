@@ -14,7 +14,7 @@ from typing import Any
 from bench import programs
 from bench.blackhole import Blackhole
 from bench.hosts import INTERFACE, Hosts
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 _FIRST_S = 30.0
 # Requests of one export come no further apart than this share of the interval.

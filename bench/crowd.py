@@ -7,9 +7,9 @@ from bench import filled
 from bench.agents import Agent
 from bench.filled import Maps
 from bench.hosts import Burst, Hosts
+from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.loader import Map
 
 _FILLED = ("histograms", "control", "slots")

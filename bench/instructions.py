@@ -18,9 +18,9 @@ from bench.programs import HOOKS, Contender
 from bench.report import Column, Result, Table, progress
 from bench.simulator import Simulator
 from bench.simulator import Table as Map
+from otel_epping.errors import EppingError
 from otel_epping.kernel import loader
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 
 _FORMS = (DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO)
 _REPEATED = 8

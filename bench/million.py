@@ -17,8 +17,8 @@ from bench.crowd import Crowd
 from bench.hosts import Hosts
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
+from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.memory import map_info
 
 _SUBNETS, _SCALE = 1 << 20, 2

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.errors import EppingError
 
 HOOKS = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
 NULL, OURS = "null", "otel-epping"

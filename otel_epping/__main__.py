@@ -12,8 +12,9 @@ from typing import Any
 def main() -> None:
     """Runs the command line.
 
-    Until a command has something to put in order (stop.py), Ctrl-C just ends the process: Python's own handler would
-    raise in the midst of imports, and show where. A shell's background job ignores it, and goes on doing so.
+    Until a command needs cleanup (process/stop.py), Ctrl-C ends the process at once: Python's own handler would raise
+    KeyboardInterrupt in the midst of imports and print a traceback. A background job of a shell ignores SIGINT, and
+    this function leaves that as it is.
     """
     _open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -10,19 +10,20 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from otel_epping.delivery import Delivery
+from otel_epping.errors import EppingError
 from otel_epping.health import Health, in_words
 from otel_epping.identity import Identity
-from otel_epping.kernel import descriptors, privileges, requirements
+from otel_epping.kernel import privileges, requirements
 from otel_epping.kernel.attachments import choose_hook
 from otel_epping.kernel.beside import beside
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
 from otel_epping.kernel.hook_monitor import HookMonitor
+from otel_epping.process import descriptors
+from otel_epping.process.signals import Signals
+from otel_epping.process.stop import STOP_S, Stop, end_at_once
 from otel_epping.pulse import Pulse
 from otel_epping.settings import BOUNDS, SELECTING, SETTINGS, Settings
-from otel_epping.signals import Signals
-from otel_epping.stop import STOP_S, Stop, end_at_once
 from otel_epping.systemd import Service
 from otel_epping.variables import standard
 from otel_epping.version import __version__

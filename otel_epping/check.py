@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import clsact, interfaces, libbpf, neighbours, privileges, requirements, rtnetlink, tcx
 from otel_epping.kernel.attachments import choose_hook
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import present
 
 _MIB = 2**20

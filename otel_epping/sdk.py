@@ -27,14 +27,14 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetector
 
+from otel_epping.errors import EppingError
 from otel_epping.explicit import explicit
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.text import escaped, printable
 from otel_epping.own_metrics import observe
+from otel_epping.process.stop import STOP_S
+from otel_epping.process.text import escaped, printable
 from otel_epping.producer import EppingMetricProducer
-from otel_epping.stop import STOP_S
 from otel_epping.variables import standard
 from otel_epping.version import __version__
 from otel_epping.wire.build import build

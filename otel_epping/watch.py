@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TextIO
 
 from otel_epping.events import Writer
-from otel_epping.kernel import descriptors, privileges
+from otel_epping.kernel import privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
@@ -21,7 +21,8 @@ from otel_epping.kernel.hook_monitor import HookMonitor
 from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.privileges import NOTHING
 from otel_epping.kernel.timeouts import Timeouts
-from otel_epping.stop import Stop
+from otel_epping.process import descriptors
+from otel_epping.process.stop import Stop
 
 # How long a signal may have to wait for its effect.
 _WAIT_S = 0.1

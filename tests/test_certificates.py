@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from certificates import Authority, openssl
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.variables import standard
 from otel_epping.variables.certificates import Certificates
 

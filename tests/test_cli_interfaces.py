@@ -13,8 +13,8 @@ from command import Agent, converse, epping, said
 from patience import PATIENCE_S
 
 from otel_epping import conventions, telemetry
+from otel_epping.errors import EppingError
 from otel_epping.kernel import interfaces
-from otel_epping.kernel.errors import EppingError
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 

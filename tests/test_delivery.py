@@ -10,7 +10,7 @@ from otel_epping.wire.failure import kind_of
 
 _BEGIN = """
 import logging
-from otel_epping import logs
+from otel_epping.process import logs
 from otel_epping.delivery import Delivery
 from otel_epping.wire.failure import Failure
 logs.configure("text", "info")

@@ -12,9 +12,9 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Packet
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import memory
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.events import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.methods import ALL
 from otel_epping.kernel.timeouts import Timeouts

@@ -16,10 +16,10 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import LO, MS, Bench
 
 from otel_epping import conventions, telemetry
+from otel_epping.errors import EppingError
 from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower
 from otel_epping.kernel.interface_numbers import GONE_NS, InterfaceNumbers
 from otel_epping.kernel.interfaces import Interface, Role

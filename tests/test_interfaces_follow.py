@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, rtnetlink
 from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.follower import Follower, present
 from otel_epping.kernel.interfaces import Interface, Role, find
 from otel_epping.kernel.reader import Reader, Reading

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, loader, memory
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.replayer import MALFORMED_MARK
 from otel_epping.lab.namespaces import Namespace
 

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 
 from otel_epping.check import findings
+from otel_epping.errors import EppingError
 from otel_epping.kernel import loader, memory, requirements
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,9 +18,9 @@ from command import Agent, environment, epping, said
 from patience import PATIENCE_S
 from unprivileged import AGENT, assert_unprivileged
 
-from otel_epping import logs
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.process import logs
 from otel_epping.settings import LOG_LEVELS
 
 RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
@@ -39,7 +39,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedProcess[str]:
     """What a process with this log writes."""
-    script = f"import logging\nfrom otel_epping import logs\nlogs.configure({form!r}, {level!r})\n{body}"
+    script = f"import logging\nfrom otel_epping.process import logs\nlogs.configure({form!r}, {level!r})\n{body}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
 
 

@@ -14,9 +14,9 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.packet import Packet, Padding, Raw
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench, Rtt
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 
 MAX_AGE_NS = KernelConfig().max_age_ns
 SOURCE_PORT = 14 + 20  # its place in a frame

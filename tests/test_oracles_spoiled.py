@@ -9,7 +9,7 @@ from oracles import pping, wireshark
 from oracles.ours import Sample
 from oracles.wireshark import COLUMNS, KINDS, RETRANSMISSIONS
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 MS = 1_000_000
 

@@ -37,10 +37,10 @@ from unprivileged import (
 )
 
 from otel_epping import telemetry
+from otel_epping.errors import EppingError
 from otel_epping.kernel import loader, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 

@@ -18,9 +18,9 @@ from patience import PATIENCE_S
 from unprivileged import AGENT, innermost
 
 from otel_epping import conventions, telemetry
-from otel_epping.kernel import descriptors
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.process import descriptors
 
 INTERFACES = 40
 REFUSED = re.compile(r"not watched: cannot attach to (v\d+) \(Too many open files\): raise the limit of open files")

@@ -8,8 +8,8 @@ import pytest
 from command import Agent, epping, said
 from patience import PATIENCE_S
 
-from otel_epping import redaction
 from otel_epping.lab.namespaces import Namespace
+from otel_epping.process import redaction
 
 # Well formed; with a line break, which no transport takes; without a name; with a name that is none.
 HEADERS = ["authorization=Bearer s3cr3t-one", "x-key=s3cr3t%0Atwo", "s3cr3t;three", "Authorization: Basic s3cr3t=="]

@@ -12,8 +12,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import MS, Bench
 
 from otel_epping import telemetry
+from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.limits import Limits
 from otel_epping.producer import EppingMetricProducer
 from otel_epping.rollup import Keys

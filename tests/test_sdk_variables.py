@@ -13,7 +13,7 @@ from recorder import CONFIG, PACKETS, Conversation, packets_fed, scrape, total
 from testrun import MS, Bench
 
 from otel_epping import telemetry
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.lab.sink import Sink
 from otel_epping.sdk import Pipelines, exporter_classes
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import pytest
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.variables import standard
 from otel_epping.variables.otlp import MAX_TIMEOUT_S, Otlp
 from otel_epping.variables.standard import Standard

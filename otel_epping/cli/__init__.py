@@ -14,15 +14,15 @@ import click
 # OpenBLAS starts idle threads when numpy is imported: before capabilities are dropped, so they would keep theirs.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from otel_epping import logs, redaction
 from otel_epping.cli.check import check
 from otel_epping.cli.config import config
 from otel_epping.cli.demo import demo
 from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
 from otel_epping.cli.watch import watch
+from otel_epping.errors import EppingError
 from otel_epping.kernel import requirements
-from otel_epping.kernel.errors import EppingError
+from otel_epping.process import logs, redaction
 from otel_epping.version import __version__
 
 

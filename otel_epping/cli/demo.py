@@ -4,8 +4,8 @@
 import click
 
 from otel_epping.cli.options import COMMAND
+from otel_epping.errors import EppingError
 from otel_epping.kernel import requirements
-from otel_epping.kernel.errors import EppingError
 
 
 @click.command(context_settings=COMMAND)

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.settings import BOUNDS, PREFIX, SETTINGS, Setting, Settings, file
 from otel_epping.settings.types import text_of
 

@@ -17,13 +17,14 @@ from functools import partial
 
 import numpy as np
 
-from otel_epping.kernel import clsact, descriptors, interfaces, memory, tcx
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
+from otel_epping.kernel import clsact, interfaces, memory, tcx
 from otel_epping.kernel.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
 from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.loader import Program
 from otel_epping.kernel.peers import Peers
 from otel_epping.kernel.requirements import SHORTAGES
+from otel_epping.process import descriptors
 
 _log = logging.getLogger("otel_epping")
 

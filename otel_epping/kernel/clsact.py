@@ -31,8 +31,8 @@ import logging
 import os
 import socket
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, memory, tcx, traffic_control
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.traffic_control import Filter
 
 _log = logging.getLogger("otel_epping")

@@ -8,9 +8,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
-from otel_epping.kernel.errors import EppingError
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.errors import EppingError
 
 Events = npt.NDArray[Any]
 """Records of `struct event` (bpf/maps.h), in the order in which they were put."""

@@ -9,10 +9,10 @@ import errno
 import logging
 from collections.abc import Callable, Iterable, Sequence
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import rtnetlink
 from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE, Attachments
 from otel_epping.kernel.default_routes import DefaultRoutes
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.interfaces import Interface, Role, interface_of
 from otel_epping.kernel.requirements import SHORTAGES
 from otel_epping.kernel.rtnetlink import Link

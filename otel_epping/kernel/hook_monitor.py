@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy.typing as npt
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import neighbours, rtnetlink, traffic_control
 from otel_epping.kernel.attachments import DIRECTIONS, UNKNOWN_INTERFACE, Attachments, Hook
-from otel_epping.kernel.errors import EppingError
 from otel_epping.kernel.hook_state import FEW, HookState
 
 _log = logging.getLogger("otel_epping")

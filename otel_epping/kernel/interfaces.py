@@ -7,8 +7,8 @@ Asked by netlink and not in /sys, which shows the network namespace it was mount
 from dataclasses import dataclass
 from enum import Enum
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import rtnetlink
-from otel_epping.kernel.errors import EppingError
 
 # linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 # enum bpf_attach_type, linux/bpf.h
 BPF_TCX_INGRESS = 46

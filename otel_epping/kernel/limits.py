@@ -3,7 +3,7 @@
 
 from dataclasses import dataclass
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 RANGES: dict[str, tuple[int, int]] = {
     "idle_timeout_ns": (0, 366 * 24 * 3600 * 10**9),

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, privileges, requirements
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 
 _log = logging.getLogger("otel_epping")
 

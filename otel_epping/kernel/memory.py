@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.kernel.loader import Map
 
 # What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.

@@ -3,7 +3,7 @@
 
 from typing import NamedTuple
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 
 class Method(NamedTuple):

@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
-from otel_epping.kernel.text import escaped
+from otel_epping.process.text import escaped
 
 # linux/netlink.h
 _NLM_F_REQUEST, _NLM_F_REQUEST_DUMP = 0x001, 0x001 | 0x300

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from otel_epping.kernel import netlink
-from otel_epping.kernel.text import unescaped
+from otel_epping.process.text import unescaped
 
 # linux/rtnetlink.h, linux/if_link.h
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK, _RTM_GETSTATS = 16, 17, 18, 94

@@ -17,10 +17,10 @@ import re
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.rtnetlink import Link
-from otel_epping.kernel.text import normalized, plain, printable
+from otel_epping.process.text import normalized, plain, printable
 
 AUTO = "auto"
 _HIGH_BYTES = re.compile(r"(?<!\\)(?:\\x[89a-fA-F][0-9a-fA-F])+")

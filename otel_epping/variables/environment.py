@@ -6,9 +6,9 @@ import re
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from otel_epping.kernel.errors import EppingError
-from otel_epping.kernel.text import printable
-from otel_epping.redaction import redact
+from otel_epping.errors import EppingError
+from otel_epping.process.redaction import redact
+from otel_epping.process.text import printable
 
 _QUOTES = ('"', "'")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h)", re.IGNORECASE)
@@ -61,7 +61,7 @@ class Environment:
     def text(self, *names: str, is_name: bool = False) -> Variable | None:
         """The same, checked: UTF-8, without control characters and without quotes around it.
 
-        A name is that of something outside: what cannot be printed in it is escaped (kernel/text.py).
+        A name is that of something outside: what cannot be printed in it is escaped (process/text.py).
         """
         if not (variable := self.find(*names)):
             return None

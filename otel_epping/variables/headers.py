@@ -7,7 +7,7 @@ A header's value is a secret, so an error names the header, or the place of the 
 import re
 from urllib.parse import quote, unquote_to_bytes
 
-from otel_epping.redaction import TOKEN
+from otel_epping.process.redaction import TOKEN
 from otel_epping.variables.environment import Environment, Variable
 
 _NAME = re.compile(TOKEN, re.ASCII)

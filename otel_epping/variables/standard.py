@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 from otel_epping.variables.environment import Environment, in_words
 from otel_epping.variables.headers import check_attributes
 from otel_epping.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_protocol

@@ -12,7 +12,7 @@ if not __package__:  # the folder itself was run: what is on the path is the fol
 from oracles import coverage, everything, layouts, pping, tshark, wireshark
 from oracles.ours import Ours
 from oracles.report import Report
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from oracles import coverage, pping, tshark, wireshark
 from oracles.ours import Ours
 from oracles.report import Report
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 SUFFIXES = (".pcap", ".pcapng", ".cap", ".pcap.gz", ".pcapng.gz")
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from scapy.error import Scapy_Exception
 from scapy.utils import RawPcapNgReader, RawPcapReader
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 SECOND = 1_000_000_000
 _MOST_NS = 2**63 - 1

@@ -21,7 +21,7 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
 from oracles.report import Report
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 PACKETS = [
     bytes(IP(src="192.0.2.1", dst="198.51.100.2") / UDP(sport=1, dport=2) / b"data"),

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from oracles.dissect import ETHERNET, NULL, RAW, RAW_BSDOS, SLL, SYN, Packet, options
 from oracles.frames import Frame
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 TSVAL_MAX_AGE = 10.0
 FLOW_MAX_IDLE = 300.0

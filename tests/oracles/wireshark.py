@@ -15,7 +15,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import NamedTuple
 
-from otel_epping.kernel.errors import EppingError
+from otel_epping.errors import EppingError
 
 # Kinds of segments, by the names of tshark's flags behind tcp.analysis.
 RETRANSMISSIONS = ("retransmission", "fast_retransmission", "spurious_retransmission")

@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.errors import EppingError
 from vm.guest.agent import COMMAND
 from vm.guest.results import SHARE, Results
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import NoReturn
 
-from otel_epping import logs
+from otel_epping.process import logs
 
 # From a signal to the end, whatever receivers do: Docker kills 10 s after it, systemd after 90 s, Kubernetes 30 s.
 STOP_S = 8.0

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from otel_epping.kernel.text import printable
+from otel_epping.process.text import printable
 
 _log = logging.getLogger("otel_epping")
 
