@@ -34,8 +34,8 @@ from bench import (
 from bench.programs import Contender
 from bench.report import Result, progress
 from otel_epping.errors import EppingError
-from otel_epping.kernel import requirements
 from otel_epping.kernel.config import possible_cpus
+from otel_epping.kernel.load import requirements
 from otel_epping.lab.namespaces import LabError
 from otel_epping.version import __version__
 

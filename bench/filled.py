@@ -19,8 +19,8 @@ from bench.runs import Course
 from otel_epping.kernel import buckets, libbpf
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.loader import Map
-from otel_epping.kernel.memory import Array
+from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.replayer import CAPTURE
 
 Maps = dict[str, Map]

@@ -19,8 +19,8 @@ from bench.report import Column, Result, Table, progress
 from bench.simulator import Simulator
 from bench.simulator import Table as Map
 from otel_epping.errors import EppingError
-from otel_epping.kernel import loader
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.load import loader
 
 _FORMS = (DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO)
 _REPEATED = 8
@@ -34,7 +34,7 @@ _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
 _COMPILE = """
 import json, os, sys
 from pathlib import Path
-from otel_epping.kernel import loader_child as child
+from otel_epping.kernel.load import compiler as child
 
 source = Path(sys.argv[1])
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")

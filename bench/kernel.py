@@ -30,7 +30,7 @@ from bench.packets import DATA, rows_of
 from bench.programs import HOOKS, OURS, Contender
 from bench.report import Result, progress
 from bench.runs import Course, one_cpu
-from otel_epping.kernel import memory
+from otel_epping.kernel import map_array
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.replayer import CAPTURE
@@ -61,7 +61,7 @@ def _measure(contenders: list[Contender], mix: Mix, hook: str, tiny: bool) -> Ti
 def _ended(collector: Collector) -> float:
     """The share of packets that ended an RTT."""
     histograms = collector.program.maps["histograms"]
-    ended = filled.records(histograms, memory.map_info(histograms.fd)["max_entries"])["ended"].sum()
+    ended = filled.records(histograms, map_array.map_info(histograms.fd)["max_entries"])["ended"].sum()
     reading = collector.reader().read()
     return int(ended) / sum(int(reading.interfaces[way]["packets"].sum()) for way in ("received", "transmitted"))
 
@@ -90,7 +90,7 @@ def _bare(mix: Mix, hook: str, collector: Collector) -> list[Contender]:
     """The bare look-ups, in tables as large as the collector's, for mixes of data."""
     if mix.form != DATA or mix.family != 4 or mix.repeated:
         return []
-    table = memory.Array("flows", collector.program.maps["flows"])
+    table = map_array.Array("flows", collector.program.maps["flows"])
     key = table.dtype["key"].itemsize
     size = key, table.dtype.itemsize - key, table.length
     keys = rows_of(mix.form, np.arange(mix.flows), mix.subnets, hook == "egress")

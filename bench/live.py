@@ -21,9 +21,9 @@ from bench import programs
 from bench.hosts import INTERFACE, SUBNETS, Hosts, datagrams
 from bench.programs import HOOKS, Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.kernel import interfaces
+from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.memory import map_info
+from otel_epping.kernel.map_array import map_info
 from otel_epping.lab import traffic
 
 _CONNECTIONS = 8  # to each server

@@ -19,7 +19,7 @@ from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.memory import map_info
+from otel_epping.kernel.map_array import map_info
 
 _SUBNETS, _SCALE = 1 << 20, 2
 _START_S, _INTERVAL_S, _TRIES = 60.0, 60.0, 3

@@ -27,7 +27,7 @@ from bench.hosts import FAR, INTERFACE, Hosts, datagrams
 from bench.programs import NULL, OURS, Contender
 from bench.report import Column, Result, Table, progress
 from bench.runs import one_cpu
-from otel_epping.kernel import interfaces
+from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.collector import Collector
 
 NOTHING = "nothing"

@@ -2,7 +2,7 @@
 /*
  * How TCP flows behave, counted for the subnets of both their ends: what is sent again or overtaken, windows that
  * close, flows that open and end. A flow that ends in silence is one that user space doesn't find active any more
- * (otel_epping/kernel/flows.py).
+ * (otel_epping/kernel/read/flow_table.py).
  */
 #pragma once
 

@@ -5,7 +5,7 @@
  * the instructions: 5 to 8 % of a packet in all (docs/performance.md).
  *
  * To the kernel such a table is an array with one entry, all rows together. BCC doesn't know of it, so the address is a
- * number that stands nowhere else, and the loader (otel_epping/kernel/bytecode.py) says which map's it is. The
+ * number that stands nowhere else, and the loader (otel_epping/kernel/load/bytecode.py) says which map's it is. The
  * verifier follows an offset of up to 512 MB (BPF_MAX_VAR_OFF), so tables that may be larger are looked up.
  */
 #pragma once

@@ -93,7 +93,7 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
 
     /* A locked addition waits for its cache line, and all that follows for it: so both are asked for beforehand. */
     asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
-    /* A reader that finds `began` as great as `ended` was before has read a whole row; see reader.py. */
+    /* A reader that finds `began` as great as `ended` was before has read a whole row; see read/reader.py. */
     __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);

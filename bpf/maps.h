@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Everything that outlives a packet, and all that user space sees of this program. User space learns these layouts from
- * BCC's description of the compiled tables (otel_epping/kernel/memory.py), by the names written here. BCC describes
+ * BCC's description of the compiled tables (otel_epping/kernel/map_array.py), by the names written here. BCC describes
  * arrays of one dimension only: keep to those.
  *
  * Arrays that user space reads are BPF_F_MMAPABLE and only ever grow: nothing is cleared or swapped at read-out, so

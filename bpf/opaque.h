@@ -39,7 +39,7 @@ static __always_inline u64 bounded(u64 number, u64 limit)
 
 /*
  * What follows is rare: the loader moves it, and all that is reached from here only, behind everything else
- * (otel_epping/kernel/bytecode.py). RARE is the loader's number, and no instruction is left of this.
+ * (otel_epping/kernel/load/bytecode.py). RARE is the loader's number, and no instruction is left of this.
  */
 static __always_inline void rare(void)
 {

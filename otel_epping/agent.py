@@ -13,12 +13,12 @@ from otel_epping.delivery import Delivery
 from otel_epping.errors import EppingError
 from otel_epping.health import Health, in_words
 from otel_epping.identity import Identity
-from otel_epping.kernel import privileges, requirements
-from otel_epping.kernel.attachments import choose_hook
-from otel_epping.kernel.beside import beside
+from otel_epping.kernel.attach.attachments import choose_hook
+from otel_epping.kernel.attach.hook_monitor import HookMonitor
+from otel_epping.kernel.attach.interface_monitor import Follower
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.follower import Follower
-from otel_epping.kernel.hook_monitor import HookMonitor
+from otel_epping.kernel.load import capabilities, requirements
+from otel_epping.kernel.read.parallel import beside
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Signals
 from otel_epping.process.stop import STOP_S, Stop, end_at_once
@@ -52,8 +52,8 @@ _STOPPED = "stopped before anything was watched"
 def _tell_privileges(kept: Collection[str]) -> None:
     """Says what is left of them, which should be nothing."""
     if kept:
-        _log.warning("%s", privileges.in_words(kept))
-    elif holders := privileges.holders():
+        _log.warning("%s", capabilities.in_words(kept))
+    elif holders := capabilities.holders():
         _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
 
 
@@ -173,7 +173,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
 
     def load() -> Collector:
         collector = Collector(config, limits)
-        privileges.drop()
+        capabilities.drop()
         return collector
 
     with Identity(settings.selection.all) as identity, ExitStack() as answering:
@@ -181,7 +181,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         with beside(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
             # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
-            kept = privileges.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else privileges.NOTHING)
+            kept = capabilities.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else capabilities.NOTHING)
             answering.enter_context(probes)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.sdk import Pipelines, exporter_classes

@@ -23,12 +23,12 @@ import numpy as np
 
 from otel_epping.accounts import Accounts, Past
 from otel_epping.directory import Directory
+from otel_epping.kernel.arrays import longer
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.limits import Limits
-from otel_epping.kernel.reader import OVERFLOW_SLOT, Reader, Reading
-from otel_epping.kernel.rows import longer
-from otel_epping.kernel.runs import Numbers
+from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reader, Reading
+from otel_epping.kernel.sparse import Numbers
 from otel_epping.ledger import Rows
 from otel_epping.rollup import Key, Keys
 from otel_epping.subnets import Owners

@@ -12,11 +12,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import clsact, interfaces, libbpf, neighbours, privileges, requirements, rtnetlink, tcx
-from otel_epping.kernel.attachments import choose_hook
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.attach import clsact, interfaces, other_programs, tcx
+from otel_epping.kernel.attach.attachments import choose_hook
+from otel_epping.kernel.attach.interface_monitor import present
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.follower import present
+from otel_epping.kernel.load import capabilities, requirements
+from otel_epping.kernel.netlink import links
 
 _MIB = 2**20
 # What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
@@ -61,8 +64,8 @@ def _hook(config: KernelConfig) -> str:
 
 
 def _run_time() -> str:
-    if kept := privileges.needed_at_run_time():
-        return privileges.in_words(kept)
+    if kept := capabilities.needed_at_run_time():
+        return capabilities.in_words(kept)
     return "no capability is held once the program is loaded, and interfaces that come later are attached to"
 
 
@@ -108,10 +111,10 @@ def _neighbours(name: str, config: KernelConfig) -> Iterator[Finding]:
     ifindex, hook = interfaces.find(name).ifindex, choose_hook(config.hook)
     if hook == "clsact":
         clsact.refuse_ingress_qdisc(ifindex)
-    if warning := neighbours.warning_of(rtnetlink.device(ifindex)):
+    if warning := other_programs.warning_of(links.device(ifindex)):
         yield Finding(name, False, warning)
     places: Counter[str] = Counter()
-    for each in neighbours.on_hooks(ifindex, hook):
+    for each in other_programs.on_hooks(ifindex, hook):
         places[each.hook] += 1
         order = "otel-epping" if each.is_ours else _ORDER[each.is_first]
         yield Finding(name, True, f"{each.hook} {places[each.hook]}: {each.text}: {order}")
@@ -142,14 +145,14 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
         if not (finding := _find(name, look)).ok:
             yield finding
             return
-    capabilities = [_find(name, partial(requirements.capability, name)) for name in privileges.NEEDED]
-    yield from capabilities
+    held = [_find(name, partial(requirements.capability, name)) for name in capabilities.NEEDED]
+    yield from held
     yield _find("locked memory", requirements.locked_memory)
     library = _find("libbpf", libbpf.version)
     yield library
     if not library.ok:
         return
-    if all(each.ok for each in capabilities) and not (system_call := _find("bpf()", requirements.bpf)).ok:
+    if all(each.ok for each in held) and not (system_call := _find("bpf()", requirements.bpf)).ok:
         yield system_call
         return
     yield _find("hook", partial(_hook, config))

@@ -26,7 +26,7 @@ class Counter:
 _CLASS_AXIS = (conventions.TRAFFIC_CLASS, conventions.TRAFFIC_CLASSES)
 _ECN_AXIS = (conventions.ECN, conventions.ECN_CODEPOINTS[1:])
 _DIRECTION_AXIS = (conventions.SUBNET_DIRECTION, conventions.SUBNET_DIRECTIONS)
-# Fields of the records of kernel/subnet_counters.py.
+# Fields of the records of kernel/read/subnet_counters.py.
 SUBNET_COUNTERS = (
     Counter(telemetry.SUBNET_PACKETS, "classes.from.packets", _CLASS_AXIS, {conventions.SUBNET_DIRECTION: "from"}),
     Counter(telemetry.SUBNET_PACKETS, "classes.to.packets", _CLASS_AXIS, {conventions.SUBNET_DIRECTION: "to"}),

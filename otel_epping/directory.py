@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.rows import longer
-from otel_epping.kernel.runs import Numbers
+from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.sparse import Numbers
 from otel_epping.rollup import Key, Keys
 
 

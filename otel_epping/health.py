@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from otel_epping.kernel.attachments import Attachments
+from otel_epping.kernel.attach.attachments import Attachments
 
 if TYPE_CHECKING:  # brings the SDK, for which the agent has time later, while the program is compiled
     from otel_epping.exporter import ProducerExporter
@@ -82,7 +82,7 @@ class Health:
         return Check("attached", True, f"watching {_listed(attached)}")
 
     def _seen(self, attachments: Attachments) -> Check:
-        """Whether we see the packets that the kernel counts (kernel/hook_monitor.py)."""
+        """Whether we see the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
         faults = attachments.faults
         return Check("seen", not faults, _listed(faults, "; ") if faults else "packets are seen")
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of
+from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of
 
 # What SDKs keep (their default max_size), and what backends such as Mimir and deltatocumulative hold without merging.
 MAX_BUCKETS = 160

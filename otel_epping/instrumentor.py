@@ -30,10 +30,10 @@ from opentelemetry.sdk.metrics import MeterProvider
 
 from otel_epping.cli.options import COMMAND, all_options
 from otel_epping.errors import EppingError
-from otel_epping.kernel import interfaces
+from otel_epping.kernel.attach import interfaces
+from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
+from otel_epping.kernel.attach.interface_monitor import Follower, present
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.follower import Follower, present
-from otel_epping.kernel.hook_monitor import HookMonitor, look_in_background
 from otel_epping.sdk import attach
 from otel_epping.settings import Settings
 

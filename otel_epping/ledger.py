@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.extremes import NO_LEAST_NS, Counts
-from otel_epping.kernel.interface_numbers import UNKNOWN_INTERFACE, Gone
-from otel_epping.kernel.reader import Reading
-from otel_epping.kernel.rows import longer
-from otel_epping.kernel.runs import Runs
+from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE, Gone
+from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
+from otel_epping.kernel.read.reader import Reading
+from otel_epping.kernel.sparse import Runs
 from otel_epping.subnets import Owners
 
 Rows = npt.NDArray[np.int64]

@@ -4,7 +4,7 @@
 import re
 
 from otel_epping.capture import links
-from otel_epping.kernel.loader import source_folder
+from otel_epping.kernel.load.loader import source_folder
 
 _ROW = re.compile(r"ROW\(0x([0-9a-f]+), \d+\)\s+/\* (.*?) \*/")
 # The cases of read_link_header() in bpf/link_headers.h that have no row: EtherTypes, header, what is read of it.

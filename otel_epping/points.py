@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.util.types import Attributes
 
 from otel_epping import histogram, telemetry
-from otel_epping.kernel.extremes import Counts
+from otel_epping.kernel.read.min_max import Counts
 from otel_epping.series import CounterSeries, RttSeries
 
 _NS = 1e9

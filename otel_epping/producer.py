@@ -21,7 +21,7 @@ from otel_epping.bounded import Bounded
 from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
 from otel_epping.labels import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
 from otel_epping.ledger import Ledger, Rows, numbers
 from otel_epping.series import CounterSeries, RttSeries, counter_series, rtt_series

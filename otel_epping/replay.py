@@ -27,7 +27,7 @@ from otel_epping.errors import EppingError
 from otel_epping.events import Writer
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
-from otel_epping.kernel.reader import Reading
+from otel_epping.kernel.read.reader import Reading
 from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.process import logs, redaction

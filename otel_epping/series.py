@@ -13,8 +13,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 
 from otel_epping import histogram, telemetry
 from otel_epping.kernel.buckets import edge_ns
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.reader import OVERFLOW_SLOT
+from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.read.reader import OVERFLOW_SLOT
 from otel_epping.labels import NO_LABELS, Columns
 from otel_epping.ledger import Pending, Rows, Times
 

@@ -10,7 +10,7 @@ from otel_epping import conventions, histogram
 from otel_epping.kernel import buckets
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.methods import METHODS
-from otel_epping.kernel.reader import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
 from otel_epping.subnets import subnet_of
 
 _QUANTILES = (0.5, 0.9, 0.99)

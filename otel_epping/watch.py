@@ -13,13 +13,13 @@ from dataclasses import replace
 from typing import TextIO
 
 from otel_epping.events import Writer
-from otel_epping.kernel import privileges
+from otel_epping.kernel.attach.hook_monitor import HookMonitor
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
-from otel_epping.kernel.hook_monitor import HookMonitor
-from otel_epping.kernel.interfaces import Role
-from otel_epping.kernel.privileges import NOTHING
+from otel_epping.kernel.load import capabilities
+from otel_epping.kernel.load.capabilities import NOTHING
 from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.process import descriptors
 from otel_epping.process.stop import Stop
@@ -77,8 +77,8 @@ def watch(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: 
     stop = Stop("stopped at once; the output may be torn")
     with Collector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
         # As in agent.py; nothing else of ours runs here that could have any.
-        if kept := privileges.lay_down({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING):
-            print(f"otel-epping: {privileges.in_words(kept)}", file=sys.stderr)
+        if kept := capabilities.lay_down({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING):
+            print(f"otel-epping: {capabilities.in_words(kept)}", file=sys.stderr)
         reader = EventReader(collector)
         timeouts = Timeouts(collector, reader.dtype)
         losses = _Losses(reader)

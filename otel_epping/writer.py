@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.metrics.export import ResourceMetrics
 
-from otel_epping.kernel.reader import OVERFLOW_SLOT
+from otel_epping.kernel.read.reader import OVERFLOW_SLOT
 from otel_epping.labels import OVERFLOW, rtt_labels, subnet_labels
 from otel_epping.producer import Batch, EppingMetricProducer
 from otel_epping.subnets import Owners, subnet_of

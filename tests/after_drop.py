@@ -9,12 +9,13 @@ import sys
 
 import numpy as np
 
-from otel_epping.kernel import libbpf, memory, privileges
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.attach.hook_monitor import HookMonitor
+from otel_epping.kernel.attach.tcx import Link
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import EventReader
-from otel_epping.kernel.hook_monitor import HookMonitor
-from otel_epping.kernel.tcx import Link
+from otel_epping.kernel.load import capabilities
 from otel_epping.kernel.timeouts import Timeouts
 
 
@@ -22,7 +23,7 @@ def main(interface: str) -> None:
     """Watches an interface that is not there yet: it is waited for, by a line on standard input."""
     collector = Collector(KernelConfig(events=True))
     reader = collector.reader()
-    privileges.drop()
+    capabilities.drop()
     print("dropped", flush=True)
     input()
     collector.attachments.attach(interface)
@@ -39,7 +40,7 @@ def main(interface: str) -> None:
     events = EventReader(collector)
     print("events", len(events.read()), events.lost)
     watched = collector.program.maps["watched"]
-    key, value = memory.dtype_of(watched.key_layout or {}), memory.dtype_of(watched.layout or {})
+    key, value = map_array.dtype_of(watched.key_layout or {}), map_array.dtype_of(watched.layout or {})
     print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
     Timeouts(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
     print("silent", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
@@ -60,7 +61,7 @@ def main(interface: str) -> None:
             refused()
         except Exception as error:
             print("refused", error)
-    rows = memory.Array("histograms", collector.program.maps["histograms"]).rows(0, 1)
+    rows = map_array.Array("histograms", collector.program.maps["histograms"]).rows(0, 1)
     print("writing", flush=True)
     ctypes.memset(rows.ctypes.data, 1, 8)
     print("written")

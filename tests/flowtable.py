@@ -3,13 +3,13 @@
 
 import mmap
 
-from otel_epping.kernel import memory
-from otel_epping.kernel.loader import Map
+from otel_epping.kernel import map_array
+from otel_epping.kernel.load.loader import Map
 
 
 def forget_flows(maps: dict[str, Map]) -> None:
     """Empties the table, and that of packets whose copies may come, if the program has one."""
     for name in {"flows", "flow_sets", "recent_packets"} & set(maps):
-        size = memory.map_info(maps[name].fd)
+        size = map_array.map_info(maps[name].fd)
         with mmap.mmap(maps[name].fd, size["value_size"] * size["max_entries"]) as pages:
             pages[:] = bytes(len(pages))

@@ -16,7 +16,7 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 from testrun import EGRESS, INGRESS, MS, Bench, Flow
 
-from otel_epping.kernel.interfaces import Interface
+from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.namespaces import Namespace
 
 ETHERNET, IPV4, IPV6, TCP_TIMESTAMP = 14, 20, 40, 32

@@ -13,9 +13,9 @@ from testrun import EXTERNAL, MS, SECOND, Bench
 
 from otel_epping import conventions, telemetry
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.control import Control
 from otel_epping.kernel.limits import Limits
-from otel_epping.kernel.slots import Found, Slots
+from otel_epping.kernel.read.control import Control
+from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.producer import EppingMetricProducer
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from bench.programs import load
-from otel_epping.kernel.bytecode import RARE, arranged
+from otel_epping.kernel.load.bytecode import RARE, arranged
 from otel_epping.kernel.replayer import Runs
 
 # linux/bpf.h: BPF_JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE

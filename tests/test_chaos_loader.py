@@ -22,7 +22,7 @@ def loader_of(pid: int) -> int | None:
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # a thread or a child that ends meanwhile
             for child in children.read_text().split():
-                if "loader_child" in Path(f"/proc/{child}/cmdline").read_text():
+                if "load/compiler.py" in Path(f"/proc/{child}/cmdline").read_text():
                     return int(child)
     return None
 

@@ -14,7 +14,7 @@ from patience import PATIENCE_S
 
 from otel_epping import conventions, telemetry
 from otel_epping.errors import EppingError
-from otel_epping.kernel import interfaces
+from otel_epping.kernel.attach import interfaces
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 

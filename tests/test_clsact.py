@@ -16,8 +16,9 @@ from unprivileged import AGENT
 
 from bench.programs import load, run_times
 from otel_epping import conventions, telemetry
-from otel_epping.kernel import libbpf, traffic_control
-from otel_epping.kernel.traffic_control import Filter
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.netlink import traffic_control
+from otel_epping.kernel.netlink.traffic_control import Filter
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 

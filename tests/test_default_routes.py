@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from otel_epping.kernel import routes, rtnetlink
-from otel_epping.kernel.default_routes import DefaultRoutes, is_default
+from otel_epping.kernel.attach.default_routes import DefaultRoutes, is_default
+from otel_epping.kernel.netlink import links, routes
 from otel_epping.lab.namespaces import Namespace
 
 # Interfaces of the host; with each, the addresses of a neighbour.
@@ -20,9 +20,9 @@ class Router:
 
     def __init__(self, host: Namespace) -> None:
         self.host = host
-        self._changes = rtnetlink.Changes(routes=True)
+        self._changes = links.Changes(routes=True)
         self._routes = DefaultRoutes()
-        self._routes.look(rtnetlink.links())
+        self._routes.look(links.links())
 
     def __call__(self, *commands: str) -> list[str]:
         """Interfaces with a default route after some commands of `ip`."""
@@ -32,8 +32,8 @@ class Router:
             messages = list(self._changes.read())
             changed |= any(self._routes.may_change(*message) for message in messages if message)
         if changed:
-            self._routes.look(rtnetlink.links())
-        return sorted(link.name for link in rtnetlink.links() if link.ifindex in self._routes.interfaces)
+            self._routes.look(links.links())
+        return sorted(link.name for link in links.links() if link.ifindex in self._routes.interfaces)
 
     def close(self) -> None:
         self._changes.close()
@@ -125,15 +125,15 @@ def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO
-    red = rtnetlink.link_of(body)
-    assert red == rtnetlink.Link(99, ("red",), 1, True, table)
+    red = links.link_of(body)
+    assert red == links.Link(99, ("red",), 1, True, table)
     routes = DefaultRoutes()
     ip(f"route add default via 10.7.0.2 dev a0 table {table}")
-    routes.look(rtnetlink.links())
+    routes.look(links.links())
     assert not routes.interfaces
-    assert routes.may_change(rtnetlink.RTM_NEWLINK, body)
-    routes.look([*rtnetlink.links(), red])
-    assert [link.name for link in rtnetlink.links() if link.ifindex in routes.interfaces] == ["a0"]
+    assert routes.may_change(links.RTM_NEWLINK, body)
+    routes.look([*links.links(), red])
+    assert [link.name for link in links.links() if link.ifindex in routes.interfaces] == ["a0"]
 
 
 def attribute(kind: int, value: bytes) -> bytes:

@@ -13,7 +13,7 @@ from scapy.packet import Packet
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import memory
+from otel_epping.kernel import map_array
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.events import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.methods import ALL
@@ -73,7 +73,7 @@ def test_read_takes_each_event_once(bench: Bench, reader: EventReader) -> None:
 
 def test_events_stay_whole_and_in_order_round_the_ring(bench: Bench, reader: EventReader) -> None:
     """The ring's size is no multiple of an event's: one of them lies across its end."""
-    size = memory.map_info(bench.collector.program.maps["events"].fd)["max_entries"]
+    size = map_array.map_info(bench.collector.program.maps["events"].fd)["max_entries"]
     stride = reader.dtype.itemsize + 8
     assert size % stride
     batch = 5000
@@ -87,7 +87,7 @@ def test_events_stay_whole_and_in_order_round_the_ring(bench: Bench, reader: Eve
 
 
 def test_what_finds_no_room_is_counted(bench: Bench, reader: EventReader) -> None:
-    room = memory.map_info(bench.collector.program.maps["events"].fd)["max_entries"] // (reader.dtype.itemsize + 8)
+    room = map_array.map_info(bench.collector.program.maps["events"].fd)["max_entries"] // (reader.dtype.itemsize + 8)
     begin_ns, lost = START_NS + 5000 * SECOND, reader.lost
     ask_dns(bench, room + 500, begin_ns)
     events = reader.read()

@@ -18,7 +18,7 @@ from testrun import EGRESS, EXTERNAL, INGRESS, Bench, Feeder
 
 from otel_epping.kernel import buckets, libbpf
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.extremes import NO_LEAST_NS
+from otel_epping.kernel.read.min_max import NO_LEAST_NS
 
 LEAST, GREATEST = 1_000, 64_000_000_000
 RANDOM_VALUES = 100_000

@@ -77,7 +77,7 @@ def processes(lab: Lab) -> list[str]:
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             command = (entry / "cmdline").read_text().replace("\0", " ")
-            if (entry / "ns/net").stat().st_ino == inode and re.search(r"otel_epping run|loader_child", command):
+            if (entry / "ns/net").stat().st_ino == inode and re.search(r"otel_epping run|load/compiler", command):
                 found.append(command)
         except OSError:
             continue

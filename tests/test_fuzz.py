@@ -21,8 +21,8 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from otel_epping.kernel import loader
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.load import loader
 
 SEED = 3
 MOST_EPISODES = 60

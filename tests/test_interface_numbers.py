@@ -17,15 +17,15 @@ from testrun import LO, MS, Bench
 
 from otel_epping import conventions, telemetry
 from otel_epping.errors import EppingError
-from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE
+from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE
+from otel_epping.kernel.attach.interface_monitor import Follower
+from otel_epping.kernel.attach.interface_numbers import GONE_NS, InterfaceNumbers
+from otel_epping.kernel.attach.interfaces import Interface, Role
+from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.follower import Follower
-from otel_epping.kernel.interface_numbers import GONE_NS, InterfaceNumbers
-from otel_epping.kernel.interfaces import Interface, Role
 from otel_epping.kernel.limits import Limits
-from otel_epping.kernel.reader import Reading
-from otel_epping.kernel.selection import Selection
+from otel_epping.kernel.read.reader import Reading
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.producer import EppingMetricProducer
 

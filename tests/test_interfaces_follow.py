@@ -13,14 +13,15 @@ from pathlib import Path
 import pytest
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, rtnetlink
-from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE
+from otel_epping.kernel.attach.interface_monitor import Follower, present
+from otel_epping.kernel.attach.interfaces import Interface, Role, find
+from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.follower import Follower, present
-from otel_epping.kernel.interfaces import Interface, Role, find
-from otel_epping.kernel.reader import Reader, Reading
-from otel_epping.kernel.selection import Selection
+from otel_epping.kernel.netlink import links
+from otel_epping.kernel.read.reader import Reader, Reading
 from otel_epping.lab.namespaces import Namespace
 
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
@@ -88,7 +89,7 @@ def on_hooks(name: str) -> list[int]:
 
 
 def ifindex(name: str) -> int:
-    return {link.name: link.ifindex for link in rtnetlink.links()}[name]
+    return {link.name: link.ifindex for link in links.links()}[name]
 
 
 def send(host: Namespace, name: str, packets: int = 5) -> None:
@@ -302,7 +303,7 @@ def test_auto_is_those_with_a_default_route(host: Namespace, following: Callable
 def test_messages_that_were_missed(host: Namespace, following: Callable[..., Follower], name: str) -> None:
     veth(host, f"{name}a")
     follower = following(f"{name}?")
-    overrun = rtnetlink.Changes(routes=False)
+    overrun = links.Changes(routes=False)
     host.ip(*[f"link set {name}a {state}" for _ in range(300) for state in ("down", "up")], f"link delete {name}a")
     veth(host, f"{name}b")
     assert None in overrun.read()
@@ -352,11 +353,11 @@ def test_another_selection(
     veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
     veth(host, f"{name}b")
     follower = following(f"{name}a")
-    links = dict(collector.attachments._watched)[f"{name}a"]
+    held = dict(collector.attachments._watched)[f"{name}a"]
     send(host, f"{name}a", 3)
     follower.select(Selection([f"{name}b", f"{name}c"], [f"{name}a"]))
     assert sorted(collector.attachments.watched) == [f"{name}a", f"{name}b"]
-    assert collector.attachments._watched[f"{name}a"] == links  # without a gap
+    assert collector.attachments._watched[f"{name}a"] == held  # without a gap
     send(host, f"{name}a", 4)
     assert sent(reader, f"{name}a") == 7
     reading = reader.read()
@@ -383,8 +384,8 @@ def test_another_selection(
     ],
 )
 def test_what_selects_what(wan: list[str], lan: list[str], mirror: list[str], expected: dict[str, Role]) -> None:
-    links = [rtnetlink.Link(number, (name,), 1, True) for number, name in enumerate(("lo", "eth0", "eth1", "ppp2"))]
-    roles = {link.name: Selection(wan, lan, mirror).role_of(link, {3}) for link in links}
+    existing = [links.Link(number, (name,), 1, True) for number, name in enumerate(("lo", "eth0", "eth1", "ppp2"))]
+    roles = {link.name: Selection(wan, lan, mirror).role_of(link, {3}) for link in existing}
     assert {name: role for name, role in roles.items() if role} == expected
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, loader, memory
+from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.load import loader
 from otel_epping.kernel.replayer import MALFORMED_MARK
 from otel_epping.lab.namespaces import Namespace
 
@@ -63,7 +64,7 @@ def test_a_value_out_of_range_is_refused(knob: str) -> None:
 def test_the_least_of_everything_loads() -> None:
     least = {knob: limits[0] for knob, limits in RANGES.items()}
     with load(KernelConfig(**least)) as collector:  # type: ignore[arg-type]
-        assert memory.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 1
+        assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 1
 
 
 def test_kernel_memory_at_defaults() -> None:
@@ -81,12 +82,12 @@ def test_a_layout_that_the_kernel_does_not_share_is_found() -> None:
         histograms = collector.program.maps["histograms"]
         assert histograms.layout
         size = histograms.layout["size"]
-        assert len(memory.Array("histograms", histograms).rows(0, 65)) == 65
+        assert len(map_array.Array("histograms", histograms).rows(0, 65)) == 65
         shifted: dict[str, Any] = histograms.layout | {"size": size + 8}
         with pytest.raises(EppingError, match=f"histograms.* {size + 8} .* {size}"):
-            memory.Array("histograms", loader.Map(histograms.fd, shifted))
+            map_array.Array("histograms", loader.Map(histograms.fd, shifted))
         with pytest.raises(EppingError, match=f"histograms.* {size}"):
-            memory.Array("histograms", loader.Map(histograms.fd, None))
+            map_array.Array("histograms", loader.Map(histograms.fd, None))
 
 
 # ---- attaching

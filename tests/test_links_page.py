@@ -7,7 +7,7 @@ from pathlib import Path
 from fuzz import links as model
 
 from otel_epping import links_page
-from otel_epping.kernel.loader import source_folder
+from otel_epping.kernel.load.loader import source_folder
 
 ROOT = Path(__file__).parents[1]
 HEADERS = (source_folder() / "link_headers.h").read_text()

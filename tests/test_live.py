@@ -12,7 +12,8 @@ from readings import traffic
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
-from otel_epping.kernel import interfaces, libbpf
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.collector import Collector
 from otel_epping.lab.namespaces import Namespace
 

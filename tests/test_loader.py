@@ -15,9 +15,10 @@ import pytest
 
 from otel_epping.check import findings
 from otel_epping.errors import EppingError
-from otel_epping.kernel import loader, memory, requirements
+from otel_epping.kernel import map_array
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.load import loader, requirements
 
 ROOT = Path(__file__).parents[1]
 
@@ -218,12 +219,12 @@ def test_a_libbpf_that_is_missing_or_too_old_is_one_line(tmp_path: Path, old: bo
 
 def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.MonkeyPatch) -> None:
     """As Linux 5.15 does: /proc/self/fdinfo has no such line."""
-    info = memory.map_info
+    info = map_array.map_info
 
     def silent(fd: int) -> dict[str, int]:
         return {name: value for name, value in info(fd).items() if name != "verified_insns"}
 
-    monkeypatch.setattr(memory, "map_info", silent)
+    monkeypatch.setattr(map_array, "map_info", silent)
     with load() as collector:
         assert collector.verified_instructions is None
     texts = {finding.name: finding.text for finding in findings(KernelConfig(), verbose=True)}
@@ -239,7 +240,7 @@ def compiled_for(architecture: str, includes: list[str]) -> list[str]:
     script = """
 import hashlib, json, os, sys
 from pathlib import Path
-from otel_epping.kernel import loader_child as child
+from otel_epping.kernel.load import compiler as child
 
 source, defines, includes = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 if includes:

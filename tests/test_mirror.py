@@ -23,12 +23,12 @@ from scapy.layers.dns import DNS, DNSQR
 from test_health import PROBED, ask
 
 from otel_epping import conventions, telemetry
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.directions import Directions, Flows, Traffic, count, pick, share
-from otel_epping.kernel.interfaces import Role
 from otel_epping.kernel.methods import METHODS
-from otel_epping.kernel.reader import Reader
+from otel_epping.kernel.read.directions import Directions, Flows, Traffic, count, pick, share
+from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 

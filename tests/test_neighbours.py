@@ -19,12 +19,13 @@ import neighbour
 import pytest
 from test_chaos_network import Hosts, hosts, udp_socket
 
-from otel_epping.kernel import clsact, libbpf
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.attach import clsact
+from otel_epping.kernel.attach.hook_monitor import HookMonitor
+from otel_epping.kernel.attach.other_agents import Peers
+from otel_epping.kernel.attach.tcx import Link
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.hook_monitor import HookMonitor
-from otel_epping.kernel.peers import Peers
-from otel_epping.kernel.tcx import Link
 
 __all__ = ["hosts"]
 

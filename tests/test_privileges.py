@@ -38,9 +38,9 @@ from unprivileged import (
 
 from otel_epping import telemetry
 from otel_epping.errors import EppingError
-from otel_epping.kernel import loader, privileges
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.load import capabilities, loader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -60,7 +60,9 @@ def test_each_capability_that_is_missing_is_named_with_its_reason(ns: Namespace,
     assert result.returncode == 1
     rows = [line for line in result.stdout.splitlines() if "CAP_" in line]
     assert [row.split()[:2] for row in rows if row.startswith("MISSING CAP_")] == [["MISSING", name]]
-    assert f"needed {privileges.NEEDED[name].reason}: run as root, or give the process this capability" in result.stdout
+    assert (
+        f"needed {capabilities.NEEDED[name].reason}: run as root, or give the process this capability" in result.stdout
+    )
     assert sum(row.startswith("ok ") for row in rows) == 2
     assert refusal in rows[-1]
     assert said(epping(ns, "run", "-i", "lo", command=command)) == refusal
@@ -70,7 +72,7 @@ def test_check_without_any(ns: Namespace) -> None:
     result = epping(ns, "check", command=[*OLD_KERNEL, *as_nobody(NOBODY)])
     assert result.returncode == 1
     rows = {line[8:22].strip(): line[23:] for line in result.stdout.splitlines() if line.startswith("MISSING")}
-    assert {name for name in rows if name.startswith("CAP_")} == set(privileges.NEEDED)
+    assert {name for name in rows if name.startswith("CAP_")} == set(capabilities.NEEDED)
     # Which old kernels count maps against.
     assert "too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
 
@@ -86,8 +88,8 @@ def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3*/site-packages")
     (packages / "ours.pth").write_text(f"/srv/{packages.relative_to(folder)}\n")
-    capabilities = struct.pack("<5I", 0x02000001, THREE & 0xFFFFFFFF, 0, THREE >> 32, 0)  # struct vfs_cap_data
-    os.setxattr(folder / "bin" / "python", "security.capability", capabilities)
+    attribute = struct.pack("<5I", 0x02000001, THREE & 0xFFFFFFFF, 0, THREE >> 32, 0)  # struct vfs_cap_data
+    os.setxattr(folder / "bin" / "python", "security.capability", attribute)
     mounted = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /opt && exec "$@"', str(folder)]
     return [*mounted, *as_nobody(nobody_with(*NEEDED, ambient=False), python="/opt/bin/python")]
 
@@ -169,7 +171,7 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
 
 @pytest.mark.parametrize(("forbidden", "kept"), [(MAP_UPDATE, "CAP_BPF"), (LINK_CREATE, "CAP_NET_ADMIN")])
 def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidden: str, kept: str) -> None:
-    ask = "from otel_epping.kernel import privileges; print(*privileges.needed_at_run_time())"
+    ask = "from otel_epping.kernel.load import capabilities as capabilities; print(*capabilities.needed_at_run_time())"
     answer = ns.run(*refusing(errno.EPERM, forbidden), sys.executable, "-c", ask)
     assert answer.split() == [kept]
 
@@ -190,7 +192,7 @@ def test_what_is_kept_is_kept_alone() -> None:
     def status() -> dict[str, str]:
         return fields(Path("/proc/thread-self/status"))
 
-    with ThreadPoolExecutor(1, initializer=partial(privileges.drop, {"CAP_NET_ADMIN"})) as thread:
+    with ThreadPoolExecutor(1, initializer=partial(capabilities.drop, {"CAP_NET_ADMIN"})) as thread:
         kept = thread.submit(status).result()
     assert held(kept) == {"CapInh": 0, "CapPrm": NET_ADMIN, "CapEff": NET_ADMIN, "CapAmb": 0}
     assert int(kept["CapBnd"], 16) == 0
@@ -232,7 +234,7 @@ def loaders(parent: int) -> list[Path]:
     found = []
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in children.read_text().split():
-            if b"loader_child" in (Path("/proc") / child / "cmdline").read_bytes():
+            if b"load/compiler.py" in (Path("/proc") / child / "cmdline").read_bytes():
                 found.append(Path("/proc") / child)
     return found
 
@@ -263,8 +265,8 @@ def test_headers_that_are_links_to_elsewhere_are_read(tmp_path: Path) -> None:
     read = f"""
 import sys
 from pathlib import Path
-from otel_epping.kernel.landlock import confine
-from otel_epping.kernel.loader_child import header_folders
+from otel_epping.kernel.load.landlock import confine
+from otel_epping.kernel.load.compiler import header_folders
 include = Path({str(include)!r})
 confine(header_folders([include, include / "some-linux-gnu"]))
 print(Path({str(link)!r}).read_text())

@@ -10,9 +10,9 @@ from patience import PATIENCE_S
 from unprivileged import AGENT
 
 from otel_epping import conventions, telemetry
-from otel_epping.kernel import rtnetlink
-from otel_epping.kernel.follower import present
-from otel_epping.kernel.interfaces import find
+from otel_epping.kernel.attach.interface_monitor import present
+from otel_epping.kernel.attach.interfaces import find
+from otel_epping.kernel.netlink import links
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -34,10 +34,10 @@ def host() -> Iterator[Namespace]:
 
 def test_the_kernels_names_are_escaped_and_found_again(host: Namespace) -> None:
     with host.entered():
-        assert {link.name for link in rtnetlink.links()} == {*NAMES.values(), "café", "plain0", "lo"}
+        assert {link.name for link in links.links()} == {*NAMES.values(), "café", "plain0", "lo"}
         for text in (*NAMES.values(), "café"):
             assert find(text).name == text
-            assert find(text).ifindex == next(link.ifindex for link in rtnetlink.links() if link.name == text)
+            assert find(text).ifindex == next(link.ifindex for link in links.links() if link.name == text)
 
 
 def test_patterns_see_characters_and_single_bytes(host: Namespace) -> None:

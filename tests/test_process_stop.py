@@ -13,7 +13,8 @@ from neighbour import HOOKS
 from patience import PATIENCE_S
 
 from otel_epping import telemetry
-from otel_epping.kernel import libbpf, rtnetlink, traffic_control
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.netlink import links, traffic_control
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 
@@ -29,7 +30,7 @@ def host() -> Iterator[Namespace]:
 def held(host: Namespace) -> int:
     """How many hooks of the host's interfaces have a program."""
     with host.entered():
-        ifindexes = [link.ifindex for link in rtnetlink.links()]
+        ifindexes = [link.ifindex for link in links.links()]
         filters = [
             each for index in ifindexes for way in ("ingress", "egress") for each in traffic_control.filters(index, way)
         ]

@@ -12,12 +12,12 @@ from readings import dense
 from recorder import Conversation
 from testrun import EXTERNAL, Bench
 
-from otel_epping.kernel import buckets, libbpf, memory
+from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.histograms import BLOCK, Histograms
-from otel_epping.kernel.reader import Reader, Reading
-from otel_epping.kernel.subnet_counters import SubnetCounters
+from otel_epping.kernel.read.histograms import BLOCK, Histograms
+from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.read.reader import Reader, Reading
+from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.ledger import Ledger
 
 LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS
@@ -36,7 +36,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[KernelCon
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows to a window, so that there are many windows."""
-    monkeypatch.setattr(memory, "_WINDOW_BYTES", 7_000)
+    monkeypatch.setattr(map_array, "_WINDOW_BYTES", 7_000)
 
 
 def slot_of(bench: Bench, conversation: Conversation) -> int:

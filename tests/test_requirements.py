@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_epping.kernel import requirements
+from otel_epping.kernel.load import requirements
 
 PLATFORMS = Path(__file__).parents[1] / "docs" / "platforms.md"
 

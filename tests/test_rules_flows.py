@@ -3,8 +3,8 @@
 
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, START_NS, UNKNOWN_ROW, Bench, Flow
 
+from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Interface
 from otel_epping.lab.namespaces import Namespace
 
 MAX_AGE = KernelConfig().max_age_ns

@@ -17,7 +17,7 @@ from testrun import MS, Bench
 
 from otel_epping import conventions, telemetry
 from otel_epping.exporter import ProducerExporter
-from otel_epping.kernel.reader import Reader
+from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.sink import Sink
 from otel_epping.sdk import attach
 

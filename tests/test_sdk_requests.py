@@ -26,8 +26,8 @@ from otel_epping import conventions, histogram, producer, telemetry
 from otel_epping import exporter as exporter_module
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.reader import Reader, Reading
+from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.read.reader import Reader, Reading
 from otel_epping.lab.sink import Sink
 from otel_epping.ledger import numbers
 from otel_epping.sdk import install

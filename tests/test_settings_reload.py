@@ -14,9 +14,9 @@ from command import Agent, converse
 
 from otel_epping import conventions, telemetry
 from otel_epping.agent import _Reloading
+from otel_epping.kernel.attach.interface_monitor import Follower
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.follower import Follower
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.settings import Settings

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, LO, MS, START_NS, Bench, Flow, Rtt
 
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Role
 
 UNKNOWN = 2
 

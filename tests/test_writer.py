@@ -28,7 +28,7 @@ from testrun import EGRESS, MS, Bench
 from otel_epping import conventions, telemetry
 from otel_epping.counters import SUBNET_COUNTERS
 from otel_epping.exporter import ProducerExporter
-from otel_epping.kernel.interfaces import Interface
+from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.sink import Sink
 from otel_epping.producer import EppingMetricProducer
 from otel_epping.writer import Writer

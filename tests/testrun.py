@@ -25,10 +25,10 @@ from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from otel_epping.kernel import libbpf, memory
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.interfaces import Interface
 from otel_epping.kernel.replayer import LEAST_FRAME, Runs
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
@@ -113,7 +113,7 @@ class Bench:
 
     def array(self, name: str) -> npt.NDArray[Any]:
         """All of an array of the program, as it is at every moment."""
-        array = memory.Array(name, self.collector.program.maps[name])
+        array = map_array.Array(name, self.collector.program.maps[name])
         return array.rows(0, array.length)
 
     def register(self, interface: Interface) -> int:

@@ -21,7 +21,7 @@ from otel_epping.cli.replay import replay
 from otel_epping.cli.run import run
 from otel_epping.cli.watch import watch
 from otel_epping.errors import EppingError
-from otel_epping.kernel import requirements
+from otel_epping.kernel.load import requirements
 from otel_epping.process import logs, redaction
 from otel_epping.version import __version__
 

@@ -5,7 +5,7 @@ import click
 
 from otel_epping.cli.options import COMMAND
 from otel_epping.errors import EppingError
-from otel_epping.kernel import requirements
+from otel_epping.kernel.load import requirements
 
 
 @click.command(context_settings=COMMAND)

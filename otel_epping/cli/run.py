@@ -8,7 +8,7 @@ import click
 
 from otel_epping.cli.options import COMMAND, all_options, ignored_variables, naming_source, reread
 from otel_epping.errors import EppingError
-from otel_epping.kernel import interfaces
+from otel_epping.kernel.attach import interfaces
 from otel_epping.process import logs
 from otel_epping.settings import SELECTING, Settings
 

@@ -8,9 +8,9 @@ import click
 from otel_epping import watch as watching
 from otel_epping.cli.options import COMMAND, kernel_options, naming_source, option
 from otel_epping.events import FORMATS
-from otel_epping.kernel import follower, interfaces
+from otel_epping.kernel.attach import interface_monitor, interfaces
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Role
 from otel_epping.settings.types import Interfaces
 
 
@@ -28,7 +28,7 @@ def watch(config: KernelConfig, interface: tuple[str, ...], mirror: tuple[str, .
         if not texts:
             continue
         with naming_source(click.get_current_context(), [name]):
-            found = follower.present(texts)
+            found = interface_monitor.present(texts)
             for each in found:
                 interfaces.find(each)
         roles.update(dict.fromkeys(found, role))

@@ -14,17 +14,18 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel import buckets, libbpf, loader, memory
-from otel_epping.kernel.attachments import Attachments
+from otel_epping.kernel import buckets, libbpf, map_array
+from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.control import Control
-from otel_epping.kernel.directions import Directions
-from otel_epping.kernel.flows import FlowTable
 from otel_epping.kernel.limits import Limits
-from otel_epping.kernel.reader import READ, Interval, Reader
-from otel_epping.kernel.slots import Slots
-from otel_epping.kernel.waiting import count_waiting
+from otel_epping.kernel.load import loader
+from otel_epping.kernel.read.control import Control
+from otel_epping.kernel.read.directions import Directions
+from otel_epping.kernel.read.flow_table import FlowTable
+from otel_epping.kernel.read.reader import READ, Interval, Reader
+from otel_epping.kernel.read.slots import Slots
+from otel_epping.kernel.read.waiting import count_waiting
 
 # Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
 _SLOTS_AHEAD = 1024
@@ -62,7 +63,7 @@ class Collector:
         self._lock = threading.Lock()
         self.slots = Slots(self.program.maps, self._control, self._limits.idle_timeout_ns)
         self._fill_tables()
-        self._arrays = {name: memory.Array(name, self.program.maps[name]) for name in READ}
+        self._arrays = {name: map_array.Array(name, self.program.maps[name]) for name in READ}
 
     def __enter__(self) -> "Collector":
         return self
@@ -139,7 +140,7 @@ class Collector:
     @property
     def kernel_bytes(self) -> dict[str, int]:
         """Kernel memory of each map, as the kernel accounts it."""
-        return {name: memory.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
+        return {name: map_array.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
     def runs(self) -> dict[str, tuple[int, int]]:
         """How often each entry point ran, and for how long, ns; both count while the sysctl kernel.bpf_stats_enabled
@@ -147,7 +148,7 @@ class Collector:
         """
         if not self._program_gone.alive:
             return {}
-        infos = {name: memory.map_info(fd) for name, fd in self.program.entry_points.items()}
+        infos = {name: map_array.map_info(fd) for name, fd in self.program.entry_points.items()}
         return {name: (info["run_cnt"], info["run_time_ns"]) for name, info in infos.items()}
 
     @property
@@ -155,7 +156,7 @@ class Collector:
         """How many instructions the verifier went through for each entry point (of a million it allows); None if the
         kernel doesn't say, as before Linux 5.16.
         """
-        infos = {name: memory.map_info(fd) for name, fd in self.program.entry_points.items()}
+        infos = {name: map_array.map_info(fd) for name, fd in self.program.entry_points.items()}
         if not all("verified_insns" in info for info in infos.values()):
             return None
         return {name: info["verified_insns"] for name, info in infos.items()}

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, memory
+from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.collector import Collector
 
 Events = npt.NDArray[Any]
@@ -43,7 +43,7 @@ class EventReader:
             raise EppingError("the program was built without events")
         layout = maps["event_draft"].layout
         assert layout is not None
-        self.dtype = memory.dtype_of(layout)
+        self.dtype = map_array.dtype_of(layout)
         self._none = np.zeros(0, self.dtype)
         size = self.dtype.itemsize
         # Copied as opaque bytes, which numpy does at once, and not field by field.
@@ -57,7 +57,7 @@ class EventReader:
         )
         fd = maps["events"].fd
         page = os.sysconf("SC_PAGE_SIZE")
-        self._size = memory.map_info(fd)["max_entries"]
+        self._size = map_array.map_info(fd)["max_entries"]
         self._read_to = memoryview(mmap.mmap(fd, page)).cast("Q")
         self._ring = mmap.mmap(fd, page + 2 * self._size, mmap.MAP_SHARED, mmap.PROT_READ, offset=page)
         self._written_to = memoryview(self._ring).cast("Q")

@@ -22,9 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.errors import EppingError
+from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 
 Numbers = npt.NDArray[np.int64]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel import libbpf, memory
+from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.events import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, Events
 
@@ -33,8 +33,8 @@ class Timeouts:
         assert watched.layout is not None
         assert watched.key_layout is not None
         self._fd = watched.fd
-        self._key = memory.dtype_of(watched.key_layout)
-        self._value = memory.dtype_of(watched.layout)
+        self._key = map_array.dtype_of(watched.key_layout)
+        self._value = map_array.dtype_of(watched.layout)
         self._dtype = dtype
         self._collector = collector  # keeps the map's descriptor open
 

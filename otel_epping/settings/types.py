@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import methods, selection
+from otel_epping.kernel import methods
+from otel_epping.kernel.attach import selection
 
 _UNITS_NS = {"ns": 1, "us": 10**3, "ms": 10**6, "s": 10**9, "m": 60 * 10**9, "h": 3600 * 10**9, "": 10**9}
 _DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)"

@@ -15,8 +15,8 @@ from fuzz import builders, mutations, talks
 from fuzz.flows import IDLE_NS
 from fuzz.meaning import ACK, ETHERNET, read
 from fuzz.rules import Step
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Role
 
 START_NS = 1_760_000_000_000_000_000
 MS = talks.MS

@@ -10,8 +10,8 @@ from fuzz.flows import Flow, Half, Segment, behaviour, follow
 from fuzz.meaning import ACK, RST, SYN, Meaning, prefix, read
 from fuzz.methods import METHODS, Seen
 from fuzz.timing import Timing
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Role
 
 RTT_LEAST_NS, RTT_GREATEST_NS = 1_000, 64_000_000_000
 CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")

@@ -19,9 +19,9 @@ from testrun import EGRESS, INGRESS, Bench
 
 from fuzz.episodes import Episode
 from fuzz.rules import CLASSES, OVERFLOW, Model, Step, Subnet, Tally
-from otel_epping.kernel import buckets, libbpf, memory, methods
+from otel_epping.kernel import buckets, libbpf, map_array, methods
+from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.interfaces import Interface, Role
 
 _MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
 # What becomes of an RTT that was begun.
@@ -49,7 +49,7 @@ class HashMap:
     """A hash map of the program, to be looked at and emptied in one system call."""
 
     def __init__(self, fd: int) -> None:
-        info = memory.map_info(fd)
+        info = map_array.map_info(fd)
         self._fd, self._most = fd, info["max_entries"]
         self._key_size, self._value_size = info["key_size"], info["value_size"]
         self._keys = ctypes.create_string_buffer(self._key_size * self._most)
@@ -87,7 +87,7 @@ class Trial:
         self._forgotten = [
             HashMap(entry.fd)
             for name, entry in maps.items()
-            if memory.map_info(entry.fd)["map_type"] in _MAP_TYPES_OF_KEYS and name != "subnets"
+            if map_array.map_info(entry.fd)["map_type"] in _MAP_TYPES_OF_KEYS and name != "subnets"
         ]
         first = buckets.first_index(config.scale)
         self._edges = [
@@ -130,7 +130,7 @@ class Trial:
             self.bench.collector.attachments.register(Interface("lo", _IFINDEX, episode.link_header), episode.role)
         else:
             interfaces = self.bench.collector.program.maps["interfaces"]
-            memory.write(interfaces, _IFINDEX, bytes(memory.Array("interfaces", interfaces).dtype.itemsize))
+            map_array.write(interfaces, _IFINDEX, bytes(map_array.Array("interfaces", interfaces).dtype.itemsize))
 
     def _snapshot(self, known: bool) -> Snapshot:
         interface: Counter[str] = Counter()

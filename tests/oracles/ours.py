@@ -18,7 +18,7 @@ from oracles.frames import Frame
 from oracles.report import Report
 from otel_epping import summary
 from otel_epping.capture import Capture, CaptureError
-from otel_epping.kernel import memory, methods
+from otel_epping.kernel import map_array, methods
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.replayer import Replayer
 
@@ -134,12 +134,12 @@ class Ours:
 
     def _array(self, name: str) -> Rows:
         """All of an array of the program, as it is at every moment."""
-        array = memory.Array(name, self._replayer.program.maps[name])
+        array = map_array.Array(name, self._replayer.program.maps[name])
         return array.rows(0, array.length)
 
     def _forget(self, name: str) -> None:
         """Empties a hash map."""
         fd = self._replayer.program.maps[name].fd
-        key = ctypes.create_string_buffer(memory.map_info(fd)["key_size"])
+        key = ctypes.create_string_buffer(map_array.map_info(fd)["key_size"])
         while _library.bpf_map_get_next_key(fd, None, key) == 0:
             _library.bpf_map_delete_elem(fd, key)

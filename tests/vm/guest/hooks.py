@@ -6,7 +6,7 @@ import time
 
 from unprivileged import CAPABLE_NOBODY, NET_ADMIN, assert_holds_nothing
 
-from otel_epping.kernel import tcx
+from otel_epping.kernel.attach import tcx
 from otel_epping.lab.namespaces import Namespace
 from vm.guest import traffic
 from vm.guest.agent import Agent, judged

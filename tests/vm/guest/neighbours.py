@@ -5,7 +5,7 @@ import re
 import time
 from collections.abc import Callable
 
-from otel_epping.kernel import tcx
+from otel_epping.kernel.attach import tcx
 from vm.guest import traffic
 from vm.guest.agent import Agent, NotStartedError, judged
 from vm.guest.network import Pair

@@ -42,7 +42,7 @@ def sibling(name: str) -> SimpleNamespace:
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
 
 
-bytecode, landlock, rejection = map(sibling, ("bytecode.py", "landlock.py", "rejection.py"))
+bytecode, landlock, verifier_log = map(sibling, ("bytecode.py", "landlock.py", "verifier_log.py"))
 
 # The C headers of the system, of user space: linux-libc-dev.
 HEADERS = [Path("/usr/include"), Path("/usr/include", sysconfig.get_config_var("MULTIARCH") or "")]
@@ -194,11 +194,11 @@ def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
 def explain(bcc: Any, libbpf: Any, lines: list[SourceLine], defines: dict[str, int], failure: LoadError) -> None:
     """Adds the place in the source and the verifier's verdict to the failure to load a program; prints the log."""
     source = [line.text for line in lines]
-    with rejection.listing() as listed:
-        module = compile_source(bcc, "\n".join(source), defines, "-g", debug=rejection.DEBUG_SOURCE)
+    with verifier_log.listing() as listed:
+        module = compile_source(bcc, "\n".join(source), defines, "-g", debug=verifier_log.DEBUG_SOURCE)
     program = failure.reply["program"]
     code = bytecode.linked(compiled(bcc, module), PROGRAMS[program], addresses_of(module))
-    found = rejection.explain(libbpf, bcc.BPF.SCHED_CLS, program, code, listed[0], source)
+    found = verifier_log.explain(libbpf, bcc.BPF.SCHED_CLS, program, code, listed[0], source)
     print(*found.log.splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
     place = lines[found.line - 1] if found.line else None
     failure.reply |= {"place": f"{place.file}:{place.number}" if place else "", "verdict": found.verdict}

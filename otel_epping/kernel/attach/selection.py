@@ -18,8 +18,8 @@ from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.interfaces import Role
-from otel_epping.kernel.rtnetlink import Link
+from otel_epping.kernel.attach.interfaces import Role
+from otel_epping.kernel.netlink.links import Link
 from otel_epping.process.text import normalized, plain, printable
 
 AUTO = "auto"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Has the kernel program compiled and loaded by a child process, and takes over its file descriptors.
 
-`loader_child.py` says why it is a child. What can go wrong there comes back as an EppingError with cause and cure.
+`compiler.py` says why it is a child. What can go wrong there comes back as an EppingError with cause and cure.
 """
 
 import errno
@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, privileges, requirements
+from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.load import capabilities, requirements
 
 _log = logging.getLogger("otel_epping")
 
 SYSTEM_PYTHON = "/usr/bin/python3"
-_CHILD = Path(__file__).with_name("loader_child.py")
+_CHILD = Path(__file__).with_name("compiler.py")
 _NO_BCC = "BCC is not installed: apt-get install python3-bpfcc (never pip install bcc, that is another package)"
 _WRONG_BCC = (
     "the module bcc at {path} is PyPI's crystal-lattice package, not the BPF Compiler Collection: "
@@ -76,7 +77,7 @@ class Program:
 
 def source_folder() -> Path:
     """The folder bpf/: in the package when installed, beside it in a checkout. Raises EppingError if it is gone."""
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parents[2]
     for folder in (package / "bpf", package.parent / "bpf"):
         if (folder / "epping.bpf.c").is_file():
             return folder
@@ -135,7 +136,7 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
 
 def _ask_child(interpreter: str, request: str) -> _Answer:
     """Runs the child to its end, in a thread that ends: the child gets no more capabilities than loading needs."""
-    privileges.confine()
+    capabilities.confine()
     ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
         # Not a number of a standard stream, in an application that has closed its own: the child has other ones there.

@@ -14,7 +14,7 @@ from typing import NoReturn
 from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import possible_cpus
-from otel_epping.kernel.privileges import NEEDED, may_raise_limits, missing
+from otel_epping.kernel.load.capabilities import NEEDED, may_raise_limits, missing
 
 # The program exchanges and compares atomically, which BPF does from 5.12 on; 5.15 is the first after it to be kept for
 # years. Without TCX links, which are from 6.6, there are clsact filters.

@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel import libbpf, memory
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.arrays import longer
 from otel_epping.kernel.config import possible_cpus
-from otel_epping.kernel.control import FIRST_EPOCH, Control
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.loader import Map
-from otel_epping.kernel.rows import longer
+from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.read.control import FIRST_EPOCH, Control
+from otel_epping.kernel.read.min_max import Counts
 
 OVERFLOW_SLOT = 0
 # Far longer than any run of the program.
@@ -177,6 +177,6 @@ class Slots:
         cpus = possible_cpus()
         for name, each in (("slots", 1), ("histograms", 1), ("flow_counters", 1), ("traffic", cpus)):
             array = self._maps[name]
-            nothing = bytes(memory.map_info(array.fd)["value_size"])
+            nothing = bytes(map_array.map_info(array.fd)["value_size"])
             for row in (slots[:, None] * each + np.arange(each)).ravel().astype(np.uint32):
                 libbpf.map_update(array.fd, row.tobytes(), nothing)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.beside import Shared
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.memory import Array
-from otel_epping.kernel.rows import longer
-from otel_epping.kernel.runs import Numbers, Runs, spans, starts_of, sums
+from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.map_array import Array
+from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.read.parallel import Shared
+from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of, sums
 
 # Buckets are read in blocks of so many: a cache line. One by one takes twice as long.
 BLOCK = 16

@@ -2,7 +2,7 @@
 """Messages of rtnetlink(7) and their attributes: requests, dumps, and what the kernel says by itself.
 
 A message is a header, a struct of its kind, and attributes. Numbers are in the machine's byte order. There is only what
-rtnetlink.py, routes.py and traffic_control.py need. pyroute2 has all of it, and takes 10 MB and 80 ms, which is more
+links.py, routes.py and traffic_control.py need. pyroute2 has all of it, and takes 10 MB and 80 ms, which is more
 than all of our settings and their model together.
 """
 

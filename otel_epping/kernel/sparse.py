@@ -6,8 +6,8 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.extremes import Counts
-from otel_epping.kernel.rows import longer
+from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.read.min_max import Counts
 
 Numbers = npt.NDArray[np.int64]
 _T = TypeVar("_T", np.uint32, np.uint64)

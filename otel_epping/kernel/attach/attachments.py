@@ -18,12 +18,13 @@ from functools import partial
 import numpy as np
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import clsact, interfaces, memory, tcx
-from otel_epping.kernel.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
-from otel_epping.kernel.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
-from otel_epping.kernel.loader import Program
-from otel_epping.kernel.peers import Peers
-from otel_epping.kernel.requirements import SHORTAGES
+from otel_epping.kernel import map_array
+from otel_epping.kernel.attach import clsact, interfaces, tcx
+from otel_epping.kernel.attach.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
+from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
+from otel_epping.kernel.attach.other_agents import Peers
+from otel_epping.kernel.load.loader import Program
+from otel_epping.kernel.load.requirements import SHORTAGES
 from otel_epping.process import descriptors
 
 _log = logging.getLogger("otel_epping")
@@ -58,8 +59,8 @@ class Attachments:
     numbers the identifiers and numbers of interfaces
     roles   identifier of an interface -> what it faces
     hook    what holds the program on an interface: tcx or clsact
-    counts  how often an interface was attached to, detached from, and refused by the follower (follower.py); and what
-            the monitor of the hooks did and found (hook_monitor.py)
+    counts  how often an interface was attached, detached, and refused (interface_monitor.py); and what the monitor of
+            the hooks did and found (hook_monitor.py)
     faults  what keeps packets from us, in words; written by the monitor
     kernel_packets  packets that the kernel counted while an interface was watched, received and transmitted, by name;
             of the monitor too
@@ -89,7 +90,7 @@ class Attachments:
     def _put(self, row: int, interface: Interface, counted_as: tuple[int, int], role: Role) -> None:
         identifier, number = counted_as
         value = np.array([(interface.ifindex, interface.link_header, number, identifier, 0, role.value)], _ROW)
-        memory.write(self._program.maps["interfaces"], row, value.tobytes())
+        map_array.write(self._program.maps["interfaces"], row, value.tobytes())
 
     @property
     def watched(self) -> list[str]:

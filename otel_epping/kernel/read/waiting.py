@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel import libbpf, memory
-from otel_epping.kernel.loader import Map
-from otel_epping.kernel.memory import Array
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.map_array import Array
 
 # enum exchange_state, bpf/exchange.h
 _OPEN = 0
@@ -34,7 +34,7 @@ def _in_flows(flows: Array) -> int:
 def _in_exchanges(exchanges: Map) -> int:
     assert exchanges.layout
     assert exchanges.key_layout
-    key, value = memory.dtype_of(exchanges.key_layout), memory.dtype_of(exchanges.layout)
+    key, value = map_array.dtype_of(exchanges.key_layout), map_array.dtype_of(exchanges.layout)
     return sum(
         int(np.count_nonzero(values["state"] == _OPEN)) for _, values in libbpf.map_batches(exchanges.fd, key, value)
     )

@@ -9,7 +9,9 @@ What comes in passes XDP, TCX ingress and clsact ingress; what goes out passes T
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from otel_epping.kernel import clsact, libbpf, rtnetlink, tcx
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.attach import clsact, tcx
+from otel_epping.kernel.netlink import links
 
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
@@ -45,7 +47,7 @@ class Neighbour:
     is_first: bool
 
 
-def likely_cause(name: str, device: rtnetlink.Device) -> str:
+def likely_cause(name: str, device: links.Device) -> str:
     """Why the kernel counts packets on an interface that its hooks do not show, and the cure."""
     if device.xdp:
         ids = ", ".join(map(str, device.xdp))
@@ -56,12 +58,12 @@ def likely_cause(name: str, device: rtnetlink.Device) -> str:
     return _KINDS.get(device.kind, _BYPASSES.format(name=name))
 
 
-def is_suspect(device: rtnetlink.Device) -> bool:
+def is_suspect(device: links.Device) -> bool:
     """Whether it is known why packets of an interface would not pass its hooks."""
     return bool(device.xdp) or device.kind in ("vrf", "ipvlan", "ipvtap", "openvswitch")
 
 
-def warning_of(device: rtnetlink.Device) -> str:
+def warning_of(device: links.Device) -> str:
     """What is known beforehand of an interface whose packets may not pass its hooks; '' for others."""
     return _KINDS[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
@@ -98,7 +100,7 @@ def on_hooks(ifindex: int, hook: str) -> list[Neighbour]:
     """All programs and filters on an interface, for each direction in the order in which packets meet them; `hook` is
     otel-epping's: tcx or clsact. Raises OSError, without CAP_NET_ADMIN too.
     """
-    device = rtnetlink.device(ifindex)
+    device = links.device(ifindex)
     found = [Neighbour("xdp", f"XDP program (id {program})", False, True) for program in device.xdp]
     for direction in ("ingress", "egress"):
         found += [*_programs(ifindex, direction, hook), *_filters(ifindex, direction, hook)]

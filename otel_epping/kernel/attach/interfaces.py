@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import rtnetlink
+from otel_epping.kernel.netlink import links
 
 # linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
@@ -71,9 +71,9 @@ def find(name: str) -> Interface:
 
     Raises EppingError if no interface has the name, or if the interface is down or its link foreign.
     """
-    link = rtnetlink.link_named(name)
+    link = links.link_named(name)
     if link is None:
-        known = ", ".join(sorted(other.name for other in rtnetlink.links()))
+        known = ", ".join(sorted(other.name for other in links.links()))
         raise EppingError(f"there is no interface '{name}': choose one of {known}")
     if not link.up:
         raise EppingError(f"interface {link.name} is down: ip link set {link.name} up")

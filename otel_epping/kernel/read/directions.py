@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.interfaces import Role
+from otel_epping.kernel.attach.interfaces import Role
 
 _log = logging.getLogger("otel_epping")
 

@@ -10,13 +10,13 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import rtnetlink
-from otel_epping.kernel.attachments import INTERFACES, UNKNOWN_INTERFACE, Attachments
-from otel_epping.kernel.default_routes import DefaultRoutes
-from otel_epping.kernel.interfaces import Interface, Role, interface_of
-from otel_epping.kernel.requirements import SHORTAGES
-from otel_epping.kernel.rtnetlink import Link
-from otel_epping.kernel.selection import AUTO, Selection, is_name, matches
+from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE, Attachments
+from otel_epping.kernel.attach.default_routes import DefaultRoutes
+from otel_epping.kernel.attach.interfaces import Interface, Role, interface_of
+from otel_epping.kernel.attach.selection import AUTO, Selection, is_name, matches
+from otel_epping.kernel.load.requirements import SHORTAGES
+from otel_epping.kernel.netlink import links
+from otel_epping.kernel.netlink.links import Link
 
 _log = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Follower:
         self._is_stopped = is_stopped
         self.is_outdated = False  # call follow() again, though there is nothing to read
         self._default_routes = DefaultRoutes()
-        self._changes = rtnetlink.Changes(routes=selection.by_route)
+        self._changes = links.Changes(routes=selection.by_route)
 
     def begin(self) -> None:
         """Attaches to all there is. Raises EppingError if that cannot be.
@@ -66,8 +66,8 @@ class Follower:
 
     def unmatched(self) -> list[str]:
         """What selects no interface that there is."""
-        links, routes = self._links.values(), self._default_routes.interfaces
-        return [text for text in self._selection.all if not any(matches(text, link, routes) for link in links)]
+        existing, routes = self._links.values(), self._default_routes.interfaces
+        return [text for text in self._selection.all if not any(matches(text, link, routes) for link in existing)]
 
     def select(self, selection: Selection) -> None:
         """Follows another selection from now on; what is in both is watched without a gap.
@@ -76,7 +76,7 @@ class Follower:
         """
         missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
         try:
-            changes = rtnetlink.Changes(routes=selection.by_route)
+            changes = links.Changes(routes=selection.by_route)
         except OSError as error:
             cure = SHORTAGES.get(error.errno or 0, "try again")
             raise EppingError(f"cannot follow other interfaces ({error.strerror}): {cure}") from error
@@ -113,9 +113,9 @@ class Follower:
         routes_changed = False
         for kind, body in messages:
             routes_changed |= self._selection.by_route and self._default_routes.may_change(kind, body)
-            if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
+            if kind in (links.RTM_NEWLINK, links.RTM_DELLINK) and (link := links.link_of(body)):
                 self._links.pop(link.ifindex, None)
-                if kind == rtnetlink.RTM_NEWLINK:
+                if kind == links.RTM_NEWLINK:
                     self._links[link.ifindex] = link
                 else:
                     # At once: before its index is another's, and the kernel has cut its links already.
@@ -124,7 +124,7 @@ class Follower:
             self._default_routes.look(self._links.values())
 
     def _look_anew(self) -> None:
-        self._links = {link.ifindex: link for link in rtnetlink.links()}
+        self._links = {link.ifindex: link for link in links.links()}
         if self._selection.by_route:
             self._default_routes.look(self._links.values())
 
@@ -218,12 +218,12 @@ def present(texts: Sequence[str]) -> list[str]:
 
     Raises EppingError if there is none.
     """
-    links, routes = list(rtnetlink.links()), DefaultRoutes()
+    existing, routes = list(links.links()), DefaultRoutes()
     if AUTO in texts:
-        routes.look(links)
+        routes.look(existing)
     found: dict[str, None] = {}
     for text in texts:
-        selected = [link.name for link in links if matches(text, link, routes.interfaces)]
+        selected = [link.name for link in existing if matches(text, link, routes.interfaces)]
         found |= dict.fromkeys(selected or ([text] if is_name(text) else []))
     if not found:
         raise EppingError(f"no interface matches {', '.join(texts)}: see ip link")

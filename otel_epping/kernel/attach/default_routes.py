@@ -11,9 +11,9 @@ the route's own.
 
 from collections.abc import Iterable
 
-from otel_epping.kernel import routes, rtnetlink
-from otel_epping.kernel.routes import Nexthop, Route
-from otel_epping.kernel.rtnetlink import Link
+from otel_epping.kernel.netlink import links, routes
+from otel_epping.kernel.netlink.links import Link
+from otel_epping.kernel.netlink.routes import Nexthop, Route
 
 _RT_TABLE_MAIN = 254
 # By the bytes of an address: bits of the prefixes that are half of all addresses, and the first byte of each.
@@ -49,9 +49,9 @@ class DefaultRoutes:
         self._nexthops: frozenset[int] = frozenset()
         self._tables: frozenset[int] = frozenset()
 
-    def look(self, links: Iterable[Link]) -> None:
-        """Asks the kernel; `links` are all interfaces there are. Raises OSError."""
-        self._tables = _tables(links)
+    def look(self, existing: Iterable[Link]) -> None:
+        """Asks the kernel; `existing` are all interfaces there are. Raises OSError."""
+        self._tables = _tables(existing)
         # Nexthops first: that request waits for the lock (RTNL) of whatever sent a message, while routes may be listed
         # before the kernel has taken out those that end with an interface, an address or an object.
         nexthops = {nexthop.number: nexthop for nexthop in routes.nexthops()}
@@ -74,10 +74,10 @@ class DefaultRoutes:
             return routes.nexthop_of(body).number in self._nexthops
         if kind == routes.RTM_DELADDR:
             return routes.address_interface_of(body) in self.interfaces
-        if kind in (rtnetlink.RTM_NEWLINK, rtnetlink.RTM_DELLINK) and (link := rtnetlink.link_of(body)):
+        if kind in (links.RTM_NEWLINK, links.RTM_DELLINK) and (link := links.link_of(body)):
             return link.ifindex in self.interfaces or bool(link.table)
         return False
 
 
-def _tables(links: Iterable[Link]) -> frozenset[int]:
-    return frozenset({_RT_TABLE_MAIN, *(link.table for link in links if link.table)})
+def _tables(existing: Iterable[Link]) -> frozenset[int]:
+    return frozenset({_RT_TABLE_MAIN, *(link.table for link in existing if link.table)})

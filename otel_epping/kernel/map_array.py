@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.loader import Map
+from otel_epping.kernel.load.loader import Map
 
 # What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.
 _WINDOW_BYTES = 3 << 20
@@ -31,7 +31,7 @@ _library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
-    """The dtype of a layout {"size": bytes, "fields": [[name, offset, element, count]...]} (see loader_child.py)."""
+    """The dtype of a layout {"size": bytes, "fields": [[name, offset, element, count]...]} (see load/compiler.py)."""
     names, formats, offsets = [], [], []
     for name, offset, element, count in layout["fields"]:
         base = dtype_of(element) if isinstance(element, dict) else np.dtype(element.replace("u", "uint"))

@@ -10,19 +10,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.attachments import Attachments
-from otel_epping.kernel.beside import beside
+from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.attach.attachments import Attachments
+from otel_epping.kernel.attach.interface_numbers import Gone
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.directions import Directions, Traffic
-from otel_epping.kernel.extremes import Counts, Extremes
-from otel_epping.kernel.flows import FlowTable
-from otel_epping.kernel.histograms import Histograms
-from otel_epping.kernel.interface_numbers import Gone
-from otel_epping.kernel.memory import Array
-from otel_epping.kernel.rows import longer
-from otel_epping.kernel.runs import Runs
-from otel_epping.kernel.slots import OVERFLOW_SLOT, Found, Slots
-from otel_epping.kernel.subnet_counters import SubnetCounters
+from otel_epping.kernel.map_array import Array
+from otel_epping.kernel.read.directions import Directions, Traffic
+from otel_epping.kernel.read.flow_table import FlowTable
+from otel_epping.kernel.read.histograms import Histograms
+from otel_epping.kernel.read.min_max import Counts, Extremes
+from otel_epping.kernel.read.parallel import beside
+from otel_epping.kernel.read.slots import OVERFLOW_SLOT, Found, Slots
+from otel_epping.kernel.read.subnet_counters import SubnetCounters
+from otel_epping.kernel.sparse import Runs
 
 # Of enum packet_kind (bpf/maps.h): TCP; UDP and ICMP.
 _TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))

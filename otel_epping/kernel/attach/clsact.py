@@ -32,8 +32,10 @@ import os
 import socket
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, memory, tcx, traffic_control
-from otel_epping.kernel.traffic_control import Filter
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.attach import tcx
+from otel_epping.kernel.netlink import traffic_control
+from otel_epping.kernel.netlink.traffic_control import Filter
 
 _log = logging.getLogger("otel_epping")
 
@@ -137,7 +139,7 @@ class ClsactFilter:
 
     def __init__(self, program_fd: int, ifindex: int, direction: str) -> None:
         self._program_fd, self._ifindex, self._direction = program_fd, ifindex, direction
-        self._program = memory.map_info(program_fd)["prog_id"]
+        self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
         # Before the filter is there, so that nobody takes it for one whose owner is dead. A name that another user
         # took to annoy us looks the same to all others of us.

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from otel_epping.kernel import netlink
+from otel_epping.kernel.netlink import messages
 
 # linux/rtnetlink.h, linux/nexthop.h
 RTM_DELADDR = 21
@@ -48,7 +48,7 @@ def route_of(body: bytes) -> Route | None:
         return None
     destination, nexthop = b"", 0
     interfaces: list[int] = []
-    for attribute, value in netlink.attributes(body[_ROUTE.size :]):
+    for attribute, value in messages.attributes(body[_ROUTE.size :]):
         if attribute == _RTA_DST:
             destination = value
         elif attribute == _RTA_OIF:
@@ -79,7 +79,7 @@ class Nexthop:
 
 def nexthop_of(body: bytes) -> Nexthop:
     """The object of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message."""
-    attributes = dict(netlink.attributes(body[_NEXT_HOP_OBJECT.size :]))
+    attributes = dict(messages.attributes(body[_NEXT_HOP_OBJECT.size :]))
     number, interface = (
         int(_NUMBER.unpack(attributes[kind])[0]) if kind in attributes else 0 for kind in (_NHA_ID, _NHA_OIF)
     )
@@ -96,9 +96,9 @@ def address_interface_of(body: bytes) -> int:
 def routes() -> Iterator[Route]:
     """All unicast routes of IPv4 and IPv6, of all tables."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from filter(None, map(route_of, netlink.dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8))))
+        yield from filter(None, map(route_of, messages.dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8))))
 
 
 def nexthops() -> Iterator[Nexthop]:
     """All nexthop objects."""
-    yield from map(nexthop_of, netlink.dump(_RTM_GETNEXTHOP, _NEXT_HOP_OBJECT.pack(*[0] * 5)))
+    yield from map(nexthop_of, messages.dump(_RTM_GETNEXTHOP, _NEXT_HOP_OBJECT.pack(*[0] * 5)))

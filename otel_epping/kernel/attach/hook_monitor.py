@@ -6,7 +6,8 @@ Each second, for each direction of each interface:
 taken away   Our program is not on the hook, or another program is in its link: it is attached again.
 overtaken    Another program came to the hook and may run before ours: ours moves to the front. After a few moves within
              some minutes, ours moves only if packets are missing, and waits longer each time, so that two programs that
-             both want to be first do not take turns for ever. Other agents say that they are what came (peers.py).
+             both want to be first do not take turns for ever. Agents of this namespace announce themselves, so that
+             two agents do not compete (other_agents.py).
 unseen       The kernel counts packets on the interface (`ip -s link`) that we do not count. Which difference means that
              packets are hidden from us depends on what else is known: see _cause().
 
@@ -25,9 +26,10 @@ from typing import Any
 import numpy.typing as npt
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import neighbours, rtnetlink, traffic_control
-from otel_epping.kernel.attachments import DIRECTIONS, UNKNOWN_INTERFACE, Attachments, Hook
-from otel_epping.kernel.hook_state import FEW, HookState
+from otel_epping.kernel.attach import other_programs
+from otel_epping.kernel.attach.attachments import DIRECTIONS, UNKNOWN_INTERFACE, Attachments, Hook
+from otel_epping.kernel.attach.hook_state import FEW, HookState
+from otel_epping.kernel.netlink import links, traffic_control
 
 _log = logging.getLogger("otel_epping")
 
@@ -98,7 +100,7 @@ class HookMonitor:
     def _count(self, now_s: float) -> list[tuple[HookState, Hook]]:
         """Takes in the counts of the kernel and of the program for each hook. Raises OSError."""
         hooks = list(self._attachments.hooks())
-        kernel = rtnetlink.packets(dict.fromkeys(ifindex for _, ifindex, *_ in hooks))
+        kernel = links.packets(dict.fromkeys(ifindex for _, ifindex, *_ in hooks))
         numbers = sorted({number for _, _, number, *_ in hooks})
         seen = dict(zip(numbers, self._packets_seen(numbers).tolist(), strict=True)) if numbers else {}
         before, self._states = self._states, {}
@@ -123,7 +125,7 @@ class HookMonitor:
             if not hook.may_come_first():
                 state.others = hook.others_first()
                 _warn_of_others(state)
-            if state.direction == "ingress" and (warning := neighbours.warning_of(rtnetlink.device(state.ifindex))):
+            if state.direction == "ingress" and (warning := other_programs.warning_of(links.device(state.ifindex))):
                 _log.warning("%s: %s", state.name, warning, extra={"interface": state.name})
 
     def _look_at(self, state: HookState, hook: Hook, is_changed: bool, is_peer: bool, now_s: float) -> None:
@@ -220,9 +222,11 @@ class HookMonitor:
             return f"{who} runs before us: {_cure(who)} (otel-epping check -i {state.name} shows the order)"
         if state.unseen < FEW:
             return ""
-        device = rtnetlink.device(state.ifindex)
-        limit = FEW if neighbours.is_suspect(device) else _MANY_OF_BOND if device.kind in ("bond", "team") else _MANY
-        return neighbours.likely_cause(state.name, device) if state.unseen >= limit else ""
+        device = links.device(state.ifindex)
+        limit = (
+            FEW if other_programs.is_suspect(device) else _MANY_OF_BOND if device.kind in ("bond", "team") else _MANY
+        )
+        return other_programs.likely_cause(state.name, device) if state.unseen >= limit else ""
 
 
 def look_in_background(monitor: HookMonitor) -> Callable[[], None]:

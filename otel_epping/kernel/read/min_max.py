@@ -8,7 +8,7 @@ reads ends the interval for all, so its extremes are handed to every reader, whi
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.rows import longer
+from otel_epping.kernel.arrays import longer
 
 _VALUE_BITS = np.uint64(36)
 _VALUE_MASK = np.uint64((1 << 36) - 1)

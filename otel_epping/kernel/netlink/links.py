@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from otel_epping.kernel import netlink
+from otel_epping.kernel.netlink import messages
 from otel_epping.process.text import unescaped
 
 # linux/rtnetlink.h, linux/if_link.h
@@ -49,13 +49,13 @@ def link_of(body: bytes) -> Link | None:
     """The interface of an RTM_NEWLINK or RTM_DELLINK message; None if it is of a bridge's port, say, and not of it."""
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
     names, others, table = [], [], 0
-    for kind, value in netlink.attributes(body[_LINK.size :]):
+    for kind, value in messages.attributes(body[_LINK.size :]):
         if kind == _IFLA_IFNAME:
-            names.append(netlink.text_of(value))
+            names.append(messages.text_of(value))
         elif kind == _IFLA_PROP_LIST:
-            others += [netlink.text_of(each) for kind, each in netlink.attributes(value) if kind == _IFLA_ALT_IFNAME]
+            others += [messages.text_of(each) for kind, each in messages.attributes(value) if kind == _IFLA_ALT_IFNAME]
         elif kind == _IFLA_LINKINFO:
-            table = _vrf_table(dict(netlink.attributes(value)))
+            table = _vrf_table(dict(messages.attributes(value)))
     if family != socket.AF_UNSPEC or not names:
         return None
     return Link(ifindex, (*names, *others), hardware, bool(flags & _IFF_UP), table)
@@ -63,24 +63,24 @@ def link_of(body: bytes) -> Link | None:
 
 def _vrf_table(info: dict[int, bytes]) -> int:
     """The number of the routing table of a VRF; 0 for an interface of another kind."""
-    if netlink.text_of(info.get(_IFLA_INFO_KIND, b"")) != "vrf":
+    if messages.text_of(info.get(_IFLA_INFO_KIND, b"")) != "vrf":
         return 0
-    table = dict(netlink.attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VRF_TABLE)
+    table = dict(messages.attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VRF_TABLE)
     return int.from_bytes(table, sys.byteorder) if table else 0
 
 
 def links() -> Iterator[Link]:
     """All interfaces of our network namespace."""
-    yield from filter(None, map(link_of, netlink.dump(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))))
+    yield from filter(None, map(link_of, messages.dump(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))))
 
 
 def link_named(name: str) -> Link | None:
     """The interface that has this name or alternative name (of up to 127 bytes, ip-link(8)), if there is one."""
     # The kernel looks up both kinds of names for IFLA_ALT_IFNAME, and for IFLA_IFNAME takes 15 bytes only.
     value = unescaped(name) + b"\0"
-    attribute = netlink.ATTRIBUTE.pack(netlink.ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
+    attribute = messages.ATTRIBUTE.pack(messages.ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
-    for answer in netlink.ask(_RTM_GETLINK, [body]):
+    for answer in messages.ask(_RTM_GETLINK, [body]):
         return link_of(answer)
     return None  # no interface has the name, or the name is too long
 
@@ -95,14 +95,14 @@ class Device:
 
 def device(ifindex: int) -> Device:
     """What an interface is; nothing is known of one that is gone. Raises OSError."""
-    for body in netlink.ask(_RTM_GETLINK, [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]):
-        found = dict(netlink.attributes(body[_LINK.size :]))
-        kind = dict(netlink.attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
-        xdp = dict(netlink.attributes(found.get(_IFLA_XDP, b"")))
+    for body in messages.ask(_RTM_GETLINK, [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]):
+        found = dict(messages.attributes(body[_LINK.size :]))
+        kind = dict(messages.attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
+        xdp = dict(messages.attributes(found.get(_IFLA_XDP, b"")))
         # With programs of more than one mode, each mode has an attribute of its own.
         modes = [mode for mode in _IFLA_XDP_OF_MODES if mode in xdp] or [_IFLA_XDP_PROG_ID]
         programs = (int.from_bytes(xdp[mode], sys.byteorder) for mode in modes if mode in xdp)
-        return Device(netlink.text_of(kind), tuple(programs))
+        return Device(messages.text_of(kind), tuple(programs))
     return Device("", ())
 
 
@@ -112,8 +112,8 @@ def packets(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
     """
     bodies = [_STATS.pack(socket.AF_UNSPEC, ifindex, 1 << _IFLA_STATS_LINK_64 - 1) for ifindex in ifindexes]
     found = {}
-    for body in netlink.ask(_RTM_GETSTATS, bodies):
-        counts = dict(netlink.attributes(body[_STATS.size :])).get(_IFLA_STATS_LINK_64)
+    for body in messages.ask(_RTM_GETSTATS, bodies):
+        counts = dict(messages.attributes(body[_STATS.size :])).get(_IFLA_STATS_LINK_64)
         if counts:
             found[_STATS.unpack_from(body)[1]] = _PACKETS.unpack_from(counts)
     return found
@@ -124,7 +124,7 @@ class Changes:
     selected on."""
 
     def __init__(self, *, routes: bool) -> None:
-        self._socket = netlink.listener(_RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0))
+        self._socket = messages.listener(_RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0))
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -136,4 +136,4 @@ class Changes:
 
     def read(self) -> Iterator[tuple[int, bytes] | None]:
         """Types and bodies of the messages there are; None where the kernel had to leave some out."""
-        return netlink.received(self._socket)
+        return messages.received(self._socket)

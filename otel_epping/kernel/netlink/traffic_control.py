@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from otel_epping.kernel import netlink
+from otel_epping.kernel.netlink import messages
 
 # linux/rtnetlink.h, linux/pkt_sched.h, linux/pkt_cls.h
 _RTM_GETQDISC, _RTM_GETTFILTER = 38, 46
@@ -40,12 +40,12 @@ class Filter:
 
 def filters(ifindex: int, direction: str) -> Iterator[Filter]:
     """The filters of any kind on an interface's clsact qdisc, if it has one; `direction` is ingress or egress."""
-    for body in netlink.dump(_RTM_GETTFILTER, _TC.pack(socket.AF_UNSPEC, ifindex, 0, _PARENTS[direction], 0)):
+    for body in messages.dump(_RTM_GETTFILTER, _TC.pack(socket.AF_UNSPEC, ifindex, 0, _PARENTS[direction], 0)):
         _, _, handle, _, info = _TC.unpack_from(body)
-        attributes = dict(netlink.attributes(body[_TC.size :]))
-        kind = netlink.text_of(attributes.get(_TCA_KIND, b""))
-        options = dict(netlink.attributes(attributes.get(_TCA_OPTIONS, b""))) if kind == "bpf" else {}
-        name = netlink.text_of(options.get(_TCA_BPF_NAME, b""))
+        attributes = dict(messages.attributes(body[_TC.size :]))
+        kind = messages.text_of(attributes.get(_TCA_KIND, b""))
+        options = dict(messages.attributes(attributes.get(_TCA_OPTIONS, b""))) if kind == "bpf" else {}
+        name = messages.text_of(options.get(_TCA_BPF_NAME, b""))
         program = int.from_bytes(options.get(_TCA_BPF_ID, b""), sys.byteorder)
         chain = int.from_bytes(attributes.get(_TCA_CHAIN, b""), sys.byteorder)
         yield Filter(direction, kind, info >> 16, socket.ntohs(info & 0xFFFF), chain, handle, name, program)
@@ -53,10 +53,10 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
 
 def ingress_qdisc(ifindex: int) -> str:
     """The kind of the qdisc that an interface has for what comes in: clsact, ingress, or '' if it has none."""
-    for body in netlink.dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
+    for body in messages.dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
         _, index, _, parent, _ = _TC.unpack_from(body)
         if (index, parent) == (ifindex, _CLSACT):
-            return netlink.text_of(dict(netlink.attributes(body[_TC.size :])).get(_TCA_KIND, b""))
+            return messages.text_of(dict(messages.attributes(body[_TC.size :])).get(_TCA_KIND, b""))
     return ""
 
 
@@ -64,13 +64,13 @@ class FilterChanges:
     """Which interfaces had a change of their qdiscs or filters from now on."""
 
     def __init__(self) -> None:
-        self._socket = netlink.listener(_RTMGRP_TC)
+        self._socket = messages.listener(_RTMGRP_TC)
 
     def read(self) -> set[int] | None:
         """The indexes of the interfaces; None where the kernel had to leave some out."""
         found: set[int] = set()
         missed = False
-        for message in netlink.received(self._socket):
+        for message in messages.received(self._socket):
             if message is None:
                 missed = True
             else:
