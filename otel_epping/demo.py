@@ -15,13 +15,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otel_epping import conventions, histogram, telemetry
+from otel_epping import conventions, telemetry
 from otel_epping.errors import EppingError
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
 from otel_epping.process.stop import interruptible
+from otel_epping.series import histogram
 
 try:
     from rich.box import SIMPLE_HEAD

@@ -16,8 +16,8 @@ from opentelemetry.sdk.metrics.export import (
     ScopeMetrics,
 )
 
-from otel_epping import histogram
 from otel_epping.kernel import buckets
+from otel_epping.series import histogram
 
 # Two buckets per doubling: 53 from 1 us to 64 s, each a line per subnet in a scrape.
 _SCALE = 1

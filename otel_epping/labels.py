@@ -10,7 +10,7 @@ import numpy.typing as npt
 from otel_epping import conventions, telemetry
 from otel_epping.counters import Counter
 from otel_epping.kernel.methods import METHODS
-from otel_epping.subnets import Subnet
+from otel_epping.series.subnet import Subnet
 
 Labels = dict[str, str | bool]
 

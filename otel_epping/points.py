@@ -14,9 +14,10 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.util.types import Attributes
 
-from otel_epping import histogram, telemetry
+from otel_epping import telemetry
 from otel_epping.kernel.read.min_max import Counts
-from otel_epping.series import CounterSeries, RttSeries
+from otel_epping.otel.batch import CounterSeries, RttSeries
+from otel_epping.series import histogram
 
 _NS = 1e9
 _NO_BUCKETS = Buckets(0, ())

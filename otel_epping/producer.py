@@ -17,15 +17,15 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Num
 from opentelemetry.util.types import Attributes
 
 from otel_epping import conventions, points, telemetry
-from otel_epping.bounded import Bounded
 from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
 from otel_epping.labels import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
-from otel_epping.ledger import Ledger, Rows, numbers
-from otel_epping.series import CounterSeries, RttSeries, counter_series, rtt_series
-from otel_epping.subnets import subnet_of
+from otel_epping.otel.batch import CounterSeries, RttSeries, counter_series, rtt_series
+from otel_epping.series.cardinality import Bounded
+from otel_epping.series.subnet import subnet_of
+from otel_epping.series.temporality import Ledger, Rows, numbers
 
 # A receiver takes 4 MiB by default (gRPC). The point of a counter has about 220 bytes, that of a histogram with 160
 # buckets four times as many: a request of this weight stays under 1 MiB.

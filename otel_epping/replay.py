@@ -24,12 +24,12 @@ from otel_epping import summary
 from otel_epping.capture import STANDARD_INPUT, Batch, Capture, CaptureError
 from otel_epping.delivery import Delivery
 from otel_epping.errors import EppingError
-from otel_epping.events import Writer
+from otel_epping.events.formats import Writer
+from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.events import EventReader
 from otel_epping.kernel.read.reader import Reading
 from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
-from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.process import logs, redaction
 from otel_epping.process.stop import interruptible
 from otel_epping.sdk import Pipelines, exporter_classes

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from otel_epping import conventions, histogram
+from otel_epping import conventions
 from otel_epping.kernel import buckets
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
-from otel_epping.subnets import subnet_of
+from otel_epping.series import histogram
+from otel_epping.series.subnet import subnet_of
 
 _QUANTILES = (0.5, 0.9, 0.99)
 _TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")

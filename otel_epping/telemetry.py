@@ -196,7 +196,7 @@ FLOW_USAGE = Metric(
 )
 FLOW_LIMIT = Metric("epping.collector.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
 SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
-# These five, where there are bounds (kernel/limits.py).
+# These five, where there are bounds (series/limits.py).
 SUBNET_RETIRED = Metric(
     "epping.collector.subnet.retired", "{subnet}", "Slots taken back, of subnets idle for `idle_timeout`.", ()
 )

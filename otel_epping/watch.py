@@ -12,15 +12,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TextIO
 
-from otel_epping.events import Writer
+from otel_epping.events.formats import Writer
+from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.events import EventReader
 from otel_epping.kernel.load import capabilities
 from otel_epping.kernel.load.capabilities import NOTHING
-from otel_epping.kernel.timeouts import Timeouts
 from otel_epping.process import descriptors
 from otel_epping.process.stop import Stop
 

@@ -8,7 +8,7 @@ from opentelemetry.sdk.metrics.export import ResourceMetrics
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT
 from otel_epping.labels import OVERFLOW, rtt_labels, subnet_labels
 from otel_epping.producer import Batch, EppingMetricProducer
-from otel_epping.subnets import Owners, subnet_of
+from otel_epping.series.subnet import Owners, subnet_of
 from otel_epping.wire import points, request
 from otel_epping.wire.pieces import Column, Pieces
 from otel_epping.wire.request import Request

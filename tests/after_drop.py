@@ -9,14 +9,14 @@ import sys
 
 import numpy as np
 
+from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.tcx import Link
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.events import EventReader
 from otel_epping.kernel.load import capabilities
-from otel_epping.kernel.timeouts import Timeouts
 
 
 def main(interface: str) -> None:

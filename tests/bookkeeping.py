@@ -19,8 +19,8 @@ from scapy.layers.l2 import Ether
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
 from otel_epping import conventions, telemetry
-from otel_epping.kernel.limits import Limits
 from otel_epping.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 
 PACKETS, IO = telemetry.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"

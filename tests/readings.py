@@ -4,10 +4,10 @@
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping import histogram
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import Reading
 from otel_epping.kernel.sparse import Runs
+from otel_epping.series import histogram
 
 
 def traffic(reading: Reading) -> npt.NDArray[np.uint64]:

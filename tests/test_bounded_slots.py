@@ -13,10 +13,10 @@ from testrun import EXTERNAL, MS, SECOND, Bench
 
 from otel_epping import conventions, telemetry
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 # Room for two subnets of one method each, and our own.

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from testrun import Bench
 
-from otel_epping.events import FORMATS, Writer
+from otel_epping.events.formats import FORMATS, Writer
+from otel_epping.events.ring_buffer import CLOSING, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.events import CLOSING, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.methods import ALL
 
 CLOCK_NS = 1_763_853_703_123_456_789  # when the program's clock was 0

@@ -13,11 +13,11 @@ from scapy.packet import Packet
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
 from otel_epping.errors import EppingError
+from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.ring_buffer import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, OPENING, RTT, EventReader, Events
 from otel_epping.kernel import map_array
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.events import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.methods import ALL
-from otel_epping.kernel.timeouts import Timeouts
 
 WATCHED = KernelConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
 DNS_ID = ETHERNET + IPV4 + 8

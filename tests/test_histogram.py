@@ -12,10 +12,10 @@ from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.exponent_
 from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm_mapping import LogarithmMapping
 from readings import fit
 
-from otel_epping import histogram
-from otel_epping.histogram import Buckets
 from otel_epping.kernel import buckets
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, RTT_LEAST_NS
+from otel_epping.series import histogram
+from otel_epping.series.histogram import Buckets
 
 SCALES = st.sampled_from(buckets.SCALES)
 RTTS_NS = st.lists(

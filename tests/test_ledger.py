@@ -15,7 +15,7 @@ from readings import dense, runs_of
 
 from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
-from otel_epping.ledger import Ledger
+from otel_epping.series.temporality import Ledger
 
 STARTED_NS = 1_000
 TICK_NS = 10

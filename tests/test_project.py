@@ -35,8 +35,8 @@ LAYERS = [
     ["otel_epping.writer"],
     ["otel_epping.producer", "otel_epping.wire"],
     ["otel_epping.variables"],
-    ["otel_epping.series"],
-    ["otel_epping.subnets", "otel_epping.histogram"],
+    ["otel_epping.otel.batch"],
+    ["otel_epping.series.subnet", "otel_epping.series.histogram"],
     ["otel_epping.kernel"],
 ]
 MAX_LINES = 330
@@ -127,7 +127,8 @@ def test_imports_go_down_the_layers_only(layer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "layer", ["otel_epping.kernel", "otel_epping.subnets", "otel_epping.histogram", "otel_epping.variables"]
+    "layer",
+    ["otel_epping.kernel", "otel_epping.series.subnet", "otel_epping.series.histogram", "otel_epping.variables"],
 )
 def test_what_is_below_the_producer_does_not_know_opentelemetry(layer: str) -> None:
     found = [f"{by} imports {module}" for module, by in reachable(layer).items() if within(module, "opentelemetry")]

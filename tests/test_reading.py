@@ -18,7 +18,7 @@ from otel_epping.kernel.read.histograms import BLOCK, Histograms
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import Reader, Reading
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
-from otel_epping.ledger import Ledger
+from otel_epping.series.temporality import Ledger
 
 LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS
 MS = 1_000_000

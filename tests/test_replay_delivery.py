@@ -12,7 +12,7 @@ from conversation import Conversation
 from deliveries import delivered
 from linktypes import LINKS
 
-from otel_epping.events import FORMATS
+from otel_epping.events.formats import FORMATS
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.replay import run
 

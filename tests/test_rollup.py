@@ -14,9 +14,9 @@ from testrun import MS, Bench
 from otel_epping import telemetry
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.producer import EppingMetricProducer
-from otel_epping.rollup import Keys
+from otel_epping.series.limits import Limits
+from otel_epping.series.prefixes import Keys
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 CONFIG = KernelConfig(packet_clock=True, max_subnets=256, max_flows=256, sample_interval_ns=0)

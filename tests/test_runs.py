@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from readings import dense, fit, runs_of
 
-from otel_epping import histogram
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.sparse import Runs, spans
+from otel_epping.series import histogram
 
 BUCKETS = 24
 # Zeros more often than not, at the ends and between; and counts beyond 32 bits, and beyond what a float holds exactly.

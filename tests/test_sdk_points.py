@@ -27,11 +27,12 @@ from opentelemetry.sdk.resources import Resource
 from recorder import CONFIG, PACKETS, SDK_RTT, Conversation, exporter, scalars
 from testrun import MS, Bench
 
-from otel_epping import conventions, histogram, points, telemetry
+from otel_epping import conventions, points, telemetry
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
 from otel_epping.lab.sink import Sink
 from otel_epping.sdk import attach
+from otel_epping.series import histogram
 
 
 def lowered(point: Any, scale: int) -> tuple[list[int], int]:

@@ -22,15 +22,16 @@ from readings import runs_of
 from recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
 from testrun import EGRESS, MS, START_NS, Bench
 
-from otel_epping import conventions, histogram, producer, telemetry
+from otel_epping import conventions, producer, telemetry
 from otel_epping import exporter as exporter_module
 from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import Reader, Reading
 from otel_epping.lab.sink import Sink
-from otel_epping.ledger import numbers
 from otel_epping.sdk import install
+from otel_epping.series import histogram
+from otel_epping.series.temporality import numbers
 from otel_epping.wire.failure import Failure
 
 

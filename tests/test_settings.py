@@ -13,8 +13,8 @@ from command import COMMAND, epping, said
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.lab.namespaces import Namespace
+from otel_epping.series.limits import Limits
 from otel_epping.settings import SETTINGS, Settings, documents, file
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -27,9 +27,10 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from readings import fit
 
-from otel_epping import conventions, histogram, points, telemetry
+from otel_epping import conventions, points, telemetry
 from otel_epping.kernel import buckets
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, RTT_LEAST_NS
+from otel_epping.series import histogram
 from otel_epping.wire import protobuf
 from otel_epping.wire.pieces import Column, Pieces
 from otel_epping.wire.points import (

@@ -7,7 +7,7 @@ import sys
 import click
 
 from otel_epping.cli.options import COMMAND, capture_options, option
-from otel_epping.events import FORMATS
+from otel_epping.events.formats import FORMATS
 from otel_epping.kernel.config import KernelConfig
 
 

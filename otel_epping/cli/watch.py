@@ -7,7 +7,7 @@ import click
 
 from otel_epping import watch as watching
 from otel_epping.cli.options import COMMAND, kernel_options, naming_source, option
-from otel_epping.events import FORMATS
+from otel_epping.events.formats import FORMATS
 from otel_epping.kernel.attach import interface_monitor, interfaces
 from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.config import KernelConfig

@@ -18,7 +18,7 @@ import click
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.config import HOOKS, LIMITS, KernelConfig
-from otel_epping.kernel.limits import RANGES, Limits
+from otel_epping.series.limits import RANGES, Limits
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
 PREFIX = "OTEL_EPPING_"

@@ -20,8 +20,9 @@ from agent import Agent, figure, talking
 from backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
 from comparison import Series
 
-from otel_epping import histogram, telemetry
+from otel_epping import telemetry
 from otel_epping.lab.topology import Lab, Network
+from otel_epping.series import histogram
 
 CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from otel_epping.kernel.arrays import longer
 from otel_epping.kernel.sparse import Numbers
-from otel_epping.rollup import Key, Keys
+from otel_epping.series.prefixes import Key, Keys
 
 
 class Directory:

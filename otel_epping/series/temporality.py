@@ -18,7 +18,7 @@ from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE, Gone
 from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
 from otel_epping.kernel.read.reader import Reading
 from otel_epping.kernel.sparse import Runs
-from otel_epping.subnets import Owners
+from otel_epping.series.subnet import Owners
 
 Rows = npt.NDArray[np.int64]
 Times = npt.NDArray[np.int64]

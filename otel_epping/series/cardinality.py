@@ -2,7 +2,7 @@
 """Readings of bounded size: the slots of a reading become series, at most as many as may be told.
 
 A subnet is told apart, in series of its own; or, if it is beyond a bound, in those of a prefix that covers it, or on
-the overflow point. What its slots count is added to whatever series they belong to at that time (accounts.py). So
+the overflow point. What its slots count is added to whatever series they belong to at that time (accumulators.py). So
 totals are true whoever is told where, a series never counts backwards, and nothing is counted twice; and a slot may go
 to another subnet while the counts of the former one still wait to be delivered.
 
@@ -21,17 +21,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from otel_epping.accounts import Accounts, Past
-from otel_epping.directory import Directory
 from otel_epping.kernel.arrays import longer
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reader, Reading
 from otel_epping.kernel.sparse import Numbers
-from otel_epping.ledger import Rows
-from otel_epping.rollup import Key, Keys
-from otel_epping.subnets import Owners
+from otel_epping.series.accumulators import Accounts, Past
+from otel_epping.series.limits import Limits
+from otel_epping.series.prefixes import Key, Keys
+from otel_epping.series.registry import Directory
+from otel_epping.series.subnet import Owners
+from otel_epping.series.temporality import Rows
 
 _NOBODY = -1
 _LEAD = 2.0  # by which one must be busier than who is told apart

@@ -14,7 +14,7 @@ from otel_epping.kernel.arrays import longer
 from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
 from otel_epping.kernel.read.reader import Reading
 from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of
-from otel_epping.ledger import numbers
+from otel_epping.series.temporality import numbers
 
 # Runs of series are wider by less than this many buckets than they must be, so that they seldom have to be made wider.
 _BLOCK = 8

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
-from otel_epping import histogram, telemetry
+from otel_epping import telemetry
 from otel_epping.kernel.buckets import edge_ns
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT
 from otel_epping.labels import NO_LABELS, Columns
-from otel_epping.ledger import Pending, Rows, Times
+from otel_epping.series import histogram
+from otel_epping.series.temporality import Pending, Rows, Times
 
 Numbers = npt.NDArray[np.int64]
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from otel_epping.kernel.events import RTT, Events
+from otel_epping.events.ring_buffer import RTT, Events
 from otel_epping.kernel.methods import METHODS
 
 FORMATS = ("standard", "json", "jsonl", "ppviz")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.events.ring_buffer import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, Events
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.events import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, Events
 
 _SECOND = 1_000_000_000
 LIFETIME_NS = 300 * _SECOND
