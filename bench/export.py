@@ -27,10 +27,10 @@ from bench.blackhole import blackhole
 from bench.isolated import Spent
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
-from otel_epping.producer import EppingMetricProducer
-from otel_epping.writer import Writer
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.otlp.encoder import Writer
+from otel_epping.otel.producer import EppingMetricProducer
 
 OURS, SDK, GRPC = "ours", "SDK", "gRPC"
 

@@ -161,7 +161,7 @@ struct traffic {
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
-/* See timing.h. In the order of TIMESTAMP_FAULTS of otel_epping/conventions.py. */
+/* See timing.h. In the order of TIMESTAMP_FAULTS of otel_epping/otel/semconv.py. */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 

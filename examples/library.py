@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.sdk import install
+from otel_epping.otel.pipeline import install
 
 
 def main(interface: str, seconds: int = 60) -> None:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from otel_epping.delivery import Delivery
 from otel_epping.errors import EppingError
 from otel_epping.health import Health, in_words
 from otel_epping.identity import Identity
@@ -19,17 +18,18 @@ from otel_epping.kernel.attach.interface_monitor import Follower
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.read.parallel import beside
+from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.variables import standard
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Signals
 from otel_epping.process.stop import STOP_S, Stop, end_at_once
 from otel_epping.pulse import Pulse
 from otel_epping.settings import BOUNDS, SELECTING, SETTINGS, Settings
 from otel_epping.systemd import Service
-from otel_epping.variables import standard
 from otel_epping.version import __version__
 
 if TYPE_CHECKING:
-    from otel_epping.sdk import Pipelines
+    from otel_epping.otel.pipeline import Pipelines
 
 _log = logging.getLogger("otel_epping")
 
@@ -184,7 +184,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             kept = capabilities.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else capabilities.NOTHING)
             answering.enter_context(probes)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-            from otel_epping.sdk import Pipelines, exporter_classes
+            from otel_epping.otel.pipeline import Pipelines, exporter_classes
 
             exporter_classes(variables.exporters)
         try:

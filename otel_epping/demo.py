@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from otel_epping import conventions, telemetry
 from otel_epping.errors import EppingError
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
+from otel_epping.otel import metric_table, semconv
 from otel_epping.process.stop import interruptible
 from otel_epping.series import histogram
 
@@ -72,18 +72,17 @@ def _latest(points: list[Point]) -> list[Point]:
 def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
     """What the sink has received of each network, as far as it has."""
     rtts = {
-        point.attributes[conventions.SUBNET]: point.point
-        for point in _latest(sink.points(telemetry.RTT.name))
-        if point.attributes.get(conventions.SIDE) == "external"
-        and point.attributes[conventions.METHOD] == "tcp_timestamp"
+        point.attributes[semconv.SUBNET]: point.point
+        for point in _latest(sink.points(metric_table.RTT.name))
+        if point.attributes.get(semconv.SIDE) == "external" and point.attributes[semconv.METHOD] == "tcp_timestamp"
     }
-    packets = _latest(sink.points(telemetry.SUBNET_PACKETS.name))
+    packets = _latest(sink.points(metric_table.SUBNET_PACKETS.name))
     for network in networks:
         subnet = str(network.subnet)
-        tcp = dict.fromkeys(conventions.TRAFFIC_CLASSES, 0)
+        tcp = dict.fromkeys(semconv.TRAFFIC_CLASSES, 0)
         for point in packets:
-            if point.attributes.get(conventions.SUBNET) == subnet:
-                tcp[str(point.attributes[conventions.TRAFFIC_CLASS])] += point.point.as_int
+            if point.attributes.get(semconv.SUBNET) == subnet:
+                tcp[str(point.attributes[semconv.TRAFFIC_CLASS])] += point.point.as_int
         share = tcp["tcp_other"] / max(1, tcp["tcp_other"] + tcp["tcp_timestamp"])
         if subnet not in rtts:
             yield Result(network, 0, 0.0, 0.0, 0.0, 0.0, share)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from otel_epping.kernel.attach.attachments import Attachments
 
 if TYPE_CHECKING:  # brings the SDK, for which the agent has time later, while the program is compiled
-    from otel_epping.exporter import ProducerExporter
+    from otel_epping.otel.exporter import ProducerExporter
 
 _NAMED = 8
 _LOADING = "the kernel program is being loaded"

@@ -34,7 +34,7 @@ from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
 from otel_epping.kernel.attach.interface_monitor import Follower, present
 from otel_epping.kernel.collector import Collector
-from otel_epping.sdk import attach
+from otel_epping.otel.pipeline import attach
 from otel_epping.settings import Settings
 
 _log = logging.getLogger("otel_epping")

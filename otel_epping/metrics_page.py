@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/metrics.md, made from the table of telemetry.py: `python -m otel_epping.metrics_page > docs/metrics.md`."""
+"""Prints docs/metrics.md from the tables of metrics and attributes: `python -m otel_epping.metrics_page`."""
 
-from otel_epping import conventions, telemetry
+from otel_epping.otel import metric_table, semconv
 
 
 def markdown() -> str:
@@ -9,16 +9,16 @@ def markdown() -> str:
     lines = [
         "# Metrics",
         "",
-        "Made from `otel_epping/telemetry.py` by `make docs`; edit there.",
+        "Made from `otel_epping/otel/metric_table.py` by `make docs`; edit there.",
         "",
         "| metric | kind | unit | description | attributes |",
         "|---|---|---|---|---|",
     ]
-    for metric in telemetry.METRICS:
+    for metric in metric_table.METRICS:
         keys = ", ".join(f"`{key}`" for key in metric.keys)
         lines.append(f"| `{metric.name}` | {metric.kind} | `{metric.unit}` | {metric.description} | {keys} |")
     lines += ["", "| attribute | meaning |", "|---|---|"]
-    lines += [f"| `{key}` | {meaning} |" for key, meaning in conventions.ATTRIBUTES.items()]
+    lines += [f"| `{key}` | {meaning} |" for key, meaning in semconv.ATTRIBUTES.items()]
     return "\n".join(lines) + "\n"
 
 

@@ -22,7 +22,6 @@ import numpy as np
 
 from otel_epping import summary
 from otel_epping.capture import STANDARD_INPUT, Batch, Capture, CaptureError
-from otel_epping.delivery import Delivery
 from otel_epping.errors import EppingError
 from otel_epping.events.formats import Writer
 from otel_epping.events.idle_flows import Timeouts
@@ -30,11 +29,12 @@ from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.read.reader import Reading
 from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
+from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.pipeline import Pipelines, exporter_classes
+from otel_epping.otel.variables import standard
 from otel_epping.process import logs, redaction
 from otel_epping.process.stop import interruptible
-from otel_epping.sdk import Pipelines, exporter_classes
-from otel_epping.variables import standard
-from otel_epping.wire.failure import Failure
 
 # How often idle flows are looked for, in the capture's own time. Each time takes a millisecond.
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000

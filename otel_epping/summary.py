@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from otel_epping import conventions
 from otel_epping.kernel import buckets
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
+from otel_epping.otel import semconv
 from otel_epping.series import histogram
 from otel_epping.series.subnet import subnet_of
 
@@ -92,7 +92,7 @@ def table(reading: Reading, config: KernelConfig) -> str:
 def packets(reading: Reading) -> dict[str, int]:
     """Packets of all interfaces by kind, in the order of conventions.PACKET_KINDS."""
     counts = sum(reading.interfaces[way]["packets"].sum(axis=0) for way in ("received", "transmitted"))
-    return dict(zip(conventions.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
+    return dict(zip(semconv.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
 
 
 def account(reading: Reading, waiting: int) -> dict[str, int]:
@@ -118,7 +118,7 @@ def not_begun(reading: Reading) -> int:
 def timestamp_faults(reading: Reading) -> dict[str, int]:
     """Directions of TCP flows that sequence numbers timed from then on, by what was wrong with their timestamps."""
     counts: list[int] = reading.interfaces["timestamp_fault"].sum(axis=0).tolist()
-    return dict(zip(conventions.TIMESTAMP_FAULTS, counts, strict=True))
+    return dict(zip(semconv.TIMESTAMP_FAULTS, counts, strict=True))
 
 
 def duplicates(reading: Reading) -> int:
@@ -129,5 +129,5 @@ def duplicates(reading: Reading) -> int:
 def share_without_timestamps(reading: Reading) -> float:
     """The share of TCP packets that have no timestamp; 0 if there is no TCP."""
     by_class: list[int] = reading.counters["classes"]["from"]["packets"].sum(axis=0).tolist()
-    counts = dict(zip(conventions.TRAFFIC_CLASSES, by_class, strict=True))
+    counts = dict(zip(semconv.TRAFFIC_CLASSES, by_class, strict=True))
     return counts["tcp_other"] / max(1, counts["tcp_other"] + counts["tcp_timestamp"])

@@ -9,11 +9,11 @@ from typing import Any
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Point, Sink
+from otel_epping.otel import metric_table, semconv
 
 DELTA, CUMULATIVE = 1, 2
-PACKETS = telemetry.SUBNET_PACKETS.name
+PACKETS = metric_table.SUBNET_PACKETS.name
 INTERFACE_PACKETS = "epping.interface.packet.count"
 NOT_IP = ("non_ip", "malformed")
 
@@ -45,19 +45,19 @@ class Arrived:
 
     def packets(self, direction: str) -> int:
         """Packets from or to all subnets."""
-        wanted = (conventions.SUBNET_DIRECTION, direction)
+        wanted = (semconv.SUBNET_DIRECTION, direction)
         return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
 
     def interface_packets(self, without: tuple[str, ...] = ()) -> int:
         return sum(
             count
             for series, count in self.totals(INTERFACE_PACKETS).items()
-            if dict(series)[conventions.PACKET_KIND] not in without
+            if dict(series)[semconv.PACKET_KIND] not in without
         )
 
     @property
     def rtts(self) -> int:
-        return sum(self.totals(telemetry.RTT.name, lambda point: int(point.count)).values())
+        return sum(self.totals(metric_table.RTT.name, lambda point: int(point.count)).values())
 
 
 def arrived(sink: Sink, name: str) -> Arrived:

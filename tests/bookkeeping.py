@@ -18,11 +18,11 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
-from otel_epping import conventions, telemetry
-from otel_epping.producer import EppingMetricProducer
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 
-PACKETS, IO = telemetry.SUBNET_PACKETS.name, "epping.network.io"
+PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"
 RTTS, RTT_NS = "rtts", "rtt_ns"
 CLIENT = "192.0.2.1"
@@ -155,7 +155,7 @@ def _value(point: Any) -> Counter[Any]:
     for i, count in enumerate(point.positive.bucket_counts):
         value[(point.positive.offset + i) >> point.scale] += count
     assert point.count == sum(point.positive.bucket_counts)
-    if conventions.SUBNET in (
+    if semconv.SUBNET in (
         point.attributes or {}
     ):  # on the overflow point, there may be RTTs of before the reader's time
         mean = point.sum / point.count
@@ -192,11 +192,11 @@ class Receiver:
                     name = metric.name, *sorted((point.attributes or {}).items())
                     assert name not in seen, f"told twice in an export: {name}"
                     seen.add(name)
-                    if metric.name != telemetry.ACTIVE_FLOWS.name:
+                    if metric.name != metric_table.ACTIVE_FLOWS.name:
                         self._hear(self._streams.setdefault(name, _Stream()), point)
                     where = dict(point.attributes or {})
-                    if conventions.SUBNET in where:
-                        self.subnets.add((where[conventions.SUBNET], where[conventions.SIDE]))
+                    if semconv.SUBNET in where:
+                        self.subnets.add((where[semconv.SUBNET], where[semconv.SIDE]))
 
     def _hear(self, stream: _Stream, point: Any) -> None:
         value = _value(point)
@@ -225,6 +225,6 @@ class Receiver:
         """All that was counted was told, once."""
         for name in (PACKETS, IO):
             assert self.total(name)["value"] == truth[name], name
-        rtts = self.total(telemetry.RTT.name)
+        rtts = self.total(metric_table.RTT.name)
         assert rtts[RTTS] == truth[RTTS]
         assert abs(rtts[RTT_NS] - truth[RTT_NS]) <= 1e-9 * truth[RTT_NS] + 1

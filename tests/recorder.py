@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RTTs to order, counted by the kernel program and exported in our own process through the OpenTelemetry SDK.
 
-The traps of SDK 1.45, by number, each reproduced before a line of `sdk.py` was written:
+The traps of SDK 1.45, by number, each reproduced before a line of `otel/pipeline.py` was written:
 
  1  a provider without data never calls its exporter        test_a_provider_without_data_exports_ours
  2  an exception in a collect callback ends the thread      test_a_reader_outlives_a_reading_that_fails
@@ -34,11 +34,11 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from prometheus_client.parser import text_string_to_metric_families
 from testrun import EGRESS, INGRESS, MS, START_NS, Bench
 
-from otel_epping import conventions, telemetry
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.sink import Point, Sink
+from otel_epping.otel import metric_table, semconv
 
-PACKETS = telemetry.SUBNET_PACKETS.name
+PACKETS = metric_table.SUBNET_PACKETS.name
 # Few subnets: room for them takes time to make ready.
 CONFIG = KernelConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
 # Where timestamps are in a segment as Flow.frame() makes it: Ethernet, IPv4, TCP, two NOPs, kind and length.
@@ -96,7 +96,7 @@ def total(found: list[Point]) -> int:
 
 def of_subnet(sink: Sink, subnet: str) -> list[Point]:
     """The histograms of a subnet."""
-    return [point for point in sink.points(telemetry.RTT.name) if point.attributes[conventions.SUBNET] == subnet]
+    return [point for point in sink.points(metric_table.RTT.name) if point.attributes[semconv.SUBNET] == subnet]
 
 
 def packets_fed(bench: Bench) -> int:

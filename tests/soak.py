@@ -27,12 +27,12 @@ from patience import PATIENCE_S
 from soak_memory import Memory
 from unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivileged
 
-from otel_epping import telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.forwarder import Forwarder
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
+from otel_epping.otel import metric_table
 
 AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/soak_agent.py")
 ROUNDS = 4
@@ -141,7 +141,7 @@ class Told:
     """The accounts of all that matters here; takes requests out of sinks, so that they don't pile up."""
 
     def __init__(self) -> None:
-        self._accounts = {name: Account() for name in (PACKETS, INTERFACE_PACKETS, telemetry.RTT.name)}
+        self._accounts = {name: Account() for name in (PACKETS, INTERFACE_PACKETS, metric_table.RTT.name)}
         self.requests = 0
 
     def take(self, sink: Sink) -> None:
@@ -166,7 +166,7 @@ class Told:
 
     @property
     def rtts(self) -> int:
-        return self._accounts[telemetry.RTT.name].total
+        return self._accounts[metric_table.RTT.name].total
 
 
 class Agent:

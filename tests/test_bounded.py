@@ -17,7 +17,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import SECOND, Bench
 
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.producer import EppingMetricProducer
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA

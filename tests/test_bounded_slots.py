@@ -11,11 +11,11 @@ from bookkeeping import CLOSED, OPENED, PACKETS, RTTS, Crowd, Receiver, emptied,
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import EXTERNAL, MS, SECOND, Bench
 
-from otel_epping import conventions, telemetry
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.slots import Found, Slots
-from otel_epping.producer import EppingMetricProducer
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
@@ -25,7 +25,7 @@ CONFIG = KernelConfig(
 )
 IDLE_S = 60
 LIMITS = Limits(IDLE_S * SECOND)
-RTT = telemetry.RTT.name
+RTT = metric_table.RTT.name
 LONG_S = 301  # until a flow isn't active any more
 
 
@@ -61,7 +61,7 @@ def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
             receiver.export()
 
 
-def own(receiver: Receiver, metric: telemetry.Metric) -> int:
+def own(receiver: Receiver, metric: metric_table.Metric) -> int:
     """A metric of the collector's own, now."""
     receiver.producer.read()
     first = next(receiver.producer.batches())
@@ -114,9 +114,7 @@ def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
         for metric in receiver.producer.metrics(batch).metrics
         if metric.name == RTT
     )
-    points: dict[Any, Any] = {
-        (point.attributes or {}).get(conventions.SUBNET): point for point in metric.data.data_points
-    }
+    points: dict[Any, Any] = {(point.attributes or {}).get(semconv.SUBNET): point for point in metric.data.data_points}
     new = points[str(network_of(3))]
     assert (new.min, new.max, new.count, new.sum) == (0.002, 0.002, 1, 0.002)
     assert before_ns < new.start_time_unix_nano < new.time_unix_nano
@@ -256,8 +254,13 @@ def test_what_is_taken_back_and_what_overflows_are_metrics(crowd: Crowd) -> None
     crowd.talk(1, MS)
     crowd.talk(2, MS)
     receiver.export()
-    usage = (telemetry.SERIES_USAGE, telemetry.SERIES_LIMIT, telemetry.SERIES_OVERFLOWED, telemetry.SUBNET_RETIRED)
+    usage = (
+        metric_table.SERIES_USAGE,
+        metric_table.SERIES_LIMIT,
+        metric_table.SERIES_OVERFLOWED,
+        metric_table.SUBNET_RETIRED,
+    )
     assert [own(receiver, metric) for metric in usage] == [2, 2, 1, 0]
     retire(crowd, receiver, while_speaking=2)
     assert [own(receiver, metric) for metric in usage] == [2, 2, 0, 1]
-    assert own(receiver, telemetry.SUBNET_USAGE) == 2
+    assert own(receiver, metric_table.SUBNET_USAGE) == 2

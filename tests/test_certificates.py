@@ -8,8 +8,8 @@ import pytest
 from certificates import Authority, openssl
 
 from otel_epping.errors import EppingError
-from otel_epping.variables import standard
-from otel_epping.variables.certificates import Certificates
+from otel_epping.otel.variables import standard
+from otel_epping.otel.variables.certificates import Certificates
 
 CERTIFICATE, CLIENT, KEY = (
     f"OTEL_EXPORTER_OTLP_{each}" for each in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")

@@ -16,11 +16,11 @@ from patience import PATIENCE_S
 from unprivileged import AGENT
 from wallclock import set_back
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
-from otel_epping.wire.request import Request
-from otel_epping.wire.transport import sender
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.transport import sender
 
 HOUR_S = 3600
 SECOND = 10**9
@@ -77,10 +77,10 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         converse(ns)
         assert agent.stop() == 0
         assert check_times(sink, began_ns, delta=temporality == "delta") > 100
-        latest_ns = max(one.point.time_unix_nano for one in sink.points(telemetry.RTT.name))
+        latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.RTT.name))
         assert 0 <= time.time_ns() - latest_ns < 10 * SECOND  # forward it was followed at once
         assert "127.7.0.19/32" in {
-            one.attributes[conventions.SUBNET] for one in sink.points(telemetry.SUBNET_PACKETS.name)
+            one.attributes[semconv.SUBNET] for one in sink.points(metric_table.SUBNET_PACKETS.name)
         }
     assert agent.log.read_text().count("the clock was set back") == 1
 
@@ -96,7 +96,7 @@ def test_a_clock_that_is_not_the_kernels(ns: Namespace, start: Callable[..., Age
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
         )
         converse(ns)
-        sink.wait_for(lambda one: one.points(telemetry.RTT.name), PATIENCE_S)
+        sink.wait_for(lambda one: one.points(metric_table.RTT.name), PATIENCE_S)
         assert check_times(sink, began_ns, delta=False) > 20
 
 

@@ -19,12 +19,12 @@ from pathlib import Path
 from command import Agent, converse
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
 from otel_epping.process.stop import STOP_S
 
-PACKETS = telemetry.SUBNET_PACKETS.name
+PACKETS = metric_table.SUBNET_PACKETS.name
 RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset
 HOURS = 5
 
@@ -219,6 +219,6 @@ def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, sta
         print(f"\n[measured] kB and descriptors after each hour: {sizes}")
         assert sizes[-1][0] - sizes[0][0] < 1024
         assert sizes[-1][1] == sizes[0][1]
-        points = sink.points(telemetry.RTT.name)
+        points = sink.points(metric_table.RTT.name)
         assert sum(one.point.count for one in points) >= HOURS * 20
         check_truth(sink)

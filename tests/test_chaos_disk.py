@@ -9,9 +9,9 @@ from command import converse, environment
 from patience import PATIENCE_S
 from unprivileged import AGENT, assert_unprivileged
 
-from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
 
 FULL = Path("/dev/full")
 
@@ -41,8 +41,8 @@ def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: st
             code = agent.wait(PATIENCE_S)
         finally:
             agent.kill()
-        latest_ns = max(one.point.time_unix_nano for one in sink.points(telemetry.SUBNET_PACKETS.name))
-        latest = [one for one in sink.points(telemetry.SUBNET_PACKETS.name) if one.point.time_unix_nano == latest_ns]
+        latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.SUBNET_PACKETS.name))
+        latest = [one for one in sink.points(metric_table.SUBNET_PACKETS.name) if one.point.time_unix_nano == latest_ns]
         assert sum(one.point.as_int for one in latest) > 4 * 40
     # What is written to standard error nobody can be told; what an exporter has for standard output, that it is lost.
     assert code == (0 if full == "stderr" else 1)

@@ -20,12 +20,12 @@ from fuzz import builders
 from neighbour import BPF_F_AFTER
 
 from bench.programs import load, run_times
-from otel_epping import conventions, telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
-PACKETS = telemetry.SUBNET_PACKETS.name
+PACKETS = metric_table.SUBNET_PACKETS.name
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
 INTERFACE_PACKETS = "epping.interface.packet.count"
 
@@ -70,7 +70,7 @@ def told(sink: Sink, metric: str, interface: str = "") -> int:
     """What cumulative points of a metric say in the end."""
     points = sink.points(metric)
     latest_ns = max(one.point.time_unix_nano for one in points)
-    wanted = {conventions.INTERFACE: interface}.items() if interface else {}.items()
+    wanted = {semconv.INTERFACE: interface}.items() if interface else {}.items()
     return sum(
         one.point.as_int for one in points if one.point.time_unix_nano == latest_ns and wanted <= one.attributes.items()
     )
@@ -199,6 +199,6 @@ def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> 
         assert told(sink, PACKETS) == 6000
         points = sink.points(PACKETS)
         (overflow,) = [one.point.as_int for one in points if one.attributes == {"otel.metric.overflow": True}]
-        named = {one.attributes[conventions.SUBNET] for one in points if conventions.SUBNET in one.attributes}
+        named = {one.attributes[semconv.SUBNET] for one in points if semconv.SUBNET in one.attributes}
         assert len(named) == 4
         assert overflow == 6000 - 4 * 600

@@ -12,11 +12,11 @@ from agent import eventually
 from command import Agent, converse, epping, said
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach import interfaces
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
 
 def test_unknown_interface_names_those_there_are(ns: Namespace) -> None:
@@ -87,11 +87,11 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
         sink.clear()
         assert agent.stop() == 0
-        points = sink.points(telemetry.SUBNET_PACKETS.name)
-        udp = [point for point in points if point.attributes[conventions.TRAFFIC_CLASS] == "udp"]
+        points = sink.points(metric_table.SUBNET_PACKETS.name)
+        udp = [point for point in points if point.attributes[semconv.TRAFFIC_CLASS] == "udp"]
         assert sum(point.point.as_int for point in udp) >= 7
         # What goes out through an interface that faces the LAN comes from outside.
-        sides = {(point.attributes[conventions.SUBNET_DIRECTION], point.attributes[conventions.SIDE]) for point in udp}
+        sides = {(point.attributes[semconv.SUBNET_DIRECTION], point.attributes[semconv.SIDE]) for point in udp}
         assert sides == {("from", "external"), ("to", "internal")}
 
 
@@ -101,9 +101,7 @@ def test_series_of_an_interface_that_is_gone_end(ns: Namespace, start: Callable[
         """Interfaces that the next export has points of."""
         sink.clear()
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
-        return {
-            str(point.attributes[conventions.INTERFACE]) for point in sink.points(telemetry.INTERFACE_ATTACHED.name)
-        }
+        return {str(point.attributes[semconv.INTERFACE]) for point in sink.points(metric_table.INTERFACE_ATTACHED.name)}
 
     def wait_for(*names: str) -> None:
         eventually(lambda: named() == set(names), PATIENCE_S, f"the agent exports what it has of {names}")
@@ -141,7 +139,7 @@ def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: 
         assert "watching lo, up0:" in agents[0].log.read_text()
         assert "watching lo, up0:" in agents[1].log.read_text()  # named twice, it is one
         for sink, subnet, scale in ((first, "127.0.0.0/8", 2), (second, "127.0.0.0/24", 3)):
-            rtts = sink.points(telemetry.RTT.name)
-            assert {point.attributes[conventions.SUBNET] for point in rtts} == {subnet}
+            rtts = sink.points(metric_table.RTT.name)
+            assert {point.attributes[semconv.SUBNET] for point in rtts} == {subnet}
             assert {point.point.scale for point in rtts} == {scale}
             assert sum(point.point.count for point in rtts) >= 20

@@ -15,12 +15,12 @@ from test_chaos_network import Hosts, dropping, hosts, program_id, runs, told, u
 from unprivileged import AGENT
 
 from bench.programs import load, run_times
-from otel_epping import conventions, telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.netlink import traffic_control
 from otel_epping.kernel.netlink.traffic_control import Filter
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
 __all__ = ["hosts"]
 
@@ -62,7 +62,7 @@ def test_it_counts_what_tcx_counts_and_leaves_nothing(ns: Namespace, up0: str, s
         assert [agent.stop() for agent in agents] == [0, 0]
         counts = []
         for sink in (first, second):
-            rtts = [p for p in sink.points(telemetry.RTT.name) if p.attributes[conventions.METHOD] == "tcp_timestamp"]
+            rtts = [p for p in sink.points(metric_table.RTT.name) if p.attributes[semconv.METHOD] == "tcp_timestamp"]
             counts.append(sum(point.point.count for point in rtts))
         assert min(counts) >= 20
         assert "CAP_NET_ADMIN: kept" in agents[0].log.read_text()

@@ -6,13 +6,13 @@ import sys
 
 from patience import PATIENCE_S
 
-from otel_epping.wire.failure import kind_of
+from otel_epping.otel.otlp.failure import kind_of
 
 _BEGIN = """
 import logging
 from otel_epping.process import logs
-from otel_epping.delivery import Delivery
-from otel_epping.wire.failure import Failure
+from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.otlp.failure import Failure
 logs.configure("text", "info")
 delivery = Delivery()
 exporters = logging.getLogger("opentelemetry.exporter.otlp.proto.http.metric_exporter")

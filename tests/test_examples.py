@@ -8,10 +8,10 @@ from pathlib import Path
 
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab
+from otel_epping.otel import metric_table, semconv
 
 LIBRARY = Path(__file__).parents[1] / "examples" / "library.py"
 OWN = "my.requests"
@@ -34,13 +34,13 @@ def test_library_adds_the_network_to_an_application() -> None:
         assert application.returncode == 0, output
         assert output == ("", "")
         sink.wait_for(
-            lambda received: {OWN, telemetry.RTT.name} <= {metric.name for _, metric in received.metrics()}, 5
+            lambda received: {OWN, metric_table.RTT.name} <= {metric.name for _, metric in received.metrics()}, 5
         )
 
         own = sink.points(OWN)
-        rtts = [point for point in sink.points(telemetry.RTT.name) if point.attributes[conventions.SIDE] == "external"]
+        rtts = [point for point in sink.points(metric_table.RTT.name) if point.attributes[semconv.SIDE] == "external"]
         assert own[-1].point.as_int == 3
-        assert {point.attributes[conventions.SUBNET] for point in rtts} == {str(network.subnet) for network in networks}
+        assert {point.attributes[semconv.SUBNET] for point in rtts} == {str(network.subnet) for network in networks}
         for point in rtts:
             assert point.point.count > 0
         assert {point.resource["service.name"] for point in (*own, *rtts)} == {"my-application"}

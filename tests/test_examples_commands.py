@@ -11,8 +11,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from otel_epping import conventions, telemetry
 from otel_epping.cli.run import run
+from otel_epping.otel import metric_table, semconv
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 MANIFESTS = sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
@@ -97,7 +97,7 @@ def test_names_exist(path: Path) -> None:
     text = path.read_text()
     settings = {f"OTEL_EPPING_{(parameter.name or '').upper()}" for parameter in run.params}
     assert set(re.findall(r"\bOTEL_EPPING_[A-Z0-9_]*[A-Z0-9]", text)) <= settings
-    names = {metric.name for metric in telemetry.METRICS} | set(conventions.ATTRIBUTES)
+    names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
     labels = {name.replace(".", "_") for name in names}  # as Prometheus has them, with the unit behind
     for name in re.findall(r"\bepping[._][\w.]*\w", text):
         assert name in names | labels or name.removesuffix("_seconds") in labels, name

@@ -19,9 +19,9 @@ from patience import PATIENCE_S
 from rude import HOLDING, serving
 from unprivileged import AGENT
 
-from otel_epping import telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
 
 HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 DELTA = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}
@@ -123,10 +123,10 @@ def test_what_is_not_otlp_takes_nothing_away(
     assert agent.stop() == 0
     (cause,) = causes(agent)
     assert cause.startswith(words)
-    assert proxy.sums(telemetry.RTT.name) >= 20
-    assert proxy.sums(telemetry.EXPORT_FAILED.name) >= failed
-    assert proxy.sums(telemetry.INTERFACE_EVENTS.name) == 1, "attached"
-    assert proxy.sums("epping.interface.packet.count") * 2 == proxy.sums(telemetry.SUBNET_PACKETS.name)
+    assert proxy.sums(metric_table.RTT.name) >= 20
+    assert proxy.sums(metric_table.EXPORT_FAILED.name) >= failed
+    assert proxy.sums(metric_table.INTERFACE_EVENTS.name) == 1, "attached"
+    assert proxy.sums("epping.interface.packet.count") * 2 == proxy.sums(metric_table.SUBNET_PACKETS.name)
 
 
 def test_each_cause_is_logged_once_while_exports_fail(proxy: Proxy, start: Callable[..., Agent]) -> None:
@@ -215,11 +215,11 @@ def test_all_points_are_of_the_temporality_that_was_asked_for(
             found.setdefault(metric.name, set()).add(data.aggregation_temporality)
         else:
             assert kind == "gauge" or data.aggregation_temporality == 2, metric.name
-    asynchronous = {telemetry.EXPORT_FAILED.name, telemetry.INTERFACE_EVENTS.name, telemetry.FLOW_EVICTED.name}
-    asynchronous |= {telemetry.EXPORT_REJECTED.name, telemetry.PROGRAM_RUNS.name, telemetry.PROGRAM_TIME.name}
-    assert found.keys() >= {telemetry.RTT.name, telemetry.SUBNET_RETIRED.name, *asynchronous} - {
-        telemetry.PROGRAM_RUNS.name,
-        telemetry.PROGRAM_TIME.name,
+    asynchronous = {metric_table.EXPORT_FAILED.name, metric_table.INTERFACE_EVENTS.name, metric_table.FLOW_EVICTED.name}
+    asynchronous |= {metric_table.EXPORT_REJECTED.name, metric_table.PROGRAM_RUNS.name, metric_table.PROGRAM_TIME.name}
+    assert found.keys() >= {metric_table.RTT.name, metric_table.SUBNET_RETIRED.name, *asynchronous} - {
+        metric_table.PROGRAM_RUNS.name,
+        metric_table.PROGRAM_TIME.name,
     }
     for name, temporalities in found.items():
         delta = preference == "delta" or (preference == "lowmemory" and name not in asynchronous)
@@ -239,13 +239,13 @@ def test_explicit_buckets_where_a_variable_asks_for_them(
             OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION="explicit_bucket_histogram",
         )
         converse(ns)
-        sink.wait_for(lambda received: received.points(telemetry.RTT.name), PATIENCE_S)
+        sink.wait_for(lambda received: received.points(metric_table.RTT.name), PATIENCE_S)
         sink.fail_with(403)
         agent.wait_for("export failed")
         sink.recover()
         agent.wait_for("exports get through again")
         assert agent.stop() == 0
-    metrics = [metric for _, metric in sink.metrics() if metric.name == telemetry.RTT.name]
+    metrics = [metric for _, metric in sink.metrics() if metric.name == metric_table.RTT.name]
     assert {metric.WhichOneof("data") for metric in metrics} == {"histogram"}
     for point in metrics[-1].histogram.data_points:
         assert sum(point.bucket_counts) == point.count

@@ -11,10 +11,10 @@ from agent import Agent, eventually, talking
 from arrivals import DELTA, PACKETS, arrived, check_truth, settle
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
+from otel_epping.otel import metric_table, semconv
 
 
 def in_a_pause(sink: Sink, interval_s: float) -> None:
@@ -79,12 +79,12 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
         assert int(failures[1]) >= 2
         check_truth(one)
     tcp = [
-        Counter({s: n for s, n in one.totals(PACKETS).items() if str(dict(s)[conventions.TRAFFIC_CLASS])[:3] == "tcp"})
+        Counter({s: n for s, n in one.totals(PACKETS).items() if str(dict(s)[semconv.TRAFFIC_CLASS])[:3] == "tcp"})
         for one in ends.values()
     ]
     assert tcp[0] == tcp[1]
     for one in ends.values():
-        for series in one.series(telemetry.RTT.name).values():
+        for series in one.series(metric_table.RTT.name).values():
             times = [(point.point.start_time_unix_nano, point.point.time_unix_nano) for point in series]
             if series[0].temporality == DELTA:
                 assert all(end <= start for (_, end), (start, _) in pairwise(times))

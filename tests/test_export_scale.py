@@ -14,10 +14,10 @@ import pytest
 from agent import Agent, figure, quiet
 from arrivals import PACKETS, Arrived, arrived, check_truth, settle
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
+from otel_epping.otel import metric_table, semconv
 
 MOST_RSS_KB = 80 * 1024
 MOST_REQUEST_BYTES = int(2.5 * 2**20)
@@ -78,7 +78,7 @@ def crowd_of(lab: Lab) -> Iterator[Callable[[int], Crowd]]:
 
 
 def subnets(one: Arrived, name: str) -> set[Any]:
-    return {dict(series)[conventions.SUBNET] for series in one.series(name)}
+    return {dict(series)[semconv.SUBNET] for series in one.series(name)}
 
 
 def test_resident_memory_with_a_thousand_subnets(
@@ -97,7 +97,7 @@ def test_resident_memory_with_a_thousand_subnets(
         assert agent.stop() == 0, agent.log
         settle(sink)
         assert exports >= 4
-        assert len(subnets(arrived(sink, "memory"), telemetry.RTT.name)) >= 1000
+        assert len(subnets(arrived(sink, "memory"), metric_table.RTT.name)) >= 1000
         assert rss_kb <= MOST_RSS_KB
 
 
@@ -124,7 +124,7 @@ def test_requests_stay_small_with_twelve_thousand_subnets(
         assert max(sizes) <= MOST_REQUEST_BYTES
         for one in (arrived(sink, "direct"), arrived(behind, "through")):
             assert len(subnets(one, PACKETS)) >= 12_000
-            assert len(subnets(one, telemetry.RTT.name)) >= 11_500
+            assert len(subnets(one, metric_table.RTT.name)) >= 11_500
             check_truth(one)
             assert all(len(points) == 1 for points in one.series(PACKETS).values())
         assert "export failed" not in direct.log + through.log

@@ -18,10 +18,10 @@ from agent import Agent, eventually, figure, link_packets, quiet, talking
 from arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_truth
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
+from otel_epping.otel import metric_table, semconv
 from otel_epping.process.stop import STOP_S
 
 # One request to a collector that isn't there takes an exporter about 7 s; there may be a second one.
@@ -135,10 +135,10 @@ def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
         for scope in resource["scope_metrics"]
         for metric in scope["metrics"]
     }
-    assert set(metrics) >= {telemetry.RTT.name, PACKETS, INTERFACE_PACKETS, telemetry.READ_DURATION.name}
+    assert set(metrics) >= {metric_table.RTT.name, PACKETS, INTERFACE_PACKETS, metric_table.READ_DURATION.name}
     sides: Counter[str] = Counter()
     for point in metrics[PACKETS]["data"]["data_points"]:
-        sides[point["attributes"][conventions.SUBNET_DIRECTION]] += point["value"]
+        sides[point["attributes"][semconv.SUBNET_DIRECTION]] += point["value"]
     assert sides["from"] == sides["to"] > 500
 
 

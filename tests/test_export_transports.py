@@ -19,24 +19,24 @@ from agent import Agent, figure, link_packets, quiet, talking
 from arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
-from otel_epping.counters import INTERFACE_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.counters import INTERFACE_COUNTERS
 
 PROTOCOLS = ("grpc", "http/protobuf")
 COMPRESSIONS = ("", "gzip")  # the SDK's gRPC exporter knows no "none": it fails, and so leaves the variable out
 PREFERENCES = ("cumulative", "delta", "lowmemory")
-TABLE = {metric.name: metric for metric in telemetry.METRICS}
+TABLE = {metric.name: metric for metric in metric_table.METRICS}
 
 # Counters that are instruments of the SDK.
 OBSERVED = {
-    telemetry.EXPORT_FAILED,
-    telemetry.EXPORT_REJECTED,
-    telemetry.FLOW_EVICTED,
-    telemetry.INTERFACE_EVENTS,
+    metric_table.EXPORT_FAILED,
+    metric_table.EXPORT_REJECTED,
+    metric_table.FLOW_EVICTED,
+    metric_table.INTERFACE_EVENTS,
 }
 
 
@@ -136,9 +136,19 @@ def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
 
 def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arrived]) -> None:
     _, agent = one
-    always = {telemetry.RTT, telemetry.SUBNET_PACKETS, telemetry.SUBNET_USAGE, telemetry.SUBNET_LIMIT}
-    always |= {telemetry.READ_DURATION, telemetry.EXPORT_DURATION, telemetry.EXPORT_FAILED, telemetry.EXPORT_REJECTED}
-    always |= {telemetry.INTERFACE_ATTACHED, telemetry.INTERFACE_EVENTS, telemetry.FLOW_EVICTED, telemetry.MEMORY_USAGE}
+    always = {metric_table.RTT, metric_table.SUBNET_PACKETS, metric_table.SUBNET_USAGE, metric_table.SUBNET_LIMIT}
+    always |= {
+        metric_table.READ_DURATION,
+        metric_table.EXPORT_DURATION,
+        metric_table.EXPORT_FAILED,
+        metric_table.EXPORT_REJECTED,
+    }
+    always |= {
+        metric_table.INTERFACE_ATTACHED,
+        metric_table.INTERFACE_EVENTS,
+        metric_table.FLOW_EVICTED,
+        metric_table.MEMORY_USAGE,
+    }
     always |= {c.metric for c in INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")}
     assert {metric.name for metric in always} <= set(agent.metrics) <= set(TABLE)
 
@@ -178,7 +188,7 @@ def test_integers_are_integers(one: tuple[str, Arrived]) -> None:
 
 def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
     _, agent = one
-    points = agent.points[telemetry.RTT.name]
+    points = agent.points[metric_table.RTT.name]
     assert points
     for point in points:
         check_histogram(point.point)
@@ -187,9 +197,9 @@ def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
 def test_least_and_greatest_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
     """Always, although RTTs are counted while they are read."""
     preference, agent = one
-    points = [point.point for point in agent.points[telemetry.RTT.name]]
+    points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
-        for series in agent.series(telemetry.RTT.name).values():
+        for series in agent.series(metric_table.RTT.name).values():
             assert not contradicts(series[-1].point)
     wrong = sum(contradicts(point) for point in points)
     figure("points whose min, max or sum contradict their buckets", f"{wrong} of {len(points)} ({preference})")
@@ -199,7 +209,7 @@ def test_least_and_greatest_are_in_the_outermost_buckets(one: tuple[str, Arrived
 def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> None:
     preference, agent = one
     longest = 0
-    for name in (telemetry.RTT.name, PACKETS, INTERFACE_PACKETS):
+    for name in (metric_table.RTT.name, PACKETS, INTERFACE_PACKETS):
         for series in agent.series(name).values():
             starts = [point.point.start_time_unix_nano for point in series]
             times = [point.point.time_unix_nano for point in series]
@@ -214,9 +224,7 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
     assert longest >= 3
     if preference != "cumulative":
         busy = [
-            s
-            for s in agent.series(INTERFACE_PACKETS).values()
-            if dict(s[0].attributes)[conventions.PACKET_KIND] == "tcp"
+            s for s in agent.series(INTERFACE_PACKETS).values() if dict(s[0].attributes)[semconv.PACKET_KIND] == "tcp"
         ]
         for series in busy:
             pairs = pairwise(point.point for point in series)
@@ -226,14 +234,14 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
 def test_rtts_are_those_of_the_lab(one: tuple[str, Arrived], lab: Lab) -> None:
     _, agent = one
     found = {
-        dict(series)[conventions.SUBNET]: points
-        for series, points in agent.series(telemetry.RTT.name).items()
-        if dict(series)[conventions.SIDE] == "external"
+        dict(series)[semconv.SUBNET]: points
+        for series, points in agent.series(metric_table.RTT.name).items()
+        if dict(series)[semconv.SIDE] == "external"
     }
     for network in lab.networks:
         points = found[str(network.subnet)]
         assert min(point.point.min for point in points if point.point.HasField("min")) >= network.delay_ns / 1e9
-        assert points[-1].attributes[conventions.NETWORK_TYPE] == f"ipv{network.subnet.version}"
+        assert points[-1].attributes[semconv.NETWORK_TYPE] == f"ipv{network.subnet.version}"
 
 
 def test_resource_is_ours_and_what_the_variables_say(one: tuple[str, Arrived]) -> None:
@@ -264,7 +272,7 @@ def test_totals_are_those_of_the_kernels_own_statistics(one: tuple[str, Arrived]
 def test_all_variants_agree_to_the_packet(matrix: Matrix) -> None:
     tcp = {
         name: Counter(
-            {s: n for s, n in agent.totals(PACKETS).items() if str(dict(s)[conventions.TRAFFIC_CLASS])[:3] == "tcp"}
+            {s: n for s, n in agent.totals(PACKETS).items() if str(dict(s)[semconv.TRAFFIC_CLASS])[:3] == "tcp"}
         )
         for name, agent in matrix.agents.items()
     }

@@ -17,13 +17,13 @@ from pressure import Load, run
 from recorder import exporter
 from testrun import EGRESS, START_NS, Bench
 
-from otel_epping import telemetry
-from otel_epping.counters import INTERFACE_COUNTERS
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import install
+from otel_epping.otel import metric_table
+from otel_epping.otel.counters import INTERFACE_COUNTERS
+from otel_epping.otel.pipeline import install
 
 SMALL = KernelConfig(max_subnets=64, max_flows=64)
 ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
@@ -56,7 +56,7 @@ def exporting(collector: Collector, sink: Sink) -> Iterator[Callable[[], None]]:
     provider.shutdown()
 
 
-def latest(sink: Sink, metric: telemetry.Metric) -> dict[str, int | float]:
+def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
     """The newest values of a metric, by its attribute."""
     points = sink.points(metric.name)
     newest = max((point.point.time_unix_nano for point in points), default=0)
@@ -75,8 +75,8 @@ def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
                 collector.attachments.attach(name)
         converse(ns)
         export()
-        assert latest(sink, telemetry.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 1}
-        assert latest(sink, telemetry.PROGRAM_RUNS) == {}, "the kernel doesn't count"
+        assert latest(sink, metric_table.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 1}
+        assert latest(sink, metric_table.PROGRAM_RUNS) == {}, "the kernel doesn't count"
         counted = sum(point.point.as_int for point in sink.points(ALL_PACKETS))
         sink.clear()
 
@@ -84,8 +84,8 @@ def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
             converse(ns)
         ns.ip("link delete gone0")
         export()
-        assert latest(sink, telemetry.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 0}
-        runs, time_s = latest(sink, telemetry.PROGRAM_RUNS), latest(sink, telemetry.PROGRAM_TIME)
+        assert latest(sink, metric_table.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 0}
+        runs, time_s = latest(sink, metric_table.PROGRAM_RUNS), latest(sink, metric_table.PROGRAM_TIME)
         assert set(runs) == set(time_s) == {"receive", "transmit"}
         passed = sum(point.point.as_int for point in sink.points(ALL_PACKETS)) - counted
         assert passed > 80
@@ -94,12 +94,12 @@ def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
         figure("ns for each run of the program", each_ns)
         assert 20 < each_ns < 100_000
 
-        (resident,) = latest(sink, telemetry.MEMORY_USAGE).values()
+        (resident,) = latest(sink, metric_table.MEMORY_USAGE).values()
         status = Path("/proc/self/status").read_text()
         now = int(status.split("VmRSS:")[1].split()[0]) * 1024
         assert abs(resident - now) < 8 << 20
-        (first_export,) = latest(sink, telemetry.EXPORT_DURATION).values()
-        (first_read,) = latest(sink, telemetry.READ_DURATION).values()
+        (first_export,) = latest(sink, metric_table.EXPORT_DURATION).values()
+        (first_read,) = latest(sink, metric_table.READ_DURATION).values()
         assert 0 < first_read < first_export < 5
 
 
@@ -116,9 +116,9 @@ def test_flows_evicted(small: Bench) -> None:
         for strangers in (300, 3000, 0, 2000):
             run(small, Load(flows=0, strangers=strangers, packets_of_each=2, hosts=250, duration_ms=1000))
             export()
-            (told,) = latest(sink, telemetry.FLOW_EVICTED).values()
+            (told,) = latest(sink, metric_table.FLOW_EVICTED).values()
             created = small.counters()["flows_created"]
-            (held,) = latest(sink, telemetry.FLOW_USAGE).values()
+            (held,) = latest(sink, metric_table.FLOW_USAGE).values()
             assert told == created - held
             assert (told > 0) == (created > 1024)
         assert small.counters()["flows_created"] == 5300

@@ -18,13 +18,13 @@ from test_chaos_network import Hosts, hosts, told, udp_socket
 from test_health import PROBED, ask
 from test_neighbours import HOOKS, PUT, WITHIN_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
 __all__ = ["hosts"]
 
 OK = neighbour.VERDICTS["OK"]
-PACKETS = telemetry.INTERFACE_PACKETS.name
+PACKETS = metric_table.INTERFACE_PACKETS.name
 
 
 def exchange(hosts: Hosts, packets: int = 20) -> None:
@@ -44,8 +44,8 @@ def is_ready(hosts: Hosts) -> bool:
 
 def events(sink: Sink) -> dict[str, int]:
     """What happened to interfaces, as the latest export has it."""
-    points = sink.points(telemetry.INTERFACE_EVENTS.name)
-    return {str(point.attributes[conventions.INTERFACE_EVENT]): point.point.as_int for point in points}
+    points = sink.points(metric_table.INTERFACE_EVENTS.name)
+    return {str(point.attributes[semconv.INTERFACE_EVENT]): point.point.as_int for point in points}
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_one_that_accepts_all_packets_is_behind_us(
         assert is_ready(hosts)
         assert agent.stop() == 0
         assert told(sink, PACKETS) == 40
-        assert told(sink, telemetry.INTERFACE_KERNEL_PACKETS.name) == 40
+        assert told(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 40
         assert "veth0 ingress" not in agent.log.read_text()
 
 
@@ -98,7 +98,7 @@ def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Ca
         exchange(hosts)
         assert agent.stop() == 0
         assert told(sink, PACKETS) == 40
-        assert told(sink, telemetry.INTERFACE_KERNEL_PACKETS.name) == 80
+        assert told(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 80
         assert events(sink)["moved"] == 2
         if hook == "clsact":
             assert "veth0 egress: bpf neighbour:[" in agent.log.read_text()

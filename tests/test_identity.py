@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from command import Agent
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
 from otel_epping.identity import Identity
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
 
 
 def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
@@ -21,10 +21,10 @@ def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Ag
         with Sink(namespace=ns) as sink:
             settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint, **variables}
             agent = start("-i", "lo", "--interval", "100ms", **settings)
-            sink.wait_for(lambda received: received.points(telemetry.SUBNET_LIMIT.name), PATIENCE_S)
+            sink.wait_for(lambda received: received.points(metric_table.SUBNET_LIMIT.name), PATIENCE_S)
             agent.process.kill()
             agent.process.wait()
-            seen.append(sink.points(telemetry.SUBNET_LIMIT.name)[0].resource["service.instance.id"])
+            seen.append(sink.points(metric_table.SUBNET_LIMIT.name)[0].resource["service.instance.id"])
     first, second, said = seen
     assert first == second
     assert uuid.UUID(str(first)).version == 5

@@ -9,9 +9,9 @@ import pytest
 from command import converse, environment
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
+from otel_epping.otel import metric_table, semconv
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "instrumented.py"
 INSTRUMENT = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]
@@ -116,8 +116,8 @@ def rtts(sink: Sink) -> list[Point]:
     """The last points of the conversation's RTTs."""
     points = [
         point
-        for point in sink.points(telemetry.RTT.name)
-        if point.attributes[conventions.METHOD] == "tcp_timestamp" and point.attributes[conventions.SIDE] == "external"
+        for point in sink.points(metric_table.RTT.name)
+        if point.attributes[semconv.METHOD] == "tcp_timestamp" and point.attributes[semconv.SIDE] == "external"
     ]
     return [point for point in points if point.point.time_unix_nano == max(p.point.time_unix_nano for p in points)]
 
@@ -140,7 +140,7 @@ def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
         said = run(ns, sink, APPLICATION, OTEL_EPPING_INTERFACE="up0", **variables)
         assert "not measured" not in said
         (rtt,) = rtts(sink)
-        assert rtt.attributes[conventions.SUBNET] == "127.0.0.0/8"
+        assert rtt.attributes[semconv.SUBNET] == "127.0.0.0/8"
         assert rtt.resource["service.name"] == "from-a-file"
 
 
@@ -163,7 +163,7 @@ def test_what_keeps_us_from_measuring_costs_one_warning(
         assert line.startswith("the network is not measured: ")
         assert warning in line
         assert [point.point.as_int for point in sink.points("shop.orders")] == [1]
-        assert not sink.points(telemetry.RTT.name)
+        assert not sink.points(metric_table.RTT.name)
 
 
 def test_forked_workers_tell_nothing_twice(ns: Namespace) -> None:
@@ -174,7 +174,7 @@ def test_forked_workers_tell_nothing_twice(ns: Namespace) -> None:
             request
             for request in sink.requests
             if any(
-                metric.name == telemetry.RTT.name
+                metric.name == metric_table.RTT.name
                 for resource in request.resource_metrics
                 for scope in resource.scope_metrics
                 for metric in scope.metrics

@@ -15,7 +15,6 @@ import pytest
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import LO, MS, Bench
 
-from otel_epping import conventions, telemetry
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE
 from otel_epping.kernel.attach.interface_monitor import Follower
@@ -26,7 +25,8 @@ from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.read.reader import Reading
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.producer import EppingMetricProducer
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
@@ -190,7 +190,7 @@ class Exporter:
 
     def _take(self, metric: str, point: Any, *, arrives: bool) -> None:
         attributes = point.attributes
-        name = attributes[conventions.INTERFACE]
+        name = attributes[semconv.INTERFACE]
         self.latest[metric].add(name)
         if not arrives or "udp" not in attributes.values():
             return
@@ -208,7 +208,7 @@ class Exporter:
         self.points[key] = start_ns, time_ns, value
 
 
-METRICS = (telemetry.INTERFACE_PACKETS, telemetry.SUBNET_PACKETS)
+METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:

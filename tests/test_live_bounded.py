@@ -7,14 +7,14 @@ from collections.abc import Callable
 from agent import Agent, eventually, figure, talking
 from arrivals import NOT_IP, PACKETS, Arrived, arrived
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import Lab
+from otel_epping.otel import metric_table, semconv
 
 MOST = 8
 
 
-def latest(one: Arrived, metric: telemetry.Metric) -> int:
+def latest(one: Arrived, metric: metric_table.Metric) -> int:
     (points,) = one.series(metric.name).values()
     return int(points[-1].point.as_int)
 
@@ -36,7 +36,7 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
             one = arrived(sink, agent.name)
             if not one.points.get(PACKETS):
                 return 0
-            (deltas,) = one.series(telemetry.SUBNET_RETIRED.name).values()
+            (deltas,) = one.series(metric_table.SUBNET_RETIRED.name).values()
             return sum(int(each.point.as_int) for each in deltas)
 
         eventually(lambda: retired() > 20, 15, "slots are taken back")
@@ -49,8 +49,8 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
         assert one.rtts > 50
         told: dict[int, set[object]] = {}
         for point in one.points[PACKETS]:
-            if subnet := point.attributes.get(conventions.SUBNET):
-                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[conventions.SIDE]))
+            if subnet := point.attributes.get(semconv.SUBNET):
+                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
         assert max(len(subnets) for subnets in told.values()) <= MOST
-        assert latest(one, telemetry.SERIES_LIMIT) == MOST
+        assert latest(one, metric_table.SERIES_LIMIT) == MOST
         figure("slots taken back", retired())

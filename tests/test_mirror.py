@@ -22,7 +22,6 @@ from patience import PATIENCE_S
 from scapy.layers.dns import DNS, DNSQR
 from test_health import PROBED, ask
 
-from otel_epping import conventions, telemetry
 from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
@@ -31,6 +30,7 @@ from otel_epping.kernel.read.directions import Directions, Flows, Traffic, count
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
 CONFIG = KernelConfig(max_subnets=256, max_flows=1024, sample_interval_ns=0)
 REQUESTS = 12
@@ -245,18 +245,18 @@ def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> Non
         sink.clear()
         sink.wait_for(lambda received: received.requests, PATIENCE_S)
         found = {
-            point.attributes[conventions.FLOW_REVERSE]: point.point.as_int
-            for point in sink.points(telemetry.UNIDIRECTIONAL.name)
+            point.attributes[semconv.FLOW_REVERSE]: point.point.as_int
+            for point in sink.points(metric_table.UNIDIRECTIONAL.name)
         }
         assert found == {"same_way": 2, "missing": 0}
-        assert not sink.points(telemetry.RTT.name)
+        assert not sink.points(metric_table.RTT.name)
         assert agent.stop() == 0
 
         agent = start("--mirror", "mon*", *arguments, **where)
         sink.clear()
         with lab.talking():
-            sink.wait_for(lambda received: received.points(telemetry.RTT.name), PATIENCE_S)
-        assert {point.attributes[conventions.SIDE] for point in sink.points(telemetry.RTT.name)} == {"unknown"}
+            sink.wait_for(lambda received: received.points(metric_table.RTT.name), PATIENCE_S)
+        assert {point.attributes[semconv.SIDE] for point in sink.points(metric_table.RTT.name)} == {"unknown"}
         assert ask(lab.monitor, "/readyz")[0] == 200
         assert agent.stop() == 0
         assert "WARNING" not in agent.log.read_text()

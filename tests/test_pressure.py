@@ -9,8 +9,8 @@ import pytest
 from pressure import Load, run
 from testrun import Bench
 
-from otel_epping import conventions
-from otel_epping.producer import EppingMetricProducer
+from otel_epping.otel import semconv
+from otel_epping.otel.producer import EppingMetricProducer
 
 TABLE = 4096  # max_flows of the bench
 PERIODS = 4
@@ -53,7 +53,7 @@ def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
     for metric in producer.produce().metrics:
         for point in metric.data.data_points:
             attributes = point.attributes or {}
-            which = (conventions.OUTCOME, conventions.FLOW_CLOSING, conventions.FLOW_OPENING, conventions.METHOD)
+            which = (semconv.OUTCOME, semconv.FLOW_CLOSING, semconv.FLOW_OPENING, semconv.METHOD)
             kind = next((str(attributes[name]) for name in which if name in attributes), "")
             number: Any = point.count if hasattr(point, "count") else point.value
             found[metric.name, kind] = found.get((metric.name, kind), 0) + number

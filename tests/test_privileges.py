@@ -36,13 +36,13 @@ from unprivileged import (
     threads,
 )
 
-from otel_epping import telemetry
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.load import capabilities, loader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
 
 THREE = NET_ADMIN | 1 << 38 | 1 << 39
 OLD_KERNEL = ["setarch", "--uname-2.6"]
@@ -112,7 +112,7 @@ def test_nothing_is_held_once_it_runs(
         converse(ns)
         assert agent.stop() == 0
         assert "capabilities" not in agent.log.read_text()
-        assert sum(point.point.count for point in sink.points(telemetry.RTT.name)) > 0
+        assert sum(point.point.count for point in sink.points(metric_table.RTT.name)) > 0
 
 
 def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: Path) -> None:

@@ -17,9 +17,9 @@ from command import COMMAND, Agent, converse, environment
 from patience import PATIENCE_S
 from unprivileged import AGENT, innermost
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 from otel_epping.process import descriptors
 
 INTERFACES = 40
@@ -39,8 +39,8 @@ def limited(soft: int, hard: int) -> list[str]:
 
 def counted(sink: Sink, event: str) -> int:
     """Interfaces that were attached or refused, by the agent's own metric."""
-    points = sink.points(telemetry.INTERFACE_EVENTS.name)
-    return max((p.point.as_int for p in points if p.attributes[conventions.INTERFACE_EVENT] == event), default=0)
+    points = sink.points(metric_table.INTERFACE_EVENTS.name)
+    return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 
 
 def test_the_soft_limit_is_raised_to_the_hard_one(many: Namespace, start: Callable[..., Agent]) -> None:

@@ -9,12 +9,12 @@ from command import Agent, epping, said
 from patience import PATIENCE_S
 from unprivileged import AGENT
 
-from otel_epping import conventions, telemetry
 from otel_epping.kernel.attach.interface_monitor import present
 from otel_epping.kernel.attach.interfaces import find
 from otel_epping.kernel.netlink import links
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
 # The kernel takes all bytes but those of white space, '/' and ':'.
 NAMES = {b"caf\xe9": r"caf\xe9", b"caf\xe8": r"caf\xe8", rb"caf\xe9": r"caf\x5cxe9", b"caf\x1b[m": r"caf\x1b[m"}
@@ -62,10 +62,10 @@ def test_each_interface_has_its_own_series(host: Namespace, start: Callable[...,
             OTEL_SERVICE_NAME=os.fsdecode(b"caf\xe9"),
             OTEL_RESOURCE_ATTRIBUTES=os.fsdecode(b"site=caf\xe8"),
         )  # fmt: skip
-        metric = telemetry.INTERFACE_ATTACHED.name
+        metric = metric_table.INTERFACE_ATTACHED.name
         sink.wait_for(lambda received: len(received.points(metric)) >= 6, PATIENCE_S)
         points = sink.points(metric)
-        assert {point.attributes[conventions.INTERFACE]: point.point.as_int for point in points} == dict.fromkeys(
+        assert {point.attributes[semconv.INTERFACE]: point.point.as_int for point in points} == dict.fromkeys(
             [*NAMES.values(), "café", "plain0"], 1
         )
         assert points[0].resource["service.name"] == r"caf\xe9"
@@ -88,6 +88,6 @@ def test_a_host_name_that_is_not_utf_8(ns: Namespace, start: Callable[..., Agent
         command = ["unshare", "--uts", "sh", "-c", rename, *AGENT]
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = start("-i", "lo", "--interval", "100ms", command=command, **settings)
-        sink.wait_for(lambda received: received.points(telemetry.SUBNET_LIMIT.name), PATIENCE_S)
-        assert sink.points(telemetry.SUBNET_LIMIT.name)[0].resource["host.name"] == r"caf\xe9"
+        sink.wait_for(lambda received: received.points(metric_table.SUBNET_LIMIT.name), PATIENCE_S)
+        assert sink.points(metric_table.SUBNET_LIMIT.name)[0].resource["host.name"] == r"caf\xe9"
         assert agent.stop() == 0

@@ -12,11 +12,11 @@ from command import COMMAND, Agent
 from neighbour import HOOKS
 from patience import PATIENCE_S
 
-from otel_epping import telemetry
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.netlink import links, traffic_control
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
 
 INTERFACES = 20
 
@@ -46,7 +46,7 @@ def test_the_last_export_comes_before_interfaces_are_detached(host: Namespace, s
         agent = start("-i", "v*", "--interval", "1h", namespace=host, **endpoint)
         assert held(host) == 2 * INTERFACES
         assert agent.stop() == 0
-        attached = [point.point.as_int for point in sink.points(telemetry.INTERFACE_ATTACHED.name)]
+        attached = [point.point.as_int for point in sink.points(metric_table.INTERFACE_ATTACHED.name)]
     assert attached == [1] * INTERFACES
     assert held(host) == 0
 

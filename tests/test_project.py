@@ -30,11 +30,11 @@ GENERATED = {"__pycache__", "build", "dist"}
 # A module may import from its own row and from the rows below it, never from one above.
 LAYERS = [
     ["otel_epping.cli"],
-    ["otel_epping.sdk"],
-    ["otel_epping.exporter"],
-    ["otel_epping.writer"],
-    ["otel_epping.producer", "otel_epping.wire"],
-    ["otel_epping.variables"],
+    ["otel_epping.otel.pipeline"],
+    ["otel_epping.otel.exporter"],
+    ["otel_epping.otel.otlp.encoder"],
+    ["otel_epping.otel.producer", "otel_epping.otel.otlp"],
+    ["otel_epping.otel.variables"],
     ["otel_epping.otel.batch"],
     ["otel_epping.series.subnet", "otel_epping.series.histogram"],
     ["otel_epping.kernel"],
@@ -128,7 +128,7 @@ def test_imports_go_down_the_layers_only(layer: str) -> None:
 
 @pytest.mark.parametrize(
     "layer",
-    ["otel_epping.kernel", "otel_epping.series.subnet", "otel_epping.series.histogram", "otel_epping.variables"],
+    ["otel_epping.kernel", "otel_epping.series.subnet", "otel_epping.series.histogram", "otel_epping.otel.variables"],
 )
 def test_what_is_below_the_producer_does_not_know_opentelemetry(layer: str) -> None:
     found = [f"{by} imports {module}" for module, by in reachable(layer).items() if within(module, "opentelemetry")]

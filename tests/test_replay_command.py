@@ -16,9 +16,9 @@ from conversation import CLIENT, SERVER, Conversation, check, rows_of
 from linktypes import LINKS
 from patience import PATIENCE_S
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 
 SMALL = ("--max-subnets", "1000", "--max-flows", "1000")
 ALL = ("--sample-interval", "0", *SMALL)
@@ -208,19 +208,19 @@ def test_export(ns: Namespace, good: str) -> None:
         )
         assert (result.returncode, result.stderr) == (0, "")
         check(result.stdout, TALK)
-        points = sink.points(telemetry.RTT.name)
+        points = sink.points(metric_table.RTT.name)
         assert len(points) == RTTS
-        by_series = {(one.attributes[conventions.SUBNET], one.attributes[conventions.METHOD]): one for one in points}
+        by_series = {(one.attributes[semconv.SUBNET], one.attributes[semconv.METHOD]): one for one in points}
         end_ns = BEGIN_NS + TALK.ip[-1][0]
         for subnet, methods in ((TALK.server, SERVER), (TALK.client, CLIENT)):
             for method, rtt_ms in methods.items():
                 _, attributes, point, temporality = by_series[subnet, method]
                 assert (point.count, point.sum, point.min, point.max) == (1, *[pytest.approx(rtt_ms / 1e3)] * 3)
-                assert attributes[conventions.SIDE] == "unknown"
+                assert attributes[semconv.SIDE] == "unknown"
                 assert temporality == 2
                 assert point.time_unix_nano == end_ns
                 assert BEGIN_NS <= point.start_time_unix_nano <= end_ns
-        for point in sink.points(telemetry.SUBNET_PACKETS.name):
+        for point in sink.points(metric_table.SUBNET_PACKETS.name):
             assert (point.point.start_time_unix_nano, point.point.time_unix_nano) == (BEGIN_NS, end_ns)
 
 

@@ -11,16 +11,16 @@ from bookkeeping import CLIENT, PACKETS, RTTS, Crowd, Receiver, emptied, network
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import MS, Bench
 
-from otel_epping import telemetry
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.producer import EppingMetricProducer
+from otel_epping.otel import metric_table
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.limits import Limits
 from otel_epping.series.prefixes import Keys
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 CONFIG = KernelConfig(packet_clock=True, max_subnets=256, max_flows=256, sample_interval_ns=0)
-RTT = telemetry.RTT.name
+RTT = metric_table.RTT.name
 
 
 @pytest.fixture(scope="module")

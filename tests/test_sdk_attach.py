@@ -15,11 +15,11 @@ from prometheus_client import REGISTRY, start_http_server
 from recorder import CONFIG, PACKETS, Conversation, exporter, scrape
 from testrun import MS, Bench
 
-from otel_epping import conventions, telemetry
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import attach
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.pipeline import attach
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_reader_outlives_a_reading_that_fails(shared: Bench, sink: Sink, monke
         assert sink.points("shop.orders")
         assert not sink.points(PACKETS)
     Conversation(shared).record([5 * MS])
-    sink.wait_for(lambda received: received.points(telemetry.RTT.name), PATIENCE_S)
+    sink.wait_for(lambda received: received.points(metric_table.RTT.name), PATIENCE_S)
     assert reader._daemon_thread.is_alive()  # type: ignore[union-attr]
     provider.shutdown()
 
@@ -58,7 +58,7 @@ def test_an_exporter_outlives_a_reading_that_fails(shared: Bench, sink: Sink, mo
     assert not sink.points(PACKETS)
     Conversation(shared).record([5 * MS])
     provider.force_flush()
-    assert sink.points(telemetry.RTT.name)
+    assert sink.points(metric_table.RTT.name)
     provider.shutdown()
 
 
@@ -75,7 +75,7 @@ def test_attaching_adds_to_what_the_reader_collects_and_can_be_undone(shared: Be
         scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics]
         return {metric.name for scope in scopes for metric in scope.metrics}
 
-    assert names() >= {"shop.orders", telemetry.RTT.name, PACKETS}
+    assert names() >= {"shop.orders", metric_table.RTT.name, PACKETS}
     undo()
     assert names() == {"shop.orders"}
     provider.shutdown()
@@ -102,5 +102,5 @@ def test_prometheus_scrapes_the_very_same_counts(bench: Bench) -> None:
     (whole,) = [s.value for s in samples if s.name.endswith("_count")]
     (seconds,) = [s.value for s in samples if s.name.endswith("_sum")]
     assert (whole, seconds) == (len(rtts_ns), pytest.approx(sum(rtts_ns) / 1e9))
-    assert samples[0].labels[conventions.SUBNET.replace(".", "_")] == conversation.subnet
+    assert samples[0].labels[semconv.SUBNET.replace(".", "_")] == conversation.subnet
     assert "epping_network_packet_count" in families

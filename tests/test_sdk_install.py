@@ -20,9 +20,9 @@ from patience import PATIENCE_S
 from recorder import CONFIG, PACKETS, Conversation, exporter, packets_fed
 from testrun import MS, Bench
 
-from otel_epping import conventions, telemetry
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import install
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.pipeline import install
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_a_provider_without_data_exports_ours(bench: Bench, sink: Sink) -> None:
     reader = install(provider, exporter(sink), bench.collector, 60)
     Conversation(bench).record([5 * MS])
     assert reader.force_flush()
-    assert len(sink.points(telemetry.RTT.name)) == 1
+    assert len(sink.points(metric_table.RTT.name)) == 1
     reader.shutdown()
     provider.shutdown()
 
@@ -53,7 +53,7 @@ def test_the_applications_resource_is_ours_and_its_metrics_are_not_told_twice(be
     assert reader.force_flush()
     (orders,) = sink.points("shop.orders")
     assert orders.point.as_int == 3
-    (rtt,) = sink.points(telemetry.RTT.name)
+    (rtt,) = sink.points(metric_table.RTT.name)
     assert rtt.point.count == 10
     assert rtt.resource == orders.resource
     assert rtt.resource["service.name"] == "shop"
@@ -67,7 +67,7 @@ def test_the_readers_shutdown_exports_the_last_interval(bench: Bench, sink: Sink
     Conversation(bench).record([5 * MS] * 10)
     assert not sink.requests
     reader.shutdown()
-    (rtt,) = sink.points(telemetry.RTT.name)
+    (rtt,) = sink.points(metric_table.RTT.name)
     assert rtt.point.count == 10
     requests = len(sink.requests)
     provider.shutdown()
@@ -79,7 +79,7 @@ import sys
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.sdk import install
+from otel_epping.otel.pipeline import install
 from testrun import MS, Bench
 from recorder import CONFIG, Conversation
 
@@ -100,7 +100,7 @@ def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, e
     command = [sys.executable, "-c", APPLICATION, sink.grpc_endpoint, *end.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
-    (rtt,) = sink.points(telemetry.RTT.name)
+    (rtt,) = sink.points(metric_table.RTT.name)
     assert rtt.point.count == 10
     assert done.stderr == ""
 
@@ -110,7 +110,7 @@ import multiprocessing, os, sys, threading, time
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
-from otel_epping.sdk import install
+from otel_epping.otel.pipeline import install
 from testrun import MS, Bench
 from recorder import CONFIG, Conversation
 
@@ -169,13 +169,11 @@ def test_forked_workers_export_nothing_of_the_collector(sink: Sink, way: str) ->
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout == "{'lo': True}\n"
-    rtts = [
-        point for point in sink.points(telemetry.RTT.name) if point.attributes[conventions.SUBNET] != "127.0.0.0/24"
-    ]
+    rtts = [point for point in sink.points(metric_table.RTT.name) if point.attributes[semconv.SUBNET] != "127.0.0.0/24"]
     assert sum(point.point.count for point in rtts) == 10
     mine = {point.resource["service.instance.id"] for point in rtts}
     assert len(mine) == 1
-    assert {point.resource["service.instance.id"] for point in sink.points(telemetry.MEMORY_USAGE.name)} == mine
+    assert {point.resource["service.instance.id"] for point in sink.points(metric_table.MEMORY_USAGE.name)} == mine
     assert len({point.resource["service.instance.id"] for point in sink.points("shop.orders")}) == 4
 
 
@@ -207,19 +205,19 @@ def test_flushes_from_three_threads_tell_each_packet_once(bench: Bench, sink: Si
     assert len(sink.requests) > 3
     directions: Counter[Any] = Counter()
     for point in sink.points(PACKETS):
-        directions[point.attributes[conventions.SUBNET_DIRECTION]] += point.point.as_int
+        directions[point.attributes[semconv.SUBNET_DIRECTION]] += point.point.as_int
     assert directions == {"from": fed, "to": fed}
     counted: Counter[Any] = Counter()
     sums: Counter[Any] = Counter()
-    for point in sink.points(telemetry.RTT.name):
-        counted[point.attributes[conventions.SUBNET]] += point.point.count
-        sums[point.attributes[conventions.SUBNET]] += round(point.point.sum * 1e9)
+    for point in sink.points(metric_table.RTT.name):
+        counted[point.attributes[semconv.SUBNET]] += point.point.count
+        sums[point.attributes[semconv.SUBNET]] += round(point.point.sum * 1e9)
     assert counted == {conversation.subnet: 200 for conversation in conversations}
     assert sums == rtts_ns
-    for series in {tuple(sorted(p.attributes.items())): None for p in sink.points(telemetry.RTT.name)}:
+    for series in {tuple(sorted(p.attributes.items())): None for p in sink.points(metric_table.RTT.name)}:
         times = [
             (p.point.start_time_unix_nano, p.point.time_unix_nano)
-            for p in sink.points(telemetry.RTT.name)
+            for p in sink.points(metric_table.RTT.name)
             if tuple(sorted(p.attributes.items())) == series
         ]
         assert times == sorted(times)

@@ -27,11 +27,11 @@ from opentelemetry.sdk.resources import Resource
 from recorder import CONFIG, PACKETS, SDK_RTT, Conversation, exporter, scalars
 from testrun import MS, Bench
 
-from otel_epping import conventions, points, telemetry
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import attach
+from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.pipeline import attach
 from otel_epping.series import histogram
 
 
@@ -78,13 +78,13 @@ def test_the_kernel_counts_what_the_sdk_would_have(
             rtts_ns = [round(2 ** draw.uniform(low, high)) for _ in range(500)]
             conversation.record(rtts_ns)
             for rtt_ns in rtts_ns:
-                recorded.record(rtt_ns / 1e9, {conventions.SUBNET: conversation.subnet})
+                recorded.record(rtt_ns / 1e9, {semconv.SUBNET: conversation.subnet})
         sink.clear()
         assert provider.force_flush()
         subnets = {conversation.subnet for conversation in conversations}
         ours, sdks = (
-            {point.attributes[conventions.SUBNET]: point for point in sink.points(name)}
-            for name in (telemetry.RTT.name, SDK_RTT)
+            {point.attributes[semconv.SUBNET]: point for point in sink.points(name)}
+            for name in (metric_table.RTT.name, SDK_RTT)
         )
         ours = {subnet: point for subnet, point in ours.items() if subnet in subnets}
         assert set(ours) == set(sdks) == subnets
@@ -108,7 +108,7 @@ def test_points_hold_plain_numbers_only(shared: Bench, explicit: bool, temporali
     data = reader.get_metrics_data()
     assert data
     kinds = Counter(type(leaf) for leaf in scalars(data))
-    plain = {int, float, str, bool, type(None), AggregationTemporality, Resource, type(telemetry.SCOPE)}
+    plain = {int, float, str, bool, type(None), AggregationTemporality, Resource, type(metric_table.SCOPE)}
     assert set(kinds) <= plain
     assert kinds[int] > 20
     provider.shutdown()
@@ -126,17 +126,17 @@ def test_the_console_prints_valid_json(shared: Bench) -> None:
     provider.shutdown()
     first, _ = json.JSONDecoder().raw_decode(out.getvalue())
     names = [m["name"] for r in first["resource_metrics"] for s in r["scope_metrics"] for m in s["metrics"]]
-    assert {"shop.orders", telemetry.RTT.name, PACKETS} <= set(names)
+    assert {"shop.orders", metric_table.RTT.name, PACKETS} <= set(names)
 
 
 def test_unknown_extremes_are_left_off_the_wire(sink: Sink) -> None:
     one = histogram.Buckets(np.array([2, 3], "u8"), buckets.first_index(4), 4)
-    unknown = points.rtt_point({}, 1, 2, one, 5_000, (buckets.RTT_GREATEST_NS, 0))
-    known = points.rtt_point({}, 1, 2, one, 5_000, (1_000, 1_050))
-    metric = points.rtt_metric([unknown, known], AggregationTemporality.CUMULATIVE)
-    resource = ResourceMetrics(Resource.create(), [ScopeMetrics(telemetry.SCOPE, [metric], "")], "")
+    unknown = sdk_points.rtt_point({}, 1, 2, one, 5_000, (buckets.RTT_GREATEST_NS, 0))
+    known = sdk_points.rtt_point({}, 1, 2, one, 5_000, (1_000, 1_050))
+    metric = sdk_points.rtt_metric([unknown, known], AggregationTemporality.CUMULATIVE)
+    resource = ResourceMetrics(Resource.create(), [ScopeMetrics(metric_table.SCOPE, [metric], "")], "")
     assert exporter(sink).export(MetricsData([resource])) is MetricExportResult.SUCCESS
-    without, whole = (point.point for point in sink.points(telemetry.RTT.name))
+    without, whole = (point.point for point in sink.points(metric_table.RTT.name))
     assert not without.HasField("min")
     assert not without.HasField("max")
     assert (without.count, list(without.positive.bucket_counts)) == (5, [2, 3])

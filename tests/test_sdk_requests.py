@@ -22,17 +22,17 @@ from readings import runs_of
 from recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
 from testrun import EGRESS, MS, START_NS, Bench
 
-from otel_epping import conventions, producer, telemetry
-from otel_epping import exporter as exporter_module
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel import buckets
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import Reader, Reading
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import install
+from otel_epping.otel import exporter as exporter_module
+from otel_epping.otel import metric_table, producer, semconv
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.pipeline import install
 from otel_epping.series import histogram
 from otel_epping.series.temporality import numbers
-from otel_epping.wire.failure import Failure
 
 
 @pytest.fixture
@@ -60,12 +60,12 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
     assert len(sink.requests) > 2
     assert max(received.size for received in sink.received) <= 2.5 * 2**20
     found = sink.points(PACKETS)
-    assert len({point.attributes[conventions.SUBNET] for point in found}) == len(found) == 6000
+    assert len({point.attributes[semconv.SUBNET] for point in found}) == len(found) == 6000
     homes: dict[Any, set[int]] = {}
     for number, request in enumerate(sink.requests):
         for metric in request.resource_metrics[0].scope_metrics[0].metrics:
             for point in metric.sum.data_points:
-                subnet = [pair.value.string_value for pair in point.attributes if pair.key == conventions.SUBNET]
+                subnet = [pair.value.string_value for pair in point.attributes if pair.key == semconv.SUBNET]
                 homes.setdefault(tuple(subnet), set()).add(number)
     assert all(len(numbers) == 1 for subnet, numbers in homes.items() if subnet)
     assert sum(name.name == "epping.interface.packet.count" for _, name in sink.metrics()) == 1
@@ -95,7 +95,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
     reader.force_flush()
     sizes = [received.size for received in sink.received]
     print("\n[measured] heaviest requests, bytes:", sizes)
-    assert len(sink.points(telemetry.RTT.name)) == 4000
+    assert len(sink.points(metric_table.RTT.name)) == 4000
     assert max(sizes) <= 2.5 * 2**20
     reader.shutdown()
 
@@ -124,7 +124,7 @@ def test_an_export_keeps_its_deadline_and_the_next_goes_on(
         began = time.monotonic()
         reader.collect(timeout_millis=500)
         assert time.monotonic() - began < 1.5
-    assert len({point.attributes[conventions.SUBNET] for point in sink.points(PACKETS)}) == 400
+    assert len({point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}) == 400
 
 
 def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +165,7 @@ def test_a_request_that_always_fails_does_not_keep_others_back(
     reader = install(MeterProvider(shutdown_on_exit=False), poisoned, bench.collector, 60)
     for _ in range(2):
         reader.force_flush()
-    found = {point.attributes[conventions.SUBNET] for point in sink.points(PACKETS)}
+    found = {point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}
     assert Poisoned.subnet not in found
     assert len(found) >= 380, "only those of one request are missing"
     reader.shutdown()
@@ -178,7 +178,7 @@ def test_an_export_that_failed_is_repeated(shared: Bench, sink: Sink, temporalit
     conversation.record([5 * MS] * 3)
     sink.fail_with(403)  # not retried by the exporter
     reader.force_flush()
-    assert not sink.points(telemetry.RTT.name)
+    assert not sink.points(metric_table.RTT.name)
     sink.recover()
     conversation.record([7 * MS] * 4)
     reader.force_flush()

@@ -12,10 +12,10 @@ from patience import PATIENCE_S
 from recorder import CONFIG, PACKETS, Conversation, packets_fed, scrape, total
 from testrun import MS, Bench
 
-from otel_epping import telemetry
 from otel_epping.errors import EppingError
 from otel_epping.lab.sink import Sink
-from otel_epping.sdk import Pipelines, exporter_classes
+from otel_epping.otel import metric_table
+from otel_epping.otel.pipeline import Pipelines, exporter_classes
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_our_own_instruments_arrive_beside_the_kernels(
     Conversation(shared).record([5 * MS])
     pipelines.shutdown()
     names = {metric.name for _, metric in sink.metrics()}
-    assert names >= {telemetry.RTT.name, telemetry.READ_DURATION.name, telemetry.EXPORT_FAILED.name}
+    assert names >= {metric_table.RTT.name, metric_table.READ_DURATION.name, metric_table.EXPORT_FAILED.name}
 
 
 def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:
@@ -74,7 +74,7 @@ def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variabl
     pipelines.shutdown()
     fed = packets_fed(bench)
     assert total(sink.points(PACKETS)) == 2 * fed
-    rtts = [point.point for point in sink.points(telemetry.RTT.name)]
+    rtts = [point.point for point in sink.points(metric_table.RTT.name)]
     assert sum(point.count for point in rtts) == 50
     assert {(point.min, point.max) for point in rtts} == {(0.005, 0.005)}
     assert sum(sample.value for sample in families["epping_network_packet_count"].samples) == 2 * fed

@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 from command import Agent, converse
 
-from otel_epping import conventions, telemetry
 from otel_epping.agent import _Reloading
 from otel_epping.kernel.attach.interface_monitor import Follower
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
 from otel_epping.settings import Settings
 
 TURNS = 5
@@ -65,7 +65,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     packets = [
         point
         for point in sink.points("epping.interface.packet.count")
-        if point.attributes[conventions.INTERFACE] == "lo" and point.attributes[conventions.PACKET_KIND] == "tcp"
+        if point.attributes[semconv.INTERFACE] == "lo" and point.attributes[semconv.PACKET_KIND] == "tcp"
     ]
     # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
     assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
@@ -118,6 +118,6 @@ def test_bounds_are_reloaded_where_there_are_some(
     )
     converse(ns, TURNS)
     assert agent.stop() == 0
-    limits = [point.point.as_int for point in sink.points(telemetry.SERIES_LIMIT.name)]
+    limits = [point.point.as_int for point in sink.points(metric_table.SERIES_LIMIT.name)]
     assert limits[-1] == 9
     assert set(limits) <= {7, 9}

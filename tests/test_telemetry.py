@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otel_epping import conventions, metrics_page, telemetry
-from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
+from otel_epping import metrics_page
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.labels import Columns
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.attributes import Columns
+from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS_H = (ROOT / "bpf/maps.h").read_text()
@@ -40,12 +41,12 @@ def enum(name: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("labels", "name"),
     [
-        (conventions.SIDES, "side"),
+        (semconv.SIDES, "side"),
         (methods.ALL, "method"),
-        (conventions.TRAFFIC_CLASSES, "traffic_class"),
-        (conventions.PACKET_KINDS, "packet_kind"),
-        (conventions.FLOW_OPENINGS, "opening"),
-        (conventions.FLOW_CLOSINGS, "closing"),
+        (semconv.TRAFFIC_CLASSES, "traffic_class"),
+        (semconv.PACKET_KINDS, "packet_kind"),
+        (semconv.FLOW_OPENINGS, "opening"),
+        (semconv.FLOW_CLOSINGS, "closing"),
     ],
 )
 def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name: str) -> None:
@@ -53,12 +54,12 @@ def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name
 
 
 def test_families_are_those_of_the_program() -> None:
-    assert {f"v{number}": number for number in conventions.FAMILIES} == enum("family")
-    assert conventions.FAMILIES == {4: "ipv4", 6: "ipv6"}
+    assert {f"v{number}": number for number in semconv.FAMILIES} == enum("family")
+    assert semconv.FAMILIES == {4: "ipv4", 6: "ipv6"}
 
 
 def test_code_points_are_those_of_rfc_3168() -> None:
-    assert dict(enumerate(conventions.ECN_CODEPOINTS)) == ECN_BY_CODEPOINT
+    assert dict(enumerate(semconv.ECN_CODEPOINTS)) == ECN_BY_CODEPOINT
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, n
 
 
 def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
-    for metric in telemetry.METRICS:
+    for metric in metric_table.METRICS:
         points = [
             (*counter.attributes.items(), (key, label))
             for counter in COUNTERS
@@ -96,10 +97,10 @@ def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
 
 
 def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> None:
-    used = {key for metric in telemetry.METRICS for key in metric.keys}
-    assert used | {conventions.OVERFLOW} == set(conventions.ATTRIBUTES)
-    of_subnet = {conventions.SUBNET, conventions.NETWORK_TYPE, conventions.INTERFACE, conventions.SIDE}
-    for base, table in ((of_subnet, SUBNET_COUNTERS), ({conventions.INTERFACE}, INTERFACE_COUNTERS)):
+    used = {key for metric in metric_table.METRICS for key in metric.keys}
+    assert used | {semconv.OVERFLOW} == set(semconv.ATTRIBUTES)
+    of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
+    for base, table in ((of_subnet, SUBNET_COUNTERS), ({semconv.INTERFACE}, INTERFACE_COUNTERS)):
         for counter in table:
             keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}
             assert keys == set(counter.metric.keys), counter.field
@@ -107,30 +108,28 @@ def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> Non
 
 def test_values_of_attributes_are_in_their_explanation() -> None:
     for key, labels in {
-        conventions.SIDE: conventions.SIDES,
-        conventions.METHOD: methods.ALL,
-        conventions.NETWORK_TYPE: conventions.FAMILIES.values(),
-        conventions.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
-        conventions.SUBNET_DIRECTION: conventions.SUBNET_DIRECTIONS,
-        conventions.TRAFFIC_CLASS: conventions.TRAFFIC_CLASSES,
-        conventions.PACKET_KIND: conventions.PACKET_KINDS,
-        conventions.ECN: conventions.ECN_CODEPOINTS,
-        conventions.BOUND: conventions.BOUNDS,
-        conventions.FLOW_OPENING: conventions.FLOW_OPENINGS,
-        conventions.FLOW_CLOSING: [*conventions.FLOW_CLOSINGS, "silence"],
-        conventions.MAP: {c.attributes[conventions.MAP] for c in INTERFACE_COUNTERS if conventions.MAP in c.attributes},
-        conventions.OUTCOME: {
-            c.attributes[conventions.OUTCOME] for c in INTERFACE_COUNTERS if conventions.OUTCOME in c.attributes
-        },
+        semconv.SIDE: semconv.SIDES,
+        semconv.METHOD: methods.ALL,
+        semconv.NETWORK_TYPE: semconv.FAMILIES.values(),
+        semconv.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
+        semconv.SUBNET_DIRECTION: semconv.SUBNET_DIRECTIONS,
+        semconv.TRAFFIC_CLASS: semconv.TRAFFIC_CLASSES,
+        semconv.PACKET_KIND: semconv.PACKET_KINDS,
+        semconv.ECN: semconv.ECN_CODEPOINTS,
+        semconv.BOUND: semconv.BOUNDS,
+        semconv.FLOW_OPENING: semconv.FLOW_OPENINGS,
+        semconv.FLOW_CLOSING: [*semconv.FLOW_CLOSINGS, "silence"],
+        semconv.MAP: {c.attributes[semconv.MAP] for c in INTERFACE_COUNTERS if semconv.MAP in c.attributes},
+        semconv.OUTCOME: {c.attributes[semconv.OUTCOME] for c in INTERFACE_COUNTERS if semconv.OUTCOME in c.attributes},
     }.items():
         for label in labels:
-            assert f"`{label}`" in conventions.ATTRIBUTES[key]
+            assert f"`{label}`" in semconv.ATTRIBUTES[key]
 
 
 def test_units_and_names_follow_the_conventions() -> None:
-    names = [metric.name for metric in telemetry.METRICS]
+    names = [metric.name for metric in metric_table.METRICS]
     assert len(names) == len(set(names))
-    for metric in telemetry.METRICS:
+    for metric in metric_table.METRICS:
         # opentelemetry.io/docs/specs/semconv/general/metrics: UCUM, annotations in the singular, no unit in the name.
         assert re.fullmatch(r"s|By|\{[a-z_]+[^s]\}", metric.unit), metric
         assert re.fullmatch(r"epping(\.[a-z]+(_[a-z]+)*)+", metric.name), metric
@@ -142,10 +141,10 @@ def test_the_documentation_is_made_from_the_table() -> None:
 
 
 def test_names_are_written_nowhere_else() -> None:
-    names = {metric.name for metric in telemetry.METRICS} | set(conventions.ATTRIBUTES)
+    names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
     found = []
     for path in sorted((ROOT / "otel_epping").rglob("*.py")):
-        if path.name in ("telemetry.py", "conventions.py"):
+        if path.name in ("metric_table.py", "semconv.py"):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if (

@@ -7,8 +7,8 @@ import pytest
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, NumberDataPoint
 
-from otel_epping import undelivered
-from otel_epping.undelivered import Undelivered
+from otel_epping.otel import undelivered_deltas
+from otel_epping.otel.undelivered_deltas import Undelivered
 
 
 class Receiver:
@@ -70,7 +70,7 @@ def test_cumulative_counters_need_nothing() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(undelivered, "_MOST", 10)
+    monkeypatch.setattr(undelivered_deltas, "_MOST", 10)
     receiver = Receiver(AggregationTemporality.DELTA)
     for number in range(12):
         receiver.add("one", "orders", 1, str(number))

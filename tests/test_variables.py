@@ -7,9 +7,9 @@ from collections.abc import Mapping
 import pytest
 
 from otel_epping.errors import EppingError
-from otel_epping.variables import standard
-from otel_epping.variables.otlp import MAX_TIMEOUT_S, Otlp
-from otel_epping.variables.standard import Standard
+from otel_epping.otel.variables import standard
+from otel_epping.otel.variables.otlp import MAX_TIMEOUT_S, Otlp
+from otel_epping.otel.variables.standard import Standard
 
 ENDPOINT, METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 INSECURE, HEADERS, TIMEOUT = (f"OTEL_EXPORTER_OTLP_{each}" for each in ("INSECURE", "HEADERS", "TIMEOUT"))

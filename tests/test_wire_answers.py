@@ -13,8 +13,8 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
     ExportMetricsServiceResponse,
 )
 
-from otel_epping.wire.answer import MAX_BODY_BYTES, Answer, Reply, http_answer
-from otel_epping.wire.failure import Failure
+from otel_epping.otel.otlp.answer import MAX_BODY_BYTES, Answer, Reply, http_answer
+from otel_epping.otel.otlp.failure import Failure
 
 PROTOBUF, JSON, HTML = "application/x-protobuf", "application/json; charset=utf-8", "text/html"
 PARTIAL = ExportMetricsServiceResponse(

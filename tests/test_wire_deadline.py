@@ -24,11 +24,11 @@ from rude import FLOODING, HOLDING, serving
 
 from bench.isolated import spending
 from otel_epping.lab.sink import Sink
-from otel_epping.wire import exchange, retries
-from otel_epping.wire.answer import Answer
-from otel_epping.wire.request import Request
-from otel_epping.wire.retries import RequestSender
-from otel_epping.wire.transport import sender
+from otel_epping.otel.otlp import http_exchange, retries
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender
+from otel_epping.otel.otlp.transport import sender
 
 TIMEOUT_S = 0.6
 REQUEST = Request(bytes(2**21), 1)  # more than a socket's buffers take from a peer that does not read
@@ -55,7 +55,7 @@ def no_thread_is_left() -> Iterator[None]:
     """Of the threads that were given up, each has ended soon after."""
     yield
     deadline = time.monotonic() + PATIENCE_S
-    while any(thread.name == exchange.THREAD_NAME for thread in threading.enumerate()):
+    while any(thread.name == http_exchange.THREAD_NAME for thread in threading.enumerate()):
         assert time.monotonic() < deadline
         time.sleep(0.05)
 

@@ -27,13 +27,12 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from readings import fit
 
-from otel_epping import conventions, points, telemetry
 from otel_epping.kernel import buckets
 from otel_epping.kernel.buckets import RTT_GREATEST_NS, RTT_LEAST_NS
-from otel_epping.series import histogram
-from otel_epping.wire import protobuf
-from otel_epping.wire.pieces import Column, Pieces
-from otel_epping.wire.points import (
+from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel.otlp import protobuf
+from otel_epping.otel.otlp.columns import Column, Pieces
+from otel_epping.otel.otlp.points import (
     Histograms,
     Points,
     histogram_attributes,
@@ -41,14 +40,15 @@ from otel_epping.wire.points import (
     number_attributes,
     number_points,
 )
-from otel_epping.wire.request import Request, request, rtt_metric, sum_metric
+from otel_epping.otel.otlp.request import Request, request, rtt_metric, sum_metric
+from otel_epping.series import histogram
 
 Pairs = Mapping[str, str | bool]
 
 TEMPORALITIES = st.sampled_from([AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
 DELTA = AggregationTemporality.DELTA
 RESOURCE = Resource({"service.name": "otel-epping", "host.name": "rütli", "process.pid": 7}, "https://example.com/1")
-OURS = ScopeMetrics(telemetry.SCOPE, [], telemetry.SCOPE.schema_url or "")
+OURS = ScopeMetrics(metric_table.SCOPE, [], metric_table.SCOPE.schema_url or "")
 ALONE = [ResourceMetrics(RESOURCE, [], RESOURCE.schema_url)]
 
 
@@ -73,9 +73,9 @@ def check(ours: Request, *sdks: Metric) -> None:
     assert ours.points == sum(len(metric.data.data_points) for metric in sdks)
 
 
-OVERFLOW: Pairs = {conventions.OVERFLOW: True}
-UNICODE: Pairs = {conventions.INTERFACE: "größer-网络0", conventions.SUBNET: "2001:db8::/48"}
-EMPTY: Pairs = {conventions.SIDE: ""}
+OVERFLOW: Pairs = {semconv.OVERFLOW: True}
+UNICODE: Pairs = {semconv.INTERFACE: "größer-网络0", semconv.SUBNET: "2001:db8::/48"}
+EMPTY: Pairs = {semconv.SIDE: ""}
 # A subnet's attributes, a counter's labels, start, value.
 NUMBERS = st.lists(st.tuples(attributes("a"), attributes("b"), below(63), below(63)), min_size=1, max_size=20)
 SOME_NUMBERS = [(OVERFLOW, {}, 5, 1), (UNICODE, EMPTY, 5, 2**63 - 1), (EMPTY, OVERFLOW, 0, 0), ({}, {}, 0, 0)]
@@ -95,20 +95,20 @@ def test_numbers(
         np.array(values, np.uint64),
     )
     sdks = [NumberDataPoint({**base, **label}, start, time_ns, value) for base, label, start, value in numbers]
-    metric = telemetry.SUBNET_PACKETS
+    metric = metric_table.SUBNET_PACKETS
     check(
         request(ALONE, OURS, [sum_metric(metric, ours, temporality, monotonic)]),
-        points.sum_metric(metric, sdks, temporality, monotonic),
+        sdk_points.sum_metric(metric, sdks, temporality, monotonic),
     )
 
 
 def test_a_negative_number() -> None:
     """Of an up-down counter; ours never are, but the field may be."""
     ours = number_points([Column.of([b""])], np.array([1]), 2, np.array([-3]))
-    metric = telemetry.ACTIVE_FLOWS
+    metric = metric_table.ACTIVE_FLOWS
     check(
         request(ALONE, OURS, [sum_metric(metric, ours, DELTA, is_monotonic=False)]),
-        points.sum_metric(metric, [NumberDataPoint({}, 1, 2, -3)], DELTA, is_monotonic=False),
+        sdk_points.sum_metric(metric, [NumberDataPoint({}, 1, 2, -3)], DELTA, is_monotonic=False),
     )
 
 
@@ -175,7 +175,7 @@ def test_histograms(histograms: list[Histogram], time_ns: int, temporality: Aggr
         )
         for base, label, start, (run, offset, scale, sum_ns, least, greatest) in histograms
     ]
-    check(request(ALONE, OURS, [rtt_metric(ours, temporality)]), points.rtt_metric(sdks, temporality))
+    check(request(ALONE, OURS, [rtt_metric(ours, temporality)]), sdk_points.rtt_metric(sdks, temporality))
 
 
 RTTS_NS = st.lists(st.integers(RTT_LEAST_NS, RTT_GREATEST_NS), min_size=1, max_size=50)
@@ -206,10 +206,10 @@ def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[i
         ),
     )
     sdks = [
-        points.rtt_point(UNICODE, 5, 7, run, sum(each), (min(each), max(each)))
+        sdk_points.rtt_point(UNICODE, 5, 7, run, sum(each), (min(each), max(each)))
         for run, each in zip(fitted, rtts_ns, strict=True)
     ]
-    check(request(ALONE, OURS, [rtt_metric(ours, DELTA)]), points.rtt_metric(sdks, DELTA))
+    check(request(ALONE, OURS, [rtt_metric(ours, DELTA)]), sdk_points.rtt_metric(sdks, DELTA))
 
 
 BOUNDARIES = [number for bits in range(0, 64, 7) for number in (2**bits - 1, 2**bits)] + [2**64 - 1]

@@ -18,24 +18,26 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.sdk.resources import Resource
 
-from otel_epping import conventions, points, telemetry
-from otel_epping.wire.pieces import Column
-from otel_epping.wire.points import number_attributes, number_points
-from otel_epping.wire.request import request, sum_metric
+from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel.otlp.columns import Column
+from otel_epping.otel.otlp.points import number_attributes, number_points
+from otel_epping.otel.otlp.request import request, sum_metric
 
 CUMULATIVE = AggregationTemporality.CUMULATIVE
-ATTRIBUTES = {conventions.SUBNET: "10.0.0.0/24"}
-OURS = points.sum_metric(telemetry.SUBNET_PACKETS, [NumberDataPoint(ATTRIBUTES, 1, 2, 3)], CUMULATIVE)
+ATTRIBUTES = {semconv.SUBNET: "10.0.0.0/24"}
+OURS = sdk_points.sum_metric(metric_table.SUBNET_PACKETS, [NumberDataPoint(ATTRIBUTES, 1, 2, 3)], CUMULATIVE)
 WRITTEN = sum_metric(
-    telemetry.SUBNET_PACKETS,
+    metric_table.SUBNET_PACKETS,
     number_points([Column.of([number_attributes(ATTRIBUTES)])], np.array([1]), 2, np.array([3], np.uint64)),
     CUMULATIVE,
 )
-SMALL = points.sum_metric(telemetry.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 16384)], CUMULATIVE, is_monotonic=False)
+SMALL = sdk_points.sum_metric(
+    metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 16384)], CUMULATIVE, is_monotonic=False
+)
 
 
 def scope(*metrics: Metric) -> ScopeMetrics:
-    return ScopeMetrics(telemetry.SCOPE, metrics, telemetry.SCOPE.schema_url or "")
+    return ScopeMetrics(metric_table.SCOPE, metrics, metric_table.SCOPE.schema_url or "")
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def test_a_request_of_nothing_but_ours(theirs: list[ResourceMetrics]) -> None:
 
 def test_metrics_without_points_are_left_off(theirs: list[ResourceMetrics]) -> None:
     none = number_points([Column.of([])], np.zeros(0, np.int64), 2, np.zeros(0, np.uint64))
-    empty = sum_metric(telemetry.ACTIVE_FLOWS, none, CUMULATIVE)
+    empty = sum_metric(metric_table.ACTIVE_FLOWS, none, CUMULATIVE)
     assert request(theirs, scope(), [empty, WRITTEN]) == request(theirs, scope(), [WRITTEN])
 
 

@@ -21,12 +21,12 @@ from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExp
 from receiver import GRPC, HTTP
 from rude import serving
 
-from otel_epping.variables import standard
-from otel_epping.wire.answer import Answer
-from otel_epping.wire.build import build
-from otel_epping.wire.request import Request
-from otel_epping.wire.retries import RequestSender
-from otel_epping.wire.transport import sender
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.official_exporters import build
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender
+from otel_epping.otel.otlp.transport import sender
+from otel_epping.otel.variables import standard
 
 REQUEST = Request(b"", 0)
 

@@ -37,20 +37,20 @@ from opentelemetry.sdk.resources import Resource
 from patience import PATIENCE_S
 from receiver import GRPC, HTTP, Receiver, receiver, relay
 
-from otel_epping import conventions, points, telemetry
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.sink import Sink
-from otel_epping.wire.answer import Answer
-from otel_epping.wire.pieces import Column
-from otel_epping.wire.points import number_attributes, number_points
-from otel_epping.wire.request import Request, request, sum_metric
-from otel_epping.wire.retries import RequestSender
-from otel_epping.wire.transport import sender
+from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.columns import Column
+from otel_epping.otel.otlp.points import number_attributes, number_points
+from otel_epping.otel.otlp.request import Request, request, sum_metric
+from otel_epping.otel.otlp.retries import RequestSender
+from otel_epping.otel.otlp.transport import sender
 
 SUCCESS = Answer()
 CUMULATIVE = AggregationTemporality.CUMULATIVE
 RESOURCE = ResourceMetrics(Resource({"service.name": "otel-epping"}), [], "")
-OURS = ScopeMetrics(telemetry.SCOPE, [], telemetry.SCOPE.schema_url or "")
+OURS = ScopeMetrics(metric_table.SCOPE, [], metric_table.SCOPE.schema_url or "")
 TIMEOUT_S = 5
 TRANSIENT = {GRPC: grpc.StatusCode.UNAVAILABLE, HTTP: 503}
 FINAL = {GRPC: grpc.StatusCode.INVALID_ARGUMENT, HTTP: 400}
@@ -60,11 +60,9 @@ Build = Callable[..., Any]
 
 def counters(count: int) -> Request:
     """A request of so many points."""
-    attributes = Column.of(
-        number_attributes({conventions.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count)
-    )
+    attributes = Column.of(number_attributes({semconv.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count))
     written = number_points([attributes], np.full(count, 1), 2, np.arange(count))
-    return request([RESOURCE], OURS, [sum_metric(telemetry.SUBNET_PACKETS, written, CUMULATIVE)])
+    return request([RESOURCE], OURS, [sum_metric(metric_table.SUBNET_PACKETS, written, CUMULATIVE)])
 
 
 @pytest.fixture(params=[GRPC, HTTP])
@@ -235,8 +233,10 @@ def test_the_exporter_exports_as_ever_beside_it(protocol: str, told: Receiver, b
     exporter = build(protocol, told.endpoint)
     for sending in (sender_of(exporter), sender_of(exporter)):  # a second one, in place of the first
         sending.send(counters(3))
-    metric = points.sum_metric(telemetry.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False)
-    scope = ScopeMetrics(telemetry.SCOPE, [metric], "")
+    metric = sdk_points.sum_metric(
+        metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
+    )
+    scope = ScopeMetrics(metric_table.SCOPE, [metric], "")
     told.errors = [TRANSIENT[protocol]]
     assert exporter.export(MetricsData([ResourceMetrics(RESOURCE.resource, [scope], "")])) is MetricExportResult.SUCCESS
     assert told.bodies[:2] == [counters(3).body] * 2

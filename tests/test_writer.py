@@ -25,13 +25,13 @@ from recorder import CONFIG, Conversation, exporter
 from scapy.layers.inet import ICMP, IP, UDP
 from testrun import EGRESS, MS, Bench
 
-from otel_epping import conventions, telemetry
-from otel_epping.counters import SUBNET_COUNTERS
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.sink import Sink
-from otel_epping.producer import EppingMetricProducer
-from otel_epping.writer import Writer
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.counters import SUBNET_COUNTERS
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.otlp.encoder import Writer
+from otel_epping.otel.producer import EppingMetricProducer
 
 RESOURCE = Resource({"service.name": "test", "host.name": "b\u00fccher"})
 NOTHING = MetricsData([ResourceMetrics(RESOURCE, [], "")])
@@ -77,8 +77,8 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
             seen |= {metric.name for metric in theirs.scope_metrics[0].metrics}
             if draw.random() < 0.7:  # else it is told again
                 producer.acknowledge(batch)
-    assert telemetry.RTT.name in seen
-    assert conventions.OVERFLOW in str(expected)
+    assert metric_table.RTT.name in seen
+    assert semconv.OVERFLOW in str(expected)
     assert len(seen) > len({counter.metric for counter in SUBNET_COUNTERS}) // 2
 
 
@@ -113,7 +113,7 @@ def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
     for _ in range(2):
         wrapped.export(NOTHING)
     assert wrapped.failed == 0
-    assert [point.point.count for point in sink.points(telemetry.RTT.name)] == [2, 2]
+    assert [point.point.count for point in sink.points(metric_table.RTT.name)] == [2, 2]
     (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert "the exporter writes its own" in said.getMessage()
     wrapped.shutdown()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What there is to tell of some rows, as arrays: which series count, what, and since when.
 
-points.py makes the SDK's objects of these, writer.py bytes. What a row or a column is called, labels.py knows.
+sdk_points.py makes the SDK's objects of a batch, otlp/encoder.py makes bytes. attributes.py names rows and columns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 
-from otel_epping import telemetry
 from otel_epping.kernel.buckets import edge_ns
 from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT
-from otel_epping.labels import NO_LABELS, Columns
+from otel_epping.otel import metric_table
+from otel_epping.otel.attributes import NO_LABELS, Columns
 from otel_epping.series import histogram
 from otel_epping.series.temporality import Pending, Rows, Times
 
@@ -40,7 +40,7 @@ class RttSeries(NamedTuple):
 class CounterSeries(NamedTuple):
     """Points of a counter, (n,) each; columns are NO_LABELS where a row has no more attributes than its own."""
 
-    metric: telemetry.Metric
+    metric: metric_table.Metric
     temporality: AggregationTemporality
     is_monotonic: bool
     rows: Rows

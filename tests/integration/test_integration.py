@@ -20,8 +20,8 @@ from agent import Agent, figure, talking
 from backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
 from comparison import Series
 
-from otel_epping import telemetry
 from otel_epping.lab.topology import Lab, Network
+from otel_epping.otel import metric_table
 from otel_epping.series import histogram
 
 CUMULATIVE, DELTA = "cumulative", "delta"
@@ -95,7 +95,8 @@ def prometheus_name(name: str, unit: str, is_counter: bool) -> str:
 def names() -> dict[str, str]:
     """Our name of each metric, and Prometheus' one."""
     return {
-        metric.name: prometheus_name(metric.name, metric.unit, metric.kind == "counter") for metric in telemetry.METRICS
+        metric.name: prometheus_name(metric.name, metric.unit, metric.kind == "counter")
+        for metric in metric_table.METRICS
     }
 
 
@@ -216,7 +217,7 @@ def test_prometheus_and_we_compute_the_same_quantiles(ran: Run) -> None:
     points = {
         labels(attributes): point
         for (name, attributes), point in ran.last(CUMULATIVE).items()
-        if name == telemetry.RTT.name
+        if name == metric_table.RTT.name
     }
     for q in (0.05, 0.5, 0.95, 0.99):
         results = query(ran.prometheus, f"histogram_quantile({q}, {RTT.format(CUMULATIVE)})", ran.end_ns)

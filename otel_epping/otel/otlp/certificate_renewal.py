@@ -3,8 +3,8 @@
 
 import logging
 
-from otel_epping.variables.certificates import Certificates
-from otel_epping.variables.environment import Environment
+from otel_epping.otel.variables.certificates import Certificates
+from otel_epping.otel.variables.environment import Environment
 
 _log = logging.getLogger("otel_epping")
 

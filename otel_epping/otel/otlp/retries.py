@@ -12,11 +12,11 @@ from contextlib import nullcontext
 from threading import Event
 from typing import Any
 
-from otel_epping.variables.certificates import Certificates
-from otel_epping.wire.answer import Answer
-from otel_epping.wire.failure import Failure
-from otel_epping.wire.renewal import Renewal
-from otel_epping.wire.request import Request
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.certificate_renewal import Renewal
+from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.variables.certificates import Certificates
 
 _MOST_TRIES = 6
 _JITTER = (0.8, 1.2)

@@ -28,17 +28,17 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetector
 
 from otel_epping.errors import EppingError
-from otel_epping.explicit import explicit
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
-from otel_epping.own_metrics import observe
+from otel_epping.otel.explicit_buckets import explicit
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.otlp.official_exporters import build
+from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.otel.self_metrics import observe
+from otel_epping.otel.variables import standard
 from otel_epping.process.stop import STOP_S
 from otel_epping.process.text import escaped, printable
-from otel_epping.producer import EppingMetricProducer
-from otel_epping.variables import standard
 from otel_epping.version import __version__
-from otel_epping.wire.build import build
-from otel_epping.wire.failure import Failure
 
 _log = logging.getLogger(__name__)
 

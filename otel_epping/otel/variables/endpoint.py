@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from otel_epping.variables.environment import Environment, Variable
+from otel_epping.otel.variables.environment import Environment, Variable
 
 GRPC_PORT, HTTP_PORT = 4317, 4318
 _PATH = "v1/metrics"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From arrays to OTLP's data points, field for field what the SDK's encoder writes of the points of `points.py`.
+"""From arrays to OTLP's data points, field for field what the SDK's encoder writes of the points of `sdk_points.py`.
 
 opentelemetry/proto/metrics/v1/metrics.proto; field numbers come from the messages' own classes.
 """
@@ -15,8 +15,8 @@ from google.protobuf.message import Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint, NumberDataPoint, Sum
 
-from otel_epping.wire import protobuf
-from otel_epping.wire.pieces import Column, join
+from otel_epping.otel.otlp import protobuf
+from otel_epping.otel.otlp.columns import Column, join
 
 Times = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.uint64]

@@ -7,15 +7,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping import conventions, telemetry
-from otel_epping.counters import Counter
 from otel_epping.kernel.methods import METHODS
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.counters import Counter
 from otel_epping.series.subnet import Subnet
 
 Labels = dict[str, str | bool]
 
 NO_LABELS = -1
-OVERFLOW: Labels = {conventions.OVERFLOW: True}
+OVERFLOW: Labels = {semconv.OVERFLOW: True}
 
 
 class Columns:
@@ -27,7 +27,7 @@ class Columns:
 
     def __init__(self, counters: Sequence[Counter], record: np.dtype[Any]) -> None:
         number: npt.NDArray[Any] = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
-        self.by_metric: dict[telemetry.Metric, list[int]] = {}
+        self.by_metric: dict[metric_table.Metric, list[int]] = {}
         self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]
         for counter in counters:
             values = number
@@ -44,10 +44,10 @@ def subnet_labels(subnet: Subnet | None) -> Labels:
     if subnet is None:
         return OVERFLOW
     return {
-        conventions.SUBNET: str(subnet.network),
-        conventions.NETWORK_TYPE: conventions.FAMILIES[subnet.network.version],
-        conventions.INTERFACE: subnet.interface,
-        conventions.SIDE: conventions.SIDES[subnet.side],
+        semconv.SUBNET: str(subnet.network),
+        semconv.NETWORK_TYPE: semconv.FAMILIES[subnet.network.version],
+        semconv.INTERFACE: subnet.interface,
+        semconv.SIDE: semconv.SIDES[subnet.side],
     }
 
 
@@ -56,4 +56,4 @@ def rtt_labels(subnet: Subnet | None) -> Labels:
     if subnet is None:
         return OVERFLOW
     method = METHODS[subnet.method]
-    return subnet_labels(subnet) | {conventions.NETWORK_TRANSPORT: method.transport, conventions.METHOD: method.name}
+    return subnet_labels(subnet) | {semconv.NETWORK_TRANSPORT: method.transport, semconv.METHOD: method.name}

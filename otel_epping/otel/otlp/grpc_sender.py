@@ -17,12 +17,12 @@ import grpc
 from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 
-from otel_epping.variables.certificates import Certificates
-from otel_epping.wire.answer import Answer, response_in, status_details
-from otel_epping.wire.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
-from otel_epping.wire.request import Request
-from otel_epping.wire.retries import RequestSender, timed_out
-from otel_epping.wire.transport import UnknownExporterError, expect
+from otel_epping.otel.otlp.answer import Answer, response_in, status_details
+from otel_epping.otel.otlp.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender, timed_out
+from otel_epping.otel.otlp.transport import UnknownExporterError, expect
+from otel_epping.otel.variables.certificates import Certificates
 
 _METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
 # OTLP specification, "OTLP/gRPC Response", "Failures"; RESOURCE_EXHAUSTED only if the server says when to try again.

@@ -20,14 +20,14 @@ import requests
 from requests.adapters import HTTPAdapter
 from requests.utils import select_proxy
 
-from otel_epping.variables.certificates import Certificates
-from otel_epping.wire.answer import MAX_BODY_BYTES, Answer, Reply, http_answer
-from otel_epping.wire.connections import Adapter
-from otel_epping.wire.exchange import Exchange, GivenUpError
-from otel_epping.wire.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
-from otel_epping.wire.request import Request
-from otel_epping.wire.retries import RequestSender, timed_out
-from otel_epping.wire.transport import UnknownExporterError, expect
+from otel_epping.otel.otlp.answer import MAX_BODY_BYTES, Answer, Reply, http_answer
+from otel_epping.otel.otlp.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
+from otel_epping.otel.otlp.http_connections import Adapter
+from otel_epping.otel.otlp.http_exchange import Exchange, GivenUpError
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender, timed_out
+from otel_epping.otel.otlp.transport import UnknownExporterError, expect
+from otel_epping.otel.variables.certificates import Certificates
 
 _ZONE = re.compile(r"(\[[^]%]*)%(?:25)?([^]]*)(?=\])")
 _CHUNK_BYTES = 65536

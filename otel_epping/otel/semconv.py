@@ -2,7 +2,7 @@
 """Every attribute that otel-epping exports, and its values. Nothing is named anywhere else.
 
 The semantic conventions for passive round-trip times are being written (open-telemetry/semantic-conventions #3682,
-#3947): expect these names to change, here and in `telemetry.py`, which has the metrics.
+#3947): expect these names to change, here and in `metric_table.py`, which has the metrics.
 """
 
 from otel_epping.kernel.methods import METHODS

@@ -15,9 +15,9 @@ from pathlib import Path
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 
-from otel_epping import conventions, telemetry
-from otel_epping.exporter import ProducerExporter
 from otel_epping.kernel.collector import Collector
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.version import __version__
 
 _NS = 1e9
@@ -30,34 +30,34 @@ def resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _of_collector(collector: Collector) -> dict[telemetry.Metric, Callable[[], Iterable[Observation]]]:
+def _of_collector(collector: Collector) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
     def events() -> Iterable[Observation]:
         for event, count in collector.attachments.counts.items():
-            yield Observation(count, {conventions.INTERFACE_EVENT: event})
+            yield Observation(count, {semconv.INTERFACE_EVENT: event})
 
     def runs(value: Callable[[int, int], float]) -> Iterable[Observation]:
         for entry_point, (count, time_ns) in collector.runs().items():
             if count:
-                yield Observation(value(count, time_ns), {conventions.IO_DIRECTION: _DIRECTIONS[entry_point]})
+                yield Observation(value(count, time_ns), {semconv.IO_DIRECTION: _DIRECTIONS[entry_point]})
 
     return {
-        telemetry.INTERFACE_EVENTS: events,
-        telemetry.PROGRAM_RUNS: lambda: runs(lambda count, _: count),
-        telemetry.PROGRAM_TIME: lambda: runs(lambda _, time_ns: time_ns / _NS),
-        telemetry.MEMORY_USAGE: lambda: [Observation(resident_bytes())],
+        metric_table.INTERFACE_EVENTS: events,
+        metric_table.PROGRAM_RUNS: lambda: runs(lambda count, _: count),
+        metric_table.PROGRAM_TIME: lambda: runs(lambda _, time_ns: time_ns / _NS),
+        metric_table.MEMORY_USAGE: lambda: [Observation(resident_bytes())],
     }
 
 
 def _of_exporters(
     exporters: Sequence[ProducerExporter],
-) -> dict[telemetry.Metric, Callable[[], Iterable[Observation]]]:
+) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
     producer = exporters[0].producer  # each reads the same
     return {
-        telemetry.READ_DURATION: lambda: [Observation(producer.read_seconds)],
-        telemetry.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
-        telemetry.EXPORT_FAILED: lambda: [Observation(sum(each.failed for each in exporters))],
-        telemetry.EXPORT_REJECTED: lambda: [Observation(sum(each.rejected for each in exporters))],
-        telemetry.FLOW_EVICTED: lambda: [Observation(producer.flows_evicted)],
+        metric_table.READ_DURATION: lambda: [Observation(producer.read_seconds)],
+        metric_table.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
+        metric_table.EXPORT_FAILED: lambda: [Observation(sum(each.failed for each in exporters))],
+        metric_table.EXPORT_REJECTED: lambda: [Observation(sum(each.rejected for each in exporters))],
+        metric_table.FLOW_EVICTED: lambda: [Observation(producer.flows_evicted)],
     }
 
 
@@ -68,7 +68,7 @@ def observe(provider: MeterProvider, collector: Collector, exporters: Sequence[P
     """
     process = os.getpid()
     # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
-    meter = provider.get_meter(__name__, __version__, telemetry.SCOPE.schema_url)
+    meter = provider.get_meter(__name__, __version__, metric_table.SCOPE.schema_url)
     create = {
         "counter": meter.create_observable_counter,
         "updowncounter": meter.create_observable_up_down_counter,

@@ -7,8 +7,8 @@ A header's value is a secret, so an error names the header, or the place of the 
 import re
 from urllib.parse import quote, unquote_to_bytes
 
+from otel_epping.otel.variables.environment import Environment, Variable
 from otel_epping.process.redaction import TOKEN
-from otel_epping.variables.environment import Environment, Variable
 
 _NAME = re.compile(TOKEN, re.ASCII)
 _GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"

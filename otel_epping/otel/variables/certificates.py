@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from otel_epping.variables.environment import Environment, Variable
+from otel_epping.otel.variables.environment import Environment, Variable
 
 _PEM_BEGIN = b"-----BEGIN "
 _DER_SEQUENCE = 0x30  # X.690: a certificate in DER begins with a SEQUENCE

@@ -9,9 +9,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1 import metrics_pb2
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricsData, ResourceMetrics, ScopeMetrics
 
-from otel_epping import telemetry
-from otel_epping.wire.points import Points
-from otel_epping.wire.protobuf import field
+from otel_epping.otel import metric_table
+from otel_epping.otel.otlp.points import Points
+from otel_epping.otel.otlp.protobuf import field
 
 
 class Metric(NamedTuple):
@@ -28,7 +28,7 @@ class Request(NamedTuple):
     points: int
 
 
-def _metric(metric: telemetry.Metric, data: list[bytes], points: Points) -> Metric:
+def _metric(metric: metric_table.Metric, data: list[bytes], points: Points) -> Metric:
     head = metrics_pb2.Metric(name=metric.name, description=metric.description, unit=metric.unit)
     return Metric(field(metrics_pb2.ScopeMetrics.METRICS_FIELD_NUMBER, head.SerializeToString(), *data), points.number)
 
@@ -38,7 +38,7 @@ def _temporality(temporality: AggregationTemporality) -> "metrics_pb2.Aggregatio
 
 
 def sum_metric(
-    metric: telemetry.Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
+    metric: metric_table.Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
 ) -> Metric:
     """A counter, or an up-down counter, of number_points()."""
     rest = metrics_pb2.Sum(aggregation_temporality=_temporality(temporality), is_monotonic=is_monotonic)
@@ -49,7 +49,7 @@ def rtt_metric(points: Points, temporality: AggregationTemporality) -> Metric:
     """The metric of all histograms, of histogram_points()."""
     rest = metrics_pb2.ExponentialHistogram(aggregation_temporality=_temporality(temporality))
     data = field(metrics_pb2.Metric.EXPONENTIAL_HISTOGRAM_FIELD_NUMBER, rest.SerializeToString(), points.body)
-    return _metric(telemetry.RTT, data, points)
+    return _metric(metric_table.RTT, data, points)
 
 
 def request(theirs: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iterable[Metric]) -> Request:

@@ -24,17 +24,17 @@ from opentelemetry.sdk.metrics.export import (
     ResourceMetrics,
 )
 
-from otel_epping.explicit import explicit
 from otel_epping.kernel.collector import Collector
-from otel_epping.producer import Batch, EppingMetricProducer
-from otel_epping.retimed import retimed
-from otel_epping.undelivered import Undelivered
-from otel_epping.variables.certificates import Certificates
-from otel_epping.wire.answer import Answer
-from otel_epping.wire.failure import Failure, Once, kind_of
-from otel_epping.wire.request import encoded
-from otel_epping.wire.transport import sender
-from otel_epping.writer import Writer
+from otel_epping.otel.explicit_buckets import explicit
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.encoder import Writer
+from otel_epping.otel.otlp.failure import Failure, Once, kind_of
+from otel_epping.otel.otlp.request import encoded
+from otel_epping.otel.otlp.transport import sender
+from otel_epping.otel.producer import Batch, EppingMetricProducer
+from otel_epping.otel.timestamps import retimed
+from otel_epping.otel.undelivered_deltas import Undelivered
+from otel_epping.otel.variables.certificates import Certificates
 
 _log = logging.getLogger(__name__)
 

@@ -4,10 +4,10 @@
 from base64 import b64encode
 from typing import NamedTuple
 
-from otel_epping.variables.certificates import Certificates
-from otel_epping.variables.endpoint import Endpoint, grpc_endpoint, http_endpoint
-from otel_epping.variables.environment import Environment, Variable
-from otel_epping.variables.headers import headers
+from otel_epping.otel.variables.certificates import Certificates
+from otel_epping.otel.variables.endpoint import Endpoint, grpc_endpoint, http_endpoint
+from otel_epping.otel.variables.environment import Environment, Variable
+from otel_epping.otel.variables.headers import headers
 
 GRPC, HTTP = "grpc", "http/protobuf"
 # Greatest time for a request: an export that takes longer keeps the next one waiting for too long.

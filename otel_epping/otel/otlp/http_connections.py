@@ -9,7 +9,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager, pool_classes_by_scheme
 
-from otel_epping.wire.exchange import Exchange
+from otel_epping.otel.otlp.http_exchange import Exchange
 
 
 class _Watched(HTTPConnection):

@@ -14,8 +14,8 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.util.types import Attributes
 
-from otel_epping import telemetry
 from otel_epping.kernel.read.min_max import Counts
+from otel_epping.otel import metric_table
 from otel_epping.otel.batch import CounterSeries, RttSeries
 from otel_epping.series import histogram
 
@@ -88,7 +88,7 @@ def number_points(
 
 
 def sum_metric(
-    metric: telemetry.Metric,
+    metric: metric_table.Metric,
     points: Sequence[NumberDataPoint],
     temporality: AggregationTemporality,
     is_monotonic: bool = True,
@@ -99,5 +99,5 @@ def sum_metric(
 
 def rtt_metric(points: Sequence[ExponentialHistogramDataPoint], temporality: AggregationTemporality) -> Metric:
     """The metric of all histograms."""
-    metric = telemetry.RTT
+    metric = metric_table.RTT
     return Metric(metric.name, metric.description, metric.unit, ExponentialHistogram(points, temporality))

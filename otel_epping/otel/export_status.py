@@ -8,7 +8,7 @@ at each export.
 import logging
 from collections import deque
 
-from otel_epping.wire.failure import Failure, Once, kind_of
+from otel_epping.otel.otlp.failure import Failure, Once, kind_of
 
 _log = logging.getLogger("otel_epping")
 

@@ -5,8 +5,8 @@ import os
 from typing import Any
 from urllib.parse import urlsplit
 
-from otel_epping.variables.environment import Environment
-from otel_epping.variables.otlp import Otlp
+from otel_epping.otel.variables.environment import Environment
+from otel_epping.otel.variables.otlp import Otlp
 
 
 def build(name: str, exporter_class: Any, otlp: Otlp) -> Any:

@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from opentelemetry.sdk.metrics.export import ResourceMetrics
 
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT
-from otel_epping.labels import OVERFLOW, rtt_labels, subnet_labels
-from otel_epping.producer import Batch, EppingMetricProducer
+from otel_epping.otel.attributes import OVERFLOW, rtt_labels, subnet_labels
+from otel_epping.otel.otlp import points, request
+from otel_epping.otel.otlp.columns import Column, Pieces
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.producer import Batch, EppingMetricProducer
 from otel_epping.series.subnet import Owners, subnet_of
-from otel_epping.wire import points, request
-from otel_epping.wire.pieces import Column, Pieces
-from otel_epping.wire.request import Request
 
 
 class Writer:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric that otel-epping exports: name, unit, description, attributes (conventions.py).
+"""Every metric that otel-epping exports: name, unit, description, attributes (semconv.py).
 
 What the kernel counts for each is in `counters.py`; `docs/metrics.md` is made from this file (metrics_page.py).
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
-from otel_epping.conventions import (
+from otel_epping.otel.semconv import (
     BOUND,
     ECN,
     FLOW_CLOSING,
@@ -228,7 +228,7 @@ SERIES_ROLLED_UP = Metric(
     (),
     "updowncounter",
 )
-# From here on, instruments of the SDK's (own_metrics.py): without data of one, its readers never call an exporter.
+# From here on, instruments of the SDK's (self_metrics.py): without data of one, its readers never call an exporter.
 READ_DURATION = Metric(
     "epping.collector.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
 )

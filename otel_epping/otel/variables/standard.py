@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 
 from otel_epping.errors import EppingError
-from otel_epping.variables.environment import Environment, in_words
-from otel_epping.variables.headers import check_attributes
-from otel_epping.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_protocol
+from otel_epping.otel.variables.environment import Environment, in_words
+from otel_epping.otel.variables.headers import check_attributes
+from otel_epping.otel.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_protocol
 
 _log = logging.getLogger("otel_epping")
 

@@ -19,7 +19,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceResponse
 
-from otel_epping.wire.failure import Failure, kind_of
+from otel_epping.otel.otlp.failure import Failure, kind_of
 
 # A receiver's answer has a few bytes. What is beyond this limit is not read or unpacked.
 MAX_BODY_BYTES = 2**20

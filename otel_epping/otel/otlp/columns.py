@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.wire.protobuf import varint
+from otel_epping.otel.otlp.protobuf import varint
 
 Lengths = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

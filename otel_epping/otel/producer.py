@@ -2,8 +2,8 @@
 """The MetricProducer: what the kernel has counted, as OpenTelemetry metrics.
 
 It has the shape of the specification's MetricProducer (metrics SDK, "MetricProducer"): produce() returns the metrics of
-one instrumentation scope, and temporality is its own setting. The Python SDK has no such interface yet, so `sdk.py`
-plugs it in.
+one instrumentation scope, and temporality is its own setting. The Python SDK has no such interface yet:
+`pipeline.py` plugs it in.
 """
 
 import threading
@@ -16,13 +16,13 @@ import numpy as np
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, NumberDataPoint, ScopeMetrics
 from opentelemetry.util.types import Attributes
 
-from otel_epping import conventions, points, telemetry
-from otel_epping.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
-from otel_epping.labels import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
+from otel_epping.otel import metric_table, sdk_points, semconv
+from otel_epping.otel.attributes import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
 from otel_epping.otel.batch import CounterSeries, RttSeries, counter_series, rtt_series
+from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.series.cardinality import Bounded
 from otel_epping.series.subnet import subnet_of
 from otel_epping.series.temporality import Ledger, Rows, numbers
@@ -130,11 +130,11 @@ class EppingMetricProducer:
             return of_subnet(row) | self.columns.labels[column]
 
         made = [*batch.others.metrics]
-        if rtts := list(points.rtt_points(batch.rtts, of_rtt, reading.time_ns)):
-            made.append(points.rtt_metric(rtts, batch.temporality))
+        if rtts := list(sdk_points.rtt_points(batch.rtts, of_rtt, reading.time_ns)):
+            made.append(sdk_points.rtt_metric(rtts, batch.temporality))
         for series in batch.counters:
-            if counts := list(points.counter_points(series, of_counter, reading.time_ns)):
-                made.append(points.sum_metric(series.metric, counts, series.temporality, series.is_monotonic))
+            if counts := list(sdk_points.counter_points(series, of_counter, reading.time_ns)):
+                made.append(sdk_points.sum_metric(series.metric, counts, series.temporality, series.is_monotonic))
         return ScopeMetrics(batch.others.scope, made, batch.others.schema_url)
 
     def _split(self, rows: Rows) -> list[Rows]:
@@ -157,7 +157,7 @@ class EppingMetricProducer:
             ],
             temporality=self.temporality,
             is_first=is_first,
-            others=ScopeMetrics(telemetry.SCOPE, others, telemetry.SCOPE.schema_url or ""),
+            others=ScopeMetrics(metric_table.SCOPE, others, metric_table.SCOPE.schema_url or ""),
         )
 
     def _active_series(self, rows: Rows) -> CounterSeries:
@@ -165,7 +165,7 @@ class EppingMetricProducer:
         reading = self._ledger.reading
         rows = rows[reading.counters["opened"][rows].any(axis=1) | (reading.active[rows] != 0)]
         return CounterSeries(
-            telemetry.ACTIVE_FLOWS,
+            metric_table.ACTIVE_FLOWS,
             AggregationTemporality.CUMULATIVE,
             False,
             rows,
@@ -181,10 +181,10 @@ class EppingMetricProducer:
         for metric, columns in interface.by_metric.items():
             made: list[NumberDataPoint] = []
             for name, counts, start_ns in zip(reading.names.values(), pending, starts_ns.tolist(), strict=True):
-                attributes: list[Labels] = [{conventions.INTERFACE: name, **labels} for labels in interface.labels]
-                made += points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
+                attributes: list[Labels] = [{semconv.INTERFACE: name, **labels} for labels in interface.labels]
+                made += sdk_points.number_points(attributes.__getitem__, columns, counts, start_ns, reading.time_ns)
             if made:
-                yield points.sum_metric(metric, made, self.temporality)
+                yield sdk_points.sum_metric(metric, made, self.temporality)
 
     def _interface_states(self) -> Iterator[Metric]:
         """What is now, and not what was counted: cumulative with any temporality."""
@@ -194,18 +194,18 @@ class EppingMetricProducer:
             ((reading.names[identifier], reverse), flows)
             for identifier, found in self._collector.directions.flows.items()
             if identifier in reading.names
-            for reverse, flows in zip(conventions.FLOW_REVERSES, found[1:], strict=True)
+            for reverse, flows in zip(semconv.FLOW_REVERSES, found[1:], strict=True)
         ]
         kernel_packets = [
             ((name, direction), count)
             for name, counts in list(self._collector.attachments.kernel_packets.items())
-            for direction, count in zip(conventions.IO_DIRECTIONS, counts, strict=True)
+            for direction, count in zip(semconv.IO_DIRECTIONS, counts, strict=True)
         ]
-        yield from self._states(telemetry.INTERFACE_ATTACHED, attached)
-        yield from self._states(telemetry.INTERFACE_KERNEL_PACKETS, kernel_packets)
-        yield from self._states(telemetry.UNIDIRECTIONAL, unidirectional)
+        yield from self._states(metric_table.INTERFACE_ATTACHED, attached)
+        yield from self._states(metric_table.INTERFACE_KERNEL_PACKETS, kernel_packets)
+        yield from self._states(metric_table.UNIDIRECTIONAL, unidirectional)
 
-    def _states(self, metric: telemetry.Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
+    def _states(self, metric: metric_table.Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
         """A metric of states, by the values of its attributes; none if there are no values.
 
         Sums that are not monotonic are cumulative with any temporality preference (OTLP metrics exporter).
@@ -216,21 +216,21 @@ class EppingMetricProducer:
             for labels, value in values
         ]
         if made:
-            yield points.sum_metric(metric, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
+            yield sdk_points.sum_metric(metric, made, AggregationTemporality.CUMULATIVE, is_monotonic=False)
 
     def _own_metrics(self) -> Iterator[Metric]:
         reading = self._ledger.reading
         values = {
-            telemetry.SUBNET_USAGE: self._slots_taken,
-            telemetry.SUBNET_LIMIT: self.config.max_subnets,
-            telemetry.FLOW_USAGE: reading.flows,
-            telemetry.FLOW_LIMIT: self.config.max_flows,
+            metric_table.SUBNET_USAGE: self._slots_taken,
+            metric_table.SUBNET_LIMIT: self.config.max_subnets,
+            metric_table.FLOW_USAGE: reading.flows,
+            metric_table.FLOW_LIMIT: self.config.max_flows,
         }
         if self._bounded:
-            values[telemetry.SERIES_USAGE] = self._bounded.told
-            values[telemetry.SERIES_LIMIT] = self._bounded.most
-            values[telemetry.SERIES_OVERFLOWED] = self._bounded.overflowed
-            values[telemetry.SERIES_ROLLED_UP] = self._bounded.rolled_up
+            values[metric_table.SERIES_USAGE] = self._bounded.told
+            values[metric_table.SERIES_LIMIT] = self._bounded.most
+            values[metric_table.SERIES_OVERFLOWED] = self._bounded.overflowed
+            values[metric_table.SERIES_ROLLED_UP] = self._bounded.rolled_up
         for metric, value in values.items():
             yield from self._states(metric, [((), value)])
         if self._bounded:
@@ -238,4 +238,4 @@ class EppingMetricProducer:
             delivered = self._retired_delivered if self.temporality is AggregationTemporality.DELTA else 0
             start_ns = self._ledger.told_ns or self._started_ns
             point = NumberDataPoint({}, start_ns, reading.time_ns, self._retired - delivered)
-            yield points.sum_metric(telemetry.SUBNET_RETIRED, [point], self.temporality)
+            yield sdk_points.sum_metric(metric_table.SUBNET_RETIRED, [point], self.temporality)

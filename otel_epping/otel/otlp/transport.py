@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.metrics.export import MetricExporter
 
-from otel_epping.variables.certificates import Certificates
+from otel_epping.otel.variables.certificates import Certificates
 
 if TYPE_CHECKING:
-    from otel_epping.wire.retries import RequestSender
+    from otel_epping.otel.otlp.retries import RequestSender
 
 _log = logging.getLogger(__name__)
 
@@ -51,10 +51,10 @@ def sender(exporter: MetricExporter, certificates: Certificates | None = None) -
     try:
         # Each loads a transport, and gRPC takes 20 MB: none of that for who uses the other.
         if kind.__module__ == _GRPC:
-            from otel_epping.wire.grpc_sender import GrpcSender
+            from otel_epping.otel.otlp.grpc_sender import GrpcSender
 
             return GrpcSender(exporter, certificates)
-        from otel_epping.wire.http_sender import HttpSender
+        from otel_epping.otel.otlp.http_sender import HttpSender
 
         return HttpSender(exporter, certificates)
     except (AttributeError, UnknownExporterError) as error:
