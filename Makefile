@@ -72,9 +72,9 @@ format: setup ## put the sources into the format that lint asks for
 
 docs: setup ## write docs/links.md, docs/metrics.md and docs/settings.md anew from the tables in otel_epping and bpf
 	mkdir -p docs
-	$(BIN)/python -m otel_epping.links_page > docs/links.md
-	$(BIN)/python -m otel_epping.metrics_page > docs/metrics.md
-	$(BIN)/python -m otel_epping.settings > docs/settings.md
+	$(BIN)/python -m scripts.links_page > docs/links.md
+	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
+	$(BIN)/python -m scripts.settings_page > docs/settings.md
 
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist

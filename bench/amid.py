@@ -21,7 +21,7 @@ from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from bench.runs import Course, one_cpu
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.replayer import CAPTURE
+from otel_epping.replay.replayer import CAPTURE
 
 _FLOWS, _SUBNETS = 16, 10
 _PACKETS = 20_000

@@ -10,7 +10,7 @@ from bench.hosts import Burst, Hosts
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.program import Map
 
 _FILLED = ("histograms", "control", "slots")
 _AT_ONCE = 1_000

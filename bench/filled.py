@@ -19,9 +19,9 @@ from bench.runs import Course
 from otel_epping.kernel import buckets, libbpf
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.load.loader import Map
 from otel_epping.kernel.map_array import Array
-from otel_epping.kernel.replayer import CAPTURE
+from otel_epping.kernel.program import Map
+from otel_epping.replay.replayer import CAPTURE
 
 Maps = dict[str, Map]
 Records = npt.NDArray[np.void]

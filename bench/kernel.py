@@ -33,7 +33,7 @@ from bench.runs import Course, one_cpu
 from otel_epping.kernel import map_array
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.replayer import CAPTURE
+from otel_epping.replay.replayer import CAPTURE
 
 _ROUNDS = 5
 _REPEATED = 200_000

@@ -4,7 +4,7 @@
 The program is loaded for 1, 2 and 64 CPUs, as it would be on a machine with so many: its rows per CPU are counted at
 compile time. What the kernel itself adds for a CPU of an LRU hash, some kB, is that of this machine. At the defaults.
 
-The loader is a process that brings LLVM, and ends; the agent's own memory is measured by agent.py.
+The loader is a process that brings LLVM, and ends; the agent's own memory is measured by bench/agent.py.
 """
 
 from concurrent.futures import ThreadPoolExecutor

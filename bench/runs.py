@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bench.packets import Packets
 from bench.programs import Contender
-from otel_epping.kernel.replayer import Runs
+from otel_epping.replay.replayer import Runs
 
 # The slowest of a thousand runs are left out of a mean: an interrupt came between, or the hypervisor.
 _KEPT = 0.999

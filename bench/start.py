@@ -29,7 +29,7 @@ from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import possible_cpus
-from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.program import Map
 
 _STARTS = 7
 _EVERY_S = 0.002

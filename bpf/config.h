@@ -84,6 +84,6 @@
 /*
  * With the packet's clock, a malformed packet gets this mark. User space knows whether the packet was captured as a
  * whole, so it can tell a malformed packet from one whose headers the snap length cut off
- * (otel_epping/kernel/replayer.py). On an interface the program changes no packet.
+ * (otel_epping/replay/replayer.py). On an interface the program changes no packet.
  */
 #define MALFORMED_MARK 1

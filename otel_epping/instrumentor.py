@@ -28,14 +28,14 @@ from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type:
 from opentelemetry.metrics import get_meter_provider
 from opentelemetry.sdk.metrics import MeterProvider
 
-from otel_epping.cli.options import COMMAND, all_options
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
 from otel_epping.kernel.attach.interface_monitor import Follower, present
 from otel_epping.kernel.collector import Collector
 from otel_epping.otel.pipeline import attach
-from otel_epping.settings import Settings
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, all_options
 
 _log = logging.getLogger("otel_epping")
 

@@ -18,9 +18,9 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
+from otel_epping.kernel.limits import Limits
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.limits import Limits
 
 PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from otel_epping.capture import Capture, CaptureError
+from otel_epping.replay.capture import Capture, CaptureError
 
 SECOND = 10**9
 BEGIN_NS = 1_700_000_000 * SECOND

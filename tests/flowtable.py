@@ -4,7 +4,7 @@
 import mmap
 
 from otel_epping.kernel import map_array
-from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.program import Map
 
 
 def forget_flows(maps: dict[str, Map]) -> None:

@@ -4,8 +4,8 @@
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.read.min_max import Counts
-from otel_epping.kernel.read.reader import Reading
+from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.reading import Reading
 from otel_epping.kernel.sparse import Runs
 from otel_epping.series import histogram
 

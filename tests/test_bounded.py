@@ -17,8 +17,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import SECOND, Bench
 
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.limits import Limits
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24

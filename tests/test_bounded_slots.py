@@ -12,11 +12,11 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import EXTERNAL, MS, SECOND, Bench
 
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 # Room for two subnets of one method each, and our own.

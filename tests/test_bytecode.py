@@ -11,7 +11,7 @@ import pytest
 
 from bench.programs import load
 from otel_epping.kernel.load.bytecode import RARE, arranged
-from otel_epping.kernel.replayer import Runs
+from otel_epping.replay.replayer import Runs
 
 # linux/bpf.h: BPF_JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE
 CONDITIONS = (0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0, 0xB0, 0xC0, 0xD0)

@@ -21,7 +21,7 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-from otel_epping.capture.stream import WINDOW
+from otel_epping.replay.capture.stream import WINDOW
 
 LZ4: Any = import_module("lz4.frame")
 Compress = Callable[[bytes], bytes]
@@ -147,7 +147,7 @@ WITHOUT_PACKAGES = """
 import sys
 for name in ("backports.zstd", "compression.zstd", "lz4", "lz4.frame"):
     sys.modules[name] = None
-from otel_epping.capture import Capture, CaptureError
+from otel_epping.replay.capture import Capture, CaptureError
 try:
     Capture(sys.argv[1])
 except CaptureError as error:

@@ -16,7 +16,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.ppp import PPPoE
 from scapy.packet import Packet as ScapyPacket
 
-from otel_epping.capture import Batch, Capture, CaptureError, links
+from otel_epping.replay.capture import Batch, Capture, CaptureError, links
 
 ETHERNET_HEADER = 14
 MORE_BEHIND = re.compile("PPPoE|802.1Q|MPLS")  # headers that are left to the kernel program

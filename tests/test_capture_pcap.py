@@ -11,7 +11,7 @@ import pytest
 from captures import BEGIN_NS, in_microseconds, packet, pcap, read, read_bytes, records
 from deliveries import delivered
 
-from otel_epping.capture.stream import WINDOW
+from otel_epping.replay.capture.stream import WINDOW
 
 FILE_HEADER, RECORD_HEADER = 24, 16
 PACKETS = [packet(1, 60), packet(2, 1, 1400), packet(3, 0, 64), packet(4, 1514)]

@@ -23,7 +23,7 @@ from captures import (
     simple,
 )
 
-from otel_epping.capture.stream import WINDOW
+from otel_epping.replay.capture.stream import WINDOW
 
 PACKETS = in_microseconds([packet(1, 60), packet(2, 1, 1400), packet(3, 0, 64), packet(4, 1514)])
 NAME, TIME_RESOLUTION, FCS_LENGTH, TIME_OFFSET = 2, 9, 13, 14

@@ -140,7 +140,7 @@ def _flushed(content: bytes) -> bytes:
 
 READ_STANDARD_INPUT = """
 import sys
-from otel_epping.capture import Capture
+from otel_epping.replay.capture import Capture
 with Capture("-") as capture:
     for batch in capture.batches():
         print(len(batch), capture.size, capture.name, flush=True)
@@ -176,7 +176,7 @@ def test_a_pipe_is_not_waited_for(content: bytes) -> None:
 
 
 def test_knows_neither_the_kernel_program_nor_opentelemetry() -> None:
-    program = "import sys, otel_epping.capture; print(*sys.modules)"
+    program = "import sys, otel_epping.replay.capture; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
-    assert "otel_epping.capture.pcapng" in loaded
+    assert "otel_epping.replay.capture.pcapng" in loaded
     assert not [name for name in loaded if name.startswith(("otel_epping.kernel", "opentelemetry"))]

@@ -47,7 +47,7 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     [
         (RUN, "click.globals"),
         (RUN, "numpy._core.multiarray"),
-        (RUN, "otel_epping.cli.options"),
+        (RUN, "otel_epping.settings.options"),
         (("watch", "-i", "lo"), "otel_epping.kernel.map_array"),
         (("replay", "/dev/null"), "opentelemetry.sdk.metrics"),
         (("demo",), "rich.console"),

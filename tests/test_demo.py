@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 from patience import PATIENCE_S
 
-from otel_epping.demo import Result
+from otel_epping.lab.demo import Result
 from otel_epping.lab.namespaces import start
 from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
 
@@ -33,7 +33,7 @@ LIARS = {"198.51.100.0/24": 3, "203.0.113.0/24": 0.5}
 LYING = f"""
 import sys
 from dataclasses import replace
-from otel_epping import cli, demo
+from otel_epping import cli; from otel_epping.lab import demo
 
 class LyingLab(demo.Lab):
     def __init__(self):

@@ -17,7 +17,7 @@ from patience import PATIENCE_S
 from recorder import CONFIG, exporter
 from testrun import Bench
 
-from otel_epping.health import Health, in_words
+from otel_epping.agent.health import Health, in_words
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel.exporter import ProducerExporter

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from command import Agent
 from patience import PATIENCE_S
 
-from otel_epping.identity import Identity
+from otel_epping.agent.instance_id import Identity
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table

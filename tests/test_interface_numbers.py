@@ -23,11 +23,11 @@ from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.read.reader import Reading
+from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.reading import Reading
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SMALL = KernelConfig(max_subnets=4096, max_flows=1024, sample_interval_ns=0)

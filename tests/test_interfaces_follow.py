@@ -21,7 +21,8 @@ from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.netlink import links
-from otel_epping.kernel.read.reader import Reader, Reading
+from otel_epping.kernel.read.reader import Reader
+from otel_epping.kernel.reading import Reading
 from otel_epping.lab.namespaces import Namespace
 
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)

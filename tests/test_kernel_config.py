@@ -12,9 +12,9 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.load import loader
-from otel_epping.kernel.replayer import MALFORMED_MARK
+from otel_epping.kernel.program import Map
 from otel_epping.lab.namespaces import Namespace
+from otel_epping.replay.replayer import MALFORMED_MARK
 
 ROOT = Path(__file__).parents[1]
 RANGES = {
@@ -85,9 +85,9 @@ def test_a_layout_that_the_kernel_does_not_share_is_found() -> None:
         assert len(map_array.Array("histograms", histograms).rows(0, 65)) == 65
         shifted: dict[str, Any] = histograms.layout | {"size": size + 8}
         with pytest.raises(EppingError, match=f"histograms.* {size + 8} .* {size}"):
-            map_array.Array("histograms", loader.Map(histograms.fd, shifted))
+            map_array.Array("histograms", Map(histograms.fd, shifted))
         with pytest.raises(EppingError, match=f"histograms.* {size}"):
-            map_array.Array("histograms", loader.Map(histograms.fd, None))
+            map_array.Array("histograms", Map(histograms.fd, None))
 
 
 # ---- attaching

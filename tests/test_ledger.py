@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from readings import dense, runs_of
 
-from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.read.min_max import NO_LEAST_NS
+from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.series.temporality import Ledger
 
 STARTED_NS = 1_000

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from fuzz import links as model
 
-from otel_epping import links_page
 from otel_epping.kernel.load.loader import source_folder
+from scripts import links_page
 
 ROOT = Path(__file__).parents[1]
 HEADERS = (source_folder() / "link_headers.h").read_text()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_epping.check import findings
+from otel_epping.cli.check import findings
 from otel_epping.errors import EppingError
 from otel_epping.kernel import map_array
 from otel_epping.kernel.collector import Collector

@@ -21,7 +21,7 @@ from unprivileged import AGENT, assert_unprivileged
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.process import logs
-from otel_epping.settings import LOG_LEVELS
+from otel_epping.settings.model import LOG_LEVELS
 
 RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 

@@ -32,7 +32,7 @@ from testrun import KINDS, MS, Bench, Flow
 
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.replayer import MALFORMED_MARK, Runs
+from otel_epping.replay.replayer import MALFORMED_MARK, Runs
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:

@@ -15,8 +15,8 @@ import pytest
 from agent import eventually
 from patience import PATIENCE_S
 
-from otel_epping.health import Check
-from otel_epping.probes import Probes
+from otel_epping.agent.health import Check
+from otel_epping.agent.probe_server import Probes
 
 AT_ONCE_S = 1.0
 

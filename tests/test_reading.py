@@ -13,11 +13,12 @@ from recorder import Conversation
 from testrun import EXTERNAL, Bench
 
 from otel_epping.kernel import buckets, libbpf, map_array
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.read.histograms import BLOCK, Histograms
-from otel_epping.kernel.read.min_max import Counts
-from otel_epping.kernel.read.reader import Reader, Reading
+from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
+from otel_epping.kernel.reading import Reading
 from otel_epping.series.temporality import Ledger
 
 LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS

@@ -12,10 +12,10 @@ from captures import BEGIN_NS, SECOND, Packet, compressed, interface, pcap, pcap
 from conversation import Conversation, check, rows_of
 from linktypes import LINKS
 
-from otel_epping import summary
-from otel_epping.capture import Capture
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, Replayer
+from otel_epping.replay import table as summary
+from otel_epping.replay.capture import Capture
+from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, Replayer
 
 MORE_HEADERS = {"802.1Q": 4, "cooked 802.1Q": 4, "PPPoE": 8, "PPPoE with a short protocol": 7, "MPLS": 4}
 IPV4_HEADER = 20

@@ -13,9 +13,9 @@ from testrun import MS, Bench
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.limits import Limits
 from otel_epping.otel import metric_table
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.limits import Limits
 from otel_epping.series.prefixes import Keys
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA

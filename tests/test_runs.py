@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from readings import dense, fit, runs_of
 
-from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.sparse import Runs, spans
 from otel_epping.series import histogram
 

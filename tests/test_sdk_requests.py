@@ -23,8 +23,9 @@ from recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets
 from testrun import EGRESS, MS, START_NS, Bench
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.read.min_max import Counts
-from otel_epping.kernel.read.reader import Reader, Reading
+from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.read.reader import Reader
+from otel_epping.kernel.reading import Reading
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import exporter as exporter_module
 from otel_epping.otel import metric_table, producer, semconv

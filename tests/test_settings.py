@@ -13,9 +13,11 @@ from command import COMMAND, epping, said
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.limits import Limits
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.series.limits import Limits
-from otel_epping.settings import SETTINGS, Settings, documents, file
+from otel_epping.settings import file
+from otel_epping.settings.model import SETTINGS, Settings
+from scripts import settings_page
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -226,7 +228,7 @@ def test_variables_of_other_commands_and_of_kubernetes_are_left_alone(ns: Namesp
 
 
 def test_the_documentation_is_made_from_the_table() -> None:
-    assert (ROOT / "docs/settings.md").read_text() == documents.markdown(), "run `make docs`"
+    assert (ROOT / "docs/settings.md").read_text() == settings_page.markdown(), "run `make docs`"
 
 
 def test_the_schema_has_every_setting_and_takes_its_values(ns: Namespace) -> None:

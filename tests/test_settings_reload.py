@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from command import Agent, converse
 
-from otel_epping.agent import _Reloading
+from otel_epping.agent.run import _Reloading
 from otel_epping.kernel.attach.interface_monitor import Follower
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from otel_epping.settings import Settings
+from otel_epping.settings.model import Settings
 
 TURNS = 5
 

@@ -16,14 +16,14 @@ from patience import PATIENCE_S
 from recorder import CONFIG, exporter
 from testrun import Bench
 
-from otel_epping.health import Health
+from otel_epping.agent.health import Health
+from otel_epping.agent.systemd import Service
+from otel_epping.agent.watchdog import Pulse
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.process.stop import Stop
-from otel_epping.pulse import Pulse
-from otel_epping.systemd import Service
 
 
 @pytest.fixture(params=["path", "abstract"])

@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from otel_epping import metrics_page
 from otel_epping.kernel import methods
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.attributes import Columns
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
+from scripts import metrics_page
 
 ROOT = Path(__file__).resolve().parent.parent
 MAPS_H = (ROOT / "bpf/maps.h").read_text()

@@ -29,7 +29,7 @@ from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.kernel.replayer import LEAST_FRAME, Runs
+from otel_epping.replay.replayer import LEAST_FRAME, Runs
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
 # enum side, bpf/maps.h

@@ -5,8 +5,8 @@ import json
 
 import click
 
-from otel_epping.cli.options import COMMAND, all_options, option, sources
-from otel_epping.settings import SETTINGS, Settings
+from otel_epping.settings.model import SETTINGS, Settings
+from otel_epping.settings.options import COMMAND, all_options, option, sources
 from otel_epping.settings.types import text_of
 
 
@@ -16,7 +16,7 @@ from otel_epping.settings.types import text_of
 def config(settings: Settings, schema: bool) -> None:
     """Print the settings that hold with these options, variables and file, as a file, and where each is from."""
     if schema:
-        from otel_epping.settings.documents import schema as schema_of_file
+        from otel_epping.settings.schema import schema as schema_of_file
 
         click.echo(json.dumps(schema_of_file(), indent=2))
         return

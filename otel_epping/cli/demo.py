@@ -3,9 +3,9 @@
 
 import click
 
-from otel_epping.cli.options import COMMAND
 from otel_epping.errors import EppingError
 from otel_epping.kernel.load import requirements
+from otel_epping.settings.options import COMMAND
 
 
 @click.command(context_settings=COMMAND)
@@ -13,7 +13,7 @@ def demo() -> None:
     """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
     requirements.kernel()
     requirements.privileges()
-    from otel_epping import demo as demonstration  # needs rich
+    from otel_epping.lab import demo as demonstration  # needs rich
 
     if not demonstration.run():
         raise EppingError("not all round-trip times are the true ones: is the machine overloaded? Run it again")

@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from otel_epping.cli.options import COMMAND, capture_options, option
 from otel_epping.events.formats import FORMATS
 from otel_epping.kernel.config import KernelConfig
+from otel_epping.settings.options import COMMAND, capture_options, option
 
 
 @click.command(context_settings=COMMAND)
@@ -22,7 +22,7 @@ def replay(config: KernelConfig, files: tuple[str, ...], events: bool, format: s
 
     The kernel program sees the packets as it would have seen them, at their time. Prints what it counted per subnet.
     """
-    from otel_epping.replay import run  # brings the SDK, which not all commands need
+    from otel_epping.replay.run import run  # brings the SDK, which not all commands need
 
     if not run(files, config, format if events else None, otlp):
         sys.exit(128 + signal.SIGINT)

@@ -6,11 +6,11 @@ from functools import partial
 
 import click
 
-from otel_epping.cli.options import COMMAND, all_options, ignored_variables, naming_source, reread
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach import interfaces
 from otel_epping.process import logs
-from otel_epping.settings import SELECTING, Settings
+from otel_epping.settings.model import SELECTING, Settings
+from otel_epping.settings.options import COMMAND, all_options, ignored_variables, naming_source, reread
 
 _log = logging.getLogger("otel_epping")
 
@@ -28,7 +28,7 @@ def run(settings: Settings) -> None:
     for name in settings.selection.names:
         with naming_source(context, [next(each for each in SELECTING if name in getattr(settings, each))]):
             interfaces.find(name)
-    from otel_epping import agent  # brings the SDK and its exporters, which the other commands can do without
+    from otel_epping.agent.run import run as run_agent  # imports the SDK and its exporters: slow, and needed here only
 
-    if not agent.run(settings, partial(reread, context)):
+    if not run_agent(settings, partial(reread, context)):
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

@@ -18,3 +18,6 @@ def longer(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
     if fill:
         more[...] = fill
     return np.concatenate([array, more])
+
+
+Counts = npt.NDArray[np.uint64]

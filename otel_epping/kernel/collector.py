@@ -18,6 +18,7 @@ from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
@@ -25,7 +26,6 @@ from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting import count_waiting
-from otel_epping.series.limits import Limits
 
 # Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
 _SLOTS_AHEAD = 1024

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.program import Map
 
 # What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.
 _WINDOW_BYTES = 3 << 20

@@ -6,8 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import longer
-from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.arrays import Counts, longer
 
 Numbers = npt.NDArray[np.int64]
 _T = TypeVar("_T", np.uint32, np.uint64)

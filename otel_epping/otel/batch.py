@@ -5,15 +5,16 @@ sdk_points.py makes the SDK's objects of a batch, otlp/encoder.py makes bytes. a
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from opentelemetry.sdk.metrics.export import AggregationTemporality
+from opentelemetry.sdk.metrics.export import AggregationTemporality, ScopeMetrics
 
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.buckets import edge_ns
-from otel_epping.kernel.read.min_max import Counts
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT
+from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.otel import metric_table
 from otel_epping.otel.attributes import NO_LABELS, Columns
 from otel_epping.series import histogram
@@ -97,3 +98,19 @@ def counter_series(
     """What the rows have counted, by metric: a point for each count that isn't 0."""
     for metric, numbers in columns.by_metric.items():
         yield CounterSeries(metric, temporality, True, *_of_metric(rows, pending, numbers))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What goes into one request: the series of some rows of a reading.
+
+    The first batch of a reading has `others`, too: the metrics of interfaces, and those of the collector itself.
+    """
+
+    reading: Reading
+    rows: Rows
+    rtts: RttSeries
+    counters: list[CounterSeries]
+    temporality: AggregationTemporality
+    is_first: bool
+    others: ScopeMetrics

@@ -25,13 +25,14 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_epping.kernel.collector import Collector
+from otel_epping.otel.batch import Batch
 from otel_epping.otel.explicit_buckets import explicit
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import Writer
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
 from otel_epping.otel.otlp.request import encoded
 from otel_epping.otel.otlp.transport import sender
-from otel_epping.otel.producer import Batch, EppingMetricProducer
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.timestamps import retimed
 from otel_epping.otel.undelivered_deltas import Undelivered
 from otel_epping.otel.variables.certificates import Certificates

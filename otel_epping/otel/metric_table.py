@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every metric that otel-epping exports: name, unit, description, attributes (semconv.py).
 
-What the kernel counts for each is in `counters.py`; `docs/metrics.md` is made from this file (metrics_page.py).
+What the kernel counts for each is in `counters.py`; `docs/metrics.md` is made from this file (scripts/metrics_page.py).
 """
 
 from dataclasses import dataclass

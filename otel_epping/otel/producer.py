@@ -9,7 +9,6 @@ one instrumentation scope, and temporality is its own setting. The Python SDK ha
 import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -18,10 +17,10 @@ from opentelemetry.util.types import Attributes
 
 from otel_epping.kernel import buckets
 from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.reading import OVERFLOW_SLOT
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.attributes import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
-from otel_epping.otel.batch import CounterSeries, RttSeries, counter_series, rtt_series
+from otel_epping.otel.batch import Batch, CounterSeries, counter_series, rtt_series
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.series.cardinality import Bounded
 from otel_epping.series.subnet import subnet_of
@@ -31,22 +30,6 @@ from otel_epping.series.temporality import Ledger, Rows, numbers
 # buckets four times as many: a request of this weight stays under 1 MiB.
 _REQUEST_WEIGHT = 4_000
 _HISTOGRAM_WEIGHT = 4
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What goes into one request: the series of some rows of a reading.
-
-    The first batch of a reading has `others`, too: the metrics of interfaces, and those of the collector itself.
-    """
-
-    reading: Reading
-    rows: Rows
-    rtts: RttSeries
-    counters: list[CounterSeries]
-    temporality: AggregationTemporality
-    is_first: bool
-    others: ScopeMetrics
 
 
 class EppingMetricProducer:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 from opentelemetry.util.types import Attributes
 
-from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.arrays import Counts
 from otel_epping.otel import metric_table
 from otel_epping.otel.batch import CounterSeries, RttSeries
 from otel_epping.series import histogram

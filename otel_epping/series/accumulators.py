@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otel_epping.kernel.arrays import longer
-from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
-from otel_epping.kernel.read.reader import Reading
+from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.read.min_max import NO_LEAST_NS
+from otel_epping.kernel.reading import Reading
 from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of
 from otel_epping.series.temporality import numbers
 

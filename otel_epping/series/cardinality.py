@@ -21,13 +21,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.arrays import Counts, longer
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.read.min_max import Counts
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reader, Reading
+from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.read.reader import Reader
+from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.kernel.sparse import Numbers
 from otel_epping.series.accumulators import Accounts, Past
-from otel_epping.series.limits import Limits
 from otel_epping.series.prefixes import Key, Keys
 from otel_epping.series.registry import Directory
 from otel_epping.series.subnet import Owners

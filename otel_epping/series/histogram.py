@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of
 
 # What SDKs keep (their default max_size), and what backends such as Mimir and deltatocumulative hold without merging.

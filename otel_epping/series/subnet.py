@@ -8,7 +8,7 @@ import numpy as np
 
 from otel_epping.kernel.arrays import longer
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 
 _V4 = 4
 

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import longer
-from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE, Gone
-from otel_epping.kernel.read.min_max import NO_LEAST_NS, Counts
-from otel_epping.kernel.read.reader import Reading
+from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE
+from otel_epping.kernel.read.min_max import NO_LEAST_NS
+from otel_epping.kernel.reading import Gone, Reading
 from otel_epping.kernel.sparse import Runs
 from otel_epping.series.subnet import Owners
 

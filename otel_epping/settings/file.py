@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.settings import BY_KEY, Setting
+from otel_epping.settings.model import BY_KEY, Setting
 from otel_epping.settings.types import Methods
 
 if TYPE_CHECKING:

@@ -16,11 +16,11 @@ from flowtable import forget_flows
 
 from oracles.frames import Frame
 from oracles.report import Report
-from otel_epping import summary
-from otel_epping.capture import Capture, CaptureError
 from otel_epping.kernel import map_array, methods
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.replayer import Replayer
+from otel_epping.replay import table
+from otel_epping.replay.capture import Capture, CaptureError
+from otel_epping.replay.replayer import Replayer
 
 # Of struct flow_counters; each counts what a subnet sent, and what was sent to it.
 KINDS = ("retransmitted", "out_of_order", "zero_window")
@@ -121,7 +121,7 @@ class Ours:
     def _totals(self) -> tuple[int, dict[str, int]]:
         """Duplicates and account of all captures so far; what waited when another began was forgotten with its flow."""
         reading = self._reader.read()
-        return summary.duplicates(reading), summary.account(reading, self._replayer.waiting())
+        return table.duplicates(reading), table.account(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Rows, sums: Rows) -> list[Sample]:
         """RTTs by which the histograms are ahead of what they were."""

@@ -20,11 +20,12 @@ import numpy as np
 from otel_epping.errors import EppingError
 from otel_epping.kernel import map_array
 from otel_epping.kernel.attach import clsact, interfaces, tcx
-from otel_epping.kernel.attach.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, Gone, InterfaceNumbers
+from otel_epping.kernel.attach.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, InterfaceNumbers
 from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.attach.other_agents import Peers
-from otel_epping.kernel.load.loader import Program
 from otel_epping.kernel.load.requirements import SHORTAGES
+from otel_epping.kernel.program import Program
+from otel_epping.kernel.reading import Gone
 from otel_epping.process import descriptors
 
 _log = logging.getLogger("otel_epping")

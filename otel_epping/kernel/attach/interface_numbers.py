@@ -12,10 +12,11 @@ for a while and all of its counts were delivered.
 
 import threading
 import time
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+from otel_epping.kernel.reading import Gone
 
 # bpf/maps.h
 INTERFACES = 1024
@@ -26,13 +27,6 @@ _IDENTIFIERS = 1 << 16
 GONE_NS = 5_000_000_000
 
 Counts = npt.NDArray[np.uint64]
-
-
-class Gone(NamedTuple):
-    """An interface that went away: its identifier, and when it went, by CLOCK_MONOTONIC."""
-
-    identifier: int
-    gone_ns: int
 
 
 class InterfaceNumbers:

@@ -25,6 +25,7 @@ from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.load import capabilities, requirements
+from otel_epping.kernel.program import Map, Program
 
 _log = logging.getLogger("otel_epping")
 
@@ -42,37 +43,6 @@ _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
 # What BCC prints, before it says that it failed to compile.
 _NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
-
-
-@dataclass(frozen=True)
-class Map:
-    """A map of the loaded program: its descriptor, and its value's and key's layouts, as BCC describes structs.
-
-    A table that is one value, as bpf/direct.h has them, has so many `rows`, each of them with the layout.
-    """
-
-    fd: int
-    layout: dict[str, Any] | None
-    key_layout: dict[str, Any] | None = None
-    rows: int | None = None
-
-
-@dataclass(frozen=True)
-class Program:
-    """The loaded program: descriptors of its entry points and maps, by name.
-
-    compiler     what compiled it: "BCC 0.31.0 with LLVM 19.1"
-    bcc_version  "0.31.0"
-    interpreter  the Python that has BCC
-    verifier_s   how long the kernel took to verify both entry points, side by side
-    """
-
-    entry_points: dict[str, int]
-    maps: dict[str, Map]
-    compiler: str
-    bcc_version: str
-    interpreter: str
-    verifier_s: float
 
 
 def source_folder() -> Path:

@@ -4,7 +4,7 @@
 import numpy as np
 
 from otel_epping.kernel import libbpf
-from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.program import Map
 
 FIRST_EPOCH = 1  # the program takes 0 for "nothing cached yet"
 

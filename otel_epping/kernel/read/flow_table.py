@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read import directions
-from otel_epping.kernel.read.min_max import Counts
 
 # bpf/maps.h, bpf/flow_table.h
 IDLE_NS = 300_000_000_000

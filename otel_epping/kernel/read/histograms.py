@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.arrays import Counts, longer
 from otel_epping.kernel.map_array import Array
-from otel_epping.kernel.read.min_max import Counts
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of, sums
 

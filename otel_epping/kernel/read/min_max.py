@@ -6,16 +6,14 @@ reads ends the interval for all, so its extremes are handed to every reader, whi
 """
 
 import numpy as np
-import numpy.typing as npt
 
-from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.arrays import Counts, longer
 
 _VALUE_BITS = np.uint64(36)
 _VALUE_MASK = np.uint64((1 << 36) - 1)
 _INTERVALS = 1 << 28
 
 NO_LEAST_NS = int(_VALUE_MASK)
-Counts = npt.NDArray[np.uint64]
 
 
 class Extremes:

@@ -18,13 +18,12 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.arrays import Counts, longer
 from otel_epping.kernel.config import possible_cpus
-from otel_epping.kernel.load.loader import Map
+from otel_epping.kernel.program import Map
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
-from otel_epping.kernel.read.min_max import Counts
+from otel_epping.kernel.reading import OVERFLOW_SLOT
 
-OVERFLOW_SLOT = 0
 # Far longer than any run of the program.
 GRACE_NS = 1_000_000_000
 

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.arrays import Counts, longer
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.flow_table import FlowTable
-from otel_epping.kernel.read.min_max import Counts
 
 _UNUSED = "unused"
 _WORD = np.dtype(np.uint64)

@@ -7,8 +7,8 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.load.loader import Map
 from otel_epping.kernel.map_array import Array
+from otel_epping.kernel.program import Map
 
 # enum exchange_state, bpf/exchange.h
 _OPEN = 0

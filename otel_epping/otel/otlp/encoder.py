@@ -5,12 +5,13 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.metrics.export import ResourceMetrics
 
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT
+from otel_epping.kernel.reading import OVERFLOW_SLOT
 from otel_epping.otel.attributes import OVERFLOW, rtt_labels, subnet_labels
+from otel_epping.otel.batch import Batch
 from otel_epping.otel.otlp import points, request
 from otel_epping.otel.otlp.columns import Column, Pieces
 from otel_epping.otel.otlp.request import Request
-from otel_epping.otel.producer import Batch, EppingMetricProducer
+from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.subnet import Owners, subnet_of
 
 

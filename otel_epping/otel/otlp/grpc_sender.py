@@ -21,7 +21,7 @@ from otel_epping.otel.otlp.answer import Answer, response_in, status_details
 from otel_epping.otel.otlp.failure import SPEAKS_TLS, TLS_HINTS, Failure, kind_of
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.otlp.retries import RequestSender, timed_out
-from otel_epping.otel.otlp.transport import UnknownExporterError, expect
+from otel_epping.otel.private import UnknownExporterError, expect
 from otel_epping.otel.variables.certificates import Certificates
 
 _METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"

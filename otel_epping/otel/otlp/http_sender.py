@@ -26,7 +26,7 @@ from otel_epping.otel.otlp.http_connections import Adapter
 from otel_epping.otel.otlp.http_exchange import Exchange, GivenUpError
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.otlp.retries import RequestSender, timed_out
-from otel_epping.otel.otlp.transport import UnknownExporterError, expect
+from otel_epping.otel.private import UnknownExporterError, expect
 from otel_epping.otel.variables.certificates import Certificates
 
 _ZONE = re.compile(r"(\[[^]%]*)%(?:25)?([^]]*)(?=\])")

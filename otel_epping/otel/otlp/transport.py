@@ -6,13 +6,12 @@ into an exporter leads past its encoder, so this leans on members that may chang
 before the first request; an exporter that has others is used through its export().
 """
 
-import inspect
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.metrics.export import MetricExporter
 
+from otel_epping.otel.private import UnknownExporterError
 from otel_epping.otel.variables.certificates import Certificates
 
 if TYPE_CHECKING:
@@ -22,17 +21,6 @@ _log = logging.getLogger(__name__)
 
 _GRPC = "opentelemetry.exporter.otlp.proto.grpc.metric_exporter"
 _HTTP = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
-
-
-class UnknownExporterError(Exception):
-    """An official exporter isn't built as those we know."""
-
-
-def expect(member: Callable[..., Any], *parameters: str) -> None:
-    """Raises UnknownExporterError if these aren't the parameters of the exporter's member."""
-    found = tuple(inspect.signature(member).parameters)
-    if found != parameters:
-        raise UnknownExporterError(f"{member.__qualname__}{found} should be {parameters}")
 
 
 def sender(exporter: MetricExporter, certificates: Certificates | None = None) -> "RequestSender | None":

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.capture.batch import Bytes, Numbers
+from otel_epping.replay.capture.batch import Bytes, Numbers
 
 Mask = npt.NDArray[np.bool_]
 

@@ -9,9 +9,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from otel_epping.agent.health import Health, in_words
+from otel_epping.agent.instance_id import Identity
+from otel_epping.agent.systemd import Service
+from otel_epping.agent.watchdog import Pulse
 from otel_epping.errors import EppingError
-from otel_epping.health import Health, in_words
-from otel_epping.identity import Identity
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.interface_monitor import Follower
@@ -23,9 +25,7 @@ from otel_epping.otel.variables import standard
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Signals
 from otel_epping.process.stop import STOP_S, Stop, end_at_once
-from otel_epping.pulse import Pulse
-from otel_epping.settings import BOUNDS, SELECTING, SETTINGS, Settings
-from otel_epping.systemd import Service
+from otel_epping.settings.model import BOUNDS, SELECTING, SETTINGS, Settings
 from otel_epping.version import __version__
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManage
     """Listens for health probes at an address and port, if any; entered, answers them."""
     if not at:
         return nullcontext()
-    from otel_epping.probes import Probes  # with http.server, which an agent without probes can do without
+    from otel_epping.agent.probe_server import Probes  # with http.server, which an agent without probes can do without
 
     return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
 

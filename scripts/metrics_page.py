@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prints docs/metrics.md from the tables of metrics and attributes: `python -m otel_epping.metrics_page`."""
+"""Prints docs/metrics.md from the tables of metrics and attributes: `python -m scripts.metrics_page`."""
 
 from otel_epping.otel import metric_table, semconv
 

@@ -3,8 +3,19 @@
 
 import numpy as np
 
-from otel_epping.capture.batch import Numbers
-from otel_epping.capture.view import ETHERNET_HEADER, IPV4, IPV6, UNKNOWN, Meaning, Reader, View, choose, fixed, table
+from otel_epping.replay.capture.batch import Numbers
+from otel_epping.replay.capture.view import (
+    ETHERNET_HEADER,
+    IPV4,
+    IPV6,
+    UNKNOWN,
+    Meaning,
+    Reader,
+    View,
+    choose,
+    fixed,
+    table,
+)
 
 _BY_VERSION = table(16, {4: IPV4, 6: IPV6})
 _SNAP = (0xAAAA03000000, 0xAAAA030000F8)  # with an EtherType: RFC 1042, IEEE 802.1H

@@ -3,21 +3,10 @@
 
 import numpy as np
 
-from otel_epping.capture.framing import behind, ethernet, llc, raw, with_checksum
-from otel_epping.capture.view import (
-    IPV4,
-    IPV6,
-    MPLS,
-    PPPOE_SESSION,
-    Meaning,
-    View,
-    choose,
-    fixed,
-    known,
-    table,
-)
-from otel_epping.capture.wide_area import ppp
-from otel_epping.capture.wireless import frame, prism, radiotap
+from otel_epping.replay.capture.framing import behind, ethernet, llc, raw, with_checksum
+from otel_epping.replay.capture.view import IPV4, IPV6, MPLS, PPPOE_SESSION, Meaning, View, choose, fixed, known, table
+from otel_epping.replay.capture.wide_area import ppp
+from otel_epping.replay.capture.wireless import frame, prism, radiotap
 
 # AF_INET, and AF_INET6 of Linux, Windows, NetBSD and OpenBSD, Solaris, FreeBSD, macOS
 _BY_FAMILY = table(256, {2: IPV4, 10: IPV6, 23: IPV6, 24: IPV6, 26: IPV6, 28: IPV6, 30: IPV6})

@@ -11,7 +11,8 @@ from typing import Any
 import click
 
 from otel_epping.errors import EppingError
-from otel_epping.settings import BOUNDS, PREFIX, SETTINGS, Setting, Settings, file
+from otel_epping.settings import file
+from otel_epping.settings.model import BOUNDS, PREFIX, SETTINGS, Setting, Settings
 from otel_epping.settings.types import text_of
 
 # Of each command.

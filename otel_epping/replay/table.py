@@ -9,7 +9,7 @@ import numpy as np
 from otel_epping.kernel import buckets
 from otel_epping.kernel.config import KernelConfig
 from otel_epping.kernel.methods import METHODS
-from otel_epping.kernel.read.reader import OVERFLOW_SLOT, Reading
+from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.otel import semconv
 from otel_epping.series import histogram
 from otel_epping.series.subnet import subnet_of

@@ -4,8 +4,8 @@
 import logging
 import time
 
-from otel_epping.health import Health, in_words
-from otel_epping.systemd import Service
+from otel_epping.agent.health import Health, in_words
+from otel_epping.agent.systemd import Service
 
 _log = logging.getLogger("otel_epping")
 

@@ -20,21 +20,21 @@ from pathlib import Path
 import click
 import numpy as np
 
-from otel_epping import summary
-from otel_epping.capture import STANDARD_INPUT, Batch, Capture, CaptureError
 from otel_epping.errors import EppingError
 from otel_epping.events.formats import Writer
 from otel_epping.events.idle_flows import Timeouts
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.read.reader import Reading
-from otel_epping.kernel.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
+from otel_epping.kernel.reading import Reading
 from otel_epping.otel.export_status import Delivery
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from otel_epping.otel.variables import standard
 from otel_epping.process import logs, redaction
 from otel_epping.process.stop import interruptible
+from otel_epping.replay import table
+from otel_epping.replay.capture import STANDARD_INPUT, Batch, Capture, CaptureError
+from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
 
 # How often idle flows are looked for, in the capture's own time. Each time takes a millisecond.
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
@@ -74,7 +74,7 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
         # Before any reading: what ends an interval hands its extremes to all readers that there are.
         export = _Export(replayer, variables) if variables and finished and replayer.latest_ns else None
         reading = reader.read()
-        count = sum(summary.packets(reading).values()) + replayer.too_short
+        count = sum(table.packets(reading).values()) + replayer.too_short
         files = f"{captures.read:,} file{'s' * (captures.read != 1)}"
         span_s = max(0, replayer.latest_ns - replayer.started_ns) / 1e9
         lines = [
@@ -87,7 +87,7 @@ def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, o
             told.close()
             click.echo("\n".join(lines), err=True)
         elif count or not failures:
-            click.echo("\n".join([summary.table(reading, replayer.config), "", *lines]))
+            click.echo("\n".join([table.table(reading, replayer.config), "", *lines]))
         if export:
             failures += export.failures()
         elif otlp and finished:
@@ -271,19 +271,19 @@ def _counts(counts: dict[str, int], separator: str = ", ") -> str:
 
 def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> Iterator[str]:
     """Lines on what was not measured, and why."""
-    packets = summary.packets(reading)
-    ends = summary.account(reading, replayer.waiting())
+    packets = table.packets(reading)
+    ends = table.account(reading, replayer.waiting())
     begun = ends.pop("begun")
     yield f"RTTs begun: {begun:,}" + (f" = {_counts(ends, ' + ')}" if begun else "")
-    if clamped := summary.clamped(reading):
+    if clamped := table.clamped(reading):
         yield f"of these, {clamped:,} clamped to the range of the histograms (1 us to 64 s)"
-    if not_begun := summary.not_begun(reading):
+    if not_begun := table.not_begun(reading):
         yield f"RTTs not begun, since four of the same direction waited: {not_begun:,}"
     if packets["tcp"]:
-        yield f"TCP without timestamps: {summary.share_without_timestamps(reading):.1%} of {packets['tcp']:,} packets"
-    if faults := _counts(summary.timestamp_faults(reading)):
+        yield f"TCP without timestamps: {table.share_without_timestamps(reading):.1%} of {packets['tcp']:,} packets"
+    if faults := _counts(table.timestamp_faults(reading)):
         yield f"timestamps that sequence numbers took over from: {faults}"
-    if duplicates := summary.duplicates(reading):
+    if duplicates := table.duplicates(reading):
         yield f"packets captured twice, measured once: {duplicates:,}"
     odd = {"not IP": packets["non_ip"], "malformed": packets["malformed"] - replayer.cut_malformed}
     odd["fragments"] = packets["fragment"]

@@ -25,8 +25,8 @@ from io import BytesIO
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from otel_epping.agent.health import Check
 from otel_epping.errors import EppingError
-from otel_epping.health import Check
 
 _log = logging.getLogger(__name__)
 

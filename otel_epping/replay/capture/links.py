@@ -15,9 +15,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otel_epping.capture import framing, local, wide_area, wireless
-from otel_epping.capture.batch import Batch, Numbers
-from otel_epping.capture.view import ETHERNET_HEADER, Meaning, Reader, View, known
+from otel_epping.replay.capture import framing, local, wide_area, wireless
+from otel_epping.replay.capture.batch import Batch, Numbers
+from otel_epping.replay.capture.view import ETHERNET_HEADER, Meaning, Reader, View, known
 
 ETHERNET = 1
 

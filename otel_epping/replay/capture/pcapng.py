@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from otel_epping.capture.batch import MAX_PACKETS, UNTIMED_NS, Batch, Numbers, without_trailers, words
-from otel_epping.capture.stream import WINDOW, Stream
+from otel_epping.replay.capture.batch import MAX_PACKETS, UNTIMED_NS, Batch, Numbers, without_trailers, words
+from otel_epping.replay.capture.stream import WINDOW, Stream
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 

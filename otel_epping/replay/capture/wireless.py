@@ -7,8 +7,8 @@ frame, only the first packet is read.
 
 import numpy as np
 
-from otel_epping.capture.framing import CHECKSUM, behind, llc
-from otel_epping.capture.view import ETHERNET_HEADER, Mask, Meaning, View, known
+from otel_epping.replay.capture.framing import CHECKSUM, behind, llc
+from otel_epping.replay.capture.view import ETHERNET_HEADER, Mask, Meaning, View, known
 
 # Frame control, IEEE 802.11 9.2.4.1: first byte, second byte
 _VERSION_AND_TYPE, _DATA, _NO_DATA, _QOS = 0x0F, 0x08, 0x40, 0x80

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/links.md, made from the tables of the kernel program and of captures: `python -m otel_epping.links_page`."""
+"""docs/links.md, made from the tables of the kernel program and of captures: `python -m scripts.links_page`."""
 
 import re
 
-from otel_epping.capture import links
 from otel_epping.kernel.load.loader import source_folder
+from otel_epping.replay.capture import links
 
 _ROW = re.compile(r"ROW\(0x([0-9a-f]+), \d+\)\s+/\* (.*?) \*/")
 # The cases of read_link_header() in bpf/link_headers.h that have no row: EtherTypes, header, what is read of it.
@@ -26,8 +26,8 @@ VARIABLE = (
 
 _HEAD = """# Links
 
-Made from `bpf/link_headers.h` and `otel_epping/capture/links.py` by `make docs`; edit there. `python tests/oracles
-links` compares what the tests make of these headers with tshark and tcpdump.
+Made from `bpf/link_headers.h` and `otel_epping/replay/capture/links.py` by `make docs`; edit there.
+`python tests/oracles links` compares the headers that the tests build with tshark and tcpdump.
 
 A packet that is not IP counts as `non_ip`, one whose headers are not whole as `malformed` (`epping.packet.kind`).
 

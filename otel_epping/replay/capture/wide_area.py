@@ -3,8 +3,8 @@
 
 import numpy as np
 
-from otel_epping.capture.framing import behind, ethernet, llc, raw, with_checksum
-from otel_epping.capture.view import (
+from otel_epping.replay.capture.framing import behind, ethernet, llc, raw, with_checksum
+from otel_epping.replay.capture.view import (
     IPV4,
     IPV6,
     MPLS,

@@ -20,10 +20,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from otel_epping.capture import foreign, links, pcap, pcapng
-from otel_epping.capture.batch import Batch
-from otel_epping.capture.errors import CaptureError
-from otel_epping.capture.stream import STANDARD_INPUT, Stream
+from otel_epping.replay.capture import foreign, links, pcap, pcapng
+from otel_epping.replay.capture.batch import Batch
+from otel_epping.replay.capture.errors import CaptureError
+from otel_epping.replay.capture.stream import STANDARD_INPUT, Stream
 
 __all__ = ["STANDARD_INPUT", "Batch", "Capture", "CaptureError"]
 

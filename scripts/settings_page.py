@@ -1,48 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is made from the table of settings: the JSON schema of the file, and docs/settings.md."""
+"""Prints docs/settings.md from the table of settings: `python -m scripts.settings_page`."""
 
-from typing import Any
-
-from otel_epping.settings import SETTINGS, Setting
-from otel_epping.settings.types import allowed, schema_of, text_of
-
-
-def schema() -> dict[str, Any]:
-    """JSON schema of a file of settings."""
-    properties = {}
-    for setting in SETTINGS:
-        value = schema_of(setting.row.type)
-        if setting.several:
-            value = {"anyOf": [{"type": "array", "items": value}, value]}
-        default = text_of(setting.row.type, setting.default)
-        properties[setting.key] = {
-            "description": setting.row.help,
-            "default": default,
-            # A key without a value is as if it were not there.
-            "anyOf": [*value.pop("anyOf", [value]), {"type": "null"}],
-        }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Settings of otel-epping",
-        "type": "object",
-        "additionalProperties": False,
-        "properties": properties,
-    }
-
-
-def default_text(setting: Setting) -> str:
-    """The default, in words."""
-    if setting.default is None:
-        return setting.row.unset
-    text = text_of(setting.row.type, setting.default)
-    if isinstance(text, list):
-        return ", ".join(text)
-    return str(text).lower() if isinstance(text, bool) else str(text)
-
+from otel_epping.settings.model import SETTINGS
+from otel_epping.settings.schema import default_text
+from otel_epping.settings.types import allowed
 
 _HEAD = """# Settings
 
-Made from the table in `otel_epping/settings/__init__.py` by `make docs`; edit there.
+Made from the table in `otel_epping/settings/model.py` by `make docs`; edit there.
 
 Each setting is a flag of `otel-epping run`, a variable and a key of a YAML file (`--config FILE`, or the variable
 `OTEL_EPPING_CONFIG`). A flag goes before a variable, that before the file. A file is checked whole: a key that there is
@@ -93,3 +58,7 @@ def markdown() -> str:
         cells += [default_text(setting) or "none", "yes" if setting.row.reload else "restart", setting.row.help]
         rows.append(f"| {' | '.join(cells)} |\n")
     return _HEAD + "".join(rows)
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from otel_epping.capture.errors import CaptureError
-from otel_epping.capture.uncompress import MAGIC_BYTES, DamagedError, MissingPackageError, Uncompress, format_of
+from otel_epping.replay.capture.errors import CaptureError
+from otel_epping.replay.capture.uncompress import MAGIC_BYTES, DamagedError, MissingPackageError, Uncompress, format_of
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20

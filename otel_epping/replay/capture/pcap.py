@@ -20,8 +20,8 @@ from enum import Enum
 
 import numpy as np
 
-from otel_epping.capture.batch import MAX_CAPTURED, MAX_PACKETS, UNTIMED_NS, Batch, without_trailers, words
-from otel_epping.capture.stream import Stream
+from otel_epping.replay.capture.batch import MAX_CAPTURED, MAX_PACKETS, UNTIMED_NS, Batch, without_trailers, words
+from otel_epping.replay.capture.stream import Stream
 
 _HEADER = 16
 _FILE_HEADER = 24
