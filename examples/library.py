@@ -28,7 +28,7 @@ def main(interface: str, seconds: int = 60) -> None:
     )
     requests = provider.get_meter("my_application").create_counter("my.requests")
 
-    # otel-epping adds histograms that the kernel fills. They are exported with the application's resource.
+    # otel-epping adds histograms that the kernel fills. The histograms have the application's resource.
     with Collector(KernelConfig(prefix_v4=24, prefix_v6=48)) as collector:
         reader = install(provider, OTLPMetricExporter(), collector, interval_s=10)
         collector.attachments.attach(interface)
