@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small application that knows nothing of otel-epping, and exports the round-trip times of its network all the same:
+"""An application without any code for otel-epping that exports the round-trip times (RTTs) of its network:
 
     pip install 'otel-epping[instrument]'
     sudo OTEL_SERVICE_NAME=shop OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python instrumented.py
 
-Its own counter and the RTTs of the interface leave through the same exporter, with the same resource. Without
-privileges it runs as well: without RTTs, and with one warning.
+The application's counter and the RTTs of the interface are exported by the same exporter, with the same resource.
+Without privileges the application runs without RTTs and logs one warning.
 """
 
 import time
@@ -18,7 +18,7 @@ requests = metrics.get_meter("shop").create_counter("shop.requests", unit="{requ
 
 
 def main() -> None:
-    """Asks a web server every second."""
+    """Sends a request to a web server every second."""
     while True:
         try:
             urllib.request.urlopen("https://opentelemetry.io", timeout=5).close()
