@@ -16,7 +16,7 @@ from bench.crowd import Crowd
 from bench.hosts import Hosts
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 _SIZES = (1_000, 10_000)
 _INTERVAL_S, _INTERVALS = 10.0, 3
@@ -30,7 +30,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     columns += [Column("both", ".2f"), Column("resident MB", ".1f"), Column("peak MB", ".1f")]
     table = Table(f"The agent, every {interval_s:g} s", [*columns, Column("bytes an export", ",d")])
     figures: dict[str, float] = {}
-    layouts = crowd.layouts(KernelConfig())
+    layouts = crowd.layouts(EppingConfig())
     with (
         Hosts() as hosts,
         blackhole(hosts.near) as receiver,
@@ -43,7 +43,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         table.add(0, None, None, None, agent.memory_mb(), agent.memory_mb("VmHWM"), None)
         for subnets in sizes:
             progress(f"agent: {subnets:,} subnets")
-            crowd.settle(agent, people, subnets, layouts, KernelConfig.scale)
+            crowd.settle(agent, people, subnets, layouts, EppingConfig.scale)
             agent.next_export(receiver, interval_s)
             before, began = agent.cpu_s(), time.monotonic()
             sent = 0

@@ -20,7 +20,7 @@ from bench.packets import ACK, DATA, UDP, Packets, rows_of
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from bench.runs import Course, one_cpu
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.replay.replayer import CAPTURE
 
 _FLOWS, _SUBNETS = 16, 10
@@ -57,7 +57,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     """Data, acknowledgements, and UDP."""
     columns = [Column("packets"), Column("hook"), Column("program"), Column("ns", ".0f"), Column("net", ".1f")]
     table = Table("Amid the work of a network stack: ns a packet", [*columns, Column("ours, of it", ".2f")])
-    with ExitStack() as stack, Collector() as collector, one_cpu():
+    with ExitStack() as stack, EppingCollector() as collector, one_cpu():
         collector.attachments.register(CAPTURE)
         null = programs.null()
         stack.callback(null.close)

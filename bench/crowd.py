@@ -8,17 +8,17 @@ from bench.agents import Agent
 from bench.filled import Maps
 from bench.hosts import Burst, Hosts
 from otel_epping.errors import EppingError
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.program import Map
 
 _FILLED = ("histograms", "control", "slots")
 _AT_ONCE = 1_000
 
 
-def layouts(config: KernelConfig) -> Maps:
+def layouts(config: EppingConfig) -> Maps:
     """How the maps of a program with this configuration are laid out: an agent's are the same."""
-    with Collector(config) as collector:
+    with EppingCollector(config) as collector:
         return {name: collector.program.maps[name] for name in _FILLED}
 
 

@@ -27,7 +27,7 @@ from bench.blackhole import blackhole
 from bench.isolated import Spent
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.encoder import Writer
 from otel_epping.otel.producer import EppingMetricProducer
@@ -47,7 +47,7 @@ def _data(metrics: list[ScopeMetrics]) -> MetricsData:
     return MetricsData([ResourceMetrics(Resource({"service.name": "otel-epping"}), metrics, "")])
 
 
-def _ours(collector: Collector) -> Exports:
+def _ours(collector: EppingCollector) -> Exports:
     producer = EppingMetricProducer(collector)
     writer = Writer(producer)
     theirs = _data([]).resource_metrics
@@ -58,7 +58,7 @@ def _ours(collector: Collector) -> Exports:
         yield spent, sizes
 
 
-def _sdk(collector: Collector) -> Exports:
+def _sdk(collector: EppingCollector) -> Exports:
     producer = EppingMetricProducer(collector)
     producer.read()
     while True:
@@ -68,7 +68,7 @@ def _sdk(collector: Collector) -> Exports:
         yield spent, sizes
 
 
-def _grpc(collector: Collector) -> Exports:
+def _grpc(collector: EppingCollector) -> Exports:
     with blackhole() as receiver:
         exporter = ProducerExporter(
             OTLPMetricExporter(endpoint=receiver.endpoint, insecure=True), collector, forward_sdk=False
@@ -86,12 +86,12 @@ _WAYS = {OURS: _ours, SDK: _sdk, GRPC: _grpc}
 
 def measure(subnets: int, ways: list[str]) -> list[dict[str, float]]:
     """CPU seconds, MB, bytes and requests of each way; the first one's memory is that of nothing else."""
-    with Collector(filled.room_for(subnets)) as collector:
+    with EppingCollector(filled.room_for(subnets)) as collector:
         filled.prepare(collector, subnets)
         return [_measure(collector, subnets, way) for way in ways]
 
 
-def _measure(collector: Collector, subnets: int, way: str) -> dict[str, float]:
+def _measure(collector: EppingCollector, subnets: int, way: str) -> dict[str, float]:
     with closing(_WAYS[way](collector)) as exports:
         first, sizes = next(exports)
         later: list[Spent] = []

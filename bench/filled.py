@@ -17,8 +17,8 @@ from bench.packets import DATA, PAYLOAD, Fields, Packets, put, rows_of
 from bench.programs import OURS, Contender
 from bench.runs import Course
 from otel_epping.kernel import buckets, libbpf
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.program import Map
 from otel_epping.replay.replayer import CAPTURE
@@ -35,15 +35,15 @@ _OCCUPIED, _MEAN = 40, 48
 _TYPICAL_NS = 4_000_000
 
 
-def room_for(subnets: int, scale: int = KernelConfig.scale) -> KernelConfig:
+def room_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
     """The configuration that has room for as many, and for a flow of each: the default one, or more."""
-    default = KernelConfig()
-    return KernelConfig(
+    default = EppingConfig()
+    return EppingConfig(
         max_subnets=max(default.max_subnets, subnets), max_flows=max(default.max_flows, 2 * subnets), scale=scale
     )
 
 
-def prepare(collector: Collector, subnets: int) -> None:
+def prepare(collector: EppingCollector, subnets: int) -> None:
     """Has a collector count for so many subnets: the clients' one and the servers'."""
     collector.attachments.register(CAPTURE)
     speak(collector.program.entry_points, subnets - 1, 0)
@@ -93,7 +93,7 @@ def fill(maps: Maps, subnets: int, scale: int) -> None:
 
 def _fill(histograms: Records, scale: int, interval: int, chance: np.random.Generator) -> None:
     count, rows = buckets.bucket_count(scale), len(histograms)
-    occupied = max(1, (_OCCUPIED << scale) >> KernelConfig.scale)
+    occupied = max(1, (_OCCUPIED << scale) >> EppingConfig.scale)
     edges_ns = np.array([buckets.edge_ns(buckets.first_index(scale) + i, scale) for i in range(count + 1)], np.uint64)
     typical = buckets.index_of(_TYPICAL_NS, scale) - buckets.first_index(scale)
     first = typical - chance.integers(occupied // 4, occupied - occupied // 4, rows)

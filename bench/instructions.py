@@ -19,7 +19,7 @@ from bench.report import Column, Result, Table, progress
 from bench.simulator import Simulator
 from bench.simulator import Table as Map
 from otel_epping.errors import EppingError
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import loader
 
 _FORMS = (DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO)
@@ -54,7 +54,7 @@ print(json.dumps({"programs": programs, "tables": tables, "names": names}))
 
 def compiled() -> Simulator:
     """The program, compiled with its defaults and not loaded. Raises EppingError if it cannot be compiled."""
-    command = [loader.SYSTEM_PYTHON, "-c", _COMPILE, str(loader.source_folder()), json.dumps(KernelConfig().defines())]
+    command = [loader.SYSTEM_PYTHON, "-c", _COMPILE, str(loader.source_folder()), json.dumps(EppingConfig().defines())]
     path = str(loader.source_folder().parent)
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
     if done.returncode:

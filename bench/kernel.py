@@ -31,8 +31,8 @@ from bench.programs import HOOKS, OURS, Contender
 from bench.report import Result, progress
 from bench.runs import Course, one_cpu
 from otel_epping.kernel import map_array
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay.replayer import CAPTURE
 
 _ROUNDS = 5
@@ -58,7 +58,7 @@ def _measure(contenders: list[Contender], mix: Mix, hook: str, tiny: bool) -> Ti
     return times
 
 
-def _ended(collector: Collector) -> float:
+def _ended(collector: EppingCollector) -> float:
     """The share of packets that ended an RTT."""
     histograms = collector.program.maps["histograms"]
     ended = filled.records(histograms, map_array.map_info(histograms.fd)["max_entries"])["ended"].sum()
@@ -68,10 +68,10 @@ def _ended(collector: Collector) -> float:
 
 def times_of(mix: Mix, hook: str, others: list[Contender], tiny: bool = False) -> Times:
     """Measures a mix on a hook (the mixed one uses both), beside others; each mix has collectors of its own."""
-    configs = [(OURS, KernelConfig()), *([(ROOMY, mix.room)] if mix.room else [])]
+    configs = [(OURS, EppingConfig()), *([(ROOMY, mix.room)] if mix.room else [])]
     configs *= _LOADS if mix.form == MIXED and not tiny else 1
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
-        collectors = list(pool.map(Collector, (config for _, config in configs)))
+        collectors = list(pool.map(EppingCollector, (config for _, config in configs)))
         for collector in collectors:
             stack.enter_context(collector).attachments.register(CAPTURE)
         own = [programs.null(), *_bare(mix, hook, collectors[-1])]
@@ -86,7 +86,7 @@ def times_of(mix: Mix, hook: str, others: list[Contender], tiny: bool = False) -
     return times
 
 
-def _bare(mix: Mix, hook: str, collector: Collector) -> list[Contender]:
+def _bare(mix: Mix, hook: str, collector: EppingCollector) -> list[Contender]:
     """The bare look-ups, in tables as large as the collector's, for mixes of data."""
     if mix.form != DATA or mix.family != 4 or mix.repeated:
         return []

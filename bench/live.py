@@ -22,7 +22,7 @@ from bench.hosts import INTERFACE, SUBNETS, Hosts, datagrams
 from bench.programs import HOOKS, Contender
 from bench.report import Column, Result, Table, progress
 from otel_epping.kernel.attach import interfaces
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.map_array import map_info
 from otel_epping.lab import traffic
 
@@ -74,7 +74,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     """Two parts, in which the order is one and the other."""
     with ExitStack() as stack:
         hosts = stack.enter_context(Hosts(serving=True))
-        collector = stack.enter_context(Collector())
+        collector = stack.enter_context(EppingCollector())
         with hosts.near.entered():
             collector.attachments.register(interfaces.find(INTERFACE))
         first, rest = programs.null(), [programs.ours(collector), *others]

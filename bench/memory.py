@@ -14,8 +14,8 @@ from typing import Any
 from bench import isolated
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 
 _CPUS = (1, 2, 64)
 _MIB = 2**20
@@ -23,7 +23,7 @@ _TOTAL = "all maps"
 
 
 @dataclass(frozen=True)
-class _Machine(KernelConfig):
+class _Machine(EppingConfig):
     """The defaults, on a machine with so many CPUs."""
 
     machine_cpus: int = 1
@@ -34,7 +34,7 @@ class _Machine(KernelConfig):
 
 def measure(cpus: int) -> dict[str, Any]:
     """Bytes of each map; MB of the loader at its peak."""
-    with Collector(_Machine(machine_cpus=cpus)) as collector:
+    with EppingCollector(_Machine(machine_cpus=cpus)) as collector:
         return {"maps": collector.kernel_bytes, "loader_mb": isolated.peak_of_children_mb()}
 
 

@@ -18,7 +18,7 @@ from bench.hosts import Hosts
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from otel_epping.errors import EppingError
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.map_array import map_info
 
 _SUBNETS, _SCALE = 1 << 20, 2
@@ -43,7 +43,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     options = ["--max-subnets", str(subnets), "--scale", str(_SCALE)]
     progress("million: otel-epping check")
     promised = _checked(options)
-    layouts = crowd.layouts(KernelConfig(max_subnets=subnets, scale=_SCALE))
+    layouts = crowd.layouts(EppingConfig(max_subnets=subnets, scale=_SCALE))
     with (
         Hosts() as hosts,
         blackhole(hosts.near) as receiver,

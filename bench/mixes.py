@@ -8,7 +8,7 @@ import numpy as np
 
 from bench.mixed import Mixed
 from bench.packets import ACK, DATA, DATA_BARE, UDP, Packets, rows_of
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 MIXED = "mixed"
 BOTH = "both"
@@ -39,11 +39,11 @@ class Mix:
         return ", ".join([self.form, *(trait for trait, it_has in traits.items() if it_has)])
 
     @property
-    def room(self) -> KernelConfig | None:
+    def room(self) -> EppingConfig | None:
         """The configuration that gives it room; None where the default has enough."""
         if self.flows < _MANY:
             return None
-        return KernelConfig(max_flows=_ROOM if self.flows < _ROOM else _ROOM_FOR_A_MILLION, max_subnets=1 << 16)
+        return EppingConfig(max_flows=_ROOM if self.flows < _ROOM else _ROOM_FOR_A_MILLION, max_subnets=1 << 16)
 
 
 KNOWN = Mix(DATA, 1, 1, repeated=True)

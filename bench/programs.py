@@ -15,7 +15,7 @@ import numpy as np
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 
 HOOKS = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
 NULL, OURS = "null", "otel-epping"
@@ -64,7 +64,7 @@ def null() -> Contender:
     return Contender(NULL, {hook: load(NULL, _NOTHING) for hook in HOOKS})
 
 
-def ours(collector: Collector, name: str = OURS) -> Contender:
+def ours(collector: EppingCollector, name: str = OURS) -> Contender:
     """Ours, as a collector has loaded it."""
     return Contender(name, {hook: collector.program.entry_points[f"epping_{hook}"] for hook in HOOKS})
 

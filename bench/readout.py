@@ -10,7 +10,7 @@ import statistics
 from bench import filled, isolated
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 
 _SIZES = (1_000, 10_000, 16_384, 50_000, 100_000)
 _READINGS = 7
@@ -18,7 +18,7 @@ _READINGS = 7
 
 def measure(subnets: int) -> dict[str, float]:
     """Milliseconds, and MB."""
-    with Collector(filled.room_for(subnets)) as collector:
+    with EppingCollector(filled.room_for(subnets)) as collector:
         filled.prepare(collector, subnets)
         reader = collector.reader()
         with isolated.spending() as first:

@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from bench.packets import Packets
 from bench.programs import Contender
-from otel_epping.replay.replayer import Runs
+from otel_epping.replay.replayer import TestRuns
 
 # The slowest of a thousand runs are left out of a mean: an interrupt came between, or the hypervisor.
 _KEPT = 0.999
 _REFUSED = "the kernel refuses a test run of a packet"
 
 
-class Course(Runs):
+class Course(TestRuns):
     """Packets on their way through a contender, each through the entry point of its own direction."""
 
     def __init__(self, contender: Contender, packets: Packets, repeat: int = 1) -> None:

@@ -27,7 +27,7 @@ from bench.crowd import Crowd
 from bench.hosts import Hosts
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.program import Map
 
@@ -75,7 +75,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     """All starts. Nobody is beside."""
     parts: dict[str, list[float]] = {part: [] for part in _PARTS}
     whole = []
-    with Hosts() as hosts, blackhole(hosts.near) as receiver, Collector() as collector:
+    with Hosts() as hosts, blackhole(hosts.near) as receiver, EppingCollector() as collector:
         verify_s = collector.program.verifier_s
         for number in range(1 if tiny else _STARTS):
             progress(f"start: number {number + 1}")

@@ -28,7 +28,7 @@ from bench.programs import NULL, OURS, Contender
 from bench.report import Column, Result, Table, progress
 from bench.runs import one_cpu
 from otel_epping.kernel.attach import interfaces
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 
 NOTHING = "nothing"
 
@@ -108,7 +108,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     figures: dict[str, float] = {}
     with ExitStack() as stack:
         hosts = stack.enter_context(Hosts())
-        collectors = [stack.enter_context(Collector()) for _ in range(1 if tiny else _LOADS)]
+        collectors = [stack.enter_context(EppingCollector()) for _ in range(1 if tiny else _LOADS)]
         stack.enter_context(one_cpu())
         with hosts.near.entered():
             for collector in collectors:

@@ -14,8 +14,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel.pipeline import install
 
 
@@ -29,7 +29,7 @@ def main(interface: str, seconds: int = 60) -> None:
     requests = provider.get_meter("my_application").create_counter("my.requests")
 
     # otel-epping adds histograms that the kernel fills. The histograms have the application's resource.
-    with Collector(KernelConfig(prefix_v4=24, prefix_v6=48)) as collector:
+    with EppingCollector(EppingConfig(prefix_v4=24, prefix_v6=48)) as collector:
         reader = install(provider, OTLPMetricExporter(), collector, interval_s=10)
         collector.attachments.attach(interface)
         for _ in range(seconds):

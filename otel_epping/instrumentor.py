@@ -31,8 +31,8 @@ from opentelemetry.sdk.metrics import MeterProvider
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
-from otel_epping.kernel.attach.interface_monitor import Follower, present
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.pipeline import attach
 from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, all_options
@@ -102,9 +102,9 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _be_the_one(undo):
             _log.info("another process of this network namespace measures already")
             return
-        collector = Collector(settings.kernel, settings.limits)
+        collector = EppingCollector(settings.kernel, settings.limits)
         undo.callback(collector.close)
-        follower = Follower(collector.attachments, settings.selection)
+        follower = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(follower.close)
         follower.begin()
         # No public way leads from a provider to its readers, nor to its resource (SDK 1.45).
@@ -117,7 +117,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         self._detach_at_exit(collector, end_monitor)
         _log.info("watching %s", ", ".join(collector.attachments.watched))
 
-    def _detach_at_exit(self, collector: Collector, end_monitor: Callable[[], None]) -> None:
+    def _detach_at_exit(self, collector: EppingCollector, end_monitor: Callable[[], None]) -> None:
         """Before the provider's own shutdown, which came first, so that its last export has all that was counted."""
         process = os.getpid()
 

@@ -14,14 +14,14 @@ from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.tcx import Link
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
 
 
 def main(interface: str) -> None:
     """Watches an interface that is not there yet: it is waited for, by a line on standard input."""
-    collector = Collector(KernelConfig(events=True))
+    collector = EppingCollector(EppingConfig(events=True))
     reader = collector.reader()
     capabilities.drop()
     print("dropped", flush=True)
@@ -56,7 +56,7 @@ def main(interface: str) -> None:
         print("taken away", not hook.holds())
     monitor.look()
     print("attached by the monitor", *(hook.holds() for *_, hook in collector.attachments.hooks()))
-    for refused in (libbpf.load_nothing, Collector):
+    for refused in (libbpf.load_nothing, EppingCollector):
         try:
             refused()
         except Exception as error:

@@ -187,7 +187,7 @@ class Receiver:
 
     def _take(self, metrics: ScopeMetrics, seen: set[Any]) -> None:
         for metric in metrics.metrics:
-            if not metric.name.startswith("epping.collector"):
+            if not metric.name.startswith("epping.agent"):
                 for point in metric.data.data_points:
                     name = metric.name, *sorted((point.attributes or {}).items())
                     assert name not in seen, f"told twice in an export: {name}"

@@ -12,14 +12,14 @@ from collections.abc import Callable, Iterator
 import pytest
 from testrun import Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 # A shell's background job ignores SIGINT, and so would all programs that are started here to be sent one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = ["agent", "arrivals", "command", "known", "packets", "recorder"]
 
-EVERY = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
+EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 
 # Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
@@ -50,11 +50,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def bench_of() -> Iterator[Callable[[KernelConfig], Bench]]:
+def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
     """A bench for a configuration, the same for all who ask for it: use flows and subnets that nobody else uses."""
-    benches: dict[KernelConfig, Bench] = {}
+    benches: dict[EppingConfig, Bench] = {}
 
-    def bench_of(config: KernelConfig) -> Bench:
+    def bench_of(config: EppingConfig) -> Bench:
         if config not in benches:
             benches[config] = Bench(config)
         return benches[config]
@@ -65,7 +65,7 @@ def bench_of() -> Iterator[Callable[[KernelConfig], Bench]]:
 
 
 @pytest.fixture
-def every(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
     """The bench that begins an RTT with every edge."""
     return bench_of(EVERY)
 

@@ -25,7 +25,7 @@ from fuzz.meaning import ACK, SYN
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Counted, Feeder
 
 from otel_epping.kernel import methods
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 # Places in a frame of Ethernet, IPv4 and TCP with two NOPs and a timestamp.
 SOURCE, SOURCE_PORT, DESTINATION_PORT, SEQUENCE, TSVAL = 26, 34, 36, 38, 58
@@ -162,7 +162,7 @@ def one_cpu() -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def measured(config: KernelConfig, load: Load) -> Outcome:
+def measured(config: EppingConfig, load: Load) -> Outcome:
     """The load on a program of its own."""
     bench = Bench(config)
     try:
@@ -173,7 +173,7 @@ def measured(config: KernelConfig, load: Load) -> Outcome:
 
 def print_full() -> None:
     """A million new flows and a million SYNs, at the default size of the table."""
-    config, load = KernelConfig(packet_clock=True), Load()
+    config, load = EppingConfig(packet_clock=True), Load()
     quiet = measured(config, load)
     pressed = measured(config, replace(load, strangers=1_000_000, packets_of_each=2, syns=1_000_000, handshakes=2_000))
     print(
@@ -187,7 +187,7 @@ def print_full() -> None:
 
 def print_table() -> None:
     """The share of RTTs that is left, by r."""
-    config = KernelConfig(packet_clock=True, max_flows=4096)
+    config = EppingConfig(packet_clock=True, max_flows=4096)
     ratios = (0.1, 0.25, 0.5, 0.75, 1, 3, 10, 20)
     print(
         f"\nshare of RTTs that is left, by r; max_flows {config.max_flows}\n{'r':30}"

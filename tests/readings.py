@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.reading import Reading
-from otel_epping.kernel.sparse import Runs
+from otel_epping.kernel.sparse import SparseHistograms
 from otel_epping.series import histogram
 
 
@@ -19,7 +19,7 @@ def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
     return np.stack(ways, 1)
 
 
-def dense(runs: Runs, buckets: int) -> Counts:
+def dense(runs: SparseHistograms, buckets: int) -> Counts:
     """All buckets of all rows: (rows, buckets)."""
     found = np.zeros((len(runs.first), buckets), np.uint64)
     for row, (whole, first) in enumerate(zip(found, runs.first.tolist(), strict=True)):
@@ -34,7 +34,7 @@ def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
     return np.asarray(dense(reading.buckets.select(np.array([row])), buckets)[0])
 
 
-def runs_of(dense: Counts) -> Runs:
+def runs_of(dense: Counts) -> SparseHistograms:
     """Histograms, (rows, buckets), as runs no wider than they must be."""
     first, starts, counts = [], [0], []
     for row in dense:
@@ -43,7 +43,9 @@ def runs_of(dense: Counts) -> Runs:
         first.append(begin)
         starts.append(starts[-1] + end - begin)
         counts.append(row[begin:end])
-    return Runs(np.array(first, np.int64), np.array(starts, np.int64), np.concatenate([*counts, dense[:0].ravel()]))
+    return SparseHistograms(
+        np.array(first, np.int64), np.array(starts, np.int64), np.concatenate([*counts, dense[:0].ravel()])
+    )
 
 
 def fit(buckets: histogram.Buckets, most: int = histogram.MAX_BUCKETS) -> histogram.Buckets:

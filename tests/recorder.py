@@ -34,20 +34,20 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from prometheus_client.parser import text_string_to_metric_families
 from testrun import EGRESS, INGRESS, MS, START_NS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.otel import metric_table, semconv
 
 PACKETS = metric_table.SUBNET_PACKETS.name
 # Few subnets: room for them takes time to make ready.
-CONFIG = KernelConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
+CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
 # Where timestamps are in a segment as Flow.frame() makes it: Ethernet, IPv4, TCP, two NOPs, kind and length.
 TSVAL, TSECR = 58, 62
 SDK_RTT = "sdk.rtt"
 
 
 @pytest.fixture
-def shared(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+def shared(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
     """A program for all who don't mind what others had counted."""
     return bench_of(CONFIG)
 

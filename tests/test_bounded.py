@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import SECOND, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.otel.producer import EppingMetricProducer
 
@@ -24,7 +24,7 @@ CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DE
 SUBNETS = 24
 # Too few slots, at times, for a subnet has two: packets and TCP's RTTs are counted in one, those of pings in another.
 MAX_SUBNETS = 30
-CONFIG = KernelConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
+CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
 # Flows that were silent for five minutes aren't active any more, and don't keep a subnet.
 LONG_S = 400

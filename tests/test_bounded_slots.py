@@ -11,7 +11,7 @@ from bookkeeping import CLOSED, OPENED, PACKETS, RTTS, Crowd, Receiver, emptied,
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import EXTERNAL, MS, SECOND, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.slots import Found, Slots
@@ -20,7 +20,7 @@ from otel_epping.otel.producer import EppingMetricProducer
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 # Room for two subnets of one method each, and our own.
-CONFIG = KernelConfig(
+CONFIG = EppingConfig(
     packet_clock=True, max_subnets=3, max_flows=256, sample_interval_ns=0, methods=("tcp_timestamp", "icmp_echo")
 )
 IDLE_S = 60

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from bench.programs import load
-from otel_epping.kernel.load.bytecode import RARE, arranged
-from otel_epping.replay.replayer import Runs
+from otel_epping.kernel.load.bytecode import RARE, move_cold_blocks
+from otel_epping.replay.replayer import TestRuns
 
 # linux/bpf.h: BPF_JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE
 CONDITIONS = (0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0, 0xB0, 0xC0, 0xD0)
@@ -83,7 +83,7 @@ def any_program(seed: int) -> bytes:
 def results(code: bytes) -> list[int]:
     """What the program returns for packets of LENGTHS."""
     fd, data = load("arranged", code), ctypes.create_string_buffer(bytes(12) + b"\x08\x00", max(LENGTHS))
-    runs = Runs(fd, 1)
+    runs = TestRuns(fd, 1)
     runs.options["data_in"] = ctypes.addressof(data)
     returned = []
     for length in LENGTHS:
@@ -100,7 +100,7 @@ def test_an_arranged_program_does_the_same() -> None:
         code = any_program(seed)
         before = results(code)
         seen.update(before)
-        assert results(arranged(code)) == before, f"program {seed}"
+        assert results(move_cold_blocks(code)) == before, f"program {seed}"
     assert len(seen) > 300  # or all would end alike
 
 
@@ -119,7 +119,7 @@ def test_what_is_rare_comes_last_and_leaves_no_mark() -> None:
         Block(rare),
         Block(joint, (GOTO, 0, 0, 0), 1),
     ]
-    made, wanted = arranged(assembled(program)), assembled(expected)
+    made, wanted = move_cold_blocks(assembled(program)), assembled(expected)
     assert results(made) == results(wanted) == results(assembled(program))
     # A block that only jumps stays where it was.
     steps = [made[at : at + 8] for at in range(0, len(made), 8)]
@@ -136,6 +136,6 @@ def test_a_jump_over_what_is_rare_needs_none_where_it_has_an_opposite(code: int)
         Block([MARK, *told(1)], (EXIT, 0, 0, 0)),
         Block(told(2), (EXIT, 0, 0, 0)),
     ]
-    before, after = assembled(program), arranged(assembled(program))
+    before, after = assembled(program), move_cold_blocks(assembled(program))
     assert results(before) == results(after)
     assert len(after) == len(before) - 8 + 8 * (code == CONDITIONS[3] | 5)

@@ -39,7 +39,7 @@ def test_console_prints_json(ns: Namespace, start: Callable[..., Agent]) -> None
         stdout = stdout[end:]
     (resource,) = documents[-1]["resource_metrics"]
     assert resource["resource"]["attributes"]["service.name"] == "otel-epping"
-    assert "epping.collector.subnet.limit" in json.dumps(resource["scope_metrics"])
+    assert "epping.agent.subnet.limit" in json.dumps(resource["scope_metrics"])
 
 
 # Over HTTP the exporter tells the cause when it tries again, for which it needs a second.
@@ -109,7 +109,7 @@ def test_what_is_unlikely_to_be_meant_is_a_warning(ns: Namespace, start: Callabl
         )
         sink.wait_for(lambda received: len(received.requests) > 2, PATIENCE_S)
         assert agent.stop() == 0
-        assert {point.resource["site"] for point in sink.points("epping.collector.subnet.limit")} == {"a b"}
+        assert {point.resource["site"] for point in sink.points("epping.agent.subnet.limit")} == {"a b"}
     (line,) = [line for line in agent.log.read_text().splitlines() if " WARNING " in line]
     assert "OTEL_EXPORTER_OTLP_TIMEOUT=10000 is taken as milliseconds, 10 s" in line
 

@@ -18,11 +18,11 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 from testrun import CLASSES, EGRESS, EXTERNAL, INGRESS, INTERNAL, KINDS, MS, START_NS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 SUBNETS = 20_000
 ROUNDS = 2
-CONFIG = KernelConfig(packet_clock=True)
+CONFIG = EppingConfig(packet_clock=True)
 MAC = "02:00:00:00:00:01"
 PAYLOAD = 1200
 UDP_CLASS = CLASSES.index("udp")
@@ -179,4 +179,4 @@ def test_rtts_of_the_overflow_are_counted_too(fed: tuple[Bench, Offered]) -> Non
     after = bench.histograms[0]
     assert (after["ended"] - before["ended"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
     reading = reader.read()
-    assert (reading.least_ns[0], reading.greatest_ns[0]) == (7 * MS, 7 * MS)
+    assert (reading.min_ns[0], reading.max_ns[0]) == (7 * MS, 7 * MS)

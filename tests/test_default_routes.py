@@ -16,7 +16,7 @@ GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 
 class Router:
-    """Default routes of a host with two interfaces, followed as Follower does."""
+    """Default routes of a host with two interfaces, followed as InterfaceMonitor does."""
 
     def __init__(self, host: Namespace) -> None:
         self.host = host

@@ -17,7 +17,7 @@ from testrun import Bench
 
 from otel_epping.events.formats import FORMATS, Writer
 from otel_epping.events.ring_buffer import CLOSING, OPENING, RTT, EventReader, Events
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import ALL
 
 CLOCK_NS = 1_763_853_703_123_456_789  # when the program's clock was 0
@@ -97,9 +97,9 @@ EXPECTED = dict(zip(FORMATS, (STANDARD, JSON_ARRAY, JSON_LINES, PPVIZ), strict=T
 
 
 @pytest.fixture(scope="module")
-def dtype(bench_of: Callable[[KernelConfig], Bench]) -> np.dtype[np.void]:
+def dtype(bench_of: Callable[[EppingConfig], Bench]) -> np.dtype[np.void]:
     """The layout of an event, as the loaded program has it."""
-    config = KernelConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
+    config = EppingConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
     return EventReader(bench_of(config).collector).dtype
 
 

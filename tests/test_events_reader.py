@@ -16,15 +16,15 @@ from otel_epping.errors import EppingError
 from otel_epping.events.idle_flows import Timeouts
 from otel_epping.events.ring_buffer import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, OPENING, RTT, EventReader, Events
 from otel_epping.kernel import map_array
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import ALL
 
-WATCHED = KernelConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
+WATCHED = EppingConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
 DNS_ID = ETHERNET + IPV4 + 8
 
 
 @pytest.fixture
-def bench(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
     return bench_of(WATCHED)
 
 

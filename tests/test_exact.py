@@ -17,22 +17,22 @@ from readings import buckets_of
 from testrun import EGRESS, EXTERNAL, INGRESS, Bench, Feeder
 
 from otel_epping.kernel import buckets, libbpf
-from otel_epping.kernel.config import KernelConfig
-from otel_epping.kernel.read.min_max import NO_LEAST_NS
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read.min_max import NO_MIN_NS
 
 LEAST, GREATEST = 1_000, 64_000_000_000
 RANDOM_VALUES = 100_000
 AROUND_AN_EDGE = range(-8, 9)
 
 
-def config(scale: int) -> KernelConfig:
-    return KernelConfig(
+def config(scale: int) -> EppingConfig:
+    return EppingConfig(
         packet_clock=True, scale=scale, sample_interval_ns=0, max_age_ns=GREATEST, max_subnets=64, max_flows=4096
     )
 
 
 @pytest.fixture
-def bench(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
     return bench_of(config(4))
 
 
@@ -147,7 +147,7 @@ def test_shorter_rtts_are_clamped_and_counted(bench: Bench) -> None:
 
 
 def test_longer_rtts_are_clamped_and_counted() -> None:
-    bench = Bench(KernelConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=2 * GREATEST, max_subnets=64))
+    bench = Bench(EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=2 * GREATEST, max_subnets=64))
     recorder = Recorder(bench)
     with bench.counting() as counted:
         recorder.record(GREATEST)
@@ -180,14 +180,14 @@ def test_extremes_of_an_interval(bench: Bench) -> None:
 
     def extremes() -> tuple[int, int]:
         reading = reader.read()
-        return int(reading.least_ns[recorder.slot]), int(reading.greatest_ns[recorder.slot])
+        return int(reading.min_ns[recorder.slot]), int(reading.max_ns[recorder.slot])
 
-    assert extremes() == (NO_LEAST_NS, 0)
+    assert extremes() == (NO_MIN_NS, 0)
     for values in ([5_000_007], [3, 2_000_000], [9_000_001, 4_000_003, 70_000_009], [LEAST], [GREATEST], []):
         for value in values:
             recorder.record(value)
         seen = [max(value, LEAST) for value in values]
-        assert extremes() == (min(seen, default=NO_LEAST_NS), max(seen, default=0))
+        assert extremes() == (min(seen, default=NO_MIN_NS), max(seen, default=0))
 
 
 def test_two_readers_have_extremes_of_their_own(bench: Bench) -> None:
@@ -205,8 +205,8 @@ def test_two_readers_have_extremes_of_their_own(bench: Bench) -> None:
                 values.append(value)
             continue
         reading = readers[what].read()
-        found = int(reading.least_ns[recorder.slot]), int(reading.greatest_ns[recorder.slot])
-        assert found == (min(recorded[what], default=NO_LEAST_NS), max(recorded[what], default=0))
+        found = int(reading.min_ns[recorder.slot]), int(reading.max_ns[recorder.slot])
+        assert found == (min(recorded[what], default=NO_MIN_NS), max(recorded[what], default=0))
         recorded[what].clear()
 
 
@@ -217,7 +217,7 @@ def test_extremes_belong_to_their_slot(bench: Bench) -> None:
     other.record(9_000_000)
     one.record(8_000_000)
     reading = reader.read()
-    extremes = [(int(reading.least_ns[slot]), int(reading.greatest_ns[slot])) for slot in (one.slot, other.slot)]
+    extremes = [(int(reading.min_ns[slot]), int(reading.max_ns[slot])) for slot in (one.slot, other.slot)]
     assert extremes == [(7_000_000, 8_000_000), (9_000_000, 9_000_000)]
 
 

@@ -13,7 +13,7 @@ from pressure import DESTINATION_PORT, FIRST_PORT, SOURCE_PORT, TSVAL, rtts
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Feeder
 
 from otel_epping.kernel import libbpf
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/maps.h
 TOO_MANY = 4 * PLACES
@@ -152,7 +152,7 @@ def test_nobody_can_know_in_which_place_a_flow_is() -> None:
     """Two programs, the same flows: each has them in an order of its own."""
     places = []
     for _ in range(2):
-        bench = Bench(KernelConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))
+        bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))
         Speakers(bench).both(range(64), START_NS)
         flows = bench.array("flows")["key"]
         rows = np.flatnonzero(flows["family"])

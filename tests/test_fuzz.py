@@ -21,7 +21,7 @@ from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import loader
 
 SEED = 3
@@ -66,8 +66,8 @@ def test_they_agree_about_tunnels() -> None:
 
 def test_an_episode_is_the_same_each_time_and_another_with_another_seed() -> None:
     for number in (0, 7, 15, 23, 31):
-        assert episodes.make("1", number, KernelConfig()) == episodes.make("1", number, KernelConfig())
-        assert episodes.make("1", number, KernelConfig()).steps != episodes.make("2", number, KernelConfig()).steps
+        assert episodes.make("1", number, EppingConfig()) == episodes.make("1", number, EppingConfig())
+        assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
 # What the model is told wrong: where, name and value, and what the first disagreement must be about.

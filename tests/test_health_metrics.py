@@ -17,15 +17,15 @@ from pressure import Load, run
 from recorder import exporter
 from testrun import EGRESS, START_NS, Bench
 
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table
 from otel_epping.otel.counters import INTERFACE_COUNTERS
 from otel_epping.otel.pipeline import install
 
-SMALL = KernelConfig(max_subnets=64, max_flows=64)
+SMALL = EppingConfig(max_subnets=64, max_flows=64)
 ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
 
 
@@ -41,7 +41,7 @@ def bpf_stats() -> Iterator[None]:
 
 
 @contextmanager
-def exporting(collector: Collector, sink: Sink) -> Iterator[Callable[[], None]]:
+def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], None]]:
     """What exports both: the kernel's counts, and then what the instruments say, of that reading too."""
     own = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     provider = MeterProvider(metric_readers=[own], shutdown_on_exit=False)
@@ -68,7 +68,7 @@ def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
 
 
 def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
-    with Sink() as sink, Collector(SMALL) as collector, exporting(collector, sink) as export:
+    with Sink() as sink, EppingCollector(SMALL) as collector, exporting(collector, sink) as export:
         with ns.entered():
             ns.ip("link add gone0 type veth peer name gone1", "link set gone0 up")
             for name in ("lo", "gone0"):
@@ -105,7 +105,7 @@ def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
 
 @pytest.fixture
 def small() -> Iterator[Bench]:
-    bench = Bench(KernelConfig(packet_clock=True, max_subnets=1024, max_flows=1024, sample_interval_ns=0))
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=1024, sample_interval_ns=0))
     yield bench
     bench.close()
 
@@ -125,9 +125,9 @@ def test_flows_evicted(small: Bench) -> None:
 
 
 def test_flows_that_come_while_the_table_is_looked_through_are_not_taken_for_evicted(
-    bench_of: Callable[[KernelConfig], Bench],
+    bench_of: Callable[[EppingConfig], Bench],
 ) -> None:
-    bench = bench_of(KernelConfig(packet_clock=True, max_subnets=1024, max_flows=1 << 17, sample_interval_ns=0))
+    bench = bench_of(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=1 << 17, sample_interval_ns=0))
     reader = bench.collector.reader()
     stop = threading.Event()
 

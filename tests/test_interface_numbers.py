@@ -17,12 +17,12 @@ from testrun import LO, MS, Bench
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE
-from otel_epping.kernel.attach.interface_monitor import Follower
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.attach.interface_numbers import GONE_NS, InterfaceNumbers
 from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.attach.selection import Selection
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.reading import Reading
 from otel_epping.lab.namespaces import Namespace
@@ -30,7 +30,7 @@ from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
-SMALL = KernelConfig(max_subnets=4096, max_flows=1024, sample_interval_ns=0)
+SMALL = EppingConfig(max_subnets=4096, max_flows=1024, sample_interval_ns=0)
 NOTHING = np.zeros(3, np.uint64)
 
 
@@ -130,8 +130,8 @@ def host() -> Iterator[Namespace]:
 
 
 @pytest.fixture(params=[Limits(), Limits(max_series=100)], ids=["plain", "bounded"])
-def collector(request: pytest.FixtureRequest, clock: Time) -> Iterator[Collector]:
-    with Collector(SMALL, request.param) as collector:
+def collector(request: pytest.FixtureRequest, clock: Time) -> Iterator[EppingCollector]:
+    with EppingCollector(SMALL, request.param) as collector:
         collector.attachments.numbers.now_ns = clock
         yield collector
 
@@ -139,7 +139,7 @@ def collector(request: pytest.FixtureRequest, clock: Time) -> Iterator[Collector
 PEERS = count()
 
 
-def appear(host: Namespace, collector: Collector, name: str) -> None:
+def appear(host: Namespace, collector: EppingCollector, name: str) -> None:
     """A veth with an address in 10.8.0.0/24, watched."""
     peer = f"p{next(PEERS)}"
     host.ip(
@@ -151,7 +151,7 @@ def appear(host: Namespace, collector: Collector, name: str) -> None:
     collector.attachments.attach(name)
 
 
-def vanish(host: Namespace, collector: Collector, name: str) -> None:
+def vanish(host: Namespace, collector: EppingCollector, name: str) -> None:
     host.ip(f"link delete {name}")
     collector.attachments.detach(name)
 
@@ -222,7 +222,7 @@ def packets(number: int) -> list[int]:
 
 @pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
 def test_an_interface_ends_when_all_exporters_have_delivered(
-    host: Namespace, collector: Collector, clock: Time, temporality: AggregationTemporality
+    host: Namespace, collector: EppingCollector, clock: Time, temporality: AggregationTemporality
 ) -> None:
     first = Exporter(EppingMetricProducer(collector, temporality))
     second = Exporter(EppingMetricProducer(collector, DELTA))
@@ -268,7 +268,7 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
     assert sent(first, "vb") == sent(second, "vb") == packets(2)
 
 
-def test_one_that_is_back_before_its_end_goes_on(host: Namespace, collector: Collector, clock: Time) -> None:
+def test_one_that_is_back_before_its_end_goes_on(host: Namespace, collector: EppingCollector, clock: Time) -> None:
     exporter = Exporter(EppingMetricProducer(collector))
     for turn in range(1, 4):
         appear(host, collector, "va")
@@ -281,7 +281,7 @@ def test_one_that_is_back_before_its_end_goes_on(host: Namespace, collector: Col
     assert all(value == 15 for *_, value in exporter.points.values())
 
 
-def test_slots_of_an_interface_are_free_again(host: Namespace, collector: Collector, clock: Time) -> None:
+def test_slots_of_an_interface_are_free_again(host: Namespace, collector: EppingCollector, clock: Time) -> None:
     reader = collector.reader()
     for turn in range(3):
         appear(host, collector, f"va{turn}")
@@ -300,7 +300,7 @@ def test_slots_of_an_interface_are_free_again(host: Namespace, collector: Collec
         assert reading.names == {0: ""}
 
 
-def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector: Collector, clock: Time) -> None:
+def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector: EppingCollector, clock: Time) -> None:
     """An open connection through a veth whose far end is in another host."""
     with Namespace("far") as far:
         host.ip(
@@ -332,7 +332,7 @@ def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, ends: bool) -> None:
     """A reply that arrives where the flow's interface was, by index and by number."""
-    bench = Bench(KernelConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
     attachments, reader = bench.collector.attachments, bench.collector.reader()
     attachments.numbers.now_ns = clock
     flow = bench.flow().begun(1000)
@@ -354,7 +354,7 @@ def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, en
     bench.close()
 
 
-def test_thousands_of_names(collector: Collector, clock: Time) -> None:
+def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
     """Each for a moment, as containers come and go: none is without a name, and nothing is left of them."""
     exporters = [Exporter(EppingMetricProducer(collector, temporality)) for temporality in (CUMULATIVE, DELTA)]
     attachments = collector.attachments
@@ -378,13 +378,13 @@ def test_thousands_of_names(collector: Collector, clock: Time) -> None:
 
 
 def test_one_without_a_name_gets_it_when_a_number_is_free(
-    host: Namespace, collector: Collector, clock: Time, caplog: pytest.LogCaptureFixture
+    host: Namespace, collector: EppingCollector, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
     attachments, reader = collector.attachments, collector.reader()
     for each in range(INTERFACES):
         attachments.register(Interface(f"i{each}", 2000 + each % 3, 14))
-    follower = Follower(attachments, Selection(["late*"]))
+    follower = InterfaceMonitor(attachments, Selection(["late*"]))
     follower.begin()
     try:
         host.ip("link add late type veth peer name other", "address add 10.8.0.1/24 dev late")
@@ -415,7 +415,7 @@ def udp(reading: Reading, name: str) -> int:
     return int(record["transmitted"]["packets"][1])
 
 
-def test_one_that_cannot_be_attached_to_gives_its_number_back(collector: Collector, clock: Time) -> None:
+def test_one_that_cannot_be_attached_to_gives_its_number_back(collector: EppingCollector, clock: Time) -> None:
     reader = collector.reader()
     for each in range(3):
         with pytest.raises(EppingError, match="cannot attach to"):

@@ -15,18 +15,18 @@ import pytest
 from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE
-from otel_epping.kernel.attach.interface_monitor import Follower, present
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
 from otel_epping.kernel.attach.interfaces import Interface, Role, find
 from otel_epping.kernel.attach.selection import Selection
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.netlink import links
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import Reading
 from otel_epping.lab.namespaces import Namespace
 
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
-SMALL = KernelConfig(max_subnets=4096, max_flows=64)  # of each interface, some subnets of IPv6 talk by themselves
+SMALL = EppingConfig(max_subnets=4096, max_flows=64)  # of each interface, some subnets of IPv6 talk by themselves
 NUMBERS = count()
 
 
@@ -38,13 +38,13 @@ def host() -> Iterator[Namespace]:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector(SMALL) as collector:
+def collector() -> Iterator[EppingCollector]:
+    with EppingCollector(SMALL) as collector:
         yield collector
 
 
 @pytest.fixture(scope="module")
-def reader(collector: Collector) -> Reader:
+def reader(collector: EppingCollector) -> Reader:
     return collector.reader()
 
 
@@ -55,12 +55,12 @@ def name() -> str:
 
 
 @pytest.fixture
-def following(host: Namespace, collector: Collector) -> Iterator[Callable[..., Follower]]:
+def following(host: Namespace, collector: EppingCollector) -> Iterator[Callable[..., InterfaceMonitor]]:
     """Begins to follow interfaces; detached from at the end of the test."""
-    followers: list[Follower] = []
+    followers: list[InterfaceMonitor] = []
 
-    def following(*wan: str, lan: tuple[str, ...] = ()) -> Follower:
-        followers.append(Follower(collector.attachments, Selection(wan, lan)))
+    def following(*wan: str, lan: tuple[str, ...] = ()) -> InterfaceMonitor:
+        followers.append(InterfaceMonitor(collector.attachments, Selection(wan, lan)))
         followers[-1].begin()
         return followers[-1]
 
@@ -77,7 +77,7 @@ def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
     )
 
 
-def settle(follower: Follower) -> list[str]:
+def settle(follower: InterfaceMonitor) -> list[str]:
     """Follows until nothing more happens; what is watched then."""
     while select.select([follower], [], [], 0.05)[0]:
         follower.follow()
@@ -121,8 +121,8 @@ ADDRESS = "address add 10.8.0.1/24 dev {}"
 
 def test_one_that_comes_and_goes(
     host: Namespace,
-    following: Callable[..., Follower],
-    collector: Collector,
+    following: Callable[..., InterfaceMonitor],
+    collector: EppingCollector,
     name: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -147,7 +147,7 @@ def test_one_that_comes_and_goes(
 
 
 def test_one_that_comes_back_goes_on_with_its_series(
-    host: Namespace, following: Callable[..., Follower], collector: Collector, reader: Reader, name: str
+    host: Namespace, following: Callable[..., InterfaceMonitor], collector: EppingCollector, reader: Reader, name: str
 ) -> None:
     veth(host, name, ADDRESS.format(name))
     follower = following(name)
@@ -169,7 +169,7 @@ def test_one_that_comes_back_goes_on_with_its_series(
 
 
 def test_made_anew_under_the_same_index(
-    host: Namespace, following: Callable[..., Follower], reader: Reader, name: str
+    host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
     """All between two looks: nothing but a message tells that it is another."""
     veth(host, name, ADDRESS.format(name), options="index 777")
@@ -183,7 +183,7 @@ def test_made_anew_under_the_same_index(
     assert sent(reader, name) == 7
 
 
-def test_renamed(host: Namespace, following: Callable[..., Follower], reader: Reader, name: str) -> None:
+def test_renamed(host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str) -> None:
     veth(host, name, ADDRESS.format(name))
     follower = following(f"/^{name}($|x)/")
     send(host, name, 3)
@@ -199,7 +199,7 @@ def test_renamed(host: Namespace, following: Callable[..., Follower], reader: Re
 
 
 def test_names_that_are_exchanged(
-    host: Namespace, following: Callable[..., Follower], reader: Reader, name: str
+    host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
     veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
     veth(host, f"{name}b", "address add 10.8.0.2/24 dev " + f"{name}b")
@@ -213,7 +213,7 @@ def test_names_that_are_exchanged(
     assert [sent(reader, f"{name}{each}") for each in "ab"] == [2, 3]
 
 
-def test_moved_to_another_namespace(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+def test_moved_to_another_namespace(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
     veth(host, name)
     follower = following(name)
     with Namespace("elsewhere") as elsewhere:
@@ -223,7 +223,7 @@ def test_moved_to_another_namespace(host: Namespace, following: Callable[..., Fo
             assert on_hooks(name) == [0, 0]
 
 
-def test_down_and_up_changes_nothing(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+def test_down_and_up_changes_nothing(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
     veth(host, name)
     follower = following(name)
     before = dict(follower._attachments.counts)
@@ -238,7 +238,9 @@ LONG = "-" + 126 * "n"  # with a name of one letter, an alternative name of ALTI
 
 
 @pytest.mark.parametrize("selects", ["{}", "{}*", "/{}/"])
-def test_an_alternative_name(host: Namespace, following: Callable[..., Follower], name: str, selects: str) -> None:
+def test_an_alternative_name(
+    host: Namespace, following: Callable[..., InterfaceMonitor], name: str, selects: str
+) -> None:
     long = f"{name}{LONG}"[:127]
     veth(host, name, f"link property add dev {name} altname {long}")
     follower = following(selects.format(long), name)
@@ -250,7 +252,7 @@ def test_an_alternative_name(host: Namespace, following: Callable[..., Follower]
 
 
 def test_an_alternative_name_that_comes_goes_and_is_the_name_of_another(
-    host: Namespace, following: Callable[..., Follower], name: str
+    host: Namespace, following: Callable[..., InterfaceMonitor], name: str
 ) -> None:
     veth(host, f"{name}a")
     alternative = f"{name}-an-alternative-name"
@@ -279,7 +281,9 @@ def test_find_knows_alternative_names(host: Namespace, name: str) -> None:
         find(f"{name}-with-a-long-name")
 
 
-def test_auto_is_those_with_a_default_route(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+def test_auto_is_those_with_a_default_route(
+    host: Namespace, following: Callable[..., InterfaceMonitor], name: str
+) -> None:
     four, six, many = (name + each for each in ("four", "six", "many"))
     for number, each in enumerate((four, six, many)):
         veth(host, each, f"address add 10.9.{number}.1/24 dev {each}")
@@ -301,7 +305,7 @@ def test_auto_is_those_with_a_default_route(host: Namespace, following: Callable
     assert list(present(["auto", "lo"])) == ["lo"]
 
 
-def test_messages_that_were_missed(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+def test_messages_that_were_missed(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
     veth(host, f"{name}a")
     follower = following(f"{name}?")
     overrun = links.Changes(routes=False)
@@ -316,7 +320,7 @@ def open_descriptors() -> set[str]:
     return {file.name for file in Path("/proc/self/fd").iterdir()}
 
 
-def test_churn(host: Namespace, following: Callable[..., Follower], name: str) -> None:
+def test_churn(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
     """Twenty at a time; at the end nothing is left of them, but that they were."""
     follower = following(f"{name}-*")
     descriptors = open_descriptors()
@@ -329,7 +333,7 @@ def test_churn(host: Namespace, following: Callable[..., Follower], name: str) -
 
 
 def test_links_of_a_foreign_kind_are_left_out_once(
-    host: Namespace, following: Callable[..., Follower], name: str, caplog: pytest.LogCaptureFixture
+    host: Namespace, following: Callable[..., InterfaceMonitor], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     follower = following(f"{name}*")
     foreign(name)
@@ -349,7 +353,7 @@ def foreign(name: str) -> None:
 
 
 def test_another_selection(
-    host: Namespace, following: Callable[..., Follower], collector: Collector, reader: Reader, name: str
+    host: Namespace, following: Callable[..., InterfaceMonitor], collector: EppingCollector, reader: Reader, name: str
 ) -> None:
     veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
     veth(host, f"{name}b")
@@ -392,7 +396,7 @@ def test_what_selects_what(wan: list[str], lan: list[str], mirror: list[str], ex
 
 def test_the_limits_of_numbers_and_of_places() -> None:
     """Beyond the last number, counts go on without a name; where four share a place, a fifth has none."""
-    with Namespace("limits") as host, host.entered(), Collector(SMALL) as collector:
+    with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:
         attachments = collector.attachments
         for number in range(1, INTERFACES + 1):
             assert attachments.register(Interface(f"i{number}", 4096 + number % 3, 14)) == number

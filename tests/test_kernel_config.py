@@ -10,8 +10,8 @@ import pytest
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.program import Map
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.replay.replayer import MALFORMED_MARK
@@ -29,8 +29,8 @@ RANGES = {
 MIB = 1 << 20
 
 
-def load(config: KernelConfig | None = None) -> Collector:
-    return Collector(config or KernelConfig(max_subnets=64, max_flows=64))
+def load(config: EppingConfig | None = None) -> EppingCollector:
+    return EppingCollector(config or EppingConfig(max_subnets=64, max_flows=64))
 
 
 def test_defaults_are_those_of_the_source() -> None:
@@ -38,7 +38,7 @@ def test_defaults_are_those_of_the_source() -> None:
     defined = {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)$", source, re.MULTILINE)}
     assert defined.pop("MALFORMED_MARK") == MALFORMED_MARK  # no knob
     assert set(re.findall(r"^#ifndef (\w+)$", source, re.MULTILINE)) == set(defined)
-    knobs = KernelConfig().defines()
+    knobs = EppingConfig().defines()
     assert knobs.pop("CPUS") == possible_cpus()
     assert defined.pop("CPUS") == 1
     assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
@@ -50,11 +50,11 @@ def test_defaults_are_those_of_the_source() -> None:
 @pytest.mark.parametrize("knob", RANGES)
 def test_a_value_out_of_range_is_refused(knob: str) -> None:
     for good in RANGES[knob]:
-        assert KernelConfig(**{knob: good}).defines()[knob.upper()] == good  # type: ignore[arg-type]
+        assert EppingConfig(**{knob: good}).defines()[knob.upper()] == good  # type: ignore[arg-type]
     least, greatest = RANGES[knob]
     for bad in (least - 1, greatest + 1, -(10**12), 10**12):
         with pytest.raises(EppingError) as caught:
-            KernelConfig(**{knob: bad})  # type: ignore[arg-type]
+            EppingConfig(**{knob: bad})  # type: ignore[arg-type]
         message = str(caught.value)
         assert knob in message
         assert {str(bad), str(least), str(greatest)} <= set(re.findall(r"-?\d+", message.removeprefix(knob)))
@@ -63,12 +63,12 @@ def test_a_value_out_of_range_is_refused(knob: str) -> None:
 
 def test_the_least_of_everything_loads() -> None:
     least = {knob: limits[0] for knob, limits in RANGES.items()}
-    with load(KernelConfig(**least)) as collector:  # type: ignore[arg-type]
+    with load(EppingConfig(**least)) as collector:  # type: ignore[arg-type]
         assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 1
 
 
 def test_kernel_memory_at_defaults() -> None:
-    with load(KernelConfig()) as collector:
+    with load(EppingConfig()) as collector:
         by_map = collector.kernel_bytes
         assert by_map.keys() == collector.program.maps.keys()
         # What the tables hold at the very least, lest the figures be empty.

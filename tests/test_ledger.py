@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from readings import dense, runs_of
 
 from otel_epping.kernel.arrays import Counts
-from otel_epping.kernel.read.min_max import NO_LEAST_NS
+from otel_epping.kernel.read.min_max import NO_MIN_NS
 from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
-from otel_epping.series.temporality import Ledger
+from otel_epping.series.temporality import TemporalityTracker
 
 STARTED_NS = 1_000
 TICK_NS = 10
@@ -61,7 +61,7 @@ class Kernel:
 
     def read(self) -> Reading:
         self.now_ns += TICK_NS
-        least = np.array([min(rtts, default=NO_LEAST_NS) for rtts in self.rtts_ns], np.uint64)
+        least = np.array([min(rtts, default=NO_MIN_NS) for rtts in self.rtts_ns], np.uint64)
         greatest = np.array([max(rtts, default=0) for rtts in self.rtts_ns], np.uint64)
         self.rtts_ns = [[] for _ in self.rtts_ns]
         return Reading(
@@ -70,8 +70,8 @@ class Kernel:
             created_ns=np.array(self.created_ns, np.int64),
             buckets=runs_of(self.buckets),
             sum_ns=self.sum_ns.copy(),
-            least_ns=least,
-            greatest_ns=greatest,
+            min_ns=least,
+            max_ns=greatest,
             counters=self.counters.copy().view(COUNTER_DTYPE)[:, 0],
             active=np.zeros(len(self.created_ns), np.uint64),
             flows=0,
@@ -92,8 +92,8 @@ class Told:
     counters: Counts = field(default_factory=lambda: np.zeros(COUNTERS, np.uint64))
     until_ns: int = 0
     from_ns: int = 0
-    least_ns: int = NO_LEAST_NS
-    greatest_ns: int = 0
+    min_ns: int = NO_MIN_NS
+    max_ns: int = 0
 
 
 # One step: rows and interfaces that appear, packets (row, octets, RTT or none), and which parts of the rows arrive.
@@ -126,7 +126,7 @@ def count(kernel: Kernel, step: Step) -> None:
             kernel.rtt(row % len(kernel.created_ns), rtt_ns)
 
 
-def hear(told: Told, ledger: Ledger, row: int) -> None:
+def hear(told: Told, ledger: TemporalityTracker, row: int) -> None:
     """The receiver takes in a delta point of a row, and checks that it continues the one before."""
     pending = ledger.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
@@ -140,17 +140,17 @@ def hear(told: Told, ledger: Ledger, row: int) -> None:
     told.from_ns = told.from_ns or start_ns
     told.until_ns = now_ns
     if buckets.any():
-        assert 0 < int(pending.least_ns[0]) <= int(pending.greatest_ns[0])
+        assert 0 < int(pending.min_ns[0]) <= int(pending.max_ns[0])
         mean_ns = int(pending.sum_ns[0]) / int(buckets.sum())
-        assert int(pending.least_ns[0]) <= mean_ns <= int(pending.greatest_ns[0])
-    told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
-    told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
+        assert int(pending.min_ns[0]) <= mean_ns <= int(pending.max_ns[0])
+    told.min_ns = min(told.min_ns, int(pending.min_ns[0]))
+    told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
 
 
 @settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     receiver: dict[int, Told] = {}
     for step in steps:
         count(kernel, step)
@@ -177,7 +177,7 @@ def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step
 @given(STEPS)
 def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
     """A point begins where the last reading that left nothing pending ended; first, when the row was made."""
-    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     start_ns: dict[int, int] = {}
     for step in steps:
         count(kernel, step)
@@ -198,7 +198,7 @@ def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps
 @settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     untold: dict[int, list[int]] = {}
     for step in steps:
         count(kernel, step)
@@ -208,8 +208,8 @@ def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
         rows = ledger.rows()
         pending = ledger.pending(rows)
         for i, row in enumerate(rows.tolist()):
-            assert int(pending.least_ns[i]) == min(untold[row], default=NO_LEAST_NS)
-            assert int(pending.greatest_ns[i]) == max(untold[row], default=0)
+            assert int(pending.min_ns[i]) == min(untold[row], default=NO_MIN_NS)
+            assert int(pending.max_ns[i]) == max(untold[row], default=0)
             assert int(pending.sum_ns[i]) == sum(untold[row])
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
             if delivered:
@@ -220,7 +220,7 @@ def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
 @settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), Ledger(delta=False, started_ns=STARTED_NS)
+    kernel, ledger = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
     rtts_ns: dict[int, list[int]] = {}
     for step in steps:
         count(kernel, step)
@@ -238,8 +238,8 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
         assert start_ns.tolist() == kernel.interfaces_since_ns
         starts = [STARTED_NS, *kernel.created_ns[1:]]
         assert pending.start_ns.tolist() == [starts[row] for row in rows.tolist()]
-        assert pending.least_ns.tolist() == [min(rtts_ns[row], default=NO_LEAST_NS) for row in rows.tolist()]
-        assert pending.greatest_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
+        assert pending.min_ns.tolist() == [min(rtts_ns[row], default=NO_MIN_NS) for row in rows.tolist()]
+        assert pending.max_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
         if step[4][0]:
             ledger.acknowledge(rows)
             ledger.acknowledge_interfaces()
@@ -248,7 +248,7 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
 @settings(max_examples=100, deadline=None)
 @given(STEPS)
 def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), Ledger(delta=True, started_ns=STARTED_NS)
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     told: Counts = np.zeros((64, 3), np.uint64)
     told_ns: list[int] = []
     for step in steps:
@@ -266,7 +266,7 @@ def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
 # ---- what one reading sees of an event and the next one of the rest: counters of one packet aren't read at once
 
 
-def delivered(ledger: Ledger, kernel: Kernel, told: Told, row: int = 1) -> list[int]:
+def delivered(ledger: TemporalityTracker, kernel: Kernel, told: Told, row: int = 1) -> list[int]:
     """Takes a reading and delivers all of it; `told` hears of `row` what the producer tells: sums only with buckets."""
     ledger.take(kernel.read())
     rows: list[int] = ledger.rows().tolist()
@@ -275,21 +275,21 @@ def delivered(ledger: Ledger, kernel: Kernel, told: Told, row: int = 1) -> list[
         if pending.buckets.counts.any():
             told.buckets += dense(pending.buckets, BUCKETS)[0]
             told.sum_ns += int(pending.sum_ns[0])
-            told.least_ns = min(told.least_ns, int(pending.least_ns[0]))
-            told.greatest_ns = max(told.greatest_ns, int(pending.greatest_ns[0]))
+            told.min_ns = min(told.min_ns, int(pending.min_ns[0]))
+            told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
         told.counters += pending.counters[0]
     ledger.acknowledge(ledger.rows())
     return rows
 
 
 @pytest.fixture
-def row() -> tuple[Kernel, Ledger, Told]:
+def row() -> tuple[Kernel, TemporalityTracker, Told]:
     kernel = Kernel()
     kernel.add_row()
-    return kernel, Ledger(delta=True, started_ns=STARTED_NS), Told()
+    return kernel, TemporalityTracker(delta=True, started_ns=STARTED_NS), Told()
 
 
-def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, Ledger, Told]) -> None:
+def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, TemporalityTracker, Told]) -> None:
     """Histograms are read beside counters: an RTT counted meanwhile may be in the next reading, its packet in this."""
     kernel, ledger, told = row
     kernel.packet(1, 100)
@@ -297,11 +297,11 @@ def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kerne
     kernel.rtt(1, 5_000)
     assert delivered(ledger, kernel, told) == [1]
     assert int(told.buckets.sum()) == 1
-    assert told.sum_ns == told.least_ns == told.greatest_ns == 5_000
+    assert told.sum_ns == told.min_ns == told.max_ns == 5_000
 
 
 def test_an_rtt_read_before_its_packet_is_told_and_the_packet_by_the_next_point(
-    row: tuple[Kernel, Ledger, Told],
+    row: tuple[Kernel, TemporalityTracker, Told],
 ) -> None:
     kernel, ledger, told = row
     kernel.rtt(1, 5_000)
@@ -311,7 +311,9 @@ def test_an_rtt_read_before_its_packet_is_told_and_the_packet_by_the_next_point(
     assert (int(told.buckets.sum()), told.sum_ns, int(told.counters.sum())) == (1, 5_000, 100)
 
 
-def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(row: tuple[Kernel, Ledger, Told]) -> None:
+def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(
+    row: tuple[Kernel, TemporalityTracker, Told],
+) -> None:
     kernel, ledger, told = row
     kernel.packet(1, 100)
     delivered(ledger, kernel, told)
@@ -321,14 +323,14 @@ def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(row: tuple[Ke
     kernel.rtt(1, 9_000)
     delivered(ledger, kernel, told)
     assert (int(told.buckets.sum()), told.sum_ns) == (2, 14_000)
-    assert (told.least_ns, told.greatest_ns) == (5_000, 9_000)
+    assert (told.min_ns, told.max_ns) == (5_000, 9_000)
 
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_a_row_is_told_when_its_slot_is_known(delta: bool) -> None:
     """A slot between others may become live after it was read, and its counters be read all the same."""
     kernel: Any = Kernel()
-    ledger = Ledger(delta=delta, started_ns=STARTED_NS)
+    ledger = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
     kernel.add_row()
     created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
     kernel.packet(1, 100)

@@ -15,7 +15,7 @@ from scapy.layers.ppp import PPP, PPPoE
 from scapy.packet import Packet, Raw
 from testrun import INGRESS, START_NS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 MOST_HEADERS = 8
 MPLS_ETHERTYPE = 0x8847
@@ -24,8 +24,8 @@ MAY_BE_OTHER = {"pseudowire", "pseudowire, bare"}
 
 
 @pytest.fixture
-def bench(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
-    return bench_of(KernelConfig(packet_clock=True))
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True))
 
 
 def ethernet(ethertype: int | None = None) -> Packet:

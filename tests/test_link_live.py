@@ -30,7 +30,7 @@ from scapy.packet import Packet, Padding, Raw
 from test_methods import quic
 from testrun import KINDS
 
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
 
 # linux/socket.h, linux/if_packet.h
@@ -49,8 +49,8 @@ ports = itertools.count(20_000)
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector() as collector:
+def collector() -> Iterator[EppingCollector]:
+    with EppingCollector() as collector:
         yield collector
 
 
@@ -58,7 +58,7 @@ def collector() -> Iterator[Collector]:
 class Pair:
     """Two ends of a wire, in a namespace each; `near` is watched, and `far` too if the test says so."""
 
-    collector: Collector
+    collector: EppingCollector
     near: Namespace
     far: Namespace
 
@@ -101,7 +101,7 @@ class Pair:
 
 
 @pytest.fixture
-def pair(collector: Collector) -> Iterator[Pair]:
+def pair(collector: EppingCollector) -> Iterator[Pair]:
     with Namespace("near") as near, Namespace("far") as far:
         for namespace in (near, far):
             namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own

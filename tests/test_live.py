@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.attach import interfaces
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
 
 # linux/socket.h, linux/if_packet.h, linux/if_tun.h
@@ -33,7 +33,7 @@ def host() -> Iterator[Namespace]:
         yield namespace
 
 
-def packets(collector: Collector, way: str) -> list[int]:
+def packets(collector: EppingCollector, way: str) -> list[int]:
     """Packets of the one interface that is watched, by kind."""
     counters = collector.reader().read().interfaces[1]
     return [int(count) for count in counters[way]["packets"]]
@@ -49,7 +49,7 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
     # struct virtio_net_hdr: of a packet longer than a page, the kernel puts hdr_len bytes into the linear part and the
     # rest into pages, as it does with what drivers receive.
     only_ethernet_is_linear = struct.pack("=BBHHHH", 0, 0, 14, 0, 0, 0)
-    with Collector() as collector, host.entered():
+    with EppingCollector() as collector, host.entered():
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
             sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
             sender.bind(("near", 0))
@@ -64,7 +64,7 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
 
 def test_an_interface_without_link_header(host: Namespace) -> None:
     packet = bytes(IP(src="192.0.2.1", dst="198.51.100.1") / TCP(flags="PA", options=TIMESTAMPS) / b"data")
-    with Collector() as collector, host.entered():
+    with EppingCollector() as collector, host.entered():
         tun = os.open("/dev/net/tun", os.O_RDWR)
         try:
             fcntl.ioctl(tun, TUNSETIFF, struct.pack("16sH22x", b"tun0", IFF_TUN_NO_PI))
@@ -81,7 +81,7 @@ def test_an_interface_without_link_header(host: Namespace) -> None:
 
 def test_detaching_takes_the_program_off_both_hooks(host: Namespace) -> None:
     host.ip("link add near type veth peer name far", "link set near up", "link set far up")
-    with Collector() as collector, host.entered():
+    with EppingCollector() as collector, host.entered():
         ifindex = socket.if_nametoindex("near")
         collector.attachments.attach("near")
         assert libbpf.attached_count(ifindex, libbpf.BPF_TCX_INGRESS) == 1

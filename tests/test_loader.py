@@ -16,15 +16,15 @@ import pytest
 from otel_epping.cli.check import findings
 from otel_epping.errors import EppingError
 from otel_epping.kernel import map_array
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import loader, requirements
 
 ROOT = Path(__file__).parents[1]
 
 
-def load() -> Collector:
-    return Collector(KernelConfig(max_subnets=64, max_flows=64))
+def load() -> EppingCollector:
+    return EppingCollector(EppingConfig(max_subnets=64, max_flows=64))
 
 
 def interpreter(folder: Path, bcc: str | None) -> str:
@@ -84,7 +84,7 @@ def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_without_privilege_the_error_says_so() -> None:
     """Not that something should be installed: making a map is what fails first."""
-    attempt = "from otel_epping.kernel.collector import Collector; Collector()"
+    attempt = "from otel_epping.kernel.collector import EppingCollector; EppingCollector()"
     unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
     result = subprocess.run(
         [*unprivileged, sys.executable, "-c", attempt], capture_output=True, text=True, cwd=ROOT, check=False
@@ -227,7 +227,7 @@ def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.Mon
     monkeypatch.setattr(map_array, "map_info", silent)
     with load() as collector:
         assert collector.verified_instructions is None
-    texts = {finding.name: finding.text for finding in findings(KernelConfig(), verbose=True)}
+    texts = {finding.name: finding.text for finding in findings(EppingConfig(), verbose=True)}
     assert "does not say how many instructions" in texts["verifier"]
 
 
@@ -255,7 +255,7 @@ child.load_programs(bcc, libbpf, module)
 for what in (code, json.dumps(maps).encode()):
     print(hashlib.sha256(what).hexdigest())
 """
-    defines = json.dumps(KernelConfig().defines())
+    defines = json.dumps(EppingConfig().defines())
     result = subprocess.run(
         [loader.SYSTEM_PYTHON, "-c", script, str(loader.source_folder()), defines, *includes],
         capture_output=True,

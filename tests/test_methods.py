@@ -16,9 +16,9 @@ from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, B
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
-MAX_AGE_NS = KernelConfig().max_age_ns
+MAX_AGE_NS = EppingConfig().max_age_ns
 SOURCE_PORT = 14 + 20  # its place in a frame
 QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
 
@@ -200,8 +200,8 @@ class TestHandshake:
         hosts.out(0, tcp("S", 40_000, 443, 1000, 0))
         assert hosts.back(MS, tcp("RA", 443, 40_000, 0, 1001)) is None
 
-    def test_a_flood_of_syns_pushes_out_no_flow(self, bench_of: Callable[[KernelConfig], Bench]) -> None:
-        bench = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, max_subnets=16, max_flows=256))
+    def test_a_flood_of_syns_pushes_out_no_flow(self, bench_of: Callable[[EppingConfig], Bench]) -> None:
+        bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, max_subnets=16, max_flows=256))
         flow = bench.flow().begun(1000)
         assert flow.client(1 * SECOND, 2000) is None
         feeder = bench.feeders[INGRESS]
@@ -252,9 +252,9 @@ class TestQuic:
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.method)
 def test_a_method_alone_measures_and_the_others_do_not(
-    bench_of: Callable[[KernelConfig], Bench], exchange: Exchange
+    bench_of: Callable[[EppingConfig], Bench], exchange: Exchange
 ) -> None:
-    alone = bench_of(KernelConfig(packet_clock=True, methods=(exchange.method,), max_subnets=1024, max_flows=1024))
+    alone = bench_of(EppingConfig(packet_clock=True, methods=(exchange.method,), max_subnets=1024, max_flows=1024))
     for other in EXCHANGES:
         hosts = Hosts(alone)
         hosts.out(0, other.ask(4, 1))
@@ -263,9 +263,9 @@ def test_a_method_alone_measures_and_the_others_do_not(
 
 def test_methods_that_are_none() -> None:
     with pytest.raises(EppingError, match=r"no method 'ping': choose among tcp_timestamp, .*quic_handshake"):
-        KernelConfig(methods=("dns", "ping"))
+        EppingConfig(methods=("dns", "ping"))
     with pytest.raises(EppingError, match="no method is left"):
-        KernelConfig(methods=())
+        EppingConfig(methods=())
 
 
 def begun(bench: Bench, frame: Packet, kind: str) -> int:

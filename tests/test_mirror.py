@@ -23,8 +23,8 @@ from scapy.layers.dns import DNS, DNSQR
 from test_health import PROBED, ask
 
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.directions import Directions, Flows, Traffic, count, pick, share
 from otel_epping.kernel.read.reader import Reader
@@ -32,7 +32,7 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
 
-CONFIG = KernelConfig(max_subnets=256, max_flows=1024, sample_interval_ns=0)
+CONFIG = EppingConfig(max_subnets=256, max_flows=1024, sample_interval_ns=0)
 REQUESTS = 12
 BOTH = ("ingress", "egress")
 
@@ -105,8 +105,8 @@ def lab() -> Iterator[Lab]:
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    with Collector(CONFIG) as collector:
+def collector() -> Iterator[EppingCollector]:
+    with EppingCollector(CONFIG) as collector:
         yield collector
 
 
@@ -118,7 +118,7 @@ def rtts(reader: Reader) -> set[tuple[str, int]]:
     return {(METHODS[key["method"]].name, int(key["side"])) for key in keys}
 
 
-def flows_of(collector: Collector, name: str) -> Flows | None:
+def flows_of(collector: EppingCollector, name: str) -> Flows | None:
     """What the latest look found on an interface that has flows without their other direction."""
     found = [
         flows for number, flows in collector.directions.flows.items() if collector.attachments.names[number] == name
@@ -129,7 +129,7 @@ def flows_of(collector: Collector, name: str) -> Flows | None:
 @pytest.mark.parametrize("role", [Role.WAN, Role.LAN])
 @pytest.mark.parametrize(("where", "interface"), [("monitor", "mon0"), ("client", "span0")], ids=["ingress", "egress"])
 def test_a_mirror_port_is_found_out(
-    lab: Lab, collector: Collector, caplog: pytest.LogCaptureFixture, role: Role, where: str, interface: str
+    lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture, role: Role, where: str, interface: str
 ) -> None:
     lab.mirror(*BOTH)
     reader = collector.reader()
@@ -157,7 +157,7 @@ def test_a_mirror_port_is_found_out(
     assert not collector.directions.mirrors
 
 
-def test_no_mirror_port(lab: Lab, collector: Collector, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_mirror_port(lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture) -> None:
     reader = collector.reader()
     with lab.client.entered():
         collector.attachments.attach("a0")
@@ -172,7 +172,7 @@ def test_no_mirror_port(lab: Lab, collector: Collector, caplog: pytest.LogCaptur
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("direction", BOTH)
 def test_a_direction_that_is_missing(
-    lab: Lab, collector: Collector, caplog: pytest.LogCaptureFixture, role: Role, direction: str
+    lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture, role: Role, direction: str
 ) -> None:
     lab.mirror(direction)
     reader = collector.reader()
@@ -204,7 +204,7 @@ def test_a_direction_that_is_missing(
 )
 def test_a_mirror_port_without_tcp(
     lab: Lab,
-    collector: Collector,
+    collector: EppingCollector,
     caplog: pytest.LogCaptureFixture,
     directions: tuple[str, ...],
     address: str,

@@ -24,8 +24,8 @@ from otel_epping.kernel.attach import clsact
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.other_agents import Peers
 from otel_epping.kernel.attach.tcx import Link
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 
 __all__ = ["hosts"]
 
@@ -37,10 +37,10 @@ PUTS = ["first", "last"]
 
 
 @pytest.fixture(scope="module")
-def collectors() -> Iterator[dict[str, Collector]]:
+def collectors() -> Iterator[dict[str, EppingCollector]]:
     with ExitStack() as stack:
         yield {
-            hook: stack.enter_context(Collector(KernelConfig(max_subnets=64, max_flows=64, hook=hook)))
+            hook: stack.enter_context(EppingCollector(EppingConfig(max_subnets=64, max_flows=64, hook=hook)))
             for hook in HOOKS
         }
 
@@ -51,7 +51,7 @@ class Watched:
 
     hosts: Hosts
     name: str
-    collector: Collector
+    collector: EppingCollector
     monitor: HookMonitor
     ends: list[socket.socket]
     addresses: list[tuple[str, int]]
@@ -98,13 +98,15 @@ class Watched:
 class Watch:
     """Begins to watch interfaces of a pair of hosts, which may be prepared before."""
 
-    def __init__(self, hosts: Hosts, collectors: dict[str, Collector], undo: ExitStack) -> None:
+    def __init__(self, hosts: Hosts, collectors: dict[str, EppingCollector], undo: ExitStack) -> None:
         self.hosts, self._collectors, self._undo = hosts, collectors, undo
 
     def __call__(self, hook: str, before: Callable[[str], None] = lambda name: None) -> Watched:
         return self.all(self._collectors[hook], 1, before)[0]
 
-    def all(self, collector: Collector, count: int, before: Callable[[str], None] = lambda name: None) -> list[Watched]:
+    def all(
+        self, collector: EppingCollector, count: int, before: Callable[[str], None] = lambda name: None
+    ) -> list[Watched]:
         """Several interfaces with one monitor."""
         watched = []
         self._undo.enter_context(self.hosts.here.entered())
@@ -126,7 +128,7 @@ class Watch:
 
 
 @pytest.fixture
-def watch(hosts: Hosts, collectors: dict[str, Collector]) -> Iterator[Watch]:
+def watch(hosts: Hosts, collectors: dict[str, EppingCollector]) -> Iterator[Watch]:
     with ExitStack() as undo:
         yield Watch(hosts, collectors, undo)
 
@@ -182,7 +184,7 @@ def test_those_that_are_there_come_behind_us(watch: Watch, hook: str, verdicts: 
 @pytest.mark.parametrize("put", PUTS)
 @pytest.mark.parametrize("hook", HOOKS)
 def test_those_that_come_hide_nothing_for_long(
-    watch: Watch, collectors: dict[str, Collector], hook: str, put: str
+    watch: Watch, collectors: dict[str, EppingCollector], hook: str, put: str
 ) -> None:
     """An interface for each verdict."""
     every = watch.all(collectors[hook], len(neighbour.VERDICTS))
@@ -301,8 +303,8 @@ def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pyt
 def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """Neither the first agent moves, when the second one comes, nor the second, when the first one goes."""
     caplog.set_level(logging.INFO)
-    config = KernelConfig(max_subnets=64, max_flows=64, hook="tcx")
-    with Collector(config) as first, Collector(config) as second:
+    config = EppingConfig(max_subnets=64, max_flows=64, hook="tcx")
+    with EppingCollector(config) as first, EppingCollector(config) as second:
         (watched,) = watch.all(first, 1)
         second.attachments.attach(watched.name)
         monitor = HookMonitor(second.attachments, second.packets)

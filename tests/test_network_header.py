@@ -24,7 +24,7 @@ from scapy.packet import Packet
 from test_link_live import eventually
 from testrun import KINDS
 
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
 
 # linux/if_tun.h, linux/if_ether.h
@@ -56,15 +56,15 @@ def size_of(front: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def collector() -> Iterator[Collector]:
-    with Collector() as collector:
+def collector() -> Iterator[EppingCollector]:
+    with EppingCollector() as collector:
         yield collector
 
 
 class Tun:
     """A tun device in a namespace of its own: packets without a link header come in by its descriptor."""
 
-    def __init__(self, collector: Collector, namespace: Namespace, hardware: int) -> None:
+    def __init__(self, collector: EppingCollector, namespace: Namespace, hardware: int) -> None:
         self.collector = collector
         self.namespace = namespace
         with namespace.entered():
@@ -112,7 +112,7 @@ class Tun:
 
 
 @pytest.fixture
-def tun(collector: Collector, request: pytest.FixtureRequest) -> Iterator[Tun]:
+def tun(collector: EppingCollector, request: pytest.FixtureRequest) -> Iterator[Tun]:
     """A tun device; a parameter is the hardware type that it pretends to have (linux/if_arp.h)."""
     hardware = getattr(request, "param", ARPHRD_NONE)
     with Namespace("tun") as namespace, closing(Tun(collector, namespace, hardware)) as tun:

@@ -27,7 +27,7 @@ from scapy.layers.inet6 import (
 from scapy.packet import Packet, Raw
 from testrun import EGRESS, INGRESS, MS, START_NS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 MTU = 576
 numbers = itertools.count(1)
@@ -111,8 +111,8 @@ def test_timestamps_of_a_first_fragment(every: Bench, version: int) -> None:
 
 
 @pytest.fixture
-def by_sequence(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
-    return bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_sequence",)))
+def by_sequence(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_sequence",)))
 
 
 @pytest.mark.parametrize("version", [4, 6])

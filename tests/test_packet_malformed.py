@@ -30,9 +30,9 @@ from packets import (
 )
 from testrun import KINDS, MS, Bench, Flow
 
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
-from otel_epping.replay.replayer import MALFORMED_MARK, Runs
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.replay.replayer import MALFORMED_MARK, TestRuns
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:
@@ -143,10 +143,10 @@ def test_on_an_interface_a_malformed_packet_is_not_marked() -> None:
     frame = struct.pack(">12xH", 0x0800) + b"\x44" + bytes(60)
     data = ctypes.create_string_buffer(frame, len(frame))
     for packet_clock in (False, True):
-        config = KernelConfig(max_subnets=64, max_flows=64, packet_clock=packet_clock)
-        with closing(Collector(config)) as collector:
+        config = EppingConfig(max_subnets=64, max_flows=64, packet_clock=packet_clock)
+        with closing(EppingCollector(config)) as collector:
             for entry_point in collector.program.entry_points.values():
-                runs = Runs(entry_point, 1)
+                runs = TestRuns(entry_point, 1)
                 runs.options["data_in"], runs.options["data_size_in"] = ctypes.addressof(data), len(frame)
                 runs.watch_marks(np.array([True]))
                 runs.run()

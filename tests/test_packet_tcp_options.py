@@ -10,7 +10,7 @@ from scapy.layers.inet import TCP
 from scapy.packet import Raw
 from testrun import MS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 
 def padded(options: bytes, fill: bytes = EOL) -> bytes:
@@ -89,10 +89,10 @@ def test_a_timestamp_that_does_not_fit_is_none(bench: Bench) -> None:
 ENDS = (EOL, b"\x02\x00", b"\x02\x01")
 
 
-def test_random_option_lists(bench_of: Callable[[KernelConfig], Bench]) -> None:
+def test_random_option_lists(bench_of: Callable[[EppingConfig], Bench]) -> None:
     """Whoever made the list knows whether there is a timestamp in it: the first, unless the list ends before it."""
     methods = ("tcp_timestamp",)  # no other takes over
-    bench = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
+    bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     conversation = Conversation(bench.flow())
     chance = random.Random(6)
     found = 0

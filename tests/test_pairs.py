@@ -13,7 +13,7 @@ from test_slots import delete
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, START_NS, Bench
 
 from otel_epping.kernel import libbpf
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 # More pairs than have a place, so that some take it from each other.
 SUBNETS = 90
@@ -42,7 +42,7 @@ def frames() -> list[tuple[bytes, tuple[str, str]]]:
 
 
 def test_more_pairs_than_places_are_all_counted_right() -> None:
-    bench = Bench(KernelConfig(packet_clock=True, max_subnets=1024, max_flows=64))
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=64))
     every = frames()
     assert len(every) > 2 * PLACES
     order = np.random.default_rng(1).permutation(np.repeat(np.arange(len(every)), 2)).tolist()
@@ -66,7 +66,7 @@ def test_more_pairs_than_places_are_all_counted_right() -> None:
 
 
 def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
-    bench = Bench(KernelConfig(packet_clock=True, max_subnets=64, max_flows=64))
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64))
     maps = bench.collector.program.maps
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
     subnet = ip_network("10.1.2.0/24")
@@ -92,7 +92,7 @@ def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
 
 
 def test_a_pair_without_room_asks_again() -> None:
-    bench = Bench(KernelConfig(packet_clock=True, max_subnets=1, max_flows=64))
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1, max_flows=64))
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
     for failed in (1, 2, 3):
         bench.feed(frame)

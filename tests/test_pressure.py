@@ -77,6 +77,6 @@ def test_pressure_shows_in_what_is_exported(every: Bench) -> None:
     assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)
     # SYNs that nobody answered: begun, and nothing came of them.
     outcomes = ("expired", "superseded", "repeated")
-    spoiled = sum(more("epping.collector.measurement.count", kind) for kind in outcomes)
+    spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
     measured = sum(more(metric, kind) for metric, kind in after if metric == "epping.rtt.duration")
-    assert more("epping.collector.measurement.count", "begun") - measured - spoiled >= load.syns
+    assert more("epping.agent.measurement.count", "begun") - measured - spoiled >= load.syns

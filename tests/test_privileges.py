@@ -37,8 +37,8 @@ from unprivileged import (
 )
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities, loader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
@@ -294,7 +294,7 @@ def test_the_compiler_reads_its_headers_and_nothing_else(
 
     def load(more: str) -> None:
         program.write_text(f'#include "{more}"\n{text}')
-        Collector(KernelConfig(max_flows=64, max_subnets=64)).close()
+        EppingCollector(EppingConfig(max_flows=64, max_subnets=64)).close()
 
     load(f"{source}/stubs/more")
     with pytest.raises(EppingError, match="cannot compile") as refused:

@@ -65,9 +65,9 @@ def test_an_agent_works_and_opens_no_file_as_a_standard_stream(ns: Namespace, st
 
 LIBRARY = """
 import sys
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
-Collector(KernelConfig(max_subnets=64, max_flows=64)).close()
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
+EppingCollector(EppingConfig(max_subnets=64, max_flows=64)).close()
 sys.exit(7)
 """
 

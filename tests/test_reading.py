@@ -14,12 +14,12 @@ from testrun import EXTERNAL, Bench
 
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.arrays import Counts
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.read.histograms import BLOCK, Histograms
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import Reading
-from otel_epping.series.temporality import Ledger
+from otel_epping.series.temporality import TemporalityTracker
 
 LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS
 MS = 1_000_000
@@ -28,9 +28,9 @@ SCALES = (1, 2, 4, 5)
 
 
 @pytest.fixture(params=SCALES)
-def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingConfig], Bench]) -> Bench:
     return bench_of(
-        KernelConfig(packet_clock=True, scale=request.param, sample_interval_ns=0, max_age_ns=GREATEST, max_subnets=256)
+        EppingConfig(packet_clock=True, scale=request.param, sample_interval_ns=0, max_age_ns=GREATEST, max_subnets=256)
     )
 
 
@@ -219,7 +219,7 @@ def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> No
 def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every: Bench) -> None:
     conversations, slots = talks(every, 6)
     chance = np.random.default_rng(7)
-    reader, ledger = every.collector.reader(), Ledger(delta=True, started_ns=1)
+    reader, ledger = every.collector.reader(), TemporalityTracker(delta=True, started_ns=1)
     told: dict[int, Counts] = {}
     for turn in range(25):
         for conversation in conversations[: int(chance.integers(1, 7))]:

@@ -13,10 +13,10 @@ from deliveries import delivered
 from linktypes import LINKS
 
 from otel_epping.events.formats import FORMATS
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay.run import run
 
-CONFIG = KernelConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
+CONFIG = EppingConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 
 @cache

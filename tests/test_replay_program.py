@@ -12,7 +12,7 @@ from captures import BEGIN_NS, SECOND, Packet, compressed, interface, pcap, pcap
 from conversation import Conversation, check, rows_of
 from linktypes import LINKS
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import table as summary
 from otel_epping.replay.capture import Capture
 from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, Replayer
@@ -25,7 +25,7 @@ _numbers = count()
 @pytest.fixture(scope="module")
 def replayer() -> Iterator[Replayer]:
     """One program for all: each test has conversations of its own."""
-    with closing(Replayer(KernelConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
+    with closing(Replayer(EppingConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
         yield replayer
 
 

@@ -12,14 +12,14 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import MS, Bench
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.otel import metric_table
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.prefixes import Keys
+from otel_epping.series.prefixes import SubnetKeys
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
-CONFIG = KernelConfig(packet_clock=True, max_subnets=256, max_flows=256, sample_interval_ns=0)
+CONFIG = EppingConfig(packet_clock=True, max_subnets=256, max_flows=256, sample_interval_ns=0)
 RTT = metric_table.RTT.name
 
 
@@ -180,7 +180,7 @@ def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> 
         network = ip_network(address)
         packed = (b"" if family == 6 else bytes(10) + b"\xff\xff") + network.network_address.packed
         key["prefix"]["half"], key["family"] = np.frombuffer(packed, np.uint64), family
-        keys = Keys(dtype, CONFIG)
+        keys = SubnetKeys(dtype, CONFIG)
         for (level, found), text in zip(keys.covering(key.tobytes()), expected, strict=True):
             wide = ip_network(text)
             record = keys.record(found)
@@ -189,7 +189,7 @@ def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> 
             assert {4: 24, 6: 48}[family] - int(record["shorter"]) == wide.prefixlen
             assert keys.is_covering(found), level
     # A subnet that is as wide itself has fewer.
-    few = Keys(dtype, KernelConfig(prefix_v4=8, prefix_v6=0))
+    few = SubnetKeys(dtype, EppingConfig(prefix_v4=8, prefix_v6=0))
     assert [level for level, _ in few.covering(key.tobytes())] == []
     key["family"] = 4
     assert [level for level, _ in few.covering(key.tobytes())] == [2]

@@ -4,10 +4,10 @@
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, START_NS, UNKNOWN_ROW, Bench, Flow
 
 from otel_epping.kernel.attach.interfaces import Interface
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 
-MAX_AGE = KernelConfig().max_age_ns
+MAX_AGE = EppingConfig().max_age_ns
 
 
 def test_a_syn_begins_the_timestamps_of_a_reused_port_anew(every: Bench) -> None:

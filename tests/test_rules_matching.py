@@ -7,17 +7,17 @@ from ipaddress import ip_network
 import pytest
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, START_NS, Bench, Flow, Rtt
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 # Defaults but for the clock, and smaller tables.
-CONFIG = KernelConfig(packet_clock=True, max_subnets=1024, max_flows=4096)
+CONFIG = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096)
 MAX_AGE = CONFIG.max_age_ns
 INTERVAL = CONFIG.sample_interval_ns
 WRAP = 1 << 32
 
 
 @pytest.fixture
-def bench(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
     return bench_of(CONFIG)
 
 

@@ -6,15 +6,15 @@ from collections.abc import Callable
 import pytest
 from testrun import MS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 WRAP = 1 << 32
 
 
-def test_a_pure_ack_is_never_an_origin(bench_of: Callable[[KernelConfig], Bench]) -> None:
+def test_a_pure_ack_is_never_an_origin(bench_of: Callable[[EppingConfig], Bench]) -> None:
     """With sequence numbers, the data that follows with the TSval of the ACK is measured: see test_oddities.py."""
     methods = ("tcp_timestamp",)
-    flow = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=methods)).flow().begun(1000)
+    flow = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods)).flow().begun(1000)
     flow.client(1 * MS, 1001, flags="A", payload=b"")
     assert flow.server(900 * MS, 5, tsecr=1001) is None
     # Nor is data that follows with the TSval of the ACK: the echo may be the ACK's.

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from readings import dense, fit, runs_of
 
 from otel_epping.kernel.arrays import Counts
-from otel_epping.kernel.sparse import Runs, spans
+from otel_epping.kernel.sparse import SparseHistograms, spans
 from otel_epping.series import histogram
 
 BUCKETS = 24
@@ -19,7 +19,7 @@ HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_s
 
 
 @st.composite
-def wider(draw: st.DrawFn, runs: Runs, least: int = 0) -> Runs:
+def wider(draw: st.DrawFn, runs: SparseHistograms, least: int = 0) -> SparseHistograms:
     """The same histograms in runs that are wider by some buckets, which are empty, from bucket `least` on."""
     before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
     behind = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
@@ -50,9 +50,9 @@ def test_selected_rows_are_those_rows_in_their_order(data: st.DataObject, whole:
 def test_wider_and_more_runs_hold_the_same(data: st.DataObject, whole: Counts, more: int) -> None:
     runs = data.draw(wider(runs_of(whole), least=-4))
     assert (dense(runs, BUCKETS + 3) == np.pad(whole, ((0, 0), (0, 3)))).all()
-    longer = runs.longer(len(whole) + more)
-    assert (dense(longer, BUCKETS + 3) == np.pad(whole, ((0, more), (0, 3)))).all()
-    assert (longer.totals()[len(whole) :] == 0).all()
+    grow = runs.grow(len(whole) + more)
+    assert (dense(grow, BUCKETS + 3) == np.pad(whole, ((0, more), (0, 3)))).all()
+    assert (grow.totals()[len(whole) :] == 0).all()
 
 
 @given(st.data(), HISTOGRAMS)

@@ -78,7 +78,7 @@ APPLICATION = """
 import sys
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel.pipeline import install
 from testrun import MS, Bench
 from recorder import CONFIG, Conversation

@@ -33,7 +33,7 @@ from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import install
 from otel_epping.series import histogram
-from otel_epping.series.temporality import numbers
+from otel_epping.series.temporality import as_matrix
 
 
 @pytest.fixture
@@ -80,15 +80,15 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
 
     def read_heavy(reader: Reader) -> Reading:
         reading = read(reader)
-        ones: Counts = np.asarray(numbers(reading.counters).any(axis=1), np.uint64)
+        ones: Counts = np.asarray(as_matrix(reading.counters).any(axis=1), np.uint64)
         full = np.outer(ones, np.full(histogram.MAX_BUCKETS, 2**34, np.uint64))
         return dataclasses.replace(
             reading,
             buckets=runs_of(full),
             sum_ns=ones * np.uint64(2**60),
-            least_ns=ones * np.uint64(buckets.RTT_LEAST_NS),
-            greatest_ns=ones * np.uint64(buckets.RTT_GREATEST_NS),
-            counters=(numbers(reading.counters) * np.uint64(2**50)).view(reading.counters.dtype)[:, 0],
+            min_ns=ones * np.uint64(buckets.RTT_LEAST_NS),
+            max_ns=ones * np.uint64(buckets.RTT_GREATEST_NS),
+            counters=(as_matrix(reading.counters) * np.uint64(2**50)).view(reading.counters.dtype)[:, 0],
         )
 
     monkeypatch.setattr(Reader, "read", read_heavy)

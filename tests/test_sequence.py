@@ -12,15 +12,15 @@ from scapy.layers.inet import IP, TCP
 from scapy.packet import Packet
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 CLIENT_ISN, SERVER_ISN = 0xFFFFFFF0, 5_000  # the client's sequence numbers wrap around soon
 FLOW_IDLE_NS = 300 * SECOND
 
 
 @pytest.fixture
-def bench(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
-    return bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_sequence",)))
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_sequence",)))
 
 
 @dataclass
@@ -220,10 +220,10 @@ def test_a_fin_is_timed_and_a_rst_is_not(connection: Connection) -> None:
     assert connection.client(15 * MS, 1, ack=10, flags="RA") is None
 
 
-def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[KernelConfig], Bench]) -> None:
+def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[EppingConfig], Bench]) -> None:
     """Its TSval was sent by the SYN before. Other conversations of this kind are in test_oddities.py."""
     both = ("tcp_timestamp", "tcp_sequence")
-    bench = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=both))
+    bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=both))
     connection = Connection(bench, "10.99.1.1", "11.99.1.2", timestamps=True)
     connection.opened()
     connection.client(10 * MS, 0, length=10)
@@ -310,10 +310,10 @@ def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connecti
 
 @pytest.mark.parametrize("methods", [("tcp_sequence",), ("tcp_sequence", "tcp_handshake")])
 def test_the_handshake_tells_how_soon_is_overtaken(
-    bench_of: Callable[[KernelConfig], Bench], connection: Connection, methods: tuple[str, ...]
+    bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
 ) -> None:
     """Its round trip, where it is measured; else 3 ms."""
-    connection.bench = bench_of(KernelConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
+    connection.bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     bench = connection.bench
     for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):
         bench.feeders[entry].set(bytes(connection.frame(sender, flags, seq, ack, 0, 500)))

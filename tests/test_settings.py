@@ -12,7 +12,7 @@ import yaml
 from command import COMMAND, epping, said
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.settings import file
@@ -71,8 +71,8 @@ def test_every_setting_is_tried_here() -> None:
 def test_defaults_are_those_of_the_kernel_program() -> None:
     """Every knob that a user may turn is a setting; two are for commands of their own, and mirror ports have copies."""
     knobs = {setting.field for setting in SETTINGS if setting.row.kernel}
-    assert {field.name for field in fields(KernelConfig)} - knobs == {"copies", "events", "packet_clock"}
-    assert Settings().kernel == KernelConfig()
+    assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
+    assert Settings().kernel == EppingConfig()
 
 
 def test_bounds_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:

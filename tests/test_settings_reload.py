@@ -13,9 +13,9 @@ import pytest
 from command import Agent, converse
 
 from otel_epping.agent.run import _Reloading
-from otel_epping.kernel.attach.interface_monitor import Follower
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
@@ -80,8 +80,8 @@ def test_interfaces_that_could_not_be_followed_are_tried_again(
     changed: dict[str, Any] = {field: ("up1",)}
     wanted = replace(before, **changed)
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with ns.entered(), Collector(KernelConfig(max_subnets=64, max_flows=64)) as collector:
-        follower = Follower(collector.attachments, before.selection)
+    with ns.entered(), EppingCollector(EppingConfig(max_subnets=64, max_flows=64)) as collector:
+        follower = InterfaceMonitor(collector.attachments, before.selection)
         follower.begin()
         reload = _Reloading(before, lambda _: wanted, follower, collector)
         free = os.dup(0)

@@ -7,14 +7,14 @@ import pytest
 from testrun import EGRESS, EXTERNAL, INGRESS, INTERNAL, LO, MS, START_NS, Bench, Flow, Rtt
 
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 UNKNOWN = 2
 
 
 @pytest.fixture
-def bench(bench_of: Callable[[KernelConfig], Bench]) -> Iterator[Bench]:
-    bench = bench_of(KernelConfig(packet_clock=True))
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Iterator[Bench]:
+    bench = bench_of(EppingConfig(packet_clock=True))
     yield bench
     bench.collector.attachments.register(LO)
 

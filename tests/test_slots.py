@@ -14,7 +14,7 @@ from scapy.layers.inet6 import IPv6
 from testrun import EXTERNAL, INTERNAL, MS, Bench
 
 from otel_epping.kernel import libbpf
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 V4_LENGTHS = (0, 1, 8, 15, 16, 17, 24, 31, 32)
 V6_LENGTHS = (0, 1, 32, 48, 56, 63, 64, 65, 96, 127, 128)
@@ -26,7 +26,7 @@ LENGTHS = list(itertools.zip_longest(V4_LENGTHS, V6_LENGTHS, fillvalue=24))
 def test_a_slot_has_the_subnet_of_the_address(v4_length: int, v6_length: int) -> None:
     chance = random.Random(v6_length)
     bench = Bench(
-        KernelConfig(packet_clock=True, prefix_v4=v4_length, prefix_v6=v6_length, max_subnets=256, max_flows=64)
+        EppingConfig(packet_clock=True, prefix_v4=v4_length, prefix_v6=v6_length, max_subnets=256, max_flows=64)
     )
     expected: dict[tuple[str, int], int] = {}
     for _ in range(25):
@@ -57,7 +57,7 @@ def test_a_slot_has_the_subnet_of_the_address(v4_length: int, v6_length: int) ->
 
 
 def test_a_mapped_address_on_the_wire_is_not_version_4() -> None:
-    bench = Bench(KernelConfig(packet_clock=True, prefix_v4=32, prefix_v6=128, max_subnets=64, sample_interval_ns=0))
+    bench = Bench(EppingConfig(packet_clock=True, prefix_v4=32, prefix_v6=128, max_subnets=64, sample_interval_ns=0))
     v4 = bench.flow(client="10.1.2.3", server="10.4.5.6").begun(1000)
     v6 = bench.flow(6, client="::ffff:10.1.2.3", server="::ffff:10.4.5.6")
     v4.client(1 * MS, 1001)
@@ -72,7 +72,7 @@ def test_a_mapped_address_on_the_wire_is_not_version_4() -> None:
 
 
 def test_a_known_flow_does_not_count_into_a_slot_that_was_given_away() -> None:
-    bench = Bench(KernelConfig(packet_clock=True, max_subnets=64, sample_interval_ns=0))
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, sample_interval_ns=0))
     maps = bench.collector.program.maps
     flow = bench.flow().begun(1000)
     subnet = ip_network(f"{flow.addresses[1]}/24", strict=False)

@@ -18,8 +18,8 @@ from testrun import Bench
 
 from otel_epping.agent.health import Health
 from otel_epping.agent.systemd import Service
-from otel_epping.agent.watchdog import Pulse
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.agent.watchdog import Watchdog
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel.exporter import ProducerExporter
@@ -121,7 +121,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> Non
 def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
     ear: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
-    bench_of: Callable[[KernelConfig], Bench],
+    bench_of: Callable[[EppingConfig], Bench],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "200000")
@@ -136,7 +136,7 @@ def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
             reader.producer.read_at_s = time.monotonic() - 1000
             main = threading.Timer(0.5, stop.set)
             main.start()
-            pulse = Pulse(Service(), health)
+            pulse = Watchdog(Service(), health)
             while not stop.wait(pulse.wait_s()):
                 pulse.beat()
             main.join()

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from otel_epping.kernel import methods
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.attributes import Columns
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
@@ -65,7 +65,7 @@ def test_code_points_are_those_of_rfc_3168() -> None:
 @pytest.fixture(scope="module")
 def dtypes() -> dict[str, np.dtype[Any]]:
     """Records that the compiled program's arrays are read as."""
-    with Collector(KernelConfig()) as collector:
+    with EppingCollector(EppingConfig()) as collector:
         reader = collector.reader()
         return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
 

@@ -13,7 +13,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 from testrun import INGRESS, START_NS, Bench
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 V4, V6 = IP(src="192.0.2.1", dst="192.0.2.2"), IPv6(src="2001:db8:ffff::1", dst="2001:db8:ffff::2")
 INNER_ETHER = Ether(src=MAC, dst=MAC)
@@ -45,13 +45,13 @@ def counted(bench: Bench, frame: Packet) -> dict[str, Any]:
 
 
 @pytest.fixture
-def inside(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
-    return bench_of(KernelConfig(packet_clock=True, tunnels=True))
+def inside(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True, tunnels=True))
 
 
 @pytest.fixture
-def outside(bench_of: Callable[[KernelConfig], Bench]) -> Bench:
-    return bench_of(KernelConfig(packet_clock=True))
+def outside(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True))
 
 
 @pytest.mark.parametrize("version", INNER)

@@ -143,7 +143,7 @@ SOME_HISTOGRAMS: list[Histogram] = [
 @example(SOME_HISTOGRAMS[1:2], 1, DELTA)
 def test_histograms(histograms: list[Histogram], time_ns: int, temporality: AggregationTemporality) -> None:
     bases, labels, starts_ns, runs = zip(*histograms, strict=True)
-    counts, offsets, scales, sums_ns, least_ns, greatest_ns = zip(*runs, strict=True)
+    counts, offsets, scales, sums_ns, min_ns, max_ns = zip(*runs, strict=True)
     ours = histogram_points(
         [Column.of(map(histogram_attributes, bases)), Column.of(map(histogram_attributes, labels))],
         np.array(starts_ns),
@@ -154,8 +154,8 @@ def test_histograms(histograms: list[Histogram], time_ns: int, temporality: Aggr
             np.array(offsets),
             np.array(scales),
             unsigned(sums_ns),
-            unsigned(least_ns),
-            unsigned(greatest_ns),
+            unsigned(min_ns),
+            unsigned(max_ns),
         ),
     )
     sdks = [

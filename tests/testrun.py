@@ -27,9 +27,9 @@ from scapy.packet import Packet
 
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.interfaces import Interface
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig, possible_cpus
-from otel_epping.replay.replayer import LEAST_FRAME, Runs
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig, possible_cpus
+from otel_epping.replay.replayer import LEAST_FRAME, TestRuns
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
 # enum side, bpf/maps.h
@@ -54,7 +54,7 @@ class Feeder:
 
     def __init__(self, program_fd: int) -> None:
         self.data = ctypes.create_string_buffer(_DATA_BYTES)
-        self._runs = Runs(program_fd, 1)
+        self._runs = TestRuns(program_fd, 1)
         self._options, self._context = self._runs.options, self._runs.contexts
         self._options["data_in"] = ctypes.addressof(self.data)
         self._time_ns, self._result = self._context["tstamp"], self._options["retval"]
@@ -98,9 +98,9 @@ class Counted:
 class Bench:
     """A loaded program with the packet's clock, and the loopback interface registered."""
 
-    def __init__(self, config: KernelConfig) -> None:
+    def __init__(self, config: EppingConfig) -> None:
         assert config.packet_clock
-        self.collector = Collector(config)
+        self.collector = EppingCollector(config)
         self.config = config
         self.row = self.register(LO)
         self.feeders = {name: Feeder(fd) for name, fd in self.collector.program.entry_points.items()}

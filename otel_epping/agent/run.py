@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 from otel_epping.agent.health import Health, in_words
 from otel_epping.agent.instance_id import Identity
 from otel_epping.agent.systemd import Service
-from otel_epping.agent.watchdog import Pulse
+from otel_epping.agent.watchdog import Watchdog
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
-from otel_epping.kernel.attach.interface_monitor import Follower
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.load import capabilities, requirements
-from otel_epping.kernel.read.parallel import beside
+from otel_epping.kernel.read.parallel import run_parallel
 from otel_epping.otel.export_status import Delivery
 from otel_epping.otel.variables import standard
 from otel_epping.process import descriptors
@@ -61,7 +61,11 @@ class _Reloading:
     """The settings that hold, and what SIGHUP makes of them."""
 
     def __init__(
-        self, settings: Settings, reread: Callable[[Settings], Settings], follower: Follower, collector: Collector
+        self,
+        settings: Settings,
+        reread: Callable[[Settings], Settings],
+        follower: InterfaceMonitor,
+        collector: EppingCollector,
     ) -> None:
         self._settings, self._reread, self._follower, self._collector = settings, reread, follower, collector
         # Without bounds from the start, nothing is kept of what they go by.
@@ -99,7 +103,12 @@ class _Reloading:
 
 
 def _watch(
-    stop: Stop, signals: Signals, follower: Follower, monitor: HookMonitor, reload: Callable[[], None], pulse: Pulse
+    stop: Stop,
+    signals: Signals,
+    follower: InterfaceMonitor,
+    monitor: HookMonitor,
+    reload: Callable[[], None],
+    pulse: Watchdog,
 ) -> None:
     """Follows interfaces, looks after their hooks, and heeds SIGHUP, until we are to stop."""
     while not stop.is_set():
@@ -136,7 +145,7 @@ def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManage
     return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
 
 
-def _finish(stop: Stop, follower: Follower, pipelines: "Pipelines", delivery: Delivery) -> None:
+def _finish(stop: Stop, follower: InterfaceMonitor, pipelines: "Pipelines", delivery: Delivery) -> None:
     """Exports the last interval, and detaches. Both end with the stop's deadline, and the process with them.
 
     The kernel needs 10 ms and more to remove each TCX link, one after the other. So interfaces are detached after the
@@ -145,7 +154,7 @@ def _finish(stop: Stop, follower: Follower, pipelines: "Pipelines", delivery: De
     """
     undelivered = f"the last interval was not delivered: no answer within {STOP_S:g} s"
     stop.overdue = undelivered, 1
-    with beside(lambda: pipelines.shutdown(stop.left_s() - _GRACE_S)) as exporting:
+    with run_parallel(lambda: pipelines.shutdown(stop.left_s() - _GRACE_S)) as exporting:
         wait([exporting], stop.left_s() - _DETACH_S)
         if exporting.done() and exporting.result():
             stop.overdue = "", int(bool(delivery.failing))
@@ -171,17 +180,17 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
     hook = choose_hook(config.hook)
 
-    def load() -> Collector:
-        collector = Collector(config, limits)
+    def load() -> EppingCollector:
+        collector = EppingCollector(config, limits)
         capabilities.drop()
         return collector
 
     with Identity(settings.selection.all) as identity, ExitStack() as answering:
         probes = _probes(health, settings.health_at)
-        with beside(load) as loading:
+        with run_parallel(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
             # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
-            kept = capabilities.lay_down({"CAP_NET_ADMIN"} if hook == "clsact" else capabilities.NOTHING)
+            kept = capabilities.drop_capabilities({"CAP_NET_ADMIN"} if hook == "clsact" else capabilities.NOTHING)
             answering.enter_context(probes)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.otel.pipeline import Pipelines, exporter_classes
@@ -200,7 +209,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
                 _log.info(_STOPPED)
                 return True
             _tell_privileges(kept)
-            follower = Follower(collector.attachments, settings.selection, stop.is_set)
+            follower = InterfaceMonitor(collector.attachments, settings.selection, stop.is_set)
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
             pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables)
             follower.begin()
@@ -233,7 +242,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
                 with service.reloading("reading the settings again"):
                     reloading()
 
-            _watch(stop, signals, follower, monitor, reload, Pulse(service, health))
+            _watch(stop, signals, follower, monitor, reload, Watchdog(service, health))
             _log.info("stopping: exporting the last interval")
             service.stopping("exporting the last interval")
             monitor.close()

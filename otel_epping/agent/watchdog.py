@@ -10,7 +10,7 @@ from otel_epping.agent.systemd import Service
 _log = logging.getLogger("otel_epping")
 
 
-class Pulse:
+class Watchdog:
     """Beats in the rhythm that the service's watchdog asks for, or not at all."""
 
     def __init__(self, service: Service, health: Health) -> None:

@@ -20,8 +20,8 @@ from otel_epping.kernel import libbpf
 from otel_epping.kernel.attach import clsact, interfaces, other_programs, tcx
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.interface_monitor import present
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.netlink import links
 from otel_epping.settings.options import COMMAND, kernel_options, option
@@ -58,7 +58,7 @@ def _find(name: str, look: Callable[[], object]) -> Finding:
         return Finding(name, False, str(error), error.detail)
 
 
-def _hook(config: KernelConfig) -> str:
+def _hook(config: EppingConfig) -> str:
     """Which hook would be used. Asks for programs on the loopback interface, which changes nothing."""
     if config.hook != "clsact" and not tcx.is_known():
         if config.hook == "tcx":
@@ -75,7 +75,7 @@ def _run_time() -> str:
     return "no capability is held once the program is loaded, and interfaces that come later are attached to"
 
 
-def _memory(collector: Collector) -> str:
+def _memory(collector: EppingCollector) -> str:
     sizes = collector.kernel_bytes
     per_cpu = sum(sizes[name] for name in _PER_CPU) / possible_cpus()
     total = sum(sizes.values())
@@ -87,7 +87,7 @@ def _memory(collector: Collector) -> str:
     )
 
 
-def _verifier(collector: Collector) -> str:
+def _verifier(collector: EppingCollector) -> str:
     time = f"{collector.program.verifier_s:.2f} s"
     counts = collector.verified_instructions
     if counts is None:
@@ -96,11 +96,11 @@ def _verifier(collector: Collector) -> str:
     return f"{each} instructions verified, in {time}"
 
 
-def _alone(config: KernelConfig) -> Iterator[Finding]:
+def _alone(config: EppingConfig) -> Iterator[Finding]:
     """The program with each of its methods alone, loaded for real as well."""
     for method in config.methods:
         try:
-            with Collector(replace(config, methods=(method,))) as collector:
+            with EppingCollector(replace(config, methods=(method,))) as collector:
                 yield Finding(method, True, _verifier(collector))
         except EppingError as error:
             yield Finding(method, False, str(error), error.detail)
@@ -112,7 +112,7 @@ _ORDER = {
 }
 
 
-def _neighbours(name: str, config: KernelConfig) -> Iterator[Finding]:
+def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
     """Who is on the hooks of an interface, in which order, and what they hide."""
     ifindex, hook = interfaces.find(name).ifindex, choose_hook(config.hook)
     if hook == "clsact":
@@ -128,7 +128,7 @@ def _neighbours(name: str, config: KernelConfig) -> Iterator[Finding]:
         yield Finding(name, True, "no program and no filter of others is on its hooks")
 
 
-def on_interfaces(texts: Sequence[str], config: KernelConfig) -> Iterator[Finding]:
+def on_interfaces(texts: Sequence[str], config: EppingConfig) -> Iterator[Finding]:
     """Lines about interfaces by name, pattern, or `auto`."""
     try:
         for name in present(texts):
@@ -149,7 +149,7 @@ def on_interfaces(texts: Sequence[str], config: KernelConfig) -> Iterator[Findin
               help="Also who else is on the hooks of this interface, in which order, and what they can hide; may be "
               "given several times.")  # fmt: skip
 @kernel_options
-def check(config: KernelConfig, interface: tuple[str, ...], verbose: bool) -> None:
+def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> None:
     """Tell whether this machine has what it takes, and what the program takes of it."""
     missing = 0
     for finding in chain(findings(config, verbose), on_interfaces(interface, config) if interface else ()):
@@ -160,7 +160,7 @@ def check(config: KernelConfig, interface: tuple[str, ...], verbose: bool) -> No
     sys.exit(1 if missing else 0)
 
 
-def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
+def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
     """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
     yield _find("kernel", lambda: f"{requirements.kernel()}: {requirements.tried_kernel()}")
     yield _find("BTF", requirements.btf)
@@ -180,7 +180,7 @@ def findings(config: KernelConfig, verbose: bool = False) -> Iterator[Finding]:
         return
     yield _find("hook", partial(_hook, config))
     try:
-        with Collector(config) as collector:
+        with EppingCollector(config) as collector:
             program = collector.program
             tried = requirements.tried_bcc(program.bcc_version)
             yield Finding("compiler", True, f"{program.compiler}, of {program.interpreter}: {tried}")

@@ -7,7 +7,7 @@ import sys
 import click
 
 from otel_epping.events.formats import FORMATS
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.settings.options import COMMAND, capture_options, option
 
 
@@ -17,7 +17,7 @@ from otel_epping.settings.options import COMMAND, capture_options, option
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Of events, as ePPing has it.")
 @option("--otlp", is_flag=True, help="Export the result, too, as the OTEL_* variables say.")
 @capture_options
-def replay(config: KernelConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
+def replay(config: EppingConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
     """Measure in captures: pcap or pcapng, plain or compressed by gzip, bzip2, xz, zstd or lz4; - is standard input.
 
     The kernel program sees the packets as it would have seen them, at their time. Prints what it counted per subnet.

@@ -20,8 +20,8 @@ from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.attach import interface_monitor, interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
 from otel_epping.kernel.load.capabilities import NOTHING
 from otel_epping.process import descriptors
@@ -80,7 +80,7 @@ class _Losses:
               help="The same for a mirror, SPAN or TAP port, where both directions arrive the same way.")  # fmt: skip
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="As ePPing prints it.")
 @kernel_options
-def watch(config: KernelConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str) -> None:
+def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str) -> None:
     """Print each round-trip time, and each flow that opens or closes, until Ctrl-C."""
     roles = {}
     for name, role, texts in (("interface", Role.WAN, interface), ("mirror", Role.MIRROR, mirror)):
@@ -96,16 +96,18 @@ def watch(config: KernelConfig, interface: tuple[str, ...], mirror: tuple[str, .
     _print_events(roles, config, format, sys.stdout)
 
 
-def _print_events(roles: Mapping[str, Role], config: KernelConfig, format: str, stream: TextIO) -> None:
+def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, stream: TextIO) -> None:
     """Prints the events of interfaces, of which `roles` has the names, to `stream` until SIGINT or SIGTERM.
 
     Raises EppingError for whatever keeps it from beginning, OSError if `stream` cannot be written.
     """
     descriptors.raise_limit()
     stop = Stop("stopped at once; the output may be torn")
-    with Collector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
+    with EppingCollector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
         # As in agent.py; nothing else of ours runs here that could have any.
-        if kept := capabilities.lay_down({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING):
+        if kept := capabilities.drop_capabilities(
+            {"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING
+        ):
             print(f"otel-epping: {capabilities.in_words(kept)}", file=sys.stderr)
         reader = EventReader(collector)
         timeouts = Timeouts(collector, reader.dtype)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from otel_epping.events.ring_buffer import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, Events
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 
 _SECOND = 1_000_000_000
 LIFETIME_NS = 300 * _SECOND
@@ -28,7 +28,7 @@ _WAITING, _OPEN = 1, 2
 class Timeouts:
     """Closes the silent flows of a program that reports events; `dtype` is that of the events."""
 
-    def __init__(self, collector: Collector, dtype: np.dtype[Any]) -> None:
+    def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["watched"]
         assert watched.layout is not None
         assert watched.key_layout is not None

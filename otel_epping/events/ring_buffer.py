@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's events, one by one: each round-trip time, and each flow that opens or closes.
 
-Only a program built with `KernelConfig(events=True)` tells them, by a ring buffer that this module reads. The ring is
+Only a program built with `EppingConfig(events=True)` tells them, by a ring buffer that this module reads. The ring is
 memory that user space maps: a page with the reader's place, a page with the program's, and the records, mapped twice
 over so that none is torn at the end (kernel/bpf/ringbuf.c in Linux). All records are of one size, so all that waits is
 one numpy array, and reading it costs no system call.
@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 
 Events = npt.NDArray[Any]
 """Records of `struct event` (bpf/maps.h), in the order in which they were put."""
@@ -37,7 +37,7 @@ _HEADER_BYTES = 8
 class EventReader:
     """The one reader of a program's events. Raises EppingError if the program was built without them."""
 
-    def __init__(self, collector: Collector) -> None:
+    def __init__(self, collector: EppingCollector) -> None:
         maps = collector.program.maps
         if "events" not in maps:
             raise EppingError("the program was built without events")

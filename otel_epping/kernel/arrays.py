@@ -9,7 +9,7 @@ import numpy.typing as npt
 _T = TypeVar("_T", bound=np.generic)
 
 
-def longer(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
+def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
     """The array with at least `rows` rows; itself if it has them."""
     missing = rows - len(array)
     if missing <= 0:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.clock import Clock
-from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
@@ -36,15 +36,15 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
-class Collector:
+class EppingCollector:
     """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
 
     `directions` is what readers found of flows that can't be measured. `started_ns` is when counting could begin, Unix
     time. `limits` say when a slot goes to another subnet, and what the exporters tell.
     """
 
-    def __init__(self, config: KernelConfig | None = None, limits: Limits | None = None) -> None:
-        self.config = config or KernelConfig()
+    def __init__(self, config: EppingConfig | None = None, limits: Limits | None = None) -> None:
+        self.config = config or EppingConfig()
         self._limits = limits or Limits()
         self.program = loader.load(self.config)
         maps_gone = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
@@ -65,7 +65,7 @@ class Collector:
         self._fill_tables()
         self._arrays = {name: map_array.Array(name, self.program.maps[name]) for name in READ}
 
-    def __enter__(self) -> "Collector":
+    def __enter__(self) -> "EppingCollector":
         return self
 
     def __exit__(self, *_: object) -> None:

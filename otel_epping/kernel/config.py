@@ -48,7 +48,7 @@ def tick_ns() -> int:
 
 
 @dataclass(frozen=True)
-class KernelConfig:
+class EppingConfig:
     """What the program is compiled with, and how it is attached. Raises EppingError for a value out of range."""
 
     max_subnets: int = 16_384

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.arrays import Counts
-from otel_epping.kernel.sparse import Runs
+from otel_epping.kernel.sparse import SparseHistograms
 
 OVERFLOW_SLOT = 0
 
@@ -32,8 +32,8 @@ class Reading:
     created_ns   (rows,) Unix time at which the slot was made; 0 if it isn't live
     buckets      (rows,) RTTs; bucket 0 has the OTLP index `buckets.first_index(scale)`
     sum_ns       (rows,) sum of RTTs
-    least_ns     (rows,) least RTT since this reader's previous reading; NO_LEAST_NS if there was none
-    greatest_ns  (rows,) greatest RTT since then; 0 if there was none
+    min_ns     (rows,) least RTT since this reader's previous reading; NO_MIN_NS if there was none
+    max_ns  (rows,) greatest RTT since then; 0 if there was none
     counters     (rows,) records of SubnetCounters
     active       (rows,) ends of active TCP flows
     flows        places taken in the table of flows
@@ -47,10 +47,10 @@ class Reading:
     time_ns: int
     slots: npt.NDArray[Any]
     created_ns: npt.NDArray[np.int64]
-    buckets: Runs
+    buckets: SparseHistograms
     sum_ns: Counts
-    least_ns: Counts
-    greatest_ns: Counts
+    min_ns: Counts
+    max_ns: Counts
     counters: npt.NDArray[Any]
     active: Counts
     flows: int

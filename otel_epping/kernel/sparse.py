@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.arrays import Counts, grow
 
 Numbers = npt.NDArray[np.int64]
 _T = TypeVar("_T", np.uint32, np.uint64)
@@ -35,7 +35,7 @@ def sums(counts: npt.NDArray[_T], starts: Numbers) -> npt.NDArray[_T]:
     return totals
 
 
-class Runs(NamedTuple):
+class SparseHistograms(NamedTuple):
     """A histogram for each row, of which a run of buckets is kept; all others are empty. A run may be empty itself,
     or have empty buckets at its ends; where these are before bucket 0, it begins at a negative one.
 
@@ -49,7 +49,7 @@ class Runs(NamedTuple):
     counts: Counts
 
     @classmethod
-    def empty(cls, rows: int) -> "Runs":
+    def empty(cls, rows: int) -> "SparseHistograms":
         """Histograms of nothing."""
         return cls(np.zeros(rows, np.int64), np.zeros(rows + 1, np.int64), np.zeros(0, np.uint64))
 
@@ -66,29 +66,29 @@ class Runs(NamedTuple):
         """All that each row has counted: (rows,)"""
         return sums(self.counts, self.starts)
 
-    def longer(self, rows: int) -> "Runs":
+    def grow(self, rows: int) -> "SparseHistograms":
         """With at least `rows` rows, the new ones of empty runs."""
-        return Runs(longer(self.first, rows), longer(self.starts, rows + 1, int(self.starts[-1])), self.counts)
+        return SparseHistograms(grow(self.first, rows), grow(self.starts, rows + 1, int(self.starts[-1])), self.counts)
 
-    def select(self, rows: Numbers) -> "Runs":
+    def select(self, rows: Numbers) -> "SparseHistograms":
         """Some rows, in this order, as a copy."""
         lengths = self.starts[rows + 1] - self.starts[rows]
-        return Runs(self.first[rows], starts_of(lengths), self.counts[spans(self.starts[rows], lengths)])
+        return SparseHistograms(self.first[rows], starts_of(lengths), self.counts[spans(self.starts[rows], lengths)])
 
-    def put(self, rows: Numbers, other: "Runs") -> None:
+    def put(self, rows: Numbers, other: "SparseHistograms") -> None:
         """Overwrites some rows with those of another that has the same runs."""
         places = spans(self.starts[rows], self.starts[rows + 1] - self.starts[rows])
         self.counts[places] = other.counts[places]
 
-    def without(self, rows: Numbers) -> "Runs":
+    def without(self, rows: Numbers) -> "SparseHistograms":
         """The same, but for some rows that have empty runs."""
         kept = np.ones(len(self.counts), np.bool_)
         kept[spans(self.starts[rows], self.lengths[rows])] = False
         lengths, first = self.lengths, self.first.copy()
         lengths[rows] = first[rows] = 0
-        return Runs(first, starts_of(lengths), self.counts[kept])
+        return SparseHistograms(first, starts_of(lengths), self.counts[kept])
 
-    def within(self, first: Numbers, starts: Numbers) -> "Runs":
+    def within(self, first: Numbers, starts: Numbers) -> "SparseHistograms":
         """The same histograms in runs that are as wide or wider, given as the fields of Runs."""
         lengths = np.diff(starts)
         changed = np.flatnonzero((first != self.first) | (lengths != self.lengths))
@@ -99,4 +99,4 @@ class Runs(NamedTuple):
         known[spans((starts[:-1] + self.first - first)[changed], self.lengths[changed])] = True
         counts = np.zeros(starts[-1], np.uint64)
         counts[known] = self.counts
-        return Runs(first, starts, counts)
+        return SparseHistograms(first, starts, counts)

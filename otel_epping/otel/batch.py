@@ -18,7 +18,7 @@ from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.otel import metric_table
 from otel_epping.otel.attributes import NO_LABELS, Columns
 from otel_epping.series import histogram
-from otel_epping.series.temporality import Pending, Rows, Times
+from otel_epping.series.temporality import Rows, Times, Unsent
 
 Numbers = npt.NDArray[np.int64]
 
@@ -26,7 +26,7 @@ Numbers = npt.NDArray[np.int64]
 class RttSeries(NamedTuple):
     """Histograms of n rows that are not empty, of at most histogram.MAX_BUCKETS buckets each.
 
-    least_ns and greatest_ns are no further apart than the buckets are; both 0 if the race described at
+    min_ns and max_ns are no further apart than the buckets are; both 0 if the race described at
     Reader._read_histograms() lost them.
     """
 
@@ -34,8 +34,8 @@ class RttSeries(NamedTuple):
     start_ns: Times
     fitted: histogram.Fitted
     sum_ns: Counts
-    least_ns: Counts
-    greatest_ns: Counts
+    min_ns: Counts
+    max_ns: Counts
 
 
 class CounterSeries(NamedTuple):
@@ -56,7 +56,7 @@ def _edges_ns(indexes: Numbers, scale: int) -> Counts:
     return np.array([edge_ns(index, scale) for index in distinct.tolist()], np.uint64)[which]
 
 
-def rtt_series(rows: Rows, pending: Pending, offset: int, scale: int) -> RttSeries:
+def rtt_series(rows: Rows, pending: Unsent, offset: int, scale: int) -> RttSeries:
     """The rows that have RTTs; bucket 0 has the OTLP index `offset`, at `scale`.
 
     An RTT counted while a reading was taken is in its buckets, and its extreme in the next one's, too (Reader.read()).
@@ -67,19 +67,19 @@ def rtt_series(rows: Rows, pending: Pending, offset: int, scale: int) -> RttSeri
     halvings = scale - fitted.scale
     below = _edges_ns(fitted.offset << halvings, scale)
     last = _edges_ns((fitted.offset + np.diff(fitted.starts)) << halvings, scale)
-    least_ns, greatest_ns = pending.least_ns[told], pending.greatest_ns[told]
-    known = greatest_ns != 0
+    min_ns, max_ns = pending.min_ns[told], pending.max_ns[told]
+    known = max_ns != 0
     return RttSeries(
         rows[told],
         pending.start_ns[told],
         fitted,
         pending.sum_ns[told],
-        np.where(known, np.maximum(least_ns, below + np.uint64(1)), np.uint64(0)),
-        np.where(known, np.minimum(greatest_ns, last), np.uint64(0)),
+        np.where(known, np.maximum(min_ns, below + np.uint64(1)), np.uint64(0)),
+        np.where(known, np.minimum(max_ns, last), np.uint64(0)),
     )
 
 
-def _of_metric(rows: Rows, pending: Pending, columns: Sequence[int]) -> tuple[Rows, Numbers, Times, Counts]:
+def _of_metric(rows: Rows, pending: Unsent, columns: Sequence[int]) -> tuple[Rows, Numbers, Times, Counts]:
     """Rows, columns, start times and values of the points of one metric. The overflow slot has one for all columns."""
     counts = pending.counters[:, columns]
     beyond = np.flatnonzero(rows == OVERFLOW_SLOT)
@@ -93,7 +93,7 @@ def _of_metric(rows: Rows, pending: Pending, columns: Sequence[int]) -> tuple[Ro
 
 
 def counter_series(
-    rows: Rows, pending: Pending, columns: Columns, temporality: AggregationTemporality
+    rows: Rows, pending: Unsent, columns: Columns, temporality: AggregationTemporality
 ) -> Iterator[CounterSeries]:
     """What the rows have counted, by metric: a point for each count that isn't 0."""
     for metric, numbers in columns.by_metric.items():

@@ -24,7 +24,7 @@ from opentelemetry.sdk.metrics.export import (
     ResourceMetrics,
 )
 
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.batch import Batch
 from otel_epping.otel.explicit_buckets import explicit
 from otel_epping.otel.otlp.answer import Answer
@@ -62,7 +62,7 @@ class ProducerExporter(MetricExporter):
     def __init__(
         self,
         inner: MetricExporter,
-        collector: Collector,
+        collector: EppingCollector,
         *,
         forward_sdk: bool = True,
         on_result: Callable[[Failure | None], None] | None = None,

@@ -138,13 +138,13 @@ UNIDIRECTIONAL = Metric(
     "updowncounter",
 )
 MEASUREMENTS = Metric(
-    "epping.collector.measurement.count",
+    "epping.agent.measurement.count",
     "{measurement}",
     "Packets chosen to be timed, and what became of them.",
     (INTERFACE, OUTCOME),
 )
 TIMESTAMPS_FAILED = Metric(
-    "epping.collector.timestamp.fault.count",
+    "epping.agent.timestamp.fault.count",
     "{fault}",
     "Directions of TCP flows whose timestamps ceased to work, so that sequence numbers time them from then on.",
     (INTERFACE, TIMESTAMP_FAULT),
@@ -156,27 +156,27 @@ DUPLICATES = Metric(
     (INTERFACE,),
 )
 CLAMPED = Metric(
-    "epping.collector.rtt.clamped",
+    "epping.agent.rtt.clamped",
     "{rtt}",
     "Round-trip times outside the range of the histograms, counted as its bound.",
     (INTERFACE, BOUND),
 )
 INSERT_FAILED = Metric(
-    "epping.collector.insert.failed",
+    "epping.agent.insert.failed",
     "{entry}",
     "Entries that a full table refused. Packets of a subnet without an entry are counted on the overflow point.",
     (INTERFACE, MAP),
 )
 
 INTERFACE_ATTACHED = Metric(
-    "epping.collector.interface.attached",
+    "epping.agent.interface.attached",
     "{interface}",
     "Interfaces that are watched: 1 for one that is, 0 for one that was and whose counts are not delivered yet.",
     (INTERFACE,),
     "updowncounter",
 )
 INTERFACE_KERNEL_PACKETS = Metric(
-    "epping.collector.interface.packet.count",
+    "epping.agent.interface.packet.count",
     "{packet}",
     "Packets that the kernel counted while an interface was watched, as `ip -s link` shows them. Compare with "
     "`epping.interface.packet.count`: of aggregates (GSO, GRO), the kernel may count one packet where this counts all.",
@@ -184,45 +184,45 @@ INTERFACE_KERNEL_PACKETS = Metric(
     "updowncounter",
 )
 SUBNET_USAGE = Metric(
-    "epping.collector.subnet.usage", "{subnet}", "Slots that subnets take, of those there are.", (), "updowncounter"
+    "epping.agent.subnet.usage", "{subnet}", "Slots that subnets take, of those there are.", (), "updowncounter"
 )
 FLOW_USAGE = Metric(
-    "epping.collector.flow.usage",
+    "epping.agent.flow.usage",
     "{flow}",
     "Places that TCP flows take in their table; where all are taken, one of which only one end was heard makes room, "
     "then the one that was silent for longest.",
     (),
     "updowncounter",
 )
-FLOW_LIMIT = Metric("epping.collector.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
-SUBNET_LIMIT = Metric("epping.collector.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
+FLOW_LIMIT = Metric("epping.agent.flow.limit", "{flow}", "Places for TCP flows.", (), "updowncounter")
+SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Slots for subnets.", (), "updowncounter")
 # These five, where there are bounds (series/limits.py).
 SUBNET_RETIRED = Metric(
-    "epping.collector.subnet.retired", "{subnet}", "Slots taken back, of subnets idle for `idle_timeout`.", ()
+    "epping.agent.subnet.retired", "{subnet}", "Slots taken back, of subnets idle for `idle_timeout`.", ()
 )
 SERIES_USAGE = Metric(
-    "epping.collector.series.usage",
+    "epping.agent.series.usage",
     "{subnet}",
     "Subnets that are exported apart, and prefixes that cover others, of as many as may be; only with bounds.",
     (),
     "updowncounter",
 )
 SERIES_LIMIT = Metric(
-    "epping.collector.series.limit",
+    "epping.agent.series.limit",
     "{subnet}",
     "Subnets and covering prefixes that may be exported apart; only with bounds.",
     (),
     "updowncounter",
 )
 SERIES_OVERFLOWED = Metric(
-    "epping.collector.series.overflowed",
+    "epping.agent.series.overflowed",
     "{subnet}",
     "Subnets beyond a bound that are exported together, on the overflow point; only with bounds.",
     (),
     "updowncounter",
 )
 SERIES_ROLLED_UP = Metric(
-    "epping.collector.series.rolled_up",
+    "epping.agent.series.rolled_up",
     "{subnet}",
     "Subnets beyond a bound that are exported in prefixes that cover them; only with bounds.",
     (),
@@ -230,50 +230,50 @@ SERIES_ROLLED_UP = Metric(
 )
 # From here on, instruments of the SDK's (self_metrics.py): without data of one, its readers never call an exporter.
 READ_DURATION = Metric(
-    "epping.collector.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
+    "epping.agent.read.duration", "s", "Time that the latest reading of the kernel's memory took.", (), "gauge"
 )
 EXPORT_DURATION = Metric(
-    "epping.collector.export.duration",
+    "epping.agent.export.duration",
     "s",
     "Time that the latest export took, its reading included; of several exporters, the slowest.",
     (),
     "gauge",
 )
 EXPORT_FAILED = Metric(
-    "epping.collector.export.failed", "{request}", "Export requests that failed; their counts are sent again.", ()
+    "epping.agent.export.failed", "{request}", "Export requests that failed; their counts are sent again.", ()
 )
 EXPORT_REJECTED = Metric(
-    "epping.collector.export.rejected",
+    "epping.agent.export.rejected",
     "{data_point}",
     "Points that a receiver refused of requests that it took, which are not sent again.",
     (),
 )
 INTERFACE_EVENTS = Metric(
-    "epping.collector.interface.event.count",
+    "epping.agent.interface.event.count",
     "{event}",
     "What happened to interfaces that are or were to be watched, and to the program on their hooks.",
     (INTERFACE_EVENT,),
 )
 FLOW_EVICTED = Metric(
-    "epping.collector.flow.evicted",
+    "epping.agent.flow.evicted",
     "{flow}",
     "TCP flows that had to make room for others in their table.",
     (),
 )
 PROGRAM_RUNS = Metric(
-    "epping.collector.program.run.count",
+    "epping.agent.program.run.count",
     "{run}",
     "Times that the kernel program ran; only while the sysctl `kernel.bpf_stats_enabled` is 1.",
     (IO_DIRECTION,),
 )
 PROGRAM_TIME = Metric(
-    "epping.collector.program.time",
+    "epping.agent.program.time",
     "s",
     "Time that the kernel program ran; only while the sysctl `kernel.bpf_stats_enabled` is 1.",
     (IO_DIRECTION,),
 )
 MEMORY_USAGE = Metric(
-    "epping.collector.memory.usage",
+    "epping.agent.memory.usage",
     "By",
     "Resident memory of the process that exports: the agent, or the application that the collector is in.",
     (),

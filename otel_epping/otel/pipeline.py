@@ -28,7 +28,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource, ServiceInstanceIdResourceDetector
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.explicit_buckets import explicit
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.failure import Failure
@@ -61,7 +61,7 @@ class _InstalledReader(PeriodicExportingMetricReader):
 
 
 def install(
-    provider: MeterProvider, exporter: MetricExporter, collector: Collector, interval_s: float | None = None
+    provider: MeterProvider, exporter: MetricExporter, collector: EppingCollector, interval_s: float | None = None
 ) -> PeriodicExportingMetricReader:
     """Has an application's provider export the collector's metrics, with its resource, through `exporter`.
 
@@ -79,7 +79,7 @@ def install(
 
 
 def attach(
-    reader: MetricReader, collector: Collector, resource: Resource, *, explicit_buckets: bool | None = None
+    reader: MetricReader, collector: EppingCollector, resource: Resource, *, explicit_buckets: bool | None = None
 ) -> Callable[[], None]:
     """Adds the collector's metrics to all that an existing reader collects; returns what undoes it.
 
@@ -165,7 +165,7 @@ class Pipelines:
 
     def __init__(
         self,
-        collector: Collector,
+        collector: EppingCollector,
         interval_s: float | None,
         on_result: Callable[[str, Failure | None], None],
         instance_id: str | None = None,
@@ -182,7 +182,7 @@ class Pipelines:
 
     def _build(
         self,
-        collector: Collector,
+        collector: EppingCollector,
         interval_s: float,
         variables: standard.Standard,
         on_result: Callable[[str, Failure | None], None],

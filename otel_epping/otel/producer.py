@@ -16,15 +16,15 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Num
 from opentelemetry.util.types import Attributes
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import OVERFLOW_SLOT
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.attributes import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
 from otel_epping.otel.batch import Batch, CounterSeries, counter_series, rtt_series
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
-from otel_epping.series.cardinality import Bounded
+from otel_epping.series.cardinality import CardinalityLimiter
 from otel_epping.series.subnet import subnet_of
-from otel_epping.series.temporality import Ledger, Rows, numbers
+from otel_epping.series.temporality import Rows, TemporalityTracker, as_matrix
 
 # A receiver takes 4 MiB by default (gRPC). The point of a counter has about 220 bytes, that of a histogram with 160
 # buckets four times as many: a request of this weight stays under 1 MiB.
@@ -40,7 +40,7 @@ class EppingMetricProducer:
 
     def __init__(
         self,
-        collector: Collector,
+        collector: EppingCollector,
         temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE,
     ) -> None:
         self.temporality = temporality
@@ -53,10 +53,14 @@ class EppingMetricProducer:
         self._reader = collector.reader()
         self.columns = Columns(SUBNET_COUNTERS, self._reader.counters_dtype)
         self._interface_columns = Columns(INTERFACE_COUNTERS, self._reader.interfaces_dtype)
-        self._bounded = Bounded(self.config, self._reader, self._started_ns) if collector.limits.any else None
+        self._bounded = (
+            CardinalityLimiter(self.config, self._reader, self._started_ns) if collector.limits.any else None
+        )
         self._collector = collector
         self._slots_taken = 0
-        self._ledger = Ledger(delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns)
+        self._ledger = TemporalityTracker(
+            delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns
+        )
         self._retired = self._retired_delivered = 0  # slots: in the latest batch, and those that the receiver has
         self._lock = threading.Lock()
 
@@ -123,7 +127,7 @@ class EppingMetricProducer:
     def _split(self, rows: Rows) -> list[Rows]:
         """Rows in parts of about _REQUEST_WEIGHT; at least one part, for the interfaces."""
         reading = self._ledger.reading
-        weight = (numbers(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
+        weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
         part = np.cumsum(weight) // _REQUEST_WEIGHT
         return np.split(rows, np.flatnonzero(np.diff(part)) + 1)
 

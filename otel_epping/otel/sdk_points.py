@@ -63,7 +63,7 @@ def rtt_points(
             time_ns,
             histogram.Buckets(counts[starts[i] : starts[i + 1]], int(offset[i]), int(scale[i])),
             int(series.sum_ns[i]),
-            (int(series.least_ns[i]), int(series.greatest_ns[i])),
+            (int(series.min_ns[i]), int(series.max_ns[i])),
         )
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 
-from otel_epping.kernel.collector import Collector
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.version import __version__
@@ -30,7 +30,7 @@ def resident_bytes() -> int:
     return pages * resource.getpagesize()
 
 
-def _of_collector(collector: Collector) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
+def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
     def events() -> Iterable[Observation]:
         for event, count in collector.attachments.counts.items():
             yield Observation(count, {semconv.INTERFACE_EVENT: event})
@@ -61,7 +61,7 @@ def _of_exporters(
     }
 
 
-def observe(provider: MeterProvider, collector: Collector, exporters: Sequence[ProducerExporter]) -> None:
+def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequence[ProducerExporter]) -> None:
     """Gives the provider instruments for the collector, and for the exporters that push its counts, if there are.
 
     They have data in the process that calls this, and none in its forked children.

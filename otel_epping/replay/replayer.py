@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 
 Numbers = npt.NDArray[np.int64]
 
@@ -75,7 +75,7 @@ OPTIONS = np.dtype(
 _FRAMES = 4096
 
 
-class Runs:
+class TestRuns:
     """Room for test runs, one row each: `options` and `contexts`, arrays of OPTIONS and SKB with what never changes.
 
     Before a run, a row needs its data_in and data_size_in, and data_size_out of 0: the kernel writes the size of the
@@ -125,7 +125,7 @@ def _have_headers(buffer: npt.NDArray[np.uint8], starts: Numbers, captured: Numb
     return whole
 
 
-class Replayer(Collector):
+class Replayer(EppingCollector):
     """A collector whose only traffic is what it is fed.
 
     started_ns     time of the earliest packet; 1 before there is one
@@ -138,7 +138,7 @@ class Replayer(Collector):
     steps_back     packets earlier than the one before them; `step_back_ns` is by how much at the most
     """
 
-    def __init__(self, config: KernelConfig) -> None:
+    def __init__(self, config: EppingConfig) -> None:
         super().__init__(replace(config, packet_clock=True, copies=True))
         self.attachments.register(CAPTURE, Role.CAPTURE)
         self.started_ns, self.latest_ns = 1, 0
@@ -146,7 +146,7 @@ class Replayer(Collector):
         self.cut_too_short = self.cut_malformed = 0
         self.steps_back = self.step_back_ns = 0
         self._before_ns = 0
-        self._runs = Runs(self.program.entry_points[ENTRY_POINT], _FRAMES)
+        self._runs = TestRuns(self.program.entry_points[ENTRY_POINT], _FRAMES)
 
     def now_ns(self) -> int:
         """It is always the time of the latest packet."""

@@ -24,7 +24,7 @@ from otel_epping.errors import EppingError
 from otel_epping.events.formats import Writer
 from otel_epping.events.idle_flows import Timeouts
 from otel_epping.events.ring_buffer import EventReader
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import Reading
 from otel_epping.otel.export_status import Delivery
 from otel_epping.otel.otlp.failure import Failure
@@ -40,7 +40,7 @@ from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replay
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
 
 
-def run(paths: Sequence[str], config: KernelConfig, events: str | None = None, otlp: bool = False) -> bool:
+def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: bool = False) -> bool:
     """Replays captures and prints the result, or with a format for `events` each event; exports it if `otlp`.
 
     Returns whether reading came to its end: False after Ctrl-C, and then nothing is exported. Raises EppingError for

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.otel import semconv
@@ -32,7 +32,7 @@ class _Subnet:
     bytes: int = 0
 
 
-def _subnets(reading: Reading, config: KernelConfig) -> dict[str, _Subnet]:
+def _subnets(reading: Reading, config: EppingConfig) -> dict[str, _Subnet]:
     found: dict[str, _Subnet] = {}
     counters = reading.counters
     packet_counts, sizes = (
@@ -58,12 +58,12 @@ def _times(reading: Reading, row: int, scale: int) -> list[str]:
     """How many RTTs a row has, and their least, quantiles and greatest in ms."""
     first, run = reading.buckets.run(row)
     counts = histogram.trim(run, buckets.first_index(scale) + first, scale)
-    least, greatest = reading.least_ns[row] / 1e9, reading.greatest_ns[row] / 1e9
+    least, greatest = reading.min_ns[row] / 1e9, reading.max_ns[row] / 1e9
     quantiles = [histogram.quantile(counts, q, least, greatest) for q in _QUANTILES]
     return [f"{counts.counts.sum():,}", *(f"{each * 1e3:.3f}" for each in (least, *quantiles, greatest))]
 
 
-def _lines(reading: Reading, config: KernelConfig) -> Iterator[list[str]]:
+def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
     """A line for each subnet and method, the busiest subnets first."""
     nothing = ["-", "0", *("" for _ in _TIMES)]
     for name, subnet in sorted(_subnets(reading, config).items(), key=lambda entry: (-entry[1].packets, entry[0])):
@@ -76,7 +76,7 @@ def _lines(reading: Reading, config: KernelConfig) -> Iterator[list[str]]:
             yield [first[0], *nothing, *first[1:]]
 
 
-def table(reading: Reading, config: KernelConfig) -> str:
+def table(reading: Reading, config: EppingConfig) -> str:
     """The table of subnets. Packets and bytes are those from and to a subnet, by whatever method it was measured."""
     lines = [list(_HEADINGS), *_lines(reading, config)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, longer
-from otel_epping.kernel.read.min_max import NO_LEAST_NS
+from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.read.min_max import NO_MIN_NS
 from otel_epping.kernel.reading import Reading
-from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of
-from otel_epping.series.temporality import numbers
+from otel_epping.kernel.sparse import Numbers, SparseHistograms, spans, starts_of
+from otel_epping.series.temporality import as_matrix
 
 # Runs of series are wider by less than this many buckets than they must be, so that they seldom have to be made wider.
 _BLOCK = 8
@@ -27,8 +27,8 @@ class Increments(NamedTuple):
     rows         (rows,) their numbers, ascending
     sum_ns       (rows,)
     counters     (rows, counters)
-    least_ns     (rows,)
-    greatest_ns  (rows,)
+    min_ns     (rows,)
+    max_ns  (rows,)
     rtts         (n,) of each bucket that has some: RTTs
     rtts_row     (n,) the bucket's row, as an index into `rows`
     rtts_bucket  (n,) the bucket's number
@@ -37,18 +37,18 @@ class Increments(NamedTuple):
     rows: Numbers
     sum_ns: Counts
     counters: Counts
-    least_ns: Counts
-    greatest_ns: Counts
+    min_ns: Counts
+    max_ns: Counts
     rtts: Counts
     rtts_row: Numbers
     rtts_bucket: Numbers
 
 
-class Past:
+class ReadingDelta:
     """The counts of a reader's previous reading."""
 
     def __init__(self) -> None:
-        self._buckets = Runs.empty(0)
+        self._buckets = SparseHistograms.empty(0)
         self._sum_ns: Counts = np.zeros(0, np.uint64)
         self._counters: Counts = np.zeros((0, 0), np.uint64)
         self._least_ns: Counts = np.zeros(0, np.uint64)
@@ -60,15 +60,15 @@ class Past:
         if len(rows):
             self._buckets = self._buckets.without(rows)
             self._sum_ns[rows] = self._counters[rows] = self._greatest_ns[rows] = 0
-            self._least_ns[rows] = NO_LEAST_NS
+            self._least_ns[rows] = NO_MIN_NS
 
     def _grow(self, reading: Reading) -> None:
-        rows, counters = len(reading.sum_ns), numbers(reading.counters)
-        self._buckets = self._buckets.longer(rows).within(reading.buckets.first, reading.buckets.starts)
-        self._sum_ns = longer(self._sum_ns, rows)
-        self._counters = longer(self._counters.reshape(-1, counters.shape[1]), rows)
-        self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
-        self._greatest_ns = longer(self._greatest_ns, rows)
+        rows, counters = len(reading.sum_ns), as_matrix(reading.counters)
+        self._buckets = self._buckets.grow(rows).within(reading.buckets.first, reading.buckets.starts)
+        self._sum_ns = grow(self._sum_ns, rows)
+        self._counters = grow(self._counters.reshape(-1, counters.shape[1]), rows)
+        self._least_ns = grow(self._least_ns, rows, NO_MIN_NS)
+        self._greatest_ns = grow(self._greatest_ns, rows)
 
     def increments(self, reading: Reading, rows: Numbers) -> Iterator[Increments]:
         """What these rows of the reading have counted, some of them at a time; what others have comes with a later one.
@@ -76,13 +76,13 @@ class Past:
         All at once would take as much memory as all that is kept.
         """
         self._grow(reading)
-        np.minimum(self._least_ns, reading.least_ns, out=self._least_ns)
-        np.maximum(self._greatest_ns, reading.greatest_ns, out=self._greatest_ns)
+        np.minimum(self._least_ns, reading.min_ns, out=self._least_ns)
+        np.maximum(self._greatest_ns, reading.max_ns, out=self._greatest_ns)
         for begin in range(0, len(rows), _AT_ONCE):
             yield self._some(reading, rows[begin : begin + _AT_ONCE])
 
     def _some(self, reading: Reading, rows: Numbers) -> Increments:
-        counters = numbers(reading.counters)[rows]
+        counters = as_matrix(reading.counters)[rows]
         lengths = reading.buckets.lengths[rows]
         places = spans(reading.buckets.starts[rows], lengths)
         rtts = reading.buckets.counts[places] - self._buckets.counts[places]
@@ -101,28 +101,28 @@ class Past:
         )
         self._buckets.counts[places] += rtts
         self._sum_ns[rows], self._counters[rows] = reading.sum_ns[rows], counters
-        self._least_ns[rows], self._greatest_ns[rows] = NO_LEAST_NS, 0
+        self._least_ns[rows], self._greatest_ns[rows] = NO_MIN_NS, 0
         return made
 
 
-class Accounts:
+class Accumulators:
     """The counts of all series, by their numbers; `counters` of them each. Arrays are as in Reading.
 
-    least_ns and greatest_ns are of what was added since begin().
+    min_ns and max_ns are of what was added since begin().
     """
 
     def __init__(self, counters: int) -> None:
-        self.buckets = Runs.empty(0)
+        self.buckets = SparseHistograms.empty(0)
         self.sum_ns: Counts = np.zeros(0, np.uint64)
         self.counters: Counts = np.zeros((0, counters), np.uint64)
-        self.least_ns: Counts = np.zeros(0, np.uint64)
-        self.greatest_ns: Counts = np.zeros(0, np.uint64)
+        self.min_ns: Counts = np.zeros(0, np.uint64)
+        self.max_ns: Counts = np.zeros(0, np.uint64)
 
     def begin(self, series: int) -> None:
         """Makes room for so many series, before what a reading brings is added."""
-        self.least_ns, self.greatest_ns = np.full(series, NO_LEAST_NS, np.uint64), np.zeros(series, np.uint64)
-        self.buckets = self.buckets.longer(series)
-        self.sum_ns, self.counters = longer(self.sum_ns, series), longer(self.counters, series)
+        self.min_ns, self.max_ns = np.full(series, NO_MIN_NS, np.uint64), np.zeros(series, np.uint64)
+        self.buckets = self.buckets.grow(series)
+        self.sum_ns, self.counters = grow(self.sum_ns, series), grow(self.counters, series)
 
     def forget(self, series: Numbers) -> None:
         """These series begin anew."""
@@ -131,8 +131,8 @@ class Accounts:
 
     def add(self, increments: Increments, to: Numbers) -> Numbers:
         """Adds each row's to the series `to`, (rows,). Returns those that had something."""
-        np.minimum.at(self.least_ns, to, increments.least_ns)
-        np.maximum.at(self.greatest_ns, to, increments.greatest_ns)
+        np.minimum.at(self.min_ns, to, increments.min_ns)
+        np.maximum.at(self.max_ns, to, increments.max_ns)
         self._add_buckets(to[increments.rtts_row], increments.rtts_bucket, increments.rtts)
 
         told = np.flatnonzero((increments.sum_ns != 0) | increments.counters.any(axis=1))

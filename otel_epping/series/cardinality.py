@@ -21,16 +21,16 @@ from dataclasses import replace
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, longer
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.kernel.sparse import Numbers
-from otel_epping.series.accumulators import Accounts, Past
-from otel_epping.series.prefixes import Key, Keys
-from otel_epping.series.registry import Directory
-from otel_epping.series.subnet import Owners
+from otel_epping.series.accumulators import Accumulators, ReadingDelta
+from otel_epping.series.prefixes import Key, SubnetKeys
+from otel_epping.series.registry import SeriesRegistry
+from otel_epping.series.subnet import RowOwners
 from otel_epping.series.temporality import Rows
 
 _NOBODY = -1
@@ -55,19 +55,19 @@ class _Subnet:
         self.told_as: Key | None = None  # its own key, or that of a covering prefix; None: on the overflow point
 
 
-class Bounded:
+class CardinalityLimiter:
     """Makes bounded readings of those of one reader, for one exporter. `started_ns` is when counting could begin."""
 
-    def __init__(self, config: KernelConfig, reader: Reader, started_ns: int) -> None:
+    def __init__(self, config: EppingConfig, reader: Reader, started_ns: int) -> None:
         self.most = config.max_subnets
         self._config = config
         self._limits = Limits()
         self._past_ns = started_ns
-        self._keys = Keys(reader.slots_dtype["key"], config)
-        self._directory = Directory(self._keys, reader.slots_dtype)
+        self._keys = SubnetKeys(reader.slots_dtype["key"], config)
+        self._directory = SeriesRegistry(self._keys, reader.slots_dtype)
         self._counters_dtype = reader.counters_dtype
-        self._accounts = Accounts(self._counters_dtype.itemsize // 8)
-        self._owners, self._past = Owners(), Past()
+        self._accounts = Accumulators(self._counters_dtype.itemsize // 8)
+        self._owners, self._past = RowOwners(), ReadingDelta()
         self._subnets: dict[Key, _Subnet] = {}
         # By the subnets' numbers: which are in use, how busy they are, and their RTTs.
         self._by_number: list[_Subnet | None] = []
@@ -101,11 +101,11 @@ class Bounded:
         self._limits, self.most = limits, limits.max_series or self._config.max_subnets
         changed = self._owners.update(reading)
         self._past.forget(changed)
-        self._subnet_of = longer(self._subnet_of, len(reading.created_ns), _NOBODY)
-        self._to = longer(self._to, len(reading.created_ns))
-        self._method = longer(self._method, len(reading.created_ns))
-        self._rtts_seen = longer(self._rtts_seen, len(reading.created_ns))
-        self._events_seen = longer(self._events_seen, len(reading.created_ns))
+        self._subnet_of = grow(self._subnet_of, len(reading.created_ns), _NOBODY)
+        self._to = grow(self._to, len(reading.created_ns))
+        self._method = grow(self._method, len(reading.created_ns))
+        self._rtts_seen = grow(self._rtts_seen, len(reading.created_ns))
+        self._events_seen = grow(self._events_seen, len(reading.created_ns))
         self._rtts_seen[changed] = self._events_seen[changed] = 0
         for row in changed.tolist():
             self._leave(row)
@@ -144,8 +144,8 @@ class Bounded:
             created_ns=directory.since_ns,
             buckets=accounts.buckets,
             sum_ns=accounts.sum_ns,
-            least_ns=accounts.least_ns,
-            greatest_ns=accounts.greatest_ns,
+            min_ns=accounts.min_ns,
+            max_ns=accounts.max_ns,
             counters=accounts.counters.view(self._counters_dtype)[:, 0],
             active=active,
         )
@@ -180,10 +180,10 @@ class Bounded:
             begin, more = len(self._by_number), max(64, len(self._by_number) // 4)
             self._by_number += [None] * more
             self._free += range(begin + more - 1, begin - 1, -1)
-            self._busy, self._rtts = longer(self._busy, begin + more), longer(self._rtts, begin + more)
+            self._busy, self._rtts = grow(self._busy, begin + more), grow(self._rtts, begin + more)
             self._is_apart, self._is_there = (
-                longer(self._is_apart, begin + more),
-                longer(self._is_there, begin + more),
+                grow(self._is_apart, begin + more),
+                grow(self._is_there, begin + more),
             )
         subnet = _Subnet(key, self._free.pop())
         self._by_number[subnet.number] = self._subnets[key] = subnet

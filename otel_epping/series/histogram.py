@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.arrays import Counts
-from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of
+from otel_epping.kernel.sparse import Numbers, SparseHistograms, spans, starts_of
 
 # What SDKs keep (their default max_size), and what backends such as Mimir and deltatocumulative hold without merging.
 MAX_BUCKETS = 160
@@ -55,7 +55,7 @@ def halve(buckets: Buckets) -> Buckets:
     return Buckets(padded.reshape(-1, 2).sum(1), buckets.offset >> 1, buckets.scale - 1)
 
 
-def fit_all(runs: Runs, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
+def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
     """The finest scale for each row at which at most `most` buckets hold its histogram, exactly.
 
     Bucket 0 of the runs has the OTLP index `offset`, at `scale`.

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 Key = bytes
 
@@ -22,10 +22,10 @@ _ADDRESS_BITS = 128
 _IN_FRONT = {_V4: 96, _V6: 0}
 
 
-class Keys:
+class SubnetKeys:
     """Makes keys of others; `dtype` is that of struct subnet_key."""
 
-    def __init__(self, dtype: np.dtype[Any], config: KernelConfig) -> None:
+    def __init__(self, dtype: np.dtype[Any], config: EppingConfig) -> None:
         self._dtype = dtype
         self._lengths = {_V4: config.prefix_v4, _V6: config.prefix_v6}
         assert dtype.fields

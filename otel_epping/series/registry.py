@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import longer
+from otel_epping.kernel.arrays import grow
 from otel_epping.kernel.sparse import Numbers
-from otel_epping.series.prefixes import Key, Keys
+from otel_epping.series.prefixes import Key, SubnetKeys
 
 
-class Directory:
+class SeriesRegistry:
     """Series have the numbers of rows. Number 0, the overflow point, is there always; others are used again.
 
     slots    (series,) as in Reading; `live` if there is such a series
@@ -21,7 +21,7 @@ class Directory:
     covering how many of these are covering prefixes
     """
 
-    def __init__(self, keys: Keys, slots: np.dtype[Any]) -> None:
+    def __init__(self, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
         self.slots: npt.NDArray[Any] = np.zeros(1, slots)
         self.since_ns = np.zeros(1, np.int64)
         self.untold = np.zeros(1, np.bool_)
@@ -48,9 +48,9 @@ class Directory:
     def _append(self) -> int:
         number = len(self._numbers) + 1  # none is free
         room = max(64, number // 4) if number == len(self.slots) else 0
-        self.slots = longer(self.slots, len(self.slots) + room)
-        self.since_ns = longer(self.since_ns, len(self.slots))
-        self.untold = longer(self.untold, len(self.slots))
+        self.slots = grow(self.slots, len(self.slots) + room)
+        self.since_ns = grow(self.since_ns, len(self.slots))
+        self.untold = grow(self.untold, len(self.slots))
         return number
 
     def is_delivered(self, subnet: Key) -> bool:

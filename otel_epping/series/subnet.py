@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from otel_epping.kernel.arrays import longer
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.arrays import grow
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 
 _V4 = 4
@@ -24,7 +24,7 @@ class Subnet(NamedTuple):
     method: int
 
 
-def subnet_of(reading: Reading, row: int, config: KernelConfig) -> Subnet | None:
+def subnet_of(reading: Reading, row: int, config: EppingConfig) -> Subnet | None:
     """The subnet of a row; None for a row of nobody's, and for the overflow slot."""
     if row == OVERFLOW_SLOT or not reading.created_ns[row]:
         return None
@@ -38,7 +38,7 @@ def subnet_of(reading: Reading, row: int, config: KernelConfig) -> Subnet | None
     return Subnet(network, reading.names[int(key["interface"])], int(key["side"]), int(key["method"]))
 
 
-class Owners:
+class RowOwners:
     """Notices when a row is somebody else's: owners of a slot are told apart by the time it was made."""
 
     def __init__(self) -> None:
@@ -46,7 +46,7 @@ class Owners:
 
     def update(self, reading: Reading) -> Rows:
         """Takes in a reading and returns the rows that are new or somebody else's now."""
-        self._created_ns = longer(self._created_ns, len(reading.created_ns))
+        self._created_ns = grow(self._created_ns, len(reading.created_ns))
         known = self._created_ns[: len(reading.created_ns)]
         changed = np.flatnonzero(reading.created_ns != known)
         known[changed] = reading.created_ns[changed]

@@ -17,7 +17,7 @@ import click
 
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
-from otel_epping.kernel.config import HOOKS, LIMITS, KernelConfig
+from otel_epping.kernel.config import HOOKS, LIMITS, EppingConfig
 from otel_epping.kernel.limits import RANGES, Limits
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
@@ -26,7 +26,7 @@ SELECTING = ("interface", "lan", "mirror")  # the settings that select interface
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_KERNEL = KernelConfig()
+_KERNEL = EppingConfig()
 _LIMITS = Limits()
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 
@@ -35,7 +35,7 @@ class Row(NamedTuple):
     """What is known of a setting beside its name and default.
 
     short    a short flag
-    kernel   a knob of the kernel program, which every command has that loads it; it is the same field of KernelConfig
+    kernel   a knob of the kernel program, which every command has that loads it; it is the same field of EppingConfig
     attaches it says how the program is put on interfaces, of which a capture has none
     reload   SIGHUP puts a new value of the file into force; all others need a restart
     unset    what holds while there is no value, where the default is None
@@ -219,10 +219,10 @@ class Settings:
         return Selection(*(getattr(self, field) for field in SELECTING))
 
     @property
-    def kernel(self) -> KernelConfig:
+    def kernel(self) -> EppingConfig:
         """The knobs of the kernel program. A mirror port may show a packet twice."""
         knobs = {setting.field: getattr(self, setting.field) for setting in SETTINGS if setting.row.kernel}
-        return KernelConfig(**knobs, copies=bool(self.mirror))
+        return EppingConfig(**knobs, copies=bool(self.mirror))
 
     @property
     def limits(self) -> Limits:

@@ -131,7 +131,7 @@ def _config(settings: Settings) -> dict[str, Any]:
 
 
 def kernel_options(command: Callable[..., Any]) -> Any:
-    """Options that are knobs of the kernel program; they arrive as one KernelConfig, `config`."""
+    """Options that are knobs of the kernel program; they arrive as one EppingConfig, `config`."""
     return _with_options([setting for setting in SETTINGS if setting.row.kernel], command, _config)
 
 

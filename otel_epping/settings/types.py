@@ -23,8 +23,8 @@ class Duration(click.ParamType[int]):
 
     name = "duration"
 
-    def __init__(self, least_ns: int, greatest_ns: int) -> None:
-        self.least_ns, self.greatest_ns = least_ns, greatest_ns
+    def __init__(self, min_ns: int, max_ns: int) -> None:
+        self.min_ns, self.max_ns = min_ns, max_ns
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Whole ns; a value that is none fails with what is allowed."""
@@ -34,8 +34,8 @@ class Duration(click.ParamType[int]):
         if not match:
             self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
         time_ns = round(float(match[1]) * _UNITS_NS[match[2]])
-        if not self.least_ns <= time_ns <= self.greatest_ns:
-            self.fail(f"{value} is not from {self.least_ns / 1e9:g}s to {self.greatest_ns / 1e9:g}s", param, ctx)
+        if not self.min_ns <= time_ns <= self.max_ns:
+            self.fail(f"{value} is not from {self.min_ns / 1e9:g}s to {self.max_ns / 1e9:g}s", param, ctx)
         return time_ns
 
 
@@ -90,7 +90,7 @@ def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
         return {"type": "integer"} | {name: limit for name, limit in limits.items() if limit is not None}
     if isinstance(kind, Duration):
         time = {"type": "string", "pattern": f"^{_DURATION}$", "examples": ["100ms", "2.5s", "1m"]}
-        seconds = {"type": "number", "minimum": kind.least_ns / 1e9, "maximum": kind.greatest_ns / 1e9}
+        seconds = {"type": "number", "minimum": kind.min_ns / 1e9, "maximum": kind.max_ns / 1e9}
         return {"anyOf": [time, seconds]}
     if isinstance(kind, Methods):
         return {"type": "array", "items": {"enum": list(methods.ALL)}}
@@ -104,7 +104,7 @@ def allowed(kind: click.ParamType[Any]) -> str:
     if isinstance(kind, click.IntRange):
         return f"{kind.min} to {kind.max}"
     if isinstance(kind, Duration):
-        return f"{text_of(kind, kind.least_ns)} to {text_of(kind, kind.greatest_ns)}"
+        return f"{text_of(kind, kind.min_ns)} to {text_of(kind, kind.max_ns)}"
     if isinstance(kind, Methods):
         return ", ".join(f"`{name}`" for name in methods.ALL)
     if isinstance(kind, click.Choice):

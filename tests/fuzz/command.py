@@ -20,25 +20,25 @@ from fuzz.meaning import read
 from fuzz.rules import Step
 from fuzz.trial import Trial, shrink
 from otel_epping.kernel import methods
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 MS, SECOND = 1_000_000, 1_000_000_000
 _COMMON: dict[str, Any] = {"packet_clock": True, "max_flows": 8192, "max_subnets": 1024}
 CONFIGS = {
-    "every": KernelConfig(**_COMMON, sample_interval_ns=0),
-    "default": KernelConfig(**_COMMON),
-    "overflow": KernelConfig(
+    "every": EppingConfig(**_COMMON, sample_interval_ns=0),
+    "default": EppingConfig(**_COMMON),
+    "overflow": EppingConfig(
         **_COMMON | {"max_subnets": 16}, sample_interval_ns=0, prefix_v4=32, prefix_v6=128, scale=6
     ),
-    "coarse": KernelConfig(
+    "coarse": EppingConfig(
         **_COMMON, sample_interval_ns=10 * MS, prefix_v4=0, prefix_v6=0, scale=0, max_age_ns=600 * SECOND
     ),
-    "tunnels": KernelConfig(**_COMMON, sample_interval_ns=0, tunnels=True),
-    "copies": KernelConfig(**_COMMON, sample_interval_ns=0, copies=True),
-    "seldom": KernelConfig(**_COMMON, sample_interval_ns=300 * MS, max_age_ns=100 * MS, scale=2),
-    "impatient": KernelConfig(**_COMMON, sample_interval_ns=0, prefix_v4=9, prefix_v6=61, scale=2, max_age_ns=100 * MS),
-    "events": KernelConfig(**_COMMON, sample_interval_ns=0, events=True),
-    **{name: KernelConfig(**_COMMON, sample_interval_ns=0, methods=(name,)) for name in methods.ALL},
+    "tunnels": EppingConfig(**_COMMON, sample_interval_ns=0, tunnels=True),
+    "copies": EppingConfig(**_COMMON, sample_interval_ns=0, copies=True),
+    "seldom": EppingConfig(**_COMMON, sample_interval_ns=300 * MS, max_age_ns=100 * MS, scale=2),
+    "impatient": EppingConfig(**_COMMON, sample_interval_ns=0, prefix_v4=9, prefix_v6=61, scale=2, max_age_ns=100 * MS),
+    "events": EppingConfig(**_COMMON, sample_interval_ns=0, events=True),
+    **{name: EppingConfig(**_COMMON, sample_interval_ns=0, methods=(name,)) for name in methods.ALL},
 }
 
 

@@ -52,8 +52,8 @@ class Copies:
         asks_again = seen.receiver.duplicates >= ASKS_AGAIN and meaning.sequence == seen.receiver.acknowledged
         if asks_again and asked != was_asked:
             return 0
-        least_ns = UNKNOWN_NS if identification else WITHOUT_IDENTIFICATION_NS
-        return min(max((seen.flow.handshake_ns or 0) // 2, least_ns), COPY_NS)
+        min_ns = UNKNOWN_NS if identification else WITHOUT_IDENTIFICATION_NS
+        return min(max((seen.flow.handshake_ns or 0) // 2, min_ns), COPY_NS)
 
 
 def _may_be_said_twice(meaning: Meaning, identification: int) -> bool:

@@ -16,7 +16,7 @@ from fuzz.flows import IDLE_NS
 from fuzz.meaning import ACK, ETHERNET, read
 from fuzz.rules import Step
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 START_NS = 1_760_000_000_000_000_000
 MS = talks.MS
@@ -40,7 +40,7 @@ class Episode:
         return sum(bool(step.note) for step in self.steps)
 
 
-def make(seed: str, index: int, config: KernelConfig) -> Episode:
+def make(seed: str, index: int, config: EppingConfig) -> Episode:
     """The episode with this number; for the configuration, as to silences and how much is in tunnels."""
     chance = random.Random(f"{seed}/{index}")
     if index % SWEEP_EVERY == SWEEP_EVERY - 1:

@@ -11,7 +11,7 @@ from typing import ClassVar, Protocol
 from fuzz.flows import Flow, Half, Segment, later
 from fuzz.meaning import ACK, FIN, ICMP_OF, RST, SYN, Meaning
 from fuzz.timing import Fault, Timing
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 
 @dataclass
@@ -39,7 +39,7 @@ COPY_NS = 20_000_000
 class Method(Protocol):
     """A way to measure."""
 
-    def __init__(self, config: KernelConfig, counters: Counter[str]) -> None: ...
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None: ...
 
     def see(self, seen: Seen) -> int | None:
         """When what this packet answers was sent, if it answers anything."""
@@ -53,7 +53,7 @@ def too_soon(half: Half, now_ns: int, interval_ns: int) -> bool:
 class TcpTimestamp:
     """From a TSval sent for the first time to the first TSecr that echoes it."""
 
-    def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters, self.timing = config, counters, Timing(config, counters)
 
     def see(self, seen: Seen) -> int | None:
@@ -129,7 +129,7 @@ class TcpSequence:
     """From a segment that continues what was sent before to the acknowledgement of just its last byte, one at a time,
     where timestamps do not time an endpoint."""
 
-    def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters, self.timing = config, counters, Timing(config, counters)
 
     def see(self, seen: Seen) -> int | None:
@@ -187,7 +187,7 @@ class TcpSequence:
 class Exchanges:
     """Questions that wait for the one answer with their identifier (docs/methods.md; RFC 6298 section 3: Karn)."""
 
-    def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters = config, counters
         self.asked: dict[object, tuple[int, str]] = {}
         self.aliases: dict[object, object] = {}

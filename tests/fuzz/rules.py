@@ -11,7 +11,7 @@ from fuzz.meaning import ACK, RST, SYN, Meaning, prefix, read
 from fuzz.methods import METHODS, Seen
 from fuzz.timing import Timing
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 RTT_LEAST_NS, RTT_GREATEST_NS = 1_000, 64_000_000_000
 CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
@@ -64,7 +64,7 @@ class Tally:
 class Model:
     """What the program must count of the packets that it is shown; it knows no flow and no subnet to begin with."""
 
-    def __init__(self, config: KernelConfig, link_header: int, role: Role = Role.WAN) -> None:
+    def __init__(self, config: EppingConfig, link_header: int, role: Role = Role.WAN) -> None:
         self.config, self.link_header, self.role = config, link_header, role
         self.tally = Tally()
         self.flows: dict[object, Flow] = {}  # of TCP, by either end

@@ -6,7 +6,7 @@ from enum import IntEnum
 
 from fuzz.flows import Half, Segment, later
 from fuzz.meaning import Meaning
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 STILL_NS = 250_000_000
 
@@ -22,7 +22,7 @@ class Fault(IntEnum):
 class Timing:
     """Hands an endpoint over to sequence numbers and back, if both methods are on."""
 
-    def __init__(self, config: KernelConfig, counters: Counter[str]) -> None:
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.counters = counters
         self.hands_over = {"tcp_timestamp", "tcp_sequence"} <= set(config.methods)
         self.always_by_sequence = "tcp_timestamp" not in config.methods

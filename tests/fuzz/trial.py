@@ -21,7 +21,7 @@ from fuzz.episodes import Episode
 from fuzz.rules import CLASSES, OVERFLOW, Model, Step, Subnet, Tally
 from otel_epping.kernel import buckets, libbpf, map_array, methods
 from otel_epping.kernel.attach.interfaces import Interface, Role
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 
 _MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
 # What becomes of an RTT that was begun.
@@ -77,7 +77,7 @@ class HashMap:
 class Trial:
     """A loaded program of one configuration, and its model. To be used on one CPU, so that an LRU map is one list."""
 
-    def __init__(self, config: KernelConfig) -> None:
+    def __init__(self, config: EppingConfig) -> None:
         self.config = config
         self.rtts = 0  # how many the model had in the last run
         self.bench = Bench(config)

@@ -17,7 +17,7 @@ from flowtable import forget_flows
 from oracles.frames import Frame
 from oracles.report import Report
 from otel_epping.kernel import map_array, methods
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import table
 from otel_epping.replay.capture import Capture, CaptureError
 from otel_epping.replay.replayer import Replayer
@@ -25,7 +25,7 @@ from otel_epping.replay.replayer import Replayer
 # Of struct flow_counters; each counts what a subnet sent, and what was sent to it.
 KINDS = ("retransmitted", "out_of_order", "zero_window")
 SENT = 0
-MAX_AGE_NS = KernelConfig().max_age_ns
+MAX_AGE_NS = EppingConfig().max_age_ns
 
 Rows = npt.NDArray[Any]
 
@@ -51,7 +51,7 @@ class Observed:
 
     samples: list[Sample] = field(default_factory=list)
     kinds: dict[str, set[int]] = field(default_factory=lambda: {kind: set() for kind in KINDS})
-    max_flows: int = KernelConfig().max_flows
+    max_flows: int = EppingConfig().max_flows
     frames: int = 0
     stopped: str = ""
     duplicates: int = 0
@@ -73,11 +73,11 @@ class Observed:
 class Ours:
     """The loaded program, for any number of captures, one after the other."""
 
-    def __init__(self, names: tuple[str, ...] = methods.ALL, max_flows: int = KernelConfig().max_flows) -> None:
+    def __init__(self, names: tuple[str, ...] = methods.ALL, max_flows: int = EppingConfig().max_flows) -> None:
         self.methods = names
         self._max_flows = max_flows
         self._replayer = Replayer(
-            KernelConfig(
+            EppingConfig(
                 sample_interval_ns=0, prefix_v4=0, prefix_v6=0, max_subnets=64, max_flows=max_flows, methods=names
             )
         )

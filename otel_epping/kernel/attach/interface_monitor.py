@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 _SHORTAGES = {*SHORTAGES, errno.ENOSPC}
 
 
-class Follower:
+class InterfaceMonitor:
     """Watches what is selected, from begin() to close(). Select on it, and follow() when it has something to read."""
 
     def __init__(

@@ -81,7 +81,7 @@ def _blocks(steps: list[_Step], ends: dict[int, int]) -> dict[int, _Block]:
     return blocks
 
 
-def arranged(code: bytes) -> bytes:
+def move_cold_blocks(code: bytes) -> bytes:
     """The same program without its marks, and what is rare behind all else."""
     steps: list[_Step] = list(_STEP.iter_unpack(code))
     ends = dict(_places(code))
@@ -120,7 +120,7 @@ def arranged(code: bytes) -> bytes:
     )
 
 
-def linked(code: bytes, direction: int, addresses: list[int]) -> bytes:
+def relocate(code: bytes, direction: int, addresses: list[int]) -> bytes:
     """The same program for a direction, with descriptors of maps where it has their addresses, by their numbers."""
     whole = bytearray(code)
     filled = set()

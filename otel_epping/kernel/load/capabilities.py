@@ -181,11 +181,11 @@ def needed_at_run_time() -> frozenset[str]:
 
 
 def in_words(kept: Collection[str]) -> str:
-    """What lay_down() kept, for who is to know of it."""
+    """What drop_capabilities() kept, for who is to know of it."""
     return f"{', '.join(sorted(kept))}: kept, for this kernel asks for it to use what is loaded"
 
 
-def lay_down(keep: Collection[str] = NOTHING) -> frozenset[str]:
+def drop_capabilities(keep: Collection[str] = NOTHING) -> frozenset[str]:
     """Drops all but `keep` that this kernel doesn't ask for at run time; what is kept."""
     try:
         kept = needed_at_run_time() | frozenset(keep)

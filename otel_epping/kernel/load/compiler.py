@@ -180,8 +180,8 @@ def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
 
     Raises LoadError if the kernel rejects one.
     """
-    code = bytecode.arranged(compiled(bcc, module))
-    codes = {name: bytecode.linked(code, direction, addresses_of(module)) for name, direction in PROGRAMS.items()}
+    code = bytecode.move_cold_blocks(compiled(bcc, module))
+    codes = {name: bytecode.relocate(code, direction, addresses_of(module)) for name, direction in PROGRAMS.items()}
     try:
         with ThreadPoolExecutor() as pool:
             return list(pool.map(lambda name: load_program(bcc, libbpf, name, codes[name]), PROGRAMS))
@@ -197,7 +197,7 @@ def explain(bcc: Any, libbpf: Any, lines: list[SourceLine], defines: dict[str, i
     with verifier_log.listing() as listed:
         module = compile_source(bcc, "\n".join(source), defines, "-g", debug=verifier_log.DEBUG_SOURCE)
     program = failure.reply["program"]
-    code = bytecode.linked(compiled(bcc, module), PROGRAMS[program], addresses_of(module))
+    code = bytecode.relocate(compiled(bcc, module), PROGRAMS[program], addresses_of(module))
     found = verifier_log.explain(libbpf, bcc.BPF.SCHED_CLS, program, code, listed[0], source)
     print(*found.log.splitlines()[-LOG_LINES:], sep="\n", file=sys.stderr)
     place = lines[found.line - 1] if found.line else None

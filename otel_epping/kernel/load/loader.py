@@ -23,7 +23,7 @@ from typing import Any
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import libbpf
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.program import Map, Program
 
@@ -200,7 +200,7 @@ def _program(answer: _Answer, interpreter: str) -> Program:
     )
 
 
-def load(config: KernelConfig) -> Program:
+def load(config: EppingConfig) -> Program:
     """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
     requirements.kernel()
     requirements.file_systems()

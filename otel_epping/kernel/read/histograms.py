@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.arrays import Counts, grow
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
-from otel_epping.kernel.sparse import Numbers, Runs, spans, starts_of, sums
+from otel_epping.kernel.sparse import Numbers, SparseHistograms, spans, starts_of, sums
 
 # Buckets are read in blocks of so many: a cache line. One by one takes twice as long.
 BLOCK = 16
@@ -45,7 +45,7 @@ class Histograms:
         self._missing = -self._buckets % BLOCK
         # In words of 32 bits: the size of a row, and where in it the buckets begin.
         self._words, self._offset = array.dtype.itemsize // 4, offset // 4
-        self.runs = Runs.empty(0)
+        self.runs = SparseHistograms.empty(0)
         self.sum_ns: Counts = np.zeros(0, np.uint64)
         self.ended: Counts = np.zeros(0, np.uint64)
         self._begin_pass(iter(()))
@@ -57,9 +57,9 @@ class Histograms:
 
     def begin(self, rows: int) -> None:
         """Begins to read the first `rows` rows. Then comes work(), by as many threads as like, and then finish()."""
-        self.runs = self.runs.longer(rows)
-        self.sum_ns = longer(self.sum_ns, rows)
-        self.ended = longer(self.ended, rows)
+        self.runs = self.runs.grow(rows)
+        self.sum_ns = grow(self.sum_ns, rows)
+        self.ended = grow(self.ended, rows)
         self._begin_pass(self._array.parts(rows))
 
     def _begin_pass(self, parts: Iterator[tuple[int, int]]) -> None:

@@ -7,16 +7,16 @@ reads ends the interval for all, so its extremes are handed to every reader, whi
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.arrays import Counts, grow
 
 _VALUE_BITS = np.uint64(36)
 _VALUE_MASK = np.uint64((1 << 36) - 1)
 _INTERVALS = 1 << 28
 
-NO_LEAST_NS = int(_VALUE_MASK)
+NO_MIN_NS = int(_VALUE_MASK)
 
 
-class Extremes:
+class MinMax:
     """What one reader has collected. Only who has ended an interval grows it, merges or takes, before anybody ends the
     next; threads may merge at a time if their rows differ, and were there before."""
 
@@ -26,8 +26,8 @@ class Extremes:
 
     def grow(self, rows: int) -> None:
         """Makes room for so many rows."""
-        self._least_ns = longer(self._least_ns, rows, NO_LEAST_NS)
-        self._greatest_ns = longer(self._greatest_ns, rows)
+        self._least_ns = grow(self._least_ns, rows, NO_MIN_NS)
+        self._greatest_ns = grow(self._greatest_ns, rows)
 
     def merge(self, begin: int, interval: int, min_words: Counts, max_words: Counts) -> None:
         """Takes in the extremes of an interval: words of the rows from `begin` on."""
@@ -41,8 +41,8 @@ class Extremes:
         self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
 
     def take(self, rows: int) -> tuple[Counts, Counts]:
-        """Least and greatest RTT since they were last taken: (NO_LEAST_NS, 0) where there was none."""
+        """Least and greatest RTT since they were last taken: (NO_MIN_NS, 0) where there was none."""
         taken = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
-        self._least_ns[:rows] = NO_LEAST_NS
+        self._least_ns[:rows] = NO_MIN_NS
         self._greatest_ns[:rows] = 0
         return taken

@@ -25,7 +25,7 @@ class Shared(Generic[_T]):
 
 
 @contextmanager
-def beside(function: Callable[[], _T]) -> Iterator["Future[_T]"]:
+def run_parallel(function: Callable[[], _T]) -> Iterator["Future[_T]"]:
     """Calls the function while the body runs, and doesn't leave before both are done; what became of it, to be asked.
 
     One after the other if there are no more threads: the last export comes when the interpreter is ending. For that,

@@ -9,15 +9,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.arrays import Counts, grow
 from otel_epping.kernel.attach.attachments import Attachments
-from otel_epping.kernel.config import KernelConfig, possible_cpus
+from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.directions import Directions, Traffic
 from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.histograms import Histograms
-from otel_epping.kernel.read.min_max import Extremes
-from otel_epping.kernel.read.parallel import beside
+from otel_epping.kernel.read.min_max import MinMax
+from otel_epping.kernel.read.parallel import run_parallel
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import Gone, Reading
@@ -48,13 +48,13 @@ class Reader:
         self,
         arrays: dict[str, Array],
         flows: FlowTable,
-        config: KernelConfig,
+        config: EppingConfig,
         attachments: Attachments,
         next_interval: Callable[[], AbstractContextManager[Interval]],
         now_ns: Callable[[], int],
         started_ns: int,
     ) -> None:
-        self.extremes = Extremes()
+        self.extremes = MinMax()
         self._attachments = attachments
         self._next_interval = next_interval
         self._now_ns = now_ns
@@ -125,7 +125,7 @@ class Reader:
         for reader in readers:
             reader.extremes.grow(interval.rows)
         self._histograms.begin(interval.rows)
-        with beside(count_and_help) as counting:
+        with run_parallel(count_and_help) as counting:
             self._histograms.work(share_extremes)
         self._histograms.finish(share_extremes)
         return counting.result()
@@ -136,7 +136,7 @@ class Reader:
         Since this reader looked last: so neither a suspension, during which the kernel's clock stands still, nor a step
         of the clock on the wall gives a slot a time before that, or one to come.
         """
-        self._created_ns = longer(self._created_ns, len(slots))
+        self._created_ns = grow(self._created_ns, len(slots))
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns[: len(slots)] == 0))
         created_ns = slots["created_ns"][new].astype(np.int64)
         if not self._packet_clock:
@@ -218,7 +218,7 @@ class Reader:
                 self._flows.look_soon()
             counters, active, flows = self._read_all(interval)
             slots = self._slots.rows(0, rows).copy()
-            least_ns, greatest_ns = self.extremes.take(rows)
+            min_ns, max_ns = self.extremes.take(rows)
             self._read_created(slots, now_ns)
             names = dict(self._attachments.names)
             if not self._packet_clock:  # of a capture, an event is nothing to warn of now
@@ -229,8 +229,8 @@ class Reader:
                 created_ns=self._created_ns,
                 buckets=self._histograms.runs,
                 sum_ns=self._histograms.sum_ns,
-                least_ns=least_ns,
-                greatest_ns=greatest_ns,
+                min_ns=min_ns,
+                max_ns=max_ns,
                 counters=counters,
                 active=active,
                 flows=flows,

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.arrays import Counts, grow
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.program import Map
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
@@ -86,12 +86,12 @@ class Slots:
 
     def owners(self, rows: int) -> Numbers:
         """How often each of the first slots was taken back: (rows,)"""
-        self._owners = longer(self._owners, rows)
+        self._owners = grow(self._owners, rows)
         return self._owners[:rows]
 
     def since(self, rows: int) -> Numbers:
         """The epoch from which on each of the first slots is its owner's: (rows,)"""
-        self._since = longer(self._since, rows, FIRST_EPOCH)
+        self._since = grow(self._since, rows, FIRST_EPOCH)
         return self._since[:rows]
 
     def give(self, slots: Rows) -> None:
@@ -129,10 +129,10 @@ class Slots:
             self._free(rows)
 
     def _grow(self, rows: int, now_ns: int) -> None:
-        self._events = longer(self._events, rows)
+        self._events = grow(self._events, rows)
         # A slot that is new may be live before anything of it is read.
-        self._changed_ns = longer(self._changed_ns, rows, now_ns)
-        self._is_closing = longer(self._is_closing, rows)
+        self._changed_ns = grow(self._changed_ns, rows, now_ns)
+        self._is_closing = grow(self._is_closing, rows)
 
     def _close(self, rows: Rows, keys: npt.NDArray[Any], now_ns: int, readers: Collection[object]) -> None:
         rows = self._delete(rows, keys)

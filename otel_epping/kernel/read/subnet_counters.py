@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, longer
+from otel_epping.kernel.arrays import Counts, grow
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.flow_table import FlowTable
 
@@ -91,7 +91,7 @@ class SubnetCounters:
         `since` as for FlowTable.active(). Records are good until the next reading.
         """
         rows = len(since)
-        self._records = longer(self._records, rows)
+        self._records = grow(self._records, rows)
         self._read_flow_counters(rows)
         # In this order: a flow that opens in between is active and not yet opened, and none seems to have ended. One
         # that closes in between seems to have ended in silence, until the next does: the count only ever grows.

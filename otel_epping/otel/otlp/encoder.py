@@ -12,7 +12,7 @@ from otel_epping.otel.otlp import points, request
 from otel_epping.otel.otlp.columns import Column, Pieces
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.subnet import Owners, subnet_of
+from otel_epping.series.subnet import RowOwners, subnet_of
 
 
 class Writer:
@@ -20,7 +20,7 @@ class Writer:
 
     def __init__(self, producer: EppingMetricProducer) -> None:
         self._config = producer.config
-        self._owners = Owners()
+        self._owners = RowOwners()
         self._of_subnets, self._of_rtts = Pieces(), Pieces()
         self._of_subnets[OVERFLOW_SLOT] = points.number_attributes(OVERFLOW)
         self._of_rtts[OVERFLOW_SLOT] = points.histogram_attributes(OVERFLOW)
@@ -41,7 +41,7 @@ class Writer:
         self._update(batch)
         time_ns = batch.reading.time_ns
         rtts = batch.rtts
-        histograms = points.Histograms(*rtts.fitted, rtts.sum_ns, rtts.least_ns, rtts.greatest_ns)
+        histograms = points.Histograms(*rtts.fitted, rtts.sum_ns, rtts.min_ns, rtts.max_ns)
         rtt_points = points.histogram_points([self._of_rtts[rtts.rows]], rtts.start_ns, time_ns, histograms)
         metrics = [request.rtt_metric(rtt_points, batch.temporality)]
         for series in batch.counters:

@@ -40,8 +40,8 @@ class Histograms(NamedTuple):
     offset       (n,) OTLP index of each run's first bucket
     scale        (n,)
     sum_ns       (n,)
-    least_ns     (n,) the least RTT, no less than its bucket allows
-    greatest_ns  (n,) the greatest one, as well; 0 where both are not known
+    min_ns     (n,) the least RTT, no less than its bucket allows
+    max_ns  (n,) the greatest one, as well; 0 where both are not known
     """
 
     starts: Indexes
@@ -49,8 +49,8 @@ class Histograms(NamedTuple):
     offset: Indexes
     scale: Indexes
     sum_ns: Counts
-    least_ns: Counts
-    greatest_ns: Counts
+    min_ns: Counts
+    max_ns: Counts
 
 
 @lru_cache(1024)
@@ -126,14 +126,14 @@ def histogram_points(attributes: Sequence[Column], start_ns: Times, time_ns: int
     records["count"] = np.diff(_sums(histograms.counts)[histograms.starts])
     records["sum"] = histograms.sum_ns / _NS
     extremes = np.full(len(start_ns), _EXTREMES)
-    extremes["min"] = histograms.least_ns / _NS
-    extremes["max"] = histograms.greatest_ns / _NS
+    extremes["min"] = histograms.min_ns / _NS
+    extremes["max"] = histograms.max_ns / _NS
     return _points(
         *attributes,
         Column.of_records(records),
         _varint_field(ExponentialHistogramDataPoint.SCALE_FIELD_NUMBER, protobuf.zigzag(histograms.scale)),
         *_buckets(histograms),
-        Column.of_records(extremes).where(histograms.greatest_ns != 0),
+        Column.of_records(extremes).where(histograms.max_ns != 0),
     )
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel.collector import Collector
-from otel_epping.kernel.config import KernelConfig
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
 from vm.guest.agent import COMMAND
 from vm.guest.results import SHARE, Results
 
@@ -64,13 +64,13 @@ def _from_9p(results: Results) -> None:
 def settings(results: Results) -> None:
     """Load the program with each of _SETTINGS."""
     for name, changes in _SETTINGS.items():
-        _load(results, name, replace(KernelConfig(), **changes))
+        _load(results, name, replace(EppingConfig(), **changes))
 
 
-def _load(results: Results, name: str, config: KernelConfig) -> None:
+def _load(results: Results, name: str, config: EppingConfig) -> None:
     began = time.monotonic()
     try:
-        with Collector(config) as collector:
+        with EppingCollector(config) as collector:
             counts = collector.verified_instructions or {}  # none before Linux 5.16
             results.tell(name, True, f"{_listed(counts.items())} instructions; {time.monotonic() - began:.1f} s")
     except EppingError as error:
