@@ -117,7 +117,7 @@ def verifier(results: Sequence[Result]) -> str:
                     f"{min(started):.0f} s" if started else _NOT_TRIED,
                 ]
             )
-    head = ["kernel", "userland", "ingress", "egress", "most of one method", "verifier", "start"]
+    head = ["kernel", "userland", "ingress", "egress", "most for one method", "verifier", "start"]
     return table(head, rows)
 
 
