@@ -15,7 +15,7 @@ from vm.kernels import order
 from vm.machine import Result
 from vm.plan import PAIR_TESTS
 
-_NOT_TRIED = "not tried"
+_NOT_TRIED = "not tested"
 _PACKAGES = (("libbpfcc", "BCC"), ("libllvm", "LLVM"))
 _CARD_KINDS = {"e1000e": "e1000e, and a VLAN on it", "virtio_net": "virtio, and a VLAN on it"}
 
