@@ -17,13 +17,13 @@ _AT_ONCE = 1_000
 
 
 def map_layouts(config: KernelConfig) -> Maps:
-    """Returns the map layouts of a program with this configuration. An agent with it has the same layouts."""
+    """Returns the map layouts for a configuration. An agent process with that configuration has the same layouts."""
     with Collector(config) as collector:
         return {name: collector.program.maps[name] for name in _FILLED}
 
 
 class SubnetTraffic:
-    """Sends segments to servers through the agent's interface, and the servers' replies, from both ends of the pair."""
+    """Sends segments to servers from the agent's end of the veth pair, and the servers' replies from the far end."""
 
     def __init__(self, veth: VethPair) -> None:
         self._ends = {egress: veth.raw(near=egress) for egress in (True, False)}

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fills a collector's maps as after a day of traffic: thousands of subnets, each with a full histogram.
 
-Slots, counters and flows are made by packets through the program: one packet in each direction for each subnet. That
+Packets through the program create slots, counters and flows: one packet in each direction for each subnet. That
 gives about seven data points per subnet: a histogram, packets and bytes in each direction, opened flows and active
 flows. Filling a histogram with packets would take 2,000 of them, so histograms are written directly into the map, in
 the program's own layout: 40 neighbouring buckets at scale 4, with 48 RTTs each on average.

@@ -2,14 +2,14 @@
 """Cost of a packet in the program, measured with BPF_PROG_TEST_RUN over many workloads.
 
 Each workload goes through a program that does nothing, through ours with all methods, and through any compared
-programs, in turns, round by round. The kernel measures the time of the runs alone. *Net* is the time above the program
+programs, in turns, round by round. The kernel measures only the time of the runs. *Net* is the time above the program
 that does nothing. Figures are medians over rounds.
 
 - `repeated`: one packet in a kernel loop. All data is in the caches and all branches are predicted, so the figure is
   the cost of the instructions.
 - All other workloads need a system call for each packet. It displaces caches and branch predictions, as a network stack
   does. Figures of one flow can be compared with figures of many flows.
-- In all workloads but the mixed ones, the packets of a flow are identical, so none starts or completes an RTT sample.
+- In workloads that are not mixed, the packets of a flow are identical, so none starts or completes an RTT sample.
   Mixed packets (traffic_model.py) resemble real traffic, and some complete RTT samples.
 - Our program is measured with its default tables, and with tables as large as ePPing's (131,072 flows; 1,048,576 flows
   for the workload of a million flows). Each workload uses a newly loaded program of ours. Mixed workloads use the mean
@@ -83,7 +83,7 @@ def times_of(workload: Workload, hook: str, others: list[Contender], tiny: bool 
         contenders += [each for each in others if needed <= set(each.hooks)]
         with one_cpu():
             times = _measure(contenders, workload, hook, tiny)
-        times.ended = _ended(collectors[-1])  # the last one has the large tables, if any has
+        times.ended = _ended(collectors[-1])  # with large tables, if the workload needs them
     return times
 
 

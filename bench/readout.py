@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of a reading: copies the kernel's counts into arrays and adds them up over CPUs.
+"""Time and memory of a reading, which copies the kernel's counts into arrays and adds them up over CPUs.
 
 The maps are filled (fill_maps.py), and the flow table has a flow for each subnet. Each size is measured in its own
 process: the first reading, readings in which every subnet has new RTTs, and readings in which no subnet has new RTTs.

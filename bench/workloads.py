@@ -16,7 +16,7 @@ MILLION = 1_000_000
 
 _MIN_RUNS = 20_000
 _MANY = 60_000
-# Sizes of the large flow tables: that of ePPing, and one for a million flows.
+# Entries of the large flow tables: as many as ePPing's table has, and enough for a million flows.
 _LARGE_TABLE, _TABLE_FOR_A_MILLION = 1 << 17, 1 << 20
 
 
