@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs benchmarks and prints their tables and the goals: `python -m bench [NAME...]`, all if no name is given.
 
-`--compare` also measures loaded programs of others: give ids or names from `bpftool prog list`. Goals that are shares
+`--compare` also measures other loaded programs: give ids or names from `bpftool prog list`. Goals that are shares
 are checked against the first of these programs. The exit code is 0 even if a goal is not met: the table shows the
 result.
 """

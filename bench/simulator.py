@@ -77,7 +77,7 @@ _COMPARISONS: dict[int, Callable[[int, int], bool]] = {
 
 
 class Simulator:
-    """Programs that share maps. `tables` has the maps by the descriptors in the instructions. Interface 1."""
+    """Programs that share maps. `tables` has the maps by the descriptors in the instructions."""
 
     def __init__(self, programs: dict[str, bytes], tables: dict[int, Table]) -> None:
         self.now_ns = 10**12
@@ -120,7 +120,7 @@ class Simulator:
         self.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
     def run(self, program: str, frame: bytes) -> int:
-        """Executes a program on a packet with an Ethernet header. Returns the number of executed instructions."""
+        """Executes a program on an Ethernet frame of interface 1. Returns the number of executed instructions."""
         self.write(self._packet, frame)
         self._packet_bytes = len(frame)
         values = {_LEN: len(frame), _WIRE_LEN: len(frame), _IFINDEX: 1, _GSO_SEGS: 1}
