@@ -65,7 +65,7 @@ def _text(cell: Cell, column: Column) -> str:
 
 @dataclass
 class Result:
-    """The result of one benchmark. `figures` has the values that goals.py checks, by their names there."""
+    """The result of one benchmark. `figures` has the values that goals.py checks, by name."""
 
     tables: list[Table]
     figures: dict[str, float] = field(default_factory=dict)
