@@ -56,8 +56,8 @@ soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, mem
 distrotest: root ## demo and test in fresh Debian 12, 13 and sid, or ONLY=trixie; other steps: STEPS="check demo"
 	PYTHONPATH=tests $(PYTHON) -m distro $(ONLY) $(if $(STEPS),--steps $(STEPS))
 
-bench: root setup ## all benchmarks, or ONLY=NAME; BESIDE=NAME|ID,...: loaded programs beside ours; JSON=FILE
-	$(BIN)/python -m bench $(ONLY) $(addprefix --beside ,$(BESIDE)) $(addprefix --json ,$(JSON))
+bench: root setup ## all benchmarks, or ONLY=NAME; COMPARE=NAME|ID,...: also measure loaded programs; JSON=FILE
+	$(BIN)/python -m bench $(ONLY) $(addprefix --compare ,$(COMPARE)) $(addprefix --json ,$(JSON))
 
 lint: setup ## check style, types and formatting
 	$(BIN)/ruff check

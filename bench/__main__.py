@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs benchmarks, prints their tables and which goals hold: `python -m bench [NAME...]`, all if none is named.
+"""Runs benchmarks and prints their tables and the goals: `python -m bench [NAME...]`, all if no name is given.
 
-With `--beside`, programs of others that are loaded are measured beside ours: give ids or names of
-`bpftool prog list`. The goals that compare with one are held against the first of them. Exit code 0, also where a goal
-isn't met: the table says so.
+`--compare` also measures other loaded programs: give ids or names from `bpftool prog list`. Goals that are shares
+are checked against the first of these programs. The exit code is 0 even if a goal is not met: the table shows the
+result.
 """
 
 import argparse
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import (
-    agent,
-    amid,
+    agent_usage,
+    cold_cache,
     export,
     goals,
     instructions,
     kernel,
-    live,
+    live_traffic,
     memory,
-    million,
+    million_subnets,
     programs,
     readout,
     start,
@@ -40,30 +40,35 @@ from otel_epping.lab.namespaces import LabError
 from otel_epping.version import __version__
 
 BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
-    # `kernel` comes after these, for it fills the tables of those that are beside.
-    "live": live.run,
+    # `kernel` fills the flow tables of the compared programs, so it runs after `live_traffic`, `throughput` and
+    # `cold_cache`.
+    "live_traffic": live_traffic.run,
     "throughput": throughput.run,
-    "amid": amid.run,
+    "cold_cache": cold_cache.run,
     "instructions": instructions.run,
     "kernel": kernel.run,
     "readout": readout.run,
     "export": export.run,
     "memory": memory.run,
-    "agent": agent.run,
+    "agent_usage": agent_usage.run,
     "start": start.run,
-    "million": million.run,
+    "million_subnets": million_subnets.run,
 }
-# It takes minutes and gigabytes, so it must be named.
-_APART = "million"
+# Takes minutes and gigabytes, so it runs only if named.
+_ONLY_IF_NAMED = "million_subnets"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     names = ", ".join(BENCHMARKS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {names}; all but {_APART} if none")
-    parser.add_argument("--beside", default="", help="ids or names of loaded programs, separated by commas")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write everything there")
-    parser.add_argument("--tiny", action="store_true", help="only see that it runs: the figures mean nothing")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names}; default: all but {_ONLY_IF_NAMED}")
+    parser.add_argument(
+        "--compare", default="", metavar="NAME|ID,...", help="also measure these loaded programs (bpftool prog list)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
+    parser.add_argument(
+        "--tiny", action="store_true", help="smallest sizes, to test that the benchmarks run; the figures mean nothing"
+    )
     arguments = parser.parse_args()
     for name in arguments.names:
         if name not in BENCHMARKS:
@@ -72,7 +77,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _machine() -> dict[str, Any]:
-    """Where and when it was measured."""
+    """Describes the machine, the versions and the time of the measurement."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
     return {
         "otel_epping": __version__,
@@ -88,10 +93,10 @@ def _run(arguments: argparse.Namespace) -> None:
     requirements.kernel()
     requirements.privileges()
     machine = _machine()
-    others = programs.beside([name.strip() for name in arguments.beside.split(",") if name.strip()])
+    others = programs.loaded([name.strip() for name in arguments.compare.split(",") if name.strip()])
     results: dict[str, Result] = {}
     seconds: dict[str, float] = {}
-    for name in arguments.names or [name for name in BENCHMARKS if name != _APART]:
+    for name in arguments.names or [name for name in BENCHMARKS if name != _ONLY_IF_NAMED]:
         began = time.monotonic()
         progress(name)
         results[name] = BENCHMARKS[name](others, arguments.tiny)
@@ -103,12 +108,12 @@ def _run(arguments: argparse.Namespace) -> None:
     summary = goals.summary(figures, bool(others))
     summary.note = ", ".join(f"{name} {value}" for name, value in machine.items())
     if arguments.tiny:
-        summary.note = f"Tiny: the figures mean nothing. {summary.note}"
+        summary.note = f"--tiny: the figures mean nothing. {summary.note}"
     summary.show()
     if arguments.json:
         everything = {
             "machine": machine,
-            "beside": [other.name for other in others],
+            "compared": [other.name for other in others],
             "seconds": seconds,
             "benchmarks": {name: result.as_json() for name, result in results.items()},
             "summary": summary.as_json(),
@@ -117,7 +122,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command. What a user can mend ends in one line and exit code 1."""
+    """Runs the command. Prints errors that the user can fix in one line, and exits with code 1."""
     try:
         _run(_arguments())
     except (EppingError, LabError) as error:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver of OTLP over gRPC that looks at nothing: a process of its own, for whose work nobody else is charged.
+"""An OTLP/gRPC receiver that discards all metrics. It runs in its own process, so its work is not charged to the agent.
 
-On standard output it says its port, and then for each request how many bytes it had.
+The process prints its port, and then the size in bytes of each request.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 class Blackhole:
-    """The running receiver: `endpoint` is for an exporter, `sizes` what came so far, in bytes without compression."""
+    """A running receiver. `endpoint` is its URL, `sizes` the uncompressed sizes of the requests so far, in bytes."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout
@@ -32,7 +32,7 @@ class Blackhole:
 
 @contextmanager
 def blackhole(namespace: Namespace | None = None) -> Iterator[Blackhole]:
-    """A receiver for the time of the body, on 127.0.0.1 of a namespace."""
+    """Runs a receiver on 127.0.0.1 of a namespace until the body ends."""
     process = (namespace.popen if namespace else start)(
         [sys.executable, "-m", "bench.blackhole"], stdout=subprocess.PIPE
     )
@@ -44,7 +44,7 @@ def blackhole(namespace: Namespace | None = None) -> Iterator[Blackhole]:
 
 
 def main() -> None:
-    """Receives until it is killed."""
+    """Receives requests until the process is killed."""
     answer = ExportMetricsServiceResponse().SerializeToString()
 
     def export(body: bytes, _: grpc.ServicerContext) -> bytes:

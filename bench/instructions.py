@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many instructions a packet takes: the program is executed by simulator.py, the same whatever the machine does.
+"""Counts the instructions that a packet executes, with simulator.py, so the result does not depend on the machine.
 
-Packets of one flow, the last of eight, and the mean of mixed packets of 50 flows to 10 subnets. To compare two versions
-of the program, run this in a checkout of each, with the same compiler. The time of an instruction isn't in it, nor that
-of a cache miss: `amid` and `kernel` measure these.
+Measures packets of one flow (the last of eight packets), and the mean of mixed packets of 50 flows to 10 subnets. To
+compare two versions of the program, run this benchmark in a checkout of each, with the same compiler. It does not
+measure the time of an instruction or of a cache miss: see `cold_cache` and `kernel`.
 """
 
 import json
@@ -12,25 +12,26 @@ import sys
 
 import numpy as np
 
-from bench.mixed import Mixed
-from bench.packets import ACK, ACK_BARE, DATA, DATA_BARE, ECHO, PAYLOAD, UDP, Fields, put, rows_of
+from bench.packets import ACK, ACK_NO_TS, DATA, DATA_NO_TS, ECHO, PAYLOAD, UDP, Fields, put, rows_of
 from bench.programs import HOOKS, Contender
 from bench.report import Column, Result, Table, progress
 from bench.simulator import Simulator
 from bench.simulator import Table as Map
+from bench.traffic_model import TrafficModel
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import loader
 
-_FORMS = (DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO)
+_FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
-# A TSval of mixed packets lasts 120 ms: one that lasts longer stands still (bpf/timing.h).
+# With this distance between packets, a TSval of the mixed packets lasts 120 ms. A clock that does not advance for
+# 250 ms counts as stopped (STILL_NS in bpf/timing.h).
 _APART_NS = 100_000
 # struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
 
-# Compiles in the Python that has BCC, as the loader does, and prints programs and maps.
+# Runs in the Python that has BCC, as the loader does. Compiles the program and prints programs and maps.
 _COMPILE = """
 import json, os, sys
 from pathlib import Path
@@ -42,8 +43,8 @@ bcc, _ = child.find_bcc()
 own = {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
 text = child.with_places(child.flatten(source, "epping.bpf.c", set()))
 module = child.compile_source(bcc, text, json.loads(sys.argv[2]) | own, "-g0")
-code, fds = child.bytecode.arranged(child.compiled(bcc, module)), child.addresses_of(module)
-programs = {name: child.bytecode.linked(code, value, fds).hex() for name, value in child.PROGRAMS.items()}
+code, fds = child.bytecode.move_cold_blocks(child.compiled(bcc, module)), child.addresses_of(module)
+programs = {name: child.bytecode.relocate(code, value, fds).hex() for name, value in child.PROGRAMS.items()}
 maps, _ = child.describe_maps(bcc, module)
 sizes = [getattr(bcc.lib, f"bpf_table_{what}_id") for what in ("type", "key_size", "leaf_size", "max_entries")]
 tables = {module[entry["name"]].map_fd: [size(module.module, i) for size in sizes] for i, entry in enumerate(maps)}
@@ -53,12 +54,12 @@ print(json.dumps({"programs": programs, "tables": tables, "names": names}))
 
 
 def compiled() -> Simulator:
-    """The program, compiled with its defaults and not loaded. Raises EppingError if it cannot be compiled."""
+    """Compiles the program with its default settings, without loading it. Raises EppingError if that fails."""
     command = [loader.SYSTEM_PYTHON, "-c", _COMPILE, str(loader.source_folder()), json.dumps(EppingConfig().defines())]
     path = str(loader.source_folder().parent)
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
     if done.returncode:
-        raise EppingError("cannot compile the program: see otel-epping check", done.stderr)
+        raise EppingError("cannot compile the program: run otel-epping check for the cause", done.stderr)
     made = json.loads(done.stdout)
     tables = {int(fd): Map(*sizes) for fd, sizes in made["tables"].items()}
     programs = {name.removeprefix("epping_"): bytes.fromhex(code) for name, code in made["programs"].items()}
@@ -74,19 +75,21 @@ def _run(simulator: Simulator, hook: str, frame: bytes) -> int:
 
 
 def _continued(form: str, hook: str, family: int) -> list[bytes]:
-    """Packets of one flow: each segment with data continues the one before, each acknowledgement is of one more."""
+    """Returns packets of one flow. A data segment continues the one before, an ACK acknowledges one more segment."""
     rows = rows_of(form, np.zeros(_REPEATED, np.int64), _SUBNETS, hook == "egress", family)
     fields = Fields.of(family)
-    if form in (DATA, DATA_BARE):
+    if form in (DATA, DATA_NO_TS):
         put(rows, fields.sequence, 1 + PAYLOAD * np.arange(_REPEATED))
-    elif form in (ACK, ACK_BARE):
+    elif form in (ACK, ACK_NO_TS):
         put(rows, fields.acknowledgement, 1 + PAYLOAD * np.arange(_REPEATED))
     return [row.tobytes() for row in rows]
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """All forms, both ways, both versions of IP, and mixed packets. Other programs are not measured."""
-    table = Table("Instructions of a packet", [Column("packets"), *(Column(hook, ",.0f") for hook in (*HOOKS, "both"))])
+    """Measures all packet forms, directions and IP versions, and mixed packets. Other programs are not measured."""
+    table = Table(
+        "Instructions executed per packet", [Column("packets"), *(Column(hook, ",.0f") for hook in (*HOOKS, "both"))]
+    )
     simulator = compiled()
     for form in _FORMS:
         for family in (4, 6):
@@ -97,7 +100,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
                 counts.append(float([_run(simulator, hook, frame) for frame in frames][-1]))
             table.add(f"{form}, IPv{family}", *counts, None)
     progress("instructions: mixed")
-    mixed = Mixed(_FLOWS, _SUBNETS).any(100 if tiny else _MIXED)
+    mixed = TrafficModel(_FLOWS, _SUBNETS).packets(100 if tiny else _MIXED)
     frames = [row[:size].tobytes() for row, size in zip(mixed.rows, mixed.sizes, strict=True)]
     hooks = ["egress" if out else "ingress" for out in mixed.egress.tolist()]
     taken = [_run(simulator, hook, frame) for hook, frame in zip(hooks, frames, strict=True)]

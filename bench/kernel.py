@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the program costs a packet: BPF_PROG_TEST_RUN over mixes of packets.
+"""Cost of a packet in the program, measured with BPF_PROG_TEST_RUN over many workloads.
 
-Each mix goes through a program that does nothing, through ours with all methods, and through any others that are
-loaded, in turns, round by round; the kernel takes the time of the runs alone. *Net* is what is above the program that
-does nothing. Figures are medians over rounds.
+Each workload goes through a program that does nothing, through ours with all methods, and through any compared
+programs, in turns, round by round. The kernel measures only the time of the runs. *Net* is the time above the program
+that does nothing. Figures are medians over rounds.
 
-- `repeated`: one packet, again and again, in a loop of the kernel's: all is in the caches, the branches are foreseen.
-  That is the cost of the instructions.
-- All other rows have a system call for each packet, after which caches and branch predictors know other things, as
-  they do behind a network stack. Those of one flow can be compared with those of many.
-- Packets of all mixes but the mixed one are alike in each flow, so none begins or ends an RTT. The mixed one
-  (mixed.py) is as real traffic: there some do.
-- Ours is measured at its defaults, and with room for as many flows as ePPing has (131,072; a million for the million).
-  Each mix finds a program of ours that is freshly loaded, and a mixed one three of them, of which the mean counts: by
-  where its code and its maps lie, one may take a few ns more. Those beside it are as their owner left them.
-- The *bare* programs (lookup.py) look one key up, in an LRU hash or in a plain one, with the entries of the mix.
+- `repeated`: one packet in a kernel loop. All data is in the caches and all branches are predicted, so the figure is
+  the cost of the instructions.
+- All other workloads need a system call for each packet. It displaces caches and branch predictions, as a network stack
+  does. Figures of one flow can be compared with figures of many flows.
+- In workloads that are not mixed, the packets of a flow are identical, so none starts or completes an RTT sample.
+  Mixed packets (traffic_model.py) resemble real traffic, and some complete RTT samples.
+- Our program is measured with its default tables, and with tables as large as ePPing's (131,072 flows; 1,048,576 flows
+  for the workload of a million flows). Each workload uses a newly loaded program of ours. Mixed workloads use the mean
+  of three loads, because the addresses of code and maps change the cost by a few ns. Compared programs keep the state
+  that their owner left.
+- The *bare* programs (lookup.py) look up one key in an LRU hash or a plain hash that holds the flows of the workload.
 """
 
 import statistics
@@ -23,13 +24,13 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from bench import filled, kernel_report, lookup, programs
-from bench.kernel_report import ROOMY, Times
-from bench.mixes import BOTH, MILLION, MIXED, MIXES, TINY, Mix, stream
+from bench import fill_maps, kernel_report, lookup, programs
+from bench.kernel_report import LARGE, Times
 from bench.packets import DATA, rows_of
 from bench.programs import HOOKS, OURS, Contender
 from bench.report import Result, progress
-from bench.runs import Course, one_cpu
+from bench.timed_runs import TimedRuns, one_cpu
+from bench.workloads import BOTH, MILLION, MIXED, TINY, WORKLOADS, Workload, stream
 from otel_epping.kernel import map_array
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
@@ -37,78 +38,78 @@ from otel_epping.replay.replayer import CAPTURE
 
 _ROUNDS = 5
 _REPEATED = 200_000
-_LOADS = 3  # of the mixed mixes
+_LOADS = 3  # of our program, for each mixed workload
 
 
-def _measure(contenders: list[Contender], mix: Mix, hook: str, tiny: bool) -> Times:
-    """All rounds of one mix. The packets of a round are the same for all, in turns; the mean of one name counts."""
-    times = Times(mix, hook)
-    repeat = (100 if tiny else _REPEATED) if mix.repeated else 1
-    rounds = 1 if tiny or mix.flows == MILLION else _ROUNDS
-    same, courses = None, list[Course]()
-    for number, packets in zip(range(rounds + 1), stream(mix, hook, tiny), strict=False):
+def _measure(contenders: list[Contender], workload: Workload, hook: str, tiny: bool) -> Times:
+    """Measures all rounds of a workload. All programs get the same packets. Loads of a program count as their mean."""
+    times = Times(workload, hook)
+    repeat = (100 if tiny else _REPEATED) if workload.repeated else 1
+    rounds = 1 if tiny or workload.flows == MILLION else _ROUNDS
+    same, runs = None, list[TimedRuns]()
+    for number, packets in zip(range(rounds + 1), stream(workload, hook, tiny), strict=False):
         if packets is not same:
-            same, courses = packets, [Course(contender, packets, repeat) for contender in contenders]
+            same, runs = packets, [TimedRuns(contender, packets, repeat) for contender in contenders]
         took: dict[str, list[float]] = {}
-        for contender, course in zip(contenders, courses, strict=True):
-            course.run()
-            took.setdefault(contender.name, []).append(course.mean_ns)
+        for contender, run in zip(contenders, runs, strict=True):
+            run.run()
+            took.setdefault(contender.name, []).append(run.mean_ns)
         for name, means in took.items() if number else ():
             times.gross.setdefault(name, []).append(statistics.mean(means))
     return times
 
 
 def _ended(collector: EppingCollector) -> float:
-    """The share of packets that ended an RTT."""
+    """Returns the share of packets that completed an RTT sample."""
     histograms = collector.program.maps["histograms"]
-    ended = filled.records(histograms, map_array.map_info(histograms.fd)["max_entries"])["ended"].sum()
+    ended = fill_maps.records(histograms, map_array.map_info(histograms.fd)["max_entries"])["ended"].sum()
     reading = collector.reader().read()
     return int(ended) / sum(int(reading.interfaces[way]["packets"].sum()) for way in ("received", "transmitted"))
 
 
-def times_of(mix: Mix, hook: str, others: list[Contender], tiny: bool = False) -> Times:
-    """Measures a mix on a hook (the mixed one uses both), beside others; each mix has collectors of its own."""
-    configs = [(OURS, EppingConfig()), *([(ROOMY, mix.room)] if mix.room else [])]
-    configs *= _LOADS if mix.form == MIXED and not tiny else 1
+def times_of(workload: Workload, hook: str, others: list[Contender], tiny: bool = False) -> Times:
+    """Measures a workload on a hook (a mixed workload on both), with collectors of its own."""
+    configs = [(OURS, EppingConfig()), *([(LARGE, workload.large_tables)] if workload.large_tables else [])]
+    configs *= _LOADS if workload.form == MIXED and not tiny else 1
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
         collectors = list(pool.map(EppingCollector, (config for _, config in configs)))
         for collector in collectors:
             stack.enter_context(collector).attachments.register(CAPTURE)
-        own = [programs.null(), *_bare(mix, hook, collectors[-1])]
+        own = [programs.null(), *_bare(workload, hook, collectors[-1])]
         for contender in own:
             stack.callback(contender.close)
         contenders = [*own, *(programs.ours(each, name) for (name, _), each in zip(configs, collectors, strict=True))]
         needed = set(HOOKS) if hook == BOTH else {hook}
         contenders += [each for each in others if needed <= set(each.hooks)]
         with one_cpu():
-            times = _measure(contenders, mix, hook, tiny)
-        times.ended = _ended(collectors[-1])  # one with room, if any has
+            times = _measure(contenders, workload, hook, tiny)
+        times.ended = _ended(collectors[-1])  # with large tables, if the workload needs them
     return times
 
 
-def _bare(mix: Mix, hook: str, collector: EppingCollector) -> list[Contender]:
-    """The bare look-ups, in tables as large as the collector's, for mixes of data."""
-    if mix.form != DATA or mix.family != 4 or mix.repeated:
+def _bare(workload: Workload, hook: str, collector: EppingCollector) -> list[Contender]:
+    """Returns the bare look-ups, with tables as large as the collector's, for workloads of TCP data."""
+    if workload.form != DATA or workload.family != 4 or workload.repeated:
         return []
     table = map_array.Array("flows", collector.program.maps["flows"])
     key = table.dtype["key"].itemsize
     size = key, table.dtype.itemsize - key, table.length
-    keys = rows_of(mix.form, np.arange(mix.flows), mix.subnets, hook == "egress")
+    keys = rows_of(workload.form, np.arange(workload.flows), workload.subnets, hook == "egress")
     return [lookup.bare(kind, *size, keys) for kind in (lookup.LRU, lookup.HASH)]
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures all mixes."""
+    """Measures all workloads."""
     measured = []
-    for mix in TINY if tiny else MIXES:
-        for hook in hooks_of(mix, tiny):
-            progress(f"kernel: {mix.name}, {mix.flows:,} flows, {mix.subnets:,} subnets, {hook}")
-            measured.append(times_of(mix, hook, others, tiny))
+    for workload in TINY if tiny else WORKLOADS:
+        for hook in hooks_of(workload, tiny):
+            progress(f"kernel: {workload.name}, {workload.flows:,} flows, {workload.subnets:,} subnets, {hook}")
+            measured.append(times_of(workload, hook, others, tiny))
     return kernel_report.result(measured, others)
 
 
-def hooks_of(mix: Mix, tiny: bool) -> list[str]:
-    """Packets of the mixed one go both ways; a million go one way, or it would take too long."""
-    if mix.form == MIXED:
+def hooks_of(workload: Workload, tiny: bool) -> list[str]:
+    """Returns the hooks to measure: both at once for mixed packets, and one for a million flows, to save time."""
+    if workload.form == MIXED:
         return [BOTH]
-    return ["egress"] if tiny or mix.flows == MILLION else list(HOOKS)
+    return ["egress"] if tiny or workload.flows == MILLION else list(HOOKS)

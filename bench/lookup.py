@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bare look-up: a program that looks its packet's flow up in a hash, and does nothing else.
+"""The bare look-up: a program that looks up the flow of its packet in a hash map, and does nothing else.
 
-The least that a program can do that knows flows. With the entries of a mix in a table of the size that ours has, it
-shows how much of what many flows cost is owed to the memory of the machine.
+It is the minimum for any program that keeps state per flow. Its map holds the flows of a workload and is as large as
+our flow table. So it shows which part of the cost of many flows comes from the machine's memory.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ def _instruction(code: int, to: int = 0, of: int = 0, offset: int = 0, number: i
 
 
 def _program(table: int, key_size: int) -> bytes:
-    """Zeroes a key on the stack, has FLOW_BYTES of the packet put at its start, and looks it up."""
+    """Returns a program that zeroes a key on the stack, copies FLOW_BYTES of the packet into it, and looks it up."""
     stack = -(-key_size // 8) * 8
     zero = [_instruction(0x7A, _FRAME_POINTER, offset=-offset) for offset in range(8, stack + 8, 8)]
 
@@ -40,7 +40,7 @@ def _program(table: int, key_size: int) -> bytes:
             _instruction(0xB7, 2, number=FLOW_BYTES.start),
             key_in(3),
             _instruction(0xB7, 4, number=FLOW_BYTES.stop - FLOW_BYTES.start),
-            _instruction(0x85, number=_LOAD_BYTES),  # of the packet, in r1 still
+            _instruction(0x85, number=_LOAD_BYTES),  # r1 still holds the packet
             _instruction(0x18, 1, _MAP_FD, number=table) + bytes(8),
             key_in(2),
             _instruction(0x85, number=_LOOKUP),
@@ -51,14 +51,14 @@ def _program(table: int, key_size: int) -> bytes:
 
 
 def bare(kind: str, key_size: int, value_size: int, room: int, packets: Rows) -> Contender:
-    """The program with a table, LRU or HASH, with `room` places, in which are the flows of these packets: IPv4."""
+    """Returns the program with a map (LRU or HASH) of `room` entries that holds the flows of these IPv4 packets."""
     create = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_map_create
     fd = programs.check(
-        int(create(_TYPES[kind], b"bare", key_size, value_size, room, None)), f"make a table of {room} places"
+        int(create(_TYPES[kind], b"bare", key_size, value_size, room, None)), f"create a map of {room} entries"
     )
     padding, value = bytes(key_size - (FLOW_BYTES.stop - FLOW_BYTES.start)), bytes(value_size)
     for row in packets[:, FLOW_BYTES]:
         libbpf.map_update(fd, row.tobytes() + padding, value)
     program = programs.load("bare", _program(fd, key_size))
-    os.close(fd)  # the program keeps it
+    os.close(fd)  # the program holds a reference
     return Contender(kind, dict.fromkeys(programs.HOOKS, program))

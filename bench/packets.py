@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets by the thousand, as arrays: one client subnet, and flows from there to servers in many subnets.
+"""Packets as arrays, thousands at a time: flows from one client subnet to servers in many subnets.
 
-A packet is a row: Ethernet, IP, and TCP, UDP or ICMP. Checksums are left out, for nobody looks at them.
+A packet is a row: Ethernet, IP, and TCP, UDP or ICMP. Checksums are 0, because no program checks them.
 """
 
 import struct
@@ -13,31 +13,33 @@ import numpy.typing as npt
 Rows = npt.NDArray[np.uint8]
 Numbers = npt.NDArray[np.int64]
 
-DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO = "TCP data", "TCP ACK", "TCP data, no timestamps", "bare ACK", "UDP", "ICMP"
+DATA, ACK = "TCP data", "TCP ACK"
+DATA_NO_TS, ACK_NO_TS = "TCP data, no timestamps", "TCP ACK, no timestamps"
+UDP, ECHO = "UDP", "ICMP"
 PAYLOAD = 100
 
-# Addresses and ports of IPv4, which name a flow.
+# Offsets of the addresses and ports in an IPv4 frame, which identify a flow.
 FLOW_BYTES = slice(26, 38)
 
 _ETHERNET = 14
-_PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_BARE: 6, ACK_BARE: 6, UDP: 17, ECHO: 1}}
+_PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_NO_TS: 6, ACK_NO_TS: 6, UDP: 17, ECHO: 1}}
 _PROTOCOLS[6] = _PROTOCOLS[4] | {ECHO: 58}
 _CLIENT = {4: bytes((10, 0, 0, 1)), 6: bytes.fromhex("20010db80001") + bytes(9) + b"\x01"}
-# The first server subnet, of 2^20 that follow: a /24, or a /48.
+# The first of 2^20 consecutive server subnets: a /24, or a /48.
 _SERVERS = {4: bytes((16, 0, 0, 1)), 6: bytes.fromhex("200110000000") + bytes(9) + b"\x01"}
-_SERVER_PORT = {DATA: 443, ACK: 443, DATA_BARE: 443, ACK_BARE: 443, UDP: 443}
+_SERVER_PORT = {DATA: 443, ACK: 443, DATA_NO_TS: 443, ACK_NO_TS: 443, UDP: 443}
 _FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
 
 
 def _transport(form: str) -> bytes:
-    """What follows the IP header, with zeros where flows and packets differ."""
-    if form == UDP:  # of QUIC, in the middle of a connection: a short header (RFC 9000 section 17.3)
+    """Returns the bytes after the IP header, with zeros where flows and packets differ."""
+    if form == UDP:  # a short header of an open QUIC connection (RFC 9000 section 17.3)
         return struct.pack("!HHHH", 0, 0, 8 + PAYLOAD, 0) + b"\x40".ljust(PAYLOAD, b"\0")
     if form == ECHO:
         return struct.pack("!BBHHH", 0, 0, 0, 0, 0) + bytes(56)
-    # A TSecr of 0 would say that nothing is echoed: see miss_echo() in bpf/timing.h.
+    # A TSecr of 0 would mean that the packet echoes no TSval: see miss_echo() in bpf/timing.h.
     options = bytes.fromhex("0101080a") + struct.pack("!II", 1000, 1000) if form in (DATA, ACK) else b""
-    data = form in (DATA, DATA_BARE)
+    data = form in (DATA, DATA_NO_TS)
     flags = 0x18 if data else 0x10
     head = struct.pack("!HHIIBBHHH", 0, 0, 1, 1, (20 + len(options)) << 2, flags, 500, 0, 0)
     return head + options + bytes(PAYLOAD if data else 0)
@@ -54,14 +56,14 @@ def _frame(form: str, family: int, source: bytes, destination: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Fields:
-    """Where the fields of a form are: offsets in a frame."""
+    """Offsets of header fields in a frame."""
 
     network: int
     transport: int
 
     @staticmethod
     def of(family: int) -> "Fields":
-        """Those of an IP version."""
+        """Returns the offsets for an IP version."""
         return Fields(_ETHERNET, _ETHERNET + (20 if family == 4 else 40))
 
     sequence = property(lambda self: self.transport + 4)
@@ -71,15 +73,15 @@ class Fields:
 
 
 def put(rows: Rows, offset: int, values: Numbers | int, size: int = 4) -> None:
-    """Writes a number into each row, in network byte order."""
+    """Writes a number into each row at `offset`, in network byte order."""
     wide = np.broadcast_to(np.asarray(values, ">u8"), len(rows)).copy().view(np.uint8).reshape(-1, 8)
     rows[:, offset : offset + size] = wide[:, 8 - size :]
 
 
 def rows_of(form: str, flows: Numbers, subnets: int, egress: bool, family: int = 4) -> Rows:
-    """A packet of each of these flows, which are numbers: sent by the client if `egress`, else by the server.
+    """Returns a packet for each flow number in `flows`: from the client if `egress`, else from the server.
 
-    The servers are in `subnets` subnets, and a flow's number says in which.
+    The servers are in `subnets` subnets. The flow number selects the subnet.
     """
     source, destination = (_CLIENT, _SERVERS) if egress else (_SERVERS, _CLIENT)
     frame = _frame(form, family, source[family], destination[family])
@@ -104,14 +106,14 @@ def rows_of(form: str, flows: Numbers, subnets: int, egress: bool, family: int =
 
 @dataclass(frozen=True)
 class Packets:
-    """Packets in an order: frames, their lengths, and whether they go out."""
+    """Packets in order: frames, their lengths, and whether each one leaves the host."""
 
     rows: Rows
     sizes: npt.NDArray[np.uint32]
     egress: npt.NDArray[np.bool_]
 
     @staticmethod
-    def alike(rows: Rows, egress: bool) -> "Packets":
-        """Packets of one form that all go one way."""
+    def one_way(rows: Rows, egress: bool) -> "Packets":
+        """Returns packets of one form that all have the same direction."""
         count, size = rows.shape
         return Packets(rows, np.full(count, size, np.uint32), np.full(count, egress))

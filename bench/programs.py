@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that are compared: one that does nothing, ours, and any others that are loaded."""
+"""The programs that are compared: one that does nothing, ours, and other loaded programs."""
 
 import ctypes
 import json
@@ -24,7 +24,7 @@ _SCHED_CLS = 3  # enum bpf_prog_type, linux/bpf.h
 # r0 = TC_ACT_UNSPEC (-1); exit
 _NOTHING = bytes.fromhex("b7000000ffffffff 9500000000000000")
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
-# struct bpf_prog_info and struct bpf_map_info of linux/bpf.h, as far as they are looked at
+# struct bpf_prog_info and struct bpf_map_info of linux/bpf.h, only the fields that are read
 _PROG_INFO = np.dtype(
     {"names": ["maps", "map_ids"], "formats": [np.uint32, np.uint64], "offsets": [52, 56], "itemsize": 232}
 )
@@ -35,55 +35,56 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Contender:
-    """A program, or a pair of them: descriptors by the hooks that they are for."""
+    """A program, or a pair of programs: descriptors by hook."""
 
     name: str
     hooks: dict[str, int]
 
     def close(self) -> None:
-        """Lets go of it."""
+        """Closes the descriptors."""
         for fd in set(self.hooks.values()):
             os.close(fd)
 
 
 def check(result: int, what: str) -> int:
-    """What a call of libbpf returned. Raises EppingError if that is a failure."""
+    """Returns the result of a libbpf call. Raises EppingError if the call failed."""
     if result < 0:
         raise EppingError(f"cannot {what} ({os.strerror(ctypes.get_errno())}): run as root")
     return result
 
 
 def load(name: str, instructions: bytes) -> int:
-    """The descriptor of a tc program made of raw instructions."""
+    """Loads raw instructions as a tc program. Returns its descriptor."""
     arguments = (_SCHED_CLS, name.encode(), b"GPL", instructions, len(instructions) // 8, None)
     return check(int(_library.bpf_prog_load(*arguments)), f"load the program {name}")
 
 
 def null() -> Contender:
-    """A program that does nothing, one for each hook."""
+    """Returns a program that does nothing, for both hooks."""
     return Contender(NULL, {hook: load(NULL, _NOTHING) for hook in HOOKS})
 
 
 def ours(collector: EppingCollector, name: str = OURS) -> Contender:
-    """Ours, as a collector has loaded it."""
+    """Returns our program, as loaded by a collector."""
     return Contender(name, {hook: collector.program.entry_points[f"epping_{hook}"] for hook in HOOKS})
 
 
 def compared(mean_ns: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:
-    """For each program its name, what a packet takes in it, what of that is above the program that does nothing (NULL
-    must be among them), and ours (OURS, too) as a share of the latter; None where a program would be compared with
-    itself."""
+    """Yields for each program: name, gross ns per packet, net ns above NULL, and our net ns as a share of its net ns.
+
+    `mean_ns` must contain NULL and OURS. A value is None where a program would be compared with itself.
+    """
     for name, gross_ns in mean_ns.items():
         net_ns = gross_ns - mean_ns[NULL]
         share = (mean_ns[OURS] - mean_ns[NULL]) / net_ns if name not in (NULL, OURS) else None
         yield name, gross_ns, net_ns if name != NULL else None, share
 
 
-def beside(asked: Sequence[str]) -> list[Contender]:
-    """Programs that are loaded already, by id or by name, in the order in which they were asked for.
+def loaded(asked: Sequence[str]) -> list[Contender]:
+    """Returns programs that are already loaded, by id or name, in the order of `asked`.
 
-    Two whose names differ in `ingress` and `egress` only are a pair. One whose name says neither is put on both hooks.
-    Raises EppingError for what isn't there, and for a name that several have.
+    Two programs whose names differ only in `ingress` and `egress` form a pair. A program whose name has neither word is
+    used on both hooks. Raises EppingError if a program is not loaded, or if several have the same name.
     """
     listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True).stdout
     pairs: dict[str, dict[str, int]] = {}
@@ -93,7 +94,7 @@ def beside(asked: Sequence[str]) -> list[Contender]:
             raise EppingError(f"no program {wanted!r} is loaded: see bpftool prog list")
         if len(found) > 1:
             ids = ", ".join(str(entry["id"]) for entry in found)
-            raise EppingError(f"several programs are called {wanted!r}: choose among the ids {ids}")
+            raise EppingError(f"several programs are named {wanted!r}: give one of the ids {ids}")
         fd = check(int(_library.bpf_prog_get_fd_by_id(found[0]["id"])), f"open the program {wanted}")
         name = str(found[0].get("name") or wanted)
         hooks = [hook for hook in HOOKS if hook in name] or list(HOOKS)
@@ -106,7 +107,7 @@ def beside(asked: Sequence[str]) -> list[Contender]:
 
 @contextmanager
 def attached(contenders: Sequence[Contender], ifindex: int) -> Iterator[None]:
-    """Has programs on both hooks of an interface (of the namespace we are in), one after the other, in this order."""
+    """Attaches programs, in this order, to an interface of the current namespace until the body ends."""
     links: list[int] = []
     try:
         for contender in contenders:
@@ -120,11 +121,11 @@ def attached(contenders: Sequence[Contender], ifindex: int) -> Iterator[None]:
 
 @contextmanager
 def run_times() -> Iterator[None]:
-    """Has the kernel take the time of all programs, as the sysctl kernel.bpf_stats_enabled does, until the body ends.
+    """Enables the kernel's run-time statistics for all BPF programs until the body or our process ends.
 
-    The kernel ends it with our process, too.
+    The sysctl kernel.bpf_stats_enabled enables the same statistics.
     """
-    fd = check(int(_library.bpf_enable_stats(_STATS_RUN_TIME)), "have the kernel take the time of programs")
+    fd = check(int(_library.bpf_enable_stats(_STATS_RUN_TIME)), "enable the run-time statistics of BPF programs")
     try:
         yield
     finally:
@@ -133,18 +134,23 @@ def run_times() -> Iterator[None]:
 
 def _info(fd: int, info: Any) -> None:
     size = ctypes.c_uint32(info.nbytes)
-    check(int(_library.bpf_obj_get_info_by_fd(fd, ctypes.c_void_p(info.ctypes.data), ctypes.byref(size))), "ask")
+    check(
+        int(_library.bpf_obj_get_info_by_fd(fd, ctypes.c_void_p(info.ctypes.data), ctypes.byref(size))),
+        "read the information of a program or map",
+    )
 
 
 def attached_program(ifindex: int, hook: str) -> int | None:
-    """The id of the first program on a hook of an interface (of the namespace we are in), if there is one."""
+    """Returns the id of the first program on a hook of an interface in the current namespace, or None."""
     ids, count = (ctypes.c_uint32 * 64)(), ctypes.c_uint32(64)
-    check(_library.bpf_prog_query(ifindex, HOOKS[hook], 0, None, ids, ctypes.byref(count)), "ask for programs")
+    check(
+        _library.bpf_prog_query(ifindex, HOOKS[hook], 0, None, ids, ctypes.byref(count)), "query the programs of a hook"
+    )
     return ids[0] if count.value else None
 
 
 def maps_of(program_id: int) -> dict[str, int]:
-    """Descriptors of the maps of a program, by the first 15 letters of their names."""
+    """Returns descriptors of a program's maps, by the first 15 letters of their names."""
     fd = check(int(_library.bpf_prog_get_fd_by_id(program_id)), f"open the program {program_id}")
     ids = np.zeros(64, np.uint32)
     program = np.zeros(1, _PROG_INFO)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a benchmark has to say: tables for people, and figures by name, which goals.py holds against the goals."""
+"""The output of a benchmark: tables to print, and named figures that goals.py checks."""
 
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Cell = str | int | float | None
 
 
 class Column(NamedTuple):
-    """A column's heading, and how its numbers are printed (as in format())."""
+    """A column's heading, and the format() specification of its numbers."""
 
     name: str
     format: str = ""
@@ -23,7 +23,7 @@ class Column(NamedTuple):
 
 @dataclass
 class Table:
-    """Rows of cells, one for each column; None is printed as nothing. Only the JSON has one that isn't `printed`."""
+    """Rows with one cell per column. None is an empty cell. A table with `printed=False` is only in the JSON."""
 
     title: str
     columns: list[Column]
@@ -32,18 +32,18 @@ class Table:
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
 
     def add(self, *cells: Cell) -> None:
-        """One more row."""
+        """Adds a row."""
         assert len(cells) == len(self.columns), (cells, self.columns)
         self.rows.append(cells)
 
     def as_json(self) -> dict[str, Any]:
-        """Title, note, and a dictionary for each row."""
+        """Returns title, note, and a dictionary for each row."""
         names = [column.name for column in self.columns]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return {"title": self.title, "note": self.note, "rows": rows}
 
     def show(self) -> None:
-        """Prints it."""
+        """Prints the table."""
         table = RichTable(
             title=self.title, caption=self.note or None, box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
             padding=(0, 1, 0, 0), title_justify="left", caption_justify="left",
@@ -65,16 +65,16 @@ def _text(cell: Cell, column: Column) -> str:
 
 @dataclass
 class Result:
-    """Of one benchmark. `figures` are those that goals are set for, by the names that goals.py knows."""
+    """The result of one benchmark. `figures` has the values that goals.py checks, by name."""
 
     tables: list[Table]
     figures: dict[str, float] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything."""
+        """Returns all tables and figures."""
         return {"tables": [table.as_json() for table in self.tables], "figures": self.figures}
 
 
 def progress(text: str) -> None:
-    """Says on standard error what is being done."""
+    """Prints the current step on standard error."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

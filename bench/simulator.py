@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes a BPF program outside the kernel, to count the instructions that a packet takes.
+"""Executes a BPF program outside the kernel, to count the instructions that a packet executes.
 
-It knows the instructions of linux/bpf.h that the compiler uses for BPF's first version, and the helpers that our
-program calls. An address is the number of a region of memory in its upper bits and an offset in its lower ones. The
-verifier has accepted the program, so nothing is checked.
+Supports the instructions of linux/bpf.h that the compiler uses for the first BPF instruction set (v1), and the helpers
+that our program calls. The upper bits of an address are the number of a memory region, the lower bits an offset in it.
+The simulator checks nothing, because the verifier has accepted the program.
 """
 
 import struct
@@ -19,7 +19,7 @@ _MAP_FD, _MAP_VALUE = 1, 2  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 _HASH, _ARRAY, _LRU_HASH, _QUEUE = 1, 2, 9, 22  # enum bpf_map_type
 _STACK_BYTES = 512
 _EEXIST, _EFAULT = 17, 14
-# Fields of struct __sk_buff: those that are set, and the two that are pointers.
+# Offsets of fields in struct __sk_buff: fields that the simulator sets, and the two pointers.
 _LEN, _PROTOCOL, _IFINDEX, _DATA, _DATA_END, _WIRE_LEN, _GSO_SEGS = 0, 16, 40, 76, 80, 160, 164
 _ETHERNET_BYTES = 14
 
@@ -77,7 +77,7 @@ _COMPARISONS: dict[int, Callable[[int, int], bool]] = {
 
 
 class Simulator:
-    """Programs that share tables, by the descriptors that stand in their instructions; packets of interface 1."""
+    """Programs that share maps. `tables` has the maps by the descriptors in the instructions."""
 
     def __init__(self, programs: dict[str, bytes], tables: dict[int, Table]) -> None:
         self.now_ns = 10**12
@@ -93,7 +93,7 @@ class Simulator:
         self._context, self._packet, self._packet_bytes = self.region(256), self.region(1 << 16), 0
 
     def region(self, size: int) -> int:
-        """Makes a region of memory, all zeros; its address."""
+        """Creates a zeroed memory region. Returns its address."""
         self._regions.append(bytearray(size))
         return len(self._regions) << _REGION_BITS
 
@@ -101,12 +101,12 @@ class Simulator:
         return self._regions[(address >> _REGION_BITS) - 1], address & ((1 << _REGION_BITS) - 1)
 
     def read(self, address: int, size: int) -> bytes:
-        """Bytes of memory."""
+        """Returns bytes of memory."""
         memory, offset = self._at(address)
         return bytes(memory[offset : offset + size])
 
     def write(self, address: int, value: bytes) -> None:
-        """Sets bytes of memory."""
+        """Writes bytes of memory."""
         memory, offset = self._at(address)
         memory[offset : offset + len(value)] = value
 
@@ -120,7 +120,7 @@ class Simulator:
         self.write(address, (value & ((1 << 8 * size) - 1)).to_bytes(size, "little"))
 
     def run(self, program: str, frame: bytes) -> int:
-        """Executes a program on a packet with an Ethernet header; how many instructions it took."""
+        """Executes a program on an Ethernet frame of interface 1. Returns the number of executed instructions."""
         self.write(self._packet, frame)
         self._packet_bytes = len(frame)
         values = {_LEN: len(frame), _WIRE_LEN: len(frame), _IFINDEX: 1, _GSO_SEGS: 1}
@@ -167,7 +167,7 @@ class Simulator:
     def _compute(self, r: list[int], code: int, to: int, operand: int, immediate: int) -> None:
         bits = 64 if code & 7 == 7 else 32
         mask = (1 << bits) - 1
-        if code & 0xF0 == _BYTE_ORDER:  # BPF_END: to big endian, or cut to so many bits
+        if code & 0xF0 == _BYTE_ORDER:  # BPF_END: converts to big endian, or truncates to `immediate` bits
             part = r[to] & ((1 << immediate) - 1)
             r[to] = int.from_bytes(part.to_bytes(immediate // 8, "little"), "big") if code & 8 else part
         else:

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the command `otel-epping run` to the first packet that counts, while packets go by every 2 ms.
+"""Time from the command `otel-epping run` to the first counted packet, with a packet every 2 ms.
 
-A packet counts when the program's interface counters aren't zero any more. The parts are what can be seen from outside:
+A packet is counted once the program's interface counters are not 0. The parts are visible from outside the agent:
 
-    imports    until the loader, its child, is there
-    compile    until the loader is gone, less the verifier: BCC and LLVM are imported, the program is compiled
-    verify     the kernel's verifier, as the loader takes its time; of a run just before
-    attach     until the program is on both hooks: tables are filled, exporters set up
-    packet     until the next one is counted
+    imports    until the loader process exists
+    compile    until the loader process ends, without the verifier: imports BCC and LLVM, compiles the program
+    verify     the kernel's verifier, as the loader measures it; from a run just before
+    attach     until the program is on both hooks: fills tables, creates exporters
+    packet     until the next packet is counted
 
-Medians of several starts. All files are in the page cache.
+Figures are medians of several starts. All files are in the page cache.
 """
 
 import statistics
@@ -20,68 +20,70 @@ from pathlib import Path
 
 import numpy as np
 
-from bench import filled
-from bench.agents import Agent
+from bench import fill_maps
+from bench.active_subnets import SubnetTraffic
+from bench.agent_process import AgentProcess
 from bench.blackhole import blackhole
-from bench.crowd import Crowd
-from bench.hosts import Hosts
 from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
+from bench.veth_pair import VethPair
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.program import Map
 
 _STARTS = 7
 _EVERY_S = 0.002
-_MOST_S = 60.0
+_TIMEOUT_S = 60.0
 _COUNTERS = "interface_counters"
 _PARTS = ("imports", "compile", "verify", "attach", "packet")
 
 
 class _Watch:
-    """Notes when what happens at a start is seen for the first time; sends a packet each time that it looks."""
+    """Records when each step of a start is first seen. Sends a packet on each call."""
 
-    def __init__(self, agent: Agent, hosts: Hosts, like: Map) -> None:
-        self._agent, self._crowd, self._like = agent, Crowd(hosts), like
+    def __init__(self, agent: AgentProcess, veth: VethPair, like: Map) -> None:
+        self._agent, self._traffic, self._like = agent, SubnetTraffic(veth), like
         self._threads = Path(f"/proc/{agent.process.pid}/task")
-        # That of an interface is by its index, or a few behind it: bpf/maps.h.
-        self._rows = (hosts.ifindex + 8) * possible_cpus()
-        self._counters: filled.Records | None = None
+        # The row of an interface is its index, or one of the next few rows (bpf/maps.h).
+        self._rows = (veth.ifindex + 8) * possible_cpus()
+        self._counters: fill_maps.Records | None = None
         self.seen_s: dict[str, float] = {}
 
     def _note(self, what: str) -> None:
         self.seen_s.setdefault(what, time.monotonic() - self._agent.started_s)
 
     def __call__(self) -> bool:
-        """Whether a packet was counted."""
-        self._crowd.speak(1)
+        """Returns whether a packet was counted."""
+        self._traffic.send(1)
         has_children = False
-        with suppress(OSError):  # of a thread that ends meanwhile
+        with suppress(OSError):  # a thread ended after glob() listed it
             has_children = any(children.read_text() for children in self._threads.glob("*/children"))
         if has_children:
+            if self.seen_s.pop("loaded", None):  # the first child only tested a limit (requirements.threads())
+                del self.seen_s["loader"]
             self._note("loader")
         elif "loader" in self.seen_s:
             self._note("loaded")
         if self._counters is None and self._agent.program():
             self._note("attached")
             fd = self._agent.maps()[_COUNTERS[:15]]
-            self._counters = filled.records(replace(self._like, fd=fd), self._rows)
+            self._counters = fill_maps.records(replace(self._like, fd=fd), self._rows)
         if self._counters is not None and self._counters.view(np.uint64).any():
             self._note("counted")
         return "counted" in self.seen_s
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """All starts. Nobody is beside."""
+    """Measures all starts. Other programs are not measured."""
     parts: dict[str, list[float]] = {part: [] for part in _PARTS}
     whole = []
-    with Hosts() as hosts, blackhole(hosts.near) as receiver, EppingCollector() as collector:
+    with VethPair() as veth, blackhole(veth.near) as receiver, EppingCollector() as collector:
         verify_s = collector.program.verifier_s
         for number in range(1 if tiny else _STARTS):
             progress(f"start: number {number + 1}")
-            with Agent(hosts, receiver.endpoint) as agent:
-                watch = _Watch(agent, hosts, collector.program.maps[_COUNTERS])
-                agent.wait_until(watch, _MOST_S, "a packet is counted", _EVERY_S)
+            with AgentProcess(veth, receiver.endpoint) as agent:
+                watch = _Watch(agent, veth, collector.program.maps[_COUNTERS])
+                agent.wait_until(watch, _TIMEOUT_S, "a packet was counted", _EVERY_S)
             loader_s, loaded_s, attached_s, counted_s = (
                 watch.seen_s[name] for name in ("loader", "loaded", "attached", "counted")
             )
@@ -90,7 +92,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
             for part, seconds in zip(_PARTS, took, strict=True):
                 parts[part].append(seconds)
             whole.append(counted_s)
-    table = Table("From the command to the first packet that counts", [Column("part"), Column("s", ".3f"), Column("")])
-    for part, times in (parts | {"all": whole}).items():
+    table = Table("From the command to the first counted packet", [Column("part"), Column("s", ".3f"), Column("range")])
+    for part, times in (parts | {"total": whole}).items():
         table.add(part, statistics.median(times), f"{min(times):.3f} .. {max(times):.3f}")
     return Result([table], {"start.seconds": statistics.median(whole)})

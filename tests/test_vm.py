@@ -56,10 +56,10 @@ def test_only_that_cannot_be(only: str, cause: str) -> None:
 @pytest.mark.parametrize(
     ("results", "cell"),
     [
-        ([], "not tried"),
+        ([], "not tested"),
         ([result("hooks", "auto")], "ok"),
         ([result("hooks", "auto"), result("hooks", "clsact", False)], "**red**: clsact"),
-        ([result("devices", "made", None)], "not tried"),
+        ([result("devices", "made", None)], "not tested"),
         ([result("devices", "VRF", limit="no packets")], "limit: no packets"),
         ([result("devices", "VRF", False, limit="no packets")], "**red**: VRF"),
     ],
@@ -77,7 +77,7 @@ def test_the_table_of_pairs() -> None:
     ]
     _, _, oldest, newest = report.pairs(results).splitlines()
     assert report.pairs(results).startswith("| kernel | bookworm: BCC 0.26.0, LLVM 14.0.6 |")
-    assert oldest == "| 6.1.0-57-amd64 | ok | not tried | not tried |"
+    assert oldest == "| 6.1.0-57-amd64 | ok | not tested | not tested |"
     assert newest.startswith("| 7.3.4+deb13-amd64 | **red**: end, auto; without loading, settings, watch, replay |")
 
 
@@ -90,7 +90,7 @@ def test_the_table_of_interfaces() -> None:
     ]
     lines = report.devices(results).splitlines()
     assert "| VLAN | **red**: large segments, parent |" in lines
-    assert "| netkit | not tried: why |" in lines
+    assert "| netkit | not tested: why |" in lines
     assert "| e1000e, and a VLAN on it | ok |" in lines
 
 
@@ -106,7 +106,7 @@ def test_the_table_of_the_verifier() -> None:
         result("hooks", "auto", start_s=14.2),
     ]
     line = report.verifier(results).splitlines()[-1]
-    assert line == "| 6.1.0-57-amd64 | bookworm: not tried | 100,000 | 90,000 | 60,000 (dns) | 2.5 s | 14 s |"
+    assert line == "| 6.1.0-57-amd64 | bookworm: not tested | 100,000 | 90,000 | 60,000 (dns) | 2.5 s | 14 s |"
 
 
 def test_a_table_replaces_what_is_between_its_comments() -> None:

@@ -22,7 +22,7 @@ from patience import PATIENCE_S
 from receiver import GRPC, HTTP
 from rude import FLOODING, HOLDING, serving
 
-from bench.isolated import spending
+from bench.fresh_process import measure_usage
 from otel_epping.lab.sink import Sink
 from otel_epping.otel.otlp import http_exchange, retries
 from otel_epping.otel.otlp.answer import Answer
@@ -81,7 +81,7 @@ def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str
 def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
     with serving(FLOODING[manners]) as server, sending(HTTP, f"http://127.0.0.1:{server.port}", 5) as one:
         timed(one)
-        with spending() as spent:
+        with measure_usage() as spent:
             answer, seconds = timed(one)
         assert answer.failure
         assert "not an answer of an OTLP receiver" in answer.failure.text

@@ -15,7 +15,7 @@ from vm.kernels import order
 from vm.machine import Result
 from vm.plan import PAIR_TESTS
 
-_NOT_TRIED = "not tried"
+_NOT_TRIED = "not tested"
 _PACKAGES = (("libbpfcc", "BCC"), ("libllvm", "LLVM"))
 _CARD_KINDS = {"e1000e": "e1000e, and a VLAN on it", "virtio_net": "virtio, and a VLAN on it"}
 
@@ -117,7 +117,7 @@ def verifier(results: Sequence[Result]) -> str:
                     f"{min(started):.0f} s" if started else _NOT_TRIED,
                 ]
             )
-    head = ["kernel", "userland", "ingress", "egress", "most of one method", "verifier", "start"]
+    head = ["kernel", "userland", "ingress", "egress", "most for one method", "verifier", "start"]
     return table(head, rows)
 
 

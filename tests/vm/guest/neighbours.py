@@ -14,8 +14,8 @@ from vm.guest.results import Results
 _HOOKS = ("auto", "clsact")
 # Numbers, and the name of the hook that the last filter of all was put on or taken from.
 _CHANGING = re.compile(r"\b(id|tag|index|ref|bind) \S+|(?<=^filter )(parent ffff:|ingress|egress) ?|\s+$")
-_FIRST = "accepting filter of others at pref 1"
-_INGRESS = "ingress qdisc of others"
+_FIRST = "other program's accepting filter at pref 1"
+_INGRESS = "other program's ingress qdisc"
 
 
 def check(results: Results) -> None:
@@ -30,7 +30,7 @@ def check(results: Results) -> None:
                 pair.near.run("tc", *command.split())
             for hook in _HOOKS:
                 _beside(results, name, pair, number, hook)
-    with results.attempt("interface goes and comes again"):
+    with results.attempt("interface is removed and added again"):
         _again(results, pair)
 
 
@@ -74,8 +74,8 @@ def _accepting(number: int, priority: int) -> list[str]:
 
 
 _CASES: dict[str, Callable[[int], list[str]]] = {
-    "netem and filters of others": _netem_and_filters,
-    "accepting filter of others": _accepting_filter,
+    "other program's netem and filters": _netem_and_filters,
+    "other program's accepting filter": _accepting_filter,
     _FIRST: _first_accepting_filter,
     _INGRESS: _ingress_qdisc,
 }
@@ -98,7 +98,7 @@ def _beside(results: Results, case: str, pair: Pair, number: int, hook: str) -> 
     limit = {}
     if case == _FIRST and filters:
         ok = rtt is None and "filters of others are first" in agent.log
-        limit = {"limit": "filters behind it see no packets; the agent logs it"}
+        limit = {"limit": "filters after it see no packets; the agent logs this"}
     if not ok:
         text += f"; log: {agent.log[-600:]}"
     same = "unchanged" if before == after else f"CHANGED from {before} to {after}"
@@ -115,7 +115,7 @@ def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> N
         same = before == _state(pair, near)
         ok = same and "has an ingress qdisc" in str(error) and "clsact" in str(error)
         text = f"{error}; others' qdiscs and filters {'unchanged' if same else 'CHANGED'}"
-        results.tell(name, ok, text, limit="refused, and the cure is named")
+        results.tell(name, ok, text, limit="the agent refuses the interface and names the cure")
     else:
         agent.stop()
         results.tell(name, False, "the agent watches, but an ingress qdisc has no filters for egress")
@@ -144,4 +144,4 @@ def _again(results: Results, pair: Pair) -> None:
     ok, text = judged(rtt, "tcp_handshake", clock.connect_ms)
     followed = rtt is not None and rtt.number > 1
     text = f"{text}; exit code {code}; {clock.error}".removesuffix("; ")
-    results.tell("interface goes and comes again", ok and followed and code == 0 and not clock.error, text)
+    results.tell("interface is removed and added again", ok and followed and code == 0 and not clock.error, text)

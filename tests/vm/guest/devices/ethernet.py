@@ -110,7 +110,7 @@ def vrf(site: Site) -> list[Watched]:
     add(near, "vrf0 type vrf table 77")
     near.ip("link set vrf0 up", f"link set {site.near} master vrf0")
     site.up(site.near, site.far)
-    return [site.watched("vrf0", via="vrf0", limit="it shows no packets: watch its members")]
+    return [site.watched("vrf0", via="vrf0", limit="its hooks see no packets: watch its members")]
 
 
 def netkit_l2(site: Site) -> list[Watched]:

@@ -97,7 +97,7 @@ class Site:
 _UNKNOWN = {
     "Unknown device type": "this kernel does not have it",
     "Operation not supported": "this kernel does not have it",
-    "Garbage instead of arguments": "ip of this userland cannot make it",
+    "Garbage instead of arguments": "ip of this userland cannot create it",
 }
 Kind = Callable[[Site], list[Watched]]
 

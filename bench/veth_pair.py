@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts joined by a pair of virtual Ethernet devices, and packets between them by the thousand.
+"""Two network namespaces joined by a veth pair, and bursts of packets between them.
 
-What is measured is attached to `b0`, the near host's interface.
+The measured programs are attached to `b0`, the near end.
 """
 
 import ctypes
@@ -19,30 +19,30 @@ from otel_epping.lab.namespaces import LabError, Namespace
 
 INTERFACE, FAR_INTERFACE = "b0", "b1"
 NEAR, FAR = "10.8.0.1", "10.8.0.2"
-# Server subnets, which the near host reaches through the far one: 198.18.0.0/24 and those that follow (RFC 2544).
+# Server subnets, which the near end reaches through the far end: 198.18.0.0/24 and the subnets after it (RFC 2544).
 SUBNETS = [f"198.18.{number}" for number in range(128)]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Counted(NamedTuple):
-    """Packets and bytes that an interface received and transmitted."""
+    """Packets and bytes of an interface, received and transmitted together."""
 
     packets: int
     bytes: int
 
 
-class Hosts:
-    """Both namespaces; a context manager. No packet is larger than the MTU, so programs see each of them.
+class VethPair:
+    """Both namespaces. A context manager. No packet is larger than the MTU, so programs see single segments.
 
-    With `serving`, the far host has an address in each of SUBNETS, ending in .10; else it drops what it is sent there.
+    With `serving`, the far end has the address .10 in each of SUBNETS. Otherwise it drops packets to SUBNETS.
     """
 
     def __init__(self, *, serving: bool = False) -> None:
         with ExitStack() as undo:
             self.far = undo.enter_context(Namespace("far"))
             self.near = undo.enter_context(Namespace("near"))
-            segments = "gso_max_segs 1"  # or TCP would hand over 64 kB at a time
+            segments = "gso_max_segs 1"  # without this limit TCP hands over 64 kB at a time
             self.near.ip(
                 f"link add {INTERFACE} {segments} type veth peer name {FAR_INTERFACE} {segments} netns {self.far.path}",
                 f"address add {NEAR}/24 dev {INTERFACE}",
@@ -58,21 +58,21 @@ class Hosts:
                 self.ifindex = socket.if_nametoindex(INTERFACE)
             self._undo = undo.pop_all()
 
-    def __enter__(self) -> "Hosts":
+    def __enter__(self) -> "VethPair":
         return self
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
 
     def counted(self) -> Counted:
-        """What b0 counted so far."""
+        """Returns the packets and bytes that b0 has counted so far."""
         with self.near.entered():
             table = Path("/proc/thread-self/net/dev").read_text()
         numbers = [int(word) for word in table.partition(f"{INTERFACE}:")[2].split("\n")[0].split()]
         return Counted(numbers[1] + numbers[9], numbers[0] + numbers[8])
 
     def raw(self, *, near: bool) -> socket.socket:
-        """A socket that sends frames from one end: the near one's go out through b0, the far one's come in."""
+        """Returns a socket that sends frames from one end. Frames from the near end leave b0, others arrive at b0."""
         with (self.near if near else self.far).entered():
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sender.bind((INTERFACE if near else FAR_INTERFACE, 0))
@@ -80,7 +80,7 @@ class Hosts:
 
 
 class Burst:
-    """Packets that are sent by one system call (sendmmsg) for every thousand: frames, or datagrams with addresses."""
+    """Packets to send with one system call (sendmmsg) for each 1,024 packets: frames, or datagrams with addresses."""
 
     _AT_ONCE = 1024  # UIO_MAXIOV
     # struct mmsghdr and struct iovec
@@ -111,19 +111,19 @@ class Burst:
             self._messages["name_length"] = length
 
     def send(self) -> None:
-        """Sends all. Raises LabError if the kernel takes none."""
+        """Sends all packets. Raises LabError if the kernel accepts no more packets."""
         sent = 0
         while sent < len(self._messages):
             at_once = min(self._AT_ONCE, len(self._messages) - sent)
             messages = self._messages.ctypes.data + self._MESSAGE.itemsize * sent
             more = _libc.sendmmsg(self._sender.fileno(), ctypes.c_void_p(messages), at_once, 0)
             if more <= 0:
-                raise LabError(f"cannot send packets: error {ctypes.get_errno()}")
+                raise LabError(f"cannot send packets: sendmmsg failed with errno {ctypes.get_errno()}")
             sent += more
 
 
 def datagrams(sender: socket.socket, flows: int, payload: int) -> Burst:
-    """A datagram for each of `flows` flows, to servers in all of SUBNETS."""
+    """Returns a datagram for each of `flows` flows, to servers in all of SUBNETS."""
     names = b"".join(
         struct.pack("=H", socket.AF_INET)
         + struct.pack("!H", 6000 + number // len(SUBNETS))

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A collector's maps, filled as after a day of traffic: thousands of subnets, each with a histogram that has a shape.
+"""Fills a collector's maps as after a day of traffic: thousands of subnets, each with a full histogram.
 
-Slots, counters and flows are made by packets through the program: one each way for every subnet, which gives about
-seven points: a histogram, packets and bytes each way, flows that opened and that are active. To fill a histogram by
-packets would take two thousand of them, so histograms are written into the map, in the program's own layout: 40
-neighbouring buckets at scale 4, of 48 RTTs on average.
+Packets through the program create slots, counters and flows: one packet in each direction for each subnet. That
+gives about seven data points per subnet: a histogram, packets and bytes in each direction, opened flows and active
+flows. Filling a histogram with packets would take 2,000 of them, so histograms are written directly into the map, in
+the program's own layout: 40 neighbouring buckets at scale 4, with 48 RTTs each on average.
 """
 
 import mmap
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from bench.packets import DATA, PAYLOAD, Fields, Packets, put, rows_of
 from bench.programs import OURS, Contender
-from bench.runs import Course
+from bench.timed_runs import TimedRuns
 from otel_epping.kernel import buckets, libbpf
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
@@ -26,17 +26,17 @@ from otel_epping.replay.replayer import CAPTURE
 Maps = dict[str, Map]
 Records = npt.NDArray[np.void]
 
-# bpf/histogram.h: an extreme's word is interval << 36 | value.
+# The word of a minimum or maximum is interval << 36 | value (bpf/histogram.h).
 _VALUE_BITS = 36
 _AT_ONCE = 20_000
-# At scale 4, the default; at another, as wide in time.
+# Occupied buckets at the default scale 4, and mean count. At other scales the buckets cover the same range of time.
 _OCCUPIED, _MEAN = 40, 48
-# In the middle of each histogram, roughly: RTTs of crowd.py are of that size, and don't make it wider.
+# About the middle of each histogram, so that the RTTs of active_subnets.py fall into occupied buckets.
 _TYPICAL_NS = 4_000_000
 
 
-def room_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
-    """The configuration that has room for as many, and for a flow of each: the default one, or more."""
+def config_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
+    """Returns a configuration with room for `subnets` subnets and a flow for each: the default sizes or larger ones."""
     default = EppingConfig()
     return EppingConfig(
         max_subnets=max(default.max_subnets, subnets), max_flows=max(default.max_flows, 2 * subnets), scale=scale
@@ -44,23 +44,23 @@ def room_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
 
 
 def prepare(collector: EppingCollector, subnets: int) -> None:
-    """Has a collector count for so many subnets: the clients' one and the servers'."""
+    """Fills the maps of a collector with `subnets` subnets: one of the clients, all others of the servers."""
     collector.attachments.register(CAPTURE)
-    speak(collector.program.entry_points, subnets - 1, 0)
+    send(collector.program.entry_points, subnets - 1, 0)
     fill(collector.program.maps, subnets, collector.config.scale)
 
 
-def speak(entry_points: dict[str, int], servers: int, turn: int) -> None:
-    """A packet to each of so many servers' subnets, and one from each, through the program."""
+def send(entry_points: dict[str, int], servers: int, turn: int) -> None:
+    """Runs a packet to and a packet from each server through the program. Each server has its own subnet."""
     contender = Contender(OURS, {"egress": entry_points["epping_egress"], "ingress": entry_points["epping_ingress"]})
     for first in range(0, servers, _AT_ONCE):
         numbers = np.arange(first, min(servers, first + _AT_ONCE))
-        for packets in exchange(numbers, servers, turn):
-            Course(contender, packets).run()
+        for packets in segments_and_replies(numbers, servers, turn):
+            TimedRuns(contender, packets).run()
 
 
-def exchange(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterator[Packets]:
-    """A segment of each of these flows, with a new TSval in each turn, and then their answers, which echo it."""
+def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterator[Packets]:
+    """Yields a segment for each flow, with a new TSval in each turn, and then the replies, which echo the TSval."""
     fields = Fields.of(4)
     for egress in (True, False):
         rows = rows_of(DATA, numbers, servers, egress)
@@ -68,19 +68,19 @@ def exchange(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterato
         put(rows, fields.tsecr, 1000 + turn - egress)
         put(rows, fields.sequence, 1 + PAYLOAD * turn)
         put(rows, fields.acknowledgement, 1 + PAYLOAD * (turn + (not egress)))
-        yield Packets.alike(rows, egress)
+        yield Packets.one_way(rows, egress)
 
 
 def records(array: Map, rows: int) -> Records:
-    """The first rows of an array map, but for row 0, as the program sees them: what is written there is there."""
+    """Maps the first rows of an array map, without row 0. A write changes the map itself."""
     dtype = Array("", array).dtype
     return np.frombuffer(mmap.mmap(array.fd, rows * dtype.itemsize), dtype, rows)[1:]
 
 
 def fill(maps: Maps, subnets: int, scale: int) -> None:
-    """Adds a day's RTTs to the histograms of so many slots, from the first on.
+    """Adds a day's RTTs to the histograms of the first `subnets` slots.
 
-    Others may be reading: it is done in the order that the program keeps (bpf/histogram.h).
+    Writes the fields in the same order as the program (bpf/histogram.h), because the agent may read at the same time.
     """
     chance = np.random.default_rng(1)
     histograms = records(maps["histograms"], subnets + 1)
@@ -113,8 +113,8 @@ def _fill(histograms: Records, scale: int, interval: int, chance: np.random.Gene
     histograms["ended"] += total
 
 
-def touch(maps: Maps, subnets: int) -> None:
-    """Adds one more RTT to each of these histograms, in a bucket that has some: a reader must look at each again."""
+def add_rtts(maps: Maps, subnets: int) -> None:
+    """Adds one RTT to the fullest bucket of each histogram, so that a reader must read all histograms again."""
     histograms = records(maps["histograms"], subnets + 1)
     fullest = histograms["buckets"].argmax(1)
     histograms["began"] += 1

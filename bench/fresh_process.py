@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures in a process of its own, so that memory is that of the thing measured and of nothing before it.
+"""Runs a measurement in a new process, so that the measured memory includes nothing from earlier measurements.
 
-The process is this module; it dies with whoever started it.
+The new process runs this module. It ends when its parent ends.
 """
 
 import gc
@@ -24,19 +24,19 @@ _MB = 1e6
 
 
 def call(function: Callable[..., Any], **arguments: Any) -> Any:
-    """What a function of a module returns, called in a new process; arguments and result go as JSON."""
+    """Calls a function of a module in a new process and returns its result. Arguments and result pass as JSON."""
     name = f"{function.__module__}:{function.__name__}"
-    command = [sys.executable, "-m", "bench.isolated", name, json.dumps(arguments)]
+    command = [sys.executable, "-m", "bench.fresh_process", name, json.dumps(arguments)]
     process = start(command, stdout=subprocess.PIPE)
     stdout, _ = process.communicate()
     if process.returncode:
-        raise EppingError(f"{name} failed: see above")
+        raise EppingError(f"{name} failed in its own process: see the traceback above")
     return json.loads(stdout)
 
 
 @dataclass
-class Spent:
-    """CPU time in s, user and system; memory in MB: the peak above what was there before."""
+class Usage:
+    """CPU time (user and system) and wall time in seconds; peak of resident memory in MB, above the value before."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -48,24 +48,24 @@ def _status_mb(name: str) -> float:
 
 
 @contextmanager
-def spending() -> Iterator[Spent]:
-    """What the body takes."""
+def measure_usage() -> Iterator[Usage]:
+    """Measures the time and memory that the body uses."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
-    spent, before_mb = Spent(), _status_mb("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
+    usage, before_mb = Usage(), _status_mb("VmRSS")
     wall_s, cpu_s = time.perf_counter(), time.process_time()
-    yield spent
-    spent.cpu_s, spent.wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    spent.peak_mb = max(0.0, _status_mb("VmHWM") - before_mb)  # the kernel's account is some pages out
+    yield usage
+    usage.cpu_s, usage.wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
+    usage.peak_mb = max(0.0, _status_mb("VmHWM") - before_mb)  # the kernel's counters are some pages off
 
 
 def peak_of_children_mb() -> float:
-    """Greatest resident memory of a child that has ended."""
+    """Returns the highest resident memory of any child that has ended, in MB."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / _MB
 
 
 def main() -> None:
-    """One call."""
+    """Runs the call that the command line names, and prints its result as JSON."""
     module, _, name = sys.argv[1].partition(":")
     print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))))
 

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPU share and memory of `otel-epping run`, which exports over gRPC every 10 s to a receiver on the same machine.
+
+Once per interval, each subnet receives a segment and answers it, with real packets through the interface
+(active_subnets.py). So each subnet has new counts and new RTTs in each interval. The histograms have the shape of a day
+of traffic (fill_maps.py). The first interval, in which the subnets are new, is not measured. CPU time is user and
+system time of the agent's process, as the kernel accounts it, over several intervals. The cost of the packets
+themselves is measured by kernel.py and live_traffic.py. Memory is the resident memory after the intervals.
+"""
+
+import time
+
+from bench import active_subnets
+from bench.active_subnets import SubnetTraffic
+from bench.agent_process import AgentProcess
+from bench.blackhole import blackhole
+from bench.programs import Contender
+from bench.report import Column, Result, Table, progress
+from bench.veth_pair import VethPair
+from otel_epping.kernel.config import EppingConfig
+
+_SIZES = (1_000, 10_000)
+_INTERVAL_S, _INTERVALS = 10.0, 3
+_START_S = 30.0
+
+
+def run(others: list[Contender], tiny: bool = False) -> Result:
+    """Measures one agent: idle, with 1,000 and with 10,000 subnets. Other programs are not measured."""
+    sizes, interval_s, intervals = ((50,), 0.5, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
+    columns = [Column("active subnets", ",d"), Column("user, % of a core", ".2f"), Column("system", ".2f")]
+    columns += [Column("total", ".2f"), Column("resident MB", ".1f"), Column("peak MB", ".1f")]
+    table = Table(
+        f"CPU and memory of the agent, export every {interval_s:g} s", [*columns, Column("bytes per export", ",d")]
+    )
+    figures: dict[str, float] = {}
+    layouts = active_subnets.map_layouts(EppingConfig())
+    with (
+        VethPair() as veth,
+        blackhole(veth.near) as receiver,
+        AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s") as agent,
+    ):
+        traffic = SubnetTraffic(veth)
+        progress("agent_usage: idle")
+        agent.wait_until(agent.program, _START_S, "attached to both hooks")
+        agent.next_export(receiver, interval_s)
+        table.add(0, None, None, None, agent.memory_mb(), agent.memory_mb("VmHWM"), None)
+        for subnets in sizes:
+            progress(f"agent_usage: {subnets:,} subnets")
+            active_subnets.activate(agent, traffic, subnets, layouts, EppingConfig.scale)
+            agent.next_export(receiver, interval_s)
+            before, began = agent.cpu_s(), time.monotonic()
+            sent = 0
+            for _ in range(intervals):
+                traffic.send(subnets - 1)
+                sent += agent.next_export(receiver, interval_s)
+            took = time.monotonic() - began
+            user, system = (100 * (now - then) / took for now, then in zip(agent.cpu_s(), before, strict=True))
+            memory_mb = agent.memory_mb()
+            table.add(subnets, user, system, user + system, memory_mb, agent.memory_mb("VmHWM"), sent // intervals)
+            figures |= {f"agent_usage.{subnets}_percent": user + system, f"agent_usage.{subnets}_mb": memory_mb}
+        agent.stop()
+    return Result([table], figures)

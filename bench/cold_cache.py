@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Cost of a packet in the program when its caches are cold. Use this benchmark to judge changes of the program.
+
+Programs take turns packet by packet. Before each packet a datagram goes through the loopback interface, so the network
+stack displaces the program's code, data and branch predictions, as on a busy host. The effect is the same for all
+programs. Load from other guests of a virtual machine also hits all programs alike, so one run can resolve differences
+of a few ns. The time is the duration that BPF_PROG_TEST_RUN reports. It does not include work that still completes
+after the program ends, or cache misses that the program causes in other code.
+
+The packets belong to 16 flows to 10 subnets. *Net* is the time above the program that does nothing. The fastest and the
+slowest twentieth of the packets are not counted.
+"""
+
+import socket
+from contextlib import ExitStack
+
+import numpy as np
+
+from bench import programs
+from bench.packets import ACK, DATA, UDP, Packets, rows_of
+from bench.programs import Contender
+from bench.report import Column, Result, Table, progress
+from bench.timed_runs import TimedRuns, one_cpu
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.replay.replayer import CAPTURE
+
+_FLOWS, _SUBNETS = 16, 10
+_PACKETS = 20_000
+_TRIM = 20  # drops one packet in 20 at each end of the sorted times
+_DATAGRAM = bytes(64)
+
+
+def _loopback() -> socket.socket:
+    """Returns a UDP socket that sends to itself."""
+    itself = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    itself.bind(("127.0.0.1", 0))
+    itself.connect(itself.getsockname())
+    return itself
+
+
+def _measure(contenders: list[Contender], form: str, hook: str, count: int) -> dict[str, float]:
+    """Returns the gross ns per packet for each program."""
+    packets = Packets.one_way(rows_of(form, np.arange(_FLOWS), _SUBNETS, hook == "egress"), hook == "egress")
+    runs = [TimedRuns(contender, packets) for contender in contenders]
+    chance, took_ns = np.random.default_rng(1), np.zeros((len(runs), count))
+    with _loopback() as stack:
+        for number in range(count):
+            for place in chance.permutation(len(runs)).tolist():
+                stack.send(_DATAGRAM)
+                stack.recv(len(_DATAGRAM))
+                took_ns[place, number] = runs[place].run_one(number % _FLOWS)
+    took_ns.sort(axis=1)
+    middle = took_ns[:, count // _TRIM : count - count // _TRIM]
+    return dict(zip([contender.name for contender in contenders], middle.mean(1).tolist(), strict=True))
+
+
+def run(others: list[Contender], tiny: bool = False) -> Result:
+    """Measures TCP data, TCP acknowledgements and UDP."""
+    columns = [Column("packets"), Column("hook"), Column("program"), Column("ns", ".0f"), Column("net", ".1f")]
+    table = Table("Cold caches: ns per packet", [*columns, Column("our share", ".2f")])
+    with ExitStack() as stack, EppingCollector() as collector, one_cpu():
+        collector.attachments.register(CAPTURE)
+        null = programs.null()
+        stack.callback(null.close)
+        for form, hook in ((DATA, "egress"), (ACK, "ingress"), (UDP, "egress")):
+            progress(f"cold_cache: {form}")
+            compared = [other for other in others if hook in other.hooks]
+            mean_ns = _measure([null, programs.ours(collector), *compared], form, hook, 100 if tiny else _PACKETS)
+            for row in programs.compared(mean_ns):
+                table.add(form, hook, *row)
+    return Result([table])

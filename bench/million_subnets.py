@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Memory for a million subnets: 2^20 subnets at scale 2, all with new counts in one export, with an interval of 60 s.
+
+`otel-epping check` predicts the memory. The real agent must stay within the prediction: the kernel's memory by the
+kernel's own accounting, the agent's memory by its peak. Packets, receiver and histograms are as in agent_usage.py.
+"""
+
+import re
+import subprocess
+import sys
+import time
+
+from bench import active_subnets
+from bench.active_subnets import SubnetTraffic
+from bench.agent_process import AgentProcess
+from bench.blackhole import blackhole
+from bench.programs import Contender
+from bench.report import Column, Result, Table, progress
+from bench.veth_pair import VethPair
+from otel_epping.errors import EppingError
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.map_array import map_info
+
+_SUBNETS, _SCALE = 1 << 20, 2
+_START_S, _INTERVAL_S, _TRIES = 60.0, 60.0, 3
+_MIN_BYTES = 500  # per subnet in a complete export, which has some 1,500
+_MIB = 2**20
+_ROUNDED_MIB = 0.05  # `check` prints one decimal
+
+
+def _checked(options: list[str]) -> dict[str, float]:
+    """Returns the prediction of `otel-epping check`: "N MiB in the kernel", and "N MiB in the agent" if it is there."""
+    command = [sys.executable, "-m", "otel_epping", "check", *options]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        raise EppingError(
+            f"otel-epping check {' '.join(options)} failed with status {ran.returncode}", ran.stdout + ran.stderr
+        )
+    return {where: float(number) for number, where in re.findall(r"([\d.]+) MiB in the (kernel|agent)", ran.stdout)}
+
+
+def run(others: list[Contender], tiny: bool = False) -> Result:
+    """Measures one start and one export. Other programs are not measured."""
+    subnets, interval_s = (1 << 10, 1.0) if tiny else (_SUBNETS, _INTERVAL_S)
+    options = ["--max-subnets", str(subnets), "--scale", str(_SCALE)]
+    progress("million_subnets: otel-epping check")
+    predicted = _checked(options)
+    layouts = active_subnets.map_layouts(EppingConfig(max_subnets=subnets, scale=_SCALE))
+    with (
+        VethPair() as veth,
+        blackhole(veth.near) as receiver,
+        AgentProcess(veth, receiver.endpoint, "--interval", f"{interval_s}s", *options) as agent,
+    ):
+        progress("million_subnets: start")
+        agent.wait_until(agent.program, _START_S, "attached to both hooks", 0.002)
+        start_s, idle_mb = time.monotonic() - agent.started_s, agent.memory_mb()
+        progress("million_subnets: packets")
+        traffic = SubnetTraffic(veth)
+        active_subnets.activate(agent, traffic, subnets, layouts, _SCALE)
+        kernel_mib = sum(map_info(fd)["memlock"] for fd in agent.maps().values()) / _MIB
+        progress("million_subnets: export")
+        # An export may start before all packets are sent, and another may fail because it takes too long.
+        for _ in range(_TRIES):
+            sent = agent.next_export(receiver, interval_s)
+            if whole := sent > subnets * _MIN_BYTES:
+                break
+        if not whole:
+            raise EppingError(f"only {sent:,} bytes of {subnets:,} subnets were exported", agent.log)
+        peak_mib = agent.memory_mb("VmHWM") * 1e6 / _MIB
+    columns = [Column("what"), Column("measured", ",.1f"), Column("predicted by otel-epping check", ",.1f")]
+    table = Table(f"{subnets:,} subnets at scale {_SCALE}", columns)
+    figures = {"million_subnets.kernel_mib": kernel_mib, "million_subnets.agent_mib": peak_mib}
+    figures |= {f"million_subnets.{where}_check_mib": mib + _ROUNDED_MIB for where, mib in predicted.items()}
+    table.add("kernel memory, MiB", kernel_mib, predicted.get("kernel"))
+    table.add("agent's memory at its peak, MiB", peak_mib, predicted.get("agent"))
+    table.add("agent's memory after the start, MB", idle_mb, None)
+    table.add("from the command to attached programs, s", start_s, None)
+    table.add("MB per export", sent / 1e6, None)
+    return Result([table], figures)

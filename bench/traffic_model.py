@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model of real traffic, as a stream of mixed packets.
+
+The shares follow a wireless provider (Sundberg et al., IMC 2024: 356 billion packets): 72 % TCP, 87 % of it with
+timestamps, the rest UDP and a little ICMP. Half of the TCP packets carry data, and half acknowledge it. In half of the
+flows the client sends the data, in the other half the server. A TSval repeats for several packets, so that 4 % of the
+packets with timestamps complete an RTT sample, as in the study. All packets are IPv4.
+
+Which flow sends the next packet:
+
+- *Uniform*: each flow with the same probability, so that with many flows no cache helps.
+- *Skewed*: the flows are those that a flow table holds at one time. Flow lengths follow real traffic, where most flows
+  are short. A flow stays in the table while it lasts, and until its idle timeout. All flows send at the same low rate.
+  If some flows were faster, fewer flows would send most of the packets, and caches would help more.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.packets import ACK, ACK_NO_TS, DATA, DATA_NO_TS, ECHO, PAYLOAD, UDP, Fields, Numbers, Packets, put, rows_of
+
+Reals = npt.NDArray[np.float64]
+
+_TCP, _WITH_TIMESTAMPS, _ICMP = 0.72, 0.87, 0.003
+# The TSval advances after this many pairs of a data packet and its ACK, so 1 of 24 packets completes an RTT sample.
+_PAIRS_OF_A_TSVAL = 12
+
+_PER_S = 20  # packets per second of a flow while it lasts
+_IDLE_S = 300  # FLOW_IDLE_NS of bpf/maps.h
+_DRAWN = 20  # flow lengths to draw for each active flow
+
+# Distribution of flow lengths in packets, from 4 billion flows of a campus network (Jurkiewicz, Rzym, Borylo: "Flow
+# length and size distributions in campus Internet traffic", Computer Communications 167, 2021). The mixture is that of
+# flow-models, docs/tutorial.rst. _SHORT has the shares of six uniform distributions, over 1 to 1, 1 to 2, ... 1 to 6
+# packets. _LONG has (share, sigma, median) of log-normal distributions.
+_SHORT = (0.3050, 0.2484, 0.0637, 0.0492, 0.0093, 0.0822)
+_LONG = ((0.1313, 0.5207, 7.806), (0.0733, 0.7701, 22.11), (0.0293, 1.1253, 128.6), (0.0083, 1.9838, 1084.5))
+
+_STAMPED, _NO_TS, _UDP, _ECHO = range(4)
+_FORMS = {_STAMPED: (DATA, ACK), _NO_TS: (DATA_NO_TS, ACK_NO_TS), _UDP: (UDP, UDP), _ECHO: (ECHO, ECHO)}
+_TRANSPORT = Fields.of(4)
+_MAX_BYTES = 256
+
+
+class TrafficModel:
+    """A stream of the packets of many flows. Each call continues where the last one ended.
+
+    `skewed`: see the head of this file; without it, flows are uniform.
+    """
+
+    def __init__(self, flows: int, subnets: int, *, skewed: bool = False) -> None:
+        self._chance = np.random.default_rng(1)
+        self._subnets = subnets
+        rates = _rates(self._chance, flows) if skewed else np.ones(flows)
+        self._upto = np.cumsum(rates) / rates.sum()
+        shares = np.cumsum([_TCP * _WITH_TIMESTAMPS, _TCP * (1 - _WITH_TIMESTAMPS), 1 - _TCP - _ICMP])
+        self._kind = self._chance.permutation(np.searchsorted(shares, np.arange(flows) / flows, side="right"))
+        self._fetches = self._chance.integers(0, 2, flows) == 1
+        # Packets of each flow so far, and how far its first TSval had advanced at the start.
+        self._turn: Numbers = np.zeros(flows, np.int64)
+        self._phase: Numbers = self._chance.integers(0, _PAIRS_OF_A_TSVAL, flows)
+
+    def one_of_each(self) -> Packets:
+        """Returns the next packet of each flow, in random order."""
+        return self._packets(self._chance.permutation(len(self._turn)))
+
+    def packets(self, count: int) -> Packets:
+        """Returns the next `count` packets."""
+        return self._packets(np.searchsorted(self._upto, self._chance.random(count), side="right"))
+
+    def _packets(self, flows: Numbers) -> Packets:
+        turn = self._turn[flows] + _nth(flows)
+        np.add.at(self._turn, flows, 1)
+        replies = turn % 2 == 1
+        # The client sends echo requests. The server sends the data that a client fetches.
+        egress = (self._fetches[flows] & (self._kind[flows] != _ECHO)) == replies
+        rows = np.zeros((len(flows), _MAX_BYTES), np.uint8)
+        sizes = np.zeros(len(flows), np.uint32)
+        for kind, forms in _FORMS.items():
+            for reply, form in enumerate(forms):
+                for out in (False, True):
+                    which = np.flatnonzero((self._kind[flows] == kind) & (replies == reply) & (egress == out))
+                    made = rows_of(form, flows[which], self._subnets, out)
+                    self._number(made, kind, bool(reply), turn[which] // 2, self._phase[flows[which]])
+                    sizes[which] = made.shape[1]
+                    rows[which, : made.shape[1]] = made
+        return Packets(rows, sizes, egress)
+
+    def _number(self, rows: npt.NDArray[np.uint8], kind: int, reply: bool, pair: Numbers, phase: Numbers) -> None:
+        """Writes sequence numbers and timestamps into requests or replies. `pair` counts the pairs of each flow."""
+        if kind == _ECHO:
+            put(rows, _TRANSPORT.transport, 0 if reply else 8, 1)
+            put(rows, _TRANSPORT.transport + 6, pair & 0xFFFF, 2)
+        elif kind in (_STAMPED, _NO_TS):
+            put(rows, _TRANSPORT.acknowledgement if reply else _TRANSPORT.sequence, 1 + PAYLOAD * (pair + reply))
+        if kind == _STAMPED:
+            put(rows, _TRANSPORT.tsval, 1000 + (pair + phase) // _PAIRS_OF_A_TSVAL)
+            # A reply echoes the TSval of its request. A request echoes the TSval of the last reply.
+            put(rows, _TRANSPORT.tsecr, 1000 + (pair + phase - (not reply)) // _PAIRS_OF_A_TSVAL)
+
+
+def real_lengths(chance: np.random.Generator, flows: int) -> Reals:
+    """Draws the lengths of `flows` real flows, in packets."""
+    shares = np.array([*_SHORT, *(share for share, _, _ in _LONG)])
+    kind = chance.choice(len(shares), flows, p=shares / shares.sum())
+    lengths = np.empty(flows)
+    for number in range(len(_SHORT)):
+        its = kind == number
+        lengths[its] = chance.integers(1, 1 + number, its.sum(), endpoint=True)
+    for number, (_, sigma, median) in enumerate(_LONG, len(_SHORT)):
+        its = kind == number
+        lengths[its] = np.ceil(chance.lognormal(np.log(median), sigma, its.sum()))
+    return lengths
+
+
+def _rates(chance: np.random.Generator, flows: int) -> Reals:
+    """Returns the packets per second of `flows` flows in the table at one time, each averaged over its time there."""
+    lengths = real_lengths(chance, _DRAWN * flows)
+    in_table_s = lengths / _PER_S + _IDLE_S
+    found = chance.choice(len(lengths), flows, p=in_table_s / in_table_s.sum())
+    rates: Reals = lengths[found] / in_table_s[found]
+    return rates
+
+
+def _nth(flows: Numbers) -> Numbers:
+    """Returns for each element of `flows` how often the same flow occurs before it."""
+    order = np.argsort(flows, kind="stable")
+    grouped = flows[order]
+    first = np.flatnonzero(np.diff(grouped, prepend=-1))
+    nth = np.empty(len(flows), np.int64)
+    nth[order] = np.arange(len(flows)) - np.repeat(first, np.diff(first, append=len(flows)))
+    return nth
