@@ -10,14 +10,14 @@ import numpy.typing as npt
 
 from bench.packets import Packets
 from bench.programs import Contender
-from otel_epping.replay.replayer import TestRuns
+from otel_epping.replay.replayer import ProgTestRuns
 
 # A mean leaves out the slowest run of each thousand, which an interrupt or the hypervisor delayed.
 _KEPT = 0.999
 _REFUSED = "the kernel refused to run a packet through a program (BPF_PROG_TEST_RUN)"
 
 
-class TimedRuns(TestRuns):
+class TimedRuns(ProgTestRuns):
     """Runs of packets through a contender. Each packet uses the program of its direction."""
 
     def __init__(self, contender: Contender, packets: Packets, repeat: int = 1) -> None:

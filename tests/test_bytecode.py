@@ -11,7 +11,7 @@ import pytest
 
 from bench.programs import load
 from otel_epping.kernel.load.bytecode import RARE, move_cold_blocks
-from otel_epping.replay.replayer import TestRuns
+from otel_epping.replay.replayer import ProgTestRuns
 
 # linux/bpf.h: BPF_JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE
 CONDITIONS = (0x10, 0x20, 0x30, 0x40, 0x50, 0x60, 0x70, 0xA0, 0xB0, 0xC0, 0xD0)
@@ -83,7 +83,7 @@ def any_program(seed: int) -> bytes:
 def results(code: bytes) -> list[int]:
     """What the program returns for packets of LENGTHS."""
     fd, data = load("arranged", code), ctypes.create_string_buffer(bytes(12) + b"\x08\x00", max(LENGTHS))
-    runs = TestRuns(fd, 1)
+    runs = ProgTestRuns(fd, 1)
     runs.options["data_in"] = ctypes.addressof(data)
     returned = []
     for length in LENGTHS:

@@ -32,7 +32,7 @@ from testrun import KINDS, MS, Bench, Flow
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.replay.replayer import MALFORMED_MARK, TestRuns
+from otel_epping.replay.replayer import MALFORMED_MARK, ProgTestRuns
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:
@@ -146,7 +146,7 @@ def test_on_an_interface_a_malformed_packet_is_not_marked() -> None:
         config = EppingConfig(max_subnets=64, max_flows=64, packet_clock=packet_clock)
         with closing(EppingCollector(config)) as collector:
             for entry_point in collector.program.entry_points.values():
-                runs = TestRuns(entry_point, 1)
+                runs = ProgTestRuns(entry_point, 1)
                 runs.options["data_in"], runs.options["data_size_in"] = ctypes.addressof(data), len(frame)
                 runs.watch_marks(np.array([True]))
                 runs.run()

@@ -29,7 +29,7 @@ from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig, possible_cpus
-from otel_epping.replay.replayer import LEAST_FRAME, TestRuns
+from otel_epping.replay.replayer import LEAST_FRAME, ProgTestRuns
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
 # enum side, bpf/maps.h
@@ -54,7 +54,7 @@ class Feeder:
 
     def __init__(self, program_fd: int) -> None:
         self.data = ctypes.create_string_buffer(_DATA_BYTES)
-        self._runs = TestRuns(program_fd, 1)
+        self._runs = ProgTestRuns(program_fd, 1)
         self._options, self._context = self._runs.options, self._runs.contexts
         self._options["data_in"] = ctypes.addressof(self.data)
         self._time_ns, self._result = self._context["tstamp"], self._options["retval"]

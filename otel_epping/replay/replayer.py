@@ -75,7 +75,7 @@ OPTIONS = np.dtype(
 _FRAMES = 4096
 
 
-class TestRuns:
+class ProgTestRuns:
     """Room for test runs, one row each: `options` and `contexts`, arrays of OPTIONS and SKB with what never changes.
 
     Before a run, a row needs its data_in and data_size_in, and data_size_out of 0: the kernel writes the size of the
@@ -146,7 +146,7 @@ class Replayer(EppingCollector):
         self.cut_too_short = self.cut_malformed = 0
         self.steps_back = self.step_back_ns = 0
         self._before_ns = 0
-        self._runs = TestRuns(self.program.entry_points[ENTRY_POINT], _FRAMES)
+        self._runs = ProgTestRuns(self.program.entry_points[ENTRY_POINT], _FRAMES)
 
     def now_ns(self) -> int:
         """It is always the time of the latest packet."""
