@@ -29,7 +29,7 @@ from bench.programs import Contender
 from bench.report import Column, Result, Table, progress
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.exporter import ProducerExporter
-from otel_epping.otel.otlp.encoder import Writer
+from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
 
 OURS, SDK, GRPC = "ours", "SDK", "gRPC"
@@ -49,12 +49,12 @@ def _data(metrics: list[ScopeMetrics]) -> MetricsData:
 
 def _ours(collector: EppingCollector) -> Exports:
     producer = EppingMetricProducer(collector)
-    writer = Writer(producer)
+    encoder = BatchEncoder(producer)
     theirs = _data([]).resource_metrics
     while True:
         producer.read()
         with fresh_process.measure_usage() as usage:
-            sizes = [len(writer.request(theirs, batch).body) for batch in producer.batches()]
+            sizes = [len(encoder.request(theirs, batch).body) for batch in producer.batches()]
         yield usage, sizes
 
 

@@ -16,7 +16,7 @@ from opentelemetry.sdk.resources import Resource
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.otel.pipeline import install
+from otel_epping.otel.install import install
 
 
 def main(interface: str, seconds: int = 60) -> None:

@@ -33,7 +33,8 @@ from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.otel.pipeline import attach
+from otel_epping.otel.install import attach
+from otel_epping.otel.private import metric_readers, resource_of
 from otel_epping.settings.model import Settings
 from otel_epping.settings.options import COMMAND, all_options
 
@@ -93,7 +94,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             self._undo = undo.pop_all().close
 
     def _begin(self, provider: object, options: dict[str, Any], undo: ExitStack) -> None:
-        if not isinstance(provider, MeterProvider) or not provider._metric_readers:
+        if not isinstance(provider, MeterProvider) or not metric_readers(provider):
             raise EppingError("no reader of metrics is configured: set OTEL_METRICS_EXPORTER, or OTEL_CONFIG_FILE")
         settings = _settings(options)
         for name in settings.selection.names:
@@ -102,14 +103,13 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         if not _be_the_one(undo):
             _log.info("another process of this network namespace measures already")
             return
-        collector = EppingCollector(settings.kernel, settings.limits)
+        collector = EppingCollector(settings.kernel, settings.idle_timeout_ns)
         undo.callback(collector.close)
         follower = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(follower.close)
         follower.begin()
-        # No public way leads from a provider to its readers, nor to its resource (SDK 1.45).
-        for reader in provider._metric_readers:
-            undo.callback(attach(reader, collector, provider._sdk_config.resource))
+        for reader in metric_readers(provider):
+            undo.callback(attach(reader, collector, resource_of(provider), settings.limits))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
         end_monitor = look_in_background(HookMonitor(collector.attachments, collector.packets))

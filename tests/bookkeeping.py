@@ -10,7 +10,7 @@ import itertools
 import struct
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowtable import forget_flows
 from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint, ScopeMetrics
@@ -18,9 +18,9 @@ from scapy.layers.inet import ICMP, IP, TCP
 from scapy.layers.l2 import Ether
 from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
 
-from otel_epping.kernel.limits import Limits
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 
 PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"
@@ -39,8 +39,20 @@ def network_of(subnet: int) -> ipaddress.IPv4Network:
     return ipaddress.IPv4Network((address_of(subnet), 24), strict=False)
 
 
-def emptied(bench: Bench, limits: Limits) -> Bench:
-    """With these limits, and all slots free: what others had counted is gone, but for the overflow slot."""
+class Bounds(NamedTuple):
+    """The idle timeout of a collector, and the limits of its producers."""
+
+    idle_timeout_ns: int = 0
+    limits: Limits = Limits()
+
+    def apply(self, bench: Bench, *producers: EppingMetricProducer) -> None:
+        bench.collector.change_idle_timeout(self.idle_timeout_ns)
+        for producer in producers:
+            producer.limits = self.limits
+
+
+def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
+    """With this idle timeout, and all slots free: what others had counted is gone, but for the overflow slot."""
     bench.collector._readers.clear()  # a test that failed may still have one
     crowd, reader, slots = Crowd(bench), bench.collector.reader(), bench.collector.slots
     forget_flows(bench.collector.program.maps)
@@ -49,7 +61,7 @@ def emptied(bench: Bench, limits: Limits) -> Bench:
         crowd.sleep(2)
         reader.read()
     assert not bench.slots["live"].any()
-    bench.collector.limit(limits)
+    bench.collector.change_idle_timeout(idle_timeout_ns)
     slots.retired = 0
     return bench
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """RTTs to order, counted by the kernel program and exported in our own process through the OpenTelemetry SDK.
 
-The traps of SDK 1.45, by number, each reproduced before a line of `otel/pipeline.py` was written:
+The traps of SDK 1.45, by number, each reproduced before a line of `otel/install.py` was written:
 
  1  a provider without data never calls its exporter        test_a_provider_without_data_exports_ours
  2  an exception in a collect callback ends the thread      test_a_reader_outlives_a_reading_that_fails

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass
 
 import pytest
-from bookkeeping import Crowd, Receiver
+from bookkeeping import Bounds, Crowd, Receiver
 from flowtable import forget_flows
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
@@ -17,8 +17,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import SECOND, Bench
 
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
@@ -28,13 +28,13 @@ CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256,
 IDLE_S = 60
 # Flows that were silent for five minutes aren't active any more, and don't keep a subnet.
 LONG_S = 400
-LIMITS = {
-    "idle": Limits(IDLE_S * SECOND),
-    "few": Limits(IDLE_S * SECOND, max_series=5),
-    "few, never idle": Limits(max_series=4),
-    "some RTTs first": Limits(IDLE_S * SECOND, min_samples=3),
-    "rolled up": Limits(IDLE_S * SECOND, max_series=8, roll_up=True),
-    "all of it": Limits(IDLE_S * SECOND, max_series=9, min_samples=2, roll_up=True),
+BOUNDS = {
+    "idle": Bounds(IDLE_S * SECOND),
+    "few": Bounds(IDLE_S * SECOND, Limits(max_series=5)),
+    "few, never idle": Bounds(0, Limits(max_series=4)),
+    "some RTTs first": Bounds(IDLE_S * SECOND, Limits(min_samples=3)),
+    "rolled up": Bounds(IDLE_S * SECOND, Limits(max_series=8, roll_up=True)),
+    "all of it": Bounds(IDLE_S * SECOND, Limits(max_series=9, min_samples=2, roll_up=True)),
 }
 CHANGING = None
 
@@ -54,7 +54,7 @@ class Step:
     sleep_s: int
     exporter: int
     luck: float
-    limits: Limits
+    bounds: Bounds
 
 
 SPEECH = st.lists(st.tuples(st.integers(0, SUBNETS - 1), st.integers(1_000, 8 * 10**9)), max_size=10)
@@ -66,29 +66,32 @@ STEPS = st.lists(
         st.sampled_from([0, 0, 1, 30, 90, LONG_S]),
         st.integers(0, 3),
         st.sampled_from([0.0, 0.5, 1.0, 1.0]),
-        st.sampled_from([*LIMITS.values(), Limits()]),
+        st.sampled_from([*BOUNDS.values(), Bounds()]),
     ),
     min_size=4,
     max_size=25,
 )
 
 
-@pytest.mark.parametrize("limits", [*LIMITS.values(), CHANGING], ids=[*LIMITS, "changing"])
+@pytest.mark.parametrize("bounds", [*BOUNDS.values(), CHANGING], ids=[*BOUNDS, "changing"])
 # An example that fails leaves the program as it is, so others that are like it can't be tried after it.
 @settings(max_examples=15, deadline=None, phases=(Phase.generate,), report_multiple_bugs=False)
 @given(STEPS, st.integers(0, 2**32))
 def test_totals_are_true_and_series_monotone(
-    narrow: Bench, limits: Limits | None, steps: list[Step], seed: int
+    narrow: Bench, bounds: Bounds | None, steps: list[Step], seed: int
 ) -> None:
-    narrow.collector.limit(limits or LIMITS["all of it"])
+    first = bounds or BOUNDS["all of it"]
+    first.apply(narrow)
     chance = random.Random(seed)
     crowd = Crowd(narrow)
-    producers = [EppingMetricProducer(narrow.collector, temporality) for temporality in (CUMULATIVE, DELTA, DELTA)]
+    producers = [
+        EppingMetricProducer(narrow.collector, temporality, first.limits) for temporality in (CUMULATIVE, DELTA, DELTA)
+    ]
     receivers = [Receiver(producer) for producer in producers]
-    most = (limits and limits.max_series) or MAX_SUBNETS
+    most = (bounds and bounds.limits.max_series) or MAX_SUBNETS
     for step in steps:
-        if limits is CHANGING:
-            narrow.collector.limit(step.limits)
+        if bounds is CHANGING:
+            step.bounds.apply(narrow, *producers)
         for subnet, rtt_ns in step.pings:
             crowd.ping(subnet, rtt_ns)
         for subnet, rtt_ns in step.talks:

@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from bookkeeping import CLOSED, OPENED, PACKETS, RTTS, Crowd, Receiver, emptied, network_of
+from bookkeeping import CLOSED, OPENED, PACKETS, RTTS, Bounds, Crowd, Receiver, emptied, network_of
 from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import EXTERNAL, MS, SECOND, Bench
 
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 # Room for two subnets of one method each, and our own.
@@ -24,7 +24,6 @@ CONFIG = EppingConfig(
     packet_clock=True, max_subnets=3, max_flows=256, sample_interval_ns=0, methods=("tcp_timestamp", "icmp_echo")
 )
 IDLE_S = 60
-LIMITS = Limits(IDLE_S * SECOND)
 RTT = metric_table.RTT.name
 LONG_S = 301  # until a flow isn't active any more
 
@@ -37,11 +36,13 @@ def narrow() -> Iterator[Bench]:
 
 @pytest.fixture
 def crowd(narrow: Bench) -> Crowd:
-    return Crowd(emptied(narrow, LIMITS))
+    return Crowd(emptied(narrow, IDLE_S * SECOND))
 
 
-def receiver_of(bench: Bench, temporality: AggregationTemporality = CUMULATIVE) -> Receiver:
-    return Receiver(EppingMetricProducer(bench.collector, temporality))
+def receiver_of(
+    bench: Bench, temporality: AggregationTemporality = CUMULATIVE, limits: Limits | None = None
+) -> Receiver:
+    return Receiver(EppingMetricProducer(bench.collector, temporality, limits))
 
 
 def packets(receiver: Receiver, subnet: int) -> int:
@@ -199,7 +200,7 @@ def test_slots_that_are_being_taken_back_get_free_though_no_more_are(crowd: Crow
         receiver.export()
         crowd.sleep(IDLE_S)
     receiver.export()
-    crowd.bench.collector.limit(Limits(max_series=5))
+    Bounds(0, Limits(max_series=5)).apply(crowd.bench, receiver.producer, slow.producer)
     crowd.ping(2, MS)
     crowd.sleep(2)
     for each in (receiver, slow, receiver, slow):
@@ -229,8 +230,7 @@ def test_a_slot_is_not_idle_when_it_is_first_seen(crowd: Crowd) -> None:
 def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
     crowd: Crowd, temporality: AggregationTemporality
 ) -> None:
-    crowd.bench.collector.limit(Limits(IDLE_S * SECOND, max_series=5))
-    receiver = receiver_of(crowd.bench, temporality)
+    receiver = receiver_of(crowd.bench, temporality, Limits(max_series=5))
     for subnet in range(12):
         for _ in range(3):
             crowd.ping(subnet, MS * (1 + subnet))
@@ -249,8 +249,7 @@ def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
 
 
 def test_what_is_taken_back_and_what_overflows_are_metrics(crowd: Crowd) -> None:
-    crowd.bench.collector.limit(Limits(IDLE_S * SECOND, max_series=2))
-    receiver = receiver_of(crowd.bench)
+    receiver = receiver_of(crowd.bench, limits=Limits(max_series=2))
     crowd.talk(1, MS)
     crowd.talk(2, MS)
     receiver.export()

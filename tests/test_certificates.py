@@ -39,7 +39,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def read(protocol: str, folder: Path, **files: str) -> standard.Standard:
+def read(protocol: str, folder: Path, **files: str) -> standard.StandardVariables:
     names = {"ca": CERTIFICATE, "client": CLIENT, "key": KEY}
     variables = {names[name]: str(folder / file) for name, file in files.items()}
     endpoint = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:4444"}
@@ -113,7 +113,7 @@ def test_one_that_expired_is_a_warning_because_it_may_be_renewed(
     assert f"{CLIENT} expired at 20" in warning
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now - 365 * 24 * 3600)
-    assert "is the clock right?" in read(protocol, folder, client="client.pem", key="client.key").warnings[0]
+    assert "check the clock" in read(protocol, folder, client="client.pem", key="client.key").warnings[0]
 
 
 def test_without_tls_the_files_are_not_looked_at(folder: Path) -> None:

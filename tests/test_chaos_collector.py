@@ -86,7 +86,7 @@ def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[...
             "http/protobuf": undo.enter_context(Sink(http_port=ports["http/protobuf"], namespace=ns)),
         }
         for agent in agents.values():
-            agent.wait_for("exports get through again")
+            agent.wait_for("exports succeed again")
         for protocol, agent in agents.items():
             assert agent.stop() == 0
             causes = re.findall("export failed.*", agent.log.read_text())
@@ -184,7 +184,7 @@ def test_a_request_that_is_too_large_is_told_and_tried_on(ns: Namespace, start: 
             OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )
-        agent.wait_for("export failed, counts are kept")
+        agent.wait_for("export failed, counts stay pending")
         time.sleep(0.5)
         assert agent.stop() == 1
     log = agent.log.read_text()
@@ -214,7 +214,7 @@ def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, sta
             sink.wait_for(lambda one, hour=hour: one.rejected >= hour * exports / HOURS, PATIENCE_S)  # type: ignore[misc]
             sizes.append((rss_kb(agent), len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))))
         sink.recover()
-        agent.wait_for("exports get through again")
+        agent.wait_for("exports succeed again")
         assert agent.stop() == 0
         print(f"\n[measured] kB and descriptors after each hour: {sizes}")
         assert sizes[-1][0] - sizes[0][0] < 1024

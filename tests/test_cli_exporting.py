@@ -50,13 +50,13 @@ def test_dead_endpoint_is_told_once_and_tried_on(
     port = free_port(ns)
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol}
     agent = start("-i", "lo", "--interval", "200ms", OTEL_EXPORTER_OTLP_TIMEOUT=timeout_s, **settings)
-    agent.wait_for("export failed, counts are kept")
+    agent.wait_for("export failed, counts stay pending")
     time.sleep(2)
     assert agent.log.read_text().count("export failed") == 1
     grpc = protocol == "grpc"
     with Sink(grpc_port=port if grpc else 0, http_port=0 if grpc else port, namespace=ns) as sink:
         sink.wait_for(lambda received: received.requests, PATIENCE_S)
-        agent.wait_for("exports get through again")
+        agent.wait_for("exports succeed again")
         sink.fail_with(503)
         agent.wait_for("export failed", times=2)
         assert agent.stop() == 1

@@ -11,10 +11,10 @@ from otel_epping.otel.otlp.failure import kind_of
 _BEGIN = """
 import logging
 from otel_epping.process import logs
-from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.otlp.failure import Failure
 logs.configure("text", "info")
-delivery = Delivery()
+delivery = ExportStatus()
 exporters = logging.getLogger("opentelemetry.exporter.otlp.proto.http.metric_exporter")
 """
 
@@ -34,11 +34,11 @@ for failure in [Failure("refused by 10.0.0.1:1", "refused"), Failure("refused by
 delivery("other", Failure("refused", "refused"))
 assert delivery.failing == ("otlp", "other")
 """)
-    failed = "WARNING export failed, counts are kept and sent with the next: "
+    failed = "WARNING export failed, counts stay pending for the next export: "
     assert lines == [
         f"{failed}refused by 10.0.0.1:1",
         f"{failed}HTTP 404",
-        "WARNING exports get through again, after 4 that failed; nothing was lost",
+        "WARNING exports succeed again after 4 failed; pending counts were delivered",
         f"{failed}refused",
         f"{failed}refused",
     ]
@@ -57,7 +57,7 @@ logging.getLogger("urllib3.connectionpool").warning("Failed to parse headers (ur
     assert lines == [
         "WARNING Transient error, retrying in 1.25s",
         "ERROR Failed to export",
-        "WARNING export failed, counts are kept and sent with the next: "
+        "WARNING export failed, counts stay pending for the next export: "
         "Transient error, retrying in 1.25s / Failed to export",
         "WARNING Failed to parse headers (url=http://a:4318)",
     ]

@@ -93,14 +93,14 @@ def proxy(ns: Namespace) -> Iterator[Proxy]:
 
 
 def causes(agent: Agent) -> list[str]:
-    return re.findall(r"export failed, counts are kept and sent with the next: (.*)", agent.log.read_text())
+    return re.findall(r"export failed, counts stay pending for the next export: (.*)", agent.log.read_text())
 
 
 ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
     ((302, {"Location": "https://login.example/"}, b""), "HTTP 302 Found, which redirects to https://login.example/"),
     (
         (200, {"Content-Type": "text/html"}, b"<html>log in</html>"),
-        "HTTP 200 OK, but not an answer of an OTLP receiver",
+        "HTTP 200 OK, but the response is not OTLP",
     ),
     ((403, {}, b"no"), "HTTP 403 Forbidden: no"),
 ]
@@ -118,7 +118,7 @@ def test_what_is_not_otlp_takes_nothing_away(
     proxy.wait_for(3)
     failed = proxy.count
     proxy.reply = (200, {}, b"")
-    agent.wait_for("exports get through again")
+    agent.wait_for("exports succeed again")
     proxy.wait_for(2)
     assert agent.stop() == 0
     (cause,) = causes(agent)
@@ -138,7 +138,7 @@ def test_each_cause_is_logged_once_while_exports_fail(proxy: Proxy, start: Calla
         proxy.wait_for(3)
     assert [cause[:8] for cause in causes(agent)] == ["HTTP 302", "HTTP 404", "HTTP 400"]
     proxy.reply = (200, {}, b"")
-    agent.wait_for("exports get through again")
+    agent.wait_for("exports succeed again")
     proxy.reply = replies[0]
     agent.wait_for("export failed", times=4)
     assert agent.stop() == 1
@@ -243,7 +243,7 @@ def test_explicit_buckets_where_a_variable_asks_for_them(
         sink.fail_with(403)
         agent.wait_for("export failed")
         sink.recover()
-        agent.wait_for("exports get through again")
+        agent.wait_for("exports succeed again")
         assert agent.stop() == 0
     metrics = [metric for _, metric in sink.metrics() if metric.name == metric_table.RTT.name]
     assert {metric.WhichOneof("data") for metric in metrics} == {"histogram"}

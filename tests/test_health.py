@@ -99,7 +99,7 @@ def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..
         assert all(check.ok for check in health.live())
         (late,) = [check for check in health.ready() if check.name == "read"]
         assert (late.ok, late.text) == (False, "counts were read 22 s ago; they are to be, every 10 s")
-        longest_s = 20 + 1 + readers[1].longest_s  # two intervals, a second, and the export
+        longest_s = 20 + 1 + readers[1].max_export_s  # two intervals, a second, and the export
         readers[1].producer.read_at_s = time.monotonic() - longest_s + 2
         assert all(check.ok for check in health.live())
         readers[1].producer.read_at_s = time.monotonic() - longest_s - 2

@@ -23,7 +23,7 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table
 from otel_epping.otel.counters import INTERFACE_COUNTERS
-from otel_epping.otel.pipeline import install
+from otel_epping.otel.install import install
 
 SMALL = EppingConfig(max_subnets=64, max_flows=64)
 ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name

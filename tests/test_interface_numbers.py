@@ -22,8 +22,7 @@ from otel_epping.kernel.attach.interface_numbers import GONE_NS, InterfaceNumber
 from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.attach.selection import Selection
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.config import IDLE_TIMEOUTS_NS, EppingConfig
 from otel_epping.kernel.reading import Reading
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table, semconv
@@ -129,7 +128,8 @@ def host() -> Iterator[Namespace]:
         yield namespace
 
 
-@pytest.fixture(params=[Limits(), Limits(max_series=100)], ids=["plain", "bounded"])
+# With an idle timeout, the producers have a CardinalityLimiter.
+@pytest.fixture(params=IDLE_TIMEOUTS_NS, ids=["plain", "bounded"])
 def collector(request: pytest.FixtureRequest, clock: Time) -> Iterator[EppingCollector]:
     with EppingCollector(SMALL, request.param) as collector:
         collector.attachments.numbers.now_ns = clock

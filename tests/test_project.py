@@ -42,7 +42,12 @@ ENTRY = {"otel_epping", "otel_epping.__main__"}
 # The levels inside folders that contain folders; "." stands for all other modules of the folder.
 INNER_LEVELS = {
     "otel_epping.kernel": [["collector"], ["read"], ["attach"], ["load"], ["netlink"], ["."]],
-    "otel_epping.otel": [["pipeline", "self_metrics", "exporter", "export_status"], ["otlp"], ["."], ["variables"]],
+    "otel_epping.otel": [
+        ["pipeline", "install", "self_metrics", "exporter", "export_status"],
+        ["otlp"],
+        ["."],
+        ["variables"],
+    ],
     "otel_epping.replay": [["."], ["capture"]],
 }
 MAX_LINES = 330

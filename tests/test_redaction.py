@@ -37,7 +37,7 @@ def test_no_log_has_a_secret(start: Callable[..., Agent]) -> None:
         OTEL_EXPORTER_OTLP_HEADERS=HEADERS[0],
         **VARIABLES,
     )
-    agent.wait_for("export failed, counts are kept")
+    agent.wait_for("export failed, counts stay pending")
     agent.process.terminate()
     assert agent.process.wait(PATIENCE_S) == 1
     log = agent.log.read_text()

@@ -12,10 +12,11 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from testrun import MS, Bench
 
 from otel_epping.errors import EppingError
+from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.otel import metric_table
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.limits import Limits
 from otel_epping.series.prefixes import SubnetKeys
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
@@ -31,12 +32,11 @@ def wide() -> Iterator[Bench]:
 
 @pytest.fixture
 def bench(wide: Bench) -> Bench:
-    return emptied(wide, Limits())
+    return emptied(wide)
 
 
 def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporality = CUMULATIVE) -> Receiver:
-    bench.collector.limit(limits)
-    return Receiver(EppingMetricProducer(bench.collector, temporality))
+    return Receiver(EppingMetricProducer(bench.collector, temporality, limits))
 
 
 def told(receiver: Receiver) -> set[str]:
@@ -120,7 +120,7 @@ def test_bounds_can_be_changed(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=16, roll_up=True))
 
     def lengths(limits: Limits) -> list[int]:
-        bench.collector.limit(limits)
+        receiver.producer.limits = limits
         for _ in range(2):  # for what was told is delivered then
             for subnet in range(40):
                 crowd.ping(subnet, MS)
@@ -136,8 +136,8 @@ def test_bounds_can_be_changed(bench: Bench) -> None:
 
 
 def test_when_they_are_fewer_again_all_are_told_apart(bench: Bench) -> None:
-    limits = Limits(idle_timeout_ns=10**9, max_series=8, roll_up=True)
-    crowd, receiver = Crowd(bench), receiver_of(bench, limits)
+    bench.collector.change_idle_timeout(10**9)
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=8, roll_up=True))
     for subnet in range(20):
         crowd.ping(subnet, MS)
     receiver.export()
@@ -200,10 +200,16 @@ def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> 
     [
         ({"max_series": 0}, "max_series is 0"),
         ({"min_samples": -1}, "min_samples is -1"),
-        ({"idle_timeout_ns": -1}, "idle_timeout_ns is -1"),
         ({"roll_up": True}, "roll_up needs max_series"),
     ],
 )
 def test_limits_that_make_no_sense_are_refused(wrong: dict[str, int], said: str) -> None:
     with pytest.raises(EppingError, match=said):
         Limits(**wrong)  # type: ignore[arg-type]
+
+
+def test_an_idle_timeout_out_of_range_is_refused(bench: Bench) -> None:
+    with pytest.raises(EppingError, match="idle_timeout_ns is -1"):
+        bench.collector.change_idle_timeout(-1)
+    with pytest.raises(EppingError, match="idle_timeout_ns is -1"):
+        EppingCollector(CONFIG, -1)

@@ -19,7 +19,7 @@ from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.exporter import ProducerExporter
-from otel_epping.otel.pipeline import attach
+from otel_epping.otel.install import attach
 
 
 @pytest.fixture

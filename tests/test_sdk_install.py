@@ -22,7 +22,7 @@ from testrun import MS, Bench
 
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from otel_epping.otel.pipeline import install
+from otel_epping.otel.install import install
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ import sys
 from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import MeterProvider
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.otel.pipeline import install
+from otel_epping.otel.install import install
 from testrun import MS, Bench
 from recorder import CONFIG, Conversation
 
@@ -110,7 +110,7 @@ import multiprocessing, os, sys, threading, time
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.sdk.metrics import Histogram, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, PeriodicExportingMetricReader
-from otel_epping.otel.pipeline import install
+from otel_epping.otel.install import install
 from testrun import MS, Bench
 from recorder import CONFIG, Conversation
 

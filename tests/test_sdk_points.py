@@ -31,7 +31,7 @@ from otel_epping.kernel import buckets
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.exporter import ProducerExporter
-from otel_epping.otel.pipeline import attach
+from otel_epping.otel.install import attach
 from otel_epping.series import histogram
 
 

@@ -30,8 +30,8 @@ from otel_epping.lab.sink import Sink
 from otel_epping.otel import exporter as exporter_module
 from otel_epping.otel import metric_table, producer, semconv
 from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.install import install
 from otel_epping.otel.otlp.failure import Failure
-from otel_epping.otel.pipeline import install
 from otel_epping.series import histogram
 from otel_epping.series.temporality import as_matrix
 
@@ -114,7 +114,7 @@ def test_an_export_keeps_its_deadline_and_the_next_goes_on(
 ) -> None:
     """Also when every request succeeds, but slowly: then what is left is told by the next export, from there on."""
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
-    monkeypatch.setattr(exporter_module, "_LEAST_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
     flows(bench, 200)
     slow = Slow(sink.grpc_endpoint, insecure=True)
     wrapped = ProducerExporter(slow, bench.collector)

@@ -13,8 +13,8 @@ from command import COMMAND, epping, said
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.lab.namespaces import Namespace
+from otel_epping.series.limits import Limits
 from otel_epping.settings import file
 from otel_epping.settings.model import SETTINGS, Settings
 from scripts import settings_page
@@ -77,9 +77,10 @@ def test_defaults_are_those_of_the_kernel_program() -> None:
 
 def test_bounds_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
     assert Settings().limits == Limits()
+    assert not Settings().is_bounded
     for command in (["run", "-i", "lo"], ["config"]):
         line = said(epping(ns, *command, "--roll-up"))
-        assert line == "roll_up needs max_series: how many subnets may be told apart"
+        assert line == "roll_up needs max_series: set how many subnets may be exported individually"
 
 
 def test_what_config_prints_is_a_file_that_says_the_same(ns: Namespace, path: Path) -> None:

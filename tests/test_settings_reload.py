@@ -83,7 +83,7 @@ def test_interfaces_that_could_not_be_followed_are_tried_again(
     with ns.entered(), EppingCollector(EppingConfig(max_subnets=64, max_flows=64)) as collector:
         follower = InterfaceMonitor(collector.attachments, before.selection)
         follower.begin()
-        reload = _Reloading(before, lambda _: wanted, follower, collector)
+        reload = _Reloading(before, lambda _: wanted, follower, collector, lambda _: None)
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))

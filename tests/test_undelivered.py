@@ -8,7 +8,7 @@ from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, NumberDataPoint
 
 from otel_epping.otel import undelivered_deltas
-from otel_epping.otel.undelivered_deltas import Undelivered
+from otel_epping.otel.undelivered_deltas import UndeliveredDeltas
 
 
 class Receiver:
@@ -17,7 +17,7 @@ class Receiver:
     def __init__(self, temporality: AggregationTemporality) -> None:
         self.reader = InMemoryMetricReader({Counter: temporality})
         self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
-        self.undelivered = Undelivered()
+        self.undelivered = UndeliveredDeltas()
         self.sums: dict[tuple[str, str, str], float] = {}
         self.spans: dict[tuple[str, str, str], list[tuple[int | None, int]]] = {}
 
@@ -29,7 +29,7 @@ class Receiver:
         metrics = self.undelivered.add_to(data.resource_metrics if data else MetricsData([]).resource_metrics)
         if not arrives:
             return
-        self.undelivered.delivered()
+        self.undelivered.acknowledge()
         for scope in metrics[0].scope_metrics:
             for metric in scope.metrics:
                 for point in metric.data.data_points:
@@ -70,10 +70,10 @@ def test_cumulative_counters_need_nothing() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(undelivered_deltas, "_MOST", 10)
+    monkeypatch.setattr(undelivered_deltas, "_MAX_POINTS", 10)
     receiver = Receiver(AggregationTemporality.DELTA)
     for number in range(12):
         receiver.add("one", "orders", 1, str(number))
         receiver.export(arrives=False)
-    assert "counts of the SDK are dropped" in caplog.text
+    assert "pending counts were dropped" in caplog.text
     receiver.provider.shutdown()

@@ -9,7 +9,7 @@ import pytest
 from otel_epping.errors import EppingError
 from otel_epping.otel.variables import standard
 from otel_epping.otel.variables.otlp import MAX_TIMEOUT_S, Otlp
-from otel_epping.otel.variables.standard import Standard
+from otel_epping.otel.variables.standard import StandardVariables
 
 ENDPOINT, METRICS_ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
 INSECURE, HEADERS, TIMEOUT = (f"OTEL_EXPORTER_OTLP_{each}" for each in ("INSECURE", "HEADERS", "TIMEOUT"))
@@ -18,7 +18,7 @@ GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 
 
-def only(said: Standard) -> Otlp:
+def only(said: StandardVariables) -> Otlp:
     (otlp,) = said.otlp.values()
     return otlp
 
@@ -231,7 +231,7 @@ def test_a_user_in_a_url_is_basic_authentication_over_grpc_too() -> None:
 )
 def test_headers_that_are_none_are_named_without_their_value(protocol: dict[str, str], value: str, words: str) -> None:
     text = error({HEADERS: value, **protocol})
-    assert text.startswith(f"{HEADERS} is wrong in ")
+    assert text.startswith(f"{HEADERS} is invalid in ")
     assert words in text
     assert "s3c" not in text
 
@@ -266,7 +266,7 @@ def test_a_timeout_that_can_only_be_milliseconds_is_taken_as_that(value: str, se
         ({ENDPOINT: "http://collector:4317/v1/metrics"}, "no effect with gRPC"),
         ({ENDPOINT: "http://collector:4318/v1/metrics", **HTTP}, "ends with /v1/metrics"),
         ({METRICS_ENDPOINT: "http://collector:4318", **HTTP}, "has no path"),
-        ({ENDPOINT: "http://collector:1", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca"}, "is https:// meant?"),
+        ({ENDPOINT: "http://collector:1", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca"}, "for TLS, write https://"),
     ],
 )
 def test_what_is_unlikely_to_be_meant_is_a_warning(variables: dict[str, str], words: str) -> None:

@@ -84,7 +84,7 @@ def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
         with measure_usage() as spent:
             answer, seconds = timed(one)
         assert answer.failure
-        assert "not an answer of an OTLP receiver" in answer.failure.text
+        assert "the response is not OTLP" in answer.failure.text
         assert seconds < 4
         assert spent.peak_mb < 64
 
@@ -299,7 +299,7 @@ def test_a_proxy_is_used_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
             assert one.send(REQUEST) == Answer()
         answer = one.send(REQUEST)
         assert answer.failure
-        assert f"collector.test:4318 by way of the proxy 127.0.0.1:{port}: " in answer.failure.text
+        assert f"collector.test:4318 through the proxy 127.0.0.1:{port}: " in answer.failure.text
         assert "s3cr3t" not in answer.failure.text
         with serving(HOLDING["headers"]) as server:
             monkeypatch.setenv("http_proxy", f"127.0.0.1:{server.port}")

@@ -33,7 +33,7 @@ from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.otlp import protobuf
 from otel_epping.otel.otlp.columns import Column, Pieces
 from otel_epping.otel.otlp.points import (
-    Histograms,
+    HistogramArrays,
     Points,
     histogram_attributes,
     histogram_points,
@@ -148,7 +148,7 @@ def test_histograms(histograms: list[Histogram], time_ns: int, temporality: Aggr
         [Column.of(map(histogram_attributes, bases)), Column.of(map(histogram_attributes, labels))],
         np.array(starts_ns),
         time_ns,
-        Histograms(
+        HistogramArrays(
             np.cumsum([0, *map(len, counts)]),
             unsigned([count for run in counts for count in run]),
             np.array(offsets),
@@ -195,7 +195,7 @@ def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[i
         [Column.of([histogram_attributes(UNICODE)] * len(runs))],
         np.full(len(runs), 5),
         7,
-        Histograms(
+        HistogramArrays(
             np.cumsum([0, *(len(run.counts) for run in fitted)]),
             np.concatenate([run.counts for run in fitted]),
             np.array([run.offset for run in fitted]),
@@ -230,7 +230,7 @@ def test_varints_are_protobufs(numbers: list[int]) -> None:
 def test_no_points_are_no_bytes() -> None:
     none, times = Column.of([]), np.zeros(0, np.int64)
     assert number_points([none], times, 1, unsigned([])) == Points(b"", 0)
-    runs = Histograms(np.zeros(1, np.int64), unsigned([]), times, times, unsigned([]), unsigned([]), unsigned([]))
+    runs = HistogramArrays(np.zeros(1, np.int64), unsigned([]), times, times, unsigned([]), unsigned([]), unsigned([]))
     assert histogram_points([none], times, 1, runs) == Points(b"", 0)
 
 

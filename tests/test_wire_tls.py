@@ -132,7 +132,10 @@ def test_a_receiver_is_checked_and_a_client_shows_its_certificate(protocol: str,
         with sending(protocol, port) as one:
             answer = one.send(REQUEST)
             assert answer.failure
-            assert "is OTEL_EXPORTER_OTLP_CERTIFICATE the certificate of the receiver's CA?" in answer.failure.text
+            assert (
+                "check that OTEL_EXPORTER_OTLP_CERTIFICATE is the certificate of the receiver's CA"
+                in answer.failure.text
+            )
     with listening(protocol, folder, authority.pem) as port:
         with sending(protocol, port, **trusted, **pair) as one:
             assert one.send(REQUEST) == Answer()
@@ -232,7 +235,7 @@ def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
     with serving(refuse) as server, sending(protocol, server.port) as one:
         answer = one.send(REQUEST)
     assert answer.failure
-    assert "the receiver does not speak TLS: begin the endpoint with http://" in answer.failure.text
+    assert "the receiver does not speak TLS: use http:// in the endpoint" in answer.failure.text
 
 
 def test_a_receiver_of_the_other_protocol_is_recognised(protocol: str, authority: Authority) -> None:

@@ -30,7 +30,7 @@ from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import SUBNET_COUNTERS
 from otel_epping.otel.exporter import ProducerExporter
-from otel_epping.otel.otlp.encoder import Writer
+from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.producer import EppingMetricProducer
 
 RESOURCE = Resource({"service.name": "test", "host.name": "b\u00fccher"})
@@ -63,13 +63,13 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
     draw = random.Random(11)
     conversations: list[Conversation] = []
     producer = EppingMetricProducer(bench.collector, temporality)
-    writer = Writer(producer)
+    encoder = BatchEncoder(producer)
     seen: set[str] = set()
     for _ in range(8):
         talk(bench, draw, conversations)
         producer.read()
         for batch in producer.batches():
-            ours = writer.request([ResourceMetrics(RESOURCE, [], "https://example.com/1")], batch)
+            ours = encoder.request([ResourceMetrics(RESOURCE, [], "https://example.com/1")], batch)
             theirs = ResourceMetrics(RESOURCE, [producer.metrics(batch)], "https://example.com/1")
             expected = encode_metrics(MetricsData([theirs]))
             assert ExportMetricsServiceRequest.FromString(ours.body) == expected
@@ -93,8 +93,8 @@ def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: 
         wrapped.shutdown()
         assert len(told.bodies) == 3
     assert (wrapped.rejected, wrapped.failed) == (6, 0)
-    said = [record.getMessage() for record in caplog.records if "rejects" in record.getMessage()]
-    assert said == ["the receiver rejects 2 points: too old"]
+    said = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
+    assert said == ["the receiver rejected 2 data points: too old"]
 
 
 def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
@@ -115,5 +115,5 @@ def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
     assert wrapped.failed == 0
     assert [point.point.count for point in sink.points(metric_table.RTT.name)] == [2, 2]
     (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the exporter writes its own" in said.getMessage()
+    assert "the exporter encodes all requests from now on" in said.getMessage()
     wrapped.shutdown()

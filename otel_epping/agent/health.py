@@ -68,7 +68,7 @@ class Health:
         if self._attachments is None:
             return [Check("read", True, _LOADING)]
         # An export that waits for a receiver keeps the next reading waiting, but no longer than its deadline.
-        return [self._read(max((exporter.longest_s for exporter in self._exporters), default=0.0))]
+        return [self._read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
 
     def _attached(self, attachments: Attachments) -> Check:
         """Whether the program is on both hooks of each interface that is watched."""

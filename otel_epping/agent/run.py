@@ -20,11 +20,12 @@ from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.read.parallel import run_parallel
-from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.variables import standard
 from otel_epping.process import descriptors
 from otel_epping.process.signals import Signals
 from otel_epping.process.stop import STOP_S, Stop, end_at_once
+from otel_epping.series.limits import Limits
 from otel_epping.settings.model import BOUNDS, SELECTING, SETTINGS, Settings
 from otel_epping.version import __version__
 
@@ -66,11 +67,13 @@ class _Reloading:
         reread: Callable[[Settings], Settings],
         follower: InterfaceMonitor,
         collector: EppingCollector,
+        change_limits: Callable[[Limits], None],
     ) -> None:
+        self._change_limits = change_limits
         self._settings, self._reread, self._follower, self._collector = settings, reread, follower, collector
         # Without bounds from the start, nothing is kept of what they go by.
         self._fixed = {setting.field for setting in SETTINGS if not setting.row.reload}
-        self._fixed |= set() if settings.limits.any else BOUNDS
+        self._fixed |= set() if settings.is_bounded else BOUNDS
 
     def __call__(self) -> None:
         """Puts into force what can be without a restart. A file that is no good changes nothing."""
@@ -99,7 +102,8 @@ class _Reloading:
                 self._settings = replace(self._settings, **{each: getattr(before, each) for each in SELECTING})
             if self._settings.kernel.copies and not self._collector.config.copies:
                 _log.warning("%s", _NO_COPIES)
-        self._collector.limit(self._settings.limits)
+        self._collector.change_idle_timeout(self._settings.idle_timeout_ns)
+        self._change_limits(self._settings.limits)
 
 
 def _watch(
@@ -145,7 +149,7 @@ def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManage
     return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
 
 
-def _finish(stop: Stop, follower: InterfaceMonitor, pipelines: "Pipelines", delivery: Delivery) -> None:
+def _finish(stop: Stop, follower: InterfaceMonitor, pipelines: "Pipelines", delivery: ExportStatus) -> None:
     """Exports the last interval, and detaches. Both end with the stop's deadline, and the process with them.
 
     The kernel needs 10 ms and more to remove each TCX link, one after the other. So interfaces are detached after the
@@ -176,12 +180,12 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     requirements.threads()
     descriptors.raise_limit()
     stop, signals = Stop("stopped at once; the last interval may not have been delivered", STOP_S), Signals()
-    delivery = Delivery()
-    config, limits, service, health = settings.kernel, settings.limits, Service(), Health()
+    delivery = ExportStatus()
+    config, service, health = settings.kernel, Service(), Health()
     hook = choose_hook(config.hook)
 
     def load() -> EppingCollector:
-        collector = EppingCollector(config, limits)
+        collector = EppingCollector(config, settings.idle_timeout_ns)
         capabilities.drop()
         return collector
 
@@ -211,7 +215,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             _tell_privileges(kept)
             follower = InterfaceMonitor(collector.attachments, settings.selection, stop.is_set)
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
-            pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables)
+            pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables, settings.limits)
             follower.begin()
             monitor = HookMonitor(collector.attachments, collector.packets)
             monitor.look()
@@ -236,7 +240,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
                 },
             )
             service.ready(in_words(health.ready()))
-            reloading = _Reloading(settings, reread, follower, collector)
+            reloading = _Reloading(settings, reread, follower, collector, pipelines.change_limits)
 
             def reload() -> None:
                 with service.reloading("reading the settings again"):

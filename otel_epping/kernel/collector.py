@@ -14,11 +14,11 @@ from contextlib import contextmanager
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.errors import EppingError
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.clock import Clock
-from otel_epping.kernel.config import EppingConfig, possible_cpus
-from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.config import IDLE_TIMEOUTS_NS, EppingConfig, possible_cpus
 from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
@@ -36,16 +36,22 @@ def _close(fds: list[int]) -> None:
         os.close(fd)
 
 
+def _check_idle_timeout(idle_timeout_ns: int) -> None:
+    least, greatest = IDLE_TIMEOUTS_NS
+    if not least <= idle_timeout_ns <= greatest:
+        raise EppingError(f"idle_timeout_ns is {idle_timeout_ns}: it must be from {least} to {greatest}")
+
+
 class EppingCollector:
     """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
 
     `directions` is what readers found of flows that can't be measured. `started_ns` is when counting could begin, Unix
-    time. `limits` say when a slot goes to another subnet, and what the exporters tell.
+    time. A subnet for which nothing was counted for `idle_timeout_ns` gives its slots back; with 0, none ever does.
     """
 
-    def __init__(self, config: EppingConfig | None = None, limits: Limits | None = None) -> None:
+    def __init__(self, config: EppingConfig | None = None, idle_timeout_ns: int = 0) -> None:
         self.config = config or EppingConfig()
-        self._limits = limits or Limits()
+        _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
         maps_gone = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
@@ -61,7 +67,7 @@ class EppingCollector:
         self._rows = 1
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
-        self.slots = Slots(self.program.maps, self._control, self._limits.idle_timeout_ns)
+        self.slots = Slots(self.program.maps, self._control, idle_timeout_ns)
         self._fill_tables()
         self._arrays = {name: map_array.Array(name, self.program.maps[name]) for name in READ}
 
@@ -80,14 +86,19 @@ class EppingCollector:
         self._control.tell()
 
     @property
-    def limits(self) -> Limits:
-        """The bounds that hold."""
-        return self._limits
+    def idle_timeout_ns(self) -> int:
+        """The time after which an idle subnet gives its slots back; 0: never."""
+        return self.slots.idle_ns
 
-    def limit(self, limits: Limits) -> None:
-        """Has other bounds hold from the next readings on; not for a collector that had none when a reader was made."""
+    def change_idle_timeout(self, idle_timeout_ns: int) -> None:
+        """Sets another idle timeout, from the next reading on. Raises EppingError for a value out of range.
+
+        Not for a collector without a timeout that has producers without limits: such a producer takes each row for the
+        same subnet for ever (EppingMetricProducer).
+        """
+        _check_idle_timeout(idle_timeout_ns)
         with self._lock:
-            self._limits, self.slots.idle_ns = limits, limits.idle_timeout_ns
+            self.slots.idle_ns = idle_timeout_ns
 
     def now_ns(self) -> int:
         """Unix time of a reading that is taken now; each is later than the one before."""

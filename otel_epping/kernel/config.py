@@ -28,6 +28,8 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }
+# Range of EppingCollector's idle timeout.
+IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
 
 
 def possible_cpus() -> int:

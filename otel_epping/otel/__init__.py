@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From series to OpenTelemetry: metrics, the MetricProducer, and the export."""
+"""Converts series to OpenTelemetry metrics and exports them."""

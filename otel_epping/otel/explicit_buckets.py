@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Explicit-bucket histograms, for readers that know no exponential ones: Prometheus' text format, above all.
+"""Converts exponential histograms to explicit buckets, for example for the Prometheus text format.
 
-The SDK's PrometheusMetricReader fails the whole scrape when it meets an exponential histogram.
+One exponential histogram makes the whole scrape of the SDK's PrometheusMetricReader fail (1.45).
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import (
 from otel_epping.kernel import buckets
 from otel_epping.series import histogram
 
-# Two buckets per doubling: 53 from 1 us to 64 s, each a line per subnet in a scrape.
+# Two buckets per doubling: 53 buckets from 1 us to 64 s. A scrape has one line per bucket and subnet.
 _SCALE = 1
 
 
@@ -45,10 +45,10 @@ def _point(point: ExponentialHistogramDataPoint, bounds: Sequence[float], first:
     )
 
 
-def _explicit(metric: Metric, scale: int) -> Metric:
-    """The metric with its exponential histograms, made at `scale`, as explicit ones; any other metric as it is.
+def _convert(metric: Metric, scale: int) -> Metric:
+    """Converts a metric of exponential histograms, which were made at `scale`. Returns any other metric unchanged.
 
-    Bounds are bounds of the exponential buckets, so no count is moved.
+    All bounds are bounds of exponential buckets, so the conversion is exact.
     """
     if not isinstance(metric.data, ExponentialHistogram):
         return metric
@@ -61,6 +61,6 @@ def _explicit(metric: Metric, scale: int) -> Metric:
     return Metric(metric.name, metric.description, metric.unit, Histogram(points, metric.data.aggregation_temporality))
 
 
-def explicit(scope: ScopeMetrics, scale: int) -> ScopeMetrics:
-    """The metrics of a scope; those that are exponential histograms, made at `scale`, as explicit-bucket ones."""
-    return ScopeMetrics(scope.scope, [_explicit(each, scale) for each in scope.metrics], scope.schema_url)
+def to_explicit(scope: ScopeMetrics, scale: int) -> ScopeMetrics:
+    """Converts the exponential histograms of a scope, which were made at `scale`, to explicit buckets."""
+    return ScopeMetrics(scope.scope, [_convert(each, scale) for each in scope.metrics], scope.schema_url)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs whether exports arrive: when exports begin to fail, each new cause, and when exports arrive again.
+"""Logs failing exports: each new cause once, and a line when exports succeed again.
 
-What exporters log themselves is logged too, each text once: while a receiver is away, an exporter writes the same line
-at each export.
+Also logs what the exporters log themselves, each text once. While a receiver is unavailable, an exporter logs the same
+line at each export.
 """
 
 import logging
@@ -10,16 +10,16 @@ from collections import deque
 
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
-# Loggers of the libraries that exporters use. The SDK itself logs little, and needs no filter.
+# Loggers of the exporters and their libraries. The SDK itself logs little and needs no filter.
 _LIBRARIES = ("opentelemetry.exporter", "opentelemetry.exporter.otlp", "urllib3", "requests", "grpc")
 
 
 class _ExportersLog(logging.Handler):
     """Passes each text that exporters log to the root logger once.
 
-    Keeps the last two warnings: they are the cause of a failure for which an exporter gives no other.
+    Keeps the last two warnings. They explain a failure for which an exporter returns no cause.
     """
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class _ExportersLog(logging.Handler):
             logging.getLogger().handle(record)
 
     def take(self) -> str:
-        """The last two warnings, in one line; then they are forgotten."""
+        """Returns the last two warnings in one line, and forgets them."""
         text = " ".join(" / ".join(self._last).split())
         self._last.clear()
         return text
 
 
-class Delivery:
-    """Takes the result of each export, from exporters in several threads."""
+class ExportStatus:
+    """Receives the result of each export, from exporters in several threads."""
 
     def __init__(self) -> None:
         self._failures: dict[str, int] = {}
@@ -55,26 +55,26 @@ class Delivery:
 
     @property
     def failing(self) -> tuple[str, ...]:
-        """The exporters whose last export failed."""
+        """Names of the exporters whose last export failed."""
         return tuple(self._failures)
 
     def cause(self, failure: Failure) -> str:
-        """The text of a failure; if a failure has none, what the exporter logged last."""
+        """Returns the text of a failure, or what the exporter logged last if the failure has no text."""
         return failure.text or self._exporters_log.take()
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:
-        """Takes the result of an export: why it failed, or None."""
+        """Receives the result of an export: the failure, or None."""
         if failure:
             cause = self.cause(failure)
             if self._causes.setdefault(exporter, Once()).is_new(failure.kind or kind_of(cause)):
                 fields = {"exporter": exporter, "cause": cause}
-                _log.warning("export failed, counts are kept and sent with the next: %s", cause, extra=fields)
+                _log.warning("export failed, counts stay pending for the next export: %s", cause, extra=fields)
             self._failures[exporter] = self._failures.get(exporter, 0) + 1
         elif exporter in self._failures:
             exports = self._failures.pop(exporter)
             self._causes.pop(exporter, None)
             _log.warning(
-                "exports get through again, after %d that failed; nothing was lost",
+                "exports succeed again after %d failed; pending counts were delivered",
                 exports,
                 extra={"exporter": exporter, "failed_exports": exports},
             )

@@ -3,7 +3,7 @@
 
 It has the shape of the specification's MetricProducer (metrics SDK, "MetricProducer"): produce() returns the metrics of
 one instrumentation scope, and temporality is its own setting. The Python SDK has no such interface yet:
-`pipeline.py` plugs it in.
+`install.py` and `pipeline.py` plug it in.
 """
 
 import threading
@@ -23,6 +23,7 @@ from otel_epping.otel.attributes import NO_LABELS, Columns, Labels, rtt_labels, 
 from otel_epping.otel.batch import Batch, CounterSeries, counter_series, rtt_series
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
 from otel_epping.series.cardinality import CardinalityLimiter
+from otel_epping.series.limits import Limits
 from otel_epping.series.subnet import subnet_of
 from otel_epping.series.temporality import Rows, TemporalityTracker, as_matrix
 
@@ -36,13 +37,16 @@ class EppingMetricProducer:
     """Turns the readings of a collector into metrics, for one exporter.
 
     Cumulative temporality by default; with delta, points tell what was counted since they were last acknowledged.
+    `limits` can be replaced, from the next reading on, unless there were neither limits nor an idle timeout at first.
     """
 
     def __init__(
         self,
         collector: EppingCollector,
         temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE,
+        limits: Limits | None = None,
     ) -> None:
+        self.limits = limits or Limits()
         self.temporality = temporality
         self.read_seconds = 0.0
         self.read_at_s = time.monotonic()  # of the latest reading; before the first, since when one is due
@@ -54,7 +58,9 @@ class EppingMetricProducer:
         self.columns = Columns(SUBNET_COUNTERS, self._reader.counters_dtype)
         self._interface_columns = Columns(INTERFACE_COUNTERS, self._reader.interfaces_dtype)
         self._bounded = (
-            CardinalityLimiter(self.config, self._reader, self._started_ns) if collector.limits.any else None
+            CardinalityLimiter(self.config, self._reader, self._started_ns)
+            if collector.idle_timeout_ns or self.limits.any
+            else None
         )
         self._collector = collector
         self._slots_taken = 0
@@ -78,7 +84,7 @@ class EppingMetricProducer:
         self._reader.delivered = self._ledger.delivered()
         reading = self._reader.read()
         self._slots_taken = int(np.count_nonzero(reading.slots["live"]))
-        self._ledger.take(self._bounded.take(reading, self._collector.limits) if self._bounded else reading)
+        self._ledger.take(self._bounded.take(reading, self.limits) if self._bounded else reading)
         self.read_at_s = time.monotonic()
         self.read_seconds = self.read_at_s - began
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the collector tells of itself, by instruments of the SDK: how it reads, exports and what it takes.
+"""Registers the SDK instruments for the agent's own metrics: reading, exporting, memory, program run time.
 
-They always have data, so that the SDK's readers call their exporters: without any, they never do. What the kernel
-program counts of itself comes with the other counts (counters.INTERFACE_COUNTERS). So does what there is of each
-interface: the SDK keeps each attribute set that it ever saw, and of those beyond 2,000 only their sum.
+An SDK reader never calls its exporter while no instrument has data; these instruments always have data.
+
+Metrics that the kernel program counts about itself are among the other counts (counters.INTERFACE_COUNTERS). So are
+metrics per interface: the SDK keeps every attribute set that it ever saw, and sums all attribute sets beyond 2,000.
 """
 
 import os
@@ -25,7 +26,7 @@ _DIRECTIONS = {"epping_ingress": "receive", "epping_egress": "transmit"}
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process. Raises OSError."""
+    """Returns the resident memory of this process. Raises OSError."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
@@ -51,7 +52,7 @@ def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Calla
 def _of_exporters(
     exporters: Sequence[ProducerExporter],
 ) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
-    producer = exporters[0].producer  # each reads the same
+    producer = exporters[0].producer  # all producers read the same maps
     return {
         metric_table.READ_DURATION: lambda: [Observation(producer.read_seconds)],
         metric_table.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
@@ -62,12 +63,12 @@ def _of_exporters(
 
 
 def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequence[ProducerExporter]) -> None:
-    """Gives the provider instruments for the collector, and for the exporters that push its counts, if there are.
+    """Creates the provider's instruments for the collector, and for its push exporters if there are any.
 
-    They have data in the process that calls this, and none in its forked children.
+    The instruments have data in the calling process only, not in its forked children.
     """
     process = os.getpid()
-    # Not under telemetry.SCOPE: OTLP's encoder keeps only the last of two equal scopes in a request.
+    # Not under metric_table.SCOPE: the OTLP encoder keeps only the last of two equal scopes in a request.
     meter = provider.get_meter(__name__, __version__, metric_table.SCOPE.schema_url)
     create = {
         "counter": meter.create_observable_counter,
@@ -75,15 +76,15 @@ def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequ
         "gauge": meter.create_observable_gauge,
     }
 
-    def called(look: Callable[[], Iterable[Observation]], _: CallbackOptions) -> Iterable[Observation]:
+    def observe_now(look: Callable[[], Iterable[Observation]], _: CallbackOptions) -> Iterable[Observation]:
         if os.getpid() != process:
             return []
         try:
             return list(look())
-        except OSError:  # no descriptor is left to read /proc with: no point this time
+        except OSError:  # no free descriptor to read /proc with: this export has no point
             return []
 
     for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():
         create[metric.kind](
-            metric.name, callbacks=[partial(called, look)], unit=metric.unit, description=metric.description
+            metric.name, callbacks=[partial(observe_now, look)], unit=metric.unit, description=metric.description
         )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts the SDK's own points on the collector's clock, which doesn't run backwards, as the SDK's does when it is set."""
+"""Moves the SDK's points to the collector's clock, which, unlike the SDK's clock, never runs backwards."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,31 +8,31 @@ from typing import Any
 from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, ResourceMetrics
 
 
-def retimed(theirs: Sequence[ResourceMetrics], since_ns: int, now_ns: int) -> list[ResourceMetrics]:
-    """The same metrics, as collected now; those of delta temporality count since `since_ns` at the earliest.
+def move_timestamps(resources: Sequence[ResourceMetrics], since_ns: int, now_ns: int) -> list[ResourceMetrics]:
+    """Returns the metrics with the time `now_ns`. Points with delta temporality start at `since_ns` or later.
 
-    The collector's clock is never behind the one on the wall, so no start can be later than `now_ns` but one that was
-    taken since the reading that has this time.
+    The collector's clock is never behind the wall clock. So a start later than `now_ns` was taken after the reading
+    with that time, and is set to `now_ns`.
     """
     return [
         replace(
             resource,
             scope_metrics=[
-                replace(scope, metrics=[_retimed(metric, since_ns, now_ns) for metric in scope.metrics])
+                replace(scope, metrics=[_move(metric, since_ns, now_ns) for metric in scope.metrics])
                 for scope in resource.scope_metrics
             ],
         )
-        for resource in theirs
+        for resource in resources
     ]
 
 
-def _retimed(metric: Metric, since_ns: int, now_ns: int) -> Metric:
+def _move(metric: Metric, since_ns: int, now_ns: int) -> Metric:
     data: Any = metric.data
     is_delta = getattr(data, "aggregation_temporality", None) is AggregationTemporality.DELTA
 
     def moved(point: Any) -> Any:
         start_ns = point.start_time_unix_nano
-        if start_ns is not None:  # as a gauge's is
+        if start_ns is not None:  # None for a gauge
             start_ns = min(max(start_ns, since_ns) if is_delta else start_ns, now_ns)
         return replace(point, start_time_unix_nano=start_ns, time_unix_nano=now_ns)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps counters of the SDK with delta temporality whose export failed, and adds them to the next export.
+"""Keeps the SDK's delta counters whose export failed, and adds them to the next export.
 
-The SDK resets a delta when it is collected, whether the export arrives or not. So the count of failed exports, for
-example, would be lost with each failed export.
+The SDK resets a delta counter when it collects the counter, even if the export then fails. Without this module, for
+example, the count of failed exports would be lost with each failed export.
 """
 
 import logging
@@ -21,8 +21,8 @@ from opentelemetry.sdk.metrics.export import (
 
 _log = logging.getLogger(__name__)
 
-# Most attribute sets that are kept: an application may add new ones for as long as exports fail.
-_MOST = 10_000
+# Maximum number of points that are kept: an application may add new attribute sets for as long as exports fail.
+_MAX_POINTS = 10_000
 
 
 class _Key(NamedTuple):
@@ -41,8 +41,8 @@ def _key(scope: ScopeMetrics, metric: Metric, point: NumberDataPoint) -> _Key:
     return _Key(scope.scope, metric.name, frozenset((point.attributes or {}).items()))
 
 
-def _deltas(theirs: Sequence[ResourceMetrics]) -> Iterator[_Kept]:
-    for resource in theirs[:1]:  # a provider has one
+def _deltas(resources: Sequence[ResourceMetrics]) -> Iterator[_Kept]:
+    for resource in resources[:1]:  # a provider has one resource
         for scope in resource.scope_metrics:
             for metric in scope.metrics:
                 if isinstance(metric.data, Sum) and metric.data.aggregation_temporality is AggregationTemporality.DELTA:
@@ -58,31 +58,31 @@ def _with_points(metric: Metric, points: list[NumberDataPoint] | None) -> Metric
     )
 
 
-class Undelivered:
-    """The deltas that the receiver does not have yet."""
+class UndeliveredDeltas:
+    """The delta points that the receiver does not have yet."""
 
     def __init__(self) -> None:
         self._kept: dict[_Key, _Kept] = {}
 
-    def delivered(self) -> None:
-        """The receiver has all that add_to() returned last."""
+    def acknowledge(self) -> None:
+        """Forgets all points: the receiver has everything that add_to() last returned."""
         self._kept.clear()
 
-    def add_to(self, theirs: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
-        """Returns the metrics of an export with all deltas that are kept, and keeps the sums until delivered()."""
+    def add_to(self, resources: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
+        """Returns the metrics of an export plus all kept deltas, and keeps the sums until acknowledge()."""
         kept = self._kept
-        self._kept = {_key(*each): each for each in _deltas(theirs)}
+        self._kept = {_key(*each): each for each in _deltas(resources)}
         for key, old in kept.items():
             new = self._kept.get(key)
             self._kept[key] = new._replace(point=_sum(old.point, new.point)) if new else old
-        if len(self._kept) > _MOST:
-            _log.warning("counts of the SDK are dropped: over %d attribute sets wait for an export", _MOST)
+        if len(self._kept) > _MAX_POINTS:
+            _log.warning("the SDK's pending counts were dropped: over %d points waited for an export", _MAX_POINTS)
             self._kept.clear()
-            return theirs
-        return self._merged(theirs) if kept else theirs
+            return resources
+        return self._merged(resources) if kept else resources
 
-    def _merged(self, theirs: Sequence[ResourceMetrics]) -> list[ResourceMetrics]:
-        first, *others = theirs
+    def _merged(self, resources: Sequence[ResourceMetrics]) -> list[ResourceMetrics]:
+        first, *others = resources
         scopes = {
             scope.scope: (scope, {metric.name: metric for metric in scope.metrics}) for scope in first.scope_metrics
         }

@@ -26,7 +26,7 @@ from otel_epping.events.idle_flows import Timeouts
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import Reading
-from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from otel_epping.otel.variables import standard
@@ -240,10 +240,10 @@ class _Events:
         sys.stdout.flush()
 
 
-class _Export(Delivery):
+class _Export(ExportStatus):
     """Exports the result, once, as the standard OTEL_* variables say."""
 
-    def __init__(self, replayer: Replayer, variables: standard.Standard) -> None:
+    def __init__(self, replayer: Replayer, variables: standard.StandardVariables) -> None:
         super().__init__()
         self._results: dict[str, Failure | None] = {}
         variables.apply()

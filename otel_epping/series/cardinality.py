@@ -23,11 +23,11 @@ import numpy as np
 
 from otel_epping.kernel.arrays import Counts, grow
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.limits import Limits
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
 from otel_epping.kernel.sparse import Numbers
 from otel_epping.series.accumulators import Accumulators, ReadingDelta
+from otel_epping.series.limits import Limits
 from otel_epping.series.prefixes import Key, SubnetKeys
 from otel_epping.series.registry import SeriesRegistry
 from otel_epping.series.subnet import RowOwners

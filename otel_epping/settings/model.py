@@ -17,8 +17,8 @@ import click
 
 from otel_epping.kernel import methods
 from otel_epping.kernel.attach.selection import Selection
-from otel_epping.kernel.config import HOOKS, LIMITS, EppingConfig
-from otel_epping.kernel.limits import RANGES, Limits
+from otel_epping.kernel.config import HOOKS, IDLE_TIMEOUTS_NS, LIMITS, EppingConfig
+from otel_epping.series.limits import RANGES, Limits
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
 PREFIX = "OTEL_EPPING_"
@@ -171,12 +171,12 @@ class Settings:
     idle_timeout_ns: Annotated[
         int,
         Row(
-            Duration(*RANGES["idle_timeout_ns"]),
+            Duration(*IDLE_TIMEOUTS_NS),
             "A subnet of which nothing was seen for so long, and that has no active TCP flow, makes room for others; "
             "its last counts are exported still. 0 for never.",
             reload=True,
         ),
-    ] = _LIMITS.idle_timeout_ns
+    ] = 0
     max_series: Annotated[
         int | None,
         Row(
@@ -226,8 +226,13 @@ class Settings:
 
     @property
     def limits(self) -> Limits:
-        """Bounds on what is kept and exported."""
+        """Limits on the series that are exported."""
         return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether slots are reused or series limited."""
+        return bool(self.idle_timeout_ns) or self.limits.any
 
 
 class Setting(NamedTuple):
@@ -266,5 +271,5 @@ def _settings() -> Iterator[Setting]:
 
 
 SETTINGS = tuple(_settings())
-BOUNDS = {field.name for field in dataclasses.fields(Limits)}
+BOUNDS = {"idle_timeout_ns"} | {field.name for field in dataclasses.fields(Limits)}
 BY_KEY = {setting.key: setting for setting in SETTINGS}

@@ -1,18 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""OTLP written by us and sent by the official exporters: for tens of thousands of subnets, in a thirtieth of the time.
+"""Encodes OTLP requests from arrays and sends them through the official exporters.
 
-The SDK's way makes an object of each point, then a protobuf message, then bytes. Here arrays become bytes at once:
+The SDK makes an object of each data point, then a protobuf message, then bytes. This package turns arrays into bytes
+directly, which takes a thirtieth of the time for tens of thousands of subnets.
 
-    protobuf.py              how the wire format writes numbers and fields
-    columns.py               many messages as columns of fields, joined at the end
-    points.py                arrays to data points
-    encoder.py               batches of the producer to OTLP requests
-    request.py               data points to a request, around what the official encoder writes
+    protobuf.py              encodes numbers and fields in the protobuf wire format
+    columns.py               encodes many messages column by column
+    points.py                encodes arrays as data points
+    request.py               combines encoded metrics with the output of the official encoder into a request
+    encoder.py               encodes a batch of the producer as a request
     official_exporters.py    builds the official exporters from checked settings
-    transport.py             finds the sender for an official exporter: grpc_sender.py, http_sender.py
-    http_exchange.py         one HTTP request in a thread that can be given up, over http_connections.py
-    retries.py               tries a request again until its deadline, and honours Retry-After
-    answer.py                what a response means: only an OTLP response is a success
-    failure.py               why an export failed
-    certificate_renewal.py   certificates and keys that are renewed while the agent runs
+    transport.py             returns the sender for an official exporter
+    grpc_sender.py           sends requests over gRPC
+    http_sender.py           sends requests over HTTP
+    http_exchange.py         runs one HTTP request in a thread, with a deadline
+    http_connections.py      connections of `requests` that an exchange can shut down
+    retries.py               retries a request until its deadline and honours Retry-After
+    answer.py                interprets a response: only an OTLP response is a success
+    failure.py               describes why an export failed
+    certificate_renewal.py   detects renewed certificates and keys while the agent runs
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer means: only an ExportMetricsServiceResponse is a success.
+"""Interprets responses: only an ExportMetricsServiceResponse is a success.
 
-A proxy, a login page or a server of another kind answers too. With delta temporality, counts that are taken for
-delivered are lost. So an answer that is not OTLP is a failure, whatever its status.
+A proxy, a login page or another kind of server also responds. With delta temporality, counts that are wrongly taken as
+delivered are lost. So a response that is not OTLP is a failure, whatever its status.
 """
 
 import email.utils
@@ -21,20 +21,21 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_epping.otel.otlp.failure import Failure, kind_of
 
-# A receiver's answer has a few bytes. What is beyond this limit is not read or unpacked.
+# An OTLP response has a few bytes. Longer bodies are not read or decompressed beyond this limit.
 MAX_BODY_BYTES = 2**20
-# OTLP asks for 200. Fluent Bit answers 201 or 204, intakes of vendors 202.
+# OTLP requires 200. Fluent Bit answers 201 or 204, some vendors' intakes 202.
 _SUCCESS = (200, 201, 202, 204)
 _TRANSIENT = (429, 502, 503, 504)  # OTLP specification, "OTLP/HTTP Response", "Failures"
 _PROTOBUF = ("application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf")
 _JSON = "application/json"
-_SHOWN = 200
+_MAX_SHOWN = 200  # characters of the receiver's text in a log line
 
 
 class Answer(NamedTuple):
-    """What became of a request: a failure, or a success. Of a success the receiver may still have rejected points.
+    """The outcome of a request: a failure, or a success.
 
-    These must not be sent again (OTLP specification, "Partial Success"); `message` says why.
+    In a successful request, the receiver may have rejected some data points, for the reason in `message`. Rejected
+    points must not be resent (OTLP specification, "Partial Success").
     """
 
     failure: Failure | None = None
@@ -43,13 +44,13 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, response: ExportMetricsServiceResponse) -> "Answer":
-        """The receiver took the request, and responded."""
+        """Returns the outcome of a request to which the receiver responded."""
         partial = response.partial_success
-        return cls(None, partial.rejected_data_points, partial.error_message[:_SHOWN])
+        return cls(None, partial.rejected_data_points, partial.error_message[:_MAX_SHOWN])
 
 
 class Reply(NamedTuple):
-    """A response over HTTP: status, names of headers in lower case, the body as it was sent."""
+    """An HTTP response: status, headers with lower-case names, and the body before decompression."""
 
     status: int
     reason: str
@@ -58,25 +59,25 @@ class Reply(NamedTuple):
 
 
 def response_in(body: bytes) -> ExportMetricsServiceResponse | None:
-    """The response in these bytes; None if they are something else."""
+    """Parses a response. Returns None if the bytes are something else."""
     try:
         response = ExportMetricsServiceResponse.FromString(body)
     except DecodeError:
         return None
-    # A known field of another type is read as an unknown one: these are bytes of another message.
-    return None if _has_foreign(response) or _has_foreign(response.partial_success) else response
+    # protobuf reads a known field number with another wire type as an unknown field: this is another message.
+    return None if _has_mistyped_field(response) or _has_mistyped_field(response.partial_success) else response
 
 
-def _has_foreign(message: Message) -> bool:
+def _has_mistyped_field(message: Message) -> bool:
     known = message.DESCRIPTOR.fields_by_number
     unknown = UnknownFieldSet(message)
     return any(unknown[index].field_number in known for index in range(len(unknown)))
 
 
 def http_answer(reply: Reply) -> Answer:
-    """What a response over HTTP means."""
+    """Interprets an HTTP response."""
     body = _unpacked(reply)
-    form = reply.headers.get("content-type", "")[:_SHOWN].partition(";")[0].strip().lower()
+    form = reply.headers.get("content-type", "")[:_MAX_SHOWN].partition(";")[0].strip().lower()
     if reply.status in _SUCCESS:
         response = None if body is None else _response(body, form, reply)
         if response:
@@ -91,16 +92,16 @@ def _response(body: bytes, form: str, reply: Reply) -> ExportMetricsServiceRespo
         return None
     if form and form not in (*_PROTOBUF, _JSON):
         return None
-    # RFC 9110, 8.6: a 204 has no length; one that has is no answer of a receiver.
+    # A 204 has no Content-Length (RFC 9110, 8.6). One with a length does not come from an OTLP receiver.
     if reply.status == 204 and reply.headers.get("content-length", "0") != "0":
         return None
     response = response_in(body)
-    # Without a content type, unknown fields are not taken for a later version of OTLP.
+    # Unknown fields may come from a later version of OTLP, but only if the content type says protobuf.
     return None if response and not form and len(UnknownFieldSet(response)) else response
 
 
 def _unpacked(reply: Reply) -> bytes | None:
-    """The body, decompressed; None if it is too long, or compressed in a way that was not asked for."""
+    """Returns the decompressed body, or None if it is too long or its encoding is not supported."""
     coding = reply.headers.get("content-encoding", "identity").strip().lower()
     body: bytes | None = reply.body
     if coding in ("gzip", "x-gzip", "deflate") and reply.body:
@@ -114,37 +115,37 @@ def _unpacked(reply: Reply) -> bytes | None:
 
 
 def _failure(reply: Reply, body: bytes, form: str) -> Failure:
-    status = f"HTTP {reply.status} {reply.reason[:_SHOWN]}".strip()
-    said = _said(body, form)
+    status = f"HTTP {reply.status} {reply.reason[:_MAX_SHOWN]}".strip()
+    message = _message(body, form)
     transient = reply.status in _TRANSIENT
     retry_after_s = _retry_after_s(reply.headers.get("retry-after")) if transient else None
     text = status
     if location := reply.headers.get("location"):
-        text += f", which redirects to {location[:_SHOWN]}: set the endpoint to the receiver itself"
+        text += f", which redirects to {location[:_MAX_SHOWN]}: set the endpoint to the receiver itself"
     elif 200 <= reply.status < 300:
-        text += f", but not an answer of an OTLP receiver (content type {form or 'not given'}): is the endpoint right?"
+        text += f", but the response is not OTLP (content type {form or 'not given'}): check the endpoint"
     elif reply.status == 404:
-        text += ": is the path of the endpoint right?"
-    if said:
-        text += f": {said}" if text == status else f" It says: {said}"
+        text += ": check the path of the endpoint"
+    if message:
+        text += f": {message}" if text == status else f". The server says: {message}"
     if retry_after_s is not None:
         text += f" (Retry-After: {retry_after_s:g} s)"
-    # The words of a page hold times and ids of requests, those of OTLP's Status are a cause.
-    return Failure(text, f"{status} {kind_of(said) if form in _PROTOBUF else ''}", transient, retry_after_s)
+    # The text of an OTLP Status is a cause. The text of a web page is not: it may contain times and request ids.
+    return Failure(text, f"{status} {kind_of(message) if form in _PROTOBUF else ''}", transient, retry_after_s)
 
 
-def _said(body: bytes, form: str) -> str:
-    """The words in the body of a failure: OTLP's is a Status; of any other text the beginning."""
+def _message(body: bytes, form: str) -> str:
+    """Returns the message in the body of a failure: of an OTLP Status, else the beginning of the text."""
     if form in _PROTOBUF:
         with suppress(DecodeError):
-            return str(Status.FromString(body).message)[:_SHOWN]
+            return str(Status.FromString(body).message)[:_MAX_SHOWN]
         return ""
-    text = " ".join(body[: 4 * _SHOWN].decode("utf-8", "replace").split())
-    return "".join(each for each in text if each.isprintable() and each != "\ufffd")[:_SHOWN]
+    text = " ".join(body[: 4 * _MAX_SHOWN].decode("utf-8", "replace").split())
+    return "".join(each for each in text if each.isprintable() and each != "\ufffd")[:_MAX_SHOWN]
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Seconds, or a date (RFC 9110, 10.2.3). None if there is neither; what is in the past is now."""
+    """Returns seconds from a number or a date (RFC 9110, 10.2.3), 0 for a past date, None if it is neither."""
     if value is None:
         return None
     seconds = math.nan
@@ -157,7 +158,7 @@ def _retry_after_s(value: str | None) -> float | None:
 
 
 def status_details(metadata: Mapping[str, Any]) -> Status | None:
-    """The Status that a gRPC server sends along with an error (googleapis, rpc/status.proto)."""
+    """Returns the Status that a gRPC server sends with an error (googleapis, rpc/status.proto), None without one."""
     with suppress(DecodeError, TypeError):
         if details := metadata.get("grpc-status-details-bin"):
             return Status.FromString(details)

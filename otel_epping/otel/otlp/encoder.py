@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Batches as OTLP requests, for one producer. What each request has anew, numpy writes; attributes are written once."""
+"""Encodes the batches of one producer as OTLP requests. Keeps encoded attributes; numpy encodes the rest."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.subnet import RowOwners, subnet_of
 
 
-class Writer:
-    """Remembers the attributes of all rows, as bytes: 430 for each."""
+class BatchEncoder:
+    """Encodes batches. Keeps the encoded attributes of all rows, some 430 bytes per row."""
 
     def __init__(self, producer: EppingMetricProducer) -> None:
         self._config = producer.config
@@ -33,19 +33,19 @@ class Writer:
                 self._of_subnets[row] = points.number_attributes(subnet_labels(subnet))
                 self._of_rtts[row] = points.histogram_attributes(rtt_labels(subnet))
 
-    def request(self, theirs: Sequence[ResourceMetrics], batch: Batch) -> Request:
-        """A batch, under the first of `theirs`, and with all that is theirs.
+    def request(self, resources: Sequence[ResourceMetrics], batch: Batch) -> Request:
+        """Encodes a request with the SDK's metrics, and the batch under the first of their resources.
 
-        Raises what the official encoder does: EncodingException for a metric of theirs that it can't encode.
+        Raises the exceptions of the official encoder: EncodingException for a metric that it cannot encode.
         """
         self._update(batch)
         time_ns = batch.reading.time_ns
         rtts = batch.rtts
-        histograms = points.Histograms(*rtts.fitted, rtts.sum_ns, rtts.min_ns, rtts.max_ns)
+        histograms = points.HistogramArrays(*rtts.fitted, rtts.sum_ns, rtts.min_ns, rtts.max_ns)
         rtt_points = points.histogram_points([self._of_rtts[rtts.rows]], rtts.start_ns, time_ns, histograms)
         metrics = [request.rtt_metric(rtt_points, batch.temporality)]
         for series in batch.counters:
             attributes = [self._of_subnets[series.rows], self._of_columns[series.columns]]
-            written = points.number_points(attributes, series.start_ns, time_ns, series.values)
-            metrics.append(request.sum_metric(series.metric, written, series.temporality, series.is_monotonic))
-        return request.request(theirs, batch.others, metrics)
+            encoded = points.number_points(attributes, series.start_ns, time_ns, series.values)
+            metrics.append(request.sum_metric(series.metric, encoded, series.temporality, series.is_monotonic))
+        return request.request(resources, batch.others, metrics)

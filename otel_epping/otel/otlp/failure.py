@@ -1,31 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Why an export failed. Imports nothing that takes its time, for the agent's log."""
+"""Describes why an export failed. Imports no slow modules, because the agent's log needs it early."""
 
 import re
 from collections import OrderedDict
 from typing import NamedTuple
 
-# Numbers, addresses and ids, by which the same cause differs from one request to the next.
+# Numbers, addresses and ids: the parts of a text that differ between requests that fail for the same cause.
 _VARIABLE = re.compile(r"\b(?:0x)?[0-9a-fA-F-]{8,}\b|\d+(?:\.\d+)*")
 
-# What OpenSSL says of a receiver -> what may help, over gRPC and over HTTP.
+# OpenSSL's reason -> a hint, for gRPC and HTTP.
 TLS_HINTS = {
-    "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: begin the endpoint with http://",
-    "CERTIFICATE_VERIFY_FAILED": "is OTEL_EXPORTER_OTLP_CERTIFICATE the certificate of the receiver's CA?",
+    "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: use http:// in the endpoint",
+    "CERTIFICATE_VERIFY_FAILED": "check that OTEL_EXPORTER_OTLP_CERTIFICATE is the certificate of the receiver's CA",
 }
-SPEAKS_TLS = "if the receiver speaks TLS, begin the endpoint with https://"
+SPEAKS_TLS = "if the receiver speaks TLS, use https:// in the endpoint"
 
-# A receiver that always sends new texts must not take memory without end.
+# Bounds the memory when a receiver sends a new text each time.
 _REMEMBERED = 64
 
 
 class Failure(NamedTuple):
-    """A cause, in words for the log.
+    """A cause, as text for the log.
 
-    kind           the same for the same cause, without the words of the receiver that differ each time; '' if kind_of()
-                   of the text is
-    is_transient   whether to try again (OTLP specification, "Retryable Response Codes", "Failures")
-    retry_after_s  how long the receiver asks to wait until then, if it does
+    kind           equal for equal causes, without the parts of the text that differ each time; '' means kind_of(text)
+    is_transient   whether to retry (OTLP specification, "Retryable Response Codes", "Failures")
+    retry_after_s  time that the receiver asks to wait before the retry, or None
     """
 
     text: str
@@ -35,13 +34,13 @@ class Failure(NamedTuple):
 
 
 class Once:
-    """Remembers the latest kinds of text, to log each once."""
+    """Remembers the latest kinds of texts, so that each is logged once."""
 
     def __init__(self) -> None:
         self._kinds: OrderedDict[str, None] = OrderedDict()
 
     def is_new(self, kind: str) -> bool:
-        """Whether the kind is not remembered; from now on it is."""
+        """Returns whether the kind is new, and remembers it."""
         is_new = kind not in self._kinds
         self._kinds[kind] = None
         self._kinds.move_to_end(kind)
@@ -51,5 +50,5 @@ class Once:
 
 
 def kind_of(text: str) -> str:
-    """A text without what differs from one request to the next."""
+    """Returns the text without the parts that differ from one request to the next."""
     return _VARIABLE.sub("#", text)

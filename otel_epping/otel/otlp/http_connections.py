@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of `requests` that an Exchange can shut down, and whose TLS is what the exporter is set up with."""
+"""Connections of `requests` that an Exchange can shut down, with the TLS settings of the exporter."""
 
 import socket
 from typing import Any
@@ -10,19 +10,21 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.poolmanager import PoolManager, pool_classes_by_scheme
 
 from otel_epping.otel.otlp.http_exchange import Exchange
+from otel_epping.otel.private import OpensSockets
 
 
-class _Watched(HTTPConnection):
-    """A connection that the exchange knows whose thread uses it."""
+class _Watched(OpensSockets, HTTPConnection):
+    """A connection that registers its socket with the exchange of the current thread."""
 
-    def _new_conn(self) -> socket.socket:
+    def open_socket(self, host: str) -> socket.socket:
+        """Connects within the deadline of the exchange, if the current thread runs one."""
         exchange = Exchange.current()
         if not exchange:
-            return super()._new_conn()
-        return exchange.connect(self._dns_host, self.port, self.source_address, self.socket_options)
+            return super().open_socket(host)
+        return exchange.connect(host, self.port, self.source_address, self.socket_options)
 
     def putrequest(self, *arguments: Any, **options: Any) -> None:
-        """Begins a request, on a connection that may be there already."""
+        """Starts a request. The connection may be a reused one."""
         if (exchange := Exchange.current()) and self.sock:
             exchange.reused = True
             exchange.watch(self.sock)
@@ -30,7 +32,7 @@ class _Watched(HTTPConnection):
 
 
 class _WatchedTls(_Watched, HTTPSConnection):
-    """The same with TLS."""
+    """A watched connection with TLS."""
 
 
 class _Pool(HTTPConnectionPool):
@@ -42,10 +44,10 @@ class _PoolTls(HTTPSConnectionPool):
 
 
 class Adapter(HTTPAdapter):
-    """Opens such connections.
+    """Opens watched connections.
 
-    `trusted`, a file of certificates, goes before REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which else win over what a
-    session is set up with.
+    `trusted` is a file of trusted certificates. It takes precedence over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which
+    otherwise override the setting of a session.
     """
 
     def __init__(self, trusted: str | None = None) -> None:
@@ -75,6 +77,6 @@ class Adapter(HTTPAdapter):
 
 
 def _watch(manager: PoolManager) -> PoolManager:
-    if manager.pool_classes_by_scheme == pool_classes_by_scheme:  # not those of SOCKS
+    if manager.pool_classes_by_scheme == pool_classes_by_scheme:  # a SOCKS manager has others
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTls}
     return manager

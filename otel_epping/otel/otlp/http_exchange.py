@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP request and its response, in a thread of its own that can be given up.
+"""Runs one HTTP request in a thread of its own, with a deadline for the whole exchange.
 
-The timeouts of sockets hold for each piece that arrives, and those of the resolver cannot be set: a receiver that sends
-a byte each second, or a DNS server that is silent, holds a request for as long as it likes. So the thread that exports
-waits here until the deadline, and then shuts the connection down under the request.
+A socket timeout applies to each read, and the resolver's timeout cannot be set. A receiver that sends one byte per
+second, or a DNS server that does not answer, could block a request without limit. So the exporting thread waits here
+until the deadline, then abandons the request and shuts its connection down.
 """
 
 import os
@@ -21,21 +21,22 @@ THREAD_NAME = "otlp-http"
 
 
 class GivenUpError(OSError):
-    """The deadline of the request is past."""
+    """The deadline of the request has passed."""
 
 
 _here = threading.local()
 
 
 class Exchange:
-    """Does `work` in a thread, until a deadline; `run_until_deadline` returns what it returns, or raises.
+    """Runs `work` in a thread, until a deadline.
 
-    `zone` is that of link-local addresses ("%eth0"). It is for this host alone, so no URL has it (RFC 6874).
+    `zone` is the zone of link-local addresses, for example "%eth0". It has a meaning on this host only, so it is not
+    sent as part of a URL (RFC 6874).
     """
 
     def __init__(self, work: Callable[[], Any], timeout_s: float, zone: str = "") -> None:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-        self.reused = False  # the connection was there before, so the receiver may have closed it meanwhile
+        self.reused = False  # the connection is a reused one, which the receiver may have closed meanwhile
         self.missing = "whole answer"  # what the exchange waits for
         self._deadline = time.monotonic() + timeout_s
         self._work = work
@@ -48,12 +49,12 @@ class Exchange:
 
     @staticmethod
     def current() -> "Exchange | None":
-        """The exchange whose thread this is."""
+        """Returns the exchange that the current thread runs, or None."""
         found: Exchange | None = getattr(_here, "exchange", None)
         return found
 
     def run_until_deadline(self) -> Any:
-        """Starts the thread and waits. Raises GivenUpError at the deadline, else what `work` raises."""
+        """Runs `work` and returns its result. Raises GivenUpError at the deadline, or the exception of `work`."""
         self._thread.start()
         if not self.wait(max(0.0, self._deadline - time.monotonic())):
             self._give_up()
@@ -63,7 +64,7 @@ class Exchange:
         return self._result
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for the thread; whether it has ended."""
+        """Waits for the thread. Returns whether it has ended."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -71,7 +72,7 @@ class Exchange:
         _here.exchange = self
         try:
             self._result = self._work()
-        except BaseException as error:  # raised again where the result is waited for
+        except BaseException as error:  # run_until_deadline() raises it
             self._error = error
         finally:
             with self._lock:
@@ -81,18 +82,18 @@ class Exchange:
         with self._lock:
             self._given_up = True
             if self._handle:
-                with suppress(OSError):  # not connected any more
+                with suppress(OSError):  # already disconnected
                     self._handle.shutdown(socket.SHUT_RDWR)
 
     def remaining_s(self) -> float:
-        """The time that is left. Raises GivenUpError after the deadline."""
+        """Returns the time until the deadline. Raises GivenUpError after it."""
         remaining = self._deadline - time.monotonic()
         if self._given_up or remaining <= 0:
             raise GivenUpError
         return remaining
 
     def watch(self, sock: socket.socket) -> None:
-        """Remembers the socket to shut down, by a descriptor of its own: TLS takes over that of the socket."""
+        """Keeps a duplicate descriptor of the socket, to shut it down: TLS takes the socket's own descriptor over."""
         with self._lock:
             self._close_handle()
             if self._given_up:
@@ -106,7 +107,7 @@ class Exchange:
             self._handle = None
 
     def connect(self, host: str, port: int, source: tuple[str, int] | None, options: _Options) -> socket.socket:
-        """A connection to the first address of a host that answers. Each gets its share of the time that is left."""
+        """Connects to the first address of the host that answers. Each address gets a share of the remaining time."""
         host += self._zone if host.lower().startswith("fe80:") else ""
         self.missing = "answer of a DNS server"
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests through the session of the official HTTP exporter, as it is since 1.45.
+"""Sends requests through the session of the official HTTP exporter (1.45).
 
-The exporter keeps what it is set up with: endpoint, headers, compression, timeout and session, with TLS, proxies and
-credentials. How a request is tried, and what an answer means, is ours (retries.py, answer.py).
+The exporter is configured with the endpoint, headers, compression, timeout and session; the session has TLS, proxies
+and credentials. We retry requests and interpret responses ourselves (retries.py, answer.py).
 """
 
 import os
@@ -12,7 +12,6 @@ import ssl
 import time
 from collections.abc import Iterator, Mapping
 from http.client import RemoteDisconnected
-from threading import Event
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,65 +25,63 @@ from otel_epping.otel.otlp.http_connections import Adapter
 from otel_epping.otel.otlp.http_exchange import Exchange, GivenUpError
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.otlp.retries import RequestSender, timed_out
-from otel_epping.otel.private import UnknownExporterError, expect
+from otel_epping.otel.private import HttpExporter
 from otel_epping.otel.variables.certificates import Certificates
 
 _ZONE = re.compile(r"(\[[^]%]*)%(?:25)?([^]]*)(?=\])")
 _CHUNK_BYTES = 65536
-_SHOWN = 200
+_MAX_SHOWN = 200  # characters of an error in a log line
 _TIMED_OUT = (GivenUpError, requests.exceptions.Timeout, TimeoutError)
 _HINTS = {
     **TLS_HINTS,
-    "BadStatusLine": "the receiver does not speak HTTP/1.1: is the port that of OTLP/HTTP?",
+    "BadStatusLine": "the receiver does not speak HTTP/1.1: check that the port is that of OTLP/HTTP",
     "CERTIFICATE_REQUIRED": "the receiver asks for a certificate: set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY",
 }
 
 
 class HttpSender(RequestSender):
-    """Sends requests through an HTTP exporter. Raises UnknownExporterError or AttributeError if it is another one."""
+    """Sends requests through an HTTP exporter.
+
+    Raises UnknownExporterError or AttributeError for an exporter that is built otherwise.
+    """
 
     def __init__(self, exporter: Any, certificates: Certificates | None = None) -> None:
-        client = exporter._client
-        expect(client._compress, "serialized_data")
-        session, stopped = client._transport._session, client._shutdown_event
-        if not isinstance(session, requests.Session) or not isinstance(stopped, Event):
-            raise UnknownExporterError(f"{type(session)} and {type(stopped)} are not a Session and an Event")
-        super().__init__(float(client._timeout), stopped, exporter._metrics, certificates)
-        self._compress = client._compress
-        self._max_bytes = int(exporter._max_request_size)
-        self._url, self._zone = _without_zone(client._endpoint)
-        # What is packed may unpack to anything.
-        self._headers: Mapping[str, Any] = {"accept-encoding": "identity", **client._headers}
-        self._session = session
+        self._exporter = HttpExporter(exporter)
+        super().__init__(self._exporter.timeout_s, self._exporter.stopped, self._exporter.metrics, certificates)
+        self._url, self._zone = _without_zone(self._exporter.endpoint)
+        # A compressed response could decompress to any size.
+        self._headers: Mapping[str, Any] = {"accept-encoding": "identity", **self._exporter.headers}
+        self._session = self._exporter.session
         self._unfinished: Exchange | None = None
-        self._prepare(session)
+        self._prepare(self._session)
 
     def _prepare(self, session: requests.Session) -> None:
         trusted = session.verify if isinstance(session.verify, str) else None
         for prefix, adapter in list(session.adapters.items()):
-            if type(adapter) in (HTTPAdapter, Adapter):  # an adapter of the application's stays
+            if type(adapter) in (HTTPAdapter, Adapter):  # keeps an adapter of the application
                 session.mount(prefix, Adapter(trusted))
-        # What the exporter is set up with goes before .netrc: first a header, then a user in the URL.
+        # The exporter's own credentials take precedence over .netrc: first a header, then a user in the URL.
         user = urlsplit(self._url)
         if session.auth is None and "authorization" in {name.lower() for name in self._headers}:
-            session.auth = _leave_as_it_is
+            session.auth = _keep_unchanged
         elif session.auth is None and user.username:
             session.auth = (unquote(user.username), unquote(user.password or ""))
 
     def _send(self, request: Request) -> Answer:
-        if 0 < self._max_bytes < len(request.body):
-            text = f"the request has {len(request.body)} bytes, the exporter's limit is {self._max_bytes}"
+        if 0 < self._exporter.max_request_bytes < len(request.body):
+            limit = self._exporter.max_request_bytes
+            text = f"the request has {len(request.body)} bytes, the exporter's limit is {limit}"
             return Answer(Failure(text, "too large"))
-        return super()._send(Request(self._compress(request.body), request.points))
+        return super()._send(Request(self._exporter.compress(request.body), request.points))
 
     def _renew(self, certificates: Certificates) -> None:
-        self._session.close()  # new connections read the files anew
+        self._session.close()  # new connections read the new files
 
     def _try(self, request: Request, timeout_s: float) -> Answer:
-        began = time.monotonic()
+        started = time.monotonic()
         if self._unfinished and not self._unfinished.wait(timeout_s):
             return Answer(self._timed_out(self._unfinished))
-        timeout_s -= time.monotonic() - began
+        timeout_s -= time.monotonic() - started
         exchange = Exchange(lambda: self._exchange(request.body, timeout_s), timeout_s, self._zone)
         try:
             return http_answer(exchange.run_until_deadline())
@@ -93,7 +90,7 @@ class HttpSender(RequestSender):
             return Answer(self._timed_out(exchange))
         except Exception as error:
             failure = self._failure(error, exchange)
-            if exchange.reused and failure.is_transient:  # the receiver closed a connection that was idle
+            if exchange.reused and failure.is_transient:  # the receiver had closed the idle connection
                 failure = failure._replace(retry_after_s=0.0)
             return Answer(failure)
 
@@ -109,21 +106,21 @@ class HttpSender(RequestSender):
             return Reply(response.status_code, response.reason or "", headers, read)
 
     def _timed_out(self, exchange: Exchange) -> Failure:
-        return timed_out(f"{self._where()}: no {exchange.missing} within {self.longest_s:g} s")
+        return timed_out(f"{self._where()}: no {exchange.missing} within {self.max_send_s:g} s")
 
     def _failure(self, error: Exception, exchange: Exchange) -> Failure:
-        """An exchange that gave no answer."""
+        """Describes the failure of an exchange without a response."""
         causes = list(_causes(error))
         if any(isinstance(cause, _TIMED_OUT) for cause in causes):
             return self._timed_out(exchange)
         root = causes[-1]
-        text = _in_words(root)
+        text = _describe(root)
         known = f"{type(root).__name__} {text}"
         hints = [hint for word, hint in _HINTS.items() if word in known]
         if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
             hints.append(SPEAKS_TLS)
         text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
-        # What OpenSSL refuses stays refused, and so does a header or a URL that cannot be sent.
+        # Errors of OpenSSL are permanent, except a connection closed during TLS. So are invalid headers and URLs.
         refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
         is_broken = isinstance(error, requests.exceptions.ConnectionError) or (
             isinstance(root, OSError) and not isinstance(root, requests.exceptions.RequestException)
@@ -131,27 +128,27 @@ class HttpSender(RequestSender):
         return Failure(text, kind_of(known), is_transient=is_broken and not refused)
 
     def _where(self) -> str:
-        """Host and port, and those of a proxy on the way there."""
+        """Returns host and port of the receiver, and of the proxy if one is used."""
         url = urlsplit(self._url)
         where = url.netloc.rpartition("@")[2]
         proxies = self._session.merge_environment_settings(self._url, {}, None, None, None)["proxies"]
         if proxy := select_proxy(self._url, proxies):
-            where += f" by way of the proxy {urlsplit(proxy).netloc.rpartition('@')[2] or proxy.rpartition('@')[2]}"
+            where += f" through the proxy {urlsplit(proxy).netloc.rpartition('@')[2] or proxy.rpartition('@')[2]}"
         return where
 
 
 def _without_zone(url: str) -> tuple[str, str]:
-    """A URL without the zone of a link-local address, and the zone ("%eth0")."""
+    """Splits a URL into the URL without the zone of a link-local address and the zone ("%eth0", or empty)."""
     found = _ZONE.search(url)
     return (_ZONE.sub(r"\1", url, count=1), f"%{found[2]}") if found else (url, "")
 
 
-def _leave_as_it_is(request: Any) -> Any:
+def _keep_unchanged(request: Any) -> Any:
     return request
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """The error, and what led to it, one after the other: `requests` wraps what urllib3 wraps."""
+    """Yields the error and its causes; the last one is the root: `requests` wraps errors that urllib3 wrapped."""
     seen: list[BaseException] = []
     todo: list[Any] = [error]
     while todo:
@@ -162,9 +159,9 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             todo += [each.__context__, each.__cause__, getattr(each, "reason", None), *each.args]
 
 
-def _in_words(root: BaseException) -> str:
+def _describe(root: BaseException) -> str:
     if isinstance(root, socket.gaierror):
         return f"the name cannot be resolved: {root.strerror}"
     if isinstance(root, OSError) and root.errno and not isinstance(root, ssl.SSLError):
         return os.strerror(root.errno)
-    return f"{type(root).__name__}: {str(root)[:_SHOWN]}"
+    return f"{type(root).__name__}: {str(root)[:_MAX_SHOWN]}"

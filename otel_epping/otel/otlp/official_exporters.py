@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds the official exporters from settings that are parsed and checked already, not from variables."""
+"""Builds the official exporters from parsed and checked settings, not from environment variables."""
 
 import os
 from typing import Any
 from urllib.parse import urlsplit
 
+from otel_epping.otel.private import GrpcExporter
 from otel_epping.otel.variables.environment import Environment
 from otel_epping.otel.variables.otlp import Otlp
 
 
 def build(name: str, exporter_class: Any, otlp: Otlp) -> Any:
-    """An exporter of the class that the entry point `name` has loaded.
+    """Builds an exporter. `exporter_class` was loaded from the entry point `name`.
 
-    Raises EppingError for certificates that cannot be read any more: capabilities were dropped since they were checked.
+    Raises EppingError for certificates that can no longer be read: the agent drops its capabilities after the first
+    check.
     """
     environment = Environment({})
     otlp.certificates.check(environment)
@@ -24,7 +26,7 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
     import grpc
 
     credentials = None
-    # A plug-in that provides credentials, as some clouds have, is called by the exporter if it is given none.
+    # Without credentials, the exporter calls the plug-in that provides them, if one is configured, as on some clouds.
     provided = any("GRPC" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
     if otlp.secure and any(otlp.certificates) and not provided:
         credentials = grpc.ssl_channel_credentials(*otlp.certificates.read())
@@ -38,10 +40,10 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
         compression=compression,
     )
     if urlsplit(otlp.endpoint).netloc:
-        # dns://AUTHORITY/HOST: the exporter takes the authority for the host.
-        exporter._endpoint = otlp.endpoint
-        exporter._channel.close()
-        exporter._initialize_channel_and_stub()
+        # dns://AUTHORITY/HOST: the exporter would connect to the authority.
+        members = GrpcExporter(exporter)
+        members.set_endpoint(otlp.endpoint)
+        members.reconnect()
     return exporter
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From arrays to OTLP's data points, field for field what the SDK's encoder writes of the points of `sdk_points.py`.
+"""Encodes arrays as OTLP data points, with the same fields that the SDK's encoder writes for `sdk_points.py`.
 
-opentelemetry/proto/metrics/v1/metrics.proto; field numbers come from the messages' own classes.
+The messages are those of opentelemetry/proto/metrics/v1/metrics.proto. Field numbers come from the generated classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,22 +26,22 @@ _NS = 1e9
 
 
 class Points(NamedTuple):
-    """Data points as fields of their metric, `data_points`, and how many."""
+    """Data points, encoded as the field `data_points` of their metric, and their number."""
 
     body: bytes
     number: int
 
 
-class Histograms(NamedTuple):
-    """n histograms. Run i is counts[starts[i] : starts[i + 1]], the first of it bucket offset[i] at scale[i].
+class HistogramArrays(NamedTuple):
+    """n histograms. Histogram i has the bucket counts counts[starts[i] : starts[i + 1]].
 
-    starts       (n + 1,)
-    counts       (starts[n],)
-    offset       (n,) OTLP index of each run's first bucket
-    scale        (n,)
-    sum_ns       (n,)
-    min_ns     (n,) the least RTT, no less than its bucket allows
-    max_ns  (n,) the greatest one, as well; 0 where both are not known
+    starts  (n + 1,)
+    counts  (starts[n],)
+    offset  (n,) OTLP index of the first bucket of each histogram
+    scale   (n,)
+    sum_ns  (n,)
+    min_ns  (n,) the minimum RTT, within its bucket
+    max_ns  (n,) the maximum RTT, within its bucket; 0 where minimum and maximum are not known
     """
 
     starts: Indexes
@@ -55,8 +55,8 @@ class Histograms(NamedTuple):
 
 @lru_cache(1024)
 def _attribute(number: int, key: str, value: str | bool) -> bytes:
-    said = AnyValue(bool_value=value) if isinstance(value, bool) else AnyValue(string_value=value)
-    return b"".join(protobuf.field(number, KeyValue(key=key, value=said).SerializeToString()))
+    any_value = AnyValue(bool_value=value) if isinstance(value, bool) else AnyValue(string_value=value)
+    return b"".join(protobuf.field(number, KeyValue(key=key, value=any_value).SerializeToString()))
 
 
 def _attributes(number: int, pairs: Mapping[str, str | bool]) -> bytes:
@@ -64,17 +64,17 @@ def _attributes(number: int, pairs: Mapping[str, str | bool]) -> bytes:
 
 
 def number_attributes(pairs: Mapping[str, str | bool]) -> bytes:
-    """A piece of number_points()' attributes."""
+    """Encodes attributes for number_points()."""
     return _attributes(NumberDataPoint.ATTRIBUTES_FIELD_NUMBER, pairs)
 
 
 def histogram_attributes(pairs: Mapping[str, str | bool]) -> bytes:
-    """A piece of histogram_points()' attributes, of which the field has another number."""
+    """Encodes attributes for histogram_points(); the field has another number than in number_points()."""
     return _attributes(ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER, pairs)
 
 
 def _record(message: type[Message], **types: str) -> npt.NDArray[Any]:
-    """A record of fields of eight bytes with their keys, in the wire's own layout, and values of 0."""
+    """Returns a record of 8-byte fields with their keys, in the layout of the wire format, and values of 0."""
     record = np.zeros((), [entry for name, type_ in types.items() for entry in ((f"{name} key", "u1"), (name, type_))])
     for name in types:
         record[f"{name} key"] = protobuf.key(message.DESCRIPTOR.fields_by_name[name].number, protobuf.I64)[0]
@@ -85,7 +85,7 @@ _NUMBER = _record(NumberDataPoint, start_time_unix_nano="<u8", time_unix_nano="<
 _HISTOGRAM = _record(
     ExponentialHistogramDataPoint, start_time_unix_nano="<u8", time_unix_nano="<u8", count="<u8", sum="<f8"
 )
-_EXTREMES = _record(ExponentialHistogramDataPoint, min="<f8", max="<f8")
+_MIN_MAX = _record(ExponentialHistogramDataPoint, min="<f8", max="<f8")
 
 
 def _varint_field(number: int, numbers: Indexes) -> Column:
@@ -93,20 +93,20 @@ def _varint_field(number: int, numbers: Indexes) -> Column:
 
 
 def _message(number: int, *columns: Column) -> list[Column]:
-    """A field that is a message in n messages: the columns, behind one with the key and the length."""
+    """Prepends a column with the key and length, which makes the columns a message field of n messages."""
     lengths = np.sum([column.lengths for column in columns], axis=0)
     return [Column.of_varints(protobuf.key(number, protobuf.LEN), lengths), *columns]
 
 
 def _points(*columns: Column) -> Points:
-    # The field has the same number in all kinds of metrics.
+    # The field has the same number in all types of metrics.
     return Points(join(*_message(Sum.DATA_POINTS_FIELD_NUMBER, *columns)), len(columns[0].pieces))
 
 
 def number_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, values: protobuf.Integers) -> Points:
-    """Points of counters: `values`, (n,), counted since `start_ns`, (n,), in Unix time.
+    """Encodes points of counters: (n,) `values` counted since (n,) `start_ns`, Unix time.
 
-    The attributes of a point are all that the columns have of it, made by number_attributes().
+    `attributes` are columns of number_attributes(); a point has the attributes of all columns.
     """
     records = np.full(len(values), _NUMBER)
     records["start_time_unix_nano"] = start_ns
@@ -115,37 +115,39 @@ def number_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, v
     return _points(*attributes, Column.of_records(records))
 
 
-def histogram_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, histograms: Histograms) -> Points:
-    """Points of histograms, of values since `start_ns`, (n,), in Unix time.
+def histogram_points(
+    attributes: Sequence[Column], start_ns: Times, time_ns: int, histograms: HistogramArrays
+) -> Points:
+    """Encodes histogram points that count since (n,) `start_ns`, Unix time.
 
-    The attributes of a point are all that the columns have of it, made by histogram_attributes().
+    `attributes` are columns of histogram_attributes(); a point has the attributes of all columns.
     """
     records = np.full(len(start_ns), _HISTOGRAM)
     records["start_time_unix_nano"] = start_ns
     records["time_unix_nano"] = time_ns
     records["count"] = np.diff(_sums(histograms.counts)[histograms.starts])
     records["sum"] = histograms.sum_ns / _NS
-    extremes = np.full(len(start_ns), _EXTREMES)
-    extremes["min"] = histograms.min_ns / _NS
-    extremes["max"] = histograms.max_ns / _NS
+    min_max = np.full(len(start_ns), _MIN_MAX)
+    min_max["min"] = histograms.min_ns / _NS
+    min_max["max"] = histograms.max_ns / _NS
     return _points(
         *attributes,
         Column.of_records(records),
         _varint_field(ExponentialHistogramDataPoint.SCALE_FIELD_NUMBER, protobuf.zigzag(histograms.scale)),
         *_buckets(histograms),
-        Column.of_records(extremes).where(histograms.max_ns != 0),
+        Column.of_records(min_max).where(histograms.max_ns != 0),
     )
 
 
-def _buckets(histograms: Histograms) -> list[Column]:
-    """The field `positive`, left off where there is no bucket."""
+def _buckets(histograms: HistogramArrays) -> list[Column]:
+    """Encodes the field `positive`, and omits it for histograms without buckets."""
     message = ExponentialHistogramDataPoint.Buckets
-    written, lengths = protobuf.varints(histograms.counts)
+    encoded, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]
-    all_runs = written.tobytes()
-    # The one loop over points. A slice takes 60 ns, and numpy has no faster way to cut where lengths differ.
-    runs = [all_runs[start:end] for start, end in pairwise(ends.tolist())]
-    packed = Column(np.array(runs, object), np.diff(ends))
+    counts = encoded.tobytes()
+    # The only loop over points. A slice takes 60 ns, and numpy has no faster way to cut pieces of different lengths.
+    pieces = [counts[start:end] for start, end in pairwise(ends.tolist())]
+    packed = Column(np.array(pieces, object), np.diff(ends))
     columns = _message(
         ExponentialHistogramDataPoint.POSITIVE_FIELD_NUMBER,
         _varint_field(message.OFFSET_FIELD_NUMBER, protobuf.zigzag(histograms.offset)),
@@ -155,5 +157,5 @@ def _buckets(histograms: Histograms) -> list[Column]:
 
 
 def _sums(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Sums of the first 0, 1, 2 .. n numbers."""
+    """Returns the sums of the first 0, 1, 2 .. n numbers."""
     return np.concatenate([np.zeros(1, numbers.dtype), np.cumsum(numbers)])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From data points to a request: ours, put behind what the official encoder makes of all the rest."""
+"""Builds a request: the official encoder encodes the SDK's metrics, and our encoded data points are appended."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,23 +14,24 @@ from otel_epping.otel.otlp.points import Points
 from otel_epping.otel.otlp.protobuf import field
 
 
-class Metric(NamedTuple):
-    """A metric as a field of its scope, in parts, and how many points it has."""
+class EncodedMetric(NamedTuple):
+    """A metric, encoded as a field of its scope in parts, and its number of data points."""
 
     parts: list[bytes]
     points: int
 
 
 class Request(NamedTuple):
-    """An ExportMetricsServiceRequest, serialized, and how many points it has."""
+    """A serialized ExportMetricsServiceRequest, and its number of data points."""
 
     body: bytes
     points: int
 
 
-def _metric(metric: metric_table.Metric, data: list[bytes], points: Points) -> Metric:
+def _metric(metric: metric_table.Metric, data: list[bytes], points: Points) -> EncodedMetric:
     head = metrics_pb2.Metric(name=metric.name, description=metric.description, unit=metric.unit)
-    return Metric(field(metrics_pb2.ScopeMetrics.METRICS_FIELD_NUMBER, head.SerializeToString(), *data), points.number)
+    parts = field(metrics_pb2.ScopeMetrics.METRICS_FIELD_NUMBER, head.SerializeToString(), *data)
+    return EncodedMetric(parts, points.number)
 
 
 def _temporality(temporality: AggregationTemporality) -> "metrics_pb2.AggregationTemporality.ValueType":
@@ -39,27 +40,27 @@ def _temporality(temporality: AggregationTemporality) -> "metrics_pb2.Aggregatio
 
 def sum_metric(
     metric: metric_table.Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
-) -> Metric:
-    """A counter, or an up-down counter, of number_points()."""
+) -> EncodedMetric:
+    """Encodes a counter, or an up-down counter, with points of number_points()."""
     rest = metrics_pb2.Sum(aggregation_temporality=_temporality(temporality), is_monotonic=is_monotonic)
     return _metric(metric, field(metrics_pb2.Metric.SUM_FIELD_NUMBER, rest.SerializeToString(), points.body), points)
 
 
-def rtt_metric(points: Points, temporality: AggregationTemporality) -> Metric:
-    """The metric of all histograms, of histogram_points()."""
+def rtt_metric(points: Points, temporality: AggregationTemporality) -> EncodedMetric:
+    """Encodes the RTT histograms, with points of histogram_points()."""
     rest = metrics_pb2.ExponentialHistogram(aggregation_temporality=_temporality(temporality))
     data = field(metrics_pb2.Metric.EXPONENTIAL_HISTOGRAM_FIELD_NUMBER, rest.SerializeToString(), points.body)
     return _metric(metric_table.RTT, data, points)
 
 
-def request(theirs: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iterable[Metric]) -> Request:
-    """All that is `theirs`; and under the first of their resources our scope, with `metrics` behind those of `ours`.
+def request(resources: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iterable[EncodedMetric]) -> Request:
+    """Encodes `resources`, and adds our scope under the first of them, with the metrics of `ours` and `metrics`.
 
-    Metrics without points are left off. Raises what the official encoder does: EncodingException for a metric that it
-    can't encode.
+    Omits metrics without points. Raises the exceptions of the official encoder: EncodingException for a metric that it
+    cannot encode.
     """
     metrics = [metric for metric in metrics if metric.points]
-    first, *others = theirs
+    first, *others = resources
     merged = ResourceMetrics(first.resource, [*first.scope_metrics, ours], first.schema_url)
     encoded = encode_metrics(MetricsData([merged, *others]))
     resource = encoded.resource_metrics.pop(0)
@@ -79,8 +80,8 @@ def request(theirs: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iter
     )
 
 
-def encoded(data: MetricsData) -> Request:
-    """A request by the official encoder alone. Raises EncodingException for a metric that it can't encode."""
+def encode_sdk_metrics(data: MetricsData) -> Request:
+    """Encodes a request with the official encoder. Raises EncodingException for a metric that it cannot encode."""
     return Request(encode_metrics(data).SerializeToString(), _count(data.resource_metrics))
 
 

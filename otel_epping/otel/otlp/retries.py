@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tries a request again after a transient failure, until its time is up.
+"""Retries a request after transient failures, until its timeout.
 
-The loops of the official exporters (1.45) are not used: they treat a redirect as a success, log neither the status nor
-the text of the last answer, measure time by the wall clock, and ignore a Retry-After that is longer than a request.
+The retry loops of the official exporters (1.45) are not used. They treat a redirect as a success, log neither the
+status nor the text of the last response, measure time with the wall clock, and ignore a Retry-After that is longer than
+the timeout of a request.
 """
 
 import random
@@ -18,27 +19,27 @@ from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.variables.certificates import Certificates
 
-_MOST_TRIES = 6
+_MAX_ATTEMPTS = 6
 _JITTER = (0.8, 1.2)
-# Greatest Retry-After that is heeded, in seconds: counts are kept meanwhile.
+# Maximum Retry-After that is honoured, in seconds. Meanwhile counts stay pending.
 MAX_PAUSE_S = 300.0
 _TIME_IS_UP = "time is up"
 
 
 class SendError(Exception):
-    """A request failed: what the exporter's own metrics name as `error.type`."""
+    """A request failed. The exporter's own metrics have this class name as `error.type`."""
 
 
 class RequestSender(ABC):
-    """Sends requests through an exporter; one thread at a time.
+    """Sends requests through an exporter. For one thread at a time.
 
-    longest_s  the time that send() takes at most, whatever the receiver does
+    max_send_s  maximum duration of send(), whatever the receiver does
     """
 
     def __init__(
         self, timeout_s: float, stopped: Event, metrics: Any = None, certificates: Certificates | None = None
     ) -> None:
-        self.longest_s = timeout_s
+        self.max_send_s = timeout_s
         self._stopped = stopped
         self._metrics = metrics
         self._renewal = Renewal(certificates) if certificates else None
@@ -47,15 +48,15 @@ class RequestSender(ABC):
 
     @property
     def pause(self) -> Failure | None:
-        """The failure after which the receiver asks to wait, as long as it asks."""
+        """The failure with which the receiver asked to wait; None when the wait is over."""
         return self._pause if time.monotonic() < self._next_s else None
 
     def end_pause(self) -> None:
-        """Lets the next request be sent although the receiver asks to wait."""
+        """Ends the wait that the receiver asked for, so that the next request is sent."""
         self._next_s = 0.0
 
     def send(self, request: Request) -> Answer:
-        """Sends one, as often as there is time for."""
+        """Sends a request, with as many retries as its timeout allows."""
         with self._metrics.export_operation(request.points) if self._metrics else nullcontext() as result:
             answer = self._send(request)
             if result and answer.failure:
@@ -70,32 +71,32 @@ class RequestSender(ABC):
             self._renew(self._renewal.certificates)
         if self._stopped.is_set():
             return Answer(Failure("the exporter is shut down, nothing is sent", "shut down"))
-        deadline = time.monotonic() + self.longest_s
-        answer = latest = self._try(request, self.longest_s)
-        for tries in range(1, _MOST_TRIES):
+        deadline = time.monotonic() + self.max_send_s
+        answer = latest = self._try(request, self.max_send_s)
+        for attempts in range(1, _MAX_ATTEMPTS):
             failure = latest.failure
             if not failure or not failure.is_transient:
                 break
             delay_s = failure.retry_after_s
             if delay_s is None:
-                delay_s = 2 ** (tries - 1) * random.uniform(*_JITTER)
+                delay_s = 2 ** (attempts - 1) * random.uniform(*_JITTER)
             if delay_s >= deadline - time.monotonic() or self._stopped.wait(delay_s):
                 break
             latest = self._try(request, max(0.0, deadline - time.monotonic()))
-            # A timeout says less than the failures before it.
+            # Reports the earlier failure rather than a timeout: it says more about the cause.
             if not latest.failure or latest.failure.kind != _TIME_IS_UP:
                 answer = latest
         return answer
 
     @abstractmethod
     def _renew(self, certificates: Certificates) -> None:
-        """Has new connections use the files as they are now."""
+        """Uses the current content of the files for new connections."""
 
     @abstractmethod
     def _try(self, request: Request, timeout_s: float) -> Answer:
-        """Sends a request once. Takes no more than `timeout_s`."""
+        """Sends a request once, in at most `timeout_s`."""
 
 
 def timed_out(text: str) -> Failure:
-    """No answer in time."""
+    """Returns the failure of a request without a response before its timeout."""
     return Failure(text, _TIME_IS_UP, is_transient=True)

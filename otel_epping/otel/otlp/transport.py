@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds what sends requests that are written already through an official OTLP exporter.
+"""Returns the sender of encoded requests for an official OTLP exporter.
 
-The exporter keeps what it is set up with: endpoint, TLS, headers, compression, its own metrics, shutdown. No public way
-into an exporter leads past its encoder, so this leans on members that may change with any release. They are looked at
-before the first request; an exporter that has others is used through its export().
+The exporter is configured with the endpoint, TLS, headers, compression, its own metrics and shutdown. It has no public
+way to send an encoded request, so the senders use private members (private.py). These are checked before the first
+request. An exporter whose members differ is used through its export().
 """
 
 import logging
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry.sdk.metrics.export import MetricExporter
 
-from otel_epping.otel.private import UnknownExporterError
+from otel_epping.otel.private import UnknownExporterError, splits_requests
 from otel_epping.otel.variables.certificates import Certificates
 
 if TYPE_CHECKING:
@@ -24,20 +24,19 @@ _HTTP = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 
 
 def sender(exporter: MetricExporter, certificates: Certificates | None = None) -> "RequestSender | None":
-    """What sends requests through this exporter; None if it isn't an official one, or one that is built otherwise.
+    """Returns the sender for an exporter; None if it is not an official one, or if its private members differ.
 
-    `certificates` are the files that its TLS was set up with; they are read again when they change.
+    `certificates` are the files that its TLS was set up with. They are read again when they change.
 
-    Subclasses may do as they like with an export, and an exporter that splits requests would have to read them: so they
-    get none.
+    A subclass may override export(), and an exporter that splits requests needs the objects of the SDK: both get None.
     """
     kind = type(exporter)
     if kind.__qualname__ != "OTLPMetricExporter" or kind.__module__ not in (_GRPC, _HTTP):
         return None
-    if getattr(exporter, "_max_export_batch_size", None) is not None:
+    if splits_requests(exporter):
         return None
     try:
-        # Each loads a transport, and gRPC takes 20 MB: none of that for who uses the other.
+        # Each module imports its transport, and gRPC takes 20 MB: only the one in use is imported.
         if kind.__module__ == _GRPC:
             from otel_epping.otel.otlp.grpc_sender import GrpcSender
 
@@ -46,5 +45,9 @@ def sender(exporter: MetricExporter, certificates: Certificates | None = None) -
 
         return HttpSender(exporter, certificates)
     except (AttributeError, UnknownExporterError) as error:
-        _log.warning("exports will take more time and memory: %s is not as we know it: %s", kind.__module__, error)
+        _log.warning(
+            "exports will take more time and memory: %s has unknown private members: %s",
+            kind.__module__,
+            error,
+        )
         return None

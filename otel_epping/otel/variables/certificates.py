@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates and keys in files: checked before TLS gets them, and read again when they are renewed.
+"""Checks the files of certificates and keys before TLS uses them, and again when they are renewed.
 
-gRPC's C core aborts the process for a key without its certificate, and reports any other file that is wrong as a failed
-handshake. So OpenSSL looks at the files first. Only `ssl` is used: it says whether a key fits its certificate.
+gRPC's C core aborts the process for a key without a certificate, and reports any other invalid file as a failed
+handshake. So OpenSSL checks the files first. The standard module `ssl` is enough: it checks that a key matches its
+certificate.
 """
 
 import ssl
@@ -16,24 +17,24 @@ from typing import NamedTuple
 from otel_epping.otel.variables.environment import Environment, Variable
 
 _PEM_BEGIN = b"-----BEGIN "
-_DER_SEQUENCE = 0x30  # X.690: a certificate in DER begins with a SEQUENCE
+_DER_SEQUENCE = 0x30  # X.690: a certificate in DER starts with a SEQUENCE
 _UTC_TIME = 0x17
-_EXPLICIT_0 = 0xA0  # RFC 5280, 4.1: the version, left off in version 1
+_EXPLICIT_0 = 0xA0  # RFC 5280, 4.1: the version, absent in version 1
 
 
 class _FileError(Exception):
-    """What is wrong with a file: cause and cure, to be put after the name of the variable."""
+    """A file is invalid. The text has the cause and the cure, and follows the name of the variable."""
 
 
 class Certificates(NamedTuple):
-    """Files of TLS: the trusted certificates, the client's certificate and its key, each None if it is not set."""
+    """The files of TLS: trusted certificates, client certificate and client key. Each is None if it is not set."""
 
     trusted: Variable | None = None
     client: Variable | None = None
     key: Variable | None = None
 
     def check(self, environment: Environment) -> None:
-        """Checks that the files can be read, hold what they should, and fit together."""
+        """Checks that the files are readable and valid, and that the key matches the certificate."""
         try:
             if self.trusted:
                 _check_trusted(self.trusted.value)
@@ -65,11 +66,11 @@ class Certificates(NamedTuple):
                 environment.wrong(client, f"but {missing} is not set, and the file has no key: set both, or neither")
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Inode, time and size of each file: they change when a file is replaced or written."""
+        """Returns inode, modification time and size of each file, which change when a file is replaced or written."""
         return tuple(_signature(variable.value) for variable in self if variable)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Trusted certificates, key and client's certificate, as gRPC wants them. Raises OSError."""
+        """Returns trusted certificates, client key and client certificate, in gRPC's order. Raises OSError."""
         key = self.key or self.client
         trusted, private, client = (_contents(variable) for variable in (self.trusted, key, self.client))
         return trusted, private, client
@@ -92,7 +93,7 @@ def _read(path: str) -> bytes:
         mode = Path(path).stat().st_mode
         content = Path(path).read_bytes() if stat.S_ISREG(mode) else b""
     except PermissionError as error:
-        cure = "let the agent's user read it, the agent holds no capability"
+        cure = "let the agent's user read it, because the agent has no capabilities"
         raise _FileError(f"which cannot be read: {error.strerror}: {cure}") from None
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
@@ -123,7 +124,7 @@ def _check_pair(certificate: str, key: str) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, refuse)
     except (ssl.SSLError, OSError, ValueError) as error:
         if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
-            raise _FileError("which is not the key of the certificate: set a pair that fits") from None
+            raise _FileError("which is not the key of the certificate: set a certificate and its key") from None
         if b"PRIVATE KEY-----" not in _read(key):
             raise _FileError("which holds no key: name the file of the private key, in PEM") from None
         cause = f"which does not load with its certificate ({_reason(error)}): create both again, in PEM"
@@ -135,16 +136,16 @@ def _reason(error: Exception) -> str:
 
 
 def _dates(variable: Variable) -> Iterator[str]:
-    """A warning for a certificate that is not valid now. No error: it may be renewed, and the clock may be wrong."""
+    """Warns of a certificate that is not valid now. Not an error: it may be renewed, or the clock may be wrong."""
     try:
         begins, ends = validity(ssl.PEM_cert_to_DER_cert(_first_certificate(_read(variable.value))))
     except (_FileError, ValueError, IndexError):
         return
     now = time.time()
     if now > ends:
-        yield f"the certificate in {variable.name} expired at {_date(ends)}: renew it, the file is then read again"
+        yield f"the certificate in {variable.name} expired at {_date(ends)}: renew it, and the file is read again"
     elif now < begins:
-        yield f"the certificate in {variable.name} is not valid before {_date(begins)}: is the clock right?"
+        yield f"the certificate in {variable.name} is not valid before {_date(begins)}: check the clock"
 
 
 def _first_certificate(pem: bytes) -> str:
@@ -158,7 +159,7 @@ def _date(seconds: float) -> str:
 
 
 def validity(der: bytes) -> tuple[float, float]:
-    """When a certificate begins and ends to be valid, in Unix time (RFC 5280, 4.1). Raises ValueError or IndexError."""
+    """Returns a certificate's notBefore and notAfter, Unix time (RFC 5280, 4.1). Raises ValueError or IndexError."""
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
@@ -171,7 +172,7 @@ def validity(der: bytes) -> tuple[float, float]:
 
 
 def _element(der: bytes) -> tuple[int, bytes, bytes]:
-    """Tag and content of the first element in DER (X.690), and what follows it."""
+    """Returns tag and content of the first element in DER (X.690), and the bytes after it."""
     length, at = der[1], 2
     if length & 0x80:
         at += length & 0x7F

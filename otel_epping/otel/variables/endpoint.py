@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Endpoints: a URL for OTLP/HTTP; a URL, or any target of the gRPC client, for OTLP/gRPC.
+"""Parses endpoints: a URL for OTLP/HTTP; a URL or any gRPC target for OTLP/gRPC.
 
-Specification: protocol/exporter, "Endpoint" and "Endpoint URLs for OTLP/HTTP". gRPC's targets:
+Specification: protocol/exporter, "Endpoint" and "Endpoint URLs for OTLP/HTTP". gRPC targets:
 https://github.com/grpc/grpc/blob/master/doc/naming.md
 """
 
@@ -18,17 +18,17 @@ _PATH = "v1/metrics"
 _PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _TARGETS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
-_GREATEST_PORT = 65535
+_MAX_PORT = 65535
 _NO_ADDRESS = "where the brackets hold no IPv6 address: write as http://[2001:db8::1]:4317"
-_LOCAL = ("unix", "unix-abstract")  # do not leave the host, so TLS is not the default
+_LOCAL = ("unix", "unix-abstract")  # stay on this host, so TLS is not the default
 
 
 class Endpoint(NamedTuple):
-    """Where to send: a URL for OTLP/HTTP, a target for OTLP/gRPC.
+    """The destination: a URL for OTLP/HTTP, a target for OTLP/gRPC.
 
-    secure  whether with TLS; None if the endpoint does not say so, and OTEL_EXPORTER_OTLP_INSECURE decides
-    local   a socket of this host, on which plain text is the default
-    user    "user:password" of a URL that gRPC would not take; over HTTP they stay in the URL
+    secure  whether to use TLS; None if the endpoint does not specify it and OTEL_EXPORTER_OTLP_INSECURE decides
+    local   whether it is a socket of this host, for which plain text is the default
+    user    "user:password" from the URL, which a gRPC target cannot have; for HTTP they stay in the URL
     """
 
     target: str
@@ -38,7 +38,7 @@ class Endpoint(NamedTuple):
 
 
 def http_endpoint(environment: Environment, variable: Variable | None, *, of_signal: bool) -> Endpoint:
-    """The URL to post to. The path of the signal is appended to the general endpoint, not to the signal's own."""
+    """Returns the URL to post to. The signal's path is appended to the general endpoint, but not to the signal's."""
     if not variable:
         return Endpoint(f"http://localhost:{HTTP_PORT}/{_PATH}", False)
     url = _url(environment, variable)
@@ -49,7 +49,7 @@ def http_endpoint(environment: Environment, variable: Variable | None, *, of_sig
         path = f"{path.removesuffix('/')}/{_PATH}"
         if url.path.rstrip("/").endswith(f"/{_PATH}"):
             environment.warnings.append(
-                f"{variable.name} ends with /{_PATH}, and /{_PATH} is appended to it: leave it out, "
+                f"{variable.name} ends with /{_PATH}, and /{_PATH} is appended to it: remove it, "
                 "or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
             )
     elif not url.path.strip("/"):
@@ -67,7 +67,7 @@ def http_endpoint(environment: Environment, variable: Variable | None, *, of_sig
 
 
 def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoint:
-    """The target to connect to."""
+    """Returns the target to connect to."""
     if not variable:
         return Endpoint(f"localhost:{GRPC_PORT}", False)
     found = _SCHEME.match(variable.value)
@@ -82,7 +82,9 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
     if not url:
         return Endpoint("", False)
     if url.path.strip("/") or url.query:
-        environment.warnings.append(f"the path in {variable.name} has no effect with gRPC: is http/protobuf meant?")
+        environment.warnings.append(
+            f"the path in {variable.name} has no effect with gRPC: for HTTP, set the protocol to http/protobuf"
+        )
     if url.port == HTTP_PORT:
         environment.warnings.append(
             f"{variable.name} has the port {HTTP_PORT} of OTLP/HTTP, but the protocol is grpc: "
@@ -99,7 +101,7 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
 
 
 def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
-    """A target without a scheme, which gRPC resolves by DNS."""
+    """Returns a target without a scheme, which gRPC resolves through DNS."""
     parsed = _url(environment, variable, prefix="//", others=_TARGETS)
     if not parsed:
         return Endpoint("", False)
@@ -109,7 +111,7 @@ def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
 
 
 def _zoned(target: str) -> str:
-    """Writes the zone of a link-local address as in a URL (RFC 6874): gRPC reads "%a0" as an escaped byte."""
+    """Escapes the zone of a link-local address as in a URL (RFC 6874): gRPC reads "%a0" as an escaped byte."""
     return re.sub(r"(\[[^]%]*)%(?!25)", r"\1%25", target)
 
 
@@ -120,13 +122,13 @@ def _no_port(variable: Variable, port: int) -> str:
 def _url(
     environment: Environment, variable: Variable, prefix: str = "", others: tuple[str, ...] = ()
 ) -> SplitResult | None:
-    """The parts of a URL, its scheme in lower case; None if something is wrong with the URL."""
+    """Splits a URL, with its scheme in lower case. Returns None if the URL is invalid."""
     value = variable.value
     url = None
     try:
         url = urlsplit(prefix + value)
         why = _error(value, url, prefix, others)
-    except ValueError:  # brackets that do not close, or with something else in them
+    except ValueError:  # brackets that are not closed or hold no address
         why = _NO_ADDRESS if "]" in value else _brackets(value)
     if why:
         environment.wrong(variable, why)
@@ -166,11 +168,11 @@ def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -
 
 def _is_port(after_host: tuple[str, str, str]) -> bool:
     _, colon, port = after_host
-    return not colon or (port.isdecimal() and port.isascii() and 0 < int(port) <= _GREATEST_PORT)
+    return not colon or (port.isdecimal() and port.isascii() and 0 < int(port) <= _MAX_PORT)
 
 
 def _brackets(value: str) -> str:
-    """Cause and cure for an IPv6 address without brackets. Its last part is taken for a port, if it can be one."""
+    """Returns cause and cure for an IPv6 address without brackets. Its last part is taken as a port if possible."""
     scheme, _, rest = value.rpartition("://")
     address, _, port = rest.partition("/")[0].rpartition(":")
     cure = "http://[2001:db8::1]:4317"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values of variables: text, numbers, Booleans, one of a set. Wrong ones are collected, not raised one by one."""
+"""Parses values of variables: text, numbers, Booleans, enumerations. Collects errors instead of raising the first."""
 
 import math
 import re
@@ -16,18 +16,18 @@ _MS_PER_UNIT = {"ms": 1, "s": 1e3, "sec": 1e3, "m": 60e3, "min": 60e3, "h": 3600
 
 
 class Variable(NamedTuple):
-    """A variable that is set. Its value has no white space around it and is not empty."""
+    """A variable that is set. Its value is not empty and has no white space around it."""
 
     name: str
     value: str
 
 
 class Environment:
-    """The variables of a process, and what is wrong with them.
+    """The variables of a process, and the errors found in them.
 
-    errors    one sentence for each wrong variable: variable, value, cause and cure
-    warnings  what is not wrong, but unlikely to be meant
-    canonical values in the form that the SDK reads, for the variables that the SDK reads itself; None: to be unset
+    errors     one sentence for each invalid variable: variable, value, cause and cure
+    warnings   valid values that are probably not intended
+    canonical  variables that the SDK reads itself, in the form that it understands; None: to be unset
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -37,21 +37,21 @@ class Environment:
         self._variables = variables
 
     def wrong(self, variable: Variable, why: str, *, secret: bool = False) -> None:
-        """Collects an error. `why` is cause and cure: "which is not a number: ...". A secret value is left out."""
+        """Collects an error. `why` has cause and cure: "which is not a number: ...". A secret value is not shown."""
         shown = variable.name if secret else f"{variable.name} is {redact(variable.value)!r},"
         self.errors.append(f"{shown} {why}")
 
     def raise_errors(self) -> None:
-        """Raises EppingError for all that is wrong, if anything is."""
+        """Raises EppingError with all collected errors, if there are any."""
         if errors := list(dict.fromkeys(self.errors)):  # exporters of both protocols read the same variables
             several = f"{len(errors)} errors in OTEL_* variables: " if len(errors) > 1 else ""
             raise EppingError(several + "; ".join(errors))
 
     def find(self, *names: str) -> Variable | None:
-        """The first of these variables that is set: the name of the signal before the general one.
+        """Returns the first of these variables that is set. Pass the signal's name before the general one.
 
-        An empty value, or white space alone, is as good as unset (specification, "Parsing empty value"). White space
-        around a value is dropped: files of secrets and of environments end in a line break.
+        An empty value counts as unset (specification, "Parsing empty value"); so does white space alone. White space
+        around a value is removed, because files with secrets or environments end in a line break.
         """
         for name in names:
             if value := self._variables.get(name, "").strip():
@@ -59,9 +59,9 @@ class Environment:
         return None
 
     def text(self, *names: str, is_name: bool = False) -> Variable | None:
-        """The same, checked: UTF-8, without control characters and without quotes around it.
+        """Does what find() does, and checks the value: UTF-8, without control characters and surrounding quotes.
 
-        A name is that of something outside: what cannot be printed in it is escaped (process/text.py).
+        With `is_name`, the value is the name of something else: unprintable characters are escaped (process/text.py).
         """
         if not (variable := self.find(*names)):
             return None
@@ -83,9 +83,9 @@ class Environment:
         return variable
 
     def boolean(self, *names: str) -> bool:
-        """`true` or `false`, in upper or lower case.
+        """Parses `true` or `false`, in upper or lower case.
 
-        By the specification any other value means false. It is an error here: who sets `1` means true.
+        By the specification, any other value means false. Here it is an error, because a user who sets `1` means true.
         """
         variable = self.text(*names)
         if variable and variable.value.lower() not in ("true", "false"):
@@ -94,7 +94,7 @@ class Environment:
         return variable is not None and variable.value.lower() == "true"
 
     def choice(self, values: Collection[str], *names: str) -> str | None:
-        """One of a set, in upper or lower case (specification, "Enum")."""
+        """Parses one of a set of values, in upper or lower case (specification, "Enum")."""
         variable = self.text(*names)
         if variable and variable.value.lower() not in values:
             self.wrong(variable, f"which is not supported: use {in_words(values)}")
@@ -102,7 +102,7 @@ class Environment:
         return variable.value.lower() if variable else None
 
     def milliseconds(self, variable: Variable) -> float | None:
-        """A number of milliseconds that is finite and not negative."""
+        """Parses a number of milliseconds, which must be finite and not negative."""
         try:
             number = float(variable.value)
         except ValueError:
@@ -119,6 +119,6 @@ class Environment:
 
 
 def in_words(values: Collection[str]) -> str:
-    """Values as a list in a sentence."""
+    """Returns the values as a list for a sentence."""
     *some, last = values
     return f"{', '.join(some)} or {last}" if some else last

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Headers and resource attributes: lists of `name=value`, values percent-encoded, as W3C Baggage writes them.
+"""Parses headers and checks resource attributes: lists of `name=value`, percent-encoded as in W3C Baggage.
 
-A header's value is a secret, so an error names the header, or the place of the entry in the list, and never a value.
+The value of a header may be secret. So an error names the header, or the position of the entry, but never the value.
 """
 
 import re
@@ -13,36 +13,34 @@ from otel_epping.process.redaction import TOKEN
 _NAME = re.compile(TOKEN, re.ASCII)
 _GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"
 _NEVER = '";\\'  # W3C Baggage, "baggage-octet"; the comma separates entries
-# Set by the exporter: with another value, a request is not OTLP.
+# The exporter sets these headers. With other values, a request is not OTLP.
 _RESERVED = {"content-type", "content-encoding", "content-length", "transfer-encoding", "connection", "te"}
 
 
 def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict[str, str | bytes]:
-    """The headers in a variable, names in lower case. Values are text; bytes where the transport wants bytes."""
+    """Parses headers. Names are in lower case; values are text, or bytes where the transport requires bytes."""
     found: dict[str, str | bytes] = {}
     for place, entry in enumerate(variable.value.split(","), 1):
         if not entry.strip():
             continue
         name, equals, value = (part.strip() for part in entry.partition("="))
-        # Without a name, or with what cannot be one ("Authorization: Basic ..."), all of the entry may be secret.
+        # Without a valid name, as in "Authorization: Basic ...", the whole entry may be secret.
         if not equals or not _NAME.fullmatch(name):
-            why = f"is wrong in entry {place}, which does not begin with a header's name and '=': write name=value"
+            why = f"is invalid in entry {place}, which does not start with a header's name and '=': write name=value"
             environment.wrong(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
             continue
-        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # this, too, may be a secret without a name
-            why = (
-                f"is wrong in entry {place}: gRPC allows letters, digits, '_', '.' and '-' in a name: use http/protobuf"
-            )
+        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # may also be a secret without a name
+            why = f"is invalid in entry {place}: gRPC allows letters, digits, '_', '.' and '-': use http/protobuf"
             environment.wrong(variable, why, secret=True)
             continue
         if why := _name_error(name.lower(), grpc) or _value_error(value):
-            environment.wrong(variable, f"is wrong in the header {name!r}: {why}", secret=True)
+            environment.wrong(variable, f"is invalid in the header {name!r}: {why}", secret=True)
             continue
         decoded = unquote_to_bytes(value.encode("utf-8", "surrogateescape")).strip()
         if grpc and name.lower().endswith("-bin"):
             found[name.lower()] = decoded
         elif why := _text_error(decoded, grpc):
-            environment.wrong(variable, f"is wrong in the header {name!r}: {why}", secret=True)
+            environment.wrong(variable, f"is invalid in the header {name!r}: {why}", secret=True)
         else:
             found[name.lower()] = decoded.decode() if decoded.isascii() else decoded
     return found
@@ -73,7 +71,7 @@ def _value_error(value: str) -> str:
 
 
 def check_attributes(environment: Environment, name: str) -> None:
-    """Checks a list of resource attributes, and takes empty entries out of it."""
+    """Checks a list of resource attributes, and removes its empty entries."""
     if not (variable := environment.text(name, is_name=True)):
         environment.canonical[name] = None
         return

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of an OTLP exporter of metrics. A variable of the signal goes before the general one."""
+"""Reads the settings of an OTLP metric exporter. The signal's variables take precedence over the general ones."""
 
 from base64 import b64encode
 from typing import NamedTuple
@@ -10,14 +10,14 @@ from otel_epping.otel.variables.environment import Environment, Variable
 from otel_epping.otel.variables.headers import headers
 
 GRPC, HTTP = "grpc", "http/protobuf"
-# Greatest time for a request: an export that takes longer keeps the next one waiting for too long.
+# Maximum time for a request: a longer export would delay the next one too much.
 MAX_TIMEOUT_S = 300.0
 _DEFAULT_TIMEOUT_S = 10.0
 _COMPRESSIONS = {GRPC: ("none", "gzip"), HTTP: ("none", "gzip", "deflate")}
 
 
 class Otlp(NamedTuple):
-    """What an exporter is built from. `secure` holds for gRPC; over HTTP it is the scheme of the endpoint."""
+    """The settings of an exporter. `secure` is for gRPC; over HTTP, the scheme of the endpoint decides."""
 
     endpoint: str
     secure: bool
@@ -32,12 +32,12 @@ def _names(option: str) -> tuple[str, str]:
 
 
 def read_protocol(environment: Environment) -> str:
-    """`grpc`, the default as of any SDK in Python, or `http/protobuf`."""
+    """Returns `grpc`, which is also the default of the SDK for Python, or `http/protobuf`."""
     return environment.choice((GRPC, HTTP), *_names("PROTOCOL")) or GRPC
 
 
 def read_otlp(environment: Environment, protocol: str) -> Otlp:
-    """The settings of an exporter of this protocol."""
+    """Reads the settings of an exporter for this protocol."""
     specific, general = _names("ENDPOINT")
     variable = environment.text(specific, general)
     insecure = environment.boolean(*_names("INSECURE"))
@@ -53,10 +53,12 @@ def read_otlp(environment: Environment, protocol: str) -> Otlp:
         certificates.check(environment)
     elif variable and any(certificates):
         unused = ", ".join(each.name for each in certificates if each)
-        environment.warnings.append(f"{unused}: not used, for {variable.name} asks for no TLS: is https:// meant?")
+        environment.warnings.append(
+            f"{unused}: not used, because {variable.name} does not use TLS: for TLS, write https://"
+        )
     sent = environment.find(*_names("HEADERS"))
     parsed = headers(environment, sent, grpc=protocol == GRPC) if sent else {}
-    if endpoint.user:  # as over HTTP (RFC 7617)
+    if endpoint.user:  # as HTTP does (RFC 7617)
         parsed.setdefault("authorization", f"Basic {b64encode(endpoint.user.encode()).decode()}")
     return Otlp(
         endpoint.target,
@@ -75,37 +77,39 @@ def _is_secure(
     insecure: bool,
     certificates: Certificates,
 ) -> bool:
-    """Whether TLS is used: as the endpoint says, else as OTEL_EXPORTER_OTLP_INSECURE says."""
-    said = environment.find(*_names("INSECURE"))
+    """Returns whether to use TLS: the endpoint decides, otherwise OTEL_EXPORTER_OTLP_INSECURE."""
+    configured = environment.find(*_names("INSECURE"))
     if endpoint.secure is not None:
-        if said and insecure and endpoint.secure and variable:
-            environment.warnings.append(f"{said.name}={said.value}: no effect, for {variable.name} asks for TLS")
+        if configured and insecure and endpoint.secure and variable:
+            environment.warnings.append(
+                f"{configured.name}={configured.value}: no effect, because {variable.name} requires TLS"
+            )
         return endpoint.secure
-    if said:
+    if configured:
         return not insecure
     assert variable
     if endpoint.local and not any(certificates):
         return False
     if not any(certificates):
         environment.warnings.append(
-            f"{variable.name} does not begin with http:// or https://, so TLS is used: for plain text, "
+            f"{variable.name} does not start with http:// or https://, so TLS is used: for plain text, "
             "set OTEL_EXPORTER_OTLP_INSECURE=true"
         )
     return True
 
 
 def _timeout_s(environment: Environment) -> float:
-    """The time for a request with its retries.
+    """Returns the timeout of a request, including its retries.
 
-    The specification means milliseconds, the SDK for Python takes seconds, as its users write them. A number above
-    MAX_TIMEOUT_S can only be milliseconds.
+    The specification defines milliseconds, but the SDK for Python reads seconds, and its users write seconds. So a
+    number up to MAX_TIMEOUT_S is taken as seconds, and a larger one as milliseconds.
     """
     variable = environment.text(*_names("TIMEOUT"))
     number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
         return _DEFAULT_TIMEOUT_S
-    if number == 0:  # no limit (specification, "Timeout"); but an export that never ends keeps all others waiting
-        environment.warnings.append(f"{variable.name}=0: a request is given up after {MAX_TIMEOUT_S:g} s")
+    if number == 0:  # no limit (specification, "Timeout"), but an export that never ends blocks all others
+        environment.warnings.append(f"{variable.name}=0: a request still times out after {MAX_TIMEOUT_S:g} s")
         return MAX_TIMEOUT_S
     if number <= MAX_TIMEOUT_S:
         return number
@@ -113,7 +117,7 @@ def _timeout_s(environment: Environment) -> float:
     limited = min(seconds, MAX_TIMEOUT_S)
     environment.warnings.append(
         f"{variable.name}={variable.value} is taken as milliseconds, {limited:g} s"
-        + (", the greatest time for a request" if limited < seconds else "")
+        + (", the maximum time for a request" if limited < seconds else "")
         + f" (up to {MAX_TIMEOUT_S:g}, a number is taken as seconds, as the SDK for Python does)"
     )
     return limited

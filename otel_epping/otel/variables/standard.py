@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The standard variables that hold for a run: which exporters, how often, from whom, and how each sends."""
+"""Reads all standard variables of a run: exporters and their settings, intervals, resource attributes."""
 
 import logging
 import os
@@ -12,7 +12,7 @@ from otel_epping.otel.variables.environment import Environment, in_words
 from otel_epping.otel.variables.headers import check_attributes
 from otel_epping.otel.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_protocol
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 # Entry points of the official exporters.
 OTLP_EXPORTERS = {GRPC: "otlp_proto_grpc", HTTP: "otlp_proto_http"}
@@ -27,18 +27,18 @@ _DETECTORS = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
 _CONFIG_FILES = ("OTEL_CONFIG_FILE", "OTEL_EXPERIMENTAL_CONFIG_FILE")
 _DEFAULT_INTERVAL_S, _MAX_INTERVAL_S = 60.0, 24 * 3600.0
 _DEFAULT_TIMEOUT_S = 30.0
-_GREATEST_PORT = 65535
+_MAX_PORT = 65535
 
 
 @dataclass(frozen=True)
-class Standard:
-    """What the standard variables say.
+class StandardVariables:
+    """The parsed values of the standard variables.
 
     exporters         names of entry points, in the order of OTEL_METRICS_EXPORTER
-    otlp              the settings of each of them that is an official OTLP exporter
-    interval_s        between exports
-    timeout_s         of an export, of all its requests
-    explicit_buckets  histograms are to have explicit buckets, because a variable asks for them by name
+    otlp              by name, the settings of the official OTLP exporters
+    interval_s        time between exports
+    timeout_s         time for all requests of an export
+    explicit_buckets  whether a variable explicitly asks for histograms with explicit buckets
     warnings          lines for the log
     canonical         variables that the SDK reads itself, in the form that it understands; None: to be unset
     """
@@ -52,7 +52,7 @@ class Standard:
     canonical: Mapping[str, str | None]
 
     def apply(self) -> None:
-        """Puts the canonical values into the environment, for the SDK, and logs the warnings."""
+        """Sets the canonical values in the environment, for the SDK, and logs the warnings."""
         for name, value in self.canonical.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -62,8 +62,8 @@ class Standard:
             _log.warning("%s", warning)
 
 
-def read(variables: Mapping[str, str] = os.environ) -> Standard:
-    """Reads all of them. Raises EppingError for those that are wrong."""
+def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
+    """Reads all variables. Raises EppingError with all invalid ones."""
     environment = Environment(variables)
     for name in _CONFIG_FILES:
         if variable := environment.find(name):
@@ -85,9 +85,9 @@ def read(variables: Mapping[str, str] = os.environ) -> Standard:
     interval_s = _seconds(environment, "OTEL_METRIC_EXPORT_INTERVAL", _DEFAULT_INTERVAL_S, _MAX_INTERVAL_S)
     timeout_s = _seconds(environment, "OTEL_METRIC_EXPORT_TIMEOUT", _DEFAULT_TIMEOUT_S, _MAX_INTERVAL_S, zero=True)
     environment.raise_errors()
-    # The SDK takes an empty value for a value.
+    # The SDK does not treat an empty value as unset.
     empty = {name: None for name, value in variables.items() if name.startswith("OTEL_") and not value.strip()}
-    return Standard(
+    return StandardVariables(
         exporters,
         otlp,
         interval_s,
@@ -99,21 +99,21 @@ def read(variables: Mapping[str, str] = os.environ) -> Standard:
 
 
 def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
-    """Names of entry points; `otlp` by default, and the name of the official exporter in its place."""
+    """Returns names of entry points. `otlp`, the default, stands for the official exporter of the protocol."""
     variable = environment.text("OTEL_METRICS_EXPORTER")
     if not variable:
         return (OTLP_EXPORTERS[protocol],)
-    asked = [each.strip().lower() for each in variable.value.split(",")]
-    names = [OTLP_EXPORTERS[protocol] if name == "otlp" else name for name in asked if name not in ("", "none")]
+    given = [each.strip().lower() for each in variable.value.split(",")]
+    names = [OTLP_EXPORTERS[protocol] if name == "otlp" else name for name in given if name not in ("", "none")]
     if not names:
         environment.wrong(variable, "so nothing would be exported: use otlp or console")
     for name in sorted({name for name in names if names.count(name) > 1}):
-        environment.wrong(variable, f"which names {name} twice, so all would be sent twice: name it once")
+        environment.wrong(variable, f"which names {name} twice, so every export would be sent twice: name it once")
     return tuple(dict.fromkeys(names))
 
 
 def _seconds(environment: Environment, name: str, default_s: float, max_s: float, *, zero: bool = False) -> float:
-    """A time in milliseconds, in seconds. `zero`: 0 is no limit (specification, "Timeout")."""
+    """Reads milliseconds and returns seconds. With `zero`, 0 means no limit (specification, "Timeout")."""
     variable = environment.text(name)
     number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
@@ -139,5 +139,5 @@ def _check_detectors(environment: Environment) -> None:
 
 def _check_port(environment: Environment) -> None:
     variable = environment.text(_PROMETHEUS_PORT)
-    if variable and not (variable.value.isdecimal() and 0 < int(variable.value) <= _GREATEST_PORT):
-        environment.wrong(variable, f"which is not a port: set a number from 1 to {_GREATEST_PORT}")
+    if variable and not (variable.value.isdecimal() and 0 < int(variable.value) <= _MAX_PORT):
+        environment.wrong(variable, f"which is not a port: set a number from 1 to {_MAX_PORT}")

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Limits on the number of exported series, so that an agent that runs for years exports a bounded number."""
+
+from dataclasses import dataclass
+
+from otel_epping.errors import EppingError
+
+RANGES: dict[str, tuple[int, int]] = {
+    "max_series": (1, 4_000_000),
+    "min_samples": (0, 10**9),
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits on series; each is off by default. Raises EppingError for a value out of range.
+
+    max_series   maximum number of subnets and covering prefixes exported individually; None: the number of slots
+    min_samples  number of RTTs that a subnet must have before it is exported individually
+    roll_up      subnets beyond these limits are exported in covering prefixes, not on the overflow point
+    """
+
+    max_series: int | None = None
+    min_samples: int = 0
+    roll_up: bool = False
+
+    def __post_init__(self) -> None:
+        for name, (least, greatest) in RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not least <= value <= greatest:
+                raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
+        if self.roll_up and self.max_series is None:
+            raise EppingError("roll_up needs max_series: set how many subnets may be exported individually")
+
+    @property
+    def any(self) -> bool:
+        """Whether any limit is set."""
+        return self != Limits()
