@@ -15,7 +15,8 @@ BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)
 APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q install --yes --no-install-recommends
 SCHEMA  := $(BIN)/check-jsonschema --quiet --default-filetype yaml --builtin-schema
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PIP_OPTIONS := --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test pythons integration fuzz pressure soak distrotest vmtest platforms bench lint format docs build \
@@ -92,15 +93,14 @@ docs: setup ## write docs/links.md, docs/metrics.md and docs/settings.md anew fr
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist
 
-# A venv with the wheel and nothing else shows what the wheel depends on; the tool has another one.
-sbom: build ## the software bill of materials (CycloneDX) of the wheel in dist/, with the pinned versions, into build/sbom/
-	$(PYTHON) -m venv --clear build/wheel-venv
-	build/wheel-venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+# A venv with the wheel and nothing else, not even pip, shows what the wheel depends on. The tool has a venv of its own.
+sbom: build ## the bill of materials (CycloneDX) of the wheel in dist/, with the pinned versions, into build/sbom/
 	$(PYTHON) -m venv --clear build/sbom-venv
-	build/sbom-venv/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt cyclonedx-bom
+	build/sbom-venv/bin/python -m pip install $(PIP_OPTIONS) cyclonedx-bom
+	$(PYTHON) -m venv --clear --without-pip build/wheel-venv
+	build/sbom-venv/bin/python -m pip --python build/wheel-venv/bin/python install $(PIP_OPTIONS) dist/*.whl
 	mkdir -p build/sbom
-	build/sbom-venv/bin/cyclonedx-py environment --output-reproducible --pyproject pyproject.toml \
-	    -o build/sbom/otel-epping.cdx.json build/wheel-venv
+	build/sbom-venv/bin/cyclonedx-py environment -o build/sbom/otel-epping.cdx.json build/wheel-venv
 
 clean: ## remove everything that can be made again
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist

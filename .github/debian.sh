@@ -4,16 +4,19 @@
 #
 #     .github/debian.sh COMMAND [ARGUMENT...]
 #
-# The Makefile installs Debian packages, and Ubuntu has no package `bpftool`. So the workflows run `make` in Debian, on the
-# kernel of the runner. A GitHub-hosted runner `ubuntu-24.04` has Linux 6.14 with BTF (March 2026); the tests need 6.6.
+# The Makefile installs Debian packages, and Ubuntu has no package of its own named bpftool. So the workflows run `make`
+# in Debian, on the kernel of the runner. The tests need Linux 6.6 with BTF; the GitHub-hosted runner ubuntu-24.04 had
+# Linux 6.14 in March 2026.
 #
-#   --privileged            bpf(2), network namespaces, mounts; one test sets the clock
-#   --network host, /sys    /sys has BTF and the interfaces, which must be those of the container's network namespace
-#   /var/tmp, /root/.cache  `make distrotest` mounts overlays, whose upper folder cannot be on the container's own overlay
-#   GIT_CONFIG_*            the checkout belongs to the runner's user, and git as root refuses such a tree otherwise
-#   GOTOOLCHAIN             the Go of Debian 13 fetches the version that tests/integration/go.mod asks for
+#   --privileged            for bpf(2), network namespaces and mounts; one test also sets the clock
+#   --network host, /sys    /sys holds BTF and lists the interfaces of the host's network namespace
+#   --cgroupns host         tests that boot systemd mount cgroup2 and expect the whole hierarchy
+#   /var/tmp, /root/.cache  for `make distrotest`: the upper folder of an overlay cannot be on the container's overlay
+#   GIT_CONFIG_*            the runner's user owns the checkout, and git refuses another user's tree, even as root
+#   GOTOOLCHAIN             Debian's Go downloads the newer version that tests/integration/go.mod asks for
 #
-# linux-modules-extra has modules that the kernel loads on demand from the runner's /lib/modules, such as ifb.
+# The kernel loads modules on demand from the runner's /lib/modules. linux-modules-extra adds those that tests need,
+# such as ifb.
 set -euo pipefail
 sudo apt-get -q update
 sudo apt-get -q install --yes --no-install-recommends "linux-modules-extra-$(uname -r)"
