@@ -66,7 +66,7 @@ lint: setup ## check style, types, formatting, licences, workflows and other fil
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(BPF)
-	$(BIN)/zizmor --offline --quiet --pedantic .github
+	$(BIN)/zizmor --offline --quiet --strict-collection --pedantic .github
 	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
 	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
 	$(SCHEMA) vendor.dependabot .github/dependabot.yml
