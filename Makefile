@@ -84,8 +84,9 @@ format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write docs/links.md, docs/metrics.md and docs/settings.md anew from the tables in otel_epping and bpf
+docs: setup ## write docs/{api,links,metrics,settings}.md from docstrings and tables in otel_epping and bpf
 	mkdir -p docs
+	$(BIN)/python -m scripts.api_page > docs/api.md
 	$(BIN)/python -m scripts.links_page > docs/links.md
 	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
