@@ -29,8 +29,8 @@ demo: root collector ## see it work: subnets of known delay, the kernel's histog
 	$(BIN)/otel-epping demo
 
 test: root lint collector ## lint, then every test
-	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m 'not side_by_side'
+	$(BIN)/pytest -m parallel --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m 'not parallel'
 
 pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, or PYTHONS="INTERPRETER..."
 	tests/pythons.sh $(PYTHONS)
@@ -41,22 +41,22 @@ integration: root setup ## the official Collector and Prometheus, built with Go:
 
 vmtest: PACKAGES += busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86
 vmtest: root setup ## other kernels in QEMU: two machines, or all with ALL=1; ONLY=TEST|KERNEL|KERNEL+RELEASE,...
-	PYTHONPATH=tests $(BIN)/python -m vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
+	$(BIN)/python -m tests.vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
 
 platforms: setup ## write the tables of docs/platforms.md and docs/performance.md from the last results of vmtest
-	PYTHONPATH=tests $(BIN)/python -m vm.report
+	$(BIN)/python -m tests.vm.report
 
 fuzz: root setup ## 2 million broken packets through the program, judged by a model of its rules
-	PYTHONPATH=tests $(BIN)/python -m fuzz
+	$(BIN)/python -m tests.long.fuzz
 
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
-	PYTHONPATH=tests $(BIN)/python -m pressure
+	$(BIN)/python -m tests.long.pressure
 
 soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
-	PYTHONPATH=tests $(BIN)/python -m soak $(MINUTES)
+	$(BIN)/python -m tests.long.soak $(MINUTES)
 
 distrotest: root ## demo and test in fresh Debian 12, 13 and sid, or ONLY=trixie; other steps: STEPS="check demo"
-	PYTHONPATH=tests $(PYTHON) -m distro $(ONLY) $(if $(STEPS),--steps $(STEPS))
+	$(PYTHON) -m tests.distro $(ONLY) $(if $(STEPS),--steps $(STEPS))
 
 bench: root setup ## all benchmarks, or ONLY=NAME; COMPARE=NAME|ID,...: also measure loaded programs; JSON=FILE
 	$(BIN)/python -m bench $(ONLY) $(addprefix --compare ,$(COMPARE)) $(addprefix --json ,$(JSON))
