@@ -14,7 +14,7 @@ from packaging.specifiers import SpecifierSet
 
 from otel_epping.version import __version__
 
-pytestmark = [pytest.mark.unit, pytest.mark.side_by_side]
+pytestmark = [pytest.mark.unit, pytest.mark.parallel]
 
 ROOT = Path(__file__).resolve().parent.parent
 GITHUB = ROOT / ".github"

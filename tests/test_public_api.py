@@ -10,9 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from agent import eventually
-from command import converse
-from patience import PATIENCE_S
 
 import otel_epping
 from otel_epping import EppingCollector, EppingConfig, EppingError, EppingMetricProducer, Limits
@@ -22,6 +19,9 @@ from otel_epping.lab.namespaces import Namespace
 from otel_epping.otel import metric_table
 from otel_epping.settings.model import SELECTING, SETTINGS
 from scripts import api_page
+from tests.support.command import converse
+from tests.support.lab_agent import eventually
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = EppingConfig(max_subnets=64, max_flows=64, sample_interval_ns=0)
