@@ -19,8 +19,8 @@ PIP_OPTIONS := --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons integration fuzz pressure soak distrotest vmtest platforms bench lint format docs build \
-    sbom clean setup collector packages root
+.PHONY: help demo test pythons compat integration fuzz pressure soak distrotest vmtest platforms bench lint format docs \
+    build sbom clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -34,6 +34,9 @@ test: root lint collector ## lint, then every test
 
 pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, or PYTHONS="INTERPRETER..."
 	tests/pythons.sh $(PYTHONS)
+
+compat: packages ## the export tests with the oldest and the newest OpenTelemetry release that pyproject.toml allows
+	tests/compat.sh $(PYTHON)
 
 integration: root setup ## the official Collector and Prometheus, built with Go: what arrives in them is the truth
 	for name in otelcol prometheus; do tests/integration/build.sh $$name || exit 1; done
