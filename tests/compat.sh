@@ -29,7 +29,7 @@ requirements() { # prints the requirements on OpenTelemetry packages, as in: ope
 
 set_up() { # oldest|newest HOME: makes a virtual environment with this tree
     local pins install=("$2/bin/python" -m pip install --quiet --disable-pip-version-check)
-    pins=$("$interpreter" -VV; echo "$root"; cat "$root/pyproject.toml" "$root/constraints.txt")
+    pins=$("$interpreter" -VV; echo "$root"; cat "$root/pyproject.toml" "$root/constraints.txt" "${BASH_SOURCE[0]}")
     if [ "$pins" != "$(cat "$2/pins" 2>/dev/null)" ]; then
         rm -rf "$2"
         "$interpreter" -m venv "$2"

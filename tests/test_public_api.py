@@ -61,7 +61,10 @@ def test_each_field_is_documented(cls: type) -> None:
 
 def test_the_instrumentors_variables_are_settings() -> None:
     names = {name for name in vars(environment_variables) if name.startswith("OTEL_")}
-    fields = {field.name for cls in (EppingConfig, Limits) for field in dataclasses.fields(cls)} | {*SELECTING, "idle_timeout_ns"}
+    fields = {field.name for cls in (EppingConfig, Limits) for field in dataclasses.fields(cls)} | {
+        *SELECTING,
+        "idle_timeout_ns",
+    }
     assert names == {setting.variable for setting in SETTINGS if setting.field in fields} | {"OTEL_EPPING_CONFIG"}
     assert all(getattr(environment_variables, name) == name for name in names)
 

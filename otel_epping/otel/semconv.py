@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every attribute that otel-epping exports, and its values. Nothing is named anywhere else.
+"""Every attribute that otel-epping exports, and its values. No other module contains an attribute name.
 
-The semantic conventions for passive round-trip times are being written (open-telemetry/semantic-conventions #3682,
-#3947): expect these names to change, here and in `metric_table.py`, which has the metrics.
+Semantic conventions for passive round-trip times are in discussion (open-telemetry/semantic-conventions #3682, #3947).
+The names here and in `metric_table.py` will follow them.
 """
 
 from otel_epping.kernel.methods import METHODS
 
-# ---- attributes; those under epping. are our own
+# ---- attributes; epping.* is our own namespace
 
 NETWORK_TYPE = "network.type"
 NETWORK_TRANSPORT = "network.transport"
@@ -31,38 +31,38 @@ FLOW_CLOSING = "epping.flow.closing"
 FLOW_REVERSE = "epping.flow.reverse"
 
 ATTRIBUTES = {
-    SUBNET: "The subnet, in CIDR notation.",
+    SUBNET: "The subnet in CIDR notation.",
     NETWORK_TYPE: "`ipv4` or `ipv6`.",
     NETWORK_TRANSPORT: ", ".join(f"`{transport}`" for transport in dict.fromkeys(row.transport for row in METHODS))
     + ".",
-    INTERFACE: "The interface on which the packets were seen.",
-    IO_DIRECTION: "`receive`: in through the interface; `transmit`: out through it.",
-    SIDE: "`external`: the subnet is on the side that the interface leads to, its packets come in through it; "
-    "`internal`: it is on the other side, or this host itself; `unknown`: in a capture, and at a mirror port.",
+    INTERFACE: "The interface on which packets were seen.",
+    IO_DIRECTION: "`receive`: packets that arrive at the interface; `transmit`: packets that leave through it.",
+    SIDE: "`external`: the subnet is on the side that the interface faces, and its packets arrive there; `internal`: "
+    "the subnet is on the other side, or is this host; `unknown`: in captures and at mirror ports.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
     SUBNET_DIRECTION: "`from` or `to` the subnet.",
-    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (all fragments but the first, too).",
+    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (includes all fragments except the first).",
     PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
     ECN: "`not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
     MAP: "`flows`, `subnets`.",
-    BOUND: "`least` (1 us), `greatest` (64 s).",
-    OUTCOME: "`begun`: a packet waits, or waited, for its reply; "
-    "`not_begun`: as many waited already as can be remembered; "
-    "`expired`: no reply within the maximum age; `superseded`: a later one was answered first; `repeated`: it was sent "
-    "again, so that nobody can tell which one was answered; `abandoned`: its flow began anew, lost its timestamps or "
-    "had to make room; `measured`. What is `begun` and in no other count waits, or was a question that had to make "
-    "room.",
-    TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: no new TSval, and no round-trip time begun "
-    "for 250 ms; `unechoed`: a TSval that is acknowledged and not echoed.",
-    INTERFACE_EVENT: "`attached`; `detached`: it went away, or is not to be watched any more; `refused`: it could not "
-    "be attached to, which the log explains; `reattached`: another process had taken the program off a hook; `moved`: "
-    "the program went back to the front of a hook, before a program that came later; `unseen`: the kernel began to "
-    "count packets in a direction that the program does not see.",
-    FLOW_OPENING: "`syn`: its SYN-ACK was seen; `midway`: it was there before, or was silent for 5 minutes.",
-    FLOW_CLOSING: "`fin`: from both ends; `rst`; `silence`: 5 minutes of it, or it had to make room for other flows.",
-    FLOW_REVERSE: "Where the other direction is. `same_way`: in another flow, which passes the interface the same way "
-    "(a mirror port); `missing`: it was never seen (asymmetric routing).",
-    OVERFLOW: "`true` on the one point, without any other attribute, for all subnets beyond the limit.",
+    BOUND: "`least`: below 1 us; `greatest`: above 64 s.",
+    OUTCOME: "`begun`: an RTT sample was started; `not_begun`: no sample was started, because four packets of the flow "
+    "and direction were waiting already; `expired`: no reply within the maximum age; `superseded`: a later packet was "
+    "answered first; `repeated`: the packet was retransmitted, so the reply may belong to either copy; `abandoned`: "
+    "the flow restarted, lost its timestamps or was evicted; `measured`: the reply completed the sample. Samples that "
+    "are `begun` and in no other count still wait for a reply, or belonged to an evicted DNS, echo or QUIC request.",
+    TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: the TSval does not change, and no RTT sample "
+    "was started for 250 ms; `unechoed`: a segment was acknowledged without an echo of its TSval.",
+    INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface is gone or no longer selected; "
+    "`refused`: attaching failed, for the cause in the log; `reattached`: another process had detached the program, "
+    "and it was attached again; `moved`: the program was moved back to the front of a hook, before a program that came "
+    "later; `unseen`: the kernel started to count packets in a direction that the program does not see.",
+    FLOW_OPENING: "`syn`: the SYN-ACK was seen; `midway`: the flow existed before, or had been idle for 5 minutes.",
+    FLOW_CLOSING: "`fin`: both endpoints sent a FIN; `rst`: an endpoint sent an RST; `silence`: the flow was idle for "
+    "5 minutes, or was evicted.",
+    FLOW_REVERSE: "Where the other direction is seen. `same_way`: the reverse flow passes the interface in the same "
+    "direction (mirror port); `missing`: the reverse flow was not seen (asymmetric routing).",
+    OVERFLOW: "`true` on the overflow point, which sums all subnets beyond the limit and has no other attribute.",
 }
 
 # ---- values, in the order of the enums of bpf/maps.h

@@ -67,12 +67,13 @@ class HttpSender(RequestSender):
         elif session.auth is None and user.username:
             session.auth = (unquote(user.username), unquote(user.password or ""))
 
-    def _send(self, request: Request) -> Answer:
+    def send_with_retries(self, request: Request) -> Answer:
+        """Compresses a request and sends it. A request above the exporter's size limit fails."""
         if 0 < self._exporter.max_request_bytes < len(request.body):
             limit = self._exporter.max_request_bytes
             text = f"the request has {len(request.body)} bytes, the exporter's limit is {limit}"
             return Answer(Failure(text, "too large"))
-        return super()._send(Request(self._exporter.compress(request.body), request.points))
+        return super().send_with_retries(Request(self._exporter.compress(request.body), request.points))
 
     def _renew(self, certificates: Certificates) -> None:
         self._session.close()  # new connections read the new files

@@ -58,7 +58,7 @@ class RequestSender(ABC):
     def send(self, request: Request) -> Answer:
         """Sends a request, with as many retries as its timeout allows."""
         with self._metrics.export_operation(request.points) if self._metrics else nullcontext() as result:
-            answer = self._send(request)
+            answer = self.send_with_retries(request)
             if result and answer.failure:
                 result.error = SendError(answer.failure.text)
         if answer.failure and answer.failure.retry_after_s:
@@ -66,7 +66,8 @@ class RequestSender(ABC):
             self._next_s = time.monotonic() + min(answer.failure.retry_after_s, MAX_PAUSE_S)
         return answer
 
-    def _send(self, request: Request) -> Answer:
+    def send_with_retries(self, request: Request) -> Answer:
+        """Sends a request until it succeeds, fails permanently or times out."""
         if self._renewal and self._renewal.is_due():
             self._renew(self._renewal.certificates)
         if self._stopped.is_set():
