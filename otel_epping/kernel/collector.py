@@ -116,10 +116,10 @@ class EppingCollector:
         return self.slots.idle_ns
 
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:
-        """Sets another idle timeout, from the next reading on. Raises EppingError for a value out of range.
+        """Sets the idle timeout, from the next reading on. Raises EppingError for a value out of range.
 
-        Not for a collector without a timeout that has producers without limits: such a producer takes each row for the
-        same subnet for ever (EppingMetricProducer).
+        Do not call it if the timeout was 0 when a producer without limits was made: that producer does not expect
+        freed slots.
         """
         _check_idle_timeout(idle_timeout_ns)
         with self._lock:

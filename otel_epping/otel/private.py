@@ -92,7 +92,7 @@ def resource_of(provider: MeterProvider) -> Resource:
 
 
 def splits_requests(exporter: Any) -> bool:
-    """Returns whether an OTLP exporter was told to split requests. Replacement: a public property."""
+    """Returns whether an OTLP exporter is set up to split requests. Replacement: a public property."""
     return getattr(exporter, "_max_export_batch_size", None) is not None
 
 

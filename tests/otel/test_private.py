@@ -33,11 +33,11 @@ def uses(source: str) -> Iterator[str]:
             case ast.Attribute(attr=name) if is_private(name):
                 yield name
             case ast.Call(func=ast.Name(id="getattr" | "setattr" | "hasattr" | "delattr"), args=[_, *rest]):
-                names = [each.value for each in rest[:1] if isinstance(each, ast.Constant)]
-                yield from (name for name in names if isinstance(name, str) and is_private(name))
+                values = [each.value for each in rest[:1] if isinstance(each, ast.Constant)]
+                yield from (value for value in values if isinstance(value, str) and is_private(value))
             case ast.ImportFrom(module=str(module)) if module.split(".")[0] in LIBRARIES:
                 names = [*module.split("."), *(alias.name for alias in node.names)]
-                yield from filter(is_private, names)
+                yield from (name for name in names if is_private(name))
             case ast.Import(names=aliases):
                 parts = [alias.name.split(".") for alias in aliases]
                 yield from (name for first, *rest in parts if first in LIBRARIES for name in rest if is_private(name))

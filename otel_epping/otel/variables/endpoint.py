@@ -19,7 +19,7 @@ _PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _TARGETS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _MAX_PORT = 65535
-_NO_ADDRESS = "where the brackets hold no IPv6 address: write as http://[2001:db8::1]:4317"
+_NO_ADDRESS = "where the brackets hold no IPv6 address: write, for example, http://[2001:db8::1]:4317"
 _LOCAL = ("unix", "unix-abstract")  # stay on this host, so TLS is not the default
 
 
@@ -137,20 +137,20 @@ def _url(
 
 
 def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -> str:
-    """What is wrong with a URL that can be split, or nothing. Raises ValueError for a bracket too few."""
+    """Returns cause and cure for an invalid URL, or an empty string. Raises ValueError for an unclosed bracket."""
     host = url.hostname or ""
     scheme = _SCHEME.match(value)
     if not others and scheme and scheme[1].lower() in _TARGETS:
-        return "which is a target of gRPC's: begin it with http:// or https://, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+        return "which is a gRPC target: write http:// or https://, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
     if value.rpartition("://")[2].partition("/")[0].rpartition("@")[2].count(":") > 1 and "[" not in value:
         return _brackets(value)
     if not prefix and "://" not in value:
         return f"which has no scheme: write http://{value}, or https:// for TLS"
     if not prefix and url.scheme not in _PORTS:
-        known = "http, https, or a scheme of gRPC's: " + ", ".join(others) if others else "http or https"
+        known = "http, https, or a gRPC scheme: " + ", ".join(others) if others else "http or https"
         return f"whose scheme {url.scheme!r} is not known: use {known}"
     if any(each.isspace() for each in value):
-        return "which has white space in it: remove it"
+        return "which contains white space: remove it"
     literal = url.netloc.rpartition("@")[2]
     if not host:
         return f"which names no host: write http://HOST:{GRPC_PORT}, or :{HTTP_PORT} for http/protobuf"
@@ -162,7 +162,7 @@ def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -
     if not _is_port(literal.rpartition("]")[2].partition(":")):
         return "which has no port after its colon: write a number from 1 to 65535"
     if url.fragment:
-        return "which has a fragment ('#'), and nothing of that is sent: write %23, or remove it"
+        return "which has a fragment ('#'), which is not sent: write %23, or remove it"
     return ""
 
 

@@ -67,7 +67,9 @@ def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
     environment = Environment(variables)
     for name in _CONFIG_FILES:
         if variable := environment.find(name):
-            environment.wrong(variable, "which otel-epping does not read: unset it, and set the variables instead")
+            environment.wrong(
+                variable, "which otel-epping does not support: unset it, and use the OTEL_* variables instead"
+            )
     if environment.boolean("OTEL_SDK_DISABLED"):
         raise EppingError("OTEL_SDK_DISABLED is true, so nothing would be exported: unset it")
     protocol = read_protocol(environment)
@@ -122,7 +124,7 @@ def _seconds(environment: Environment, name: str, default_s: float, max_s: float
         environment.wrong(variable, "which is below 1 millisecond: set a number of milliseconds, 60000 for a minute")
         return default_s
     if number / 1e3 > max_s:
-        environment.wrong(variable, f"which is over {max_s * 1e3:.0f} milliseconds: set less")
+        environment.wrong(variable, f"which is over {max_s * 1e3:.0f} milliseconds: set a smaller value")
         return default_s
     return number / 1e3 if number else max_s
 

@@ -108,7 +108,7 @@ ENDPOINT_ERRORS = {
     ("grpc", "http://[::x]:4317"): "brackets hold no IPv6 address",
     ("http", "collector:4318"): "has no scheme: write http://collector:4318",
     ("http", "collector"): "has no scheme: write http://collector",
-    ("http", "unix:///run/x"): "a target of gRPC's",
+    ("http", "unix:///run/x"): "a gRPC target",
     ("http", "ftp://collector"): "scheme 'ftp' is not known: use http or https",
     ("grpc", "tcp://collector:4317"): "scheme 'tcp' is not known: use http, https",
     ("grpc", "://collector:4317"): "scheme '' is not known: use http, https",
