@@ -20,7 +20,7 @@ tests=(
     tests/test_instrumentor.py::test_an_application_exports_the_rtts_of_its_network
 )
 
-# What these tests and tests/conftest.py import, of the packages of [dev].
+# What these tests and tests/conftest.py import of the packages of [dev]. The extra `demo` has rotel, a collector.
 needed=(dpkt hypothesis packaging pytest pytest-timeout scapy)
 
 requirements() { # prints the requirements on OpenTelemetry packages, as in: opentelemetry-sdk>=1.45.1,<1.46
@@ -28,7 +28,8 @@ requirements() { # prints the requirements on OpenTelemetry packages, as in: ope
 }
 
 set_up() { # oldest|newest HOME: makes a virtual environment with this tree
-    local pins install=("$2/bin/python" -m pip install --quiet --disable-pip-version-check)
+    local pins packages install=("$2/bin/python" -m pip install --quiet --disable-pip-version-check)
+    mapfile -t packages < <(requirements)
     pins=$("$interpreter" -VV; echo "$root"; cat "$root/pyproject.toml" "$root/constraints.txt" "${BASH_SOURCE[0]}")
     if [ "$pins" != "$(cat "$2/pins" 2>/dev/null)" ]; then
         rm -rf "$2"
@@ -38,12 +39,10 @@ set_up() { # oldest|newest HOME: makes a virtual environment with this tree
             requirements | sed -E 's/>=([^,]*).*/==\1/' >>"$2/constraints.txt"
         fi
         install+=(--constraint "$2/constraints.txt")
-        mapfile -t -O "${#needed[@]}" needed < <(requirements | grep prometheus)
         "${install[@]}" hatchling
-        "${install[@]}" --no-build-isolation --editable "$root[instrument]" "${needed[@]}"
+        "${install[@]}" --no-build-isolation --editable "$root[demo,instrument]" "${packages[@]}" "${needed[@]}"
         echo "$pins" >"$2/pins"
     elif [ "$1" = newest ]; then
-        mapfile -t packages < <(requirements)
         "${install[@]}" --constraint "$2/constraints.txt" --upgrade "${packages[@]}"
     fi
 }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every private member of the OpenTelemetry SDK, its exporters and urllib3 that otel-epping uses.
 
-No other module uses one; tests/test_project.py checks that. Each accessor names the public API that should replace it.
+No other module uses one; tests/otel/test_private.py checks that. Each accessor names the public API that should replace it.
 A release may change any of these members without notice, so pyproject.toml allows only releases that were tested:
 `make compat` runs the export tests with the oldest and the newest of them.
 """
