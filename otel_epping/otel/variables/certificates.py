@@ -39,15 +39,15 @@ class Certificates(NamedTuple):
             if self.trusted:
                 _check_trusted(self.trusted.value)
         except _FileError as error:
-            environment.wrong(self.trusted or Variable("", ""), str(error))
+            environment.add_error(self.trusted or Variable("", ""), str(error))
         if self.key and not self.client:
             other = self.key.name.replace("_KEY", "_CERTIFICATE")
-            environment.wrong(self.key, f"but {other} is not set: set both, or neither")
+            environment.add_error(self.key, f"but {other} is not set: set both, or neither")
         for variable in filter(None, (self.client, self.key)):
             try:
                 _read(variable.value)
             except _FileError as error:
-                environment.wrong(variable, str(error))
+                environment.add_error(variable, str(error))
                 return
         if self.client:
             self._check_pair(self.client, environment)
@@ -60,10 +60,12 @@ class Certificates(NamedTuple):
             _check_pair(client.value, key.value)
         except _FileError as error:
             if self.key:
-                environment.wrong(key, f"{error} (the certificate is {client.name}={client.value})")
+                environment.add_error(key, f"{error} (the certificate is {client.name}={client.value})")
             else:
                 missing = client.name.replace("_CERTIFICATE", "_KEY")
-                environment.wrong(client, f"but {missing} is not set, and the file has no key: set both, or neither")
+                environment.add_error(
+                    client, f"but {missing} is not set, and the file has no key: set both, or neither"
+                )
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
         """Returns inode, modification time and size of each file, which change when a file is replaced or written."""

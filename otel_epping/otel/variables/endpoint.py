@@ -74,7 +74,9 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
     scheme = found[1].lower() if found else ""
     if scheme in _TARGETS:
         if re.match("unix://[^/]", variable.value, re.IGNORECASE):
-            environment.wrong(variable, f"which has no absolute path: write unix:///{variable.value[len('unix://') :]}")
+            environment.add_error(
+                variable, f"which has no absolute path: write unix:///{variable.value[len('unix://') :]}"
+            )
         return Endpoint(_zoned(variable.value), None, scheme in _LOCAL)
     if "://" not in variable.value:
         return _host_and_port(environment, variable)
@@ -131,7 +133,7 @@ def _url(
     except ValueError:  # brackets that are not closed or hold no address
         why = _NO_ADDRESS if "]" in value else _brackets(value)
     if why:
-        environment.wrong(variable, why)
+        environment.add_error(variable, why)
         return None
     return url
 

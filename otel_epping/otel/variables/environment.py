@@ -36,7 +36,7 @@ class Environment:
         self.canonical: dict[str, str | None] = {}
         self._variables = variables
 
-    def wrong(self, variable: Variable, why: str, *, secret: bool = False) -> None:
+    def add_error(self, variable: Variable, why: str, *, secret: bool = False) -> None:
         """Collects an error. `why` has cause and cure: "which is not a number: ...". A secret value is not shown."""
         shown = variable.name if secret else f"{variable.name} is {redact(variable.value)!r},"
         self.errors.append(f"{shown} {why}")
@@ -75,10 +75,10 @@ class Environment:
             self.errors.append(f"{variable.name} is {raw!r}, which has bytes that are not UTF-8: set it in UTF-8")
             return None
         if not value.isprintable():
-            self.wrong(variable, "which has control characters: remove them")
+            self.add_error(variable, "which has control characters: remove them")
             return None
         if len(value) > 1 and value[0] == value[-1] and value[0] in _QUOTES:
-            self.wrong(variable, f"which has quotes around it: write {redact(value[1:-1])} without quotes")
+            self.add_error(variable, f"which has quotes around it: write {redact(value[1:-1])} without quotes")
             return None
         return variable
 
@@ -89,7 +89,7 @@ class Environment:
         """
         variable = self.text(*names)
         if variable and variable.value.lower() not in ("true", "false"):
-            self.wrong(variable, "which is neither true nor false: set one of them")
+            self.add_error(variable, "which is neither true nor false: set one of them")
             return False
         return variable is not None and variable.value.lower() == "true"
 
@@ -97,7 +97,7 @@ class Environment:
         """Parses one of a set of values, in upper or lower case (specification, "Enum")."""
         variable = self.text(*names)
         if variable and variable.value.lower() not in values:
-            self.wrong(variable, f"which is not supported: use {in_words(values)}")
+            self.add_error(variable, f"which is not supported: use {in_words(values)}")
             return None
         return variable.value.lower() if variable else None
 
@@ -109,11 +109,11 @@ class Environment:
             cure = "set a number of milliseconds"
             if duration := _DURATION.fullmatch(variable.value):
                 cure = f"write {float(duration[1]) * _MS_PER_UNIT[duration[2].lower()]:.15g}"
-            self.wrong(variable, f"which is not a number of milliseconds: {cure}")
+            self.add_error(variable, f"which is not a number of milliseconds: {cure}")
             return None
         if not math.isfinite(number) or number < 0:
             why = "negative" if number < 0 else "not finite"
-            self.wrong(variable, f"which is {why}: set a number of milliseconds")
+            self.add_error(variable, f"which is {why}: set a number of milliseconds")
             return None
         return number
 

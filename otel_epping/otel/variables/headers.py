@@ -27,20 +27,20 @@ def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict
         # Without a valid name, as in "Authorization: Basic ...", the whole entry may be secret.
         if not equals or not _NAME.fullmatch(name):
             why = f"is invalid in entry {place}, which does not start with a header's name and '=': write name=value"
-            environment.wrong(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
+            environment.add_error(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
             continue
         if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # may also be a secret without a name
             why = f"is invalid in entry {place}: gRPC allows letters, digits, '_', '.' and '-': use http/protobuf"
-            environment.wrong(variable, why, secret=True)
+            environment.add_error(variable, why, secret=True)
             continue
         if why := _name_error(name.lower(), grpc) or _value_error(value):
-            environment.wrong(variable, f"is invalid in the header {name!r}: {why}", secret=True)
+            environment.add_error(variable, f"is invalid in the header {name!r}: {why}", secret=True)
             continue
         decoded = unquote_to_bytes(value.encode("utf-8", "surrogateescape")).strip()
         if grpc and name.lower().endswith("-bin"):
             found[name.lower()] = decoded
         elif why := _text_error(decoded, grpc):
-            environment.wrong(variable, f"is invalid in the header {name!r}: {why}", secret=True)
+            environment.add_error(variable, f"is invalid in the header {name!r}: {why}", secret=True)
         else:
             found[name.lower()] = decoded.decode() if decoded.isascii() else decoded
     return found
@@ -79,10 +79,10 @@ def check_attributes(environment: Environment, name: str) -> None:
     for entry in entries:
         key, equals, value = (part.strip() for part in entry.partition("="))
         if not equals or not key:
-            environment.wrong(variable, f"where {entry!r} is not key=value: write %2C for a comma in a value")
+            environment.add_error(variable, f"where {entry!r} is not key=value: write %2C for a comma in a value")
             continue
         try:
             unquote_to_bytes(value).decode()
         except UnicodeDecodeError:
-            environment.wrong(variable, f"where {key!r} is not UTF-8: percent-encode UTF-8")
+            environment.add_error(variable, f"where {key!r} is not UTF-8: percent-encode UTF-8")
     environment.canonical[name] = ",".join(entries)

@@ -67,7 +67,7 @@ def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
     environment = Environment(variables)
     for name in _CONFIG_FILES:
         if variable := environment.find(name):
-            environment.wrong(
+            environment.add_error(
                 variable, "which otel-epping does not support: unset it, and use the OTEL_* variables instead"
             )
     if environment.boolean("OTEL_SDK_DISABLED"):
@@ -108,9 +108,9 @@ def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
     given = [each.strip().lower() for each in variable.value.split(",")]
     names = [OTLP_EXPORTERS[protocol] if name == "otlp" else name for name in given if name not in ("", "none")]
     if not names:
-        environment.wrong(variable, "so nothing would be exported: use otlp or console")
+        environment.add_error(variable, "so nothing would be exported: use otlp or console")
     for name in sorted({name for name in names if names.count(name) > 1}):
-        environment.wrong(variable, f"which names {name} twice, so every export would be sent twice: name it once")
+        environment.add_error(variable, f"which names {name} twice, so every export would be sent twice: name it once")
     return tuple(dict.fromkeys(names))
 
 
@@ -121,10 +121,12 @@ def _seconds(environment: Environment, name: str, default_s: float, max_s: float
     if variable is None or number is None:
         return default_s
     if number < 1 and not (zero and number == 0):
-        environment.wrong(variable, "which is below 1 millisecond: set a number of milliseconds, 60000 for a minute")
+        environment.add_error(
+            variable, "which is below 1 millisecond: set a number of milliseconds, 60000 for a minute"
+        )
         return default_s
     if number / 1e3 > max_s:
-        environment.wrong(variable, f"which is over {max_s * 1e3:.0f} milliseconds: set a smaller value")
+        environment.add_error(variable, f"which is over {max_s * 1e3:.0f} milliseconds: set a smaller value")
         return default_s
     return number / 1e3 if number else max_s
 
@@ -136,10 +138,10 @@ def _check_detectors(environment: Environment) -> None:
     known = {found.name for found in entry_points(group="opentelemetry_resource_detector")}
     for name in (each.strip() for each in variable.value.split(",")):
         if name and name not in known | {"*"}:
-            environment.wrong(variable, f"where {name!r} is not a resource detector: use {in_words(sorted(known))}")
+            environment.add_error(variable, f"where {name!r} is not a resource detector: use {in_words(sorted(known))}")
 
 
 def _check_port(environment: Environment) -> None:
     variable = environment.text(_PROMETHEUS_PORT)
     if variable and not (variable.value.isdecimal() and 0 < int(variable.value) <= _MAX_PORT):
-        environment.wrong(variable, f"which is not a port: set a number from 1 to {_MAX_PORT}")
+        environment.add_error(variable, f"which is not a port: set a number from 1 to {_MAX_PORT}")
