@@ -28,8 +28,8 @@ from soak_memory import Memory
 from unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivileged
 
 from otel_epping.kernel import libbpf
+from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.forwarder import Forwarder
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.otel import metric_table
@@ -204,7 +204,7 @@ class Collectors:
 
     ns: Namespace
     behind: Sink
-    forwarder: Forwarder
+    forwarder: CollectorProcess
     direct: Sink
     kills: int = 0
 

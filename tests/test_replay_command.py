@@ -74,7 +74,7 @@ def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
     assert {subnet for subnet, _ in rows_of(stdout)} == {OTHER.client, OTHER.server, TALK.client, TALK.server}
     assert "2 files: 19 packets" in stdout
     at = Path(torn).stat().st_size - len(OTHER.ip[-1][1]) - 16 + 1
-    assert shown.splitlines()[-1] == f"otel-epping: {torn}: is cut short in the middle of a packet, at byte {at}"
+    assert shown.splitlines()[-1] == f"otel-epping: {torn}: is truncated in the middle of a packet, at byte {at}"
     assert "replaying" in shown
 
 
@@ -188,7 +188,7 @@ def test_events(ns: Namespace, good: str, torn: str) -> None:
     assert result.returncode == 1
     *remarks, last = result.stderr.splitlines()
     assert remarks[0].startswith("2 files: 19 packets")
-    assert last.startswith(f"otel-epping: {torn}: is cut short")
+    assert last.startswith(f"otel-epping: {torn}: is truncated")
     events = json.loads(result.stdout)
     rtts = [(event["rtt"] / 1e6, event["src_ip"]) for event in events if "rtt" in event]
     talk = [(rtt, ip) for rtt, ip in rtts if "." in ip]
@@ -259,8 +259,8 @@ def test_ctrl_c(ns: Namespace) -> None:
     ("arguments", "cause"),
     [
         (["nothing.pcap"], "nothing.pcap: No such file or directory"),
-        (["/etc/passwd"], "/etc/passwd: is text: replay reads what tcpdump -w writes"),
-        (["/etc"], "/etc: is a directory: name the files in it, /etc/*"),
+        (["/etc/passwd"], "/etc/passwd: is text: replay reads captures as tcpdump -w writes them"),
+        (["/etc"], "/etc: is a directory; name the files in it: /etc/*"),
         (["--events", "--format", "xml", "x"], "Invalid value for '--format'"),
         ([], "Missing argument 'FILE...'"),
         (["--otlp", "x"], "OTEL_METRICS_EXPORTER: there is no exporter 'paper'"),

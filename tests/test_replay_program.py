@@ -15,7 +15,7 @@ from linktypes import LINKS
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import table as summary
 from otel_epping.replay.capture import Capture
-from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, Replayer
+from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
 
 MORE_HEADERS = {"802.1Q": 4, "cooked 802.1Q": 4, "PPPoE": 8, "PPPoE with a short protocol": 7, "MPLS": 4}
 IPV4_HEADER = 20
@@ -141,7 +141,7 @@ def test_lengths_that_cannot_be(replayer: Replayer, replay: Replay) -> None:
     replay(pcap(packets))
     assert replayer.too_long - too_long == len(packets)
     traffic = next(cells[6:] for (name, _), cells in rows_of(table(replayer)).items() if name == other.server)
-    assert traffic == [str(len(packets)), f"{GREATEST_WIRE_LENGTH * len(packets):,}"]
+    assert traffic == [str(len(packets)), f"{MAX_WIRE_LENGTH * len(packets):,}"]
 
 
 def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:

@@ -131,7 +131,7 @@ def _jsonl(event: _Event, unix_ns: int) -> str:
     return _json(event, unix_ns) + "\n"
 
 
-class Writer:
+class EventWriter:
     """Writes events to a text stream in one of FORMATS; flushing is the caller's business.
 
     `to_unix_ns` turns the program's clock into Unix time.

@@ -25,7 +25,7 @@ UNANSWERED_LIFETIME_NS = 30 * _SECOND
 _WAITING, _OPEN = 1, 2
 
 
-class Timeouts:
+class IdleFlowCloser:
     """Closes the silent flows of a program that reports events; `dtype` is that of the events."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:

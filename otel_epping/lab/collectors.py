@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collector of the demo and of the tests: rotel, or the official one where rotel has no wheel for this Python."""
 
-from otel_epping.lab.forwarder import Forwarder, Protocol
+from otel_epping.lab.collector_process import CollectorProcess, Protocol
 from otel_epping.lab.namespaces import LabError, Namespace
 from otel_epping.lab.otelcol import Otelcol, find_otelcol
 from otel_epping.lab.rotel import Rotel, find_rotel
@@ -14,8 +14,8 @@ def collector(
     grpc_port: int = 0,
     http_port: int = 0,
     namespace: Namespace | None = None,
-) -> Forwarder:
-    """Returns the collector that is installed, not started yet; arguments are those of `Forwarder`.
+) -> CollectorProcess:
+    """Returns the collector that is installed, not started yet; arguments are those of `CollectorProcess`.
 
     Raises LabError if there is none.
     """

@@ -45,7 +45,7 @@ _LEGACY_STEP = 3
 
 
 @dataclass(frozen=True)
-class Result:
+class SubnetResult:
     """What came back over OTLP of one subnet; times in seconds."""
 
     network: Network
@@ -69,7 +69,7 @@ def _latest(points: list[Point]) -> list[Point]:
     return list(series.values())
 
 
-def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
+def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[SubnetResult]:
     """What the sink has received of each network, as far as it has."""
     rtts = {
         point.attributes[semconv.SUBNET]: point.point
@@ -85,15 +85,15 @@ def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
                 tcp[str(point.attributes[semconv.TRAFFIC_CLASS])] += point.point.as_int
         share = tcp["tcp_other"] / max(1, tcp["tcp_other"] + tcp["tcp_timestamp"])
         if subnet not in rtts:
-            yield Result(network, 0, 0.0, 0.0, 0.0, 0.0, share)
+            yield SubnetResult(network, 0, 0.0, 0.0, 0.0, 0.0, share)
             continue
         rtt = rtts[subnet]
         buckets = histogram.Buckets(np.array(rtt.positive.bucket_counts, np.uint64), rtt.positive.offset, rtt.scale)
         median, p95 = (histogram.quantile(buckets, q, rtt.min, rtt.max) for q in (0.5, 0.95))
-        yield Result(network, rtt.count, rtt.min, median, p95, rtt.max, share)
+        yield SubnetResult(network, rtt.count, rtt.min, median, p95, rtt.max, share)
 
 
-def _table(found: list[Result]) -> Table:
+def _table(found: list[SubnetResult]) -> Table:
     table = Table(
         title="Round-trip times per subnet in ms, as the collector received them",
         caption="no TS: share of TCP packets without timestamp: nothing to match",
@@ -128,7 +128,7 @@ def _wait(progress: Progress, what: str, seconds: float) -> None:
     progress.update(task, completed=seconds)
 
 
-def _measure(console: Console) -> tuple[list[Result], int]:
+def _measure(console: Console) -> tuple[list[SubnetResult], int]:
     """Runs lab, collector, agent and traffic; returns what came back, and in how many requests."""
     with ExitStack() as stack:
         progress = stack.enter_context(

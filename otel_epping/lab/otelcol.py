@@ -7,13 +7,13 @@ import shutil
 import sys
 from pathlib import Path
 
-from otel_epping.lab.forwarder import Forwarder
+from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.namespaces import LabError
 
 __all__ = ["Otelcol"]
 
 
-class Otelcol(Forwarder):
+class Otelcol(CollectorProcess):
     """The official Collector. Raises LabError when there is none.
 
     An export is answered once the sink has answered: the Collector holds nothing that would be lost with it.

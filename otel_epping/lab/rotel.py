@@ -10,13 +10,13 @@ import os
 import sysconfig
 from pathlib import Path
 
-from otel_epping.lab.forwarder import Forwarder
+from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.namespaces import LabError
 
 __all__ = ["Rotel"]
 
 
-class Rotel(Forwarder):
+class Rotel(CollectorProcess):
     """The collector rotel. Raises LabError when the package is missing."""
 
     name = "rotel"

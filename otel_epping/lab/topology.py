@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from otel_epping.lab.link import Link, LinkStatistics, Network
+from otel_epping.lab.delayed_link import DelayedLink, LinkStatistics, Network
 from otel_epping.lab.namespaces import LabError, Namespace
 
 __all__ = ["DEFAULT_NETWORKS", "WAN_INTERFACE", "Lab", "Network", "server_address"]
@@ -63,7 +63,7 @@ class Lab:
             self.router = undo.enter_context(Namespace("router"))
             self.client = undo.enter_context(Namespace("client"))
             self.legacy = undo.enter_context(Namespace("legacy"))
-            self._link = Link(self.router, WAN_INTERFACE, self.servers, "uplink0", self.networks)
+            self._link = DelayedLink(self.router, WAN_INTERFACE, self.servers, "uplink0", self.networks)
             self._wire()
             self._link.start()
             self._undo = undo.pop_all()

@@ -26,16 +26,16 @@ from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interfac
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 
-Numbers = npt.NDArray[np.int64]
+Int64Array = npt.NDArray[np.int64]
 
 CAPTURE = Interface("capture", 1, ETHERNET_HEADER_BYTES)
 ENTRY_POINT = "epping_ingress"
-LEAST_FRAME = 15
+MIN_FRAME_BYTES = 15
 # By EtherType; older kernels take less.
-_LEAST_FRAMES = {0x0800: 34, 0x86DD: 54}
+_MIN_FRAME_BYTES = {0x0800: 34, 0x86DD: 54}
 # Room for all headers that the program looks at; the kernel would take some 600 bytes more.
-MOST_BYTES = 3072
-GREATEST_WIRE_LENGTH = 65_536
+MAX_FRAME_BYTES = 3072
+MAX_WIRE_LENGTH = 65_536
 # The mark that the program gives a malformed packet (bpf/config.h).
 MALFORMED_MARK = 1
 # The program takes 0 for "never".
@@ -81,7 +81,7 @@ class ProgTestRuns:
     Before a run, a row needs its data_in and data_size_in, and data_size_out of 0: the kernel writes the size of the
     packet there, which would be a limit for the next one.
 
-    After a run, `marked` has the contexts of the rows given to watch_marks(), as the program left them.
+    After a run, `marked` has the contexts of the rows given to request_marks(), as the program left them.
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:
@@ -98,7 +98,7 @@ class ProgTestRuns:
         self._run = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_prog_test_run_opts
         self._run.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
-    def watch_marks(self, which: npt.NDArray[np.bool_]) -> None:
+    def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
         """Has the kernel write back the contexts of some of the first rows; it takes a twentieth of a run."""
         if not self._watching and not which.any():
             return
@@ -115,12 +115,12 @@ class ProgTestRuns:
             raise OSError(code, f"BPF_PROG_TEST_RUN: {os.strerror(code)}")
 
 
-def _have_headers(buffer: npt.NDArray[np.uint8], starts: Numbers, captured: Numbers) -> npt.NDArray[np.bool_]:
+def _have_headers(buffer: npt.NDArray[np.uint8], starts: Int64Array, captured: Int64Array) -> npt.NDArray[np.bool_]:
     """Which frames a test run takes."""
-    whole = captured >= LEAST_FRAME
-    short = np.flatnonzero(whole & (captured < max(_LEAST_FRAMES.values())))
+    whole = captured >= MIN_FRAME_BYTES
+    short = np.flatnonzero(whole & (captured < max(_MIN_FRAME_BYTES.values())))
     protocol = buffer[starts[short] + 12].astype(np.int64) << 8 | buffer[starts[short] + 13]
-    for ethertype, least in _LEAST_FRAMES.items():
+    for ethertype, least in _MIN_FRAME_BYTES.items():
         whole[short[(protocol == ethertype) & (captured[short] < least)]] = False
     return whole
 
@@ -133,7 +133,7 @@ class Replayer(EppingCollector):
     too_short      packets that end within the headers of link or network, which the program never saw
     cut_too_short  those of them that were longer, but for the snap length
     cut_malformed  packets that the program counts as malformed, but whose headers the snap length cut off
-    too_long       packets counted as shorter than they are, of GREATEST_WIRE_LENGTH
+    too_long       packets counted as shorter than they are, of MAX_WIRE_LENGTH
     untimed        packets without a time
     steps_back     packets earlier than the one before them; `step_back_ns` is by how much at the most
     """
@@ -153,7 +153,12 @@ class Replayer(EppingCollector):
         return self.latest_ns
 
     def feed(
-        self, buffer: npt.NDArray[np.uint8], starts: Numbers, captured: Numbers, original: Numbers, times_ns: Numbers
+        self,
+        buffer: npt.NDArray[np.uint8],
+        starts: Int64Array,
+        captured: Int64Array,
+        original: Int64Array,
+        times_ns: Int64Array,
     ) -> None:
         """Runs the program on Ethernet frames, in order; arrays have one row for each.
 
@@ -167,22 +172,22 @@ class Replayer(EppingCollector):
             self.too_short += int(np.count_nonzero(~whole))
             self.cut_too_short += int(np.count_nonzero(~whole & (captured < original)))
             starts, captured, original, times_ns = (rows[whole] for rows in (starts, captured, original, times_ns))
-        self.too_long += int(np.count_nonzero(original > GREATEST_WIRE_LENGTH))
-        sizes = np.minimum(captured, MOST_BYTES)
+        self.too_long += int(np.count_nonzero(original > MAX_WIRE_LENGTH))
+        sizes = np.minimum(captured, MAX_FRAME_BYTES)
         cut = captured < original
-        wire_lengths = np.minimum(np.maximum(original, captured), GREATEST_WIRE_LENGTH)
+        wire_lengths = np.minimum(np.maximum(original, captured), MAX_WIRE_LENGTH)
         addresses = buffer.ctypes.data + starts
         try:
             for begin in range(0, len(starts), _FRAMES):
                 part = slice(begin, begin + _FRAMES)
-                self._runs.watch_marks(cut[part])
+                self._runs.request_marks(cut[part])
                 self._run(addresses[part], sizes[part], wire_lengths[part], times_ns[part])
                 marks = self._runs.marked["mark"][np.flatnonzero(cut[part])]
                 self.cut_malformed += int(np.count_nonzero(marks == MALFORMED_MARK))
         except OSError as error:
             raise EppingError(f"the kernel refuses to run the program on a packet ({error.strerror})") from error
 
-    def _look_at_times(self, times_ns: Numbers) -> None:
+    def _look_at_times(self, times_ns: Int64Array) -> None:
         timed = times_ns[times_ns != UNTIMED_NS]
         self.untimed += len(times_ns) - len(timed)
         if not len(timed):
@@ -195,7 +200,7 @@ class Replayer(EppingCollector):
         self.started_ns = min(self.started_ns, earliest_ns) if self.latest_ns else earliest_ns
         self.latest_ns = max(self.latest_ns, int(timed.max()))
 
-    def _run(self, addresses: Numbers, sizes: Numbers, wire_lengths: Numbers, times_ns: Numbers) -> None:
+    def _run(self, addresses: Int64Array, sizes: Int64Array, wire_lengths: Int64Array, times_ns: Int64Array) -> None:
         rows = len(addresses)
         options, contexts = self._runs.options[:rows], self._runs.contexts[:rows]
         options["data_in"], options["data_size_in"], options["data_size_out"] = addresses, sizes, 0

@@ -21,8 +21,8 @@ import click
 import numpy as np
 
 from otel_epping.errors import EppingError
-from otel_epping.events.formats import Writer
-from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.formats import EventWriter
+from otel_epping.events.idle_flows import IdleFlowCloser
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.reading import Reading
@@ -33,8 +33,8 @@ from otel_epping.otel.variables import standard
 from otel_epping.process import logs, redaction
 from otel_epping.process.stop import interruptible
 from otel_epping.replay import table
-from otel_epping.replay.capture import STANDARD_INPUT, Batch, Capture, CaptureError
-from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
+from otel_epping.replay.capture import STANDARD_INPUT, Capture, CaptureError, PacketBatch
+from otel_epping.replay.replayer import MAX_WIRE_LENGTH, UNTIMED_NS, Replayer
 
 # How often idle flows are looked for, in the capture's own time. Each time takes a millisecond.
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
@@ -180,7 +180,7 @@ class _Captures(Iterator[Capture]):
             yield f"{path} is a file that was named before: read once"
 
 
-def _feed_batch(replayer: Replayer, batch: Batch) -> None:
+def _feed_batch(replayer: Replayer, batch: PacketBatch) -> None:
     replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
 
 
@@ -213,15 +213,15 @@ class _Events:
     def __init__(self, replayer: Replayer, format: str) -> None:
         self._replayer = replayer
         self._reader = EventReader(replayer)
-        self._timeouts = Timeouts(replayer, self._reader.dtype)
+        self._timeouts = IdleFlowCloser(replayer, self._reader.dtype)
         self._due_ns = UNTIMED_NS + 1
-        self._writer = Writer(format, sys.stdout, lambda time_ns: time_ns)
+        self._writer = EventWriter(format, sys.stdout, lambda time_ns: time_ns)
 
     @property
     def lost(self) -> int:
         return self._reader.lost
 
-    def feed(self, batch: Batch) -> None:
+    def feed(self, batch: PacketBatch) -> None:
         begin = 0
         while begin < len(batch):
             due = np.flatnonzero(batch.times_ns[begin:] >= self._due_ns)
@@ -290,7 +290,7 @@ def _remarks(replayer: Replayer, reading: Reading, events: "_Events | None") -> 
     odd["cut within a header by the snap length"] = replayer.cut_too_short + replayer.cut_malformed
     odd["shorter than a link or IP header"] = replayer.too_short - replayer.cut_too_short
     odd["without a time"] = replayer.untimed
-    odd[f"counted as of {GREATEST_WIRE_LENGTH:,} bytes, for they are longer"] = replayer.too_long
+    odd[f"counted as of {MAX_WIRE_LENGTH:,} bytes, for they are longer"] = replayer.too_long
     if any(odd.values()):
         yield f"packets that cannot be measured: {_counts(odd)}"
     if replayer.steps_back:

@@ -20,7 +20,7 @@ _START_TIMEOUT_S = 10.0
 Protocol = Literal["grpc", "http"]
 
 
-class Forwarder(ABC):
+class CollectorProcess(ABC):
     """A collector, forwarding to `sink` over `forward`; a context manager that has it listening from entry to exit.
 
     It listens on 127.0.0.1 of `namespace`, which must be the one in which the sink listens. A port of 0 picks a free
@@ -61,7 +61,7 @@ class Forwarder(ABC):
     def _sink_port(self) -> int:
         return self._sink.grpc_port if self._forward == "grpc" else self._sink.http_port
 
-    def __enter__(self) -> "Forwarder":
+    def __enter__(self) -> "CollectorProcess":
         with ExitStack() as undo:
             log = undo.enter_context(tempfile.TemporaryFile("w+"))
             process = (self._namespace.popen if self._namespace else start)(

@@ -11,8 +11,8 @@ of what comes back. What carries no such address (ARP, neighbour discovery, othe
 a packet starts when it was read and it never leaves early, so a round-trip time seen at the near end is never shorter
 than the delay that was asked for. Packets of one subnet have one delay and so keep their order.
 
-`Link` makes the devices and starts the process (`python -m otel_epping.lab.link`), which keeps the only descriptors of
-the devices: they vanish with it. When it ends it tells what it did, lost packets included: see `LinkStatistics`.
+`DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
+the only descriptors of the devices, so the devices vanish when it ends. At its end it prints its `LinkStatistics`.
 """
 
 import fcntl
@@ -37,7 +37,7 @@ from pathlib import Path
 
 from otel_epping.lab.namespaces import LabError, Namespace
 
-__all__ = ["IPNetwork", "Link", "LinkStatistics", "Network"]
+__all__ = ["DelayedLink", "IPNetwork", "LinkStatistics", "Network"]
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -69,7 +69,7 @@ class LinkStatistics:
     cpu_ns: int
 
 
-class Link:
+class DelayedLink:
     """The link between an interface `near_name` in `near` and `far_name` in `far`, the side of the servers.
 
     The interfaces exist, down and without addresses, once the constructor returns. Take them up, then `start()`: what
@@ -89,7 +89,7 @@ class Link:
         table = json.dumps([[str(network.subnet), network.delay_ns] for network in self._networks])
         with self._near, self._far:  # the process has copies: the devices vanish with it
             taps = [self._near.fileno(), self._far.fileno()]
-            argv = [sys.executable, "-m", "otel_epping.lab.link", *map(str, taps), table]
+            argv = [sys.executable, "-m", "otel_epping.lab.delayed_link", *map(str, taps), table]
             self._process = self._namespace.popen(argv, pass_fds=taps, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
@@ -116,7 +116,7 @@ def _open_tap(namespace: Namespace, name: str) -> FileIO:
     return tap
 
 
-class _Forwarder:
+class _DelayQueue:
     """The loop of the process: frames in, a heap of due times, frames out."""
 
     def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
@@ -201,7 +201,7 @@ def _server_address(frame: bytes, to_server: bool) -> bytes:
 def _main() -> None:
     near, far, table = sys.argv[1:]
     networks = [Network(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
-    forwarder = _Forwarder(int(near), int(far), networks)
+    forwarder = _DelayQueue(int(near), int(far), networks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     Path("/proc/self/timerslack_ns").write_text("1")  # the default of 50 us would be added to every delay
     gc.disable()  # no pauses; nothing here makes reference cycles
