@@ -13,8 +13,9 @@ from conversation import Conversation, check, rows_of
 from linktypes import LINKS
 
 from otel_epping.kernel.config import EppingConfig
+from otel_epping.replay import counts
 from otel_epping.replay import table as summary
-from otel_epping.replay.capture import Capture
+from otel_epping.replay.capture import Capture, PacketBatch
 from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
 
 MORE_HEADERS = {"802.1Q": 4, "cooked 802.1Q": 4, "PPPoE": 8, "PPPoE with a short protocol": 7, "MPLS": 4}
@@ -54,7 +55,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
         (tmp_path / "capture").write_bytes(content)
         with Capture(str(tmp_path / "capture")) as capture:
             for batch in capture.ethernet_batches():
-                replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
+                replayer.feed(batch)
 
     return replay
 
@@ -113,7 +114,7 @@ def test_more_than_a_window(replayer: Replayer, replay: Replay) -> None:
 
 
 def kinds(replayer: Replayer) -> dict[str, int]:
-    return summary.packets(replayer.reader().read())
+    return counts.packets(replayer.reader().read())
 
 
 def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> None:
@@ -176,7 +177,7 @@ def test_readings_are_of_the_captures_time(replayer: Replayer) -> None:
     buffer, sizes = np.zeros(100, np.uint8), np.full(5, 60)
     untimed, steps_back = replayer.untimed, replayer.steps_back
     times_ns = np.array([later_ns, later_ns - 7, later_ns + 9 * SECOND, 0, 3])
-    replayer.feed(buffer, np.zeros(5, np.int64), sizes, sizes, times_ns)
+    replayer.feed(PacketBatch(buffer, 0, np.zeros(5, np.int64), sizes, sizes, times_ns, np.ones(5, np.int64)))
     assert (replayer.started_ns, replayer.latest_ns) == (3, later_ns + 9 * SECOND)
     assert (replayer.untimed - untimed, replayer.steps_back - steps_back) == (1, 2)
     assert replayer.step_back_ns == later_ns + 9 * SECOND - 3
