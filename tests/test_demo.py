@@ -197,20 +197,24 @@ def test_a_link_that_lies_is_found_out(tmp_path: Path) -> None:
     assert len(found) == len(DEFAULT_NETWORKS)
     assert {found[subnet] for subnet in LIARS} == {"differs"}
     assert "agrees" in found.values()
-    assert demo.text().splitlines()[-1].startswith("otel-epping: not all round-trip times are the true ones")
+    assert (
+        demo.text()
+        .splitlines()[-1]
+        .startswith("otel-epping: not all round-trip times are the true ones")
+    )
 
 
 NETWORK = Network(DEFAULT_NETWORKS[5].subnet, 50_000_000)
-TRUE = SubnetResult(NETWORK, count=100, least=0.0501, median=0.051, p95=0.06, greatest=0.3, without_timestamps=0.0)
+TRUE = SubnetResult(NETWORK, count=100, min_s=0.0501, median_s=0.051, p95_s=0.06, max_s=0.3, without_timestamps=0.0)
 
 
 @pytest.mark.parametrize(
     ("result", "agrees"),
     [
         (TRUE, True),
-        (replace(TRUE, least=0.0499), False),
-        (replace(TRUE, median=0.0549), True),
-        (replace(TRUE, median=0.0551), False),
+        (replace(TRUE, min_s=0.0499), False),
+        (replace(TRUE, median_s=0.0549), True),
+        (replace(TRUE, median_s=0.0551), False),
         (replace(TRUE, count=9), False),
         (SubnetResult(NETWORK, 0, 0.0, 0.0, 0.0, 0.0, 0.0), False),
     ],

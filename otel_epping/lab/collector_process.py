@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of an OpenTelemetry collector that others wrote, which receives OTLP and forwards it to a `Sink`.
+"""Runs an OpenTelemetry collector by other authors, which receives OTLP and forwards it to a `Sink`.
 
-What an exporter sends is so judged by a receiver that is not ours. Which collectors there are: `collectors.py`.
+So an independent implementation accepts or rejects what the exporter sends. `collectors.py` chooses the collector.
 """
 
 import socket
@@ -21,11 +21,12 @@ Protocol = Literal["grpc", "http"]
 
 
 class CollectorProcess(ABC):
-    """A collector, forwarding to `sink` over `forward`; a context manager that has it listening from entry to exit.
+    """A collector that forwards to `sink` by the protocol `forward`; a context manager that listens from entry to exit.
 
-    It listens on 127.0.0.1 of `namespace`, which must be the one in which the sink listens. A port of 0 picks a free
-    one; `grpc_endpoint` and `http_endpoint` are the URLs an exporter wants. `name` is that of its program. It runs in
-    the foreground, as our child, and dies with us. Raises LabError when the collector does not come up.
+    It listens on 127.0.0.1 of `namespace`, in which the sink must listen, too. Port 0 means any free port;
+    `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is the name of the program. It is a child
+    process in the foreground, and the kernel kills it when this process ends. Entering raises LabError if the collector
+    does not listen within 10 s.
     """
 
     name: str
@@ -51,10 +52,10 @@ class CollectorProcess(ABC):
 
     @abstractmethod
     def _environment(self) -> dict[str, str]:
-        """Returns all variables of the process."""
+        """Returns all environment variables of the process."""
 
     def _cure(self, last_lines: str) -> str:
-        """Returns what helps against what it said last, or ''."""
+        """Returns a cure, if the last lines of the collector's output have a known cause; else ''."""
         return ""
 
     @property
