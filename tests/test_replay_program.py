@@ -14,7 +14,7 @@ from linktypes import LINKS
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import counts
-from otel_epping.replay import table as summary
+from otel_epping.replay import table as subnet_table
 from otel_epping.replay.capture import Capture, PacketBatch
 from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
 
@@ -36,7 +36,7 @@ def fresh(version: int = 4) -> Conversation:
 
 def table(replayer: Replayer) -> str:
     """Of a reader of its own, for extremes are those since its last reading."""
-    return summary.table(replayer.reader().read(), replayer.config)
+    return subnet_table.table(replayer.reader().read(), replayer.config)
 
 
 def ethernet(packets: list[tuple[int, bytes]]) -> list[Packet]:

@@ -23,8 +23,9 @@ from otel_epping.kernel.collector import EppingCollector
 Events = npt.NDArray[Any]
 """Records of `struct event` (bpf/events.h), in the order in which the program wrote them; shape (events,)."""
 
-# enum event_type of bpf/events.h; and a reason and a trigger that follow the enums there, which only user space uses
+# enum event_type of bpf/events.h.
 RTT, OPENING, CLOSING = range(3)
+# The next numbers of enum event_reason and enum event_trigger. Only user space uses them.
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2
 

@@ -31,14 +31,14 @@ CAPTURE = Interface("capture", 1, ETHERNET_HEADER_BYTES)
 ENTRY_POINT = "epping_ingress"
 MIN_FRAME_BYTES = 15
 # Minimum bytes by EtherType. Older kernels accept shorter frames.
-_MIN_FRAME_BYTES = {0x0800: 34, 0x86DD: 54}
+_MIN_BYTES_BY_ETHERTYPE = {0x0800: 34, 0x86DD: 54}
 # Enough for all headers that the program reads. The kernel accepts some 600 bytes more.
 MAX_FRAME_BYTES = 3072
 MAX_WIRE_LENGTH = 65_536
 # The program sets this mark on a malformed packet (bpf/config.h).
 MALFORMED_MARK = 1
 # The fields of struct __sk_buff (linux/bpf.h) that a test run uses.
-SKB = np.dtype(
+_CONTEXT = np.dtype(
     {
         "names": ["ifindex", "tstamp", "wire_len", "gso_segs"],
         "formats": [np.uint32, np.uint64, np.uint32, np.uint32],
@@ -47,9 +47,9 @@ SKB = np.dtype(
     }
 )
 # The field of struct __sk_buff that is read after a run, with space for the larger struct of later kernels.
-MARKED = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
+_MARKED_CONTEXT = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
 # struct bpf_test_run_opts of libbpf.
-OPTIONS = np.dtype(
+_RUN_OPTIONS = np.dtype(
     [
         ("sz", np.uint64),
         ("data_in", np.uint64),
@@ -73,23 +73,23 @@ _MAX_RUNS = 4096
 
 
 class ProgTestRuns:
-    """The arguments of `rows` test runs of a program: `options` (OPTIONS) and `contexts` (SKB), one row per run.
+    """The arguments of `rows` test runs of a program, one row per run: `options` (_RUN_OPTIONS), `contexts` (_CONTEXT).
 
     The constructor sets the constant fields. Before each run, set the row's data_in and data_size_in, and set
     data_size_out to 0: the kernel writes the packet size into data_size_out, and would take it as a limit next time.
 
-    After a run, `marked` (MARKED) has the resulting contexts of the rows passed to request_marks().
+    After a run, `marked` (_MARKED_CONTEXT) has the resulting contexts of the rows passed to request_marks().
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:
-        self.contexts, self.marked = np.zeros(rows, SKB), np.zeros(rows, MARKED)
+        self.contexts, self.marked = np.zeros(rows, _CONTEXT), np.zeros(rows, _MARKED_CONTEXT)
         self.contexts["ifindex"] = CAPTURE.ifindex
-        self.options = np.zeros(rows, OPTIONS)
-        self.options["sz"] = OPTIONS.itemsize
-        self.options["ctx_in"] = self.contexts.ctypes.data + SKB.itemsize * np.arange(rows)
-        self.options["ctx_size_in"] = SKB.itemsize
+        self.options = np.zeros(rows, _RUN_OPTIONS)
+        self.options["sz"] = _RUN_OPTIONS.itemsize
+        self.options["ctx_in"] = self.contexts.ctypes.data + _CONTEXT.itemsize * np.arange(rows)
+        self.options["ctx_size_in"] = _CONTEXT.itemsize
         self.options["repeat"] = 1
-        self._addresses: list[int] = (self.options.ctypes.data + OPTIONS.itemsize * np.arange(rows)).tolist()
+        self._addresses: list[int] = (self.options.ctypes.data + _RUN_OPTIONS.itemsize * np.arange(rows)).tolist()
         self._program_fd = program_fd
         self._has_requests = False
         self._run = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_prog_test_run_opts
@@ -104,9 +104,9 @@ class ProgTestRuns:
             return
         self._has_requests = True
         rows = len(which)
-        addresses = self.marked.ctypes.data + MARKED.itemsize * np.arange(rows)
+        addresses = self.marked.ctypes.data + _MARKED_CONTEXT.itemsize * np.arange(rows)
         self.options["ctx_out"][:rows] = np.where(which, addresses, 0)
-        self.options["ctx_size_out"][:rows] = np.where(which, MARKED.itemsize, 0)
+        self.options["ctx_size_out"][:rows] = np.where(which, _MARKED_CONTEXT.itemsize, 0)
 
     def run(self, rows: int = 1) -> None:
         """Runs the program on the first `rows` rows, in order. Raises OSError if the kernel rejects one."""
@@ -118,9 +118,9 @@ class ProgTestRuns:
 def _have_headers(buffer: Bytes, starts: Int64Array, captured: Int64Array) -> npt.NDArray[np.bool_]:
     """Returns which frames are long enough for a test run."""
     whole = captured >= MIN_FRAME_BYTES
-    short = np.flatnonzero(whole & (captured < max(_MIN_FRAME_BYTES.values())))
+    short = np.flatnonzero(whole & (captured < max(_MIN_BYTES_BY_ETHERTYPE.values())))
     protocol = buffer[starts[short] + 12].astype(np.int64) << 8 | buffer[starts[short] + 13]
-    for ethertype, minimum in _MIN_FRAME_BYTES.items():
+    for ethertype, minimum in _MIN_BYTES_BY_ETHERTYPE.items():
         whole[short[(protocol == ethertype) & (captured[short] < minimum)]] = False
     return whole
 

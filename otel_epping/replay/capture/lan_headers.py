@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link headers of hosts and local networks: loopback, Linux cooked captures, firewall logs, and LANs but Ethernet."""
+"""Link headers of hosts and LANs: loopback, Linux cooked captures, firewall logs, and LANs other than Ethernet."""
 
 import numpy as np
 
