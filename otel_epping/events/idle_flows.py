@@ -26,7 +26,7 @@ _WAITING, _OPEN = 1, 2
 
 
 class IdleFlowCloser:
-    """Closes idle flows of a program that was built with events. `dtype` is EventReader.dtype."""
+    """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["watched"]

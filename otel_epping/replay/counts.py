@@ -11,16 +11,17 @@ _OUTCOMES = ("measured", "expired", "superseded", "repeated", "abandoned")
 
 
 def packets(reading: Reading) -> dict[str, int]:
-    """Returns the packets on all interfaces by kind, in the order of semconv.PACKET_KINDS."""
+    """Returns the number of packets on all interfaces by kind, in the order of semconv.PACKET_KINDS."""
     counts = sum(reading.interfaces[way]["packets"].sum(axis=0) for way in ("received", "transmitted"))
     return dict(zip(semconv.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
 
 
 def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
-    """Returns RTT samples by outcome. The first entry is `begun`, all started samples; the others add up to it.
+    """Returns the number of RTT samples by outcome.
 
+    The first entry, `begun`, is the number of all started samples; the other entries add up to it.
     `waiting` is the number of samples that still wait for a reply. `evicted` samples are the rest: their entry was
-    evicted from the flow table, or from the table of requests.
+    evicted from the flow table or the table of requests.
     """
     counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_OUTCOMES)}
     evicted = counts["begun"] - sum(counts[outcome] for outcome in _OUTCOMES) - waiting
@@ -28,17 +29,20 @@ def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
 
 
 def clamped(reading: Reading) -> int:
-    """Returns the measured RTTs outside the histogram range; they count as its lower or upper limit."""
+    """Returns the number of measured RTTs outside the histogram range, which count as its lower or upper limit."""
     return int(reading.interfaces["rtt_clamped"].sum())
 
 
 def not_started(reading: Reading) -> int:
-    """Returns the RTT samples not started because OUTSTANDING samples of the direction waited (bpf/maps.h)."""
+    """Returns the number of RTT samples not started because OUTSTANDING others were waiting (bpf/maps.h).
+
+    The limit applies to each flow and direction.
+    """
     return int(reading.interfaces["rtt_not_begun"].sum())
 
 
 def timestamp_faults(reading: Reading) -> dict[str, int]:
-    """Returns the directions of TCP flows that changed from timestamps to sequence numbers, by fault.
+    """Returns the number of TCP flow directions that changed from timestamps to sequence numbers, by fault.
 
     The keys are semconv.TIMESTAMP_FAULTS.
     """
@@ -47,7 +51,7 @@ def timestamp_faults(reading: Reading) -> dict[str, int]:
 
 
 def duplicates(reading: Reading) -> int:
-    """Returns the packets that were captured at an earlier point of their path, too."""
+    """Returns the number of packets that were already captured at an earlier point of their path."""
     return int(reading.interfaces["duplicates"].sum())
 
 

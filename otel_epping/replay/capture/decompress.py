@@ -46,7 +46,7 @@ class _Member(Protocol):
 class _GzipMember:
     """zlib with the interface of lzma.LZMADecompressor. Returns all bytes before a damaged place.
 
-    Python's gzip module does not fit. It waits for a whole buffer of compressed bytes, whose size depends on the Python
+    Python's gzip module is not used. It waits for a whole buffer of compressed bytes, whose size depends on the Python
     version. And if a buffer contains damage, it drops all bytes decompressed from this buffer. Here the result does not
     depend on how many bytes arrive at once.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The only exception that the capture package lets out."""
+"""The exception that the capture package raises for files that it cannot read."""
 
 
 class CaptureError(Exception):

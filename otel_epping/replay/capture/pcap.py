@@ -7,7 +7,7 @@ order, and treats a truncated file as a complete one; scapy reads 10,000 packets
 Variants are read as libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c) read them:
 
 - Alexey Kuznetzov's patches in Red Hat 6 and SuSE 6: each record header has 8 or 12 more bytes. The magic number
-  differs, except from patch ss990417 on. Nokia IPSO: each record header has 4 more bytes.
+  differs, too, except in some versions from ss990417 on. Nokia IPSO: each record header has 4 more bytes.
 - Versions 2.0 to 2.2, and 543.0 of DG/UX: captured and original length are swapped. Version 2.3: in either order.
 - AIX: version 2.2, a fraction in nanoseconds, and interface types (RFC 1573) as link types.
 - Ixia lcap: 4 more bytes in the file header.
