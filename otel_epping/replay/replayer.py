@@ -96,7 +96,7 @@ class ProgTestRuns:
         self._run.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
     def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
-        """Makes the kernel write back the context of row i if `which[i]` is true, which adds 5 % to the time of a run."""
+        """Makes the kernel write back the context of row i if `which[i]` is true; adds 5 % to the time of a run."""
         if not self._has_requests and not which.any():
             return
         self._has_requests = True
