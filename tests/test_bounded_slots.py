@@ -104,7 +104,7 @@ def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
     crowd.talk(1, 5 * SECOND)
     crowd.talk(2, MS)
     receiver.export()
-    before_ns = receiver.producer._ledger.reading.time_ns
+    before_ns = receiver.producer._tracker.reading.time_ns
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(3, 2 * MS)
     receiver.producer.read()
@@ -240,7 +240,7 @@ def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
             crowd.sleep(IDLE_S)
             receiver.export(lambda: False)
     assert crowd.bench.collector.slots.retired >= 12
-    assert len(receiver.producer._bounded._directory.told) == 5  # type: ignore[union-attr]
+    assert receiver.producer._limiter.exported == 5  # type: ignore[union-attr]
     receiver.export()
     receiver.check(crowd.truth)
     assert receiver.total(RTT)[RTTS] >= 36

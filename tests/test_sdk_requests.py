@@ -23,7 +23,7 @@ from recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets
 from testrun import EGRESS, MS, START_NS, Bench
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.arrays import Counts, as_matrix
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import Reading
 from otel_epping.lab.sink import Sink
@@ -33,7 +33,6 @@ from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import install
 from otel_epping.series import histogram
-from otel_epping.series.temporality import as_matrix
 
 
 @pytest.fixture
