@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the program's histograms. Of most rows only some 160 bytes are read: the buckets in use, of 1660 bytes.
+"""Reads the program's histograms. In most rows only the buckets in use are read: some 160 bytes of 1660.
 
 Which buckets are in use is known from earlier readings. The program also counts the RTTs of each row (`ended`). If the
-known buckets of a row add up to less, all buckets of the row are searched for new ones.
+known buckets of a row add up to less than `ended`, all buckets of the row are searched.
 """
 
 from collections.abc import Callable, Iterator
@@ -43,14 +43,14 @@ def _copy_blocks(words: Words, places: Indexes) -> Words:
 class HistogramReader:
     """Carries the program's 32-bit buckets over into the buckets and sums of a table of 64-bit counts.
 
-    The run of each row in the table (kernel/sparse.py) has whole blocks. An example, with 415 buckets, as at scale 4:
+    The run of each row in the table (kernel/sparse.py) has whole blocks. An example with 415 buckets, as at scale 4:
 
-    - RTTs are in buckets 100 to 120. The run gets two blocks, buckets 100 to 131: `first` is 100.
-    - Then an RTT comes into bucket 90. `ended` shows one RTT more than these 32 buckets have, so the row is searched.
-      The run still gets two blocks, buckets 90 to 121.
-    - Then RTTs come into buckets 0 and 414. 415 buckets need 26 blocks, and these have 416 words. A run may not extend
-      past the last bucket, as the next row starts there. So `first` is -1. The word before bucket 0 belongs to
-      `max_word`; it is read as part of the first block and set to 0.
+    - RTTs are counted in buckets 100 to 120. The run gets two blocks, buckets 100 to 131: `first` is 100.
+    - An RTT is counted in bucket 90. `ended` is one more than the sum of the run, so the row is searched. To include
+      buckets 90 to 131, the run gets three blocks, buckets 90 to 137: `first` is 90.
+    - RTTs are counted in buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run never extends
+      past the last bucket, as the next row starts there. So it starts one word before bucket 0: `first` is -1. That
+      word is part of `max_word`. It is copied with the first block and then set to 0.
 
     ended  (rows,) RTTs of each row
     """
