@@ -38,7 +38,10 @@ class CountTable:
         self.sum_ns, self.counters = grow(self.sum_ns, rows), grow(self.counters, rows)
 
     def match(self, other: "CountTable") -> None:
-        """Gives the table at least the rows and the runs of `other`, as delta(), differs() and assign() need."""
+        """Gives the table the rows and runs of `other`, which has at least the rows and buckets of this table.
+
+        delta(), differs() and assign() need two tables that match.
+        """
         self.grow(other.rows)
         self.buckets = self.buckets.widen(other.buckets.first, other.buckets.starts)
 

@@ -44,7 +44,8 @@ class Reading:
                  a number
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
     interfaces_since_ns  (len(names),) Unix time from which on these count, ns
-    gone         those of these interfaces that went away; their counts are final, and they end when these are delivered
+    gone         interfaces in `names` that went away. Their counts are final. An interface ends when all readers have
+                 delivered its counts
     """
 
     time_ns: int

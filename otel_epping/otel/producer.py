@@ -107,7 +107,7 @@ class EppingMetricProducer:
             yield self._batch(parts[index], is_first=index == 0)
 
     def acknowledge(self, batch: ExportBatch) -> None:
-        """The receiver has this batch of the latest reading."""
+        """Records that the receiver has this batch of the latest reading."""
         self._tracker.acknowledge(batch.rows)
         if self._limiter:
             self._limiter.acknowledge(batch.rows)

@@ -91,7 +91,7 @@ class CardinalityLimiter:
         return self._reading(reading, rows)
 
     def acknowledge(self, series: Indexes) -> None:
-        """The receiver has everything that these series have counted until the latest reading."""
+        """Records that the receiver has everything that these series have counted until the latest reading."""
         self._registry.pending[series] = False
 
     def _rank(self, reading: Reading, rows: Indexes, ended_subnets: Indexes) -> None:

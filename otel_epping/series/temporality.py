@@ -21,7 +21,7 @@ from otel_epping.kernel.sparse import SparseHistograms
 
 @dataclass(frozen=True)
 class Unsent:
-    """Counts of some rows that are not delivered yet. Arrays as in Reading, with a row for each row asked for.
+    """Counts of some rows that are not delivered yet. Arrays as in Reading, but of the requested rows only.
 
     start_ns  (rows,) Unix time from which on they count, ns
     counters  (rows, counters) all counters of a record, one after the other
@@ -84,7 +84,7 @@ class TemporalityTracker:
             self._acked.reset(rows)
 
     def _start_next_points(self, reading: Reading) -> None:
-        """Has rows without pending counts start their next point where the previous reading ended."""
+        """Starts the next point of each row without pending counts at the time of the previous reading."""
         if self._acked is None:
             self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:
@@ -143,14 +143,14 @@ class TemporalityTracker:
         return frozenset(each for each in self.reading.gone if each.identifier not in waiting)
 
     def acknowledge(self, rows: Indexes) -> None:
-        """The receiver has the pending counts of these rows."""
+        """Records that the receiver has the pending counts of these rows."""
         self._waiting[rows] = False
         if self._acked:
             self._acked.assign(rows, self.reading.counts)
             self._pending[rows] = False
 
     def acknowledge_interfaces(self) -> None:
-        """The receiver has the pending counts of all interfaces."""
+        """Records that the receiver has the pending counts of all interfaces."""
         self._interfaces_wait = False
         if self._delta:
             counters = zip(self.reading.names, as_matrix(self.reading.interfaces), strict=True)

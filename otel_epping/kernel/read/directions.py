@@ -26,8 +26,8 @@ _log = logging.getLogger("otel_epping")
 
 # Flows whose keys are compared in one scan. If there are more, a sample is compared.
 _COMPARED = 4096
-# Number of flows without the other direction, and for how long, before they are reported. Fewer flows may be stray
-# packets; in a shorter time the reply may not have come yet.
+# Flows that lack the other direction are reported if there are at least this many, for at least this time. Fewer flows
+# may be stray packets. In a shorter time, packets of the other direction may not have come yet.
 _MIN_ONE_WAY = 3
 _ONE_WAY_NS = 10_000_000_000
 # A direction is suspected to be missing if it has fewer than a tenth of the packets of the other direction, of which
@@ -76,7 +76,7 @@ _NO_FLOWS = Flows(0, 0, 0)
 
 
 def share(flows: int) -> int:
-    """Returns n, where one in n flows with packets of one end is compared, of so many such flows."""
+    """Returns n, where one in n flows is compared. `flows` is the number of flows with packets of one end."""
     return flows // _COMPARED + 1
 
 

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts active TCP flows per slot, and finds out which flows ended in silence.
 
-The program counts flows that open, and flows that FIN or RST closes (bpf/tcp_counters.h). Nothing happens in the
-program when packets of a flow stop, and the counters do not show when an entry is evicted. But such a flow is no longer
-found active when the flow table is scanned from time to time. So the flows that ended in silence are those opened minus
-those closed minus those active.
+The program counts flows that open, and flows that FIN or RST closes (bpf/tcp_counters.h). It does not count flows whose
+packets stop, nor flows that are evicted. But the flow table is scanned from time to time, and such flows are not found
+active. So the flows that ended in silence are those opened, minus those closed, minus those active.
 """
 
 import time
@@ -71,7 +70,7 @@ class FlowTable:
     it is the packet's time, plus the time since a scan first found this packet. With the packets' clock (a capture), no
     time passes between packets.
 
-    gone        identifiers of interfaces that went away; their flows are not active, as none of their packets can come
+    gone        identifiers of interfaces that went away; their flows are not active, because no packet can arrive
     directions  flows of each interface by identifier, as the latest call of active() found; None if it did not scan
     """
 
@@ -97,7 +96,7 @@ class FlowTable:
             yield _part(rows[taken[first:last] - begin], answered[first:last], share)
 
     def end(self, gone: frozenset[int]) -> None:
-        """Ends the flows of these interfaces, in silence. If an interface is new among them, active() scans next."""
+        """Counts the flows of these interfaces as ended in silence. If `gone` has a new interface, a scan is due."""
         if gone - self.gone:
             self._due_ns = 0
         self.gone = gone

@@ -41,7 +41,7 @@ def _copy_blocks(words: Words, places: Indexes) -> Words:
 
 
 class HistogramReader:
-    """Carries the program's 32-bit buckets over into the buckets and sums of a table of 64-bit counts.
+    """Reads the program's buckets, which have 32 bits, and sums into a table of counts, whose buckets have 64 bits.
 
     The run of each row in the table (kernel/sparse.py) has whole blocks. An example with 415 buckets, as at scale 4:
 
@@ -65,7 +65,7 @@ class HistogramReader:
         self.ended: Counts = np.zeros(0, np.uint64)
 
     def reset(self, rows: Indexes) -> None:
-        """These rows have another owner and count from 0. The caller resets the table."""
+        """Sets `ended` of rows with a new owner to 0. The caller resets the rows of the table."""
         self.ended[rows] = 0
 
     def grow(self, rows: int) -> None:
@@ -85,7 +85,7 @@ class HistogramReader:
     def work(self, visit: Callable[[int, Records], None]) -> None:
         """Reads part by part until no part is left. Any number of threads may call it at a time.
 
-        `visit` is called with each part of the program's rows that is mapped: number of its first row, and the rows.
+        visit  called for each part that is read, with the number of the part's first row and the program's rows
         """
         for begin, end in self._parts:
             histograms = self._array.rows(begin, end)

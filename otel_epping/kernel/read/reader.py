@@ -91,10 +91,10 @@ class Interval:
 class Reader:
     """One consumer's view of the program's counts. Made by EppingCollector.reader(); not for two threads at once.
 
-    delivered  a consumer whose exports may fail sets it before read(): those interfaces of the latest reading's `gone`
-               whose counts are all delivered. None: a count is delivered when it is read
-    done       interfaces that are gone and whose counts are delivered, at the latest reading
-    min_max    minima and maxima since the latest reading, from readings of all readers
+    delivered  interfaces in the latest reading's `gone` whose counts the receiver has. Set it before read() if exports
+               may fail. None: counts are delivered when they are read
+    done       gone interfaces whose counts were delivered before the latest reading
+    min_max    minimum and maximum RTTs since this reader's latest reading; the readings of all readers update it
     """
 
     def __init__(
@@ -180,7 +180,7 @@ class Reader:
                 interfaces_since_ns=interfaces_since_ns,
                 gone=self._gone,
             )
-            # From here on, slots may go to other subnets. So everything that is read of them must be in the reading.
+            # From here on, slots may go to other subnets. So everything read from them must be in the reading by now.
             if interval.slots.is_taking_back:
                 events = self._histograms.ended + packets_of(reading.counters)
                 interval.slots.take_back(self, interval.readers, began_ns, Found(slots, events, active != 0))
