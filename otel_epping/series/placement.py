@@ -93,7 +93,7 @@ class Placement:
     # ---- rows and their subnets
 
     def update(self, reading: Reading, changed: Indexes, start_ns: int) -> Indexes:
-        """Moves rows whose owner has changed, `changed`, from their old subnets to their new subnets.
+        """Moves rows with a new owner, `changed`, from their old subnets to their new subnets.
 
         New series start when the slot was created, but not before `start_ns`, the time of the previous reading.
         Returns the subnets that lost all of their rows.

@@ -3,8 +3,9 @@
 
 With cumulative temporality, each point has everything since the slot got its owner. With delta temporality, a point has
 what was counted since the row was last acknowledged. Counts that could not be delivered stay pending and are part of
-the next point. So a failed export costs resolution in time, and loses no counts. Both are the latest reading minus the
-acknowledged counts; with cumulative temporality, nothing is ever acknowledged.
+the next point. So a failed export costs resolution in time, and loses no counts. With either temporality, pending
+counts are those of the latest reading minus the acknowledged counts. With cumulative temporality, no count is ever
+acknowledged.
 """
 
 from dataclasses import dataclass
@@ -84,7 +85,7 @@ class TemporalityTracker:
             self._acked.reset(rows)
 
     def _start_next_points(self, reading: Reading) -> None:
-        """Starts the next point of each row without pending counts at the time of the previous reading."""
+        """If a row has no pending counts, its next point starts at the time of the previous reading."""
         if self._acked is None:
             self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:

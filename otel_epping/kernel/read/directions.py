@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds out whether both directions of flows pass an interface. Without both, there are no RTTs.
 
-Packets that come in and packets that go out are the two directions of a flow (bpf/flow.h). Two kinds of interfaces
-differ:
+Packets that come in and packets that go out are the two directions of a flow (bpf/flow.h). This is different on two
+kinds of interfaces:
 
 - On a mirror port, both directions arrive the same way. Each TCP conversation has two flow table entries, and packets
   of one end only are seen in each.
@@ -63,7 +63,7 @@ class Flows(NamedTuple):
 
     @property
     def is_mirror(self) -> bool:
-        """Whether more conversations pass as on a mirror port than otherwise."""
+        """Whether more conversations are two flows that pass the same way than one flow that passes both ways."""
         return self.same_way // 2 > self.both_ways
 
     @property
@@ -81,7 +81,7 @@ def share(flows: int) -> int:
 
 
 def pick(keys: Records, share: int) -> Flags:
-    """Returns which flows are in a sample of one in `share` flows. Both directions have the same answer.
+    """Selects a sample of one in `share` flows. Of a conversation, it has both flows or none.
 
     keys  (n,) records of struct flow_key
     """

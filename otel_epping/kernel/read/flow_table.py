@@ -34,7 +34,7 @@ class _Part(NamedTuple):
     cached    (flows, 2) epoch << 32 | slot that the flow has cached for each end; _NO_SLOT if the flow is closed
     interface (flows,) identifier of the interface
     answered  (flows,) whether packets of both ends were seen, and the flow is not closed
-    compared  (n,) flows of which packets of one end only were seen, as indexes; a sample if there are many
+    compared  (n,) indexes of flows with packets of one end only; of a sample of these flows if there are many
     keys      (n,) keys of these flows
     """
 

@@ -19,9 +19,9 @@ from otel_epping.kernel.sparse import spans, starts_of, sums
 BLOCK = 16
 # numpy copies an item of this type as a whole, in half the time that 16 numbers take.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# How often a row is read while RTTs are counted into it.
+# How often a row is read at most in one reading, if RTTs are counted into it meanwhile.
 _TRIES = 16
-# How often runs are widened in one reading, while RTTs are counted into buckets outside of them.
+# How often runs are widened at most in one reading, if RTTs are counted outside of them meanwhile.
 _PASSES = 4
 
 
@@ -41,7 +41,7 @@ def _copy_blocks(words: Words, places: Indexes) -> Words:
 
 
 class HistogramReader:
-    """Reads the program's buckets, which have 32 bits, and sums into a table of counts, whose buckets have 64 bits.
+    """Reads buckets and sums of RTTs into a table of counts. The program's buckets have 32 bits, the table's have 64.
 
     The run of each row in the table (kernel/sparse.py) has whole blocks. An example with 415 buckets, as at scale 4:
 

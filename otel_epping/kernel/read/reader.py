@@ -68,7 +68,7 @@ class Interval:
     def update_directions(
         self, flows: FlowTable, pairs: Array, names: dict[int, str], traffic: dict[int, Traffic]
     ) -> None:
-        """Looks for interfaces that lack a direction, in what a scan of the flow table found and in the slot cache."""
+        """Looks for interfaces that lack a direction: in the flows that a scan found, and in the slot cache."""
         roles = self.attachments.roles
         if flows.directions is not None:
             self.directions.update(flows.directions, names, roles, traffic)

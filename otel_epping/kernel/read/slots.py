@@ -49,7 +49,7 @@ class Found(NamedTuple):
 class _Closing:
     """Slots whose keys are deleted.
 
-    final_ns  from then on, their counts are final
+    final_ns  time from which on their counts are final, by Slots.now_ns
     waiting   readers that have not read the final counts yet
     """
 
@@ -112,7 +112,7 @@ class Slots:
         reader    the reader that calls
         readers   all readers of the collector
         began_ns  when the reading began, by `now_ns`
-        found     what the reading found
+        found     the slots as the reading found them
         """
         rows, now_ns = len(found.events), self.now_ns()
         self._grow(rows, now_ns)
@@ -183,7 +183,7 @@ class Slots:
         # The next owner may have exactly as many events as this owner when a reader first looks at it.
         self._changed_ns[slots] = self.now_ns()
         self.give(slots)
-        # Flows that got no slot have cached that. The new epoch makes them ask again.
+        # Flows that got no slot remember that. The new epoch makes them ask again.
         self._control.epoch += 1
         self._control.write()
 

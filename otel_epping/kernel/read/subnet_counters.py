@@ -54,7 +54,7 @@ class SubnetCounters:
     classes              (classes,) packets and bytes, from and to the subnet
     ecn_from, ecn_to     (3,) packets by ECN code point, 1 to 3
     retransmitted...     the fields of the program's struct flow_counters
-    silence              flow ends whose flow ended in silence
+    silence              ends of flows that ended in silence
     """
 
     def __init__(self, traffic: Array, flow_counters: Array, flows: FlowTable, cpus: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts RTT samples that were started and not completed yet. Statistics of RTT samples lack them until their reply."""
+"""Counts RTT samples that were started and not completed yet. They are in no RTT count until their reply."""
 
 import numpy as np
 
