@@ -16,7 +16,7 @@ from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Wo
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read import directions
 
-# bpf/maps.h, bpf/flow_table.h
+# bpf/flow_maps.h, bpf/flow_table.h
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
