@@ -26,6 +26,7 @@ from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
 from otel_epping.kernel.read.flow_table import FlowTable
+from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting import count_waiting
@@ -108,7 +109,7 @@ class EppingCollector:
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
         self.slots.give(np.arange(1, self.config.max_subnets + 1))
-        self._control.tell()
+        self._control.write()
 
     @property
     def idle_timeout_ns(self) -> int:
@@ -133,8 +134,10 @@ class EppingCollector:
         """A new reader; each keeps its own place."""
         with self._lock:
             flows = FlowTable(self._arrays["flows"], self._arrays["flow_sets"], packet_clock=self.config.packet_clock)
+            counters, numbers = self._arrays["interface_counters"], self.attachments.numbers
+            interfaces = InterfaceCounters(counters, numbers, self._cpus, self.started_ns)
             reader = Reader(
-                self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns, self.started_ns
+                self._arrays, flows, interfaces, self.config, self._next_interval, self.now_ns, self.started_ns
             )
             self._readers.add(reader)
         return reader
@@ -151,17 +154,25 @@ class EppingCollector:
         return self._rows
 
     @contextmanager
-    def _next_interval(self) -> Iterator[Interval]:
-        """Ends the program's current interval, whose extremes are to be handed to all readers; see bpf/histogram.h.
+    def _next_interval(self, reader: Reader) -> Iterator[Interval]:
+        """Ends the program's current interval, and lends the new one to a reader; see bpf/histogram.h.
 
-        No other reader ends the next one meanwhile. Rows in use are counted after the interval ended, so that no slot
-        with an extreme in it is left out. An RTT being counted at this very moment may put its extreme into the
-        interval just read, where nobody looks again. Benign: its count is in a bucket all the same.
+        No other reader gets an interval meanwhile. Rows in use are counted after the interval ended, so that no slot
+        with an RTT in that interval is left out. An RTT that is counted at this moment may update the minimum and the
+        maximum of the interval just read, which no reader reads again. Benign: the RTT is in a bucket all the same.
         """
         with self._lock:
             self._control.interval += 1
-            self._control.tell()
-            yield Interval(self._control.interval, self._count_rows(), self._readers, self.slots, self.directions)
+            self._control.write()
+            yield Interval(
+                self._control.interval,
+                self._count_rows(),
+                reader,
+                list(self._readers),  # strong references: a reader must not go while two threads read
+                self.slots,
+                self.directions,
+                self.attachments,
+            )
 
     def waiting(self) -> int:
         """Packets that were timed and wait for their reply."""

@@ -27,7 +27,7 @@ from opentelemetry.sdk.metrics.export import (
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
-from otel_epping.otel.batch import Batch
+from otel_epping.otel.batch import ExportBatch
 from otel_epping.otel.explicit_buckets import to_explicit
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import BatchEncoder
@@ -173,7 +173,7 @@ class ProducerExporter(MetricExporter):
                 break
         return failed
 
-    def _deliver(self, metrics_data: MetricsData, batch: Batch, timeout_millis: float, *, with_sdk: bool) -> bool:
+    def _deliver(self, metrics_data: MetricsData, batch: ExportBatch, timeout_millis: float, *, with_sdk: bool) -> bool:
         """Sends a batch, and the SDK's metrics with it if `with_sdk` is set. Returns whether the receiver has both."""
         resources = metrics_data.resource_metrics
         if with_sdk:

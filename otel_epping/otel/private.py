@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every private member of the OpenTelemetry SDK, its exporters and urllib3 that otel-epping uses.
 
-No other module uses one; tests/otel/test_private.py checks that. Each accessor names the public API that should replace it.
-A release may change any of these members without notice, so pyproject.toml allows only releases that were tested:
-`make compat` runs the export tests with the oldest and the newest of them.
+No other module uses one; tests/otel/test_private.py checks that. Each accessor names the public API that should
+replace it. Any release may change these members, so pyproject.toml allows only tested releases: `make compat` runs the
+export tests with the oldest and the newest of them.
 """
 
 import inspect

@@ -150,6 +150,6 @@ def test_on_an_interface_a_malformed_packet_is_not_marked() -> None:
             for entry_point in collector.program.entry_points.values():
                 runs = ProgTestRuns(entry_point, 1)
                 runs.options["data_in"], runs.options["data_size_in"] = ctypes.addressof(data), len(frame)
-                runs.watch_marks(np.array([True]))
+                runs.request_marks(np.array([True]))
                 runs.run()
                 assert int(runs.marked["mark"][0]) == (MALFORMED_MARK if packet_clock else 0)

@@ -48,4 +48,4 @@ def test_an_odd_conversation_is_measured(name: str, version: int, ours: Ours, tm
     assert len(observed.kinds["retransmitted"]) == talk.retransmitted
     assert observed.duplicates == talk.copies
     assert observed.account["begun"] == sum(count for name, count in observed.account.items() if name != "begun")
-    assert observed.account["pushed out"] == 0
+    assert observed.account["evicted"] == 0

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import pytest
 
-from otel_epping.events.formats import FORMATS, Writer
+from otel_epping.events.formats import FORMATS, EventWriter
 from otel_epping.events.ring_buffer import CLOSING, OPENING, RTT, EventReader, Events
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import ALL
@@ -140,7 +140,7 @@ def events_of(text: str, dtype: np.dtype[np.void]) -> Events:
 
 def written(format: str, *batches: Events) -> str:
     stream = io.StringIO()
-    writer = Writer(format, stream, lambda time_ns: CLOCK_NS + time_ns)
+    writer = EventWriter(format, stream, lambda time_ns: CLOCK_NS + time_ns)
     for batch in batches:
         writer.write(batch)
     writer.close()

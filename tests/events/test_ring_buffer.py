@@ -11,7 +11,7 @@ from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.packet import Packet
 
 from otel_epping.errors import EppingError
-from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.idle_flows import IdleFlowCloser
 from otel_epping.events.ring_buffer import CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, OPENING, RTT, EventReader, Events
 from otel_epping.kernel import map_array
 from otel_epping.kernel.config import EppingConfig
@@ -136,9 +136,9 @@ def brief(events: Events) -> list[tuple[int, int, int, int, bytes, int]]:
 
 
 def test_silent_flows_are_closed_as_epping_closes_them(bench: Bench, reader: EventReader) -> None:
-    timeouts = Timeouts(bench.collector, reader.dtype)
+    idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 10_000 * SECOND
-    timeouts.close_idle(start_ns)  # what other tests left
+    idle_flows.close_idle(start_ns)  # what other tests left
     bench.feed(tcp(0, "PA", 1, 0, b"question"), start_ns, EGRESS)
     bench.feed(tcp(1, "PA", 9, 1, b"answer"), start_ns + 5 * MS, INGRESS)
     bench.feed(tcp(0, "A", 2, 9), start_ns + 10 * MS, EGRESS)
@@ -151,19 +151,19 @@ def test_silent_flows_are_closed_as_epping_closes_them(bench: Bench, reader: Eve
         (OPENING, 3, 1, 6, bytes([10, 252, 1, 1]), 443),
     ]
 
-    assert len(timeouts.close_idle(start_ns + 29 * SECOND)) == 0
+    assert len(idle_flows.close_idle(start_ns + 29 * SECOND)) == 0
     now_ns = start_ns + 31 * SECOND
-    closed = timeouts.close_idle(now_ns)  # ICMP echo: 30 s
+    closed = idle_flows.close_idle(now_ns)  # ICMP echo: 30 s
     assert closed["time_ns"].tolist() == [now_ns]
     assert brief(closed) == [(CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 1, bytes([10, 253, 1, 1]), 0x1234)]
 
-    assert len(timeouts.close_idle(start_ns + 299 * SECOND)) == 0
-    closed = timeouts.close_idle(start_ns + 301 * SECOND)  # all others: 300 s
+    assert len(idle_flows.close_idle(start_ns + 299 * SECOND)) == 0
+    closed = idle_flows.close_idle(start_ns + 301 * SECOND)  # all others: 300 s
     assert sorted(brief(closed)) == [
         (CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 6, bytes([10, 252, 0, 1]), 40000),
         (CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 6, bytes([10, 252, 1, 1]), 443),
     ]
-    assert len(timeouts.close_idle(start_ns + 302 * SECOND)) == 0  # the flow is gone
+    assert len(idle_flows.close_idle(start_ns + 302 * SECOND)) == 0  # the flow is gone
 
     bench.feed(tcp(0, "PA", 300_000, 9, b"question"), start_ns + 303 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 300_009, 300_000, b"answer"), start_ns + 303 * SECOND + MS, INGRESS)
@@ -172,11 +172,11 @@ def test_silent_flows_are_closed_as_epping_closes_them(bench: Bench, reader: Eve
 
 def test_what_was_never_answered_goes_in_silence(bench: Bench, reader: EventReader) -> None:
     """ePPing: UNOPENED_FLOW_LIFETIME. A direction that was not reported open is not reported closed."""
-    timeouts = Timeouts(bench.collector, reader.dtype)
+    idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 20_000 * SECOND
-    timeouts.close_idle(start_ns)
+    idle_flows.close_idle(start_ns)
     bench.feed(tcp(0, "S", 1, 0), start_ns, EGRESS)
-    assert len(timeouts.close_idle(start_ns + 31 * SECOND)) == 0
+    assert len(idle_flows.close_idle(start_ns + 31 * SECOND)) == 0
     # Its entry is gone: so what comes now opens with itself.
     bench.feed(tcp(0, "PA", 60_000, 0, b"question"), start_ns + 60 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 9, 60_000, b"answer"), start_ns + 60 * SECOND + MS, INGRESS)

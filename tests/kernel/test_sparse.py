@@ -28,7 +28,7 @@ def wider(draw: st.DrawFn, runs: SparseHistograms, least: int = 0) -> SparseHist
     before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
     behind = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
     lengths = before + runs.lengths + behind
-    return runs.within(runs.first - before, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+    return runs.widen(runs.first - before, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 @given(HISTOGRAMS)
@@ -66,7 +66,7 @@ def test_rows_are_put_where_they_belong(data: st.DataObject, whole: Counts) -> N
     rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole))))
     expected, new = dense(runs, BUCKETS + 3), dense(other, BUCKETS + 3)
     expected[rows] = new[rows]
-    runs.put(rows, other)
+    runs.assign(rows, other)
     assert (dense(runs, BUCKETS + 3) == expected).all()
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_epping.lab.demo import Result
+from otel_epping.lab.demo import SubnetResult
 from otel_epping.lab.namespaces import start
 from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
 from tests.support.patience import PATIENCE_S
@@ -201,21 +201,21 @@ def test_a_link_that_lies_is_found_out(tmp_path: Path) -> None:
 
 
 NETWORK = Network(DEFAULT_NETWORKS[5].subnet, 50_000_000)
-TRUE = Result(NETWORK, count=100, least=0.0501, median=0.051, p95=0.06, greatest=0.3, without_timestamps=0.0)
+TRUE = SubnetResult(NETWORK, count=100, min_s=0.0501, median_s=0.051, p95_s=0.06, max_s=0.3, without_timestamps=0.0)
 
 
 @pytest.mark.parametrize(
     ("result", "agrees"),
     [
         (TRUE, True),
-        (replace(TRUE, least=0.0499), False),
-        (replace(TRUE, median=0.0549), True),
-        (replace(TRUE, median=0.0551), False),
+        (replace(TRUE, min_s=0.0499), False),
+        (replace(TRUE, median_s=0.0549), True),
+        (replace(TRUE, median_s=0.0551), False),
         (replace(TRUE, count=9), False),
-        (Result(NETWORK, 0, 0.0, 0.0, 0.0, 0.0, 0.0), False),
+        (SubnetResult(NETWORK, 0, 0.0, 0.0, 0.0, 0.0, 0.0), False),
     ],
 )
-def test_what_agrees_with_the_truth(result: Result, agrees: bool) -> None:
+def test_what_agrees_with_the_truth(result: SubnetResult, agrees: bool) -> None:
     assert result.agrees is agrees
 
 

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from otel_epping.kernel import libbpf
+from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.forwarder import Forwarder
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.otel import metric_table
@@ -203,7 +203,7 @@ class Collectors:
 
     ns: Namespace
     behind: Sink
-    forwarder: Forwarder
+    forwarder: CollectorProcess
     direct: Sink
     kills: int = 0
 

@@ -209,7 +209,7 @@ def _sum_up(counted: Counter[str], ours: Ours, report: Report) -> None:
 
 def _flows(capture: Path, ours: Ours, report: Report) -> dict[str, Flow]:
     observed = ours.run(capture)
-    if lost := observed.account["pushed out"]:
+    if lost := observed.account["evicted"]:
         report.errors.append(f"{capture.name}: of the RTTs begun, {lost} are in no count: {observed.account}")
     records = observed.seen(list(frames.read(capture)), report)
     flows: dict[tuple[object, ...], Flow] = {}

@@ -80,7 +80,7 @@ def test_a_capture_that_is_torn(check: Check) -> None:
     report = check.pping(observed)
     assert report.holds
     assert report.tally["pping's only: beyond the frames that we can read"] >= 1
-    assert "is cut short in the middle of a packet" in report.notes[0]
+    assert "is truncated in the middle of a packet" in report.notes[0]
 
 
 # ---- against tshark: what is false fails

@@ -20,7 +20,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.arrays import Counts, as_matrix
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import Reading
 from otel_epping.lab.sink import Sink
@@ -30,7 +30,6 @@ from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import install
 from otel_epping.otel.otlp.failure import Failure
 from otel_epping.series import histogram
-from otel_epping.series.temporality import as_matrix
 from tests.support.prog_test_run import EGRESS, MS, START_NS, Bench
 from tests.support.readings import runs_of
 from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total

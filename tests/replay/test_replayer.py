@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.replay import table as summary
-from otel_epping.replay.capture import Capture
-from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, Replayer
+from otel_epping.replay import counts
+from otel_epping.replay import table as subnet_table
+from otel_epping.replay.capture import Capture, PacketBatch
+from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
 from tests.support.captures import BEGIN_NS, SECOND, Packet, compressed, interface, pcap, pcapng, section, simple
 from tests.support.conversation import Conversation, check, rows_of
 from tests.support.link_types import LINKS
@@ -38,7 +39,7 @@ def fresh(version: int = 4) -> Conversation:
 
 def table(replayer: Replayer) -> str:
     """Of a reader of its own, for extremes are those since its last reading."""
-    return summary.table(replayer.reader().read(), replayer.config)
+    return subnet_table.table(replayer.reader().read(), replayer.config)
 
 
 def ethernet(packets: list[tuple[int, bytes]]) -> list[Packet]:
@@ -57,7 +58,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
         (tmp_path / "capture").write_bytes(content)
         with Capture(str(tmp_path / "capture")) as capture:
             for batch in capture.ethernet_batches():
-                replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
+                replayer.feed(batch)
 
     return replay
 
@@ -116,7 +117,7 @@ def test_more_than_a_window(replayer: Replayer, replay: Replay) -> None:
 
 
 def kinds(replayer: Replayer) -> dict[str, int]:
-    return summary.packets(replayer.reader().read())
+    return counts.packets(replayer.reader().read())
 
 
 def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> None:
@@ -144,7 +145,7 @@ def test_lengths_that_cannot_be(replayer: Replayer, replay: Replay) -> None:
     replay(pcap(packets))
     assert replayer.too_long - too_long == len(packets)
     traffic = next(cells[6:] for (name, _), cells in rows_of(table(replayer)).items() if name == other.server)
-    assert traffic == [str(len(packets)), f"{GREATEST_WIRE_LENGTH * len(packets):,}"]
+    assert traffic == [str(len(packets)), f"{MAX_WIRE_LENGTH * len(packets):,}"]
 
 
 def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
@@ -179,7 +180,7 @@ def test_readings_are_of_the_captures_time(replayer: Replayer) -> None:
     buffer, sizes = np.zeros(100, np.uint8), np.full(5, 60)
     untimed, steps_back = replayer.untimed, replayer.steps_back
     times_ns = np.array([later_ns, later_ns - 7, later_ns + 9 * SECOND, 0, 3])
-    replayer.feed(buffer, np.zeros(5, np.int64), sizes, sizes, times_ns)
+    replayer.feed(PacketBatch(buffer, 0, np.zeros(5, np.int64), sizes, sizes, times_ns, np.ones(5, np.int64)))
     assert (replayer.started_ns, replayer.latest_ns) == (3, later_ns + 9 * SECOND)
     assert (replayer.untimed - untimed, replayer.steps_back - steps_back) == (1, 2)
     assert replayer.step_back_ns == later_ns + 9 * SECOND - 3

@@ -115,8 +115,8 @@ def test_all_are_told_in_prefixes_that_cover_them(bench: Bench) -> None:
     # Nothing is on the overflow point, and the histograms of all that are covered are in one, bucket for bucket.
     assert receiver.total(RTT, subnet="0.0.0.0/0")[RTTS] > 0
     assert sum(found.values()) == sum(crowd.packets_of.values())
-    assert receiver.producer._bounded
-    assert (receiver.producer._bounded.overflowed, receiver.producer._bounded.rolled_up) == (0, 61 - 12)
+    assert receiver.producer._limiter
+    assert (receiver.producer._limiter.overflowed, receiver.producer._limiter.rolled_up) == (0, 61 - 12)
 
 
 def test_bounds_can_be_changed(bench: Bench) -> None:

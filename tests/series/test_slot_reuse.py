@@ -108,7 +108,7 @@ def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
     crowd.talk(1, 5 * SECOND)
     crowd.talk(2, MS)
     receiver.export()
-    before_ns = receiver.producer._ledger.reading.time_ns
+    before_ns = receiver.producer._tracker.reading.time_ns
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(3, 2 * MS)
     receiver.producer.read()
@@ -243,7 +243,7 @@ def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
             crowd.sleep(IDLE_S)
             receiver.export(lambda: False)
     assert crowd.bench.collector.slots.retired >= 12
-    assert len(receiver.producer._bounded._directory.told) == 5  # type: ignore[union-attr]
+    assert receiver.producer._limiter.exported == 5  # type: ignore[union-attr]
     receiver.export()
     receiver.check(crowd.truth)
     assert receiver.total(RTT)[RTTS] >= 36
@@ -266,3 +266,26 @@ def test_what_is_taken_back_and_what_overflows_are_metrics(crowd: Crowd) -> None
     retire(crowd, receiver, while_speaking=2)
     assert [own(receiver, metric) for metric in usage] == [2, 2, 0, 1]
     assert own(receiver, metric_table.SUBNET_USAGE) == 2
+
+
+def test_the_generation_of_a_row_changes_with_its_owner_for_every_reader(crowd: Crowd) -> None:
+    early = crowd.bench.collector.reader()
+    crowd.ping(1, MS)
+    row = slot(crowd, 1)
+    generations = [int(early.read().generation[row])]
+    while slot(crowd, 1):
+        crowd.sleep(IDLE_S)
+        reading = early.read()
+    for _ in range(2):
+        crowd.sleep(2)
+        reading = early.read()
+    generations.append(int(reading.generation[row]))
+    for subnet in (2, 3):
+        crowd.ping(subnet, MS)
+    late = crowd.bench.collector.reader().read()
+    reading = early.read()
+    generations.append(int(reading.generation[row]))
+    assert [each % 2 for each in generations] == [1, 0, 1], "odd with an owner"
+    assert generations == sorted(set(generations))
+    assert (late.generation == reading.generation).all()
+    assert (reading.generation % 2 == (reading.created_ns != 0)).all()

@@ -71,6 +71,7 @@ class Kernel:
             time_ns=self.now_ns,
             slots=np.zeros(len(self.created_ns), np.uint8),
             created_ns=np.array(self.created_ns, np.int64),
+            generation=np.array(self.created_ns, np.int64).astype(np.bool_).astype(np.uint32),
             buckets=runs_of(self.buckets),
             sum_ns=self.sum_ns.copy(),
             min_ns=least,
@@ -157,7 +158,7 @@ def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step
     receiver: dict[int, Told] = {}
     for step in steps:
         count(kernel, step)
-        ledger.take(kernel.read())
+        ledger.update(kernel.read())
         rows = ledger.rows()
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
             if delivered:
@@ -184,7 +185,7 @@ def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps
     start_ns: dict[int, int] = {}
     for step in steps:
         count(kernel, step)
-        ledger.take(kernel.read())
+        ledger.update(kernel.read())
         rows = ledger.rows()
         start_ns[OVERFLOW_SLOT] = start_ns.get(OVERFLOW_SLOT, STARTED_NS)
         for row, created_ns in enumerate(kernel.created_ns[1:], 1):
@@ -207,7 +208,7 @@ def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
         count(kernel, step)
         for row, rtts_ns in enumerate(kernel.rtts_ns):
             untold.setdefault(row, []).extend(rtts_ns)
-        ledger.take(kernel.read())
+        ledger.update(kernel.read())
         rows = ledger.rows()
         pending = ledger.pending(rows)
         for i, row in enumerate(rows.tolist()):
@@ -229,7 +230,7 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
         count(kernel, step)
         for row, new in enumerate(kernel.rtts_ns):
             rtts_ns.setdefault(row, []).extend(new)
-        ledger.take(kernel.read())
+        ledger.update(kernel.read())
         rows = ledger.rows()
         assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
         pending = ledger.pending(rows)
@@ -256,7 +257,7 @@ def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
     told_ns: list[int] = []
     for step in steps:
         count(kernel, step)
-        ledger.take(kernel.read())
+        ledger.update(kernel.read())
         pending, start_ns = ledger.pending_interfaces()
         assert start_ns.tolist() == told_ns + kernel.interfaces_since_ns[len(told_ns) :]
         assert (told[: len(pending)] + pending == kernel.interfaces).all()
@@ -271,7 +272,7 @@ def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
 
 def delivered(ledger: TemporalityTracker, kernel: Kernel, told: Told, row: int = 1) -> list[int]:
     """Takes a reading and delivers all of it; `told` hears of `row` what the producer tells: sums only with buckets."""
-    ledger.take(kernel.read())
+    ledger.update(kernel.read())
     rows: list[int] = ledger.rows().tolist()
     if row in rows:
         pending = ledger.pending(np.array([row]))
@@ -337,9 +338,9 @@ def test_a_row_is_told_when_its_slot_is_known(delta: bool) -> None:
     kernel.add_row()
     created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
     kernel.packet(1, 100)
-    ledger.take(kernel.read())
+    ledger.update(kernel.read())
     assert ledger.rows().tolist() == [], "nobody knows yet whose row this is"
     kernel.created_ns[1] = created_ns
-    ledger.take(kernel.read())
+    ledger.update(kernel.read())
     assert ledger.rows().tolist() == [1]
     assert ledger.pending(ledger.rows()).start_ns.tolist() == [created_ns]

@@ -10,7 +10,7 @@ import sys
 
 import numpy as np
 
-from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.idle_flows import IdleFlowCloser
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
@@ -43,7 +43,7 @@ def main(interface: str) -> None:
     watched = collector.program.maps["watched"]
     key, value = map_array.dtype_of(watched.key_layout or {}), map_array.dtype_of(watched.layout or {})
     print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
-    Timeouts(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
+    IdleFlowCloser(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
     print("silent", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
     collector.attachments.detach_all()
     collector.attachments.attach(interface)

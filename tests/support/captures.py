@@ -92,7 +92,7 @@ def read(path: Path | str) -> tuple[list[Packet], str]:
     try:
         with Capture(str(path)) as capture:
             for batch in capture.batches():
-                rows = zip(batch.times_ns, batch.starts, batch.captured, batch.original, batch.links, strict=True)
+                rows = zip(batch.times_ns, batch.starts, batch.captured, batch.original, batch.link_types, strict=True)
                 for time_ns, start, captured, original, link in rows:
                     data = batch.buffer[start : start + captured].tobytes()
                     found.append(Packet(int(time_ns), data, int(original), int(link)))

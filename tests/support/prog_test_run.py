@@ -29,7 +29,7 @@ from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig, possible_cpus
-from otel_epping.replay.replayer import LEAST_FRAME, ProgTestRuns
+from otel_epping.replay.replayer import MIN_FRAME_BYTES, ProgTestRuns
 
 INGRESS, EGRESS = "epping_ingress", "epping_egress"
 # enum side, bpf/maps.h
@@ -61,7 +61,7 @@ class Feeder:
 
     def set(self, frame: bytes, ifindex: int = 1, wire_len: int = 0, gso_segs: int = 0) -> None:
         """The packet of the next runs. `wire_len` 0 means: as long as the frame."""
-        assert LEAST_FRAME <= len(frame) <= _DATA_BYTES
+        assert MIN_FRAME_BYTES <= len(frame) <= _DATA_BYTES
         ctypes.memmove(self.data, frame, len(frame))
         self._options["data_size_in"], self._options["data_size_out"] = len(frame), 0
         self._context["ifindex"], self._context["wire_len"], self._context["gso_segs"] = ifindex, wire_len, gso_segs

@@ -192,7 +192,7 @@ def test_a_direction_that_is_missing(
             collector.reader().read()
     assert not collector.directions.mirrors
     (line,) = [record.getMessage() for record in caplog.records]
-    assert line.startswith("mon0: only one direction of TCP flows (4) is seen, so nothing of them is measured: ")
+    assert line.startswith("mon0: only one direction of TCP flows (4) is seen, so their RTTs are not measured: ")
 
 
 @pytest.mark.parametrize(
@@ -313,10 +313,10 @@ def test_what_is_suspect() -> None:
     assert not directions.suspects({1: tcp(9, 0), 2: tcp(1000, 200)})
     assert directions.suspects({1: tcp(10, 0)})
     assert directions.suspects({1: tcp(9, 0), 2: tcp(0, 20)})
-    directions.take({1: Flows(0, 4, 0)}, {1: "mon0"}, {1: Role.WAN}, {1: tcp(10, 0)})
+    directions.update({1: Flows(0, 4, 0)}, {1: "mon0"}, {1: Role.WAN}, {1: tcp(10, 0)})
     assert directions.mirrors == {"mon0"}
     assert not directions.suspects({1: tcp(30, 0)}), "it is known already"
-    directions.take({}, {2: "eth0"}, {}, {2: tcp(1000, 1000)})
+    directions.update({}, {2: "eth0"}, {}, {2: tcp(1000, 1000)})
     assert (directions.mirrors, directions.flows) == (frozenset(), {})
     assert not directions.suspects({2: tcp(1005, 1000)})
     assert directions.suspects({2: tcp(1100, 1001)})

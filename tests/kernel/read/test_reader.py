@@ -12,7 +12,7 @@ import pytest
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.kernel.read.histograms import BLOCK, Histograms
+from otel_epping.kernel.read.histograms import BLOCK, HistogramReader
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import Reading
@@ -160,7 +160,7 @@ def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch
     reader.read()
     conversation.record([MS])
     later = [2 * MS, MS, 500 * MS]
-    runs_of = Histograms._runs_of
+    runs_of = HistogramReader._copy_runs
 
     def runs_of_slowly(*arguments: Any) -> Any:
         found = runs_of(*arguments)
@@ -168,7 +168,7 @@ def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch
             conversation.record([later.pop()])
         return found
 
-    monkeypatch.setattr(Histograms, "_runs_of", runs_of_slowly)
+    monkeypatch.setattr(HistogramReader, "_copy_runs", runs_of_slowly)
     check(every, reader.read())
     assert not later
 
@@ -181,14 +181,14 @@ def test_a_row_that_outgrows_its_run_while_it_is_widened_is_read_again(
     reader.read()
     conversation.record([100 * MS])
     later = [5000 * MS, LEAST]
-    lay_out = Histograms._lay_out
+    lay_out = HistogramReader._widen_runs
 
     def lay_out_slowly(*arguments: Any) -> None:
         lay_out(*arguments)
         if later:
             conversation.record([later.pop()])
 
-    monkeypatch.setattr(Histograms, "_lay_out", lay_out_slowly)
+    monkeypatch.setattr(HistogramReader, "_widen_runs", lay_out_slowly)
     check(every, reader.read())
     assert not later
 
@@ -228,7 +228,7 @@ def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every:
         for conversation in conversations[: int(chance.integers(1, 7))]:
             spread = 1 + turn / 4
             conversation.record((MS * np.exp(chance.uniform(-spread, spread, 3))).astype(np.int64).tolist())
-        ledger.take(reader.read())
+        ledger.update(reader.read())
         rows = ledger.rows()
         for part in np.array_split(rows, 4):
             if chance.random() < 0.6:
@@ -258,7 +258,7 @@ def test_without_threads_it_is_read_one_after_the_other(every: Bench, monkeypatc
 def test_what_goes_wrong_beside_is_raised_and_the_next_reading_is_whole(
     every: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(counters: SubnetCounters, since: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError("no memory to read")
 
     reader: Reader = every.collector.reader()

@@ -105,8 +105,8 @@ def test_torn(tmp_path: Path, name: str) -> None:
     for place in range(1, 20):
         found, error = read_bytes(tmp_path / "capture", content[: len(content) * place // 20])
         assert found == packets[: len(found)]
-        assert error.startswith(f"{tmp_path}/capture: the {name} file is cut short, at byte ")
-        assert error.endswith(" of what was compressed")
+        assert error.startswith(f"{tmp_path}/capture: the {name} file is truncated, at byte ")
+        assert error.endswith(" of the decompressed data")
         counts.append(len(found))
     assert counts == sorted(counts)
     # bzip2 compresses blocks of 900 kB, of which a part tells nothing.
@@ -121,7 +121,7 @@ def test_damaged(tmp_path: Path, name: str) -> None:
     place = len(content) * 3 // 4
     content[place : place + 64] = bytes(byte ^ 0x55 for byte in content[place : place + 64])
     found, error = read_bytes(tmp_path / "capture", bytes(content))
-    assert "is damaged" in error or "is cut short" in error
+    assert "is damaged" in error or "is truncated" in error
     whole = sum(one == other for one, other in zip(found, packets, strict=False))
     assert whole > (1500_000 - BLOCK[name]) / 1016 - 2
 
@@ -130,7 +130,7 @@ def test_damaged(tmp_path: Path, name: str) -> None:
 def test_bytes_that_follow(tmp_path: Path, name: str) -> None:
     found, error = read_bytes(tmp_path / "capture", COMPRESS[name](CONTENT) + b"no member")
     assert found == PACKETS
-    assert f"the {name} file is damaged" in error or "is cut short" in error
+    assert f"the {name} file is damaged" in error or "is truncated" in error
 
 
 @EACH
@@ -138,7 +138,7 @@ def test_compressed_twice(tmp_path: Path, name: str) -> None:
     twice = COMPRESS[name](gzip.compress(CONTENT))
     assert read_bytes(tmp_path / "capture", twice) == (
         [],
-        f"{tmp_path}/capture: is compressed twice: uncompress it once",
+        f"{tmp_path}/capture: is compressed twice: decompress it once",
     )
 
 

@@ -40,13 +40,13 @@ EDITCAP = "convert it with editcap -F pcapng IN OUT"
 FILES: dict[str, tuple[bytes, str]] = {
     "snoop": (b"snoop\0\0\0\0\0\0\x02\0\0\0\x04" + bytes(100), f"is a snoop capture (RFC 1761): {EDITCAP}"),
     "Network Monitor": (b"GMBU\0\x02" + bytes(300), f"is a Network Monitor 2 capture: {EDITCAP}"),
-    "ERF": (ERF, f"is probably an ERF capture of an Endace card: {EDITCAP}"),
+    "ERF": (ERF, f"is probably an Endace ERF capture: {EDITCAP}"),
     "event trace of Windows": (
         b"\0\0\1\0" + bytes(0x44) + b"\x02\0\x02\xc0" + bytes(200),
-        "is an event trace of Windows: convert it with etl2pcapng IN.etl OUT.pcapng",
+        "is a Windows event trace: convert it with etl2pcapng IN.etl OUT.pcapng",
     ),
-    "iptrace": (b"iptrace 2.0\0" + bytes(100), f"is an iptrace capture of AIX: {EDITCAP}"),
-    "zip": (_zip(), "is a zip archive: unzip it"),
+    "iptrace": (b"iptrace 2.0\0" + bytes(100), f"is an AIX iptrace capture: {EDITCAP}"),
+    "zip": (_zip(), "is a zip archive: unzip FILE"),
     "tar": (_tar(), "is a tar archive: tar -xf FILE"),
     "compress": (b"\x1f\x9d\x90" + bytes(50), "is compressed by compress: gzip -dc FILE | otel-epping replay -"),
     "legacy lz4": (
@@ -55,13 +55,13 @@ FILES: dict[str, tuple[bytes, str]] = {
     ),
     "what tcpdump prints": (
         b"12:00:00.000000 IP 10.0.0.1.443 > 10.0.0.2.40000: Flags [.], ack 1, win 500, length 0\n" * 9,
-        "is text: replay reads what tcpdump -w writes",
+        "is text: replay reads captures as tcpdump -w writes them",
     ),
     "what tshark prints": (
         json.dumps([{"_index": "packets"}], indent=2).encode(),
-        "is text: replay reads what tcpdump -w writes",
+        "is text: replay reads captures as tcpdump -w writes them",
     ),
-    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a pointer of Git LFS: git lfs pull"),
+    "Git LFS": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer: git lfs pull"),
 }
 
 

@@ -14,7 +14,7 @@ from scapy.layers.l2 import Ether
 from scapy.layers.ppp import PPPoE
 from scapy.packet import Packet as ScapyPacket
 
-from otel_epping.replay.capture import Batch, Capture, CaptureError, links
+from otel_epping.replay.capture import Capture, CaptureError, PacketBatch, link_types
 from tests.support.captures import BEGIN_NS, Packet, packet, pcap, pcapng
 from tests.support.link_types import LINKS
 
@@ -65,8 +65,8 @@ def test_every_link_type(tmp_path: Path, name: str) -> None:
 
 
 def test_every_link_type_that_is_read_is_tried() -> None:
-    assert {link for link, _ in LINKS.values()} == set(links.LINKS)
-    assert not set(links.LINKS) & set(links.REFUSED)
+    assert {link for link, _ in LINKS.values()} == set(link_types.LINK_TYPES)
+    assert not set(link_types.LINK_TYPES) & set(link_types.UNSUPPORTED)
 
 
 def test_links_side_by_side(tmp_path: Path) -> None:
@@ -118,14 +118,12 @@ def test_a_link_that_is_not_known(tmp_path: Path) -> None:
     (tmp_path / "capture").write_bytes(pcapng(packets))
     found, error = frames(tmp_path / "capture")
     assert [frame for frame, _ in found] == [packets[number].data for number in (0, 1, 3)]
-    assert error.startswith(
-        f"{tmp_path}/capture: has 1 packets of link type 220 (USB of Linux), which is not supported: "
-    )
+    assert error.startswith(f"{tmp_path}/capture: has 1 packets of unsupported link type 220 (Linux USB): ")
     assert "tcpdump -y" in error
     assert "editcap" in error
     (tmp_path / "capture").write_bytes(pcap(packets, link=147))
-    assert ": has packets of link type 147 (USER0), which is not supported: " in frames(tmp_path / "capture")[1]
-    assert links.name(9999) == "9999"
+    assert ": has packets of unsupported link type 147 (USER0): " in frames(tmp_path / "capture")[1]
+    assert link_types.describe(9999) == "9999"
 
 
 @pytest.mark.parametrize("name", LINKS)
@@ -143,8 +141,8 @@ def test_whatever_is_in_a_link_header(name: str) -> None:
         row[record : record + kept] = np.frombuffer(good[:kept], np.uint8)
     before = buffer.copy()
     starts = np.arange(count) * size + record
-    batch = Batch(buffer.reshape(-1), 0, starts, lengths, lengths + 10, starts, np.full(count, link))
-    found = links.ethernet(batch)
+    batch = PacketBatch(buffer.reshape(-1), 0, starts, lengths, lengths + 10, starts, np.full(count, link))
+    found = link_types.to_ethernet(batch)
     for row, old, start, length in zip(buffer, before, starts, lengths, strict=True):
         end = start % size + length
         assert (row[end:] == old[end:]).all()

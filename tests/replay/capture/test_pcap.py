@@ -80,9 +80,9 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
         elif size < 4:
             assert "is neither pcap nor pcapng" in error
         elif size < FILE_HEADER:
-            assert error.endswith(f"is cut short in the header of the file, at byte {size}")
+            assert error.endswith(f"is truncated in the file header, at byte {size}")
         else:
-            assert error.endswith(f"is cut short in the middle of a packet, at byte {ends[whole]}")
+            assert error.endswith(f"is truncated in the middle of a packet, at byte {ends[whole]}")
 
 
 def test_any_byte_damaged(tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_a_record_too_long_to_be_one(tmp_path: Path) -> None:
 def test_another_version(tmp_path: Path) -> None:
     content = bytearray(pcap(PACKETS))
     content[4] = 3
-    assert read_bytes(tmp_path / "capture", bytes(content))[1].endswith("version 3.4 of pcap is not known, at byte 4")
+    assert read_bytes(tmp_path / "capture", bytes(content))[1].endswith("has unsupported pcap version 3.4, at byte 4")
 
 
 ORDERS = pytest.mark.parametrize("order", ["<", ">"])
@@ -137,7 +137,7 @@ def test_longer_headers_of_records(tmp_path: Path, order: str, magic: int, more:
         assert read_bytes(tmp_path / "capture", content) == (packets, "")
         found, error = read_bytes(tmp_path / "capture", content[:-1])
         assert found == packets[:-1]
-        assert "is cut short in the middle of a packet" in error
+        assert "is truncated in the middle of a packet" in error
 
 
 @ORDERS

@@ -126,7 +126,7 @@ def test_torn_at_every_byte(tmp_path: Path, order: str) -> None:
         elif size < 4:
             assert "is neither pcap nor pcapng" in error
         else:
-            assert error.endswith(f"is cut short in the middle of a block, at byte {[0, *ends][whole]}")
+            assert error.endswith(f"is truncated in the middle of a block, at byte {[0, *ends][whole]}")
 
 
 def test_any_byte_damaged(tmp_path: Path) -> None:
@@ -148,9 +148,9 @@ EMPTY = enhanced(PACKETS[2])
 @pytest.mark.parametrize(
     ("bad", "cause"),
     [
-        (EMPTY[:-4] + b"\x00\x00\x00\x00", "a packet's block contradicts itself"),
-        (enhanced(PACKETS[0], number=1), "a packet's block contradicts itself"),
-        (EMPTY[:20] + b"\x01\x00\x00\x00" + EMPTY[24:], "a packet's block contradicts itself"),
+        (EMPTY[:-4] + b"\x00\x00\x00\x00", "a packet block with inconsistent fields"),
+        (enhanced(PACKETS[0], number=1), "a packet block with inconsistent fields"),
+        (EMPTY[:20] + b"\x01\x00\x00\x00" + EMPTY[24:], "a packet block with inconsistent fields"),
         (struct.pack("<II", 6, 0) + bytes(20), "a block of 0 bytes"),
         (struct.pack("<II", 6, 33) + bytes(40), "a block of 33 bytes"),
         (struct.pack("<III", 6, 16, 0) + bytes(40), "a block of 16 bytes"),
@@ -168,7 +168,7 @@ def test_damaged(tmp_path: Path, bad: bytes, cause: str) -> None:
 
 def test_another_version(tmp_path: Path) -> None:
     content = section()[:12] + b"\x02" + section()[13:]
-    assert read_bytes(tmp_path / "capture", content)[1].endswith("version 2 of pcapng is not known, at byte 0")
+    assert read_bytes(tmp_path / "capture", content)[1].endswith("has unsupported pcapng version 2, at byte 0")
 
 
 @ORDERS

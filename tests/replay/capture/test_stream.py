@@ -42,7 +42,7 @@ def test_gzip_torn_at_every_byte(tmp_path: Path) -> None:
     for size in range(1, len(content)):
         found, error = read_bytes(tmp_path / "capture", content[:size])
         assert found == packets[: len(found)]
-        assert "the gzip file is cut short, at byte" in error or size == 1
+        assert "the gzip file is truncated, at byte" in error or size == 1
         counts.append(len(found))
     assert counts == sorted(counts)
     assert counts[-9] == len(packets)  # all but the trailer
@@ -61,7 +61,7 @@ def test_damaged_gzip(tmp_path: Path) -> None:
     assert len(packets) // 3 < len(found) < len(packets)
     assert found[:-2] == packets[: len(found) - 2]
     assert "is damaged" in error
-    assert error.endswith(" of what was compressed")
+    assert error.endswith(" of the decompressed data")
     found, error = read_bytes(tmp_path / "capture", content[:-6] + bytes([content[-6] ^ 1]) + content[-5:])
     assert found == packets
     assert "the gzip file is damaged" in error
@@ -113,7 +113,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
-    assert read(tmp_path) == ([], f"{tmp_path}: is a directory: name the files in it, {tmp_path}/*")
+    assert read(tmp_path) == ([], f"{tmp_path}: is a directory; name the files in it: {tmp_path}/*")
     assert read(tmp_path / "nothing") == ([], f"{tmp_path}/nothing: No such file or directory")
     (tmp_path / "secret").touch(mode=0)
     with without_access(tmp_path / "secret"):

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A link between two hosts that holds packets back, each for half of its server subnet's round-trip delay.
+"""A link between two hosts that delays each packet by half of its server subnet's RTT.
 
-The kernel's own tool for this (netem) is often not there. So the link is two TAP devices, one in each namespace, and a
-process that reads the frames from either, keeps them until they are due and writes them to the other. A TAP device
-without a virtio header offers no offloads: the kernel segments and checksums before it hands a frame over, so no frame
-is larger than the MTU.
+The kernel's module for this, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
+and a process. The process reads frames from one device, keeps them until they are due, and writes them to the other
+device. A TAP device without a virtio header has no offloads: the kernel segments and checksums packets before it passes
+them on, so no frame is larger than the MTU.
 
-A packet's delay is chosen by the address on the server side: the destination of what the near side sends, the source
-of what comes back. What carries no such address (ARP, neighbour discovery, other networks) passes at once. The clock of
-a packet starts when it was read and it never leaves early, so a round-trip time seen at the near end is never shorter
-than the delay that was asked for. Packets of one subnet have one delay and so keep their order.
+The address on the server side selects the delay: the destination of packets from the near side, the source of packets
+to the near side. Packets without such an address (ARP, neighbour discovery, other networks) are not delayed. The delay
+starts when the process reads the packet, and no packet leaves early. So no RTT measured at the near end is shorter than
+the configured delay. Packets of one subnet have the same delay, and so keep their order.
 
-`Link` makes the devices and starts the process (`python -m otel_epping.lab.link`), which keeps the only descriptors of
-the devices: they vanish with it. When it ends it tells what it did, lost packets included: see `LinkStatistics`.
+`DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
+the only descriptors of the devices, so the devices vanish when it ends. At its end it prints its `LinkStatistics`.
 """
 
 import fcntl
@@ -37,21 +37,21 @@ from pathlib import Path
 
 from otel_epping.lab.namespaces import LabError, Namespace
 
-__all__ = ["IPNetwork", "Link", "LinkStatistics", "Network"]
+__all__ = ["DelayedLink", "IPNetwork", "LinkStatistics", "Network"]
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
-_QUEUE_LIMIT = 20_000  # packets; at 1500 bytes 30 MB, and 4 s of what the process can carry
-_READS_PER_TURN = 32  # bounds how long reading may keep due packets waiting
+_QUEUE_LIMIT = 20_000  # packets; 30 MB at 1500 bytes; the process forwards as many in 4 s
+_READS_PER_TURN = 32  # limits how long reading delays the writing of due packets
 _FRAME_SIZE = 65536
-_RECENT = 10_000  # packets over which lateness is reported
+_RECENT = 10_000  # packets; LinkStatistics reports the lateness of the last ones
 
 
 @dataclass(frozen=True)
 class Network:
-    """A server subnet and the round-trip delay of the link towards it, in ns."""
+    """A server subnet, and the RTT that the link adds to its packets, in ns."""
 
     subnet: IPNetwork
     delay_ns: int
@@ -59,7 +59,7 @@ class Network:
 
 @dataclass(frozen=True)
 class LinkStatistics:
-    """What the link did: packets, and how late the last 10000 of them left after they were due, in ns."""
+    """Packets forwarded and dropped, lateness of the last 10,000 packets after their due time, and CPU time; in ns."""
 
     forwarded: int
     dropped_queue_full: int
@@ -69,11 +69,11 @@ class LinkStatistics:
     cpu_ns: int
 
 
-class Link:
-    """The link between an interface `near_name` in `near` and `far_name` in `far`, the side of the servers.
+class DelayedLink:
+    """A link between the interface `near_name` in `near` and the interface `far_name` in `far`, the servers' side.
 
-    The interfaces exist, down and without addresses, once the constructor returns. Take them up, then `start()`: what
-    they sent meanwhile waits in the kernel. Raises LabError without /dev/net/tun.
+    The constructor creates the interfaces, down and without addresses. Set them up, then call `start()`; packets that
+    they send before are queued in the kernel. Raises LabError if /dev/net/tun is missing.
     """
 
     def __init__(
@@ -85,27 +85,27 @@ class Link:
         self._far = _open_tap(far, far_name)
 
     def start(self) -> None:
-        """Start to forward, and return when it does. Raises LabError when the process fails."""
+        """Starts the process, and returns when it forwards packets. Raises LabError if the process fails."""
         table = json.dumps([[str(network.subnet), network.delay_ns] for network in self._networks])
-        with self._near, self._far:  # the process has copies: the devices vanish with it
+        with self._near, self._far:  # the process inherits copies, which keep the devices alive
             taps = [self._near.fileno(), self._far.fileno()]
-            argv = [sys.executable, "-m", "otel_epping.lab.link", *map(str, taps), table]
+            argv = [sys.executable, "-m", "otel_epping.lab.delayed_link", *map(str, taps), table]
             self._process = self._namespace.popen(argv, pass_fds=taps, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         if not self._process.stdout.readline():
             raise LabError(f"the delay link did not start (exit status {self._process.wait()})")
 
     def stop(self) -> LinkStatistics:
-        """Take the link down and return what it did. Raises LabError if the process had failed before."""
+        """Stops the process, and returns its statistics. Raises LabError if the process had failed before."""
         self._process.terminate()
         stdout, _ = self._process.communicate()
         if self._process.returncode:
-            raise LabError(f"the delay link had ended with status {self._process.returncode}")
+            raise LabError(f"the delay link ended early, with status {self._process.returncode}")
         return LinkStatistics(**json.loads(stdout))
 
 
 def _open_tap(namespace: Namespace, name: str) -> FileIO:
-    """Create a TAP device in `namespace`; it exists as long as the returned file or a copy of it is open."""
+    """Creates a TAP device in `namespace`; it exists while the returned file or a copy of its descriptor is open."""
     try:
         with namespace.entered():
             tap = FileIO("/dev/net/tun", "r+")
@@ -116,25 +116,25 @@ def _open_tap(namespace: Namespace, name: str) -> FileIO:
     return tap
 
 
-class _Forwarder:
-    """The loop of the process: frames in, a heap of due times, frames out."""
+class _DelayQueue:
+    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes them when due."""
 
     def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
         self._near, self._far = near, far
         self._networks = networks
         self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
-        # (due_ns, running number, descriptor to write to, frame): the number keeps the order among equal due times.
+        # (due time in ns, sequence number, target descriptor, frame); the number keeps the order of equal due times.
         self._waiting: list[tuple[int, int, int, bytes]] = []
-        self._taken = 0
+        self._accepted = 0
         self._forwarded = self._queue_full = self._write_failed = 0
         self._late_ns: deque[int] = deque(maxlen=_RECENT)
 
     def run(self) -> None:
-        """Forward until an exception (the SystemExit of a signal handler) ends it."""
+        """Forwards frames until a signal handler raises SystemExit."""
         taps = [self._near, self._far]
         while True:
             timeout = max(0, self._waiting[0][0] - time.monotonic_ns()) / 1e9 if self._waiting else None
-            # select, because poll and epoll wait in whole milliseconds.
+            # select(), because the timeouts of poll() and epoll() are whole milliseconds.
             for tap in select.select(taps, [], [], timeout)[0]:
                 self._read(tap)
             self._write_due()
@@ -152,9 +152,9 @@ class _Forwarder:
                 if self._queue_full == 1:
                     print(f"delay link: queue of {_QUEUE_LIMIT} packets is full, dropping", file=sys.stderr, flush=True)
                 continue
-            self._taken += 1
+            self._accepted += 1
             due_ns = now_ns + self._half_delay_ns(_server_address(frame, to_server=tap == self._near))
-            heapq.heappush(self._waiting, (due_ns, self._taken, target, frame))
+            heapq.heappush(self._waiting, (due_ns, self._accepted, target, frame))
 
     def _write_due(self) -> None:
         while self._waiting and self._waiting[0][0] <= (now_ns := time.monotonic_ns()):
@@ -168,7 +168,7 @@ class _Forwarder:
             self._late_ns.append(now_ns - due_ns)
 
     def _look_up(self, packed: bytes) -> int:
-        """Half of the delay, rounded up, for a packed address: that of the longest prefix that holds it, or 0."""
+        """Returns half of an address's delay in ns, rounded up: the delay of the longest matching prefix, or 0."""
         if not packed:
             return 0
         address = ipaddress.ip_address(packed)
@@ -176,6 +176,7 @@ class _Forwarder:
         return (max(matches, key=lambda network: network.subnet.prefixlen).delay_ns + 1) // 2 if matches else 0
 
     def statistics(self) -> LinkStatistics:
+        """Returns the statistics so far."""
         late_ns = sorted(self._late_ns) or [0]
         usage = resource.getrusage(resource.RUSAGE_SELF)
         return LinkStatistics(
@@ -189,7 +190,7 @@ class _Forwarder:
 
 
 def _server_address(frame: bytes, to_server: bool) -> bytes:
-    """The packed server-side address of an Ethernet frame's IPv4 or IPv6 packet; empty for anything else."""
+    """Returns the packed server-side address of an IPv4 or IPv6 packet in an Ethernet frame; empty for other frames."""
     ethertype = frame[12:14]
     if ethertype == b"\x08\x00":
         return frame[30:34] if to_server else frame[26:30]
@@ -201,10 +202,10 @@ def _server_address(frame: bytes, to_server: bool) -> bytes:
 def _main() -> None:
     near, far, table = sys.argv[1:]
     networks = [Network(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
-    forwarder = _Forwarder(int(near), int(far), networks)
+    forwarder = _DelayQueue(int(near), int(far), networks)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-    Path("/proc/self/timerslack_ns").write_text("1")  # the default of 50 us would be added to every delay
-    gc.disable()  # no pauses; nothing here makes reference cycles
+    Path("/proc/self/timerslack_ns").write_text("1")  # the default of 50 us would add to each delay
+    gc.disable()  # avoids pauses; this process creates no reference cycles
     print("forwarding", flush=True)
     try:
         forwarder.run()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uncompresses a file as its bytes arrive: gzip, bzip2, xz, lzma, zstd or lz4, by the first bytes of the file.
+"""Decompresses a file as its bytes arrive: gzip, bzip2, xz, lzma, zstd or lz4, determined by the first bytes.
 
-gzip, bzip2 and xz are read by Python's own modules. zstd is, too, from Python 3.14 on (PEP 784); before, it takes the
-same module as the package backports.zstd. lz4 takes the package lz4. Both are in the extra `compression`.
+The Python standard library decompresses gzip, bzip2, xz and lzma; from Python 3.14 also zstd (PEP 784). Before 3.14,
+zstd needs the package backports.zstd; lz4 always needs the package lz4. The extra `compression` installs both.
 
-Each of these formats may consist of several members, one behind the other: `cat a.gz b.gz`, bgzip, pbzip2, pzstd.
+A file of any of these formats may have several members in sequence, as `cat a.gz b.gz`, bgzip, pbzip2 and pzstd write.
 """
 
 import bz2
@@ -17,18 +17,18 @@ from importlib import import_module
 from typing import Any, Protocol
 
 MAGIC_BYTES = 6
-"""How many bytes tell the format."""
+"""How many bytes format_of() needs."""
 
 _READ_BYTES = 1 << 16
 _PADDING = b"\0"
 
 
 class DamagedError(Exception):
-    """The compressed file is cut short or damaged; the message says which."""
+    """The compressed file is truncated or damaged; the message says which."""
 
 
 class MissingPackageError(Exception):
-    """What would uncompress the file is not installed; the message has cause and cure."""
+    """The package that decompresses the file is not installed; the message has the cause and the cure."""
 
 
 class _Member(Protocol):
@@ -44,11 +44,11 @@ class _Member(Protocol):
 
 
 class _GzipMember:
-    """zlib with the interface of lzma.LZMADecompressor, and with all bytes in front of damage.
+    """zlib with the interface of lzma.LZMADecompressor. Returns all bytes before a damaged place.
 
-    Why not the gzip module: it waits for a whole buffer of compressed bytes, whose size depends on the version of
-    Python, and it drops what it had uncompressed of the buffer in which it finds damage. Here nothing depends on how
-    many bytes arrive at once.
+    Python's gzip module is not used. It waits for a whole buffer of compressed bytes, whose size depends on the Python
+    version. And if a buffer contains damage, it drops all bytes decompressed from this buffer. Here the result does not
+    depend on how many bytes arrive at once.
     """
 
     def __init__(self) -> None:
@@ -80,15 +80,15 @@ class _GzipMember:
             self._damage = error
             return b"".join(_up_to_damage(before, self._compressed))
         self._compressed = self._member.unconsumed_tail
-        self._holds_more = len(found) == max_length  # zlib may have taken in what it could not give out
+        self._holds_more = len(found) == max_length  # zlib may hold more output than max_length
         return found
 
 
 def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[bytes]:
-    """Yields what can be uncompressed, byte by byte: the call that finds damage returns nothing."""
+    """Yields the decompressed bytes one by one, because the call that finds the damage returns no bytes."""
     try:
         for at in range(-1, len(compressed)):
-            part = compressed[at : at + 1] if at >= 0 else b""  # first what the member still holds
+            part = compressed[at : at + 1] if at >= 0 else b""  # first the output that the member still holds
             while data := member.decompress(part, 1):
                 yield data
                 part = member.unconsumed_tail
@@ -110,7 +110,7 @@ def _xz() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
 
 def _zstd() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
     zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-    # As `zstd -d --long=31`: a file compressed with a window of 2 GB is read, too.
+    # As `zstd -d --long=31`: accept files that were compressed with a window of up to 2 GB.
     options = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
     return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
 
@@ -121,20 +121,21 @@ def _lz4() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of compressed files.
+    """A compressed file format.
 
-    command  what uncompresses it to standard output
-    load     what makes a decompressor, and the errors that it raises for damage; raises ImportError
-    most     bytes uncompressed at a time. gzip gives all bytes in front of damage; the others lose up to this many
+    command      the command that decompresses a file to standard output
+    load         returns a factory of decompressors, and the exceptions that they raise for damage; raises ImportError
+    max_output   bytes decompressed per call. On damage, gzip loses none of the bytes before it, other formats up to
+                 this many
     """
 
     name: str
     command: str
     load: Callable[[], tuple[Callable[[], _Member], tuple[type[Exception], ...]]]
-    most: int = 4096
+    max_output: int = 4096
 
 
-# RFC 8878, 3.1: a frame, and frames to skip, with which pzstd begins
+# RFC 8878 section 3.1: a frame, and skippable frames, with which pzstd begins
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
 _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
     ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
@@ -147,20 +148,20 @@ _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
 
 
 def format_of(head: bytes) -> Format | None:
-    """The format of a file that begins with these MAGIC_BYTES bytes; None if it is not compressed."""
+    """Returns the format of a file that begins with `head` (MAGIC_BYTES bytes); None if it is not compressed."""
     return next((format for magics, format in _FORMATS if head.startswith(magics)), None)
 
 
-class Uncompress:
-    """Reads uncompressed bytes of all members of a file, with zeros as padding in between.
+class Decompressor:
+    """Reads the decompressed bytes of all members of a file; zero bytes between members are skipped.
 
-    `read_compressed` returns at most as many bytes as it is asked for, and none at the end. `head` is what was read
-    before. It must not be empty. Raises MissingPackageError.
+    `read_compressed(size)` returns at most `size` bytes, and no bytes at the end of the file. `head` has the bytes of
+    the file that were read before; it must not be empty. Raises MissingPackageError.
     """
 
     def __init__(self, format: Format, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
         self._name = format.name
-        self._most = format.most
+        self._max_output = format.max_output
         try:
             self._open, self._errors = format.load()
         except ImportError:
@@ -173,9 +174,9 @@ class Uncompress:
         self._member: _Member | None = None
 
     def read(self, size: int) -> bytes:
-        """Returns 1 to `size` bytes, and none at the end.
+        """Returns 1 to `size` bytes, or no bytes at the end of the file.
 
-        Raises DamagedError if the file is cut short or damaged, after the bytes before that place.
+        Raises DamagedError if the file is truncated or damaged, after the bytes before that place.
         """
         while True:
             if not self._member:
@@ -186,15 +187,15 @@ class Uncompress:
                 self._compressed = self._read_compressed(_READ_BYTES) or b""
                 if not self._compressed:
                     if self._member:
-                        raise DamagedError(f"the {self._name} file is cut short")
+                        raise DamagedError(f"the {self._name} file is truncated")
                     return b""
-            elif self._member and (data := self._uncompress(self._member, min(size, self._most))):
+            elif self._member and (data := self._decompress(self._member, min(size, self._max_output))):
                 return data
 
-    def _uncompress(self, member: _Member, most: int) -> bytes:
+    def _decompress(self, member: _Member, max_length: int) -> bytes:
         compressed, self._compressed = self._compressed, b""
         try:
-            data = member.decompress(compressed, most)
+            data = member.decompress(compressed, max_length)
         except self._errors as error:
             raise DamagedError(f"the {self._name} file is damaged ({error})") from error
         if member.eof:

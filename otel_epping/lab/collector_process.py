@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process of an OpenTelemetry collector that others wrote, which receives OTLP and forwards it to a `Sink`.
+"""Runs an OpenTelemetry collector by other authors, which receives OTLP and forwards it to a `Sink`.
 
-What an exporter sends is so judged by a receiver that is not ours. Which collectors there are: `collectors.py`.
+So an independent implementation accepts or rejects what the exporter sends. `collectors.py` chooses the collector.
 """
 
 import socket
@@ -20,12 +20,13 @@ _START_TIMEOUT_S = 10.0
 Protocol = Literal["grpc", "http"]
 
 
-class Forwarder(ABC):
-    """A collector, forwarding to `sink` over `forward`; a context manager that has it listening from entry to exit.
+class CollectorProcess(ABC):
+    """A collector that forwards to `sink` by the protocol `forward`; a context manager that listens from entry to exit.
 
-    It listens on 127.0.0.1 of `namespace`, which must be the one in which the sink listens. A port of 0 picks a free
-    one; `grpc_endpoint` and `http_endpoint` are the URLs an exporter wants. `name` is that of its program. It runs in
-    the foreground, as our child, and dies with us. Raises LabError when the collector does not come up.
+    It listens on 127.0.0.1 of `namespace`, in which the sink must listen, too. Port 0 means any free port;
+    `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is the name of the program. It is a child
+    process in the foreground, and the kernel kills it when this process ends. Entering raises LabError if the collector
+    does not listen within 10 s.
     """
 
     name: str
@@ -51,17 +52,17 @@ class Forwarder(ABC):
 
     @abstractmethod
     def _environment(self) -> dict[str, str]:
-        """Returns all variables of the process."""
+        """Returns all environment variables of the process."""
 
     def _cure(self, last_lines: str) -> str:
-        """Returns what helps against what it said last, or ''."""
+        """Returns a cure, if the last lines of the collector's output have a known cause; else ''."""
         return ""
 
     @property
     def _sink_port(self) -> int:
         return self._sink.grpc_port if self._forward == "grpc" else self._sink.http_port
 
-    def __enter__(self) -> "Forwarder":
+    def __enter__(self) -> "CollectorProcess":
         with ExitStack() as undo:
             log = undo.enter_context(tempfile.TemporaryFile("w+"))
             process = (self._namespace.popen if self._namespace else start)(
