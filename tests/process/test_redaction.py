@@ -29,7 +29,7 @@ VARIABLES = {
 def test_no_error_has_a_secret(ns: Namespace, header: str) -> None:
     settings = VARIABLES | {"OTEL_EXPORTER_OTLP_HEADERS": header, "OTEL_EXPORTER_OTLP_ENDPOINT": "http://s3cr3t@:9"}
     error = said(epping(ns, "run", "-i", "lo", settings=settings))
-    assert "OTEL_EXPORTER_OTLP_HEADERS is wrong" in error
+    assert "OTEL_EXPORTER_OTLP_HEADERS is invalid" in error
     assert "OTEL_EXPORTER_OTLP_ENDPOINT" in error
     assert "s3cr3t" not in error
 
