@@ -33,17 +33,17 @@ static __always_inline u64 bounded(u64 number, u64 limit)
                  "r0 = -1\n" /* TC_ACT_UNSPEC */
                  "exit"
                  : "+r"(number)
-                 : "i"(limit), "i"(RARE));
+                 : "i"(limit), "i"(COLD));
     return number;
 }
 
 /*
  * What follows is rare: the loader moves it, and all that is reached from here only, behind everything else
- * (otel_epping/kernel/load/bytecode.py). RARE is the loader's number, and no instruction is left of this.
+ * (otel_epping/kernel/load/bytecode.py). COLD is the loader's number, and no instruction is left of this.
  */
 static __always_inline void rare(void)
 {
     u64 mark;
 
-    asm volatile("%0 = %1" : "=r"(mark) : "i"(RARE));
+    asm volatile("%0 = %1" : "=r"(mark) : "i"(COLD));
 }

@@ -56,7 +56,7 @@ def main(interface: str) -> None:
         print("taken away", not hook.holds())
     monitor.look()
     print("attached by the monitor", *(hook.holds() for *_, hook in collector.attachments.hooks()))
-    for refused in (libbpf.load_nothing, EppingCollector):
+    for refused in (libbpf.load_noop, EppingCollector):
         try:
             refused()
         except Exception as error:

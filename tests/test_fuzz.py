@@ -81,7 +81,7 @@ WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (rules, "SIDES", {role: sides[::-1] for role, sides in rules.SIDES.items()}, "traffic"),
     (methods, "later", lambda a, b: a > b, "rtt"),
     (rules, "prefix", lambda address, bits: address, "the model has it"),
-    (rules, "RTT_LEAST_NS", 2_000, "RTTs of"),
+    (rules, "RTT_MIN_NS", 2_000, "RTTs of"),
     (methods, "FIN", 0, "rtt_begun"),
     (methods.QuicHandshake, "FLIGHT_NS", 0, "rtt_repeated"),
     (flows, "OVERTAKEN_NS", 4_000_000, "out_of_order"),

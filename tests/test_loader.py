@@ -97,7 +97,7 @@ def test_without_privilege_the_error_says_so() -> None:
 
 
 def test_more_cpus_than_tables_have_room_for_are_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(requirements, "possible_cpus", lambda: requirements.MOST_CPUS + 1)
+    monkeypatch.setattr(requirements, "possible_cpus", lambda: requirements.MAX_CPUS + 1)
     with pytest.raises(EppingError, match=r"1025 possible CPUs are too many: .* nr_cpus=1024$"):
         load()
 
@@ -248,9 +248,10 @@ if includes:
     child.WARNINGS.append("-fcf-protection=none")  # BCC 0.31 asks for what only x86 has
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, libbpf = child.find_bcc()
-defines |= {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")} | {"HASH_KEY": 3}
-module = child.compile_source(bcc, child.with_places(child.flatten(source, "epping.bpf.c", set())), defines, "-g0")
-code, (maps, _) = child.bytecode.arranged(child.compiled(bcc, module)), child.describe_maps(bcc, module)
+defines |= child.bytecode.PLACEHOLDERS | {"HASH_KEY": 3}
+text = child.with_line_directives(child.flatten(source, "epping.bpf.c", set()))
+module = child.compile_source(bcc, text, defines, "-g0")
+code, (maps, _) = child.bytecode.move_cold_blocks(child.compiled_code(bcc, module)), child.describe_maps(bcc, module)
 child.load_programs(bcc, libbpf, module)
 for what in (code, json.dumps(maps).encode()):
     print(hashlib.sha256(what).hexdigest())

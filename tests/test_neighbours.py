@@ -145,7 +145,7 @@ def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
     """A filter under priority 1, where the kernel puts it before all others; or behind all."""
     ifindex = socket.if_nametoindex(name)
     with neighbour.loaded(verdict) as program:
-        libbpf.tc_make_qdisc(ifindex)
+        libbpf.tc_create_qdisc(ifindex)
         handle, priority = program, 1 if put == "first" else 1000 + program
         for point in POINTS.values():
             libbpf.tc_attach(program, ifindex, point, handle, priority)

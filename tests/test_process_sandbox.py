@@ -30,8 +30,8 @@ REFUSED = {
         in_mounts("mount -t tmpfs none /dev"),
         "cannot start the loader (/dev/null: No such file or directory)",
     ),
-    "user namespace": (["unshare", "--user", "--map-root-user"], "this is a user namespace, whose capabilities do not"),
-    "unmapped user": (["unshare", "--user"], "this is a user namespace, whose capabilities do not count for BPF"),
+    "user namespace": (["unshare", "--user", "--map-root-user"], "this process is in a user namespace, whose capab"),
+    "unmapped user": (["unshare", "--user"], "in a user namespace, whose capabilities do not allow BPF"),
     "seccomp": (
         refusing(errno.EPERM),
         "the kernel refuses the system call bpf() (Operation not permitted): allow it in the seccomp filter",
@@ -40,7 +40,10 @@ REFUSED = {
         refusing(errno.ENOSYS),
         "the kernel refuses the system call bpf() (Function not implemented): allow it in the seccomp filter",
     ),
-    "descriptors": (["prlimit", "--nofile=20:20"], "only 20 open files are allowed, of at least 40: raise the limit"),
+    "descriptors": (
+        ["prlimit", "--nofile=20:20"],
+        "limit of open files is 20, not at least 40: raise the limit",
+    ),
     "processes": (["prlimit", "--nproc=1:1", *NOT_ROOT], "only 0 of "),
     "threads": (["prlimit", "--nproc=5:5", *NOT_ROOT], "threads can be started: raise the limit of processes and"),
 }

@@ -21,7 +21,7 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters
 from otel_epping.kernel.reading import Reading
 from otel_epping.series.temporality import TemporalityTracker
 
-LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS
+LEAST, GREATEST = buckets.RTT_MIN_NS, buckets.RTT_MAX_NS
 MS = 1_000_000
 # Their bucket counts leave different remainders, and none, when divided into blocks.
 SCALES = (1, 2, 4, 5)

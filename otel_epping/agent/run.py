@@ -52,8 +52,8 @@ _STOPPED = "stopped before anything was watched"
 def _tell_privileges(kept: Collection[str]) -> None:
     """Says what is left of them, which should be nothing."""
     if kept:
-        _log.warning("%s", capabilities.in_words(kept))
-    elif holders := capabilities.holders():
+        _log.warning("%s", capabilities.describe(kept))
+    elif holders := capabilities.threads_with_capabilities():
         _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
 
 
@@ -171,9 +171,9 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     # First, because a wrong variable ends the start, and because the SDK reads some of them when it is imported.
     variables = standard.read()
     variables.apply()
-    requirements.file_systems()
-    requirements.open_files()
-    requirements.threads()
+    requirements.check_file_systems()
+    requirements.check_open_files()
+    requirements.check_threads()
     descriptors.raise_limit()
     stop, signals = Stop("stopped at once; the last interval may not have been delivered", STOP_S), Signals()
     delivery = Delivery()
@@ -190,7 +190,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
         with run_parallel(load) as loading:
             # From here on the thread that loads is the only one with privileges, and with the program they are gone.
             # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
-            kept = capabilities.drop_capabilities({"CAP_NET_ADMIN"} if hook == "clsact" else capabilities.NOTHING)
+            kept = capabilities.drop_capabilities({"CAP_NET_ADMIN"} if hook == "clsact" else ())
             answering.enter_context(probes)
             # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
             from otel_epping.otel.pipeline import Pipelines, exporter_classes

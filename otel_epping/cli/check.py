@@ -33,10 +33,10 @@ _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_A_SUBNET = 2048
 # Reported only where one of them is not as usual.
 _SURROUNDINGS: dict[str, Callable[[], object]] = {
-    "file systems": requirements.file_systems,
-    "user namespace": requirements.user_namespace,
-    "open files": requirements.open_files,
-    "threads": requirements.threads,
+    "file systems": requirements.check_file_systems,
+    "user namespace": requirements.check_user_namespace,
+    "open files": requirements.check_open_files,
+    "threads": requirements.check_threads,
 }
 _PER_CPU = ("traffic", "interface_counters", "pairs", "packets")
 
@@ -71,7 +71,7 @@ def _hook(config: EppingConfig) -> str:
 
 def _run_time() -> str:
     if kept := capabilities.needed_at_run_time():
-        return capabilities.in_words(kept)
+        return capabilities.describe(kept)
     return "no capability is held once the program is loaded, and interfaces that come later are attached to"
 
 
@@ -162,27 +162,27 @@ def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> No
 
 def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
     """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
-    yield _find("kernel", lambda: f"{requirements.kernel()}: {requirements.tried_kernel()}")
-    yield _find("BTF", requirements.btf)
+    yield _find("kernel", lambda: f"{requirements.check_kernel()}: {requirements.tested_kernel()}")
+    yield _find("BTF", requirements.describe_btf)
     for name, look in _SURROUNDINGS.items():
         if not (finding := _find(name, look)).ok:
             yield finding
             return
-    held = [_find(name, partial(requirements.capability, name)) for name in capabilities.NEEDED]
+    held = [_find(name, partial(requirements.check_capability, name)) for name in capabilities.NEEDED]
     yield from held
-    yield _find("locked memory", requirements.locked_memory)
+    yield _find("locked memory", requirements.check_locked_memory)
     library = _find("libbpf", libbpf.version)
     yield library
     if not library.ok:
         return
-    if all(each.ok for each in held) and not (system_call := _find("bpf()", requirements.bpf)).ok:
+    if all(each.ok for each in held) and not (system_call := _find("bpf()", requirements.check_bpf)).ok:
         yield system_call
         return
     yield _find("hook", partial(_hook, config))
     try:
         with EppingCollector(config) as collector:
             program = collector.program
-            tried = requirements.tried_bcc(program.bcc_version)
+            tried = requirements.tested_bcc(program.bcc_version)
             yield Finding("compiler", True, f"{program.compiler}, of {program.interpreter}: {tried}")
             yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
             yield Finding("run time", True, _run_time())

@@ -11,8 +11,8 @@ from otel_epping.settings.options import COMMAND
 @click.command(context_settings=COMMAND)
 def demo() -> None:
     """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
-    requirements.kernel()
-    requirements.privileges()
+    requirements.check_kernel()
+    requirements.check_privileges()
     from otel_epping.lab import demo as demonstration  # needs rich
 
     if not demonstration.run():

@@ -23,7 +23,6 @@ from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
-from otel_epping.kernel.load.capabilities import NOTHING
 from otel_epping.process import descriptors
 from otel_epping.process.stop import Stop
 from otel_epping.settings.options import COMMAND, kernel_options, naming_source, option
@@ -105,10 +104,8 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
     stop = Stop("stopped at once; the output may be torn")
     with EppingCollector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
         # As in agent.py; nothing else of ours runs here that could have any.
-        if kept := capabilities.drop_capabilities(
-            {"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else NOTHING
-        ):
-            print(f"otel-epping: {capabilities.in_words(kept)}", file=sys.stderr)
+        if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
+            print(f"otel-epping: {capabilities.describe(kept)}", file=sys.stderr)
         reader = EventReader(collector)
         timeouts = Timeouts(collector, reader.dtype)
         losses = _Losses(reader)

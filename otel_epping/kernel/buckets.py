@@ -15,12 +15,12 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-RTT_LEAST_NS = 1_000
-RTT_GREATEST_NS = 64_000_000_000
+RTT_MIN_NS = 1_000
+RTT_MAX_NS = 64_000_000_000
 SCALES = range(7)
 
-_FIRST_OCTAVE = RTT_LEAST_NS.bit_length() - 1
-_OCTAVES = RTT_GREATEST_NS.bit_length() - _FIRST_OCTAVE
+_FIRST_OCTAVE = RTT_MIN_NS.bit_length() - 1
+_OCTAVES = RTT_MAX_NS.bit_length() - _FIRST_OCTAVE
 _NO_EDGE = 2**64 - 1
 
 
@@ -47,12 +47,12 @@ def index_of(value_ns: int, scale: int) -> int:
 
 def first_index(scale: int) -> int:
     """OTLP index of the kernel's bucket 0, the one with the least RTT, 1 us."""
-    return index_of(RTT_LEAST_NS, scale)
+    return index_of(RTT_MIN_NS, scale)
 
 
 def bucket_count(scale: int) -> int:
     """How many buckets the kernel keeps: from 1 us to 64 s."""
-    return index_of(RTT_GREATEST_NS, scale) - first_index(scale) + 1
+    return index_of(RTT_MAX_NS, scale) - first_index(scale) + 1
 
 
 def cells(scale: int) -> npt.NDArray[np.uint64]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
-from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
+from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
@@ -24,7 +24,7 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_flows": (64, 16_000_000),
     "prefix_v4": (0, 32),
     "prefix_v6": (0, 128),
-    "sample_interval_ns": (0, RTT_GREATEST_NS),
+    "sample_interval_ns": (0, RTT_MAX_NS),
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }

@@ -52,7 +52,7 @@ def _handle_kind(found: Filter) -> int:
 
 
 def _is_ours(found: Filter) -> bool:
-    return _handle_kind(found) in (_MADE, _FOUND) and found.name.startswith(libbpf.OUR_NAMES)
+    return _handle_kind(found) in (_MADE, _FOUND) and found.name.startswith(libbpf.PROGRAM_PREFIX)
 
 
 def in_order(ifindex: int, direction: str) -> list[Filter]:
@@ -145,7 +145,7 @@ class ClsactFilter:
         # took to annoy us looks the same to all others of us.
         self._owner = _lock(ifindex, self._program)
         try:
-            made = libbpf.tc_make_qdisc(ifindex) or any(_handle_kind(each) == _MADE for each in self._all_of_ours())
+            made = libbpf.tc_create_qdisc(ifindex) or any(_handle_kind(each) == _MADE for each in self._all_of_ours())
             refuse_ingress_qdisc(ifindex)
             self._attach(_MADE if made else _FOUND)
         except (OSError, EppingError):
@@ -186,7 +186,7 @@ class ClsactFilter:
             programs = []
         named = {program: libbpf.program_name(program) for program in programs}
         of_others = [
-            tcx.in_words(program, name) for program, name in named.items() if not name.startswith(libbpf.OUR_NAMES)
+            tcx.in_words(program, name) for program, name in named.items() if not name.startswith(libbpf.PROGRAM_PREFIX)
         ]
         return ", ".join([*of_others, *map(in_words, self._before_us())])
 

@@ -72,7 +72,7 @@ def _programs(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
     """TCX programs: the agent takes the first place when it starts, but others may have come later."""
     programs = tcx.attached(ifindex, direction) if tcx.is_known() else []
     names = [libbpf.program_name(each) for each in programs]
-    ours = [place for place, name in enumerate(names) if name.startswith(libbpf.OUR_NAMES)]
+    ours = [place for place, name in enumerate(names) if name.startswith(libbpf.PROGRAM_PREFIX)]
     before = len(programs) if hook == "clsact" else min(ours, default=0)
     for place, (program, name) in enumerate(zip(programs, names, strict=True)):
         yield Neighbour(f"tcx {direction}", tcx.in_words(program, name), place in ours, place < before)
@@ -81,7 +81,7 @@ def _programs(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
 def _filters(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
     """Filters of the clsact qdisc, all of which run after TCX programs."""
     filters = clsact.in_order(ifindex, direction)
-    ours = [place for place, each in enumerate(filters) if each.name.startswith(libbpf.OUR_NAMES)]
+    ours = [place for place, each in enumerate(filters) if each.name.startswith(libbpf.PROGRAM_PREFIX)]
     priority, _ = clsact.place(ifindex, direction)
     before = min(ours, default=sum(each.priority < priority for each in filters)) if hook == "clsact" else 0
     for place, each in enumerate(filters):

@@ -56,7 +56,7 @@ def in_words(program: int, name: str) -> str:
 
 def load_fillers() -> list[int]:
     """The descriptors of two programs for Link.come_first(). Takes the capabilities that loading takes."""
-    return [libbpf.load_nothing() for _ in range(2)]
+    return [libbpf.load_noop() for _ in range(2)]
 
 
 def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> int:
