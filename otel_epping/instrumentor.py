@@ -112,7 +112,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             undo.callback(attach(reader, collector, provider._sdk_config.resource))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
-        end_monitor = look_in_background(HookMonitor(collector.attachments, collector.packets))
+        end_monitor = look_in_background(HookMonitor(collector.attachments, collector.interface_packets))
         undo.callback(end_monitor)
         self._detach_at_exit(collector, end_monitor)
         _log.info("watching %s", ", ".join(collector.attachments.watched))

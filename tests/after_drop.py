@@ -47,7 +47,7 @@ def main(interface: str) -> None:
     collector.attachments.detach_all()
     collector.attachments.attach(interface)
     print("attached again")
-    monitor = HookMonitor(collector.attachments, collector.packets)
+    monitor = HookMonitor(collector.attachments, collector.interface_packets)
     for *_, hook in collector.attachments.hooks():
         assert isinstance(hook, Link)
         hook.come_first()

@@ -59,7 +59,7 @@ class Watched:
     def counted(self) -> list[int]:
         """Packets received and transmitted that the program counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
-        found: list[int] = self.collector.packets([numbers[self.name]])[0].tolist()
+        found: list[int] = self.collector.interface_packets([numbers[self.name]])[0].tolist()
         return found
 
     def exchange(self) -> list[int]:
@@ -110,7 +110,7 @@ class Watch:
         """Several interfaces with one monitor."""
         watched = []
         self._undo.enter_context(self.hosts.here.entered())
-        monitor = HookMonitor(collector.attachments, collector.packets)
+        monitor = HookMonitor(collector.attachments, collector.interface_packets)
         self._undo.callback(monitor.close)
         self._undo.callback(collector.attachments.detach_all)
         for number in range(count):
@@ -307,12 +307,12 @@ def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixtur
     with EppingCollector(config) as first, EppingCollector(config) as second:
         (watched,) = watch.all(first, 1)
         second.attachments.attach(watched.name)
-        monitor = HookMonitor(second.attachments, second.packets)
+        monitor = HookMonitor(second.attachments, second.interface_packets)
         for _ in range(30):
             monitor.look()
             watched.look(0.1)
         assert watched.exchange() == [PACKETS, PACKETS]
-        assert second.packets([1]).tolist() == [[PACKETS, PACKETS]]
+        assert second.interface_packets([1]).tolist() == [[PACKETS, PACKETS]]
         assert watched.is_ready
         first.attachments.detach_all()
         for _ in range(20):

@@ -213,7 +213,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             interval_s = settings.interval_ns and settings.interval_ns / 1e9
             pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables)
             follower.begin()
-            monitor = HookMonitor(collector.attachments, collector.packets)
+            monitor = HookMonitor(collector.attachments, collector.interface_packets)
             monitor.look()
             health.begin(
                 collector.attachments,

@@ -111,7 +111,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
         losses = _Losses(reader)
         for name, role in roles.items():
             collector.attachments.attach(name, role)
-        monitor = HookMonitor(collector.attachments, collector.packets)
+        monitor = HookMonitor(collector.attachments, collector.interface_packets)
         monitor.look()
         writer = Writer(format, stream, WallClock())
         print(f"otel-epping: watching {', '.join(roles)}", file=sys.stderr)

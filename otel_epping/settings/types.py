@@ -69,7 +69,7 @@ class Methods(click.ParamType[tuple[str, ...]]):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         try:
-            methods.bits(names)
+            methods.mask(names)
         except EppingError as error:
             self.fail(str(error), param, ctx)
         return names
