@@ -20,7 +20,7 @@ class Router:
 
     def __init__(self, host: Namespace) -> None:
         self.host = host
-        self._changes = links.Changes(routes=True)
+        self._changes = links.LinkChanges(routes=True)
         self._routes = DefaultRoutes()
         self._routes.look(links.links())
 
@@ -125,7 +125,7 @@ def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO
-    red = links.link_of(body)
+    red = links.parse_link(body)
     assert red == links.Link(99, ("red",), 1, True, table)
     routes = DefaultRoutes()
     ip(f"route add default via 10.7.0.2 dev a0 table {table}")

@@ -37,7 +37,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows to a window, so that there are many windows."""
-    monkeypatch.setattr(map_array, "_WINDOW_BYTES", 7_000)
+    monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
 def slot_of(bench: Bench, conversation: Conversation) -> int:

@@ -68,13 +68,13 @@ class DefaultRoutes:
         Routes of an interface that goes down, or loses its last address, end without a message of their own.
         """
         if kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
-            route = routes.route_of(body)
+            route = routes.parse_route(body)
             return route is not None and route.table in self._tables and is_default(route)
         if kind in (routes.RTM_NEWNEXTHOP, routes.RTM_DELNEXTHOP):
-            return routes.nexthop_of(body).number in self._nexthops
+            return routes.parse_nexthop(body).number in self._nexthops
         if kind == routes.RTM_DELADDR:
-            return routes.address_interface_of(body) in self.interfaces
-        if kind in (links.RTM_NEWLINK, links.RTM_DELLINK) and (link := links.link_of(body)):
+            return routes.parse_address_interface(body) in self.interfaces
+        if kind in (links.RTM_NEWLINK, links.RTM_DELLINK) and (link := links.parse_link(body)):
             return link.ifindex in self.interfaces or bool(link.table)
         return False
 

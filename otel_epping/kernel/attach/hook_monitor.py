@@ -100,7 +100,7 @@ class HookMonitor:
     def _count(self, now_s: float) -> list[tuple[HookState, Hook]]:
         """Takes in the counts of the kernel and of the program for each hook. Raises OSError."""
         hooks = list(self._attachments.hooks())
-        kernel = links.packets(dict.fromkeys(ifindex for _, ifindex, *_ in hooks))
+        kernel = links.packet_counts(dict.fromkeys(ifindex for _, ifindex, *_ in hooks))
         numbers = sorted({number for _, _, number, *_ in hooks})
         seen = dict(zip(numbers, self._packets_seen(numbers).tolist(), strict=True)) if numbers else {}
         before, self._states = self._states, {}

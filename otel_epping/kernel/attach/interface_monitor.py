@@ -40,7 +40,7 @@ class InterfaceMonitor:
         self._is_stopped = is_stopped
         self.is_outdated = False  # call follow() again, though there is nothing to read
         self._default_routes = DefaultRoutes()
-        self._changes = links.Changes(routes=selection.by_route)
+        self._changes = links.LinkChanges(routes=selection.by_route)
 
     def begin(self) -> None:
         """Attaches to all there is. Raises EppingError if that cannot be.
@@ -76,7 +76,7 @@ class InterfaceMonitor:
         """
         missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
         try:
-            changes = links.Changes(routes=selection.by_route)
+            changes = links.LinkChanges(routes=selection.by_route)
         except OSError as error:
             cure = SHORTAGES.get(error.errno or 0, "try again")
             raise EppingError(f"cannot follow other interfaces ({error.strerror}): {cure}") from error
@@ -113,7 +113,7 @@ class InterfaceMonitor:
         routes_changed = False
         for kind, body in messages:
             routes_changed |= self._selection.by_route and self._default_routes.may_change(kind, body)
-            if kind in (links.RTM_NEWLINK, links.RTM_DELLINK) and (link := links.link_of(body)):
+            if kind in (links.RTM_NEWLINK, links.RTM_DELLINK) and (link := links.parse_link(body)):
                 self._links.pop(link.ifindex, None)
                 if kind == links.RTM_NEWLINK:
                     self._links[link.ifindex] = link

@@ -71,7 +71,7 @@ def find(name: str) -> Interface:
 
     Raises EppingError if no interface has the name, or if the interface is down or its link foreign.
     """
-    link = links.link_named(name)
+    link = links.find_link(name)
     if link is None:
         known = ", ".join(sorted(other.name for other in links.links()))
         raise EppingError(f"there is no interface '{name}': choose one of {known}")
