@@ -13,7 +13,7 @@ from otel_epping.events.idle_flows import Timeouts
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
-from otel_epping.kernel.attach.tcx import Link
+from otel_epping.kernel.attach.tcx import TcxLink
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
@@ -49,13 +49,13 @@ def main(interface: str) -> None:
     print("attached again")
     monitor = HookMonitor(collector.attachments, collector.interface_packets)
     for *_, hook in collector.attachments.hooks():
-        assert isinstance(hook, Link)
-        hook.come_first()
-        print("moved", hook.holds())
+        assert isinstance(hook, TcxLink)
+        hook.move_to_front()
+        print("moved", hook.is_attached())
         libbpf.link_detach(hook._fd)
-        print("taken away", not hook.holds())
-    monitor.look()
-    print("attached by the monitor", *(hook.holds() for *_, hook in collector.attachments.hooks()))
+        print("taken away", not hook.is_attached())
+    monitor.check()
+    print("attached by the monitor", *(hook.is_attached() for *_, hook in collector.attachments.hooks()))
     for refused in (libbpf.load_noop, EppingCollector):
         try:
             refused()

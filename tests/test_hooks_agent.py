@@ -132,10 +132,10 @@ def test_what_is_taken_away_is_attached_again(
             for link in links_of(agent):
                 hosts.here.run("bpftool", "link", "detach", "id", link)
         assert not is_ready(hosts)
-        while "took our program off" not in systemd.recv(4096).decode():
+        while "detached otel-epping's program" not in systemd.recv(4096).decode():
             pass
-        agent.wait_for("veth0 ingress: another process took our program off: attached again")
-        agent.wait_for("veth0 egress: another process took our program off: attached again")
+        agent.wait_for("veth0 ingress: another process detached otel-epping's program: attached again")
+        agent.wait_for("veth0 egress: another process detached otel-epping's program: attached again")
         eventually(lambda: is_ready(hosts), PATIENCE_S, "it is attached again")
         while "packets are seen" not in systemd.recv(4096).decode():
             pass

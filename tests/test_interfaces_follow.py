@@ -138,7 +138,7 @@ def test_one_that_comes_and_goes(
     assert settle(follower) == []
     assert not collector.attachments.state()[name]
     assert [record.getMessage() for record in caplog.records] == [
-        f"no interface matches {name}* yet: it is waited for",
+        f"no interface matches {name}* yet: the agent attaches when one appears",
         f"attached to {name}",
         f"detached from {name}: it is gone",
     ]

@@ -145,7 +145,7 @@ REFUSED = [
     ("interface: [[lo]]", ":1: interface: a single value is wanted"),
     ("interval: 1:30", ":1: interval: '1:30' is not a time such as 100ms, 2.5s or 1m"),
     ("interval: 0", ":1: interval: 0 is not from 0.001s to 86400s"),
-    ("interface: '/(/'", ":1: interface: /(/ is not a regular expression: missing )"),
+    ("interface: '/(/'", ":1: interface: /(/ is not a valid regular expression: missing )"),
     ("tunnels: maybe", ":1: tunnels: 'maybe' is not a valid boolean"),
     ("methods: [dns, smoke]", ":1: methods: there is no method 'smoke': choose among tcp_timestamp"),
     ("log_level: loud", ":1: log_level: 'loud' is not one of 'debug', 'info', 'warning', 'error'"),

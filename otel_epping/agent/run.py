@@ -126,7 +126,7 @@ def _watch(
         elif follower.fileno() in readable or follower.is_outdated:
             follower.follow()
             stop.wait(_PAUSE_S)
-        if monitor.look():
+        if monitor.check():
             pulse.beat(at_once=True)
 
 
@@ -214,7 +214,7 @@ def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
             pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables)
             follower.begin()
             monitor = HookMonitor(collector.attachments, collector.interface_packets)
-            monitor.look()
+            monitor.check()
             health.begin(
                 collector.attachments,
                 pipelines.exporters,

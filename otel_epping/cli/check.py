@@ -122,7 +122,7 @@ def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
     places: Counter[str] = Counter()
     for each in other_programs.on_hooks(ifindex, hook):
         places[each.hook] += 1
-        order = "otel-epping" if each.is_ours else _ORDER[each.is_first]
+        order = "otel-epping" if each.is_ours else _ORDER[each.is_before]
         yield Finding(name, True, f"{each.hook} {places[each.hook]}: {each.text}: {order}")
     if not places:
         yield Finding(name, True, "no program and no filter of others is on its hooks")

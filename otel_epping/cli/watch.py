@@ -112,7 +112,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
         for name, role in roles.items():
             collector.attachments.attach(name, role)
         monitor = HookMonitor(collector.attachments, collector.interface_packets)
-        monitor.look()
+        monitor.check()
         writer = Writer(format, stream, WallClock())
         print(f"otel-epping: watching {', '.join(roles)}", file=sys.stderr)
         due_ns = 0
@@ -120,7 +120,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
             reader.wait(_WAIT_S)
             writer.write(reader.read())
             stream.flush()
-            monitor.look()
+            monitor.check()
             if time.monotonic_ns() > due_ns:
                 due_ns = time.monotonic_ns() + _EVERY_NS
                 losses.tell()
