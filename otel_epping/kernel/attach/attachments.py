@@ -128,7 +128,7 @@ class Attachments:
         """Writes an interface to the program's table. Returns the identifier that it is counted under from now on.
 
         The row stays when the interface is detached, because the program may still run for its last packets. Raises
-        EppingError if the table is full.
+        EppingError if the table has no row for it.
         """
         with self._lock:
             row = self._row_of(interface)

@@ -5,16 +5,16 @@ A filter stays when the process that added it ends, and all programs on the mach
 state of its own about this. It takes four facts from the kernel:
 
 which filters are otel-epping's  those with our program name and one of our handles
-whether a filter's owner lives   a living owner holds an abstract Unix socket named after the filter. The kernel frees
-                                 the socket however the owner ends. A network namespace has both its own sockets and its
-                                 own filters
-whether we created the qdisc     the handles of all our filters on the qdisc say so
+whether a filter's owner lives   a living owner holds an abstract Unix socket named after the interface and the program.
+                                 The kernel frees the socket however the owner ends. A network namespace has its own
+                                 abstract sockets, as it has its own filters
+whether we created the qdisc     the handles of our filters on the qdisc say so
 whether others use the qdisc     whether it has filters, of either direction. If we created the qdisc, our last filter
                                  removes it when no other filter is left
 
-Our filter is put before the filters of all others, so that none of them can accept, drop or redirect a packet that we
-have not seen. It gets the lowest free priority, usually 1. If a BPF filter for all protocols has priority 1, our filter
-shares this priority: the kernel puts a new BPF filter before the others of its priority (cls_bpf_change() of
+Our filter is put before the filters of all others, so that none of them can accept, drop or redirect a packet before
+our program sees it. It gets the lowest free priority, usually 1. If a BPF filter for all protocols has priority 1, our
+filter shares this priority: the kernel puts a new BPF filter before the others of its priority (cls_bpf_change() of
 net/sched/cls_bpf.c). Filters of another kind or protocol cannot share a priority with a BPF filter
 (tcf_chain_tp_find() of net/sched/cls_api.c), so our filter comes after such a filter with priority 1. No filter is ever
 replaced. The verdict TC_ACT_UNSPEC of a direct-action filter passes the packet to the next filter. The order among the
@@ -26,8 +26,9 @@ An interface can have an `ingress` qdisc instead of a clsact qdisc. There a filt
 So the agent refuses such an interface.
 
 Benign race: another process may add a filter after the agent has found no other filters and before it removes the
-qdisc. That filter is then removed, too; the kernel has no request that does both. Adding, removing and cleaning up
-filters needs CAP_NET_ADMIN, also at run time.
+qdisc. That filter is then removed, too. The kernel has no single request that checks and removes.
+
+Adding, removing and cleaning up filters needs CAP_NET_ADMIN, also at run time.
 """
 
 import errno
@@ -71,17 +72,17 @@ def describe(found: Filter) -> str:
     return f"{found.kind} {found.name}".strip() + f" (pref {found.priority}{program})"
 
 
-def _lock(ifindex: int, program: int) -> socket.socket | None:
+def _claim(ifindex: int, program: int) -> socket.socket | None:
     """Opens the socket that a living owner of a filter holds. Returns None if another process holds it."""
-    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        holder.bind(f"\0otel-epping/{ifindex}/{program}")
+        claim.bind(f"\0otel-epping/{ifindex}/{program}")
     except OSError as error:
-        holder.close()
+        claim.close()
         if error.errno != errno.EADDRINUSE:
             raise
         return None
-    return holder
+    return claim
 
 
 def _filters(ifindex: int) -> list[Filter]:
@@ -114,7 +115,7 @@ def remove_stale_filters() -> list[str]:
     cleaned = []
     for ifindex, name in socket.if_nameindex():
         for found in filter(_is_ours, _filters(ifindex)):
-            owner = _lock(ifindex, found.program)
+            owner = _claim(ifindex, found.program)
             if owner:
                 with owner:
                     _remove(ifindex, found)
@@ -122,7 +123,7 @@ def remove_stale_filters() -> list[str]:
     return list(dict.fromkeys(cleaned))
 
 
-def place(ifindex: int, direction: str) -> tuple[int, int]:
+def choose_priority(ifindex: int, direction: str) -> tuple[int, int]:
     """Returns the priority that puts a new filter before as many filters of others as possible, and a number for it.
 
     The number makes the handle of the new filter unique in this priority. Raises OSError if the interface is gone.
@@ -152,9 +153,9 @@ class ClsactFilter:
         self._program_fd, self._ifindex, self._direction = program_fd, ifindex, direction
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
-        # Before the filter is added, so that no other agent takes the filter for a stale one. If a malicious user holds
-        # this address, other agents see a living owner as well, so nothing changes.
-        self._owner = _lock(ifindex, self._program)
+        # Claimed before the filter is added, so that no other agent takes the filter for a stale one. If a malicious
+        # user holds this address, other agents see a living owner as well, so nothing changes.
+        self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(
                 _handle_kind(each) == _QDISC_CREATED for each in self._all_of_ours()
@@ -166,10 +167,10 @@ class ClsactFilter:
             raise
 
     def _attach(self, kind: int) -> None:
-        """Adds our filter at place(). `kind` is _QDISC_CREATED or _QDISC_FOUND."""
+        """Adds our filter with choose_priority(). `kind` is _QDISC_CREATED or _QDISC_FOUND."""
         for tries_left in reversed(range(_TRIES)):
             try:
-                self._add(kind, *place(self._ifindex, self._direction))
+                self._add(kind, *choose_priority(self._ifindex, self._direction))
             except OSError as error:
                 if not tries_left or error.errno not in (errno.EEXIST, errno.EINVAL):
                     raise
@@ -207,7 +208,7 @@ class ClsactFilter:
         Raises OSError if the interface is gone.
         """
         before = self._before_us()
-        return bool(before) and place(self._ifindex, self._direction)[0] <= before[0].priority
+        return bool(before) and choose_priority(self._ifindex, self._direction)[0] <= before[0].priority
 
     def move_to_front(self) -> None:
         """Moves our filter before the filters of others. Raises OSError; our filter may then be removed.
@@ -216,7 +217,7 @@ class ClsactFilter:
         0.1 ms, between the two requests to the kernel, there is no filter of ours.
         """
         for mine in self._mine():
-            new_place = place(self._ifindex, self._direction)
+            new_place = choose_priority(self._ifindex, self._direction)
             libbpf.tc_detach(self._ifindex, _POINTS[self._direction], mine.handle, mine.priority)
             self._add(_handle_kind(mine), *new_place)
 

@@ -226,8 +226,9 @@ class HookMonitor:
     def _cause(self, state: HookState) -> str:
         """Returns why packets are not seen, and the cure; '' if there is no such fault.
 
-        The difference that is a fault: FEW packets and a tenth of all, if another program may run before ours;
-        otherwise, while our count stands still, FEW, _MANY or _MANY_ON_BOND packets, depending on the interface.
+        If another program may run before ours, it is a fault if at least FEW packets and a tenth of all are missing.
+        Otherwise it is a fault if the kernel counts FEW, _MANY or _MANY_ON_BOND packets, depending on the interface,
+        while our count stands still.
         """
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""

@@ -105,7 +105,7 @@ class HookState:
 
     @property
     def unseen(self) -> int:
-        """Packets that the kernel counted in the window while our count stood still, more than 2 s after our last."""
+        """Packets that the kernel counted in the window, more than 2 s after our count last increased."""
         return sum(kernel for at_s, kernel, _ in self._window if at_s - self._latest_packet_s > _LATE_S)
 
     def fail(self, fault: str, *, is_blind: bool = False) -> None:

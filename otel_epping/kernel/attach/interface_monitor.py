@@ -2,7 +2,8 @@
 """Attaches to selected interfaces when they appear, and detaches when they go away or are no longer selected.
 
 Notifications of the kernel update a table of all interfaces. After each batch of notifications the watched interfaces
-are compared with those that should be watched. So the order of the notifications does not matter.
+are compared with those that should be watched. So the order of the notifications does not matter. If the kernel has
+dropped notifications, the table is read again.
 """
 
 import errno
@@ -20,7 +21,7 @@ from otel_epping.kernel.netlink.links import Link
 
 _log = logging.getLogger(__name__)
 
-# Errors that refuse one interface, because a resource is exhausted. The others are watched all the same.
+# Errors that refuse one interface, because a resource is exhausted. The others are still watched.
 _SHORTAGES = {*SHORTAGES, errno.ENOSPC}
 
 

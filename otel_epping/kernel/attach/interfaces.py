@@ -44,8 +44,8 @@ _OTHER_IP_TYPES = {
 
 
 class Role(Enum):
-    """What an interface leads to. The value is the side (enum side, bpf/maps.h) of the sender of outgoing packets, and
-    of incoming packets.
+    """What an interface leads to. A value is two sides (enum side, bpf/maps.h): that of the sender of outgoing packets,
+    and that of the sender of incoming packets.
 
     At a mirror port the packets of both directions come in, so the sides are not known. The same holds for captures.
     """

@@ -82,7 +82,7 @@ def _filters(ifindex: int, direction: str, hook: str) -> Iterator[HookEntry]:
     """Yields the filters of the clsact qdisc, which run after all TCX programs."""
     filters = clsact.in_order(ifindex, direction)
     ours = [place for place, each in enumerate(filters) if each.name.startswith(libbpf.PROGRAM_PREFIX)]
-    priority, _ = clsact.place(ifindex, direction)
+    priority, _ = clsact.choose_priority(ifindex, direction)
     before = min(ours, default=sum(each.priority < priority for each in filters)) if hook == "clsact" else 0
     for place, each in enumerate(filters):
         text = f"filter {clsact.describe(each)}"

@@ -55,8 +55,9 @@ def describe(program: int, name: str) -> str:
 
 
 def load_fillers() -> list[int]:
-    """Loads two programs for TcxLink.move_to_front(), and returns their descriptors. Needs the same capabilities as
-    loading.
+    """Loads two programs for TcxLink.move_to_front(). Returns their descriptors.
+
+    Needs the same capabilities as loading the program.
     """
     return [libbpf.load_noop() for _ in range(2)]
 

@@ -49,7 +49,7 @@ _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 
 def _sets(thread: str) -> dict[str, int]:
-    """Returns the capability sets of a thread, by their names in proc_pid_status(5): Inh, Prm, Eff, Bnd, Amb."""
+    """Returns the capability sets of a thread. Names are those of proc_pid_status(5) without "Cap": Inh, Prm, Eff..."""
     lines = Path(f"/proc/{thread}/status").read_text().splitlines()
     return {line[3:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
 
@@ -110,7 +110,7 @@ def _prctl(option: int, *arguments: int) -> int:
 def _limit_bounding_set(keep: int) -> None:
     """Drops all but `keep` from the bounding set: the capabilities that a later exec could give to this thread.
 
-    Does nothing without CAP_SETPCAP, which usually only root has. Without it, no_new_privs has the same effect.
+    Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Then no_new_privs has the same effect.
     """
     if _sets("thread-self")["Eff"] >> _SETPCAP & 1:
         number = 0

@@ -113,18 +113,20 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
 
 
 def _run_child(interpreter: str, request: str) -> _Outcome:
-    """Runs the child to its end. It gets no more capabilities than loading needs, and neither does the calling thread:
-    call this in a thread that ends after it.
+    """Runs the child to its end.
+
+    The calling thread drops all capabilities except those that loading needs, and the child inherits these. So call
+    this function in a thread of its own.
     """
     capabilities.confine()
     ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        # If the application has closed its standard streams, the socket may have the number of one. The child opens its
-        # own standard streams, so its end of the socket gets a number above 2.
+        # The child's end must have a descriptor above 2, because the child gets its own standard streams. It could have
+        # a lower one if the application has closed its standard streams.
         with pair, socket.socket(fileno=fcntl.fcntl(pair, fcntl.F_DUPFD_CLOEXEC, 3)) as theirs:
             child = _start_child(interpreter, theirs.fileno(), request)
         _, stderr = child.communicate()
-        # Until here the messages were in the socket's buffer, which is far larger than the messages.
+        # The messages have waited in the socket's buffer, which is far larger than they are.
         versions, reply, fds = dict[str, str](), {}, list[int]()
         while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
             if not message[0]:
