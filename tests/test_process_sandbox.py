@@ -42,7 +42,7 @@ REFUSED = {
     ),
     "descriptors": (
         ["prlimit", "--nofile=20:20"],
-        "limit of open files is 20, not at least 40: raise the limit",
+        "limit of open files is 20, at least 40 are needed: raise",
     ),
     "processes": (["prlimit", "--nproc=1:1", *NOT_ROOT], "only 0 of "),
     "threads": (["prlimit", "--nproc=5:5", *NOT_ROOT], "threads can be started: raise the limit of processes and"),

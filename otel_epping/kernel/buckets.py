@@ -3,8 +3,8 @@
 
 At scale s, bucket i of an OpenTelemetry exponential histogram holds the values v with 2^(i/2^s) < v <= 2^((i+1)/2^s)
 seconds (metrics data model, "ExponentialHistogram"). A whole number of nanoseconds v is in bucket i if
-edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). Rounding down moves no whole nanosecond to another
-bucket, because edges are irrational except powers of two, and powers of two from 2^-9 s up are whole nanoseconds.
+edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). Rounding an edge down moves no whole nanosecond to
+another bucket, because no whole number is above floor(x) and at most x.
 
 The kernel finds the bucket of an RTT with a table of cells (bpf/histogram.h).
 """

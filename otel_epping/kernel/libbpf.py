@@ -133,7 +133,7 @@ def link_target(link_fd: int) -> tuple[int, int]:
 
 
 def attached_count(ifindex: int, attach_type: int) -> int:
-    """Returns the number of programs on a hook of an interface. Raises EINVAL if the kernel has no such hook."""
+    """Returns the number of programs on a hook of an interface. Raises OSError with EINVAL if there is no such hook."""
     count = ctypes.c_uint32(0)
     _check(_library().bpf_prog_query(ifindex, attach_type, 0, None, None, ctypes.byref(count)))
     return count.value

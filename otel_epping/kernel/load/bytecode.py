@@ -121,7 +121,7 @@ def _graph(code: bytes) -> dict[int, _Block]:
 def _order(blocks: dict[int, _Block]) -> list[int]:
     """Orders the blocks: hot blocks first, each group in the order of the source.
 
-    A block is hot if the start of the program reaches it, and the block itself, without a mark on the way.
+    A block is hot if it contains no mark, and if it can be reached from the start through blocks without marks.
     """
     hot: set[int] = set()
     pending: list[int | None] = [0]
@@ -177,7 +177,7 @@ def relocate(code: bytes, direction: int, map_fds: list[int]) -> bytes:
     """Returns the program for one direction, with the addresses of its maps.
 
     `direction` replaces DIRECTION. `map_fds` are the descriptors of the maps, in the order of enum direct_table
-    (bpf/direct_value.h). Raises AssertionError if the program uses one of these values nowhere.
+    (bpf/direct_value.h). Raises AssertionError if one of these values does not occur in the program.
     """
     relocated = bytearray(code)
     found = set()
