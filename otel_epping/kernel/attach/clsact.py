@@ -184,7 +184,7 @@ class ClsactFilter:
     def _before_us(self) -> list[Filter]:
         """Returns the filters of others that run before ours. Raises OSError if the interface is gone."""
         found = in_order(self._ifindex, self._direction)
-        mine = [place for place, each in enumerate(found) if each.program == self._program]
+        mine = [index for index, each in enumerate(found) if each.program == self._program]
         return [each for each in found[: mine[0] if mine else None] if not _is_ours(each)]
 
     def programs_before(self) -> str:

@@ -233,8 +233,9 @@ class HookMonitor:
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""
         if (state.others or state.overtaken_s is not None) and state.misses_packets:
-            who = state.others or "a program that was attached later"
-            return f"{who} runs before otel-epping: {_cure(who)} (otel-epping check -i {state.name} shows the order)"
+            others = state.others or "a program that was attached later"
+            order = f"otel-epping check -i {state.name} shows the order"
+            return f"{others} runs before otel-epping: {_cure(others)} ({order})"
         if state.unseen < FEW:
             return ""
         device = links.device(state.ifindex)

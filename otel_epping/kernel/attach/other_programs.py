@@ -16,7 +16,7 @@ from otel_epping.kernel.netlink import links
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
 # Kind of an interface (IFLA_INFO_KIND) -> why the kernel may count packets that do not pass its hooks, and the cure.
-_KINDS = {
+_CAUSE_OF_KIND = {
     "vrf": "packets of a VRF device do not pass the hooks of the device: watch the interfaces in the VRF",
     "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
     "ipvtap": "packets to an ipvtap device in mode l3s do not pass its hooks: watch the parent device",
@@ -55,7 +55,7 @@ def likely_cause(name: str, device: links.Device) -> str:
             f"the XDP program on the interface (id {ids}) drops, redirects or sends back packets before the tc hooks: "
             f"otel-epping cannot see these packets; bpftool net show dev {name}"
         )
-    return _KINDS.get(device.kind, _BYPASSES.format(name=name))
+    return _CAUSE_OF_KIND.get(device.kind, _BYPASSES.format(name=name))
 
 
 def is_suspect(device: links.Device) -> bool:
@@ -65,28 +65,28 @@ def is_suspect(device: links.Device) -> bool:
 
 def warning_of(device: links.Device) -> str:
     """Returns a warning for an interface whose packets are known not to pass its hooks; '' for others."""
-    return _KINDS[device.kind] if device.kind in ("vrf", "openvswitch") else ""
+    return _CAUSE_OF_KIND[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
 
 def _programs(ifindex: int, direction: str, hook: str) -> Iterator[HookEntry]:
     """Yields the TCX programs. `hook` is otel-epping's: tcx or clsact."""
     programs = tcx.attached(ifindex, direction) if tcx.is_known() else []
     names = [libbpf.program_name(each) for each in programs]
-    ours = [place for place, name in enumerate(names) if name.startswith(libbpf.PROGRAM_PREFIX)]
+    ours = [index for index, name in enumerate(names) if name.startswith(libbpf.PROGRAM_PREFIX)]
     before = len(programs) if hook == "clsact" else min(ours, default=0)
-    for place, (program, name) in enumerate(zip(programs, names, strict=True)):
-        yield HookEntry(f"tcx {direction}", tcx.describe(program, name), place in ours, place < before)
+    for index, (program, name) in enumerate(zip(programs, names, strict=True)):
+        yield HookEntry(f"tcx {direction}", tcx.describe(program, name), index in ours, index < before)
 
 
 def _filters(ifindex: int, direction: str, hook: str) -> Iterator[HookEntry]:
     """Yields the filters of the clsact qdisc, which run after all TCX programs."""
     filters = clsact.in_order(ifindex, direction)
-    ours = [place for place, each in enumerate(filters) if each.name.startswith(libbpf.PROGRAM_PREFIX)]
+    ours = [index for index, each in enumerate(filters) if each.name.startswith(libbpf.PROGRAM_PREFIX)]
     priority, _ = clsact.choose_priority(ifindex, direction)
     before = min(ours, default=sum(each.priority < priority for each in filters)) if hook == "clsact" else 0
-    for place, each in enumerate(filters):
+    for index, each in enumerate(filters):
         text = f"filter {clsact.describe(each)}"
-        yield HookEntry(f"clsact {direction}", text, place in ours, place < before)
+        yield HookEntry(f"clsact {direction}", text, index in ours, index < before)
 
 
 def _netkit(ifindex: int) -> Iterator[HookEntry]:

@@ -162,8 +162,8 @@ def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
     return b"".join(
         unit
         if isinstance(unit, bytes)
-        else _UNIT.pack(unit.opcode, unit.registers, new_positions[unit.target] - place - 1, unit.immediate)
-        for place, unit in enumerate(units)
+        else _UNIT.pack(unit.opcode, unit.registers, new_positions[unit.target] - index - 1, unit.immediate)
+        for index, unit in enumerate(units)
     )
 
 
