@@ -45,7 +45,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     converse(ns, TURNS)
     reload("interface: [lo, 'up*']\nsample_interval: 0\n", "attached to up1")
     converse(ns, TURNS)
-    reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is not among those")
+    reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is no longer")
     log = agent.log.read_text()
     assert "changed, but needs a restart: scale\n" in log  # the flag goes before the file: max_flows is what it was
     assert log.count("settings read again, changed: interface\n") == 2
