@@ -1,73 +1,85 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/links.md, made from the tables of the kernel program and of captures: `python -m scripts.links_page`."""
+"""Generates docs/links.md from the tables of the kernel program and of otel_epping/replay/capture.
+
+`make docs` runs `python -m scripts.links_page`.
+"""
 
 import re
 
 from otel_epping.kernel.load.loader import source_folder
-from otel_epping.replay.capture import links
+from otel_epping.replay.capture import link_types
 
 _ROW = re.compile(r"ROW\(0x([0-9a-f]+), \d+\)\s+/\* (.*?) \*/")
-# The cases of read_link_header() in bpf/link_headers.h that have no row: EtherTypes, header, what is read of it.
+# Headers of variable size, as read_link_header() in bpf/link_headers.h reads them: EtherTypes, header, contents.
 VARIABLE = (
     (
         "0x0000 to 0x05dc, 0x8870",
         "802.3 with LLC (IEEE 802.2)",
         "SNAP with an EtherType (RFC 1042, 802.1H), IP, Cisco ISL",
     ),
-    ("0x22f3", "TRILL (RFC 6325)", "the frame inside, behind any options"),
-    ("0x4305", "batman-adv, version 15", "the frame inside of unicast and broadcast packets"),
+    ("0x22f3", "TRILL (RFC 6325)", "an Ethernet frame, after any options"),
+    ("0x4305", "batman-adv, version 15", "an Ethernet frame in unicast and broadcast packets"),
     ("0x8847, 0x8848", "MPLS (RFC 3032)", "IP, or an Ethernet pseudowire (RFC 4448) with or without a control word"),
     ("0x8864", "PPPoE session (RFC 2516)", "IP and MPLS, with a protocol field of two bytes or one"),
-    ("0x8899", "Realtek's switch tag", "protocols 0x04 and 0xa"),
-    ("0x88e5", "MACsec (IEEE 802.1AE)", "what is authenticated only, with or without a channel identifier"),
-    ("0x894f", "NSH (RFC 8300)", "IP, MPLS, a frame, or NSH again"),
-    ("0xd28b", "Arista's timestamp", "timestamps of 64 and 48 bits"),
+    ("0x8899", "Realtek switch tag", "protocols 0x04 and 0xa"),
+    (
+        "0x88e5",
+        "MACsec (IEEE 802.1AE)",
+        "frames that are authenticated but not encrypted, with or without a channel identifier",
+    ),
+    ("0x894f", "NSH (RFC 8300)", "IP, MPLS, an Ethernet frame, or another NSH header"),
+    ("0xd28b", "Arista timestamp", "timestamps of 64 and 48 bits"),
 )
 
 _HEAD = """# Links
 
-Made from `bpf/link_headers.h` and `otel_epping/replay/capture/links.py` by `make docs`; edit there.
-`python tests/oracles links` compares the headers that the tests build with tshark and tcpdump.
+This page lists the headers before IP that the kernel program reads, and the link types of captures that `otel-epping
+replay` reads. `make docs` generates it from `bpf/link_headers.h` and `otel_epping/replay/capture/link_types.py`; edit
+these files. `python tests/oracles links` compares the headers that the tests build with tshark and tcpdump.
 
-A packet that is not IP counts as `non_ip`, one whose headers are not whole as `malformed` (`epping.packet.kind`).
+A packet that is not IP counts as `non_ip`. A packet with incomplete headers counts as `malformed`. Both are values of
+`epping.packet.kind`.
 
 ## Headers between Ethernet and IP
 
-Live and in `replay`, up to 8 of these headers in any order. A header that is named here and has fewer than 8 bytes
-behind its EtherType makes a packet malformed.
+Up to 8 of these headers in any order are read, in live traffic and in captures. If fewer than 8 bytes follow the
+EtherType of a header listed here, the packet counts as `malformed`.
 
 | EtherType | header |
 |---|---|
 """
 
 _BETWEEN = """
-These have no fixed size:
+The size of these headers varies:
 
-| EtherType | header | what is read |
+| EtherType | header | supported contents |
 |---|---|---|
 """
 
-_UNREAD = """
+_NOT_READ = """
 Not read:
 
-- What is encrypted: MACsec with bit E or C.
+- Encrypted packets: MACsec with bit E or C.
 - PPP in PPPoE that is compressed (Van Jacobson) or multilink (RFC 1990).
-- A pseudowire without a control word, if the destination address begins with the digit 4 or 6: the labels do not say
-  what they carry, and RFC 4928 has this digit for IP.
-- A switch tag that has no EtherType in front (DSA, Broadcom, MediaTek), on the interface between host and switch:
-  watch the interfaces of the switch's ports.
-- Inside of VXLAN, GRE and IP-in-IP, unless `--tunnels` is set; there at most one 802.1Q tag.
+- A pseudowire without a control word, if the first hexadecimal digit of the destination MAC address is 4 or 6. MPLS
+  labels do not name their contents, and a first digit of 4 or 6 means IP (RFC 4928).
+- A switch tag without an EtherType before it (DSA, Broadcom, MediaTek), on the interface between host and switch. Watch
+  the interfaces of the switch's ports instead.
+- Packets inside VXLAN, GRE and IP-in-IP, unless `--tunnels` is set. Inside a tunnel at most one 802.1Q tag is read.
 
-Trailers need nothing: IP has a length of its own. A PPPoE or 802.3 length that is shorter ends the packet.
+Trailers do not matter, because IP has its own length. If the length in a PPPoE or 802.3 header is shorter, the packet
+ends there.
 
-An interface that has no Ethernet header (PPP, tun, GRE, VTI and others) is read where the kernel has the network
-header, as the protocol that the kernel has for the packet. [docs/platforms.md](platforms.md) has what was tried.
+On interfaces without an Ethernet header (PPP, tun, GRE, VTI and others), the program reads the network header where the
+kernel says that it starts, with the protocol that the kernel says it has. [docs/platforms.md](platforms.md) lists the
+tested interfaces.
 
 ## Fragments
 
-The first fragment of a packet has the transport header, so it counts as TCP, UDP or ICMP, and begins or ends RTTs.
-All others count as `fragment`, and so does a first one that has not all of the transport header. Nobody knows where a
-TCP segment in fragments ends: method `tcp_sequence` times none, and what follows such a segment is behind a gap.
+The first fragment of a packet contains the transport header. It counts as TCP, UDP or ICMP, and starts or completes RTT
+samples. All other fragments count as `fragment`, and so does a first fragment with an incomplete transport header. The
+end of a fragmented TCP segment is unknown: method `tcp_sequence` does not measure it, and treats the next segment as if
+a segment before it were missing.
 
 ## Link types of captures
 
@@ -75,14 +87,16 @@ TCP segment in fragments ends: method `tcp_sequence` times none, and what follow
 |---|---|
 """
 
-_ENVELOPES = """
-Of IEEE 802.11, data frames are read that are neither encrypted nor in fragments; all else counts as `non_ip`. Of an
-A-MSDU, the first packet is read.
+_BETWEEN_LINK_TYPES = """
+IEEE 802.11: data frames are read if they are neither encrypted nor fragmented; all other frames count as `non_ip`. Only
+the first packet of an A-MSDU is read.
 
-Packets of all other link types are left out. `replay` reads the rest, names the link types, and ends with exit code
-1. Capture with another link type (`tcpdump -L` lists those of an interface, `tcpdump -y` chooses one). Where a header
-of a fixed size is in front of Ethernet or IP, `editcap -C BYTES -T ether` or `-T rawip` takes it off. These are known
-by name:
+Packets of all other link types are skipped. `replay` reads all other packets, reports the skipped link types, and ends
+with exit code 1. To read such traffic, capture it with another link type: `tcpdump -L` lists the link types of an
+interface, `tcpdump -y` selects one. If a header of fixed size precedes Ethernet or IP, `editcap -C BYTES -T ether` or
+`-T rawip` removes it.
+
+These link types are not supported; errors report them by name:
 
 | number | link type |
 |---|---|
@@ -90,18 +104,18 @@ by name:
 
 
 def fixed_headers() -> list[tuple[str, str]]:
-    """EtherType and name of each row of EACH_FIXED_HEADER."""
+    """Returns EtherType and name of each row of EACH_FIXED_HEADER in bpf/link_headers.h."""
     text = (source_folder() / "link_headers.h").read_text()
     return [(f"0x{ethertype}", name) for ethertype, name in _ROW.findall(text)]
 
 
 def markdown() -> str:
-    """The text of docs/links.md."""
+    """Returns the text of docs/links.md."""
     fixed = "".join(f"| {ethertype} | {name} |\n" for ethertype, name in fixed_headers())
     variable = "".join(f"| {' | '.join(row)} |\n" for row in VARIABLE)
-    read = "".join(f"| {number} | {link.name} |\n" for number, link in links.LINKS.items())
-    refused = "".join(f"| {number} | {name} |\n" for number, name in links.REFUSED.items())
-    return _HEAD + fixed + _BETWEEN + variable + _UNREAD + read + _ENVELOPES + refused
+    supported = "".join(f"| {number} | {link_type.name} |\n" for number, link_type in link_types.LINK_TYPES.items())
+    unsupported = "".join(f"| {number} | {name} |\n" for number, name in link_types.UNSUPPORTED.items())
+    return _HEAD + fixed + _BETWEEN + variable + _NOT_READ + supported + _BETWEEN_LINK_TYPES + unsupported
 
 
 if __name__ == "__main__":

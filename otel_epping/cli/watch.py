@@ -14,8 +14,8 @@ from typing import TextIO
 
 import click
 
-from otel_epping.events.formats import FORMATS, Writer
-from otel_epping.events.idle_flows import Timeouts
+from otel_epping.events.formats import FORMATS, EventWriter
+from otel_epping.events.idle_flows import IdleFlowCloser
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel.attach import interface_monitor, interfaces
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
@@ -107,13 +107,13 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
         if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
             print(f"otel-epping: {capabilities.describe(kept)}", file=sys.stderr)
         reader = EventReader(collector)
-        timeouts = Timeouts(collector, reader.dtype)
+        idle_flows = IdleFlowCloser(collector, reader.dtype)
         losses = _Losses(reader)
         for name, role in roles.items():
             collector.attachments.attach(name, role)
         monitor = HookMonitor(collector.attachments, collector.interface_packets)
         monitor.check()
-        writer = Writer(format, stream, WallClock())
+        writer = EventWriter(format, stream, WallClock())
         print(f"otel-epping: watching {', '.join(roles)}", file=sys.stderr)
         due_ns = 0
         while not stop.is_set():
@@ -124,7 +124,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
             if time.monotonic_ns() > due_ns:
                 due_ns = time.monotonic_ns() + _EVERY_NS
                 losses.tell()
-                writer.write(timeouts.close_idle(time.monotonic_ns()))
+                writer.write(idle_flows.close_idle(time.monotonic_ns()))
         monitor.close()
         # Interfaces are detached after the output has ended: that takes the kernel 10 ms and more for each.
         writer.write(reader.read())

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as text, to the byte as ePPing prints them, so that scripts made for it work.
+"""Formats events as text, byte for byte as ePPing prints them, so that scripts for ePPing's output work.
 
-    standard  a time of day, round-trip time, least so far, protocol, flow; or a flow that opens or closes, and why
-    json      one JSON array of objects, times in ns; whole only once it is closed
-    jsonl     the same objects, one a line
-    ppviz     what Kathie Nichols' pping prints and her viewer reads: round-trip times only, times in seconds
+    standard  time of day, RTT, minimum RTT so far, protocol, flow; or a flow that opens or closes, with the reason
+    json      one JSON array of objects, times in ns; valid JSON only after close()
+    jsonl     the same objects, one per line
+    ppviz     RTTs only, times in seconds, as Kathleen Nichols' pping prints them and her viewer reads them
 
-A flow is `source:port+destination:port` of the *reply*: the host that replied comes first. ICMP has its echo identifier
-for both ports. ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see print_event_standard(),
-print_event_json() and print_event_ppviz() there. One thing is ours: the JSON object of an RTT by a method that ePPing
-has not ends in a field `method`.
+A flow is `source:port+destination:port` of the *reply*: the host that replied comes first. For ICMP, both ports are the
+echo identifier. ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see print_event_standard(),
+print_event_json() and print_event_ppviz() there.
+
+One addition: if ePPing does not have the method of an RTT, its JSON object ends with a field `method`.
 """
 
 import socket
@@ -25,7 +26,7 @@ from otel_epping.kernel.methods import METHODS
 
 FORMATS = ("standard", "json", "jsonl", "ppviz")
 
-# ePPing's words, in the order of the numbers in bpf/maps.h.
+# ePPing's words, in the order of the enums in bpf/events.h.
 _TYPES = ("", "opening", "closing")
 _REASONS = ("none", "SYN", "SYN-ACK", "first observed packet", "FIN", "RST", "flow timeout")
 _TRIGGERS = ("src", "dest", "garbage collection")
@@ -36,7 +37,7 @@ _METHOD_FIELDS = tuple("" if method.name in _EPPING_METHODS else f',"method":"{m
 
 
 class _Event(NamedTuple):
-    """A row of Events in plain Python: ports in the host's byte order, addresses as 16 bytes."""
+    """A row of Events as Python values: ports in host byte order, addresses as 16 bytes."""
 
     time_ns: int
     rtt_ns: int
@@ -74,7 +75,7 @@ def _rows(events: Events) -> Iterator[_Event]:
 
 @lru_cache(65536)
 def _address(family: int, packed: bytes) -> str:
-    """As inet_ntop(3) writes it, which ePPing uses; IPv4 is mapped into IPv6 (::ffff:a.b.c.d)."""
+    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes; IPv4 is mapped (::ffff:a.b.c.d)."""
     return socket.inet_ntop(socket.AF_INET, packed[12:]) if family == 4 else socket.inet_ntop(socket.AF_INET6, packed)
 
 
@@ -97,8 +98,8 @@ def _standard(event: _Event, unix_ns: int) -> str:
     if event.type == RTT:
         times = f"{event.rtt_ns / 1e6:.6g} ms {event.min_rtt_ns / 1e6:.6g} ms"
         return f"{at} {times} {_protocol(event)} {_flow(event)}\n"
-    happened = f"{_TYPES[event.type]} due to {_REASONS[event.reason]} from {_TRIGGERS[event.trigger]}"
-    return f"{at} {_protocol(event)} {_flow(event)} {happened}\n"
+    change = f"{_TYPES[event.type]} due to {_REASONS[event.reason]} from {_TRIGGERS[event.trigger]}"
+    return f"{at} {_protocol(event)} {_flow(event)} {change}\n"
 
 
 def _ppviz(event: _Event, unix_ns: int) -> str:
@@ -131,10 +132,10 @@ def _jsonl(event: _Event, unix_ns: int) -> str:
     return _json(event, unix_ns) + "\n"
 
 
-class Writer:
-    """Writes events to a text stream in one of FORMATS; flushing is the caller's business.
+class EventWriter:
+    """Writes events to a text stream in one of FORMATS. The caller flushes the stream.
 
-    `to_unix_ns` turns the program's clock into Unix time.
+    `to_unix_ns` converts a time of the program's clock to Unix time, both in ns.
     """
 
     def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int]) -> None:
@@ -142,19 +143,19 @@ class Writer:
         self._stream = stream
         self._to_unix_ns = to_unix_ns
         self._separator = "," if format == "json" else ""
-        self._wrote = False
+        self._has_written = False
         self._end = "]\n" if format == "json" else ""
         if format == "json":
             stream.write("[")
 
     def write(self, events: Events) -> None:
-        """Writes the events, in their order."""
+        """Writes events in their order; shape (events,)."""
         text = self._separator.join(self._line(event, self._to_unix_ns(event.time_ns)) for event in _rows(events))
-        if text and self._wrote:
+        if text and self._has_written:
             text = self._separator + text
         self._stream.write(text)
-        self._wrote = self._wrote or bool(text)
+        self._has_written = self._has_written or bool(text)
 
     def close(self) -> None:
-        """Writes what ends the format; the stream stays open."""
+        """Writes the end of the format. The stream stays open."""
         self._stream.write(self._end)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows that ended without a word: ePPing finds them by garbage collection and reports them closed, and so do we.
+"""Closes idle flows, which ended without FIN or RST, as ePPing's garbage collection does.
 
-The program keeps what it knows of a flow in an LRU hash, where it may stay for ever. Here all of it is looked through
-now and then; flows that have been silent for too long are taken out, and each of their directions that was reported
-open is reported closed. The rules are ePPing's: is_flow_old() and flowmap_cleanup() of pping/pping_kern.c.
+The program keeps the state of each flow in an LRU hash, where an entry may stay for ever. IdleFlowCloser scans this map
+from time to time. It deletes idle flows, and reports each direction closed that was reported open before. The rules are
+those of ePPing: is_flow_old() and flowmap_cleanup() in pping/pping_kern.c.
 """
 
 import socket
@@ -25,8 +25,8 @@ UNANSWERED_LIFETIME_NS = 30 * _SECOND
 _WAITING, _OPEN = 1, 2
 
 
-class Timeouts:
-    """Closes the silent flows of a program that reports events; `dtype` is that of the events."""
+class IdleFlowCloser:
+    """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["watched"]
@@ -39,44 +39,51 @@ class Timeouts:
         self._collector = collector  # keeps the map's descriptor open
 
     def close_idle(self, now_ns: int) -> Events:
-        """Takes out all flows that are silent at `now_ns` (the program's clock); returns the events that tell of it.
+        """Deletes all flows that are idle at `now_ns`, a time of the program's clock; returns their closing events.
 
-        Events are in the order of the flows' keys: the map's own order is another for each program.
+        The events have the shape (events,). They are sorted by flow key: the order of the map differs between programs.
         """
         found = []
         for keys, values in libbpf.map_batches(self._fd, self._key, self._value):
-            over, opened = _judge(keys["protocol"], values["half"], now_ns)
-            deleted = np.array([libbpf.map_delete(self._fd, key.tobytes()) for key in keys[over]], bool)
-            found.append((keys[over][deleted], opened[over][deleted]))
+            idle, opened = _find_idle(keys["protocol"], values["half"], now_ns)
+            deleted = np.array([libbpf.map_delete(self._fd, key.tobytes()) for key in keys[idle]], bool)
+            found.append((keys[idle][deleted], opened[idle][deleted]))
         keys, opened = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.argsort(keys.view(f"V{self._key.itemsize}"))
-        return self._closings(keys[order], opened[order], now_ns)
+        return self._closing_events(keys[order], opened[order], now_ns)
 
-    def _closings(self, keys: npt.NDArray[Any], opened: npt.NDArray[np.bool_], now_ns: int) -> Events:
-        """What one endpoint sent, half 0 the internal one, is told backwards: as what came back, from the other."""
+    def _closing_events(self, keys: npt.NDArray[Any], opened: npt.NDArray[np.bool_], now_ns: int) -> Events:
+        """Returns a closing event for each direction that was open; `opened` has the shape (flows, 2).
+
+        Half 0 is the direction from the internal endpoint. The source of an event is the receiving endpoint, as the
+        source of an RTT event is the replying endpoint.
+        """
         rows, halves = np.nonzero(opened)
         flows = keys["flow"][rows]
         events = np.zeros(len(rows), self._dtype)
         events["time_ns"] = now_ns
         for half, sender, receiver in ((0, "internal", "external"), (1, "external", "internal")):
-            its = halves == half
-            events["source"][its], events["source_port"][its] = flows[receiver][its], flows[f"{receiver}_port"][its]
-            events["destination"][its] = flows[sender][its]
-            events["destination_port"][its] = flows[f"{sender}_port"][its]
+            of_half = halves == half
+            events["source"][of_half], events["source_port"][of_half] = (
+                flows[receiver][of_half],
+                flows[f"{receiver}_port"][of_half],
+            )
+            events["destination"][of_half] = flows[sender][of_half]
+            events["destination_port"][of_half] = flows[f"{sender}_port"][of_half]
         events["type"], events["reason"], events["trigger"] = CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION
         events["protocol"], events["family"] = keys["protocol"][rows], flows["family"]
         return events
 
 
-def _judge(
+def _find_idle(
     protocol: npt.NDArray[Any], halves: npt.NDArray[Any], now_ns: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Which flows are over, shape (flows,), and which of their directions had been reported open, (flows, 2)."""
+    """Returns masks of the idle flows, shape (flows,), and of the directions that were reported open, (flows, 2)."""
     state = halves["state"]
-    # A packet may have come since the clock was read.
+    # A packet may have arrived after the clock was read.
     age_ns = np.where(halves["last_ns"] < now_ns, now_ns - halves["last_ns"], 0)
     echo = np.isin(protocol, (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
     lifetime_ns = np.where(echo[:, None], ECHO_LIFETIME_NS, LIFETIME_NS)
     lifetime_ns = np.where(state == _WAITING, UNANSWERED_LIFETIME_NS, lifetime_ns)
-    alive = ((state == _WAITING) | (state == _OPEN)) & (age_ns <= lifetime_ns)
-    return ~alive.any(1), (state == _OPEN) & (protocol != socket.IPPROTO_UDP)[:, None]
+    active = ((state == _WAITING) | (state == _OPEN)) & (age_ns <= lifetime_ns)
+    return ~active.any(1), (state == _OPEN) & (protocol != socket.IPPROTO_UDP)[:, None]

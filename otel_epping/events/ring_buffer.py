@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program's events, one by one: each round-trip time, and each flow that opens or closes.
+"""Reads single events from the program's ring buffer: each RTT, and each flow that opens or closes.
 
-Only a program built with `EppingConfig(events=True)` tells them, by a ring buffer that this module reads. The ring is
-memory that user space maps: a page with the reader's place, a page with the program's, and the records, mapped twice
-over so that none is torn at the end (kernel/bpf/ringbuf.c in Linux). All records are of one size, so all that waits is
-one numpy array, and reading it costs no system call.
+Only a program built with `EppingConfig(events=True)` writes events. User space maps the ring buffer: a page with the
+reader's position, a page with the program's position, and the records. The records are mapped twice in sequence, so
+that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records have the same size, so the
+unread records are one numpy array. Reading them needs no system call.
 """
 
 import mmap
@@ -21,21 +21,25 @@ from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.collector import EppingCollector
 
 Events = npt.NDArray[Any]
-"""Records of `struct event` (bpf/maps.h), in the order in which they were put."""
+"""Records of `struct event` (bpf/events.h), in the order in which the program wrote them; shape (events,)."""
 
-# enum event_type, reason and trigger of bpf/maps.h
+# enum event_type of bpf/events.h.
 RTT, OPENING, CLOSING = range(3)
+# The next numbers of enum event_reason and enum event_trigger. Only user space uses them.
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2
 
-# Of a record's header, linux/bpf.h
+# Flags and size of a record header, linux/bpf.h
 _BUSY = 1 << 31
 _DISCARDED = 1 << 30
 _HEADER_BYTES = 8
 
 
 class EventReader:
-    """The one reader of a program's events. Raises EppingError if the program was built without them."""
+    """Reads the events of a program; a program can have one reader. Raises EppingError if it was built without events.
+
+    `dtype` is the numpy type of an event.
+    """
 
     def __init__(self, collector: EppingCollector) -> None:
         maps = collector.program.maps
@@ -44,9 +48,9 @@ class EventReader:
         layout = maps["event_draft"].layout
         assert layout is not None
         self.dtype = map_array.dtype_of(layout)
-        self._none = np.zeros(0, self.dtype)
+        self._no_events = np.zeros(0, self.dtype)
         size = self.dtype.itemsize
-        # Copied as opaque bytes, which numpy does at once, and not field by field.
+        # numpy copies an opaque type in one operation, a structured type field by field.
         self._records = np.dtype(
             {
                 "names": ["header", "event"],
@@ -69,18 +73,18 @@ class EventReader:
         self._barrier = threading.Lock()
 
     def read(self) -> Events:
-        """All that waits, taken out of the ring; without waiting. Shape (events,)."""
+        """Removes all unread events from the ring and returns them, shape (events,). Does not wait."""
         begin, end = self._read_to[0], self._written_to[0]
         if begin == end:
-            return self._none
+            return self._no_events
         count = (end - begin) // self._records.itemsize
         records = np.ndarray(count, self._records, self._ring, self._page + begin % self._size)
         headers = records["header"].copy()
         busy = np.flatnonzero(headers & _BUSY)
-        if len(busy):  # another CPU is still writing this one
+        if len(busy):  # another CPU is still writing this record
             count = int(busy[0])
             headers = headers[:count]
-        # A lock's memory barrier: where the machine reorders reads, no event is read before its header.
+        # The lock is a memory barrier: a CPU that reorders reads must not read an event before its header.
         with self._barrier:
             kept = records["event"][:count][headers & _DISCARDED == 0]
         with self._barrier:
@@ -89,11 +93,11 @@ class EventReader:
         return events
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until there is something to read; whether there is."""
+        """Waits until the ring has an unread event, at most `timeout_s`; returns whether it has."""
         return bool(self._poll.poll(timeout_s * 1000))
 
     @property
     def lost(self) -> int:
-        """How many events found no room in the ring, since the program was loaded."""
+        """Number of events since the program was loaded for which the ring had no space."""
         value = libbpf.map_lookup(self._lost_fd, np.uint32(0).tobytes(), 8)
         return int.from_bytes(value or b"", "little")

@@ -8,14 +8,17 @@ failed export loses nothing, and the counts of an interval are the difference of
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
+from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.limits import Limits
@@ -23,6 +26,7 @@ from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
 from otel_epping.kernel.read.directions import Directions
 from otel_epping.kernel.read.flow_table import FlowTable
+from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting import count_waiting
@@ -59,6 +63,7 @@ class EppingCollector:
         # Weak: a slot is freed when all readers have read it, and must not wait for a reader that no longer exists.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
+        self._end_monitor: Callable[[], None] | None = None
         self._rows_in_use = 1
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
@@ -72,13 +77,34 @@ class EppingCollector:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
+        """Attaches the program to both hooks of an interface, and keeps it attached and first there.
+
+        A thread looks at the hooks each second: it attaches the program again when another program took it away, and
+        logs what hides packets from it. `role` is what the interface faces:
+
+            wan     packets that arrive come from the external side
+            lan     packets that arrive come from the internal side
+            mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and no side is known; set `copies` in
+                    the configuration to recognize packets that the port shows twice
+
+        Raises EppingError if there is no such interface, if it carries no IP, or if the kernel refuses the program.
+        """
+        self.attachments.attach(interface, Role[role.upper()])
+        if self._end_monitor is None:
+            self._end_monitor = check_in_background(HookMonitor(self.attachments, self.interface_packets))
+
+    def detach(self, interface: str) -> None:
+        """Detaches the program from an interface. Its counts stay readable until they are exported."""
+        self.attachments.detach(interface)
+
     def _fill_tables(self) -> None:
         """Writes the table of cells, the free slots and the first epoch, which lets the program count."""
         maps = self.program.maps
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
         self.slots.give(np.arange(1, self.config.max_subnets + 1))
-        self._control.tell()
+        self._control.write()
 
     @property
     def limits(self) -> Limits:
@@ -98,8 +124,10 @@ class EppingCollector:
         """Returns a new reader. Each reader keeps its own state, so readers do not affect each other."""
         with self._lock:
             flows = FlowTable(self._arrays["flows"], self._arrays["flow_sets"], packet_clock=self.config.packet_clock)
+            counters, numbers = self._arrays["interface_counters"], self.attachments.numbers
+            interfaces = InterfaceCounters(counters, numbers, self._cpus, self.started_ns)
             reader = Reader(
-                self._arrays, flows, self.config, self.attachments, self._next_interval, self.now_ns, self.started_ns
+                self._arrays, flows, interfaces, self.config, self._next_interval, self.now_ns, self.started_ns
             )
             self._readers.add(reader)
         return reader
@@ -116,18 +144,26 @@ class EppingCollector:
         return self._rows_in_use
 
     @contextmanager
-    def _next_interval(self) -> Iterator[Interval]:
-        """Ends the program's current interval, whose minima and maxima all readers get (bpf/histogram.h).
+    def _next_interval(self, reader: Reader) -> Iterator[Interval]:
+        """Ends the program's current interval, and lends the new one to a reader (bpf/histogram.h).
 
-        No other reader can end the next interval before the body ends. The rows in use are counted after the end of the
-        interval, so that each slot with a minimum or maximum is included. Benign race: a CPU that records an RTT at
-        this moment may write its minimum or maximum to the interval that was just read, and no reader sees it. The RTT
-        itself is counted in its bucket.
+        No other reader gets an interval before the body ends. The rows in use are counted after the end of the
+        interval, so that each slot with an RTT in that interval is included. Benign race: a CPU that records an RTT at
+        this moment may update the minimum or maximum of the interval that was just read, which no reader reads again.
+        The RTT itself is counted in its bucket.
         """
         with self._lock:
             self._control.interval += 1
-            self._control.tell()
-            yield Interval(self._control.interval, self._count_rows(), self._readers, self.slots, self.directions)
+            self._control.write()
+            yield Interval(
+                self._control.interval,
+                self._count_rows(),
+                reader,
+                list(self._readers),  # strong references: a reader must not go while two threads read
+                self.slots,
+                self.directions,
+                self.attachments,
+            )
 
     def waiting(self) -> int:
         """Returns the number of RTT samples that were started and wait for their reply."""
@@ -170,5 +206,8 @@ class EppingCollector:
 
         The maps stay until nothing references the collector or its readers.
         """
+        if self._end_monitor:
+            self._end_monitor()
+            self._end_monitor = None
         self.attachments.detach_all()
         self._close_program()

@@ -52,22 +52,21 @@ def tick_ns() -> int:
 
 @dataclass(frozen=True)
 class EppingConfig:
-    """Settings of the program. Raises EppingError for a value out of range.
+    """Configuration of the kernel program. Raises EppingError for a value out of range.
 
-    max_subnets         slots for subnets: one for each subnet, interface, side and method
-    max_flows           entries of the TCP flow table
-    prefix_v4           length of an IPv4 subnet's prefix, bits
-    prefix_v6           length of an IPv6 subnet's prefix, bits
-    sample_interval_ns  minimum time between RTT samples of a flow and direction, ns; 0: as many samples as possible
-    max_age_ns          time after which an RTT sample without a reply expires, ns
-    scale               scale of the exponential histograms: 0 to 6
-    methods             names of the RTT methods to use, of methods.ALL
-    tunnels             whether packets inside of tunnels are measured, instead of the tunnels
-    hook                how to attach the program, one of HOOKS
-    copies              whether a packet may be seen twice, as at a mirror port or in a capture
-    events              whether RTTs and flow events are also reported individually
-    packet_clock        whether the program takes the time from each packet's timestamp, as for captures, and not from
-                        the kernel's clock
+    max_subnets         slots: combinations of subnet, interface, side and method that have a histogram of their own
+    max_flows           TCP flow table entries
+    prefix_v4           length of the IPv4 prefixes that are subnets, bits
+    prefix_v6           length of the IPv6 prefixes that are subnets, bits
+    sample_interval_ns  minimum time between RTT samples of a flow and direction, ns; 0 for all samples
+    max_age_ns          maximum RTT, ns: a packet whose reply takes longer is not measured
+    scale               scale of the exponential histograms: 2^scale buckets for each doubling
+    methods             names of the methods that measure RTTs (docs/methods.md)
+    tunnels             measure the packets inside GRE, VXLAN and IP-in-IP tunnels, not the tunnel's own packets
+    hook                "tcx", "clsact" or "auto": TCX where the kernel has it (Linux 6.6), else clsact
+    copies              recognize packets that are seen twice, at mirror ports and in captures
+    events              report single RTTs and flow events in a ring buffer, for `otel-epping watch`
+    packet_clock        take the time from the packets of a capture instead of the kernel's clock
     """
 
     max_subnets: int = 16_384

@@ -1,33 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Histograms as runs of buckets: most occupy a tenth of the buckets there are, and only that tenth is kept."""
+"""Sparse histograms: for each row, only the range of buckets that is in use is kept, typically a tenth of all buckets.
+
+The ranges of all rows lie in one array, one after the other. Such a range is called a run.
+"""
 
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.arrays import Counts, Indexes, grow
 
-Numbers = npt.NDArray[np.int64]
 _T = TypeVar("_T", np.uint32, np.uint64)
 
 
-def spans(begins: Numbers, lengths: Numbers, step: int = 1) -> Numbers:
-    """The numbers begin, begin + step, begin + 2 step..., `length` of them, for each span, one span after the other."""
+def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
+    """Concatenates ranges: begin, begin + step, begin + 2 * step..., `length` numbers of each range.
+
+    spans([10, 50], [3, 2]) is [10, 11, 12, 50, 51].
+    """
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
     return np.repeat(begins - step * (ends - lengths), lengths) + step * np.arange(total)
 
 
-def starts_of(lengths: Numbers) -> Numbers:
-    """Where each of some runs begins if one lies behind the other, and where the last one ends: (rows + 1,)"""
+def starts_of(lengths: Indexes) -> Indexes:
+    """Returns where each run starts if the runs lie one after the other, and where the last run ends: (rows + 1,)."""
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts
 
 
-def sums(counts: npt.NDArray[_T], starts: Numbers) -> npt.NDArray[_T]:
-    """The sum of each run of counts, in their own type: runs lie as in Runs."""
+def sums(counts: npt.NDArray[_T], starts: Indexes) -> npt.NDArray[_T]:
+    """Returns the sum of each run, in the type of `counts`; `starts` as in SparseHistograms: (rows,)."""
     totals = np.zeros(len(starts) - 1, counts.dtype)
     occupied = np.flatnonzero(np.diff(starts))
     if len(occupied):
@@ -36,60 +41,84 @@ def sums(counts: npt.NDArray[_T], starts: Numbers) -> npt.NDArray[_T]:
 
 
 class SparseHistograms(NamedTuple):
-    """A histogram for each row, of which a run of buckets is kept; all others are empty. A run may be empty itself,
-    or have empty buckets at its ends; where these are before bucket 0, it begins at a negative one.
+    """A histogram per row. The buckets of a row's run are kept; all other buckets of the row are 0.
 
-    first   (rows,) the bucket that the row's run begins with
-    starts  (rows + 1,) where the run begins in `counts`; it ends where the next one begins
+    A run may have no buckets. A run may also have empty buckets at its ends, even before bucket 0; then `first` is
+    negative.
+
+    first   (rows,) number of the bucket that the run starts with
+    starts  (rows + 1,) where the run starts in `counts`; it ends where the next run starts
     counts  (buckets of all runs,)
+
+    For example, a row whose buckets 30 and 32 have 5 RTTs and 1 RTT can have the run [5, 0, 1] with `first` 30.
     """
 
-    first: Numbers
-    starts: Numbers
+    first: Indexes
+    starts: Indexes
     counts: Counts
 
     @classmethod
     def empty(cls, rows: int) -> "SparseHistograms":
-        """Histograms of nothing."""
+        """Returns rows without buckets."""
         return cls(np.zeros(rows, np.int64), np.zeros(rows + 1, np.int64), np.zeros(0, np.uint64))
 
     @property
-    def lengths(self) -> Numbers:
-        """How many buckets each run has: (rows,)"""
+    def lengths(self) -> Indexes:
+        """Number of buckets of each run: (rows,)."""
         return np.diff(self.starts)
 
     def run(self, row: int) -> tuple[int, Counts]:
-        """The first bucket of a row's run, and its counts."""
+        """Returns the first bucket of a row's run, and a view of the run's counts."""
         return int(self.first[row]), self.counts[self.starts[row] : self.starts[row + 1]]
 
     def totals(self) -> Counts:
-        """All that each row has counted: (rows,)"""
+        """Returns the number of RTTs of each row: (rows,)."""
         return sums(self.counts, self.starts)
 
+    def _places(self, rows: Indexes) -> Indexes | slice:
+        """Returns where the buckets of these rows are in `counts`, one run after the other.
+
+        This is a slice if the runs lie next to each other. A slice saves most of the time of copying and subtracting.
+        """
+        begins, lengths = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
+        if len(rows) and (begins[1:] == (begins + lengths)[:-1]).all():
+            return slice(begins[0], begins[-1] + lengths[-1])
+        return spans(begins, lengths)
+
     def grow(self, rows: int) -> "SparseHistograms":
-        """With at least `rows` rows, the new ones of empty runs."""
+        """Returns the histograms with at least `rows` rows; new rows have no buckets."""
         return SparseHistograms(grow(self.first, rows), grow(self.starts, rows + 1, int(self.starts[-1])), self.counts)
 
-    def select(self, rows: Numbers) -> "SparseHistograms":
-        """Some rows, in this order, as a copy."""
+    def select(self, rows: Indexes) -> "SparseHistograms":
+        """Returns a copy of these rows, in this order."""
         lengths = self.starts[rows + 1] - self.starts[rows]
-        return SparseHistograms(self.first[rows], starts_of(lengths), self.counts[spans(self.starts[rows], lengths)])
+        counts = self.counts[spans(self.starts[rows], lengths)]
+        return SparseHistograms(self.first[rows], starts_of(lengths), counts)
 
-    def put(self, rows: Numbers, other: "SparseHistograms") -> None:
-        """Overwrites some rows with those of another that has the same runs."""
-        places = spans(self.starts[rows], self.starts[rows + 1] - self.starts[rows])
+    def delta(self, rows: Indexes, since: "SparseHistograms") -> "SparseHistograms":
+        """Returns these rows minus the same rows of `since`, which has the same runs."""
+        lengths = self.starts[rows + 1] - self.starts[rows]
+        places = self._places(rows)
+        return SparseHistograms(self.first[rows], starts_of(lengths), self.counts[places] - since.counts[places])
+
+    def assign(self, rows: Indexes, other: "SparseHistograms") -> None:
+        """Overwrites these rows with the same rows of `other`, which has the same runs."""
+        places = self._places(rows)
         self.counts[places] = other.counts[places]
 
-    def without(self, rows: Numbers) -> "SparseHistograms":
-        """The same, but for some rows that have empty runs."""
+    def without(self, rows: Indexes) -> "SparseHistograms":
+        """Returns a copy in which these rows have no buckets."""
         kept = np.ones(len(self.counts), np.bool_)
-        kept[spans(self.starts[rows], self.lengths[rows])] = False
+        kept[self._places(rows)] = False
         lengths, first = self.lengths, self.first.copy()
         lengths[rows] = first[rows] = 0
         return SparseHistograms(first, starts_of(lengths), self.counts[kept])
 
-    def within(self, first: Numbers, starts: Numbers) -> "SparseHistograms":
-        """The same histograms in runs that are as wide or wider, given as the fields of Runs."""
+    def widen(self, first: Indexes, starts: Indexes) -> "SparseHistograms":
+        """Returns the same histograms with other runs, given by their `first` and `starts`.
+
+        Each run must contain the row's present run.
+        """
         lengths = np.diff(starts)
         changed = np.flatnonzero((first != self.first) | (lengths != self.lengths))
         if not len(changed):

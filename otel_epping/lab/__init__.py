@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small internet on one machine: hosts in network namespaces, joined by a link whose delay we choose.
+"""A test network on one machine with known RTTs, for `otel-epping demo` and the tests.
 
-A tool that measures round-trip times can only be judged against round-trip times that are known. The lab makes them: a
-client, a router and servers, each in a network namespace of its own with a real TCP stack, and between router and
-servers a link that holds every packet back for half of the delay that its server subnet was given.
+Measured RTTs can only be verified against known RTTs. In the lab, two clients, a router and servers run in separate
+network namespaces, each with a real TCP stack. The link between router and servers delays each packet by half of the
+RTT configured for its server subnet.
 
-    namespaces   a network namespace without a name: it vanishes with the last process that uses it
-    link         the link that holds packets back
-    topology     `Lab`: client, legacy client, router and servers, wired and addressed
-    traffic      a server and a client program that talk to each other over the link
-    sink         an OTLP receiver that keeps what it gets, and fails when told to
-    forwarder    an OpenTelemetry collector that others wrote, between an exporter and the sink
-    rotel, otelcol   the two that there are
-    collectors   chooses the one that is installed
+    namespaces          network namespaces without a name, which disappear with their last process
+    delayed_link        the link that delays packets
+    topology            `Lab`: client, legacy client, router and servers, with links, addresses and routes
+    traffic             a server and a client program that exchange requests and replies over the link
+    sink                an OTLP receiver that keeps all requests, and can be set to fail
+    collector_process   an OpenTelemetry collector by other authors, between an exporter and the sink
+    rotel, otelcol      the two supported collectors
+    collectors          chooses the installed collector
+    demo                `otel-epping demo`
 
-Everything here needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN), /dev/net/tun, and the programs `ip` (iproute2) and
-`setpriv` (util-linux). Nothing outlives the process that made it, not even when that process is killed.
+The lab needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN), /dev/net/tun, and the programs `ip` (iproute2) and `setpriv`
+(util-linux). Nothing outlives the process that created it, even after SIGKILL.
 
-The package itself imports nothing, so that the programs in it (`link`, `traffic`) start quickly.
+This package module imports nothing, so that its programs (`delayed_link`, `traffic`) start quickly.
 """

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping demo`: the whole product on real traffic whose true round-trip times are known.
+"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares.
 
-Clients talk TCP through a router to servers in ten subnets, each behind a delay of its own (`otel_epping.lab`). The
-agent watches the router's interface and exports to a real OpenTelemetry collector that is not ours, which forwards what
-it got. The table is computed from what came back that way, and nothing else.
+Clients exchange data through a router with servers in ten subnets; each subnet has its own delay (`otel_epping.lab`).
+The agent watches the router's interface, and exports to an OpenTelemetry collector by other authors. The collector
+forwards the metrics to a sink. The table is computed only from the metrics in the sink.
 """
 
 import os
@@ -36,41 +36,48 @@ _SECONDS = 12
 _INTERVAL_S = 1
 _START_S = 15
 _STOP_S = 20
-# What a median may lie above the true delay: the link runs in user space, on a machine with other things to do.
-_SLACK_S = 0.002
-_SLACK = 0.10
-_LEAST_COUNT = 10
-# Every third server also gets a client without timestamps.
+# How far a median may exceed the configured delay, because the link runs in user space on a busy machine.
+_TOLERANCE_S = 0.002
+_TOLERANCE = 0.10
+_MIN_COUNT = 10
+# Every third server also has a client without TCP timestamps.
 _LEGACY_STEP = 3
 
 
 @dataclass(frozen=True)
-class Result:
-    """What came back over OTLP of one subnet; times in seconds."""
+class SubnetResult:
+    """The RTTs of a subnet as the sink received them; times in s.
+
+    without_timestamps   share of the TCP packets that have no timestamp, 0 to 1
+    """
 
     network: Network
     count: int
-    least: float
-    median: float
-    p95: float
-    greatest: float
+    min_s: float
+    median_s: float
+    p95_s: float
+    max_s: float
     without_timestamps: float
 
     @property
     def agrees(self) -> bool:
-        """Whether the round-trip times are the true ones: none shorter than the delay, the median just above it."""
-        true = self.network.delay_ns / 1e9
-        return self.count >= _LEAST_COUNT and true <= self.least and self.median <= true + max(_SLACK_S, true * _SLACK)
+        """Whether no RTT is shorter than the configured delay, and the median is within the tolerance."""
+        delay_s = self.network.delay_ns / 1e9
+        return (
+            self.count >= _MIN_COUNT
+            and delay_s <= self.min_s
+            and self.median_s <= delay_s + max(_TOLERANCE_S, delay_s * _TOLERANCE)
+        )
 
 
 def _latest(points: list[Point]) -> list[Point]:
-    """The last point of each series: counts are cumulative."""
+    """Returns the last point of each series; its counts are cumulative."""
     series = {tuple(sorted(point.attributes.items())): point for point in points}
     return list(series.values())
 
 
-def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
-    """What the sink has received of each network, as far as it has."""
+def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[SubnetResult]:
+    """Yields the results of each network from the points in the sink; count 0 if the sink has no RTTs of a network."""
     rtts = {
         point.attributes[semconv.SUBNET]: point.point
         for point in _latest(sink.points(metric_table.RTT.name))
@@ -85,29 +92,29 @@ def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[Result]:
                 tcp[str(point.attributes[semconv.TRAFFIC_CLASS])] += point.point.as_int
         share = tcp["tcp_other"] / max(1, tcp["tcp_other"] + tcp["tcp_timestamp"])
         if subnet not in rtts:
-            yield Result(network, 0, 0.0, 0.0, 0.0, 0.0, share)
+            yield SubnetResult(network, 0, 0.0, 0.0, 0.0, 0.0, share)
             continue
         rtt = rtts[subnet]
         buckets = histogram.Buckets(np.array(rtt.positive.bucket_counts, np.uint64), rtt.positive.offset, rtt.scale)
         median, p95 = (histogram.quantile(buckets, q, rtt.min, rtt.max) for q in (0.5, 0.95))
-        yield Result(network, rtt.count, rtt.min, median, p95, rtt.max, share)
+        yield SubnetResult(network, rtt.count, rtt.min, median, p95, rtt.max, share)
 
 
-def _table(found: list[Result]) -> Table:
+def _table(found: list[SubnetResult]) -> Table:
     table = Table(
-        title="Round-trip times per subnet in ms, as the collector received them",
-        caption="no TS: share of TCP packets without timestamp: nothing to match",
+        title="RTTs per subnet in ms, as the collector received them",
+        caption="delay: configured RTT; no TS: share of TCP packets without timestamps",
         box=SIMPLE_HEAD,
         show_edge=False,
         pad_edge=False,
-        padding=(0, 1, 0, 0),  # within 80 columns
+        padding=(0, 1, 0, 0),  # fits into 80 columns
     )
     table.add_column("subnet", no_wrap=True)
-    for heading in ("true", "count", "min", "p50", "p95", "max", "no TS"):
+    for heading in ("delay", "count", "min", "p50", "p95", "max", "no TS"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for one in found:
-        times = (f"{value * 1e3:.2f}" for value in (one.least, one.median, one.p95, one.greatest))
+        times = (f"{value * 1e3:.2f}" for value in (one.min_s, one.median_s, one.p95_s, one.max_s))
         table.add_row(
             str(one.network.subnet),
             f"{one.network.delay_ns / 1e6:.0f}",
@@ -119,8 +126,8 @@ def _table(found: list[Result]) -> Table:
     return table
 
 
-def _wait(progress: Progress, what: str, seconds: float) -> None:
-    task = progress.add_task(what, total=seconds)
+def _wait(progress: Progress, description: str, seconds: float) -> None:
+    task = progress.add_task(description, total=seconds)
     began = time.monotonic()
     while (passed := time.monotonic() - began) < seconds:
         progress.update(task, completed=passed)
@@ -128,8 +135,8 @@ def _wait(progress: Progress, what: str, seconds: float) -> None:
     progress.update(task, completed=seconds)
 
 
-def _measure(console: Console) -> tuple[list[Result], int]:
-    """Runs lab, collector, agent and traffic; returns what came back, and in how many requests."""
+def _measure(console: Console) -> tuple[list[SubnetResult], int]:
+    """Runs lab, collector, agent and traffic; returns the results, and the number of export requests received."""
     with ExitStack() as stack:
         progress = stack.enter_context(
             Progress(TextColumn("{task.description:<48}"), BarColumn(), TimeRemainingColumn(), console=console)
@@ -137,9 +144,11 @@ def _measure(console: Console) -> tuple[list[Result], int]:
         lab = stack.enter_context(Lab())
         sink = stack.enter_context(Sink(namespace=lab.router))
         forwarder = stack.enter_context(collector(sink, namespace=lab.router))
-        progress.console.print(f"lab: 2 clients - router - a slow link - {len(lab.networks)} server subnets")
+        progress.console.print(
+            f"lab: 2 clients, a router, a link with known delays, {len(lab.networks)} server subnets"
+        )
         progress.console.print(f"collector: {forwarder.name}, OTLP/gRPC at {forwarder.grpc_endpoint}")
-        # None of the user's own settings: they are for another agent and another collector.
+        # Without the user's OTEL_* variables, which are for another agent and another collector.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = ours | {
             "OTEL_METRICS_EXPORTER": "otlp",
@@ -154,23 +163,23 @@ def _measure(console: Console) -> tuple[list[Result], int]:
             sink.wait_for(lambda received: received.requests, _START_S)
         except TimeoutError as error:
             raise EppingError(
-                f"no export arrived through {forwarder.name}: {error}; see what the agent printed above"
+                f"no export arrived through {forwarder.name}: {error}; see the agent's log above"
             ) from error
         lab.serve()
         lab.talk(lab.client)
         lab.talk(lab.legacy, addresses=lab.addresses[::_LEGACY_STEP])
-        _wait(progress, "real TCP connections through real kernel stacks", _SECONDS)
+        _wait(progress, "clients and servers exchange data over TCP", _SECONDS)
         agent.terminate()
         if agent.wait(_STOP_S):
-            raise EppingError("the agent did not end well: see what it printed above")
+            raise EppingError("the agent failed: see its log above")
         _wait(progress, "the collector forwards the last interval", 2 * _INTERVAL_S)
         return list(results(sink, tuple(lab.networks))), len(sink.requests)
 
 
 def run() -> bool:
-    """Runs the demo and prints its table; returns whether every subnet's round-trip times are the true ones.
+    """Runs the demo, and prints its table; returns whether the RTTs of all subnets agree with the configured delays.
 
-    Raises EppingError where the machine lacks something.
+    Raises EppingError if the machine lacks something that the demo needs.
     """
     interruptible()
     console = Console()
@@ -181,8 +190,8 @@ def run() -> bool:
     console.print(_table(found))
     agree = sum(one.agrees for one in found)
     console.print(
-        f"{sum(one.count for one in found)} round-trip times, counted in the kernel, came back in {requests} OTLP "
-        f"requests; {agree} of {len(found)} subnets agree with the truth "
-        f"(none shorter, median within {_SLACK:.0%} or {_SLACK_S * 1e3:.0f} ms)."
+        f"{sum(one.count for one in found)} RTTs, counted in the kernel, arrived in {requests} OTLP requests. "
+        f"{agree} of {len(found)} subnets agree with their delay: no RTT is shorter, and the median is at most "
+        f"{_TOLERANCE:.0%} or {_TOLERANCE_S * 1e3:.0f} ms longer."
     )
     return agree == len(found)

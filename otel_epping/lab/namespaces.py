@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network namespaces without a name.
 
-`ip netns add` pins a namespace to a file, and after a crash the file is still there. Here a namespace is only a file
-descriptor: a short-lived thread steps into a new namespace (`unshare(2)`), we keep the descriptor that stands for it,
-and the kernel removes the namespace, with all its interfaces, when the last descriptor and the last process in it are
-gone. Processes are started with the parent-death signal set (`prctl(2)`, PR_SET_PDEATHSIG), so that killing us, even
-with SIGKILL, ends them too.
+`ip netns add` binds a namespace to a file, and a crash leaves the file behind. Here a namespace is only a file
+descriptor: a short-lived thread moves into a new namespace (`unshare(2)`), and we keep its descriptor. The kernel
+removes the namespace and its interfaces after the last descriptor is closed and the last process in it has ended.
+Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this process, even
+after SIGKILL.
 
-The namespace is a property of a thread in Linux: `Namespace.entered()` moves only the calling thread. A socket belongs
-for life to the namespace it was made in, so a program may open sockets in several of them and use all from one thread.
+In Linux each thread has its own namespace: `Namespace.entered()` moves only the calling thread. A socket stays in the
+namespace in which it was opened. So one thread may use sockets of several namespaces.
 """
 
 import ctypes
@@ -24,20 +24,20 @@ __all__ = ["LabError", "Namespace", "start"]
 
 _CLONE_NEWNET = 0x40000000
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-# os.setns and os.unshare came with Python 3.12.
+# os.setns and os.unshare need Python 3.12.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LabError(RuntimeError):
-    """The lab could not be built; the message names the cause and, where there is one, the cure."""
+    """The lab could not be built; the message has the cause, and the cure if one is known."""
 
 
 def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-    """Start a process (text mode) that the kernel kills with SIGKILL when the calling *thread* ends.
+    """Starts a process in text mode that the kernel kills with SIGKILL when the calling *thread* ends.
 
-    So call it from a thread that lives as long as the process shall. The process is in a session of its own: Ctrl-C
-    reaches us alone, and we take the others down in order. `popen_options` go to `subprocess.Popen`.
-    Raises LabError when `setpriv` is missing; a missing program of `argv` shows as exit status 127.
+    Call it from a thread that outlives the process. The process has a session of its own: Ctrl-C interrupts only the
+    calling process, which then stops the others in order. `popen_options` are passed to `subprocess.Popen`.
+    Raises LabError if `setpriv` is missing; if the program of `argv` is missing, the exit status is 127.
     """
     try:
         return subprocess.Popen(
@@ -48,10 +48,10 @@ def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
 
 
 class Namespace:
-    """A network namespace of our own, with loopback up; a context manager that ends it.
+    """A new network namespace with its loopback interface up; a context manager that closes it.
 
-    IPv6 duplicate address detection and router advertisements are off, so that an address works at once.
-    `name` appears in error messages only. Raises LabError without the privilege to make a namespace.
+    IPv6 duplicate address detection and router advertisements are off, so that addresses work at once.
+    `name` is for error messages. Raises LabError without the privilege to create a namespace.
     """
 
     def __init__(self, name: str) -> None:
@@ -70,7 +70,7 @@ class Namespace:
         self.close()
 
     def close(self) -> None:
-        """Kill the processes started here that still run, and let go of the namespace. May be called twice."""
+        """Kills all running processes started here, and closes the namespace. May be called twice."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -85,14 +85,14 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """A path that stands for the namespace, for `ip link ... netns PATH`; good as long as this object is open."""
+        """A path of the namespace for `ip link ... netns PATH`; valid until close()."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Run the body with the calling thread inside the namespace: what it opens or starts there stays there.
+        """Moves the calling thread into the namespace for the body: sockets and processes created there stay there.
 
-        Threads started in the body stay inside too: start none of a library's long-lived ones here by accident.
+        Threads started in the body stay in the namespace, too. Take care that no library starts long-lived threads.
         """
         origin = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -105,7 +105,7 @@ class Namespace:
             os.close(origin)
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """Run a command inside to its end and return its stdout. Raises LabError with its stderr when it fails."""
+        """Runs a command in the namespace, and returns its stdout. Raises LabError with its stderr if it fails."""
         process = self.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._processes.remove(process)
         with process:
@@ -116,20 +116,20 @@ class Namespace:
         return stdout
 
     def ip(self, *commands: str) -> str:
-        """Run `ip` commands inside, all in one process: `ns.ip("link set lo up", "address add ...")`."""
+        """Runs `ip` commands in the namespace, all in one process: `ns.ip("link set lo up", "address add ...")`."""
         return self.run("ip", "-batch", "-", stdin="\n".join(commands))
 
     def sysctl(self, key: str, value: int | str) -> None:
-        """Set a sysctl of the namespace, e.g. `net.ipv4.tcp_timestamps`. Raises LabError if the kernel refuses."""
+        """Sets a sysctl of the namespace, e.g. `net.ipv4.tcp_timestamps`. Raises LabError if the kernel rejects it."""
         try:
-            # /proc/sys/net shows the namespace of the thread that looks.
+            # /proc/sys/net shows the namespace of the reading thread.
             with self.entered():
                 Path("/proc/sys", key.replace(".", "/")).write_text(str(value))
         except OSError as error:
             raise LabError(f"in namespace {self.name}: cannot set {key}={value}: {error.strerror}") from error
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-        """Start a process inside; it dies with the calling thread (see `start`) and with the namespace."""
+        """Starts a process in the namespace. It ends with the calling thread (see start()), or with close()."""
         with self.entered():
             process = start(argv, **popen_options)
         self._processes.append(process)
@@ -137,23 +137,23 @@ class Namespace:
 
 
 def _new_namespace() -> int:
-    """Make a network namespace and return the file descriptor that keeps it alive."""
-    made: list[int | LabError] = []
+    """Creates a network namespace, and returns the file descriptor that keeps it alive."""
+    result: list[int | LabError] = []
 
-    def make() -> None:
+    def create() -> None:
         try:
-            _check(_libc.unshare(_CLONE_NEWNET), "make a network namespace")
-            made.append(os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC))
+            _check(_libc.unshare(_CLONE_NEWNET), "create a network namespace")
+            result.append(os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC))
         except LabError as error:
-            made.append(error)
+            result.append(error)
 
-    # A thread cannot undo an unshare, so one that ends does it for us.
-    thread = threading.Thread(target=make)
+    # A thread cannot undo unshare(2), so a thread that ends at once calls it.
+    thread = threading.Thread(target=create)
     thread.start()
     thread.join()
-    if isinstance(made[0], LabError):
-        raise made[0]
-    return made[0]
+    if isinstance(result[0], LabError):
+        raise result[0]
+    return result[0]
 
 
 def _check(result: int, action: str) -> None:

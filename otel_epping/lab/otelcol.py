@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official OpenTelemetry Collector, `otelcol`, beside the Python interpreter or in PATH."""
+"""The official OpenTelemetry Collector, `otelcol`, from the directory of the Python interpreter or from PATH."""
 
 import json
 import os
@@ -7,16 +7,16 @@ import shutil
 import sys
 from pathlib import Path
 
-from otel_epping.lab.forwarder import Forwarder
+from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.namespaces import LabError
 
 __all__ = ["Otelcol"]
 
 
-class Otelcol(Forwarder):
-    """The official Collector. Raises LabError when there is none.
+class Otelcol(CollectorProcess):
+    """The official Collector. Entering raises LabError if it is not installed.
 
-    An export is answered once the sink has answered: the Collector holds nothing that would be lost with it.
+    The Collector answers an export after the sink has answered it, so no data are lost if the Collector stops.
     """
 
     name = "otelcol"
@@ -51,11 +51,11 @@ class Otelcol(Forwarder):
         return [binary, f"--config=yaml:{json.dumps(config)}"]
 
     def _environment(self) -> dict[str, str]:
-        """Ours, without settings meant for an OpenTelemetry SDK, which the Collector would heed too."""
+        """Returns our environment without OTEL_* variables, which are for SDKs; the Collector would apply them, too."""
         return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
 
 
 def find_otelcol() -> str | None:
     """Returns the path of the binary, or None."""
-    beside = Path(sys.executable).parent
-    return shutil.which("otelcol", path=f"{beside}{os.pathsep}{os.environ.get('PATH', os.defpath)}")
+    interpreter_folder = Path(sys.executable).parent
+    return shutil.which("otelcol", path=f"{interpreter_folder}{os.pathsep}{os.environ.get('PATH', os.defpath)}")

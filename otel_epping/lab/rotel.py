@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rotel (https://rotel.dev), the smallest OpenTelemetry collector, from its Python package.
+"""rotel (https://rotel.dev), a small OpenTelemetry collector, from its Python package.
 
-The package carries the collector as one binary. Its own Python wrapper, which runs the binary as a daemon with a fixed
-pid file, is not used. The binary embeds Python: wheels are for one version of Python each, and there are none for 3.14.
+The package contains the collector as one binary. Its Python wrapper is not used: it runs the binary as a daemon with a
+fixed pid file. The binary embeds Python, so each wheel is for one Python version; there is no wheel for Python 3.14.
 """
 
 import importlib.util
@@ -10,14 +10,14 @@ import os
 import sysconfig
 from pathlib import Path
 
-from otel_epping.lab.forwarder import Forwarder
+from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.namespaces import LabError
 
 __all__ = ["Rotel"]
 
 
-class Rotel(Forwarder):
-    """The collector rotel. Raises LabError when the package is missing."""
+class Rotel(CollectorProcess):
+    """The collector rotel. Entering raises LabError if the package is not installed."""
 
     name = "rotel"
 
@@ -34,18 +34,18 @@ class Rotel(Forwarder):
             f"--otlp-exporter-protocol={self._forward}",
             f"--otlp-exporter-endpoint=http://127.0.0.1:{self._sink_port}",
             "--otlp-exporter-retry-initial-backoff=200ms",
-            # A batch that is full is split, and the part that is left over forgets its resource (0.0.1a15).
+            # rotel splits a full batch, and the rest of the batch loses its resource (0.0.1a15).
             "--disable-batching",
         ]
 
     def _environment(self) -> dict[str, str]:
-        """Ours, without settings meant for somebody else's rotel, and with the folder of this Python's library."""
+        """Returns our environment without ROTEL_* variables, and with libpython's folder in LD_LIBRARY_PATH."""
         ours = {name: value for name, value in os.environ.items() if not name.startswith("ROTEL_")}
         folders = [sysconfig.get_config_var("LIBDIR"), ours.get("LD_LIBRARY_PATH")]
         return ours | {"LD_LIBRARY_PATH": ":".join(filter(None, folders))}
 
     def _cure(self, last_lines: str) -> str:
-        # Wheels for Linux do not carry that library.
+        # The Linux wheels do not contain libpython.
         return " (apt-get install libpython3-dev)" if "libpython" in last_lines else ""
 
 

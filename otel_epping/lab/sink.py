@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP metrics receiver that keeps what it gets: the far end of an exporter, for tests and the demo.
+"""An OTLP metrics receiver that keeps all requests, for the tests and the demo.
 
-It listens on both OTLP transports, gRPC and HTTP with protobuf (POST /v1/metrics), with and without gzip, and keeps
-every request in the order of arrival with its size and headers. To see how an exporter lives through an outage, tell it
-to fail: `fail_with(503)` answers so over HTTP and with the matching gRPC status (UNAVAILABLE), until `recover()`.
+It listens on both OTLP transports, gRPC and HTTP with protobuf (POST /v1/metrics), with and without gzip. It keeps all
+requests in order of arrival, with size and headers. To simulate an outage, `fail_with(503)` makes it answer with HTTP
+status 503, or with the matching gRPC status (UNAVAILABLE), until `recover()`.
 
-It runs in threads of our own process, even when it listens inside a `Namespace`: a listening socket belongs to the
-namespace in which it was made, not to the thread that serves it.
+It runs in threads of the calling process, even if it listens in a `Namespace`: a listening socket belongs to the
+namespace in which it was opened, whichever thread serves it.
 """
 
 import gzip
@@ -53,7 +53,7 @@ _GRPC_STATUS = {
 
 @dataclass(frozen=True)
 class Received:
-    """One request: the message, its size in bytes as serialized (not compressed), headers with lower-case names."""
+    """A request: the message, its serialized size in bytes before compression, headers with lower-case names."""
 
     request: ExportMetricsServiceRequest
     size: int
@@ -62,7 +62,7 @@ class Received:
 
 
 class Point(NamedTuple):
-    """One data point and what surrounds it; `temporality` as in OTLP: 1 delta, 2 cumulative; 0 for a gauge."""
+    """A data point with its resource and attributes; `temporality` as in OTLP: 1 delta, 2 cumulative; 0 for a gauge."""
 
     resource: dict[str, AttributeValue]
     attributes: dict[str, AttributeValue]
@@ -73,9 +73,9 @@ class Point(NamedTuple):
 class Sink:
     """The receiver; a context manager that listens on 127.0.0.1 (of `namespace`) from entry to exit.
 
-    A port of 0 picks a free one; `grpc_port`, `http_port` tell which. `grpc_endpoint` and `http_endpoint` are the URLs
-    an exporter wants. As any gRPC server, it takes no message over 4 MiB. Raises OSError or RuntimeError when a port is
-    taken.
+    Port 0 means any free port; `grpc_port` and `http_port` have the numbers in use. `grpc_endpoint` and `http_endpoint`
+    are the URLs for an exporter. Over gRPC, messages of more than 4 MiB are rejected (gRPC's default).
+    Raises OSError or RuntimeError if a port is in use.
     """
 
     def __init__(self, grpc_port: int = 0, http_port: int = 0, namespace: Namespace | None = None) -> None:
@@ -83,7 +83,7 @@ class Sink:
         self._rejected = 0
         self._fail_status: int | None = None
         self._changed = threading.Condition()
-        # Made outside of the namespace: gRPC starts its threads here, and all its servers and clients share them.
+        # Created outside the namespace: gRPC starts threads here that all its servers and clients share.
         self._grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(self._export_grpc)
         generic = grpc.method_handlers_generic_handler(_GRPC_SERVICE, {_GRPC_METHOD: handler})
@@ -97,7 +97,7 @@ class Sink:
 
     def __enter__(self) -> "Sink":
         self._grpc_server.start()
-        # The poll interval is how long shutdown() takes.
+        # The poll interval limits how long shutdown() takes.
         serve = threading.Thread(target=self._http_server.serve_forever, args=(0.05,), name="otlp-sink", daemon=True)
         serve.start()
         return self
@@ -120,29 +120,29 @@ class Sink:
 
     @property
     def rejected(self) -> int:
-        """How many requests were answered with the failure set by `fail_with`."""
+        """Number of requests answered with the status set by fail_with()."""
         with self._changed:
             return self._rejected
 
     def clear(self) -> None:
-        """Forget the requests so far."""
+        """Deletes the requests so far."""
         with self._changed:
             self._received.clear()
 
     def fail_with(self, status: int) -> None:
-        """Answer every request from now on with this HTTP status, or the gRPC status it stands for."""
+        """Answers all further requests with this HTTP status, or with the matching gRPC status."""
         with self._changed:
             self._fail_status = status
 
     def recover(self) -> None:
-        """Accept requests again."""
+        """Accepts requests again."""
         with self._changed:
             self._fail_status = None
 
     def wait_for(self, predicate: Callable[["Sink"], T], timeout_s: float) -> T:
-        """Wait until `predicate(sink)`, asked again after every request, is true, and return its value.
+        """Waits until `predicate(sink)` is true, and returns its value. Evaluates it again after each request.
 
-        Raises TimeoutError that says how many requests came meanwhile.
+        Raises TimeoutError with the number of accepted and rejected requests.
         """
         with self._changed:
             result = self._changed.wait_for(lambda: predicate(self), timeout_s)
@@ -152,7 +152,7 @@ class Sink:
         return result
 
     def metrics(self) -> Iterator[tuple[dict[str, AttributeValue], Metric]]:
-        """Every metric of every request so far with its resource attributes, in order of arrival."""
+        """Yields each metric of all requests so far, with its resource attributes, in order of arrival."""
         for request in self.requests:
             for resource_metrics in request.resource_metrics:
                 resource = _attributes(resource_metrics.resource.attributes)
@@ -161,7 +161,7 @@ class Sink:
                         yield resource, metric
 
     def points(self, metric_name: str) -> list[Point]:
-        """Every data point of a metric in the requests so far, in order of arrival."""
+        """Returns the data points of a metric in all requests so far, in order of arrival."""
         return [
             Point(resource, _attributes(point.attributes), point, getattr(data, "aggregation_temporality", 0))
             for resource, metric in self.metrics()
@@ -171,9 +171,9 @@ class Sink:
         ]
 
     def accept(self, body: bytes, headers: dict[str, str], protocol: Literal["grpc", "http"]) -> int:
-        """Take in one serialized request and return the HTTP status to answer: 200, or the one of `fail_with`.
+        """Keeps a serialized request, and returns the HTTP status of the answer: 200, or the status set by fail_with().
 
-        Raises DecodeError when `body` is not a request.
+        Raises DecodeError if `body` is not a request.
         """
         request = ExportMetricsServiceRequest.FromString(body)
         with self._changed:
@@ -191,13 +191,13 @@ class Sink:
         except DecodeError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
         if status != 200:
-            context.abort(_GRPC_STATUS.get(status, grpc.StatusCode.UNKNOWN), f"the sink was told to fail with {status}")
+            context.abort(_GRPC_STATUS.get(status, grpc.StatusCode.UNKNOWN), f"the sink is set to fail with {status}")
         return _RESPONSE
 
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # an exporter's idle keep-alive connection must not hold up the exit
+    block_on_close = False  # an idle keep-alive connection of an exporter must not delay the exit
 
     def __init__(self, sink: Sink, port: int) -> None:
         self.sink = sink
@@ -230,7 +230,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing: the caller's terminal is not a server log."""
+        """Logs nothing: the caller's terminal is no server log."""
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> dict[str, AttributeValue]:
@@ -238,7 +238,7 @@ def _attributes(pairs: Iterable[KeyValue]) -> dict[str, AttributeValue]:
 
 
 def _value(value: AnyValue) -> AttributeValue:
-    """The Python value of a scalar attribute; others (arrays, maps) do not occur in what we receive."""
+    """Returns the Python value of a scalar attribute. Raises ValueError for arrays and maps; the agent sends none."""
     kind = value.WhichOneof("value")
     if kind not in ("string_value", "bool_value", "int_value", "double_value"):
         raise ValueError(f"unexpected attribute type {kind}")

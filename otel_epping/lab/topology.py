@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab itself: two clients, a router and servers, wired, addressed and routed.
+"""The lab: two clients, a router and servers, with links, addresses and routes.
 
     client  10.1.0.2 ─┐
-                      ├─ router ─ wan0 ═══ the link that holds packets back ═══ uplink0 ─ servers
+                      ├─ router ─ wan0 ═══ the link that delays packets ═══ uplink0 ─ servers
     legacy  10.2.0.2 ─┘
 
-`client` is a host as most are. `legacy` has TCP timestamps off, as Windows has. `router` forwards IPv4 and IPv6; its
-interface `wan0` is the place to watch. `servers` holds one address of every server subnet: host 10 of each. Towards
-each of these subnets the link has the round-trip delay that the subnet was given, so what a tool at `wan0` measures can
-be held against the truth. Server subnets come from the ranges set aside for documentation and benchmarks (RFC 5737, RFC
-2544, RFC 3849), so they can never be mistaken for somebody's network.
+`client` has Linux's default settings. `legacy` has TCP timestamps off, as Windows has. `router` forwards IPv4 and IPv6;
+its interface `wan0` is the place to measure. `servers` has one address in each server subnet: host 10. The link adds
+the RTT configured for each subnet, so RTTs measured at `wan0` can be compared with known values. The server subnets are
+reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so they are no real networks.
 """
 
 import ipaddress
@@ -18,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from otel_epping.lab.link import Link, LinkStatistics, Network
+from otel_epping.lab.delayed_link import DelayedLink, LinkStatistics, Network
 from otel_epping.lab.namespaces import LabError, Namespace
 
 __all__ = ["DEFAULT_NETWORKS", "WAN_INTERFACE", "Lab", "Network", "server_address"]
@@ -43,15 +42,17 @@ DEFAULT_NETWORKS: tuple[Network, ...] = tuple(
 
 
 def server_address(network: Network) -> str:
-    """The address of the server in a subnet: its host number 10 (hexadecimal in IPv6, `::10`)."""
+    """Returns the server's address in a subnet: host number 10 (hexadecimal in IPv6, `::10`)."""
     return str(network.subnet[10 if network.subnet.version == 4 else 0x10])
 
 
 class Lab:
-    """The running lab; a context manager. Raises LabError when it cannot be built.
+    """The running lab; a context manager. Raises LabError if it cannot be built.
 
-    `client`, `legacy`, `router`, `servers` are its namespaces; `addresses` the servers' addresses, in the order of
-    `networks`; `statistics` what the link did, known after exit.
+    client, legacy, router, servers   the namespaces
+    networks                          the server subnets and their RTTs
+    addresses                         the servers' addresses, in the order of `networks`
+    statistics                        the link's LinkStatistics, after exit; None before
     """
 
     def __init__(self, networks: Sequence[Network] = DEFAULT_NETWORKS) -> None:
@@ -63,8 +64,8 @@ class Lab:
             self.router = undo.enter_context(Namespace("router"))
             self.client = undo.enter_context(Namespace("client"))
             self.legacy = undo.enter_context(Namespace("legacy"))
-            self._link = Link(self.router, WAN_INTERFACE, self.servers, "uplink0", self.networks)
-            self._wire()
+            self._link = DelayedLink(self.router, WAN_INTERFACE, self.servers, "uplink0", self.networks)
+            self._configure()
             self._link.start()
             self._undo = undo.pop_all()
 
@@ -76,7 +77,7 @@ class Lab:
             self.statistics = self._link.stop()
 
     def serve(self) -> subprocess.Popen[str]:
-        """Start the server program on every address and return when it listens. Raises LabError when it does not."""
+        """Starts the server program on all addresses, and returns when it listens. Raises LabError if it fails."""
         argv = [sys.executable, "-m", "otel_epping.lab.traffic", "serve"]
         process = self.servers.popen(argv, stdout=subprocess.PIPE)
         assert process.stdout is not None
@@ -85,19 +86,20 @@ class Lab:
         return process
 
     def talk(self, host: Namespace, *options: str, addresses: Sequence[str] | None = None) -> subprocess.Popen[str]:
-        """Start the client program in `host`, towards every server address or `addresses`; `options` of `traffic talk`.
+        """Starts the client program in `host`, with connections to `addresses` (by default all servers' addresses).
 
-        `traffic.finish` ends it and `traffic.result` waits for its end; both return what it did.
+        `options` are options of `traffic talk`. traffic.finish() ends the program, traffic.result() waits for its end;
+        both return its totals.
         """
         argv = [sys.executable, "-m", "otel_epping.lab.traffic", "talk", *options, *(addresses or self.addresses)]
         return host.popen(argv, stdout=subprocess.PIPE)
 
-    def _wire(self) -> None:
+    def _configure(self) -> None:
         self.router.sysctl("net.ipv4.ip_forward", 1)
         self.router.sysctl("net.ipv6.conf.all.forwarding", 1)
         self.legacy.sysctl("net.ipv4.tcp_timestamps", 0)
-        self._wire_host(self.client, 1)
-        self._wire_host(self.legacy, 2)
+        self._connect_host(self.client, 1)
+        self._connect_host(self.legacy, 2)
         self.router.ip(*_interface(WAN_INTERFACE, 0, 1), *_default_route(WAN_INTERFACE, 0, 2))
         self.servers.ip(
             *_interface("uplink0", 0, 2),
@@ -105,8 +107,8 @@ class Lab:
             *(f"address add {address} dev lo" for address in self.addresses),
         )
 
-    def _wire_host(self, host: Namespace, number: int) -> None:
-        """Join a host to the router by a pair of virtual Ethernet devices, on the local network `number`."""
+    def _connect_host(self, host: Namespace, number: int) -> None:
+        """Connects a host to the router by a pair of veth interfaces, as local network `number`."""
         self.router.ip(
             f"link add {host.name}0 type veth peer name eth0 netns {host.path}",
             *_interface(f"{host.name}0", number, 1),
@@ -115,7 +117,7 @@ class Lab:
 
 
 def _interface(name: str, number: int, host: int) -> list[str]:
-    """The `ip` commands that give an interface the address `host` of local network `number` and take it up."""
+    """Returns the `ip` commands that give an interface address `host` of local network `number`, and set it up."""
     return [
         f"address add 10.{number}.0.{host}/24 dev {name}",
         f"address add fd00:{number}::{host}/64 dev {name}",

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that talk over the lab's link: `python -m otel_epping.lab.traffic serve|talk`.
+"""The server and client programs for the lab's traffic: `python -m otel_epping.lab.traffic serve|talk`.
 
-`serve` answers on port 5000 of all addresses, IPv4 and IPv6. A request is 100 to 1400 bytes and says in its first four
-bytes how long it is and how long the answer shall be, so one write is one TCP segment in either direction (asyncio sets
-TCP_NODELAY). `talk` keeps a few connections to every address it is given; on each it sends a request, waits for the
-whole answer, pauses for a moment and goes on, like the users of a web service. At its end (after `--duration`, or on
-SIGTERM) it prints one line of JSON: the requests answered per address, and the errors per address and kind. A broken
-connection is an error and is opened anew.
+`serve` answers on TCP port 5000 of all addresses, IPv4 and IPv6. A request has 100 to 1400 bytes. Its first four bytes
+are the lengths of the request and of the answer. A write is one TCP segment in either direction, because asyncio sets
+TCP_NODELAY. `talk` keeps some connections to each given address, like the users of a web service. On each connection it
+sends a request, waits for the whole answer, pauses, and repeats. At its end (after `--duration`, or on SIGTERM) it
+prints a line of JSON: answered requests per address, and errors per address and kind. A broken connection counts as an
+error, and is opened again.
 """
 
 import argparse
@@ -31,20 +31,20 @@ _SMALLEST, _LARGEST = 100, 1400
 
 @dataclass(frozen=True)
 class Totals:
-    """What `talk` did: answered requests per address, and errors per "address: kind"."""
+    """The totals of `talk`: answered requests per address, and errors per "address: kind"."""
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
 
 
 def finish(talking: subprocess.Popen[str]) -> Totals:
-    """End a `talk` process and return its totals; errors as of `result`."""
+    """Ends a `talk` process, and returns its totals. Raises LabError if it failed."""
     talking.terminate()
     return result(talking)
 
 
 def result(talking: subprocess.Popen[str]) -> Totals:
-    """Wait for a `talk` process with a duration to end and return its totals. Raises LabError if it failed."""
+    """Waits for the end of a `talk` process with a duration, and returns its totals. Raises LabError if it failed."""
     stdout, _ = talking.communicate()
     if talking.returncode:
         raise LabError(f"the lab's client program ended with status {talking.returncode}")
@@ -53,12 +53,12 @@ def result(talking: subprocess.Popen[str]) -> Totals:
 
 
 def request(request_size: int, answer_size: int) -> bytes:
-    """A request of `request_size` bytes (at least 4) that asks for `answer_size` bytes."""
+    """Returns a request of `request_size` bytes (at least 4) for an answer of `answer_size` bytes."""
     return _HEADER.pack(request_size, answer_size).ljust(request_size, b"\0")
 
 
 async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):  # a client may go when it likes
+    with closing(writer), suppress(asyncio.IncompleteReadError, ConnectionError):  # a client may disconnect at any time
         while True:
             request_size, answer_size = _HEADER.unpack(await reader.readexactly(_HEADER.size))
             await reader.readexactly(request_size - _HEADER.size)
@@ -74,7 +74,7 @@ async def _serve() -> None:
 
 
 async def _converse(address: str, pause_s: tuple[float, float], totals: Totals) -> None:
-    """Send requests over one connection until it breaks."""
+    """Sends requests over one connection until it breaks."""
     reader, writer = await asyncio.open_connection(address, PORT)
     with closing(writer):
         while True:
@@ -86,7 +86,7 @@ async def _converse(address: str, pause_s: tuple[float, float], totals: Totals) 
 
 
 async def _keep_conversing(address: str, pause_s: tuple[float, float], totals: Totals) -> None:
-    await asyncio.sleep(random.uniform(0, pause_s[1]))  # so that not all connections speak at once
+    await asyncio.sleep(random.uniform(0, pause_s[1]))  # so that the connections do not start at the same time
     while True:
         try:
             await _converse(address, pause_s, totals)
@@ -102,7 +102,7 @@ async def _talk(addresses: list[str], connections: int, pause_s: tuple[float, fl
     )
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, talking.cancel)
-    # The two ways to end; anything else is an error that nobody foresaw.
+    # The expected ways to end: the duration is over, or SIGTERM or SIGINT.
     with suppress(asyncio.TimeoutError, asyncio.CancelledError):
         await asyncio.wait_for(talking, duration_s)
     print(json.dumps(vars(totals)), flush=True)

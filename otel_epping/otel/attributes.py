@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attributes of series: what a row says by its subnet, and a column by what it counts."""
+"""The attributes of series: those of a row come from its subnet, those of a column from what the column counts."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.methods import METHODS
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import Counter
@@ -19,18 +19,19 @@ OVERFLOW: Labels = {semconv.OVERFLOW: True}
 
 
 class Columns:
-    """Which counter of a record, all 64-bit numbers one after the other, is which series of which metric.
+    """Maps the columns of a record of 64-bit counters to metrics and attributes.
 
     by_metric  the columns of each metric
-    labels     what each column's points are told apart by; the last is of NO_LABELS
+    labels     the attributes of each column's points; the last entry, at NO_LABELS, is empty
     """
 
     def __init__(self, counters: Sequence[Counter], record: np.dtype[Any]) -> None:
-        number: npt.NDArray[Any] = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
+        # A record in which each counter has the number of its column.
+        columns: Records = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
         self.by_metric: dict[metric_table.Metric, list[int]] = {}
         self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]
         for counter in counters:
-            values = number
+            values = columns
             for part in counter.field.split("."):
                 values = values[part]
             key, labels = counter.axis or ("", ("",))
@@ -40,7 +41,7 @@ class Columns:
 
 
 def subnet_labels(subnet: Subnet | None) -> Labels:
-    """Of all that is counted for a row; that of no subnet is the overflow slot."""
+    """Returns the attributes of a row's counters. A row without subnet is the overflow slot."""
     if subnet is None:
         return OVERFLOW
     return {
@@ -52,7 +53,7 @@ def subnet_labels(subnet: Subnet | None) -> Labels:
 
 
 def rtt_labels(subnet: Subnet | None) -> Labels:
-    """Of a row's histogram."""
+    """Returns the attributes of a row's RTT histogram. A row without subnet is the overflow slot."""
     if subnet is None:
         return OVERFLOW
     method = METHODS[subnet.method]

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which field of what the kernel program counts makes which points of which metric.
+"""Maps the fields of the kernel program's counters to metrics and attributes.
 
-The names are in `metric_table.py`. To add a counter, add a row: it changes with the program's structs, names do not.
+Metrics are described in `metric_table.py`. To export another counter, add a row here. These rows follow the program's
+structs; the metric table does not depend on them.
 """
 
 import dataclasses
@@ -12,9 +13,12 @@ from otel_epping.otel import metric_table, semconv
 
 @dataclass(frozen=True)
 class Counter:
-    """A field of the records of a reading, and the points that come of it.
+    """A field of the records of a reading, and its points.
 
-    `field` may go into a struct, as in "received.packets". Where it is an array, `axis` gives attribute and values.
+    metric      the metric of the points
+    field       name of the field; may be inside a struct, as in "received.packets"
+    axis        for an array: the attribute that tells its elements apart, and its values; None for a single number
+    attributes  attributes that all points of the field have
     """
 
     metric: metric_table.Metric
@@ -26,7 +30,7 @@ class Counter:
 _CLASS_AXIS = (semconv.TRAFFIC_CLASS, semconv.TRAFFIC_CLASSES)
 _ECN_AXIS = (semconv.ECN, semconv.ECN_CODEPOINTS[1:])
 _DIRECTION_AXIS = (semconv.SUBNET_DIRECTION, semconv.SUBNET_DIRECTIONS)
-# Fields of the records of kernel/read/subnet_counters.py.
+# Fields of the records of a reading's rows (kernel/read/subnet_counters.py).
 SUBNET_COUNTERS = (
     Counter(metric_table.SUBNET_PACKETS, "classes.from.packets", _CLASS_AXIS, {semconv.SUBNET_DIRECTION: "from"}),
     Counter(metric_table.SUBNET_PACKETS, "classes.to.packets", _CLASS_AXIS, {semconv.SUBNET_DIRECTION: "to"}),

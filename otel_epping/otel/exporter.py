@@ -25,7 +25,7 @@ from opentelemetry.sdk.metrics.export import (
 )
 
 from otel_epping.kernel.collector import EppingCollector
-from otel_epping.otel.batch import Batch
+from otel_epping.otel.batch import ExportBatch
 from otel_epping.otel.explicit_buckets import explicit
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import Writer
@@ -169,7 +169,7 @@ class ProducerExporter(MetricExporter):
                 break
         return failed
 
-    def _deliver(self, metrics_data: MetricsData, batch: Batch, timeout_millis: float, *, with_sdk: bool) -> bool:
+    def _deliver(self, metrics_data: MetricsData, batch: ExportBatch, timeout_millis: float, *, with_sdk: bool) -> bool:
         """Whether the receiver has the batch now."""
         theirs = metrics_data.resource_metrics
         if with_sdk:

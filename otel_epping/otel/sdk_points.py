@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From series to the OpenTelemetry SDK's data points. Numbers leave numpy here: exporters choke on numpy's scalars."""
+"""Makes the OpenTelemetry SDK's data points from series.
+
+All numbers become Python's own here, as exporters fail on numpy's scalars.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -29,12 +32,14 @@ def rtt_point(
     time_ns: int,
     buckets: histogram.Buckets,
     sum_ns: int,
-    extremes: tuple[int, int],
+    min_max_ns: tuple[int, int],
 ) -> ExponentialHistogramDataPoint:
-    """One histogram. `extremes` are the least and greatest RTT in ns; without a greatest one both are unknown: then
-    the point has no min and max, as OTLP allows.
+    """Returns the data point of one histogram. Times and sums are ns; the point has seconds.
+
+    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown; then the point has no min and max,
+                as OTLP allows
     """
-    least, greatest = (value / _NS for value in extremes) if extremes[1] else (None, None)
+    minimum, maximum = (value / _NS for value in min_max_ns) if min_max_ns[1] else (None, None)
     return ExponentialHistogramDataPoint(
         attributes=attributes,
         start_time_unix_nano=start_ns,
@@ -46,15 +51,15 @@ def rtt_point(
         positive=Buckets(buckets.offset, buckets.counts.tolist()),
         negative=_NO_BUCKETS,
         flags=0,
-        min=least,  # type: ignore[arg-type]  # the exporters leave None off
-        max=greatest,  # type: ignore[arg-type]
+        min=minimum,  # type: ignore[arg-type]  # exporters omit None
+        max=maximum,  # type: ignore[arg-type]
     )
 
 
 def rtt_points(
     series: RttSeries, attributes: Callable[[int], Attributes], time_ns: int
 ) -> Iterator[ExponentialHistogramDataPoint]:
-    """All histograms, with the attributes of their rows."""
+    """Yields the data point of each histogram, with the attributes of its row."""
     starts, counts, offset, scale = series.fitted
     for i, row in enumerate(series.rows.tolist()):
         yield rtt_point(
@@ -70,16 +75,16 @@ def rtt_points(
 def counter_points(
     series: CounterSeries, attributes: Callable[[int, int], Attributes], time_ns: int
 ) -> Iterator[NumberDataPoint]:
-    """All points of a counter, with the attributes of their rows and columns."""
-    numbers = (series.rows, series.columns, series.start_ns, series.values)
-    for row, column, start_ns, value in zip(*(array.tolist() for array in numbers), strict=True):
+    """Yields the data points of a counter, with the attributes of their rows and columns."""
+    arrays = (series.rows, series.columns, series.start_ns, series.values)
+    for row, column, start_ns, value in zip(*(array.tolist() for array in arrays), strict=True):
         yield NumberDataPoint(attributes(row, column), start_ns, time_ns, value)
 
 
 def number_points(
     attributes: Callable[[int], Attributes], columns: Sequence[int], counts: Counts, start_ns: int, time_ns: int
 ) -> list[NumberDataPoint]:
-    """A point for each count that isn't 0, with the attributes of its column."""
+    """Returns a data point for each count that is not 0, with the attributes of its column."""
     return [
         NumberDataPoint(attributes(column), start_ns, time_ns, value)
         for column, value in zip(columns, counts[columns].tolist(), strict=True)
@@ -93,11 +98,11 @@ def sum_metric(
     temporality: AggregationTemporality,
     is_monotonic: bool = True,
 ) -> Metric:
-    """A counter, or an up-down counter."""
+    """Returns the metric of a counter, or of an up-down counter, which is not monotonic."""
     return Metric(metric.name, metric.description, metric.unit, Sum(points, temporality, is_monotonic))
 
 
 def rtt_metric(points: Sequence[ExponentialHistogramDataPoint], temporality: AggregationTemporality) -> Metric:
-    """The metric of all histograms."""
+    """Returns the RTT metric with these histograms."""
     metric = metric_table.RTT
     return Metric(metric.name, metric.description, metric.unit, ExponentialHistogram(points, temporality))

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the kernel program over captures."""
+"""Runs the kernel program over the packets of captures: `otel-epping replay`."""

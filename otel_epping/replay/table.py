@@ -1,16 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reading as text: the table of subnets, and below it what isn't in it."""
+"""The table of subnets that `replay` prints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from otel_epping.kernel import buckets
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
-from otel_epping.otel import semconv
 from otel_epping.series import histogram
 from otel_epping.series.subnet import subnet_of
 
@@ -18,22 +15,23 @@ _QUANTILES = (0.5, 0.9, 0.99)
 _TIMES = ("min ms", *(f"p{100 * q:.0f} ms" for q in _QUANTILES), "max ms")
 _HEADINGS = ("subnet", "method", "RTTs", *_TIMES, "packets", "bytes")
 _LEFT_COLUMNS = 2
-_BEYOND_LIMIT = "all others"
-# How an RTT that was begun can end: fields of the program's struct interface_counters, without `rtt_`.
-_ENDS = ("measured", "expired", "superseded", "repeated", "abandoned")
+_OVERFLOW = "all others"
 
 
 @dataclass
-class _Subnet:
-    """What was counted for a subnet: the reading's rows with RTTs, by method, and packets and bytes from and to it."""
+class _SubnetCounts:
+    """The counts of a subnet: the reading's row of each method with RTTs, and packets and bytes from and to the subnet.
+
+    The overflow point has one row for all methods, with the key len(METHODS).
+    """
 
     rows: dict[int, int] = field(default_factory=dict)
     packets: int = 0
     bytes: int = 0
 
 
-def _subnets(reading: Reading, config: EppingConfig) -> dict[str, _Subnet]:
-    found: dict[str, _Subnet] = {}
+def _counts_by_subnet(reading: Reading, config: EppingConfig) -> dict[str, _SubnetCounts]:
+    found: dict[str, _SubnetCounts] = {}
     counters = reading.counters
     packet_counts, sizes = (
         (counters["classes"]["from"][unit].sum(axis=1) + counters["classes"]["to"][unit].sum(axis=1)).tolist()
@@ -46,7 +44,7 @@ def _subnets(reading: Reading, config: EppingConfig) -> dict[str, _Subnet]:
             continue
         if not packets and not rtts:
             continue
-        entry = found.setdefault(str(subnet.network) if subnet else _BEYOND_LIMIT, _Subnet())
+        entry = found.setdefault(str(subnet.network) if subnet else _OVERFLOW, _SubnetCounts())
         entry.packets += packets
         entry.bytes += size
         if rtts:
@@ -55,29 +53,31 @@ def _subnets(reading: Reading, config: EppingConfig) -> dict[str, _Subnet]:
 
 
 def _times(reading: Reading, row: int, scale: int) -> list[str]:
-    """How many RTTs a row has, and their least, quantiles and greatest in ms."""
+    """Returns the number of RTTs of a row, and their minimum, quantiles and maximum in ms."""
     first, run = reading.buckets.run(row)
     counts = histogram.trim(run, buckets.first_index(scale) + first, scale)
-    least, greatest = reading.min_ns[row] / 1e9, reading.max_ns[row] / 1e9
-    quantiles = [histogram.quantile(counts, q, least, greatest) for q in _QUANTILES]
-    return [f"{counts.counts.sum():,}", *(f"{each * 1e3:.3f}" for each in (least, *quantiles, greatest))]
+    minimum_s, maximum_s = reading.min_ns[row] / 1e9, reading.max_ns[row] / 1e9
+    quantiles = [histogram.quantile(counts, q, minimum_s, maximum_s) for q in _QUANTILES]
+    return [f"{counts.counts.sum():,}", *(f"{each * 1e3:.3f}" for each in (minimum_s, *quantiles, maximum_s))]
 
 
 def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
-    """A line for each subnet and method, the busiest subnets first."""
-    nothing = ["-", "0", *("" for _ in _TIMES)]
-    for name, subnet in sorted(_subnets(reading, config).items(), key=lambda entry: (-entry[1].packets, entry[0])):
+    """Yields the cells of each line: one line per subnet and method, the subnets with most packets first."""
+    no_rtts = ["-", "0", *("" for _ in _TIMES)]
+    for name, subnet in sorted(
+        _counts_by_subnet(reading, config).items(), key=lambda entry: (-entry[1].packets, entry[0])
+    ):
         first = [name, f"{subnet.packets:,}", f"{subnet.bytes:,}"]
         for method, row in sorted(subnet.rows.items()):
             label = METHODS[method].name if method < len(METHODS) else "all"
             yield [first[0], label, *_times(reading, row, config.scale), *first[1:]]
-            first = [""] * len(first)  # said once
+            first = [""] * len(first)  # name, packets and bytes only in the first line of a subnet
         if not subnet.rows:
-            yield [first[0], *nothing, *first[1:]]
+            yield [first[0], *no_rtts, *first[1:]]
 
 
 def table(reading: Reading, config: EppingConfig) -> str:
-    """The table of subnets. Packets and bytes are those from and to a subnet, by whatever method it was measured."""
+    """Returns the table of subnets as text. Packets and bytes include all packets from and to a subnet."""
     lines = [list(_HEADINGS), *_lines(reading, config)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
@@ -87,47 +87,3 @@ def table(reading: Reading, config: EppingConfig) -> str:
         ).rstrip()
         for line in lines
     )
-
-
-def packets(reading: Reading) -> dict[str, int]:
-    """Packets of all interfaces by kind, in the order of conventions.PACKET_KINDS."""
-    counts = sum(reading.interfaces[way]["packets"].sum(axis=0) for way in ("received", "transmitted"))
-    return dict(zip(semconv.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
-
-
-def account(reading: Reading, waiting: int) -> dict[str, int]:
-    """What became of the RTTs that were begun, which is the first entry; the others add up to it.
-
-    `waiting` is how many wait still. What is missing then was pushed out of the tables of flows and questions.
-    """
-    counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_ENDS)}
-    lost = counts["begun"] - sum(counts[end] for end in _ENDS) - waiting
-    return counts | {"still waiting": waiting, "pushed out": lost}
-
-
-def clamped(reading: Reading) -> int:
-    """RTTs that were measured, and counted as the least or the greatest one of the histograms."""
-    return int(reading.interfaces["rtt_clamped"].sum())
-
-
-def not_begun(reading: Reading) -> int:
-    """RTTs that were due and not begun, since OUTSTANDING of the flow's direction waited already (bpf/maps.h)."""
-    return int(reading.interfaces["rtt_not_begun"].sum())
-
-
-def timestamp_faults(reading: Reading) -> dict[str, int]:
-    """Directions of TCP flows that sequence numbers timed from then on, by what was wrong with their timestamps."""
-    counts: list[int] = reading.interfaces["timestamp_fault"].sum(axis=0).tolist()
-    return dict(zip(semconv.TIMESTAMP_FAULTS, counts, strict=True))
-
-
-def duplicates(reading: Reading) -> int:
-    """Packets that were seen before on their way."""
-    return int(reading.interfaces["duplicates"].sum())
-
-
-def share_without_timestamps(reading: Reading) -> float:
-    """The share of TCP packets that have no timestamp; 0 if there is no TCP."""
-    by_class: list[int] = reading.counters["classes"]["from"]["packets"].sum(axis=0).tolist()
-    counts = dict(zip(semconv.TRAFFIC_CLASSES, by_class, strict=True))
-    return counts["tcp_other"] / max(1, counts["tcp_other"] + counts["tcp_timestamp"])

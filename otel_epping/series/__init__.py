@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the kernel's counts to time series, in arrays. Knows nothing of OpenTelemetry."""
+"""Turns the kernel's counts into time series, as arrays. Does not import OpenTelemetry."""

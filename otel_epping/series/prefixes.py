@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of series, and the prefixes that cover a subnet: the same bits, but fewer of them.
+"""Keys of subnets and series, and the prefixes that cover a subnet: the first bits of the subnet's prefix.
 
-A key is the program's struct subnet_key as bytes. Without a method (it is 0 then), it is that of a subnet: all methods
-of it, on one side of one interface. That of a covering prefix has `shorter`, and is like any other otherwise.
+A key is the program's struct subnet_key, as bytes. With method 0 it is the key of a subnet on one side of an interface,
+for all methods together. A key of a covering prefix is like the key of a subnet, but its `shorter` is not 0: `shorter`
+is how many bits the prefix is shorter than the prefixes of subnets.
 """
 
 from collections.abc import Iterator
@@ -15,15 +16,15 @@ from otel_epping.kernel.config import EppingConfig
 Key = bytes
 
 _V4, _V6 = 4, 6
-# From the narrowest on; the last is all there is of a family.
+# Lengths of covering prefixes, the longest first. The last one covers the whole address family.
 _COVERING = {_V4: (16, 8, 0), _V6: (32, 16, 0)}
 _ADDRESS_BITS = 128
-# An IPv4 address is mapped into an IPv6 one, and its bits are the last 32.
-_IN_FRONT = {_V4: 96, _V6: 0}
+# An IPv4 address is the last 32 bits of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
+_MAPPED_BITS = {_V4: 96, _V6: 0}
 
 
 class SubnetKeys:
-    """Makes keys of others; `dtype` is that of struct subnet_key."""
+    """Derives keys from keys. `dtype` is the type of struct subnet_key."""
 
     def __init__(self, dtype: np.dtype[Any], config: EppingConfig) -> None:
         self._dtype = dtype
@@ -32,31 +33,31 @@ class SubnetKeys:
         self._method: int = dtype.fields["method"][1]
 
     def method_of(self, key: Key) -> int:
-        """The number of the key's method."""
+        """Returns the number of the key's method."""
         return key[self._method]
 
     def with_method(self, key: Key, method: int) -> Key:
-        """The key of a subnet's series."""
+        """Returns the key of a series: a subnet and a method."""
         if key[self._method] == method:
             return key
         return key[: self._method] + bytes([method]) + key[self._method + 1 :]
 
     def subnet(self, key: Key) -> Key:
-        """The key of the subnet that a series is of."""
+        """Returns the key of the subnet that a series belongs to."""
         return self.with_method(key, 0)
 
     def is_covering(self, key: Key) -> bool:
-        """Whether it is of a prefix that covers subnets."""
+        """Whether this is the key of a covering prefix."""
         return bool(self.record(key)["shorter"])
 
     def record(self, key: Key) -> Any:
-        """The key as the program's record."""
+        """Returns the key as a record of struct subnet_key."""
         return np.frombuffer(key, self._dtype)[0]
 
     def covering(self, subnet: Key) -> Iterator[tuple[int, Key]]:
-        """Levels and keys of the prefixes that cover a subnet, from the narrowest, of level 0, to all of its family.
+        """Yields level and key of each prefix that covers a subnet, the longest prefix, level 0, first.
 
-        Of a subnet that is as wide as one of them itself, there are fewer.
+        Levels whose prefix is not shorter than the subnet's own prefix are left out.
         """
         family = int(self.record(subnet)["family"])
         for level, bits in enumerate(_COVERING[family]):
@@ -65,7 +66,7 @@ class SubnetKeys:
                 record = np.frombuffer(bytearray(subnet), self._dtype)
                 half = record["prefix"]["half"]
                 address = int.from_bytes(half.tobytes(), "big")
-                behind = _ADDRESS_BITS - _IN_FRONT[family] - bits
-                half[...] = np.frombuffer((address >> behind << behind).to_bytes(16, "big"), half.dtype)
+                host_bits = _ADDRESS_BITS - _MAPPED_BITS[family] - bits
+                half[...] = np.frombuffer((address >> host_bits << host_bits).to_bytes(16, "big"), half.dtype)
                 record["shorter"] = shorter
                 yield level, record.tobytes()

@@ -1,38 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which series there are: their keys and numbers, since when, and whether all that they counted was delivered."""
+"""The series that exist: their keys and numbers, their start, and whether all of their counts are delivered."""
 
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from otel_epping.kernel.arrays import grow
-from otel_epping.kernel.sparse import Numbers
+from otel_epping.kernel.arrays import Flags, Indexes, Records, Times, Words, grow
 from otel_epping.series.prefixes import Key, SubnetKeys
 
 
 class SeriesRegistry:
-    """Series have the numbers of rows. Number 0, the overflow point, is there always; others are used again.
+    """Gives numbers to series. Number 0, the overflow point, always exists; numbers of ended series are used again.
 
-    slots    (series,) as in Reading; `live` if there is such a series
-    since_ns (series,) Unix time from which on it counts; 0 if there is no such series, and of the overflow point
-    untold   (series,) whether something was counted that isn't delivered
-    told     the series of each subnet, and of each prefix that covers some
-    covering how many of these are covering prefixes
+    slots       (series,) as in Reading; `live` if the series exists
+    since_ns    (series,) Unix time from which on the series counts, ns; 0 for the overflow point, and without series
+    generation  (series,) as in Reading
+    pending     (series,) whether the series has counts that are not delivered
+    by_subnet   numbers of the series of each subnet and covering prefix
+    covering    how many of the keys of `by_subnet` are covering prefixes
     """
 
     def __init__(self, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
-        self.slots: npt.NDArray[Any] = np.zeros(1, slots)
-        self.since_ns = np.zeros(1, np.int64)
-        self.untold = np.zeros(1, np.bool_)
-        self.told: dict[Key, tuple[int, ...]] = {}
+        self.slots: Records = np.zeros(1, slots)
+        self.since_ns: Times = np.zeros(1, np.int64)
+        self.generation: Words = np.zeros(1, np.uint32)
+        self.pending: Flags = np.zeros(1, np.bool_)
+        self.by_subnet: dict[Key, tuple[int, ...]] = {}
         self.covering = 0
         self._keys = keys
         self._numbers: dict[Key, int] = {}
         self._free: list[int] = []
 
+    def __len__(self) -> int:
+        """Number of rows of the arrays."""
+        return len(self.slots)
+
     def find(self, subnet: Key, method: int, since_ns: int) -> int:
-        """The series of a method of a subnet, which begins at `since_ns` if there is none yet."""
+        """Returns the series of a subnet and a method. A new series starts at `since_ns`."""
         key = self._keys.with_method(subnet, method)
         if (number := self._numbers.get(key)) is not None:
             return number
@@ -40,36 +44,42 @@ class SeriesRegistry:
         self._numbers[key] = number
         self.slots[number] = (self._keys.record(key), 0, 1)
         self.since_ns[number] = since_ns
-        if subnet not in self.told:
+        self.generation[number] += 1
+        if subnet not in self.by_subnet:
             self.covering += self._keys.is_covering(subnet)
-        self.told[subnet] = (*self.told.get(subnet, ()), number)
+        self.by_subnet[subnet] = (*self.by_subnet.get(subnet, ()), number)
         return number
 
     def _append(self) -> int:
-        number = len(self._numbers) + 1  # none is free
+        number = len(self._numbers) + 1  # the lowest number that never was in use, as none is free
         room = max(64, number // 4) if number == len(self.slots) else 0
         self.slots = grow(self.slots, len(self.slots) + room)
         self.since_ns = grow(self.since_ns, len(self.slots))
-        self.untold = grow(self.untold, len(self.slots))
+        self.generation = grow(self.generation, len(self.slots))
+        self.pending = grow(self.pending, len(self.slots))
         return number
 
     def is_delivered(self, subnet: Key) -> bool:
-        """Whether nothing that a subnet has counted waits."""
-        return not self.untold[list(self.told[subnet])].any()
+        """Whether all counts of a subnet or covering prefix, which has series, are delivered."""
+        return not self.pending[list(self.by_subnet[subnet])].any()
 
-    def end_unused(self, users: Numbers) -> Numbers:
-        """Ends the series that were delivered and have no rows, of `users` (series,), that count into them."""
-        unused = (self.slots["live"] != 0) & (users == 0) & ~self.untold
+    def end_unused(self, users: Indexes) -> Indexes:
+        """Ends series that have no rows and whose counts are delivered. Returns their numbers.
+
+        users  (series,) how many rows each series has
+        """
+        unused = (self.slots["live"] != 0) & (users == 0) & ~self.pending
         ended = np.flatnonzero(unused)
         for number in ended.tolist():
             key = self.slots["key"][number].tobytes()
             subnet = self._keys.subnet(key)
             del self._numbers[key]
-            self.told[subnet] = tuple(each for each in self.told[subnet] if each != number)
-            if not self.told[subnet]:
-                del self.told[subnet]
+            self.by_subnet[subnet] = tuple(each for each in self.by_subnet[subnet] if each != number)
+            if not self.by_subnet[subnet]:
+                del self.by_subnet[subnet]
                 self.covering -= self._keys.is_covering(subnet)
         self._free += ended.tolist()
         self.slots[ended] = np.zeros(1, self.slots.dtype)
         self.since_ns[ended] = 0
+        self.generation[ended] += 1
         return ended

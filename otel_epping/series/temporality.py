@@ -1,34 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What of the kernel's counts is still to be told: all of them, always, or those not acknowledged yet.
+"""Tracks which counts an exporter still has to deliver, by temporality.
 
-Cumulative temporality tells everything since a slot was made, each time. Delta temporality tells what was counted since
-the same rows were last acknowledged; what could not be delivered stays pending and is told with the next point, so a
-failed export costs resolution in time and nothing else. Both are the latest reading minus what was acknowledged: with
-cumulative temporality nothing ever is.
+With cumulative temporality, each point has everything since the slot got its owner. With delta temporality, a point has
+what was counted since the row was last acknowledged. Counts that could not be delivered stay pending and are part of
+the next point. So a failed export costs resolution in time, and loses no counts. With either temporality, pending
+counts are those of the latest reading minus the acknowledged counts. With cumulative temporality, no count is ever
+acknowledged.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, Times, as_matrix, grow
 from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE
-from otel_epping.kernel.read.min_max import NO_MIN_NS
-from otel_epping.kernel.reading import Gone, Reading
+from otel_epping.kernel.count_table import CountTable
+from otel_epping.kernel.read.min_max import MinMax
+from otel_epping.kernel.reading import Gone, Reading, RowOwners
 from otel_epping.kernel.sparse import SparseHistograms
-from otel_epping.series.subnet import RowOwners
-
-Rows = npt.NDArray[np.int64]
-Times = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Unsent:
-    """What is to be told of some rows, arrays as in Reading; `start_ns` is when counting of each began.
+    """Counts of some rows that are not delivered yet. Arrays as in Reading, but of the requested rows only.
 
-    counters  (rows, counters) those of a record, one after the other
+    start_ns  (rows,) Unix time from which on they count, ns
+    counters  (rows, counters) all counters of a record, one after the other
     """
 
     start_ns: Times
@@ -39,152 +36,123 @@ class Unsent:
     counters: Counts
 
 
-def as_matrix(records: npt.NDArray[Any]) -> Counts:
-    """Records of nothing but 64-bit counters, as (rows, counters)."""
-    return records.view(np.uint64).reshape(len(records), -1)
-
-
-class _Acknowledged:
-    """The counts of a reading that the receiver has, per row; runs are where those of the latest reading are."""
-
-    def __init__(self, reading: Reading) -> None:
-        self.buckets = SparseHistograms.empty(0)
-        self.sum_ns = np.zeros_like(reading.sum_ns[:0])
-        self.counters = np.zeros_like(as_matrix(reading.counters)[:0])
-
-    def forget(self, rows: Rows) -> None:
-        """Some rows are somebody else's, of whom nothing is acknowledged."""
-        self.buckets = self.buckets.without(rows)
-        self.sum_ns[rows] = self.counters[rows] = 0
-
-    def grow(self, reading: Reading) -> None:
-        """Makes room for what is new in a reading."""
-        rows = len(reading.sum_ns)
-        self.buckets = self.buckets.grow(rows).within(reading.buckets.first, reading.buckets.starts)
-        self.sum_ns, self.counters = grow(self.sum_ns, rows), grow(self.counters, rows)
-
-
 class TemporalityTracker:
-    """Keeps account for one exporter. `started_ns` is when counting could begin, Unix time."""
+    """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time when counting started, ns.
+
+    reading  the latest reading
+    """
 
     reading: Reading
 
     def __init__(self, *, delta: bool, started_ns: int) -> None:
         self._delta = delta
-        # By identifier of an interface: what the receiver has, and when the reading was taken that it has that of.
-        self._interfaces: dict[int, tuple[Counts, int]] = {}
-        self._waiting = np.zeros(0, np.bool_)  # which rows of the latest reading the receiver has not got yet
+        # By identifier of an interface: acknowledged counts, and time of the reading that they are from.
+        self._acked_interfaces: dict[int, tuple[Counts, int]] = {}
+        self._waiting = np.zeros(0, np.bool_)  # exported rows of the latest reading that are not acknowledged yet
         self._interfaces_wait = True
-        self._start_ns: Times = np.full(1, started_ns, np.int64)  # that of the overflow slot
-        self._least_ns: Counts = np.zeros(0, np.uint64)
-        self._greatest_ns: Counts = np.zeros(0, np.uint64)
-        self._untold = np.zeros(0, np.bool_)  # which rows of the latest reading have something to tell
-        self._acknowledged: _Acknowledged | None = None
+        self._start_ns: Times = np.full(1, started_ns, np.int64)  # of the overflow slot; other slots have created_ns
+        self._min_max = MinMax()
+        self._pending = np.zeros(0, np.bool_)  # rows of the latest reading with counts that are not acknowledged
+        self._acked: CountTable | None = None
         self._owners = RowOwners()
 
-    def take(self, reading: Reading) -> None:
-        """Enters a new reading; the one before isn't looked at any more."""
+    def update(self, reading: Reading) -> None:
+        """Replaces the latest reading by a newer one."""
         rows = len(reading.sum_ns)
-        self._forget(self._owners.update(reading))
+        self._reset(self._owners.update(reading.generation))
         if self._delta:
-            self._begin_next(reading)
+            self._start_next_points(reading)
         self.reading = reading
-        self._untold = self._find_untold()
+        self._pending = self._find_pending()
         self._start_ns = grow(self._start_ns, rows)
-        new = self._start_ns[:rows] == 0
-        self._start_ns[:rows][new] = reading.created_ns[new]
-        self._least_ns = grow(self._least_ns, rows, NO_MIN_NS)
-        self._greatest_ns = grow(self._greatest_ns, rows)
-        np.minimum(self._least_ns[:rows], reading.min_ns, out=self._least_ns[:rows])
-        np.maximum(self._greatest_ns[:rows], reading.max_ns, out=self._greatest_ns[:rows])
-        self._interfaces = {each: told for each, told in self._interfaces.items() if each in reading.names}
+        new = self._start_ns == 0
+        self._start_ns[new] = reading.created_ns[new]
+        self._min_max.grow(rows)
+        self._min_max.merge(slice(rows), reading.min_ns, reading.max_ns)
+        self._acked_interfaces = {
+            each: acked for each, acked in self._acked_interfaces.items() if each in reading.names
+        }
         self._waiting = np.zeros(rows, np.bool_)
         self._waiting[self.rows()] = True
         self._interfaces_wait = True
 
-    def _forget(self, rows: Rows) -> None:
-        """Some rows are new, or somebody else's."""
-        rows = rows[rows < len(self._untold)]
-        self._start_ns[rows] = self._greatest_ns[rows] = 0
-        self._least_ns[rows] = NO_MIN_NS
-        if self._acknowledged and len(rows):
-            self._acknowledged.forget(rows)
+    def _reset(self, rows: Indexes) -> None:
+        """Forgets everything about rows that have a new owner."""
+        rows = rows[rows < len(self._pending)]
+        self._start_ns[rows] = 0
+        self._min_max.reset(rows)
+        if self._acked:
+            self._acked.reset(rows)
 
-    def _begin_next(self, reading: Reading) -> None:
-        """Rows of which nothing is pending begin anew where the previous reading ended, whether they counted or not."""
-        if self._acknowledged is None:
-            self._acknowledged = _Acknowledged(reading)
+    def _start_next_points(self, reading: Reading) -> None:
+        """If a row has no pending counts, its next point starts at the time of the previous reading."""
+        if self._acked is None:
+            self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:
-            told = ~self._untold & (self._start_ns != 0)
-            self._start_ns[told] = self.reading.time_ns
-            self._least_ns[told] = NO_MIN_NS
-            self._greatest_ns[told] = 0
-        self._acknowledged.grow(reading)
+            delivered = np.flatnonzero(~self._pending & (self._start_ns != 0))
+            self._start_ns[delivered] = self.reading.time_ns
+            self._min_max.reset(delivered)
+        self._acked.match(reading.counts)
 
-    def rows(self) -> Rows:
-        """Rows that have something to tell, and that have an owner: a slot can come to life while it is read."""
-        telling = self._untold | (self.reading.active != 0)
-        return np.flatnonzero(telling & (self._start_ns[: len(self.reading.sum_ns)] != 0))
+    def rows(self) -> Indexes:
+        """Returns the rows to export: with pending counts or active flows, and with an owner.
 
-    def _find_untold(self) -> npt.NDArray[np.bool_]:
-        """Which rows of the latest reading have something to tell.
-
-        Histograms and traffic are read side by side, so an RTT may come a reading later than its packet, or earlier.
+        A slot may get its owner while it is read; then a row may have counts and no owner until the next reading.
         """
-        counters, sum_ns = as_matrix(self.reading.counters), self.reading.sum_ns
-        if self._acknowledged:
-            untold = (counters != self._acknowledged.counters).any(axis=1) | (sum_ns != self._acknowledged.sum_ns)
-        else:
-            untold = counters.any(axis=1) | (sum_ns != 0)
-        return np.asarray(untold)
+        exported = self._pending | (self.reading.active != 0)
+        return np.flatnonzero(exported & (self._start_ns != 0))
 
-    def pending(self, rows: Rows) -> Unsent:
-        """What is to be told of these rows."""
-        buckets = self.reading.buckets.select(rows)
-        sum_ns, counters = self.reading.sum_ns[rows], as_matrix(self.reading.counters)[rows]
-        if self._acknowledged:
-            buckets = buckets._replace(counts=buckets.counts - self._acknowledged.buckets.select(rows).counts)
-            sum_ns = sum_ns - self._acknowledged.sum_ns[rows]
-            counters = counters - self._acknowledged.counters[rows]
-        return Unsent(self._start_ns[rows], buckets, sum_ns, self._least_ns[rows], self._greatest_ns[rows], counters)
+    def _find_pending(self) -> Flags:
+        """Returns which rows of the latest reading have counts that are not acknowledged.
+
+        Histograms and counters are read in parallel. So an RTT may be in a later reading than its packet, or in an
+        earlier one. A row with either of them is pending.
+        """
+        counts = self.reading.counts
+        return counts.differs(self._acked) if self._acked else counts.is_counted()
+
+    def pending(self, rows: Indexes) -> Unsent:
+        """Returns the pending counts of these rows."""
+        counts = self.reading.counts
+        unsent = counts.delta(rows, self._acked) if self._acked else counts.select(rows)
+        min_max = self._min_max.min_ns[rows], self._min_max.max_ns[rows]
+        return Unsent(self._start_ns[rows], unsent.buckets, unsent.sum_ns, *min_max, unsent.counters)
 
     def pending_interfaces(self) -> tuple[Counts, Times]:
-        """What is to be told of the interfaces: (interfaces, counters), and when counting of it began: (interfaces,).
+        """Returns the pending counts of interfaces, (interfaces, counters), and their start times, ns: (interfaces,).
 
         Both are in the order of the reading's `names`.
         """
         counters, start_ns = as_matrix(self.reading.interfaces).copy(), self.reading.interfaces_since_ns.copy()
         for place, identifier in enumerate(self.reading.names):
-            if identifier in self._interfaces:
-                told, told_ns = self._interfaces[identifier]
-                counters[place] -= told
-                start_ns[place] = told_ns
+            if identifier in self._acked_interfaces:
+                acked, acked_ns = self._acked_interfaces[identifier]
+                counters[place] -= acked
+                start_ns[place] = acked_ns
         return counters, start_ns
 
     @property
-    def told_ns(self) -> int | None:
-        """When the latest reading was taken whose interfaces the receiver has; None: of none, or not with delta."""
-        return self._interfaces[UNKNOWN_INTERFACE][1] if self._interfaces else None
+    def interfaces_acked_ns(self) -> int | None:
+        """Time of the latest reading whose interfaces are acknowledged, ns; None before, and if not delta."""
+        return self._acked_interfaces[UNKNOWN_INTERFACE][1] if self._acked_interfaces else None
 
     def delivered(self) -> frozenset[Gone]:
-        """Interfaces of the latest reading that are gone, and of which the receiver has all."""
+        """Returns interfaces of the latest reading that are gone and whose counts are all acknowledged."""
         if self._interfaces_wait or not self.reading.gone:
             return frozenset()
         waiting = set(self.reading.slots["key"]["interface"][self._waiting].tolist())
         return frozenset(each for each in self.reading.gone if each.identifier not in waiting)
 
-    def acknowledge(self, rows: Rows) -> None:
-        """The receiver has what was pending of these rows."""
+    def acknowledge(self, rows: Indexes) -> None:
+        """Records that the receiver has the pending counts of these rows."""
         self._waiting[rows] = False
-        if self._acknowledged:
-            self._acknowledged.buckets.put(rows, self.reading.buckets)
-            self._acknowledged.sum_ns[rows] = self.reading.sum_ns[rows]
-            self._acknowledged.counters[rows] = as_matrix(self.reading.counters)[rows]
-            self._untold[rows] = False
+        if self._acked:
+            self._acked.assign(rows, self.reading.counts)
+            self._pending[rows] = False
 
     def acknowledge_interfaces(self) -> None:
-        """The receiver has what was pending of the interfaces."""
+        """Records that the receiver has the pending counts of all interfaces."""
         self._interfaces_wait = False
         if self._delta:
-            told = zip(self.reading.names, as_matrix(self.reading.interfaces), strict=True)
-            self._interfaces = {identifier: (counters, self.reading.time_ns) for identifier, counters in told}
+            counters = zip(self.reading.names, as_matrix(self.reading.interfaces), strict=True)
+            self._acked_interfaces = {identifier: (acked, self.reading.time_ns) for identifier, acked in counters}

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flowtable import forget_flows
 
-from oracles.frames import Frame
-from oracles.report import Report
 from otel_epping.kernel import map_array, methods
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.replay import table
+from otel_epping.replay import counts
 from otel_epping.replay.capture import Capture, CaptureError
 from otel_epping.replay.replayer import Replayer
+from tests.oracles.frames import Frame
+from tests.oracles.report import Report
+from tests.support.flow_table import forget_flows
 
 # Of struct flow_counters; each counts what a subnet sent, and what was sent to it.
 KINDS = ("retransmitted", "out_of_order", "zero_window")
@@ -46,7 +46,7 @@ class Observed:
     """What the program found in a capture: RTTs in the order of the frames that ended them, and the frames of each kind
     of segment that it counts. `max_flows` is how many flows it remembers, `frames` how many it
     saw, and `stopped` why no more were, if there are more. `duplicates` are packets that were captured twice. `account`
-    tells what became of the RTTs that were begun (summary.account()).
+    tells what became of the RTTs that were begun (counts.rtt_outcomes()).
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -97,7 +97,7 @@ class Ours:
                 for batch in capture.ethernet_batches():
                     for row in range(len(batch)):
                         one = batch.take(slice(row, row + 1))
-                        self._replayer.feed(one.buffer, one.starts, one.captured, one.original, one.times_ns)
+                        self._replayer.feed(one)
                         observed.frames += 1
                         if not np.array_equal(self._histograms["ended"], ended):
                             observed.samples += self._samples(observed.frames, ended, sums)
@@ -121,7 +121,7 @@ class Ours:
     def _totals(self) -> tuple[int, dict[str, int]]:
         """Duplicates and account of all captures so far; what waited when another began was forgotten with its flow."""
         reading = self._reader.read()
-        return table.duplicates(reading), table.account(reading, self._replayer.waiting())
+        return counts.duplicates(reading), counts.rtt_outcomes(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Rows, sums: Rows) -> list[Sample]:
         """RTTs by which the histograms are ahead of what they were."""

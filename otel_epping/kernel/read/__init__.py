@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what the kernel program counts."""
+"""Reads the kernel program's maps."""

@@ -1,23 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What user space tells the program while it runs: the program's `struct control` (bpf/maps.h)."""
+"""Values that the program reads while it runs: its `struct control` (bpf/maps.h)."""
 
 import numpy as np
 
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.program import Map
 
-FIRST_EPOCH = 1  # the program takes 0 for "nothing cached yet"
+FIRST_EPOCH = 1  # 0 means "nothing cached" in the program
 
 
 class Control:
-    """The epoch of slots and the number of the interval: tell() them when they have changed."""
+    """Epoch of the slots and number of the interval. Set either of them, then call write()."""
 
     def __init__(self, control: Map) -> None:
         self.epoch = FIRST_EPOCH
         self.interval = 0
         self._map = control
 
-    def tell(self) -> None:
-        """Has the program know."""
+    def write(self) -> None:
+        """Writes both values into the map. Raises OSError."""
         value = np.array([self.epoch, self.interval], np.uint32)
         libbpf.map_update(self._map.fd, np.uint32(0).tobytes(), value.tobytes())

@@ -1,54 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many TCP flows are active, and which ended in silence.
+"""Counts active TCP flows per slot, and finds out which flows ended in silence.
 
-The program counts what opens, and what FIN or RST closes (bpf/conduct.h). Nobody tells it of a flow that is never heard
-of again, or that had to make room in its table; but such a flow isn't found active any more when the table is looked
-through, now and then. So what was opened, less what was closed, less what is active, ended in silence.
+The program counts flows that open, and flows that FIN or RST closes (bpf/tcp_counters.h). It does not count flows whose
+packets stop, nor flows that are evicted. But the flow table is scanned from time to time, and such flows are not found
+active. So the flows that ended in silence are those opened, minus those closed, minus those active.
 """
 
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read import directions
 
-# bpf/maps.h, bpf/flow_table.h
+# bpf/flow_maps.h, bpf/flow_table.h
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
-_NO_SLOT = 0  # as what a flow has cached: of an epoch before all
-# Least time between two looks through the table, which take as long as all else of a reading does. What ends in silence
-# did so IDLE_NS ago: it shows a tenth later.
-_LOOKS_NS = IDLE_NS // 10
+_NO_SLOT = 0  # as a cached slot: its epoch, 0, is before all others
+# Minimum time between two scans of the table. A scan takes as long as the rest of a reading. A flow that ended in
+# silence did so IDLE_NS ago, and is counted at most a tenth of that time later.
+_SCAN_INTERVAL_NS = IDLE_NS // 10
 _SOON_NS = 1_000_000_000
 
 
 class _Part(NamedTuple):
-    """Some flows of the table.
+    """Some entries of the table.
 
     last_ns   (flows,) time of the last packet
-    cached    (flows, 2) what both ends have cached; _NO_SLOT for a flow that is closed
+    cached    (flows, 2) epoch << 32 | slot that the flow has cached for each end; _NO_SLOT if the flow is closed
     interface (flows,) identifier of the interface
-    answered  (flows,) whether both ends were heard
-    compared  (n,) flows of which one end was heard, as indexes; of many, some
-    keys      (n,) their keys
+    answered  (flows,) whether packets of both ends were seen, and the flow is not closed
+    compared  (n,) indexes of flows with packets of one end only; of a sample of these flows if there are many
+    keys      (n,) keys of these flows
     """
 
     last_ns: Counts
     cached: Counts
-    interface: npt.NDArray[Any]
-    answered: npt.NDArray[np.bool_]
-    compared: npt.NDArray[np.int64]
-    keys: npt.NDArray[Any]
+    interface: Records
+    answered: Flags
+    compared: Indexes
+    keys: Records
 
 
-def _part(flows: npt.NDArray[Any], answered: npt.NDArray[np.bool_], share: int) -> _Part:
-    """What a look needs of rows of the table; `share` as in directions.pick()."""
+def _part(flows: Records, answered: Flags, share: int) -> _Part:
+    """Copies from entries of the table the fields that a scan needs; `share` as in directions.pick()."""
     cached: Counts = flows["cached"].copy()
     closed = flows["state"] == _CLOSED
     cached[closed] = _NO_SLOT
@@ -65,13 +64,14 @@ def _part(flows: npt.NDArray[Any], answered: npt.NDArray[np.bool_], share: int) 
 
 
 class FlowTable:
-    """The program's table of flows.
+    """Scans the program's flow table, for one reader.
 
-    The clock of `last_ns` is one of the kernel's own (bpf/clock.h), so the latest packet tells what time it is there:
-    it is then, and later by as much as passed since that was first found. With the packet's clock nothing passes.
+    The clock of `last_ns` is one of the kernel's (bpf/clock.h). The time on that clock is known from the latest packet:
+    it is the packet's time, plus the time since a scan first found this packet. With the packets' clock (a capture), no
+    time passes between packets.
 
-    gone        identifiers of interfaces that went away: their flows are not heard any more, so none of these is active
-    directions  what the latest call of active() found of each interface, by identifier; None if it was no time to look
+    gone        identifiers of interfaces that went away; their flows are not active, because no packet can arrive
+    directions  flows of each interface by identifier, as the latest call of active() found; None if it did not scan
     """
 
     def __init__(self, flows: Array, sets: Array, *, packet_clock: bool) -> None:
@@ -79,7 +79,7 @@ class FlowTable:
         self._packet_clock = packet_clock
         self._latest_ns = 0
         self._found_ns = 0
-        self._looked_ns = -_LOOKS_NS
+        self._scanned_ns = -_SCAN_INTERVAL_NS
         self._due_ns = 0
         self.gone: frozenset[int] = frozenset()
         self.directions: dict[int, directions.Flows] | None = None
@@ -89,46 +89,44 @@ class FlowTable:
             self._latest_ns, self._found_ns = latest_ns, time.monotonic_ns()
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
-    def _parts(self, taken: npt.NDArray[np.int64], answered: npt.NDArray[np.bool_], share: int) -> Iterator[_Part]:
-        """The rows of the table that are taken, in parts, of which there is at least one."""
+    def _parts(self, taken: Indexes, answered: Flags, share: int) -> Iterator[_Part]:
+        """Yields the entries in use, `taken`, in parts; at least one part."""
         for begin, rows in self._flows.windows(self._flows.length):
             first, last = np.searchsorted(taken, (begin, begin + len(rows)))
             yield _part(rows[taken[first:last] - begin], answered[first:last], share)
 
     def end(self, gone: frozenset[int]) -> None:
-        """Has flows of these interfaces end in silence; if that is news, active() looks at once."""
+        """Counts the flows of these interfaces as ended in silence. If `gone` has a new interface, a scan is due."""
         if gone - self.gone:
             self._due_ns = 0
         self.gone = gone
 
-    def look_soon(self) -> None:
-        """Has active() look out of turn."""
-        self._due_ns = min(self._due_ns, self._looked_ns + _SOON_NS)
+    def scan_soon(self) -> None:
+        """Has active() scan before the next scan is due, but at most once per second."""
+        self._due_ns = min(self._due_ns, self._scanned_ns + _SOON_NS)
 
-    def active(self, since: npt.NDArray[np.uint32]) -> tuple[Counts | None, int]:
-        """Ends of active flows in the subnets of the first slots: (rows,), as is `since`, the epoch in which each was
-        last given out. What a flow has cached of an epoch before that was somebody else's.
+    def active(self, since: Words) -> tuple[Counts | None, int]:
+        """Counts the ends of active flows whose subnet has each of the first slots: (rows,). None if no scan is due.
 
-        None if it isn't time to look again. And how many places of the table are taken, by flows active or not.
+        since  (rows,) the epoch from which on each slot belongs to its owner. A slot that a flow has cached in an
+               earlier epoch belonged to another subnet then.
+
+        Also returns the number of entries in the table, of active flows or not. Raises OSError.
         """
         self.directions = None
-        # Of what changes meanwhile, numpy wants a copy.
+        # The program changes the map meanwhile, so numpy needs a copy.
         tags = self._sets.rows(0, self._sets.length)["tags"].copy().ravel()
         taken = np.flatnonzero(tags)
         now_ns = time.monotonic_ns()
         if now_ns < self._due_ns and not self._packet_clock:
             return None, len(taken)
-        self._looked_ns, self._due_ns = now_ns, now_ns + _LOOKS_NS
-        # What time it is, is known when all have been seen: until then, some 30 bytes of each are kept.
+        self._scanned_ns, self._due_ns = now_ns, now_ns + _SCAN_INTERVAL_NS
+        # The time on the packets' clock is known once all entries are read. Until then some 30 bytes of each are kept.
         answered = tags[taken] & _TAG_ANSWERED != 0
         share = directions.share(int(np.count_nonzero(~answered)))
         parts = list(self._parts(taken, answered, share))
         last_ns, cached, interface, answered = (np.concatenate([part[field] for part in parts]) for field in range(4))
-        # A packet may have come since the clock was read: then `last_ns` is ahead, and wraps around.
-        silent_ns = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
-        is_active = silent_ns <= IDLE_NS
-        if self.gone:
-            is_active &= ~np.isin(interface, list(self.gone))
+        is_active = self._is_active(last_ns, interface)
         begins = np.cumsum([0, *(len(part.last_ns) for part in parts)])
         compared = np.concatenate([begin + part.compared for begin, part in zip(begins[:-1], parts, strict=True)])
         keys = np.concatenate([part.keys for part in parts])[is_active[compared]]
@@ -136,5 +134,15 @@ class FlowTable:
         cached = cached[is_active].ravel()
         slots = (cached & np.uint64(0xFFFFFFFF)).view(np.int64)
         slots = slots[cached >> np.uint64(32) >= since.take(slots, mode="clip")]
-        # A slot beyond the last came into use since the rows were counted.
+        # A slot may be beyond the last row, if it came into use after the rows were counted.
         return np.bincount(slots, minlength=len(since))[: len(since)].view(np.uint64), len(taken)
+
+    def _is_active(self, last_ns: Counts, interface: Records) -> Flags:
+        """Returns which flows had a packet in the last IDLE_NS, on an interface that is there."""
+        # A packet may have come after the time was read. Then `last_ns` is later than now. The unsigned difference
+        # wraps around, and its signed view is negative.
+        silent_ns: Times = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
+        is_active = silent_ns <= IDLE_NS
+        if self.gone:
+            is_active &= ~np.isin(interface, list(self.gone))
+        return is_active

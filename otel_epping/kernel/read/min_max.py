@@ -1,48 +1,60 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The least and greatest RTT of each slot between two readings.
+"""Minimum and maximum RTT per row.
 
-The program keeps extremes per interval, in words that only grow: interval << 36 | value (bpf/histogram.h). Whoever
-reads ends the interval for all, so its extremes are handed to every reader, which collects them until it reads itself.
+The program keeps both per interval, in words that only grow: interval << 36 | value (bpf/histogram.h). A reader ends
+the interval for all readers. So the minima and maxima of the ended interval are handed out to every reader (reader.py),
+which merges them until its own next reading.
 """
 
 import numpy as np
 
-from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.arrays import Counts, Indexes, grow
 
 _VALUE_BITS = np.uint64(36)
 _VALUE_MASK = np.uint64((1 << 36) - 1)
 _INTERVALS = 1 << 28
 
-NO_MIN_NS = int(_VALUE_MASK)
+NO_MIN_NS = int(_VALUE_MASK)  # more than any RTT
+
+
+def decode(interval: int, min_words: Counts, max_words: Counts) -> tuple[Indexes, Counts, Counts]:
+    """Returns the rows that have an RTT in this interval, and their minima and maxima, ns.
+
+    min_words and max_words are the program's words, (rows,). A word of another interval is ignored.
+    """
+    rows = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
+    return rows, _VALUE_MASK - (min_words[rows] & _VALUE_MASK), max_words[rows] & _VALUE_MASK
 
 
 class MinMax:
-    """What one reader has collected. Only who has ended an interval grows it, merges or takes, before anybody ends the
-    next; threads may merge at a time if their rows differ, and were there before."""
+    """Minimum and maximum RTT of each row since the row was reset; NO_MIN_NS and 0 without RTTs.
+
+    min_ns, max_ns  (rows,)
+    """
 
     def __init__(self) -> None:
-        self._least_ns: Counts = np.zeros(0, np.uint64)
-        self._greatest_ns: Counts = np.zeros(0, np.uint64)
+        self.min_ns: Counts = np.zeros(0, np.uint64)
+        self.max_ns: Counts = np.zeros(0, np.uint64)
 
     def grow(self, rows: int) -> None:
-        """Makes room for so many rows."""
-        self._least_ns = grow(self._least_ns, rows, NO_MIN_NS)
-        self._greatest_ns = grow(self._greatest_ns, rows)
+        """Makes the arrays have at least `rows` rows."""
+        self.min_ns = grow(self.min_ns, rows, NO_MIN_NS)
+        self.max_ns = grow(self.max_ns, rows)
 
-    def merge(self, begin: int, interval: int, min_words: Counts, max_words: Counts) -> None:
-        """Takes in the extremes of an interval: words of the rows from `begin` on."""
-        places = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
-        if not len(places):
-            return
-        rows = places + begin
-        least = _VALUE_MASK - (min_words[places] & _VALUE_MASK)
-        greatest = max_words[places] & _VALUE_MASK
-        self._least_ns[rows] = np.minimum(self._least_ns[rows], least)
-        self._greatest_ns[rows] = np.maximum(self._greatest_ns[rows], greatest)
+    def reset(self, rows: Indexes) -> None:
+        """Forgets the RTTs of these rows."""
+        self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
 
-    def take(self, rows: int) -> tuple[Counts, Counts]:
-        """Least and greatest RTT since they were last taken: (NO_MIN_NS, 0) where there was none."""
-        taken = self._least_ns[:rows].copy(), self._greatest_ns[:rows].copy()
-        self._least_ns[:rows] = NO_MIN_NS
-        self._greatest_ns[:rows] = 0
+    def merge(self, rows: Indexes | slice, min_ns: Counts, max_ns: Counts) -> None:
+        """Merges minima and maxima into these rows; no row may be given twice.
+
+        Several threads may merge at a time, into different rows.
+        """
+        self.min_ns[rows] = np.minimum(self.min_ns[rows], min_ns)
+        self.max_ns[rows] = np.maximum(self.max_ns[rows], max_ns)
+
+    def take(self, rows: Indexes | slice) -> tuple[Counts, Counts]:
+        """Returns minima and maxima of these rows, as copies, and resets the rows."""
+        taken = self.min_ns[rows].copy(), self.max_ns[rows].copy()
+        self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
         return taken

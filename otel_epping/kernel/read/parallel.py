@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two things at a time, where both are the kernel's work or numpy's, for which Python's other threads need not wait."""
+"""Runs two functions at a time. This saves time if both spend it in the kernel or in numpy, which release the GIL."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 class Shared(Generic[_T]):
-    """What several threads take from, one at a time, until there is no more."""
+    """An iterator from which several threads take items; each item goes to one thread."""
 
     def __init__(self, items: Iterator[_T]) -> None:
         self._items, self._lock = items, threading.Lock()
@@ -26,10 +26,12 @@ class Shared(Generic[_T]):
 
 @contextmanager
 def run_parallel(function: Callable[[], _T]) -> Iterator["Future[_T]"]:
-    """Calls the function while the body runs, and doesn't leave before both are done; what became of it, to be asked.
+    """Runs the function in a thread while the body runs, and waits for it at the end of the body.
 
-    One after the other if there are no more threads: the last export comes when the interpreter is ending. For that,
-    too, it isn't a ThreadPoolExecutor, which then takes no more work.
+    Yields the function's Future; an exception of the function is raised by result().
+
+    If no thread can be started, the function runs before the body. That happens while the interpreter exits, when the
+    last export is made (from Python 3.12 on). A ThreadPoolExecutor accepts no work then.
     """
     outcome: Future[_T] = Future()
 

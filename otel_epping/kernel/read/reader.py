@@ -1,252 +1,237 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readings: the program's arrays, added up over CPUs and carried from 32 to 64 bits."""
+"""Readers: each reads the program's maps when it wants to, sums them over CPUs, and carries counts over to 64 bits."""
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.arrays import Counts, Records, Times, Words, grow
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.directions import Directions, Traffic
 from otel_epping.kernel.read.flow_table import FlowTable
-from otel_epping.kernel.read.histograms import Histograms
-from otel_epping.kernel.read.min_max import MinMax
+from otel_epping.kernel.read.histograms import HistogramReader
+from otel_epping.kernel.read.interface_counters import InterfaceCounters
+from otel_epping.kernel.read.min_max import MinMax, decode
 from otel_epping.kernel.read.parallel import run_parallel
 from otel_epping.kernel.read.slots import Found, Slots
-from otel_epping.kernel.read.subnet_counters import SubnetCounters
-from otel_epping.kernel.reading import Gone, Reading
+from otel_epping.kernel.read.subnet_counters import SubnetCounters, packets_of
+from otel_epping.kernel.reading import Gone, Reading, RowOwners
 
-# Of enum packet_kind (bpf/maps.h): TCP; UDP and ICMP.
-_TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))
+# The maps that readers read.
 READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "pairs")
 
 
-class Interval(NamedTuple):
-    """The program's current interval, begun by a reader that has `rows` rows to read; and all readers there are."""
+@dataclass(frozen=True)
+class Interval:
+    """The program's interval that starts with a reading, and what all readers of a collector share.
+
+    The collector ends the previous interval for each reading, and lends the new one to one reader at a time
+    (EppingCollector._next_interval()). Everything that a reading does for other readers is done here.
+
+    number       of the interval; number - 1 has just ended
+    rows         rows in use
+    reader       the reader that reads
+    readers      all readers, `reader` included
+    slots        the program's slots
+    directions   flows that lack a direction
+    attachments  the interfaces
+    """
 
     number: int
     rows: int
-    readers: "Collection[Reader]"
+    reader: "Reader"
+    readers: list["Reader"]
     slots: Slots
     directions: Directions
+    attachments: Attachments
+
+    def hand_out_min_max(self, begin: int, histograms: Records) -> None:
+        """Gives every reader minima and maxima of the ended interval, from the program's rows from `begin` on.
+
+        RTTs counted after the interval ended are in the buckets that `reader` reads now. So `reader` also gets their
+        minimum and maximum, though it gets these again with the next interval. Minima and maxima may therefore be a
+        little too wide, but never too narrow for the buckets.
+        """
+        for number, readers in ((self.number - 1, self.readers), (self.number, [self.reader])):
+            parity = number & 1
+            rows, min_ns, max_ns = decode(number, histograms["min_word"][:, parity], histograms["max_word"][:, parity])
+            if len(rows):
+                for reader in readers:
+                    reader.min_max.merge(rows + begin, min_ns, max_ns)
+
+    def update_directions(
+        self, flows: FlowTable, pairs: Array, names: dict[int, str], traffic: dict[int, Traffic]
+    ) -> None:
+        """Looks for interfaces that lack a direction: in the flows that a scan found, and in the slot cache."""
+        roles = self.attachments.roles
+        if flows.directions is not None:
+            self.directions.update(flows.directions, names, roles, traffic)
+        self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
+
+    def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
+        """Ends interfaces that are gone if all readers have delivered their counts; `slots` as in Found."""
+        gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
+        if not gone:
+            return
+        closing = set(self.slots.closing_keys(slots)["interface"].tolist())
+        ending = [each for each in gone if each.identifier not in closing]
+        if not ending:
+            return
+        ended = self.attachments.end(list(zip(ending, interfaces.totals(ending), strict=True)))
+        if ended:
+            self.slots.end(ended, slots)
 
 
 class Reader:
-    """One consumer's place in the program's arrays. Not for two threads at once; made by Collector.reader().
+    """One consumer's view of the program's counts. Made by EppingCollector.reader(); not for two threads at once.
 
-    delivered  to be set before read() by a consumer whose deliveries may fail: those of the latest reading's `gone` of
-               which all is delivered; None: what was read is
+    delivered  interfaces in the latest reading's `gone` whose counts the receiver has. Set it before read() if exports
+               may fail. None: counts are delivered when they are read
+    done       gone interfaces whose counts were delivered before the latest reading
+    min_max    minimum and maximum RTTs since this reader's latest reading; the readings of all readers update it
     """
 
     def __init__(
         self,
         arrays: dict[str, Array],
         flows: FlowTable,
+        interfaces: InterfaceCounters,
         config: EppingConfig,
-        attachments: Attachments,
-        next_interval: Callable[[], AbstractContextManager[Interval]],
+        next_interval: Callable[["Reader"], AbstractContextManager[Interval]],
         now_ns: Callable[[], int],
         started_ns: int,
     ) -> None:
-        self.extremes = MinMax()
-        self._attachments = attachments
+        self.min_max = MinMax()
+        self.delivered: frozenset[Gone] | None = None
+        self.done: frozenset[Gone] = frozenset()
+        self._gone: frozenset[Gone] = frozenset()
         self._next_interval = next_interval
         self._now_ns = now_ns
         self._latest_ns = started_ns
         self._packet_clock = config.packet_clock
-        self._cpus = possible_cpus()
         self._slots = arrays["slots"]
-        self._interface_counters = arrays["interface_counters"]
         self._pairs = arrays["pairs"]
-        self._flows = flows
-        self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, self._cpus)
-        self._histograms = Histograms(arrays["histograms"])
-        self._created_ns = np.zeros(0, np.int64)
-        self._owners = np.zeros(0, np.uint32)
-        self._interfaces_since_ns: dict[int, int] = {}
-        self._read_ns = started_ns  # time of the latest reading
-        self.delivered: frozenset[Gone] | None = None
-        self._gone: frozenset[Gone] = frozenset()
-        self._done: frozenset[Gone] = frozenset()
+        self._flows, self._interfaces = flows, interfaces
+        self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, possible_cpus())
+        self._counts = self._counters.empty_table()
+        self._histograms = HistogramReader(arrays["histograms"], self._counts)
+        self._created_ns: Times = np.zeros(0, np.int64)
+        self._owners = RowOwners()
 
     @property
     def slots_dtype(self) -> np.dtype[Any]:
-        """That of the records in Reading.slots."""
+        """The type of the records in Reading.slots."""
         return self._slots.dtype
 
     @property
     def counters_dtype(self) -> np.dtype[Any]:
-        """That of the records in Reading.counters."""
+        """The type of the records in Reading.counters."""
         return self._counters.dtype
 
     @property
     def interfaces_dtype(self) -> np.dtype[Any]:
-        """That of the records in Reading.interfaces."""
-        return self._interface_counters.dtype
-
-    def _forget(self, owners: npt.NDArray[np.uint32]) -> None:
-        """Rows that are somebody else's than at the previous reading begin anew; `owners`: how many each has had."""
-        changed = np.flatnonzero(self._owners != owners[: len(self._owners)])
-        if len(changed):
-            self._histograms.forget(changed)
-            self._counters.forget(changed)
-            self._created_ns[changed] = 0
-        self._owners = owners.copy()
-
-    def _read_all(self, interval: Interval) -> tuple[npt.NDArray[Any], Counts, int]:
-        """Takes in what is new of all RTTs, and hands the extremes of the interval that ended to all readers.
-
-        Returns what SubnetCounters.read() does. Two threads do it: one the counters first, the other histograms, and
-        who has done helps with what is left of these.
-        """
-        ended, current = interval.number - 1, interval.number
-        since = interval.slots.since(interval.rows)
-        readers = list(interval.readers)  # weak references: two threads must not go through them
-
-        def share_extremes(begin: int, histograms: npt.NDArray[Any]) -> None:
-            least, greatest = histograms["min_word"], histograms["max_word"]
-            for reader in readers:
-                reader.extremes.merge(begin, ended, least[:, ended & 1], greatest[:, ended & 1])
-            # What was counted since the interval ended is in the buckets just read. Its extremes are, so, in two
-            # readings rather than in none: min and max may be a little too wide, and never too narrow for the buckets.
-            self.extremes.merge(begin, current, least[:, current & 1], greatest[:, current & 1])
-
-        def count_and_help() -> tuple[npt.NDArray[Any], Counts, int]:
-            counted = self._counters.read(since)
-            self._histograms.work(share_extremes)
-            return counted
-
-        for reader in readers:
-            reader.extremes.grow(interval.rows)
-        self._histograms.begin(interval.rows)
-        with run_parallel(count_and_help) as counting:
-            self._histograms.work(share_extremes)
-        self._histograms.finish(share_extremes)
-        return counting.result()
-
-    def _read_created(self, slots: npt.NDArray[Any], now_ns: int) -> None:
-        """Puts the birth of new slots, which the kernel gives in time since boot, on the clock on the wall, once.
-
-        Since this reader looked last: so neither a suspension, during which the kernel's clock stands still, nor a step
-        of the clock on the wall gives a slot a time before that, or one to come.
-        """
-        self._created_ns = grow(self._created_ns, len(slots))
-        new = np.flatnonzero((slots["live"] != 0) & (self._created_ns[: len(slots)] == 0))
-        created_ns = slots["created_ns"][new].astype(np.int64)
-        if not self._packet_clock:
-            created_ns = np.clip(created_ns + (now_ns - time.monotonic_ns()), self._latest_ns, now_ns)
-            self._latest_ns = now_ns
-        # A packet without a time, as a capture may have, makes a slot at 0, which is the mark of one that isn't live.
-        self._created_ns[new] = np.maximum(created_ns, 1)
-
-    def _count_interfaces(self, numbers: list[int]) -> Counts:
-        """All that the rows of some numbers ever counted, added up over CPUs: (numbers, n)."""
-        rows = max(numbers) + 1
-        counters = self._interface_counters.rows(0, rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
-        return np.asarray(counters[numbers].sum(1))
-
-    def _records(self, numbers: list[int], counts: Counts) -> npt.NDArray[Any]:
-        """What rows of some numbers count for the interfaces that have these numbers now; `counts` is all."""
-        return np.asarray(self._attachments.numbers.counted(numbers, counts).view(self._interface_counters.dtype)[:, 0])
-
-    def _read_interfaces(self, names: dict[int, str]) -> npt.NDArray[Any]:
-        """Records of interfaces: structs of nothing but 64-bit counters."""
-        numbers = self._attachments.numbers.numbers_of(list(names))
-        return self._records(numbers, self._count_interfaces(numbers))
-
-    def _flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
-        """How many flows ever were put into the table; what passed each interface, by identifier."""
-        identifiers = list(self._attachments.names)
-        counts = self._count_interfaces(list(range(self._attachments.numbers.used)))
-        flows_created = int(counts.view(self._interface_counters.dtype)["flows_created"].sum())
-        numbers = self._attachments.numbers.numbers_of(identifiers)
-        records = self._records(numbers, counts[numbers])
-        received, transmitted = (records[way]["packets"] for way in ("received", "transmitted"))
-        counts = np.stack(
-            [each[:, kinds].sum(1) for kinds in _TRAFFIC_KINDS for each in (received, transmitted)], axis=1
-        )
-        traffic = (Traffic((row[0], row[1]), (row[2], row[3])) for row in counts.tolist())
-        return flows_created, dict(zip(identifiers, traffic, strict=True))
-
-    def _look_at_directions(self, interval: Interval, names: dict[int, str], traffic: dict[int, Traffic]) -> None:
-        roles = self._attachments.roles
-        if self._flows.directions is not None:
-            interval.directions.take(self._flows.directions, names, roles, traffic)
-        interval.directions.take_pairs(
-            lambda: self._pairs.rows(0, self._pairs.length), interval.slots.epoch, names, roles, traffic
-        )
-
-    def _since_ns(self, names: dict[int, str]) -> npt.NDArray[np.int64]:
-        """Unix time from which on interfaces count: when this reader read before it first saw them."""
-        since_ns = {each: self._interfaces_since_ns.get(each, self._read_ns) for each in names}
-        self._interfaces_since_ns = since_ns
-        return np.fromiter(since_ns.values(), np.int64, len(since_ns))
-
-    def _end_interfaces(self, interval: Interval, slots: npt.NDArray[Any]) -> None:
-        """Ends interfaces that are gone, if all readers have delivered what was counted there."""
-        delivered = frozenset.intersection(*(reader._done for reader in list(interval.readers)))
-        gone = self._attachments.numbers.gone() & delivered
-        if gone:
-            closing = set(interval.slots.being_closed(slots)["interface"].tolist())
-            ending = [each for each in gone if each.identifier not in closing]
-            if not ending:
-                return
-            raw = self._count_interfaces(self._attachments.numbers.numbers_of([each.identifier for each in ending]))
-            ended = self._attachments.end(list(zip(ending, raw, strict=True)))
-            if ended:
-                interval.slots.end(ended, slots)
+        """The type of the records in Reading.interfaces."""
+        return self._interfaces.dtype
 
     def read(self) -> Reading:
-        """What the program has counted up to now."""
+        """Returns what the program has counted until now. Raises OSError if a map cannot be read."""
         now_ns = self._now_ns()
-        with self._next_interval() as interval:
-            self._done = self._gone if self.delivered is None else self.delivered
-            self._gone = self._attachments.numbers.gone()
+        with self._next_interval(self) as interval:
+            self.done = self._gone if self.delivered is None else self.delivered
+            self._gone = self._interfaces.gone()
             self._flows.end(frozenset(each.identifier for each in self._gone))
-            # The program takes no flow out of its table but for another. So of those that came before the table is
-            # looked at, those that aren't there then had to make room.
-            flows_created, traffic = self._flows_and_traffic()
-            rows, began_ns = interval.rows, interval.slots.now_ns()
-            self._forget(interval.slots.owners(rows))
+            # The program removes an entry from the flow table only to evict it for another flow. So any flow created
+            # before this scan that the scan does not find was evicted.
+            flows_created, traffic = self._interfaces.flows_and_traffic()
+            began_ns = interval.slots.now_ns()
+            owners = interval.slots.owners(interval.rows)
+            self._prepare(owners)
             if interval.directions.suspects(traffic):
-                self._flows.look_soon()
-            counters, active, flows = self._read_all(interval)
-            slots = self._slots.rows(0, rows).copy()
-            min_ns, max_ns = self.extremes.take(rows)
+                self._flows.scan_soon()
+            active, flows = self._read_counts(interval)
+            slots = self._slots.rows(0, interval.rows).copy()
+            min_ns, max_ns = self.min_max.take(slice(interval.rows))
             self._read_created(slots, now_ns)
-            names = dict(self._attachments.names)
-            if not self._packet_clock:  # of a capture, an event is nothing to warn of now
-                self._look_at_directions(interval, names, traffic)
+            names = self._interfaces.names()
+            if not self._packet_clock:  # in a capture, a missing direction is no reason to warn
+                interval.update_directions(self._flows, self._pairs, names, traffic)
+            interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
             reading = Reading(
                 time_ns=now_ns,
                 slots=slots,
                 created_ns=self._created_ns,
-                buckets=self._histograms.runs,
-                sum_ns=self._histograms.sum_ns,
+                generation=owners << 1 | (self._created_ns != 0),
+                buckets=self._counts.buckets,
+                sum_ns=self._counts.sum_ns,
                 min_ns=min_ns,
                 max_ns=max_ns,
-                counters=counters,
+                counters=self._counters.records(self._counts),
                 active=active,
                 flows=flows,
                 flows_evicted=max(flows_created - flows, 0),
                 names=names,
-                interfaces=self._read_interfaces(names),
-                interfaces_since_ns=self._since_ns(names),
+                interfaces=interfaces,
+                interfaces_since_ns=interfaces_since_ns,
                 gone=self._gone,
             )
-            self._read_ns = now_ns
-            # At last: from here on slots may go to others, so what was read of them must not be lost any more.
+            # From here on, slots may go to other subnets. So everything read from them must be in the reading by now.
             if interval.slots.is_taking_back:
-                packets = counters["classes"]["from"]["packets"].sum(axis=1) + counters["classes"]["to"]["packets"].sum(
-                    axis=1
-                )
-                found = Found(slots, self._histograms.ended + packets, active != 0)
-                interval.slots.take_back(self, interval.readers, began_ns, found)
-            self._end_interfaces(interval, slots)
+                events = self._histograms.ended + packets_of(reading.counters)
+                interval.slots.take_back(self, interval.readers, began_ns, Found(slots, events, active != 0))
+            interval.end_interfaces(self._interfaces, slots)
         return reading
+
+    def _prepare(self, owners: Words) -> None:
+        """Makes room for all rows, (rows,), and resets rows that were taken back since the previous reading.
+
+        owners  (rows,) how often each row was taken back
+        """
+        rows = len(owners)
+        self._counts.grow(rows)
+        self._histograms.grow(rows)
+        self._created_ns = grow(self._created_ns, rows)
+        changed = self._owners.update(owners)
+        if len(changed):
+            self._counts.reset(changed)
+            self._histograms.reset(changed)
+            self._created_ns[changed] = 0
+
+    def _read_counts(self, interval: Interval) -> tuple[Counts, int]:
+        """Updates the table of counts, and hands out minima and maxima. Returns what SubnetCounters.read() returns.
+
+        Two threads share the work. One reads counters and then histograms, the other only histograms.
+        """
+        for reader in interval.readers:
+            reader.min_max.grow(interval.rows)
+        since = interval.slots.since(interval.rows)
+        self._histograms.begin(interval.rows)
+
+        def read_counters_then_histograms() -> tuple[Counts, int]:
+            active, flows = self._counters.read(self._counts, since)
+            self._histograms.work(interval.hand_out_min_max)
+            return active, flows
+
+        with run_parallel(read_counters_then_histograms) as counting:
+            self._histograms.work(interval.hand_out_min_max)
+        self._histograms.finish(interval.hand_out_min_max)
+        return counting.result()
+
+    def _read_created(self, slots: Records, now_ns: int) -> None:
+        """Converts the creation times of new slots, ns since boot, to Unix time, once per owner.
+
+        The result is clipped to the time since this reader's previous reading. So neither a suspended machine, during
+        which the kernel's clock stands still, nor a step of the wall clock moves it before that reading or after now.
+        """
+        new = np.flatnonzero((slots["live"] != 0) & (self._created_ns == 0))
+        created_ns = slots["created_ns"][new].astype(np.int64)
+        if not self._packet_clock:
+            created_ns = np.clip(created_ns + (now_ns - time.monotonic_ns()), self._latest_ns, now_ns)
+            self._latest_ns = now_ns
+        # A packet of a capture may have no timestamp. Its slot is created at 0, which here means "no owner".
+        self._created_ns[new] = np.maximum(created_ns, 1)

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives slots to the program, and takes those of idle subnets back.
+"""Gives slots to the program, and takes back the slots of idle subnets.
 
-Flows and pairs remember slots, so a slot goes to another subnet in two steps (bpf/subnet.h). First its key is deleted
-and the epoch raised: from then on nobody finds it, and what is remembered is looked up once more. A run of the program
-that had found it before ends within microseconds. So after a grace the row is final; and when every reader has taken
-that in, it is cleared and the slot is free. Until then the row counts as ever, for the subnet that it was of; should
-that one come back meanwhile, it gets another slot.
+Flows and the slot cache remember slots, so a slot goes to another subnet in three steps (bpf/subnet.h):
+
+1. The subnet's key is deleted and the epoch is raised. From then on no look-up finds the slot, and slots remembered in
+   an earlier epoch are looked up again.
+2. A run of the program that had found the slot before ends within microseconds. So after GRACE_NS the slot's counts are
+   final.
+3. When every reader has read the final counts, the slot is cleared and free.
+
+Until the third step, readers count the slot for its subnet as before. If the subnet has packets again meanwhile, it
+gets another slot.
 """
 
 import time
@@ -15,10 +20,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from otel_epping.kernel import libbpf, map_array
-from otel_epping.kernel.arrays import Counts, grow
+from otel_epping.kernel.arrays import Counts, Flags, Indexes, Records, Times, Words, grow
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.program import Map
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
@@ -27,38 +31,39 @@ from otel_epping.kernel.reading import OVERFLOW_SLOT
 # Far longer than any run of the program.
 GRACE_NS = 1_000_000_000
 
-Rows = npt.NDArray[np.int64]
-Numbers = npt.NDArray[np.uint32]
-
 
 class Found(NamedTuple):
-    """What a reader found in the first slots.
+    """The state of the first slots, as a reader found it.
 
     slots   (rows,) the program's records
-    events  (rows,) a number that differs whenever something was counted
-    active  (rows,) whether one of the subnet's flows is active, and so the subnet isn't idle
+    events  (rows,) a number that changes whenever something is counted
+    active  (rows,) whether the subnet has an active flow; such a subnet is not idle
     """
 
-    slots: npt.NDArray[Any]
+    slots: Records
     events: Counts
-    active: npt.NDArray[np.bool_]
+    active: Flags
 
 
 @dataclass
 class _Closing:
-    """Slots that nobody finds any more, final from `final_ns` on; and who hasn't read them since."""
+    """Slots whose keys are deleted.
 
-    slots: Rows
+    final_ns  time from which on their counts are final, by Slots.now_ns
+    waiting   readers that have not read the final counts yet
+    """
+
+    slots: Indexes
     final_ns: int
     waiting: "weakref.WeakSet[Any]"
 
 
 class Slots:
-    """All slots of a program. For one thread at a time: who has ended an interval, before anybody ends the next.
+    """All slots of a program. One thread at a time may use it: the thread whose reader has the current interval.
 
-    idle_ns  a slot into which nothing was counted for so long is taken back; 0: none ever is
-    retired  how many were taken back, and are free again or will be
-    now_ns   the clock by which they are idle: it stands still while the machine is suspended
+    idle_ns  a slot is taken back if nothing was counted in it for this time; 0: no slot is taken back
+    retired  number of slots taken back since the start
+    now_ns   the clock of idle times, ns; it does not advance while the machine is suspended
     """
 
     def __init__(self, maps: dict[str, Map], control: Control, idle_ns: int) -> None:
@@ -68,39 +73,47 @@ class Slots:
         self._maps = maps
         self._control = control
         self._closing: list[_Closing] = []
-        self._owners: Numbers = np.zeros(0, np.uint32)
-        self._since: Numbers = np.zeros(0, np.uint32)
+        self._owners: Words = np.zeros(0, np.uint32)
+        self._since: Words = np.zeros(0, np.uint32)
         self._events: Counts = np.zeros(0, np.uint64)
-        self._changed_ns: Rows = np.zeros(0, np.int64)
+        self._changed_ns: Times = np.zeros(0, np.int64)
         self._is_closing = np.zeros(0, np.bool_)
 
     @property
     def epoch(self) -> int:
-        """The number that is raised whenever slots are taken back."""
+        """The number that is raised whenever slots are taken back or become free."""
         return self._control.epoch
 
     @property
     def is_taking_back(self) -> bool:
-        """Whether there is anything to take back, or taken back and not free yet."""
+        """Whether slots may have to be taken back, or were taken back and are not free yet."""
         return bool(self.idle_ns or self._closing)
 
-    def owners(self, rows: int) -> Numbers:
-        """How often each of the first slots was taken back: (rows,)"""
+    def owners(self, rows: int) -> Words:
+        """Returns how often each of the first slots was taken back: (rows,)."""
         self._owners = grow(self._owners, rows)
         return self._owners[:rows]
 
-    def since(self, rows: int) -> Numbers:
-        """The epoch from which on each of the first slots is its owner's: (rows,)"""
+    def since(self, rows: int) -> Words:
+        """Returns the epoch from which on each of the first slots belongs to its owner: (rows,)."""
         self._since = grow(self._since, rows, FIRST_EPOCH)
         return self._since[:rows]
 
-    def give(self, slots: Rows) -> None:
-        """Has the program give these slots to subnets."""
+    def give(self, slots: Indexes) -> None:
+        """Puts these slots into the program's queue of free slots. Raises OSError."""
         for slot in slots.astype(np.uint32):
             libbpf.map_update(self._maps["free_slots"].fd, None, slot.tobytes())
 
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
-        """Called by a reader, one of `readers`, at the end of a reading that began at `began_ns`, by `now_ns`."""
+        """Takes back idle slots, and frees slots that all readers have read.
+
+        Call it at the end of each reading, after everything in `found` was used: it may clear slots.
+
+        reader    the reader that calls
+        readers   all readers of the collector
+        began_ns  when the reading began, by `now_ns`
+        found     the slots as the reading found them
+        """
         rows, now_ns = len(found.events), self.now_ns()
         self._grow(rows, now_ns)
         is_live = found.slots["live"] != 0
@@ -110,18 +123,20 @@ class Slots:
         idle[OVERFLOW_SLOT] = False
         if self.idle_ns and idle.any():
             self._close(np.flatnonzero(idle), found.slots["key"][idle], now_ns, readers)
-        # At last: what was found of these slots isn't true any more.
         self._release(reader, began_ns)
 
-    def being_closed(self, slots: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """The keys of the slots, of a reader's first ones, (rows,), that are taken back and not free yet."""
+    def closing_keys(self, slots: Records) -> Records:
+        """Returns the keys of those slots that are taken back and not free yet; `slots` as in Found."""
         self._grow(len(slots), self.now_ns())
         return np.asarray(slots["key"][self._is_closing[: len(slots)]])
 
-    def end(self, interfaces: Sequence[int], slots: npt.NDArray[Any]) -> None:
-        """Frees the slots of interfaces, by identifier, which are gone and whose counts all readers have delivered.
+    def end(self, interfaces: Sequence[int], slots: Records) -> None:
+        """Frees the slots of interfaces that are gone and whose counts all readers have delivered.
 
-        `slots` as in Found. No packet of such an interface is on its way, so it takes no grace.
+        No packet of such an interface is still being processed, so GRACE_NS is not needed.
+
+        interfaces  their identifiers
+        slots       as in Found
         """
         rows = np.flatnonzero((slots["live"] != 0) & np.isin(slots["key"]["interface"], interfaces))
         rows = self._delete(rows, slots["key"][rows])
@@ -130,27 +145,27 @@ class Slots:
 
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = grow(self._events, rows)
-        # A slot that is new may be live before anything of it is read.
+        # A new slot may be live before any of its counts are read.
         self._changed_ns = grow(self._changed_ns, rows, now_ns)
         self._is_closing = grow(self._is_closing, rows)
 
-    def _close(self, rows: Rows, keys: npt.NDArray[Any], now_ns: int, readers: Collection[object]) -> None:
+    def _close(self, rows: Indexes, keys: Records, now_ns: int, readers: Collection[object]) -> None:
         rows = self._delete(rows, keys)
         self._is_closing[rows] = True
         self._closing.append(_Closing(rows, now_ns + GRACE_NS, weakref.WeakSet(readers)))
         self.retired += len(rows)
 
-    def _delete(self, rows: Rows, keys: npt.NDArray[Any]) -> Rows:
-        """Has nobody find these rows any more. A key that could not be deleted keeps its slot."""
+    def _delete(self, rows: Indexes, keys: Records) -> Indexes:
+        """Deletes the keys of these rows. Returns the rows whose key was deleted; other rows keep their owner."""
         rows = rows[np.array([libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys], np.bool_)]
-        # In this order: who reads the new epoch does not find the key any more.
+        # In this order, a CPU that reads the new epoch does not find the key any more.
         self._control.epoch += 1
-        self._control.tell()
+        self._control.write()
         self._since[rows] = self._control.epoch
         return rows
 
     def _release(self, reader: object, began_ns: int) -> None:
-        """Slots that this reader was the last to read are free now."""
+        """Frees slots of which this reader was the last to read the final counts."""
         for closing in self._closing:
             if began_ns >= closing.final_ns:
                 closing.waiting.discard(reader)
@@ -160,22 +175,22 @@ class Slots:
         self._closing = [closing for closing in self._closing if closing.waiting]
         self._free(np.concatenate(free))
 
-    def _free(self, slots: Rows) -> None:
-        """Clears slots that are final, and gives them away again."""
+    def _free(self, slots: Indexes) -> None:
+        """Clears slots that are final, and gives them to the program."""
         self._clear(slots)
         self._owners[slots] += 1
         self._is_closing[slots] = False
-        # The next owner may have counted as much as this one had, when it is first looked at.
+        # The next owner may have exactly as many events as this owner when a reader first looks at it.
         self._changed_ns[slots] = self.now_ns()
         self.give(slots)
-        # Flows that found no slot, and remember that, look once more.
+        # Flows that got no slot remember that. The new epoch makes them ask again.
         self._control.epoch += 1
-        self._control.tell()
+        self._control.write()
 
-    def _clear(self, slots: Rows) -> None:
+    def _clear(self, slots: Indexes) -> None:
         cpus = possible_cpus()
         for name, each in (("slots", 1), ("histograms", 1), ("flow_counters", 1), ("traffic", cpus)):
             array = self._maps[name]
-            nothing = bytes(map_array.map_info(array.fd)["value_size"])
+            zeros = bytes(map_array.map_info(array.fd)["value_size"])
             for row in (slots[:, None] * each + np.arange(each)).ravel().astype(np.uint32):
-                libbpf.map_update(array.fd, row.tobytes(), nothing)
+                libbpf.map_update(array.fd, row.tobytes(), zeros)

@@ -1,40 +1,38 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many packets wait for their reply: what an account of round-trip times lacks while they do."""
-
-from typing import Any
+"""Counts RTT samples that were started and not completed yet. They are in no RTT count until their reply."""
 
 import numpy as np
-import numpy.typing as npt
 
 from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.program import Map
 
-# enum exchange_state, bpf/exchange.h
+# The first value of enum transaction_state (bpf/transaction.h): a request that waits for its reply.
 _OPEN = 0
 
 
-def count_waiting(flows: Array, exchanges: Map) -> int:
-    """Packets that the program timed and that were not answered yet, of all flows and questions.
+def count_waiting(flows: Array, transactions: Map) -> int:
+    """Returns the number of packets that were timed and have no reply yet, in TCP flows and in transactions.
 
-    Flows take as long as all their memory takes to read. Raises OSError.
+    Reads the whole flow table. Raises OSError.
     """
-    return _in_flows(flows) + _in_exchanges(exchanges)
+    return _in_flows(flows) + _in_transactions(transactions)
 
 
 def _in_flows(flows: Array) -> int:
     count = 0
     for _, rows in flows.windows(flows.length):
-        halves: npt.NDArray[Any] = rows["half"]
-        # A bit for each segment that waits (struct half_flow), and the time of a SYN-ACK that does.
+        halves: Records = rows["half"]
+        # struct half_flow has a bit per segment that waits, and the time of a SYN-ACK that waits.
         count += int(np.unpackbits(halves["waiting"]).sum()) + int(np.count_nonzero(halves["accepted_ns"]))
     return count
 
 
-def _in_exchanges(exchanges: Map) -> int:
-    assert exchanges.layout
-    assert exchanges.key_layout
-    key, value = map_array.dtype_of(exchanges.key_layout), map_array.dtype_of(exchanges.layout)
+def _in_transactions(transactions: Map) -> int:
+    assert transactions.layout
+    assert transactions.key_layout
+    key, value = map_array.dtype_of(transactions.key_layout), map_array.dtype_of(transactions.layout)
     return sum(
-        int(np.count_nonzero(values["state"] == _OPEN)) for _, values in libbpf.map_batches(exchanges.fd, key, value)
+        int(np.count_nonzero(values["state"] == _OPEN)) for _, values in libbpf.map_batches(transactions.fd, key, value)
     )

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.metrics.export import ResourceMetrics
 
-from otel_epping.kernel.reading import OVERFLOW_SLOT
+from otel_epping.kernel.reading import OVERFLOW_SLOT, RowOwners
 from otel_epping.otel.attributes import OVERFLOW, rtt_labels, subnet_labels
-from otel_epping.otel.batch import Batch
+from otel_epping.otel.batch import ExportBatch
 from otel_epping.otel.otlp import points, request
 from otel_epping.otel.otlp.columns import Column, Pieces
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.producer import EppingMetricProducer
-from otel_epping.series.subnet import RowOwners, subnet_of
+from otel_epping.series.subnet import subnet_of
 
 
 class Writer:
@@ -26,14 +26,14 @@ class Writer:
         self._of_rtts[OVERFLOW_SLOT] = points.histogram_attributes(OVERFLOW)
         self._of_columns = Column.of(points.number_attributes(labels) for labels in producer.columns.labels)
 
-    def _update(self, batch: Batch) -> None:
-        for row in self._owners.update(batch.reading).tolist():
+    def _update(self, batch: ExportBatch) -> None:
+        for row in self._owners.update(batch.reading.generation).tolist():
             subnet = subnet_of(batch.reading, row, self._config)
             if subnet:
                 self._of_subnets[row] = points.number_attributes(subnet_labels(subnet))
                 self._of_rtts[row] = points.histogram_attributes(rtt_labels(subnet))
 
-    def request(self, theirs: Sequence[ResourceMetrics], batch: Batch) -> Request:
+    def request(self, theirs: Sequence[ResourceMetrics], batch: ExportBatch) -> Request:
         """A batch, under the first of `theirs`, and with all that is theirs.
 
         Raises what the official encoder does: EncodingException for a metric of theirs that it can't encode.

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures of packets, from files or standard input: pcap and pcapng, plain or compressed.
+"""Reads packet captures from files or standard input: pcap and pcapng, plain or compressed.
 
-    errors             what can be wrong with a file
-    batch              packets as arrays, some thousand at a time
-    uncompress         the bytes of a compressed file, as they arrive
-    stream             the bytes of a file, as a window that moves along
-    pcap, pcapng       the formats, each a function from a stream to batches
-    foreign            what other files are
-    links              from the link types that there are to one
-    view               bytes at the same place of many packets
-    framing            IP, Ethernet and LLC behind them
-    local, wide_area, wireless      what the headers of link types say
+    errors               CaptureError
+    packet_batch         some thousand packets as numpy arrays
+    decompress           gzip, bzip2, xz, lzma, zstd and lz4
+    stream               a moving window over the bytes of a file
+    pcap, pcapng         the two formats: functions that turn a stream into batches
+    unsupported_formats  names other file formats for the error message
+    link_types           the supported link types, and their conversion to Ethernet
+    packet_view          header fields of many packets at once
+    common_headers       IP, Ethernet and LLC, which other link headers contain
+    lan_headers, wan_headers, wifi_headers      the headers of each link type
 
-Knows neither the kernel program nor OpenTelemetry.
+Imports neither the kernel program's package nor OpenTelemetry.
 """
 
 from collections import Counter
@@ -20,24 +20,25 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from otel_epping.replay.capture import foreign, links, pcap, pcapng
-from otel_epping.replay.capture.batch import Batch
+from otel_epping.replay.capture import link_types, pcap, pcapng, unsupported_formats
 from otel_epping.replay.capture.errors import CaptureError
+from otel_epping.replay.capture.packet_batch import PacketBatch
 from otel_epping.replay.capture.stream import STANDARD_INPUT, Stream
 
-__all__ = ["STANDARD_INPUT", "Batch", "Capture", "CaptureError"]
+__all__ = ["STANDARD_INPUT", "Capture", "CaptureError", "PacketBatch"]
 
 
 class Capture(Stream):
-    """A capture, by its path; a context manager. What kind it is its first bytes tell, not its name.
+    """An open capture; a context manager that closes the file. `path` is a file or STANDARD_INPUT.
 
-    Raises CaptureError if it cannot be opened, or is of no kind that we know.
+    The first bytes of the file determine its format; the file name does not matter.
+    Raises CaptureError if the file cannot be opened, is empty, or has no supported format.
     """
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         try:
-            self._batches = self._kind()
+            self._batches = self._format()
         except CaptureError:
             self.close()
             raise
@@ -48,9 +49,9 @@ class Capture(Stream):
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _kind(self) -> Callable[[Stream], Iterator[Batch]]:
+    def _format(self) -> Callable[[Stream], Iterator[PacketBatch]]:
         self.fill(len(pcapng.MAGIC))
-        magic = bytes(self.memory[self.start : min(self.end, self.start + len(pcapng.MAGIC))])
+        magic = self._head(len(pcapng.MAGIC))
         if not magic:
             raise CaptureError(f"{self.name}: is empty")
         if magic in pcap.MAGICS:
@@ -58,36 +59,45 @@ class Capture(Stream):
         if magic == pcapng.MAGIC:
             return pcapng.batches
         if self.size:
-            self.fill(foreign.BYTES)
-        if meaning := foreign.name(bytes(self.memory[self.start : min(self.end, self.start + foreign.BYTES)])):
-            raise CaptureError(f"{self.name}: {meaning}")
+            self.fill(unsupported_formats.HEAD_BYTES)
+        if cause := unsupported_formats.describe(self._head(unsupported_formats.HEAD_BYTES)):
+            raise CaptureError(f"{self.name}: {cause}")
         raise self.error(f"is neither pcap nor pcapng (it begins with {magic.hex(' ')})", self.start)
 
-    def batches(self) -> Iterator[Batch]:
-        """All packets as they stand there. Raises CaptureError, after all that is whole, for what isn't."""
+    def _head(self, size: int) -> bytes:
+        """Returns the first bytes of the window, at most `size`."""
+        return bytes(self.memory[self.start : min(self.end, self.start + size)])
+
+    def batches(self) -> Iterator[PacketBatch]:
+        """Yields all packets with their own link headers.
+
+        Raises CaptureError at the first truncated or damaged place, after all packets before that place.
+        """
         return self._batches(self)
 
-    def ethernet_batches(self) -> Iterator[Batch]:
-        """All packets of links that we know, with an Ethernet header whatever they had.
+    def ethernet_batches(self) -> Iterator[PacketBatch]:
+        """Yields all packets of supported link types, each with an Ethernet header in place of its link header.
 
-        Raises CaptureError for links that we don't know: after all other packets, or at once if there are no others.
+        Raises CaptureError for unsupported link types after all other packets. A pcap file has one link type: if that
+        is unsupported, raises CaptureError after the first packets were read.
         """
-        unknown: Counter[int] = Counter()
+        unsupported: Counter[int] = Counter()
         for batch in self.batches():
-            known = np.isin(batch.links, links.KNOWN)
-            if known.all():
-                yield links.ethernet(batch)
+            supported = np.isin(batch.link_types, link_types.SUPPORTED)
+            if supported.all():
+                yield link_types.to_ethernet(batch)
                 continue
-            unknown.update(batch.links[~known].tolist())
-            if self._batches is pcap.batches:  # which has one link type for all
+            unsupported.update(batch.link_types[~supported].tolist())
+            if self._batches is pcap.batches:
                 break
-            if known.any():
-                yield links.ethernet(batch.take(known))
-        if unknown:
-            raise CaptureError(f"{self.name}: " + "; ".join(map(self._refusal, unknown.items())) + f": {links.CURE}")
+            if supported.any():
+                yield link_types.to_ethernet(batch.take(supported))
+        if unsupported:
+            causes = "; ".join(map(self._cause, unsupported.items()))
+            raise CaptureError(f"{self.name}: has {causes}: {link_types.CURE}")
 
-    def _refusal(self, unknown: tuple[int, int]) -> str:
-        link, packets = unknown
-        # Of a pcap file, of which no more was read, nobody knows how many there are.
+    def _cause(self, unsupported: tuple[int, int]) -> str:
+        link_type, packets = unsupported
+        # A pcap file is not read to its end, so the number of its packets is unknown.
         count = "" if self._batches is pcap.batches else f"{packets:,} "
-        return f"has {count}packets of link type {links.name(link)}, which is not supported"
+        return f"{count}packets of unsupported link type {link_types.describe(link_type)}"

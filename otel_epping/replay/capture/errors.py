@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one error of this package."""
+"""The exception that the capture package raises for files that it cannot read."""
 
 
 class CaptureError(Exception):
-    """A capture that cannot be read, or not to its end. The message is one line: the file, the cause, and where."""
+    """A capture cannot be read, or only in part. The message is one line: the file, the cause, and the position."""

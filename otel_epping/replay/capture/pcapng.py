@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads pcapng: sections, each with interfaces of its own, and blocks, of which those that hold packets matter here.
+"""Reads the packets of pcapng: sections with their own interfaces, and blocks. All blocks without packets are skipped.
 
-Source: draft-ietf-opsawg-pcapng. Why not a library: dpkt keeps neither the original length of a packet nor the link
-type of its interface, and takes a file that is cut short for one that ends; scapy makes 10,000 packets a second.
+Source: draft-ietf-opsawg-pcapng. Why not a library: dpkt provides neither the original length of a packet nor the link
+type of its interface, and treats a truncated file as a complete one; scapy reads 10,000 packets a second.
 """
 
 import struct
@@ -11,23 +11,30 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from otel_epping.replay.capture.batch import MAX_PACKETS, UNTIMED_NS, Batch, Numbers, without_trailers, words
+from otel_epping.replay.capture.packet_batch import (
+    MAX_PACKETS,
+    UNTIMED_NS,
+    Int64Array,
+    PacketBatch,
+    without_trailers,
+    words,
+)
 from otel_epping.replay.capture.stream import WINDOW, Stream
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 
-# Types of blocks; that of a section header reads the same in both orders of bytes.
+# Block types. The type of a section header is the same in both byte orders.
 _SECTION = 0x0A0D0D0A
 _INTERFACE = 1
 _OBSOLETE_PACKET = 2
 _SIMPLE_PACKET = 3
 _ENHANCED_PACKET = 6
-# Bytes of a packet's block in front of the packet.
+# Bytes of a packet block before the packet.
 _HEADERS = {_OBSOLETE_PACKET: 28, _SIMPLE_PACKET: 12, _ENHANCED_PACKET: 28}
 _TRAILER = 4
-_LEAST_BLOCK = 12
-_LEAST_SECTION = 28
-_LEAST_INTERFACE = 20
+_MIN_BLOCK = 12
+_MIN_SECTION = 28
+_MIN_INTERFACE = 20
 _ORDERS = {b"\x1a\x2b\x3c\x4d": ">", b"\x4d\x3c\x2b\x1a": "<"}
 _VERSION = 1
 
@@ -39,8 +46,8 @@ _MAX_TICKS = _WRAP - 1
 
 
 @dataclass(frozen=True)
-class _Interface:
-    link: int
+class _CaptureInterface:
+    link_type: int
     snap_length: int
     units_per_s: int
     offset_s: int
@@ -50,49 +57,56 @@ class _Interface:
 @dataclass(frozen=True)
 class _Section:
     order: str
-    interfaces: list[_Interface] = field(default_factory=list)
+    interfaces: list[_CaptureInterface] = field(default_factory=list)
 
 
-def batches(stream: Stream) -> Iterator[Batch]:
-    """All packets. Raises CaptureError where the file ends in the middle of something, or makes no sense."""
+def batches(stream: Stream) -> Iterator[PacketBatch]:
+    """Yields all packets of a stream that begins with MAGIC.
+
+    Raises CaptureError at the first truncated or damaged block, after all packets before it.
+    """
     section = _Section("<")
     while True:
         kind, found = _walk(stream, section)
         if found:
             yield from _packets(stream, section, kind, np.array(found))
             continue
-        if not stream.fill(_LEAST_BLOCK):
+        if not stream.fill(_MIN_BLOCK):
             if stream.unread:
-                raise stream.error("is cut short in the middle of a block", stream.start)
+                raise stream.error("is truncated in the middle of a block", stream.start)
             return
-        section = _next(stream, section)
+        section = _process_block(stream, section)
 
 
 def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
-    """Where the whole blocks of packets in the window begin, of one kind, which is told; moves behind them.
+    """Returns a packet block type, and the indexes of the complete blocks of this type; advances the window past them.
 
-    Passes over blocks that don't matter, and stops in front of all others.
+    Skips blocks that are irrelevant here. Stops before section and interface blocks, packet blocks of another type, and
+    damaged blocks.
     """
     memory, at, end = stream.memory, stream.start, stream.end
     head = struct.Struct(f"{section.order}II").unpack_from
     kind = 0
     found: list[int] = []
-    while at + _LEAST_BLOCK <= end and len(found) < MAX_PACKETS:
-        this, length = head(memory, at)
-        if length < _LEAST_BLOCK or length & 3 or at + length > end or this in (_SECTION, _INTERFACE):
+    while at + _MIN_BLOCK <= end and len(found) < MAX_PACKETS:
+        block_type, length = head(memory, at)
+        if length < _MIN_BLOCK or length & 3 or at + length > end or block_type in (_SECTION, _INTERFACE):
             break
-        if this in _HEADERS:
-            if length < _HEADERS[this] + _TRAILER or (found and this != kind):
+        if block_type in _HEADERS:
+            if length < _HEADERS[block_type] + _TRAILER or (found and block_type != kind):
                 break
-            kind = this
+            kind = block_type
             found.append(at)
         at += length
     stream.start = at
     return kind, found
 
 
-def _next(stream: Stream, section: _Section) -> _Section:
-    """Takes in the block at hand, or reads until it is whole if it is a packet's; the section that is current then."""
+def _process_block(stream: Stream, section: _Section) -> _Section:
+    """Processes a section or interface block; reads until a packet block is complete; skips all others.
+
+    Returns the section that applies afterwards.
+    """
     magic = bytes(stream.memory[stream.start + 8 : stream.start + 12])
     kind, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
     if kind == _SECTION:
@@ -100,17 +114,17 @@ def _next(stream: Stream, section: _Section) -> _Section:
             raise stream.error("is damaged: a section without byte-order magic", stream.start)
         section = _Section(_ORDERS[magic])
         _, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
-    least = {_SECTION: _LEAST_SECTION, _INTERFACE: _LEAST_INTERFACE}.get(kind, _HEADERS.get(kind, 8) + _TRAILER)
-    matters = kind in (_SECTION, _INTERFACE) or kind in _HEADERS
-    if length < least or length & 3 or (matters and length > WINDOW):
+    minimum = {_SECTION: _MIN_SECTION, _INTERFACE: _MIN_INTERFACE}.get(kind, _HEADERS.get(kind, 8) + _TRAILER)
+    is_relevant = kind in (_SECTION, _INTERFACE) or kind in _HEADERS
+    if length < minimum or length & 3 or (is_relevant and length > WINDOW):
         raise stream.error(f"is damaged: a block of {length} bytes", stream.start)
     begins = stream.offset + stream.start
-    if not (stream.fill(length) if matters else stream.skip(length)):
-        raise stream.error("is cut short in the middle of a block", begins - stream.offset)
+    if not (stream.fill(length) if is_relevant else stream.skip(length)):
+        raise stream.error("is truncated in the middle of a block", begins - stream.offset)
     if kind == _SECTION:
         (version,) = struct.unpack_from(f"{section.order}12xH", stream.memory, stream.start)
         if version != _VERSION:
-            raise stream.error(f"version {version} of pcapng is not known", stream.start)
+            raise stream.error(f"has unsupported pcapng version {version}", stream.start)
     elif kind == _INTERFACE:
         section.interfaces.append(_interface(bytes(stream.memory[stream.start : stream.start + length]), section.order))
     if kind in (_SECTION, _INTERFACE):
@@ -118,7 +132,7 @@ def _next(stream: Stream, section: _Section) -> _Section:
     return section
 
 
-def _interface(block: bytes, order: str) -> _Interface:
+def _interface(block: bytes, order: str) -> _CaptureInterface:
     link, snap_length = struct.unpack_from(f"{order}8xHxxI", block)
     resolution, offset_s, check_sequence = _MICROSECONDS, 0, 0
     at, end = 16, len(block) - _TRAILER
@@ -134,13 +148,13 @@ def _interface(block: bytes, order: str) -> _Interface:
         elif code == _TSOFFSET and len(value) == 8:
             (offset_s,) = struct.unpack(f"{order}q", value)
         at += 4 + -(-length // 4) * 4
-    # The highest bit tells a power of two from a power of ten.
+    # The highest bit selects powers of two instead of powers of ten.
     units_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
-    return _Interface(link, snap_length, units_per_s, offset_s, check_sequence)
+    return _CaptureInterface(link, snap_length, units_per_s, offset_s, check_sequence)
 
 
-def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Iterator[Batch]:
-    """The packets of whole blocks of a kind; raises CaptureError at the first that makes no sense."""
+def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> Iterator[PacketBatch]:
+    """Yields the packets of complete blocks of type `kind`, at indexes `at`. Raises CaptureError at a damaged block."""
     header = _HEADERS[kind]
     fields = words(stream.buffer, at, header // 4, section.order).T
     length = fields[1]
@@ -154,7 +168,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Itera
         ticks = None
     else:
         number, high, low, captured, original = fields[2:]
-        if kind == _OBSOLETE_PACKET:  # 16 bits of it count drops
+        if kind == _OBSOLETE_PACKET:  # the other 16 bits count dropped packets
             number = number >> 16 if section.order == ">" else number & 0xFFFF
         ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
     closed = words(stream.buffer, at + length - _TRAILER, 1, section.order)[:, 0] == length
@@ -164,37 +178,37 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Numbers) -> Itera
         number = number[:count]
         check_sequence = np.array([interface.check_sequence for interface in section.interfaces])[number]
         captured, original = without_trailers(captured[:count], original[:count], check_sequence)
-        yield Batch(
+        yield PacketBatch(
             buffer=stream.buffer,
             offset=stream.offset,
             starts=at[:count] + header,
             captured=captured,
             original=original,
             times_ns=np.full(count, UNTIMED_NS) if ticks is None else _times_ns(section, number, ticks[:count]),
-            links=np.array([interface.link for interface in section.interfaces])[number],
+            link_types=np.array([interface.link_type for interface in section.interfaces])[number],
         )
     if count < len(at):
-        raise stream.error("is damaged: a packet's block contradicts itself", int(at[count]))
+        raise stream.error("is damaged: a packet block with inconsistent fields", int(at[count]))
 
 
-def _times_ns(section: _Section, number: Numbers, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Numbers:
-    """Unix times of packets, by the clocks of their interfaces; UNTIMED_NS for a time that cannot be right."""
+def _times_ns(section: _Section, number: Int64Array, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Int64Array:
+    """Returns Unix times in ns, by the resolution and offset of each interface; UNTIMED_NS for an invalid time."""
     times_ns = np.full(len(number), UNTIMED_NS, np.int64)
     for each in np.unique(number).tolist():
         interface = section.interfaces[each]
-        its = number == each
+        of_interface = number == each
         offset_ns = interface.offset_s * 10**9
         unit_ns, rest = divmod(10**9, interface.units_per_s)
-        # As Python's numbers, which don't overflow, unless ns are a multiple of the unit, as they nearly always are.
+        # A tick is nearly always a whole number of ns: use numpy. Otherwise use Python integers, which do not overflow.
         if rest == 0:
-            least, most = -(-(1 - offset_ns) // unit_ns), (_MAX_NS - offset_ns) // unit_ns
-            if most < 0 or least > _MAX_TICKS:
+            first, last = -(-(1 - offset_ns) // unit_ns), (_MAX_NS - offset_ns) // unit_ns
+            if last < 0 or first > _MAX_TICKS:
                 continue
-            meant = (ticks[its] >= max(least, 0)) & (ticks[its] <= min(most, _MAX_TICKS))
-            # 64 bits wrap around, in between too; what is meant fits again in the end.
-            exact = ticks[its] * np.uint64(unit_ns) + np.uint64(offset_ns % _WRAP)
-            times_ns[its] = np.where(meant, exact.astype(np.int64), UNTIMED_NS)
+            valid = (ticks[of_interface] >= max(first, 0)) & (ticks[of_interface] <= min(last, _MAX_TICKS))
+            # Intermediate results may wrap around at 64 bits; the final result of a valid time fits again.
+            exact = ticks[of_interface] * np.uint64(unit_ns) + np.uint64(offset_ns % _WRAP)
+            times_ns[of_interface] = np.where(valid, exact.astype(np.int64), UNTIMED_NS)
         else:
-            exact_ns = (tick * 10**9 // interface.units_per_s + offset_ns for tick in ticks[its].tolist())
-            times_ns[its] = [each_ns if 0 < each_ns <= _MAX_NS else UNTIMED_NS for each_ns in exact_ns]
+            exact_ns = (tick * 10**9 // interface.units_per_s + offset_ns for tick in ticks[of_interface].tolist())
+            times_ns[of_interface] = [each_ns if 0 < each_ns <= _MAX_NS else UNTIMED_NS for each_ns in exact_ns]
     return times_ns

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bytes of a capture, plain or compressed, from a file or standard input, as a window that moves along.
+"""A moving window over the bytes of a capture, plain or compressed, from a file or standard input.
 
-Not mmap: a file that is cut while it is read would end the process with SIGBUS, and a pipe or a compressed file has to
-be read anyway. Reading a megabyte at a time into the same memory is as fast, and that memory is ours to write into
-(`links.py`).
+Why not mmap: if a mapped file is truncated meanwhile, SIGBUS ends the process; pipes and compressed files cannot be
+mapped. Reading a megabyte at a time into the same memory is as fast, and link_types.py may write into that memory.
 """
 
 import os
@@ -12,21 +11,28 @@ from pathlib import Path
 
 import numpy as np
 
+from otel_epping.replay.capture.decompress import (
+    MAGIC_BYTES,
+    DamagedError,
+    Decompressor,
+    MissingPackageError,
+    format_of,
+)
 from otel_epping.replay.capture.errors import CaptureError
-from otel_epping.replay.capture.uncompress import MAGIC_BYTES, DamagedError, MissingPackageError, Uncompress, format_of
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20
-# In front of the window and behind it, so that whoever looks at or writes a link header there stays inside the buffer.
+# Bytes before and after the window, so that reading or writing a link header at its edges stays inside the buffer.
 _MARGIN = 64
-# What is uncompressed at a time: as much as a processor's cache holds.
-_UNCOMPRESSED_READ = 1 << 16
+# Bytes decompressed at a time; they stay in the processor's cache.
+_DECOMPRESSED_READ = 1 << 16
 
 
 class Stream:
-    """A window on a capture: `buffer[start:end]` was read, and is still to be looked at.
+    """A window over a capture: `buffer[start:end]` holds bytes that were read and are not yet processed.
 
-    Whoever has looked at bytes moves `start` on. `size` is that of the file in bytes; 0 if it has none, as a pipe.
+    The caller advances `start` past the bytes that it has processed. `name` is the path, or "standard input". `size` is
+    the file size in bytes, or 0 for pipes and devices. `memory` is `buffer` as a memoryview.
     Raises CaptureError if the file cannot be opened.
     """
 
@@ -38,22 +44,22 @@ class Stream:
         self._passed = 0
         self._failure: CaptureError | None = None
         try:
-            # Without a buffer, which would wait for more than a pipe has.
+            # Unbuffered: a buffered file would wait for more bytes than a pipe has.
             if path == STANDARD_INPUT:
                 self._file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
             else:
                 self._file = Path(path).open("rb", buffering=0)  # noqa: SIM115
             head = self._read_head()
         except IsADirectoryError as error:
-            raise CaptureError(f"{self.name}: is a directory: name the files in it, {Path(path) / '*'}") from error
+            raise CaptureError(f"{self.name}: is a directory; name the files in it: {Path(path) / '*'}") from error
         except OSError as error:
             raise CaptureError(f"{self.name}: {error.strerror}") from error
         status = os.fstat(self._file.fileno())
         self.size = status.st_size if stat.S_ISREG(status.st_mode) else 0
-        self._uncompress: Uncompress | None = None
+        self._decompressor: Decompressor | None = None
         if format := format_of(head):
             try:
-                self._uncompress = Uncompress(format, self._file.read, head)
+                self._decompressor = Decompressor(format, self._file.read, head)
             except MissingPackageError as error:
                 self._file.close()
                 raise CaptureError(f"{self.name}: {error}") from error
@@ -62,35 +68,36 @@ class Stream:
             self.end += len(head)
 
     def _read_head(self) -> bytes:
-        """As many bytes as tell whether the file is compressed; fewer if it has no more."""
+        """Returns the first MAGIC_BYTES bytes of the file, or all bytes of a shorter file."""
         head = b""
         while len(head) < MAGIC_BYTES and (more := self._file.read(MAGIC_BYTES - len(head))):
             head += more
         return head
 
     def close(self) -> None:
-        """Closes the file; standard input stays open."""
+        """Closes the file. Standard input stays open."""
         self._file.close()
 
     @property
     def position(self) -> int:
-        """Bytes of the file that were read; 0 if it has no `size`."""
+        """Number of bytes read from the file; 0 if `size` is 0."""
         return self._file.tell() if self.size else 0
 
     @property
     def offset(self) -> int:
-        """Where in the (uncompressed) capture the buffer's first byte stands."""
+        """Position of the buffer's first byte in the (decompressed) capture."""
         return self._passed - _MARGIN
 
     @property
     def unread(self) -> int:
-        """Bytes in the window."""
+        """Number of bytes in the window."""
         return self.end - self.start
 
     def fill(self, size: int) -> bool:
-        """Reads until `size` bytes, at most WINDOW, are in the window, and more if they come; False if it ends.
+        """Reads until the window has `size` bytes (at most WINDOW); returns False if the capture ends before.
 
-        Raises CaptureError if it cannot be read, or is compressed and damaged, once there is nothing whole before that.
+        Reads more than `size` bytes if they are available. Raises CaptureError if the file cannot be read, or if its
+        compressed data are damaged; all bytes before the damage are returned first.
         """
         if self.unread >= size:
             return True
@@ -100,7 +107,7 @@ class Stream:
         self.start, self.end = _MARGIN, _MARGIN + unread
         while not self._failure and (count := self._read()):
             self.end += count
-            # A pipe may have no more for long.
+            # The next bytes of a pipe may take long to arrive.
             if self.unread >= size and not self.size:
                 break
         if self._failure and self.unread < size:
@@ -108,15 +115,18 @@ class Stream:
         return self.unread >= size
 
     def _read(self) -> int:
-        """Bytes that came; 0 at the end, if the window is full, and for a failure, which is kept."""
-        # One read at a time, and not all at once: what came before a damaged place is not lost with it.
+        """Returns the number of bytes read; 0 if the file ends, the window is full, or reading fails.
+
+        fill() raises the failure later.
+        """
+        # One read per call: bytes before a damaged place are kept.
         free = self.memory[self.end : _MARGIN + WINDOW]
         try:
-            if self._uncompress is None:
+            if self._decompressor is None:
                 return self._file.readinto(free) or 0
             if not free:
                 return 0
-            data = self._uncompress.read(min(len(free), _UNCOMPRESSED_READ))
+            data = self._decompressor.read(min(len(free), _DECOMPRESSED_READ))
             free[: len(data)] = data
             return len(data)
         except DamagedError as error:
@@ -126,7 +136,7 @@ class Stream:
         return 0
 
     def skip(self, size: int) -> bool:
-        """Passes over `size` bytes; False if it ends before."""
+        """Skips `size` bytes; returns False if the capture ends before."""
         while size > self.unread:
             size -= self.unread
             self.start = self.end
@@ -136,6 +146,6 @@ class Stream:
         return True
 
     def error(self, cause: str, at: int) -> CaptureError:
-        """The error that `cause` is what is wrong with the bytes at buffer[at]."""
-        where = f"byte {self.offset + at}" + (" of what was compressed" if self._uncompress else "")
+        """Returns an error with the file, the cause, and the position of buffer[at] in the capture."""
+        where = f"byte {self.offset + at}" + (" of the decompressed data" if self._decompressor else "")
         return CaptureError(f"{self.name}: {cause}, at {where}")

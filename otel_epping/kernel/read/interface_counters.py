@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads what the program counts per interface, summed over CPUs.
+
+The program counts by number of an interface, and a number is used again (kernel/attach/interface_numbers.py). So what
+the row of a number had counted for earlier interfaces is subtracted.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from otel_epping.kernel.arrays import Counts, Records, Times
+from otel_epping.kernel.attach.interface_numbers import InterfaceNumbers
+from otel_epping.kernel.map_array import Array
+from otel_epping.kernel.read.directions import Traffic
+from otel_epping.kernel.reading import Gone
+
+# Kinds of packets in enum packet_kind (bpf/maps.h): TCP; UDP and ICMP.
+_TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))
+
+
+class InterfaceCounters:
+    """The counters of interfaces, for one reader. `started_ns` is the Unix time when counting started, ns."""
+
+    def __init__(self, counters: Array, numbers: InterfaceNumbers, cpus: int, started_ns: int) -> None:
+        self._counters, self._numbers, self._cpus = counters, numbers, cpus
+        self._since_ns: dict[int, int] = {}
+        self._read_ns = started_ns  # time of the latest reading
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The type of records: the program's struct interface_counters, which consists of 64-bit counters only."""
+        return self._counters.dtype
+
+    def names(self) -> dict[int, str]:
+        """Returns the name of each interface that has counts, by identifier; '' for all interfaces without a number."""
+        return dict(self._numbers.names)
+
+    def gone(self) -> frozenset[Gone]:
+        """Returns interfaces that went away so long ago that their counts are final."""
+        return self._numbers.gone()
+
+    def read(self, names: dict[int, str], now_ns: int) -> tuple[Records, Times]:
+        """Returns the record of each interface, and the Unix time from which on it counts, ns: (len(names),) each.
+
+        That time is the time of the last reading before this reader first saw the interface.
+
+        names   as of names()
+        now_ns  Unix time of this reading, ns
+        """
+        numbers = self._numbers.numbers_of(list(names))
+        self._since_ns = {each: self._since_ns.get(each, self._read_ns) for each in names}
+        self._read_ns = now_ns
+        since_ns = np.fromiter(self._since_ns.values(), np.int64, len(names))
+        return self._records(numbers, self._count(numbers)), since_ns
+
+    def flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
+        """Returns how many flow table entries were ever created, and the packets of each interface by identifier."""
+        identifiers = list(self._numbers.names)
+        counts = self._count(list(range(self._numbers.used)))
+        flows_created = int(counts.view(self.dtype)["flows_created"].sum())
+        numbers = self._numbers.numbers_of(identifiers)
+        records = self._records(numbers, counts[numbers])
+        received, transmitted = (records[way]["packets"] for way in ("received", "transmitted"))
+        packets = np.stack(
+            [each[:, kinds].sum(1) for kinds in _TRAFFIC_KINDS for each in (received, transmitted)], axis=1
+        )
+        traffic = (Traffic((row[0], row[1]), (row[2], row[3])) for row in packets.tolist())
+        return flows_created, dict(zip(identifiers, traffic, strict=True))
+
+    def totals(self, interfaces: list[Gone]) -> Counts:
+        """Returns what the rows of these interfaces have counted, for earlier interfaces, too: (interfaces, n)."""
+        return self._count(self._numbers.numbers_of([each.identifier for each in interfaces]))
+
+    def _count(self, numbers: list[int]) -> Counts:
+        """Returns what the rows of these numbers have counted for all interfaces they ever had: (numbers, n)."""
+        rows = max(numbers) + 1
+        counters = self._counters.rows(0, rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
+        return np.asarray(counters[numbers].sum(1))
+
+    def _records(self, numbers: list[int], counts: Counts) -> Records:
+        """Returns what the rows of these numbers have counted for their present interfaces; `counts` as of _count()."""
+        return np.asarray(self._numbers.counted(numbers, counts).view(self.dtype)[:, 0])

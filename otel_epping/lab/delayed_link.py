@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A link between two hosts that delays each packet by half of its server subnet's RTT.
+
+The kernel's module for this, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
+and a process. The process reads frames from one device, keeps them until they are due, and writes them to the other
+device. A TAP device without a virtio header has no offloads: the kernel segments and checksums packets before it passes
+them on, so no frame is larger than the MTU.
+
+The address on the server side selects the delay: the destination of packets from the near side, the source of packets
+to the near side. Packets without such an address (ARP, neighbour discovery, other networks) are not delayed. The delay
+starts when the process reads the packet, and no packet leaves early. So no RTT measured at the near end is shorter than
+the configured delay. Packets of one subnet have the same delay, and so keep their order.
+
+`DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
+the only descriptors of the devices, so the devices vanish when it ends. At its end it prints its `LinkStatistics`.
+"""
+
+import fcntl
+import gc
+import heapq
+import ipaddress
+import json
+import os
+import resource
+import select
+import signal
+import struct
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from io import FileIO
+from pathlib import Path
+
+from otel_epping.lab.namespaces import LabError, Namespace
+
+__all__ = ["DelayedLink", "IPNetwork", "LinkStatistics", "Network"]
+
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+_TUNSETIFF = 0x400454CA  # linux/if_tun.h
+_IFF_TAP_NO_PI = 0x0002 | 0x1000
+_QUEUE_LIMIT = 20_000  # packets; 30 MB at 1500 bytes; the process forwards as many in 4 s
+_READS_PER_TURN = 32  # limits how long reading delays the writing of due packets
+_FRAME_SIZE = 65536
+_RECENT = 10_000  # packets; LinkStatistics reports the lateness of the last ones
+
+
+@dataclass(frozen=True)
+class Network:
+    """A server subnet, and the RTT that the link adds to its packets, in ns."""
+
+    subnet: IPNetwork
+    delay_ns: int
+
+
+@dataclass(frozen=True)
+class LinkStatistics:
+    """Packets forwarded and dropped, lateness of the last 10,000 packets after their due time, and CPU time; in ns."""
+
+    forwarded: int
+    dropped_queue_full: int
+    dropped_write_failed: int
+    late_median_ns: int
+    late_p99_ns: int
+    cpu_ns: int
+
+
+class DelayedLink:
+    """A link between the interface `near_name` in `near` and the interface `far_name` in `far`, the servers' side.
+
+    The constructor creates the interfaces, down and without addresses. Set them up, then call `start()`; packets that
+    they send before are queued in the kernel. Raises LabError if /dev/net/tun is missing.
+    """
+
+    def __init__(
+        self, near: Namespace, near_name: str, far: Namespace, far_name: str, networks: Sequence[Network]
+    ) -> None:
+        self._namespace = near
+        self._networks = networks
+        self._near = _open_tap(near, near_name)
+        self._far = _open_tap(far, far_name)
+
+    def start(self) -> None:
+        """Starts the process, and returns when it forwards packets. Raises LabError if the process fails."""
+        table = json.dumps([[str(network.subnet), network.delay_ns] for network in self._networks])
+        with self._near, self._far:  # the process inherits copies, which keep the devices alive
+            taps = [self._near.fileno(), self._far.fileno()]
+            argv = [sys.executable, "-m", "otel_epping.lab.delayed_link", *map(str, taps), table]
+            self._process = self._namespace.popen(argv, pass_fds=taps, stdout=subprocess.PIPE)
+        assert self._process.stdout is not None
+        if not self._process.stdout.readline():
+            raise LabError(f"the delay link did not start (exit status {self._process.wait()})")
+
+    def stop(self) -> LinkStatistics:
+        """Stops the process, and returns its statistics. Raises LabError if the process had failed before."""
+        self._process.terminate()
+        stdout, _ = self._process.communicate()
+        if self._process.returncode:
+            raise LabError(f"the delay link ended early, with status {self._process.returncode}")
+        return LinkStatistics(**json.loads(stdout))
+
+
+def _open_tap(namespace: Namespace, name: str) -> FileIO:
+    """Creates a TAP device in `namespace`; it exists while the returned file or a copy of its descriptor is open."""
+    try:
+        with namespace.entered():
+            tap = FileIO("/dev/net/tun", "r+")
+        fcntl.ioctl(tap, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP_NO_PI))
+    except OSError as error:
+        raise LabError(f"cannot create the TAP device {name}: {error.strerror} (try `modprobe tun`)") from error
+    os.set_blocking(tap.fileno(), False)
+    return tap
+
+
+class _DelayQueue:
+    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes them when due."""
+
+    def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
+        self._near, self._far = near, far
+        self._networks = networks
+        self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
+        # (due time in ns, sequence number, target descriptor, frame); the number keeps the order of equal due times.
+        self._waiting: list[tuple[int, int, int, bytes]] = []
+        self._accepted = 0
+        self._forwarded = self._queue_full = self._write_failed = 0
+        self._late_ns: deque[int] = deque(maxlen=_RECENT)
+
+    def run(self) -> None:
+        """Forwards frames until a signal handler raises SystemExit."""
+        taps = [self._near, self._far]
+        while True:
+            timeout = max(0, self._waiting[0][0] - time.monotonic_ns()) / 1e9 if self._waiting else None
+            # select(), because the timeouts of poll() and epoll() are whole milliseconds.
+            for tap in select.select(taps, [], [], timeout)[0]:
+                self._read(tap)
+            self._write_due()
+
+    def _read(self, tap: int) -> None:
+        target = self._far if tap == self._near else self._near
+        for _ in range(_READS_PER_TURN):
+            try:
+                frame = os.read(tap, _FRAME_SIZE)
+            except BlockingIOError:
+                return
+            now_ns = time.monotonic_ns()
+            if len(self._waiting) >= _QUEUE_LIMIT:
+                self._queue_full += 1
+                if self._queue_full == 1:
+                    print(f"delay link: queue of {_QUEUE_LIMIT} packets is full, dropping", file=sys.stderr, flush=True)
+                continue
+            self._accepted += 1
+            due_ns = now_ns + self._half_delay_ns(_server_address(frame, to_server=tap == self._near))
+            heapq.heappush(self._waiting, (due_ns, self._accepted, target, frame))
+
+    def _write_due(self) -> None:
+        while self._waiting and self._waiting[0][0] <= (now_ns := time.monotonic_ns()):
+            due_ns, _, target, frame = heapq.heappop(self._waiting)
+            try:
+                os.write(target, frame)
+            except OSError:  # the interface is down
+                self._write_failed += 1
+                continue
+            self._forwarded += 1
+            self._late_ns.append(now_ns - due_ns)
+
+    def _look_up(self, packed: bytes) -> int:
+        """Returns half of an address's delay in ns, rounded up: the delay of the longest matching prefix, or 0."""
+        if not packed:
+            return 0
+        address = ipaddress.ip_address(packed)
+        matches = [network for network in self._networks if address in network.subnet]
+        return (max(matches, key=lambda network: network.subnet.prefixlen).delay_ns + 1) // 2 if matches else 0
+
+    def statistics(self) -> LinkStatistics:
+        """Returns the statistics so far."""
+        late_ns = sorted(self._late_ns) or [0]
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        return LinkStatistics(
+            forwarded=self._forwarded,
+            dropped_queue_full=self._queue_full,
+            dropped_write_failed=self._write_failed,
+            late_median_ns=late_ns[len(late_ns) // 2],
+            late_p99_ns=late_ns[len(late_ns) * 99 // 100],
+            cpu_ns=round((usage.ru_utime + usage.ru_stime) * 1e9),
+        )
+
+
+def _server_address(frame: bytes, to_server: bool) -> bytes:
+    """Returns the packed server-side address of an IPv4 or IPv6 packet in an Ethernet frame; empty for other frames."""
+    ethertype = frame[12:14]
+    if ethertype == b"\x08\x00":
+        return frame[30:34] if to_server else frame[26:30]
+    if ethertype == b"\x86\xdd":
+        return frame[38:54] if to_server else frame[22:38]
+    return b""
+
+
+def _main() -> None:
+    near, far, table = sys.argv[1:]
+    networks = [Network(ipaddress.ip_network(subnet), delay_ns) for subnet, delay_ns in json.loads(table)]
+    forwarder = _DelayQueue(int(near), int(far), networks)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    Path("/proc/self/timerslack_ns").write_text("1")  # the default of 50 us would add to each delay
+    gc.disable()  # avoids pauses; this process creates no reference cycles
+    print("forwarding", flush=True)
+    try:
+        forwarder.run()
+    finally:
+        print(json.dumps(asdict(forwarder.statistics())))
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Decompresses a file as its bytes arrive: gzip, bzip2, xz, lzma, zstd or lz4, determined by the first bytes.
+
+The Python standard library decompresses gzip, bzip2, xz and lzma; from Python 3.14 also zstd (PEP 784). Before 3.14,
+zstd needs the package backports.zstd; lz4 always needs the package lz4. The extra `compression` installs both.
+
+A file of any of these formats may have several members in sequence, as `cat a.gz b.gz`, bgzip, pbzip2 and pzstd write.
+"""
+
+import bz2
+import lzma
+import sys
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol
+
+MAGIC_BYTES = 6
+"""How many bytes format_of() needs."""
+
+_READ_BYTES = 1 << 16
+_PADDING = b"\0"
+
+
+class DamagedError(Exception):
+    """The compressed file is truncated or damaged; the message says which."""
+
+
+class MissingPackageError(Exception):
+    """The package that decompresses the file is not installed; the message has the cause and the cure."""
+
+
+class _Member(Protocol):
+    """A decompressor, with the interface of lzma.LZMADecompressor."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def needs_input(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes | None: ...
+    def decompress(self, data: bytes, max_length: int) -> bytes: ...
+
+
+class _GzipMember:
+    """zlib with the interface of lzma.LZMADecompressor. Returns all bytes before a damaged place.
+
+    Python's gzip module is not used. It waits for a whole buffer of compressed bytes, whose size depends on the Python
+    version. And if a buffer contains damage, it drops all bytes decompressed from this buffer. Here the result does not
+    depend on how many bytes arrive at once.
+    """
+
+    def __init__(self) -> None:
+        self._member = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        self._compressed = b""
+        self._holds_more = False
+        self._damage: zlib.error | None = None
+
+    @property
+    def eof(self) -> bool:
+        return self._member.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not (self._compressed or self._holds_more or self._damage)
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._member.unused_data
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        if self._damage:
+            raise self._damage
+        self._compressed += data
+        before = self._member.copy()
+        try:
+            found = self._member.decompress(self._compressed, max_length)
+        except zlib.error as error:
+            self._damage = error
+            return b"".join(_up_to_damage(before, self._compressed))
+        self._compressed = self._member.unconsumed_tail
+        self._holds_more = len(found) == max_length  # zlib may hold more output than max_length
+        return found
+
+
+def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[bytes]:
+    """Yields the decompressed bytes one by one, because the call that finds the damage returns no bytes."""
+    try:
+        for at in range(-1, len(compressed)):
+            part = compressed[at : at + 1] if at >= 0 else b""  # first the output that the member still holds
+            while data := member.decompress(part, 1):
+                yield data
+                part = member.unconsumed_tail
+    except zlib.error:
+        return
+
+
+def _bzip2() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return bz2.BZ2Decompressor, (OSError, ValueError)
+
+
+def _gzip() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return _GzipMember, (zlib.error,)
+
+
+def _xz() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return lzma.LZMADecompressor, (lzma.LZMAError,)
+
+
+def _zstd() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
+    # As `zstd -d --long=31`: accept files that were compressed with a window of up to 2 GB.
+    options = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
+    return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
+
+
+def _lz4() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
+    return import_module("lz4.frame").LZ4FrameDecompressor, (RuntimeError,)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A compressed file format.
+
+    command      the command that decompresses a file to standard output
+    load         returns a factory of decompressors, and the exceptions that they raise for damage; raises ImportError
+    max_output   bytes decompressed per call. On damage, gzip loses none of the bytes before it, other formats up to
+                 this many
+    """
+
+    name: str
+    command: str
+    load: Callable[[], tuple[Callable[[], _Member], tuple[type[Exception], ...]]]
+    max_output: int = 4096
+
+
+# RFC 8878 section 3.1: a frame, and skippable frames, with which pzstd begins
+_ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
+_FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
+    ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
+    ((b"BZh",), Format("bzip2", "bzip2 -dc", _bzip2)),
+    ((b"\xfd7zXZ\0",), Format("xz", "xz -dc", _xz)),
+    ((b"\x5d\0\0",), Format("lzma", "xz -dc", _xz)),
+    (_ZSTD_MAGICS, Format("zstd", "zstd -dc", _zstd)),
+    ((b"\x04\x22\x4d\x18",), Format("lz4", "lz4 -dc", _lz4)),
+)
+
+
+def format_of(head: bytes) -> Format | None:
+    """Returns the format of a file that begins with `head` (MAGIC_BYTES bytes); None if it is not compressed."""
+    return next((format for magics, format in _FORMATS if head.startswith(magics)), None)
+
+
+class Decompressor:
+    """Reads the decompressed bytes of all members of a file; zero bytes between members are skipped.
+
+    `read_compressed(size)` returns at most `size` bytes, and no bytes at the end of the file. `head` has the bytes of
+    the file that were read before; it must not be empty. Raises MissingPackageError.
+    """
+
+    def __init__(self, format: Format, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
+        self._name = format.name
+        self._max_output = format.max_output
+        try:
+            self._open, self._errors = format.load()
+        except ImportError:
+            raise MissingPackageError(
+                f"is compressed by {self._name}: pip install 'otel-epping[compression]', or "
+                f"{format.command} FILE | otel-epping replay -"
+            ) from None
+        self._read_compressed = read_compressed
+        self._compressed = head
+        self._member: _Member | None = None
+
+    def read(self, size: int) -> bytes:
+        """Returns 1 to `size` bytes, or no bytes at the end of the file.
+
+        Raises DamagedError if the file is truncated or damaged, after the bytes before that place.
+        """
+        while True:
+            if not self._member:
+                self._compressed = self._compressed.lstrip(_PADDING)
+                if self._compressed:
+                    self._member = self._open()
+            if not self._compressed and (not self._member or self._member.needs_input):
+                self._compressed = self._read_compressed(_READ_BYTES) or b""
+                if not self._compressed:
+                    if self._member:
+                        raise DamagedError(f"the {self._name} file is truncated")
+                    return b""
+            elif self._member and (data := self._decompress(self._member, min(size, self._max_output))):
+                return data
+
+    def _decompress(self, member: _Member, max_length: int) -> bytes:
+        compressed, self._compressed = self._compressed, b""
+        try:
+            data = member.decompress(compressed, max_length)
+        except self._errors as error:
+            raise DamagedError(f"the {self._name} file is damaged ({error})") from error
+        if member.eof:
+            self._compressed = member.unused_data or b""
+            self._member = None
+        return data

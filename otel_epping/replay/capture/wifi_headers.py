@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""IEEE 802.11 frame headers, and the headers that drivers add before them.
+
+Only data frames that are neither encrypted nor fragmented are read. If a frame is an A-MSDU, which contains several
+packets, only its first packet is read.
+"""
+
+import numpy as np
+
+from otel_epping.replay.capture.common_headers import CHECKSUM, after, llc
+from otel_epping.replay.capture.packet_view import ETHERNET_HEADER, LinkHeaders, Mask, PacketView, only_if
+
+# Frame control, IEEE 802.11 9.2.4.1: first byte, second byte
+_VERSION_AND_TYPE, _DATA, _NO_DATA, _QOS = 0x0F, 0x08, 0x40, 0x80
+_TO_AND_FROM, _MORE_FRAGMENTS, _PROTECTED, _ORDER = 0x03, 0x04, 0x40, 0x80
+_FRAGMENT_NUMBER = 0x0F
+_AGGREGATE = 0x80  # in the QoS control field
+_MIN_HEADER_BYTES = 24
+
+# https://www.radiotap.org/fields/defined
+_HAS_TIME, _HAS_FLAGS, _MORE_PRESENT = 1 << 0, 1 << 1, 1 << 31
+_FLAG_CHECKSUM, _FLAG_PADDED = 0x10, 0x20
+_MAX_PRESENT = 16
+
+_AVS_MAGIC = 0x8021
+_PRISM_BYTES = 144
+
+
+def frame(view: PacketView) -> LinkHeaders:
+    """A frame without a driver header."""
+    return _frame(view, np.zeros(len(view), bool))
+
+
+def _frame(view: PacketView, padded: Mask) -> LinkHeaders:
+    """A frame header; `padded` marks the packets whose header the driver padded to a multiple of 4 bytes."""
+    control, flags = view.byte(0), view.byte(1)
+    is_qos = control & _QOS != 0
+    sizes = np.full(len(view), _MIN_HEADER_BYTES)
+    sizes += np.where(flags & _TO_AND_FROM == _TO_AND_FROM, 6, 0)
+    aggregate = is_qos & (view.byte(sizes) & _AGGREGATE != 0)
+    sizes += np.where(is_qos, 2, 0) + np.where(is_qos & (flags & _ORDER != 0), 4, 0)
+    sizes += np.where(padded, -sizes % 4, 0)
+    sizes += np.where(aggregate, ETHERNET_HEADER, 0)
+    readable = (control & (_VERSION_AND_TYPE | _NO_DATA) == _DATA) & (flags & (_MORE_FRAGMENTS | _PROTECTED) == 0)
+    readable &= view.byte(22) & _FRAGMENT_NUMBER == 0
+    return only_if(readable, after(sizes, llc)(view))
+
+
+def radiotap(view: PacketView) -> LinkHeaders:
+    """Radiotap (https://www.radiotap.org): version, length, a bitmap of the fields present, and these fields."""
+    present = view.little(4, 4)
+    fields = np.full(len(view), 8)
+    more = present
+    for _ in range(_MAX_PRESENT):
+        another = more & _MORE_PRESENT != 0
+        if not another.any():
+            break
+        more = np.where(another, view.little(fields, 4), 0)
+        fields += np.where(another, 4, 0)
+    # The timestamp has 8 bytes and is aligned to 8 bytes.
+    fields = np.where(present & _HAS_TIME != 0, (fields + 7) // 8 * 8 + 8, fields)
+    flags = np.where(present & _HAS_FLAGS != 0, view.byte(fields), 0)
+    size = view.little(2, 2)
+    found = only_if(size >= 8, _frame(view.skip(size), flags & _FLAG_PADDED != 0).preceded_by(size))
+    return LinkHeaders(found.sizes, found.ethertypes, np.where(flags & _FLAG_CHECKSUM != 0, CHECKSUM, 0))
+
+
+def prism(view: PacketView) -> LinkHeaders:
+    """The AVS header, which has a magic number, or the older Prism header, in either byte order."""
+    big, little = view.big(4, 4), view.little(4, 4)
+    older = np.minimum(big, little)
+    size = np.where(view.big(0) == _AVS_MAGIC, big, np.where(older == 0, _PRISM_BYTES, older))
+    size = np.minimum(size, view.ends - view.starts)
+    return after(size, frame)(view)

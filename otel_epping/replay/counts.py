@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Totals of a reading over all subnets and interfaces, for the report of a replay."""
+
+import numpy as np
+
+from otel_epping.kernel.reading import Reading
+from otel_epping.otel import semconv
+
+# How an RTT sample can end: the fields of the program's struct interface_counters without the prefix `rtt_`.
+_OUTCOMES = ("measured", "expired", "superseded", "repeated", "abandoned")
+
+
+def packets(reading: Reading) -> dict[str, int]:
+    """Returns the number of packets on all interfaces by kind, in the order of semconv.PACKET_KINDS."""
+    counts = sum(reading.interfaces[way]["packets"].sum(axis=0) for way in ("received", "transmitted"))
+    return dict(zip(semconv.PACKET_KINDS, np.asarray(counts).tolist(), strict=True))
+
+
+def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
+    """Returns the number of RTT samples by outcome.
+
+    The first entry, `begun`, is the number of all started samples; the other entries add up to it.
+    `waiting` is the number of samples that still wait for a reply. `evicted` samples are the rest: their entry was
+    evicted from the flow table or the table of requests.
+    """
+    counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_OUTCOMES)}
+    evicted = counts["begun"] - sum(counts[outcome] for outcome in _OUTCOMES) - waiting
+    return counts | {"still waiting": waiting, "evicted": evicted}
+
+
+def clamped(reading: Reading) -> int:
+    """Returns the number of measured RTTs outside the histogram range, which count as its lower or upper limit."""
+    return int(reading.interfaces["rtt_clamped"].sum())
+
+
+def not_started(reading: Reading) -> int:
+    """Returns the number of RTT samples not started because OUTSTANDING others were waiting (bpf/maps.h).
+
+    The limit applies to each flow and direction.
+    """
+    return int(reading.interfaces["rtt_not_begun"].sum())
+
+
+def timestamp_faults(reading: Reading) -> dict[str, int]:
+    """Returns the number of TCP flow directions that changed from timestamps to sequence numbers, by fault.
+
+    The keys are semconv.TIMESTAMP_FAULTS.
+    """
+    counts: list[int] = reading.interfaces["timestamp_fault"].sum(axis=0).tolist()
+    return dict(zip(semconv.TIMESTAMP_FAULTS, counts, strict=True))
+
+
+def duplicates(reading: Reading) -> int:
+    """Returns the number of packets that were already captured at an earlier point of their path."""
+    return int(reading.interfaces["duplicates"].sum())
+
+
+def share_without_timestamps(reading: Reading) -> float:
+    """Returns the share of TCP packets without timestamps, 0 to 1; 0 without TCP packets."""
+    by_class: list[int] = reading.counters["classes"]["from"]["packets"].sum(axis=0).tolist()
+    counts = dict(zip(semconv.TRAFFIC_CLASSES, by_class, strict=True))
+    return counts["tcp_other"] / max(1, counts["tcp_other"] + counts["tcp_timestamp"])

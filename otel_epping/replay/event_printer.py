@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Prints RTTs and flow events during a replay, for `replay --events`."""
+
+import sys
+
+import numpy as np
+
+from otel_epping.events.formats import EventWriter
+from otel_epping.events.idle_flows import IdleFlowCloser
+from otel_epping.events.ring_buffer import EventReader
+from otel_epping.replay.capture import PacketBatch
+from otel_epping.replay.capture.packet_batch import UNTIMED_NS
+from otel_epping.replay.replayer import Replayer
+
+# Capture time between two checks for idle flows. A check takes a millisecond.
+_IDLE_CHECK_INTERVAL_NS = 10_000_000_000
+
+
+class EventPrinter:
+    """Feeds packets to the kernel program, and writes its events to standard output as they arrive.
+
+    The events and their order depend only on the packets, not on the sizes of the batches: a check for idle flows takes
+    place before the first packet that is _IDLE_CHECK_INTERVAL_NS later than the last check, at this packet's time.
+    `format` is one of events.formats.FORMATS.
+    """
+
+    def __init__(self, replayer: Replayer, format: str) -> None:
+        self._replayer = replayer
+        self._reader = EventReader(replayer)
+        self._idle_flows = IdleFlowCloser(replayer, self._reader.dtype)
+        self._next_check_ns = UNTIMED_NS + 1
+        self._writer = EventWriter(format, sys.stdout, lambda time_ns: time_ns)
+
+    @property
+    def lost(self) -> int:
+        """Number of events for which the ring buffer had no space."""
+        return self._reader.lost
+
+    def feed(self, batch: PacketBatch) -> None:
+        """Runs the program on the packets, and writes their events."""
+        begin = 0
+        while begin < len(batch):
+            due = np.flatnonzero(batch.times_ns[begin:] >= self._next_check_ns)
+            end = begin + int(due[0]) if len(due) else len(batch)
+            self._replayer.feed(batch.take(slice(begin, end)))
+            self._writer.write(self._reader.read())
+            if len(due):
+                now_ns = int(batch.times_ns[end])
+                self._writer.write(self._idle_flows.close_idle(now_ns))
+                self._next_check_ns = now_ns + _IDLE_CHECK_INTERVAL_NS
+            begin = end
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Writes the end of the format. Standard output stays open."""
+        self._writer.close()
+        sys.stdout.flush()

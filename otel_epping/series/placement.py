@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Places subnets: decides which series the rows of each subnet count into.
+
+There are three kinds of numbers, and arrays for each:
+
+row     a row of a reading: one slot, which a subnet has for each method
+subnet  number of a subnet on one side of an interface; used again when all rows of the subnet are gone. 0: no subnet
+series  number of a series (registry.py): a subnet, or a covering prefix, and a method. 0: the overflow point
+
+A subnet is exported individually, in series of its own, or aggregated: in the series of a covering prefix, or on the
+overflow point.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from otel_epping.kernel.arrays import Flags, Indexes, grow
+from otel_epping.kernel.reading import Reading
+from otel_epping.series.prefixes import Key, SubnetKeys
+from otel_epping.series.registry import SeriesRegistry
+
+_NO_SUBNET = 0
+_OVERFLOW = 0
+_ROW = np.dtype([("subnet", np.int64), ("series", np.int64), ("method", np.uint8)])
+# For each level of covering prefixes, the longest first: new ones are made while less than this share of their budget
+# is in use.
+_SHARES = (0.5, 0.75, 1.0)
+
+
+class Budget(NamedTuple):
+    """How many subnets and covering prefixes may have series; and how many of these may be covering prefixes."""
+
+    total: int
+    covering: int
+
+
+class _PlacedSubnet:
+    """A subnet and its rows. There are thousands: without __slots__, they take more memory than the counts.
+
+    exported_as  its own key, or the key of a covering prefix; None: on the overflow point
+    """
+
+    __slots__ = ("exported_as", "key", "number", "rows")
+
+    def __init__(self, key: Key, number: int) -> None:
+        self.key = key
+        self.number = number
+        self.rows: tuple[int, ...] = ()
+        self.exported_as: Key | None = None
+
+
+class Placement:
+    """The subnets of the latest reading, and the series of their rows.
+
+    exists         (subnets,) whether there is a subnet with this number
+    is_individual  (subnets,) whether it is exported individually
+    """
+
+    def __init__(self, keys: SubnetKeys, registry: SeriesRegistry, started_ns: int) -> None:
+        self.exists: Flags = np.zeros(1, np.bool_)
+        self.is_individual: Flags = np.zeros(1, np.bool_)
+        self._keys, self._registry = keys, registry
+        self._start_ns = started_ns
+        self._rows = np.zeros(1, _ROW)
+        self._subnets: dict[Key, _PlacedSubnet] = {}
+        self._by_number: list[_PlacedSubnet | None] = [None]
+        self._free: list[int] = []
+
+    @property
+    def overflowed(self) -> int:
+        """Number of subnets on the overflow point."""
+        return sum(subnet.exported_as is None for subnet in self._subnets.values())
+
+    @property
+    def rolled_up(self) -> int:
+        """Number of subnets in covering prefixes."""
+        return len(self._subnets) - self.overflowed - int(np.count_nonzero(self.is_individual))
+
+    def rows(self) -> Indexes:
+        """Returns the rows that belong to a subnet, ascending."""
+        return np.flatnonzero(self._rows["subnet"] != _NO_SUBNET)
+
+    def subnets_of(self, rows: Indexes) -> Indexes:
+        """Returns the subnet of each row."""
+        return np.asarray(self._rows["subnet"][rows])
+
+    def series_of(self, rows: Indexes) -> Indexes:
+        """Returns the series of each row."""
+        return np.asarray(self._rows["series"][rows])
+
+    # ---- rows and their subnets
+
+    def update(self, reading: Reading, changed: Indexes, start_ns: int) -> Indexes:
+        """Moves rows with a new owner, `changed`, from their old subnets to their new subnets.
+
+        New series start when the slot was created, but not before `start_ns`, the time of the previous reading.
+        Returns the subnets that lost all of their rows.
+        """
+        self._start_ns = start_ns
+        self._rows = grow(self._rows, len(reading.created_ns))
+        ended = []
+        for row in changed.tolist():
+            subnet = self._by_number[self._rows["subnet"][row]]
+            if subnet and self._remove(subnet, row):
+                ended.append(subnet.number)
+            if reading.created_ns[row]:
+                self._add(row, reading)
+        return np.array(ended, np.int64)
+
+    def _remove(self, subnet: _PlacedSubnet, row: int) -> bool:
+        """Takes a row from a subnet; whether that was its last row."""
+        self._rows[row] = (_NO_SUBNET, _OVERFLOW, 0)
+        subnet.rows = tuple(each for each in subnet.rows if each != row)
+        if subnet.rows:
+            return False
+        del self._subnets[subnet.key]
+        self._by_number[subnet.number] = None
+        self.exists[subnet.number] = self.is_individual[subnet.number] = False
+        self._free.append(subnet.number)
+        return True
+
+    def _add(self, row: int, reading: Reading) -> None:
+        key = reading.slots["key"][row].tobytes()
+        subnet_key = self._keys.subnet(key)
+        subnet = self._subnets.get(subnet_key) or self._new_subnet(subnet_key)
+        subnet.rows += (row,)
+        self._rows[row] = (subnet.number, _OVERFLOW, self._keys.method_of(key))
+        self._assign(subnet, (row,), max(self._start_ns, int(reading.created_ns[row])))
+
+    def _new_subnet(self, key: Key) -> _PlacedSubnet:
+        if not self._free:
+            begin, more = len(self._by_number), max(64, len(self._by_number) // 4)
+            self._by_number += [None] * more
+            self._free += range(begin + more - 1, begin - 1, -1)
+            self.exists = grow(self.exists, begin + more)
+            self.is_individual = grow(self.is_individual, begin + more)
+        subnet = _PlacedSubnet(key, self._free.pop())
+        self._by_number[subnet.number] = self._subnets[key] = subnet
+        self.exists[subnet.number] = True
+        return subnet
+
+    def _with(self, numbers: Indexes) -> Iterator[_PlacedSubnet]:
+        """Yields the subnets with these numbers, which exist."""
+        for number in numbers.tolist():
+            subnet = self._by_number[number]
+            assert subnet
+            yield subnet
+
+    def _aggregated(self) -> Iterator[_PlacedSubnet]:
+        return self._with(np.flatnonzero(self.exists & ~self.is_individual))
+
+    # ---- subnets and their series
+
+    def _export_as(self, subnet: _PlacedSubnet, key: Key | None) -> None:
+        subnet.exported_as = key
+        self.is_individual[subnet.number] = key == subnet.key
+        self._assign(subnet, subnet.rows, self._start_ns)
+
+    def _assign(self, subnet: _PlacedSubnet, rows: tuple[int, ...], start_ns: int) -> None:
+        """Assigns rows of a subnet to series; a new series starts at `start_ns`."""
+        key = subnet.exported_as
+        for row in rows:
+            method = int(self._rows["method"][row])
+            self._rows["series"][row] = _OVERFLOW if key is None else self._registry.find(key, method, start_ns)
+
+    def aggregate(self, wanted: Indexes, budget: Budget) -> None:
+        """Moves subnets to the overflow point: those that are not wanted individually, and those over the budget.
+
+        A subnet stays where it is until everything that its series counted is delivered.
+        """
+        unwanted = self.is_individual.copy()
+        unwanted[wanted] = False
+        for subnet in self._with(np.flatnonzero(unwanted)):
+            if self._registry.is_delivered(subnet.key):
+                self._export_as(subnet, None)
+        if self._registry.covering > budget.covering:  # the budget is smaller than it was
+            for subnet in self._aggregated():
+                if subnet.exported_as is not None and self._registry.is_delivered(subnet.exported_as):
+                    self._export_as(subnet, None)
+
+    def individualize(self, wanted: Indexes, budget: Budget) -> None:
+        """Gives wanted subnets series of their own, the most active first, while the budget lasts."""
+        by_subnet = self._registry.by_subnet
+        for subnet in self._with(wanted[~self.is_individual[wanted]]):
+            if subnet.key in by_subnet or len(by_subnet) < budget.total:
+                self._export_as(subnet, subnet.key)
+
+    def roll_up(self, budget: Budget) -> None:
+        """Moves subnets from the overflow point to covering prefixes, the longest prefix that the budget allows."""
+        by_subnet = self._registry.by_subnet
+        for subnet in self._aggregated():
+            if subnet.exported_as is not None:
+                continue
+            for level, key in self._keys.covering(subnet.key):
+                room = int(budget.covering * _SHARES[level])
+                if key in by_subnet or (self._registry.covering < room and len(by_subnet) < budget.total):
+                    self._export_as(subnet, key)
+                    break

@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Feeds packets to the loaded kernel program and looks at what it counted.
+
+BPF_PROG_TEST_RUN runs the program in the kernel on bytes that we give it. Built with `packet_clock`, the program takes
+its time from the packet too, so a test says what happens when, to the nanosecond, and nothing is left to chance.
+
+    Bench   a loaded program: feed a packet, see which RTT it completed, and what the counters say
+    Flow    a TCP connection between two subnets that nobody else uses, spoken segment by segment
+
+Results are read from the maps themselves, not through the Reader, which has tests of its own.
+"""
+
+import ctypes
+import ipaddress
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet
+
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.attach.interfaces import Interface
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig, possible_cpus
+from otel_epping.replay.replayer import MIN_FRAME_BYTES, ProgTestRuns
+
+INGRESS, EGRESS = "epping_ingress", "epping_egress"
+# enum side, bpf/maps.h
+EXTERNAL, INTERNAL = 0, 1
+# enum packet_kind and enum traffic_class, bpf/maps.h
+KINDS = ("tcp", "udp", "icmp", "other", "fragment", "non_ip", "malformed")
+CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
+UNKNOWN_ROW = 0
+
+MS = 1_000_000
+SECOND = 1_000_000_000
+START_NS = 1_760_000_000 * SECOND
+LO = Interface("lo", 1, 14)
+
+_DATA_BYTES = 4096
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Feeder:
+    """One entry point with buffers of its own, which a tight loop may change in place before each `run`."""
+
+    def __init__(self, program_fd: int) -> None:
+        self.data = ctypes.create_string_buffer(_DATA_BYTES)
+        self._runs = ProgTestRuns(program_fd, 1)
+        self._options, self._context = self._runs.options, self._runs.contexts
+        self._options["data_in"] = ctypes.addressof(self.data)
+        self._time_ns, self._result = self._context["tstamp"], self._options["retval"]
+
+    def set(self, frame: bytes, ifindex: int = 1, wire_len: int = 0, gso_segs: int = 0) -> None:
+        """The packet of the next runs. `wire_len` 0 means: as long as the frame."""
+        assert MIN_FRAME_BYTES <= len(frame) <= _DATA_BYTES
+        ctypes.memmove(self.data, frame, len(frame))
+        self._options["data_size_in"], self._options["data_size_out"] = len(frame), 0
+        self._context["ifindex"], self._context["wire_len"], self._context["gso_segs"] = ifindex, wire_len, gso_segs
+
+    def run(self, at_ns: int) -> None:
+        self._time_ns[0] = at_ns
+        self._runs.run()
+        # The program must let every packet pass to whoever comes next: TC_ACT_UNSPEC.
+        assert self._result[0] == 0xFFFFFFFF, self._result
+
+
+class Rtt(NamedTuple):
+    """An RTT that the program counted, and where."""
+
+    ns: int
+    subnet: Network
+    side: int
+    interface: int
+
+
+@dataclass
+class Counted:
+    """What happened to an interface's counters inside `Bench.counting()`: name -> how much was added, zeros left out.
+
+    Tallies are named like "received tcp" and hold (packets, bytes); "ecn 3", "rtt_clamped 0".
+    """
+
+    changes: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        return self.changes.get(name, 0)
+
+
+class Bench:
+    """A loaded program with the packet's clock, and the loopback interface registered."""
+
+    def __init__(self, config: EppingConfig) -> None:
+        assert config.packet_clock
+        self.collector = EppingCollector(config)
+        self.config = config
+        self.row = self.register(LO)
+        self.feeders = {name: Feeder(fd) for name, fd in self.collector.program.entry_points.items()}
+        self.histograms = self.array("histograms")
+        self.slots = self.array("slots")
+        # (rows, CPUs)
+        self.traffic = self.array("traffic").reshape(-1, possible_cpus())
+        self.interface_counters = self.array("interface_counters").reshape(-1, possible_cpus())
+        self._flows = 0
+
+    def array(self, name: str) -> npt.NDArray[Any]:
+        """All of an array of the program, as it is at every moment."""
+        array = map_array.Array(name, self.collector.program.maps[name])
+        return array.rows(0, array.length)
+
+    def register(self, interface: Interface) -> int:
+        """Makes an interface known to the program; its row among the interface counters."""
+        self.collector.attachments.register(interface)
+        return self.row_of(interface.ifindex)
+
+    def row_of(self, ifindex: int) -> int:
+        """The row of an interface among the interface counters: its number (bpf/maps.h: open addressing, 4 probes)."""
+        for row in range(ifindex, ifindex + 4):
+            found = self.array("interfaces")[row % 4096]
+            if found["ifindex"] == ifindex:
+                return int(found["number"])
+        raise AssertionError(f"interface {ifindex} is not registered")
+
+    def feed(
+        self,
+        frame: bytes | Packet,
+        at_ns: int = START_NS,
+        entry: str = INGRESS,
+        ifindex: int = 1,
+        wire_len: int = 0,
+        segments: int = 0,
+    ) -> Rtt | None:
+        """Runs the program on a packet and returns the RTT that it completed, if any; more than one is an error."""
+        feeder = self.feeders[entry]
+        feeder.set(bytes(frame), ifindex, wire_len, segments)
+        counts, sums = self.histograms["ended"].copy(), self.histograms["sum_ns"].copy()
+        feeder.run(at_ns)
+        changed = np.flatnonzero(self.histograms["ended"] != counts)
+        if not len(changed):
+            return None
+        (slot,) = changed.tolist()
+        assert self.histograms["ended"][slot] == counts[slot] + 1
+        subnet, side, interface = self.describe(slot)
+        return Rtt(int(self.histograms["sum_ns"][slot] - sums[slot]), subnet, side, interface)
+
+    def describe(self, slot: int) -> tuple[Network, int, int]:
+        """Subnet, side and interface row of a slot; a subnet has the prefix length that was configured."""
+        assert self.slots["live"][slot], f"slot {slot} is nobody's"
+        key = self.slots["key"][slot]
+        packed = key["prefix"].tobytes()
+        if key["family"] == 4:
+            assert packed[:12] == bytes(10) + b"\xff\xff"
+            # strict: a bit set beyond the prefix is an error
+            return ipaddress.IPv4Network((packed[12:], self.config.prefix_v4)), int(key["side"]), int(key["interface"])
+        assert key["family"] == 6
+        return ipaddress.IPv6Network((packed, self.config.prefix_v6)), int(key["side"]), int(key["interface"])
+
+    def slot_of(self, subnet: Network, side: int, row: int | None = None) -> int | None:
+        """The slot that the program would look up, by its hash map."""
+        packed = subnet.network_address.packed
+        if subnet.version == 4:
+            packed = bytes(10) + b"\xff\xff" + packed
+        key = struct.pack("=16sHBBBxxx", packed, self.row if row is None else row, subnet.version, side, 0)
+        value = libbpf.map_lookup(self.collector.program.maps["subnets"].fd, key, 4)
+        return None if value is None else int.from_bytes(value, "little")
+
+    def traffic_of(self, slot: int) -> dict[str, tuple[int, int]]:
+        """Packets and bytes of a slot: "from udp" -> (packets, bytes), zeros left out."""
+        rows = self.traffic[slot]["classes"]
+        found = {}
+        for direction in ("from", "to"):
+            for index, name in enumerate(CLASSES):
+                tally = rows[direction][:, index]
+                packets, total = int(tally["packets"].sum()), int(tally["bytes"].sum())
+                if packets or total:
+                    found[f"{direction} {name}"] = (packets, total)
+        return found
+
+    def counters(self, row: int | None = None) -> dict[str, Any]:
+        """All counters of an interface, added up over CPUs."""
+        rows = self.interface_counters[self.row if row is None else row]
+        found: dict[str, Any] = {}
+        for direction in ("received", "transmitted"):
+            for index, kind in enumerate(KINDS):
+                tally = rows[direction][:, index]
+                found[f"{direction} {kind}"] = (int(tally["packets"].sum()), int(tally["bytes"].sum()))
+        for name in set(rows.dtype.names or ()) - {"received", "transmitted", "unused"}:
+            values = np.atleast_1d(rows[name].sum(0)).tolist()
+            found |= {name: values[0]} if len(values) == 1 else {f"{name} {i}": v for i, v in enumerate(values)}
+        return found
+
+    @contextmanager
+    def counting(self, row: int | None = None) -> Iterator[Counted]:
+        """What the body adds to the counters of an interface."""
+        before = self.counters(row)
+        counted = Counted({})
+        yield counted
+        for name, after in self.counters(row).items():
+            if isinstance(after, tuple):
+                change: Any = (after[0] - before[name][0], after[1] - before[name][1])
+                if change != (0, 0):
+                    counted.changes[name] = change
+            elif after != before[name]:
+                counted.changes[name] = after - before[name]
+
+    def flow(self, version: int = 4, ifindex: int = 1, client: str = "", server: str = "") -> "Flow":
+        """A flow between two subnets never used before (at the default prefix lengths or longer)."""
+        self._flows += 1
+        high, low = divmod(self._flows, 256)
+        if version == 4:
+            fresh = f"10.{high}.{low}.1", f"11.{high}.{low}.2"
+        else:
+            fresh = f"2001:db8:{self._flows:x}::1", f"2001:db9:{self._flows:x}::2"
+        return Flow(self, ifindex, client or fresh[0], server or fresh[1])
+
+    def close(self) -> None:
+        self.collector.close()
+
+
+class Flow:
+    """A TCP connection. The client is on the internal side, so what it sends goes out and what it gets comes in.
+
+    `client()` and `server()` send one segment, data by default, and return the RTT in ns that it completed, or None.
+    Every RTT is checked to be counted for the subnet and the side of the segment's sender.
+    """
+
+    def __init__(self, bench: Bench, ifindex: int, client: str, server: str) -> None:
+        self.bench = bench
+        self.ifindex = ifindex
+        self.addresses = ipaddress.ip_address(client), ipaddress.ip_address(server)
+        self.ports = 40_000, 443
+        self.start_ns = START_NS
+
+    def frame(self, sender: int, flags: str, tsval: int | None, tsecr: int, payload: bytes) -> bytes:
+        """A segment of endpoint 0 (client) or 1 (server); `tsval` None leaves the timestamp option out."""
+        layer = IP if self.addresses[0].version == 4 else IPv6
+        options: list[Any] = [] if tsval is None else [("NOP", None), ("NOP", None), ("Timestamp", (tsval, tsecr))]
+        network = layer(src=str(self.addresses[sender]), dst=str(self.addresses[1 - sender]))
+        transport = TCP(sport=self.ports[sender], dport=self.ports[1 - sender], flags=flags, options=options)
+        return bytes(Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02") / network / transport / payload)
+
+    def send(
+        self, sender: int, entry: str, at_ns: int, tsval: int | None, tsecr: int, flags: str, payload: bytes
+    ) -> int | None:
+        """One segment through an entry point of the program."""
+        frame = self.frame(sender, flags, tsval, tsecr, payload)
+        rtt = self.bench.feed(frame, self.start_ns + at_ns, entry, self.ifindex)
+        if rtt is None:
+            return None
+        assert self.addresses[sender] in rtt.subnet
+        assert rtt.side == (EXTERNAL if entry == INGRESS else INTERNAL)
+        return rtt.ns
+
+    def client(
+        self, at_ns: int, tsval: int | None, tsecr: int = 0, flags: str = "PA", payload: bytes = b"data"
+    ) -> int | None:
+        return self.send(0, EGRESS, at_ns, tsval, tsecr, flags, payload)
+
+    def server(
+        self, at_ns: int, tsval: int | None, tsecr: int = 0, flags: str = "PA", payload: bytes = b"data"
+    ) -> int | None:
+        return self.send(1, INGRESS, at_ns, tsval, tsecr, flags, payload)
+
+    def begun(self, tsval: int = 1000) -> "Flow":
+        """The flow, joined: its client has sent a pure ACK with `tsval` at time 0, so that a later one is an edge."""
+        self.client(0, tsval, flags="A", payload=b"")
+        return self
