@@ -22,7 +22,7 @@ from patience import PATIENCE_S
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table
-from otel_epping.process.stop import STOP_S
+from otel_epping.process.signals import STOP_S
 
 PACKETS = metric_table.SUBNET_PACKETS.name
 RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset

@@ -22,7 +22,7 @@ from otel_epping.kernel import libbpf
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.otel import metric_table, semconv
-from otel_epping.process.stop import STOP_S
+from otel_epping.process.signals import STOP_S
 
 # One request to a collector that isn't there takes an exporter about 7 s; there may be a second one.
 MOST_SHUTDOWN_S = 20.0

@@ -31,7 +31,7 @@ from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from otel_epping.otel.variables import standard
 from otel_epping.process import logs, redaction
-from otel_epping.process.stop import interruptible
+from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay import table
 from otel_epping.replay.capture import STANDARD_INPUT, Batch, Capture, CaptureError
 from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, UNTIMED_NS, Replayer
@@ -61,7 +61,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
         reader = replayer.reader()
         told = _Events(replayer, events) if events else None
         began = time.monotonic()
-        interruptible()
+        enable_keyboard_interrupt()
         try:
             with _progress(paths, events) as progress:
                 capture: Capture | None = first
@@ -100,7 +100,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
 def _last(failures: list[str]) -> EppingError:
     """The last of the failures, as an error; prints the others, each in a line of its own."""
     for failure in failures[:-1]:
-        click.echo(logs.last_words(redaction.redact(failure)), err=True)
+        click.echo(logs.exit_message(redaction.redact(failure)), err=True)
     return EppingError(failures[-1])
 
 
