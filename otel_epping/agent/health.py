@@ -16,7 +16,7 @@ from otel_epping.kernel.attach.attachments import Attachments
 if TYPE_CHECKING:  # imports the SDK, which the agent imports later, while the program is compiled
     from otel_epping.otel.exporter import ProducerExporter
 
-_MAX_NAMES = 8
+_MAX_LISTED = 8
 _LOADING = "the kernel program is being loaded"
 
 
@@ -86,18 +86,18 @@ class Health:
         if not attached:
             return Check("attached", False, "no interface is watched")
         if lost:
-            return Check("attached", False, f"our program was taken off {_listed(lost)}")
-        return Check("attached", True, f"watching {_listed(attached)}")
+            return Check("attached", False, f"the program is not attached to {listed(lost)}")
+        return Check("attached", True, f"watching {listed(attached)}")
 
     def _check_seen(self, attachments: Attachments) -> Check:
         """Whether the program sees the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
         faults = attachments.faults
-        return Check("seen", not faults, _listed(faults, "; ") if faults else "packets are seen")
+        return Check("seen", not faults, listed(faults, separator="; ") if faults else "packets are seen")
 
     def _check_measured(self) -> Iterator[Check]:
         """A failed check if a mirror port is not watched with --mirror: packets are counted there, but not measured."""
         if names := sorted(self._mirror_ports()):
-            text = f"both directions arrive the same way on {_listed(names)}: use --mirror for mirror ports"
+            text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"
             yield Check("measured", False, text)
 
     def _check_read(self, extra_s: float) -> Check:
@@ -118,9 +118,10 @@ class Health:
         return Check("exported", not failing, f"exports fail: {', '.join(failing)}" if failing else "exports arrive")
 
 
-def _listed(names: Sequence[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return separator.join(names[:_MAX_NAMES]) + more
+def listed(texts: Sequence[str], limit: int = _MAX_LISTED, separator: str = ", ") -> str:
+    """The first texts in one line, and the number of the others."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return separator.join(texts[:limit]) + more
 
 
 def as_text(checks: Sequence[Check]) -> str:

@@ -3,12 +3,12 @@
 
 import logging
 import select
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import wait
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from otel_epping.agent.health import Health, as_text
+from otel_epping.agent.health import Health, as_text, listed
 from otel_epping.agent.instance_id import InstanceId
 from otel_epping.agent.reload import Reloader
 from otel_epping.agent.systemd import Notifier, Watchdog
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MIB = 2**20
-# Minimum time between two looks at changed interfaces. They may come and go by the hundred, and are handled in batches.
+# Minimum time between two updates of interfaces. Hundreds may change at a time, and are handled in batches.
 _PAUSE_S = 0.1
-# Time until a look at the interfaces is repeated that failed, for example without a free descriptor.
+# Time until an update of interfaces is repeated that failed, for example because no descriptor was free.
 _RETRY_S = 2.0
-_MAX_NAMES = 20
+_MAX_LISTED = 20
 # Before the deadline of the stop: when detaching starts at the latest, and when the export is abandoned.
 _DETACH_S = 3.0
 _ABANDON_S = 0.2
@@ -49,7 +49,10 @@ class Agent:
     A context manager that frees what the agent still holds. Each step raises EppingError if it fails.
     """
 
+    # Set by load().
+    _instance: InstanceId
     _collector: EppingCollector
+    # Set by serve().
     _interfaces: InterfaceMonitor
     _hooks: HookMonitor
     _pipelines: "Pipelines"
@@ -77,7 +80,7 @@ class Agent:
         self._resources.close()
 
     def load(self) -> bool:
-        """Loads the kernel program, and drops the capabilities. Returns False if a signal stopped that.
+        """Loads the kernel program, and drops the capabilities. Returns False if a signal stopped the start.
 
         A new thread inherits the capabilities of the thread that starts it. So the steps have this order:
 
@@ -199,7 +202,7 @@ class Agent:
         kernel_bytes = sum(self._collector.kernel_bytes.values())
         _log.info(
             "watching %s: room for %d subnets, %.0f MiB of kernel memory",
-            _listed(watched),
+            listed(watched, _MAX_LISTED) or "no interface yet",
             max_subnets,
             kernel_bytes / _MIB,
             extra={
@@ -217,11 +220,6 @@ def _warn_of_capabilities(kept: Collection[str]) -> None:
         _log.warning("%s", capabilities.in_words(kept))
     elif holders := capabilities.holders():
         _log.warning("threads that otel-epping did not start keep their capabilities: %s", ", ".join(holders))
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return ", ".join(names[:_MAX_NAMES]) + more if names else "no interface yet"
 
 
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, a file for each command: otel-epping run | check | config | demo | watch | replay."""
+"""The command line, one module per command: otel-epping run | check | config | demo | watch | replay."""
 
 import errno
 import os

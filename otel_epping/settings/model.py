@@ -26,8 +26,8 @@ INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the field
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_KERNEL = EppingConfig()
-_LIMITS = Limits()
+_KERNEL_DEFAULTS = EppingConfig()
+_LIMIT_DEFAULTS = Limits()
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 
 
@@ -110,10 +110,10 @@ class Settings:
     ] = "info"
     prefix_v4: Annotated[
         int, Spec(click.IntRange(*LIMITS["prefix_v4"]), "Prefix length of IPv4 subnets.", kernel=True)
-    ] = _KERNEL.prefix_v4
+    ] = _KERNEL_DEFAULTS.prefix_v4
     prefix_v6: Annotated[
         int, Spec(click.IntRange(*LIMITS["prefix_v6"]), "Prefix length of IPv6 subnets.", kernel=True)
-    ] = _KERNEL.prefix_v6
+    ] = _KERNEL_DEFAULTS.prefix_v6
     sample_interval_ns: Annotated[
         int,
         Spec(
@@ -121,7 +121,7 @@ class Settings:
             "Minimum time between RTT samples of a TCP flow and direction. 0: no minimum.",
             kernel=True,
         ),
-    ] = _KERNEL.sample_interval_ns
+    ] = _KERNEL_DEFAULTS.sample_interval_ns
     max_age_ns: Annotated[
         int,
         Spec(
@@ -129,7 +129,7 @@ class Settings:
             "Maximum RTT. An RTT sample that waits longer for its reply expires and is not measured.",
             kernel=True,
         ),
-    ] = _KERNEL.max_age_ns
+    ] = _KERNEL_DEFAULTS.max_age_ns
     methods: Annotated[
         tuple[str, ...], Spec(Methods(), "Methods of RTT measurement, separated by commas.", kernel=True)
     ] = methods.ALL
@@ -140,7 +140,7 @@ class Settings:
             "Measure the packets inside GRE, VXLAN and IP-in-IP tunnels instead of the tunnels.",
             kernel=True,
         ),
-    ] = _KERNEL.tunnels
+    ] = _KERNEL_DEFAULTS.tunnels
     hook: Annotated[
         str,
         Spec(
@@ -150,7 +150,7 @@ class Settings:
             kernel=True,
             live_only=True,
         ),
-    ] = _KERNEL.hook
+    ] = _KERNEL_DEFAULTS.hook
     scale: Annotated[
         int,
         Spec(
@@ -159,7 +159,7 @@ class Settings:
             "2.2 %.",
             kernel=True,
         ),
-    ] = _KERNEL.scale
+    ] = _KERNEL_DEFAULTS.scale
     max_subnets: Annotated[
         int,
         Spec(
@@ -168,7 +168,7 @@ class Settings:
             "counted on the overflow point.",
             kernel=True,
         ),
-    ] = _KERNEL.max_subnets
+    ] = _KERNEL_DEFAULTS.max_subnets
     max_flows: Annotated[
         int,
         Spec(
@@ -177,7 +177,7 @@ class Settings:
             "flows, 10 %.",
             kernel=True,
         ),
-    ] = _KERNEL.max_flows
+    ] = _KERNEL_DEFAULTS.max_flows
     idle_timeout_ns: Annotated[
         int,
         Spec(
@@ -186,7 +186,7 @@ class Settings:
             "subnets. Its last counts are exported. 0: never.",
             reloadable=True,
         ),
-    ] = _LIMITS.idle_timeout_ns
+    ] = _LIMIT_DEFAULTS.idle_timeout_ns
     max_series: Annotated[
         int | None,
         Spec(
@@ -195,7 +195,7 @@ class Settings:
             reloadable=True,
             unset="same as max_subnets",
         ),
-    ] = _LIMITS.max_series
+    ] = _LIMIT_DEFAULTS.max_series
     roll_up: Annotated[
         bool,
         Spec(
@@ -204,7 +204,7 @@ class Settings:
             "overflow point.",
             reloadable=True,
         ),
-    ] = _LIMITS.roll_up
+    ] = _LIMIT_DEFAULTS.roll_up
     min_samples: Annotated[
         int,
         Spec(
@@ -213,7 +213,7 @@ class Settings:
             "these counts stay there.",
             reloadable=True,
         ),
-    ] = _LIMITS.min_samples
+    ] = _LIMIT_DEFAULTS.min_samples
 
     def __post_init__(self) -> None:
         _ = self.limits
@@ -230,9 +230,7 @@ class Settings:
 
     @property
     def kernel(self) -> EppingConfig:
-        """The configuration of the kernel program. Duplicates are detected if a mirror port, which may show a packet
-        twice, is watched.
-        """
+        """The configuration of the kernel program. A mirror port may show a packet twice, so that is checked there."""
         values = {each.field: getattr(self, each.field) for each in DEFINITIONS if each.spec.kernel}
         return EppingConfig(**values, copies=bool(self.mirror))
 
