@@ -71,7 +71,7 @@ class Settings:
         tuple[str, ...],
         Spec(
             Interfaces(),
-            "Like --interface, for an interface that faces the LAN: hosts that send packets into it are internal.",
+            "Like --interface, for an interface that faces the LAN: hosts whose packets it receives are internal.",
             reloadable=True,
         ),
     ] = ()
@@ -173,8 +173,8 @@ class Settings:
         int,
         Spec(
             click.IntRange(*LIMITS["max_flows"]),
-            "Rows of the TCP flow table. With three quarters as many flows, 2 % of the flows find no row; with as many "
-            "flows, 10 %.",
+            "Rows of the TCP flow table. About 2 % of the flows find no row if there are three quarters as many flows "
+            "as rows, and 10 % if there are as many.",
             kernel=True,
         ),
     ] = _KERNEL_DEFAULTS.max_flows
@@ -182,8 +182,8 @@ class Settings:
         int,
         Spec(
             Duration(*RANGES["idle_timeout_ns"]),
-            "Time without packets and without an active TCP flow after which the slots of a subnet are freed for other "
-            "subnets. Its last counts are exported. 0: never.",
+            "The slots of a subnet are freed for other subnets after this time without packets and without an active "
+            "TCP flow. Its last counts are exported. 0: never.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.idle_timeout_ns
