@@ -14,11 +14,13 @@ PACKAGES ?= bpftool iproute2 libbpf1 libpython3-dev linux-libc-dev linux-libc-de
 BIN     := .venv/bin
 BPF     := $(wildcard bpf/*.c bpf/*.h)
 APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q install --yes --no-install-recommends
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+SCHEMA  := $(BIN)/check-jsonschema --quiet --default-filetype yaml --builtin-schema
+PIP_OPTIONS := --quiet --disable-pip-version-check --constraint constraints.txt
+INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test pythons integration fuzz pressure soak distrotest vmtest platforms bench lint format docs build \
-    clean setup collector packages root
+    sbom clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -27,8 +29,8 @@ demo: root collector ## see it work: subnets of known delay, the kernel's histog
 	$(BIN)/otel-epping demo
 
 test: root lint collector ## lint, then every test
-	$(BIN)/pytest -m side_by_side --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m 'not side_by_side'
+	$(BIN)/pytest -m parallel --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m 'not parallel'
 
 pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, or PYTHONS="INTERPRETER..."
 	tests/pythons.sh $(PYTHONS)
@@ -39,39 +41,52 @@ integration: root setup ## the official Collector and Prometheus, built with Go:
 
 vmtest: PACKAGES += busybox-static cpio debootstrap e2fsprogs kmod qemu-system-x86
 vmtest: root setup ## other kernels in QEMU: two machines, or all with ALL=1; ONLY=TEST|KERNEL|KERNEL+RELEASE,...
-	PYTHONPATH=tests $(BIN)/python -m vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
+	$(BIN)/python -m tests.vm $(if $(ALL),--all) $(addprefix --only ,$(ONLY))
 
 platforms: setup ## write the tables of docs/platforms.md and docs/performance.md from the last results of vmtest
-	PYTHONPATH=tests $(BIN)/python -m vm.report
+	$(BIN)/python -m tests.vm.report
 
 fuzz: root setup ## 2 million broken packets through the program, judged by a model of its rules
-	PYTHONPATH=tests $(BIN)/python -m fuzz
+	$(BIN)/python -m tests.long.fuzz
 
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
-	PYTHONPATH=tests $(BIN)/python -m pressure
+	$(BIN)/python -m tests.long.pressure
 
 soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
-	PYTHONPATH=tests $(BIN)/python -m soak $(MINUTES)
+	$(BIN)/python -m tests.long.soak $(MINUTES)
 
 distrotest: root ## demo and test in fresh Debian 12, 13 and sid, or ONLY=trixie; other steps: STEPS="check demo"
-	PYTHONPATH=tests $(PYTHON) -m distro $(ONLY) $(if $(STEPS),--steps $(STEPS))
+	$(PYTHON) -m tests.distro $(ONLY) $(if $(STEPS),--steps $(STEPS))
 
 bench: root setup ## all benchmarks, or ONLY=NAME; COMPARE=NAME|ID,...: also measure loaded programs; JSON=FILE
 	$(BIN)/python -m bench $(ONLY) $(addprefix --compare ,$(COMPARE)) $(addprefix --json ,$(JSON))
 
-lint: setup ## check style, types and formatting
+lint: setup ## check style, types, formatting, licences, workflows and other files for GitHub
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(BPF)
+	$(BIN)/zizmor --offline --quiet --strict-collection --pedantic .github
+	$(SCHEMA) vendor.github-workflows .github/workflows/*.yml
+	$(SCHEMA) custom.github-workflows-require-timeout .github/workflows/*.yml
+	$(SCHEMA) vendor.dependabot .github/dependabot.yml
+	$(SCHEMA) vendor.github-issue-forms $(filter-out %/config.yml,$(wildcard .github/ISSUE_TEMPLATE/*.yml))
+	$(SCHEMA) vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+	$(SCHEMA) vendor.citation-file-format CITATION.cff
+	@# Outside of a git checkout, reuse would also check .venv. So it gets a copy of the sources.
+	copy=$$(mktemp -d); trap 'rm -rf "$$copy"' EXIT; \
+	tar -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude=./dist --exclude='.*_cache' \
+	    --exclude=.hypothesis --exclude=__pycache__ . | tar -x -C "$$copy"; \
+	$(BIN)/reuse --root "$$copy" lint --lines
 
 format: setup ## put the sources into the format that lint asks for
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(BPF)
 
-docs: setup ## write docs/links.md, docs/metrics.md and docs/settings.md anew from the tables in otel_epping and bpf
+docs: setup ## write docs/{api,links,metrics,settings}.md from docstrings and tables in otel_epping and bpf
 	mkdir -p docs
+	$(BIN)/python -m scripts.api_page > docs/api.md
 	$(BIN)/python -m scripts.links_page > docs/links.md
 	$(BIN)/python -m scripts.metrics_page > docs/metrics.md
 	$(BIN)/python -m scripts.settings_page > docs/settings.md
@@ -79,17 +94,26 @@ docs: setup ## write docs/links.md, docs/metrics.md and docs/settings.md anew fr
 build: setup ## wheel and sdist into dist/
 	$(BIN)/hatchling build -d dist
 
+# A venv with the wheel and nothing else, not even pip, shows what the wheel depends on. The tool has a venv of its own.
+sbom: build ## the bill of materials (CycloneDX) of the wheel in dist/, with the pinned versions, into build/sbom/
+	$(PYTHON) -m venv --clear build/sbom-venv
+	build/sbom-venv/bin/python -m pip install $(PIP_OPTIONS) cyclonedx-bom
+	$(PYTHON) -m venv --clear --without-pip build/wheel-venv
+	build/sbom-venv/bin/python -m pip --python build/wheel-venv/bin/python install $(PIP_OPTIONS) dist/*.whl
+	mkdir -p build/sbom
+	build/sbom-venv/bin/cyclonedx-py environment -o build/sbom/otel-epping.cdx.json build/wheel-venv
+
 clean: ## remove everything that can be made again
 	rm -rf .venv .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 setup: .venv/.installed
 
-# The build backend comes first, so that it is a pinned one too.
+# The build backends come first, so that they are pinned ones too: hatchling for this tree, poetry-core for reuse.
 .venv/.installed: pyproject.toml constraints.txt | packages
 	$(PYTHON) -m venv .venv
-	$(INSTALL) hatchling
-	$(INSTALL) --no-build-isolation --editable .[dev]
+	$(INSTALL) hatchling poetry-core
+	$(INSTALL) --no-build-isolation --editable .[dev,lint]
 	touch $@
 
 # rotel has no wheel for Python 3.14: the official collector takes its place, built from source once.

@@ -161,8 +161,8 @@ static __always_inline void observe(struct __sk_buff *skb, u64 ingress)
 
 /*
  * Of ingress and egress, which one this is. Compiling takes longer than all else at start, so the program is compiled
- * once and loaded twice: the loader puts 1 or 0 in the place of DIRECTION (otel_epping/kernel/load/bytecode.py), and the
- * verifier leaves out what is for the other direction.
+ * once and loaded twice: the loader puts 1 or 0 in the place of DIRECTION (otel_epping/kernel/load/bytecode.py), and
+ * the verifier leaves out what is for the other direction.
  */
 static __always_inline u64 is_ingress(void)
 {

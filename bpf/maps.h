@@ -54,7 +54,8 @@ struct subnet_key {
     u8 family;
     u8 side;
     u8 method;
-    u8 shorter; /* 0 here; user space: by how many bits the prefix is shorter than those of subnets (series/prefixes.py) */
+    u8 shorter; /* 0 here; user space: by how many bits the prefix is shorter than those of subnets (series/prefixes.py)
+                 */
     u8 zero[2];
 };
 

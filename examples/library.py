@@ -14,9 +14,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from opentelemetry.sdk.resources import Resource
 
-from otel_epping.kernel.collector import EppingCollector
-from otel_epping.kernel.config import EppingConfig
-from otel_epping.otel.pipeline import install
+from otel_epping import EppingCollector, EppingConfig, install
 
 
 def main(interface: str, seconds: int = 60) -> None:
@@ -31,11 +29,11 @@ def main(interface: str, seconds: int = 60) -> None:
     # otel-epping adds histograms that the kernel fills. The histograms have the application's resource.
     with EppingCollector(EppingConfig(prefix_v4=24, prefix_v6=48)) as collector:
         reader = install(provider, OTLPMetricExporter(), collector, interval_s=10)
-        collector.attachments.attach(interface)
+        collector.attach(interface)
         for _ in range(seconds):
             requests.add(1)
             time.sleep(1)
-        collector.attachments.detach_all()
+        collector.detach(interface)
         reader.shutdown()  # exports the last interval; provider.shutdown() does not shut this reader down
     provider.shutdown()
 

@@ -1,18 +1,63 @@
 # SPDX-License-Identifier: Apache-2.0
 """Passive network latency for OpenTelemetry: round-trip times, counted per subnet in the kernel, exported over OTLP.
 
-kernel       load the program, attach it, read its memory
-histogram    arithmetic on exponential histograms
-subnets      from the kernel's slots to named series
-telemetry    every metric and attribute, named once
-ledger       what is still to be told: all of it, or what was not acknowledged
-points       from counts to the SDK's data points; explicit: for readers that know no exponential histograms
-producer     the MetricProducer: from a reading to OpenTelemetry metrics
-exporter     an exporter around an exporter, which acknowledges what was delivered
-sdk          plugs the producer into the OpenTelemetry SDK
-capture      packets out of capture files
-replay       the program over captures; summary: a reading as a table
-watch        each RTT and flow event as it happens; events: as lines of text
-cli          otel-epping run | check | demo | watch | replay, each a module: agent, check, demo, watch, replay
-lab          a small internet in network namespaces, for the demo and the tests
+The public API is the names of `__all__`; docs/api.md documents them. A name is imported when it is first used, so that
+`import otel_epping` loads neither numpy nor the OpenTelemetry SDK.
+
+    from otel_epping import EppingCollector, EppingConfig, install
+
+    with EppingCollector(EppingConfig(prefix_v4=24)) as collector:
+        reader = install(provider, exporter, collector)
+        collector.attach("eth0")
+        ...
+        reader.shutdown()
+
+Applications that OpenTelemetry instruments use `otel_epping.instrumentor.EppingInstrumentor`.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from otel_epping.version import __version__
+
+if TYPE_CHECKING:
+    from otel_epping.errors import EppingError
+    from otel_epping.kernel.collector import EppingCollector
+    from otel_epping.kernel.config import EppingConfig
+    from otel_epping.kernel.limits import Limits
+    from otel_epping.otel.pipeline import attach, install
+    from otel_epping.otel.producer import EppingMetricProducer
+
+__all__ = [
+    "EppingCollector",
+    "EppingConfig",
+    "EppingError",
+    "EppingMetricProducer",
+    "Limits",
+    "__version__",
+    "attach",
+    "install",
+]
+
+_MODULES = {
+    "EppingCollector": "otel_epping.kernel.collector",
+    "EppingConfig": "otel_epping.kernel.config",
+    "EppingError": "otel_epping.errors",
+    "EppingMetricProducer": "otel_epping.otel.producer",
+    "Limits": "otel_epping.kernel.limits",
+    "attach": "otel_epping.otel.pipeline",
+    "install": "otel_epping.otel.pipeline",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name from its module (PEP 562)."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    """The names of the module, with those that are not imported yet."""
+    return sorted({*globals(), *__all__})

@@ -5,48 +5,27 @@ The helpers beside this file are plug-ins: so everybody has their fixtures, and 
 What a session can share (a lab, a namespace, a program) is made once, by whichever test asks for it first.
 """
 
-import re
 import signal
 from collections.abc import Callable, Iterator
 
 import pytest
-from testrun import Bench
 
 from otel_epping.kernel.config import EppingConfig
+from tests.support.prog_test_run import Bench
 
 # A shell's background job ignores SIGINT, and so would all programs that are started here to be sent one.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-pytest_plugins = ["agent", "arrivals", "command", "known", "packets", "recorder"]
+pytest_plugins = [
+    "tests.oracles.known",
+    "tests.support.arrivals",
+    "tests.support.command",
+    "tests.support.lab_agent",
+    "tests.support.packets",
+    "tests.support.recorder",
+]
 
 EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
-
-
-# Files of tests that may run while others do. All the rest look for what is left in the kernel, or at the clock.
-SIDE_BY_SIDE = re.compile(
-    "test_(bounded.*|capture_.*|certificates|cli_arguments|cli_first_run|clock|complete|default_routes|delivery|"
-    "distro|events_.*|exact|examples_commands|flow_table|fuzz|histogram|identity|interface_numbers|kernel_config|"
-    "ledger|link|link_live|links_page|loader|logs|methods|mirror|network_header|oddities|oracles.*|packet_.*|pairs|"
-    "pressure|privileges|process_(names|sandbox|streams)|reading|redaction|replay_.*|requirements|rollup|rules_.*|"
-    "runs|sdk_points|sdk_variables|sequence|settings|sides|slots|telemetry|text|tunnel|undelivered|variables|"
-    "wire_answers|wire_points|wire_request|writer)"
-)
-
-
-# Files of tests that need neither a kernel nor root, but for tests with one of the fixtures that do.
-UNIT = re.compile(
-    "test_(capture_.*|certificates|clock|delivery|events_format|examples_commands|histogram|ledger|links_page|logs|"
-    "probes|project|redaction|requirements|runs|sdk_variables|settings|telemetry|text|undelivered|variables|wire_.*)"
-)
-KERNEL_FIXTURES = {"bench", "bench_of", "dtypes", "ns"}
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if SIDE_BY_SIDE.fullmatch(item.path.stem):
-            item.add_marker("side_by_side")
-        if UNIT.fullmatch(item.path.stem) and KERNEL_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
-            item.add_marker("unit")
 
 
 @pytest.fixture(scope="session")

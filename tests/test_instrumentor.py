@@ -6,12 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import converse, environment
-from patience import PATIENCE_S
 
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.otel import metric_table, semconv
+from tests.support.command import converse, environment
+from tests.support.patience import PATIENCE_S
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "instrumented.py"
 INSTRUMENT = [str(Path(sys.executable).with_name("opentelemetry-instrument"))]

@@ -8,14 +8,17 @@ costs nothing, and what happened between two readings is their difference.
 import os
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
+from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
+from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.limits import Limits
@@ -58,6 +61,7 @@ class EppingCollector:
         # Nobody waits for a reader that is no more.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
+        self._end_monitor: Callable[[], None] | None = None
         self._rows = 1
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
@@ -70,6 +74,27 @@ class EppingCollector:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
+        """Attaches the program to both hooks of an interface, and keeps it attached and first there.
+
+        A thread looks at the hooks each second: it attaches the program again when another program took it away, and
+        logs what hides packets from it. `role` is what the interface faces:
+
+            wan     packets that arrive come from the external side
+            lan     packets that arrive come from the internal side
+            mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and no side is known; set `copies` in
+                    the configuration to recognize packets that the port shows twice
+
+        Raises EppingError if there is no such interface, if it carries no IP, or if the kernel refuses the program.
+        """
+        self.attachments.attach(interface, Role[role.upper()])
+        if self._end_monitor is None:
+            self._end_monitor = look_in_background(HookMonitor(self.attachments, self.packets))
+
+    def detach(self, interface: str) -> None:
+        """Detaches the program from an interface. Its counts stay readable until they are exported."""
+        self.attachments.detach(interface)
 
     def _fill_tables(self) -> None:
         """Gives the program the edges of its buckets, its free slots, and leave to count."""
@@ -162,6 +187,9 @@ class EppingCollector:
         return {name: info["verified_insns"] for name, info in infos.items()}
 
     def close(self) -> None:
-        """Detaches from every interface and lets the program go. Its maps stay until the last reader is gone."""
+        """Detaches from all interfaces and releases the program. The maps stay until the last reader is gone."""
+        if self._end_monitor:
+            self._end_monitor()
+            self._end_monitor = None
         self.attachments.detach_all()
         self._program_gone()

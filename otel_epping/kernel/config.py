@@ -49,7 +49,22 @@ def tick_ns() -> int:
 
 @dataclass(frozen=True)
 class EppingConfig:
-    """What the program is compiled with, and how it is attached. Raises EppingError for a value out of range."""
+    """Configuration of the kernel program. Raises EppingError for a value out of range.
+
+    max_subnets         slots: combinations of subnet, interface, side and method that have a histogram of their own
+    max_flows           TCP flow table entries
+    prefix_v4           length of the IPv4 prefixes that are subnets, bits
+    prefix_v6           length of the IPv6 prefixes that are subnets, bits
+    sample_interval_ns  minimum time between RTT samples of a flow and direction, ns; 0 for all samples
+    max_age_ns          maximum RTT, ns: a packet whose reply takes longer is not measured
+    scale               scale of the exponential histograms: 2^scale buckets for each doubling
+    methods             names of the methods that measure RTTs (docs/methods.md)
+    tunnels             measure the packets inside GRE, VXLAN and IP-in-IP tunnels, not the tunnel's own packets
+    hook                "tcx", "clsact" or "auto": TCX where the kernel has it (Linux 6.6), else clsact
+    copies              recognize packets that are seen twice, at mirror ports and in captures
+    events              report single RTTs and flow events in a ring buffer, for `otel-epping watch`
+    packet_clock        take the time from the packets of a capture instead of the kernel's clock
+    """
 
     max_subnets: int = 16_384
     max_flows: int = 80_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `python3 -m distro [RELEASE...] [--steps STEP...]`, with tests/ on the path; as root.
+"""The command line: `python3 -m tests.distro [RELEASE...] [--steps STEP...]`, as root.
 
 Each release gets one fresh installation, in which the steps run one after the other. Exit status 0: all steps passed;
 1: a step failed, or an installation could not be made; 2: the arguments are wrong.
@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distro.installation import fresh
-from distro.trees import RELEASES, DistroError, cache_folder
+from tests.distro.installation import fresh
+from tests.distro.trees import RELEASES, DistroError, cache_folder
 
 STEPS = {
     "check": "make setup && .venv/bin/otel-epping check --verbose",

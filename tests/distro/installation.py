@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from distro.trees import NAMESPACE, DistroError, cache_folder, tree
+from tests.distro.trees import NAMESPACE, DistroError, cache_folder, tree
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 HANDED_VARIABLES = re.compile(r"PIP_\w+|GOPROXY|GOSUMDB|SSL_CERT_FILE|(?i:https?|no)_proxy")

@@ -13,16 +13,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import comparison
 import numpy as np
 import pytest
-from agent import Agent, figure, talking
-from backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
-from comparison import Series
 
 from otel_epping.lab.topology import Lab, Network
 from otel_epping.otel import metric_table
 from otel_epping.series import histogram
+from tests.integration import comparison
+from tests.integration.backends import COLLECTOR_GRPC, Backend, Tap, collector, prometheus, query
+from tests.integration.comparison import Series
+from tests.support.lab_agent import Agent, figure, talking
 
 CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"

@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command: `python tests/oracles COMMAND...` from anywhere, or `python -m oracles` with `tests` on the path."""
+"""The command: `python tests/oracles COMMAND...` from anywhere, or `python -m tests.oracles` from the root."""
 
 import sys
 from pathlib import Path
 
 import click
 
-if not __package__:  # the folder itself was run: what is on the path is the folder, not what it is in
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # the folder itself was run: what is on sys.path is that folder, not the root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
-from oracles import coverage, everything, layouts, pping, tshark, wireshark
-from oracles.ours import Ours
-from oracles.report import Report
 from otel_epping.errors import EppingError
+from tests.oracles import coverage, everything, layouts, pping, tshark, wireshark
+from tests.oracles.ours import Ours
+from tests.oracles.report import Report
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 

@@ -16,10 +16,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from oracles import dissect, frames, sequence
-from oracles.dissect import ACK, FIN, RST, SYN, Packet
-from oracles.ours import MAX_AGE_NS, Ours
-from oracles.report import Report
+from tests.oracles import dissect, frames, sequence
+from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
+from tests.oracles.ours import MAX_AGE_NS, Ours
+from tests.oracles.report import Report
 
 LEAST_SHARE = 0.99
 LEAST_SHARE_WITH_HANDSHAKE = 0.995

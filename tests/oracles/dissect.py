@@ -12,7 +12,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from oracles.frames import Frame
+from tests.oracles.frames import Frame
 
 FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 

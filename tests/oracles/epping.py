@@ -34,17 +34,17 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-if not __package__:  # the file was run: what is on the path is its folder, not the tests'
-    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+if not __package__:  # the file was run: what is on sys.path is its folder, not the root
+    sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import dpkt
-from patience import PATIENCE_S
 from scapy.layers.inet import ICMP
 
 from otel_epping.kernel import libbpf
 from otel_epping.lab import traffic
 from otel_epping.lab.namespaces import LabError, Namespace
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
+from tests.support.patience import PATIENCE_S
 
 # Two lines of one flow are the same RTT if they, and their RTTs, are no further apart than this. Packets of a flow's
 # direction that end an RTT are 50 ms apart here. The programs see a packet one after the other, 15 us apart as a rule;

@@ -5,10 +5,10 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from oracles import coverage, pping, tshark, wireshark
-from oracles.ours import Ours
-from oracles.report import Report
 from otel_epping.errors import EppingError
+from tests.oracles import coverage, pping, tshark, wireshark
+from tests.oracles.ours import Ours
+from tests.oracles.report import Report
 
 SUFFIXES = (".pcap", ".pcapng", ".cap", ".pcap.gz", ".pcapng.gz")
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether tshark and tcpdump read what tests/linktypes.py and tests/fuzz/links.py make.
+"""Whether tshark and tcpdump read what tests/support/link_types.py and tests/long/fuzz/links.py make.
 
 These are every link type of captures, and every header between Ethernet and IP.
 
@@ -14,14 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from captures import BEGIN_NS, ETHERNET, Packet, pcap
-from fuzz import builders
-from linktypes import LINKS
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 
-from oracles.report import Report
 from otel_epping.errors import EppingError
+from tests.long.fuzz import builders
+from tests.oracles.report import Report
+from tests.support.captures import BEGIN_NS, ETHERNET, Packet, pcap
+from tests.support.link_types import LINKS
 
 PACKETS = [
     bytes(IP(src="192.0.2.1", dst="198.51.100.2") / UDP(sport=1, dport=2) / b"data"),

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from oracles.dissect import ETHERNET, NULL, RAW, RAW_BSDOS, SLL, SYN, Packet, options
-from oracles.frames import Frame
 from otel_epping.errors import EppingError
+from tests.oracles.dissect import ETHERNET, NULL, RAW, RAW_BSDOS, SLL, SYN, Packet, options
+from tests.oracles.frames import Frame
 
 TSVAL_MAX_AGE = 10.0
 FLOW_MAX_IDLE = 300.0

@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from flowtable import forget_flows
 
-from oracles.frames import Frame
-from oracles.report import Report
 from otel_epping.kernel import map_array, methods
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import table
 from otel_epping.replay.capture import Capture, CaptureError
 from otel_epping.replay.replayer import Replayer
+from tests.oracles.frames import Frame
+from tests.oracles.report import Report
+from tests.support.flow_table import forget_flows
 
 # Of struct flow_counters; each counts what a subnet sent, and what was sent to it.
 KINDS = ("retransmitted", "out_of_order", "zero_window")

@@ -9,12 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from oracles import dissect, frames, nichols
-from oracles.frames import Frame
-from oracles.nichols import Line, Match, Pping
-from oracles.ours import Observed, Ours, Sample
-from oracles.report import Report
-from oracles.rules import Rule, Rules
+from tests.oracles import dissect, frames, nichols
+from tests.oracles.frames import Frame
+from tests.oracles.nichols import Line, Match, Pping
+from tests.oracles.ours import Observed, Ours, Sample
+from tests.oracles.report import Report
+from tests.oracles.rules import Rule, Rules
 
 METHOD = "tcp_timestamp"
 TOLERANCE_NS = 1000

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 
-from oracles import sequence
-from oracles.dissect import ACK, FIN, RST, SYN, Packet
-from oracles.ours import MAX_AGE_NS
+from tests.oracles import sequence
+from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
+from tests.oracles.ours import MAX_AGE_NS
 
 OUTSTANDING = 4
 LEAST_RTT_NS = 1000  # what is less counts as this

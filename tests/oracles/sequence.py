@@ -7,9 +7,9 @@ With it an RTT of ours is shown to be true where tshark has none, and the reason
 import struct
 from collections import defaultdict
 
-from oracles import dissect
-from oracles.dissect import ACK, FIN, RST, SYN, Packet
-from oracles.frames import Frame
+from tests.oracles import dissect
+from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
+from tests.oracles.frames import Frame
 
 # A packet that is captured at two places of its way is captured twice within this time.
 COPY_NS = 1_000_000

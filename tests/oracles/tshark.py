@@ -4,12 +4,12 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from oracles import dissect, frames, sequence
-from oracles.dissect import ACK, RST, SYN, Packet
-from oracles.frames import Frame
-from oracles.ours import Observed, Ours, Sample
-from oracles.report import Report
-from oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Found
+from tests.oracles import dissect, frames, sequence
+from tests.oracles.dissect import ACK, RST, SYN, Packet
+from tests.oracles.frames import Frame
+from tests.oracles.ours import Observed, Ours, Sample
+from tests.oracles.report import Report
+from tests.oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Found
 
 TOLERANCE_NS = 1000
 # How far a copy is from its first, in frames.

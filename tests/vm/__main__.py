@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""python -m vm [--all] [--only NAME,...]: `make vmtest`."""
+"""python -m tests.vm [--all] [--only NAME,...]: `make vmtest`."""
 
 import argparse
 import fcntl
@@ -12,11 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from distro.trees import DistroError
-
-from vm import expected, images, kernels, plan, store
-from vm.cache import VmError, folder, say
-from vm.machine import Machine, Result, require_qemu, share
+from tests.distro.trees import DistroError
+from tests.vm import expected, images, kernels, plan, store
+from tests.vm.cache import VmError, folder, say
+from tests.vm.machine import Machine, Result, require_qemu, share
 
 _LONGEST = 500  # of a result's text; results.jsonl has all of it
 _STATES = {True: "ok", False: "RED", None: "not tried"}

@@ -8,9 +8,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from distro.trees import KEYRING, MIRROR
-
-from vm.cache import VmError, folder
+from tests.distro.trees import KEYRING, MIRROR
+from tests.vm.cache import VmError, folder
 
 SECURITY_MIRROR = os.environ.get("DEBIAN_SECURITY_MIRROR", "http://deb.debian.org/debian-security")
 _CONFIG = """

@@ -8,16 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-from fuzz import builders
 from scapy.layers.dns import DNS, DNSQR
 from scapy.layers.inet import ICMP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest
 from scapy.packet import Raw
-from transcript import Transcript
 
-from vm.cache import VmError
-from vm.guest.replaying import ARGUMENTS
-from vm.images import ROOT
+from tests.long.fuzz import builders
+from tests.support.transcript import Transcript
+from tests.vm.cache import VmError
+from tests.vm.guest.replaying import ARGUMENTS
+from tests.vm.images import ROOT
 
 # A folder with other captures (*.pcap), to be compared as well.
 CAPTURES = os.environ.get("CAPTURES", "")

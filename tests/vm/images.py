@@ -9,10 +9,9 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from distro.trees import tree
-
-from vm.apt import sources, suite
-from vm.cache import VmError, digest, folder, kept
+from tests.distro.trees import tree
+from tests.vm.apt import sources, suite
+from tests.vm.cache import VmError, digest, folder, kept
 
 ROOT = Path(__file__).parents[2]
 RELEASES = ("bookworm", "trixie", "sid")

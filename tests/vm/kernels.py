@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vm import initramfs
-from vm.apt import suite
-from vm.cache import digest, kept
+from tests.vm import initramfs
+from tests.vm.apt import suite
+from tests.vm.cache import digest, kept
 
 SUITES = ("bookworm", "bookworm-backports", "trixie", "trixie-backports", "sid")
 

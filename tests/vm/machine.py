@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vm.cache import VmError, folder
-from vm.images import ROOT, VENV, Userland
-from vm.kernels import Kernel
+from tests.vm.cache import VmError, folder
+from tests.vm.images import ROOT, VENV, Userland
+from tests.vm.kernels import Kernel
 
 Result = dict[str, Any]
 
@@ -42,7 +42,7 @@ rm -rf $site/otel_epping $site/otel_epping-*
 cp -r /share/product/. $site
 cp -r /share/tests /opt/tests
 cd /tmp
-PYTHONPATH=/opt/tests {VENV}/bin/python -m vm.guest
+PYTHONPATH=/opt {VENV}/bin/python -m tests.vm.guest
 dmesg > /share/dmesg
 sync
 echo o > /proc/sysrq-trigger
@@ -126,7 +126,9 @@ def share(product: Path, captures: Path, name: str) -> Iterator[Path]:
     shutil.copytree(product, path / "product")
     shutil.copytree(captures, path / "captures")
     shutil.copytree(ROOT / "tests/vm", path / "tests/vm", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "tests/unprivileged.py", path / "tests")
+    for name in ("__init__.py", "support/__init__.py", "support/unprivileged.py"):
+        (path / "tests" / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests" / name, path / "tests" / name)
     try:
         yield path
     finally:

@@ -4,9 +4,9 @@
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from vm.cache import VmError
-from vm.images import RELEASES
-from vm.kernels import SUITES
+from tests.vm.cache import VmError
+from tests.vm.images import RELEASES
+from tests.vm.kernels import SUITES
 
 # What the compiler and the kernel decide together.
 PAIR_TESTS = ("loading", "settings", "hooks", "watch", "replay")

@@ -8,12 +8,12 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 
-from vm import store
-from vm.cache import VmError
-from vm.images import RELEASES, ROOT
-from vm.kernels import order
-from vm.machine import Result
-from vm.plan import PAIR_TESTS
+from tests.vm import store
+from tests.vm.cache import VmError
+from tests.vm.images import RELEASES, ROOT
+from tests.vm.kernels import order
+from tests.vm.machine import Result
+from tests.vm.plan import PAIR_TESTS
 
 _NOT_TRIED = "not tested"
 _PACKAGES = (("libbpfcc", "BCC"), ("libllvm", "LLVM"))

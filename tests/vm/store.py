@@ -5,8 +5,8 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
-from vm.cache import folder
-from vm.machine import Result
+from tests.vm.cache import folder
+from tests.vm.machine import Result
 
 _FOLDER = "results"
 

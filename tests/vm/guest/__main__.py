@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from vm.guest import cards, hooks, loading, neighbours, replaying, watching
-from vm.guest.devices import check as devices
-from vm.guest.results import SHARE, Results
+from tests.vm.guest import cards, hooks, loading, neighbours, replaying, watching
+from tests.vm.guest.devices import check as devices
+from tests.vm.guest.results import SHARE, Results
 
 TESTS: dict[str, Callable[[Results], None]] = {
     "loading": loading.default,

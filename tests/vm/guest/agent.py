@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from otel_epping.lab.namespaces import Namespace
-from vm.guest.network import DELAY_MS
-from vm.guest.results import SHARE
+from tests.vm.guest.network import DELAY_MS
+from tests.vm.guest.results import SHARE
 
 COMMAND = (sys.executable, "-m", "otel_epping")
 _START_S = 300.0

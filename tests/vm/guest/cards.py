@@ -11,10 +11,10 @@ import time
 from pathlib import Path
 
 from otel_epping.lab.namespaces import Namespace
-from vm.guest import traffic
-from vm.guest.agent import Agent, judged
-from vm.guest.network import Pair
-from vm.guest.results import NotTriedError, Results
+from tests.vm.guest import traffic
+from tests.vm.guest.agent import Agent, judged
+from tests.vm.guest.network import Pair
+from tests.vm.guest.results import NotTriedError, Results
 
 _DRIVERS = ("e1000e", "virtio_net")
 _OFF = "tso off gso off gro off"

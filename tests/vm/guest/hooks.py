@@ -4,14 +4,13 @@
 import os
 import time
 
-from unprivileged import CAPABLE_NOBODY, NET_ADMIN, assert_holds_nothing
-
 from otel_epping.kernel.attach import tcx
 from otel_epping.lab.namespaces import Namespace
-from vm.guest import traffic
-from vm.guest.agent import Agent, judged
-from vm.guest.network import Pair
-from vm.guest.results import Results
+from tests.support.unprivileged import CAPABLE_NOBODY, NET_ADMIN, assert_holds_nothing
+from tests.vm.guest import traffic
+from tests.vm.guest.agent import Agent, judged
+from tests.vm.guest.network import Pair
+from tests.vm.guest.results import Results
 
 _V4, _V6 = "10.9.0.2", "fd09:1::2"
 _SUBNET_V4, _SUBNET_V6 = "10.9.0.0/24", "fd09:1::/48"

@@ -13,8 +13,8 @@ from typing import Any
 from otel_epping.errors import EppingError
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
-from vm.guest.agent import COMMAND
-from vm.guest.results import SHARE, Results
+from tests.vm.guest.agent import COMMAND
+from tests.vm.guest.results import SHARE, Results
 
 _LINE = re.compile(r"(ok     |MISSING) (.{14}) (.*)")  # what otel_epping/cli/check.py prints
 _VERIFIED = re.compile(r"(ingress|egress) ([\d,]+)")

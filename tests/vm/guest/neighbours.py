@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable
 
 from otel_epping.kernel.attach import tcx
-from vm.guest import traffic
-from vm.guest.agent import Agent, NotStartedError, judged
-from vm.guest.network import Pair
-from vm.guest.results import Results
+from tests.vm.guest import traffic
+from tests.vm.guest.agent import Agent, NotStartedError, judged
+from tests.vm.guest.network import Pair
+from tests.vm.guest.results import Results
 
 _HOOKS = ("auto", "clsact")
 # Numbers, and the name of the hook that the last filter of all was put on or taken from.

@@ -3,8 +3,8 @@
 
 import subprocess
 
-from vm.guest.agent import COMMAND
-from vm.guest.results import SHARE, Results
+from tests.vm.guest.agent import COMMAND
+from tests.vm.guest.results import SHARE, Results
 
 ARGUMENTS = ("replay", "--events", "--format", "jsonl", "--sample-interval", "0")
 

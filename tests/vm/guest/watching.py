@@ -7,10 +7,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from vm.guest import traffic
-from vm.guest.agent import COMMAND, Rtt, judged
-from vm.guest.network import Pair
-from vm.guest.results import Results
+from tests.vm.guest import traffic
+from tests.vm.guest.agent import COMMAND, Rtt, judged
+from tests.vm.guest.network import Pair
+from tests.vm.guest.results import Results
 
 _START_S = 180.0
 

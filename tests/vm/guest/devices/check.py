@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent on every kind of interface at once and judges each by its shortest RTT."""
 
-from vm.guest import traffic
-from vm.guest.agent import Agent, Rtt, judged
-from vm.guest.devices import encrypted, ethernet, processes, tunnels
-from vm.guest.devices.site import Kind, Site, Watched
-from vm.guest.network import Pair
-from vm.guest.results import Results
+from tests.vm.guest import traffic
+from tests.vm.guest.agent import Agent, Rtt, judged
+from tests.vm.guest.devices import encrypted, ethernet, processes, tunnels
+from tests.vm.guest.devices.site import Kind, Site, Watched
+from tests.vm.guest.network import Pair
+from tests.vm.guest.results import Results
 
 KINDS: dict[str, Kind] = {
     "veth": ethernet.veth,

@@ -2,8 +2,8 @@
 """Interfaces that encrypt: the parent shows none of the inner packets."""
 
 from otel_epping.lab.namespaces import Namespace
-from vm.guest.devices.ethernet import mac
-from vm.guest.devices.site import Site, Watched, add
+from tests.vm.guest.devices.ethernet import mac
+from tests.vm.guest.devices.site import Site, Watched, add
 
 _AUTH = f"auth hmac(sha256) 0x{'11' * 32}"
 _ENC = f"enc cbc(aes) 0x{'22' * 16}"

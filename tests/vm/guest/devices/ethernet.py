@@ -3,7 +3,7 @@
 
 import json
 
-from vm.guest.devices.site import Site, Watched, add
+from tests.vm.guest.devices.site import Site, Watched, add
 
 
 def veth(site: Site) -> list[Watched]:

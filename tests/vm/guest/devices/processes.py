@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from otel_epping.lab.namespaces import Namespace
-from vm.guest.devices.site import Site, Watched
-from vm.guest.results import SHARE
+from tests.vm.guest.devices.site import Site, Watched
+from tests.vm.guest.results import SHARE
 
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _TUN, _TAP, _NO_INFORMATION = 1, 2, 0x1000

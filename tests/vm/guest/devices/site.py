@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from otel_epping.lab.namespaces import LabError, Namespace
-from vm.guest.network import Pair
-from vm.guest.results import NotTriedError
+from tests.vm.guest.network import Pair
+from tests.vm.guest.results import NotTriedError
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """IP and Ethernet in IP: the parent shows the inner packets with `--tunnels`, if the program can enter the tunnel."""
 
-from vm.guest.devices.site import Site, Watched, add
+from tests.vm.guest.devices.site import Site, Watched, add
 
 
 def ipip(site: Site) -> list[Watched]:

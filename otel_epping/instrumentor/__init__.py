@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""EppingInstrumentor: measures the network of an application, and exports through the application's MeterProvider.
+
+    OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python app.py
+
+or, from code:
+
+    from otel_epping.instrumentor import EppingInstrumentor
+
+    EppingInstrumentor().instrument(interface="eth0")
+
+Settings come from arguments of instrument(), from OTEL_EPPING_* variables (environment_variables.py), from the file
+that OTEL_EPPING_CONFIG names, or from `instrumentation/development: python: otel_epping:` in the file that
+OTEL_CONFIG_FILE names. Without an interface among the settings, the interfaces with a default route are watched.
+
+Only one process of a network namespace measures: the first one. All other instrumented processes leave the measurement
+to that process. The workers that a server forks from the measuring process export nothing of otel-epping.
+
+A cause that prevents the measurement (no privileges, no BCC, a wrong setting) is logged as one warning; the application
+runs on.
+
+Metrics (docs/metrics.md has units, descriptions and attributes):
+
+    epping.rtt.duration                  exponential histogram
+    epping.network.packet.count          counter
+    epping.network.io                    counter
+    epping.network.ecn.packet.count      counter
+    epping.tcp.retransmission.count      counter
+    epping.tcp.out_of_order.count        counter
+    epping.tcp.zero_window.count         counter
+    epping.flow.opened.count             counter
+    epping.flow.closed.count             counter
+    epping.flow.active                   updowncounter
+    epping.interface.packet.count        counter
+    epping.interface.io                  counter
+    epping.ecn.packet.count              counter
+    epping.flow.count                    counter
+    epping.flow.unidirectional           updowncounter
+    epping.agent.measurement.count       counter
+    epping.agent.timestamp.fault.count   counter
+    epping.interface.duplicate.count     counter
+    epping.agent.rtt.clamped             counter
+    epping.agent.insert.failed           counter
+    epping.agent.interface.attached      updowncounter
+    epping.agent.interface.packet.count  updowncounter
+    epping.agent.subnet.usage            updowncounter
+    epping.agent.flow.usage              updowncounter
+    epping.agent.flow.limit              updowncounter
+    epping.agent.subnet.limit            updowncounter
+    epping.agent.subnet.retired          counter
+    epping.agent.series.usage            updowncounter
+    epping.agent.series.limit            updowncounter
+    epping.agent.series.overflowed       updowncounter
+    epping.agent.series.rolled_up        updowncounter
+    epping.agent.read.duration           gauge
+    epping.agent.export.duration         gauge
+    epping.agent.export.failed           counter
+    epping.agent.export.rejected         counter
+    epping.agent.interface.event.count   counter
+    epping.agent.flow.evicted            counter
+    epping.agent.program.run.count       counter
+    epping.agent.program.time            counter
+    epping.agent.memory.usage            updowncounter
+"""
+
+import atexit
+import logging
+import os
+import socket
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import click
+from opentelemetry.instrumentation.instrumentor import BaseInstrumentor  # type: ignore[attr-defined]
+from opentelemetry.metrics import get_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+
+from otel_epping.errors import EppingError
+from otel_epping.instrumentor.package import _instruments
+from otel_epping.kernel.attach import interfaces
+from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.otel.pipeline import attach
+from otel_epping.settings.model import Settings
+from otel_epping.settings.options import COMMAND, all_options
+
+_log = logging.getLogger("otel_epping")
+
+_ONCE = "\0otel-epping/instrumentor"
+
+
+def _arguments(options: dict[str, Any]) -> Iterator[str]:
+    """Writes options as flags, so that the code of the command line checks them."""
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            yield f"--{flag}" if value else f"--no-{flag}"
+        else:
+            yield from (f"--{flag}={each}" for each in (value if isinstance(value, (list, tuple)) else [value]))
+
+
+def _settings(options: dict[str, Any]) -> Settings:
+    """Returns the settings from options, variables and the file. Raises EppingError if one of them is wrong."""
+    command = click.command("otel-epping", context_settings=COMMAND)(all_options(lambda settings: settings))
+    try:
+        settings: Settings = command.main(list(_arguments(options)), standalone_mode=False)
+    except click.ClickException as error:
+        raise EppingError(error.format_message()) from None
+    return settings if settings.selection.all else replace(settings, interface=("auto",))
+
+
+def _claim(undo: ExitStack) -> bool:
+    """Claims the measurement of this network namespace; False if another process has it.
+
+    The claim is an abstract socket name: the kernel frees the name however the process ends.
+    """
+    holder = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
+    try:
+        holder.bind(_ONCE)
+    except OSError:
+        return False
+    return True
+
+
+class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
+    """Counts round-trip times in the kernel and exports them through the application's MeterProvider."""
+
+    _undo: Callable[[], None] | None = None
+
+    def instrumentation_dependencies(self) -> Collection[str]:
+        """No library: the kernel's TCP/IP stack is measured."""
+        return _instruments
+
+    def _instrument(self, **options: Any) -> None:
+        """Starts to measure. `meter_provider` defaults to the global one; all other options are settings."""
+        provider = options.pop("meter_provider", None) or get_meter_provider()
+        with ExitStack() as undo:
+            try:
+                self._start(provider, options, undo)
+            except (EppingError, OSError, RuntimeError) as error:  # RuntimeError: no thread can be started
+                _log.warning("the network is not measured: %s", error)
+                return
+            self._undo = undo.pop_all().close
+
+    def _start(self, provider: object, options: dict[str, Any], undo: ExitStack) -> None:
+        if not isinstance(provider, MeterProvider) or not provider._metric_readers:
+            raise EppingError("no reader of metrics is configured: set OTEL_METRICS_EXPORTER, or OTEL_CONFIG_FILE")
+        settings = _settings(options)
+        for name in settings.selection.names:
+            interfaces.find(name)
+        present(list(settings.selection.all))
+        if not _claim(undo):
+            _log.info("another process of this network namespace measures already")
+            return
+        collector = EppingCollector(settings.kernel, settings.limits)
+        undo.callback(collector.close)
+        interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
+        undo.callback(interface_monitor.close)
+        interface_monitor.begin()
+        # The SDK (1.45) has no public accessor for the readers or the resource of a provider.
+        for reader in provider._metric_readers:
+            undo.callback(attach(reader, collector, provider._sdk_config.resource))
+        undo.callback(provider.force_flush)
+        undo.callback(collector.attachments.detach_all)
+        end_monitor = look_in_background(HookMonitor(collector.attachments, collector.packets))
+        undo.callback(end_monitor)
+        self._detach_at_exit(collector, end_monitor)
+        _log.info("watching %s", ", ".join(collector.attachments.watched))
+
+    def _detach_at_exit(self, collector: EppingCollector, end_monitor: Callable[[], None]) -> None:
+        """Detaches before the provider's own shutdown, so that its last export has all counts.
+
+        Functions registered with atexit run in reverse order, and the provider registered its shutdown earlier.
+        """
+        process = os.getpid()
+
+        def detach() -> None:
+            if os.getpid() == process:  # not in a forked worker: the parent still counts
+                end_monitor()
+                collector.attachments.detach_all()
+
+        atexit.register(detach)
+
+    def _uninstrument(self, **_: Any) -> None:
+        """Detaches from all interfaces and exports the last counts."""
+        if self._undo:
+            self._undo()
+            self._undo = None

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`service.instance.id`: who is started again is the same, and no two agents are the same at a time."""
+
+import uuid
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import pytest
+
+from otel_epping.agent.instance_id import InstanceId
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
+from tests.support.command import Agent
+from tests.support.patience import PATIENCE_S
+
+pytestmark = pytest.mark.parallel
+
+
+def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """By kill -9, too. What a user says goes before."""
+    seen = []
+    for variables in ({}, {}, {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=mine"}):
+        with Sink(namespace=ns) as sink:
+            settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint, **variables}
+            agent = start("-i", "lo", "--interval", "100ms", **settings)
+            sink.wait_for(lambda received: received.points(metric_table.SUBNET_LIMIT.name), PATIENCE_S)
+            agent.process.kill()
+            agent.process.wait()
+            seen.append(sink.points(metric_table.SUBNET_LIMIT.name)[0].resource["service.instance.id"])
+    first, second, said = seen
+    assert first == second
+    assert uuid.UUID(str(first)).version == 5
+    assert said == "mine"
+
+
+def test_what_tells_agents_apart(ns: Namespace) -> None:
+    def fresh(*interfaces: str) -> str:
+        with InstanceId(interfaces) as instance:
+            return instance.value
+
+    here = fresh("eth0", "eth1")
+    assert fresh("eth1", "eth0") == here
+    assert fresh("eth0") != here
+    with ns.entered():
+        assert fresh("eth0", "eth1") != here
+
+
+def test_the_second_of_two_gets_an_id_of_its_own() -> None:
+    with ExitStack() as held:
+        ids = [held.enter_context(InstanceId(["eth0"])).value for _ in range(3)]
+    assert [uuid.UUID(each).version for each in ids] == [5, 4, 4]
+    assert len(set(ids)) == 3

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The probes' server against clients that mean it no good: those that mean well are answered at once all the same."""
+
+import http.client
+import json
+import random
+import socket
+import struct
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from otel_epping.agent.health import Check
+from otel_epping.agent.probe_server import ProbeServer
+from tests.support.lab_agent import eventually
+from tests.support.patience import PATIENCE_S
+
+pytestmark = pytest.mark.unit
+
+
+AT_ONCE_S = 1.0
+
+
+def ready() -> list[Check]:
+    return [Check("attached", True, "watching eth0"), Check("exported", False, "exports fail: <b>")]
+
+
+def live() -> list[Check]:
+    return [Check("read", True, "counts were read 1 s ago")]
+
+
+def broken() -> list[Check]:
+    raise RuntimeError("a check that fails to check")
+
+
+@pytest.fixture
+def probes() -> Iterator[ProbeServer]:
+    with ProbeServer("127.0.0.1", 0, {"/livez": live, "/readyz": ready, "/broken": broken}) as probes:
+        yield probes
+
+
+def ask(probes: ProbeServer, path: str, method: str = "GET") -> tuple[int, str]:
+    """Status and body of an answer that comes at once."""
+    connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
+    try:
+        connection.request(method, path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def connect(probes: ProbeServer) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", probes.port), timeout=5)
+
+
+def exchange(probes: ProbeServer, request: bytes) -> bytes:
+    """All that comes back until the server hangs up."""
+    with connect(probes) as client:
+        client.sendall(request)
+        answer = b""
+        try:
+            while received := client.recv(4096):
+                answer += received
+        except ConnectionResetError:  # it hung up on what it had not read
+            pass
+        return answer
+
+
+LISTEN = "0A"
+
+
+def held(probes: ProbeServer) -> int:
+    """How many connections the server holds. (Those that only the kernel still knows have no inode. All of this
+    process's descriptors would not do: threads that earlier tests left behind close theirs meanwhile.)"""
+    lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
+    fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ..., inode is the tenth
+    at_port = [each for each in fields if each[1].endswith(f":{probes.port:04X}") and each[3] != LISTEN]
+    return sum(each[9] != "0" for each in at_port)
+
+
+def test_checks_are_named_and_one_that_fails_is_a_503(probes: ProbeServer) -> None:
+    status, body = ask(probes, "/readyz")
+    assert status == 503
+    assert json.loads(body) == {
+        "status": "failed",
+        "checks": {
+            "attached": {"ok": True, "text": "watching eth0"},
+            "exported": {"ok": False, "text": "exports fail: <b>"},
+        },
+    }
+    status, body = ask(probes, "/livez")
+    assert (status, json.loads(body)["status"]) == (200, "ok")
+
+
+def test_verbose_is_as_kubernetes_has_it(probes: ProbeServer) -> None:
+    told = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
+    assert ask(probes, "/readyz?verbose") == (503, told)
+    assert ask(probes, "/livez?verbose=1") == (200, "[+]read ok: counts were read 1 s ago\nlivez check passed\n")
+
+
+def test_what_else_may_be_asked(probes: ProbeServer) -> None:
+    assert ask(probes, "/livez", "HEAD") == (200, "")
+    assert ask(probes, "/metrics") == (404, "not found: use /livez or /readyz or /broken\n")
+    assert ask(probes, "/livez", "DELETE")[0] == 501
+    assert ask(probes, "/broken")[0] == 500
+    assert ask(probes, "/livez")[0] == 200
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        b"GET /livez\r\n\r\n",
+        b"GET /livez HTTP/9.9\r\n\r\n",
+        b"\r\n\r\n",
+        b"GET  HTTP/1.1\r\n\r\n",
+        b"GET //[::1 HTTP/1.1\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nContent-Length: 1000000\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nExpect: 100-continue\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200) + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\n" + b"X: y\r\n" * 600 + b"\r\n",
+        b"GET /" + b"x" * 5000 + b" HTTP/1.1\r\n\r\n",
+        b"GET /" + b"x" * 100_000,
+    ],
+)
+def test_what_is_no_request_is_answered_or_hung_up_on_at_once(probes: ProbeServer, request_: bytes) -> None:
+    began = time.monotonic()
+    answer = exchange(probes, request_)
+    assert time.monotonic() - began < AT_ONCE_S
+    assert len(answer) < 4096
+    assert ask(probes, "/livez")[0] == 200
+
+
+def test_noise(probes: ProbeServer) -> None:
+    random.seed(1)
+    for _ in range(300):
+        noise = random.randbytes(random.randrange(200)) + b"\r\n\r\n"
+        exchange(probes, random.choice([b"", b"GET ", b"GET /livez HTTP/1.1\r\n"]) + noise)
+    assert ask(probes, "/livez")[0] == 200
+    eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
+
+
+def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: ProbeServer) -> None:
+    """Far more than it keeps, and they come again: a probe is answered at once, and all of them are rid of."""
+    threads = set(threading.enumerate())
+    clients = [connect(probes) for _ in range(300)]
+    try:
+        eventually(lambda: 0 < held(probes) <= 65, 1, "it keeps some, and no more than so many")
+        for turn in range(20):
+            for client in clients[:150]:
+                try:
+                    client.sendall(b"GET /livez HTTP/1.1\r\n"[turn : turn + 1])
+                except OSError:  # hung up on
+                    continue
+            assert ask(probes, "/livez")[0] == 200
+            assert set(threading.enumerate()) <= threads, "no thread is begun for a client"
+            time.sleep(0.15)  # over two seconds in all, the time that each of them has
+        assert held(probes) == 0, "its own ends of their connections are closed"
+    finally:
+        for client in clients:
+            client.close()
+
+
+def test_those_who_hang_up_first(probes: ProbeServer) -> None:
+    for _ in range(200):
+        client = connect(probes)
+        client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() is a reset
+        client.close()
+    with connect(probes) as client:
+        client.sendall(b"GET /livez HTTP/1.1\r\n")
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(100) == b""
+    assert ask(probes, "/livez")[0] == 200
+    eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
+
+
+def test_it_takes_no_time_while_nobody_asks(probes: ProbeServer) -> None:
+    ask(probes, "/livez")
+    threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
+    serving = next(thread.native_id for thread in threading.enumerate() if thread.name == "health")
+    assert serving in threads
+
+    def switches() -> int:
+        status = Path(f"/proc/self/task/{serving}/status").read_text()
+        return int(status.split("\nvoluntary_ctxt_switches:")[1].split()[0])
+
+    before = switches()
+    time.sleep(0.3)
+    assert switches() <= before + 1
+
+
+def test_ipv6_and_closing() -> None:
+    before = {file.name for file in Path("/proc/self/fd").iterdir()}
+    with ProbeServer("::1", 0, {"/livez": live}) as probes:
+        idle = socket.create_connection(("::1", probes.port))
+        # Who came later is answered, so the one before was taken in: else its connection would be reset.
+        connection = http.client.HTTPConnection("::1", probes.port, timeout=AT_ONCE_S)
+        connection.request("GET", "/livez")
+        assert connection.getresponse().status == 200
+        connection.close()
+    assert idle.recv(1) == b""
+    idle.close()
+    assert {file.name for file in Path("/proc/self/fd").iterdir()} <= before
+    assert not any(thread.name == "health" for thread in threading.enumerate())

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SIGHUP: what needs no restart is put into force, and no count is lost; the rest is told, and nothing changes."""
+
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_epping.agent.reload import Reloader
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
+from otel_epping.settings.model import Settings
+from tests.support.command import Agent, converse
+
+TURNS = 5
+
+
+@pytest.fixture
+def sink(ns: Namespace) -> Iterator[Sink]:
+    with Sink(namespace=ns) as sink:
+        yield sink
+
+
+def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
+    ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path
+) -> None:
+    path = public / "settings.yaml"
+    path.write_text("interface: lo\nsample_interval: 0\n")
+    agent = start("--config", str(path), "--max-flows", "1000", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+
+    def reload(text: str, words: str) -> None:
+        path.write_text(text)
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for(words)
+
+    converse(ns, TURNS)
+    reload("interface: [lo, 'up*']\nsample_interval: 0\n", "attached to up1")
+    converse(ns, TURNS)
+    reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is not among those")
+    log = agent.log.read_text()
+    assert "changed, but needs a restart: scale\n" in log  # the flag goes before the file: max_flows is what it was
+    assert log.count("settings reloaded, changed: interface\n") == 2
+    converse(ns, TURNS)
+    reload("interfac: up0\n", "settings are unchanged")
+    assert f"{path}:1: there is no setting 'interfac': did you mean interface?" in agent.log.read_text()
+    reload("max_age: 1s\n", "settings are unchanged: no interface is selected")
+    path.unlink()
+    agent.process.send_signal(signal.SIGHUP)
+    agent.wait_for(f"settings are unchanged: cannot read {path}")
+    converse(ns, TURNS)
+    # The first bound needs one, too; see the other test.
+    again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
+    reload(again, "needs a restart: sample_interval, scale, max_series")
+    assert agent.stop() == 0
+    assert "stopping" not in agent.log.read_text()  # which is no warning
+    packets = [
+        point
+        for point in sink.points("epping.interface.packet.count")
+        if point.attributes[semconv.INTERFACE] == "lo" and point.attributes[semconv.PACKET_KIND] == "tcp"
+    ]
+    # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
+    assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
+
+
+@pytest.mark.parametrize("field", ["interface", "lan", "mirror"])
+def test_interfaces_that_could_not_be_followed_are_tried_again(
+    ns: Namespace, caplog: pytest.LogCaptureFixture, field: str
+) -> None:
+    """The same settings are read twice; the first time, no descriptor is left for a netlink socket."""
+    before = Settings(interface=("lo",))
+    changed: dict[str, Any] = {field: ("up1",)}
+    wanted = replace(before, **changed)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ns.entered(), EppingCollector(EppingConfig(max_subnets=64, max_flows=64)) as collector:
+        follower = InterfaceMonitor(collector.attachments, before.selection)
+        follower.begin()
+        reload = Reloader(before, lambda _: wanted, follower, collector).reload
+        free = os.dup(0)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
+        try:
+            reload()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        cause = "cannot follow other interfaces (Too many open files)"
+        assert f"the selection of interfaces is unchanged: {cause}" in caplog.text
+        assert collector.attachments.watched == ["lo"]
+        reload()
+        assert "up1" in collector.attachments.watched
+        follower.close()
+    assert caplog.text.count("was loaded without a mirror port") == (field == "mirror")
+
+
+def test_bounds_are_reloaded_where_there_are_some(
+    ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path
+) -> None:
+    path = public / "settings.yaml"
+    path.write_text("interface: lo\nmax_series: 7\n")
+    agent = start("--config", str(path), "--interval", "200ms", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+
+    def reload(text: str, words: str) -> None:
+        path.write_text(f"interface: lo\n{text}")
+        agent.process.send_signal(signal.SIGHUP)
+        agent.wait_for(words)
+
+    reload("roll_up: true\n", "settings are unchanged: roll_up needs max_series")
+    reload(
+        "max_series: 9\nidle_timeout: 1h\nroll_up: true\nmin_samples: 2\n",
+        "settings reloaded, changed: idle_timeout, max_series, roll_up, min_samples",
+    )
+    converse(ns, TURNS)
+    assert agent.stop() == 0
+    limits = [point.point.as_int for point in sink.points(metric_table.SERIES_LIMIT.name)]
+    assert limits[-1] == 9
+    assert set(limits) <= {7, 9}

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent as a service of systemd itself: ready when it counts, guarded by the watchdog, and stopped in order."""
+
+import sys
+from pathlib import Path
+
+from tests.support.systemd_namespace import HELD, NOTHING_HELD, under_systemd
+from tests.support.unprivileged import NOBODY_UID
+
+ROOT = Path(__file__).resolve().parents[2]
+
+UNIT = f"""
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=notify
+WatchdogSec=2
+WatchdogSignal=KILL
+User={NOBODY_UID}
+AmbientCapabilities=CAP_BPF CAP_NET_ADMIN CAP_PERFMON
+BindReadOnlyPaths={ROOT}:/mnt {Path(sys.prefix).resolve()}:/srv
+WorkingDirectory=/mnt
+Environment=OTEL_METRICS_EXPORTER=console
+ExecStart=/srv/bin/python -m otel_epping run -i lo --interval 200ms --log-format json
+StandardOutput=null
+StandardError=file:{{log}}
+"""
+SCRIPT = f"""{HELD}
+show() {{ echo "-- $1"; systemctl show -p ActiveState,SubState,Result,StatusText,NRestarts epping; }}
+systemctl start epping
+grep -c watching {{log}}
+show ready
+echo "-- held"
+held epping
+sleep 3
+show guarded
+kill -STOP $(systemctl show -p MainPID --value epping)
+sleep 2.5
+show frozen
+systemctl reset-failed epping
+systemctl start epping
+systemctl stop epping
+show stopped
+"""
+
+
+def test_a_service(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    said = under_systemd(tmp_path, UNIT.format(log=log), SCRIPT.replace("{log}", str(log)), 40)
+    first, *parts = said.split("-- ")
+    held = parts.pop(1).splitlines()
+    states = {name: dict(line.split("=", 1) for line in lines) for name, *lines in map(str.splitlines, parts)}
+    assert first.split() == ["1"], "systemctl returned when it watched, and not before"
+    assert states["ready"]["ActiveState"] == "active"
+    assert states["ready"]["StatusText"].startswith("watching lo; ")
+    assert set(held[1:]) == NOTHING_HELD | {f"Uid={NOBODY_UID}"}
+    assert states["guarded"]["ActiveState"] == "active", "longer than the watchdog waits"
+    assert (states["frozen"]["ActiveState"], states["frozen"]["Result"]) == ("failed", "watchdog")
+    assert (states["stopped"]["ActiveState"], states["stopped"]["Result"]) == ("inactive", "success")
+    assert "exporting the last interval" in log.read_text()

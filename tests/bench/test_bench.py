@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every benchmark still runs: the real ones, by their command, with as little of everything as there can be."""
+
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import goals, programs, traffic_model
+from bench.__main__ import BENCHMARKS
+from bench.kernel_report import LARGE
+from bench.lookup import LRU
+from bench.workloads import MIXED
+from otel_epping.lab.namespaces import start
+from tests.support.command import environment
+
+# Those that take as long as all the others.
+HALF = ["agent_usage", "live_traffic", "memory", "start"]
+
+COMPARED = "somebody"
+# Reads the clock five times (bpf_ktime_get_ns), so that it takes longer than nothing; r0 = TC_ACT_UNSPEC; exit.
+SLOW = 5 * bytes.fromhex("8500000005000000") + bytes.fromhex("b7000000ffffffff 9500000000000000")
+
+
+def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """One run to its end, from another thread: the processes die with it."""
+    process = start(
+        [sys.executable, "-m", "bench", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment({}),
+        cwd=Path(__file__).parents[2],
+    )
+    stdout, stderr = process.communicate()
+    assert "Traceback" not in stderr, stderr
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def id_of(program_fd: int) -> str:
+    return Path(f"/proc/self/fdinfo/{program_fd}").read_text().split("prog_id:")[1].split()[0]
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs all benchmarks, half of them at a time, and compares with another program that is on both hooks."""
+    theirs = programs.Contender(COMPARED, {"both": programs.load(COMPARED, SLOW)})
+    folder = tmp_path_factory.mktemp("bench")
+
+    def run(names: list[str]) -> Any:
+        file = folder / f"{names[0]}.json"
+        result = bench(*names, "--tiny", "--compare", id_of(theirs.hooks["both"]), "--json", str(file))
+        assert result.returncode == 0, result.stderr
+        assert all(goal.what in result.stdout for goal in goals.GOALS)
+        return json.loads(file.read_text())["benchmarks"]
+
+    others = [name for name in BENCHMARKS if name not in HALF]
+    with ThreadPoolExecutor() as pool:
+        halves = list(pool.map(run, (HALF, others)))
+    theirs.close()
+    return halves[0] | halves[1]
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_a_benchmark_measures(everything: Any, name: str) -> None:
+    result = everything[name]
+    assert all(table["rows"] for table in result["tables"])
+    numbers = [cell for table in result["tables"] for row in table["rows"] for cell in row.values()]
+    assert any(isinstance(cell, float) and cell > 0 for cell in numbers)
+
+
+def test_a_packet_is_measured_by_all_programs(everything: Any) -> None:
+    gross, net, _ = everything["kernel"]["tables"]
+    for table, name in ((gross, programs.NULL), (gross, COMPARED), (net, programs.OURS), (net, LARGE), (net, LRU)):
+        assert any(row[name] for row in table["rows"]), name
+    assert everything["kernel"]["figures"]["kernel.growth_share"] > 0
+    assert {"kernel.few_mixed_share", "kernel.many_mixed_share"} <= set(everything["kernel"]["figures"])
+
+
+def test_mixed_packets_end_round_trip_times(everything: Any) -> None:
+    rows = everything["kernel"]["tables"][1]["rows"]
+    assert all((row["RTTs"] or 0) > 0 for row in rows if MIXED in row["packets"])
+    assert {row["packets"] for row in rows} > {MIXED, f"{MIXED}, skewed"}
+
+
+def test_flows_are_as_long_as_those_of_the_study() -> None:
+    # Packets and flows that the study counted (bench/traffic_model.py). The longest flow dominates the mean of a draw.
+    lengths = traffic_model.real_lengths(np.random.default_rng(1), 4_000_000)
+    assert lengths.mean() == pytest.approx(316_857_594_090 / 4_032_376_751, rel=0.1)
+
+
+def test_a_figure_is_held_against_its_goal() -> None:
+    least = goals.GOALS[0]
+    assert least.compared
+    for figures, compared, word in (
+        ({least.figure: 0.29}, True, goals.HOLDS),
+        ({least.figure: 0.31}, True, goals.FAILS),
+        ({}, True, goals.NOT_MEASURED),
+        ({}, False, goals.NEEDS_COMPARE),
+    ):
+        assert goals.verdict(least, figures, compared)[2] == word
+
+
+def test_what_cannot_be_run_is_one_line() -> None:
+    result = bench("memory", "--compare", "nobody")
+    assert result.returncode == 1
+    assert result.stderr == "bench: no program 'nobody' is loaded: see bpftool prog list\n"
+    result = bench("everything")
+    assert result.returncode == 2
+    assert "there is no benchmark 'everything': choose among live_traffic, throughput" in result.stderr.splitlines()[-1]

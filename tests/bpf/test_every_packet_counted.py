@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing is lost: every packet is in a slot, the overflow slot if no other, and in the interface's counters."""
+
+import os
+import random
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.packet import Packet, Raw
+
+from otel_epping.kernel.config import EppingConfig
+from tests.support.prog_test_run import CLASSES, EGRESS, EXTERNAL, INGRESS, INTERNAL, KINDS, MS, START_NS, Bench
+from tests.support.readings import traffic
+
+pytestmark = pytest.mark.parallel
+
+
+SUBNETS = 20_000
+ROUNDS = 2
+CONFIG = EppingConfig(packet_clock=True)
+MAC = "02:00:00:00:00:01"
+PAYLOAD = 1200
+UDP_CLASS = CLASSES.index("udp")
+
+Counts = npt.NDArray[np.uint64]
+Key = tuple[str, int]  # subnet and side
+
+
+@dataclass(frozen=True)
+class Family:
+    """A frame to put addresses and lengths into, and where they are in it."""
+
+    frame: bytes
+    prefix: int
+    length_at: int
+    length_lacks: int  # bytes in front of what the length field counts
+    source_at: int
+    destination_at: int
+
+    def packet(self, source: bytes, destination: bytes, size: int) -> bytes:
+        """The headers, and no more than 100 bytes, of a frame of `size` bytes."""
+        frame = bytearray(self.frame[: min(size, 100)])
+        struct.pack_into(">H", frame, self.length_at, size - self.length_lacks)
+        frame[self.source_at : self.source_at + len(source)] = source
+        frame[self.destination_at : self.destination_at + len(destination)] = destination
+        return bytes(frame)
+
+
+def udp(network: Packet) -> bytes:
+    return bytes(Ether(src=MAC, dst=MAC) / network / UDP() / Raw(bytes(PAYLOAD)))
+
+
+FAMILIES = (
+    Family(udp(IP(src="192.0.2.1", dst="192.0.2.1")), 24, 16, 14, 26, 30),
+    Family(udp(IPv6(src="2001:db8::1", dst="2001:db8::1")), 48, 18, 54, 22, 38),
+)
+HERE = ip_address("192.0.2.1").packed, ip_address("2001:db9::1").packed
+
+
+def remote(number: int) -> bytes:
+    """An address in a /24 or a /48 of its own."""
+    if number % 2 == 0:
+        return (10 << 24 | number << 8 | 1).to_bytes(4, "big")
+    return (0x20010DB8 << 96 | number << 80 | 1).to_bytes(16, "big")
+
+
+class Offered:
+    """What was fed, and so must be counted: by subnet and side, in order of appearance, (from, to) x (packets, bytes);
+    and by entry point."""
+
+    def __init__(self) -> None:
+        self.by_key: dict[Key, Counts] = {}
+        self.by_entry = {entry: np.zeros(2, np.uint64) for entry in (INGRESS, EGRESS)}
+
+    def add(self, keys: tuple[Key, Key], entry: str, size: int) -> None:
+        tally = np.array([1, size], np.uint64)
+        for way, key in enumerate(keys):
+            self.by_key.setdefault(key, np.zeros((2, 2), np.uint64))[way] += tally
+        self.by_entry[entry] += tally
+
+
+def offer(bench: Bench) -> Offered:
+    """UDP from and to 20000 subnets of both families, in and out, on every CPU, of random sizes in random order."""
+    offered, chance = Offered(), random.Random(8)
+    numbers = list(range(SUBNETS)) * ROUNDS
+    chance.shuffle(numbers)
+    allowed = sorted(os.sched_getaffinity(0))
+    for part, cpu in enumerate(allowed):
+        os.sched_setaffinity(0, {cpu})
+        for number in numbers[part :: len(allowed)]:
+            family, entry = FAMILIES[number % 2], chance.choice((INGRESS, EGRESS))
+            ends = (remote(number), HERE[number % 2])
+            ends = ends if chance.random() < 0.5 else ends[::-1]
+            size = len(family.frame) - chance.randrange(PAYLOAD)
+            bench.feeders[entry].set(family.packet(ends[0], ends[1], size), wire_len=size)
+            bench.feeders[entry].run(START_NS)
+            subnets = [str(ip_network((end, family.prefix), strict=False)) for end in ends]
+            sides = (EXTERNAL, INTERNAL) if entry == INGRESS else (INTERNAL, EXTERNAL)
+            offered.add(((subnets[0], sides[0]), (subnets[1], sides[1])), entry, size)
+    os.sched_setaffinity(0, allowed)
+    return offered
+
+
+@pytest.fixture(scope="module")
+def fed() -> Iterator[tuple[Bench, Offered]]:
+    bench = Bench(CONFIG)
+    yield bench, offer(bench)
+    bench.close()
+
+
+def test_more_subnets_than_slots_were_offered(fed: tuple[Bench, Offered]) -> None:
+    _, offered = fed
+    assert len(offered.by_key) > SUBNETS > CONFIG.max_subnets
+    assert sum(int(tally[0]) for tally in offered.by_entry.values()) == SUBNETS * ROUNDS
+
+
+def test_every_packet_is_in_the_slot_of_its_subnet_or_in_the_overflow(fed: tuple[Bench, Offered]) -> None:
+    bench, offered = fed
+    reading = bench.collector.reader().read()
+    assert len(reading.slots) == CONFIG.max_subnets + 1
+    classes = [place for place in range(len(CLASSES)) if place != UDP_CLASS]
+    assert not traffic(reading)[:, :, classes].any()
+    counted = traffic(reading)[:, :, UDP_CLASS]
+    # First come, first served.
+    keys = list(offered.by_key)
+    served, rest = keys[: CONFIG.max_subnets], keys[CONFIG.max_subnets :]
+    found = {}
+    for slot in range(1, len(counted)):
+        subnet, side, row = bench.describe(slot)
+        assert row == bench.row
+        found[str(subnet), side] = counted[slot]
+    assert found.keys() == set(served)
+    wrong = [key for key in served if (found[key] != offered.by_key[key]).any()]
+    assert not wrong, f"{len(wrong)} of {len(served)} subnets: {wrong[:3]}"
+    assert not reading.slots["live"][0]
+    assert (counted[0] == sum(offered.by_key[key] for key in rest)).all()
+
+
+def test_the_sum_over_all_slots_is_what_was_fed(fed: tuple[Bench, Offered]) -> None:
+    bench, offered = fed
+    total = offered.by_entry[INGRESS] + offered.by_entry[EGRESS]
+    reading = bench.collector.reader().read()
+    assert (traffic(reading).sum((0, 2)) == total).all()  # from, and to
+    interface = reading.interfaces[list(reading.names).index(bench.row)]
+    for direction, entry in (("received", INGRESS), ("transmitted", EGRESS)):
+        for place, kind in enumerate(KINDS):
+            tally = [interface[direction][field].ravel()[place] for field in ("packets", "bytes")]
+            assert tally == (offered.by_entry[entry].tolist() if kind == "udp" else [0, 0])
+    assert interface["ecn"].tolist() == [total[0], 0, 0, 0]
+
+
+def test_every_look_up_without_a_slot_is_counted(fed: tuple[Bench, Offered]) -> None:
+    bench, offered = fed
+    missed = sum(int(tally[:, 0].sum()) for tally in list(offered.by_key.values())[CONFIG.max_subnets :])
+    assert missed > 0
+    assert bench.counters()["subnet_insert_failed"] == missed
+
+
+def test_rtts_of_the_overflow_are_counted_too(fed: tuple[Bench, Offered]) -> None:
+    bench, _ = fed
+    flow = bench.flow(client="172.16.0.1", server="172.16.1.1")
+    before = bench.histograms[0].copy()
+    reader = bench.collector.reader()
+    reader.read()
+    with bench.counting() as counted:
+        for sender, entry, at_ns, flags, tsval, tsecr in (
+            (0, EGRESS, 0, "A", 1000, 0),
+            (0, EGRESS, 1 * MS, "PA", 1001, 0),
+            (1, INGRESS, 8 * MS, "A", 5, 1001),
+        ):
+            bench.feeders[entry].set(flow.frame(sender, flags, tsval, tsecr, b"x"))
+            bench.feeders[entry].run(START_NS + at_ns)
+    assert counted["subnet_insert_failed"] == 2, "a flow asks for each of its slots once"
+    after = bench.histograms[0]
+    assert (after["ended"] - before["ended"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
+    reading = reader.read()
+    assert (reading.min_ns[0], reading.max_ns[0]) == (7 * MS, 7 * MS)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every RTT is in the bucket that an OpenTelemetry SDK would have chosen; sums and extremes are exact to the ns.
+
+The oracle is the SDK's own mapping. The values are recorded by the kernel program, from packets.
+"""
+
+import struct
+from collections.abc import Callable
+from ipaddress import ip_network
+
+import numpy as np
+import pytest
+from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping import Mapping
+from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.exponent_mapping import ExponentMapping
+from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm_mapping import LogarithmMapping
+
+from otel_epping.kernel import buckets, libbpf
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read.min_max import NO_MIN_NS
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, Bench, Feeder
+from tests.support.readings import buckets_of
+
+pytestmark = pytest.mark.parallel
+
+
+LEAST, GREATEST = 1_000, 64_000_000_000
+RANDOM_VALUES = 100_000
+AROUND_AN_EDGE = range(-8, 9)
+
+
+def config(scale: int) -> EppingConfig:
+    return EppingConfig(
+        packet_clock=True, scale=scale, sample_interval_ns=0, max_age_ns=GREATEST, max_subnets=64, max_flows=4096
+    )
+
+
+@pytest.fixture
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(config(4))
+
+
+def sdk_mapping(scale: int) -> Mapping:
+    return LogarithmMapping(scale) if scale > 0 else ExponentMapping(scale)
+
+
+def edges(scale: int) -> list[int]:
+    """All values within 8 ns of a boundary 2^(i/2^scale) s, from 1 us to 64 s. The boundaries are not by our code."""
+    per_octave = 2**scale
+    values = set()
+    for index in range(-20 * per_octave, 6 * per_octave + 1):
+        edge = round(2 ** (index / per_octave) * 1e9)
+        values |= {edge + offset for offset in AROUND_AN_EDGE}
+    return sorted(value for value in values | {LEAST, GREATEST} if LEAST <= value <= GREATEST)
+
+
+def values_of(scale: int) -> list[int]:
+    random = np.random.default_rng(20_000 + scale)
+    drawn = np.exp(random.uniform(np.log(LEAST), np.log(GREATEST), RANDOM_VALUES)).astype(np.int64)
+    return edges(scale) + [int(value) for value in np.clip(drawn, LEAST, GREATEST)]
+
+
+class Recorder:
+    """Has the program record RTTs of one flow as fast as may be: two packets stay where they are, in buffers that
+    nobody else uses, and only their timestamps and times change."""
+
+    def __init__(self, bench: Bench) -> None:
+        flow = bench.flow().begun(0)
+        origin, reply = flow.frame(0, "PA", 0x01020304, 0, b"x"), flow.frame(1, "A", 0, 0x05060708, b"")
+        self._tsval_at, self._tsecr_at = origin.index(b"\x01\x02\x03\x04"), reply.index(b"\x05\x06\x07\x08")
+        self._origin = Feeder(bench.collector.program.entry_points[EGRESS])
+        self._origin.set(origin)
+        self._reply = Feeder(bench.collector.program.entry_points[INGRESS])
+        self._reply.set(reply)
+        self._tsval, self._now_ns = 0, flow.start_ns
+        # The reply makes the slot of its subnet, before any RTT.
+        self._reply.run(self._now_ns)
+        slot = bench.slot_of(ip_network(f"{flow.addresses[1]}/{bench.config.prefix_v4}", strict=False), EXTERNAL)
+        assert slot
+        self.slot = slot
+
+    def record(self, rtt_ns: int) -> None:
+        self._tsval += 1
+        self._now_ns += 1_000_000
+        struct.pack_into(">I", self._origin.data, self._tsval_at, self._tsval)
+        struct.pack_into(">I", self._reply.data, self._tsecr_at, self._tsval)
+        self._origin.run(self._now_ns)
+        self._now_ns += rtt_ns
+        self._reply.run(self._now_ns)
+
+
+@pytest.mark.parametrize("scale", buckets.SCALES)
+def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) -> None:
+    bench = Bench(config(scale))
+    recorder = Recorder(bench)
+    row = memoryview(bench.histograms["buckets"][recorder.slot])
+    counts = row.tolist()
+    mapping, first = sdk_mapping(scale), buckets.first_index(scale)
+    values = values_of(scale)
+    wrong = []
+    for value in values:
+        bucket = mapping.map_to_index(value / 1e9) - first
+        recorder.record(value)
+        counts[bucket] += 1
+        if row[bucket] != counts[bucket]:
+            wrong.append(value)
+            counts = row.tolist()
+    assert not wrong, f"{len(wrong)} of {len(values)} values are not in the bucket that the SDK gives: {wrong[:10]}"
+    assert row.tolist() == counts, f"one of {len(values)} values was counted twice"
+    histogram = bench.histograms[recorder.slot]
+    assert (histogram["ended"], histogram["sum_ns"]) == (len(values), sum(values))
+    bench.close()
+
+
+@pytest.mark.parametrize("scale", buckets.SCALES)
+def test_edges_are_those_of_the_sdk(scale: int) -> None:
+    mapping, first = sdk_mapping(scale), buckets.first_index(scale)
+    last = first + buckets.bucket_count(scale) - 1
+    assert (first, last) == tuple(mapping.map_to_index(value / 1e9) for value in (LEAST, GREATEST))
+    for index in range(first + 1, last + 1):
+        edge = buckets.edge_ns(index, scale)
+        assert (mapping.map_to_index(edge / 1e9), mapping.map_to_index((edge + 1) / 1e9)) == (index - 1, index)
+        assert (buckets.index_of(edge, scale), buckets.index_of(edge + 1, scale)) == (index - 1, index)
+
+
+@pytest.mark.parametrize("scale", buckets.SCALES)
+def test_cells_lead_to_the_buckets_of_the_sdk(scale: int) -> None:
+    """The look-up of bpf/histogram.h written down a second time."""
+    cells = buckets.cells(scale).tolist()
+    mapping, first = sdk_mapping(scale), buckets.first_index(scale)
+    for value in edges(scale):
+        octave = value.bit_length() - 1
+        fraction = (value >> (octave - scale - 1)) - (2 << scale)
+        edge, bucket = cells[((octave - 9) << (scale + 1)) + fraction]
+        assert bucket + (value > edge) == mapping.map_to_index(value / 1e9) - first, value
+
+
+def test_shorter_rtts_are_clamped_and_counted(bench: Bench) -> None:
+    recorder = Recorder(bench)
+    with bench.counting() as counted:
+        for value in (0, 1, 999):
+            recorder.record(value)
+    assert counted["rtt_clamped 0"] == 3
+    with bench.counting() as counted:
+        recorder.record(LEAST)
+        recorder.record(LEAST + 1)
+    assert (counted["rtt_clamped 0"], counted["rtt_clamped 1"]) == (0, 0)
+    histogram = bench.histograms[recorder.slot]
+    assert histogram["buckets"][0] == histogram["ended"] == 5
+    assert histogram["sum_ns"] == 5 * LEAST + 1
+
+
+def test_longer_rtts_are_clamped_and_counted() -> None:
+    bench = Bench(EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=2 * GREATEST, max_subnets=64))
+    recorder = Recorder(bench)
+    with bench.counting() as counted:
+        recorder.record(GREATEST)
+        assert bench.counters()["rtt_clamped 1"] == 0
+        recorder.record(GREATEST + 1)
+        recorder.record(2 * GREATEST)
+    assert (counted["rtt_clamped 0"], counted["rtt_clamped 1"]) == (0, 2)
+    histogram = bench.histograms[recorder.slot]
+    assert histogram["buckets"][-1] == histogram["ended"] == 3
+    assert histogram["sum_ns"] == 3 * GREATEST
+    bench.close()
+
+
+def test_sums_and_buckets_of_a_reading_are_exact(bench: Bench) -> None:
+    recorder, reader = Recorder(bench), bench.collector.reader()
+    values = np.random.default_rng(4).integers(LEAST, 10**9, 1000).tolist()
+    mapping, first = sdk_mapping(4), buckets.first_index(4)
+    expected = np.zeros(buckets.bucket_count(4), np.uint64)
+    for done, value in enumerate(values, 1):
+        recorder.record(value)
+        expected[mapping.map_to_index(value / 1e9) - first] += 1
+        if done % 100 == 0:
+            reading = reader.read()
+            assert int(reading.sum_ns[recorder.slot]) == sum(values[:done])
+            assert (buckets_of(reading, recorder.slot, len(expected)) == expected).all()
+
+
+def test_extremes_of_an_interval(bench: Bench) -> None:
+    recorder, reader = Recorder(bench), bench.collector.reader()
+
+    def extremes() -> tuple[int, int]:
+        reading = reader.read()
+        return int(reading.min_ns[recorder.slot]), int(reading.max_ns[recorder.slot])
+
+    assert extremes() == (NO_MIN_NS, 0)
+    for values in ([5_000_007], [3, 2_000_000], [9_000_001, 4_000_003, 70_000_009], [LEAST], [GREATEST], []):
+        for value in values:
+            recorder.record(value)
+        seen = [max(value, LEAST) for value in values]
+        assert extremes() == (min(seen, default=NO_MIN_NS), max(seen, default=0))
+
+
+def test_two_readers_have_extremes_of_their_own(bench: Bench) -> None:
+    """Whatever the order in which RTTs are recorded and readers read, each gets those since it read last."""
+    recorder = Recorder(bench)
+    readers = [bench.collector.reader(), bench.collector.reader()]
+    random = np.random.default_rng(5)
+    recorded: list[list[int]] = [[], []]
+    for _ in range(2000):
+        what = int(random.integers(0, 4))
+        if what >= len(readers):
+            value = int(random.integers(LEAST, GREATEST))
+            recorder.record(value)
+            for values in recorded:
+                values.append(value)
+            continue
+        reading = readers[what].read()
+        found = int(reading.min_ns[recorder.slot]), int(reading.max_ns[recorder.slot])
+        assert found == (min(recorded[what], default=NO_MIN_NS), max(recorded[what], default=0))
+        recorded[what].clear()
+
+
+def test_extremes_belong_to_their_slot(bench: Bench) -> None:
+    one, other, reader = Recorder(bench), Recorder(bench), bench.collector.reader()
+    reader.read()
+    one.record(7_000_000)
+    other.record(9_000_000)
+    one.record(8_000_000)
+    reading = reader.read()
+    extremes = [(int(reading.min_ns[slot]), int(reading.max_ns[slot])) for slot in (one.slot, other.slot)]
+    assert extremes == [(7_000_000, 8_000_000), (9_000_000, 9_000_000)]
+
+
+def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
+    recorder, reader = Recorder(bench), bench.collector.reader()
+    bucket = sdk_mapping(4).map_to_index(0.001) - buckets.first_index(4)
+    total = 0
+
+    def set_kernel_bucket(value: int) -> None:
+        """As if so many RTTs had been counted."""
+        histogram = bench.histograms[recorder.slot].copy()
+        counted = (value - int(histogram["buckets"][bucket])) % 2**32
+        histogram["began"] += counted
+        histogram["ended"] += counted
+        histogram["buckets"][bucket] = value
+        fd = bench.collector.program.maps["histograms"].fd
+        libbpf.map_update(fd, np.uint32(recorder.slot).tobytes(), histogram.tobytes())
+
+    reader.read()
+    for _ in range(2):
+        total += (2**32 - 3 - int(bench.histograms["buckets"][recorder.slot][bucket])) % 2**32
+        set_kernel_bucket(2**32 - 3)
+        assert int(buckets_of(reader.read(), recorder.slot, buckets.bucket_count(4))[bucket]) == total
+        for _ in range(5):
+            recorder.record(1_000_000)
+        assert bench.histograms["buckets"][recorder.slot][bucket] == 2
+        total += 5
+        assert int(buckets_of(reader.read(), recorder.slot, buckets.bucket_count(4))[bucket]) == total
+        assert buckets_of(reader.read(), recorder.slot, buckets.bucket_count(4)).sum() == total

@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of flows: who has a place in it, who gets one when it is full, and what two CPUs make of it at once."""
+
+import struct
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.config import EppingConfig
+from tests.long.fuzz import builders
+from tests.long.fuzz.meaning import ACK, RST
+from tests.long.pressure import DESTINATION_PORT, FIRST_PORT, SOURCE_PORT, TSVAL, rtts
+from tests.support.flow_table import forget_flows
+from tests.support.prog_test_run import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Feeder
+
+pytestmark = pytest.mark.parallel
+
+
+PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/maps.h
+TOO_MANY = 4 * PLACES
+TAKEN, ANSWERED = 1, 2  # bits of a tag, bpf/flow_table.h
+CLOSED = 3
+BYTES = range(0, 256, 16)
+INSIDE, OUTSIDE = bytes((192, 0, 2, 250)), bytes((198, 51, 100, 250))
+
+
+class Speakers:
+    """Both ends of flows that are told apart by a port: `data` goes out, and `reply` or `reset` comes back."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        self._data = self._feeder(EGRESS, INSIDE, OUTSIDE, ACK, b"data")
+        self._reply = self._feeder(INGRESS, OUTSIDE, INSIDE, ACK)
+        self._reset = self._feeder(INGRESS, OUTSIDE, INSIDE, RST)
+
+    def _feeder(self, entry: str, source: bytes, destination: bytes, flags: int, payload: bytes = b"") -> Feeder:
+        feeder = Feeder(self.bench.collector.program.entry_points[entry])
+        segment = builders.tcp((443, 443), 0, 1, flags, builders.timestamp(1, 1), payload)
+        feeder.set(builders.link((), 4) + builders.ip(source, destination, 6, segment))
+        return feeder
+
+    def data(self, flow: int, now_ns: int, tsval: int = 1) -> None:
+        struct.pack_into(">H", self._data.data, SOURCE_PORT, FIRST_PORT + flow)
+        struct.pack_into(">I", self._data.data, TSVAL, tsval)
+        self._data.run(now_ns)
+
+    def reply(self, flow: int, now_ns: int, tsval: int = 1) -> None:
+        struct.pack_into(">H", self._reply.data, DESTINATION_PORT, FIRST_PORT + flow)
+        struct.pack_into(">II", self._reply.data, TSVAL, tsval, tsval)
+        self._reply.run(now_ns)
+
+    def both(self, flows: range, now_ns: int, tsval: int = 1) -> None:
+        for flow in flows:
+            self.data(flow, now_ns, tsval)
+            self.reply(flow, now_ns + 5 * MS, tsval)
+
+    def reset(self, flow: int, now_ns: int) -> None:
+        struct.pack_into(">H", self._reset.data, DESTINATION_PORT, FIRST_PORT + flow)
+        self._reset.run(now_ns)
+
+
+@pytest.fixture
+def speakers(every: Bench) -> Speakers:
+    """On a table where nobody is."""
+    forget_flows(every.collector.program.maps)
+    return Speakers(every)
+
+
+def taken(bench: Bench) -> int:
+    """How many places are taken; each of them by another flow, under its own tag, and no set is locked."""
+    tags, keys = bench.array("flow_sets")["tags"].ravel(), bench.array("flows")["key"]
+    rows = np.flatnonzero(tags)
+    assert (tags[rows] & TAKEN).all()
+    assert not keys["family"][tags == 0].any()
+    assert len({key.tobytes() for key in keys[rows]}) == len(rows)
+    per_set = (tags & ~np.uint32(ANSWERED)).reshape(-1, WAYS)
+    assert all(len(set(found[found != 0])) == np.count_nonzero(found) for found in per_set)
+    locks = bench.collector.program.maps["flow_locks"].fd
+    assert not any(any(libbpf.map_lookup(locks, struct.pack("=I", row), 8) or b"") for row in range(len(per_set)))
+    return len(rows)
+
+
+def test_each_flow_has_a_place_and_keeps_it(every: Bench, speakers: Speakers) -> None:
+    before = rtts(every)[0]
+    with every.counting() as counted:
+        for turn in (1, 2, 3):
+            speakers.both(range(1000), START_NS + turn * 100 * MS, turn)
+    assert counted["flows_created"] == 1000 == taken(every)
+    assert counted["flow_insert_failed"] == 0
+    # Of the first segment nobody knows whether it was sent before.
+    assert rtts(every)[0] - before == 2000
+
+
+def test_flows_whose_addresses_are_alike_have_places_of_their_own(every: Bench, speakers: Speakers) -> None:
+    """The last byte of both halves of an IPv6 address: what differs most in networks that people number."""
+    feeder = Feeder(every.collector.program.entry_points[EGRESS])
+    segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
+    flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]
+    with every.counting() as counted:
+        for now_ns in (START_NS, START_NS + MS):
+            for address in flows:
+                feeder.set(
+                    builders.link((), 6) + builders.ip(address, bytes.fromhex("20010db9" + 24 * "0"), 6, segment)
+                )
+                feeder.run(now_ns)
+    assert counted["flows_created"] == len(flows) == taken(every)
+
+
+def test_of_too_many_flows_those_that_were_first_are_measured(every: Bench, speakers: Speakers) -> None:
+    flows = range(TOO_MANY)
+    with every.counting() as counted:
+        speakers.both(flows, START_NS)
+    assert counted["flows_created"] == PLACES == taken(every)
+    assert counted["flow_insert_failed"] == 2 * (TOO_MANY - PLACES)
+
+    before = rtts(every)[0]
+    with every.counting() as counted:
+        speakers.both(flows, START_NS + 500 * MS, 2)
+    assert rtts(every)[0] - before == PLACES
+    assert counted["flows_created"] == 0
+
+    # Who is silent for a second makes room.
+    with every.counting() as counted:
+        speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 2 * SECOND)
+    assert counted["flows_created"] == PLACES == taken(every)
+
+
+def test_a_flow_that_only_one_end_was_heard_of_makes_room_at_once(every: Bench, speakers: Speakers) -> None:
+    for flow in range(TOO_MANY):
+        speakers.data(flow, START_NS)
+    assert taken(every) == PLACES
+    with every.counting() as counted:
+        speakers.both(range(TOO_MANY, TOO_MANY + 1000), START_NS + MS)
+    assert counted["flows_created"] == 1000
+    before = rtts(every)[0]
+    speakers.both(range(TOO_MANY, TOO_MANY + 1000), START_NS + 100 * MS, 2)
+    assert rtts(every)[0] - before == 1000
+
+
+def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speakers) -> None:
+    speakers.both(range(TOO_MANY), START_NS)
+    for flow in range(TOO_MANY // 4):
+        speakers.reset(flow, START_NS + 10 * MS)
+    closed = np.count_nonzero(every.array("flows")["state"] == CLOSED)
+    assert closed > PLACES // 8
+    with every.counting() as counted:
+        speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 20 * MS)
+    assert counted["flows_created"] == closed
+    assert taken(every) == PLACES
+
+
+def test_nobody_can_know_in_which_place_a_flow_is() -> None:
+    """Two programs, the same flows: each has them in an order of its own."""
+    places = []
+    for _ in range(2):
+        bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))
+        Speakers(bench).both(range(64), START_NS)
+        flows = bench.array("flows")["key"]
+        rows = np.flatnonzero(flows["family"])
+        places.append({flows[row].tobytes(): int(row) for row in rows})
+    first, second = places
+    assert first.keys() == second.keys()
+    assert len(first) == 64
+    assert sum(first[key] == second[key] for key in first) < 8
+
+
+def test_two_cpus_at_once(every: Bench, speakers: Speakers) -> None:
+    """Each flow's ends speak on a CPU each: nobody gets two places, and all get one in the end."""
+    flows = range(1000)
+    with every.counting() as counted, ThreadPoolExecutor(2) as pool:
+        for speak in ("data", "reply"):
+            one, other = Speakers(every), Speakers(every)
+
+            def talk(these: Speakers, how: str = speak) -> None:
+                for flow in flows:
+                    getattr(these, how)(flow, START_NS)
+
+            list(pool.map(talk, (one, other)))
+    assert counted["flows_created"] == 1000 == taken(every)

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fragments: the first one is the packet that it begins, with what it has of it; all others count as fragments."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from scapy.layers.dns import DNS, DNSQR
+from scapy.layers.inet import ICMP, IP, TCP, UDP, fragment
+from scapy.layers.inet6 import (
+    ICMPv6EchoReply,
+    ICMPv6EchoRequest,
+    IPv6,
+    IPv6ExtHdrFragment,
+    fragment6,
+)
+from scapy.packet import Packet, Raw
+
+from otel_epping.kernel.config import EppingConfig
+from tests.support.packets import (
+    DESTINATION,
+    ETHER,
+    FRAGMENT,
+    Conversation,
+    fed,
+    plain,
+    with_extensions,
+)
+from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+MTU = 576
+numbers = itertools.count(1)
+
+
+def ends(version: int) -> tuple[str, str]:
+    """A client and a server in subnets that nobody else uses."""
+    number = next(numbers)
+    return [(f"10.78.{number}.1", f"11.78.{number}.2"), (f"2001:db8:78{number:x}::1", f"2001:db9:78{number:x}::2")][
+        version == 6
+    ]
+
+
+def ip(source: str, destination: str, payload: Packet) -> Packet:
+    if ":" in source:
+        return IPv6(src=source, dst=destination) / payload
+    return IP(src=source, dst=destination, id=9) / payload
+
+
+split_v4: Any = fragment  # scapy has no types for them
+split_v6: Any = fragment6
+
+
+def fragments(packet: Packet) -> list[bytes]:
+    """Frames with the fragments of a packet, as its sender makes them."""
+    if isinstance(packet, IPv6):
+        parts = split_v6(IPv6(src=packet.src, dst=packet.dst) / IPv6ExtHdrFragment(id=9) / packet.payload, MTU)
+    else:
+        parts = split_v4(packet, MTU - 20)
+    assert len(parts) > 1
+    return [bytes(ETHER / part) for part in parts]
+
+
+def questions(name: str, version: int) -> tuple[Packet, Packet]:
+    """A question, and an answer that is too long for one packet."""
+    if name == "dns":
+        query = DNSQR(qname="example.org")
+        answer = UDP(sport=53, dport=5353) / DNS(id=7, qr=1, qd=query) / Raw(bytes(2000))
+        return UDP(sport=5353, dport=53) / DNS(id=7, qd=query), answer
+    if version == 4:
+        return ICMP(type=8, id=7, seq=1) / Raw(bytes(2000)), ICMP(type=0, id=7, seq=1) / Raw(bytes(2000))
+    return ICMPv6EchoRequest(id=7, seq=1) / Raw(bytes(2000)), ICMPv6EchoReply(id=7, seq=1) / Raw(bytes(2000))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("name", ["dns", "icmp"])
+def test_a_first_fragment_ends_an_rtt(every: Bench, name: str, version: int) -> None:
+    client, server = ends(version)
+    question, answer = questions(name, version)
+    asked = ip(client, server, question)
+    for frame in fragments(asked) if len(bytes(asked)) > MTU else [bytes(ETHER / asked)]:
+        assert every.feed(frame, START_NS, EGRESS) is None
+    first, *others = fragments(ip(server, client, answer))
+    with every.counting() as counted:
+        rtt = every.feed(first, START_NS + 30 * MS, INGRESS)
+    assert rtt
+    assert rtt.ns == 30 * MS
+    assert counted[f"received {'udp' if name == 'dns' else name}"] == (1, len(first))
+    for frame in others:
+        assert fed(every, frame, at_ns=START_NS + 31 * MS) == ("fragment", 1, len(frame))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_timestamps_of_a_first_fragment(every: Bench, version: int) -> None:
+    client, server = ends(version)
+
+    def segment(tsval: int, tsecr: int, reply: bool, size: int) -> Packet:
+        options = [("NOP", None), ("NOP", None), ("Timestamp", (tsval, tsecr))]
+        ports = (443, 40_000) if reply else (40_000, 443)
+        data = TCP(sport=ports[0], dport=ports[1], flags="PA", options=options) / Raw(bytes(size))
+        return ip(*((server, client) if reply else (client, server)), data)
+
+    every.feed(ETHER / segment(1, 0, False, 10), START_NS, EGRESS)
+    for frame in fragments(segment(2, 0, False, 1400)):
+        assert every.feed(frame, START_NS + MS, EGRESS) is None
+    first, *others = fragments(segment(9, 2, True, 1400))
+    rtt = every.feed(first, START_NS + 8 * MS, INGRESS)
+    assert rtt
+    assert rtt.ns == 7 * MS
+    assert [fed(every, frame, at_ns=START_NS + 9 * MS)[0] for frame in others] == ["fragment"] * len(others)
+
+
+@pytest.fixture
+def by_sequence(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_sequence",)))
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_where_a_cut_segment_ends_is_unknown(by_sequence: Bench, version: int) -> None:
+    """The acknowledgement of just what the first fragment has of a segment is none of the segment; and a segment in
+    fragments is neither a retransmission nor the next one."""
+    client, server = ends(version)
+    size = 1400
+    at_ns = START_NS
+
+    def data(begin: int, payload: int) -> Packet:
+        return ip(
+            client, server, TCP(sport=40_000, dport=443, flags="A", seq=1000 + begin, ack=1) / Raw(bytes(payload))
+        )
+
+    def acknowledged(number: int) -> int | None:
+        nonlocal at_ns
+        at_ns += MS
+        frame = ETHER / ip(server, client, TCP(sport=443, dport=40_000, flags="A", seq=1, ack=1000 + number))
+        rtt = by_sequence.feed(frame, at_ns, INGRESS)
+        return rtt and rtt.ns
+
+    def sent(*frames: bytes) -> None:
+        nonlocal at_ns
+        for frame in frames:
+            at_ns += MS
+            assert by_sequence.feed(frame, at_ns, EGRESS) is None
+
+    sent(bytes(ETHER / data(-10, 10)))
+    assert acknowledged(0) is None
+    cut = fragments(data(0, size))
+    with by_sequence.counting() as counted:
+        sent(*cut)
+        of_first = len(bytes(cut[0])) - 14 - 40 - (20 if version == 4 else 8 + 20)
+        for number in (of_first, size):
+            assert acknowledged(number) is None
+    assert counted["rtt_begun"] == 0
+    # The next whole segment is behind a gap, for all that is known, and the one after that is timed again.
+    sent(bytes(ETHER / data(size, 100)))
+    assert acknowledged(size + 100) is None
+    sent(bytes(ETHER / data(size + 100, 100)))
+    assert acknowledged(size + 200) == MS
+
+
+@pytest.mark.parametrize(
+    ("frame", "kind"),
+    [
+        (IP(flags="MF") / UDP() / Raw(bytes(8)), "udp"),
+        (IP(flags="MF", proto=50) / Raw(bytes(24)), "fragment"),
+        (IP(flags="MF", proto=6) / Raw(bytes(8)), "fragment"),  # 8 bytes of a TCP header
+        (IP(flags="MF") / TCP(dataofs=8) / Raw(bytes(4)), "fragment"),  # not all of its options
+        (IP(flags="MF", frag=1) / UDP(), "fragment"),
+        (IP(frag=0x1FFF) / UDP(), "fragment"),
+        (IPv6() / IPv6ExtHdrFragment(m=1) / UDP() / Raw(bytes(8)), "udp"),
+        (IPv6() / IPv6ExtHdrFragment(m=1, offset=1) / UDP(), "fragment"),
+        (IPv6() / IPv6ExtHdrFragment(m=0, offset=1) / UDP(), "fragment"),
+        (IPv6() / IPv6ExtHdrFragment(m=1, nh=6) / Raw(bytes(16)), "fragment"),
+        (IPv6() / IPv6ExtHdrFragment(m=1, nh=60) / Raw(b"\x06\x05" + bytes(6)), "fragment"),  # not all of an extension
+        (IPv6() / IPv6ExtHdrFragment(nh=50) / Raw(bytes(16)), "other"),
+        (IPv6() / IPv6ExtHdrFragment(nh=6) / Raw(bytes(16)), "malformed"),  # a whole packet, and not all of TCP
+    ],
+)
+def test_what_a_fragment_counts_as(every: Bench, frame: Packet, kind: str) -> None:
+    assert fed(every, ETHER / frame)[0] == kind
+
+
+def test_an_ipv6_packet_in_one_fragment_is_whole(every: Bench) -> None:
+    """RFC 6946."""
+    conversation = Conversation(every.flow(6))
+    for form in (with_extensions((FRAGMENT, 0)), with_extensions((DESTINATION, 0), (FRAGMENT, 0)), plain):
+        assert conversation.rtt(form) == 5 * MS

@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods in which a packet asks and another answers: what begins, ends, spoils and outlives their RTTs."""
+
+import itertools
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+from scapy.layers.dns import DNS, DNSQR
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.packet import Packet, Padding, Raw
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel import methods
+from otel_epping.kernel.config import EppingConfig
+from tests.support.packets import ETHER
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench, Rtt
+
+pytestmark = pytest.mark.parallel
+
+
+MAX_AGE_NS = EppingConfig().max_age_ns
+SOURCE_PORT = 14 + 20  # its place in a frame
+QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
+
+
+def quic(kind: int, version: int = 1) -> Packet:
+    """A long header packet of a type: 0 Initial, 2 Handshake, 3 Retry, in the numbers of version 1 (RFC 9000 17.2)."""
+    number, initial = QUIC_VERSIONS[version]
+    types = ((kind << 4) + initial) & 0x30
+    return Raw(struct.pack("!BI", 0xC0 | types, number) + bytes(1195))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The transport part of a question, and of its answer; `number` tells exchanges of one pair of hosts apart."""
+
+    method: str
+    ask: Callable[[int, int], Packet]
+    answer: Callable[[int, int], Packet]
+
+
+def tcp(flags: str, sport: int, dport: int, seq: int, ack: int) -> Packet:
+    return TCP(sport=sport, dport=dport, flags=flags, seq=seq, ack=ack)
+
+
+EXCHANGES = (
+    Exchange(
+        "icmp_echo",
+        lambda version, n: ICMP(id=7, seq=n) if version == 4 else ICMPv6EchoRequest(id=7, seq=n),
+        lambda version, n: ICMP(type=0, id=7, seq=n) if version == 4 else ICMPv6EchoReply(id=7, seq=n),
+    ),
+    Exchange(
+        "dns",
+        lambda version, n: UDP(sport=5353, dport=53) / DNS(id=n, qd=DNSQR(qname="example.org")),
+        lambda version, n: UDP(sport=53, dport=5353) / DNS(id=n, qr=1, qd=DNSQR(qname="example.org")),
+    ),
+    Exchange(
+        "tcp_handshake",
+        lambda version, n: tcp("S", 40_000, 443, 1000 * n, 0),
+        lambda version, n: tcp("SA", 443, 40_000, 5000 * n, 1000 * n + 1),
+    ),
+    Exchange(
+        "quic_handshake",
+        lambda version, n: UDP(sport=40_000 + n, dport=443) / quic(0),
+        lambda version, n: UDP(sport=443, dport=40_000 + n) / quic(0),
+    ),
+)
+
+pairs = itertools.count(1)
+
+
+class Hosts:
+    """A client inside and a server outside, each in a subnet of its own, and not one of Bench.flow()."""
+
+    def __init__(self, bench: Bench, version: int = 4) -> None:
+        self.bench, self.version, pair = bench, version, next(pairs)
+        high, low = divmod(pair, 256)
+        self.ends = (
+            (f"10.{100 + high}.{low}.1", f"11.{100 + high}.{low}.1")
+            if version == 4
+            else (f"2001:db8:f{pair:03x}::1", f"2001:db9:f{pair:03x}::1")
+        )
+
+    def send(self, at_ns: int, payload: Packet, sender: int) -> Rtt | None:
+        """Endpoint 0 sends out through the interface, 1 in through it."""
+        source, destination = self.ends if sender == 0 else self.ends[::-1]
+        network = IP(src=source, dst=destination) if self.version == 4 else IPv6(src=source, dst=destination)
+        return self.bench.feed(ETHER / network / payload, START_NS + at_ns, EGRESS if sender == 0 else INGRESS)
+
+    def out(self, at_ns: int, payload: Packet) -> Rtt | None:
+        return self.send(at_ns, payload, 0)
+
+    def back(self, at_ns: int, payload: Packet) -> Rtt | None:
+        return self.send(at_ns, payload, 1)
+
+
+def method_of(bench: Bench, rtt: Rtt) -> set[str]:
+    """Methods of the slots of an RTT's subnet that have counted any."""
+    return {
+        methods.METHODS[int(bench.slots["key"]["method"][slot])].name
+        for slot in range(1, len(bench.slots))
+        if bench.slots["live"][slot] and bench.histograms["ended"][slot] and bench.describe(slot)[0] == rtt.subnet
+    }
+
+
+@pytest.mark.parametrize("version", [4, 6])
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.method)
+class TestExchanges:
+    def test_answered_once_for_the_subnet_that_answered(self, bench: Bench, exchange: Exchange, version: int) -> None:
+        hosts = Hosts(bench, version)
+        assert hosts.out(0, exchange.ask(version, 1)) is None
+        rtt = hosts.back(7 * MS, exchange.answer(version, 1))
+        assert rtt is not None
+        assert (rtt.ns, rtt.side) == (7 * MS, EXTERNAL)
+        assert method_of(bench, rtt) == {exchange.method}
+        assert hosts.back(8 * MS, exchange.answer(version, 1)) is None
+
+    def test_asked_from_outside_it_is_the_inside_that_answers(
+        self, bench: Bench, exchange: Exchange, version: int
+    ) -> None:
+        hosts = Hosts(bench, version)
+        assert hosts.back(0, exchange.ask(version, 1)) is None
+        rtt = hosts.out(3 * MS, exchange.answer(version, 1))
+        assert rtt is not None
+        assert (rtt.ns, rtt.side) == (3 * MS, INTERNAL)
+
+    def test_an_answer_to_another_question_is_none(self, bench: Bench, exchange: Exchange, version: int) -> None:
+        hosts, others = Hosts(bench, version), Hosts(bench, version)
+        hosts.out(0, exchange.ask(version, 1))
+        assert hosts.back(MS, exchange.answer(version, 2)) is None
+        assert others.back(MS, exchange.answer(version, 1)) is None
+        assert hosts.back(2 * MS, exchange.answer(version, 1)) is not None
+
+    def test_several_wait_at_a_time(self, bench: Bench, exchange: Exchange, version: int) -> None:
+        hosts = Hosts(bench, version)
+        for number in range(1, 6):
+            hosts.out(number * MS, exchange.ask(version, number))
+        for number in (3, 1, 5, 2, 4):
+            rtt = hosts.back(20 * MS, exchange.answer(version, number))
+            assert rtt is not None
+            assert rtt.ns == (20 - number) * MS
+
+    def test_asked_again_it_is_never_timed(self, bench: Bench, exchange: Exchange, version: int) -> None:
+        hosts = Hosts(bench, version)
+        hosts.out(0, exchange.ask(version, 1))
+        with bench.counting() as counted:
+            hosts.out(300 * MS, exchange.ask(version, 1))
+            hosts.out(600 * MS, exchange.ask(version, 1))
+            assert hosts.back(700 * MS, exchange.answer(version, 1)) is None
+        assert counted["rtt_repeated"] == 1
+
+    def test_too_old_it_is_counted_as_expired(self, bench: Bench, exchange: Exchange, version: int) -> None:
+        hosts = Hosts(bench, version)
+        hosts.out(0, exchange.ask(version, 1))
+        with bench.counting() as counted:
+            assert hosts.back(MAX_AGE_NS + 1, exchange.answer(version, 1)) is None
+        assert counted["rtt_expired"] == 1
+
+    def test_after_that_the_same_question_is_a_new_one(self, bench: Bench, exchange: Exchange, version: int) -> None:
+        hosts = Hosts(bench, version)
+        hosts.out(0, exchange.ask(version, 1))
+        hosts.out(MAX_AGE_NS + 1, exchange.ask(version, 1))
+        rtt = hosts.back(MAX_AGE_NS + 1 + MS, exchange.answer(version, 1))
+        if exchange.method == "tcp_handshake":  # but for a SYN: its sequence number would be another
+            assert rtt is None
+        else:
+            assert rtt is not None
+            assert rtt.ns == MS
+
+
+class TestHandshake:
+    def accepted(self, bench: Bench) -> Hosts:
+        hosts = Hosts(bench)
+        hosts.out(0, tcp("S", 40_000, 443, 1000, 0))
+        assert hosts.back(10 * MS, tcp("SA", 443, 40_000, 5000, 1001)) is not None
+        return hosts
+
+    def test_the_near_side_is_the_ack_of_the_syn_ack(self, bench: Bench) -> None:
+        hosts = self.accepted(bench)
+        rtt = hosts.out(12 * MS, tcp("A", 40_000, 443, 1001, 5001))
+        assert rtt is not None
+        assert (rtt.ns, rtt.side) == (2 * MS, INTERNAL)
+        assert hosts.out(13 * MS, tcp("A", 40_000, 443, 1001, 5001)) is None
+
+    def test_an_ack_of_more_is_not_the_answer(self, bench: Bench) -> None:
+        hosts = self.accepted(bench)
+        with bench.counting() as counted:
+            assert hosts.out(12 * MS, tcp("A", 40_000, 443, 1001, 6001)) is None
+        assert counted["rtt_superseded"] == 1
+
+    def test_a_syn_ack_sent_again_is_never_timed(self, bench: Bench) -> None:
+        hosts = self.accepted(bench)
+        with bench.counting() as counted:
+            hosts.back(40 * MS, tcp("SA", 443, 40_000, 5000, 1001))
+            assert hosts.out(41 * MS, tcp("A", 40_000, 443, 1001, 5001)) is None
+        assert counted["rtt_repeated"] == 1
+
+    def test_a_reset_answers_nothing(self, bench: Bench) -> None:
+        hosts = Hosts(bench)
+        hosts.out(0, tcp("S", 40_000, 443, 1000, 0))
+        assert hosts.back(MS, tcp("RA", 443, 40_000, 0, 1001)) is None
+
+    def test_a_flood_of_syns_pushes_out_no_flow(self, bench_of: Callable[[EppingConfig], Bench]) -> None:
+        bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, max_subnets=16, max_flows=256))
+        flow = bench.flow().begun(1000)
+        assert flow.client(1 * SECOND, 2000) is None
+        feeder = bench.feeders[INGRESS]
+        feeder.set(bytes(ETHER / IP(src="198.18.0.1", dst="198.19.0.1") / tcp("S", 0, 80, 0, 0)))
+        for port in range(20_000):
+            struct.pack_into("!H", feeder.data, SOURCE_PORT, 1024 + port)
+            feeder.run(START_NS + SECOND)
+        assert flow.server(1 * SECOND + 9 * MS, 1, tsecr=2000) == 9 * MS
+
+
+class TestQuic:
+    @pytest.mark.parametrize("version", QUIC_VERSIONS)
+    @pytest.mark.parametrize("reply", [0, 2, 3], ids=["Initial", "Handshake", "Retry"])
+    def test_whatever_comes_back_first_answers(self, bench: Bench, version: int, reply: int) -> None:
+        hosts = Hosts(bench)
+        hosts.out(0, UDP(sport=40_000, dport=443) / quic(0, version))
+        rtt = hosts.back(5 * MS, UDP(sport=443, dport=40_000) / quic(reply, version))
+        assert rtt is not None
+        assert rtt.ns == 5 * MS
+
+    def test_a_hello_in_two_packets_is_one_question(self, bench: Bench) -> None:
+        hosts = Hosts(bench)
+        hosts.out(0, UDP(sport=40_000, dport=443) / quic(0))
+        hosts.out(MS, UDP(sport=40_000, dport=443) / quic(0))
+        rtt = hosts.back(5 * MS, UDP(sport=443, dport=40_000) / quic(0))
+        assert rtt is not None
+        assert rtt.ns == 5 * MS
+
+    @pytest.mark.parametrize(
+        "payload",
+        [
+            Raw(b"\x40" + bytes(1199)),  # a short header
+            Raw(struct.pack("!BI", 0xC0, 0) + bytes(1195)),  # version negotiation
+            Raw(struct.pack("!BI", 0xC0, 0xFF00001D) + bytes(1195)),  # a draft
+            Raw(struct.pack("!BI", 0x80, 1) + bytes(1195)),  # without the fixed bit
+            quic(2),  # a Handshake packet is no beginning
+            Raw(b"\xc0\x00\x00"),
+        ],
+        ids=["short header", "negotiation", "draft", "fixed bit", "Handshake", "cut short"],
+    )
+    def test_what_begins_nothing(self, bench: Bench, payload: Packet) -> None:
+        hosts = Hosts(bench)
+        with bench.counting() as counted:
+            hosts.out(0, UDP(sport=40_000, dport=443) / payload)
+        assert counted["rtt_begun"] == 0
+        assert hosts.back(MS, UDP(sport=443, dport=40_000) / quic(2)) is None
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.method)
+def test_a_method_alone_measures_and_the_others_do_not(
+    bench_of: Callable[[EppingConfig], Bench], exchange: Exchange
+) -> None:
+    alone = bench_of(EppingConfig(packet_clock=True, methods=(exchange.method,), max_subnets=1024, max_flows=1024))
+    for other in EXCHANGES:
+        hosts = Hosts(alone)
+        hosts.out(0, other.ask(4, 1))
+        assert (hosts.back(MS, other.answer(4, 1)) is not None) == (other is exchange)
+
+
+def test_methods_that_are_none() -> None:
+    with pytest.raises(EppingError, match=r"no method 'ping': choose among tcp_timestamp, .*quic_handshake"):
+        EppingConfig(methods=("dns", "ping"))
+    with pytest.raises(EppingError, match="no method is left"):
+        EppingConfig(methods=())
+
+
+def begun(bench: Bench, frame: Packet, kind: str) -> int:
+    """How many RTTs a packet begins that goes out, and is counted once as what it is."""
+    with bench.counting() as counted:
+        assert bench.feed(frame, START_NS, EGRESS) is None
+    assert counted[f"transmitted {kind}"] == (1, len(bytes(frame)))
+    return int(counted["rtt_begun"])
+
+
+class TestWhatIsNoQuestion:
+    """What was timed once and must not be; the fuzzer found all of it (tests/long/fuzz)."""
+
+    QUERY = bytes(DNS(id=0x1234, qd=DNSQR(qname="example.org")))
+    NETWORKS = ETHER / IP(src="10.251.0.1", dst="10.251.1.1"), ETHER / IPv6(src="2001:dbc::1", dst="2001:dbd::1")
+
+    @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
+    @pytest.mark.parametrize("size", range(9))
+    def test_less_than_8_bytes_are_no_query(self, bench: Bench, size: int, network: Packet) -> None:
+        frame = network / UDP(sport=5000 + size, dport=53) / self.QUERY[:size]
+        assert begun(bench, frame, "udp") == (size == 8)
+
+    @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
+    @pytest.mark.parametrize("size", [0, 4, 7])
+    def test_padding_is_no_payload(self, bench: Bench, size: int, network: Packet) -> None:
+        """Ethernet fills short frames up, and not always with zeros."""
+        for port, data in ((53, self.QUERY), (443, bytes(quic(0)))):
+            assert begun(bench, network / UDP(sport=5353, dport=port) / data[:size] / Padding(data[size:]), "udp") == 0
+
+    @pytest.mark.parametrize("size", [1, 4, 7])
+    def test_padding_is_no_echo_request(self, bench: Bench, size: int) -> None:
+        for network, (protocol, kind) in zip(self.NETWORKS, ((1, 8), (58, 128)), strict=True):
+            echo = struct.pack("!BBHHH", kind, 0, 0, 7, 1)
+            cut = Raw(echo[:size]) / Padding(echo[size:] + bytes(18))
+            assert begun(bench, with_protocol(network, protocol) / cut, "icmp") == 0
+
+    @pytest.mark.parametrize("kind", [8, 128], ids=["request of ICMP", "request of ICMPv6"])
+    def test_each_version_of_ip_has_an_icmp_of_its_own(self, bench: Bench, kind: int) -> None:
+        echo = Raw(struct.pack("!BBHHH", kind, 0, 0, 7, kind) + bytes(18))
+        for network, right in zip(self.NETWORKS, ((1, 8), (58, 128)), strict=True):
+            for protocol in (1, 58):
+                frame = with_protocol(network, protocol) / echo
+                assert begun(bench, frame, "icmp") == ((protocol, kind) == right)
+
+
+def with_protocol(network: Packet, protocol: int) -> Packet:
+    """Ethernet and an IP header that says what follows it."""
+    network = network.copy()
+    network.lastlayer().setfieldval("proto" if network.lastlayer().version == 4 else "nh", protocol)
+    return network

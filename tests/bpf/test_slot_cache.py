@@ -1,0 +1,104 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Packets without a flow remember the slots of their two subnets (bpf/pair.h): which never shows, but for the time."""
+
+import struct
+from collections import Counter
+from ipaddress import ip_address, ip_network
+
+import numpy as np
+import pytest
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+
+from otel_epping.kernel import libbpf
+from otel_epping.kernel.config import EppingConfig
+from tests.bpf.test_slots import delete
+from tests.support.packets import ETHER
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, START_NS, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+# More pairs than have a place, so that some take it from each other.
+SUBNETS = 90
+PLACES = 1 << 12
+
+
+def frames() -> list[tuple[bytes, tuple[str, str]]]:
+    """A packet of each pair of subnets, by version: (frame, its two subnets)."""
+    made = []
+    for version in (4, 6):
+        plain = (IP if version == 4 else IPv6)(
+            src="10.0.0.1" if version == 4 else "2001:db8::1", dst="10.0.0.1" if version == 4 else "2001:db8::1"
+        )
+        frame = bytearray(bytes(ETHER / plain / UDP() / b"twelve bytes"))
+        source_at, size, length = (26, 4, 24) if version == 4 else (22, 16, 48)
+        subnet_in = 2 if version == 4 else 5
+        for a in range(SUBNETS):
+            for b in range(SUBNETS):
+                frame[source_at + subnet_in], frame[source_at + size + subnet_in] = a, b
+                ends = tuple(
+                    str(ip_network((bytes(frame[at : at + size]), length), strict=False))
+                    for at in (source_at, source_at + size)
+                )
+                made.append((bytes(frame), (ends[0], ends[1])))
+    return made
+
+
+def test_more_pairs_than_places_are_all_counted_right() -> None:
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=64))
+    every = frames()
+    assert len(every) > 2 * PLACES
+    order = np.random.default_rng(1).permutation(np.repeat(np.arange(len(every)), 2)).tolist()
+    expected: Counter[tuple[str, int, str]] = Counter()
+    for turn, index in enumerate(order):
+        frame, (source, destination) = every[index]
+        inwards = turn % 3 > 0
+        feeder = bench.feeders[INGRESS if inwards else EGRESS]
+        feeder.set(frame)
+        feeder.run(START_NS)
+        expected[source, EXTERNAL if inwards else INTERNAL, "from udp"] += 1
+        expected[destination, INTERNAL if inwards else EXTERNAL, "to udp"] += 1
+    found: Counter[tuple[str, int, str]] = Counter()
+    for slot in np.flatnonzero(bench.slots["live"]).tolist():
+        subnet, side, _ = bench.describe(slot)
+        for name, (packets, _) in bench.traffic_of(slot).items():
+            found[str(subnet), side, name] += packets
+    assert found == expected
+    assert bench.counters()["subnet_insert_failed"] == 0
+    bench.close()
+
+
+def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64))
+    maps = bench.collector.program.maps
+    frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
+    subnet = ip_network("10.1.2.0/24")
+    bench.feed(frame)
+    slot = bench.slot_of(subnet, EXTERNAL)
+    assert slot
+    key = bench.slots["key"][slot].tobytes()
+    other = key[:12] + ip_address("10.9.9.0").packed + key[16:]
+    delete(maps["subnets"].fd, key)
+    libbpf.map_update(maps["subnets"].fd, other, slot.to_bytes(4, "little"))
+    # A known pair does not notice,
+    bench.feed(frame)
+    assert bench.traffic_of(slot)["from udp"][0] == 2
+    # until the epoch is raised.
+    epoch, interval = struct.unpack("=II", libbpf.map_lookup(maps["control"].fd, bytes(4), 8) or b"")
+    libbpf.map_update(maps["control"].fd, bytes(4), struct.pack("=II", epoch + 1, interval))
+    bench.feed(frame)
+    assert bench.traffic_of(slot)["from udp"][0] == 2
+    new = bench.slot_of(subnet, EXTERNAL)
+    assert new not in (None, slot)
+    assert bench.traffic_of(new or 0)["from udp"][0] == 1
+    bench.close()
+
+
+def test_a_pair_without_room_asks_again() -> None:
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=1, max_flows=64))
+    frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
+    for failed in (1, 2, 3):
+        bench.feed(frame)
+        assert bench.counters()["subnet_insert_failed"] == failed
+    bench.close()

@@ -1,0 +1,414 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TCP without timestamps: what gives an RTT, what never does; and how its flows behave, with timestamps or without."""
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.packet import Packet
+
+from otel_epping.kernel.config import EppingConfig
+from tests.support.packets import ETHER
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+CLIENT_ISN, SERVER_ISN = 0xFFFFFFF0, 5_000  # the client's sequence numbers wrap around soon
+FLOW_IDLE_NS = 300 * SECOND
+
+
+@pytest.fixture
+def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=("tcp_sequence",)))
+
+
+@dataclass
+class Connection:
+    """Segments between 10.x.y.1, the internal client, and 11.x.y.2; sequence numbers count from the data's first byte.
+
+    `client()` and `server()` return the RTT in ns that the segment completed, or None.
+    """
+
+    bench: Bench
+    client_address: str
+    server_address: str
+    timestamps: bool = False
+
+    def frame(self, sender: int, flags: str, seq: int, ack: int, length: int, window: int) -> Packet:
+        ends, ports = (self.client_address, self.server_address), (40_000, 443)
+        isns = CLIENT_ISN + 1, SERVER_ISN + 1
+        segment = TCP(
+            sport=ports[sender],
+            dport=ports[1 - sender],
+            flags=flags,
+            seq=(isns[sender] + seq) % 2**32,
+            ack=(isns[1 - sender] + ack) % 2**32 if "A" in flags else 0,
+            window=window,
+            options=[("NOP", None), ("NOP", None), ("Timestamp", (1, 1))] if self.timestamps else [],
+        )
+        return ETHER / IP(src=ends[sender], dst=ends[1 - sender]) / segment / bytes(length)
+
+    def send(self, sender: int, at_ns: int, flags: str, seq: int, ack: int, length: int, window: int) -> int | None:
+        frame = self.frame(sender, flags, seq, ack, length, window)
+        rtt = self.bench.feed(frame, START_NS + at_ns, (EGRESS, INGRESS)[sender])
+        return rtt and rtt.ns
+
+    def client(
+        self, at_ns: int, seq: int = 0, ack: int = 0, length: int = 0, flags: str = "A", window: int = 500
+    ) -> int | None:
+        return self.send(0, at_ns, flags, seq, ack, length, window)
+
+    def server(
+        self, at_ns: int, seq: int = 0, ack: int = 0, length: int = 0, flags: str = "A", window: int = 500
+    ) -> int | None:
+        return self.send(1, at_ns, flags, seq, ack, length, window)
+
+    def opened(self) -> "Connection":
+        """The connection, after a handshake that took from 0 to 2 ms."""
+        assert self.client(0, -1, flags="S") is None
+        assert self.server(1 * MS, -1, 0, flags="SA") is None
+        assert self.client(2 * MS) is None
+        return self
+
+    def row(self, end: int) -> int:
+        """The row of a reading that counts for the subnet of the client (0) or the server (1)."""
+        subnet = ipaddress.IPv4Network(((self.client_address, self.server_address)[end], 24), strict=False)
+        row = self.bench.slot_of(subnet, (INTERNAL, EXTERNAL)[end])
+        assert row, "no slot"
+        return row
+
+    def counters(self, end: int) -> Any:
+        """What was counted for the subnet of the client (0) or the server (1): a record of a reading."""
+        return self.bench.collector.reader().read().counters[self.row(end)]
+
+
+_connections = 0
+
+
+@pytest.fixture
+def connection(bench: Bench) -> Connection:
+    """A connection between two subnets that nobody else uses."""
+    global _connections
+    _connections += 1
+    return Connection(bench, f"10.77.{_connections}.1", f"11.77.{_connections}.2")
+
+
+def test_a_segment_and_the_acknowledgement_of_its_end(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=100)
+    assert connection.server(17 * MS, ack=100) == 7 * MS
+    assert connection.server(18 * MS, ack=100) is None, "matched twice"
+    connection.server(20 * MS, ack=100, length=50)
+    assert connection.client(23 * MS, 100, ack=50, length=10) == 3 * MS
+    assert connection.server(30 * MS, 50, ack=110) == 7 * MS
+
+
+def test_the_first_segment_after_the_handshake_is_timed(connection: Connection) -> None:
+    connection.opened()
+    connection.client(3 * MS, 0, length=1)
+    assert connection.server(9 * MS, ack=1) == 6 * MS
+
+
+def test_a_flow_joined_midway_waits_for_a_segment_that_continues_another(connection: Connection) -> None:
+    connection.client(0, 0, length=10)
+    assert connection.server(1 * MS, ack=10) is None
+    connection.client(2 * MS, 10, length=10)
+    assert connection.server(4 * MS, ack=20) == 2 * MS
+
+
+def test_the_other_end_says_where_a_flow_joined_midway_goes_on(connection: Connection) -> None:
+    connection.client(0, 0, ack=5, length=10)
+    connection.server(1 * MS, 5, ack=10, length=10)
+    assert connection.client(4 * MS, 10, ack=15) == 3 * MS
+
+
+def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
+    """What fills it was sent before; that the other end has what comes then says nothing of its time."""
+    connection.opened()
+    connection.client(10 * MS, 10)
+    connection.client(200 * MS, 0, length=10)
+    assert connection.server(201 * MS, ack=10) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
+
+
+def test_what_was_acknowledged_before_it_was_seen_is_not_timed(connection: Connection) -> None:
+    connection.opened()
+    connection.server(10 * MS, ack=10)
+    connection.client(11 * MS, 0, length=10)
+    assert connection.server(12 * MS, ack=10) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
+
+
+def test_one_segment_at_a_time(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    connection.client(11 * MS, 10, length=10)
+    assert connection.server(15 * MS, ack=10) == 5 * MS
+    assert connection.server(16 * MS, ack=20) is None
+
+
+def test_an_acknowledgement_of_more_gives_none_and_the_next_but_one_is_timed(connection: Connection) -> None:
+    """Every second segment acknowledged, two sent for each acknowledgement: the second of a pair must have its turn."""
+    connection.opened()
+    rtts = []
+    for pair in range(4):
+        at_ns, seq = (10 + 10 * pair) * MS, 20 * pair
+        connection.client(at_ns, seq, length=10)
+        connection.client(at_ns + MS, seq + 10, length=10)
+        rtts.append(connection.server(at_ns + 6 * MS, ack=seq + 20))
+    assert rtts == [None, 5 * MS, None, 5 * MS] or rtts == [None, 5 * MS, 5 * MS, 5 * MS], rtts
+
+
+@pytest.mark.parametrize("again", [(0, 10), (0, 30), (5, 10)], ids=["same", "longer", "part"])
+def test_what_was_sent_again_is_not_timed(connection: Connection, again: tuple[int, int]) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    with connection.bench.counting() as counted:
+        connection.client(500 * MS, again[0], length=again[1])
+    assert counted["rtt_repeated"] == 1
+    assert connection.server(505 * MS, ack=10) is None
+    assert connection.server(506 * MS, ack=30) is None
+
+
+def test_duplicate_and_selective_acknowledgements_give_none(connection: Connection) -> None:
+    """The first of three segments is lost behind us: the others are acknowledged when it was sent again."""
+    connection.opened()
+    for number in range(3):
+        connection.client((10 + number) * MS, 10 * number, length=10)
+    for number in range(3):
+        assert connection.server((20 + number) * MS, ack=0) is None
+    connection.client(30 * MS, 0, length=10)
+    assert connection.server(40 * MS, ack=30) is None
+
+
+def test_nothing_is_timed_behind_a_gap(connection: Connection) -> None:
+    """A segment lost in front of us: what follows is acknowledged when the gap is filled."""
+    connection.opened()
+    connection.client(10 * MS, 10, length=10)
+    connection.client(200 * MS, 0, length=10)
+    assert connection.server(205 * MS, ack=20) is None
+    connection.client(210 * MS, 20, length=10)
+    assert connection.server(214 * MS, ack=30) == 4 * MS
+
+
+def test_sequence_numbers_wrap_around(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=8)
+    connection.server(11 * MS, ack=8)
+    connection.client(20 * MS, 8, length=100)  # beyond 2^32
+    assert connection.server(29 * MS, ack=108) == 9 * MS
+
+
+def test_a_zero_window_probe_and_a_keep_alive_are_not_timed(connection: Connection) -> None:
+    connection.opened()
+    connection.server(5 * MS, window=0)
+    connection.client(10 * MS, 0, length=1)
+    assert connection.server(300 * MS, ack=1) is None
+    connection.client(310 * MS, 1, length=10)
+    connection.server(311 * MS, ack=11)
+    connection.client(400 * MS, 10, length=1)
+    assert connection.server(401 * MS, ack=11) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [0, 0]
+
+
+def test_a_fin_is_timed_and_a_rst_is_not(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, flags="FA")
+    assert connection.server(13 * MS, ack=1) == 3 * MS
+    connection.server(14 * MS, 0, ack=1, length=10)
+    assert connection.client(15 * MS, 1, ack=10, flags="RA") is None
+
+
+def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[EppingConfig], Bench]) -> None:
+    """Its TSval was sent by the SYN before. Other conversations of this kind are in bpf/test_oddities.py."""
+    both = ("tcp_timestamp", "tcp_sequence")
+    bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=both))
+    connection = Connection(bench, "10.99.1.1", "11.99.1.2", timestamps=True)
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    assert connection.server(12 * MS, ack=10) == 2 * MS
+
+
+def test_a_port_used_again_without_timestamps_is_measured(connection: Connection) -> None:
+    connection.timestamps = True
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    connection.timestamps = False
+    connection.client(SECOND, 999, flags="S")
+    connection.server(SECOND + MS, 999, 1000, flags="SA")
+    connection.client(SECOND + 2 * MS, 1000, 1000, length=10)
+    assert connection.server(SECOND + 9 * MS, 1000, 1010) == 7 * MS
+
+
+def test_a_segment_that_nobody_acknowledges_makes_room(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    with connection.bench.counting() as counted:
+        connection.client(11 * SECOND, 10, length=10)
+    assert counted["rtt_expired"] == 1
+    assert connection.server(11 * SECOND + MS, ack=20) == MS
+
+
+# ---- how flows behave
+
+
+@pytest.mark.parametrize("timestamps", [False, True])
+def test_retransmitted_segments(connection: Connection, timestamps: bool) -> None:
+    connection.timestamps = timestamps
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    connection.client(300 * MS, 0, length=10)
+    connection.server(305 * MS, ack=10, length=20)
+    connection.server(900 * MS, ack=10, length=20)
+    client, server = connection.counters(0), connection.counters(1)
+    assert client["retransmitted"].tolist() == server["retransmitted"].tolist() == [1, 1]
+    assert client["out_of_order"].tolist() == [0, 0]
+
+
+def test_overtaken_segments(connection: Connection) -> None:
+    """What fills a gap sooner than a round trip was overtaken; what does later was sent again."""
+    connection.opened()
+    connection.client(10 * MS, 10, length=10)
+    connection.client(11 * MS, 0, length=10)
+    connection.client(20 * MS, 30, length=10)
+    connection.client(23 * MS, 20, length=10)
+    client = connection.counters(0)
+    assert (client["out_of_order"].tolist(), client["retransmitted"].tolist()) == ([1, 0], [1, 0])
+
+
+def test_a_fin_sent_again_is_retransmitted(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, flags="FA")
+    connection.client(300 * MS, 0, flags="FA")
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
+
+
+def test_a_syn_that_comes_again_behind_data_begins_nothing_anew(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=100)
+    connection.client(300 * MS, -1, flags="S")
+    connection.server(301 * MS, -1, 0, flags="SA")
+    connection.client(400 * MS, 0, length=100)
+    assert connection.server(410 * MS, ack=100) is None
+    assert connection.counters(0)["retransmitted"].tolist() == [2, 1], "and the SYN-ACK, too"
+
+
+def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connection) -> None:
+    """A fast retransmission may come sooner than a round trip after the greatest segment."""
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    for number in range(1, 4):
+        connection.client(10 * MS + number, 10 * number, length=10)
+    connection.server(10 * MS + 10, ack=0)
+    for number in range(2):
+        connection.server(10 * MS + 11 + number, ack=0)
+    connection.client(10 * MS + 20, 0, length=10)
+    client = connection.counters(0)
+    assert (client["retransmitted"].tolist(), client["out_of_order"].tolist()) == ([1, 0], [0, 0])
+
+
+@pytest.mark.parametrize("methods", [("tcp_sequence",), ("tcp_sequence", "tcp_handshake")])
+def test_the_handshake_tells_how_soon_is_overtaken(
+    bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
+) -> None:
+    """Its round trip, where it is measured; else 3 ms."""
+    connection.bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
+    bench = connection.bench
+    for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):
+        bench.feeders[entry].set(bytes(connection.frame(sender, flags, seq, ack, 0, 500)))
+        bench.feeders[entry].run(START_NS + at_ns)
+    bench.feeders[EGRESS].set(bytes(connection.frame(0, "A", 0, 0, 0, 500)))
+    bench.feeders[EGRESS].run(START_NS + 50 * MS)
+    connection.client(60 * MS, 10, length=10)
+    connection.client(90 * MS, 0, length=10)
+    client = connection.counters(0)
+    expected = ([0, 0], [1, 0]) if len(methods) > 1 else ([1, 0], [0, 0])
+    assert (client["retransmitted"].tolist(), client["out_of_order"].tolist()) == expected
+
+
+def test_what_was_acknowledged_was_sent_again_however_soon(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, length=10)
+    connection.client(10 * MS, 10, length=10)
+    connection.server(11 * MS, ack=20)
+    connection.client(11 * MS, 0, length=10)
+    assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
+
+
+def test_zero_windows_are_counted_and_those_of_a_rst_are_not(connection: Connection) -> None:
+    connection.opened()
+    connection.server(10 * MS, window=0)
+    connection.server(11 * MS, window=0)
+    connection.server(12 * MS, window=0, flags="RA")
+    client, server = connection.counters(0), connection.counters(1)
+    assert (client["zero_window"].tolist(), server["zero_window"].tolist()) == ([0, 2], [2, 0])
+    assert client["retransmitted"].tolist() == [0, 0]
+
+
+def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
+    """Opened by syn and midway; closed by fin and rst; by silence; active. The same for both ends."""
+    reading = connection.bench.collector.reader().read()
+    ends = []
+    for row in (connection.row(0), connection.row(1)):
+        record = reading.counters[row]
+        silence, active = int(record["silence"]), int(reading.active[row])
+        ends.append((record["opened"].tolist(), record["closed"].tolist(), silence, active))
+    assert ends[0] == ends[1]
+    return ends[0]
+
+
+def test_places_in_the_table_of_flows_are_counted(bench: Bench, connection: Connection) -> None:
+    before = bench.collector.reader().read().flows
+    connection.opened()
+    connection.client(10 * MS, 0, flags="RA")  # closed, and there until it has to make room
+    assert bench.collector.reader().read().flows == before + 1
+
+
+def test_a_flow_opens_by_syn_and_closes_by_fin_of_both(connection: Connection) -> None:
+    connection.opened()
+    assert flows(connection) == ([1, 0], [0, 0], 0, 1)
+    connection.client(10 * MS, 0, flags="FA")
+    assert flows(connection) == ([1, 0], [0, 0], 0, 1)
+    connection.client(11 * MS, 0, flags="FA")
+    connection.server(12 * MS, 0, 1, flags="FA")
+    connection.client(13 * MS, 1, 1)
+    assert flows(connection) == ([1, 0], [1, 0], 0, 0)
+
+
+def test_a_syn_alone_opens_nothing_and_a_repeated_syn_ack_opens_once(connection: Connection) -> None:
+    connection.client(0, -1, flags="S")
+    connection.server(1 * MS, -1, 0, flags="SA")
+    connection.server(2 * SECOND, -1, 0, flags="SA")
+    assert flows(connection) == ([1, 0], [0, 0], 0, 1)
+
+
+def test_a_rst_closes_once(connection: Connection) -> None:
+    connection.client(0, 0, length=10)
+    connection.server(1 * MS, 0, 10, flags="RA")
+    connection.server(2 * MS, 0, 10, flags="RA")
+    assert flows(connection) == ([0, 1], [0, 1], 0, 0)
+
+
+def test_a_closed_port_used_again_opens_again(connection: Connection) -> None:
+    connection.opened()
+    connection.client(10 * MS, 0, flags="RA")
+    connection.client(20 * MS, 999, flags="S")
+    connection.server(21 * MS, 999, 1000, flags="SA")
+    assert flows(connection) == ([2, 0], [0, 1], 0, 1)
+
+
+def test_silence_closes_and_what_comes_after_opens_midway(connection: Connection) -> None:
+    connection.opened()
+    connection.client(FLOW_IDLE_NS + 10 * MS, 0, length=10)
+    assert flows(connection) == ([1, 1], [0, 0], 1, 1)
+
+
+def test_a_silent_flow_is_found_without_another_packet(bench: Bench, connection: Connection) -> None:
+    """Now is when the last packet of any flow came."""
+    connection.opened()
+    Connection(bench, "10.78.0.1", "11.78.0.2").client(2 * FLOW_IDLE_NS, 0, length=10)
+    assert flows(connection) == ([1, 0], [0, 0], 1, 0)

@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Signals: Ctrl-C while it compiles, a second one while it stops, and one that comes twice."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from tests.support.command import Agent, environment
+from tests.support.patience import PATIENCE_S
+from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody
+
+# -X importtime writes a line as soon as a module is imported.
+IMPORTED = "import time:"
+RUN = ("run", "-i", "lo")
+
+
+def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
+    """Ctrl-C when a module is imported: exit status, and what was said. A terminal signals all in the foreground."""
+    python = ("-X", "importtime", "-m", "otel_epping", *arguments)
+    # A capture and a demonstration are root's: the one for its files, the other for its network namespaces.
+    command = as_nobody(CAPABLE_NOBODY, *python) if arguments[0] in ("run", "watch") else [sys.executable, *python]
+    settings = environment({"OTEL_METRICS_EXPORTER": "console,otlp"})
+    process = ns.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
+    assert process.stderr
+    said = []
+    for line in process.stderr:
+        said.append(line)
+        if line.split("|")[-1].strip() == at:
+            os.killpg(process.pid, signal.SIGINT)
+            break
+    rest = process.communicate(timeout=PATIENCE_S)[1]
+    said += rest.splitlines(keepends=True)
+    assert any(line.split("|")[-1].strip() == at for line in said), f"{at} is never imported"
+    return process.returncode, [line for line in said if not line.startswith(IMPORTED)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "at"),
+    [
+        (RUN, "click.globals"),
+        (RUN, "numpy._core.multiarray"),
+        (RUN, "otel_epping.settings.options"),
+        (("watch", "-i", "lo"), "otel_epping.kernel.map_array"),
+        (("replay", "/dev/null"), "opentelemetry.sdk.metrics"),
+        (("demo",), "rich.console"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, tuple) else value,
+)
+def test_ctrl_c_while_python_imports_just_ends_it(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
+    """From our first line on; before, while Python starts, it is Python's own to show a traceback."""
+    assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
+
+
+@pytest.mark.parametrize("at", ["opentelemetry.sdk.metrics", "grpc._cython.cygrpc"])
+def test_ctrl_c_while_it_compiles(ns: Namespace, at: str) -> None:
+    """And imports meanwhile what it will need."""
+    status, said = interrupted(ns, *RUN, at=at)
+    assert status == 0
+    (line,) = said
+    assert line.endswith("stopped before an interface was watched\n")
+
+
+@pytest.fixture
+def black_hole(ns: Namespace) -> Iterator[str]:
+    """An endpoint that takes connections and never answers."""
+    with ns.entered(), socket.create_server(("127.0.0.1", 0)) as listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def test_second_signal_ends_at_once(start: Callable[..., Agent], black_hole: str) -> None:
+    agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=black_hole)
+    agent.process.send_signal(signal.SIGTERM)
+    agent.wait_for("stopping")
+    time.sleep(1.2)
+    assert agent.process.poll() is None
+    agent.process.send_signal(signal.SIGINT)
+    assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGINT
+    assert agent.log.read_text().splitlines()[-1].startswith("otel-epping: stopped at once")
+
+
+def test_a_signal_doubled_on_its_way_is_one(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """As timeout(1) does: it signals its child, and then the process group that the child is in."""
+    with Sink(namespace=ns) as sink:
+        agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+        agent.process.send_signal(signal.SIGTERM)
+        time.sleep(0.005)
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(PATIENCE_S) == 0, agent.log.read_text()
+        assert sink.requests

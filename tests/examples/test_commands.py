@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What examples/ has units and containers run, and the names they use, are what the agent has."""
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from otel_epping.cli.run import run
+from otel_epping.otel import metric_table, semconv
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+MANIFESTS = sorted((EXAMPLES / "kubernetes").glob("*.yaml"))
+TEXTS = sorted(path for path in EXAMPLES.rglob("*") if path.is_file())
+_REFERENCE = re.compile(r"\$\((\w+)\)")
+
+
+def documents(path: Path) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all(path.read_text()))
+
+
+def agents(path: Path) -> Iterator[dict[str, Any]]:
+    """The containers of a manifest that run the agent."""
+    for document in documents(path):
+        pod = document["spec"]["template"]["spec"] if "spec" in document else {}
+        for container in (*pod.get("initContainers", []), *pod.get("containers", [])):
+            if container["image"].startswith("otel-epping:"):
+                yield container
+
+
+def parse(command: list[str]) -> dict[str, Any]:
+    """Settings that a command line means; fails as the agent would."""
+    name, *arguments = command
+    assert name == "run"
+    return run.make_context("run", arguments).params
+
+
+def test_the_unit_runs_what_there_is() -> None:
+    unit = (EXAMPLES / "systemd" / "otel-epping@.service").read_text()
+    (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
+    program, *command = shlex.split(line.replace("%I", "eth0"))
+    assert program.endswith("/otel-epping")
+    assert parse(command)["health_port"] is None
+
+
+def test_the_image_runs_what_there_is() -> None:
+    text = (EXAMPLES / "docker" / "Dockerfile").read_text()
+    (comment,) = re.findall(r"^# .* otel-epping (run .*)$", text, re.MULTILINE)
+    parse(shlex.split(comment))
+    # Each that is taken from the tree is let through to the build, and is there.
+    ignored = (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
+    for kept in [line[1:] for line in ignored if line.startswith("!")]:
+        assert (EXAMPLES.parent / kept).exists(), kept
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifests_follow_kubernetes_schema(path: Path) -> None:
+    for document in documents(path):
+        kubernetes_validate.validate(document, kubernetes_validate.latest_version(), strict=True)
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifests_run_what_there_is(path: Path) -> None:
+    found = list(agents(path))
+    assert len(found) == 1
+    for container in found:
+        declared = [variable["name"] for variable in container["env"]]
+        # Kubernetes puts in what was declared before, and leaves alone what was not.
+        for place, variable in enumerate(container["env"]):
+            assert set(_REFERENCE.findall(variable.get("value", ""))) <= set(declared[:place]), variable
+        for argument in container["args"]:
+            assert set(_REFERENCE.findall(argument)) <= set(declared), argument
+        parameters = parse([_REFERENCE.sub("192.0.2.1", argument) for argument in container["args"]])
+        assert parameters["health_port"] == container["ports"][0]["containerPort"]
+        assert parameters["health_address"] == "192.0.2.1", "the kubelet asks at this address"
+        probes = {name: probe["httpGet"]["path"] for name, probe in container.items() if name.endswith("Probe")}
+        assert probes["livenessProbe"] == probes["startupProbe"] == "/livez"
+        assert probes.get("readinessProbe", "/readyz") == "/readyz"
+
+
+@pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
+def test_manifests_give_no_more_than_is_needed(path: Path) -> None:
+    for container in agents(path):
+        context = container["securityContext"]
+        assert context["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]}
+        assert context["runAsNonRoot"]
+        assert not context.get("privileged")
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(EXAMPLES)))
+def test_names_exist(path: Path) -> None:
+    text = path.read_text()
+    settings = {f"OTEL_EPPING_{(parameter.name or '').upper()}" for parameter in run.params}
+    assert set(re.findall(r"\bOTEL_EPPING_[A-Z0-9_]*[A-Z0-9]", text)) <= settings
+    names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
+    labels = {name.replace(".", "_") for name in names}  # as Prometheus has them, with the unit behind
+    for name in re.findall(r"\bepping[._][\w.]*\w", text):
+        assert name in names | labels or name.removesuffix("_seconds") in labels, name

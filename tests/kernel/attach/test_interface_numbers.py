@@ -1,0 +1,429 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Numbers of interfaces are used again, and series of interfaces that are gone end: once all of their counts are
+delivered, and without a count that is lost, exported twice or taken for that of another interface.
+"""
+
+import socket
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pytest
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel.attach.attachments import INTERFACES, UNKNOWN_INTERFACE
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
+from otel_epping.kernel.attach.interface_numbers import GONE_NS, InterfaceNumbers
+from otel_epping.kernel.attach.interfaces import Interface, Role
+from otel_epping.kernel.attach.selection import Selection
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.reading import Reading
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.producer import EppingMetricProducer
+from tests.support.prog_test_run import LO, MS, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
+SMALL = EppingConfig(max_subnets=4096, max_flows=1024, sample_interval_ns=0)
+NOTHING = np.zeros(3, np.uint64)
+
+
+@dataclass
+class Time:
+    """A clock that goes on when it is told to."""
+
+    now_ns: int = 10**15
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def pass_by(self, time_ns: int = GONE_NS) -> None:
+        self.now_ns += time_ns
+
+
+@pytest.fixture
+def clock() -> Time:
+    return Time()
+
+
+@pytest.fixture
+def numbers(clock: Time) -> InterfaceNumbers:
+    numbers = InterfaceNumbers()
+    numbers.now_ns = clock
+    return numbers
+
+
+def test_a_number_belongs_to_a_name_until_it_ends(numbers: InterfaceNumbers, clock: Time) -> None:
+    assert [numbers.take(name) for name in ("a", "b", "a")] == [(1, 1), (2, 2), (1, 1)]
+    numbers.leave("a")
+    assert not numbers.gone()
+    clock.pass_by(GONE_NS - 1)
+    assert not numbers.gone()
+    clock.pass_by(1)
+    (gone,) = numbers.gone()
+    assert numbers.take("a") == (1, 1), "it came back"
+    assert not numbers.gone()
+    assert not numbers.end(gone, NOTHING)
+    numbers.leave("a")
+    clock.pass_by()
+    assert not numbers.end(gone, NOTHING), "it went once more"
+    (gone,) = numbers.gone()
+    assert numbers.end(gone, NOTHING)
+    assert not numbers.end(gone, NOTHING)
+    assert numbers.names == {0: "", 2: "b"}
+    assert [numbers.get(name, 0) for name in ("a", "b")] == [0, 2]
+    assert numbers.take("c") == (3, 1)
+    assert numbers.take("a") == (4, 3)
+
+
+def test_counts_of_a_number_begin_at_zero(numbers: InterfaceNumbers, clock: Time) -> None:
+    numbers.take("a")
+    numbers.take("b")
+    numbers.leave("a")
+    clock.pass_by()
+    (gone,) = numbers.gone()
+    raw = np.array([[7, 2**64 - 1, 0], [1, 1, 1]], np.uint64)
+    assert (numbers.counted([1, 2], raw) == raw).all()
+    assert numbers.end(gone, raw[0])
+    identifier, number = numbers.take("c")
+    assert numbers.numbers_of([identifier, 2]) == [number, 2] == [1, 2]
+    raw[0] += np.array([1, 2, 3], np.uint64)  # past 2^64
+    assert numbers.counted([1, 2], raw).tolist() == [[1, 2, 3], [1, 1, 1]]
+
+
+def test_identifiers_that_are_in_use_are_left_out(numbers: InterfaceNumbers, clock: Time) -> None:
+    numbers.take("stays")
+    seen = set()
+    for turn in range(70_000):
+        identifier, number = numbers.take(f"i{turn}")
+        assert number == 2
+        if turn < 65_000:
+            assert identifier not in seen
+        seen.add(identifier)
+        numbers.leave(f"i{turn}")
+        clock.pass_by()
+        (gone,) = numbers.gone()
+        assert numbers.end(gone, NOTHING)
+    assert seen == set(range(2, 1 << 16))
+
+
+def test_beyond_the_last_number(numbers: InterfaceNumbers) -> None:
+    for each in range(INTERFACES):
+        assert numbers.take(f"i{each}")[1] == each + 1
+    assert numbers.take("last") == (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE)
+    assert numbers.take("i7") == (8, 8)
+
+
+# ---- with the kernel program
+
+
+@pytest.fixture
+def host() -> Iterator[Namespace]:
+    with Namespace("numbers") as namespace, namespace.entered():
+        yield namespace
+
+
+@pytest.fixture(params=[Limits(), Limits(max_series=100)], ids=["plain", "bounded"])
+def collector(request: pytest.FixtureRequest, clock: Time) -> Iterator[EppingCollector]:
+    with EppingCollector(SMALL, request.param) as collector:
+        collector.attachments.numbers.now_ns = clock
+        yield collector
+
+
+PEERS = count()
+
+
+def appear(host: Namespace, collector: EppingCollector, name: str) -> None:
+    """A veth with an address in 10.8.0.0/24, watched."""
+    peer = f"p{next(PEERS)}"
+    host.ip(
+        f"link add {name} type veth peer name {peer}",
+        f"address add 10.8.0.1/24 dev {name}",
+        f"link set {name} up",
+        f"link set {peer} up",
+    )
+    collector.attachments.attach(name)
+
+
+def vanish(host: Namespace, collector: EppingCollector, name: str) -> None:
+    host.ip(f"link delete {name}")
+    collector.attachments.detach(name)
+
+
+def send(name: str, packets: int) -> None:
+    """UDP packets out through an interface."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
+        for _ in range(packets):
+            sender.sendto(b"to nobody", ("10.8.0.255", 9))
+
+
+Series = tuple[tuple[str, object], ...]
+
+
+@dataclass
+class Exporter:
+    """One that may fail, and what its receiver got: per series of two metrics, by interface."""
+
+    producer: EppingMetricProducer
+    latest: dict[str, set[str]] = field(default_factory=dict)  # metric -> interfaces in the latest export
+    totals: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    points: dict[tuple[str, Series], tuple[int, int, int]] = field(default_factory=dict)
+
+    def export(self, *, arrives: bool = True) -> None:
+        self.producer.read()
+        self.latest = {metric.name: set() for metric in METRICS}
+        for batch in self.producer.batches():
+            for metric in self.producer.metrics(batch).metrics:
+                if metric.name in self.latest:
+                    for point in metric.data.data_points:
+                        self._take(metric.name, point, arrives=arrives)
+            if arrives:
+                self.producer.acknowledge(batch)
+
+    def _take(self, metric: str, point: Any, *, arrives: bool) -> None:
+        attributes = point.attributes
+        name = attributes[semconv.INTERFACE]
+        self.latest[metric].add(name)
+        if not arrives or "udp" not in attributes.values():
+            return
+        key = metric, tuple(sorted(attributes.items()))
+        start_ns, time_ns, value = point.start_time_unix_nano, point.time_unix_nano, point.value
+        assert start_ns < time_ns
+        assert value > 0
+        before_start_ns, before_ns, before = self.points.get(key, (0, 0, 0))
+        assert time_ns > before_ns, "one point of a series in an export"
+        if self.producer.temporality is DELTA or start_ns != before_start_ns:
+            assert start_ns >= before_ns, "a series that begins anew begins where the one before ended"
+            before = 0
+        assert value >= before
+        self.totals[metric, name] += value - before
+        self.points[key] = start_ns, time_ns, value
+
+
+METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
+
+
+def sent(exporter: Exporter, name: str) -> list[int]:
+    """UDP packets that the receiver was told of: of the interface, and from and to its subnets."""
+    return [exporter.totals[metric.name, name] for metric in METRICS]
+
+
+def packets(number: int) -> list[int]:
+    return [number, 2 * number]
+
+
+@pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
+def test_an_interface_ends_when_all_exporters_have_delivered(
+    host: Namespace, collector: EppingCollector, clock: Time, temporality: AggregationTemporality
+) -> None:
+    first = Exporter(EppingMetricProducer(collector, temporality))
+    second = Exporter(EppingMetricProducer(collector, DELTA))
+    appear(host, collector, "va")
+    send("va", 3)
+    first.export()
+    second.export(arrives=False)
+    send("va", 4)
+    vanish(host, collector, "va")
+    for _ in range(3):  # not for long enough
+        first.export()
+        second.export(arrives=False)
+    clock.pass_by()
+    for _ in range(3):  # one has delivered, and the other not
+        first.export()
+        second.export(arrives=False)
+    assert sent(first, "va") == packets(7)
+    assert list(collector.attachments.state()) == ["va"]
+    for _ in range(2):
+        second.export()
+        first.export()
+    second.export()
+    first.export()
+    assert sent(first, "va") == sent(second, "va") == packets(7)
+    assert collector.attachments.state() == {}
+    for exporter in (first, second):
+        exporter.export()
+        assert exporter.latest == {metric.name: set() for metric in METRICS}
+
+    appear(host, collector, "vb")  # with the number of a
+    send("vb", 2)
+    for exporter in (first, second):
+        exporter.export()
+        assert sent(exporter, "vb") == packets(2)
+    assert collector.attachments.numbers.used == 2
+    vanish(host, collector, "vb")
+    appear(host, collector, "va")  # the name again, with another number
+    send("va", 5)
+    for _ in range(2):
+        for exporter in (first, second):
+            exporter.export()
+    assert sent(first, "va") == sent(second, "va") == packets(12)
+    assert sent(first, "vb") == sent(second, "vb") == packets(2)
+
+
+def test_one_that_is_back_before_its_end_goes_on(host: Namespace, collector: EppingCollector, clock: Time) -> None:
+    exporter = Exporter(EppingMetricProducer(collector))
+    for turn in range(1, 4):
+        appear(host, collector, "va")
+        send("va", 5)
+        vanish(host, collector, "va")
+        clock.pass_by()
+        exporter.export()  # its end would come with the next
+        assert sent(exporter, "va") == packets(5 * turn)
+    assert len(exporter.points) == 3, "the same series"
+    assert all(value == 15 for *_, value in exporter.points.values())
+
+
+def test_slots_of_an_interface_are_free_again(host: Namespace, collector: EppingCollector, clock: Time) -> None:
+    reader = collector.reader()
+    for turn in range(3):
+        appear(host, collector, f"va{turn}")
+        send(f"va{turn}", 3)
+        reading = reader.read()
+        keys = reading.slots["key"][reading.slots["live"] != 0]
+        (identifier,) = (each for each, name in reading.names.items() if name)
+        assert set(keys["interface"].tolist()) == {identifier}
+        vanish(host, collector, f"va{turn}")
+        clock.pass_by()
+        for _ in range(2):
+            reader.read()
+        reading = reader.read()
+        assert not (reading.slots["live"] != 0).any()
+        assert not reading.created_ns.any()
+        assert reading.names == {0: ""}
+
+
+def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector: EppingCollector, clock: Time) -> None:
+    """An open connection through a veth whose far end is in another host."""
+    with Namespace("far") as far:
+        host.ip(
+            f"link add va type veth peer name vb netns {far.path}", "address add 10.8.0.1/24 dev va", "link set va up"
+        )
+        far.ip("address add 10.8.0.2/24 dev vb", "link set vb up")
+        collector.attachments.attach("va")
+        reader = collector.reader()
+        with far.entered():
+            listener = socket.create_server(("10.8.0.2", 5000))
+        with listener, socket.create_connection(("10.8.0.2", 5000), 10) as client, listener.accept()[0] as server:
+            client.sendall(b"data")
+            assert server.recv(4) == b"data"
+            reading = reader.read()
+            assert int(reading.active.sum()) == 2
+            flows = reading.flows_evicted
+            vanish(host, collector, "va")
+            assert int(reader.read().active.sum()) == 2
+            clock.pass_by()
+            reading = reader.read()
+            assert int(reading.active.sum()) == 0
+            assert int(reading.counters["silence"].sum()) == 2
+            for _ in range(2):
+                reading = reader.read()
+            assert not (reading.slots["live"] != 0).any()
+            assert reading.flows_evicted == flows, "none had to make room"
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, ends: bool) -> None:
+    """A reply that arrives where the flow's interface was, by index and by number."""
+    bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
+    attachments, reader = bench.collector.attachments, bench.collector.reader()
+    attachments.numbers.now_ns = clock
+    flow = bench.flow().begun(1000)
+    flow.client(1 * MS, 1001)
+    attachments.numbers.leave(LO.name)
+    clock.pass_by()
+    for _ in range(2 if ends else 1):
+        reader.read()
+    attachments.register(replace(LO, name="next" if ends else LO.name))
+    assert bench.row == bench.row_of(LO.ifindex)
+    with bench.counting() as counted:
+        assert flow.server(2 * MS, 5000, tsecr=1001) == (None if ends else 1 * MS)
+    assert counted["flows_created"] == ends
+    reading = reader.read()
+    keys = reading.slots["key"][reading.slots["live"] != 0]
+    assert {reading.names[each] for each in keys["interface"].tolist()} == {"next" if ends else LO.name}
+    passed = sum(int(reading.interfaces[way]["packets"].sum()) for way in ("received", "transmitted"))
+    assert passed == (1 if ends else 3)
+    bench.close()
+
+
+def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
+    """Each for a moment, as containers come and go: none is without a name, and nothing is left of them."""
+    exporters = [Exporter(EppingMetricProducer(collector, temporality)) for temporality in (CUMULATIVE, DELTA)]
+    attachments = collector.attachments
+    for begin in range(0, 5000, 250):
+        names = [f"veth{begin + each}" for each in range(250)]
+        for ifindex, name in enumerate(names):
+            assert attachments.register(Interface(name, 2 + ifindex, 14)) != UNKNOWN_INTERFACE
+        for exporter in exporters:
+            exporter.export()
+        for name in names:
+            attachments.numbers.leave(name)
+        clock.pass_by()
+        for _ in range(2):
+            for exporter in exporters:
+                exporter.export()
+    for exporter in exporters:
+        exporter.export()
+    assert attachments.names == {0: ""}
+    assert attachments.numbers.used <= 4 * 250
+    assert (attachments.roles, attachments.state()) == ({}, {})
+
+
+def test_one_without_a_name_gets_it_when_a_number_is_free(
+    host: Namespace, collector: EppingCollector, clock: Time, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    attachments, reader = collector.attachments, collector.reader()
+    for each in range(INTERFACES):
+        attachments.register(Interface(f"i{each}", 2000 + each % 3, 14))
+    follower = InterfaceMonitor(attachments, Selection(["late*"]))
+    follower.begin()
+    try:
+        host.ip("link add late type veth peer name other", "address add 10.8.0.1/24 dev late")
+        host.ip("link set other up", "link set late up")
+        follower.follow()
+        assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][1:] == [
+            "late is counted without its name: 1024 others have counts; it gets its name when one that is gone has "
+            "delivered them"
+        ]
+        send("late", 3)
+        assert udp(reader.read(), "") == 3
+        attachments.numbers.leave("i7")
+        clock.pass_by()
+        for _ in range(2):
+            reader.read()
+        assert caplog.records[-1].getMessage() == "late is counted under its name from now on"
+        send("late", 4)
+        reading = reader.read()
+        assert (udp(reading, ""), udp(reading, "late")) == (3, 4)
+        assert len(reading.names) == INTERFACES + 1
+    finally:
+        follower.close()
+
+
+def udp(reading: Reading, name: str) -> int:
+    """UDP packets that went out through an interface."""
+    record = reading.interfaces[list(reading.names.values()).index(name)]
+    return int(record["transmitted"]["packets"][1])
+
+
+def test_one_that_cannot_be_attached_to_gives_its_number_back(collector: EppingCollector, clock: Time) -> None:
+    reader = collector.reader()
+    for each in range(3):
+        with pytest.raises(EppingError, match="cannot attach to"):
+            collector.attachments.add(Interface(f"none{each}", 1_000_000, 14), Role.WAN)
+    clock.pass_by()
+    for _ in range(2):
+        reader.read()
+    assert collector.attachments.names == {0: ""}

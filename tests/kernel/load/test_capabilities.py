@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Privileges: what is asked for, what the loader is given, and that nothing is left of them once the agent runs.
+
+Capabilities are given and taken for real; what a thread holds is what the kernel says of it in /proc.
+"""
+
+import errno
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.load import capabilities, loader
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
+from tests.support.command import COMMAND, Agent, converse, environment, epping, said
+from tests.support.patience import PATIENCE_S
+from tests.support.seccomp import LINK_CREATE, MAP_UPDATE, refusing
+from tests.support.unprivileged import (
+    AGENT,
+    CAPABLE_NOBODY,
+    NEEDED,
+    NET_ADMIN,
+    NOBODY,
+    as_nobody,
+    assert_holds_nothing,
+    fields,
+    held,
+    nobody_with,
+    threads,
+)
+
+pytestmark = pytest.mark.parallel
+
+
+THREE = NET_ADMIN | 1 << 38 | 1 << 39
+OLD_KERNEL = ["setarch", "--uname-2.6"]
+
+
+# ---- what is asked for
+
+
+@pytest.mark.parametrize("lacking", NEEDED)
+def test_each_capability_that_is_missing_is_named_with_its_reason(ns: Namespace, lacking: str) -> None:
+    command = as_nobody(nobody_with(*(name for name in NEEDED if name != lacking)))
+    name = f"CAP_{lacking.upper()}"
+    refusal = f"missing {name}: run as root, or give the process these capabilities"
+    result = epping(ns, "check", command=command)
+    assert result.returncode == 1
+    rows = [line for line in result.stdout.splitlines() if "CAP_" in line]
+    assert [row.split()[:2] for row in rows if row.startswith("MISSING CAP_")] == [["MISSING", name]]
+    assert (
+        f"needed {capabilities.NEEDED[name].reason}: run as root, or give the process this capability" in result.stdout
+    )
+    assert sum(row.startswith("ok ") for row in rows) == 2
+    assert refusal in rows[-1]
+    assert said(epping(ns, "run", "-i", "lo", command=command)) == refusal
+
+
+def test_check_without_any(ns: Namespace) -> None:
+    result = epping(ns, "check", command=[*OLD_KERNEL, *as_nobody(NOBODY)])
+    assert result.returncode == 1
+    rows = {line[8:22].strip(): line[23:] for line in result.stdout.splitlines() if line.startswith("MISSING")}
+    assert {name for name in rows if name.startswith("CAP_")} == set(capabilities.NEEDED)
+    # Which old kernels count maps against.
+    assert "too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
+
+
+# ---- what is left
+
+
+@pytest.fixture(scope="module")
+def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Otel-epping in a Python that has its capabilities of its file, as the image of a container may have one."""
+    folder = tmp_path_factory.mktemp("capable")
+    folder.chmod(0o755)
+    subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python3*/site-packages")
+    (packages / "ours.pth").write_text(f"/srv/{packages.relative_to(folder)}\n")
+    attribute = struct.pack("<5I", 0x02000001, THREE & 0xFFFFFFFF, 0, THREE >> 32, 0)  # struct vfs_cap_data
+    os.setxattr(folder / "bin" / "python", "security.capability", attribute)
+    mounted = ["unshare", "--mount", "sh", "-c", 'mount --bind "$0" /opt && exec "$@"', str(folder)]
+    return [*mounted, *as_nobody(nobody_with(*NEEDED, ambient=False), python="/opt/bin/python")]
+
+
+@pytest.mark.parametrize("given", ["ambient", "root", "file"])
+def test_nothing_is_held_once_it_runs(
+    ns: Namespace, start: Callable[..., Agent], capable_python: list[str], given: str
+) -> None:
+    # Root may run it, too, and then nothing must be left of that either.
+    command = {"ambient": AGENT, "root": COMMAND, "file": capable_python}[given]
+    with Sink(namespace=ns) as sink:
+        agent = start(
+            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # which takes a thread of its own
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            command=command,
+        )
+        sink.wait_for(lambda received: received.requests, PATIENCE_S)  # so all of its threads are there
+        assert len(threads(agent.process.pid)) > 1
+        assert_holds_nothing(agent.process.pid)
+        converse(ns)
+        assert agent.stop() == 0
+        assert "capabilities" not in agent.log.read_text()
+        assert sum(point.point.count for point in sink.points(metric_table.RTT.name)) > 0
+
+
+def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: Path) -> None:
+    """Not by `start`, which wants no thread to hold anything."""
+    # The kernel's name of the thread is the program's, but from Python 3.14 on it is that of the Thread object.
+    thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
+    script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
+    command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
+    log = tmp_path / "log"
+    with log.open("w") as stderr:
+        variables = environment({"OTEL_METRICS_EXPORTER": "console"})
+        agent = Agent(ns.popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=variables), log)
+    agent.wait_for("watching")
+    assert agent.log.read_text().count("threads that otel-epping did not start keep their capabilities: python") == 1
+    assert agent.stop() == 0
+
+
+def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
+    """An interface that comes later, every kind of access to the maps; and counts are mapped read-only."""
+    process = ns.popen(
+        as_nobody(CAPABLE_NOBODY, "/mnt/tests/support/after_drop.py", "later0"),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "dropped\n"
+    assert not any(held(fields(Path(f"/proc/{process.pid}/status"))).values())
+    with Namespace("far") as far:
+        ns.ip(f"link add later0 type veth peer name later1 netns {far.path}", "address add 10.8.0.1/24 dev later0")
+        ns.ip("link set later0 up")
+        far.ip("address add 10.8.0.2/24 dev later1", "link set later1 up")
+        print(file=process.stdin, flush=True)
+        assert process.stdout.readline() == "attached\n"
+        converse_between(ns, far)
+        output, errors = process.communicate("\n", timeout=PATIENCE_S)
+    said = dict(line.partition(" ")[::2] for line in output.splitlines())
+    assert int(said["packets"]) >= 10, output + errors
+    assert int(said["flows"]) >= 1
+    assert int(said["events"].split()[0]) > 0
+    assert int(said["watched"]) > 0
+    assert int(said["silent"]) == 0
+    assert said["weighed"] == "True"
+    assert "attached again" in output
+    assert output.count("moved True") == output.count("taken away True") == 2
+    assert "attached by the monitor True True" in output
+    assert output.count("refused") == 2
+    assert "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF" in said["refused"]
+    assert "written" not in output
+    assert process.returncode == -signal.SIGSEGV
+
+
+# ---- where a kernel asks for more
+
+
+@pytest.mark.parametrize(("forbidden", "kept"), [(MAP_UPDATE, "CAP_BPF"), (LINK_CREATE, "CAP_NET_ADMIN")])
+def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidden: str, kept: str) -> None:
+    ask = "from otel_epping.kernel.load import capabilities as capabilities; print(*capabilities.needed_at_run_time())"
+    answer = ns.run(*refusing(errno.EPERM, forbidden), sys.executable, "-c", ask)
+    assert answer.split() == [kept]
+
+
+def test_what_is_kept_is_told(ns: Namespace) -> None:
+    command = [*refusing(errno.EPERM, LINK_CREATE), *AGENT]
+    kept = "CAP_NET_ADMIN: kept, for this kernel asks for it to use what is loaded"
+    result = epping(ns, "check", command=command)
+    assert result.returncode == 0, result.stdout
+    assert kept in result.stdout
+    result = epping(ns, "run", "-i", "lo", command=command, settings={"OTEL_METRICS_EXPORTER": "console"})
+    first, last = result.stderr.splitlines()
+    assert f"WARNING {kept}" in first
+    assert last == "otel-epping: cannot attach to lo (Operation not permitted): see otel-epping check"
+
+
+def test_what_is_kept_is_kept_alone() -> None:
+    def status() -> dict[str, str]:
+        return fields(Path("/proc/thread-self/status"))
+
+    with ThreadPoolExecutor(1, initializer=partial(capabilities.drop, {"CAP_NET_ADMIN"})) as thread:
+        kept = thread.submit(status).result()
+    assert held(kept) == {"CapInh": 0, "CapPrm": NET_ADMIN, "CapEff": NET_ADMIN, "CapAmb": 0}
+    assert int(kept["CapBnd"], 16) == 0
+    assert int(status()["CapEff"], 16) & THREE == THREE  # of this thread, nothing is taken
+
+
+# ---- what the loader is given
+
+
+# Who is root gives it no more.
+@pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
+def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command: list[str]) -> None:
+    secret = "s3cr3t-of-the-exporter"
+    agent = ns.popen(
+        [*command, "run", "-i", "lo"],
+        stderr=subprocess.PIPE,
+        env=environment({"OTEL_EXPORTER_OTLP_HEADERS": f"authorization={secret}", "ARCH": "mips"}),
+    )
+    deadline = time.monotonic() + PATIENCE_S
+    while not (children := loaders(agent.pid)):
+        assert agent.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    (child,) = children
+    status = fields(child / "status")
+    variables = (child / "environ").read_bytes()
+    assert held(status) == {"CapInh": THREE, "CapPrm": THREE, "CapEff": THREE, "CapAmb": THREE}
+    assert int(status["CapBnd"], 16) == THREE
+    assert status["NoNewPrivs"] == "1"
+    assert b"PATH=" in variables
+    assert secret.encode() not in variables
+    assert b"ARCH=mips" not in variables  # BCC would compile for it
+    agent.kill()
+    agent.communicate()
+
+
+def loaders(parent: int) -> list[Path]:
+    """Loaders that a process has started, in /proc."""
+    found = []
+    for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        for child in children.read_text().split():
+            if b"load/compiler.py" in (Path("/proc") / child / "cmdline").read_bytes():
+                found.append(Path("/proc") / child)
+    return found
+
+
+def converse_between(near: Namespace, far: Namespace) -> None:
+    """Requests and answers over a TCP connection from one host to another."""
+    with near.entered():
+        listener = socket.create_server(("10.8.0.1", 0))
+    with far.entered():
+        client = socket.create_connection(listener.getsockname())
+    with listener, client, listener.accept()[0] as server:
+        for _ in range(10):
+            client.sendall(b"request")
+            server.recv(100)
+            server.sendall(b"answer")
+            client.recv(100)
+            time.sleep(0.01)
+
+
+def test_headers_that_are_links_to_elsewhere_are_read(tmp_path: Path) -> None:
+    """As Debian 13 has them."""
+    elsewhere, include = tmp_path / "uapi" / "asm", tmp_path / "include"
+    elsewhere.mkdir(parents=True)
+    (include / "some-linux-gnu" / "asm").mkdir(parents=True)
+    (elsewhere / "types.h").write_text("types")
+    link = include / "some-linux-gnu" / "asm" / "types.h"
+    link.symlink_to(elsewhere / "types.h")
+    read = f"""
+import sys
+from pathlib import Path
+from otel_epping.kernel.load.landlock import confine
+from otel_epping.kernel.load.compiler import header_folders
+include = Path({str(include)!r})
+confine(header_folders([include, include / "some-linux-gnu"]))
+print(Path({str(link)!r}).read_text())
+for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(link)!r}).write_text("")):
+    try:
+        forbidden()
+    except PermissionError:
+        print("refused")
+"""
+    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["types", "refused", "refused"]
+
+
+@pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
+def test_the_compiler_reads_its_headers_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str
+) -> None:
+    """By Landlock: where a kernel has none, this fails, and the loader is confined by its capabilities alone."""
+    source = tmp_path / "bpf"
+    shutil.copytree(loader.source_folder(), source)
+    program = source / "epping.bpf.c"
+    text = program.read_text()
+    (source / "stubs" / "more").write_text("int more;\n")
+    monkeypatch.setattr(loader, "source_folder", lambda: source)
+
+    def load(more: str) -> None:
+        program.write_text(f'#include "{more}"\n{text}')
+        EppingCollector(EppingConfig(max_flows=64, max_subnets=64)).close()
+
+    load(f"{source}/stubs/more")
+    with pytest.raises(EppingError, match="cannot compile") as refused:
+        load(outside)
+    assert f"'{outside}': Permission denied" in refused.value.detail

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What `check` says of kernels, machines and compilers that were tried, and of others."""
+
+import platform
+from pathlib import Path
+
+import pytest
+
+from otel_epping.kernel.load import requirements
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+PLATFORMS = Path(__file__).parents[3] / "docs" / "platforms.md"
+
+
+@pytest.mark.parametrize(
+    ("release", "machine", "words"),
+    [
+        ("6.1.0-32-amd64", "x86_64", "Linux {0} to {1} were tried"),
+        ("6.18.44", "x86_64", "Linux {0} to {1} were tried"),
+        ("5.15.0", "x86_64", "should work, but nothing older than Linux {0} was tried"),
+        ("99.0", "x86_64", "should work, but nothing newer than Linux {1} was tried"),
+        ("6.12.0", "aarch64", "Linux {0} to {1} were tried, and nothing on aarch64, but only on x86_64"),
+    ],
+)
+def test_kernels(monkeypatch: pytest.MonkeyPatch, release: str, machine: str, words: str) -> None:
+    monkeypatch.setattr(platform, "release", lambda: release)
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    versions = (".".join(map(str, version)) for version in requirements.TRIED_KERNELS)
+    assert requirements.tried_kernel() == words.format(*versions)
+
+
+def test_versions_of_bcc() -> None:
+    known = ", ".join(requirements.TRIED_BCC)
+    assert [requirements.tried_bcc(f"{version}.0") for version in requirements.TRIED_BCC] == [
+        f"BCC {known} were tried"
+    ] * len(requirements.TRIED_BCC)
+    assert requirements.tried_bcc("0.3.0") == requirements.tried_bcc("unknown")
+    assert requirements.tried_bcc("0.3.0") == f"should work, but only BCC {known} were tried"
+
+
+def test_what_was_tried_is_in_the_documentation() -> None:
+    text = PLATFORMS.read_text()
+    for version in requirements.TRIED_BCC:
+        assert f"BCC {version}" in text
+    for kernel in requirements.TRIED_KERNELS:
+        assert ".".join(map(str, kernel)) in text

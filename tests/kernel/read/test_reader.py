@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A reading has all that is in the program's maps, though it looks at little of it: the buckets known to be in use."""
+
+import threading
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Any
+
+import numpy as np
+import pytest
+
+from otel_epping.kernel import buckets, libbpf, map_array
+from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.read.histograms import BLOCK, Histograms
+from otel_epping.kernel.read.reader import Reader
+from otel_epping.kernel.read.subnet_counters import SubnetCounters
+from otel_epping.kernel.reading import Reading
+from otel_epping.series.temporality import TemporalityTracker
+from tests.support.prog_test_run import EXTERNAL, Bench
+from tests.support.readings import dense
+from tests.support.recorder import Conversation
+
+pytestmark = pytest.mark.parallel
+
+
+LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS
+MS = 1_000_000
+# Their bucket counts leave different remainders, and none, when divided into blocks.
+SCALES = (1, 2, 4, 5)
+
+
+@pytest.fixture(params=SCALES)
+def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    return bench_of(
+        EppingConfig(packet_clock=True, scale=request.param, sample_interval_ns=0, max_age_ns=GREATEST, max_subnets=256)
+    )
+
+
+@pytest.fixture
+def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few rows to a window, so that there are many windows."""
+    monkeypatch.setattr(map_array, "_WINDOW_BYTES", 7_000)
+
+
+def slot_of(bench: Bench, conversation: Conversation) -> int:
+    slot = bench.slot_of(ip_network(conversation.subnet), EXTERNAL)
+    assert slot
+    return slot
+
+
+def talks(bench: Bench, count: int) -> tuple[list[Conversation], list[int]]:
+    """Some conversations, and the slots that have their RTTs; one each, so that there are slots."""
+    conversations = [Conversation(bench) for _ in range(count)]
+    for conversation in conversations:
+        conversation.record([MS])
+    return conversations, [slot_of(bench, conversation) for conversation in conversations]
+
+
+def whole(bench: Bench, reading: Reading) -> Counts:
+    return dense(reading.buckets, buckets.bucket_count(bench.config.scale))
+
+
+def check(bench: Bench, reading: Reading) -> None:
+    """A reading against all of the maps, none of whose buckets has wrapped around."""
+    rows = len(reading.sum_ns)
+    assert (whole(bench, reading) == bench.histograms["buckets"][:rows]).all()
+    assert (reading.buckets.totals() == bench.histograms["ended"][:rows]).all()
+    assert (reading.sum_ns == bench.histograms["sum_ns"][:rows]).all()
+    assert not bench.histograms["ended"][rows:].any()
+
+
+def write(bench: Bench, slot: int, **fields: Any) -> None:
+    """Puts a row of histograms into the map, as it is but for these fields."""
+    row = bench.histograms[slot].copy()
+    for name, value in fields.items():
+        row[name] = value
+    libbpf.map_update(bench.collector.program.maps["histograms"].fd, np.uint32(slot).tobytes(), row.tobytes())
+
+
+@pytest.mark.usefixtures("narrow_windows")
+def test_buckets_are_found_wherever_they_come_into_use(bench_of_scale: Bench) -> None:
+    bench, chance = bench_of_scale, np.random.default_rng(6)
+    readers = [bench.collector.reader(), bench.collector.reader()]
+    conversations: list[Conversation] = []
+    for turn in range(30):
+        if turn % 5 == 0:
+            conversations += talks(bench, 3)[0]
+        for conversation in conversations:
+            # Most stay near where they were; now and then one goes to the ends of the histogram, or anywhere.
+            near = (MS * chance.uniform(1, 2, chance.integers(0, 4))).astype(np.int64)
+            far = np.exp(chance.uniform(np.log(LEAST), np.log(GREATEST), chance.integers(0, 3))).astype(np.int64)
+            ends = np.array([LEAST, GREATEST])[chance.integers(0, 2, int(turn > 20))]
+            conversation.record([*near.tolist(), *(far if chance.random() < 0.2 else []), *ends.tolist()])
+        check(bench, readers[0].read())
+        if turn % 7 == 0:
+            check(bench, readers[1].read())
+    check(bench, readers[1].read())
+
+
+def test_a_reading_keeps_little_more_than_the_buckets_in_use(every: Bench) -> None:
+    (conversation,), (slot,) = talks(every, 1)
+    conversation.record([MS, 4 * MS])
+    reading = every.collector.reader().read()
+    occupied = np.flatnonzero(whole(every, reading)[slot])
+    assert reading.buckets.lengths[slot] < occupied[-1] - occupied[0] + 1 + BLOCK
+    unused = np.flatnonzero(reading.buckets.totals() == 0)
+    assert not reading.buckets.lengths[unused].any()
+
+
+def test_rows_in_which_no_rtt_ended_are_not_looked_at(every: Bench) -> None:
+    _, (slot,) = talks(every, 1)
+    reader = every.collector.reader()
+    before = whole(every, reader.read())
+    counts = every.histograms["buckets"][slot].copy()
+    write(every, slot, buckets=counts + 1)
+    assert (whole(every, reader.read()) == before).all()
+    write(every, slot, buckets=counts)
+
+
+def test_a_row_in_the_middle_of_an_rtt_is_read_later(every: Bench) -> None:
+    """Of two RTTs, the second has begun and is in its bucket, far from any other, and not yet in the sum."""
+    _, (slot,) = talks(every, 1)
+    reader = every.collector.reader()
+    check(every, reader.read())
+    row = every.histograms[slot].copy()
+    counts = row["buckets"].copy()
+    counts[[3, 300]] += 1
+    write(every, slot, began=row["began"] + 2, ended=row["ended"] + 1, sum_ns=row["sum_ns"] + 7 * MS, buckets=counts)
+    torn = reader.read()
+    assert torn.sum_ns[slot] == row["sum_ns"]
+    assert (whole(every, torn)[slot] == row["buckets"]).all()
+    write(every, slot, ended=row["ended"] + 2, sum_ns=row["sum_ns"] + 9 * MS)
+    check(every, reader.read())
+    check(every, reader.read())
+
+
+def test_a_bucket_that_comes_into_use_when_others_have_wrapped_around_is_found(every: Bench) -> None:
+    _, (slot,) = talks(every, 1)
+    reader = every.collector.reader()
+    was = whole(every, reader.read())[slot]
+    row = every.histograms[slot].copy()
+    place = int(np.flatnonzero(was)[0])
+    assert was[place] == 1
+    for turn in range(1, 4):  # one less than 2^32 in a bucket each time, which is empty after the first
+        counts = every.histograms["buckets"][slot].copy()
+        counts[[place]] -= 1
+        counts[[place + 17 * turn]] += 1
+        ended = int(row["ended"]) + turn * 2**32
+        write(every, slot, began=ended, ended=ended, buckets=counts)
+        found = whole(every, reader.read())[slot]
+        assert found[place] == 1 + turn * (2**32 - 1)
+        assert found[[place + 17 * past for past in range(1, turn + 1)]].tolist() == [1] * turn
+    write(every, slot, **{name: row[name] for name in ("began", "ended", "buckets")})
+
+
+def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    (conversation,), _ = talks(every, 1)
+    reader = every.collector.reader()
+    reader.read()
+    conversation.record([MS])
+    later = [2 * MS, MS, 500 * MS]
+    runs_of = Histograms._runs_of
+
+    def runs_of_slowly(*arguments: Any) -> Any:
+        found = runs_of(*arguments)
+        if later:
+            conversation.record([later.pop()])
+        return found
+
+    monkeypatch.setattr(Histograms, "_runs_of", runs_of_slowly)
+    check(every, reader.read())
+    assert not later
+
+
+def test_a_row_that_outgrows_its_run_while_it_is_widened_is_read_again(
+    every: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (conversation,), _ = talks(every, 1)
+    reader = every.collector.reader()
+    reader.read()
+    conversation.record([100 * MS])
+    later = [5000 * MS, LEAST]
+    lay_out = Histograms._lay_out
+
+    def lay_out_slowly(*arguments: Any) -> None:
+        lay_out(*arguments)
+        if later:
+            conversation.record([later.pop()])
+
+    monkeypatch.setattr(Histograms, "_lay_out", lay_out_slowly)
+    check(every, reader.read())
+    assert not later
+
+
+def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> None:
+    conversations, slots = talks(every, 4)
+    reader = every.collector.reader()
+    enough = threading.Event()
+
+    def record() -> None:
+        chance = np.random.default_rng(8)
+        while not enough.is_set():
+            for conversation in conversations:
+                conversation.record(np.exp(chance.uniform(np.log(LEAST), np.log(GREATEST), 5)).astype(int).tolist())
+
+    thread = threading.Thread(target=record)
+    thread.start()
+    try:
+        first = last = reader.read().buckets.totals()[slots]
+        for _ in range(100):
+            totals = reader.read().buckets.totals()[slots]
+            assert (totals >= last).all()
+            last = totals
+    finally:
+        enough.set()
+        thread.join()
+    assert (last > first).all(), "nothing was counted meanwhile"
+    check(every, reader.read())
+
+
+def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every: Bench) -> None:
+    conversations, slots = talks(every, 6)
+    chance = np.random.default_rng(7)
+    reader, ledger = every.collector.reader(), TemporalityTracker(delta=True, started_ns=1)
+    told: dict[int, Counts] = {}
+    for turn in range(25):
+        for conversation in conversations[: int(chance.integers(1, 7))]:
+            spread = 1 + turn / 4
+            conversation.record((MS * np.exp(chance.uniform(-spread, spread, 3))).astype(np.int64).tolist())
+        ledger.take(reader.read())
+        rows = ledger.rows()
+        for part in np.array_split(rows, 4):
+            if chance.random() < 0.6:
+                for row, counts in zip(part.tolist(), dense(ledger.pending(part).buckets, 415), strict=True):
+                    told[row] = told.get(row, np.zeros(415, np.uint64)) + counts
+                ledger.acknowledge(part)
+        pending = dense(ledger.pending(np.array(slots)).buckets, 415)
+        for slot, counts in zip(slots, pending, strict=True):
+            assert (told.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
+
+
+def test_without_threads_it_is_read_one_after_the_other(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As at the end of the interpreter, from Python 3.12 on."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    conversations, _ = talks(every, 1)
+    conversations[0].record([MS, 9 * MS])
+    expected = every.collector.reader().read()
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    reading = every.collector.reader().read()
+    check(every, reading)
+    assert (reading.counters == expected.counters).all()
+
+
+def test_what_goes_wrong_beside_is_raised_and_the_next_reading_is_whole(
+    every: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(counters: SubnetCounters, since: object) -> None:
+        raise OSError("no memory to read")
+
+    reader: Reader = every.collector.reader()
+    monkeypatch.setattr(SubnetCounters, "read", fail)
+    with pytest.raises(OSError, match="no memory"):
+        reader.read()
+    monkeypatch.undo()
+    talks(every, 1)
+    check(every, reader.read())

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The knobs of the kernel program, and what a user reads when it cannot be loaded."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig, possible_cpus
+from otel_epping.kernel.program import Map
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.replay.replayer import MALFORMED_MARK
+
+pytestmark = pytest.mark.parallel
+
+
+ROOT = Path(__file__).parents[2]
+RANGES = {
+    "max_subnets": (1, 4_000_000),
+    "max_flows": (64, 16_000_000),
+    "prefix_v4": (0, 32),
+    "prefix_v6": (0, 128),
+    "sample_interval_ns": (0, 64_000_000_000),
+    "max_age_ns": (1_000_000, 600_000_000_000),
+    "scale": (0, 6),
+}
+MIB = 1 << 20
+
+
+def load(config: EppingConfig | None = None) -> EppingCollector:
+    return EppingCollector(config or EppingConfig(max_subnets=64, max_flows=64))
+
+
+def test_defaults_are_those_of_the_source() -> None:
+    source = (ROOT / "bpf" / "config.h").read_text()
+    defined = {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)$", source, re.MULTILINE)}
+    assert defined.pop("MALFORMED_MARK") == MALFORMED_MARK  # no knob
+    assert set(re.findall(r"^#ifndef (\w+)$", source, re.MULTILINE)) == set(defined)
+    knobs = EppingConfig().defines()
+    assert knobs.pop("CPUS") == possible_cpus()
+    assert defined.pop("CPUS") == 1
+    assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
+    assert 10**9 / defined.pop("TICK_NS") == 250
+    assert defined.pop("HASH_KEY") % 2 == 1
+    assert knobs == defined
+
+
+@pytest.mark.parametrize("knob", RANGES)
+def test_a_value_out_of_range_is_refused(knob: str) -> None:
+    for good in RANGES[knob]:
+        assert EppingConfig(**{knob: good}).defines()[knob.upper()] == good  # type: ignore[arg-type]
+    least, greatest = RANGES[knob]
+    for bad in (least - 1, greatest + 1, -(10**12), 10**12):
+        with pytest.raises(EppingError) as caught:
+            EppingConfig(**{knob: bad})  # type: ignore[arg-type]
+        message = str(caught.value)
+        assert knob in message
+        assert {str(bad), str(least), str(greatest)} <= set(re.findall(r"-?\d+", message.removeprefix(knob)))
+        assert "\n" not in message
+
+
+def test_the_least_of_everything_loads() -> None:
+    least = {knob: limits[0] for knob, limits in RANGES.items()}
+    with load(EppingConfig(**least)) as collector:  # type: ignore[arg-type]
+        assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 1
+
+
+def test_kernel_memory_at_defaults() -> None:
+    with load(EppingConfig()) as collector:
+        by_map = collector.kernel_bytes
+        assert by_map.keys() == collector.program.maps.keys()
+        # What the tables hold at the very least, lest the figures be empty.
+        assert by_map["histograms"] >= 16_385 * 4 * 415
+        assert by_map["flows"] >= 80_000 * 160
+        assert sum(by_map.values()) <= (64 + 4 * possible_cpus()) * MIB
+
+
+def test_a_layout_that_the_kernel_does_not_share_is_found() -> None:
+    with load() as collector:
+        histograms = collector.program.maps["histograms"]
+        assert histograms.layout
+        size = histograms.layout["size"]
+        assert len(map_array.Array("histograms", histograms).rows(0, 65)) == 65
+        shifted: dict[str, Any] = histograms.layout | {"size": size + 8}
+        with pytest.raises(EppingError, match=f"histograms.* {size + 8} .* {size}"):
+            map_array.Array("histograms", Map(histograms.fd, shifted))
+        with pytest.raises(EppingError, match=f"histograms.* {size}"):
+            map_array.Array("histograms", Map(histograms.fd, None))
+
+
+# ---- attaching
+
+
+def test_attaching_again_does_not_detach() -> None:
+    with Namespace("attached") as namespace:
+        namespace.ip("link add left index 77 type veth peer name right", "link set left up")
+        with namespace.entered(), load() as collector:
+            hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
+            collector.attachments.attach("left")
+            assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
+            with suppress(EppingError):  # or it does nothing
+                collector.attachments.attach("left")
+            assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
+            collector.attachments.detach("left")
+            assert [libbpf.attached_count(77, hook) for hook in hooks] == [0, 0]

@@ -1,0 +1,239 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The demo tells the truth, can tell when it is not told the truth, and leaves nothing behind however it ends.
+
+What a demo has made is found by its processes: all inherit a variable of the environment that nobody else has. The full
+demo takes half a minute in which the machine is idle, so it runs beside the others.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from otel_epping.lab.demo import Result
+from otel_epping.lab.namespaces import start
+from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
+from tests.support.patience import PATIENCE_S
+
+COMMAND = [sys.executable, "-m", "otel_epping", "demo"]
+# What is seen of a demo that is under way: a line of its output, or a program of its traffic.
+GONE_S = 10  # sooner than its traffic would end by itself
+STARTING, MEASURING = "lab:", "lab.traffic talk"
+
+# The demo on a lab whose link holds packets of two subnets longer, and shorter, than the table says.
+LIARS = {"198.51.100.0/24": 3, "203.0.113.0/24": 0.5}
+LYING = f"""
+import sys
+from dataclasses import replace
+from otel_epping import cli; from otel_epping.lab import demo
+
+class LyingLab(demo.Lab):
+    def __init__(self):
+        super().__init__()
+        said = [replace(each, delay_ns=int(each.delay_ns * {LIARS}.get(str(each.subnet), 1))) for each in self.networks]
+        self.networks = tuple(said)
+
+demo.Lab = LyingLab
+demo._SECONDS = 3
+sys.argv = ["otel-epping", "demo"]
+cli.main()
+"""
+
+
+@dataclass
+class Demo:
+    """A demo that runs, and what it has been seen to own."""
+
+    mark: str
+    process: subprocess.Popen[str]
+    output: Path
+    owned: set[tuple[str, str]] = field(default_factory=set)
+
+    def text(self) -> str:
+        return self.output.read_text()
+
+    def wait_for(self, text: str) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while text not in self.text() and not self.runs(text):
+            assert self.process.poll() is None, self.text()
+            assert time.monotonic() < deadline, self.text()
+            time.sleep(0.05)
+
+    def runs(self, words: str) -> bool:
+        return any(words in _read(each / "cmdline").replace(b"\0", b" ").decode() for each in self.processes())
+
+    def processes(self) -> set[Path]:
+        mark = self.mark.encode()
+        return {folder for folder in Path("/proc").glob("[0-9]*") if mark in _read(folder / "environ")}
+
+    def look(self) -> set[tuple[str, str]]:
+        """Takes down the namespaces, programs and maps that its processes hold, and returns them."""
+        host = str(Path("/proc/self/ns/net").readlink())
+        for process in self.processes():
+            for entry in (process / "ns/net", *_listed(process / "fd")):
+                target = _target(entry)
+                if target.startswith("net:") and target != host:
+                    self.owned.add(("net", target))
+            for entry in _listed(process / "fdinfo"):
+                for kind, number in re.findall(rb"^(map|prog)_id:\t(\d+)$", _read(entry), re.M):
+                    self.owned.add((kind.decode(), number.decode()))
+        return self.owned
+
+    def assert_gone(self) -> None:
+        """Asserts that nothing of it is left once it had time to go."""
+        deadline = time.monotonic() + GONE_S
+        while (left := self._left()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not left
+
+    def _left(self) -> list[str]:
+        left = [str(folder) for folder in self.processes()]
+        held = {_target(entry) for entry in Path("/proc").glob("[0-9]*/ns/net")}
+        listed = subprocess.run(["lsns", "-n", "-t", "net", "-o", "NS"], capture_output=True, text=True, check=True)
+        held |= {f"net:[{inode}]" for inode in listed.stdout.split()}
+        for kind, name in self.owned:
+            if kind == "net":
+                left += [name] if name in held else []
+            elif subprocess.run(["bpftool", kind, "show", "id", name], capture_output=True).returncode == 0:
+                left.append(f"{kind} {name}")
+        return left
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # the process has ended
+        return b""
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError:
+        return []
+
+
+def _target(path: Path) -> str:
+    try:
+        return str(path.readlink())
+    except OSError:
+        return ""
+
+
+def begin(folder: Path, command: list[str], **settings: str) -> Demo:
+    mark = uuid.uuid4().hex
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    output = folder / f"{mark}.log"
+    with output.open("w") as file:
+        process = start(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=environment | settings | {"DEMO_MARK": mark, "COLUMNS": "120"},
+        )
+    return Demo(mark, process, output)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    """The demo as it is, from before the first test, with settings that a user may have for other programs."""
+    settings = {
+        "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://192.0.2.1:4317",
+        "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
+        "OTEL_EPPING_PREFIX_V4": "8",
+    }
+    demo = begin(tmp_path_factory.mktemp("whole"), COMMAND, **settings)
+    yield demo
+    demo.process.kill()
+    demo.process.wait()
+
+
+def interrupt(demo: Demo) -> None:
+    """Ctrl-C: the terminal signals the process group in the foreground."""
+    os.killpg(demo.process.pid, signal.SIGINT)
+
+
+@pytest.mark.parametrize("when", [STARTING, MEASURING], ids=["starting", "measuring"])
+def test_ctrl_c_ends_it_and_all_it_made(tmp_path: Path, when: str) -> None:
+    demo = begin(tmp_path, COMMAND)
+    demo.wait_for(when)
+    owned = demo.look()
+    assert sum(kind == "net" for kind, _ in owned) == 4
+    if when == MEASURING:
+        assert {kind for kind, _ in owned} == {"net", "map", "prog"}
+    interrupt(demo)
+    assert demo.process.wait(PATIENCE_S) in (1, 130, -signal.SIGINT)
+    assert "Traceback" not in demo.text()
+    demo.assert_gone()
+
+
+def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
+    demo = begin(tmp_path, COMMAND)
+    demo.wait_for(MEASURING)
+    assert {kind for kind, _ in demo.look()} == {"net", "map", "prog"}
+    demo.process.kill()
+    demo.process.wait()
+    demo.assert_gone()
+
+
+def verdicts(output: str) -> dict[str, str]:
+    """The last word of each row of the table."""
+    return dict(re.findall(r"^ *([0-9a-f.:]+/\d+) .* (agrees|differs) *$", output, re.M))
+
+
+def test_a_link_that_lies_is_found_out(tmp_path: Path) -> None:
+    demo = begin(tmp_path, [sys.executable, "-c", LYING])
+    assert demo.process.wait(PATIENCE_S) == 1
+    found = verdicts(demo.text())
+    assert len(found) == len(DEFAULT_NETWORKS)
+    assert {found[subnet] for subnet in LIARS} == {"differs"}
+    assert "agrees" in found.values()
+    assert demo.text().splitlines()[-1].startswith("otel-epping: some RTTs do not agree with the links' delays")
+
+
+NETWORK = Network(DEFAULT_NETWORKS[5].subnet, 50_000_000)
+TRUE = Result(NETWORK, count=100, least=0.0501, median=0.051, p95=0.06, greatest=0.3, without_timestamps=0.0)
+
+
+@pytest.mark.parametrize(
+    ("result", "agrees"),
+    [
+        (TRUE, True),
+        (replace(TRUE, least=0.0499), False),
+        (replace(TRUE, median=0.0549), True),
+        (replace(TRUE, median=0.0551), False),
+        (replace(TRUE, count=9), False),
+        (Result(NETWORK, 0, 0.0, 0.0, 0.0, 0.0, 0.0), False),
+    ],
+)
+def test_what_agrees_with_the_truth(result: Result, agrees: bool) -> None:
+    assert result.agrees is agrees
+
+
+def test_without_root_one_line_says_so() -> None:
+    nobody = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    ended = subprocess.run([*nobody, *COMMAND], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert ended.returncode == 1
+    assert ended.stderr.splitlines() == [
+        "otel-epping: missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF: run as root, or give the process these capabilities"
+    ]
+
+
+def test_the_whole_demo_agrees_and_leaves_nothing(whole: Demo) -> None:
+    whole.look()
+    assert whole.process.wait(PATIENCE_S) == 0, whole.text()
+    found = verdicts(whole.text())
+    assert set(found) == {str(network.subnet) for network in DEFAULT_NETWORKS}
+    assert set(found.values()) == {"agrees"}
+    assert {network.subnet.version for network in DEFAULT_NETWORKS} == {4, 6}
+    assert len(found) >= 8
+    whole.assert_gone()

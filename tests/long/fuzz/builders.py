@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whole packets, layer by layer. Checksums are left 0: nobody looks at them here, and scapy would take 100 us a packet
+(tests/long/test_fuzz.py has scapy and dpkt read what is built here)."""
+
+import struct
+from collections.abc import Sequence
+
+from tests.long.fuzz import links
+from tests.long.fuzz.meaning import AUTHENTICATION, FRAGMENT, ICMP_OF
+
+MAC = bytes.fromhex("020000000001")
+IP_ETHERTYPE = {4: 0x0800, 6: 0x86DD}
+IP_PROTOCOL = {4: 4, 6: 41}  # of IP in IP
+PPP_IP = {4: 0x0021, 6: 0x0057}
+PPPOE = bytes.fromhex("88641100")  # its type, version and code
+# Those that the talks use; ALL_LINKS has the rarer ones.
+LINKS = ("802.1Q", "802.1ad", "802.1Q of old", "pppoe", "mpls")
+ALL_LINKS = (*LINKS, "pppoe, one byte", *sorted(links.BUILDERS.keys() - set(LINKS)))
+
+
+def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
+    """Ethernet and the headers named in `stack`, outermost first, in front of an IP packet of that version."""
+    headers = b""
+    following = IP_ETHERTYPE[version]
+    bottom = True
+    for name in reversed(stack):
+        if name == "mpls":
+            headers = struct.pack(">I", (chance_bits & 0xFFFFF) << 12 | bottom << 8 | 64) + headers
+            following, bottom = 0x8847, False
+            continue
+        if name.startswith("pppoe"):
+            inside = {0x8847: 0x0281, 0x8848: 0x0283, IP_ETHERTYPE[version]: PPP_IP[version]}.get(following, 0xC021)
+            size = 1 if name != "pppoe" and inside < 0x100 else 2
+            headers = struct.pack(">BBHH", 0x11, 0, 7, 0xFFFF) + inside.to_bytes(size, "big") + headers
+            following = 0x8864
+        else:
+            following, header = links.BUILDERS[name](following, chance_bits)
+            headers = header + headers
+        # A label in front of labels is not the last one.
+        bottom = following not in links.LABELS
+    return MAC + MAC + struct.pack(">H", following) + headers
+
+
+def with_session_length(frame: bytes, link_bytes: int, more: int = 0) -> bytes:
+    """The length of a PPPoE session's packet made true, or a lie of so many bytes more; without one, the frame as it is
+    (RFC 2516 section 4: what follows its header of 6 bytes)."""
+    at = frame.find(PPPOE, 12, link_bytes) + 2
+    if at < 12:
+        return frame
+    length = max(0, len(frame) - at - 6 + more) & 0xFFFF
+    return frame[: at + 4] + length.to_bytes(2, "big") + frame[at + 6 :]
+
+
+def ip(source: bytes, destination: bytes, protocol: int, payload: bytes, ecn: int = 0) -> bytes:
+    """An IP packet without options, of the version that the addresses are of."""
+    if len(source) == 4:
+        head = struct.pack(">BBHHHBBH", 0x45, ecn, 20 + len(payload), 1, 0x4000, 64, protocol, 0)
+    else:
+        head = struct.pack(">IHBB", 6 << 28 | ecn << 20, len(payload), protocol, 64)
+    return head + source + destination + payload
+
+
+def tcp(
+    ports: tuple[int, int],
+    sequence: int,
+    acknowledged: int,
+    flags: int,
+    options: bytes = b"",
+    payload: bytes = b"",
+    window: int = 1024,
+) -> bytes:
+    """A TCP segment; `options` fill whole words."""
+    offset = (20 + len(options)) // 4
+    numbers = sequence % (1 << 32), acknowledged % (1 << 32)
+    return struct.pack(">HHIIBBHHH", *ports, *numbers, offset << 4, flags, window, 0, 0) + options + payload
+
+
+def timestamp(tsval: int, tsecr: int) -> bytes:
+    """The timestamp option behind two NOPs, as nearly everybody sends it (RFC 7323 appendix A)."""
+    return struct.pack(">BBBBII", 1, 1, 8, 10, tsval % (1 << 32), tsecr % (1 << 32))
+
+
+def udp(ports: tuple[int, int], payload: bytes) -> bytes:
+    """A UDP datagram."""
+    return struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload
+
+
+def echo(version: int, request: bool, identifier: int, number: int, payload: bytes = b"abcdefgh") -> bytes:
+    """An ICMP echo request or reply."""
+    kind = {4: (0, 8), 6: (129, 128)}[version][request]
+    return struct.pack(">BBHHH", kind, 0, 0, identifier, number) + payload
+
+
+def icmp_protocol(version: int) -> int:
+    """The protocol number of ICMP."""
+    return ICMP_OF[version]
+
+
+def dns(transaction: int, is_response: bool) -> bytes:
+    """A query for the address of a. (RFC 1035 section 4.1), or its response without an answer."""
+    flags = 0x8180 if is_response else 0x0100
+    return struct.pack(">HHHHHH", transaction, flags, 1, 0, 0, 0) + b"\x01a\x00\x00\x01\x00\x01"
+
+
+def quic(version: int, kind: int) -> bytes:
+    """The begin of a long header packet (RFC 9000 section 17.2); kind 0 is Initial, in the numbers of version 1."""
+    number, first = {1: (1, 0), 2: (0x6B3343CF, 1)}[version]
+    return struct.pack(">BIB", 0xC0 | (kind + first & 3) << 4, number, 8) + bytes(range(8)) + bytes(30)
+
+
+def gre(flags: int, kind: int, payload: bytes) -> bytes:
+    """GRE (RFC 2784, RFC 2890) with the optional words that the flags name."""
+    return struct.pack(">HH", flags, kind) + bytes(4 * (flags & 0xB000).bit_count()) + payload
+
+
+def extension(protocol: int, following: int, units: int) -> bytes:
+    """An IPv6 extension header, `units` longer than the least (RFC 8200 section 4.2, RFC 4302 section 2.2). That of a
+    fragment has one length; it is of a whole packet (RFC 6946)."""
+    if protocol == FRAGMENT:
+        return bytes([following, units]) + bytes(6)
+    size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
+    return bytes([following, units]) + bytes(size - 2)

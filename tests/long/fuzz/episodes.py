@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sequences of packets, each made from its seed and number alone.
+
+Most episodes are random: talks, or parts of captures, at the same time, with most of their packets mutated. Every few
+one is a sweep, which goes through all cases of a kind, by its number where it left off: a packet cut off at every byte,
+TCP options of every kind and length in every place, chains of extension headers, stacks of link headers.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from otel_epping.kernel.attach.interfaces import Role
+from otel_epping.kernel.config import EppingConfig
+from tests.long.fuzz import builders, mutations, talks
+from tests.long.fuzz.flows import IDLE_NS
+from tests.long.fuzz.meaning import ACK, ETHERNET, read
+from tests.long.fuzz.rules import Step
+
+START_NS = 1_760_000_000_000_000_000
+MS = talks.MS
+STEPS = 1000  # of an episode, about
+SWEEP_EVERY = 8
+
+
+@dataclass(frozen=True)
+class Episode:
+    """Packets in order, and the interface that they pass: its link header, 14 or 0, its role, None if the program was
+    told of no such interface."""
+
+    name: str
+    steps: list[Step]
+    link_header: int = ETHERNET
+    role: Role | None = Role.WAN
+
+    @property
+    def mutated(self) -> int:
+        """How many of the packets are not whole any more, or not what their talk would have sent."""
+        return sum(bool(step.note) for step in self.steps)
+
+
+def make(seed: str, index: int, config: EppingConfig) -> Episode:
+    """The episode with this number; for the configuration, as to silences and how much is in tunnels."""
+    chance = random.Random(f"{seed}/{index}")
+    if index % SWEEP_EVERY == SWEEP_EVERY - 1:
+        return sweep(chance, index // SWEEP_EVERY)
+    link_header = chance.choice((ETHERNET, ETHERNET, ETHERNET, 0))
+    role = chance.choice([*Role, Role.WAN, *([None] if link_header else [])])
+    share = 0.6 if config.tunnels else 0.04
+    if talks.captures() and chance.random() < 0.3:
+        steps = talks.captured(chance, link_header, STEPS)
+        name = "captured"
+    else:
+        steps = []
+        while len(steps) < STEPS:
+            talk = chance.choice(talks.TALKS)
+            begin = chance.randrange(10_000) * MS
+            steps += [
+                step._replace(at_ns=step.at_ns + begin)
+                for step in talk(chance, talks.any_hosts(chance, link_header, share))
+            ]
+        steps.sort(key=lambda step: step.at_ns)
+        name = "talks"
+    return Episode(name, disturbed(chance, steps, link_header, config.max_age_ns), link_header, role)
+
+
+def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_age_ns: int) -> list[Step]:
+    """Most packets mutated, some lost, sent twice or overtaken, with silences between them, and time gone back."""
+    share = chance.choice((0.3, 0.6, 0.9, 1.0))
+    shift_ns, result = START_NS, []
+    for step in steps:
+        if chance.random() < 0.002:
+            shift_ns += chance.choice((max_age_ns, max_age_ns + 1, max_age_ns // 2, 100 * MS, IDLE_NS, IDLE_NS + 1))
+        step = mutations.fit(step._replace(at_ns=step.at_ns + shift_ns))
+        if chance.random() < share:
+            step = mutations.mutate(chance, step, link_header)
+        place = chance.random()
+        if place < 0.02:
+            continue
+        result.append(step)
+        if place < 0.04:
+            result.append(step._replace(note=step.note + " sent twice"))
+        elif place < 0.06 and len(result) > 3:
+            other = chance.randrange(2, 4)
+            result[-1], result[-other] = result[-other], result[-1]
+            result[-1] = result[-1]._replace(note=result[-1].note + " overtaken")
+        elif place < 0.065:
+            result[-1] = step._replace(
+                at_ns=step.at_ns - chance.randrange(300 * MS), note=step.note + " time gone back"
+            )
+    return result
+
+
+def sweep(chance: random.Random, number: int) -> Episode:
+    """One of the sweeps, in turn."""
+    sweeps: tuple[Callable[[random.Random, int], Episode], ...] = (
+        cut_everywhere,
+        every_option,
+        every_chain,
+        every_stack,
+    )
+    return sweeps[number % len(sweeps)](chance, number // len(sweeps))
+
+
+def numbered(name: str, packets: Iterator[bytes | tuple[bytes, int]], link_header: int = ETHERNET) -> Episode:
+    """An episode of packets a millisecond apart, coming in and going out in turn."""
+    steps = []
+    for place, packet in enumerate(itertools.islice(packets, 2 * STEPS)):
+        frame, wire_length = packet if isinstance(packet, tuple) else (packet, 0)
+        steps.append(mutations.fit(Step(place % 2 == 0, frame, START_NS + place * MS, wire_length, note=name)))
+    return Episode(name, steps, link_header)
+
+
+def any_packet(chance: random.Random, link_header: int) -> Step:
+    """A packet out of any talk."""
+    return chance.choice(chance.choice(talks.TALKS)(chance, talks.any_hosts(chance, link_header)))
+
+
+def cut_everywhere(chance: random.Random, number: int) -> Episode:
+    """Packets cut off at every byte, by the network and by a capture; with a link header every second time."""
+    link_header = ETHERNET * (number % 2)
+
+    def packets() -> Iterator[tuple[bytes, int]]:
+        while True:
+            frame = any_packet(chance, link_header).frame
+            for size in range(len(frame), mutations.SHORTEST_FRAME - 1, -1):
+                yield frame[:size], 0
+                yield frame[:size], len(frame)
+
+    return numbered("cut at every byte", packets(), link_header)
+
+
+def every_option(chance: random.Random, number: int) -> Episode:
+    """Lists of TCP options: `before` NOPs, an option of a kind and a length, a timestamp behind it, in a header of
+    each size. The cases go on from episode to episode."""
+    kinds = (0, 1, 2, 3, 4, 5, 8, 19, 30, 254)
+    cases = itertools.product(range(0, 41, 4), range(4), kinds, range(42))
+    count = 11 * 4 * len(kinds) * 42
+    hosts = talks.any_hosts(chance, ETHERNET)
+
+    def packets() -> Iterator[bytes]:
+        start = number * 2 * STEPS % count
+        for place, (room, before, kind, size) in enumerate(itertools.islice(itertools.cycle(cases), start, None)):
+            clock = number * 2 * STEPS + place
+            option = bytes([kind, size]) + bytes([1]) * (size - 2)
+            options = (bytes([1]) * before + option + builders.timestamp(clock, clock - 1)[2:]).ljust(40, b"\x01")[
+                :room
+            ]
+            # Comes in and goes out in turn: each answers the one before, if both have a timestamp.
+            ports = (443, 40_000) if place % 2 == 0 else (40_000, 443)
+            segment = builders.tcp(ports, clock, clock, ACK, options, b"data")
+            yield hosts.step(place % 2 == 1, 6, segment, 0).frame
+
+    return numbered("every TCP option", packets())
+
+
+def every_chain(chance: random.Random, number: int) -> Episode:
+    """Chains of up to four IPv6 extension headers of each kind, each of some length."""
+    chains = [chain for length in range(4) for chain in itertools.product(mutations.EXTENSIONS, repeat=length)]
+    hosts = talks.any_hosts(chance, 0)
+    while hosts.version != 6:
+        hosts = talks.any_hosts(chance, 0)
+
+    def packets() -> Iterator[bytes]:
+        start = number * 2 * STEPS % len(chains)
+        for place, chain in enumerate(itertools.islice(itertools.cycle(chains), start, None)):
+            clock = number * 2 * STEPS + place
+            ports = (443, 40_000) if place % 2 == 0 else (40_000, 443)
+            segment = builders.tcp(ports, clock, clock, ACK, builders.timestamp(clock, clock - 1), b"data")
+            protocols = [*chain, 6]
+            headers = b"".join(
+                builders.extension(protocol, following, chance.choice((0, 0, 1, 3)))
+                for protocol, following in itertools.pairwise(protocols)
+            )
+            yield hosts.step(place % 2 == 1, protocols[0], headers + segment, 0).frame
+
+    return numbered("every chain of extension headers", packets(), 0)
+
+
+def every_stack(chance: random.Random, number: int) -> Episode:
+    """Stacks of link headers, in and out of sensible order, up to more than there may be, each packet whole and cut."""
+    stacks = [stack for length in range(3) for stack in itertools.product(builders.ALL_LINKS, repeat=length)]
+    stacks += [stack for length in range(3, 5) for stack in itertools.product(builders.LINKS, repeat=length)]
+    stacks += [(name,) * length for name in builders.ALL_LINKS for length in range(3, 11)]
+
+    def packets() -> Iterator[bytes]:
+        start = number * 2 * STEPS % len(stacks)
+        for place, stack in enumerate(itertools.islice(itertools.cycle(stacks), start, None)):
+            clock = number * 2 * STEPS + place
+            hosts = talks.any_hosts(chance, 0)
+            link = builders.link(stack, hosts.version, chance.getrandbits(20))
+            ports = (443, 40_000) if place % 2 == 0 else (40_000, 443)
+            segment = builders.tcp(ports, clock, clock, ACK, builders.timestamp(clock, clock - 1), b"data")
+            frame = link + hosts.step(place % 2 == 1, 6, segment, 0).frame
+            yield frame if chance.random() < 0.8 else frame[: chance.randrange(14, len(link) + 4)]
+
+    return numbered("every stack of link headers", packets())
+
+
+def layout(frame: bytes, link_header: int) -> str:
+    """A word on a packet, for who reads a report."""
+    meaning = read(frame, link_header, len(frame))
+    return f"{meaning.kind} v{meaning.version} network at {meaning.network_at}, transport at {meaning.transport_at}"

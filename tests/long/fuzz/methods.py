@@ -1,0 +1,333 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which round-trip times a sequence of packets ends: docs/methods.md as code.
+
+A method is a class that is shown packets and says when what a packet answers was sent.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
+
+from otel_epping.kernel.config import EppingConfig
+from tests.long.fuzz.flows import Flow, Half, Segment, later
+from tests.long.fuzz.meaning import ACK, FIN, ICMP_OF, RST, SYN, Meaning
+from tests.long.fuzz.timing import Fault, Timing
+
+
+@dataclass
+class Seen:
+    """A packet on its way through the methods.
+
+    `way` is in or out: packets of one flow that pass the interface both ways, as on a router that sends back where it
+    comes from, are two flows. In a capture nothing tells, and it is None; `way_back` is that of a reply.
+    """
+
+    meaning: Meaning
+    now_ns: int
+    way: str | None
+    way_back: str | None
+    flow: Flow | None = None  # of TCP, if there is one; then all that follows is known
+    sender: Half | None = None
+    receiver: Half | None = None
+    segment: Segment | None = None
+
+
+# What asks the same this soon is the same question, seen twice.
+COPY_NS = 20_000_000
+
+
+class Method(Protocol):
+    """A way to measure."""
+
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None: ...
+
+    def see(self, seen: Seen) -> int | None:
+        """When what this packet answers was sent, if it answers anything."""
+
+
+def too_soon(half: Half, now_ns: int, interval_ns: int) -> bool:
+    """Whether another RTT must not begin yet."""
+    return bool(interval_ns) and half.begun_ns is not None and 0 <= now_ns - half.begun_ns < interval_ns
+
+
+class TcpTimestamp:
+    """From a TSval sent for the first time to the first TSecr that echoes it."""
+
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
+        self.config, self.counters, self.timing = config, counters, Timing(config, counters)
+
+    def see(self, seen: Seen) -> int | None:
+        meaning, sender, receiver = seen.meaning, seen.sender, seen.receiver
+        if meaning.timestamp is None or sender is None or receiver is None or meaning.flags & RST:
+            return None
+        asked_ns = None
+        if meaning.flags & ACK and receiver.waits and receiver.newest is not None:
+            asked_ns = self.recall(receiver, meaning)
+        tsval = meaning.timestamp[0]
+        if self.advances(sender, tsval, meaning, seen.now_ns) and (meaning.payload or meaning.flags & FIN):
+            self.remember(sender, tsval, seen.now_ns)
+        return asked_ns
+
+    def recall(self, half: Half, meaning: Meaning) -> int | None:
+        """An echo is of what was sent, and takes all before it out of the waiting: an endpoint never goes back."""
+        assert meaning.timestamp is not None
+        tsecr, asked_ns, before = meaning.timestamp[1], None, list(half.waiting)
+        for place, waiting in enumerate(before):
+            if waiting is None or half.newest is None or later(tsecr, half.newest) or later(waiting[0], tsecr):
+                continue
+            if waiting[0] == tsecr and asked_ns is None:
+                asked_ns = waiting[1]
+            else:
+                self.counters["rtt_superseded"] += 1
+            half.waiting[place] = None
+        if half.waiting == before:
+            self.timing.miss_echo(half, meaning)
+        else:
+            half.awaited, half.unechoed = half.following or 0, False
+        return asked_ns
+
+    def advances(self, half: Half, tsval: int, meaning: Meaning, now_ns: int) -> bool:
+        """Whether a TSval is surely sent for the first time: not by a SYN, not if it is the first that we see, or the
+        first after a silence in which all before it grew too old."""
+        known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
+        if meaning.flags & SYN or not known:
+            if half.handed_over:
+                return self.timing.takes_back(half, tsval, bool(meaning.payload or meaning.flags & FIN), now_ns)
+            self.timing.abandon(half)
+            if known and later(newest, tsval):
+                half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
+                return False
+            known = False
+        if known and not later(tsval, newest):
+            silent = not 0 <= now_ns - changed_ns <= self.config.max_age_ns
+            if tsval == newest or not silent:
+                return False
+            known = False
+        half.newest = half.tsval = tsval
+        half.newest_ns = now_ns
+        return known
+
+    def remember(self, half: Half, tsval: int, now_ns: int) -> None:
+        """In the first place that is free or too old; at most one in an interval."""
+        if too_soon(half, now_ns, self.config.sample_interval_ns):
+            return
+        for place, waiting in enumerate(half.waiting):
+            if waiting is not None:
+                if now_ns - waiting[1] <= self.config.max_age_ns:
+                    continue
+                self.counters["rtt_expired"] += 1
+            if not half.waits:
+                half.awaited = half.following or 0
+            half.waiting[place] = tsval, now_ns
+            half.begun_ns = now_ns
+            self.counters["rtt_begun"] += 1
+            return
+        self.counters["rtt_not_begun"] += 1
+
+
+class TcpSequence:
+    """From a segment that continues what was sent before to the acknowledgement of just its last byte, one at a time,
+    where timestamps do not time an endpoint."""
+
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
+        self.config, self.counters, self.timing = config, counters, Timing(config, counters)
+
+    def see(self, seen: Seen) -> int | None:
+        meaning, sender, receiver = seen.meaning, seen.sender, seen.receiver
+        if sender is None or receiver is None or meaning.flags & RST:
+            return None
+        asked_ns = None
+        if meaning.flags & ACK:
+            if self.timing.by_sequence(receiver):
+                asked_ns = self.acknowledge(receiver, meaning.acknowledged)
+                if meaning.timestamp:
+                    self.timing.hand_back(receiver, meaning.timestamp[1], seen.now_ns)
+            elif receiver.waits and not meaning.timestamp:
+                self.timing.miss_echo(receiver, meaning)
+        if not self.timing.by_sequence(sender):
+            if meaning.timestamp or seen.segment is not Segment.NEXT:
+                return asked_ns
+            self.timing.hand_over(sender, Fault.MISSING)
+        if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
+            # Karn's rule, RFC 6298 section 3. One that fills a gap ends it too: its acknowledgement may be of either.
+            self.counters["rtt_repeated"] += sender.timed is not None
+            sender.timed = None
+        elif seen.segment is Segment.NEXT:
+            self.time(sender, seen.now_ns)
+        return asked_ns
+
+    def acknowledge(self, half: Half, acknowledged: int) -> int | None:
+        """Of just the timed segment, or of more, which gives no RTT; of less, it goes on waiting."""
+        if half.timed is None or later(half.timed[0], acknowledged):
+            return None
+        (end, sent_ns), half.timed = half.timed, None
+        if end == acknowledged:
+            return sent_ns
+        self.counters["rtt_superseded"] += 1
+        # Who is acknowledged by twos gets the other of the next pair timed, and soon.
+        half.leaves_one_out, half.begun_ns = True, None
+        return None
+
+    def time(self, half: Half, now_ns: int) -> None:
+        if half.timed is not None:
+            if now_ns - half.timed[1] <= self.config.max_age_ns:
+                return
+            self.counters["rtt_expired"] += 1
+            half.timed = None
+        if too_soon(half, now_ns, self.config.sample_interval_ns):
+            return
+        if half.leaves_one_out:
+            half.leaves_one_out = False
+            return
+        assert half.following is not None
+        half.timed, half.begun_ns = (half.following, now_ns), now_ns
+        self.counters["rtt_begun"] += 1
+
+
+class Exchanges:
+    """Questions that wait for the one answer with their identifier (docs/methods.md; RFC 6298 section 3: Karn)."""
+
+    def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
+        self.config, self.counters = config, counters
+        self.asked: dict[object, tuple[int, str]] = {}
+        self.aliases: dict[object, object] = {}
+
+    def ask(self, seen: Seen, identifier: object, grace_ns: int = 0, is_unique: bool = False) -> None:
+        """What asks for the same again is no new question; unless that is old, and identifiers are not unique."""
+        key = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way, identifier)
+        asked_ns, state = self.asked.get(key, (0, "never"))
+        age_ns = seen.now_ns - asked_ns
+        if state != "never" and (is_unique or 0 <= age_ns <= self.config.max_age_ns):
+            if state == "open" and not 0 <= age_ns <= grace_ns:
+                self.asked[key] = asked_ns, "repeated"
+                self.counters["rtt_repeated"] += 1
+            return
+        if state == "open":
+            self.counters["rtt_expired"] += 1
+        self.asked[key] = seen.now_ns, "open"
+        self.counters["rtt_begun"] += 1
+
+    def alias(self, seen: Seen, identifier: object, asked_as: object) -> None:
+        """An answer to this is one to a question, too; unless somebody asked just this."""
+        ends = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way)
+        if (*ends, identifier) not in self.asked:
+            self.asked[(*ends, identifier)] = 0, "alias"
+            self.aliases[(*ends, identifier)] = (*ends, asked_as)
+
+    def answer(self, seen: Seen, identifier: object) -> tuple[bool, int | None]:
+        """Whether that was asked, and when, if this is the first answer and it was asked once."""
+        key: object = (seen.meaning.version, seen.meaning.destination, seen.meaning.source, seen.way_back, identifier)
+        asked_ns, state = self.asked.get(key, (0, "never"))
+        if state == "alias":
+            key = self.aliases[key]
+            asked_ns, state = self.asked.get(key, (0, "never"))
+        if state == "open":
+            self.asked[key] = asked_ns, "answered"
+            return True, asked_ns
+        return state != "never", None
+
+
+class TcpHandshake(Exchanges):
+    """From a SYN to its SYN-ACK, and from the SYN-ACK to its ACK."""
+
+    def see(self, seen: Seen) -> int | None:
+        meaning = seen.meaning
+        if meaning.kind != "tcp":
+            return None
+        flags = meaning.flags & (SYN | ACK | RST)
+        if flags == SYN:
+            following = (meaning.sequence + 1) % (1 << 32)
+            self.ask(seen, following, COPY_NS, is_unique=True)
+            if meaning.payload:  # RFC 7413: the server may acknowledge it, or not
+                self.alias(seen, (following + meaning.payload) % (1 << 32), following)
+        elif flags == SYN | ACK:
+            _, asked_ns = self.answer(seen, meaning.acknowledged)
+            self.accept(seen, asked_ns)
+            return asked_ns
+        elif flags == ACK:
+            return self.accepted(seen)
+        return None
+
+    def accept(self, seen: Seen, asked_ns: int | None) -> None:
+        server, following = seen.sender, (seen.meaning.sequence + 1 + seen.meaning.payload) % (1 << 32)
+        if server is None or seen.flow is None:
+            return
+        if server.accepted == following:
+            if server.accepted_ns is not None and 0 <= seen.now_ns - server.accepted_ns <= COPY_NS:
+                return
+            self.counters["rtt_repeated"] += server.accepted_ns is not None
+            server.accepted_ns = None
+            return
+        self.counters["rtt_abandoned"] += server.accepted_ns is not None
+        server.accepted, server.accepted_ns = following, seen.now_ns
+        seen.flow.syn_ns, seen.flow.handshake_ns = asked_ns, None
+        self.counters["rtt_begun"] += 1
+
+    def accepted(self, seen: Seen) -> int | None:
+        server, flow = seen.receiver, seen.flow
+        if server is None or flow is None or server.accepted_ns is None:
+            return None
+        asked_ns, server.accepted_ns = server.accepted_ns, None
+        if seen.meaning.acknowledged != server.accepted:
+            self.counters["rtt_superseded"] += 1
+            return None
+        if flow.syn_ns is not None and seen.now_ns > flow.syn_ns:
+            flow.handshake_ns = seen.now_ns - flow.syn_ns
+        return asked_ns
+
+
+class IcmpEcho(Exchanges):
+    """From an echo request to the reply with its identifier and sequence number (RFC 792, RFC 4443 section 4)."""
+
+    def see(self, seen: Seen) -> int | None:
+        if seen.meaning.echo is None:
+            return None
+        kind, identifier = seen.meaning.echo
+        request, reply = {1: (8, 0), 58: (128, 129)}[ICMP_OF[seen.meaning.version]]
+        if kind == request:
+            self.ask(seen, identifier, COPY_NS)
+        elif kind == reply:
+            return self.answer(seen, identifier)[1]
+        return None
+
+
+class Dns(Exchanges):
+    """From a query to UDP port 53 to the response with its identifier (RFC 1035 section 4.1.1)."""
+
+    def see(self, seen: Seen) -> int | None:
+        head = seen.meaning.head
+        # All zeros: nothing is asked.
+        if not any(head):
+            return None
+        transaction, is_response = head[:2], bool(head[2] & 0x80)
+        if seen.meaning.destination[1] == 53 and not is_response:
+            self.ask(seen, transaction, COPY_NS)
+        elif seen.meaning.source[1] == 53 and is_response:
+            return self.answer(seen, transaction)[1]
+        return None
+
+
+class QuicHandshake(Exchanges):
+    """From the first Initial to the first long header packet back (RFC 9000 section 17.2, RFC 9369 section 3.2)."""
+
+    INITIAL: ClassVar = {b"\x00\x00\x00\x01": 0, b"\x6b\x33\x43\xcf": 1}
+    FLIGHT_NS = 200_000_000
+
+    def see(self, seen: Seen) -> int | None:
+        head = seen.meaning.head
+        if not head or head[0] & 0xC0 != 0xC0 or head[1:5] not in self.INITIAL:
+            return None
+        known, asked_ns = self.answer(seen, "")
+        if not known and head[0] >> 4 & 3 == self.INITIAL[head[1:5]]:
+            self.ask(seen, "", self.FLIGHT_NS)
+        return asked_ns
+
+
+METHODS: dict[str, type[Method]] = {
+    "tcp_timestamp": TcpTimestamp,
+    "tcp_sequence": TcpSequence,
+    "tcp_handshake": TcpHandshake,
+    "icmp_echo": IcmpEcho,
+    "dns": Dns,
+    "quic_handshake": QuicHandshake,
+}

@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An episode through the program and through the model, and what they disagree about.
+
+The program is emptied before each episode: flows, questions and subnets are forgotten, slots given back. Counters stay,
+since the program only ever adds; what an episode has added is the difference.
+"""
+
+import bisect
+import ctypes
+import struct
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from otel_epping.kernel import buckets, libbpf, map_array, methods
+from otel_epping.kernel.attach.interfaces import Interface, Role
+from otel_epping.kernel.config import EppingConfig
+from tests.long.fuzz.episodes import Episode
+from tests.long.fuzz.rules import CLASSES, OVERFLOW, Model, Step, Subnet, Tally
+from tests.support.flow_table import forget_flows
+from tests.support.prog_test_run import EGRESS, INGRESS, Bench
+
+_MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
+# What becomes of an RTT that was begun.
+ENDS = ("rtt_measured", "rtt_expired", "rtt_superseded", "rtt_repeated", "rtt_abandoned")
+_MAPPED = bytes(10) + b"\xff\xff"
+_IFINDEX = 1
+
+_library = ctypes.CDLL("libbpf.so.1", use_errno=True)
+Counts = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What the program had counted at some time."""
+
+    interface: Counter[str]
+    traffic: Counts
+    behaviour: dict[str, Counts]
+    ended: Counts
+    sums: Counts
+    buckets: Counts
+
+
+class HashMap:
+    """A hash map of the program, to be looked at and emptied in one system call."""
+
+    def __init__(self, fd: int) -> None:
+        info = map_array.map_info(fd)
+        self._fd, self._most = fd, info["max_entries"]
+        self._key_size, self._value_size = info["key_size"], info["value_size"]
+        self._keys = ctypes.create_string_buffer(self._key_size * self._most)
+        self._values = ctypes.create_string_buffer(self._value_size * self._most)
+        self._place = ctypes.create_string_buffer(8)
+
+    def take_all(self) -> list[tuple[bytes, bytes]]:
+        """All elements, which the map has no more."""
+        count = ctypes.c_uint32(self._most)
+        result = _library.bpf_map_lookup_and_delete_batch(
+            self._fd, None, self._place, self._keys, self._values, ctypes.byref(count), None
+        )
+        if result < 0 and ctypes.get_errno() != 2:  # ENOENT: that was all
+            raise OSError(ctypes.get_errno(), "BPF_MAP_LOOKUP_AND_DELETE_BATCH")
+        keys, values = self._keys.raw, self._values.raw
+        return [
+            (
+                keys[place * self._key_size : (place + 1) * self._key_size],
+                values[place * self._value_size : (place + 1) * self._value_size],
+            )
+            for place in range(count.value)
+        ]
+
+
+class Trial:
+    """A loaded program of one configuration, and its model. To be used on one CPU, so that an LRU map is one list."""
+
+    def __init__(self, config: EppingConfig) -> None:
+        self.config = config
+        self.rtts = 0  # how many the model had in the last run
+        self.bench = Bench(config)
+        self._flow_counters = self.bench.array("flow_counters")
+        maps = self.bench.collector.program.maps
+        self._subnets = HashMap(maps["subnets"].fd)
+        self._forgotten = [
+            HashMap(entry.fd)
+            for name, entry in maps.items()
+            if map_array.map_info(entry.fd)["map_type"] in _MAP_TYPES_OF_KEYS and name != "subnets"
+        ]
+        first = buckets.first_index(config.scale)
+        self._edges = [
+            buckets.edge_ns(index, config.scale)
+            for index in range(first, first + buckets.bucket_count(config.scale) + 1)
+        ]
+
+    def close(self) -> None:
+        self.bench.close()
+
+    def run(self, episode: Episode, steps: list[Step] | None = None) -> list[str]:
+        """What program and model disagree about after these steps of the episode (all of them), in words."""
+        self._prepare(episode)
+        steps = episode.steps if steps is None else steps
+        model = Model(self.config, episode.link_header, episode.role or Role.WAN)
+        before = self._snapshot(known=episode.role is not None)
+        feeders = {True: self.bench.feeders[INGRESS], False: self.bench.feeders[EGRESS]}
+        for step in steps:
+            feeder = feeders[step.ingress]
+            try:
+                feeder.set(step.frame, _IFINDEX, step.wire_length, step.segments)
+                feeder.run(step.at_ns)
+            except OSError as error:
+                return [f"the kernel refuses the test run: {error}"]
+            model.see(step)
+        self.rtts = sum(map(len, model.tally.rtts.values()))
+        return self._differences(before, self._snapshot(known=episode.role is not None), model.tally)
+
+    def _prepare(self, episode: Episode) -> None:
+        """Forgets what was before, and makes the interface as the episode has it."""
+        for table in self._forgotten:
+            table.take_all()
+        forget_flows(self.bench.collector.program.maps)
+        for _, slot in self._subnets.take_all():
+            libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, slot)
+        control = self.bench.collector.program.maps["control"].fd
+        epoch, interval = struct.unpack("=II", libbpf.map_lookup(control, bytes(4), 8) or b"")
+        libbpf.map_update(control, bytes(4), struct.pack("=II", epoch + 1, interval))
+        if episode.role:
+            self.bench.collector.attachments.register(Interface("lo", _IFINDEX, episode.link_header), episode.role)
+        else:
+            interfaces = self.bench.collector.program.maps["interfaces"]
+            map_array.write(interfaces, _IFINDEX, bytes(map_array.Array("interfaces", interfaces).dtype.itemsize))
+
+    def _snapshot(self, known: bool) -> Snapshot:
+        interface: Counter[str] = Counter()
+        for row in (self.bench.row, 0):
+            for name, value in self.bench.counters(row).items():
+                ours = (row == 0) != known
+                label = name if ours else f"wrong interface: {name}"
+                if isinstance(value, tuple):
+                    interface[label], interface[label + " bytes"] = value
+                else:
+                    interface[label] = value
+        histograms = self.bench.histograms
+        return Snapshot(
+            interface,
+            self._traffic(),
+            self._behaviour(),
+            histograms["ended"].copy(),
+            histograms["sum_ns"].copy(),
+            histograms["buckets"].copy(),
+        )
+
+    def _traffic(self) -> Counts:
+        """(slots, from or to, classes, packets or bytes)"""
+        rows = self.bench.traffic["classes"]
+        total: Counts = np.stack(
+            [[rows[way][unit].sum(1).reshape(len(rows), -1) for unit in ("packets", "bytes")] for way in ("from", "to")]
+        )
+        return total.transpose(2, 0, 3, 1)
+
+    def _behaviour(self) -> dict[str, Counts]:
+        """By the name of the counter and the place in it: (slots,)"""
+        flows = self._flow_counters
+        places = [(name, place) for name in flows.dtype.names or () for place in range(flows.dtype[name].shape[0])]
+        counted = {f"{name} {place}": flows[name][:, place].copy() for name, place in places}
+        for name in ("ecn_from", "ecn_to"):
+            codepoints = self.bench.traffic[name].sum(1, dtype=np.uint32)  # wraps around
+            counted |= {f"{name} {place}": codepoints[:, place] for place in range(codepoints.shape[1])}
+        return counted
+
+    def _differences(self, before: Snapshot, after: Snapshot, tally: Tally) -> list[str]:
+        counted = Counter({name: value - before.interface[name] for name, value in after.interface.items()})
+        found = [
+            f"{name}: the model has {tally.interface[name]}, the program {counted[name]}"
+            for name in sorted({*counted, *tally.interface})
+            if tally.interface[name] != counted[name]
+        ]
+        waiting = self.bench.collector.waiting()
+        if counted["rtt_begun"] != sum(counted[end] for end in ENDS) + waiting:
+            found.append(f"of {counted['rtt_begun']} RTTs begun, {waiting} wait, and the others are not all counted")
+        slots, wrong = self._slots()
+        found += wrong
+        names = {slot: subnet for subnet, slot in slots.items()}
+        for subnet in {*tally.traffic, *tally.rtts} - set(slots):
+            found.append(f"{subnet}: the model has it, the program hasn't")
+        found += self._compare_traffic(after.traffic - before.traffic, tally, slots, names)
+        found += self._compare_behaviour(before, after, tally, slots, names)
+        found += self._compare_rtts(before, after, tally, slots, names)
+        return found
+
+    def _slots(self) -> tuple[dict[Subnet, int], list[str]]:
+        """The slots of all subnets that the program has; and those whose row says another subnet than the key."""
+        slots, wrong = {OVERFLOW: 0}, []
+        taken = self._subnets.take_all()
+        for packed, value in taken:
+            slot = int.from_bytes(value, "little")
+            key = np.frombuffer(packed, self.bench.slots.dtype["key"])[0]
+            address = key["prefix"].tobytes()
+            version = int(key["family"])
+            if version == 4 and not address.startswith(_MAPPED):
+                wrong.append(f"slot {slot}: {address.hex()} is not IPv4")
+            subnet = Subnet(
+                version,
+                address[-4:] if version == 4 else address,
+                int(key["side"]),
+                methods.METHODS[int(key["method"])].name,
+            )
+            slots[subnet] = slot
+            if self.bench.slots["key"][slot].tobytes() != packed or not self.bench.slots["live"][slot]:
+                wrong.append(f"slot {slot} is not of {subnet}, to which it was given")
+            libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, value)
+        return slots, wrong
+
+    def _compare_traffic(
+        self, counted: Counts, tally: Tally, slots: dict[Subnet, int], names: dict[int, Subnet]
+    ) -> list[str]:
+        expected = np.zeros_like(counted)
+        for subnet, counts in tally.traffic.items():
+            for name, value in counts.items():
+                way, traffic_class, unit = f"{name} packets".split()[:3]
+                place = way == "to", CLASSES.index(traffic_class), unit == "bytes"
+                expected[(slots.get(subnet, 0), *(int(part) for part in place))] += np.uint64(value)
+        return [
+            f"traffic {('from', 'to')[way]} {names.get(slot, slot)}, {CLASSES[place]} {('packets', 'bytes')[unit]}: "
+            f"the model has {expected[slot, way, place, unit]}, the program {counted[slot, way, place, unit]}"
+            for slot, way, place, unit in np.argwhere(expected != counted).tolist()
+        ]
+
+    def _compare_behaviour(
+        self, before: Snapshot, after: Snapshot, tally: Tally, slots: dict[Subnet, int], names: dict[int, Subnet]
+    ) -> list[str]:
+        found = []
+        for name, counts in after.behaviour.items():
+            counted = counts - before.behaviour[name]
+            expected = np.zeros_like(counted)
+            for subnet, shown in tally.behaviour.items():
+                expected[slots.get(subnet, 0)] += shown[name]
+            found += [
+                f"{name} of {names.get(slot, slot)}: the model has {expected[slot]}, the program {counted[slot]}"
+                for slot in np.flatnonzero(expected != counted).tolist()
+            ]
+        return found
+
+    def _compare_rtts(
+        self, before: Snapshot, after: Snapshot, tally: Tally, slots: dict[Subnet, int], names: dict[int, Subnet]
+    ) -> list[str]:
+        expected = {slots.get(subnet, 0): rtts for subnet, rtts in tally.rtts.items()}
+        changed = np.flatnonzero((after.ended != before.ended) | (after.sums != before.sums)).tolist()
+        found = []
+        for slot in sorted({*expected, *changed}):
+            rtts = expected.get(slot, [])
+            in_buckets = np.zeros(len(after.buckets[slot]), np.uint32)
+            for rtt_ns in rtts:
+                # Bucket i holds what is above its edge, and not above the next one.
+                in_buckets[bisect.bisect_left(self._edges, rtt_ns) - 1] += 1
+            model = len(rtts), sum(rtts)
+            program = int(after.ended[slot] - before.ended[slot]), int(after.sums[slot] - before.sums[slot])
+            if model != program or (after.buckets[slot] - before.buckets[slot] != in_buckets).any():
+                theirs = f"{program[0]} of sum {program[1]}"
+                found.append(f"RTTs of {names.get(slot, slot)}: the model has {rtts}, the program {theirs}")
+        return found
+
+
+def shrink(trial: Trial, episode: Episode, narrate: Callable[[str], None]) -> list[Step]:
+    """The fewest steps found that still make a disagreement: the first after which there is one, then as many of those
+    before it left out as can be (Zeller's delta debugging)."""
+    low, high = 0, len(episode.steps)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if trial.run(episode, episode.steps[:middle]) else (middle, high)
+    steps = episode.steps[:high]
+    size = max(1, len(steps) // 2)
+    while True:
+        narrate(f"{len(steps)} packets show it")
+        begin = 0
+        while begin < len(steps):
+            fewer = steps[:begin] + steps[begin + size :]
+            if fewer and trial.run(episode, fewer):
+                steps = fewer
+            else:
+                begin += size
+        if size == 1:
+            return steps
+        size //= 2

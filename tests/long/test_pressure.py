@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Established flows are measured however many new ones and SYNs come, and what is under pressure shows in the metrics.
+`make pressure` does it with a million of each, and prints how much is left where the table is too small."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from otel_epping.otel import semconv
+from otel_epping.otel.producer import EppingMetricProducer
+from tests.long.pressure import Load, run
+from tests.support.prog_test_run import Bench
+
+pytestmark = pytest.mark.parallel
+
+
+TABLE = 4096  # max_flows of the bench
+PERIODS = 4
+ENOUGH = 0.95
+# From hosts of one subnet each, or they would take all slots for subnets from tests that come later.
+LOAD = Load(flows=200, period_ms=500, duration_ms=500 * PERIODS, hosts=250)
+POSSIBLE = LOAD.flows * (PERIODS - 1)  # of a flow's first segment nobody knows whether it was sent before
+
+PRESSURE = {
+    "half of the table is new in each period": replace(LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2),
+    "four times the table, of one packet each": replace(LOAD, strangers=4 * TABLE * PERIODS),
+    "four times the table in SYNs": replace(LOAD, syns=4 * TABLE * PERIODS),
+    "both": replace(LOAD, strangers=2 * TABLE * PERIODS, syns=2 * TABLE * PERIODS),
+}
+
+
+def test_a_quiet_run_has_an_rtt_of_each_segment(every: Bench) -> None:
+    assert run(every, LOAD).samples == POSSIBLE
+
+
+@pytest.mark.parametrize("pressure", PRESSURE)
+def test_established_flows_go_on_being_measured(every: Bench, pressure: str) -> None:
+    load = PRESSURE[pressure]
+    outcome = run(every, load)
+    assert ENOUGH * POSSIBLE <= outcome.samples <= POSSIBLE
+    # The strangers really came, and none was refused.
+    assert load.strangers <= outcome.counted["flows_created"]
+    assert outcome.counted["flow_insert_failed"] == 0
+
+
+def test_handshakes_outlast_half_a_table_of_syns(every: Bench) -> None:
+    load = Load(flows=0, rtt_ms=100, duration_ms=1000, handshakes=200, hosts=250)
+    assert run(every, load).handshakes == 200
+    assert run(every, replace(load, syns=TABLE // 2 * 10)).handshakes >= ENOUGH * 200
+
+
+def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
+    """Sums over all subnets of counts that are exported, by metric and its one attribute of interest."""
+    found: dict[tuple[str, str], int] = {}
+    for metric in producer.produce().metrics:
+        for point in metric.data.data_points:
+            attributes = point.attributes or {}
+            which = (semconv.OUTCOME, semconv.FLOW_CLOSING, semconv.FLOW_OPENING, semconv.METHOD)
+            kind = next((str(attributes[name]) for name in which if name in attributes), "")
+            number: Any = point.count if hasattr(point, "count") else point.value
+            found[metric.name, kind] = found.get((metric.name, kind), 0) + number
+    return found
+
+
+def test_pressure_shows_in_what_is_exported(every: Bench) -> None:
+    producer = EppingMetricProducer(every.collector)
+    before = exported(producer)
+    load = replace(LOAD, strangers=4 * TABLE, syns=4 * TABLE)
+    outcome = run(every, load)
+    after = exported(producer)
+
+    def more(metric: str, kind: str = "") -> int:
+        return after.get((metric, kind), 0) - before.get((metric, kind), 0)
+
+    assert more("epping.flow.count") == outcome.counted["flows_created"] >= load.strangers
+    # Flows that had to make room count as ended in silence, for the subnets of both their ends.
+    assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
+    assert after["epping.flow.active", ""] <= 2 * TABLE
+    assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)
+    # SYNs that nobody answered: begun, and nothing came of them.
+    outcomes = ("expired", "superseded", "repeated")
+    spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
+    measured = sum(more(metric, kind) for metric, kind in after if metric == "epping.rtt.duration")
+    assert more("epping.agent.measurement.count", "begun") - measured - spoiled >= load.syns

@@ -1,0 +1,311 @@
+# SPDX-License-Identifier: Apache-2.0
+"""No receiver holds a request beyond its deadline, whatever it sends or does not send; and Retry-After is heeded."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+from bench.fresh_process import measure_usage
+from otel_epping.lab.sink import Sink
+from otel_epping.otel.otlp import http_exchange, retries
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender
+from otel_epping.otel.otlp.transport import sender
+from tests.support.otlp_receiver import GRPC, HTTP
+from tests.support.patience import PATIENCE_S
+from tests.support.stalling_servers import FLOODING, HOLDING, serving
+
+pytestmark = pytest.mark.unit
+
+
+TIMEOUT_S = 0.6
+REQUEST = Request(bytes(2**21), 1)  # more than a socket's buffers take from a peer that does not read
+
+
+@contextmanager
+def sending(protocol: str, endpoint: str, timeout_s: float = TIMEOUT_S, **options: Any) -> Iterator[RequestSender]:
+    """A sender, and its exporter shut down in the end."""
+    exporter = (GrpcExporter if protocol == GRPC else HttpExporter)(endpoint, timeout=timeout_s, **options)
+    found = sender(exporter)
+    assert found
+    yield found
+    exporter.shutdown()
+
+
+def timed(sender: RequestSender, request: Request = REQUEST) -> tuple[Answer, float]:
+    began = time.monotonic()
+    answer = sender.send(request)
+    return answer, time.monotonic() - began
+
+
+@pytest.fixture
+def no_thread_is_left() -> Iterator[None]:
+    """Of the threads that were given up, each has ended soon after."""
+    yield
+    deadline = time.monotonic() + PATIENCE_S
+    while any(thread.name == http_exchange.THREAD_NAME for thread in threading.enumerate()):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("manners", HOLDING)
+@pytest.mark.parametrize("protocol", [GRPC, HTTP])
+def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str, tls: bool) -> None:
+    """With TLS none of them gets beyond the handshake."""
+    with serving(HOLDING[manners]) as server:
+        endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
+        with sending(protocol, endpoint) as one:
+            for _ in range(2):
+                answer, seconds = timed(one)
+                assert answer.failure
+                assert seconds < TIMEOUT_S + 0.5
+                assert f"127.0.0.1:{server.port}" in answer.failure.text
+
+
+@pytest.mark.usefixtures("no_thread_is_left")
+@pytest.mark.parametrize("manners", FLOODING)
+def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
+    with serving(FLOODING[manners]) as server, sending(HTTP, f"http://127.0.0.1:{server.port}", 5) as one:
+        timed(one)
+        with measure_usage() as spent:
+            answer, seconds = timed(one)
+        assert answer.failure
+        assert "not an answer of an OTLP receiver" in answer.failure.text
+        assert seconds < 4
+        assert spent.peak_mb < 64
+
+
+def test_a_resolver_that_is_silent_holds_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """getaddrinfo() knows no timeout but those of resolv.conf(5), half a minute and more; here, until it is let go."""
+    go_on, asked = threading.Event(), []
+
+    def getaddrinfo(*arguments: Any, **options: Any) -> Any:
+        asked.append(arguments[0])
+        go_on.wait(PATIENCE_S)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    with sending(HTTP, "http://collector.test:4318") as one:
+        for _ in range(3):
+            answer, seconds = timed(one)
+            assert answer.failure
+            assert "collector.test:4318: no answer of a DNS server within" in answer.failure.text
+            assert TIMEOUT_S - 0.1 < seconds < TIMEOUT_S + 0.4
+        assert asked == ["collector.test"], "no thread for each export"
+        go_on.set()
+        answer, _ = timed(one)
+        assert answer.failure
+        assert "collector.test:4318: the name cannot be resolved" in answer.failure.text
+
+
+def test_an_address_that_is_silent_leaves_time_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name with an IPv6 address that leads nowhere and an IPv4 address that works."""
+    with Sink() as sink, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(full.getsockname())
+        where = [full.getsockname(), ("127.0.0.1", sink.http_port)]
+        found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", address) for address in where]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+        with sending(HTTP, "http://collector.test:4318/v1/metrics", 2) as one:
+            answer, seconds = timed(one, Request(b"", 0))
+        assert answer == Answer()
+        assert 0.9 < seconds < 2
+        for filler in fillers:
+            filler.close()
+
+
+def test_a_request_that_was_given_up_is_not_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With delta temporality the receiver would have it twice."""
+    resolve, go_on = socket.getaddrinfo, threading.Event()
+
+    def late(*arguments: Any, **options: Any) -> Any:
+        go_on.wait(PATIENCE_S)
+        return resolve(*arguments, **options)
+
+    with Sink() as sink:
+        with sending(HTTP, sink.http_endpoint) as one:
+            monkeypatch.setattr(socket, "getaddrinfo", late)
+            assert timed(one, Request(b"", 0))[0].failure
+            go_on.set()
+            assert timed(one, Request(b"", 0))[0] == Answer()
+        assert len(sink.received) == 1
+
+
+class Replies(ThreadingHTTPServer):
+    """Answers each request with the next status and headers; `times` is when each came."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *replies: tuple[int, dict[str, str]]) -> None:
+        self.replies = list(replies)
+        self.times: list[float] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def __enter__(self) -> "Replies":
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shutdown()
+        self.server_close()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1/metrics"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Replies
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.times.append(time.monotonic())
+        status, headers = self.server.replies.pop(0) if self.server.replies else (200, {})
+        self.send_response(status)
+        for name, value in {"Content-Length": "0", **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_retry_after_is_heeded_between_tries() -> None:
+    with Replies((503, {"Retry-After": "1"})) as server, sending(HTTP, server.endpoint, 5) as one:
+        assert one.send(REQUEST) == Answer()
+    first, second = server.times
+    assert 0.9 < second - first < 1.5
+
+
+@pytest.mark.parametrize("value", ["3600", "1e300", "Fri, 31 Dec 2999 23:59:59 GMT"])
+def test_retry_after_beyond_the_deadline_is_heeded_by_the_next_exports(value: str) -> None:
+    with Replies((429, {"Retry-After": value})) as server, sending(HTTP, server.endpoint, 1) as one:
+        answer, seconds = timed(one)
+        assert answer.failure
+        assert seconds < 1
+        assert "HTTP 429" in answer.failure.text
+        assert one.pause == answer.failure
+        assert 0 < one._next_s - time.monotonic() <= retries.MAX_PAUSE_S
+        one.end_pause()
+        assert one.pause is None
+        assert one.send(REQUEST) == Answer()
+        assert one.pause is None
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"])
+def test_a_receiver_that_asks_for_haste_gets_few_tries(value: str) -> None:
+    with Replies(*[(503, {"Retry-After": value})] * 20) as server, sending(HTTP, server.endpoint, 5) as one:
+        assert one.send(REQUEST).failure
+        assert len(server.times) == 6
+        assert one.pause is None
+
+
+class Grpc:
+    """A gRPC server that answers with a status, and what it sends along: (name, value) pairs."""
+
+    def __init__(self, code: grpc.StatusCode, *metadata: tuple[str, str | bytes]) -> None:
+        self.calls = 0
+
+        def export(_: bytes, context: grpc.ServicerContext) -> bytes:
+            self.calls += 1
+            context.set_trailing_metadata(metadata)
+            context.abort(code, "no room")
+
+        self._export: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
+
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", -1)])
+        service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": self._export}),))
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"http://127.0.0.1:{port}"
+        server.stop(grace=None).wait()
+
+
+def details(seconds: int) -> bytes:
+    """What a server sends by gRPC's "richer error model"."""
+    packed = AnyMessage()
+    packed.Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
+    return bytes(Status(code=8, details=[packed]).SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        ("grpc-status-details-bin", details(3600)),
+        ("google.rpc.retryinfo-bin", RetryInfo(retry_delay=Duration(seconds=3600)).SerializeToString()),
+        ("grpc-retry-pushback-ms", "3600000"),
+    ],
+    ids=lambda pair: pair[0],
+)
+@pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
+def test_a_grpc_server_that_asks_to_wait_is_left_alone(code: grpc.StatusCode, metadata: tuple[str, Any]) -> None:
+    server = Grpc(code, metadata)
+    with server.listening() as endpoint, sending(GRPC, endpoint, 2) as one:
+        answer, seconds = timed(one)
+        assert answer.failure
+        assert f"{code.name}: no room" in answer.failure.text
+        assert "asks to wait for 3600 s" in answer.failure.text
+        assert (server.calls, one.pause) == (1, answer.failure)
+        assert seconds < 1.5
+
+
+@pytest.mark.parametrize(
+    ("code", "metadata"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, ()),
+        (grpc.StatusCode.UNIMPLEMENTED, ()),
+        (grpc.StatusCode.INTERNAL, ()),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, (("grpc-status-details-bin", b"\xff\xff"),)),
+    ],
+)
+def test_a_grpc_status_that_is_final_is_not_tried_again(code: grpc.StatusCode, metadata: Any) -> None:
+    server = Grpc(code, *metadata)
+    with server.listening() as endpoint, sending(GRPC, endpoint, 5) as one:
+        answer, seconds = timed(one)
+    assert answer.failure
+    assert code.name in answer.failure.text
+    assert (server.calls, one.pause) == (1, None)
+    assert seconds < 2
+
+
+def test_a_proxy_is_used_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY", "HTTP_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with sending(HTTP, "http://collector.test:4318/v1/metrics", 2) as one:
+        with Replies((200, {"Connection": "close"})) as proxy:
+            port = proxy.server_port
+            monkeypatch.setenv("http_proxy", f"http://me:s3cr3t@127.0.0.1:{port}")
+            assert one.send(REQUEST) == Answer()
+        answer = one.send(REQUEST)
+        assert answer.failure
+        assert f"collector.test:4318 by way of the proxy 127.0.0.1:{port}: " in answer.failure.text
+        assert "s3cr3t" not in answer.failure.text
+        with serving(HOLDING["headers"]) as server:
+            monkeypatch.setenv("http_proxy", f"127.0.0.1:{server.port}")
+            answer, seconds = timed(one)
+        assert answer.failure
+        assert seconds < 2.5

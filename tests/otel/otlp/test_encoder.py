@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests written by us, and the objects that the SDK's encoder is given of the same counts: they say the same."""
+
+import logging
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsPartialSuccess,
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricsData, ResourceMetrics
+from opentelemetry.sdk.resources import Resource
+from scapy.layers.inet import ICMP, IP, UDP
+
+from otel_epping.kernel.attach.interfaces import Interface
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.counters import SUBNET_COUNTERS
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.otlp.encoder import Writer
+from otel_epping.otel.producer import EppingMetricProducer
+from tests.support.otlp_receiver import GRPC, receiver
+from tests.support.packets import ETHER
+from tests.support.prog_test_run import EGRESS, MS, Bench
+from tests.support.recorder import CONFIG, Conversation, exporter
+
+pytestmark = pytest.mark.parallel
+
+
+RESOURCE = Resource({"service.name": "test", "host.name": "b\u00fccher"})
+NOTHING = MetricsData([ResourceMetrics(RESOURCE, [], "")])
+# More than there are subnets in the tests, but for the one that overflows.
+SUBNETS = 40
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """Few slots: most subnets are counted together."""
+    with closing(Bench(replace(CONFIG, max_subnets=SUBNETS))) as bench:
+        loopback = socket.if_nametoindex("lo")
+        bench.collector.attachments.register(Interface("l\u00f6\u00f6p", loopback, 14))
+        yield bench
+
+
+def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -> None:
+    """RTTs narrow and wide, old subnets and new ones, all classes of packets, and ECN."""
+    conversations += [Conversation(bench) for _ in range(6)]
+    for conversation in conversations:
+        low = draw.choice([10, 20, 29])
+        conversation.record([round(2 ** draw.uniform(low, 30)) for _ in range(draw.randrange(200))])
+    for layer in (UDP(dport=6000), ICMP(), UDP(dport=53) / bytes(20)):
+        bench.feed(ETHER / IP(src="192.0.2.1", dst="198.51.100.1", tos=draw.randrange(4)) / layer, entry=EGRESS)
+
+
+@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: AggregationTemporality) -> None:
+    draw = random.Random(11)
+    conversations: list[Conversation] = []
+    producer = EppingMetricProducer(bench.collector, temporality)
+    writer = Writer(producer)
+    seen: set[str] = set()
+    for _ in range(8):
+        talk(bench, draw, conversations)
+        producer.read()
+        for batch in producer.batches():
+            ours = writer.request([ResourceMetrics(RESOURCE, [], "https://example.com/1")], batch)
+            theirs = ResourceMetrics(RESOURCE, [producer.metrics(batch)], "https://example.com/1")
+            expected = encode_metrics(MetricsData([theirs]))
+            assert ExportMetricsServiceRequest.FromString(ours.body) == expected
+            assert ours.points == sum(len(metric.data.data_points) for metric in theirs.scope_metrics[0].metrics)
+            seen |= {metric.name for metric in theirs.scope_metrics[0].metrics}
+            if draw.random() < 0.7:  # else it is told again
+                producer.acknowledge(batch)
+    assert metric_table.RTT.name in seen
+    assert semconv.OVERFLOW in str(expected)
+    assert len(seen) > len({counter.metric for counter in SUBNET_COUNTERS}) // 2
+
+
+def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    partial = ExportMetricsPartialSuccess(rejected_data_points=2, error_message="too old")
+    with receiver(GRPC) as told:
+        told.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
+        wrapped = ProducerExporter(OTLPMetricExporter(told.endpoint, insecure=True), bench.collector)
+        for _ in range(3):
+            Conversation(bench).record([MS])
+            wrapped.export(NOTHING)
+        wrapped.shutdown()
+        assert len(told.bodies) == 3
+    assert (wrapped.rejected, wrapped.failed) == (6, 0)
+    said = [record.getMessage() for record in caplog.records if "rejects" in record.getMessage()]
+    assert said == ["the receiver rejects 2 points: too old"]
+
+
+def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
+    bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As another release of it might be built, in a way that shows at the first request only."""
+    inner = exporter(sink)
+    wrapped = ProducerExporter(inner, bench.collector)
+
+    def broken(*_: Any) -> None:
+        raise TypeError("not as it was")
+
+    assert wrapped._sender
+    monkeypatch.setattr(wrapped._sender, "send", broken)
+    Conversation(bench).record([MS, MS])
+    for _ in range(2):
+        wrapped.export(NOTHING)
+    assert wrapped.failed == 0
+    assert [point.point.count for point in sink.points(metric_table.RTT.name)] == [2, 2]
+    (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "the exporter writes its own" in said.getMessage()
+    wrapped.shutdown()

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""TLS as the variables ask for it: against real servers, with certificates that are renewed, and in any environment."""
+
+import logging
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+from otel_epping.otel.otlp.answer import Answer
+from otel_epping.otel.otlp.official_exporters import build
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.retries import RequestSender
+from otel_epping.otel.otlp.transport import sender
+from otel_epping.otel.variables import standard
+from tests.support.certificates import Authority
+from tests.support.otlp_receiver import GRPC, HTTP
+from tests.support.stalling_servers import serving
+
+pytestmark = pytest.mark.unit
+
+
+REQUEST = Request(b"", 0)
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Keeps the headers of the latest request."""
+
+    protocol_version = "HTTP/1.1"
+    seen: dict[str, str]
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).seen = {name.lower(): value for name, value in self.headers.items()}
+        self.send_response(200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+class HttpServer(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """The client reports a handshake that fails."""
+
+
+@contextmanager
+def https(folder: Path, client_ca: Path | None) -> Iterator[int]:
+    server = HttpServer(("127.0.0.1", 0), Handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server.pem", folder / "server.key")
+    if client_ca:
+        context.load_verify_locations(client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server.server_port
+    server.shutdown()
+    server.server_close()
+
+
+@contextmanager
+def grpcs(folder: Path, client_ca: Path | None) -> Iterator[int]:
+    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
+    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(lambda body, context: b"")
+    service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
+    pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
+    ca = client_ca.read_bytes() if client_ca else None
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, client_ca is not None))
+    server.start()
+    yield port
+    server.stop(grace=None).wait()
+
+
+def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any:
+    return (grpcs if protocol == GRPC else https)(folder, client_ca)
+
+
+@contextmanager
+def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
+    """What the agent would send with, by these variables."""
+    said = standard.read(
+        {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc" if protocol == GRPC else "http/protobuf",
+            "OTEL_EXPORTER_OTLP_TIMEOUT": "1",
+            **{f"OTEL_EXPORTER_OTLP_{name}": value for name, value in variables.items()},
+        }
+    )
+    ((name, otlp),) = said.otlp.items()
+    exporter = build(name, GrpcExporter if protocol == GRPC else HttpExporter, otlp)
+    found = sender(exporter, otlp.certificates)
+    assert found
+    yield found
+    exporter.shutdown()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    """A CA, who vouches for `server` and `client`."""
+    authority = Authority(tmp_path)
+    authority.issue("server")
+    authority.issue("client")
+    return authority
+
+
+@pytest.fixture(params=[GRPC, HTTP])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_a_receiver_is_checked_and_a_client_shows_its_certificate(protocol: str, authority: Authority) -> None:
+    folder = authority.folder
+    trusted = {"CERTIFICATE": str(authority.pem)}
+    pair = {"CLIENT_CERTIFICATE": str(folder / "client.pem"), "CLIENT_KEY": str(folder / "client.key")}
+    with listening(protocol, folder) as port:
+        with sending(protocol, port, **trusted) as one:
+            assert one.send(REQUEST) == Answer()
+        with sending(protocol, port) as one:
+            answer = one.send(REQUEST)
+            assert answer.failure
+            assert "is OTEL_EXPORTER_OTLP_CERTIFICATE the certificate of the receiver's CA?" in answer.failure.text
+    with listening(protocol, folder, authority.pem) as port:
+        with sending(protocol, port, **trusted, **pair) as one:
+            assert one.send(REQUEST) == Answer()
+        with sending(protocol, port, **trusted) as one:
+            assert one.send(REQUEST).failure
+
+
+def test_the_certificate_and_key_of_one_file(protocol: str, authority: Authority) -> None:
+    both = authority.folder / "both.pem"
+    both.write_bytes(b"".join((authority.folder / f"client.{each}").read_bytes() for each in ("key", "pem")))
+    files = {"CERTIFICATE": str(authority.pem), "CLIENT_CERTIFICATE": str(both)}
+    with listening(protocol, authority.folder, authority.pem) as port, sending(protocol, port, **files) as one:
+        assert one.send(REQUEST) == Answer()
+
+
+def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority, tmp_path_factory: Any) -> None:
+    """The receiver has a certificate of the new CA already; and files are replaced as by mv."""
+    renewed = Authority(tmp_path_factory.mktemp("renewed"))
+    renewed.issue("server")
+    files = {"CERTIFICATE": str(authority.pem)}
+    with listening(protocol, renewed.folder) as port, sending(protocol, port, **files) as one:
+        assert one.send(REQUEST).failure
+        replacement = authority.folder / "new"
+        shutil.copy(renewed.pem, replacement)
+        replacement.rename(authority.pem)
+        assert one.send(REQUEST) == Answer()
+
+
+def test_a_clients_certificate_that_is_renewed_is_read_again(
+    protocol: str, authority: Authority, tmp_path_factory: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The receiver comes to ask for one of another CA. Halfway, with a key that does not fit, the old pair stays."""
+    renewed = Authority(tmp_path_factory.mktemp("renewed"))
+    certificate, key = renewed.issue("client")
+    ours = authority.folder
+    files = {"CLIENT_CERTIFICATE": str(ours / "client.pem"), "CLIENT_KEY": str(ours / "client.key")}
+    with (
+        listening(protocol, ours, authority.pem) as port,
+        sending(protocol, port, CERTIFICATE=str(authority.pem), **files) as one,
+        caplog.at_level(logging.INFO),
+    ):
+        assert one.send(REQUEST) == Answer()
+        shutil.copy(certificate, ours / "client.pem")
+        assert one.send(REQUEST) == Answer()
+        assert one.send(REQUEST) == Answer()
+        (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+        assert "renewed certificates are not used yet: OTEL_EXPORTER_OTLP_CLIENT_KEY is " in warning
+        shutil.copy(key, ours / "client.key")
+        assert one.send(REQUEST).failure, "the new pair, which this receiver does not know"
+        assert "certificates were renewed" in caplog.text
+    with (
+        listening(protocol, ours, renewed.pem) as port,
+        sending(protocol, port, CERTIFICATE=str(authority.pem), **files) as one,
+    ):
+        assert one.send(REQUEST) == Answer()
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+def test_the_certificate_of_the_exporter_goes_before_those_of_others(
+    authority: Authority, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    other = Authority(tmp_path_factory.mktemp("other"))
+    with listening(HTTP, authority.folder) as port:
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # which goes before the other one
+        monkeypatch.setenv(variable, str(other.pem))
+        with sending(HTTP, port, CERTIFICATE=str(authority.pem)) as one:
+            assert one.send(REQUEST) == Answer()
+        monkeypatch.setenv(variable, str(authority.pem))
+        with sending(HTTP, port) as one:
+            assert one.send(REQUEST) == Answer(), "of use where ours is not set"
+
+
+def test_a_header_goes_before_netrc_and_a_user_in_the_url(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login nobody password nothing\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    with listening(HTTP, authority.folder) as port:
+        for endpoint in (f"https://127.0.0.1:{port}", f"https://me:pass@127.0.0.1:{port}"):
+            certificate = {"CERTIFICATE": str(authority.pem), "ENDPOINT": endpoint}
+            with sending(HTTP, port, HEADERS="authorization=Bearer%20ours", **certificate) as one:
+                assert one.send(REQUEST) == Answer()
+            assert Handler.seen["authorization"] == "Bearer ours"
+        with sending(HTTP, port, **certificate) as one:
+            assert one.send(REQUEST) == Answer()
+        assert Handler.seen["authorization"] == "Basic bWU6cGFzcw=="
+
+
+def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
+    """It answers a handshake by an HTTP response."""
+
+    def refuse(client: socket.socket) -> None:
+        client.recv(65536)
+        client.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+
+    with serving(refuse) as server, sending(protocol, server.port) as one:
+        answer = one.send(REQUEST)
+    assert answer.failure
+    assert "the receiver does not speak TLS: begin the endpoint with http://" in answer.failure.text
+
+
+def test_a_receiver_of_the_other_protocol_is_recognised(protocol: str, authority: Authority) -> None:
+    other = HTTP if protocol == GRPC else GRPC
+    with listening(other, authority.folder) as port, sending(protocol, port, CERTIFICATE=str(authority.pem)) as one:
+        answer = one.send(REQUEST)
+    assert answer.failure

@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent whose exports are answered by something else than a receiver: what is logged, and that nothing is lost."""
+
+import re
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
+from tests.support.command import Agent, converse
+from tests.support.patience import PATIENCE_S
+from tests.support.stalling_servers import HOLDING, serving
+from tests.support.unprivileged import AGENT
+
+HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+DELTA = {"OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta"}
+_RESOLVING = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+FAST = ("-i", "lo", "--interval", "200ms", "--sample-interval", "0")
+
+
+class Proxy(ThreadingHTTPServer):
+    """Answers by `reply`, (status, headers, body). What it answers with 200 and nothing else, it keeps: `taken`."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self) -> None:
+        self.reply: tuple[int, dict[str, str], bytes] = (200, {}, b"")
+        self.count = 0
+        self.taken: list[ExportMetricsServiceRequest] = []
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def wait_for(self, more: int) -> None:
+        deadline, until = time.monotonic() + PATIENCE_S, self.count + more
+        while self.count < until:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    def sums(self, name: str) -> int:
+        """The sum of all points of a metric: of deltas, all that was counted."""
+        return sum(
+            int(point.count if kind == "exponential_histogram" else point.as_int)
+            for request in self.taken
+            for resource in request.resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+            if metric.name == name
+            for kind in [metric.WhichOneof("data") or ""]
+            for point in getattr(metric, kind).data_points
+        )
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Proxy
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status, headers, answer = self.server.reply
+        if self.server.reply == (200, {}, b""):
+            self.server.taken.append(ExportMetricsServiceRequest.FromString(body))
+        self.server.count += 1
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def proxy(ns: Namespace) -> Iterator[Proxy]:
+    with ns.entered():
+        server = Proxy()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def causes(agent: Agent) -> list[str]:
+    return re.findall(r"export failed, counts are kept and sent with the next: (.*)", agent.log.read_text())
+
+
+ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
+    ((302, {"Location": "https://login.example/"}, b""), "HTTP 302 Found, which redirects to https://login.example/"),
+    (
+        (200, {"Content-Type": "text/html"}, b"<html>log in</html>"),
+        "HTTP 200 OK, but not an answer of an OTLP receiver",
+    ),
+    ((403, {}, b"no"), "HTTP 403 Forbidden: no"),
+]
+
+
+@pytest.mark.parametrize(("reply", "words"), ANSWERS, ids=["redirect", "login page", "forbidden"])
+def test_what_is_not_otlp_takes_nothing_away(
+    ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
+) -> None:
+    """With delta temporality: all that was counted arrives once the way is free, our own counts too."""
+    proxy.reply = reply
+    agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
+    proxy.wait_for(2)
+    converse(ns)
+    proxy.wait_for(3)
+    failed = proxy.count
+    proxy.reply = (200, {}, b"")
+    agent.wait_for("exports get through again")
+    proxy.wait_for(2)
+    assert agent.stop() == 0
+    (cause,) = causes(agent)
+    assert cause.startswith(words)
+    assert proxy.sums(metric_table.RTT.name) >= 20
+    assert proxy.sums(metric_table.EXPORT_FAILED.name) >= failed
+    assert proxy.sums(metric_table.INTERFACE_EVENTS.name) == 1, "attached"
+    assert proxy.sums("epping.interface.packet.count") * 2 == proxy.sums(metric_table.SUBNET_PACKETS.name)
+
+
+def test_each_cause_is_logged_once_while_exports_fail(proxy: Proxy, start: Callable[..., Agent]) -> None:
+    replies = [(302, {"Location": "/login"}, b""), (404, {}, b""), (400, {}, b"a"), (302, {"Location": "/login"}, b"")]
+    proxy.reply = replies[0]
+    agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP)
+    for reply in replies:
+        proxy.reply = reply
+        proxy.wait_for(3)
+    assert [cause[:8] for cause in causes(agent)] == ["HTTP 302", "HTTP 404", "HTTP 400"]
+    proxy.reply = (200, {}, b"")
+    agent.wait_for("exports get through again")
+    proxy.reply = replies[0]
+    agent.wait_for("export failed", times=4)
+    assert agent.stop() == 1
+
+
+def test_a_receiver_that_asks_for_an_hour_is_left_alone_until_the_end(
+    proxy: Proxy, start: Callable[..., Agent]
+) -> None:
+    proxy.reply = (429, {"Retry-After": "3600"}, b"slow down")
+    agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
+    proxy.wait_for(1)
+    time.sleep(1)
+    assert proxy.count == 1
+    assert causes(agent) == ["HTTP 429 Too Many Requests: slow down (Retry-After: 3600 s)"]
+    proxy.reply = (200, {}, b"")
+    assert agent.stop() == 0
+    assert proxy.count == 2, "what was counted is sent before the agent ends"
+
+
+def probe(ns: Namespace, path: str) -> tuple[int, str]:
+    with ns.entered():
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:8090{path}?verbose", timeout=PATIENCE_S) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, error.read().decode()
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_receiver_that_drips_holds_no_export(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
+    """It would hold each for ever. Counts are read at each interval, and the agent is alive."""
+    with ns.entered():
+        dripping = serving(HOLDING["chunks" if protocol == "http/protobuf" else "silent"])
+        with dripping as server:
+            agent = start(
+                *("-i", "lo", "--interval", "200ms", "--health-port", "8090"),
+                OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{server.port}",
+                OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+                OTEL_EXPORTER_OTLP_TIMEOUT="500",
+            )
+            agent.wait_for("export failed")
+            time.sleep(3)
+            assert server.connections >= 3 or protocol == "grpc"  # which uses one connection for several calls
+            assert probe(ns, "/livez")[0] == 200
+            ready, text = probe(ns, "/readyz")
+            assert (ready, "[+]read ok" in text) == (503, True)
+            began = time.monotonic()
+            assert agent.stop() == 1
+            assert time.monotonic() - began < 3
+    assert len(causes(agent)) == 1
+
+
+@pytest.mark.parametrize("preference", ["delta", "cumulative", "lowmemory"])
+def test_all_points_are_of_the_temporality_that_was_asked_for(
+    ns: Namespace, start: Callable[..., Agent], preference: str
+) -> None:
+    """Of all metrics, with bounds too. By the specification, the SDK's asynchronous counters are cumulative with
+    lowmemory, and what goes up and down always is."""
+    with Sink(namespace=ns) as sink:
+        agent = start(
+            *FAST,
+            *("--idle-timeout", "1m", "--max-series", "10", "--roll-up"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=preference,
+        )
+        converse(ns)
+        sink.wait_for(lambda received: len(received.requests) > 3, PATIENCE_S)
+        assert agent.stop() == 0
+    found: dict[str, set[int]] = {}
+    for _, metric in sink.metrics():
+        kind = metric.WhichOneof("data") or ""
+        data = getattr(metric, kind)
+        if kind == "exponential_histogram" or (kind == "sum" and data.is_monotonic):
+            found.setdefault(metric.name, set()).add(data.aggregation_temporality)
+        else:
+            assert kind == "gauge" or data.aggregation_temporality == 2, metric.name
+    asynchronous = {metric_table.EXPORT_FAILED.name, metric_table.INTERFACE_EVENTS.name, metric_table.FLOW_EVICTED.name}
+    asynchronous |= {metric_table.EXPORT_REJECTED.name, metric_table.PROGRAM_RUNS.name, metric_table.PROGRAM_TIME.name}
+    assert found.keys() >= {metric_table.RTT.name, metric_table.SUBNET_RETIRED.name, *asynchronous} - {
+        metric_table.PROGRAM_RUNS.name,
+        metric_table.PROGRAM_TIME.name,
+    }
+    for name, temporalities in found.items():
+        delta = preference == "delta" or (preference == "lowmemory" and name not in asynchronous)
+        assert temporalities == {1 if delta else 2}, name
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_explicit_buckets_where_a_variable_asks_for_them(
+    ns: Namespace, start: Callable[..., Agent], protocol: str
+) -> None:
+    with Sink(namespace=ns) as sink:
+        endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint.removesuffix("/v1/metrics")
+        agent = start(
+            *FAST,
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_METRICS_DEFAULT_HISTOGRAM_AGGREGATION="explicit_bucket_histogram",
+        )
+        converse(ns)
+        sink.wait_for(lambda received: received.points(metric_table.RTT.name), PATIENCE_S)
+        sink.fail_with(403)
+        agent.wait_for("export failed")
+        sink.recover()
+        agent.wait_for("exports get through again")
+        assert agent.stop() == 0
+    metrics = [metric for _, metric in sink.metrics() if metric.name == metric_table.RTT.name]
+    assert {metric.WhichOneof("data") for metric in metrics} == {"histogram"}
+    for point in metrics[-1].histogram.data_points:
+        assert sum(point.bucket_counts) == point.count
+        assert len(point.bucket_counts) == len(point.explicit_bounds) + 1
+    assert sum(point.count for point in metrics[-1].histogram.data_points) >= 20
+
+
+@pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
+def test_a_dns_server_that_is_silent_holds_no_export(
+    ns: Namespace, start: Callable[..., Agent], public: Path, protocol: str
+) -> None:
+    """The C library waits for it for ten seconds and more, and cannot be interrupted."""
+    resolver = public / "resolv.conf"
+    resolver.write_text("nameserver 127.0.0.1\n")
+    with ns.entered(), socket.socket(type=socket.SOCK_DGRAM) as silent:
+        silent.bind(("127.0.0.1", 53))
+        agent = start(
+            *("-i", "lo", "--interval", "200ms", "--health-port", "8090"),
+            command=["unshare", "--mount", "sh", "-c", _RESOLVING, str(resolver), *AGENT],
+            OTEL_EXPORTER_OTLP_ENDPOINT="http://collector.test:4318",
+            OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+            OTEL_EXPORTER_OTLP_TIMEOUT="500",
+        )
+        agent.wait_for("export failed")
+        time.sleep(2)
+        assert silent.recv(512), "it was asked"
+        ready, text = probe(ns, "/readyz")
+        assert (ready, "[+]read ok" in text) == (503, True)
+        began = time.monotonic()
+        assert agent.stop() == 1
+        assert time.monotonic() - began < 3
+    assert causes(agent)
+    assert all("collector.test:4318" in cause for cause in causes(agent))

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Collectors that misbehave: silent, cutting connections, refusing what is too large; and what an agent makes of it.
+
+An agent that nobody answers ends in time all the same, and an exporter that hangs holds no other one up. Where a
+collector comes back, deltas show that each packet was told once.
+"""
+
+import re
+import socket
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
+from otel_epping.process.signals import STOP_S
+from tests.support.command import Agent, converse
+from tests.support.patience import PATIENCE_S
+
+PACKETS = metric_table.SUBNET_PACKETS.name
+RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset
+HOURS = 5
+
+
+@contextmanager
+def rude(ns: Namespace, manners: str) -> Iterator[int]:
+    """A port that takes connections, and is `silent`, or has them `cut` in the midst of a request."""
+    with ns.entered():
+        listener = socket.create_server(("127.0.0.1", 0))
+    taken: list[socket.socket] = []
+
+    def serve() -> None:
+        with suppress(OSError):  # closed
+            while True:
+                taken.append(listener.accept()[0])
+                if manners == "cut":
+                    taken[-1].recv(500)
+                    taken[-1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+                    taken.pop().close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield int(listener.getsockname()[1])
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+        for connection in taken:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RST)
+            connection.close()
+
+
+def total(sink: Sink, name: str = PACKETS) -> int:
+    """What deltas amount to."""
+    points = sink.points(name)
+    assert {one.temporality for one in points} == {1}
+    return sum(one.point.as_int for one in points)
+
+
+def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """The agent says once that nothing gets through, and then tells all of it, once."""
+    with ExitStack() as undo:
+        agents, ports = {}, {}
+        with ExitStack() as meanwhile:
+            for protocol, manners in (("grpc", "silent"), ("http/protobuf", "cut")):
+                ports[protocol] = meanwhile.enter_context(rude(ns, manners))
+                agents[protocol] = start(
+                    *("-i", "lo", "--interval", "100ms"),
+                    OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+                    OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{ports[protocol]}",
+                    OTEL_EXPORTER_OTLP_TIMEOUT="0.5",
+                    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+                )
+            for agent in agents.values():
+                agent.wait_for("export failed")
+        sinks = {
+            "grpc": undo.enter_context(Sink(grpc_port=ports["grpc"], namespace=ns)),
+            "http/protobuf": undo.enter_context(Sink(http_port=ports["http/protobuf"], namespace=ns)),
+        }
+        for agent in agents.values():
+            agent.wait_for("exports get through again")
+        for protocol, agent in agents.items():
+            assert agent.stop() == 0
+            causes = re.findall("export failed.*", agent.log.read_text())
+            assert len(causes) == len(set(causes)), "each cause once: silent, then gone"
+            check_truth(sinks[protocol])
+
+
+def check_truth(sink: Sink) -> None:
+    """Each packet is from a subnet and to one."""
+    assert total(sink) == 2 * total(sink, "epping.interface.packet.count") > 0
+
+
+def wait_for_end(agents: list[Agent], began: float) -> list[float]:
+    """Seconds from `began` until each agent had ended."""
+    took = []
+    for agent in agents:
+        agent.process.wait(PATIENCE_S)
+        took.append(time.monotonic() - began)
+    return took
+
+
+def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
+    ns: Namespace, start: Callable[..., Agent], tmp_path: Path
+) -> None:
+    """Collectors that are silent, with the exporter's own patience of 10 s; and standard output that nobody reads."""
+    with ExitStack() as undo:
+        sink = undo.enter_context(Sink(namespace=ns))
+        silent = f"http://127.0.0.1:{undo.enter_context(rude(ns, 'silent'))}"
+        beside_console = start(
+            *("-i", "lo", "--interval", "100ms"),
+            output=subprocess.PIPE,
+            OTEL_METRICS_EXPORTER="console,otlp",
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+        )
+        printed = tmp_path / "printed"
+        grpc = start(
+            *("-i", "lo", "--interval", "100ms"),
+            output=undo.enter_context(printed.open("w")).fileno(),
+            OTEL_METRICS_EXPORTER="otlp,console",
+            OTEL_EXPORTER_OTLP_ENDPOINT=silent,
+        )
+        http = start(
+            *("-i", "lo", "--interval", "100ms"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=silent,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        )
+        # 64 KiB, and the pipe is full; exports over OTLP go on.
+        sink.wait_for(lambda one: len(one.received) >= 40, PATIENCE_S)
+        agents = [beside_console, grpc, http]
+        for agent in agents:
+            agent.process.terminate()
+        took = wait_for_end(agents, time.monotonic())
+        print(f"\n[measured] seconds from SIGTERM to the end: {[round(one, 1) for one in took]}")
+        assert max(took) < STOP_S + 2
+        for agent in agents:
+            assert agent.process.returncode == 1
+            *_, last = agent.log.read_text().splitlines()
+            assert last == f"otel-epping: the last interval was not delivered: no answer within {STOP_S:g} s"
+            assert "Traceback" not in agent.log.read_text()
+        check_truth(sink)
+        assert printed.read_text().count("resource_metrics") > 10
+
+
+@contextmanager
+def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
+    """An HTTP receiver that takes no more than so many bytes; what it answered so far."""
+    answers: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            size = int(self.headers["Content-Length"])
+            self.rfile.read(size)
+            answers.append(413 if size > most_bytes else 200)
+            self.send_response(answers[-1])
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ns.entered():
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_request_that_is_too_large_is_told_and_tried_on(ns: Namespace, start: Callable[..., Agent]) -> None:
+    with small(ns, 10) as (endpoint, answers):
+        agent = start(
+            *("-i", "lo", "--interval", "100ms"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=endpoint,
+            OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        )
+        agent.wait_for("export failed, counts are kept")
+        time.sleep(0.5)
+        assert agent.stop() == 1
+    log = agent.log.read_text()
+    assert len(answers) > 3
+    assert set(answers) == {413}
+    assert log.count("export failed") == 1
+    assert "413" in log or "Too Large" in log
+
+
+def rss_kb(agent: Agent) -> int:
+    return int(Path(f"/proc/{agent.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
+
+
+def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """As many failed exports as five hours have at 60 s each, of delta temporality; packets all the while."""
+    exports = HOURS * 60
+    with Sink(namespace=ns) as sink:
+        sink.fail_with(400)  # not to be tried again: the next export is at the next interval
+        agent = start(
+            *("-i", "lo", "--interval", "20ms", "--sample-interval", "0"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+        )
+        sizes = []
+        for hour in range(1, HOURS + 1):
+            converse(ns)
+            sink.wait_for(lambda one, hour=hour: one.rejected >= hour * exports / HOURS, PATIENCE_S)  # type: ignore[misc]
+            sizes.append((rss_kb(agent), len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))))
+        sink.recover()
+        agent.wait_for("exports get through again")
+        assert agent.stop() == 0
+        print(f"\n[measured] kB and descriptors after each hour: {sizes}")
+        assert sizes[-1][0] - sizes[0][0] < 1024
+        assert sizes[-1][1] == sizes[0][1]
+        points = sink.points(metric_table.RTT.name)
+        assert sum(one.point.count for one in points) >= HOURS * 20
+        check_truth(sink)

@@ -1,0 +1,92 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The collector goes away and comes back, live: an agent tells it once, and nothing is lost meanwhile."""
+
+import re
+import time
+from collections import Counter
+from collections.abc import Callable
+from itertools import pairwise
+
+from otel_epping.lab.collectors import collector
+from otel_epping.lab.sink import Sink
+from otel_epping.lab.topology import Lab
+from otel_epping.otel import metric_table, semconv
+from tests.support.arrivals import DELTA, PACKETS, arrived, check_truth, settle
+from tests.support.lab_agent import Agent, eventually, talking
+from tests.support.patience import PATIENCE_S
+
+
+def in_a_pause(sink: Sink, interval_s: float) -> None:
+    """Returns when the collector has forwarded everything and nothing is due for a while: killing it loses nothing."""
+    count = len(sink.received)
+    eventually(lambda: len(sink.received) > count, PATIENCE_S, "an export")
+    time.sleep(0.35 * interval_s)
+
+
+def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[..., Agent]) -> None:
+    """Refused connections are clean failures, so delta sums are exact; were an answer lost, delta would tell twice."""
+    interval_s = 1.0
+    fast = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+    with (
+        Sink(namespace=lab.router) as sink_c,
+        Sink(namespace=lab.router) as sink_d,
+    ):
+        sinks = {"cumulative": sink_c, "delta": sink_d}
+        forwarders = {name: collector(sink, namespace=lab.router) for name, sink in sinks.items()}
+        for forwarder in forwarders.values():
+            forwarder.__enter__()
+        try:
+            started = {
+                name: agents(
+                    f"away-{name}",
+                    forwarders[name].grpc_endpoint,
+                    f"{interval_s}s",
+                    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=name,
+                    **fast,
+                )
+                for name in sinks
+            }
+            for agent in started.values():
+                agent.watching()
+            with talking(lab):
+                for name, forwarder in forwarders.items():
+                    in_a_pause(sinks[name], interval_s)
+                    forwarder.__exit__()
+                for agent in started.values():
+                    eventually(lambda a=agent: "export failed" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
+                time.sleep(3 * interval_s)
+                before = {name: len(sink.received) for name, sink in sinks.items()}
+                for forwarder in forwarders.values():
+                    forwarder.__enter__()
+                for name, agent in started.items():
+                    eventually(lambda a=agent: "get through again" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
+                    assert before[name] > 0
+            for agent in started.values():
+                assert agent.stop() == 0, agent.log
+            for sink in sinks.values():
+                settle(sink)
+        finally:
+            for forwarder in forwarders.values():
+                forwarder.__exit__()
+    ends = {name: arrived(sink, f"away-{name}") for name, sink in sinks.items()}
+    for name, one in ends.items():
+        log = started[name].log
+        assert log.count("export failed") == 1, log
+        assert log.count("get through again") == 1, log
+        failures = re.search(r"after (\d+) that failed", log)
+        assert failures
+        assert int(failures[1]) >= 2
+        check_truth(one)
+    tcp = [
+        Counter({s: n for s, n in one.totals(PACKETS).items() if str(dict(s)[semconv.TRAFFIC_CLASS])[:3] == "tcp"})
+        for one in ends.values()
+    ]
+    assert tcp[0] == tcp[1]
+    for one in ends.values():
+        for series in one.series(metric_table.RTT.name).values():
+            times = [(point.point.start_time_unix_nano, point.point.time_unix_nano) for point in series]
+            if series[0].temporality == DELTA:
+                assert all(end <= start for (_, end), (start, _) in pairwise(times))
+            else:
+                counts = [point.point.count for point in series]
+                assert counts == sorted(counts)

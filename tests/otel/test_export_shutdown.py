@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an agent ends, live: on a signal, by kill -9, and with a collector that is dead.
+
+The agents export to the sink itself, which sees the headers too.
+"""
+
+import json
+import re
+import signal
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from otel_epping.kernel import libbpf
+from otel_epping.lab.sink import Sink
+from otel_epping.lab.topology import WAN_INTERFACE, Lab
+from otel_epping.otel import metric_table, semconv
+from otel_epping.process.signals import STOP_S
+from tests.support.arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_truth
+from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
+from tests.support.patience import PATIENCE_S
+
+# One request to a collector that isn't there takes an exporter about 7 s; there may be a second one.
+MOST_SHUTDOWN_S = 20.0
+
+
+def test_the_last_interval_is_flushed_on_each_signal_and_headers_and_names_are_honoured(
+    lab: Lab, agents: Callable[..., Agent]
+) -> None:
+    """Nothing is due within the minute: what arrives, arrives because of the signal."""
+    with Sink(namespace=lab.router) as sink:
+        variables = {
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=lab%201,authorization=Bearer t",
+            "OTEL_SERVICE_NAME": "mine",
+        }
+        http = sink.http_endpoint.removesuffix("/v1/metrics")
+        term = agents("term", sink.grpc_endpoint, "60s", **variables).watching()
+        sigint = agents("int", http, "60s", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf", **variables).watching()
+        quiet(lab)
+        before = link_packets(lab.router)
+        with talking(lab):
+            time.sleep(1)
+        passed = link_packets(lab.router) - before
+        assert not sink.received
+        assert (term.stop(signal.SIGTERM), sigint.stop(signal.SIGINT)) == (0, 0), term.log + sigint.log
+        for agent in (term, sigint):
+            one = arrived(sink, agent.name)
+            check_truth(one)
+            # The first interface neighbours it talks to may need discovery before `before`.
+            assert 0 <= one.interface_packets() - passed <= 30
+            assert one.rtts > 50
+            assert {p.resource["service.name"] for p in one.points[PACKETS]} == {"mine"}
+            assert "service.version" not in one.points[PACKETS][0].resource
+        for received in sink.received:
+            assert received.headers["x-tenant"] == "lab 1"
+            assert received.headers["authorization"] == "Bearer t"
+        assert {received.protocol for received in sink.received} == {"grpc", "http"}
+
+
+def attached(lab: Lab) -> list[int]:
+    """Programs on the two hooks of the router's interface."""
+    with lab.router.entered():
+        ifindex = socket.if_nametoindex(WAN_INTERFACE)
+        hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
+        return [libbpf.attached_count(ifindex, hook) for hook in hooks]
+
+
+def processes(lab: Lab) -> list[str]:
+    """Command lines of agents in the router's namespace."""
+    with lab.router.entered():
+        inode = Path("/proc/thread-self/ns/net").stat().st_ino
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (entry / "cmdline").read_text().replace("\0", " ")
+            if (entry / "ns/net").stat().st_ino == inode and re.search(r"otel_epping run|load/compiler", command):
+                found.append(command)
+        except OSError:
+            continue
+    return found
+
+
+def test_kill_9_leaves_nothing_behind(lab: Lab, agents: Callable[..., Agent]) -> None:
+    assert attached(lab) == [0, 0]
+    with Sink(namespace=lab.router) as sink:
+        agent = agents("killed", sink.grpc_endpoint, "60s").watching()
+        assert attached(lab) == [1, 1]
+        assert len(processes(lab)) == 1
+        agent.process.kill()
+        assert agent.process.wait(PATIENCE_S) == -signal.SIGKILL
+        eventually(lambda: attached(lab) == [0, 0], PATIENCE_S, "the kernel detached the program")
+        assert processes(lab) == []
+
+
+def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
+    lab: Lab, agents: Callable[..., Agent]
+) -> None:
+    """Also: an exporter that works (console) beside one that fails is complete, and the log tells it once."""
+    dead = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
+    grpc = agents("dead-grpc", dead, "60s", OTEL_METRICS_EXPORTER="otlp,console")
+    http = agents("dead-http", dead, "60s", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
+    for agent in (grpc, http):
+        agent.watching()
+    with talking(lab):
+        time.sleep(1)
+    began = time.monotonic()
+    for agent in (grpc, http):
+        agent.process.terminate()
+    took: dict[str, float] = {}
+    while len(took) < 2 and time.monotonic() - began < MOST_SHUTDOWN_S + 5:
+        for agent in (grpc, http):
+            if agent.process.poll() is not None and agent.name not in took:
+                took[agent.name] = round(time.monotonic() - began, 1)
+        time.sleep(0.05)
+    figure("seconds from SIGTERM to the end with a dead collector", took)
+    assert set(took) == {"dead-grpc", "dead-http"}
+    assert max(took.values()) < MOST_SHUTDOWN_S
+    for agent in (grpc, http):
+        assert agent.process.returncode == 1, agent.log
+        assert "Traceback" not in agent.log
+        *_, last = agent.log.splitlines()
+        assert last.startswith("otel-epping: the last interval was not delivered")
+        # An exporter gives up after three pauses of 7 s in all, more or less by chance: so after our 8 s now and then.
+        in_time = not last.endswith(f"no answer within {STOP_S:g} s")
+        assert agent.log.count("export failed, counts are kept") == in_time
+    assert "get through again" not in grpc.log
+    (printed,) = json_documents(grpc.out)
+    metrics = {
+        metric["name"]: metric
+        for resource in printed["resource_metrics"]
+        for scope in resource["scope_metrics"]
+        for metric in scope["metrics"]
+    }
+    assert set(metrics) >= {metric_table.RTT.name, PACKETS, INTERFACE_PACKETS, metric_table.READ_DURATION.name}
+    sides: Counter[str] = Counter()
+    for point in metrics[PACKETS]["data"]["data_points"]:
+        sides[point["attributes"][semconv.SUBNET_DIRECTION]] += point["value"]
+    assert sides["from"] == sides["to"] > 500
+
+
+def json_documents(text: str) -> list[Any]:
+    """Several JSON documents, one after the other."""
+    documents, decoder = [], json.JSONDecoder()
+    while text := text.lstrip():
+        document, end = decoder.raw_decode(text)
+        documents.append(document)
+        text = text[end:]
+    return documents

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The log of exports: each cause once, and what exporters log themselves."""
+
+import subprocess
+import sys
+
+import pytest
+
+from otel_epping.otel.otlp.failure import kind_of
+from tests.support.patience import PATIENCE_S
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+_BEGIN = """
+import logging
+from otel_epping.process import logs
+from otel_epping.otel.export_status import Delivery
+from otel_epping.otel.otlp.failure import Failure
+logs.configure("text", "info")
+delivery = Delivery()
+exporters = logging.getLogger("opentelemetry.exporter.otlp.proto.http.metric_exporter")
+"""
+
+
+def logged(script: str) -> list[str]:
+    """The lines of the log, without their times."""
+    run = [sys.executable, "-c", _BEGIN + script]
+    done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    return [line.partition(" ")[2] for line in done.stderr.splitlines()]
+
+
+def test_each_cause_is_logged_once_until_exports_arrive() -> None:
+    lines = logged("""
+for failure in [Failure("refused by 10.0.0.1:1", "refused"), Failure("refused by 10.0.0.2:2", "refused"),
+                Failure("HTTP 404", "404"), Failure("refused", "refused"), None, None, Failure("refused", "refused")]:
+    delivery("otlp", failure)
+delivery("other", Failure("refused", "refused"))
+assert delivery.failing == ("otlp", "other")
+""")
+    failed = "WARNING export failed, counts are kept and sent with the next: "
+    assert lines == [
+        f"{failed}refused by 10.0.0.1:1",
+        f"{failed}HTTP 404",
+        "WARNING exports get through again, after 4 that failed; nothing was lost",
+        f"{failed}refused",
+        f"{failed}refused",
+    ]
+
+
+def test_what_exporters_log_is_logged_once_and_is_the_cause_where_there_is_no_other() -> None:
+    lines = logged("""
+for seconds in (1.25, 2.5):
+    exporters.warning("Transient error, retrying in %.2fs", seconds)
+    exporters.error("Failed to export")
+    exporters.debug("not at this level")
+    delivery("otlp", Failure("", ""))
+logging.getLogger("urllib3.connectionpool").warning("Failed to parse headers (url=http://a:4318)")
+logging.getLogger("urllib3.connectionpool").warning("Failed to parse headers (url=http://a:4318)")
+""")
+    assert lines == [
+        "WARNING Transient error, retrying in 1.25s",
+        "ERROR Failed to export",
+        "WARNING export failed, counts are kept and sent with the next: "
+        "Transient error, retrying in 1.25s / Failed to export",
+        "WARNING Failed to parse headers (url=http://a:4318)",
+    ]
+
+
+def test_causes_take_no_memory_without_end() -> None:
+    lines = logged("""
+for turn in range(2):
+    for number in range(1000):
+        exporters.warning("x" * number)
+assert len(delivery._exporters_log._once._kinds) < 100
+""")
+    assert len(lines) == 2000, "forgotten, so logged again"
+
+
+def test_what_differs_from_request_to_request_is_no_other_cause() -> None:
+    texts = [
+        "ipv4:10.0.0.1:4317: Connection refused, retrying in 1.06s (id 0x7f00aa11)",
+        "ipv4:10.0.0.2:9: Connection refused, retrying in 12.5s (id 0x7f00aa22)",
+    ]
+    assert len({kind_of(text) for text in texts}) == 1
+    assert kind_of("Connection refused") != kind_of("Connection reset")

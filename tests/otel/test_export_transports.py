@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every protocol, compression and temporality, live, with a collector that is not ours, all on the same packets.
+
+The agents watch the lab's router and export to a collector, which forwards to our `Sink`; so what counts here is what
+another implementation of OTLP understood.
+"""
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import pytest
+
+from otel_epping.kernel import buckets
+from otel_epping.lab.collectors import collector
+from otel_epping.lab.sink import Sink
+from otel_epping.lab.topology import Lab
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.counters import INTERFACE_COUNTERS
+from tests.support.arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
+from tests.support.lab_agent import Agent, figure, link_packets, quiet, talking
+from tests.support.patience import PATIENCE_S
+
+PROTOCOLS = ("grpc", "http/protobuf")
+COMPRESSIONS = ("", "gzip")  # the SDK's gRPC exporter knows no "none": it fails, and so leaves the variable out
+PREFERENCES = ("cumulative", "delta", "lowmemory")
+TABLE = {metric.name: metric for metric in metric_table.METRICS}
+
+# Counters that are instruments of the SDK.
+OBSERVED = {
+    metric_table.EXPORT_FAILED,
+    metric_table.EXPORT_REJECTED,
+    metric_table.FLOW_EVICTED,
+    metric_table.INTERFACE_EVENTS,
+}
+
+
+def check_histogram(point: Any) -> None:
+    """A point is whole, and in itself without contradiction."""
+    counts = list(point.positive.bucket_counts)
+    assert point.count == sum(counts) > 0
+    assert point.zero_count == 0
+    assert not point.negative.bucket_counts
+    assert counts[0]
+    assert counts[-1]
+    assert len(counts) <= 160
+    assert point.HasField("sum")
+    assert point.start_time_unix_nano < point.time_unix_nano
+    if point.HasField("min"):
+        assert point.HasField("max")
+        assert 1e-6 <= point.min <= point.max <= 64
+
+
+def contradicts(point: Any) -> bool:
+    """Whether least or greatest are missing, or not in the first and last bucket, or the mean is not between them."""
+    if not point.HasField("min"):
+        return True
+    first, last = (buckets.index_of(round(value * 1e9), point.scale) for value in (point.min, point.max))
+    offset = point.positive.offset
+    middle = point.min <= point.sum / point.count * (1 + 1e-9) and point.sum / point.count <= point.max * (1 + 1e-9)
+    return (first, last) != (offset, offset + len(point.positive.bucket_counts) - 1) or not middle
+
+
+@dataclass
+class Matrix:
+    """What came of the agents of the matrix; `passed` is how many packets passed meanwhile, as the kernel says."""
+
+    agents: dict[str, Arrived]
+    exit_codes: dict[str, int]
+    logs: dict[str, str]
+    passed: int
+
+
+def variant(protocol: str, compression: str, preference: str) -> str:
+    return f"{protocol.partition('/')[0]}-{compression or 'plain'}-{preference}"
+
+
+VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFERENCES]
+
+
+@pytest.fixture(scope="module")
+def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+    folder = tmp_path_factory.mktemp("matrix")
+    with Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder, ExitStack() as undo:
+        agents: list[Agent] = []
+        for protocol, compression, preference in VARIANTS:
+            agents.append(
+                Agent(
+                    lab,
+                    folder,
+                    variant(protocol, compression, preference),
+                    forwarder.grpc_endpoint
+                    if protocol == "grpc"
+                    else forwarder.http_endpoint.removesuffix("/v1/metrics"),
+                    "1s",
+                    OTEL_EXPORTER_OTLP_PROTOCOL=protocol,
+                    OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=preference,
+                    **({"OTEL_EXPORTER_OTLP_COMPRESSION": compression} if compression else {}),
+                )
+            )
+            undo.callback(agents[-1].kill)
+            if len(agents) % 4 == 0:  # as many compilers at once as make sense
+                agents[-1].watching()
+        for agent in agents:
+            agent.watching()
+        quiet(lab)
+        passed = link_packets(lab.router)
+        with talking(lab):
+            time.sleep(3.5)
+        passed = link_packets(lab.router) - passed
+        for agent in agents:
+            agent.process.terminate()
+        exit_codes = {agent.name: agent.process.wait(PATIENCE_S) for agent in agents}
+        settle(sink)
+        yield Matrix(
+            {agent.name: arrived(sink, agent.name) for agent in agents},
+            exit_codes,
+            {agent.name: agent.log for agent in agents},
+            passed,
+        )
+
+
+@pytest.fixture(params=VARIANTS, ids=lambda one: variant(*one))
+def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
+    """An agent of the matrix: its preference of temporality, and what arrived."""
+    name = variant(*request.param)
+    assert matrix.exit_codes[name] == 0, matrix.logs[name]
+    assert "export failed" not in matrix.logs[name]
+    return request.param[2], matrix.agents[name]
+
+
+def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arrived]) -> None:
+    _, agent = one
+    always = {metric_table.RTT, metric_table.SUBNET_PACKETS, metric_table.SUBNET_USAGE, metric_table.SUBNET_LIMIT}
+    always |= {
+        metric_table.READ_DURATION,
+        metric_table.EXPORT_DURATION,
+        metric_table.EXPORT_FAILED,
+        metric_table.EXPORT_REJECTED,
+    }
+    always |= {
+        metric_table.INTERFACE_ATTACHED,
+        metric_table.INTERFACE_EVENTS,
+        metric_table.FLOW_EVICTED,
+        metric_table.MEMORY_USAGE,
+    }
+    always |= {c.metric for c in INTERFACE_COUNTERS if "packets" in c.field or c.field in ("ecn", "rtt_begun")}
+    assert {metric.name for metric in always} <= set(agent.metrics) <= set(TABLE)
+
+
+def test_names_units_kinds_and_attributes_are_those_of_the_table(one: tuple[str, Arrived]) -> None:
+    _, agent = one
+    for name, metric in agent.metrics.items():
+        row = TABLE[name]
+        assert (metric.unit, metric.description) == (row.unit, row.description)
+        kind = {"counter": "sum", "updowncounter": "sum", "gauge": "gauge"}.get(row.kind, "exponential_histogram")
+        assert metric.WhichOneof("data") == kind
+        if kind == "sum":
+            assert metric.sum.is_monotonic == (row.kind == "counter")
+        for point in agent.points[name]:
+            assert set(point.attributes) == set(row.keys), name
+
+
+def test_temporality_is_the_preferred_one(one: tuple[str, Arrived]) -> None:
+    preference, agent = one
+    for name, points in agent.points.items():
+        expected = CUMULATIVE if preference == "cumulative" else DELTA
+        if TABLE[name].kind == "updowncounter":
+            expected = CUMULATIVE
+        elif TABLE[name].kind == "gauge":
+            expected = 0
+        elif TABLE[name] in OBSERVED and preference == "lowmemory":
+            expected = CUMULATIVE  # an observable counter: the specification's "lowmemory"
+        assert {point.temporality for point in points} == {expected}, name
+
+
+def test_integers_are_integers(one: tuple[str, Arrived]) -> None:
+    _, agent = one
+    for name, points in agent.points.items():
+        if TABLE[name].kind in ("counter", "updowncounter"):
+            assert {point.point.WhichOneof("value") for point in points} == {"as_int"}, name
+
+
+def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
+    _, agent = one
+    points = agent.points[metric_table.RTT.name]
+    assert points
+    for point in points:
+        check_histogram(point.point)
+
+
+def test_least_and_greatest_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
+    """Always, although RTTs are counted while they are read."""
+    preference, agent = one
+    points = [point.point for point in agent.points[metric_table.RTT.name]]
+    if preference == "cumulative":
+        for series in agent.series(metric_table.RTT.name).values():
+            assert not contradicts(series[-1].point)
+    wrong = sum(contradicts(point) for point in points)
+    figure("points whose min, max or sum contradict their buckets", f"{wrong} of {len(points)} ({preference})")
+    assert not wrong
+
+
+def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> None:
+    preference, agent = one
+    longest = 0
+    for name in (metric_table.RTT.name, PACKETS, INTERFACE_PACKETS):
+        for series in agent.series(name).values():
+            starts = [point.point.start_time_unix_nano for point in series]
+            times = [point.point.time_unix_nano for point in series]
+            assert all(start < end for start, end in zip(starts, times, strict=True))
+            assert len(set(times)) == len(times)
+            longest = max(longest, len(series))
+            if preference == "cumulative":
+                assert len(set(starts)) == 1, name
+            else:
+                # A series that had nothing to tell for a while begins anew where its last empty interval ended.
+                assert all(previous <= start for previous, start in zip(times, starts[1:], strict=False))
+    assert longest >= 3
+    if preference != "cumulative":
+        busy = [
+            s for s in agent.series(INTERFACE_PACKETS).values() if dict(s[0].attributes)[semconv.PACKET_KIND] == "tcp"
+        ]
+        for series in busy:
+            pairs = pairwise(point.point for point in series)
+            assert all(one.time_unix_nano == next_one.start_time_unix_nano for one, next_one in pairs)
+
+
+def test_rtts_are_those_of_the_lab(one: tuple[str, Arrived], lab: Lab) -> None:
+    _, agent = one
+    found = {
+        dict(series)[semconv.SUBNET]: points
+        for series, points in agent.series(metric_table.RTT.name).items()
+        if dict(series)[semconv.SIDE] == "external"
+    }
+    for network in lab.networks:
+        points = found[str(network.subnet)]
+        assert min(point.point.min for point in points if point.point.HasField("min")) >= network.delay_ns / 1e9
+        assert points[-1].attributes[semconv.NETWORK_TYPE] == f"ipv{network.subnet.version}"
+
+
+def test_resource_is_ours_and_what_the_variables_say(one: tuple[str, Arrived]) -> None:
+    _, agent = one
+    resource = agent.points[PACKETS][0].resource
+    assert resource["service.name"] == "otel-epping"
+    assert resource["deployment.environment.name"] == "lab"
+    assert resource["host.name"] == socket.gethostname()
+    assert resource["telemetry.sdk.language"] == "python"
+    assert "service.version" in resource
+
+
+def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
+    check_truth(one[1])
+
+
+def test_totals_are_those_of_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
+    """TAP devices have no offloads, so the kernel counts there what was on the wire; so do we, of aggregates too.
+
+    ARP and such are packets for both. Nothing may be left out, nor counted twice: the difference is 0.
+    """
+    # Before the count of `passed` began, the agent saw what was left of its own start: neighbour discovery, at most.
+    extra = one[1].interface_packets() - matrix.passed
+    assert 0 <= extra <= 30, "neighbour discovery while agents start is all that may be more"
+    assert matrix.passed > 1000
+
+
+def test_all_variants_agree_to_the_packet(matrix: Matrix) -> None:
+    tcp = {
+        name: Counter(
+            {s: n for s, n in agent.totals(PACKETS).items() if str(dict(s)[semconv.TRAFFIC_CLASS])[:3] == "tcp"}
+        )
+        for name, agent in matrix.agents.items()
+    }
+    first = tcp.popitem()[1]
+    assert len(first) > 20
+    assert all(other == first for other in tcp.values())
+    rtts = [agent.rtts for agent in matrix.agents.values()]
+    figure("RTTs that each of the agents counted", rtts)
+    # Each draws its own samples, at most one in 100 ms a flow and direction, so these agree only about.
+    assert min(rtts) > 0.95 * max(rtts) > 100

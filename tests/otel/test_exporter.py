@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an export is split into requests, how long it may take, and what is told again of one that failed."""
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk import metrics as sdk_metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+)
+
+from otel_epping.kernel import buckets
+from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.read.reader import Reader
+from otel_epping.kernel.reading import Reading
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import exporter as exporter_module
+from otel_epping.otel import metric_table, producer, semconv
+from otel_epping.otel.exporter import ProducerExporter
+from otel_epping.otel.otlp.failure import Failure
+from otel_epping.otel.pipeline import install
+from otel_epping.series import histogram
+from otel_epping.series.temporality import as_matrix
+from tests.support.prog_test_run import EGRESS, MS, START_NS, Bench
+from tests.support.readings import runs_of
+from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_subnet, packets_fed, scalars, total
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A program of one's own: readers begin with nothing counted."""
+    with closing(Bench(CONFIG)) as bench:
+        yield bench
+
+
+def flows(bench: Bench, count: int) -> None:
+    """A packet each of `count` flows: two new subnets every time."""
+    sender = bench.feeders[EGRESS]
+    frame = bytearray(bench.flow().frame(0, "PA", 1000, 0, b"data"))
+    for number in range(count):
+        frame[26:29] = (20, *divmod(number, 256))
+        frame[30:33] = (21, *divmod(number, 256))
+        sender.set(bytes(frame))
+        sender.run(START_NS)
+
+
+def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, sink: Sink) -> None:
+    flows(bench, 3000)
+    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60)
+    reader.force_flush()
+    assert len(sink.requests) > 2
+    assert max(received.size for received in sink.received) <= 2.5 * 2**20
+    found = sink.points(PACKETS)
+    assert len({point.attributes[semconv.SUBNET] for point in found}) == len(found) == 6000
+    homes: dict[Any, set[int]] = {}
+    for number, request in enumerate(sink.requests):
+        for metric in request.resource_metrics[0].scope_metrics[0].metrics:
+            for point in metric.sum.data_points:
+                subnet = [pair.value.string_value for pair in point.attributes if pair.key == semconv.SUBNET]
+                homes.setdefault(tuple(subnet), set()).add(number)
+    assert all(len(numbers) == 1 for subnet, numbers in homes.items() if subnet)
+    assert sum(name.name == "epping.interface.packet.count" for _, name in sink.metrics()) == 1
+    reader.shutdown()
+
+
+def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every subnet with a histogram of 160 buckets and great counts: the most bytes that a weight can have."""
+    flows(bench, 2000)
+    read = Reader.read
+
+    def read_heavy(reader: Reader) -> Reading:
+        reading = read(reader)
+        ones: Counts = np.asarray(as_matrix(reading.counters).any(axis=1), np.uint64)
+        full = np.outer(ones, np.full(histogram.MAX_BUCKETS, 2**34, np.uint64))
+        return dataclasses.replace(
+            reading,
+            buckets=runs_of(full),
+            sum_ns=ones * np.uint64(2**60),
+            min_ns=ones * np.uint64(buckets.RTT_LEAST_NS),
+            max_ns=ones * np.uint64(buckets.RTT_GREATEST_NS),
+            counters=(as_matrix(reading.counters) * np.uint64(2**50)).view(reading.counters.dtype)[:, 0],
+        )
+
+    monkeypatch.setattr(Reader, "read", read_heavy)
+    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink), bench.collector, 60)
+    reader.force_flush()
+    sizes = [received.size for received in sink.received]
+    print("\n[measured] heaviest requests, bytes:", sizes)
+    assert len(sink.points(metric_table.RTT.name)) == 4000
+    assert max(sizes) <= 2.5 * 2**20
+    reader.shutdown()
+
+
+class Slow(OTLPMetricExporter):
+    """A long way to the receiver."""
+
+    def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
+        time.sleep(0.1)
+        return super().export(*arguments, **options)
+
+
+def test_an_export_keeps_its_deadline_and_the_next_goes_on(
+    bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when every request succeeds, but slowly: then what is left is told by the next export, from there on."""
+    monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
+    monkeypatch.setattr(exporter_module, "_LEAST_TIMEOUT_S", 0.0)
+    flows(bench, 200)
+    slow = Slow(sink.grpc_endpoint, insecure=True)
+    wrapped = ProducerExporter(slow, bench.collector)
+    reader = PeriodicExportingMetricReader(wrapped, float("inf"), export_timeout_millis=500)
+    provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    provider.get_meter("shop").create_counter("shop.orders").add(3)
+    for _ in range(8):
+        began = time.monotonic()
+        reader.collect(timeout_millis=500)
+        assert time.monotonic() - began < 1.5
+    assert len({point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}) == 400
+
+
+def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
+    flows(shared, 200)
+    wrapped = ProducerExporter(OTLPMetricExporter("http://127.0.0.1:9", insecure=True, timeout=5), shared.collector)
+    provider = MeterProvider(
+        metric_readers=[PeriodicExportingMetricReader(wrapped, float("inf"))], shutdown_on_exit=False
+    )
+    provider.get_meter("shop").create_counter("shop.orders").add(3)
+    began = time.monotonic()
+    provider.force_flush()
+    took = time.monotonic() - began
+    # The exporter waits 1 s, then 2 s, each give or take a fifth; the 4 s that come next are beyond its time.
+    print("\n[measured] export of many requests to a dead collector, timeout 5 s:", round(took, 2), "s")
+    assert took < 5.5
+    assert wrapped.failed >= 1
+
+
+class Poisoned(OTLPMetricExporter):
+    """To a receiver that never takes what has one of the subnets, and is slow to say so."""
+
+    subnet = "20.0.100.0/24"
+
+    def export(self, metrics_data: MetricsData, *arguments: Any, **options: Any) -> MetricExportResult:
+        if self.subnet in scalars(metrics_data):
+            time.sleep(1.1)
+            return MetricExportResult.FAILURE
+        return super().export(metrics_data, *arguments, **options)
+
+
+def test_a_request_that_always_fails_does_not_keep_others_back(
+    bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
+    flows(bench, 200)
+    poisoned = Poisoned(sink.grpc_endpoint, insecure=True)
+    reader = install(MeterProvider(shutdown_on_exit=False), poisoned, bench.collector, 60)
+    for _ in range(2):
+        reader.force_flush()
+    found = {point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}
+    assert Poisoned.subnet not in found
+    assert len(found) >= 380, "only those of one request are missing"
+    reader.shutdown()
+
+
+@pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
+def test_an_export_that_failed_is_repeated(shared: Bench, sink: Sink, temporality: AggregationTemporality) -> None:
+    reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink, temporality), shared.collector, 60)
+    conversation = Conversation(shared)
+    conversation.record([5 * MS] * 3)
+    sink.fail_with(403)  # not retried by the exporter
+    reader.force_flush()
+    assert not sink.points(metric_table.RTT.name)
+    sink.recover()
+    conversation.record([7 * MS] * 4)
+    reader.force_flush()
+    (first,) = of_subnet(sink, conversation.subnet)
+    assert (first.point.count, first.point.min, first.point.max) == (7, 0.005, 0.007)
+    conversation.record([6 * MS] * 2)
+    reader.force_flush()
+    _, second = of_subnet(sink, conversation.subnet)
+    delta = temporality is AggregationTemporality.DELTA
+    assert (second.point.count, second.point.min) == ((2, 0.006) if delta else (9, 0.005))
+    expected_start = first.point.time_unix_nano if delta else first.point.start_time_unix_nano
+    assert second.point.start_time_unix_nano == expected_start
+    reader.shutdown()
+
+
+def test_a_part_that_failed_is_the_only_one_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Delta: of several requests each third is refused; in the end every packet is told once."""
+
+    class Moody(OTLPMetricExporter):
+        turn = 0
+
+        def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
+            Moody.turn += 1
+            if Moody.turn % 3 == 0:
+                return MetricExportResult.FAILURE
+            return super().export(*arguments, **options)
+
+    monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
+    delta: dict[type, AggregationTemporality] = {sdk_metrics.Histogram: AggregationTemporality.DELTA}
+    moody = Moody(sink.grpc_endpoint, insecure=True, preferred_temporality=delta)
+    reader = install(MeterProvider(shutdown_on_exit=False), moody, bench.collector, 60)
+    flows(bench, 200)
+    for _ in range(6):
+        reader.force_flush()
+    assert total(sink.points(PACKETS)) == 2 * packets_fed(bench)
+    assert total(sink.points("epping.interface.packet.count")) == packets_fed(bench)
+    reader.shutdown()
+
+
+def test_a_reading_that_fails_is_an_export_that_failed(
+    bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results: list[Failure | None] = []
+    wrapped = ProducerExporter(exporter(sink), bench.collector, on_result=results.append)
+    reader = PeriodicExportingMetricReader(wrapped, 60_000)
+    provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
+    provider.get_meter("application").create_counter("orders").add(1)
+
+    def broken(reader: Reader) -> Reading:
+        raise OSError("no memory to read")
+
+    monkeypatch.setattr(Reader, "read", broken)
+    reader.force_flush()
+    (failure,) = results
+    assert failure
+    assert failure.text == "cannot read the kernel's counts: no memory to read"
+    assert len(sink.points("orders")) == 1, "the application's own metrics get through"
+    monkeypatch.undo()
+    reader.force_flush()
+    assert results == [failure, None]
+    provider.shutdown()

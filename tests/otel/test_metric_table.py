@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The table of names, held against the documentation, the kernel program's enums and the structs it compiled to."""
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from otel_epping.kernel import methods
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.attributes import Columns
+from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
+from scripts import metrics_page
+
+pytestmark = pytest.mark.parallel
+
+
+ROOT = Path(__file__).resolve().parents[2]
+MAPS_H = (ROOT / "bpf/maps.h").read_text()
+# Values that have no enum of their own in the program, but are the rows of arrays: their order is the standard's.
+ECN_BY_CODEPOINT = {0b00: "not_ect", 0b01: "ect_1", 0b10: "ect_0", 0b11: "ce"}
+
+
+def enum(name: str) -> dict[str, int]:
+    """The enumerators of an enum of bpf/maps.h, lower case and without prefix; one at the end that counts is left out.
+
+    That one is the plural of the prefix: CLASSES of CLASS_, KINDS of KIND_.
+    """
+    body = re.search(rf"enum {name} {{(.*?)}}", MAPS_H, re.DOTALL)
+    assert body, f"no enum {name}"
+    values: dict[str, int] = {}
+    for position, enumerator in enumerate(part.strip() for part in body[1].split(",")):
+        label, _, value = enumerator.partition(" = ")
+        if "_" in label:
+            values[label.split("_", 1)[1].lower()] = int(value) if value else position
+    return values
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("labels", "name"),
+    [
+        (semconv.SIDES, "side"),
+        (methods.ALL, "method"),
+        (semconv.TRAFFIC_CLASSES, "traffic_class"),
+        (semconv.PACKET_KINDS, "packet_kind"),
+        (semconv.FLOW_OPENINGS, "opening"),
+        (semconv.FLOW_CLOSINGS, "closing"),
+    ],
+)
+def test_labels_are_the_enumerators_in_their_order(labels: tuple[str, ...], name: str) -> None:
+    assert dict(zip(labels, range(len(labels)), strict=True)) == enum(name)
+
+
+@pytest.mark.unit
+def test_families_are_those_of_the_program() -> None:
+    assert {f"v{number}": number for number in semconv.FAMILIES} == enum("family")
+    assert semconv.FAMILIES == {4: "ipv4", 6: "ipv6"}
+
+
+@pytest.mark.unit
+def test_code_points_are_those_of_rfc_3168() -> None:
+    assert dict(enumerate(semconv.ECN_CODEPOINTS)) == ECN_BY_CODEPOINT
+
+
+@pytest.fixture(scope="module")
+def dtypes() -> dict[str, np.dtype[Any]]:
+    """Records that the compiled program's arrays are read as."""
+    with EppingCollector(EppingConfig()) as collector:
+        reader = collector.reader()
+        return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
+
+
+TABLES = {"subnet": SUBNET_COUNTERS, "interface": INTERFACE_COUNTERS}
+COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
+    """Columns raises where labels and fields don't match."""
+    columns = Columns(TABLES[table], dtypes[table])
+    series = [column for its_columns in columns.by_metric.values() for column in its_columns]
+    assert len(series) == len(set(series))
+    unused = dtypes[table]["unused"].itemsize // 8 if "unused" in (dtypes[table].names or ()) else 0
+    assert set(series) == set(range(dtypes[table].itemsize // 8 - unused)), "the last ones are unused"
+
+
+@pytest.mark.unit
+def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
+    for metric in metric_table.METRICS:
+        points = [
+            (*counter.attributes.items(), (key, label))
+            for counter in COUNTERS
+            if counter.metric == metric
+            for key, labels in [counter.axis or ("", ("",))]
+            for label in labels
+        ]
+        assert len(points) == len(set(points)), metric.name
+
+
+@pytest.mark.unit
+def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> None:
+    used = {key for metric in metric_table.METRICS for key in metric.keys}
+    assert used | {semconv.OVERFLOW} == set(semconv.ATTRIBUTES)
+    of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
+    for base, table in ((of_subnet, SUBNET_COUNTERS), ({semconv.INTERFACE}, INTERFACE_COUNTERS)):
+        for counter in table:
+            keys = {*base, *counter.attributes, *((counter.axis[0],) if counter.axis else ())}
+            assert keys == set(counter.metric.keys), counter.field
+
+
+@pytest.mark.unit
+def test_values_of_attributes_are_in_their_explanation() -> None:
+    for key, labels in {
+        semconv.SIDE: semconv.SIDES,
+        semconv.METHOD: methods.ALL,
+        semconv.NETWORK_TYPE: semconv.FAMILIES.values(),
+        semconv.NETWORK_TRANSPORT: [method.transport for method in methods.METHODS],
+        semconv.SUBNET_DIRECTION: semconv.SUBNET_DIRECTIONS,
+        semconv.TRAFFIC_CLASS: semconv.TRAFFIC_CLASSES,
+        semconv.PACKET_KIND: semconv.PACKET_KINDS,
+        semconv.ECN: semconv.ECN_CODEPOINTS,
+        semconv.BOUND: semconv.BOUNDS,
+        semconv.FLOW_OPENING: semconv.FLOW_OPENINGS,
+        semconv.FLOW_CLOSING: [*semconv.FLOW_CLOSINGS, "silence"],
+        semconv.MAP: {c.attributes[semconv.MAP] for c in INTERFACE_COUNTERS if semconv.MAP in c.attributes},
+        semconv.OUTCOME: {c.attributes[semconv.OUTCOME] for c in INTERFACE_COUNTERS if semconv.OUTCOME in c.attributes},
+    }.items():
+        for label in labels:
+            assert f"`{label}`" in semconv.ATTRIBUTES[key]
+
+
+@pytest.mark.unit
+def test_units_and_names_follow_the_conventions() -> None:
+    names = [metric.name for metric in metric_table.METRICS]
+    assert len(names) == len(set(names))
+    for metric in metric_table.METRICS:
+        # opentelemetry.io/docs/specs/semconv/general/metrics: UCUM, annotations in the singular, no unit in the name.
+        assert re.fullmatch(r"s|By|\{[a-z_]+[^s]\}", metric.unit), metric
+        assert re.fullmatch(r"epping(\.[a-z]+(_[a-z]+)*)+", metric.name), metric
+        assert not metric.name.endswith(("_total", ".seconds", ".bytes"))
+
+
+@pytest.mark.unit
+def test_the_documentation_is_made_from_the_table() -> None:
+    assert (ROOT / "docs/metrics.md").read_text() == metrics_page.markdown(), "run `make docs`"
+
+
+@pytest.mark.unit
+def test_names_are_written_nowhere_else() -> None:
+    names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
+    found = []
+    for path in sorted((ROOT / "otel_epping").rglob("*.py")):
+        if path.name in ("metric_table.py", "semconv.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if (
+                isinstance(node, ast.Constant)
+                and isinstance(node.value, str)
+                and (node.value in names or re.match(r"epping\.(?!bpf\.c$)", node.value))
+            ):
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno} {node.value}")
+    assert not found

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pipelines: the exporters that the OTEL_* variables ask for, or one line that names the variable and the cure."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing
+
+import pytest
+from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
+
+from otel_epping.errors import EppingError
+from otel_epping.lab.sink import Sink
+from otel_epping.otel import metric_table
+from otel_epping.otel.pipeline import Pipelines, exporter_classes
+from tests.support.patience import PATIENCE_S
+from tests.support.prog_test_run import MS, Bench
+from tests.support.recorder import CONFIG, PACKETS, Conversation, packets_fed, scrape, total
+
+pytestmark = pytest.mark.parallel
+
+
+@pytest.fixture
+def bench() -> Iterator[Bench]:
+    """A program of one's own: readers begin with nothing counted."""
+    with closing(Bench(CONFIG)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets OTEL_* variables, and unsets all others."""
+
+    def set_variables(**values: str) -> None:
+        for name in [name for name in os.environ if name.startswith("OTEL_")]:
+            monkeypatch.delenv(name)
+        for name, value in values.items():
+            monkeypatch.setenv(name, value)
+
+    set_variables()
+    return set_variables
+
+
+def test_our_own_instruments_arrive_beside_the_kernels(
+    shared: Bench, sink: Sink, variables: Callable[..., None]
+) -> None:
+    """Their scope is ours as well, and OTLP's encoder keeps but one of two equal scopes in a request."""
+    variables(OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
+    pipelines = Pipelines(shared.collector, 60, lambda *_: None)
+    Conversation(shared).record([5 * MS])
+    pipelines.shutdown()
+    names = {metric.name for _, metric in sink.metrics()}
+    assert names >= {metric_table.RTT.name, metric_table.READ_DURATION.name, metric_table.EXPORT_FAILED.name}
+
+
+def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:
+    """One that pushes deltas and one that is scraped; otel/test_export_shutdown.py has two that push."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    variables(
+        OTEL_METRICS_EXPORTER="otlp,prometheus",
+        OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE="delta",
+        OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+        OTEL_EXPORTER_PROMETHEUS_HOST="127.0.0.1",
+        OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
+    )
+    # Not flushed by us: Prometheus' reader keeps what it is made to collect, and the next scrape has it twice.
+    pipelines = Pipelines(bench.collector, 0.1, lambda *_: None)
+    conversation = Conversation(bench)
+    for _ in range(5):
+        conversation.record([5 * MS] * 10)
+        requests = len(sink.received)
+        sink.wait_for(lambda received, before=requests: len(received.received) > before, PATIENCE_S)  # type: ignore[misc]
+    families = scrape(port)
+    pipelines.shutdown()
+    fed = packets_fed(bench)
+    assert total(sink.points(PACKETS)) == 2 * fed
+    rtts = [point.point for point in sink.points(metric_table.RTT.name)]
+    assert sum(point.count for point in rtts) == 50
+    assert {(point.min, point.max) for point in rtts} == {(0.005, 0.005)}
+    assert sum(sample.value for sample in families["epping_network_packet_count"].samples) == 2 * fed
+    (count,) = (s.value for s in families["epping_rtt_duration_seconds"].samples if s.name.endswith("_count"))
+    assert count == 50
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("values", "named", "cure"),
+    [
+        ({"OTEL_METRICS_EXPORTER": "carrier_pigeon"}, "OTEL_METRICS_EXPORTER", "pip install"),
+        ({"OTEL_METRICS_EXPORTER": "none"}, "OTEL_METRICS_EXPORTER", "use otlp or console"),
+        ({"OTEL_METRICS_EXPORTER": " , "}, "OTEL_METRICS_EXPORTER", "use otlp or console"),
+        ({"OTEL_SDK_DISABLED": "true"}, "OTEL_SDK_DISABLED", "unset it"),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/json"}, "OTEL_EXPORTER_OTLP_PROTOCOL", "use grpc or http/protobuf"),
+        (
+            {"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"},
+            "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL",
+            "use grpc or http/protobuf",
+        ),
+    ],
+)
+def test_variables_that_do_not_fit_are_named_with_their_cure(
+    variables: Callable[..., None], values: dict[str, str], named: str, cure: str
+) -> None:
+    variables(**values)
+    with pytest.raises(EppingError) as failure:
+        exporter_classes()
+    assert named in str(failure.value)
+    assert cure in str(failure.value)
+    assert "\n" not in str(failure.value)
+
+
+def test_an_exporter_that_cannot_be_made_is_named(shared: Bench, variables: Callable[..., None]) -> None:
+    variables(OTEL_METRICS_EXPORTER="prometheus", OTEL_EXPORTER_PROMETHEUS_HOST="nowhere.invalid")
+    with pytest.raises(EppingError, match="cannot set up the exporter prometheus"):
+        Pipelines(shared.collector, 60, lambda *_: None)
+
+
+@pytest.mark.unit
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ({}, ["otlp_proto_grpc"]),
+        ({"OTEL_METRICS_EXPORTER": "OTLP,console,none"}, ["otlp_proto_grpc", "console"]),
+        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}, ["otlp_proto_http"]),
+        (
+            {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf"},
+            ["otlp_proto_http"],
+        ),
+        ({"OTEL_METRICS_EXPORTER": "prometheus"}, ["prometheus"]),
+    ],
+)
+def test_exporters_are_those_that_the_variables_name(
+    variables: Callable[..., None], values: dict[str, str], names: list[str]
+) -> None:
+    variables(**values)
+    found = exporter_classes()
+    assert [name for name, _ in found] == names
+    assert all(issubclass(made, (MetricExporter, MetricReader)) for _, made in found)

@@ -1,0 +1,118 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The machine's clock is set back an hour, and forward again, while agents export; and one whose kernel tells another
+time than it does, as after a suspension: the kernel's clock stands still then, and the one on the wall doesn't.
+"""
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from itertools import count, pairwise
+
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter as GrpcExporter
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
+
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.sink import Point, Sink
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.otlp.request import Request
+from otel_epping.otel.otlp.transport import sender
+from tests.support.command import Agent, converse
+from tests.support.patience import PATIENCE_S
+from tests.support.unprivileged import AGENT
+from tests.support.wall_clock import set_back
+
+HOUR_S = 3600
+SECOND = 10**9
+
+
+def series(sink: Sink) -> Iterator[tuple[str, list[Point]]]:
+    """All series of all metrics, those of the SDK too, in the order of arrival."""
+    for name in {metric.name for _, metric in sink.metrics()}:
+        found: dict[str, list[Point]] = {}
+        for point in sink.points(name):
+            found.setdefault(str(sorted(point.attributes.items())), []).append(point)
+        for points in found.values():
+            yield name, points
+
+
+def check_times(sink: Sink, earliest_ns: int, *, delta: bool) -> int:
+    """Whether each series is one of intervals that follow one another; how many points there were."""
+    count = 0
+    for name, points in series(sink):
+        times = [(one.point.start_time_unix_nano, one.point.time_unix_nano) for one in points]
+        count += len(times)
+        assert all(earliest_ns <= end for _, end in times), name
+        assert all(before < after for (_, before), (_, after) in pairwise(times)), name
+        if points[0].temporality == 0:  # a gauge has no start
+            continue
+        assert all(earliest_ns <= start <= end for start, end in times), name
+        if delta and points[0].temporality == 1:
+            assert all(before <= start for (_, before), (start, _) in pairwise(times)), name
+        else:
+            assert len({start for start, _ in times}) == 1, name
+    return count
+
+
+@pytest.mark.parametrize("temporality", ["cumulative", "delta"])
+def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
+    with Sink(namespace=ns) as sink:
+        began_ns = time.time_ns()
+        agent = start(
+            *("-i", "lo", "--interval", "50ms", "--sample-interval", "0", "--prefix-v4", "32"),
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+            OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE=temporality,
+        )
+        converse(ns)
+        sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
+        with set_back(HOUR_S):
+            # What is new now was made after the step, and what is told of it by a clock that is ahead.
+            with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+                for host in range(1, 20):
+                    sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))
+            seen = len(sink.received)
+            sink.wait_for(lambda one: len(one.received) >= seen + 6, PATIENCE_S)
+        seen = len(sink.received)
+        sink.wait_for(lambda one: len(one.received) >= seen + 3, PATIENCE_S)
+        converse(ns)
+        assert agent.stop() == 0
+        assert check_times(sink, began_ns, delta=temporality == "delta") > 100
+        latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.RTT.name))
+        assert 0 <= time.time_ns() - latest_ns < 10 * SECOND  # forward it was followed at once
+        assert "127.7.0.19/32" in {
+            one.attributes[semconv.SUBNET] for one in sink.points(metric_table.SUBNET_PACKETS.name)
+        }
+    assert agent.log.read_text().count("the clock was set back") == 1
+
+
+def test_a_clock_that_is_not_the_kernels(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """In a time namespace that is eleven days ahead: what the kernel says of slots is, by that, of eleven days ago."""
+    ahead = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", "1000000", "--boottime", "1000000", "--"]
+    with Sink(namespace=ns) as sink:
+        began_ns = time.time_ns()
+        start(
+            *("-i", "lo", "--interval", "100ms", "--sample-interval", "0"),
+            command=[*ahead, *AGENT],
+            OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
+        )
+        converse(ns)
+        sink.wait_for(lambda one: one.points(metric_table.RTT.name), PATIENCE_S)
+        assert check_times(sink, began_ns, delta=False) > 20
+
+
+@pytest.mark.parametrize("made", [GrpcExporter, HttpExporter])
+def test_a_request_never_has_more_time_than_the_exporter_gives_it(
+    made: type[GrpcExporter | HttpExporter], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would, where the clock is set back between two tries: the exporters reckon by the clock on the wall."""
+    clock = count(time.time(), -HOUR_S)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        exporter = made(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)
+        sending = sender(exporter)
+        assert sending
+        began = time.monotonic()
+        with monkeypatch.context() as patch:
+            patch.setattr(time, "time", lambda: next(clock))
+            assert sending.send(Request(b"", 0)).failure
+        assert time.monotonic() - began < 5
+        exporter.shutdown()

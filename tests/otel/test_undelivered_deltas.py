@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Deltas of the SDK whose export failed are added to the next export: real ones, of a provider."""
+
+from itertools import pairwise
+
+import pytest
+from opentelemetry.sdk.metrics import Counter, MeterProvider
+from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, NumberDataPoint
+
+from otel_epping.otel import undelivered_deltas
+from otel_epping.otel.undelivered_deltas import Undelivered
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+class Receiver:
+    """What an application's counters come to where it arrives: (scope, metric, attributes) -> sum."""
+
+    def __init__(self, temporality: AggregationTemporality) -> None:
+        self.reader = InMemoryMetricReader({Counter: temporality})
+        self.provider = MeterProvider([self.reader], shutdown_on_exit=False)
+        self.undelivered = Undelivered()
+        self.sums: dict[tuple[str, str, str], float] = {}
+        self.spans: dict[tuple[str, str, str], list[tuple[int | None, int]]] = {}
+
+    def add(self, scope: str, name: str, amount: int, kind: str = "a") -> None:
+        self.provider.get_meter(scope).create_counter(name).add(amount, {"kind": kind})
+
+    def export(self, arrives: bool) -> None:
+        data = self.reader.get_metrics_data()
+        metrics = self.undelivered.add_to(data.resource_metrics if data else MetricsData([]).resource_metrics)
+        if not arrives:
+            return
+        self.undelivered.delivered()
+        for scope in metrics[0].scope_metrics:
+            for metric in scope.metrics:
+                for point in metric.data.data_points:
+                    assert isinstance(point, NumberDataPoint)
+                    key = (scope.scope.name, metric.name, str((point.attributes or {})["kind"]))
+                    self.sums[key] = self.sums.get(key, 0) + point.value
+                    self.spans.setdefault(key, []).append((point.start_time_unix_nano, point.time_unix_nano))
+
+
+def test_deltas_arrive_whole_after_failures() -> None:
+    """Also of a counter, and of a scope, that has nothing new when the export succeeds."""
+    receiver = Receiver(AggregationTemporality.DELTA)
+    for arrives in (True, False, False, True, False, True):
+        receiver.add("one", "orders", 1)
+        receiver.add("one", "orders", 2, "b")
+        if not arrives:
+            receiver.add("one", "errors", 5)
+            receiver.add("two", "rare", 7)
+        receiver.export(arrives)
+    assert receiver.sums == {
+        ("one", "orders", "a"): 6,
+        ("one", "orders", "b"): 12,
+        ("one", "errors", "a"): 15,
+        ("two", "rare", "a"): 21,
+    }
+    spans = receiver.spans["one", "orders", "a"]
+    assert all(start is not None and end <= start for (_, end), (start, _) in pairwise(spans)), "none is counted twice"
+    receiver.provider.shutdown()
+
+
+def test_cumulative_counters_need_nothing() -> None:
+    receiver = Receiver(AggregationTemporality.CUMULATIVE)
+    for arrives in (False, True):
+        receiver.add("one", "orders", 1)
+        receiver.export(arrives)
+    assert receiver.sums == {("one", "orders", "a"): 2}
+    receiver.provider.shutdown()
+
+
+def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(undelivered_deltas, "_MOST", 10)
+    receiver = Receiver(AggregationTemporality.DELTA)
+    for number in range(12):
+        receiver.add("one", "orders", 1, str(number))
+        receiver.export(arrives=False)
+    assert "counts of the SDK are dropped" in caplog.text
+    receiver.provider.shutdown()

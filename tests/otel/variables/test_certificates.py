@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Certificates and keys are checked before TLS gets them: each mistake has a line, with variable, value and cure."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from otel_epping.errors import EppingError
+from otel_epping.otel.variables import standard
+from otel_epping.otel.variables.certificates import Certificates
+from tests.support.certificates import Authority, openssl
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+CERTIFICATE, CLIENT, KEY = (
+    f"OTEL_EXPORTER_OTLP_{each}" for each in ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ca.pem; a client's client.pem and client.key; and files that are wrong in one way each."""
+    folder = tmp_path_factory.mktemp("certificates")
+    authority = Authority(folder)
+    authority.issue("client")
+    authority.issue("other")
+    authority.issue("expired", days=0)
+    openssl("x509", "-in", "ca.pem", "-outform", "DER", "-out", "ca.der", folder=folder)
+    openssl("pkey", "-in", "client.key", "-aes256", "-passout", "pass:x", "-out", "encrypted.key", folder=folder)
+    (folder / "both.pem").write_bytes((folder / "client.pem").read_bytes() + (folder / "client.key").read_bytes())
+    (folder / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\nrubbish\n-----END CERTIFICATE-----\n")
+    (folder / "cut.pem").write_bytes((folder / "ca.pem").read_bytes()[:200])
+    (folder / "empty.pem").touch()
+    (folder / "zero").symlink_to("/dev/zero")
+    return folder
+
+
+@pytest.fixture(params=["grpc", "http/protobuf"])
+def protocol(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def read(protocol: str, folder: Path, **files: str) -> standard.Standard:
+    names = {"ca": CERTIFICATE, "client": CLIENT, "key": KEY}
+    variables = {names[name]: str(folder / file) for name, file in files.items()}
+    endpoint = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1:4444"}
+    return standard.read(variables | endpoint)
+
+
+RIGHT: list[dict[str, str]] = [
+    {},
+    {"ca": "ca.pem"},
+    {"client": "client.pem", "key": "client.key"},
+    {"ca": "ca.pem", "client": "client.pem", "key": "client.key"},
+    {"client": "both.pem"},
+    {"client": "both.pem", "key": "client.key"},
+]
+
+
+@pytest.mark.parametrize("files", RIGHT, ids=str)
+def test_what_is_right_is_used(protocol: str, folder: Path, files: dict[str, str]) -> None:
+    (otlp,) = read(protocol, folder, **files).otlp.values()
+    trusted, key, client = otlp.certificates.read()
+    assert (trusted is not None) == ("ca" in files)
+    assert (client is not None) == (key is not None) == ("client" in files)
+
+
+WRONG = [
+    ({"ca": "nowhere.pem"}, CERTIFICATE, "cannot be read: No such file"),
+    ({"ca": "."}, CERTIFICATE, "is not a regular file"),
+    ({"ca": "zero"}, CERTIFICATE, "is not a regular file"),
+    ({"ca": "ca.der"}, CERTIFICATE, "is in DER: convert it to PEM"),
+    ({"ca": "empty.pem"}, CERTIFICATE, "holds nothing in PEM"),
+    ({"ca": "broken.pem"}, CERTIFICATE, "holds no certificate that can be read"),
+    ({"ca": "cut.pem"}, CERTIFICATE, "holds no certificate that can be read"),
+    ({"ca": "client.key"}, CERTIFICATE, "holds no certificate that can be read"),
+    ({"ca": "ca.pem", "key": "client.key"}, KEY, f"but {CLIENT} is not set: set both, or neither"),
+    ({"client": "client.pem"}, CLIENT, f"but {KEY} is not set, and the file has no key"),
+    ({"client": "nowhere.pem", "key": "client.key"}, CLIENT, "cannot be read: No such file"),
+    ({"client": "client.pem", "key": "nowhere.key"}, KEY, "cannot be read: No such file"),
+    ({"client": "client.pem", "key": "other.key"}, KEY, "is not the key of the certificate"),
+    ({"client": "client.pem", "key": "encrypted.key"}, KEY, "whose key is encrypted: decrypt it"),
+    ({"client": "client.pem", "key": "ca.pem"}, KEY, "holds no key"),
+    ({"client": "broken.pem", "key": "client.key"}, KEY, "does not load with its certificate"),
+    ({"client": "client.key", "key": "client.pem"}, KEY, "holds no key"),
+]
+
+
+@pytest.mark.parametrize(("files", "name", "words"), WRONG, ids=str)
+def test_what_is_wrong_is_named(protocol: str, folder: Path, files: dict[str, str], name: str, words: str) -> None:
+    with pytest.raises(EppingError) as failure:
+        read(protocol, folder, **files)
+    text = str(failure.value)
+    assert text.startswith(f"{name} is '{folder}")
+    assert words in text
+    assert "\n" not in text
+
+
+def test_the_variable_of_the_signal_goes_before_the_general_one(folder: Path) -> None:
+    with pytest.raises(EppingError, match="OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE is '/nowhere'"):
+        standard.read(
+            {
+                "OTEL_EXPORTER_OTLP_ENDPOINT": "https://127.0.0.1",
+                CERTIFICATE: str(folder / "ca.pem"),
+                "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE": "/nowhere",
+            }
+        )
+
+
+def test_one_that_expired_is_a_warning_because_it_may_be_renewed(
+    protocol: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (warning,) = read(protocol, folder, client="expired.pem", key="expired.key").warnings
+    assert f"{CLIENT} expired at 20" in warning
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - 365 * 24 * 3600)
+    assert "is the clock right?" in read(protocol, folder, client="client.pem", key="client.key").warnings[0]
+
+
+def test_without_tls_the_files_are_not_looked_at(folder: Path) -> None:
+    said = standard.read({CERTIFICATE: str(folder / "nowhere"), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
+    assert [otlp.certificates for otlp in said.otlp.values()] == [Certificates()]

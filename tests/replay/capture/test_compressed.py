@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compressed captures: every format, whole, torn, damaged, of several members, and what a missing package means."""
+
+import bz2
+import gzip
+import lzma
+import random
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.captures import packet, pcap, pcapng, read, read_bytes
+from tests.support.split_reads import delivered
+
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+from otel_epping.replay.capture.stream import WINDOW
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+LZ4: Any = import_module("lz4.frame")
+Compress = Callable[[bytes], bytes]
+COMPRESS: dict[str, Compress] = {
+    "gzip": gzip.compress,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "lzma": lambda content: lzma.compress(content, lzma.FORMAT_ALONE),
+    "zstd": zstd.compress,
+    "lz4": lambda content: LZ4.compress(content, content_checksum=True),
+}
+# What is lost in front of damage, at most: a block of the format, and what is uncompressed at a time.
+BLOCK = {"gzip": 1 << 16, "bzip2": 900_000 + 4096, "xz": 8192, "lzma": 8192, "zstd": (128 << 10) + 4096, "lz4": 70_000}
+EACH = pytest.mark.parametrize("name", COMPRESS)
+PACKETS = [packet(number) for number in range(40)]
+CONTENT = pcap(PACKETS, nanoseconds=True)
+
+
+def _incompressible(count: int, size: int) -> list[Any]:
+    chance = random.Random(7)
+    return [one._replace(data=chance.randbytes(size), original=size) for one in map(packet, range(count))]
+
+
+@EACH
+def test_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path, name: str) -> None:
+    for content in (CONTENT, pcapng(PACKETS)):
+        found, error = read_bytes(tmp_path / "capture.pcap", COMPRESS[name](content))
+        assert ([one.data for one in found], error) == ([one.data for one in PACKETS], "")
+
+
+@EACH
+def test_more_than_a_window(tmp_path: Path, name: str) -> None:
+    packets = _incompressible(300, 10_000)
+    content = pcap(packets, nanoseconds=True)
+    assert len(content) > 2 * WINDOW
+    assert read_bytes(tmp_path / "capture", COMPRESS[name](content)) == (packets, "")
+
+
+@EACH
+def test_byte_by_byte(name: str) -> None:
+    with delivered(COMPRESS[name](CONTENT), 1) as pipe:
+        assert read(pipe) == (PACKETS, "")
+
+
+@pytest.mark.parametrize("name", [name for name in COMPRESS if name != "lzma"])
+def test_members_one_behind_the_other(tmp_path: Path, name: str) -> None:
+    """As `cat`, pbzip2 and pzstd make them. xz and gzip have zeros as padding in between."""
+    compress = COMPRESS[name]
+    padding = bytes(8) if name in ("gzip", "xz") else b""
+    parts = compress(CONTENT[:100]) + padding + compress(CONTENT[100:]) + padding
+    assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
+
+
+@pytest.mark.parametrize("magic", [0x50, 0x5F])
+def test_frames_of_zstd_to_skip(tmp_path: Path, magic: int) -> None:
+    """RFC 8878, 3.1.2; pzstd begins with one."""
+    skipped = bytes([magic, 0x2A, 0x4D, 0x18, 4, 0, 0, 0]) + b"abcd"
+    content = skipped + zstd.compress(CONTENT) + skipped
+    assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")
+
+
+def test_the_greatest_window_of_zstd(tmp_path: Path) -> None:
+    """As `zstd --long=31` writes it."""
+    parameter = zstd.CompressionParameter
+    compressor = zstd.ZstdCompressor(options={int(parameter.window_log): 31, int(parameter.content_size_flag): 0})
+    content = compressor.compress(CONTENT) + compressor.flush()
+    assert zstd.get_frame_info(content).decompressed_size is None
+    assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")
+
+
+@EACH
+def test_torn(tmp_path: Path, name: str) -> None:
+    """What could be uncompressed is not lost."""
+    packets = _incompressible(600, 1000)
+    content = COMPRESS[name](pcap(packets, nanoseconds=True))
+    counts = []
+    for place in range(1, 20):
+        found, error = read_bytes(tmp_path / "capture", content[: len(content) * place // 20])
+        assert found == packets[: len(found)]
+        assert error.startswith(f"{tmp_path}/capture: the {name} file is cut short, at byte ")
+        assert error.endswith(" of what was compressed")
+        counts.append(len(found))
+    assert counts == sorted(counts)
+    # bzip2 compresses blocks of 900 kB, of which a part tells nothing.
+    assert counts[-1] > 500 or name == "bzip2"
+
+
+@EACH
+def test_damaged(tmp_path: Path, name: str) -> None:
+    """What comes out in front of the block that is damaged is read."""
+    packets = _incompressible(2000, 1000)
+    content = bytearray(COMPRESS[name](pcap(packets, nanoseconds=True)))
+    place = len(content) * 3 // 4
+    content[place : place + 64] = bytes(byte ^ 0x55 for byte in content[place : place + 64])
+    found, error = read_bytes(tmp_path / "capture", bytes(content))
+    assert "is damaged" in error or "is cut short" in error
+    whole = sum(one == other for one, other in zip(found, packets, strict=False))
+    assert whole > (1500_000 - BLOCK[name]) / 1016 - 2
+
+
+@EACH
+def test_bytes_that_follow(tmp_path: Path, name: str) -> None:
+    found, error = read_bytes(tmp_path / "capture", COMPRESS[name](CONTENT) + b"no member")
+    assert found == PACKETS
+    assert f"the {name} file is damaged" in error or "is cut short" in error
+
+
+@EACH
+def test_compressed_twice(tmp_path: Path, name: str) -> None:
+    twice = COMPRESS[name](gzip.compress(CONTENT))
+    assert read_bytes(tmp_path / "capture", twice) == (
+        [],
+        f"{tmp_path}/capture: is compressed twice: uncompress it once",
+    )
+
+
+@EACH
+def test_nothing_compressed(tmp_path: Path, name: str) -> None:
+    assert read_bytes(tmp_path / "capture", COMPRESS[name](b"")) == ([], f"{tmp_path}/capture: is empty")
+
+
+WITHOUT_PACKAGES = """
+import sys
+for name in ("backports.zstd", "compression.zstd", "lz4", "lz4.frame"):
+    sys.modules[name] = None
+from otel_epping.replay.capture import Capture, CaptureError
+try:
+    Capture(sys.argv[1])
+except CaptureError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("name", ["zstd", "lz4"])
+def test_a_package_that_is_not_installed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "capture").write_bytes(COMPRESS[name](CONTENT))
+    command = [sys.executable, "-c", WITHOUT_PACKAGES, str(tmp_path / "capture")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == (
+        f"{tmp_path}/capture: is compressed by {name}: pip install 'otel-epping[compression]', or "
+        f"{name} -dc FILE | otel-epping replay -\n"
+    )

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every link type becomes Ethernet; scapy finds in it the packet that was put in."""
+
+import random
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scapy.contrib.mpls import MPLS
+from scapy.layers.inet import IP, UDP
+from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.ppp import PPPoE
+from scapy.packet import Packet as ScapyPacket
+
+from otel_epping.replay.capture import Batch, Capture, CaptureError, links
+from tests.support.captures import BEGIN_NS, Packet, packet, pcap, pcapng
+from tests.support.link_types import LINKS
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+ETHERNET_HEADER = 14
+MORE_BEHIND = re.compile("PPPoE|802.1Q|MPLS")  # headers that are left to the kernel program
+HAS_TRAILER = re.compile("NFLOG|netANALYZER|802.3br|DOCSIS|checksum")
+PACKETS = (
+    IP(src="192.0.2.1", dst="198.51.100.2") / UDP(sport=1, dport=2) / b"data",
+    IPv6(src="2001:db8::1", dst="2001:db8::2") / UDP(sport=3, dport=4) / b"more data",
+)
+
+
+def frames(path: Path) -> tuple[list[tuple[bytes, int]], str]:
+    """The frames of a capture as (bytes, original length), and the error that it ends with, or ''."""
+    found: list[tuple[bytes, int]] = []
+    try:
+        with Capture(str(path)) as capture:
+            for batch in capture.ethernet_batches():
+                for start, size, original in zip(batch.starts, batch.captured, batch.original, strict=True):
+                    found.append((batch.buffer[start : start + max(size, 0)].tobytes(), int(original)))
+    except CaptureError as error:
+        return found, str(error)
+    return found, ""
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_every_link_type(tmp_path: Path, name: str) -> None:
+    link, make = LINKS[name]
+    made = [make(bytes(each)) for each in PACKETS]
+    cut = 0 if HAS_TRAILER.search(name) else 100
+    content = pcap([Packet(BEGIN_NS, frame, len(frame) + cut, link) for frame in made], link=link)
+    (tmp_path / "capture").write_bytes(content)
+    found, error = frames(tmp_path / "capture")
+    assert not error
+    for (frame, original), given, put_in in zip(found, PACKETS, made, strict=True):
+        seen: ScapyPacket = Ether(frame)
+        assert bytes(seen[type(given)]) == bytes(given)
+        assert original == len(frame) + cut
+        if link == 1:
+            assert frame == put_in
+        elif set(frame[:12]) == {0} and not MORE_BEHIND.search(name):
+            assert len(frame) == ETHERNET_HEADER + len(given)
+        assert (MPLS in seen) == (name == "MPLS")
+        assert (PPPoE in seen) == name.startswith("PPPoE")
+
+
+def test_every_link_type_that_is_read_is_tried() -> None:
+    assert {link for link, _ in LINKS.values()} == set(links.LINKS)
+    assert not set(links.LINKS) & set(links.REFUSED)
+
+
+def test_links_side_by_side(tmp_path: Path) -> None:
+    """Packets of many interfaces, one after the other; each is turned without touching its neighbours."""
+    ip = bytes(PACKETS[0])
+    packets = [Packet(BEGIN_NS, make(ip), len(make(ip)), link) for _ in range(3) for link, make in LINKS.values()]
+    (tmp_path / "capture").write_bytes(pcapng(packets))
+    found, error = frames(tmp_path / "capture")
+    assert not error
+    assert [bytes(Ether(frame)[IP]) for frame, _ in found] == [ip] * len(packets)
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_cut_within_the_link_header(tmp_path: Path, name: str) -> None:
+    """However little of a packet there is, the next one is whole, and what is left is too short for a frame."""
+    link, make = LINKS[name]
+    frame = make(bytes(PACKETS[1]))
+    header = len(frame) - len(PACKETS[1])
+    short = [Packet(BEGIN_NS, frame[:size], len(frame), link) for size in range(header + 1)]
+    whole = Packet(BEGIN_NS, frame, len(frame), link)
+    packets = [each for one in short for each in (one, whole)]
+    (tmp_path / "capture").write_bytes(pcap(packets, link=link))
+    found, error = frames(tmp_path / "capture")
+    assert not error
+    assert len(found) == len(packets)
+    assert {bytes(Ether(each)[IPv6]) for each, _ in found[1::2]} == {bytes(PACKETS[1])}
+    for each, _ in found[::2]:
+        assert len(each) <= ETHERNET_HEADER + 4 or each[12:14] not in (b"\x08\0", b"\x86\xdd")
+
+
+def test_what_a_link_may_carry_besides_ip(tmp_path: Path) -> None:
+    """It stays what it is, or becomes of no known type."""
+    others = {
+        101: b"\x55" * 40,
+        0: bytes(4) + b"\x45" * 40,
+        9: b"\xff\x03\xc0\x21" + bytes(40),
+        113: bytes(14) + b"\x08\x06" + bytes(40),
+    }
+    for link, data in others.items():
+        (tmp_path / "capture").write_bytes(pcap([Packet(BEGIN_NS, data, len(data))], link=link))
+        ((frame, _),), error = frames(tmp_path / "capture")
+        assert not error
+        assert frame[12:14] == (b"\x08\x06" if link == 113 else bytes(2))
+
+
+def test_a_link_that_is_not_known(tmp_path: Path) -> None:
+    """All packets of other links are read. Of a pcap file, which has one link, no more than the first are looked at."""
+    packets = [packet(1), packet(2), packet(3)._replace(link=220), packet(4)]
+    (tmp_path / "capture").write_bytes(pcapng(packets))
+    found, error = frames(tmp_path / "capture")
+    assert [frame for frame, _ in found] == [packets[number].data for number in (0, 1, 3)]
+    assert error.startswith(
+        f"{tmp_path}/capture: has 1 packets of link type 220 (USB of Linux), which is not supported: "
+    )
+    assert "tcpdump -y" in error
+    assert "editcap" in error
+    (tmp_path / "capture").write_bytes(pcap(packets, link=147))
+    assert ": has packets of link type 147 (USER0), which is not supported: " in frames(tmp_path / "capture")[1]
+    assert links.name(9999) == "9999"
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_whatever_is_in_a_link_header(name: str) -> None:
+    """Bytes at random, behind a good beginning or none: only bytes of the packet and of its record are written."""
+    link, make = LINKS[name]
+    chance = random.Random(name)
+    guard, record, count = 8, 16, 300
+    good = make(bytes(PACKETS[0]))
+    size = record + len(good) + guard
+    buffer = np.frombuffer(chance.randbytes(count * size), np.uint8).reshape(count, size).copy()
+    lengths = np.array([chance.randrange(len(good) + 1) for _ in range(count)])
+    for row in buffer:
+        kept = chance.randrange(len(good))
+        row[record : record + kept] = np.frombuffer(good[:kept], np.uint8)
+    before = buffer.copy()
+    starts = np.arange(count) * size + record
+    batch = Batch(buffer.reshape(-1), 0, starts, lengths, lengths + 10, starts, np.full(count, link))
+    found = links.ethernet(batch)
+    for row, old, start, length in zip(buffer, before, starts, lengths, strict=True):
+        end = start % size + length
+        assert (row[end:] == old[end:]).all()
+        assert (row[: record - ETHERNET_HEADER] == old[: record - ETHERNET_HEADER]).all()
+    whole = found.captured >= ETHERNET_HEADER
+    assert (found.starts[whole] >= starts[whole] - ETHERNET_HEADER).all()
+    assert (found.starts[whole] + found.captured[whole] <= starts[whole] + lengths[whole]).all()
+    assert (found.captured <= found.original).all()
+    assert (found.original - found.captured <= 10).all()

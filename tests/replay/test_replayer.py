@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The real program over captures of every link type and format: all give the same, and every packet is counted."""
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.replay import table as summary
+from otel_epping.replay.capture import Capture
+from otel_epping.replay.replayer import GREATEST_WIRE_LENGTH, Replayer
+from tests.support.captures import BEGIN_NS, SECOND, Packet, compressed, interface, pcap, pcapng, section, simple
+from tests.support.conversation import Conversation, check, rows_of
+from tests.support.link_types import LINKS
+
+pytestmark = pytest.mark.parallel
+
+
+MORE_HEADERS = {"802.1Q": 4, "cooked 802.1Q": 4, "PPPoE": 8, "PPPoE with a short protocol": 7, "MPLS": 4}
+IPV4_HEADER = 20
+_numbers = count()
+
+
+@pytest.fixture(scope="module")
+def replayer() -> Iterator[Replayer]:
+    """One program for all: each test has conversations of its own."""
+    with closing(Replayer(EppingConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
+        yield replayer
+
+
+def fresh(version: int = 4) -> Conversation:
+    return Conversation(next(_numbers), version)
+
+
+def table(replayer: Replayer) -> str:
+    """Of a reader of its own, for extremes are those since its last reading."""
+    return summary.table(replayer.reader().read(), replayer.config)
+
+
+def ethernet(packets: list[tuple[int, bytes]]) -> list[Packet]:
+    _, make = LINKS["ethernet"]
+    return [Packet(time_ns, make(ip), len(make(ip))) for time_ns, ip in packets]
+
+
+Replay = Callable[[bytes], None]
+
+
+@pytest.fixture
+def replay(replayer: Replayer, tmp_path: Path) -> Replay:
+    """Feeds a capture of this content."""
+
+    def replay(content: bytes) -> None:
+        (tmp_path / "capture").write_bytes(content)
+        with Capture(str(tmp_path / "capture")) as capture:
+            for batch in capture.ethernet_batches():
+                replayer.feed(batch.buffer, batch.starts, batch.captured, batch.original, batch.times_ns)
+
+    return replay
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_every_link_type(replayer: Replayer, replay: Replay, name: str) -> None:
+    """To whoever counts bytes each is an Ethernet."""
+    for version in (4, 6):
+        conversation = fresh(version)
+        packets = conversation.packets(*LINKS[name])
+        replay(pcap(packets, link=packets[0].link))
+        check(table(replayer), conversation, 14 + MORE_HEADERS.get(name, 0))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("name", ["pcap", "pcap of ns", "pcapng", "gzip", "snapped"])
+def test_every_format(replayer: Replayer, replay: Replay, order: str, name: str) -> None:
+    conversation = fresh()
+    packets = conversation.packets(*LINKS["ethernet"], snap_length=96 if name == "snapped" else 65_535)
+    if name == "pcapng":
+        replay(pcapng(packets, order))
+    else:
+        content = pcap(packets, order, nanoseconds=name == "pcap of ns")
+        replay(compressed(content) if name == "gzip" else content)
+    check(table(replayer), conversation)
+
+
+def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) -> None:
+    """An interface of pcapng for each, as two taps make them."""
+    conversation = fresh()
+    packets = conversation.packets(*LINKS["ethernet"])
+    raw = conversation.packets(*LINKS["raw"])
+    replay(pcapng([raw[i] if i % 2 else packets[i] for i in range(len(packets))]))
+    check(table(replayer), conversation)
+
+
+def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> None:
+    """A question in one file is answered in the next."""
+    conversation = fresh()
+    for one in conversation.packets(*LINKS["cooked v2"]):
+        replay(pcap([one], link=one.link))
+    check(table(replayer), conversation)
+
+
+def test_more_than_a_window(replayer: Replayer, replay: Replay) -> None:
+    """Between the packets of a conversation lie so many others that each comes from a window of its own."""
+    conversation = fresh()
+    packets = conversation.packets(*LINKS["raw"])
+    others = [Packet(one.time_ns, b"\x00" * 1000, 1000) for one in packets for _ in range(1100)]
+    before = kinds(replayer)
+    replay(
+        pcap([each for i, one in enumerate(packets) for each in (one, *others[i * 1100 : (i + 1) * 1100])], link=101)
+    )
+    check(table(replayer), conversation)
+    assert kinds(replayer)["non_ip"] - before["non_ip"] == len(others)
+
+
+def kinds(replayer: Replayer) -> dict[str, int]:
+    return summary.packets(replayer.reader().read())
+
+
+def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> None:
+    """Cut at every length, down to nothing."""
+    frame = ethernet(fresh().ip)[3].data
+    sizes = [*range(80), len(frame)]
+    for name in ("ethernet", "raw"):
+        too_short, before = replayer.too_short, kinds(replayer)
+        link, skip = (1, 0) if name == "ethernet" else (101, 14)
+        replay(pcap([Packet(BEGIN_NS, frame[skip : skip + size], len(frame) - skip) for size in sizes], link=link))
+        counted = sum(kinds(replayer).values()) - sum(before.values())
+        assert replayer.too_short - too_short == (14 if name == "ethernet" else 0) + IPV4_HEADER
+        assert counted + replayer.too_short - too_short == len(sizes)
+
+
+def test_lengths_that_cannot_be(replayer: Replayer, replay: Replay) -> None:
+    """An original length below what was captured, and one above what the kernel takes."""
+    conversation = fresh()
+    replay(pcap([one._replace(original=3) for one in conversation.packets(*LINKS["ethernet"])]))
+    check(table(replayer), conversation)
+    too_long = replayer.too_long
+    _, make = LINKS["ethernet"]
+    other = fresh()
+    packets = [one._replace(original=2**32 - 1) for one in other.packets(1, make)]
+    replay(pcap(packets))
+    assert replayer.too_long - too_long == len(packets)
+    traffic = next(cells[6:] for (name, _), cells in rows_of(table(replayer)).items() if name == other.server)
+    assert traffic == [str(len(packets)), f"{GREATEST_WIRE_LENGTH * len(packets):,}"]
+
+
+def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
+    """They count as traffic, in subnets first seen by them, too; and between others they measure nothing."""
+    conversation, untimed = fresh(), replayer.untimed
+    frames = conversation.packets(*LINKS["ethernet"])
+    replay(section() + interface() + b"".join(simple(one) for one in frames))
+    assert replayer.untimed - untimed == len(frames)
+    rows = rows_of(table(replayer))
+    for subnet in (conversation.client, conversation.server):
+        assert rows[subnet, "-"][:2] == ["0", str(len(frames))]
+
+
+def test_time_that_goes_back(replayer: Replayer, replay: Replay) -> None:
+    """An answer earlier than its question is none; what comes in its right order is, after a step back, too."""
+    conversation, steps_back = fresh(), replayer.steps_back
+    packets = conversation.packets(*LINKS["ethernet"])
+    begin_ns = packets[0].time_ns
+    backwards = [one._replace(time_ns=2 * begin_ns + SECOND - one.time_ns) for one in packets]
+    replay(pcap(backwards))
+    assert replayer.steps_back - steps_back >= len(packets) - 1
+    assert {method for name, method in rows_of(table(replayer)) if name == conversation.server} == {"-"}
+    other = fresh()
+    replay(pcap([one._replace(time_ns=one.time_ns - 3600 * SECOND) for one in other.packets(*LINKS["ethernet"])]))
+    check(table(replayer), other)
+    assert replayer.step_back_ns >= 3600 * SECOND
+
+
+def test_readings_are_of_the_captures_time(replayer: Replayer) -> None:
+    """Of the time of the latest packet, wherever it stands; and counting began with the earliest."""
+    later_ns = 2 * BEGIN_NS
+    buffer, sizes = np.zeros(100, np.uint8), np.full(5, 60)
+    untimed, steps_back = replayer.untimed, replayer.steps_back
+    times_ns = np.array([later_ns, later_ns - 7, later_ns + 9 * SECOND, 0, 3])
+    replayer.feed(buffer, np.zeros(5, np.int64), sizes, sizes, times_ns)
+    assert (replayer.started_ns, replayer.latest_ns) == (3, later_ns + 9 * SECOND)
+    assert (replayer.untimed - untimed, replayer.steps_back - steps_back) == (1, 2)
+    assert replayer.step_back_ns == later_ns + 9 * SECOND - 3
+    assert replayer.reader().read().time_ns == later_ns + 9 * SECOND

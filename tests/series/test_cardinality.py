@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Totals are true and series monotone whatever becomes of subnets: over random sequences of traffic, of failures, and
+of slots that are taken back and given to others, through the real program's maps.
+"""
+
+import random
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.limits import Limits
+from otel_epping.otel.producer import EppingMetricProducer
+from tests.support.flow_table import forget_flows
+from tests.support.many_subnets import Crowd, Receiver
+from tests.support.prog_test_run import SECOND, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
+SUBNETS = 24
+# Too few slots, at times, for a subnet has two: packets and TCP's RTTs are counted in one, those of pings in another.
+MAX_SUBNETS = 30
+CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
+IDLE_S = 60
+# Flows that were silent for five minutes aren't active any more, and don't keep a subnet.
+LONG_S = 400
+LIMITS = {
+    "idle": Limits(IDLE_S * SECOND),
+    "few": Limits(IDLE_S * SECOND, max_series=5),
+    "few, never idle": Limits(max_series=4),
+    "some RTTs first": Limits(IDLE_S * SECOND, min_samples=3),
+    "rolled up": Limits(IDLE_S * SECOND, max_series=8, roll_up=True),
+    "all of it": Limits(IDLE_S * SECOND, max_series=9, min_samples=2, roll_up=True),
+}
+CHANGING = None
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Bench]:
+    with closing(Bench(CONFIG)) as bench:
+        yield bench
+
+
+@dataclass
+class Step:
+    """Some of the subnets speak, a time passes, and one of the exporters exports, with luck."""
+
+    pings: list[tuple[int, int]]
+    talks: list[tuple[int, int]]
+    sleep_s: int
+    exporter: int
+    luck: float
+    limits: Limits
+
+
+SPEECH = st.lists(st.tuples(st.integers(0, SUBNETS - 1), st.integers(1_000, 8 * 10**9)), max_size=10)
+STEPS = st.lists(
+    st.builds(
+        Step,
+        SPEECH,
+        SPEECH,
+        st.sampled_from([0, 0, 1, 30, 90, LONG_S]),
+        st.integers(0, 3),
+        st.sampled_from([0.0, 0.5, 1.0, 1.0]),
+        st.sampled_from([*LIMITS.values(), Limits()]),
+    ),
+    min_size=4,
+    max_size=25,
+)
+
+
+@pytest.mark.parametrize("limits", [*LIMITS.values(), CHANGING], ids=[*LIMITS, "changing"])
+# An example that fails leaves the program as it is, so others that are like it can't be tried after it.
+@settings(max_examples=15, deadline=None, phases=(Phase.generate,), report_multiple_bugs=False)
+@given(STEPS, st.integers(0, 2**32))
+def test_totals_are_true_and_series_monotone(
+    narrow: Bench, limits: Limits | None, steps: list[Step], seed: int
+) -> None:
+    narrow.collector.limit(limits or LIMITS["all of it"])
+    chance = random.Random(seed)
+    crowd = Crowd(narrow)
+    producers = [EppingMetricProducer(narrow.collector, temporality) for temporality in (CUMULATIVE, DELTA, DELTA)]
+    receivers = [Receiver(producer) for producer in producers]
+    most = (limits and limits.max_series) or MAX_SUBNETS
+    for step in steps:
+        if limits is CHANGING:
+            narrow.collector.limit(step.limits)
+        for subnet, rtt_ns in step.pings:
+            crowd.ping(subnet, rtt_ns)
+        for subnet, rtt_ns in step.talks:
+            crowd.talk(subnet, rtt_ns)
+        crowd.sleep(step.sleep_s)
+        receiver = receivers[step.exporter % len(receivers)]
+        whole = receiver.export(lambda luck=step.luck: chance.random() < luck)
+        assert len(receiver.subnets) <= most
+        if whole:
+            receiver.check(crowd.truth)
+    for receiver in receivers:
+        assert receiver.export()
+        receiver.check(crowd.truth)
+    check_that_all_comes_back(crowd, receivers)
+
+
+def check_that_all_comes_back(crowd: Crowd, receivers: list[Receiver]) -> None:
+    """When nobody speaks any more: no series, no slot that isn't free, and no count that wasn't told."""
+    forget_flows(crowd.bench.collector.program.maps)
+    crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
+    for _ in range(5):
+        crowd.sleep(IDLE_S)
+        for receiver in receivers:
+            assert receiver.export()
+            receiver.check(crowd.truth)
+    assert not crowd.bench.slots["live"].any()
+    assert not crowd.bench.histograms["ended"][1:].any()
+    for name in ("from", "to"):
+        assert not crowd.bench.traffic["classes"][name]["packets"][1:].any()
+    assert not any(receiver.subnets for receiver in receivers)

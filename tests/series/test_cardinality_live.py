@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A bounded agent, live: totals are true to the packet though slots are taken back and series end between exports."""
+
+import time
+from collections.abc import Callable
+
+from otel_epping.lab.sink import Sink
+from otel_epping.lab.topology import Lab
+from otel_epping.otel import metric_table, semconv
+from tests.support.arrivals import NOT_IP, PACKETS, Arrived, arrived
+from tests.support.lab_agent import Agent, eventually, figure, talking
+
+MOST = 8
+
+
+def latest(one: Arrived, metric: metric_table.Metric) -> int:
+    (points,) = one.series(metric.name).values()
+    return int(points[-1].point.as_int)
+
+
+def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., Agent]) -> None:
+    bounds = {
+        "OTEL_EPPING_IDLE_TIMEOUT": "2s",
+        "OTEL_EPPING_MAX_SERIES": str(MOST),
+        "OTEL_EPPING_ROLL_UP": "true",
+        "OTEL_EPPING_MIN_SAMPLES": "2",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE": "delta",
+    }
+    with Sink(namespace=lab.router) as sink:
+        agent = agents("bounded", sink.grpc_endpoint, "500ms", **bounds).watching()
+        with talking(lab):
+            time.sleep(1.5)
+
+        def retired() -> int:
+            one = arrived(sink, agent.name)
+            if not one.points.get(PACKETS):
+                return 0
+            (deltas,) = one.series(metric_table.SUBNET_RETIRED.name).values()
+            return sum(int(each.point.as_int) for each in deltas)
+
+        eventually(lambda: retired() > 20, 15, "slots are taken back")
+        time.sleep(2)  # a grace, and two readings: then they are used again
+        with talking(lab):
+            time.sleep(1.5)
+        assert agent.stop() == 0, agent.log
+        one = arrived(sink, agent.name)
+        assert sum(one.totals(PACKETS).values()) == 2 * one.interface_packets(without=NOT_IP) > 0
+        assert one.rtts > 50
+        told: dict[int, set[object]] = {}
+        for point in one.points[PACKETS]:
+            if subnet := point.attributes.get(semconv.SUBNET):
+                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
+        assert max(len(subnets) for subnets in told.values()) <= MOST
+        assert latest(one, metric_table.SERIES_LIMIT) == MOST
+        figure("slots taken back", retired())

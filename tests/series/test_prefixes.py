@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is told apart, who in a covering prefix, and who on the overflow point."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from ipaddress import ip_network
+
+import numpy as np
+import pytest
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.limits import Limits
+from otel_epping.otel import metric_table
+from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.series.prefixes import SubnetKeys
+from tests.support.many_subnets import CLIENT, PACKETS, RTTS, Crowd, Receiver, emptied, network_of
+from tests.support.prog_test_run import MS, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
+CONFIG = EppingConfig(packet_clock=True, max_subnets=256, max_flows=256, sample_interval_ns=0)
+RTT = metric_table.RTT.name
+
+
+@pytest.fixture(scope="module")
+def wide() -> Iterator[Bench]:
+    with closing(Bench(CONFIG)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def bench(wide: Bench) -> Bench:
+    return emptied(wide, Limits())
+
+
+def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporality = CUMULATIVE) -> Receiver:
+    bench.collector.limit(limits)
+    return Receiver(EppingMetricProducer(bench.collector, temporality))
+
+
+def told(receiver: Receiver) -> set[str]:
+    """The subnets of the latest export, but for our own."""
+    return {subnet for subnet, _ in receiver.subnets} - {str(ip_network(f"{CLIENT}/24", strict=False))}
+
+
+def names(*subnets: int) -> set[str]:
+    return {str(network_of(subnet)) for subnet in subnets}
+
+
+def test_the_busiest_are_told_apart_and_the_others_on_the_overflow_point(bench: Bench) -> None:
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=4))
+    for subnet in range(8):
+        for _ in range(1 + subnet):
+            crowd.ping(subnet, 5 * MS)
+    receiver.export()
+    assert told(receiver) == names(5, 6, 7)  # and our own subnet is the busiest
+    receiver.check(crowd.truth)
+    assert receiver.total(RTT, subnet=str(network_of(7)))[RTTS] == 8
+    together = 2 * sum(1 + subnet for subnet in range(5))
+    apart = sum(receiver.total(PACKETS, subnet=str(network_of(subnet)))["value"] for subnet in range(8))
+    assert apart == sum(crowd.packets_of.values()) - together
+    # One that is busier than another, but not twice as busy, waits; and then takes its place, with all that is new.
+    for _ in range(3):
+        crowd.ping(4, 5 * MS)
+    receiver.export()
+    assert told(receiver) == names(5, 6, 7)
+    for _ in range(40):
+        crowd.ping(4, 5 * MS)
+    receiver.export()
+    assert told(receiver) == names(4, 6, 7)
+    assert receiver.total(RTT, subnet=str(network_of(4)))[RTTS] == 40
+    receiver.check(crowd.truth)
+
+
+@pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
+def test_nobody_is_told_together_before_what_it_counted_apart_was_delivered(
+    bench: Bench, temporality: AggregationTemporality
+) -> None:
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=2), temporality)
+    crowd.ping(1, MS)
+    receiver.export(lambda: False)
+    for _ in range(3):
+        for _ in range(50):
+            crowd.ping(2, MS)
+        receiver.export(lambda: False)
+    receiver.export()
+    assert told(receiver) == names(1)
+    crowd.ping(2, MS)
+    receiver.export()
+    assert told(receiver) == names(2)
+    assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
+    assert receiver.total(RTT, subnet=str(network_of(2)))[RTTS] == 1
+    receiver.check(crowd.truth)
+
+
+def test_all_are_told_in_prefixes_that_cover_them(bench: Bench) -> None:
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=16, roll_up=True))
+    for turn in range(4):
+        for subnet in range(60):
+            for _ in range(3 if subnet < 8 else 1):
+                crowd.ping(subnet, MS * (1 + subnet))
+        receiver.export()
+        assert len(receiver.subnets) <= 16, turn
+        receiver.check(crowd.truth)
+    found = {ip_network(name): receiver.total(PACKETS, subnet=name)["value"] for name in told(receiver)}
+    assert names(*range(8)) <= told(receiver)
+    wide = [network for network in found if network.prefixlen < 24]
+    # Of four: two are narrow, one is wider; the last is kept for IPv6, or another interface.
+    assert sorted(network.prefixlen for network in wide) == [0, 8, 16, 16]
+    assert all(any(network.supernet_of(network_of(subnet)) for network in found) for subnet in range(60))  # type: ignore[arg-type]
+    # Nothing is on the overflow point, and the histograms of all that are covered are in one, bucket for bucket.
+    assert receiver.total(RTT, subnet="0.0.0.0/0")[RTTS] > 0
+    assert sum(found.values()) == sum(crowd.packets_of.values())
+    assert receiver.producer._bounded
+    assert (receiver.producer._bounded.overflowed, receiver.producer._bounded.rolled_up) == (0, 61 - 12)
+
+
+def test_bounds_can_be_changed(bench: Bench) -> None:
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=16, roll_up=True))
+
+    def lengths(limits: Limits) -> list[int]:
+        bench.collector.limit(limits)
+        for _ in range(2):  # for what was told is delivered then
+            for subnet in range(40):
+                crowd.ping(subnet, MS)
+            receiver.export()
+            receiver.check(crowd.truth)
+        return sorted(ip_network(name).prefixlen for name, _ in receiver.subnets)
+
+    assert lengths(Limits(max_series=16, roll_up=True)) == [0, 8, 16, 16] + 12 * [24]
+    assert lengths(Limits(max_series=5, roll_up=True)) == [0] + 4 * [24]
+    assert lengths(Limits(max_series=5)) == 5 * [24]
+    assert lengths(Limits(max_series=9, roll_up=True)) == [0, 16] + 7 * [24]
+    assert lengths(Limits()) == 41 * [24]
+
+
+def test_when_they_are_fewer_again_all_are_told_apart(bench: Bench) -> None:
+    limits = Limits(idle_timeout_ns=10**9, max_series=8, roll_up=True)
+    crowd, receiver = Crowd(bench), receiver_of(bench, limits)
+    for subnet in range(20):
+        crowd.ping(subnet, MS)
+    receiver.export()
+    assert any(ip_network(name).prefixlen < 24 for name in told(receiver))
+    for _ in range(8):
+        crowd.sleep(2)
+        crowd.ping(3, MS)
+        crowd.ping(4, MS)
+        receiver.export()
+    crowd.ping(3, MS)
+    crowd.ping(4, MS)
+    receiver.export()
+    assert told(receiver) == names(3, 4)
+    receiver.check(crowd.truth)
+
+
+def test_a_subnet_is_told_apart_when_it_has_enough_rtts_of_any_method(bench: Bench) -> None:
+    crowd, receiver = Crowd(bench), receiver_of(bench, Limits(min_samples=4))
+    for _ in range(3):
+        crowd.ping(1, MS)
+        crowd.ping(2, MS)
+    receiver.export()
+    assert told(receiver) == set()
+    crowd.talk(1, MS)
+    receiver.export()
+    assert told(receiver) == names(1)
+    receiver.check(crowd.truth)
+    # What was counted before stays where it was told.
+    assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
+    assert receiver.total(RTT)[RTTS] == 7
+
+
+def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> None:
+    dtype = every.slots.dtype["key"]
+    key = np.zeros((), dtype)
+    for family, address, expected in (
+        (4, "10.11.12.0", ["10.11.0.0/16", "10.0.0.0/8", "0.0.0.0/0"]),
+        (6, "2001:db8:1234::", ["2001:db8::/32", "2001::/16", "::/0"]),
+    ):
+        network = ip_network(address)
+        packed = (b"" if family == 6 else bytes(10) + b"\xff\xff") + network.network_address.packed
+        key["prefix"]["half"], key["family"] = np.frombuffer(packed, np.uint64), family
+        keys = SubnetKeys(dtype, CONFIG)
+        for (level, found), text in zip(keys.covering(key.tobytes()), expected, strict=True):
+            wide = ip_network(text)
+            record = keys.record(found)
+            address_bits = record["prefix"]["half"].tobytes()[12 if family == 4 else 0 :]
+            assert address_bits == wide.network_address.packed
+            assert {4: 24, 6: 48}[family] - int(record["shorter"]) == wide.prefixlen
+            assert keys.is_covering(found), level
+    # A subnet that is as wide itself has fewer.
+    few = SubnetKeys(dtype, EppingConfig(prefix_v4=8, prefix_v6=0))
+    assert [level for level, _ in few.covering(key.tobytes())] == []
+    key["family"] = 4
+    assert [level for level, _ in few.covering(key.tobytes())] == [2]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"max_series": 0}, "max_series is 0"),
+        ({"min_samples": -1}, "min_samples is -1"),
+        ({"idle_timeout_ns": -1}, "idle_timeout_ns is -1"),
+        ({"roll_up": True}, "roll_up needs max_series"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(wrong: dict[str, int], said: str) -> None:
+    with pytest.raises(EppingError, match=said):
+        Limits(**wrong)  # type: ignore[arg-type]

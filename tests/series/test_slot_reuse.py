@@ -1,0 +1,269 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Slots of idle subnets go to others: while flows still remember them, and whatever becomes of exports and readers."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import numpy as np
+import pytest
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.kernel.limits import Limits
+from otel_epping.kernel.read.control import Control
+from otel_epping.kernel.read.slots import Found, Slots
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.producer import EppingMetricProducer
+from tests.support.many_subnets import CLOSED, OPENED, PACKETS, RTTS, Crowd, Receiver, emptied, network_of
+from tests.support.prog_test_run import EXTERNAL, MS, SECOND, Bench
+
+pytestmark = pytest.mark.parallel
+
+
+CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
+# Room for two subnets of one method each, and our own.
+CONFIG = EppingConfig(
+    packet_clock=True, max_subnets=3, max_flows=256, sample_interval_ns=0, methods=("tcp_timestamp", "icmp_echo")
+)
+IDLE_S = 60
+LIMITS = Limits(IDLE_S * SECOND)
+RTT = metric_table.RTT.name
+LONG_S = 301  # until a flow isn't active any more
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Bench]:
+    with closing(Bench(CONFIG)) as bench:
+        yield bench
+
+
+@pytest.fixture
+def crowd(narrow: Bench) -> Crowd:
+    return Crowd(emptied(narrow, LIMITS))
+
+
+def receiver_of(bench: Bench, temporality: AggregationTemporality = CUMULATIVE) -> Receiver:
+    return Receiver(EppingMetricProducer(bench.collector, temporality))
+
+
+def packets(receiver: Receiver, subnet: int) -> int:
+    return int(receiver.total(PACKETS, subnet=str(network_of(subnet)))["value"])
+
+
+def slot(crowd: Crowd, subnet: int) -> int | None:
+    return crowd.bench.slot_of(network_of(subnet), EXTERNAL)
+
+
+def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
+    """Time passes until all subnets are idle but one, which has a flow."""
+    for _ in range(3):
+        crowd.sleep(LONG_S)
+        crowd.talk(while_speaking, MS)
+        for receiver in receivers:
+            receiver.export()
+
+
+def own(receiver: Receiver, metric: metric_table.Metric) -> int:
+    """A metric of the collector's own, now."""
+    receiver.producer.read()
+    first = next(receiver.producer.batches())
+    (found,) = (each for each in receiver.producer.metrics(first).metrics if each.name == metric.name)
+    (point,) = found.data.data_points
+    return int(point.value)  # type: ignore[union-attr]
+
+
+def test_a_flow_that_speaks_again_counts_into_a_slot_of_its_own(crowd: Crowd) -> None:
+    receiver = receiver_of(crowd.bench)
+    crowd.talk(1, MS)
+    crowd.talk(2, MS)
+    receiver.export()
+    was = slot(crowd, 1)
+    assert was
+    retire(crowd, receiver, while_speaking=2)
+    assert slot(crowd, 1) is None
+    assert not crowd.bench.slots["live"][was]
+    assert not crowd.bench.histograms["ended"][was]
+    # Another subnet gets the slot, and then the flow speaks that remembers it.
+    crowd.talk(3, MS)
+    assert slot(crowd, 3) == was
+    crowd.talk(1, MS)
+    assert crowd.bench.histograms["ended"][was] == 1
+    receiver.export()
+    receiver.check(crowd.truth)
+    assert packets(receiver, 3) == crowd.packets_of[3]
+    # There was no slot for it, so what it said now is with the others.
+    assert packets(receiver, 1) == crowd.packets_of[1] - 2
+    retire(crowd, receiver, while_speaking=2)
+    crowd.talk(1, MS)
+    receiver.export()
+    assert slot(crowd, 1) == was
+    assert packets(receiver, 1) == crowd.packets_of[1] - 2
+    receiver.check(crowd.truth)
+
+
+def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
+    receiver = receiver_of(crowd.bench)
+    crowd.talk(1, 5 * SECOND)
+    crowd.talk(2, MS)
+    receiver.export()
+    before_ns = receiver.producer._ledger.reading.time_ns
+    retire(crowd, receiver, while_speaking=2)
+    crowd.talk(3, 2 * MS)
+    receiver.producer.read()
+    (metric,) = (
+        metric
+        for batch in receiver.producer.batches()
+        for metric in receiver.producer.metrics(batch).metrics
+        if metric.name == RTT
+    )
+    points: dict[Any, Any] = {(point.attributes or {}).get(semconv.SUBNET): point for point in metric.data.data_points}
+    new = points[str(network_of(3))]
+    assert (new.min, new.max, new.count, new.sum) == (0.002, 0.002, 1, 0.002)
+    assert before_ns < new.start_time_unix_nano < new.time_unix_nano
+    assert str(network_of(1)) not in points
+
+
+@pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
+def test_a_subnet_that_comes_back_while_its_slot_is_taken_back_goes_on(
+    crowd: Crowd, temporality: AggregationTemporality
+) -> None:
+    receiver, slow = receiver_of(crowd.bench, temporality), receiver_of(crowd.bench)
+    crowd.ping(1, MS)
+    slow.export()
+    for _ in range(2):
+        receiver.export()
+        crowd.sleep(IDLE_S)
+    receiver.export()
+    was = slot(crowd, 1)
+    assert was is None, "nobody finds it any more"
+    assert crowd.bench.slots["live"].sum() == 3, "but somebody has yet to read it"
+    crowd.ping(1, 2 * MS)
+    receiver.export()
+    receiver.check(crowd.truth)
+    slow.export()
+    slow.check(crowd.truth)
+    for _ in range(3):
+        crowd.ping(1, 3 * MS)
+        crowd.sleep(2)
+        for each in (receiver, slow):
+            each.export()
+            each.check(crowd.truth)
+    assert crowd.bench.collector.slots.retired == 3
+
+
+def test_a_subnet_with_an_active_flow_is_not_idle_and_no_flow_ends_because_slots_are_taken_back(crowd: Crowd) -> None:
+    receiver = receiver_of(crowd.bench)
+    crowd.talk(2, MS)
+    crowd.ping(1, MS)
+    for _ in range(4):
+        crowd.sleep(IDLE_S)
+        receiver.export()
+    assert slot(crowd, 1) is None
+    assert slot(crowd, 2)
+    assert crowd.bench.collector.slots.retired == 1
+    subnet = str(network_of(2))
+    assert (receiver.total(OPENED, subnet=subnet)["value"], receiver.total(CLOSED, subnet=subnet)["value"]) == (1, 0)
+    crowd.talk(2, MS)
+    crowd.sleep(LONG_S)
+    crowd.talk(1, MS)
+    receiver.export()
+    assert receiver.total(CLOSED, subnet=subnet)["value"] == 1
+
+
+def test_slots_wait_for_a_slow_reader_and_not_for_one_that_is_gone(crowd: Crowd) -> None:
+    receiver, slow = receiver_of(crowd.bench), receiver_of(crowd.bench, DELTA)
+    crowd.talk(1, MS)
+    crowd.talk(2, MS)
+    slow.export()
+    was = slot(crowd, 1)
+    retire(crowd, receiver, while_speaking=2)
+    assert crowd.bench.slots["live"][was]
+    # It has read once when the slots were taken back, but is not done before it has read all that was counted then.
+    slow.export(lambda: False)
+    assert not crowd.bench.slots["live"][was]
+    crowd.talk(3, MS)
+    assert slot(crowd, 3) == was
+    slow.export()
+    slow.check(crowd.truth)
+    assert packets(slow, 1) == crowd.packets_of[1]
+    retire(crowd, receiver, while_speaking=2)
+    assert crowd.bench.slots["live"][was]
+    del slow
+    receiver.export()
+    assert not crowd.bench.slots["live"][was]
+
+
+def test_slots_that_are_being_taken_back_get_free_though_no_more_are(crowd: Crowd) -> None:
+    receiver, slow = receiver_of(crowd.bench), receiver_of(crowd.bench)
+    crowd.ping(1, MS)
+    slow.export()
+    for _ in range(2):
+        receiver.export()
+        crowd.sleep(IDLE_S)
+    receiver.export()
+    crowd.bench.collector.limit(Limits(max_series=5))
+    crowd.ping(2, MS)
+    crowd.sleep(2)
+    for each in (receiver, slow, receiver, slow):
+        each.export()
+        each.check(crowd.truth)
+        crowd.sleep(IDLE_S)
+    assert slot(crowd, 2) is None, "it came while no slot was free, and nobody has asked for it again"
+    crowd.ping(2, MS)
+    assert slot(crowd, 2)
+    assert crowd.bench.collector.slots.retired == 3
+
+
+def test_a_slot_is_not_idle_when_it_is_first_seen(crowd: Crowd) -> None:
+    """Live, and nothing counted: the first packet's counts were read a moment before."""
+    program, reader = crowd.bench.collector.program, crowd.bench.collector.reader()
+    slots = Slots(program.maps, Control(program.maps["control"]), IDLE_S * SECOND)
+    crowd.talk(1, MS)
+    live = reader.read().slots
+    assert live["live"].any()
+    found = Found(live, np.zeros(len(live), np.uint64), np.zeros(len(live), np.bool_))
+    slots.take_back(reader, [reader], slots.now_ns(), found)
+    assert slots.retired == 0
+    assert slot(crowd, 1)
+
+
+@pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
+def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
+    crowd: Crowd, temporality: AggregationTemporality
+) -> None:
+    crowd.bench.collector.limit(Limits(IDLE_S * SECOND, max_series=5))
+    receiver = receiver_of(crowd.bench, temporality)
+    for subnet in range(12):
+        for _ in range(3):
+            crowd.ping(subnet, MS * (1 + subnet))
+            crowd.sleep(2)
+            receiver.export(lambda: False)
+        for _ in range(3):
+            crowd.sleep(IDLE_S)
+            receiver.export(lambda: False)
+    assert crowd.bench.collector.slots.retired >= 12
+    assert len(receiver.producer._bounded._directory.told) == 5  # type: ignore[union-attr]
+    receiver.export()
+    receiver.check(crowd.truth)
+    assert receiver.total(RTT)[RTTS] >= 36
+    assert packets(receiver, 0) == crowd.packets_of[0]
+    assert packets(receiver, 11) == 0, "memory is bounded: it is on the overflow point"
+
+
+def test_what_is_taken_back_and_what_overflows_are_metrics(crowd: Crowd) -> None:
+    crowd.bench.collector.limit(Limits(IDLE_S * SECOND, max_series=2))
+    receiver = receiver_of(crowd.bench)
+    crowd.talk(1, MS)
+    crowd.talk(2, MS)
+    receiver.export()
+    usage = (
+        metric_table.SERIES_USAGE,
+        metric_table.SERIES_LIMIT,
+        metric_table.SERIES_OVERFLOWED,
+        metric_table.SUBNET_RETIRED,
+    )
+    assert [own(receiver, metric) for metric in usage] == [2, 2, 1, 0]
+    retire(crowd, receiver, while_speaking=2)
+    assert [own(receiver, metric) for metric in usage] == [2, 2, 0, 1]
+    assert own(receiver, metric_table.SUBNET_USAGE) == 2

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The ledger's accounts, under random sequences of counting, deliveries and failures.
+
+Each test keeps the books a second time, in the plainest way, and compares.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from otel_epping.kernel.arrays import Counts
+from otel_epping.kernel.read.min_max import NO_MIN_NS
+from otel_epping.kernel.reading import OVERFLOW_SLOT, Reading
+from otel_epping.series.temporality import TemporalityTracker
+from tests.support.readings import dense, runs_of
+
+pytestmark = [pytest.mark.parallel, pytest.mark.unit]
+
+
+STARTED_NS = 1_000
+TICK_NS = 10
+BUCKETS = 12
+COUNTERS = 5
+COUNTER_DTYPE = np.dtype([("packets", "u8", (2,)), ("bytes", "u8", (2,)), ("silence", "u8")])
+INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
+
+
+class Kernel:
+    """What the program would have counted so far."""
+
+    def __init__(self) -> None:
+        self.now_ns = STARTED_NS
+        self.created_ns = [0]
+        self.rtts_ns: list[list[int]] = [[]]  # since the last reading
+        self.buckets: Counts = np.zeros((1, BUCKETS), np.uint64)
+        self.sum_ns: Counts = np.zeros(1, np.uint64)
+        self.counters: Counts = np.zeros((1, COUNTERS), np.uint64)
+        self.interfaces = np.zeros((1, 3), np.uint64)
+        self.interfaces_since_ns = [STARTED_NS]
+
+    def add_row(self) -> None:
+        self.created_ns.append(self.now_ns)
+        self.rtts_ns.append([])
+        self.buckets = np.concatenate([self.buckets, np.zeros((1, BUCKETS), np.uint64)])
+        self.sum_ns = np.append(self.sum_ns, np.uint64(0))
+        self.counters = np.concatenate([self.counters, np.zeros((1, COUNTERS), np.uint64)])
+
+    def add_interface(self) -> None:
+        self.interfaces = np.concatenate([self.interfaces, np.zeros((1, 3), np.uint64)])
+        self.interfaces_since_ns.append(self.now_ns)
+
+    def packet(self, row: int, octets: int) -> None:
+        self.counters[row, octets % COUNTERS] += np.uint64(octets)
+        self.interfaces[-1, octets % 3] += np.uint64(1)
+
+    def rtt(self, row: int, rtt_ns: int) -> None:
+        self.buckets[row, rtt_ns % BUCKETS] += np.uint64(1)
+        self.sum_ns[row] += np.uint64(rtt_ns)
+        self.rtts_ns[row].append(rtt_ns)
+
+    def read(self) -> Reading:
+        self.now_ns += TICK_NS
+        least = np.array([min(rtts, default=NO_MIN_NS) for rtts in self.rtts_ns], np.uint64)
+        greatest = np.array([max(rtts, default=0) for rtts in self.rtts_ns], np.uint64)
+        self.rtts_ns = [[] for _ in self.rtts_ns]
+        return Reading(
+            time_ns=self.now_ns,
+            slots=np.zeros(len(self.created_ns), np.uint8),
+            created_ns=np.array(self.created_ns, np.int64),
+            buckets=runs_of(self.buckets),
+            sum_ns=self.sum_ns.copy(),
+            min_ns=least,
+            max_ns=greatest,
+            counters=self.counters.copy().view(COUNTER_DTYPE)[:, 0],
+            active=np.zeros(len(self.created_ns), np.uint64),
+            flows=0,
+            flows_evicted=0,
+            names={number: str(number) for number in range(len(self.interfaces))},
+            interfaces=self.interfaces.copy().view(INTERFACE_DTYPE)[:, 0],
+            interfaces_since_ns=np.array(self.interfaces_since_ns, np.int64),
+            gone=frozenset(),
+        )
+
+
+@dataclass
+class Told:
+    """What a receiver was told of one row: the points it has, added up."""
+
+    buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
+    sum_ns: int = 0
+    counters: Counts = field(default_factory=lambda: np.zeros(COUNTERS, np.uint64))
+    until_ns: int = 0
+    from_ns: int = 0
+    min_ns: int = NO_MIN_NS
+    max_ns: int = 0
+
+
+# One step: rows and interfaces that appear, packets (row, octets, RTT or none), and which parts of the rows arrive.
+ROW = st.integers(0, 7)
+PACKETS = st.lists(st.tuples(ROW, st.integers(1, 1500), st.none() | st.integers(1, 10**6)), max_size=12)
+STEPS = st.lists(
+    st.tuples(
+        st.integers(0, 2),
+        st.booleans(),
+        PACKETS,
+        st.integers(1, 4),
+        st.lists(st.booleans(), min_size=4, max_size=4),
+    ),
+    min_size=1,
+    max_size=12,
+)
+Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
+
+
+def count(kernel: Kernel, step: Step) -> None:
+    """The kernel's part of a step."""
+    new_rows, new_interface, packets, *_ = step
+    for _ in range(new_rows):
+        kernel.add_row()
+    if new_interface:
+        kernel.add_interface()
+    for row, octets, rtt_ns in packets:
+        kernel.packet(row % len(kernel.created_ns), octets)
+        if rtt_ns:
+            kernel.rtt(row % len(kernel.created_ns), rtt_ns)
+
+
+def hear(told: Told, ledger: TemporalityTracker, row: int) -> None:
+    """The receiver takes in a delta point of a row, and checks that it continues the one before."""
+    pending = ledger.pending(np.array([row]))
+    start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
+    assert told.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
+    buckets = dense(pending.buckets, BUCKETS)[0]
+    assert (buckets < 2**40).all(), "a negative count"
+    assert (pending.counters < 2**40).all(), "a negative count"
+    told.buckets += buckets
+    told.sum_ns += int(pending.sum_ns[0])
+    told.counters += pending.counters[0]
+    told.from_ns = told.from_ns or start_ns
+    told.until_ns = now_ns
+    if buckets.any():
+        assert 0 < int(pending.min_ns[0]) <= int(pending.max_ns[0])
+        mean_ns = int(pending.sum_ns[0]) / int(buckets.sum())
+        assert int(pending.min_ns[0]) <= mean_ns <= int(pending.max_ns[0])
+    told.min_ns = min(told.min_ns, int(pending.min_ns[0]))
+    told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    receiver: dict[int, Told] = {}
+    for step in steps:
+        count(kernel, step)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                for row in part.tolist():
+                    hear(receiver.setdefault(row, Told()), ledger, row)
+                ledger.acknowledge(part)
+        every = np.arange(len(kernel.created_ns))
+        pending = ledger.pending(every)
+        buckets = dense(pending.buckets, BUCKETS)
+        for row in every.tolist():
+            told = receiver.get(row, Told())
+            assert (told.buckets + buckets[row] == kernel.buckets[row]).all()
+            assert told.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
+            assert (told.counters + pending.counters[row] == kernel.counters[row]).all()
+        silent = np.setdiff1d(every, rows)
+        assert not pending.counters[silent].any(), "a row with something to tell was left out"
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
+    """A point begins where the last reading that left nothing pending ended; first, when the row was made."""
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    start_ns: dict[int, int] = {}
+    for step in steps:
+        count(kernel, step)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        start_ns[OVERFLOW_SLOT] = start_ns.get(OVERFLOW_SLOT, STARTED_NS)
+        for row, created_ns in enumerate(kernel.created_ns[1:], 1):
+            start_ns.setdefault(row, created_ns)
+        assert ledger.pending(rows).start_ns.tolist() == [start_ns[row] for row in rows.tolist()]
+        untold = set(rows.tolist())
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                ledger.acknowledge(part)
+                untold -= set(part.tolist())
+        start_ns |= {row: ledger.reading.time_ns for row in start_ns if row not in untold}
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    untold: dict[int, list[int]] = {}
+    for step in steps:
+        count(kernel, step)
+        for row, rtts_ns in enumerate(kernel.rtts_ns):
+            untold.setdefault(row, []).extend(rtts_ns)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        pending = ledger.pending(rows)
+        for i, row in enumerate(rows.tolist()):
+            assert int(pending.min_ns[i]) == min(untold[row], default=NO_MIN_NS)
+            assert int(pending.max_ns[i]) == max(untold[row], default=0)
+            assert int(pending.sum_ns[i]) == sum(untold[row])
+        for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
+            if delivered:
+                ledger.acknowledge(part)
+                untold |= {row: [] for row in part.tolist()}
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
+    rtts_ns: dict[int, list[int]] = {}
+    for step in steps:
+        count(kernel, step)
+        for row, new in enumerate(kernel.rtts_ns):
+            rtts_ns.setdefault(row, []).extend(new)
+        ledger.take(kernel.read())
+        rows = ledger.rows()
+        assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
+        pending = ledger.pending(rows)
+        assert (dense(pending.buckets, BUCKETS) == kernel.buckets[rows]).all()
+        assert (pending.sum_ns == kernel.sum_ns[rows]).all()
+        assert (pending.counters == kernel.counters[rows]).all()
+        counters, start_ns = ledger.pending_interfaces()
+        assert (counters == kernel.interfaces).all()
+        assert start_ns.tolist() == kernel.interfaces_since_ns
+        starts = [STARTED_NS, *kernel.created_ns[1:]]
+        assert pending.start_ns.tolist() == [starts[row] for row in rows.tolist()]
+        assert pending.min_ns.tolist() == [min(rtts_ns[row], default=NO_MIN_NS) for row in rows.tolist()]
+        assert pending.max_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
+        if step[4][0]:
+            ledger.acknowledge(rows)
+            ledger.acknowledge_interfaces()
+
+
+@settings(max_examples=100, deadline=None)
+@given(STEPS)
+def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
+    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    told: Counts = np.zeros((64, 3), np.uint64)
+    told_ns: list[int] = []
+    for step in steps:
+        count(kernel, step)
+        ledger.take(kernel.read())
+        pending, start_ns = ledger.pending_interfaces()
+        assert start_ns.tolist() == told_ns + kernel.interfaces_since_ns[len(told_ns) :]
+        assert (told[: len(pending)] + pending == kernel.interfaces).all()
+        if step[4][0]:
+            told[: len(pending)] += pending
+            ledger.acknowledge_interfaces()
+            told_ns = [ledger.reading.time_ns] * len(pending)
+
+
+# ---- what one reading sees of an event and the next one of the rest: counters of one packet aren't read at once
+
+
+def delivered(ledger: TemporalityTracker, kernel: Kernel, told: Told, row: int = 1) -> list[int]:
+    """Takes a reading and delivers all of it; `told` hears of `row` what the producer tells: sums only with buckets."""
+    ledger.take(kernel.read())
+    rows: list[int] = ledger.rows().tolist()
+    if row in rows:
+        pending = ledger.pending(np.array([row]))
+        if pending.buckets.counts.any():
+            told.buckets += dense(pending.buckets, BUCKETS)[0]
+            told.sum_ns += int(pending.sum_ns[0])
+            told.min_ns = min(told.min_ns, int(pending.min_ns[0]))
+            told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
+        told.counters += pending.counters[0]
+    ledger.acknowledge(ledger.rows())
+    return rows
+
+
+@pytest.fixture
+def row() -> tuple[Kernel, TemporalityTracker, Told]:
+    kernel = Kernel()
+    kernel.add_row()
+    return kernel, TemporalityTracker(delta=True, started_ns=STARTED_NS), Told()
+
+
+def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, TemporalityTracker, Told]) -> None:
+    """Histograms are read beside counters: an RTT counted meanwhile may be in the next reading, its packet in this."""
+    kernel, ledger, told = row
+    kernel.packet(1, 100)
+    assert delivered(ledger, kernel, told) == [1]
+    kernel.rtt(1, 5_000)
+    assert delivered(ledger, kernel, told) == [1]
+    assert int(told.buckets.sum()) == 1
+    assert told.sum_ns == told.min_ns == told.max_ns == 5_000
+
+
+def test_an_rtt_read_before_its_packet_is_told_and_the_packet_by_the_next_point(
+    row: tuple[Kernel, TemporalityTracker, Told],
+) -> None:
+    kernel, ledger, told = row
+    kernel.rtt(1, 5_000)
+    assert delivered(ledger, kernel, told) == [1]
+    kernel.packet(1, 100)
+    assert delivered(ledger, kernel, told) == [1]
+    assert (int(told.buckets.sum()), told.sum_ns, int(told.counters.sum())) == (1, 5_000, 100)
+
+
+def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(
+    row: tuple[Kernel, TemporalityTracker, Told],
+) -> None:
+    kernel, ledger, told = row
+    kernel.packet(1, 100)
+    delivered(ledger, kernel, told)
+    kernel.rtt(1, 5_000)
+    delivered(ledger, kernel, told)
+    kernel.packet(1, 100)
+    kernel.rtt(1, 9_000)
+    delivered(ledger, kernel, told)
+    assert (int(told.buckets.sum()), told.sum_ns) == (2, 14_000)
+    assert (told.min_ns, told.max_ns) == (5_000, 9_000)
+
+
+@pytest.mark.parametrize("delta", [False, True])
+def test_a_row_is_told_when_its_slot_is_known(delta: bool) -> None:
+    """A slot between others may become live after it was read, and its counters be read all the same."""
+    kernel: Any = Kernel()
+    ledger = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
+    kernel.add_row()
+    created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
+    kernel.packet(1, 100)
+    ledger.take(kernel.read())
+    assert ledger.rows().tolist() == [], "nobody knows yet whose row this is"
+    kernel.created_ns[1] = created_ns
+    ledger.take(kernel.read())
+    assert ledger.rows().tolist() == [1]
+    assert ledger.pending(ledger.rows()).start_ns.tolist() == [created_ns]

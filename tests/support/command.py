@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs otel-epping as a user does: the real command in a process of its own, in a network namespace of our own.
+
+    ns      the namespace, one for the whole session: a test that changes its links puts them back
+    epping  one run to its end, which never shows a traceback
+    said    the one line that a failed run ends in
+    start   starts an agent that goes on in the background and waits until it watches, holding no privilege any more
+    public  a folder that the user nobody can look into, too
+
+Agents are run by the user nobody (unprivileged.py), all else by who runs the tests. `epping` and `start` take a
+`command` too, which may be one that takes something away from otel-epping before it runs.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from otel_epping.lab.namespaces import Namespace
+from tests.support.patience import PATIENCE_S
+from tests.support.unprivileged import AGENT, assert_unprivileged
+
+COMMAND = [sys.executable, "-m", "otel_epping"]
+
+
+@pytest.fixture(scope="session")
+def ns() -> Iterator[Namespace]:
+    """A host with loopback, `up0` and its peer `up1` up, and `down0` down."""
+    with Namespace("cli") as namespace:
+        namespace.ip(
+            "link add up0 type veth peer name up1",
+            "address add 10.9.0.1/24 dev up0",
+            "link set up0 up",
+            "link set up1 up",
+            "link add down0 type veth peer name down1",
+        )
+        yield namespace
+
+
+def environment(settings: dict[str, str]) -> dict[str, str]:
+    """Ours, without settings of the user who runs the tests."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | settings
+
+
+def epping(
+    ns: Namespace, *arguments: str, command: list[str] | None = None, settings: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """One run of otel-epping to its end; `command` may be one that takes something away from it first."""
+    usual = AGENT if arguments[:1] == ("run",) else COMMAND
+    process = ns.popen(
+        [*(command or usual), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(settings or {}),
+    )
+    stdout, stderr = process.communicate(timeout=PATIENCE_S)
+    assert "Traceback" not in stdout + stderr, stderr
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+
+def said(result: subprocess.CompletedProcess[str]) -> str:
+    """The one line that a failed run ends in. Click shows the usage before it when the arguments are wrong."""
+    *before, last = result.stderr.splitlines()
+    if result.returncode == 2:
+        assert [line.split(" ")[0] for line in before] in ([], ["Usage:", "Try", ""])
+        assert last.startswith("Error: ")
+    else:
+        assert result.returncode == 1
+        assert before == []
+        assert last.startswith("otel-epping: ")
+    assert not result.stdout
+    return last.partition(": ")[2]
+
+
+@dataclass
+class Agent:
+    """An `otel-epping run` that goes on in the background."""
+
+    process: subprocess.Popen[str]
+    log: Path
+
+    def wait_for(self, text: str, times: int = 1) -> None:
+        deadline = time.monotonic() + PATIENCE_S  # a busy machine compiles for long
+        while self.log.read_text().count(text) < times:
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def stop(self) -> int:
+        """Ends it; the exit code."""
+        self.process.terminate()
+        code = self.process.wait(PATIENCE_S)
+        assert "Traceback" not in self.log.read_text(), self.log.read_text()
+        return code
+
+
+@pytest.fixture
+def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """Starts an agent and waits until it watches."""
+    agents: list[Agent] = []
+
+    def start(
+        *arguments: str,
+        command: list[str] = AGENT,
+        output: int = subprocess.DEVNULL,
+        namespace: Namespace = ns,
+        **settings: str,
+    ) -> Agent:
+        log = tmp_path / f"agent{len(agents)}.log"
+        with log.open("w") as stderr:
+            process = namespace.popen(
+                [*command, "run", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=stderr,
+                env=environment(settings or {}),
+            )
+        agents.append(Agent(process, log))
+        agents[-1].wait_for("watching")
+        assert_unprivileged(process, log.read_text())
+        return agents[-1]
+
+    yield start
+    for agent in agents:
+        agent.process.kill()
+        agent.process.wait()
+
+
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """Not in pytest's folder, which is for its user alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def converse(ns: Namespace, turns: int = 20) -> None:
+    """Requests and answers over a TCP connection of the namespace's loopback interface."""
+    with (
+        ns.entered(),
+        socket.create_server(("127.0.0.1", 0)) as listener,
+        socket.create_connection(listener.getsockname()) as near,
+        listener.accept()[0] as far,
+    ):
+        for _ in range(turns):
+            near.sendall(b"request")
+            far.recv(100)
+            far.sendall(b"answer")
+            near.recv(100)
+            time.sleep(0.01)

@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the agent as a process in the lab, with real connections through the interface that it watches.
+
+    lab      hosts in network namespaces, one for the whole session: quiet unless a test makes somebody talk
+    agents   starts `otel-epping run` on the router's interface of it; none outlives its test. It is run by nobody, with
+             no more capabilities than it needs
+    talking  real TCP connections while the body runs
+    quiet    waits until nothing is on the wire any more, so that totals can be compared to the packet
+
+Every agent has a name (`service.instance.id`), by which one sink tells many apart: they watch the same packets at the
+same time, so they must also agree with each other, to the packet. arrivals.py sorts what came of each.
+"""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from otel_epping.lab import traffic
+from otel_epping.lab.namespaces import Namespace
+from otel_epping.lab.topology import WAN_INTERFACE, Lab
+from tests.support.patience import PATIENCE_S
+from tests.support.unprivileged import AGENT, assert_unprivileged
+
+T = TypeVar("T")
+
+
+def figure(name: str, value: object) -> None:
+    """Says what was measured; `pytest -s` shows it."""
+    print(f"\n[measured] {name}: {value}")
+
+
+def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
+    """Waits until the condition is true."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        time.sleep(0.02)
+    return value
+
+
+class Agent:
+    """`otel-epping run` on the router's interface. `log` is what it printed so far, standard output apart."""
+
+    def __init__(self, lab: Lab, folder: Path, name: str, endpoint: str, interval: str, **variables: str) -> None:
+        self.name = name
+        self._log, self._out = folder / f"{name}.log", folder / f"{name}.out"
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("OTEL_")} | {
+            "OTEL_RESOURCE_ATTRIBUTES": f"service.instance.id={name},deployment.environment.name=lab",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint,
+            **variables,
+        }
+        command = [*AGENT, "run", "-i", WAN_INTERFACE, "--interval", interval]
+        with self._log.open("w") as log, self._out.open("w") as out:
+            self.process = lab.router.popen(command, env=environment, stderr=log, stdout=out)
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    def watching(self) -> "Agent":
+        """Waits until it counts."""
+
+        def watches() -> bool:
+            assert self.process.poll() is None, self.log
+            return "watching" in self.log
+
+        eventually(watches, PATIENCE_S, f"{self.name} watches; it says: {self.log}")
+        assert_unprivileged(self.process, self.log)
+        return self
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it by a signal and returns its exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    @property
+    def rss_kb(self) -> int:
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(status.split("VmRSS:")[1].split()[0])
+
+
+@contextmanager
+def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
+    """A host with many interfaces: v0, v1..."""
+    with Namespace(name) as namespace:
+        for index in range(interfaces):
+            namespace.ip(f"link add v{index} type ifb", f"link set v{index} up")
+        yield namespace
+
+
+@contextmanager
+def talking(lab: Lab) -> Iterator[None]:
+    """Real TCP connections while the body runs; afterwards nothing is on the wire any more."""
+    clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
+    yield
+    for client in clients:
+        assert not traffic.finish(client).errors
+    quiet(lab)
+
+
+def link_packets(namespace: Namespace) -> int:
+    """Packets that an interface received and transmitted, by the kernel's own account."""
+    statistics = json.loads(namespace.run("ip", "-s", "-j", "link", "show", WAN_INTERFACE))[0]["stats64"]
+    return int(statistics["rx"]["packets"]) + int(statistics["tx"]["packets"])
+
+
+def quiet(lab: Lab) -> None:
+    """Waits until no packet has passed for longer than the longest delay of the lab."""
+    before, since = link_packets(lab.router), time.monotonic()
+    while time.monotonic() - since < 0.5:
+        time.sleep(0.05)
+        if (now := link_packets(lab.router)) != before:
+            before, since = now, time.monotonic()
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    with Lab() as lab:
+        lab.serve()
+        yield lab
+
+
+@pytest.fixture
+def agents(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """Starts agents: (name, endpoint, interval, **variables). None outlives its test."""
+    started: list[Agent] = []
+
+    def start(name: str, endpoint: str, interval: str, **variables: str) -> Agent:
+        started.append(Agent(lab, tmp_path, name, endpoint, interval, **variables))
+        return started[-1]
+
+    yield start
+    for agent in started:
+        agent.kill()

@@ -1,0 +1,230 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Traffic of many subnets, cheaply; a receiver that adds up what it is told; and what the two must agree on.
+
+Crowd     packets from and to numbered subnets through the program, and how many there were
+Receiver  takes in an exporter's metrics and checks that every series continues where it was
+"""
+
+import ipaddress
+import itertools
+import struct
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from opentelemetry.sdk.metrics.export import AggregationTemporality, ExponentialHistogramDataPoint, ScopeMetrics
+from scapy.layers.inet import ICMP, IP, TCP
+from scapy.layers.l2 import Ether
+
+from otel_epping.kernel.limits import Limits
+from otel_epping.otel import metric_table, semconv
+from otel_epping.otel.producer import EppingMetricProducer
+from tests.support.flow_table import forget_flows
+from tests.support.prog_test_run import EGRESS, INGRESS, MS, SECOND, START_NS, Bench
+
+PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
+OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"
+RTTS, RTT_NS = "rtts", "rtt_ns"
+CLIENT = "192.0.2.1"
+# Where things are in a frame: Ethernet, IPv4, and of TCP two NOPs and the timestamps.
+SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 62, 38
+
+
+def address_of(subnet: int) -> bytes:
+    """An address of a numbered subnet: /24s of few /16s, which are of fewer /8s."""
+    return bytes([20 + subnet % 2, subnet % 6, subnet, 9])
+
+
+def network_of(subnet: int) -> ipaddress.IPv4Network:
+    return ipaddress.IPv4Network((address_of(subnet), 24), strict=False)
+
+
+def emptied(bench: Bench, limits: Limits) -> Bench:
+    """With these limits, and all slots free: what others had counted is gone, but for the overflow slot."""
+    bench.collector._readers.clear()  # a test that failed may still have one
+    crowd, reader, slots = Crowd(bench), bench.collector.reader(), bench.collector.slots
+    forget_flows(bench.collector.program.maps)
+    slots.idle_ns = SECOND
+    for _ in range(4):
+        crowd.sleep(2)
+        reader.read()
+    assert not bench.slots["live"].any()
+    bench.collector.limit(limits)
+    slots.retired = 0
+    return bench
+
+
+class Crowd:
+    """Speaks for subnets, and counts what it says: packets and bytes, twice as each has two ends, RTTs and their sum.
+
+    The packets' clock only goes forward, and the clock by which subnets are idle goes with it.
+    """
+
+    _days = itertools.count()
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
+        # Whoever reads from now on is told of what is there already, too.
+        there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
+        self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
+        self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
+        self.packets_of: Counter[int] = Counter()
+        self._talks: dict[int, int] = {}
+        self._port = 1024
+        ether = Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
+        options = [("NOP", None), ("NOP", None), ("Timestamp", (1, 1))]
+        self._tcp = bytes(ether / IP(src=CLIENT, dst=CLIENT) / TCP(flags="PA", options=options) / b"data")
+        self._echo = bytes(ether / IP(src=CLIENT, dst=CLIENT) / ICMP() / b"data")
+        bench.collector.slots.now_ns = lambda: self.now_ns
+
+    def _send(self, entry: str, frame: bytearray, subnet: int) -> None:
+        here, there = ipaddress.IPv4Address(CLIENT).packed, address_of(subnet)
+        frame[SOURCE : SOURCE + 8] = there + here if entry == INGRESS else here + there
+        feeder, rtts, rtt_ns = self.bench.feeders[entry], self._histograms("ended"), self._histograms("sum_ns")
+        feeder.set(bytes(frame))
+        feeder.run(self.now_ns)
+        self.truth += Counter(
+            {
+                PACKETS: 2,
+                IO: 2 * len(frame),
+                RTTS: self._histograms("ended") - rtts,
+                RTT_NS: self._histograms("sum_ns") - rtt_ns,
+            }
+        )
+        self.packets_of[subnet] += 1
+
+    def _histograms(self, name: str) -> int:
+        return int(self.bench.histograms[name].sum())
+
+    def sleep(self, seconds: float) -> None:
+        self.now_ns += round(seconds * SECOND)
+
+    def ping(self, subnet: int, rtt_ns: int) -> None:
+        """An echo and its answer: no flow remembers the slots, a pair does."""
+        before = self.truth.copy()
+        self._port += 1
+        for entry, kind in ((EGRESS, 8), (INGRESS, 0)):
+            frame = bytearray(self._echo)
+            frame[34] = kind
+            struct.pack_into("!HH", frame, ECHO_ID, self._port % 50_000, self._port // 50_000)
+            self._send(entry, frame, subnet)
+            self.now_ns += rtt_ns if entry == EGRESS else MS
+        assert (self.truth - before)[RTT_NS] == rtt_ns
+
+    def _segment(self, entry: str, subnet: int, port: int, tsval: int, tsecr: int, flags: int = 0x18) -> None:
+        frame = bytearray(self._tcp)
+        frame[FLAGS] = flags
+        ports = (443, port) if entry == INGRESS else (port, 443)
+        struct.pack_into("!HH", frame, PORTS, *ports)
+        # The sequence number says as much as the timestamp: each segment is the next.
+        here, there = (4 * tsecr, 4 * tsval) if entry == INGRESS else (4 * tsval, 4 * tsecr)
+        struct.pack_into("!II", frame, PORTS + 4, *((there, here) if entry == INGRESS else (here, there)))
+        struct.pack_into("!II", frame, TSVAL, tsval, tsecr)
+        self._send(entry, frame, subnet)
+
+    def talk(self, subnet: int, rtt_ns: int) -> None:
+        """Two segments of the subnet's TCP flow, which remembers its slots; the second one answers the first."""
+        if subnet not in self._talks:
+            self._talks[subnet] = 1
+            self._segment(EGRESS, subnet, 2000 + subnet, 1, 0)
+        tsval = self._talks[subnet] = self._talks[subnet] + 1
+        self.now_ns += MS
+        self._segment(EGRESS, subnet, 2000 + subnet, tsval, 0)
+        self.now_ns += rtt_ns
+        self._segment(INGRESS, subnet, 2000 + subnet, 1, tsval, 0x10)
+
+
+@dataclass
+class _Stream:
+    """What was heard of a series; `ended` is what it had counted when it began anew."""
+
+    start_ns: int = 0
+    time_ns: int = 0
+    value: Counter[Any] = field(default_factory=Counter)
+    ended: Counter[Any] = field(default_factory=Counter)
+
+    def total(self) -> Counter[Any]:
+        return self.value + self.ended
+
+
+def _value(point: Any) -> Counter[Any]:
+    if not isinstance(point, ExponentialHistogramDataPoint):
+        return Counter({"value": point.value})
+    # At scale 0, which all histograms can be brought to.
+    value: Counter[Any] = Counter({RTTS: point.count, RTT_NS: round(point.sum * 1e9)})
+    for i, count in enumerate(point.positive.bucket_counts):
+        value[(point.positive.offset + i) >> point.scale] += count
+    assert point.count == sum(point.positive.bucket_counts)
+    if semconv.SUBNET in (
+        point.attributes or {}
+    ):  # on the overflow point, there may be RTTs of before the reader's time
+        mean = point.sum / point.count
+        assert point.min * (1 - 1e-9) <= mean <= point.max * (1 + 1e-9)
+    return value
+
+
+class Receiver:
+    """Adds up what an exporter delivers."""
+
+    def __init__(self, producer: EppingMetricProducer) -> None:
+        self.producer = producer
+        self.subnets: set[Any] = set()  # that the latest export told
+        self._is_delta = producer.temporality is AggregationTemporality.DELTA
+        self._streams: dict[Any, _Stream] = {}
+
+    def export(self, arrives: Any = lambda: True) -> bool:
+        """An export of which not every request arrives; whether all did."""
+        self.producer.read()
+        self.subnets, seen, whole = set(), set[Any](), True
+        for batch in self.producer.batches():
+            metrics = self.producer.metrics(batch)
+            if not arrives():
+                whole = False
+                continue
+            self._take(metrics, seen)
+            self.producer.acknowledge(batch)
+        return whole
+
+    def _take(self, metrics: ScopeMetrics, seen: set[Any]) -> None:
+        for metric in metrics.metrics:
+            if not metric.name.startswith("epping.agent"):
+                for point in metric.data.data_points:
+                    name = metric.name, *sorted((point.attributes or {}).items())
+                    assert name not in seen, f"told twice in an export: {name}"
+                    seen.add(name)
+                    if metric.name != metric_table.ACTIVE_FLOWS.name:
+                        self._hear(self._streams.setdefault(name, _Stream()), point)
+                    where = dict(point.attributes or {})
+                    if semconv.SUBNET in where:
+                        self.subnets.add((where[semconv.SUBNET], where[semconv.SIDE]))
+
+    def _hear(self, stream: _Stream, point: Any) -> None:
+        value = _value(point)
+        start_ns, time_ns = point.start_time_unix_nano, point.time_unix_nano
+        assert start_ns <= time_ns
+        assert min(value.values()) >= 0
+        if self._is_delta or start_ns != stream.start_ns:
+            assert start_ns >= stream.time_ns, "a point overlaps the one before"
+            stream.ended += stream.value
+        else:
+            assert time_ns > stream.time_ns
+            for key, before in stream.value.items():
+                assert value[key] >= before, "a series counts backwards"
+        stream.start_ns, stream.time_ns, stream.value = start_ns, time_ns, value
+
+    def total(self, name: str, **attributes: str) -> Counter[Any]:
+        """What all series of a metric add up to, or those with such attributes, `subnet` above all."""
+        wanted = {f"epping.{key}": value for key, value in attributes.items()}
+        found: Counter[Any] = Counter()
+        for (metric, *labels), stream in self._streams.items():
+            if metric == name and wanted.items() <= dict(labels).items():
+                found += stream.total()
+        return found
+
+    def check(self, truth: Counter[str]) -> None:
+        """All that was counted was told, once."""
+        for name in (PACKETS, IO):
+            assert self.total(name)["value"] == truth[name], name
+        rtts = self.total(metric_table.RTT.name)
+        assert rtts[RTTS] == truth[RTTS]
+        assert abs(rtts[RTT_NS] - truth[RTT_NS]) <= 1e-9 * truth[RTT_NS] + 1

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""RTTs to order, counted by the kernel program and exported in our own process through the OpenTelemetry SDK.
+
+The traps of SDK 1.45, by number, each reproduced before a line of `otel/pipeline.py` was written:
+
+ 1  a provider without data never calls its exporter        test_a_provider_without_data_exports_ours
+ 2  an exception in a collect callback ends the thread      test_a_reader_outlives_a_reading_that_fails
+ 3  a provider passes over readers that came later          test_the_readers_shutdown_exports_the_last_interval
+ 4  ... or clears them before it shuts them down            the same: we shut the reader down, and remove none
+ 5  Prometheus' reader fails on exponential histograms      test_prometheus_scrapes_the_very_same_counts
+ 6  numpy's numbers aren't numbers to exporters             test_points_hold_plain_numbers_only
+ 7  extremes that are unknown must be None                  test_unknown_extremes_are_left_off_the_wire
+ 8  OTLP exporters split badly, or not at all               test_requests_are_split_by_weight, test_export_scale.py
+ 9  an oversize request is retried, then dropped            the same: no request comes near the limit
+10  exporters ignore the time they are given                test_an_export_keeps_its_deadline
+11  exporters ignore partial success                        test_what_a_receiver_rejects_is_counted_and_said_once
+12  a dead collector holds a shutdown up                    otel/test_export_shutdown.py
+13  an ambiguous failure counts twice in delta              nobody can know at this end; cumulative, the default, is
+                                                            free of it: test_an_export_that_failed_is_repeated
+14  the first export after an outage may fail               otel/test_export_outage.py
+15  otlp-json-file pins versions that break otlp            nothing depends on it; `pip check` in CI would tell
+"""
+
+import dataclasses
+import struct
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+from opentelemetry.sdk import metrics as sdk_metrics
+from opentelemetry.sdk.metrics.export import AggregationTemporality
+from prometheus_client.parser import text_string_to_metric_families
+
+from otel_epping.kernel.config import EppingConfig
+from otel_epping.lab.sink import Point, Sink
+from otel_epping.otel import metric_table, semconv
+from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
+
+PACKETS = metric_table.SUBNET_PACKETS.name
+# Few subnets: room for them takes time to make ready.
+CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
+# Where timestamps are in a segment as Flow.frame() makes it: Ethernet, IPv4, TCP, two NOPs, kind and length.
+TSVAL, TSECR = 58, 62
+SDK_RTT = "sdk.rtt"
+
+
+@pytest.fixture
+def shared(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
+    """A program for all who don't mind what others had counted."""
+    return bench_of(CONFIG)
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    with Sink() as sink:
+        yield sink
+
+
+class Conversation:
+    """A flow that makes RTTs to order, fast: two segments each, written in place."""
+
+    def __init__(self, bench: Bench) -> None:
+        flow = bench.flow().begun()
+        self.subnet = str(flow.addresses[1]).rsplit(".", 1)[0] + ".0/24"
+        self._sender, self._answerer = bench.feeders[EGRESS], bench.feeders[INGRESS]
+        self._segment = flow.frame(0, "PA", 1000, 0, b"data")
+        self._answer = flow.frame(1, "A", 1, 1000, b"")
+        self._tsval = 1000
+        self._now_ns = START_NS + MS
+
+    def record(self, rtts_ns: list[int]) -> None:
+        self._sender.set(self._segment)
+        self._answerer.set(self._answer)
+        for rtt_ns in rtts_ns:
+            self._tsval += 1
+            struct.pack_into("!I", self._sender.data, TSVAL, self._tsval)
+            struct.pack_into("!I", self._answerer.data, TSECR, self._tsval)
+            self._sender.run(self._now_ns)
+            self._answerer.run(self._now_ns + rtt_ns)
+            self._now_ns += rtt_ns + MS
+
+
+def exporter(sink: Sink, temporality: AggregationTemporality = AggregationTemporality.CUMULATIVE) -> OTLPMetricExporter:
+    preferred: dict[type, AggregationTemporality] = {
+        sdk_metrics.Histogram: temporality,
+        sdk_metrics.Counter: temporality,
+    }
+    return OTLPMetricExporter(sink.grpc_endpoint, insecure=True, preferred_temporality=preferred, timeout=5)
+
+
+def total(found: list[Point]) -> int:
+    return sum(int(point.point.as_int) for point in found)
+
+
+def of_subnet(sink: Sink, subnet: str) -> list[Point]:
+    """The histograms of a subnet."""
+    return [point for point in sink.points(metric_table.RTT.name) if point.attributes[semconv.SUBNET] == subnet]
+
+
+def packets_fed(bench: Bench) -> int:
+    """How many packets the program has seen, by its own counters."""
+    counters = bench.counters()
+    return sum(count[0] for name, count in counters.items() if name.startswith(("received", "transmitted")))
+
+
+def scrape(port: int) -> dict[str, Any]:
+    """Families of metrics by name, as Prometheus' own parser reads them."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        return {family.name: family for family in text_string_to_metric_families(response.read().decode())}
+
+
+def scalars(value: Any) -> Iterator[Any]:
+    """Every leaf of a tree of dataclasses, mappings and sequences."""
+    if dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from scalars(getattr(value, field.name))
+    elif isinstance(value, dict):
+        yield from value
+        for inner in value.values():
+            yield from scalars(inner)
+    elif isinstance(value, (list, tuple)):
+        for inner in value:
+            yield from scalars(inner)
+    else:
+        yield value

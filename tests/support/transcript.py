@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A capture that a test writes packet by packet, and beside it what other tools would say of it, worked out by hand.
+
+Two endpoints talk, the client (0) and the server (1); times are milliseconds since the capture began. Each packet has
+its frame number for a result, so that a reference can name it.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from scapy.layers.inet import IP, TCP
+from scapy.layers.inet6 import IPv6
+from scapy.packet import Packet as ScapyPacket
+
+from tests.support import captures
+from tests.support.captures import BEGIN_NS, SECOND
+from tests.support.link_types import LINKS
+
+MS = 1_000_000
+ADDRESSES = {4: ("10.0.0.1", "11.0.0.2"), 6: ("2001:db8::1", "2001:db9::2")}
+PORTS = 40_000, 443
+
+
+class Transcript:
+    """The capture so far, on a link of LINKS, and pping's lines and tshark's rows so far."""
+
+    def __init__(self, version: int = 4, link: str = "ethernet") -> None:
+        self.packets: list[captures.Packet] = []
+        self.pping: list[str] = []
+        self.rows: dict[str, list[str]] = {"ack_rtt": [], "dns": [], "icmp": []}
+        self.version = version
+        self._link_type, self._frame = LINKS[link]
+        self._at_ns: list[int] = []
+        self._senders: list[int] = []
+        self._ip: list[bytes] = []
+
+    def sender(self, frame: int) -> int:
+        """Who sent a packet: 0 the client, 1 the server."""
+        return self._senders[frame - 1]
+
+    def say(self, at_ms: float, sender: int, layer: ScapyPacket, length: int | None = None) -> int:
+        """Any packet; `length` is what its IPv4 header says in place of the truth."""
+        source, destination = ADDRESSES[self.version][sender], ADDRESSES[self.version][1 - sender]
+        network = IPv6 if self.version == 6 else IP
+        packet = network(src=source, dst=destination) / layer
+        if self.version == 4:
+            packet.id = len(self.packets) + 1  # as hosts count; a copy of a packet has the same identification
+        if length is not None:
+            packet.len = length
+        return self._capture(at_ms, sender, bytes(packet))
+
+    def copy(self, at_ms: float, frame: int, hops: int = 0) -> int:
+        """Captures the IP packet of an earlier frame once more; `hops` routers forwarded the packet in between."""
+        packet: ScapyPacket
+        if self.version == 4:
+            packet = IP(self._ip[frame - 1])
+            packet.ttl -= hops
+            del packet.chksum  # scapy computes the checksum
+        else:
+            packet = IPv6(self._ip[frame - 1])
+            packet.hlim -= hops
+        return self._capture(at_ms, self._senders[frame - 1], bytes(packet))
+
+    def _capture(self, at_ms: float, sender: int, packet: bytes) -> int:
+        frame = self._frame(packet)
+        self._at_ns.append(BEGIN_NS + round(at_ms * MS))
+        self._senders.append(sender)
+        self._ip.append(packet)
+        self.packets.append(captures.Packet(self._at_ns[-1], frame, len(frame), self._link_type))
+        return len(self.packets)
+
+    def segment(
+        self,
+        at_ms: float,
+        sender: int,
+        flags: str = "A",
+        times: tuple[int, int] | None = None,
+        size: int = 0,
+        seq: int = 0,
+        ack: int = 0,
+        length: int | None = None,
+        port: int = PORTS[0],
+    ) -> int:
+        """A TCP segment; `times` are TSval and TSecr, and `port` the client's."""
+        options: list[Any] = [] if times is None else [("NOP", None), ("NOP", None), ("Timestamp", times)]
+        ports = (port, PORTS[1]) if sender == 0 else (PORTS[1], port)
+        tcp = TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq, ack=ack, window=500, options=options)
+        return self.say(at_ms, sender, tcp / bytes(size), length)
+
+    def pping_says(self, reply: int, rtt_ms: float) -> None:
+        """A line of `pping -m`: the reply, and the RTT that it ended."""
+        sender = self.sender(reply)
+        ends = [f"{ADDRESSES[self.version][end]}:{PORTS[end]}" for end in (sender, 1 - sender)]
+        seconds, ns = divmod(self._at_ns[reply - 1], SECOND)
+        rtt = f"{rtt_ms / 1000:.6f}"
+        self.pping.append(f"{seconds}.{ns // 1000:06d} {rtt} {rtt} 0 0 0 {ends[0]}+{ends[1]}")
+
+    def tshark_says(self, kind: str, reply: int, asked: int, time: str) -> None:
+        """A row of tshark's: the reply, what it answers, and the time between in the unit that tshark prints."""
+        self.rows[kind].append(f"{reply},{self._at_ns[reply - 1] / SECOND:.9f},{asked},{time}")
+
+    def write(self, folder: Path, name: str = "made") -> Path:
+        """Writes the capture, and beside it whatever was said of it."""
+        capture = folder / f"{name}.pcap"
+        capture.write_bytes(captures.pcap(self.packets, nanoseconds=True, link=self._link_type))
+        if self.pping:
+            (folder / f"{name}.pping").write_text("\n".join(self.pping) + "\n")
+        for kind, rows in self.rows.items():
+            if rows:
+                (folder / f"{name}.{kind}.csv").write_text("\n".join(rows) + "\n")
+        return capture
