@@ -231,7 +231,7 @@ def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.Mon
     with load() as collector:
         assert collector.verified_instructions is None
     texts = {finding.name: finding.text for finding in findings(EppingConfig(), verbose=True)}
-    assert "does not say how many instructions" in texts["verifier"]
+    assert "does not report the number of instructions" in texts["verifier"]
 
 
 # What BCC calls an architecture, and where Debian has its headers.
