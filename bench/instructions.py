@@ -25,7 +25,7 @@ from otel_epping.kernel.errors import EppingError
 _FORMS = (DATA, ACK, DATA_BARE, ACK_BARE, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
-# A TSval of mixed packets lasts 120 ms: one that lasts longer stands still (bpf/timing.h).
+# A TSval of mixed packets lasts 120 ms: one that lasts longer stands still (bpf/tcp_method_choice.h).
 _APART_NS = 100_000
 # struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")

@@ -9,7 +9,7 @@
  */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
 #if COPIES
 

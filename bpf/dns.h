@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
 #define DNS_PORT 53
 

@@ -15,16 +15,16 @@
 #include "parse.h"
 #include "traffic.h"
 #include "subnet.h"
-#include "pair.h"
+#include "slot_cache.h"
 #include "flow.h"
-#include "sequence.h"
+#include "tcp_analysis.h"
 #include "histogram.h"
 #include "events.h"
-#include "observation.h"
-#include "watch.h"
-#include "record.h"
-#include "conduct.h"
-#include "timing.h"
+#include "context.h"
+#include "flow_events.h"
+#include "rtt.h"
+#include "tcp_counters.h"
+#include "tcp_method_choice.h"
 #include "tcp_timestamp.h"
 #include "tcp_sequence.h"
 #include "tcp_handshake.h"
@@ -66,7 +66,7 @@ static __always_inline struct interface *find_interface(u32 ifindex)
     if (METHODS & 1U << number)      \
         measure(seen, plain);
 
-/* What a TCP segment means for its flow, and for the methods of TCP; `plain` as in transport.h. */
+/* What a TCP segment means for its flow, and for the methods of TCP; `plain` as in transport_headers.h. */
 static __always_inline void follow_segment(struct observation *seen, bool plain, u32 destination_slot, u64 now_ns)
 {
     if (seen->has_flow) {

@@ -8,10 +8,10 @@
  */
 #pragma once
 
-#include "endpoints.h"
+#include "packet.h"
 #include "flow_table.h"
 #include "subnet.h"
-#include "transport.h"
+#include "transport_headers.h"
 
 struct flow_view {
     struct flow *flow;

@@ -5,8 +5,8 @@
  *
  * Each half of an address is mixed by itself, and folded before the next: its last bytes, in which those of one network
  * differ, are the high ones here, which a product carries nowhere. For the same reason, what comes last is mixed twice:
- * once, and of some keys those with ports in a row share few places. (In pair.h both halves of a prefix are one word,
- * so an IPv6 prefix can be told that shares a place with one of IPv4: that costs a look-up, and no count.)
+ * once, and of some keys those with ports in a row share few places. (In slot_cache.h both halves of a prefix are one
+ * word, so an IPv6 prefix can be told that shares a place with one of IPv4: that costs a look-up, and no count.)
  */
 #pragma once
 

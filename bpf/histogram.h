@@ -11,7 +11,7 @@
 #pragma once
 
 #include "maps.h"
-#include "opaque.h"
+#include "compiler.h"
 
 #define RTT_LEAST_NS 1000ULL
 #define RTT_GREATEST_NS 64000000000ULL

@@ -2,7 +2,7 @@
 /* Method icmp_echo: from an echo request to the reply with its identifier and sequence number (RFC 792, RFC 4443). */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
 static __always_inline void icmp_echo(struct observation *seen)
 {

@@ -13,7 +13,7 @@
 #pragma once
 
 #include "config.h"
-#include "direct.h"
+#include "direct_value.h"
 
 #define INTERFACES 1024     /* that have a number, and so a name, at a time */
 #define INTERFACE_ROWS 4096 /* of the table that finds one: sparse, so that there is a place for each */
@@ -94,7 +94,7 @@ static __always_inline const struct control *what_is_told(void)
  */
 struct interface {
     u32 ifindex;
-    u16 link_header; /* bytes of the Ethernet header that devices of its type have, or 0; see link.h */
+    u16 link_header; /* bytes of the Ethernet header that devices of its type have, or 0; see packet_start.h */
     u16 number;
     u16 id;
     u16 unused;
@@ -161,7 +161,7 @@ struct traffic {
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
-/* See timing.h. In the order of TIMESTAMP_FAULTS of otel_epping/conventions.py. */
+/* See tcp_method_choice.h. In the order of TIMESTAMP_FAULTS of otel_epping/conventions.py. */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 
@@ -179,7 +179,7 @@ struct interface_counters {
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
     u64 rtt_superseded; /* a later timestamp was echoed first */
     u64 rtt_repeated;   /* asked again before it was answered */
-    u64 rtt_abandoned;  /* no reply can be recognized any more: see timing.h */
+    u64 rtt_abandoned;  /* no reply can be recognized any more: see tcp_method_choice.h */
     u64 rtt_measured;
     u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that sequence numbers time from then on */
     u64 duplicates;                        /* see copies.h */
@@ -235,14 +235,14 @@ struct half_flow {
     u8 heard;      /* 1: it spoke since the flow was last closed */
     u8 waiting;    /* bit i: place i of struct outstanding is taken */
     u8 duplicates; /* acknowledgements of `acked` that say nothing else, beyond the first */
-    u8 timing;     /* see timing.h */
-    u32 awaited;   /* what ought to be echoed, or what shows that; see timing.h */
+    u8 timing;     /* see tcp_method_choice.h */
+    u32 awaited;   /* what ought to be echoed, or what shows that; see tcp_method_choice.h */
 };
 
 /* What one endpoint sent that waits for a reply. */
 struct outstanding {
     u64 sent_ns[OUTSTANDING];
-    u32 awaited[OUTSTANDING]; /* the TSval; [0] may be the sequence number that acknowledges (timing.h) */
+    u32 awaited[OUTSTANDING]; /* the TSval; [0] may be the sequence number that acknowledges (tcp_method_choice.h) */
 };
 
 /* A flow that was silent for longer is closed, and what it sends then opens another. */
@@ -279,7 +279,7 @@ DIRECT_TABLE(DIRECT_FLOW_SETS, struct flow_set, flow_sets, FLOW_SETS)
 /* Whether a CPU is about to give away a row of the set. */
 BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
-/* ---- pairs of subnets; see pair.h */
+/* ---- pairs of subnets; see slot_cache.h */
 
 #define PAIR_BITS 12
 
@@ -303,7 +303,7 @@ struct pair {
 
 DIRECT_TABLE(DIRECT_PAIRS, struct pair, pairs, CPUS << PAIR_BITS)
 
-/* ---- questions and answers; see exchange.h */
+/* ---- questions and answers; see transaction.h */
 
 struct exchange_key {
     struct address asker;

@@ -104,3 +104,16 @@ static __always_inline u64 wire_length(struct __sk_buff *skb)
 {
     return skb->wire_len > skb->len ? skb->wire_len : skb->len;
 }
+
+/* In which of the two places the source is. In a capture sides are unknown, and any order will do. */
+static __always_inline u64 place_of_source(const struct packet *packet, u32 source_side)
+{
+    if (source_side != SIDE_UNKNOWN)
+        return source_side == SIDE_EXTERNAL;
+    rare();
+    if (packet->source.half[0] != packet->destination.half[0])
+        return packet->source.half[0] > packet->destination.half[0];
+    if (packet->source.half[1] != packet->destination.half[1])
+        return packet->source.half[1] > packet->destination.half[1];
+    return packet->source_port > packet->destination_port;
+}

@@ -2,13 +2,13 @@
 /* From bytes to facts: link, network and transport header, one after the other. */
 #pragma once
 
-#include "link.h"
+#include "packet_start.h"
 #include "link_headers.h"
-#include "network.h"
+#include "ip_headers.h"
 #include "packet.h"
-#include "transport.h"
+#include "transport_headers.h"
 #include "tunnel.h"
-#include "usual.h"
+#include "fast_path.h"
 
 /* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
 #define HEADER_BYTES 256

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
 #define QUIC_LONG_HEADER 0xc0 /* the header form bit and the fixed bit */
 #define QUIC_TYPE 0x30

@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
 static __always_inline void time_accept(struct observation *seen)
 {

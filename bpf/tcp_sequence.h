@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_sequence, where timestamps do not time an endpoint (timing.h): from a segment to the acknowledgement of
- * just its last byte. One segment at a time is timed in each direction, and none that follows a gap, for its
- * acknowledgement waits until the gap is filled. Whatever is sent again ends the timing (Karn's rule, RFC 6298 section
- * 3): so an acknowledgement that follows duplicates, or that was selective before, is never one of a segment that is
- * timed.
+ * Method tcp_sequence, where timestamps do not time an endpoint (tcp_method_choice.h): from a segment to the
+ * acknowledgement of just its last byte. One segment at a time is timed in each direction, and none that follows a gap,
+ * for its acknowledgement waits until the gap is filled. Whatever is sent again ends the timing (Karn's rule, RFC 6298
+ * section 3): so an acknowledgement that follows duplicates, or that was selective before, is never one of a segment
+ * that is timed.
  */
 #pragma once
 
-#include "timing.h"
+#include "tcp_method_choice.h"
 
 /*
  * A receiver that acknowledges every second segment, and a sender that sends two for each acknowledgement: if the first

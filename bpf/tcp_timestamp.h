@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "timing.h"
+#include "tcp_method_choice.h"
 
 /*
  * Whether this TSval is sent for the first time, by a segment that somebody must answer.

@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "link.h"
+#include "packet_start.h"
 #include "packet.h"
 
 static __always_inline struct tally wire_tally(struct __sk_buff *skb, u64 headers, bool ingress)

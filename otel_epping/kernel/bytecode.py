@@ -3,11 +3,11 @@
 
 `arranged()` moves what is rare behind what isn't. Behind a network stack's work a packet finds code cold, and pays by
 the cache line: so what most packets need shall lie together. The compiler leaves blocks in the order of the source, and
-no pass that BCC has it run asks how a branch mostly goes. So the source says with rare() (bpf/opaque.h) where something
+no pass that BCC has it run asks how a branch mostly goes. So the source says with rare() (bpf/compiler.h) where something
 rare begins; what is reached from such places only is rare, too.
 
 `linked()` fills in what the compiler can't know: which direction the program is for (DIRECTION), and where the maps are
-whose rows it reaches without a look-up (bpf/direct.h).
+whose rows it reaches without a look-up (bpf/direct_value.h).
 
 Instructions are those of linux/bpf.h: 8 bytes, or 16 for a load of 64 bits; a jump's offset counts from behind it in
 steps of 8 bytes.

@@ -5,7 +5,7 @@ Packets that come in and packets that go out are the two directions of a flow (b
 differ. At a mirror port both directions arrive the same way, and the table has two flows for each TCP conversation, of
 which only one end was heard. With asymmetric routing the other direction never passes.
 
-UDP and ICMP have no flows. There the table of pairs of subnets (bpf/pair.h) shows a mirror port: a pair, and the same
+UDP and ICMP have no flows. There the table of pairs of subnets (bpf/slot_cache.h) shows a mirror port: a pair, and the same
 one with its ends exchanged.
 """
 

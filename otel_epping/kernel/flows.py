@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many TCP flows are active, and which ended in silence.
 
-The program counts what opens, and what FIN or RST closes (bpf/conduct.h). Nobody tells it of a flow that is never heard
+The program counts what opens, and what FIN or RST closes (bpf/tcp_counters.h). Nobody tells it of a flow that is never heard
 of again, or that had to make room in its table; but such a flow isn't found active any more when the table is looked
 through, now and then. So what was opened, less what was closed, less what is active, ended in silence.
 """

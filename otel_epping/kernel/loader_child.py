@@ -51,7 +51,7 @@ FUNCTION = "epping"
 LOG_LINES = 100  # that are kept of the verifier's log, the last ones
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> what stands for DIRECTION
-# In the order of enum direct_table (bpf/direct.h).
+# In the order of enum direct_table (bpf/direct_value.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "pairs", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 

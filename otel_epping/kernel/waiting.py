@@ -10,7 +10,7 @@ from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.loader import Map
 from otel_epping.kernel.memory import Array
 
-# enum exchange_state, bpf/exchange.h
+# enum exchange_state, bpf/transaction.h
 _OPEN = 0
 
 

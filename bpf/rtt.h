@@ -3,8 +3,8 @@
 #pragma once
 
 #include "histogram.h"
-#include "observation.h"
-#include "watch.h"
+#include "context.h"
+#include "flow_events.h"
 
 /* Counts an RTT that this packet ends for the subnet it comes from. */
 static __always_inline void record_rtt(struct observation *seen, enum method method, u64 asked_ns)

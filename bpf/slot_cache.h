@@ -7,7 +7,7 @@
  */
 #pragma once
 
-#include "endpoints.h"
+#include "packet.h"
 #include "hash.h"
 #include "subnet.h"
 

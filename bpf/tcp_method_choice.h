@@ -13,7 +13,7 @@
  */
 #pragma once
 
-#include "observation.h"
+#include "context.h"
 
 #define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
 #define HANDS_OVER ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)

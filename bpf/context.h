@@ -5,7 +5,7 @@
 #pragma once
 
 #include "events.h"
-#include "sequence.h"
+#include "tcp_analysis.h"
 
 struct observation {
     struct __sk_buff *skb;

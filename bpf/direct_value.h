@@ -10,7 +10,7 @@
  */
 #pragma once
 
-#include "opaque.h"
+#include "compiler.h"
 
 /* In the order of DIRECT_TABLES of the loader. */
 enum direct_table {

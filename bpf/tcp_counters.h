@@ -6,7 +6,7 @@
  */
 #pragma once
 
-#include "timing.h"
+#include "tcp_method_choice.h"
 
 /* Counts one for the subnet that sends, and one for the subnet that it is sent to. */
 #define COUNT_BOTH(field, of_sender, of_receiver)         \

@@ -7,10 +7,10 @@
  */
 #pragma once
 
-#include "link.h"
-#include "network.h"
+#include "packet_start.h"
+#include "ip_headers.h"
 #include "packet.h"
-#include "transport.h"
+#include "transport_headers.h"
 
 #define USUAL_IHL 0x45 /* version 4, 5 words: no options */
 #define USUAL_DOFF 8   /* words: the fixed header, and 12 bytes of options */

@@ -10,7 +10,7 @@
  */
 #pragma once
 
-#include "observation.h"
+#include "context.h"
 
 /*
  * What asks the same this soon is a copy of the question, or the network delivers it twice. The shortest retransmission

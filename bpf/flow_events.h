@@ -3,7 +3,7 @@
 #pragma once
 
 #include "events.h"
-#include "observation.h"
+#include "context.h"
 
 #if EVENTS
 
