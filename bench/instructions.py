@@ -39,7 +39,7 @@ from otel_epping.kernel import loader_child as child
 source = Path(sys.argv[1])
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, _ = child.find_bcc()
-own = {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
+own = {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "COLD")}
 text = child.with_places(child.flatten(source, "epping.bpf.c", set()))
 module = child.compile_source(bcc, text, json.loads(sys.argv[2]) | own, "-g0")
 code, fds = child.bytecode.arranged(child.compiled(bcc, module)), child.addresses_of(module)

@@ -1,30 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the compiler must not know, and what it has to be told. */
+/* What the compiler must not know, and what the loader has to know: barriers, bounds, cold code. */
 #pragma once
 
 #include "config.h"
 
 /*
- * The same number, of which the compiler now knows nothing: so what is shown to the verifier to be bounded is what is
- * used, and not another register with the same value. 64 bits, or it would be a copy that is shown, cut to 32.
+ * Hides the value of a variable from the compiler, as libbpf's barrier_var() does. So the register that is compared is
+ * the register that is used, and not another one with the same value. The variable must have 64 bits: of a shorter one
+ * the compiler would compare a copy that is cut to 32 bits. (The verifier still knows the value: it stays in the same
+ * register. hide_from_verifier() in packet.h hides it from both.)
  */
-static __always_inline u64 opaque(u64 number)
-{
-    asm volatile("" : "+r"(number));
-    return number;
-}
+#define barrier_var(variable)                                               \
+    do {                                                                    \
+        _Static_assert(sizeof(variable) == sizeof(u64), "64-bit variable"); \
+        asm volatile("" : "+r"(variable));                                  \
+    } while (0)
 
 /*
  * Returns the number, which must be less than `limit`, a constant. All indexes into arrays and all offsets into packets
- * are bounded in this way. No packet exceeds a bound. If one did, the program would end here and leave the packet
- * alone.
+ * are bounded in this way. No packet exceeds a bound. If one did, the program would end here, and the packet would pass
+ * unchanged.
  *
- * A bound in C can get lost. The compiler may compare one register and index with another one that has the same value,
- * or with one that it shifted or cut to 32 bits before the comparison. It may drop a comparison whose result it knows,
- * and the verifier does not. LLVM 14 and LLVM 19 do so in different places. Here one register is compared and returned,
- * by instructions that the compiler cannot divide, and the compiler knows nothing of the result. The number has 64
- * bits, since LLVM compares numbers of 32 bits in a copy. Leaving by `exit` needs no branch in C, which the compiler
- * might join with others; r0 is written on this way only, so it need not be declared.
+ * A comparison in C is not enough. The compiler may compare one register and index with another one that has the same
+ * value, or with one that it shifted or cut to 32 bits before the comparison. It may drop a comparison whose result it
+ * knows but the verifier does not. LLVM 14 and LLVM 19 do so in different places. Here one register is compared and
+ * returned, by instructions that the compiler cannot separate, and the compiler knows nothing of the result. The number
+ * has 64 bits, because LLVM compares a 32-bit number in a copy. `exit` needs no branch in C, which the compiler might
+ * merge with other branches. r0 is written on this path only, so it needs no declaration.
  */
 static __always_inline u64 bounded(u64 number, u64 limit)
 {
@@ -33,17 +35,18 @@ static __always_inline u64 bounded(u64 number, u64 limit)
                  "r0 = -1\n" /* TC_ACT_UNSPEC */
                  "exit"
                  : "+r"(number)
-                 : "i"(limit), "i"(RARE));
+                 : "i"(limit), "i"(COLD));
     return number;
 }
 
 /*
- * What follows is rare: the loader moves it, and all that is reached from here only, behind everything else
- * (otel_epping/kernel/bytecode.py). RARE is the loader's number, and no instruction is left of this.
+ * Marks the code that follows as cold, that is, rarely executed. The loader moves this code, and all code that is
+ * reached only from here, to the end of the program (otel_epping/kernel/bytecode.py). COLD is a number that the loader
+ * defines and finds again. The loader removes the instruction.
  */
-static __always_inline void rare(void)
+static __always_inline void cold(void)
 {
     u64 mark;
 
-    asm volatile("%0 = %1" : "=r"(mark) : "i"(RARE));
+    asm volatile("%0 = %1" : "=r"(mark) : "i"(COLD));
 }

@@ -1,39 +1,76 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/*
- * A packet, and all that a method of measuring may want to know of where it was seen.
- */
+/* What the program knows of the packet that it processes: the packet itself, the interface, both ends, the flow. */
 #pragma once
 
-#include "events.h"
-#include "tcp_analysis.h"
+#include "flow_maps.h"
+#include "packet.h"
 
-struct observation {
+/* One end of the packet. */
+struct endpoint {
+    const struct address *address;
+    u32 side; /* enum side */
+    u32 slot; /* of its subnet, for TRAFFIC_METHOD */
+};
+
+/*
+ * No helper gets a pointer into the context: then the compiler keeps its fields in registers, and not in memory.
+ */
+struct context {
     struct __sk_buff *skb;
-    struct interface_counters *counters;
-    struct flow_view flow; /* of TCP; `has_flow` tells whether there is one */
     struct packet *packet;
-    u32 source_side;
-    u32 source_slot; /* of TRAFFIC_METHOD */
-    u16 interface;
-    bool has_flow;
-    u8 segment; /* enum segment, of TCP */
+    struct interface_counters *counters;
+    struct endpoint source;
+    struct endpoint destination;
+    u64 cpu;
+    u16 interface; /* identifier: struct interface.id */
     bool ingress;
+    /* ---- of TCP only */
+    bool has_flow;
+    bool only_ack;     /* see has_only_ack() */
+    u8 segment;        /* enum segment */
+    u64 now_ns;        /* coarse time; 0 for other packets */
+    struct flow *flow; /* with has_flow, like all that follow */
+    u64 source_index;  /* of the sender in `flow` */
+    struct half_flow *sender;
+    struct half_flow *receiver;
 #if EVENTS
-    struct watched_half *watched_sender;
-    struct watched_half *watched_receiver;
+    struct event_half *event_sender;
+    struct event_half *event_receiver;
 #endif
 };
 
-/* This packet answers one that was sent at `asked_ns`. 0 is no time: some of a capture have none. */
-static __always_inline void answers(struct observation *seen, enum method method, u64 asked_ns)
+/*
+ * The TCP flags of the segment. Each function reads them anew: if the value were passed on, the verifier would keep
+ * track of what each comparison says of it.
+ */
+static __always_inline u16 flags_of(const struct context *ctx)
 {
-    struct packet *packet = seen->packet;
-    u64 place = packet->answers;
+    return ctx->only_ack ? TCP_ACK : ctx->packet->tcp_flags;
+}
 
-    if (!asked_ns || place >= RTTS_OF_A_PACKET)
+static __always_inline struct outstanding *outstanding_of_sender(const struct context *ctx)
+{
+    return &ctx->flow->outstanding[ctx->source_index];
+}
+
+static __always_inline struct outstanding *outstanding_of_receiver(const struct context *ctx)
+{
+    return &ctx->flow->outstanding[!ctx->source_index];
+}
+
+/*
+ * Adds an RTT that this packet ends: it answers a packet that was sent at `sent_ns`. 0 is no time, because some packets
+ * of a capture have none.
+ */
+static __always_inline void add_rtt(struct context *ctx, enum method method, u64 sent_ns)
+{
+    struct packet *packet = ctx->packet;
+    u64 place = packet->rtt_count;
+
+    if (!sent_ns || place >= MAX_RTTS_PER_PACKET)
         return;
-    place = bounded(place, RTTS_OF_A_PACKET);
-    packet->ended[place].asked_ns = asked_ns;
-    packet->ended[place].method = method;
-    packet->answers = place + 1;
+    place = bounded(place, MAX_RTTS_PER_PACKET);
+    packet->rtts[place].sent_ns = sent_ns;
+    packet->rtts[place].method = method;
+    packet->rtt_count = place + 1;
 }

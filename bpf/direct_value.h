@@ -1,28 +1,29 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tables whose rows the program reaches by their address, without a look-up: the kernel's "lookup-free direct value
- * access", by which libbpf has global variables. That spares each row's key, which goes through memory, and half of
- * the instructions: 5 to 8 % of a packet in all (docs/performance.md).
+ * Tables whose rows the program reaches by address, without a look-up: the kernel's "lookup-free direct value access"
+ * (Linux 5.2), with which libbpf implements global variables. A look-up would write each row's key to memory and take
+ * twice the instructions: direct access saves 5 to 8 % of a packet's time (docs/performance.md).
  *
- * To the kernel such a table is an array with one entry, all rows together. BCC doesn't know of it, so the address is a
- * number that stands nowhere else, and the loader (otel_epping/kernel/bytecode.py) says which map's it is. The
- * verifier follows an offset of up to 512 MB (BPF_MAX_VAR_OFF), so tables that may be larger are looked up.
+ * To the kernel such a table is an array with one entry that holds all rows. BCC does not know this kind of access. So
+ * the program has a placeholder number for the address, and the loader replaces it with the map's descriptor
+ * (otel_epping/kernel/bytecode.py). The verifier accepts offsets of up to 512 MB (BPF_MAX_VAR_OFF), so tables that may
+ * be larger are looked up.
  */
 #pragma once
 
 #include "compiler.h"
 
-/* In the order of DIRECT_TABLES of the loader. */
+/* In the order of DIRECT_TABLES in the loader. */
 enum direct_table {
     DIRECT_CONTROL,
     DIRECT_INTERFACES,
     DIRECT_INTERFACE_COUNTERS,
     DIRECT_FLOW_SETS,
-    DIRECT_PAIRS,
+    DIRECT_SLOT_CACHE,
     DIRECT_PACKETS,
 };
 
-/* The address of the first row. DIRECT is the loader's number. */
+/* The address of the first row. DIRECT is a number that the loader defines. */
 #define DIRECT_ADDRESS(number, type)                                           \
     ({                                                                         \
         type *address;                                                         \
@@ -32,20 +33,23 @@ enum direct_table {
     })
 
 /*
- * An array of `length` rows, and NAME_row(): a row of it, whose address the compiler does not compute again for each
- * field. (The rows are bytes to BCC, and their size a name: an array of structs takes it seconds, and it would take a
- * sizeof for another field.)
+ * Declares an array of `length` rows and NAME_row(), which returns the address of a row. The compiler computes that
+ * address once, and not again for each field.
+ *
+ * To BCC the rows are an array of bytes, and its size is an enumerator: BCC takes seconds for an array of structs, and
+ * takes `sizeof` for a field.
  */
-#define DIRECT_TABLE(number, type, name, length)                                   \
-    enum { name##_bytes = sizeof(type) * (length) };                               \
-    union name##_rows {                                                            \
-        type row;                                                                  \
-        char rows[name##_bytes];                                                   \
-    };                                                                             \
-    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);         \
-    static __always_inline type *name##_row(u64 number_of_row)                     \
-    {                                                                              \
-        type *row = DIRECT_ADDRESS(number, type) + bounded(number_of_row, length); \
-                                                                                   \
-        return (type *)opaque((u64)row);                                           \
+#define DIRECT_TABLE(number, type, name, length)                                        \
+    enum { name##_bytes = sizeof(type) * (length) };                                    \
+    union name##_rows {                                                                 \
+        type row;                                                                       \
+        char rows[name##_bytes];                                                        \
+    };                                                                                  \
+    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);              \
+    static __always_inline type *name##_row(u64 number_of_row)                          \
+    {                                                                                   \
+        u64 row = (u64)(DIRECT_ADDRESS(number, type) + bounded(number_of_row, length)); \
+                                                                                        \
+        barrier_var(row);                                                               \
+        return (type *)row;                                                             \
     }

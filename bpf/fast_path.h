@@ -12,19 +12,19 @@
 #include "packet.h"
 #include "transport_headers.h"
 
-#define USUAL_IHL 0x45 /* version 4, 5 words: no options */
-#define USUAL_DOFF 8   /* words: the fixed header, and 12 bytes of options */
+#define FAST_VERSION_IHL 0x45 /* version 4, 5 words: no options */
+#define FAST_DOFF 8           /* words: the fixed header, and 12 bytes of options */
 
 /* The EtherType of IPv4 and the first byte of its header, which are next to each other; the TOS byte is left out. */
-#define USUAL_TYPE_AND_VERSION __cpu_to_be32((u32)ETH_P_IP << 16 | USUAL_IHL << 8)
-#define USUAL_TYPE_MASK __cpu_to_be32(0xffffff00)
+#define FAST_TYPE_AND_VERSION __cpu_to_be32((u32)ETH_P_IP << 16 | FAST_VERSION_IHL << 8)
+#define FAST_TYPE_MASK __cpu_to_be32(0xffffff00)
 
 /* From the start of the packet to the end of what is looked at. */
-#define USUAL_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
-#define USUAL_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + USUAL_DOFF * 4)
+#define FAST_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
+#define FAST_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + FAST_DOFF * 4)
 
 /* Fills in `packet`, or returns KINDS if the packet is any other. */
-static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *packet)
+static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet *packet)
 {
     void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
     struct iphdr *ip = data + ETH_HLEN;
@@ -35,8 +35,8 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
 
     /* What begins as an IP header does may be one: see lacks_ethernet(). A MAC address of a station is even in the
      * first byte. */
-    if (data + USUAL_UDP_BYTES > end || *(u8 *)data == USUAL_IHL ||
-        (*type_and_version & USUAL_TYPE_MASK) != USUAL_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
+    if (data + FAST_UDP_BYTES > end || *(u8 *)data == FAST_VERSION_IHL ||
+        (*type_and_version & FAST_TYPE_MASK) != FAST_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;
 
     u64 total = __be16_to_cpu(ip->tot_len), protocol = ip->protocol, kind;
@@ -44,11 +44,11 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
     if (total + ETH_HLEN > wire_length(skb))
         return KINDS;
     if (protocol == IPPROTO_TCP) {
-        if (total + ETH_HLEN < USUAL_TCP_BYTES || data + USUAL_TCP_BYTES > end ||
-            (((u8 *)tcp)[12] & 0xf0) != USUAL_DOFF << 4 || options[0] != USUAL_OPTIONS)
+        if (total + ETH_HLEN < FAST_TCP_BYTES || data + FAST_TCP_BYTES > end ||
+            (((u8 *)tcp)[12] & 0xf0) != FAST_DOFF << 4 || options[0] != NOP_NOP_TIMESTAMP)
             return KINDS;
-        packet->headers = USUAL_TCP_BYTES;
-        packet->payload = total + ETH_HLEN - USUAL_TCP_BYTES;
+        packet->headers = FAST_TCP_BYTES;
+        packet->payload = total + ETH_HLEN - FAST_TCP_BYTES;
         packet->seq = __be32_to_cpu(tcp->seq);
         packet->ack_seq = __be32_to_cpu(tcp->ack_seq);
         packet->tcp_flags = ((u8 *)tcp)[13];
@@ -61,8 +61,8 @@ static __always_inline u64 parse_usual(struct __sk_buff *skb, struct packet *pac
         packet->tsecr = __be32_to_cpu(options[2]);
         packet->has_timestamp = true;
         kind = KIND_TCP;
-    } else if (protocol == IPPROTO_UDP && total + ETH_HLEN >= USUAL_UDP_BYTES) {
-        packet->headers = USUAL_UDP_BYTES - sizeof(packet->udp_head);
+    } else if (protocol == IPPROTO_UDP && total + ETH_HLEN >= FAST_UDP_BYTES) {
+        packet->headers = FAST_UDP_BYTES - sizeof(packet->udp_head);
         packet->payload = total + ETH_HLEN - packet->headers;
         packet->udp_head = *(u64 *)(udp + 1);
 #if COPIES

@@ -4,13 +4,13 @@
 
 #include "transaction.h"
 
-static __always_inline void icmp_echo(struct observation *seen)
+static __always_inline void icmp_echo(struct context *ctx)
 {
-    rare();
-    const struct packet *packet = seen->packet;
+    cold();
+    const struct packet *packet = ctx->packet;
 
     if (packet->echo == ECHO_REQUEST)
-        ask(seen, METHOD_ICMP_ECHO, packet->sequence, COPY_NS, false);
+        begin_transaction(ctx, METHOD_ICMP_ECHO, packet->echo_sequence, COPY_NS, false);
     else if (packet->echo == ECHO_REPLY)
-        answer(seen, METHOD_ICMP_ECHO, packet->sequence);
+        complete_transaction(ctx, METHOD_ICMP_ECHO, packet->echo_sequence);
 }

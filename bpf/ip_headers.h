@@ -96,8 +96,8 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (size > *rest)
             return KIND_MALFORMED;
         packet->protocol = extension.common.nexthdr;
-        packet->headers = forget(packet, packet->headers + size);
-        *rest = forget(packet, *rest - size);
+        packet->headers = hide_from_verifier(packet, packet->headers + size);
+        *rest = hide_from_verifier(packet, *rest - size);
     }
     return KIND_MALFORMED;
 }

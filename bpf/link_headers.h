@@ -60,7 +60,7 @@
 #define MACSEC_HAS_CHANNEL 0x20 /* an identifier of 8 bytes */
 #define ARISTA_SHORTER 0x20     /* by 2 bytes */
 #define TRILL_BYTES 6
-#define NSH_LEAST_BYTES 8
+#define NSH_MIN_BYTES 8
 #define BATMAN_VERSION 15
 
 /* Behind an EtherType. */
@@ -83,16 +83,16 @@ static __always_inline void read_pppoe(const struct link_header *header, volatil
     bool is_compressed = header->bytes[6] & PPP_COMPRESSED;
     u64 protocol = is_compressed ? header->bytes[6] : be16_at(header, 3);
 
-    step->length = be16_at(header, 2) + 6;
-    step->size = is_compressed ? 7 : 8;
+    step->total_bytes = be16_at(header, 2) + 6;
+    step->header_bytes = is_compressed ? 7 : 8;
     if (protocol == PPP_IP)
-        step->protocol = ETH_P_IP;
+        step->next_ethertype = ETH_P_IP;
     else if (protocol == PPP_IPV6)
-        step->protocol = ETH_P_IPV6;
+        step->next_ethertype = ETH_P_IPV6;
     else if (protocol == PPP_MPLS || protocol == PPP_MPLS_MULTICAST)
-        step->protocol = ETH_P_MPLS_UC;
+        step->next_ethertype = ETH_P_MPLS_UC;
     else
-        step->size = 0;
+        step->header_bytes = 0;
 }
 
 /* IEEE 802.2. An 802.3 length counts the bytes behind it; the kernel has ETH_P_802_2 for LLC without a length. */
@@ -100,43 +100,43 @@ static __always_inline void read_llc(const struct link_header *header, u16 lengt
 {
     u64 all = __be64_to_cpu(header->all);
 
-    step->length = length <= ETH_DATA_LEN && length != ETH_P_802_2 ? length : 0;
+    step->total_bytes = length <= ETH_DATA_LEN && length != ETH_P_802_2 ? length : 0;
     if (all >> 16 == LLC_SNAP || all >> 16 == (LLC_SNAP | SNAP_BRIDGED)) {
-        step->size = 8;
+        step->header_bytes = 8;
     } else if (all >> 16 == (LLC_SNAP | SNAP_CISCO)) {
-        step->size = ISL_BYTES + ETH_HLEN;
+        step->header_bytes = ISL_BYTES + ETH_HLEN;
     } else if (all >> 40 == LLC_IP) {
-        step->size = 3;
-        step->protocol = ETH_P_IP;
+        step->header_bytes = 3;
+        step->next_ethertype = ETH_P_IP;
     }
 }
 
 /* RFC 8300: base header, service path header, context headers. */
 static __always_inline void read_nsh(const struct link_header *header, volatile struct link_step *step)
 {
-    step->size = (be16_at(header, 0) & 0x3f) * 4;
-    if (step->size < NSH_LEAST_BYTES) {
-        step->size = 0;
+    step->header_bytes = (be16_at(header, 0) & 0x3f) * 4;
+    if (step->header_bytes < NSH_MIN_BYTES) {
+        step->header_bytes = 0;
         return;
     }
     switch (header->bytes[3]) {
     case 1:
-        step->protocol = ETH_P_IP;
+        step->next_ethertype = ETH_P_IP;
         break;
     case 2:
-        step->protocol = ETH_P_IPV6;
+        step->next_ethertype = ETH_P_IPV6;
         break;
     case 3:
-        step->size += ETH_HLEN;
+        step->header_bytes += ETH_HLEN;
         break;
     case 4:
-        step->protocol = ETH_P_NSH_BASE;
+        step->next_ethertype = ETH_P_NSH_BASE;
         break;
     case 5:
-        step->protocol = ETH_P_MPLS_UC;
+        step->next_ethertype = ETH_P_MPLS_UC;
         break;
     default:
-        step->size = 0;
+        step->header_bytes = 0;
     }
 }
 
@@ -177,32 +177,32 @@ static __always_inline void read_label(struct __sk_buff *skb, const struct link_
 {
     u8 version = header->bytes[MPLS_BYTES] >> 4;
 
-    step->size = MPLS_BYTES;
+    step->header_bytes = MPLS_BYTES;
     if (!(header->bytes[2] & MPLS_BOTTOM_OF_STACK))
-        step->protocol = ETH_P_MPLS_UC;
+        step->next_ethertype = ETH_P_MPLS_UC;
     else if (version == 4)
-        step->protocol = ETH_P_IP;
+        step->next_ethertype = ETH_P_IP;
     else if (version == 6)
-        step->protocol = ETH_P_IPV6;
+        step->next_ethertype = ETH_P_IPV6;
     else if (begins_frame(skb, step->offset + MPLS_BYTES))
-        step->size += ETH_HLEN;
+        step->header_bytes += ETH_HLEN;
     else if (!version && begins_frame(skb, step->offset + MPLS_BYTES + 4))
-        step->size += 4 + ETH_HLEN;
+        step->header_bytes += 4 + ETH_HLEN;
     else
-        step->size = 0;
+        step->header_bytes = 0;
 }
 
 /* What a header says that follows EtherType `protocol` and begins with these bytes. Whether the program knows it. */
 static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol, const struct link_header *header,
                                              volatile struct link_step *step)
 {
-    step->protocol = 0;
-    step->size = 0;
-    step->length = 0;
+    step->next_ethertype = 0;
+    step->header_bytes = 0;
+    step->total_bytes = 0;
     switch (protocol) {
-#define ROW(ethertype, bytes) \
-    case ethertype:           \
-        step->size = bytes;   \
+#define ROW(ethertype, bytes)       \
+    case ethertype:                 \
+        step->header_bytes = bytes; \
         return true;
         EACH_FIXED_HEADER(ROW)
 #undef ROW
@@ -218,24 +218,24 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
         read_label(skb, header, step);
         return true;
     case ETH_P_TRILL: /* RFC 6325 3: 5 bits have the length of the options, in words of 4 bytes */
-        step->size = TRILL_BYTES + (be16_at(header, 0) >> 6 & 0x1f) * 4 + ETH_HLEN;
+        step->header_bytes = TRILL_BYTES + (be16_at(header, 0) >> 6 & 0x1f) * 4 + ETH_HLEN;
         return true;
     case ETH_P_NSH_BASE:
         read_nsh(header, step);
         return true;
     case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: in clear text if neither of the bits E and C is set */
         if (!(header->bytes[0] & MACSEC_ENCRYPTED))
-            step->size = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
+            step->header_bytes = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
         return true;
     case ETH_P_REALTEK_TAG: /* Linux net/dsa/tag_rtl4_a.c, tag_rtl8_4.c */
-        step->size = header->bytes[0] >> 4 == 0xa ? 4 : header->bytes[0] == 0x04 ? 8 : 0;
+        step->header_bytes = header->bytes[0] >> 4 == 0xa ? 4 : header->bytes[0] == 0x04 ? 8 : 0;
         return true;
     case ETH_P_BATMAN_ADVANCED:
-        step->size = batman_bytes(header);
+        step->header_bytes = batman_bytes(header);
         return true;
     case ETH_P_ARISTA: /* a timestamp of 64 bits, or of 48 bits */
         if (header->words[0] == __cpu_to_be16(1))
-            step->size = 14 - (header->bytes[3] & ARISTA_SHORTER) / 16;
+            step->header_bytes = 14 - (header->bytes[3] & ARISTA_SHORTER) / 16;
         return true;
     default:
         return false;
@@ -256,11 +256,11 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
 
     step->offset = *bytes;
     step->end = *end;
-    step->next = first;
+    step->ethertype = first;
 #pragma clang loop unroll(disable)
     for (int i = 0; i <= LINK_HEADERS; i++) {
         struct link_header header;
-        u16 protocol = step->next;
+        u16 protocol = step->ethertype;
         __be16 following;
 
         if (protocol == ETH_P_IP || protocol == ETH_P_IPV6) {
@@ -277,17 +277,17 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_NON_IP;
         if (is_cut)
             return KIND_MALFORMED;
-        if (!step->size)
+        if (!step->header_bytes)
             return KIND_NON_IP;
         /* An aggregate has the length of one of its packets. */
-        if (step->length && step->offset + step->length < step->end && !skb->gso_segs)
-            step->end = step->offset + step->length;
-        step->offset += step->size;
-        step->next = step->protocol;
-        if (!step->next) {
+        if (step->total_bytes && step->offset + step->total_bytes < step->end && !skb->gso_segs)
+            step->end = step->offset + step->total_bytes;
+        step->offset += step->header_bytes;
+        step->ethertype = step->next_ethertype;
+        if (!step->ethertype) {
             if (bpf_skb_load_bytes(skb, step->offset - sizeof(following), &following, sizeof(following)))
                 return KIND_MALFORMED;
-            step->next = __be16_to_cpu(following);
+            step->ethertype = __be16_to_cpu(following);
         }
     }
     return KIND_NON_IP;

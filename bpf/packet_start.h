@@ -27,8 +27,10 @@
  */
 static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 bytes)
 {
-    u64 linear = opaque(skb->data_end - skb->data); /* or the compiler negates a pointer */
+    u64 linear = skb->data_end - skb->data;
     u8 byte;
+
+    barrier_var(linear); /* or the compiler negates a pointer */
 
     return linear < bytes || !bpf_skb_load_bytes_relative(skb, linear - bytes, &byte, 1, BPF_HDR_START_NET);
 }
@@ -39,7 +41,7 @@ static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *
     u64 offset = 0;
 
     for (u64 step = 128; step; step >>= 1)
-        offset = forget(packet, network_begins_before(skb, offset + step) ? offset : offset + step);
+        offset = hide_from_verifier(packet, network_begins_before(skb, offset + step) ? offset : offset + step);
     return offset;
 }
 
@@ -64,7 +66,7 @@ static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 }
 
 /* How many bytes are in front of a packet that has no Ethernet header. */
-static __always_inline u64 start_of(struct __sk_buff *skb, struct packet *packet)
+static __always_inline u64 find_start_offset(struct __sk_buff *skb, struct packet *packet)
 {
     return PACKET_CLOCK || network_begins_before(skb, 1) ? 0 : network_offset(skb, packet);
 }

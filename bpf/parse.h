@@ -21,7 +21,11 @@ static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u
 {
     if (bytes > MAX_HEADER_BYTES)
         return false;
-    cursor->at = (void *)opaque((long)skb->data + bounded(bytes, MAX_HEADER_BYTES + 1));
+
+    u64 at = (long)skb->data + bounded(bytes, MAX_HEADER_BYTES + 1);
+
+    barrier_var(at);
+    cursor->at = (void *)at;
     return cursor->at <= cursor->end;
 }
 
@@ -55,7 +59,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (!link_header) {
         if (is_own_copy(skb))
             return KINDS;
-        link_header = packet->start = forget(packet, start_of(skb, packet));
+        link_header = packet->start_offset = hide_from_verifier(packet, find_start_offset(skb, packet));
         if (!seek(skb, &cursor, link_header) || cursor.at + 1 > cursor.end)
             return KIND_MALFORMED;
         protocol = protocol_of(skb, cursor.at);
@@ -74,10 +78,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
         enter_tunnel(skb, &link_header, &version);
 
     /* One way on for the verifier, whatever is in front of the network header. */
-    u64 link = forget(packet, link_header);
+    u64 link = hide_from_verifier(packet, link_header);
 
-    version = forget(packet, version);
-    end = forget(packet, end);
+    version = hide_from_verifier(packet, version);
+    end = hide_from_verifier(packet, end);
     if (!seek(skb, &cursor, link))
         return KIND_MALFORMED;
     packet->headers = link;
@@ -86,15 +90,19 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
-    if (kind == KIND_MALFORMED)
-        return opaque(kind); /* if the compiler knew the kind, usual packets would take more instructions */
+    if (kind == KIND_MALFORMED) {
+        u64 malformed = kind;
+
+        barrier_var(malformed); /* if the compiler knew the kind, most packets would take more instructions */
+        return malformed;
+    }
     /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
 
     /* And one whatever the network header is: each transport header is looked at once, and not for IPv4 and IPv6. */
-    rest = forget(packet, rest);
-    if (!seek(skb, &cursor, forget(packet, packet->headers)))
+    rest = hide_from_verifier(packet, rest);
+    if (!seek(skb, &cursor, hide_from_verifier(packet, packet->headers)))
         return KIND_MALFORMED;
     if (kind == KIND_FRAGMENT)
         return kind;
@@ -116,7 +124,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
 /* A first fragment that has no transport header, or not all of it, is a fragment like all others. */
 static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind kind, struct packet *packet)
 {
-    rare();
+    cold();
     packet->tcp_flags |= TCP_IS_CUT;
     return kind == KIND_MALFORMED || kind == KIND_OTHER ? KIND_FRAGMENT : kind;
 }
@@ -125,11 +133,11 @@ static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind 
  * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
  * are pulled there, once, which moves bytes but changes none.
  */
-static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
+static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
 
-    __builtin_memset(packet, 0, __builtin_offsetof(struct packet, forgotten));
+    __builtin_memset(packet, 0, __builtin_offsetof(struct packet, scratch));
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
         kind = parse_linear(skb, link_header, packet);
@@ -140,21 +148,21 @@ static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, str
     }
     if (packet->more_fragments)
         kind = kind_of_first_fragment(kind, packet);
-    return packet->start ? kind | KIND_STARTS_LATER : kind;
+    return packet->start_offset ? kind | KIND_HAS_OFFSET : kind;
 }
 
 /*
  * Fills in what a packet of its kind has; what isn't a whole IP packet leaves its addresses empty. Returns an enum
- * packet_kind, and KIND_STARTS_LATER, or KINDS if the packet isn't to be counted, in 64 bits: a number of 32 takes two
+ * packet_kind, and KIND_HAS_OFFSET, or KINDS if the packet isn't to be counted, in 64 bits: a number of 32 takes two
  * shifts wherever it is compared.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
-    u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_usual(skb, packet);
+    u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_fast_path(skb, packet);
 
     if (kind == KINDS) {
-        rare();
-        kind = parse_any(skb, link_header, packet);
+        cold();
+        kind = parse_slow_path(skb, link_header, packet);
     }
     return kind;
 }

@@ -1,38 +1,34 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Where the RTTs that a packet ends go: into the histogram of the subnet that it comes from, and to whoever watches. */
+/* Records the RTTs that a packet ends: in the histogram of its source's subnet, and as events. */
 #pragma once
 
-#include "histogram.h"
-#include "context.h"
 #include "flow_events.h"
+#include "histogram.h"
 
-/* Counts an RTT that this packet ends for the subnet it comes from. */
-static __always_inline void record_rtt(struct observation *seen, enum method method, u64 asked_ns)
+static __always_inline void record_rtt(const struct context *ctx, enum method method, u64 sent_ns)
 {
-    u64 rtt_ns = precise_now(seen->skb) - asked_ns;
+    u64 rtt_ns = precise_now(ctx->skb) - sent_ns;
 
     if (rtt_ns > MAX_AGE_NS) {
-        seen->counters->rtt_expired++;
+        ctx->counters->rtt_expired++;
         return;
     }
 
-    u32 slot = method == TRAFFIC_METHOD ? seen->source_slot
-                                        : slot_of(seen->packet->source, seen->packet->family, seen->interface,
-                                                  seen->source_side, method, seen->skb, seen->counters);
+    u32 slot = method == TRAFFIC_METHOD ? ctx->source.slot : slot_of(ctx, &ctx->source, method);
 
-    seen->counters->rtt_measured++;
-    histogram_record(slot, rtt_ns, seen->counters);
+    ctx->counters->rtt_measured++;
+    histogram_record(slot, rtt_ns, ctx->counters);
 #if EVENTS
-    report_rtt(seen, method, rtt_ns);
+    report_rtt(ctx, method, rtt_ns);
 #endif
 }
 
-/* All RTTs that this packet ends, in a loop that is one for the verifier, too. */
-static __always_inline void record_rtts(struct observation *seen)
+/* The loop is not unrolled, so that the verifier follows record_rtt() once. */
+static __always_inline void record_rtts(const struct context *ctx)
 {
 #pragma clang loop unroll(disable)
-    for (int i = 0; i < RTTS_OF_A_PACKET; i++) {
-        if (i < seen->packet->answers)
-            record_rtt(seen, seen->packet->ended[i].method, seen->packet->ended[i].asked_ns);
+    for (int i = 0; i < MAX_RTTS_PER_PACKET; i++) {
+        if (i < ctx->packet->rtt_count)
+            record_rtt(ctx, ctx->packet->rtts[i].method, ctx->packet->rtts[i].sent_ns);
     }
 }

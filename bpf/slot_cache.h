@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The slots of both ends of a packet. A TCP flow remembers them itself. What has no flow, UDP above all, finds them in
- * a small table, which costs one cache line where two look-ups in the hash of subnets cost five, and two calls. Each
- * CPU has its own, so that nothing in it is ever half written. There are two places for a pair, side by side; of those
- * that want the same two, the one that came first goes.
+ * A cache of the slots of both ends of a packet. A TCP flow stores these slots itself. Packets without a flow, above
+ * all UDP, find them here for one cache line. Two look-ups in the hash of subnets would cost five cache lines and two
+ * calls. Each CPU has a cache of its own, so no entry is ever read half written. A pair of subnets has two places, next
+ * to each other. A new pair evicts the older one of the two.
  */
 #pragma once
 
-#include "packet.h"
 #include "hash.h"
 #include "subnet.h"
 
@@ -34,52 +33,51 @@ static __always_inline u64 mix_prefix(u64 hash, const struct prefix *prefix)
     return hash;
 }
 
-static __always_inline bool is_pair(const struct pair *pair, u64 mark, const struct prefix *internal,
-                                    const struct prefix *external)
+static __always_inline bool is_entry_of(const struct slot_cache_entry *entry, u64 tag, const struct prefix *internal,
+                                        const struct prefix *external)
 {
-    return pair->mark == mark && same_prefix(&pair->internal, internal) && same_prefix(&pair->external, external);
+    return entry->tag == tag && same_prefix(&entry->internal, internal) && same_prefix(&entry->external, external);
 }
 
-/* A pair with an end that has no slot isn't remembered: its next packet asks for one again. */
-static __always_inline void slots_of_pair(const struct packet *packet, u64 cpu, u16 interface, u32 source_side,
-                                          u32 destination_side, u32 epoch, struct __sk_buff *skb,
-                                          struct interface_counters *counters, u32 *source_slot, u32 *destination_slot)
+/* Finds the slots of both ends. If an end has no slot, the pair is not cached, and its next packet asks again. */
+static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
 {
-    u64 source = bounded(place_of_source(packet, source_side), 2);
+    const struct packet *packet = ctx->packet;
+    u64 source = bounded(source_index(packet, ctx->source.side), 2);
     struct address mask = mask_of(packet->family);
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
-    /* Or the compiler chooses between the words of both, one by one. */
-    asm volatile("" : "+r"(inside), "+r"(outside));
+    /* Without this barrier the compiler chooses between the words of both addresses, one by one. */
+    barrier_var(inside);
+    barrier_var(outside);
 
     struct prefix internal = prefix_of(inside, mask), external = prefix_of(outside, mask);
-    u64 mark = (u64)epoch << 32 | (u32)interface << 8 | packet->family;
+    u64 tag = (u64)epoch << 32 | (u32)ctx->interface << 8 | packet->family;
     u64 hash = mix(mix_prefix(mix_prefix(HASH_KEY, &internal), &external), 0);
-    u64 row = (cpu << PAIR_BITS) + (hash >> (64 - PAIR_BITS) & ~1ULL);
-    struct pair *pair = pairs_row(row), *found = pair, *other = 0;
+    u64 row = (ctx->cpu << SLOT_CACHE_BITS) + (hash >> (64 - SLOT_CACHE_BITS) & ~1ULL);
+    struct slot_cache_entry *first = slot_cache_row(row), *found = first, *second = 0;
 
-    if (!is_pair(pair, mark, &internal, &external)) {
-        rare();
-        found = other = pairs_row(row ^ 1);
-        if (!is_pair(other, mark, &internal, &external))
+    if (!is_entry_of(first, tag, &internal, &external)) {
+        cold();
+        found = second = slot_cache_row(row ^ 1);
+        if (!is_entry_of(second, tag, &internal, &external))
             found = 0;
     }
     if (found) {
-        *source_slot = found->slots[source];
-        *destination_slot = found->slots[!source];
+        ctx->source.slot = found->slots[source];
+        ctx->destination.slot = found->slots[!source];
         return;
     }
-    rare();
-    *source_slot = slot_of(packet->source, packet->family, interface, source_side, TRAFFIC_METHOD, skb, counters);
-    *destination_slot =
-        slot_of(packet->destination, packet->family, interface, destination_side, TRAFFIC_METHOD, skb, counters);
-    if (*source_slot == OVERFLOW_SLOT || *destination_slot == OVERFLOW_SLOT)
+    cold();
+    ctx->source.slot = slot_of(ctx, &ctx->source, TRAFFIC_METHOD);
+    ctx->destination.slot = slot_of(ctx, &ctx->destination, TRAFFIC_METHOD);
+    if (ctx->source.slot == OVERFLOW_SLOT || ctx->destination.slot == OVERFLOW_SLOT)
         return;
-    *other = *pair;
-    pair->mark = mark;
-    pair->internal = internal;
-    pair->external = external;
-    pair->slots[source] = *source_slot;
-    pair->slots[!source] = *destination_slot;
+    *second = *first;
+    first->tag = tag;
+    first->internal = internal;
+    first->external = external;
+    first->slots[source] = ctx->source.slot;
+    first->slots[!source] = ctx->destination.slot;
 }

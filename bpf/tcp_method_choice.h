@@ -1,154 +1,166 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Which method times the segments of an endpoint: timestamps while they work, and sequence numbers otherwise. It is
- * decided for each direction of a flow, by what its segments show now:
- * - A segment without a timestamp cannot be timed by it. A middlebox may strip the option from one direction, or in the
- *   middle of a connection, though RFC 7323 section 3.2 wants it in each segment.
- * - A TSval that stands still cannot be timed: it does not tell two segments apart.
- * - A TSval that is acknowledged and not echoed cannot be timed.
- * Timestamps time the endpoint again once a segment has a new TSval; and if they were not echoed, once they are.
+ * Chooses the method that times the segments of an endpoint: timestamps while they work, and sequence numbers
+ * otherwise. The choice is made for each direction of a flow, by what its segments show now. Sequence numbers time an
+ * endpoint if
+ * - a segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment, but a middlebox may strip it
+ *   from one direction, or in the middle of a connection;
+ * - its TSval stands still. Such a TSval does not tell two segments apart;
+ * - its TSval is acknowledged and not echoed.
+ * Timestamps time the endpoint again when a segment has a new TSval, and if TSvals were not echoed, when one is.
  *
- * While timestamps time an endpoint, half_flow.edge_ns is not 0. Either method gives right RTTs, so a decision that
- * comes too early makes none wrong.
+ * half_flow.tsval_changed_ns is not 0 while timestamps time an endpoint. Both methods measure correct RTTs, so a choice
+ * that is made too early makes no RTT wrong.
  */
 #pragma once
 
-#include "context.h"
+#include "tcp_analysis.h"
 
 #define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
-#define HANDS_OVER ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)
+#define CAN_SWITCH ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)
 
-/* Bits of half_flow.timing. */
-#define TIMING_SKIPS_NEXT 1  /* see tcp_sequence.h */
-#define TIMING_HANDED_OVER 2 /* timestamps ceased to work */
-#define TIMING_UNECHOED 4    /* what waits longest was acknowledged once and not echoed; or that is why */
-#define TIMING_ADVANCED 8    /* an echo of half_flow.awaited, or of a later one, shows that echoes come again */
+/* Bits of half_flow.timing_flags. */
+#define TIMING_SKIP_NEXT 1    /* see start_segment_sample() in tcp_sequence.h */
+#define TIMING_BY_SEQUENCE 2  /* timestamps no longer work */
+#define TIMING_ECHO_MISSING 4 /* an acknowledgement of the oldest pending TSval did not echo it */
+#define TIMING_AWAITS_ECHO 8  /* an echo of half_flow.echo_due, or of a later TSval, shows that echoes work again */
 
 /*
- * If no RTT was begun for longer. RFC 7323 section 5.4 lets a clock tick once a second; those in use tick 10 times a
- * second or faster. But what was sent within one tick can take this long to pass a slow link.
+ * A TSval stands still if no RTT sample was started for longer. RFC 7323 section 5.4 allows clocks of one tick a
+ * second. Clocks in use tick at least 10 times a second. But segments of one tick can take this long to pass a slow
+ * link.
  */
-#define STILL_NS 250000000LL
+#define TSVAL_STALLED_NS 250000000LL
 
-/* Nothing that waits will be answered. */
-static __always_inline void abandon(struct half_flow *half, struct interface_counters *counters)
+/* Drops what waits for a reply, because no reply will match. */
+static __always_inline void abandon_pending(struct half_flow *half, struct interface_counters *counters)
 {
-    counters->rtt_abandoned += waiting_of(half);
-    half->waiting = 0;
+    counters->rtt_abandoned += pending_count(half);
+    half->pending = 0;
 }
 
-static __always_inline void hand_over(struct half_flow *half, enum timestamp_fault fault,
-                                      struct interface_counters *counters)
+static __always_inline void switch_to_sequence(struct half_flow *half, enum timestamp_fault fault,
+                                               struct interface_counters *counters)
 {
-    rare();
-    abandon(half, counters);
+    cold();
+    abandon_pending(half, counters);
     counters->timestamp_fault[fault]++;
-    half->timing = TIMING_HANDED_OVER | (fault == FAULT_UNECHOED ? TIMING_UNECHOED : 0);
-    half->edge_ns = 0;
+    half->timing_flags = TIMING_BY_SEQUENCE | (fault == FAULT_UNECHOED ? TIMING_ECHO_MISSING : 0);
+    half->tsval_changed_ns = 0;
 }
 
 /*
- * Hands over if a segment that continues the data has no new TSval, nothing waits, and no RTT was begun for long. The
- * clock stands still, or goes back, or each TSval is first sent by a pure ACK.
+ * Switches to sequence numbers if the TSval stands still: a segment that continues the data has no new TSval, nothing
+ * waits for a reply, and no sample was started for TSVAL_STALLED_NS. Then the sender's clock stands still or runs
+ * backwards, or each TSval is first sent by a pure ACK.
  */
-static __always_inline void check_clock(const struct observation *seen)
+static __always_inline void check_tsval_clock(const struct context *ctx)
 {
-    struct half_flow *sender = seen->flow.sender;
+    struct half_flow *sender = ctx->sender;
 
-    /* Signed: in a capture, time may go back. */
-    if (!HANDS_OVER || seen->segment != SEGMENT_NEXT || (s64)(sender->advanced_ns - sender->begun_ns) <= STILL_NS)
+    /* Signed: the times of a capture may run backwards. */
+    if (!CAN_SWITCH || ctx->segment != SEGMENT_NEXT ||
+        (s64)(sender->next_seq_changed_ns - sender->sample_started_ns) <= TSVAL_STALLED_NS)
         return;
-    rare();
-    if (seen->packet->has_timestamp && sender->edge_ns && !sender->waiting &&
-        !later(seen->packet->tsval, sender->last_tsval))
-        hand_over(sender, FAULT_STILL, seen->counters);
+    cold();
+    if (ctx->packet->has_timestamp && sender->tsval_changed_ns && !sender->pending &&
+        !after(ctx->packet->tsval, sender->last_tsval))
+        switch_to_sequence(sender, FAULT_STILL, ctx->counters);
 }
 
 /*
- * Of a segment that was sent again: nobody can tell whether an echo of its TSval answers the first or the second
- * (Karn's rule, RFC 6298 section 3). As a rule it has a new one.
+ * Drops the sample of a TSval that a retransmitted segment repeats: an echo would answer the first or the second
+ * segment (Karn's rule, RFC 6298 section 3). As a rule a retransmission has a new TSval.
  */
-static __always_inline void doubt_tsval(const struct observation *seen)
+static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
 {
-    struct half_flow *sender = seen->flow.sender;
-    const struct outstanding *outstanding = outstanding_of_sender(&seen->flow);
+    struct half_flow *sender = ctx->sender;
+    const struct outstanding *outstanding = outstanding_of_sender(ctx);
 
-    if (!sender->waiting || !seen->packet->has_timestamp || !sender->edge_ns)
+    if (!sender->pending || !ctx->packet->has_timestamp || !sender->tsval_changed_ns)
         return;
 #pragma clang loop unroll(disable)
-    for (u32 i = 0; i < OUTSTANDING; i++) {
-        if (!(sender->waiting & 1 << i) || outstanding->awaited[i] != seen->packet->tsval)
+    for (u32 i = 0; i < MAX_OUTSTANDING; i++) {
+        if (!(sender->pending & 1 << i) || outstanding->expected[i] != ctx->packet->tsval)
             continue;
-        sender->waiting &= ~(1 << i);
-        seen->counters->rtt_repeated++;
+        sender->pending &= ~(1 << i);
+        ctx->counters->rtt_repeated++;
     }
 }
 
-/* A SYN begins a connection: nothing is known of how its sender is timed. */
-static __always_inline void begin_timing(struct observation *seen)
+/* A SYN begins a connection: what times its sender is unknown. */
+static __always_inline void reset_timing(const struct context *ctx)
 {
-    struct half_flow *sender = seen->flow.sender;
+    struct half_flow *sender = ctx->sender;
 
-    abandon(sender, seen->counters);
-    sender->timing = 0;
-    if (!seen->packet->has_timestamp)
-        sender->edge_ns = 0;
+    abandon_pending(sender, ctx->counters);
+    sender->timing_flags = 0;
+    if (!ctx->packet->has_timestamp)
+        sender->tsval_changed_ns = 0;
 }
 
 /*
- * Of an acknowledgement that echoes nothing of what waits: whether echoes come at all. One without an echo shows that
- * none does. One with an earlier echo may acknowledge several segments, of which it echoes the first (RFC 7323 section
- * 4.3); the next acknowledgement then echoes what was sent later. One of a segment that was not seen may echo what was
- * not seen: a TSval later than all.
+ * Notes that an acknowledgement echoes no pending TSval, and switches to sequence numbers if echoes do not work. Echoes
+ * do not work if the acknowledgement has no echo, or if this is the second one. The first one may acknowledge several
+ * segments and echo the earliest (RFC 7323 section 4.3): the next acknowledgement then echoes a later one. An
+ * acknowledgement of a segment that was not seen may echo a TSval that was not seen, which is later than last_tsval.
  */
-static __always_inline void miss_echo(struct half_flow *receiver, const struct packet *packet,
-                                      struct interface_counters *counters)
+static __always_inline void note_missing_echo(const struct context *ctx)
 {
-    if (!HANDS_OVER || later(receiver->awaited, packet->ack_seq) || later(packet->ack_seq, receiver->next_seq))
+    const struct packet *packet = ctx->packet;
+    struct half_flow *receiver = ctx->receiver;
+
+    if (!CAN_SWITCH || after(receiver->echo_due, packet->ack_seq) || after(packet->ack_seq, receiver->next_seq))
         return;
-    if (packet->has_timestamp && later(packet->tsecr, receiver->last_tsval))
+    if (packet->has_timestamp && after(packet->tsecr, receiver->last_tsval))
         return;
-    if (!packet->has_timestamp || !packet->tsecr || receiver->timing & TIMING_UNECHOED) {
-        hand_over(receiver, FAULT_UNECHOED, counters);
+    if (!packet->has_timestamp || !packet->tsecr || receiver->timing_flags & TIMING_ECHO_MISSING) {
+        switch_to_sequence(receiver, FAULT_UNECHOED, ctx->counters);
     } else {
-        receiver->timing |= TIMING_UNECHOED;
-        receiver->awaited = receiver->next_seq + 1; /* of something not sent yet */
+        receiver->timing_flags |= TIMING_ECHO_MISSING;
+        receiver->echo_due = receiver->next_seq + 1; /* an acknowledgement of data that is not sent yet */
     }
 }
 
 /*
- * Of an endpoint that was handed over: whether timestamps time this segment, and so the endpoint, again. It needs a new
- * TSval. If echoes did not come, one must come first: see hand_back().
+ * Switches an endpoint back to timestamps, if this segment has a new TSval that will be echoed. Returns whether the
+ * segment starts a sample. If echoes were missing, an echo must be seen first: see restart_after_echo().
  */
-static __always_inline bool takes_back(struct half_flow *sender, const struct packet *packet, bool is_answered,
-                                       struct interface_counters *counters, u64 now_ns)
+static __always_inline bool restart_timestamps(const struct context *ctx, bool is_echoed)
 {
-    bool is_new = later(packet->tsval, sender->last_tsval);
+    const struct packet *packet = ctx->packet;
+    struct half_flow *sender = ctx->sender;
+    bool is_new = after(packet->tsval, sender->last_tsval);
+    u64 now_ns = coarse_now(ctx->skb);
 
     sender->last_tsval = packet->tsval;
-    if (!is_new || !is_answered)
+    if (!is_new || !is_echoed)
         return false;
-    if (sender->timing & TIMING_UNECHOED) {
-        sender->awaited = packet->tsval;
-        sender->timing |= TIMING_ADVANCED;
+    if (sender->timing_flags & TIMING_ECHO_MISSING) {
+        sender->echo_due = packet->tsval;
+        sender->timing_flags |= TIMING_AWAITS_ECHO;
         return false;
     }
-    /* This segment is timed in the place of one that waits. */
-    if (sender->waiting) {
-        abandon(sender, counters);
-        sender->begun_ns = 0;
+    /* This segment is timed instead of the one that waits. */
+    if (sender->pending) {
+        abandon_pending(sender, ctx->counters);
+        sender->sample_started_ns = 0;
     }
-    sender->timing = 0;
-    sender->edge_ns = now_ns;
+    sender->timing_flags = 0;
+    sender->tsval_changed_ns = now_ns;
     return true;
 }
 
-/* Of an endpoint whose TSvals were not echoed: whether this one is. */
-static __always_inline void hand_back(struct half_flow *receiver, const struct packet *packet, u64 now_ns)
+/* Switches an endpoint whose TSvals were not echoed back to timestamps, if this segment echoes one. */
+static __always_inline void restart_after_echo(const struct context *ctx)
 {
-    if (!(receiver->timing & TIMING_ADVANCED) || receiver->waiting || later(receiver->awaited, packet->tsecr) ||
-        later(packet->tsecr, receiver->last_tsval))
+    const struct packet *packet = ctx->packet;
+    struct half_flow *receiver = ctx->receiver;
+    u64 now_ns = coarse_now(ctx->skb);
+
+    if (!(receiver->timing_flags & TIMING_AWAITS_ECHO) || receiver->pending ||
+        after(receiver->echo_due, packet->tsecr) || after(packet->tsecr, receiver->last_tsval))
         return;
-    receiver->timing = 0;
-    receiver->edge_ns = now_ns;
+    receiver->timing_flags = 0;
+    receiver->tsval_changed_ns = now_ns;
 }

@@ -1,89 +1,107 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * For methods in which a packet asks and one other packet answers: both name the same identifier. Questions wait in an
- * LRU hash of their own, so that no flood of them pushes out an established TCP flow.
+ * Transactions: one request and one reply with the same identifier. The requests wait in an LRU hash of their own, so
+ * that a flood of requests evicts no established TCP flow.
  *
- * A question that is asked again before its answer is never timed, for nobody can tell which one was answered (Karn's
- * rule, RFC 6298 section 3); within `grace_ns` it is not asked again, but still the same question, in two packets.
- * An answered question stays until it is old: what asks the same once more is no new question. One whose identifier is
- * unique, and not used again for another, never becomes new.
+ * A request that is sent again before its reply is never timed, because the reply may answer either (Karn's rule,
+ * RFC 6298 section 3). Within `grace_ns` it is the same request, in two packets. A completed transaction stays in the
+ * table for MAX_AGE_NS: the same request in this time is a repetition. A request whose identifier is unique, and never
+ * reused, is a repetition at any time.
  */
 #pragma once
 
+#include "clock.h"
 #include "context.h"
 
 /*
- * What asks the same this soon is a copy of the question, or the network delivers it twice. The shortest retransmission
- * timeout is 200 ms as a rule (Linux), 1 s by RFC 6298.
+ * The same request within this time is a copy of the packet, or the network delivers the packet twice. The shortest
+ * retransmission timeout is 200 ms as a rule (Linux), and 1 s by RFC 6298.
  */
 #define COPY_NS 20000000
 
-enum exchange_state { EXCHANGE_OPEN, EXCHANGE_REPEATED, EXCHANGE_ANSWERED, EXCHANGE_ALIAS };
-
-static __always_inline struct exchange_key exchange_of(const struct observation *seen, enum method method,
-                                                       u32 identifier, bool source_asks)
+/*
+ * Whether the first of two endpoints is external. It tells a packet that arrives from the same packet that leaves by
+ * the same interface. In a capture this cannot be told, and both directions must be one flow.
+ */
+static __always_inline u8 is_external(bool is_source, u32 source_side)
 {
-    const struct packet *packet = seen->packet;
+    /* The same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would double the
+     * verifier's work. */
+    return (is_source ^ source_side) & 1 & ~(source_side >> 1);
+}
 
-    return (struct exchange_key){
-        .asker = source_asks ? packet->source : packet->destination,
-        .answerer = source_asks ? packet->destination : packet->source,
-        .asker_port = source_asks ? packet->source_port : packet->destination_port,
-        .answerer_port = source_asks ? packet->destination_port : packet->source_port,
+enum transaction_state { TRANSACTION_OPEN, TRANSACTION_REPEATED, TRANSACTION_COMPLETED, TRANSACTION_ALIAS };
+
+static __always_inline struct transaction_key transaction_key_of(const struct context *ctx, enum method method,
+                                                                 u32 identifier, bool is_request)
+{
+    const struct packet *packet = ctx->packet;
+
+    return (struct transaction_key){
+        .client = is_request ? packet->source : packet->destination,
+        .server = is_request ? packet->destination : packet->source,
+        .client_port = is_request ? packet->source_port : packet->destination_port,
+        .server_port = is_request ? packet->destination_port : packet->source_port,
         .identifier = identifier,
-        .interface = seen->interface,
+        .interface = ctx->interface,
         .family = packet->family,
         .method = method,
-        .asker_external = is_external(source_asks, seen->source_side),
+        .client_external = is_external(is_request, ctx->source.side),
     };
 }
 
-static __always_inline void ask(struct observation *seen, enum method method, u32 identifier, u64 grace_ns,
-                                bool is_unique)
+/* This packet is a request. */
+static __always_inline void begin_transaction(const struct context *ctx, enum method method, u32 identifier,
+                                              u64 grace_ns, bool is_unique)
 {
-    struct exchange_key key = exchange_of(seen, method, identifier, true);
-    struct exchange fresh = {.asked_ns = precise_now(seen->skb), .state = EXCHANGE_OPEN};
-    struct exchange *exchange = exchanges.lookup(&key);
+    struct transaction_key key = transaction_key_of(ctx, method, identifier, true);
+    struct transaction fresh = {.sent_ns = precise_now(ctx->skb), .state = TRANSACTION_OPEN};
+    struct transaction *transaction = transactions.lookup(&key);
 
-    if (PACKET_CLOCK && !fresh.asked_ns) /* a packet of a capture without a time */
+    if (PACKET_CLOCK && !fresh.sent_ns) /* a packet of a capture without a time */
         return;
-    if (exchange && (is_unique || fresh.asked_ns - exchange->asked_ns <= MAX_AGE_NS)) {
-        if (exchange->state == EXCHANGE_OPEN && fresh.asked_ns - exchange->asked_ns > grace_ns) {
-            exchange->state = EXCHANGE_REPEATED;
-            seen->counters->rtt_repeated++;
+    if (transaction && (is_unique || fresh.sent_ns - transaction->sent_ns <= MAX_AGE_NS)) {
+        if (transaction->state == TRANSACTION_OPEN && fresh.sent_ns - transaction->sent_ns > grace_ns) {
+            transaction->state = TRANSACTION_REPEATED;
+            ctx->counters->rtt_repeated++;
         }
         return;
     }
-    if (exchange && exchange->state == EXCHANGE_OPEN)
-        seen->counters->rtt_expired++;
-    exchanges.update(&key, &fresh);
-    seen->counters->rtt_begun++;
+    if (transaction && transaction->state == TRANSACTION_OPEN)
+        ctx->counters->rtt_expired++;
+    transactions.update(&key, &fresh);
+    ctx->counters->rtt_begun++;
 }
 
-/* An answer with this identifier answers the question `asked_as`, too. */
-static __always_inline void add_alias(struct observation *seen, enum method method, u32 identifier, u32 asked_as)
+/* A reply with this identifier also answers the request `alias_of`. */
+static __always_inline void add_transaction_alias(const struct context *ctx, enum method method, u32 identifier,
+                                                  u32 alias_of)
 {
-    struct exchange_key key = exchange_of(seen, method, identifier, true);
-    struct exchange alias = {.state = EXCHANGE_ALIAS, .asked_as = asked_as};
+    struct transaction_key key = transaction_key_of(ctx, method, identifier, true);
+    struct transaction alias = {.state = TRANSACTION_ALIAS, .alias_of = alias_of};
 
-    exchanges.insert(&key, &alias);
+    transactions.insert(&key, &alias);
 }
 
-/* Whether this packet answers a question, or might have answered it, had it been timed. */
-static __always_inline bool answer(struct observation *seen, enum method method, u32 identifier)
+/*
+ * This packet may be a reply. Returns whether a request is in the table, also if it is not timed.
+ *
+ * Benign race: two CPUs may see two replies to one request at the same time. At worst the RTT is counted twice.
+ */
+static __always_inline bool complete_transaction(struct context *ctx, enum method method, u32 identifier)
 {
-    struct exchange_key key = exchange_of(seen, method, identifier, false);
-    struct exchange *exchange = exchanges.lookup(&key);
+    struct transaction_key key = transaction_key_of(ctx, method, identifier, false);
+    struct transaction *transaction = transactions.lookup(&key);
 
-    if (exchange && exchange->state == EXCHANGE_ALIAS) {
-        key.identifier = exchange->asked_as;
-        exchange = exchanges.lookup(&key);
+    if (transaction && transaction->state == TRANSACTION_ALIAS) {
+        key.identifier = transaction->alias_of;
+        transaction = transactions.lookup(&key);
     }
-    if (!exchange || (PACKET_CLOCK && !packet_time(seen->skb)))
+    if (!transaction || (PACKET_CLOCK && !packet_time(ctx->skb)))
         return false;
-    if (exchange->state == EXCHANGE_OPEN) {
-        exchange->state = EXCHANGE_ANSWERED;
-        answers(seen, method, exchange->asked_ns);
+    if (transaction->state == TRANSACTION_OPEN) {
+        transaction->state = TRANSACTION_COMPLETED;
+        add_rtt(ctx, method, transaction->sent_ns);
     }
     return true;
 }

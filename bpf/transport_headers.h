@@ -7,28 +7,6 @@
 
 #include "packet.h"
 
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-/* Not on the wire: the first fragment of a segment. Nobody knows where the segment ends. */
-#define TCP_IS_CUT 0x100
-
-/*
- * Nearly all segments are plain: whole, no SYN, FIN or RST, just an ACK. What is done with a segment is compiled twice,
- * for where the compiler knows that one is plain, it leaves out a fifth. Where it doesn't, each function reads the
- * flags anew: of a number that is handed on, the verifier would keep in mind what each question said of it.
- */
-static __always_inline bool is_plain(const struct packet *packet)
-{
-    return (packet->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK | TCP_IS_CUT)) == TCP_ACK;
-}
-
-static __always_inline u16 flags_of(const struct packet *packet, bool plain)
-{
-    return plain ? TCP_ACK : packet->tcp_flags;
-}
-
 #define ICMP_ECHO_REPLY 0
 #define ICMP_ECHO_REQUEST 8
 #define ICMPV6_ECHO_REQUEST 128
@@ -40,7 +18,7 @@ static __always_inline u16 flags_of(const struct packet *packet, bool plain)
 #define TCPOLEN_TIMESTAMP 10
 #define MAX_OPTIONS 40
 /* Two NOPs and the head of a timestamp: what almost all segments begin their options with (RFC 7323 appendix A). */
-#define USUAL_OPTIONS __cpu_to_be32(0x0101080a)
+#define NOP_NOP_TIMESTAMP __cpu_to_be32(0x0101080a)
 #define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
 
 /*
@@ -56,7 +34,7 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
     const __be32 *words = (void *)options;
     u8 skip = 0;
 
-    if (length >= 12 && (void *)(words + 3) <= end && words[0] == USUAL_OPTIONS) {
+    if (length >= 12 && (void *)(words + 3) <= end && words[0] == NOP_NOP_TIMESTAMP) {
         packet->tsval = __be32_to_cpu(words[1]);
         packet->tsecr = __be32_to_cpu(words[2]);
         packet->has_timestamp = true;
@@ -178,7 +156,7 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct p
         return;
     packet->source_port = echo.identifier;
     packet->destination_port = echo.identifier;
-    packet->sequence = echo.sequence;
+    packet->echo_sequence = echo.sequence;
 #if COPIES
     packet->checksum = echo.checksum;
 #endif

@@ -94,12 +94,22 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
 /* Where the inner network header begins, and its version; both as they are if there is no tunnel. */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* One way in for the verifier, and one way on from the outer headers. */
-    u32 offset = *bytes = opaque(*bytes);
-    u8 outer_version = *version = opaque(*version);
-    u16 protocol = opaque(inside_ip(skb, outer_version, &offset));
+    /* The verifier follows one path to this point, and one path after the outer headers. */
+    u64 outer_bytes = *bytes, outer_version = *version;
 
-    offset = opaque(offset);
+    barrier_var(outer_bytes);
+    barrier_var(outer_version);
+    *bytes = outer_bytes;
+    *version = outer_version;
+
+    u32 inner = outer_bytes;
+    u64 inner_protocol = inside_ip(skb, outer_version, &inner), inner_bytes = inner;
+
+    barrier_var(inner_protocol);
+    barrier_var(inner_bytes);
+
+    u16 protocol = inner_protocol;
+    u32 offset = inner_bytes;
     if (protocol == ETH_P_TRANSPARENT_ETHERNET) {
         struct ethhdr ethernet;
 

@@ -29,7 +29,7 @@ _SURROUNDINGS: dict[str, Callable[[], object]] = {
     "open files": requirements.open_files,
     "threads": requirements.threads,
 }
-_PER_CPU = ("traffic", "interface_counters", "pairs", "packets")
+_PER_CPU = ("traffic", "interface_counters", "slot_cache", "packets")
 
 
 @dataclass(frozen=True)

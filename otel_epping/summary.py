@@ -110,7 +110,7 @@ def clamped(reading: Reading) -> int:
 
 
 def not_begun(reading: Reading) -> int:
-    """RTTs that were due and not begun, since OUTSTANDING of the flow's direction waited already (bpf/maps.h)."""
+    """RTT samples not started: MAX_OUTSTANDING of the flow's direction were waiting already (bpf/flow_maps.h)."""
     return int(reading.interfaces["rtt_not_begun"].sum())
 
 

@@ -140,7 +140,7 @@ def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speake
     speakers.both(range(TOO_MANY), START_NS)
     for flow in range(TOO_MANY // 4):
         speakers.reset(flow, START_NS + 10 * MS)
-    closed = np.count_nonzero(every.array("flows")["state"] == CLOSED)
+    closed = np.count_nonzero(every.array("flows")["closed_ends"] == CLOSED)
     assert closed > PLACES // 8
     with every.counting() as counted:
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 20 * MS)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from otel_epping.kernel import libbpf, loader, memory
+from otel_epping.kernel import libbpf, loader, memory, methods
 from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.config import KernelConfig, possible_cpus
 from otel_epping.kernel.errors import EppingError
@@ -43,6 +43,7 @@ def test_defaults_are_those_of_the_source() -> None:
     assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
     assert 10**9 / defined.pop("TICK_NS") == 250
     assert defined.pop("HASH_KEY") % 2 == 1
+    assert knobs.pop("METHODS") == (1 << len(methods.ALL)) - 1  # bpf/methods.h has all of its table
     assert knobs == defined
 
 

@@ -5,8 +5,8 @@ Packets that come in and packets that go out are the two directions of a flow (b
 differ. At a mirror port both directions arrive the same way, and the table has two flows for each TCP conversation, of
 which only one end was heard. With asymmetric routing the other direction never passes.
 
-UDP and ICMP have no flows. There the table of pairs of subnets (bpf/slot_cache.h) shows a mirror port: a pair, and the same
-one with its ends exchanged.
+UDP and ICMP have no flows. There the slot cache, a table of pairs of subnets (bpf/slot_cache.h), shows a mirror port:
+it has a pair twice, with its ends exchanged.
 """
 
 import logging
@@ -115,10 +115,10 @@ def _ends(keys: npt.NDArray[Any], first: str, second: str) -> list[bytes]:
 def count_pairs(pairs: npt.NDArray[Any], epoch: int, identifier: int) -> int:
     """How many pairs of subnets there are of which each sends the other packets that pass an interface the same way.
 
-    `pairs` are records of struct pair.
+    `pairs` are records of struct slot_cache_entry.
     """
-    mark = pairs["mark"]
-    ours = pairs[mark >> np.uint64(8) == epoch << 24 | identifier]
+    tag = pairs["tag"]
+    ours = pairs[tag >> np.uint64(8) == epoch << 24 | identifier]
     ends = [np.ascontiguousarray(ours[end]["word"]) for end in ("internal", "external")]
     there, back = ([row.tobytes() for row in np.concatenate(order, axis=1)] for order in (ends, ends[::-1]))
     apart = (ends[0] != ends[1]).any(axis=1)  # what a subnet sends to itself tells nothing

@@ -41,7 +41,7 @@ class EventReader:
         maps = collector.program.maps
         if "events" not in maps:
             raise EppingError("the program was built without events")
-        layout = maps["event_draft"].layout
+        layout = maps["event_buffer"].layout
         assert layout is not None
         self.dtype = memory.dtype_of(layout)
         self._none = np.zeros(0, self.dtype)

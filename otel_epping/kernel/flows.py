@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How many TCP flows are active, and which ended in silence.
 
-The program counts what opens, and what FIN or RST closes (bpf/tcp_counters.h). Nobody tells it of a flow that is never heard
-of again, or that had to make room in its table; but such a flow isn't found active any more when the table is looked
-through, now and then. So what was opened, less what was closed, less what is active, ended in silence.
+The program counts flows that open, and flows that a FIN or RST closes (bpf/tcp_counters.h). It does not notice a flow
+that falls silent or is evicted from the table. This module scans the table now and then, and such a flow is no longer
+active there. So flows opened, minus flows closed, minus active flows, are the flows that ended in silence.
 """
 
 import time
@@ -49,8 +49,8 @@ class _Part(NamedTuple):
 
 def _part(flows: npt.NDArray[Any], answered: npt.NDArray[np.bool_], share: int) -> _Part:
     """What a look needs of rows of the table; `share` as in directions.pick()."""
-    cached: Counts = flows["cached"].copy()
-    closed = flows["state"] == _CLOSED
+    cached: Counts = flows["cached_slots"].copy()
+    closed = flows["closed_ends"] == _CLOSED
     cached[closed] = _NO_SLOT
     compared = np.flatnonzero(~answered & ~closed)
     compared = compared[directions.pick(flows["key"][compared], share)]

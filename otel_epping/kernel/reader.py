@@ -26,7 +26,7 @@ from otel_epping.kernel.subnet_counters import SubnetCounters
 
 # Of enum packet_kind (bpf/maps.h): TCP; UDP and ICMP.
 _TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))
-READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "pairs")
+READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "slot_cache")
 
 __all__ = ["OVERFLOW_SLOT", "READ", "Interval", "Reader", "Reading"]
 
@@ -108,7 +108,7 @@ class Reader:
         self._cpus = possible_cpus()
         self._slots = arrays["slots"]
         self._interface_counters = arrays["interface_counters"]
-        self._pairs = arrays["pairs"]
+        self._pairs = arrays["slot_cache"]
         self._flows = flows
         self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, self._cpus)
         self._histograms = Histograms(arrays["histograms"])

@@ -10,16 +10,16 @@ from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.loader import Map
 from otel_epping.kernel.memory import Array
 
-# enum exchange_state, bpf/transaction.h
+# enum transaction_state, bpf/transaction.h
 _OPEN = 0
 
 
-def count_waiting(flows: Array, exchanges: Map) -> int:
+def count_waiting(flows: Array, transactions: Map) -> int:
     """Packets that the program timed and that were not answered yet, of all flows and questions.
 
     Flows take as long as all their memory takes to read. Raises OSError.
     """
-    return _in_flows(flows) + _in_exchanges(exchanges)
+    return _in_flows(flows) + _in_transactions(transactions)
 
 
 def _in_flows(flows: Array) -> int:
@@ -27,14 +27,14 @@ def _in_flows(flows: Array) -> int:
     for _, rows in flows.windows(flows.length):
         halves: npt.NDArray[Any] = rows["half"]
         # A bit for each segment that waits (struct half_flow), and the time of a SYN-ACK that does.
-        count += int(np.unpackbits(halves["waiting"]).sum()) + int(np.count_nonzero(halves["accepted_ns"]))
+        count += int(np.unpackbits(halves["pending"]).sum()) + int(np.count_nonzero(halves["syn_ack_ns"]))
     return count
 
 
-def _in_exchanges(exchanges: Map) -> int:
-    assert exchanges.layout
-    assert exchanges.key_layout
-    key, value = memory.dtype_of(exchanges.key_layout), memory.dtype_of(exchanges.layout)
+def _in_transactions(transactions: Map) -> int:
+    assert transactions.layout
+    assert transactions.key_layout
+    key, value = memory.dtype_of(transactions.key_layout), memory.dtype_of(transactions.layout)
     return sum(
-        int(np.count_nonzero(values["state"] == _OPEN)) for _, values in libbpf.map_batches(exchanges.fd, key, value)
+        int(np.count_nonzero(values["state"] == _OPEN)) for _, values in libbpf.map_batches(transactions.fd, key, value)
     )
