@@ -44,7 +44,10 @@ struct event {
 
 enum event_flow_state { EVENT_FLOW_EMPTY, EVENT_FLOW_WAITING, EVENT_FLOW_OPEN, EVENT_FLOW_CLOSED };
 
-/* One endpoint: what it sent, and what it received. */
+/*
+ * One endpoint: what it sent, and what it received. Benign race: two CPUs may process packets of one flow at the same
+ * time. At worst an event is missing or reported twice, and the counts of a flow lack some packets.
+ */
 struct event_half {
     u64 opened_ns; /* time of its first packet */
     u64 last_ns;

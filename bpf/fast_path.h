@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What most packets are: TCP with the usual timestamps, or UDP, in one piece, right behind an IPv4 header without
- * options and an Ethernet header. All that is looked at then has a fixed place, one look at the packet's end is enough,
- * and a fact is a load: half of the instructions that it takes to find them step by step, which is what parse.h does
- * with all others.
+ * The fast path of the parser, for most packets: an Ethernet header, an IPv4 header without options, no fragment, and
+ * then UDP, or TCP with a timestamp option at its usual place. All fields have a fixed offset, so one or two
+ * comparisons with the packet's end are enough, and each field is one load. That takes half of the instructions of the
+ * slow path in parse.h, which parses header by header and handles all other packets.
  */
 #pragma once
 
@@ -15,15 +15,15 @@
 #define FAST_VERSION_IHL 0x45 /* version 4, 5 words: no options */
 #define FAST_DOFF 8           /* words: the fixed header, and 12 bytes of options */
 
-/* The EtherType of IPv4 and the first byte of its header, which are next to each other; the TOS byte is left out. */
+/* The EtherType of IPv4 and the first byte of the IPv4 header, which follows it. The mask excludes the TOS byte. */
 #define FAST_TYPE_AND_VERSION __cpu_to_be32((u32)ETH_P_IP << 16 | FAST_VERSION_IHL << 8)
 #define FAST_TYPE_MASK __cpu_to_be32(0xffffff00)
 
-/* From the start of the packet to the end of what is looked at. */
+/* From the start of the packet to the last byte that is read. */
 #define FAST_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
 #define FAST_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + FAST_DOFF * 4)
 
-/* Fills in `packet`, or returns KINDS if the packet is any other. */
+/* Fills in `packet` and returns its kind, or KINDS if the packet needs the slow path. */
 static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet *packet)
 {
     void *data = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
@@ -33,8 +33,8 @@ static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet 
     __be32 *options = (void *)(tcp + 1);
     __be32 *type_and_version = data + ETH_HLEN - sizeof(__be16);
 
-    /* What begins as an IP header does may be one: see lacks_ethernet(). A MAC address of a station is even in the
-     * first byte. */
+    /* A packet that begins like an IPv4 header may have no Ethernet header: see lacks_ethernet(). The first byte of a
+     * unicast MAC address is even, so it is never FAST_VERSION_IHL. */
     if (data + FAST_UDP_BYTES > end || *(u8 *)data == FAST_VERSION_IHL ||
         (*type_and_version & FAST_TYPE_MASK) != FAST_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;

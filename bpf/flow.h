@@ -4,7 +4,7 @@
  * subnets.
  *
  * Benign race: two CPUs may process packets of one flow at the same time, as a rule one CPU for each direction. Nothing
- * here is locked. At worst an RTT is lost or counted twice. This is rare.
+ * here is locked. At worst an RTT, or a TCP event of a subnet, is lost or counted twice. This is rare.
  */
 #pragma once
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The headers between an Ethernet header and the network header, in any order. docs/links.md lists them.
+ * Parses the headers between the Ethernet header and the network header, in any order. docs/links.md lists them.
  *
- * To add a header of a fixed length that ends with the EtherType of what follows, add a row to EACH_FIXED_HEADER. All
- * others are cases of read_link_header().
+ * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER.
+ * Other headers are cases of read_link_header().
  */
 #pragma once
 
@@ -12,10 +12,10 @@
 
 #include "packet.h"
 
-/* The program looks through this many headers. A packet with more of them is not IP to the program. */
+/* The maximum number of headers. A packet with more headers counts as non-IP. */
 #define LINK_HEADERS 8
 
-/* The EtherType of the header, and its bytes behind that EtherType. The last two of them are the next EtherType. */
+/* A header's EtherType, and the bytes after that EtherType. The last two of these are the next EtherType. */
 #define EACH_FIXED_HEADER(ROW)                                                      \
     ROW(0x22e9, 4)  /* congestion notification tag, IEEE 802.1Qau */                \
     ROW(0x6558, 14) /* an Ethernet frame, RFC 1701 */                               \
@@ -29,14 +29,14 @@
     ROW(0x892f, 6)  /* HSR, IEC 62439-3 */                                          \
     ROW(0x893b, 4)  /* fine-grained label of TRILL, RFC 7172 */                     \
     ROW(0x893f, 8)  /* E-tag, IEEE 802.1BR */                                       \
-    ROW(0x9100, 4)  /* used for 802.1ad before there was an EtherType for it */     \
+    ROW(0x9100, 4)  /* used for 802.1ad before 0x88a8 was assigned */               \
     ROW(0x9200, 4)  /* the same */                                                  \
     ROW(0x9300, 4)  /* the same */                                                  \
     ROW(0xdada, 8)  /* Marvell's switch tag, Linux net/dsa/tag_dsa.c */             \
     ROW(0xdadb, 4)  /* 802.1Q as a switch tag, Linux net/dsa/tag_8021q.c */         \
     ROW(0xf1c1, 6)  /* redundancy tag, IEEE 802.1CB */
 
-#define ETH_P_LLC_JUMBO 0x8870 /* LLC in a frame that is longer than an 802.3 length says */
+#define ETH_P_LLC_JUMBO 0x8870 /* LLC in a frame that is too long for an 802.3 length */
 #define ETH_P_TRILL 0x22f3
 #define ETH_P_BATMAN_ADVANCED 0x4305
 #define ETH_P_REALTEK_TAG 0x8899
@@ -48,14 +48,14 @@
 #define PPP_IPV6 0x0057
 #define PPP_MPLS 0x0281
 #define PPP_MPLS_MULTICAST 0x0283
-#define PPP_COMPRESSED 0x01 /* an odd first byte is the whole protocol field, RFC 1661 6.5 */
+#define PPP_COMPRESSED 0x01 /* if the first byte is odd, the protocol field has one byte: RFC 1661 6.5 */
 #define MPLS_BOTTOM_OF_STACK 0x01
 #define MPLS_BYTES 4
-#define LLC_SNAP 0xaaaa03000000 /* and an organization: 0 for EtherTypes, IEEE 802 */
-#define SNAP_BRIDGED 0x0000f8   /* EtherTypes too, IEEE 802.1H */
+#define LLC_SNAP 0xaaaa03000000 /* with organization 0, for EtherTypes: IEEE 802 */
+#define SNAP_BRIDGED 0x0000f8   /* an organization with EtherTypes, too: IEEE 802.1H */
 #define SNAP_CISCO 0x00000c
 #define LLC_IP 0x060603
-#define ISL_BYTES 12 /* behind what looks like an 802.3 header */
+#define ISL_BYTES 12 /* after what looks like an 802.3 header */
 #define MACSEC_ENCRYPTED 0x0c
 #define MACSEC_HAS_CHANNEL 0x20 /* an identifier of 8 bytes */
 #define ARISTA_SHORTER 0x20     /* by 2 bytes */
@@ -63,7 +63,7 @@
 #define NSH_MIN_BYTES 8
 #define BATMAN_VERSION 15
 
-/* Behind an EtherType. */
+/* The first bytes after an EtherType. */
 struct link_header {
     union {
         u8 bytes[8];
@@ -77,7 +77,7 @@ static __always_inline u64 be16_at(const struct link_header *header, u32 place)
     return __be16_to_cpu(header->words[place]);
 }
 
-/* RFC 2516. The length counts the bytes behind it; what is behind them is padding. */
+/* RFC 2516. The length field counts the bytes after it. Further bytes are padding. */
 static __always_inline void read_pppoe(const struct link_header *header, volatile struct link_step *step)
 {
     bool is_compressed = header->bytes[6] & PPP_COMPRESSED;
@@ -95,7 +95,7 @@ static __always_inline void read_pppoe(const struct link_header *header, volatil
         step->header_bytes = 0;
 }
 
-/* IEEE 802.2. An 802.3 length counts the bytes behind it; the kernel has ETH_P_802_2 for LLC without a length. */
+/* IEEE 802.2. An 802.3 length counts the bytes after it. The kernel has ETH_P_802_2 for LLC without a length. */
 static __always_inline void read_llc(const struct link_header *header, u16 length, volatile struct link_step *step)
 {
     u64 all = __be64_to_cpu(header->all);
@@ -140,7 +140,7 @@ static __always_inline void read_nsh(const struct link_header *header, volatile 
     }
 }
 
-/* Linux uapi/linux/batadv_packet.h: a unicast or a broadcast packet, and the frame that it carries. */
+/* Linux uapi/linux/batadv_packet.h: the header of a unicast or broadcast packet, with the Ethernet header inside. */
 static __always_inline u64 batman_bytes(const struct link_header *header)
 {
     if (header->bytes[1] != BATMAN_VERSION)
@@ -157,7 +157,7 @@ static __always_inline u64 batman_bytes(const struct link_header *header)
     }
 }
 
-/* Whether an Ethernet frame seems to begin there, with one of the EtherTypes that most frames with IP have. */
+/* Whether the bytes at `offset` look like an Ethernet header: they have an EtherType of most frames with IP. */
 static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 {
     __be16 protocol = 0;
@@ -169,8 +169,8 @@ static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 }
 
 /*
- * RFC 3032. The last label does not say what follows: the first nibble of IP is its version (RFC 4928). All else may be
- * an Ethernet frame (RFC 4448), behind a control word that begins with a nibble of zero, or without one.
+ * RFC 3032. The last label does not say what follows. The first nibble of an IP packet is its version (RFC 4928).
+ * Otherwise an Ethernet frame may follow (RFC 4448), with or without a control word, whose first nibble is zero.
  */
 static __always_inline void read_label(struct __sk_buff *skb, const struct link_header *header,
                                        volatile struct link_step *step)
@@ -192,7 +192,7 @@ static __always_inline void read_label(struct __sk_buff *skb, const struct link_
         step->header_bytes = 0;
 }
 
-/* What a header says that follows EtherType `protocol` and begins with these bytes. Whether the program knows it. */
+/* Fills in `step` for the header of EtherType `protocol` that begins with these bytes. Returns whether it is known. */
 static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol, const struct link_header *header,
                                              volatile struct link_step *step)
 {
@@ -217,13 +217,13 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
     case ETH_P_MPLS_MC:
         read_label(skb, header, step);
         return true;
-    case ETH_P_TRILL: /* RFC 6325 3: 5 bits have the length of the options, in words of 4 bytes */
+    case ETH_P_TRILL: /* RFC 6325 3: 5 bits are the length of the options, in words of 4 bytes */
         step->header_bytes = TRILL_BYTES + (be16_at(header, 0) >> 6 & 0x1f) * 4 + ETH_HLEN;
         return true;
     case ETH_P_NSH_BASE:
         read_nsh(header, step);
         return true;
-    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: in clear text if neither of the bits E and C is set */
+    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: clear text if neither bit E nor bit C is set */
         if (!(header->bytes[0] & MACSEC_ENCRYPTED))
             step->header_bytes = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
         return true;
@@ -243,11 +243,13 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
 }
 
 /*
- * Goes past all headers that follow an Ethernet header which ends after `bytes` and has this EtherType. Then `bytes`
- * are in front of the network header, `version` is that of IP there, and the packet ends at `end`, or before.
- * KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by an offset, and keeps that in the
- * packet's row, where the verifier does not know it: with one that it knows, or a pointer, it would follow all that
- * comes after once for every stack of headers there can be.
+ * Skips all headers after an Ethernet header that is `bytes` long and has the EtherType `first`. Sets `bytes` to the
+ * offset of the network header, `version` to its IP version, and `end` to the greatest offset at which the packet may
+ * end. Returns KIND_OTHER for an IP packet, else KIND_NON_IP or KIND_MALFORMED (cut short).
+ *
+ * The program reads by offset, and keeps the offset in the packet's row of the map, where the verifier does not know
+ * its value. With a known offset, or a pointer, the verifier would follow the code after this once for each possible
+ * sequence of headers.
  */
 static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb, struct packet *packet, u16 first,
                                                           u64 *bytes, u64 *end, u64 *version)
@@ -270,7 +272,7 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_OTHER;
         }
 
-        /* No header leaves fewer than 8 bytes to IP. A helper that fails writes zeros. */
+        /* A header and the IP packet after it have at least 8 bytes together. A helper that fails writes zeros. */
         bool is_cut = bpf_skb_load_bytes(skb, step->offset, &header, sizeof(header));
 
         if (!read_link_header(skb, protocol, &header, step))
@@ -279,7 +281,7 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_MALFORMED;
         if (!step->header_bytes)
             return KIND_NON_IP;
-        /* An aggregate has the length of one of its packets. */
+        /* The length in an aggregate (GRO, GSO) is that of one of its packets. */
         if (step->total_bytes && step->offset + step->total_bytes < step->end && !skb->gso_segs)
             step->end = step->offset + step->total_bytes;
         step->offset += step->header_bytes;

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Where a packet begins: with an Ethernet header, or with its network header. link_headers.h has what may be between
- * the two.
+ * Finds the start of a packet: its Ethernet header or, without one, its network header. link_headers.h has the headers
+ * between the two.
  *
- * The kernel or the card removes the outer tag. Such a tag is not in the packet, and needs nothing.
+ * The kernel or the network card removes the outer VLAN tag. It is then not in the packet, and the program ignores it.
  *
- * The type of a device does not decide whether a packet has an Ethernet header. What a VTI or xfrm interface receives
- * has the one of the interface beneath; what a multipoint GRE device sends and receives has the outer IP header in
- * front; and what is redirected from a PPP to an IFB device has none. So a live packet is read where the kernel has its
- * network header, as the protocol that the kernel takes it for (skb->protocol).
+ * The type of a device does not say whether a packet has an Ethernet header. A packet that a VTI or xfrm interface
+ * receives has the Ethernet header of the underlying interface. A packet of a multipoint GRE device begins with the
+ * outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet header. So, on an
+ * interface, the program reads the packet at the kernel's network header, as the protocol in skb->protocol.
  */
 #pragma once
 
@@ -17,13 +17,13 @@
 
 #include "packet.h"
 
-#define PACKET_LOOPBACK 5 /* linux/if_packet.h, for which there is a stub */
+#define PACKET_LOOPBACK 5 /* of linux/if_packet.h, which stubs/ replaces by an empty file */
 
 /*
- * Whether the kernel's network header begins in the first `bytes` of the packet. The context does not say where it
- * begins. But a helper reads relative to it, up to the end of the linear part: a byte can be read there at an offset
- * that is `bytes` less than the length of the linear part, if and only if the network header begins before `bytes`.
- * The network header begins in the linear part, or at its end.
+ * Whether the kernel's network header begins in the first `bytes` of the packet. struct __sk_buff does not have its
+ * offset. But a helper reads relative to the network header, up to the end of the linear part. It can read the byte at
+ * (length of the linear part - bytes) if and only if the network header begins before `bytes`. The network header
+ * begins in the linear part, or at its end.
  */
 static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 bytes)
 {
@@ -35,7 +35,7 @@ static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 byt
     return linear < bytes || !bpf_skb_load_bytes_relative(skb, linear - bytes, &byte, 1, BPF_HDR_START_NET);
 }
 
-/* How many bytes are in front of the kernel's network header, 255 at most: a binary search. */
+/* The number of bytes before the kernel's network header, at most 255, by binary search. */
 static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *packet)
 {
     u64 offset = 0;
@@ -46,8 +46,8 @@ static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *
 }
 
 /*
- * Whether the packet has no Ethernet header. The kernel is asked only if that is in doubt: the EtherType is
- * not what the kernel takes the packet for, or the packet begins as an IP header of version 4 or 6 does.
+ * Whether the packet has no Ethernet header. The program looks for the kernel's network header only if this is in
+ * doubt: the EtherType differs from skb->protocol, or the packet begins like an IP header of version 4 or 6.
  */
 static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct ethhdr *ethernet)
 {
@@ -57,15 +57,15 @@ static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct e
 }
 
 /*
- * Whether the packet is the kernel's own copy of a broadcast or multicast packet that it transmits, for sockets of this
- * host (dev_loopback_xmit()). It has no Ethernet header, was not on the wire, and the device does not count it.
+ * Whether the packet is a copy of a transmitted broadcast or multicast packet, which the kernel made for sockets of
+ * this host (dev_loopback_xmit()). It has no Ethernet header, was not on the wire, and the device does not count it.
  */
 static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 {
     return !PACKET_CLOCK && skb->pkt_type == PACKET_LOOPBACK;
 }
 
-/* How many bytes are in front of a packet that has no Ethernet header. */
+/* The offset of the network header, for a packet without an Ethernet header. */
 static __always_inline u64 find_start_offset(struct __sk_buff *skb, struct packet *packet)
 {
     return PACKET_CLOCK || network_begins_before(skb, 1) ? 0 : network_offset(skb, packet);

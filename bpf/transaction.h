@@ -7,6 +7,9 @@
  * RFC 6298 section 3). Within `grace_ns` it is the same request, in two packets. A completed transaction stays in the
  * table for MAX_AGE_NS: the same request in this time is a repetition. A request whose identifier is unique, and never
  * reused, is a repetition at any time.
+ *
+ * Benign race: two CPUs may see the same request, or two replies to it, at the same time. At worst a repetition is not
+ * recognized, or an RTT is counted twice.
  */
 #pragma once
 
@@ -83,11 +86,7 @@ static __always_inline void add_transaction_alias(const struct context *ctx, enu
     transactions.insert(&key, &alias);
 }
 
-/*
- * This packet may be a reply. Returns whether a request is in the table, also if it is not timed.
- *
- * Benign race: two CPUs may see two replies to one request at the same time. At worst the RTT is counted twice.
- */
+/* This packet may be a reply. Returns whether its request is in the table, even if the request is not timed. */
 static __always_inline bool complete_transaction(struct context *ctx, enum method method, u32 identifier)
 {
     struct transaction_key key = transaction_key_of(ctx, method, identifier, false);

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from otel_epping.kernel import libbpf
+from otel_epping.kernel import libbpf, memory
 from otel_epping.kernel.loader import Map
 
 FIRST_EPOCH = 1  # the program takes 0 for "nothing cached yet"
@@ -19,5 +19,7 @@ class Control:
 
     def tell(self) -> None:
         """Has the program know."""
-        value = np.array([self.epoch, self.interval], np.uint32)
+        assert self._map.layout
+        value = np.zeros(1, memory.dtype_of(self._map.layout))
+        value["epoch"], value["interval"] = self.epoch, self.interval
         libbpf.map_update(self._map.fd, np.uint32(0).tobytes(), value.tobytes())
