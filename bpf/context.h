@@ -13,7 +13,8 @@ struct endpoint {
 };
 
 /*
- * No helper gets a pointer into the context: then the compiler keeps its fields in registers, and not in memory.
+ * The compiler keeps the fields in registers, and not in memory, as long as no BPF helper gets a pointer into the
+ * context.
  */
 struct context {
     struct __sk_buff *skb;
@@ -29,7 +30,7 @@ struct context {
     bool only_ack;     /* see has_only_ack() */
     u8 segment;        /* enum segment */
     u64 now_ns;        /* coarse time; 0 for other packets */
-    struct flow *flow; /* with has_flow, like all that follow */
+    struct flow *flow; /* this field and the next three: only with has_flow */
     u64 source_index;  /* of the sender in `flow` */
     struct half_flow *sender;
     struct half_flow *receiver;

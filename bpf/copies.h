@@ -64,7 +64,7 @@ static __always_inline bool may_repeat_unchanged(const struct packet *packet)
     return !packet->identification && !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
 }
 
-/* How soon after a segment the same segment is its copy, in ns; 0: it is no copy. */
+/* Returns the time in ns within which the same segment is a copy; 0: it is no copy. */
 static __always_inline u64 segment_copy_window(const struct context *ctx, const struct recent_packet *recent)
 {
     const struct packet *packet = ctx->packet;
@@ -86,7 +86,7 @@ static __always_inline u64 segment_copy_window(const struct context *ctx, const 
 }
 
 /*
- * How soon after a packet the same packet is its copy, in ns; 0: it is no copy. Of a datagram the program reads only
+ * Returns the time in ns within which the same packet is a copy; 0: it is no copy. Of a datagram the program reads only
  * the first bytes, and the checksum may not be filled in yet. So a datagram needs an identification, or an identifier
  * of a request.
  */

@@ -13,6 +13,8 @@
 
 #include "compiler.h"
 
+#define MAX_DIRECT_BYTES (1ULL << 29)
+
 /* In the order of DIRECT_TABLES in the loader. */
 enum direct_table {
     DIRECT_CONTROL,
@@ -39,17 +41,18 @@ enum direct_table {
  * To BCC the rows are an array of bytes, and its size is an enumerator: BCC takes seconds for an array of structs, and
  * takes `sizeof` for a field.
  */
-#define DIRECT_TABLE(number, type, name, length)                                        \
-    enum { name##_bytes = sizeof(type) * (length) };                                    \
-    union name##_rows {                                                                 \
-        type row;                                                                       \
-        char rows[name##_bytes];                                                        \
-    };                                                                                  \
-    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);              \
-    static __always_inline type *name##_row(u64 number_of_row)                          \
-    {                                                                                   \
-        u64 row = (u64)(DIRECT_ADDRESS(number, type) + bounded(number_of_row, length)); \
-                                                                                        \
-        barrier_var(row);                                                               \
-        return (type *)row;                                                             \
+#define DIRECT_TABLE(number, type, name, length)                                          \
+    enum { name##_bytes = sizeof(type) * (length) };                                      \
+    union name##_rows {                                                                   \
+        type row;                                                                         \
+        char rows[name##_bytes];                                                          \
+    };                                                                                    \
+    _Static_assert(sizeof(union name##_rows) < MAX_DIRECT_BYTES, "reached by an offset"); \
+    BPF_F_TABLE("array", u32, union name##_rows, name, 1, BPF_F_MMAPABLE);                \
+    static __always_inline type *name##_row(u64 number_of_row)                            \
+    {                                                                                     \
+        u64 row = (u64)(DIRECT_ADDRESS(number, type) + bounded(number_of_row, length));   \
+                                                                                          \
+        barrier_var(row);                                                                 \
+        return (type *)row;                                                               \
     }

@@ -65,9 +65,9 @@ static __always_inline void find_slots(struct context *ctx)
 }
 
 /* Calls a method if it is compiled in and needs packets of this kind. */
-#define MEASURE(number, measure, its_kind)          \
-    if (METHODS & 1U << number && kind == its_kind) \
-        measure(ctx);
+#define MEASURE(number, function, kind_of_method)         \
+    if (METHODS & 1U << number && kind == kind_of_method) \
+        function(ctx);
 
 static __always_inline void measure(struct context *ctx, u64 kind)
 {
@@ -136,11 +136,13 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         return;
     }
 #endif
-#if COPIES || EVENTS
-    ctx.now_ns = hide_from_verifier(packet, ctx.now_ns); /* 5 to 9 % less work for the verifier */
-#endif
     find_slots(&ctx);
     count_traffic(&ctx, class_of(kind, packet), tally);
+#if COPIES
+    /* The verifier follows one path from here for all packets that is_copy() lets pass. That saves up to 20 % of its
+     * work. */
+    ctx.now_ns = hide_from_verifier(packet, ctx.now_ns);
+#endif
 
     /* Compiled twice, see has_only_ack(). */
     if (ctx.has_flow && has_only_ack(packet)) {
@@ -153,6 +155,8 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         measure(&ctx, kind);
     }
 #if EVENTS
+    /* The verifier follows one path from here for all sides. That saves 10 % of its work. */
+    ctx.source.side = hide_from_verifier(packet, ctx.source.side);
     track_event_flow(&ctx, kind);
 #endif
     if (packet->rtt_count) {

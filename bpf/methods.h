@@ -14,7 +14,7 @@
     ROW(METHOD_DNS, dns, KIND_UDP)                     \
     ROW(METHOD_QUIC_HANDSHAKE, quic_handshake, KIND_UDP)
 
-#define ENUMERATOR(number, measure, kind) number,
+#define ENUMERATOR(number, function, kind) number,
 enum method { EACH_METHOD(ENUMERATOR) METHOD_COUNT };
 #undef ENUMERATOR
 
