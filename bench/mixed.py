@@ -24,7 +24,7 @@ _TCP, _WITH_TIMESTAMPS, _ICMP = 0.72, 0.87, 0.003
 _PAIRS_OF_A_TSVAL = 12
 
 _PER_S = 20  # packets of a flow while it lasts
-_REMEMBERED_S = 300  # FLOW_IDLE_NS of bpf/maps.h
+_REMEMBERED_S = 300  # FLOW_IDLE_NS of bpf/flow_maps.h
 _OF_EACH = 20  # flows that there ever were, for each that is active
 
 # How many packets a flow has, of 4 billion flows of a campus (Jurkiewicz, Rzym, Borylo: "Flow length and size

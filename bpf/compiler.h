@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the compiler must not know, and what the loader has to know: barriers, bounds, cold code. */
+/* Compiler barriers, bounds of indexes, and marks of cold code. */
 #pragma once
 
 #include "config.h"

@@ -42,7 +42,7 @@ struct context {
 
 /*
  * The TCP flags of the segment. Each function reads them anew: if the value were passed on, the verifier would keep
- * track of what each comparison says of it.
+ * track of each comparison with it.
  */
 static __always_inline u16 flags_of(const struct context *ctx)
 {

@@ -5,8 +5,8 @@
  * identification in the IPv4 header. TTL, link header and ECN may change on the path.
  *
  * A retransmitted segment can have the same headers if its sender sets no identification (IPv6, RFC 6864). Then only
- * time tells a copy from a retransmission: a sender retransmits after it has heard from the receiver or waited for it,
- * which takes an RTT.
+ * time distinguishes a copy from a retransmission: a sender retransmits after a reply of the receiver or after a
+ * timeout, which takes an RTT.
  */
 #pragma once
 
@@ -57,7 +57,7 @@ static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 
 /*
  * Whether the sender may send two segments that are the same. Two identical acknowledgements may be two segments
- * (RFC 5681 section 4.2), and so may two RSTs. Only time tells them from a copy.
+ * (RFC 5681 section 4.2), and so may two RSTs. Only time distinguishes them from a copy.
  */
 static __always_inline bool may_repeat_unchanged(const struct packet *packet)
 {

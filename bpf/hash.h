@@ -8,8 +8,8 @@
  * bits nowhere. For the same reason the last word of a key is mixed twice. Mixed once, keys with consecutive ports
  * share few places.
  *
- * In slot_cache.h both halves of a prefix are one word. So somebody can construct an IPv6 prefix that collides with an
- * IPv4 prefix. Such a collision costs a look-up and changes no count.
+ * In slot_cache.h both halves of a prefix are one word. So an IPv6 prefix can be constructed that collides with an IPv4
+ * prefix. Such a collision costs a look-up and changes no count.
  */
 #pragma once
 

@@ -14,7 +14,7 @@
 /* A flag in what parse_packet() returns: the packet begins packet.start_offset bytes after the start of the skb. */
 #define KIND_HAS_OFFSET 8
 
-_Static_assert(KINDS < KIND_HAS_OFFSET, "a flag besides the kind");
+_Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
 
 /* The ACK of a handshake may also echo a timestamp. */
 #define MAX_RTTS_PER_PACKET 2

@@ -39,7 +39,8 @@ static __always_inline bool is_entry_of(const struct slot_cache_entry *entry, u6
     return entry->tag == tag && same_prefix(&entry->internal, internal) && same_prefix(&entry->external, external);
 }
 
-/* Finds the slots of both ends. If an end has no slot, the pair is not cached, and its next packet asks again. */
+/* Finds the slots of both ends. If an end has no slot, the pair is not cached, and its next packet looks up both slots
+ * again. */
 static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
 {
     const struct packet *packet = ctx->packet;

@@ -5,7 +5,7 @@
  * endpoint if
  * - a segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment, but a middlebox may strip it
  *   from one direction, or in the middle of a connection;
- * - its TSval stands still. Such a TSval does not tell two segments apart;
+ * - its TSval stands still. Then two segments have the same TSval;
  * - its TSval is acknowledged and not echoed.
  * Timestamps time the endpoint again when a segment has a new TSval, and if TSvals were not echoed, when one is.
  *
@@ -32,7 +32,7 @@
  */
 #define TSVAL_STALLED_NS 250000000LL
 
-/* Drops what waits for a reply, because no reply will match. */
+/* Drops the samples that wait for a reply, because no reply will match. */
 static __always_inline void abandon_pending(struct half_flow *half, struct interface_counters *counters)
 {
     counters->rtt_abandoned += pending_count(half);
@@ -88,7 +88,7 @@ static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
     }
 }
 
-/* A SYN begins a connection: what times its sender is unknown. */
+/* A SYN begins a connection: the method for its sender is not chosen yet. */
 static __always_inline void reset_timing(const struct context *ctx)
 {
     struct half_flow *sender = ctx->sender;

@@ -23,8 +23,8 @@
 #define COPY_NS 20000000
 
 /*
- * Whether the first of two endpoints is external. It tells a packet that arrives from the same packet that leaves by
- * the same interface. In a capture this cannot be told, and both directions must be one flow.
+ * Whether the first of two endpoints is external. It distinguishes a packet that arrives from the same packet that
+ * leaves by the same interface. In a capture nothing distinguishes them, and both directions must have the same key.
  */
 static __always_inline u8 is_external(bool is_source, u32 source_side)
 {

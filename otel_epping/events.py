@@ -25,7 +25,7 @@ from otel_epping.kernel.methods import METHODS
 
 FORMATS = ("standard", "json", "jsonl", "ppviz")
 
-# ePPing's words, in the order of the numbers in bpf/maps.h.
+# ePPing's words, in the order of the numbers in bpf/events.h.
 _TYPES = ("", "opening", "closing")
 _REASONS = ("none", "SYN", "SYN-ACK", "first observed packet", "FIN", "RST", "flow timeout")
 _TRIGGERS = ("src", "dest", "garbage collection")

@@ -15,7 +15,7 @@ from testrun import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Feeder
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import KernelConfig
 
-PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/maps.h
+PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/flow_maps.h
 TOO_MANY = 4 * PLACES
 TAKEN, ANSWERED = 1, 2  # bits of a tag, bpf/flow_table.h
 CLOSED = 3

@@ -21,9 +21,9 @@ from otel_epping.kernel.collector import Collector
 from otel_epping.kernel.errors import EppingError
 
 Events = npt.NDArray[Any]
-"""Records of `struct event` (bpf/maps.h), in the order in which they were put."""
+"""Records of `struct event` (bpf/events.h), in the order in which they were put."""
 
-# enum event_type, reason and trigger of bpf/maps.h
+# enum event_type, reason and trigger of bpf/events.h
 RTT, OPENING, CLOSING = range(3)
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2

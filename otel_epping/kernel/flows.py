@@ -17,7 +17,7 @@ from otel_epping.kernel import directions
 from otel_epping.kernel.extremes import Counts
 from otel_epping.kernel.memory import Array
 
-# bpf/maps.h, bpf/flow_table.h
+# bpf/flow_maps.h, bpf/flow_table.h
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
