@@ -8,12 +8,17 @@
  */
 #include <linux/pkt_cls.h>
 
+/* Constants, maps, clocks. */
 #include "config.h"
 #include "maps.h"
 #include "flow_maps.h"
 #include "clock.h"
+
+/* The headers of a packet. */
 #include "packet.h"
 #include "parse.h"
+
+/* The subnets and the flow of a packet, and what is counted for them. */
 #include "context.h"
 #include "traffic.h"
 #include "subnet.h"
@@ -22,9 +27,13 @@
 #include "tcp_analysis.h"
 #include "tcp_counters.h"
 #include "histogram.h"
+
+/* RTTs and events. */
 #include "events.h"
 #include "flow_events.h"
 #include "rtt.h"
+
+/* The methods of measuring RTTs. */
 #include "tcp_method_choice.h"
 #include "tcp_timestamp.h"
 #include "tcp_sequence.h"
@@ -32,6 +41,8 @@
 #include "icmp_echo.h"
 #include "dns.h"
 #include "quic_handshake.h"
+
+/* Packets that are seen twice. */
 #include "copies.h"
 
 #define INTERFACE_PROBES 4
