@@ -37,7 +37,7 @@ _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "open files": requirements.open_files,
     "threads": requirements.threads,
 }
-_PER_CPU_MAPS = ("traffic", "interface_counters", "pairs", "packets")
+_PER_CPU_MAPS = ("traffic", "interface_counters", "slot_cache", "packets")
 
 
 @dataclass(frozen=True)

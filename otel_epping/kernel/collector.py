@@ -165,7 +165,7 @@ class EppingCollector:
 
     def waiting(self) -> int:
         """Packets that were timed and wait for their reply."""
-        return count_waiting(self._arrays["flows"], self.program.maps["exchanges"])
+        return count_waiting(self._arrays["flows"], self.program.maps["transactions"])
 
     def packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
         """Packets received and transmitted on interfaces, by their numbers: (len(numbers), 2)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ways to measure a round-trip time, in the order of enum method of bpf/maps.h; docs/methods.md describes each."""
+"""The methods that measure round-trip times, in the order of EACH_METHOD (bpf/methods.h); see docs/methods.md."""
 
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ ALL = tuple(method.name for method in METHODS)
 
 
 def bits(names: tuple[str, ...]) -> int:
-    """The constant METHODS of bpf/config.h. Raises EppingError for a name that is none, and for no name at all."""
+    """The constant METHODS of bpf/methods.h. Raises EppingError for a name that is none, and for no name at all."""
     for name in names:
         if name not in ALL:
             raise EppingError(f"there is no method {name!r}: choose among {', '.join(ALL)}")

@@ -9,7 +9,7 @@ from typing import Any
 class Map:
     """A map of the loaded program: its descriptor, and its value's and key's layouts, as BCC describes structs.
 
-    A table that is one value, as bpf/direct.h has them, has so many `rows`, each of them with the layout.
+    A table that is one value, as bpf/direct_value.h has them, has so many `rows`, each of them with the layout.
     """
 
     fd: int

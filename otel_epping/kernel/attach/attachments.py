@@ -36,9 +36,6 @@ __all__ = ["INTERFACES", "UNKNOWN_INTERFACE", "Attachments", "choose_hook"]
 _ROWS = 4096  # and one behind them, for all interfaces that have none
 _PROBES = 4
 
-_ROW = np.dtype(
-    [("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("id", "u2"), ("unused", "u2"), ("side", "u2", (2,))]
-)
 DIRECTIONS = ("ingress", "egress")
 
 Hook = tcx.Link | clsact.ClsactFilter
@@ -89,9 +86,12 @@ class Attachments:
         self._put(_ROWS, Interface("", 0, ETHERNET_HEADER_BYTES), (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE), Role.WAN)
 
     def _put(self, row: int, interface: Interface, counted_as: tuple[int, int], role: Role) -> None:
-        identifier, number = counted_as
-        value = np.array([(interface.ifindex, interface.link_header, number, identifier, 0, role.value)], _ROW)
-        map_array.write(self._program.maps["interfaces"], row, value.tobytes())
+        table = self._program.maps["interfaces"]
+        assert table.layout
+        value = np.zeros(1, map_array.dtype_of(table.layout))
+        value["ifindex"], value["link_header"], value["side"] = interface.ifindex, interface.link_header, role.value
+        value["id"], value["number"] = counted_as
+        map_array.write(table, row, value.tobytes())
 
     @property
     def watched(self) -> list[str]:

@@ -2,9 +2,9 @@
 """Identifiers and numbers of interfaces.
 
 An interface has two of them (struct interface of bpf/maps.h). The number is that of a row of counters, of which there
-are few, so it is used again. The identifier is part of all keys: of slots, flows, pairs and exchanges. It is never used
-again until all 65,535 were, so what the program still remembers of an interface that is gone is not taken for that of
-another one.
+are few, so it is used again. The identifier is part of all keys: of slots, flows, pairs and transactions. It is not
+used again until all 65,535 were, so what the program still remembers of an interface that is gone is not taken for
+that of another one.
 
 Both belong to a name, and stay when the interface goes away and comes back. They end when the interface has been gone
 for a while and all of its counts were delivered.

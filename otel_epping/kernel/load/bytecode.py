@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the loader does to the compiled instructions before the kernel verifies them.
 
-`arranged()` moves what is rare behind what isn't. Behind a network stack's work a packet finds code cold, and pays by
-the cache line: so what most packets need shall lie together. The compiler leaves blocks in the order of the source, and
-no pass that BCC has it run asks how a branch mostly goes. So the source says with rare() (bpf/opaque.h) where something
-rare begins; what is reached from such places only is rare, too.
+`arranged()` moves cold code to the end of the program. After the network stack has run, the program's code is no longer
+in the CPU's caches, and a packet pays for each cache line of code: so the code of most packets should be adjacent. The
+compiler keeps blocks in the order of the source, and none of the passes that BCC runs predicts branches. So the source
+marks with cold() (bpf/compiler.h) where cold code begins. Code that is reached only from such places is cold, too.
 
 `linked()` fills in what the compiler can't know: which direction the program is for (DIRECTION), and where the maps are
-whose rows it reaches without a look-up (bpf/direct.h).
+whose rows it reaches without a look-up (bpf/direct_value.h).
 
 Instructions are those of linux/bpf.h: 8 bytes, or 16 for a load of 64 bits; a jump's offset counts from behind it in
 steps of 8 bytes.
@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 # Numbers that stand nowhere else, which bpf/ is compiled with.
-DIRECTION, DIRECT, RARE = 0x65707069, 0x64697265, 0x72617265
+DIRECTION, DIRECT, COLD = 0x65707069, 0x64697265, 0x72617265
 
 # register = 32 bits (BPF_ALU64 | BPF_MOV | BPF_K)
 _MOVE = 0xB7
@@ -86,7 +86,7 @@ def move_cold_blocks(code: bytes) -> bytes:
     steps: list[_Step] = list(_STEP.iter_unpack(code))
     ends = dict(_places(code))
     blocks = _blocks(steps, ends)
-    marks = {place for place in ends if steps[place][0] == _MOVE and steps[place][3] == RARE}
+    marks = {place for place in ends if steps[place][0] == _MOVE and steps[place][3] == COLD}
     usual: set[int] = set()
     waiting = [0]
     while waiting:

@@ -51,8 +51,8 @@ FUNCTION = "epping"
 LOG_LINES = 100  # that are kept of the verifier's log, the last ones
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> what stands for DIRECTION
-# In the order of enum direct_table (bpf/direct.h).
-DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "pairs", "packets")
+# In the order of enum direct_table (bpf/direct_value.h).
+DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "slot_cache", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
 
@@ -240,7 +240,7 @@ def load(request: dict[str, Any], announce: Callable[[dict[str, Any]], None]) ->
     lines = flatten(folder, "epping.bpf.c", set())
     # The loader's own numbers are positive, so the compiler takes them for int. The key of hashes is made here, where
     # no command line shows it.
-    own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
+    own = {name: getattr(bytecode, name) for name in ("DIRECTION", "DIRECT", "COLD")}
     defines = request["defines"] | own | {"HASH_KEY": secrets.randbits(63) | 1}
     # BCC 0.29 and later crash with less debug information than all, and with all they take a tenth longer.
     module = compile_source(bcc, with_places(lines), defines, "-g0")

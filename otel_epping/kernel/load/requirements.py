@@ -29,7 +29,8 @@ TRIED_MACHINES = ("x86_64",)
 # From here on the maps count as memory of the cgroup, and no more against RLIMIT_MEMLOCK.
 _CGROUP_KERNEL = (5, 11)
 
-# Tables with rows for each CPU must be smaller than 512 MB (bpf/direct.h): counters of interfaces take 0.4 MB a CPU.
+# Tables with rows for each CPU must be smaller than 512 MB (bpf/direct_value.h). The interface counters take 0.4 MB for
+# each CPU.
 MOST_CPUS = 1024
 
 _BTF = Path("/sys/kernel/btf/vmlinux")

@@ -145,13 +145,13 @@ FAULTS = {
     "in the main file": ("epping.bpf.c", "return TC_ACT_UNSPEC;", "return *(int *)(long)skb->data;"),
     "an index without a bound": (
         "tcp_timestamp.h",
-        "sender->begun_ns = edge_ns;",
-        "((u64 *)sender)[packet_time(skb)] = edge_ns;",
+        "sender->sample_started_ns = changed_ns;",
+        "((u64 *)sender)[packet_time(ctx->skb)] = changed_ns;",
     ),
     "a loop without an end": (
         "dns.h",
-        "rare();",
-        "for (u64 i = 0; i < seen->packet->udp_head; i++) seen->packet->udp_head += i;",
+        "cold();",
+        "for (u64 i = 0; i < ctx->packet->udp_head; i++) ctx->packet->udp_head += i;",
     ),
 }
 
@@ -251,7 +251,7 @@ if includes:
     child.WARNINGS.append("-fcf-protection=none")  # BCC 0.31 asks for what only x86 has
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, libbpf = child.find_bcc()
-defines |= {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")} | {"HASH_KEY": 3}
+defines |= {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "COLD")} | {"HASH_KEY": 3}
 module = child.compile_source(bcc, child.with_places(child.flatten(source, "epping.bpf.c", set())), defines, "-g0")
 code, (maps, _) = child.bytecode.arranged(child.compiled(bcc, module)), child.describe_maps(bcc, module)
 child.load_programs(bcc, libbpf, module)
