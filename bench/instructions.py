@@ -26,7 +26,7 @@ _FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
 # With this distance between packets, a TSval of the mixed packets lasts 120 ms. A clock that does not advance for
-# 250 ms counts as stopped (STILL_NS in bpf/timing.h).
+# 250 ms counts as stopped (STILL_NS in bpf/tcp_method_choice.h).
 _APART_NS = 100_000
 # struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")

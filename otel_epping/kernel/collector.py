@@ -167,7 +167,7 @@ class EppingCollector:
 
     def waiting(self) -> int:
         """Returns the number of RTT samples that were started and wait for their reply."""
-        return count_waiting(self._arrays["flows"], self.program.maps["exchanges"])
+        return count_waiting(self._arrays["flows"], self.program.maps["transactions"])
 
     def interface_packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
         """Returns the packets received and transmitted on interfaces, given by their numbers: (len(numbers), 2)."""

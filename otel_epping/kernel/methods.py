@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The methods of measuring a round-trip time, in the order of enum method (bpf/methods.h). See docs/methods.md."""
+"""The methods that measure round-trip times, in the order of EACH_METHOD (bpf/methods.h); see docs/methods.md."""
 
 from typing import NamedTuple
 
@@ -31,7 +31,7 @@ ALL = tuple(method.name for method in METHODS)
 
 
 def mask(names: tuple[str, ...]) -> int:
-    """Returns the constant METHODS of bpf/config.h. Raises EppingError for an unknown name, and if there is no name."""
+    """Returns the constant METHODS of bpf/methods.h. Raises EppingError for an unknown name, and if there is none."""
     for name in names:
         if name not in ALL:
             raise EppingError(f"there is no method {name!r}: choose among {', '.join(ALL)}")

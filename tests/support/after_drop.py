@@ -40,7 +40,7 @@ def main(interface: str) -> None:
     libbpf.map_update(collector.program.maps["free_slots"].fd, None, np.uint32(1).tobytes())
     events = EventReader(collector)
     print("events", len(events.read()), events.lost)
-    watched = collector.program.maps["watched"]
+    watched = collector.program.maps["event_flows"]
     key, value = map_array.dtype_of(watched.key_layout or {}), map_array.dtype_of(watched.layout or {})
     print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
     IdleFlowCloser(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted

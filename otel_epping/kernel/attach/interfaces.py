@@ -14,8 +14,7 @@ from otel_epping.kernel.netlink import links
 # linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
-# Types without a link header, or with one that the program need not parse, because the kernel knows the position of the
-# network header (bpf/packet_start.h).
+# Types without an Ethernet header: the program asks the kernel for the network header (bpf/packet_start.h).
 _OTHER_IP_TYPES = {
     7: "arcnet",
     15: "dlci",

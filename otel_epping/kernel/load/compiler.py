@@ -52,7 +52,7 @@ MAX_LOG_LINES = 100  # the last lines of the verifier's log
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> value of DIRECTION
 # In the order of enum direct_table (bpf/direct_value.h).
-DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "pairs", "packets")
+DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "slot_cache", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
 Send = Callable[[dict[str, Any]], None]

@@ -129,7 +129,7 @@ def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: P
         variables = environment({"OTEL_METRICS_EXPORTER": "console"})
         agent = Agent(ns.popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=variables), log)
     agent.wait_for("watching")
-    assert agent.log.read_text().count("threads that were not started by us keep their capabilities: python") == 1
+    assert agent.log.read_text().count("threads that otel-epping did not start keep their capabilities: python") == 1
     assert agent.stop() == 0
 
 

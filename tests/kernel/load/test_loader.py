@@ -145,13 +145,13 @@ FAULTS = {
     "in the main file": ("epping.bpf.c", "return TC_ACT_UNSPEC;", "return *(int *)(long)skb->data;"),
     "an index without a bound": (
         "tcp_timestamp.h",
-        "sender->begun_ns = edge_ns;",
-        "((u64 *)sender)[packet_time(skb)] = edge_ns;",
+        "sender->sample_started_ns = changed_ns;",
+        "((u64 *)sender)[packet_time(ctx->skb)] = changed_ns;",
     ),
     "a loop without an end": (
         "dns.h",
-        "rare();",
-        "for (u64 i = 0; i < seen->packet->udp_head; i++) seen->packet->udp_head += i;",
+        "cold();",
+        "for (u64 i = 0; i < ctx->packet->udp_head; i++) ctx->packet->udp_head += i;",
     ),
 }
 
@@ -231,7 +231,7 @@ def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.Mon
     with load() as collector:
         assert collector.verified_instructions is None
     texts = {finding.name: finding.text for finding in findings(EppingConfig(), verbose=True)}
-    assert "does not say how many instructions" in texts["verifier"]
+    assert "does not report the number of instructions" in texts["verifier"]
 
 
 # What BCC calls an architecture, and where Debian has its headers.
