@@ -253,7 +253,7 @@ os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, libbpf = child.find_bcc()
 defines |= {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "COLD")} | {"HASH_KEY": 3}
 module = child.compile_source(bcc, child.with_places(child.flatten(source, "epping.bpf.c", set())), defines, "-g0")
-code, (maps, _) = child.bytecode.arranged(child.compiled(bcc, module)), child.describe_maps(bcc, module)
+code, (maps, _) = child.bytecode.move_cold_blocks(child.compiled(bcc, module)), child.describe_maps(bcc, module)
 child.load_programs(bcc, libbpf, module)
 for what in (code, json.dumps(maps).encode()):
     print(hashlib.sha256(what).hexdigest())
