@@ -41,8 +41,8 @@ static __always_inline u64 bounded(u64 number, u64 limit)
 
 /*
  * Marks the code that follows as cold, that is, rarely executed. The loader moves this code, and all code that is
- * reached only from here, to the end of the program (otel_epping/kernel/bytecode.py). COLD is a number that the loader
- * defines and finds again. The loader removes the instruction.
+ * reached only from here, to the end of the program (otel_epping/kernel/load/bytecode.py). COLD is a number that the
+ * loader defines and finds again. The loader removes the instruction.
  */
 static __always_inline void cold(void)
 {

@@ -79,6 +79,6 @@
 /*
  * The value that the program writes into skb->mark of a malformed packet, with PACKET_CLOCK only. User space knows
  * which packets of a capture are whole. The mark distinguishes a malformed packet from one whose headers the snap
- * length cut off (otel_epping/kernel/replayer.py). On an interface the program changes no packet.
+ * length cut off (otel_epping/replay/replayer.py). On an interface the program changes no packet.
  */
 #define MALFORMED_MARK 1

@@ -6,8 +6,8 @@
  *
  * To the kernel such a table is an array with one entry that holds all rows. BCC does not know this kind of access. So
  * the program has a placeholder number for the address, and the loader replaces it with the map's descriptor
- * (otel_epping/kernel/bytecode.py). The verifier accepts offsets of up to 512 MB (BPF_MAX_VAR_OFF), so tables that may
- * be larger are looked up.
+ * (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to 512 MB (BPF_MAX_VAR_OFF), so tables that
+ * may be larger are looked up.
  */
 #pragma once
 

@@ -181,8 +181,8 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
 
 /*
  * 1 on ingress, 0 on egress. Compiling takes longer than anything else at start, so the program is compiled once and
- * loaded twice. The loader replaces DIRECTION with 1 or 0 (otel_epping/kernel/bytecode.py), and the verifier removes
- * the code of the other direction.
+ * loaded twice. The loader replaces DIRECTION with 1 or 0 (otel_epping/kernel/load/bytecode.py), and the verifier
+ * removes the code of the other direction.
  */
 static __always_inline u64 is_ingress(void)
 {

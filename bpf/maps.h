@@ -2,7 +2,7 @@
 /*
  * The maps that user space reads or writes: subnets, interfaces, histograms, traffic. flow_maps.h has those that match
  * packets with their replies. User space learns the layouts from BCC's description of the compiled tables
- * (otel_epping/kernel/memory.py), by the names in this file. BCC describes arrays of one dimension only, so no field
+ * (otel_epping/kernel/map_array.py), by the names in this file. BCC describes arrays of one dimension only, so no field
  * has two.
  *
  * Arrays that user space reads are BPF_F_MMAPABLE, and their counts only grow. Nothing is cleared or swapped when they
@@ -48,7 +48,8 @@ struct subnet_key {
     u8 family;
     u8 side;
     u8 method;
-    u8 shorter; /* 0 in this program. User space: by how many bits a prefix is shorter than a subnet's (rollup.py). */
+    u8 shorter; /* 0 in this program. User space: by how many bits a prefix is shorter than a subnet's
+                   (series/prefixes.py). */
     u8 zero[2];
 };
 
@@ -165,7 +166,7 @@ _Static_assert(sizeof(struct traffic) == 3 * CACHE_LINE, "three cache lines");
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
-/* Why timestamps do not time a direction (tcp_method_choice.h). In the order of TIMESTAMP_FAULTS in conventions.py. */
+/* Why timestamps do not time a direction (tcp_method_choice.h). In the order of TIMESTAMP_FAULTS in otel/semconv.py. */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 

@@ -2,7 +2,7 @@
 /*
  * Counts TCP events for the subnets of both ends of a flow: retransmitted and out-of-order segments, zero windows,
  * flows that open and close. User space counts the flows that end in silence: those that it no longer finds active
- * (otel_epping/kernel/flows.py).
+ * (otel_epping/kernel/read/flow_table.py).
  */
 #pragma once
 

@@ -4,6 +4,7 @@
 The first SIGINT or SIGTERM requests a clean stop. A second one, more than a second later, ends the process at once.
 """
 
+import atexit
 import os
 import signal
 import socket
@@ -55,11 +56,21 @@ class Stop(threading.Event):
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._handle)
         signal.signal(signal.SIGALRM, lambda *_: exit_now(*self.at_deadline))
+        atexit.register(self._disarm)
 
     def remaining_s(self) -> float:
         """Seconds until the deadline, at least 0. Requires a deadline; call it after the first signal."""
         assert self._limit_s is not None
         return max(0.0, self._first_s + self._limit_s - time.monotonic())
+
+    def _disarm(self) -> None:
+        """Ends the deadline when only the end of the interpreter is left.
+
+        The interpreter resets signal handlers before the process ends. A SIGALRM after that would kill the process, and
+        replace its exit code.
+        """
+        with suppress(OSError):  # refused by a seccomp filter, like setting the timer
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
         if not self.is_set():
