@@ -90,8 +90,8 @@ def _machine() -> dict[str, Any]:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    requirements.kernel()
-    requirements.privileges()
+    requirements.check_kernel()
+    requirements.check_privileges()
     machine = _machine()
     others = programs.loaded([name.strip() for name in arguments.compare.split(",") if name.strip()])
     results: dict[str, Result] = {}

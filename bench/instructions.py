@@ -26,7 +26,7 @@ _FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
 # With this distance between packets, a TSval of the mixed packets lasts 120 ms. A clock that does not advance for
-# 250 ms counts as stopped (STILL_NS in bpf/timing.h).
+# 250 ms counts as stopped (STILL_NS in bpf/tcp_method_choice.h).
 _APART_NS = 100_000
 # struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
@@ -40,10 +40,9 @@ from otel_epping.kernel.load import compiler as child
 source = Path(sys.argv[1])
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, _ = child.find_bcc()
-own = {name: getattr(child.bytecode, name) for name in ("DIRECTION", "DIRECT", "RARE")}
-text = child.with_places(child.flatten(source, "epping.bpf.c", set()))
-module = child.compile_source(bcc, text, json.loads(sys.argv[2]) | own, "-g0")
-code, fds = child.bytecode.move_cold_blocks(child.compiled(bcc, module)), child.addresses_of(module)
+text = child.with_line_directives(child.flatten(source, "epping.bpf.c", set()))
+module = child.compile_source(bcc, text, json.loads(sys.argv[2]) | child.bytecode.PLACEHOLDERS, "-g0")
+code, fds = child.bytecode.move_cold_blocks(child.compiled_code(bcc, module)), child.direct_map_fds(module)
 programs = {name: child.bytecode.relocate(code, value, fds).hex() for name, value in child.PROGRAMS.items()}
 maps, _ = child.describe_maps(bcc, module)
 sizes = [getattr(bcc.lib, f"bpf_table_{what}_id") for what in ("type", "key_size", "leaf_size", "max_entries")]

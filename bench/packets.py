@@ -37,7 +37,7 @@ def _transport(form: str) -> bytes:
         return struct.pack("!HHHH", 0, 0, 8 + PAYLOAD, 0) + b"\x40".ljust(PAYLOAD, b"\0")
     if form == ECHO:
         return struct.pack("!BBHHH", 0, 0, 0, 0, 0) + bytes(56)
-    # A TSecr of 0 would mean that the packet echoes no TSval: see miss_echo() in bpf/timing.h.
+    # A TSecr of 0 would mean that the packet echoes no TSval: see note_missing_echo() in bpf/tcp_method_choice.h.
     options = bytes.fromhex("0101080a") + struct.pack("!II", 1000, 1000) if form in (DATA, ACK) else b""
     data = form in (DATA, DATA_NO_TS)
     flags = 0x18 if data else 0x10

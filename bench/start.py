@@ -59,7 +59,7 @@ class _Watch:
         with suppress(OSError):  # a thread ended after glob() listed it
             has_children = any(children.read_text() for children in self._threads.glob("*/children"))
         if has_children:
-            if self.seen_s.pop("loaded", None):  # the first child only tested a limit (requirements.threads())
+            if self.seen_s.pop("loaded", None):  # the first child only tested a limit (requirements.check_threads())
                 del self.seen_s["loader"]
             self._note("loader")
         elif "loader" in self.seen_s:

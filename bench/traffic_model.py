@@ -26,7 +26,7 @@ _TCP, _WITH_TIMESTAMPS, _ICMP = 0.72, 0.87, 0.003
 _PAIRS_OF_A_TSVAL = 12
 
 _PER_S = 20  # packets per second of a flow while it lasts
-_IDLE_S = 300  # FLOW_IDLE_NS of bpf/maps.h
+_IDLE_S = 300  # FLOW_IDLE_NS of bpf/flow_maps.h
 _DRAWN = 20  # flow lengths to draw for each active flow
 
 # Distribution of flow lengths in packets, from 4 billion flows of a campus network (Jurkiewicz, Rzym, Borylo: "Flow

@@ -1,17 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Two clocks, which are never compared with each other. The precise one, CLOCK_MONOTONIC, is read only where an RTT
- * begins or ends (45 ns here). The coarse one counts ticks since some time before boot; it costs a load from memory
- * (bpf_ktime_get_coarse_ns() costs 20 ns), and is enough to tell that something is long ago.
+ * Two clocks, whose times are never compared with each other. The precise clock is CLOCK_MONOTONIC. It is read only
+ * where an RTT sample starts or ends: a read takes 45 ns on the machine of docs/performance.md. The coarse clock counts
+ * ticks (jiffies) since some time before boot. It costs one load from memory (bpf_ktime_get_coarse_ns() takes 20 ns)
+ * and is precise enough for timeouts.
  */
 #pragma once
 
-#include "config.h"
+#include "compiler.h"
 
 static __always_inline u64 packet_time(struct __sk_buff *skb)
 {
-    /* Or the compiler shares one address among several readings, and the verifier wants none but the context's own. */
-    asm volatile("" : "+r"(skb));
+    /* The verifier accepts accesses only through the context pointer itself. Without the barrier the compiler computes
+     * the address of the field once for several reads. */
+    barrier_var(skb);
     return skb->tstamp;
 }
 

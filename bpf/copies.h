@@ -1,96 +1,101 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Copies of packets. A capture of several interfaces, and a mirror port, show a packet at two places on its way. The
- * first is measured, and the second counted as a duplicate. It has the same transport header and the same
- * identification in the IPv4 header. TTL, link header and ECN may have changed on the way.
+ * Copies of packets. A capture of several interfaces, or a mirror port, shows a packet at two points of its path. The
+ * first copy is measured. The second is counted as a duplicate. Both have the same transport header and the same
+ * identification in the IPv4 header. TTL, link header and ECN may change on the path.
  *
- * A segment that was sent again can have the same headers, if its sender gives no identification (IPv6, RFC 6864). Then
- * only time tells the two apart. Who sends again has heard from the receiver, or waited for it: that takes an RTT.
+ * A retransmitted segment can have the same headers if its sender sets no identification (IPv6, RFC 6864). Then only
+ * time distinguishes a copy from a retransmission: a sender retransmits after a reply of the receiver or after a
+ * timeout, which takes an RTT.
  */
 #pragma once
 
-#include "exchange.h"
+#include "dns.h"
+#include "tcp_analysis.h"
+#include "transaction.h"
 
 #if COPIES
 
-/* More than pass in COPY_NS at a million packets a second. */
+/* More packets than pass in COPY_NS at a million packets per second. */
 #define RECENT_BITS 15
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
-/* A copy may come this late whatever the RTT of its flow is: with an identification, and without. */
+/* A copy may come this late for any RTT of its flow: with an identification, and without. */
 #define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000
 
-/* A packet, by the hash of all that its copy shares with it. */
-struct recent {
-    u64 mark;
+struct recent_packet {
+    u64 hash; /* of all fields that a copy shares */
     u64 seen_ns;
-    u32 acked; /* of the receiver, and how often it said so again */
-    u32 duplicates;
+    u32 acked; /* half_flow.acked and .dup_acks of the receiver at that time */
+    u32 dup_acks;
 };
 
-/* Shared by all CPUs: a race makes a copy a packet that was sent again, as without this table. Benign. */
-BPF_F_TABLE("array", u32, struct recent, recent_packets, RECENT_PACKETS, BPF_F_MMAPABLE);
+_Static_assert(RECENT_PACKETS > COPY_NS / 1000, "a packet per microsecond");
 
-/* Only what a packet of this kind has: parse_usual() leaves the rest as it was. */
-static __always_inline u64 mark_of(const struct packet *packet, u64 kind)
+/* Benign race: all CPUs share the table. At worst a copy counts as a retransmission, as without this table. */
+BPF_F_TABLE("array", u32, struct recent_packet, recent_packets, RECENT_PACKETS, BPF_F_MMAPABLE);
+
+/* The hash has only fields of the packet's kind: parse_fast_path() leaves the others as they were. */
+static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 {
-    u64 mark = mix(HASH_KEY, packet->source.half[0]);
+    u64 hash = mix(HASH_KEY, packet->source.half[0]);
 
-    mark = mix(mark, packet->source.half[1]);
-    mark = mix(mark, packet->destination.half[0]);
-    mark = mix(mark, packet->destination.half[1]);
-    mark = mix(mark, (u64)packet->source_port << 48 | (u64)packet->destination_port << 32 | packet->payload);
-    mark = mix(mark, (u64)packet->identification << 48 | (u64)packet->checksum << 32 | packet->protocol);
+    hash = mix(hash, packet->source.half[1]);
+    hash = mix(hash, packet->destination.half[0]);
+    hash = mix(hash, packet->destination.half[1]);
+    hash = mix(hash, (u64)packet->source_port << 48 | (u64)packet->destination_port << 32 | packet->payload);
+    hash = mix(hash, (u64)packet->identification << 48 | (u64)packet->checksum << 32 | packet->protocol);
     if (kind == KIND_UDP)
-        return mix(mark, packet->udp_head);
+        return mix(hash, packet->udp_head);
     if (kind == KIND_ICMP)
-        return mix(mark, (u64)packet->sequence << 8 | packet->echo);
-    mark = mix(mark, (u64)packet->seq << 32 | packet->ack_seq);
-    mark = mix(mark, (u64)packet->window << 16 | packet->tcp_flags);
-    return packet->has_timestamp ? mix(mark, (u64)packet->tsval << 32 | packet->tsecr) : mark;
+        return mix(hash, (u64)packet->echo_sequence << 8 | packet->echo);
+    hash = mix(hash, (u64)packet->seq << 32 | packet->ack_seq);
+    hash = mix(hash, (u64)packet->window << 16 | packet->tcp_flags);
+    return packet->has_timestamp ? mix(hash, (u64)packet->tsval << 32 | packet->tsecr) : hash;
 }
 
 /*
- * Whether nothing but time tells a copy of this segment from another one that is the same. Two acknowledgements may be
- * the same and mean two segments (RFC 5681 section 4.2). So may two RSTs.
+ * Whether the sender may send two segments that are the same. Two identical acknowledgements may be two segments
+ * (RFC 5681 section 4.2), and so may two RSTs. Only time distinguishes them from a copy.
  */
-static __always_inline bool may_be_said_twice(const struct packet *packet)
+static __always_inline bool may_repeat_unchanged(const struct packet *packet)
 {
     return !packet->identification && !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
 }
 
-static __always_inline u64 segment_copied_within(const struct observation *seen, const struct recent *recent)
+/* Returns the time in ns within which the same segment is a copy; 0: it is no copy. */
+static __always_inline u64 segment_copy_window(const struct context *ctx, const struct recent_packet *recent)
 {
-    const struct packet *packet = seen->packet;
-    const struct half_flow *receiver = seen->flow.receiver;
+    const struct packet *packet = ctx->packet;
+    const struct half_flow *receiver = ctx->receiver;
     u64 within_ns = packet->identification ? COPY_WITH_ID_NS : COPY_WITHOUT_ID_NS;
 
-    /* Where other segments are copied, they are, too. */
-    if (may_be_said_twice(packet) && !(seen->has_flow && seen->flow.flow->copied))
+    /* If other segments of the flow have copies, this one may have one, too. */
+    if (may_repeat_unchanged(packet) && !(ctx->has_flow && ctx->flow->has_copies))
         return 0;
-    if (!seen->has_flow || packet->tcp_flags & TCP_SYN)
+    if (!ctx->has_flow || packet->tcp_flags & TCP_SYN)
         return COPY_NS;
-    /* Asked for by duplicate acknowledgements in between. */
-    if (is_asked_for(&seen->flow, packet->seq) &&
-        (receiver->acked != recent->acked || receiver->duplicates != recent->duplicates))
+    /* A fast retransmission: duplicate acknowledgements requested it in the meantime. */
+    if (is_requested_by_dup_acks(ctx, packet->seq) &&
+        (receiver->acked != recent->acked || receiver->dup_acks != recent->dup_acks))
         return 0;
-    if (seen->flow.flow->handshake_ns / 2 > within_ns)
-        within_ns = seen->flow.flow->handshake_ns / 2;
+    if (ctx->flow->handshake_ns / 2 > within_ns)
+        within_ns = ctx->flow->handshake_ns / 2;
     return within_ns < COPY_NS ? within_ns : COPY_NS;
 }
 
 /*
- * How soon after a packet an equal one is its copy, in ns; 0: it is no copy. Of a datagram only the first bytes are
- * read, and its checksum may not be filled in yet; so it needs an identification, or to be a question with one of its
- * own.
+ * Returns the time in ns within which the same packet is a copy; 0: it is no copy. Of a datagram the program reads only
+ * the first bytes, and the checksum may not be filled in yet. So a datagram needs an identification, or an identifier
+ * of a request.
  */
-static __always_inline u64 copied_within(const struct observation *seen, u64 kind, const struct recent *recent)
+static __always_inline u64 copy_window(const struct context *ctx, u64 kind, const struct recent_packet *recent)
 {
-    const struct packet *packet = seen->packet;
+    const struct packet *packet = ctx->packet;
 
     if (kind == KIND_TCP)
-        return segment_copied_within(seen, recent);
+        return segment_copy_window(ctx, recent);
     if (packet->identification || (kind == KIND_ICMP && packet->echo))
         return COPY_WITH_ID_NS;
     return packet->source_port == __cpu_to_be16(DNS_PORT) || packet->destination_port == __cpu_to_be16(DNS_PORT)
@@ -98,37 +103,37 @@ static __always_inline u64 copied_within(const struct observation *seen, u64 kin
                : 0;
 }
 
-/* Whether this packet was seen before on its way. If not, it is remembered. */
-static __always_inline bool is_copy(const struct observation *seen, u64 kind)
+/* Whether this packet is a copy of one seen before. If not, the packet is stored. */
+static __always_inline bool is_copy(const struct context *ctx, u64 kind)
 {
-    u64 now_ns = precise_now(seen->skb), mark;
-    struct recent *recent;
+    u64 now_ns = precise_now(ctx->skb), hash;
+    struct recent_packet *recent;
     u32 row;
 
     if (!now_ns || (kind != KIND_TCP && kind != KIND_UDP && kind != KIND_ICMP))
         return false;
-    mark = mark_of(seen->packet, kind);
-    row = mark >> (64 - RECENT_BITS); /* the high bits of a product depend on all of its factors */
+    hash = packet_hash(ctx->packet, kind);
+    row = hash >> (64 - RECENT_BITS); /* the high bits of a product depend on all bits of its factors */
     recent = recent_packets.lookup(&row);
     if (!recent)
         return false;
-    if (recent->mark == mark) {
-        u64 within_ns = copied_within(seen, kind, recent);
+    if (recent->hash == hash) {
+        u64 within_ns = copy_window(ctx, kind, recent);
 
-        /* Unsigned: in a capture, time may go back, and what comes earlier is no copy. */
+        /* Unsigned: the times of a capture may run backwards, and an earlier packet is no copy. */
         if (within_ns && now_ns - recent->seen_ns <= within_ns) {
-            if (kind == KIND_TCP && may_be_said_twice(seen->packet))
-                recent->mark = 0; /* the next one is not of this one */
-            else if (seen->has_flow)
-                seen->flow.flow->copied = 1;
+            if (kind == KIND_TCP && may_repeat_unchanged(ctx->packet))
+                recent->hash = 0; /* a packet has one copy: the next one is another packet */
+            else if (ctx->has_flow)
+                ctx->flow->has_copies = 1;
             return true;
         }
     }
-    recent->mark = mark;
+    recent->hash = hash;
     recent->seen_ns = now_ns;
-    if (seen->has_flow) {
-        recent->acked = seen->flow.receiver->acked;
-        recent->duplicates = seen->flow.receiver->duplicates;
+    if (ctx->has_flow) {
+        recent->acked = ctx->receiver->acked;
+        recent->dup_acks = ctx->receiver->dup_acks;
     }
     return false;
 }

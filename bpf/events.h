@@ -1,32 +1,32 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * What `watch` and `replay --events` print, and compiled for them alone: each RTT, and each flow that opens or closes,
- * goes to user space through a ring buffer.
+ * Events for `watch` and `replay --events`, compiled for these commands only: each RTT, and each flow that opens or
+ * closes, goes to user space through a ring buffer.
  *
- * What is reported, when, and of which direction, is ePPing's (xdp-project/bpf-examples, pping/pping_kern.c:
- * update_forward_flowstate() and its neighbours), so that what was made for its output works with ours. The direction
- * of a flow is open once the other endpoint was heard after it, and is reported as the packet that told of it goes, so
- * backwards.
+ * Which events are reported, when, and for which direction follows ePPing (xdp-project/bpf-examples,
+ * pping/pping_kern.c: update_forward_flowstate() and the functions next to it), so that programs that read its output
+ * can read ours. The direction of a flow is open once the other endpoint has sent a packet after it. The event has the
+ * source and destination of that packet, so it is in the opposite direction.
  */
 #pragma once
 
-#include "flow.h"
+#include "flow_maps.h"
 
 enum event_type { EVENT_RTT, EVENT_OPENING, EVENT_CLOSING };
 enum event_reason { REASON_NONE, REASON_SYN, REASON_SYN_ACK, REASON_FIRST_PACKET, REASON_FIN, REASON_RST };
 enum event_trigger { TRIGGER_SOURCE, TRIGGER_DESTINATION };
 
 struct event {
-    u64 time_ns; /* of the reply; of the packet that opened a flow, or closed it */
+    u64 time_ns; /* of the reply; of the packet that opened or closed the flow */
     u64 rtt_ns;
     u64 min_rtt_ns;   /* of this direction so far */
-    u64 sent_packets; /* by the endpoint that waited for the reply, with bytes of payload */
-    u64 sent_bytes;
+    u64 sent_packets; /* by the endpoint that waited for the reply */
+    u64 sent_bytes;   /* of payload */
     u64 received_packets;
     u64 received_bytes;
     struct address source;
     struct address destination;
-    u16 source_port; /* ports as they stand in the packet; of ICMP echo, the identifier, twice */
+    u16 source_port; /* in network byte order; for ICMP echo the identifier, in both ports */
     u16 destination_port;
     u8 type;
     u8 reason;
@@ -42,11 +42,14 @@ struct event {
 
 #define EVENT_PAGES 1024
 
-enum watched_state { WATCHED_EMPTY, WATCHED_WAITING, WATCHED_OPEN, WATCHED_CLOSED };
+enum event_flow_state { EVENT_FLOW_EMPTY, EVENT_FLOW_WAITING, EVENT_FLOW_OPEN, EVENT_FLOW_CLOSED };
 
-/* What one endpoint sends, and what comes back. */
-struct watched_half {
-    u64 opened_ns; /* when its first packet was seen */
+/*
+ * One endpoint: what it sent, and what it received. Benign race: two CPUs may process packets of one flow at the same
+ * time. At worst an event is missing or reported twice, and the counts of a flow lack some packets.
+ */
+struct event_half {
+    u64 opened_ns; /* time of its first packet */
     u64 last_ns;
     u64 min_rtt_ns;
     u64 sent_packets;
@@ -57,21 +60,23 @@ struct watched_half {
     u32 reason;
 };
 
-struct watched_flow {
-    struct watched_half half[2]; /* [0] of the internal endpoint, [1] of the external one */
+struct event_flow {
+    struct event_half half[2]; /* [0] of the internal endpoint, [1] of the external one */
 };
 
-struct watched_key {
+struct event_flow_key {
     struct flow_key flow;
-    u64 protocol; /* as wide as this, so that there is no padding, whose bytes nobody sets */
+    u64 protocol; /* 64 bits, so that the key has no padding, whose bytes would be undefined */
 };
+
+_Static_assert(sizeof(struct event_flow_key) == sizeof(struct flow_key) + sizeof(u64), "a hash key without padding");
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
-BPF_ARRAY(events_lost, u64, 1); /* for which the ring had no room */
-BPF_TABLE("lru_hash", struct watched_key, struct watched_flow, watched, MAX_FLOWS);
+BPF_ARRAY(events_lost, u64, 1); /* events for which the ring buffer had no room */
+BPF_TABLE("lru_hash", struct event_flow_key, struct event_flow, event_flows, MAX_FLOWS);
 
-/* A row for each CPU, for what the stack has no room for. */
-BPF_ARRAY(event_draft, struct event, CPUS);
-BPF_ARRAY(fresh_watched, struct watched_flow, 1);
+/* Structs that are too large for the stack: the event that a CPU fills in, and an empty flow. */
+BPF_ARRAY(event_buffer, struct event, CPUS);
+BPF_ARRAY(new_event_flow, struct event_flow, 1);
 
 #endif

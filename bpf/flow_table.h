@@ -1,36 +1,39 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The table of TCP flows: an array, in which a flow has its place in one of the FLOW_WAYS rows of a set, as a line of
- * memory has in a cache. Its hash tells which set, and in which row to look first: there most flows are, so that
- * finding one costs the line of the set's tags, the lines of the flow itself, and no call. The kernel's own hashes cost
- * a line more, each in another page, and two calls (docs/performance.md).
+ * The table of TCP flows: a set-associative array, like a CPU's cache. The hash of a flow selects a set of FLOW_WAYS
+ * rows and the row of the set to look at first. Most flows are in that row. So finding a flow costs the cache line of
+ * the set's tags, the cache lines of the flow itself, and no call. The kernel's hash maps cost one more cache line,
+ * each in another page, and two calls (docs/performance.md).
  *
- * Nothing is locked but the giving away of a row. It is for the flow that was silent for longest, but first of all for
- * one of which only one end was heard, or that is closed: what a flood of strangers pushes out are strangers. A flow
- * that was heard of both ends keeps its row for FLOW_KEPT_NS; where all of a set do, the new one is refused, and
- * counted: of too many flows, some are measured, and not none.
+ * Only the assignment of a row to another flow takes a lock. Flows of which only one end has sent, and closed flows,
+ * are evicted first, then the flow that was silent for longest. So a flood of unanswered packets evicts unanswered
+ * flows. A flow of which both ends have sent keeps its row for FLOW_PROTECTED_NS. If all flows of a set are protected,
+ * the new flow is refused and counted: with too many flows some are measured, instead of none.
  */
 #pragma once
 
 #include "clock.h"
+#include "flow_maps.h"
 #include "hash.h"
-#include "packet.h"
 
-#define FLOW_KEPT_NS 1000000000ULL
+#define FLOW_PROTECTED_NS 1000000000ULL
 
-/* Bits of a tag beside those of the hash. */
-#define TAG_TAKEN 1
-#define TAG_ANSWERED 2 /* both ends were heard */
-#define TAG_HASH_BITS 2
-/* The highest bits of a tag name the row of its set to look in first. */
+/* The bits of a tag that are not from the hash. */
+#define TAG_IN_USE 1
+#define TAG_BIDIRECTIONAL 2 /* both ends have sent */
+#define TAG_HASH_BITS 2     /* the hash begins at this bit */
+/* The highest bits of a tag are the row of its set to look at first. */
 #define TAG_WAY_SHIFT 28
 
-/* How many segments of an endpoint wait for their reply. */
-static __always_inline u64 waiting_of(const struct half_flow *half)
-{
-    u64 waiting = half->waiting;
+_Static_assert(FLOW_WAYS == 1 << (32 - TAG_WAY_SHIFT), "the highest bits of a tag are a row");
+_Static_assert(MAX_OUTSTANDING == 4, "pending_count() adds up four bits");
 
-    return (waiting & 1) + (waiting >> 1 & 1) + (waiting >> 2 & 1) + (waiting >> 3 & 1);
+/* The number of segments of an endpoint that wait for their reply. */
+static __always_inline u64 pending_count(const struct half_flow *half)
+{
+    u64 pending = half->pending;
+
+    return (pending & 1) + (pending >> 1 & 1) + (pending >> 2 & 1) + (pending >> 3 & 1);
 }
 
 /* Where a flow is, or would be. */
@@ -39,8 +42,8 @@ struct flow_place {
     u32 tag;
 };
 
-/* The word of a key behind the addresses. */
-static __always_inline u64 ends_of(const struct flow_key *key)
+/* The word of a key after its addresses: ports, interface, family. */
+static __always_inline u64 ports_word(const struct flow_key *key)
 {
     u64 word;
 
@@ -48,18 +51,18 @@ static __always_inline u64 ends_of(const struct flow_key *key)
     return word;
 }
 
-static __always_inline struct flow_place place_of(const struct flow_key *key)
+static __always_inline struct flow_place place_of_key(const struct flow_key *key)
 {
     u64 hash = mix(HASH_KEY, key->internal.half[0]);
 
     hash = mix(hash, key->internal.half[1]);
     hash = mix(hash, key->external.half[0]);
     hash = mix(hash, key->external.half[1]);
-    hash = mix(hash, ends_of(key));
+    hash = mix(hash, ports_word(key));
     hash = mix(hash, 0);
     return (struct flow_place){
         .set = ((hash >> 32) * FLOW_SETS) >> 32,
-        .tag = (u32)hash << TAG_HASH_BITS | TAG_TAKEN,
+        .tag = (u32)hash << TAG_HASH_BITS | TAG_IN_USE,
     };
 }
 
@@ -75,43 +78,49 @@ static __always_inline struct flow *flow_at(u32 set, u32 way)
     return flows.lookup(&row);
 }
 
-static __always_inline bool is_of(const struct flow *flow, const struct flow_key *key)
+static __always_inline bool has_key(const struct flow *flow, const struct flow_key *key)
 {
-    return flow->key.internal.half[1] == key->internal.half[1] && ends_of(&flow->key) == ends_of(key) &&
+    return flow->key.internal.half[1] == key->internal.half[1] && ports_word(&flow->key) == ports_word(key) &&
            flow->key.external.half[1] == key->external.half[1] && flow->key.internal.half[0] == key->internal.half[0] &&
            flow->key.external.half[0] == key->external.half[0];
 }
 
-/* All tags are a fiftieth of the rows, so a cache may have them. Who is not where it is looked for first costs one row
- * all the same. */
-static __always_inline struct flow *find_in_table(const struct flow_key *key, struct flow_place place)
+/*
+ * Returns the flow with this key, or NULL. All tags together are a fiftieth of the size of all rows, so a CPU's cache
+ * may hold them. A flow that is not in the first row of its set still costs the reading of one row only.
+ */
+static __always_inline struct flow *lookup_flow(const struct flow_key *key, struct flow_place place)
 {
     struct flow_set *set = flow_sets_row(place.set);
     u64 way = first_way(place);
 
-    if ((set->tags[way] & ~TAG_ANSWERED) != place.tag) {
-        rare();
+    if ((set->tags[way] & ~TAG_BIDIRECTIONAL) != place.tag) {
+        cold();
         way = FLOW_WAYS;
 #pragma clang loop unroll(full)
         for (u32 i = 0; i < FLOW_WAYS; i++)
-            if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
+            if ((set->tags[i] & ~TAG_BIDIRECTIONAL) == place.tag)
                 way = i;
-        if (opaque(way) == FLOW_WAYS)
+
+        u64 found = way;
+
+        barrier_var(found);
+        if (found == FLOW_WAYS)
             return 0;
     }
 
     struct flow *flow = flow_at(place.set, way);
 
-    return flow && is_of(flow, key) ? flow : 0;
+    return flow && has_key(flow, key) ? flow : 0;
 }
 
 /*
- * Of the rows of a set the one to give away, or FLOW_WAYS. That of a flow with the same tag, if there is one: there is
- * never more than one of a tag.
+ * Returns the row of a set to assign to a new flow, or FLOW_WAYS if none may be evicted. The row of a flow with the
+ * same tag comes first, so that no two rows of a set have the same tag. A free row comes second.
  */
-static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_place place, u64 now_ns)
+static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_place place, u64 now_ns)
 {
-    u64 way = FLOW_WAYS, least = ~0ULL;
+    u64 way = FLOW_WAYS, lowest = ~0ULL;
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < FLOW_WAYS; i++) {
@@ -122,65 +131,70 @@ static __always_inline u64 way_to_give(const struct flow_set *set, struct flow_p
 
         if (!flow)
             break;
-        if ((tag & ~TAG_ANSWERED) == place.tag)
+        if ((tag & ~TAG_BIDIRECTIONAL) == place.tag)
             rank = 0;
         else if (!tag)
             rank = 1;
-        else
-            rank = (flow->last_ns ?: now_ns) | (u64)(tag & TAG_ANSWERED) << 62;
-        if (rank < least) {
-            least = rank;
+        else /* the highest bit: protected flows come last */
+            rank = (flow->last_ns ?: now_ns) | (u64)(tag & TAG_BIDIRECTIONAL) << 62;
+        if (rank < lowest) {
+            lowest = rank;
             way = at;
         }
     }
-    if (least >> 63 && (s64)(now_ns - (least & ~(1ULL << 63))) < (s64)FLOW_KEPT_NS)
+    if (lowest >> 63 && (s64)(now_ns - (lowest & ~(1ULL << 63))) < (s64)FLOW_PROTECTED_NS)
         return FLOW_WAYS;
-    return opaque(way);
+    barrier_var(way);
+    return way;
 }
 
 /*
- * Makes the row that of a new flow. Nobody must find it half written, so its key has no ports and no family meanwhile;
- * an exchange is a full barrier. Who had found the old flow here some nanoseconds before may still write what it sent
- * into the new one, or its subnet's slot. Benign, and rare: that one had been silent for long, or nobody answers it.
- * What waited in the old flow is abandoned, and counted for the interface of the new one.
+ * Assigns a row to a new flow. No CPU must find the row half written, so its key has no ports and no family in the
+ * meantime. The exchanges are full barriers.
+ *
+ * Benign race: a CPU that found the old flow in this row some nanoseconds earlier may still write the state of the old
+ * flow's sender, or a slot, into the new flow. At worst one RTT of the new flow is lost or wrong, or some of its
+ * packets count for the old flow's subnet. It is rare: the old flow was silent for long, or unanswered.
+ *
+ * The segments that wait in the old flow count as abandoned, for the interface of the new flow.
  */
-static __always_inline void begin_flow(struct flow *flow, const struct flow_key *key,
-                                       struct interface_counters *counters)
+static __always_inline void init_flow(struct flow *flow, const struct flow_key *key,
+                                      struct interface_counters *counters)
 {
-    u64 *ends = (void *)&flow->key.internal_port;
+    u64 *ports = (void *)&flow->key.internal_port;
 
-    counters->rtt_abandoned += waiting_of(&flow->half[0]) + waiting_of(&flow->half[1]) +
-                               (flow->half[0].accepted_ns != 0) + (flow->half[1].accepted_ns != 0);
+    counters->rtt_abandoned += pending_count(&flow->half[0]) + pending_count(&flow->half[1]) +
+                               (flow->half[0].syn_ack_ns != 0) + (flow->half[1].syn_ack_ns != 0);
 
-    __sync_lock_test_and_set(ends, 0);
+    __sync_lock_test_and_set(ports, 0);
     __builtin_memset(&flow->key + 1, 0, sizeof(*flow) - sizeof(flow->key));
     flow->key.internal = key->internal;
     flow->key.external = key->external;
-    __sync_lock_test_and_set(ends, ends_of(key));
+    __sync_lock_test_and_set(ports, ports_word(key));
 }
 
-/* The row of a flow that has none yet, or 0 if it gets none. */
-static __always_inline struct flow *add_to_table(const struct flow_key *key, struct flow_place place, u64 now_ns,
-                                                 struct interface_counters *counters)
+/* Assigns a row to a flow that has none. Returns the flow, or NULL if it gets no row. */
+static __always_inline struct flow *insert_flow(const struct flow_key *key, struct flow_place place, u64 now_ns,
+                                                struct interface_counters *counters)
 {
     struct flow_set *set = flow_sets_row(place.set);
     u64 *lock = flow_locks.lookup(&place.set);
     struct flow *flow = 0;
 
-    /* Another CPU gives away a row of the set, most likely to this flow: the next packet will find it. */
+    /* Another CPU assigns a row of this set, most likely to the same flow. Then the next packet finds the flow. */
     if (!lock || __sync_lock_test_and_set(lock, 1)) {
         counters->flow_insert_failed++;
         return 0;
     }
 
-    u64 way = way_to_give(set, place, now_ns);
+    u64 way = way_to_evict(set, place, now_ns);
 
     if (way < FLOW_WAYS)
         flow = flow_at(place.set, way);
     if (!flow) {
         counters->flow_insert_failed++;
-    } else if (!is_of(flow, key)) {
-        begin_flow(flow, key, counters);
+    } else if (!has_key(flow, key)) {
+        init_flow(flow, key, counters);
         set->tags[bounded(way, FLOW_WAYS)] = place.tag;
         counters->flows_created++;
     }
@@ -189,16 +203,17 @@ static __always_inline struct flow *add_to_table(const struct flow_key *key, str
 }
 
 /*
- * Whether a flow that is in the table may keep its row, and isn't the first to be pushed out. If another CPU gives its
- * row away between the look at a tag and the store, the row's new flow isn't found, and gets another: benign, and
- * nanoseconds wide.
+ * Marks a flow in the table as protected from eviction, or no longer protected.
+ *
+ * Benign race, some nanoseconds wide: another CPU assigns the row to a new flow between the read of the tag and the
+ * store. At worst the new flow is not found in its row, and gets another row.
  */
-static __always_inline void mark_answered(struct flow_place place, bool answered)
+static __always_inline void mark_bidirectional(struct flow_place place, bool bidirectional)
 {
     struct flow_set *set = flow_sets_row(place.set);
 
 #pragma clang loop unroll(disable)
     for (u32 i = 0; i < FLOW_WAYS; i++)
-        if ((set->tags[i] & ~TAG_ANSWERED) == place.tag)
-            set->tags[i] = answered ? place.tag | TAG_ANSWERED : place.tag;
+        if ((set->tags[i] & ~TAG_BIDIRECTIONAL) == place.tag)
+            set->tags[i] = bidirectional ? place.tag | TAG_BIDIRECTIONAL : place.tag;
 }

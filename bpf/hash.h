@@ -1,12 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Hashes for the tables of our own. HASH_KEY, a random odd number, is another at each start: who doesn't know it can't
- * tell what shares a place with a flow of somebody else.
+ * The hash of the tables that this program implements itself. HASH_KEY is an odd number that is random at each start:
+ * without knowing it, nobody can choose flows that collide with a given flow.
  *
- * Each half of an address is mixed by itself, and folded before the next: its last bytes, in which those of one network
- * differ, are the high ones here, which a product carries nowhere. For the same reason, what comes last is mixed twice:
- * once, and of some keys those with ports in a row share few places. (In pair.h both halves of a prefix are one word,
- * so an IPv6 prefix can be told that shares a place with one of IPv4: that costs a look-up, and no count.)
+ * The halves of an address are mixed one after the other, with a fold in between. On a little-endian machine the last
+ * bytes of an address, in which hosts of one network differ, are the high bits of a half, and a product carries high
+ * bits nowhere. For the same reason the last word of a key is mixed twice. Mixed once, keys with consecutive ports
+ * share few places.
+ *
+ * In slot_cache.h both halves of a prefix are one word. So an IPv6 prefix can be constructed that collides with an IPv4
+ * prefix. Such a collision costs a look-up and changes no count.
  */
 #pragma once
 

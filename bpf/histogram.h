@@ -1,27 +1,30 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts an RTT into the exponential histogram of a slot, in the very bucket that an OpenTelemetry SDK would choose.
+ * Counts an RTT into the exponential histogram of a slot, in the same bucket that an OpenTelemetry SDK chooses.
  *
- * At scale s a bucket i holds the seconds v with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data model,
- * "ExponentialHistogram"). In whole nanoseconds its edges are T(i) = floor(1e9 * 2^(i/2^s)), exact integers that user
- * space computes (otel_epping/kernel/buckets.py). To find a bucket without logarithm or search, the RTT's leading
- * s + 2 bits name a cell: a range of nanoseconds so narrow that at most one edge lies in it. The cell knows the
- * bucket below that edge, and one comparison does the rest.
+ * At scale s, bucket i holds the values v in seconds with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data
+ * model, "ExponentialHistogram"). In whole nanoseconds the lower edges are T(i) = floor(1e9 * 2^(i/2^s)), exact
+ * integers that user space computes (otel_epping/kernel/buckets.py). The program finds the bucket without logarithm or
+ * search: the leading s + 2 bits of the RTT select a cell, a range so narrow that it contains at most one edge. The
+ * cell has the bucket below that edge, and one comparison with the edge gives the bucket.
  */
 #pragma once
 
 #include "maps.h"
-#include "opaque.h"
 
-#define RTT_LEAST_NS 1000ULL
-#define RTT_GREATEST_NS 64000000000ULL
-/* The leading bit of the least RTT: 2^9 <= 1000 < 2^10. */
+#define RTT_MIN_NS 1000ULL
+#define RTT_MAX_NS 64000000000ULL
+/* The leading bit of RTT_MIN_NS: 2^9 <= 1000 < 2^10. */
 #define CELL_FIRST_OCTAVE 9
 
-/* RTTs take 36 bits; the rest of an extreme's word is the number of its interval: eight years of seconds. */
-#define EXTREME_BITS 36
-#define EXTREME_MASK ((1ULL << EXTREME_BITS) - 1)
-#define EXTREME_TRIES 8
+/* An RTT has 36 bits. The other 28 bits of a min_word or max_word are the interval: eight years at one per second. */
+#define RTT_BITS 36
+#define RTT_MASK ((1ULL << RTT_BITS) - 1)
+#define ATOMIC_MAX_TRIES 8
+
+_Static_assert(RTT_MIN_NS >> CELL_FIRST_OCTAVE == 1, "the cells begin with the octave of the least RTT");
+_Static_assert(RTT_MAX_NS >> (CELL_FIRST_OCTAVE + CELL_OCTAVES - 1) == 1, "and end with that of the greatest");
+_Static_assert(RTT_MAX_NS <= RTT_MASK, "an RTT has 36 bits");
 
 static __always_inline u32 leading_bit(u64 value)
 {
@@ -53,51 +56,56 @@ static __always_inline u64 bucket_of(u64 rtt_ns)
 }
 
 /*
- * Extremes of one interval, with nothing ever reset: a word is interval << 36 | value, and the greater word wins, so
- * the first RTT of a new interval beats all of the old one. Even and odd intervals have words of their own, so that
- * user space can raise the interval first and then read, at leisure, the words of the one that ended.
- * EXTREME_TRIES CPUs would have to count RTTs of one subnet within nanoseconds for an extreme to be given up: benign.
+ * Sets a word to the maximum of itself and a value.
+ *
+ * With interval << 36 | RTT as the value, this gives maxima per interval without any reset: the first RTT of a new
+ * interval is greater than all words of the previous one. Even and odd intervals have separate words. So user space can
+ * first raise the interval and then read the words of the interval that ended.
+ *
+ * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. For this, as many CPUs must count RTTs of
+ * one subnet within nanoseconds. At worst the minimum or maximum of an interval lacks one RTT.
  */
-static __always_inline void raise_word(u64 *word, u64 value)
+static __always_inline void atomic_max(u64 *word, u64 value)
 {
-    u64 seen = *word;
+    u64 current = *word;
 
-    for (int i = 0; i < EXTREME_TRIES && seen < value; i++) {
-        u64 before = __sync_val_compare_and_swap(word, seen, value);
+    for (int i = 0; i < ATOMIC_MAX_TRIES && current < value; i++) {
+        u64 before = __sync_val_compare_and_swap(word, current, value);
 
-        if (before == seen)
+        if (before == current)
             break;
-        seen = before;
+        current = before;
     }
 }
 
 static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interface_counters *counters)
 {
     struct histogram *histogram = histograms.lookup(&slot);
-    const struct control *told = what_is_told();
+    const struct control *control = current_control();
 
     if (!histogram)
         return;
 
-    if (rtt_ns < RTT_LEAST_NS) {
-        rtt_ns = RTT_LEAST_NS;
+    if (rtt_ns < RTT_MIN_NS) {
+        rtt_ns = RTT_MIN_NS;
         counters->rtt_clamped[0]++;
-    } else if (rtt_ns > RTT_GREATEST_NS) {
-        rtt_ns = RTT_GREATEST_NS;
+    } else if (rtt_ns > RTT_MAX_NS) {
+        rtt_ns = RTT_MAX_NS;
         counters->rtt_clamped[1]++;
     }
 
     u64 bucket = bounded(bucket_of(rtt_ns), BUCKETS);
-    u32 interval = told->interval;
-    u64 tag = (u64)interval << EXTREME_BITS, parity = bounded(interval & 1, 2);
+    u32 interval = control->interval;
+    u64 tag = (u64)interval << RTT_BITS, parity = bounded(interval & 1, 2);
 
-    /* A locked addition waits for its cache line, and all that follows for it: so both are asked for beforehand. */
+    /* An atomic addition waits for its cache line, and stalls the code after it. These loads request both lines early.
+     */
     asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
-    /* A reader that finds `began` as great as `ended` was before has read a whole row; see read/reader.py. */
+    /* A reader that reads `ended` first, and then the same number in `began`, has a consistent row (histograms.py). */
     __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);
-    raise_word(&histogram->min_word[parity], tag | (EXTREME_MASK - rtt_ns));
-    raise_word(&histogram->max_word[parity], tag | rtt_ns);
+    atomic_max(&histogram->min_word[parity], tag | (RTT_MASK - rtt_ns));
+    atomic_max(&histogram->max_word[parity], tag | rtt_ns);
     __sync_fetch_and_add(&histogram->ended, 1);
 }

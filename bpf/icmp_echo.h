@@ -2,15 +2,15 @@
 /* Method icmp_echo: from an echo request to the reply with its identifier and sequence number (RFC 792, RFC 4443). */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
-static __always_inline void icmp_echo(struct observation *seen)
+static __always_inline void icmp_echo(struct context *ctx)
 {
-    rare();
-    const struct packet *packet = seen->packet;
+    cold();
+    const struct packet *packet = ctx->packet;
 
     if (packet->echo == ECHO_REQUEST)
-        ask(seen, METHOD_ICMP_ECHO, packet->sequence, COPY_NS, false);
+        begin_transaction(ctx, METHOD_ICMP_ECHO, packet->echo_sequence, COPY_NS, false);
     else if (packet->echo == ECHO_REPLY)
-        answer(seen, METHOD_ICMP_ECHO, packet->sequence);
+        complete_transaction(ctx, METHOD_ICMP_ECHO, packet->echo_sequence);
 }

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The headers between an Ethernet header and the network header, in any order. docs/links.md lists them.
+ * Parses the headers between the Ethernet header and the network header, in any order. docs/links.md lists them.
  *
- * To add a header of a fixed length that ends with the EtherType of what follows, add a row to EACH_FIXED_HEADER. All
- * others are cases of read_link_header().
+ * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER.
+ * Other headers are cases of read_link_header().
  */
 #pragma once
 
@@ -12,10 +12,10 @@
 
 #include "packet.h"
 
-/* The program looks through this many headers. A packet with more of them is not IP to the program. */
+/* The maximum number of headers. A packet with more headers counts as non-IP. */
 #define LINK_HEADERS 8
 
-/* The EtherType of the header, and its bytes behind that EtherType. The last two of them are the next EtherType. */
+/* A header's EtherType, and the bytes after that EtherType. The last two of these are the next EtherType. */
 #define EACH_FIXED_HEADER(ROW)                                                      \
     ROW(0x22e9, 4)  /* congestion notification tag, IEEE 802.1Qau */                \
     ROW(0x6558, 14) /* an Ethernet frame, RFC 1701 */                               \
@@ -29,14 +29,14 @@
     ROW(0x892f, 6)  /* HSR, IEC 62439-3 */                                          \
     ROW(0x893b, 4)  /* fine-grained label of TRILL, RFC 7172 */                     \
     ROW(0x893f, 8)  /* E-tag, IEEE 802.1BR */                                       \
-    ROW(0x9100, 4)  /* used for 802.1ad before there was an EtherType for it */     \
+    ROW(0x9100, 4)  /* used for 802.1ad before 0x88a8 was assigned */               \
     ROW(0x9200, 4)  /* the same */                                                  \
     ROW(0x9300, 4)  /* the same */                                                  \
     ROW(0xdada, 8)  /* Marvell's switch tag, Linux net/dsa/tag_dsa.c */             \
     ROW(0xdadb, 4)  /* 802.1Q as a switch tag, Linux net/dsa/tag_8021q.c */         \
     ROW(0xf1c1, 6)  /* redundancy tag, IEEE 802.1CB */
 
-#define ETH_P_LLC_JUMBO 0x8870 /* LLC in a frame that is longer than an 802.3 length says */
+#define ETH_P_LLC_JUMBO 0x8870 /* LLC in a frame that is too long for an 802.3 length */
 #define ETH_P_TRILL 0x22f3
 #define ETH_P_BATMAN_ADVANCED 0x4305
 #define ETH_P_REALTEK_TAG 0x8899
@@ -48,22 +48,22 @@
 #define PPP_IPV6 0x0057
 #define PPP_MPLS 0x0281
 #define PPP_MPLS_MULTICAST 0x0283
-#define PPP_COMPRESSED 0x01 /* an odd first byte is the whole protocol field, RFC 1661 6.5 */
+#define PPP_COMPRESSED 0x01 /* if the first byte is odd, the protocol field has one byte: RFC 1661 6.5 */
 #define MPLS_BOTTOM_OF_STACK 0x01
 #define MPLS_BYTES 4
-#define LLC_SNAP 0xaaaa03000000 /* and an organization: 0 for EtherTypes, IEEE 802 */
-#define SNAP_BRIDGED 0x0000f8   /* EtherTypes too, IEEE 802.1H */
+#define LLC_SNAP 0xaaaa03000000 /* with organization 0, for EtherTypes: IEEE 802 */
+#define SNAP_BRIDGED 0x0000f8   /* an organization with EtherTypes, too: IEEE 802.1H */
 #define SNAP_CISCO 0x00000c
 #define LLC_IP 0x060603
-#define ISL_BYTES 12 /* behind what looks like an 802.3 header */
+#define ISL_BYTES 12 /* after what looks like an 802.3 header */
 #define MACSEC_ENCRYPTED 0x0c
 #define MACSEC_HAS_CHANNEL 0x20 /* an identifier of 8 bytes */
 #define ARISTA_SHORTER 0x20     /* by 2 bytes */
 #define TRILL_BYTES 6
-#define NSH_LEAST_BYTES 8
+#define NSH_MIN_BYTES 8
 #define BATMAN_VERSION 15
 
-/* Behind an EtherType. */
+/* The first bytes after an EtherType. */
 struct link_header {
     union {
         u8 bytes[8];
@@ -77,70 +77,70 @@ static __always_inline u64 be16_at(const struct link_header *header, u32 place)
     return __be16_to_cpu(header->words[place]);
 }
 
-/* RFC 2516. The length counts the bytes behind it; what is behind them is padding. */
+/* RFC 2516. The length field counts the bytes after it. Further bytes are padding. */
 static __always_inline void read_pppoe(const struct link_header *header, volatile struct link_step *step)
 {
     bool is_compressed = header->bytes[6] & PPP_COMPRESSED;
     u64 protocol = is_compressed ? header->bytes[6] : be16_at(header, 3);
 
-    step->length = be16_at(header, 2) + 6;
-    step->size = is_compressed ? 7 : 8;
+    step->total_bytes = be16_at(header, 2) + 6;
+    step->header_bytes = is_compressed ? 7 : 8;
     if (protocol == PPP_IP)
-        step->protocol = ETH_P_IP;
+        step->next_ethertype = ETH_P_IP;
     else if (protocol == PPP_IPV6)
-        step->protocol = ETH_P_IPV6;
+        step->next_ethertype = ETH_P_IPV6;
     else if (protocol == PPP_MPLS || protocol == PPP_MPLS_MULTICAST)
-        step->protocol = ETH_P_MPLS_UC;
+        step->next_ethertype = ETH_P_MPLS_UC;
     else
-        step->size = 0;
+        step->header_bytes = 0;
 }
 
-/* IEEE 802.2. An 802.3 length counts the bytes behind it; the kernel has ETH_P_802_2 for LLC without a length. */
+/* IEEE 802.2. An 802.3 length counts the bytes after it. The kernel has ETH_P_802_2 for LLC without a length. */
 static __always_inline void read_llc(const struct link_header *header, u16 length, volatile struct link_step *step)
 {
     u64 all = __be64_to_cpu(header->all);
 
-    step->length = length <= ETH_DATA_LEN && length != ETH_P_802_2 ? length : 0;
+    step->total_bytes = length <= ETH_DATA_LEN && length != ETH_P_802_2 ? length : 0;
     if (all >> 16 == LLC_SNAP || all >> 16 == (LLC_SNAP | SNAP_BRIDGED)) {
-        step->size = 8;
+        step->header_bytes = 8;
     } else if (all >> 16 == (LLC_SNAP | SNAP_CISCO)) {
-        step->size = ISL_BYTES + ETH_HLEN;
+        step->header_bytes = ISL_BYTES + ETH_HLEN;
     } else if (all >> 40 == LLC_IP) {
-        step->size = 3;
-        step->protocol = ETH_P_IP;
+        step->header_bytes = 3;
+        step->next_ethertype = ETH_P_IP;
     }
 }
 
 /* RFC 8300: base header, service path header, context headers. */
 static __always_inline void read_nsh(const struct link_header *header, volatile struct link_step *step)
 {
-    step->size = (be16_at(header, 0) & 0x3f) * 4;
-    if (step->size < NSH_LEAST_BYTES) {
-        step->size = 0;
+    step->header_bytes = (be16_at(header, 0) & 0x3f) * 4;
+    if (step->header_bytes < NSH_MIN_BYTES) {
+        step->header_bytes = 0;
         return;
     }
     switch (header->bytes[3]) {
     case 1:
-        step->protocol = ETH_P_IP;
+        step->next_ethertype = ETH_P_IP;
         break;
     case 2:
-        step->protocol = ETH_P_IPV6;
+        step->next_ethertype = ETH_P_IPV6;
         break;
     case 3:
-        step->size += ETH_HLEN;
+        step->header_bytes += ETH_HLEN;
         break;
     case 4:
-        step->protocol = ETH_P_NSH_BASE;
+        step->next_ethertype = ETH_P_NSH_BASE;
         break;
     case 5:
-        step->protocol = ETH_P_MPLS_UC;
+        step->next_ethertype = ETH_P_MPLS_UC;
         break;
     default:
-        step->size = 0;
+        step->header_bytes = 0;
     }
 }
 
-/* Linux uapi/linux/batadv_packet.h: a unicast or a broadcast packet, and the frame that it carries. */
+/* Linux uapi/linux/batadv_packet.h: the header of a unicast or broadcast packet, with the Ethernet header inside. */
 static __always_inline u64 batman_bytes(const struct link_header *header)
 {
     if (header->bytes[1] != BATMAN_VERSION)
@@ -157,7 +157,7 @@ static __always_inline u64 batman_bytes(const struct link_header *header)
     }
 }
 
-/* Whether an Ethernet frame seems to begin there, with one of the EtherTypes that most frames with IP have. */
+/* Whether the bytes at `offset` look like an Ethernet header: they have an EtherType of most frames with IP. */
 static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 {
     __be16 protocol = 0;
@@ -169,40 +169,40 @@ static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 }
 
 /*
- * RFC 3032. The last label does not say what follows: the first nibble of IP is its version (RFC 4928). All else may be
- * an Ethernet frame (RFC 4448), behind a control word that begins with a nibble of zero, or without one.
+ * RFC 3032. The last label does not say what follows. The first nibble of an IP packet is its version (RFC 4928).
+ * Otherwise an Ethernet frame may follow (RFC 4448), with or without a control word, whose first nibble is zero.
  */
 static __always_inline void read_label(struct __sk_buff *skb, const struct link_header *header,
                                        volatile struct link_step *step)
 {
     u8 version = header->bytes[MPLS_BYTES] >> 4;
 
-    step->size = MPLS_BYTES;
+    step->header_bytes = MPLS_BYTES;
     if (!(header->bytes[2] & MPLS_BOTTOM_OF_STACK))
-        step->protocol = ETH_P_MPLS_UC;
+        step->next_ethertype = ETH_P_MPLS_UC;
     else if (version == 4)
-        step->protocol = ETH_P_IP;
+        step->next_ethertype = ETH_P_IP;
     else if (version == 6)
-        step->protocol = ETH_P_IPV6;
+        step->next_ethertype = ETH_P_IPV6;
     else if (begins_frame(skb, step->offset + MPLS_BYTES))
-        step->size += ETH_HLEN;
+        step->header_bytes += ETH_HLEN;
     else if (!version && begins_frame(skb, step->offset + MPLS_BYTES + 4))
-        step->size += 4 + ETH_HLEN;
+        step->header_bytes += 4 + ETH_HLEN;
     else
-        step->size = 0;
+        step->header_bytes = 0;
 }
 
-/* What a header says that follows EtherType `protocol` and begins with these bytes. Whether the program knows it. */
+/* Fills in `step` for the header of EtherType `protocol` that begins with these bytes. Returns whether it is known. */
 static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol, const struct link_header *header,
                                              volatile struct link_step *step)
 {
-    step->protocol = 0;
-    step->size = 0;
-    step->length = 0;
+    step->next_ethertype = 0;
+    step->header_bytes = 0;
+    step->total_bytes = 0;
     switch (protocol) {
-#define ROW(ethertype, bytes) \
-    case ethertype:           \
-        step->size = bytes;   \
+#define ROW(ethertype, bytes)       \
+    case ethertype:                 \
+        step->header_bytes = bytes; \
         return true;
         EACH_FIXED_HEADER(ROW)
 #undef ROW
@@ -217,25 +217,25 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
     case ETH_P_MPLS_MC:
         read_label(skb, header, step);
         return true;
-    case ETH_P_TRILL: /* RFC 6325 3: 5 bits have the length of the options, in words of 4 bytes */
-        step->size = TRILL_BYTES + (be16_at(header, 0) >> 6 & 0x1f) * 4 + ETH_HLEN;
+    case ETH_P_TRILL: /* RFC 6325 3: 5 bits are the length of the options, in words of 4 bytes */
+        step->header_bytes = TRILL_BYTES + (be16_at(header, 0) >> 6 & 0x1f) * 4 + ETH_HLEN;
         return true;
     case ETH_P_NSH_BASE:
         read_nsh(header, step);
         return true;
-    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: in clear text if neither of the bits E and C is set */
+    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: clear text if neither bit E nor bit C is set */
         if (!(header->bytes[0] & MACSEC_ENCRYPTED))
-            step->size = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
+            step->header_bytes = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
         return true;
     case ETH_P_REALTEK_TAG: /* Linux net/dsa/tag_rtl4_a.c, tag_rtl8_4.c */
-        step->size = header->bytes[0] >> 4 == 0xa ? 4 : header->bytes[0] == 0x04 ? 8 : 0;
+        step->header_bytes = header->bytes[0] >> 4 == 0xa ? 4 : header->bytes[0] == 0x04 ? 8 : 0;
         return true;
     case ETH_P_BATMAN_ADVANCED:
-        step->size = batman_bytes(header);
+        step->header_bytes = batman_bytes(header);
         return true;
     case ETH_P_ARISTA: /* a timestamp of 64 bits, or of 48 bits */
         if (header->words[0] == __cpu_to_be16(1))
-            step->size = 14 - (header->bytes[3] & ARISTA_SHORTER) / 16;
+            step->header_bytes = 14 - (header->bytes[3] & ARISTA_SHORTER) / 16;
         return true;
     default:
         return false;
@@ -243,11 +243,13 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
 }
 
 /*
- * Goes past all headers that follow an Ethernet header which ends after `bytes` and has this EtherType. Then `bytes`
- * are in front of the network header, `version` is that of IP there, and the packet ends at `end`, or before.
- * KIND_OTHER if it is IP, else KIND_NON_IP or KIND_MALFORMED (cut short). Reads by an offset, and keeps that in the
- * packet's row, where the verifier does not know it: with one that it knows, or a pointer, it would follow all that
- * comes after once for every stack of headers there can be.
+ * Skips all headers after an Ethernet header that is `bytes` long and has the EtherType `first`. Sets `bytes` to the
+ * offset of the network header, `version` to its IP version, and `end` to the greatest offset at which the packet may
+ * end. Returns KIND_OTHER for an IP packet, else KIND_NON_IP or KIND_MALFORMED (cut short).
+ *
+ * The program reads by offset, and keeps the offset in the packet's row of the map, where the verifier does not know
+ * its value. With a known offset, or a pointer, the verifier would follow the code after this once for each possible
+ * sequence of headers.
  */
 static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb, struct packet *packet, u16 first,
                                                           u64 *bytes, u64 *end, u64 *version)
@@ -256,11 +258,11 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
 
     step->offset = *bytes;
     step->end = *end;
-    step->next = first;
+    step->ethertype = first;
 #pragma clang loop unroll(disable)
     for (int i = 0; i <= LINK_HEADERS; i++) {
         struct link_header header;
-        u16 protocol = step->next;
+        u16 protocol = step->ethertype;
         __be16 following;
 
         if (protocol == ETH_P_IP || protocol == ETH_P_IPV6) {
@@ -270,24 +272,24 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_OTHER;
         }
 
-        /* No header leaves fewer than 8 bytes to IP. A helper that fails writes zeros. */
+        /* A header and the IP packet after it have at least 8 bytes together. A helper that fails writes zeros. */
         bool is_cut = bpf_skb_load_bytes(skb, step->offset, &header, sizeof(header));
 
         if (!read_link_header(skb, protocol, &header, step))
             return KIND_NON_IP;
         if (is_cut)
             return KIND_MALFORMED;
-        if (!step->size)
+        if (!step->header_bytes)
             return KIND_NON_IP;
-        /* An aggregate has the length of one of its packets. */
-        if (step->length && step->offset + step->length < step->end && !skb->gso_segs)
-            step->end = step->offset + step->length;
-        step->offset += step->size;
-        step->next = step->protocol;
-        if (!step->next) {
+        /* The length in an aggregate (GRO, GSO) is that of one of its packets. */
+        if (step->total_bytes && step->offset + step->total_bytes < step->end && !skb->gso_segs)
+            step->end = step->offset + step->total_bytes;
+        step->offset += step->header_bytes;
+        step->ethertype = step->next_ethertype;
+        if (!step->ethertype) {
             if (bpf_skb_load_bytes(skb, step->offset - sizeof(following), &following, sizeof(following)))
                 return KIND_MALFORMED;
-            step->next = __be16_to_cpu(following);
+            step->ethertype = __be16_to_cpu(following);
         }
     }
     return KIND_NON_IP;

@@ -1,91 +1,101 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* The few facts of a packet that the rest of the program needs, what it answers, and the means to read it. */
+/* What the parser finds in a packet, and the functions that read a packet's bytes. */
 #pragma once
 
 #include "maps.h"
 
-/* A flag in what parse_packet() returns: the packet does not begin where the skb does. */
-#define KIND_STARTS_LATER 8
+#define TCP_FIN 0x01
+#define TCP_SYN 0x02
+#define TCP_RST 0x04
+#define TCP_ACK 0x10
+/* Not on the wire: the packet is the first fragment of a segment, so the end of the segment is unknown. */
+#define TCP_IS_CUT 0x100
+
+/* A flag in what parse_packet() returns: the packet begins packet.start_offset bytes after the start of the skb. */
+#define KIND_HAS_OFFSET 8
+
+_Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
 
 /* The ACK of a handshake may also echo a timestamp. */
-#define RTTS_OF_A_PACKET 2
+#define MAX_RTTS_PER_PACKET 2
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
 
-/* What a header between the Ethernet header and the network header says; see link_headers.h. */
+/* One header between the Ethernet header and the network header (link_headers.h). Offsets are from the skb's start. */
 struct link_step {
-    u64 next;     /* the EtherType in front of it */
-    u64 offset;   /* where it begins */
-    u64 end;      /* where the packet ends */
-    u64 protocol; /* what follows it, as an EtherType; 0: that is in the two bytes in front of what follows */
-    u64 size;     /* bytes from where it begins to what follows it; 0: what follows is not IP */
-    u64 length;   /* bytes from where it begins to the packet's end; 0: it does not say that */
+    u64 ethertype;      /* of this header */
+    u64 offset;         /* where this header begins */
+    u64 end;            /* where the packet ends */
+    u64 next_ethertype; /* of the next header; 0: it is in the last two bytes of this header */
+    u64 header_bytes;   /* length of this header; 0: no IP packet follows */
+    u64 total_bytes;    /* from the start of this header to the end of the packet; 0: the header does not say */
 };
 
 /*
- * They stand in a map, a row for each CPU, and not on the stack: what is there the verifier keeps in mind, and would
- * follow the rest of the program once for each of the ways in which they are found. The first two cache lines are those
- * of a usual packet.
+ * A map with a row for each CPU, and not a struct on the stack: the verifier keeps track of values on the stack, and
+ * would follow the rest of the program once for each way in which the parser finds them. The fields that most packets
+ * use are in the first two cache lines.
  */
 struct packet {
     struct address source;
     struct address destination;
     u16 source_port;
     u16 destination_port;
-    u32 headers; /* bytes in front of the payload, link header included */
-    u32 payload; /* bytes behind the transport header */
+    u32 headers; /* bytes before the payload, link header included */
+    u32 payload; /* bytes after the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
     u16 window;  /* TCP, not scaled */
 #if COPIES
     u16 identification; /* IPv4 */
-    u16 checksum;
+    u16 checksum;       /* TCP, UDP, ICMP */
 #endif
     u32 tsval; /* TCP */
     u32 tsecr;
-    u16 sequence; /* of ICMP echo, whose identifier stands for both ports */
-    u64 udp_head; /* the first 8 bytes of UDP payload, as they stand there; 0 if there are fewer */
+    u16 echo_sequence; /* ICMP echo; its identifier is in both ports */
+    u64 udp_head;      /* the first 8 bytes of UDP payload, in network byte order; 0 if there are fewer */
     bool has_timestamp;
-    /* And TCP_IS_CUT. */
-    u16 tcp_flags;
-    /* Not 0: the first fragment of a packet. Written by parse_any() only. */
-    u16 more_fragments;
-    u8 echo; /* enum echo */
+    u16 tcp_flags;      /* of the TCP header, and TCP_IS_CUT */
+    u16 more_fragments; /* not 0: the first fragment of a packet. Only parse_slow_path() writes it. */
+    u8 echo;            /* enum echo */
     u8 family;
     u8 protocol;
     u8 ecn;
-    u8 answers;    /* how many others it answers */
-    u64 start;     /* with KIND_STARTS_LATER, bytes in front of the packet that do not belong to it */
-    u64 forgotten; /* see forget() */
-    /* When what it answers was sent, and by which method that is an RTT. */
+    u8 rtt_count;     /* entries in use of rtts */
+    u64 start_offset; /* with KIND_HAS_OFFSET, bytes of the skb before the packet */
+    u64 scratch;      /* see hide_from_verifier() */
+    /* For each packet that this packet answers: when that packet was sent, and the method that measures the RTT. */
     struct {
-        u64 asked_ns;
+        u64 sent_ns;
         u64 method;
-    } ended[RTTS_OF_A_PACKET];
+    } rtts[MAX_RTTS_PER_PACKET];
     struct link_step link;
 };
+
+_Static_assert(__builtin_offsetof(struct packet, rtts[1]) <= 2 * CACHE_LINE, "most packets use two cache lines");
 
 DIRECT_TABLE(DIRECT_PACKETS, struct packet, packets, CPUS)
 
 /*
- * The same number, of which the verifier now knows nothing, for it comes out of a map. Where several ways meet, it
- * would else follow all that comes after once for each of them. For the rarer packets, for it costs a store and a load.
- * (Of what opaque() returns the verifier still knows all: it is in the same register.)
+ * Returns the same number, of which the verifier now knows nothing, because it comes from a map. Otherwise the verifier
+ * would follow the code after a point where several paths meet once for each path. It costs a store and a load, so it
+ * is for rare packets. (barrier_var() is not enough: the verifier knows the register's value.)
  */
-static __always_inline u64 forget(struct packet *packet, u64 number)
+static __always_inline u64 hide_from_verifier(struct packet *packet, u64 number)
 {
-    volatile u64 *forgotten = &packet->forgotten;
+    volatile u64 *scratch = &packet->scratch;
 
-    *forgotten = number;
-    return *forgotten;
+    *scratch = number;
+    return *scratch;
 }
 
+/* Reads a packet's linear part from front to back. */
 struct cursor {
     void *at;
     void *end;
 };
 
-/* The header of `size` bytes at the cursor, or NULL if the packet ends before it does. */
+/* Returns the header of `size` bytes at the cursor and moves the cursor past it, or NULL if the packet ends before. */
 static __always_inline void *take(struct cursor *cursor, u64 size)
 {
     void *header = cursor->at;
@@ -97,10 +107,36 @@ static __always_inline void *take(struct cursor *cursor, u64 size)
 }
 
 /*
- * Bytes on the wire, link header included: wire_len counts the headers of all segments of an skb on its way out
- * (qdisc_pkt_len_init()), and what a capture left off; but on its way in it lacks the link header.
+ * Returns the bytes on the wire, link header included. wire_len includes the headers of all segments of an outgoing skb
+ * (qdisc_pkt_len_init()), and the bytes that a capture cut off. For an incoming packet it lacks the link header, and
+ * len is greater.
  */
 static __always_inline u64 wire_length(struct __sk_buff *skb)
 {
     return skb->wire_len > skb->len ? skb->wire_len : skb->len;
+}
+
+/*
+ * Whether a segment is whole and has ACK as its only flag among SYN, FIN, RST and ACK, as nearly all segments have. The
+ * code for segments is compiled twice. In the copy for these segments the compiler leaves out a fifth of it.
+ */
+static __always_inline bool has_only_ack(const struct packet *packet)
+{
+    return (packet->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK | TCP_IS_CUT)) == TCP_ACK;
+}
+
+/*
+ * Returns the index of the source where both directions share an entry: 0 for the internal endpoint, 1 for the external
+ * one. In a capture the sides are unknown, and any order serves that is the same in both directions.
+ */
+static __always_inline u64 source_index(const struct packet *packet, u32 source_side)
+{
+    if (source_side != SIDE_UNKNOWN)
+        return source_side == SIDE_EXTERNAL;
+    cold();
+    if (packet->source.half[0] != packet->destination.half[0])
+        return packet->source.half[0] > packet->destination.half[0];
+    if (packet->source.half[1] != packet->destination.half[1])
+        return packet->source.half[1] > packet->destination.half[1];
+    return packet->source_port > packet->destination_port;
 }

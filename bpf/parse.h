@@ -1,36 +1,40 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* From bytes to facts: link, network and transport header, one after the other. */
+/* Parses link, network and transport header, one after the other. */
 #pragma once
 
-#include "link.h"
+#include "packet_start.h"
 #include "link_headers.h"
-#include "network.h"
+#include "ip_headers.h"
 #include "packet.h"
-#include "transport.h"
+#include "transport_headers.h"
 #include "tunnel.h"
-#include "usual.h"
+#include "fast_path.h"
 
-/* Where the linear part of an skb ends inside the headers, this much is pulled into it. */
+/* If the linear part of an skb ends inside the headers, so many bytes are pulled into it. */
 #define HEADER_BYTES 256
 
-/* More than all headers that are gone past, together. */
+/* More than the length of all headers together that the program skips. */
 #define MAX_HEADER_BYTES 4096
 
-/* Puts the cursor behind the first `bytes` of the packet, if it has so many; the bound is for the verifier. */
+/* Moves the cursor to the offset `bytes`. Returns false if the packet is shorter. The bound is for the verifier. */
 static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u64 bytes)
 {
     if (bytes > MAX_HEADER_BYTES)
         return false;
-    cursor->at = (void *)opaque((long)skb->data + bounded(bytes, MAX_HEADER_BYTES + 1));
+
+    u64 at = (long)skb->data + bounded(bytes, MAX_HEADER_BYTES + 1);
+
+    barrier_var(at);
+    cursor->at = (void *)at;
     return cursor->at <= cursor->end;
 }
 
-/* The protocol of a packet without a link header: what the kernel says, or else the version of IP it begins with. */
+/* The EtherType of a packet without a link header: from skb->protocol, or else from the version of its IP header. */
 static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr *first)
 {
     u16 protocol = __be16_to_cpu(skb->protocol);
 
-    /* A test run takes some bytes of the packet for its protocol, and a packet socket may say none. */
+    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may set none. */
     if (!PACKET_CLOCK && protocol && protocol != ETH_P_ALL)
         return protocol;
     return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;
@@ -55,7 +59,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (!link_header) {
         if (is_own_copy(skb))
             return KINDS;
-        link_header = packet->start = forget(packet, start_of(skb, packet));
+        link_header = packet->start_offset = hide_from_verifier(packet, find_start_offset(skb, packet));
         if (!seek(skb, &cursor, link_header) || cursor.at + 1 > cursor.end)
             return KIND_MALFORMED;
         protocol = protocol_of(skb, cursor.at);
@@ -73,11 +77,11 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (TUNNELS)
         enter_tunnel(skb, &link_header, &version);
 
-    /* One way on for the verifier, whatever is in front of the network header. */
-    u64 link = forget(packet, link_header);
+    /* The verifier follows one path from here, for all headers before the network header. */
+    u64 link = hide_from_verifier(packet, link_header);
 
-    version = forget(packet, version);
-    end = forget(packet, end);
+    version = hide_from_verifier(packet, version);
+    end = hide_from_verifier(packet, end);
     if (!seek(skb, &cursor, link))
         return KIND_MALFORMED;
     packet->headers = link;
@@ -86,15 +90,19 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     enum packet_kind kind =
         version == 4 ? parse_ipv4(&cursor, limit, packet, &rest) : parse_ipv6(skb, &cursor, limit, packet, &rest);
 
-    if (kind == KIND_MALFORMED)
-        return opaque(kind); /* if the compiler knew the kind, usual packets would take more instructions */
-    /* Its length may be wrong where the link tells better; nothing is left then if the link ends even before it. */
+    if (kind == KIND_MALFORMED) {
+        u64 malformed = kind;
+
+        barrier_var(malformed); /* if the compiler knew the kind, most packets would take more instructions */
+        return malformed;
+    }
+    /* If the link header gives a shorter length than the IP header, it is right, and nothing after `end` is payload. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
 
-    /* And one whatever the network header is: each transport header is looked at once, and not for IPv4 and IPv6. */
-    rest = forget(packet, rest);
-    if (!seek(skb, &cursor, forget(packet, packet->headers)))
+    /* The verifier follows one path from here for IPv4 and IPv6, so it checks each transport header once. */
+    rest = hide_from_verifier(packet, rest);
+    if (!seek(skb, &cursor, hide_from_verifier(packet, packet->headers)))
         return KIND_MALFORMED;
     if (kind == KIND_FRAGMENT)
         return kind;
@@ -113,23 +121,23 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     }
 }
 
-/* A first fragment that has no transport header, or not all of it, is a fragment like all others. */
+/* A first fragment with an incomplete transport header, or without one, is KIND_FRAGMENT like all others. */
 static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind kind, struct packet *packet)
 {
-    rare();
+    cold();
     packet->tcp_flags |= TCP_IS_CUT;
     return kind == KIND_MALFORMED || kind == KIND_OTHER ? KIND_FRAGMENT : kind;
 }
 
 /*
- * As a rule the headers, and often nothing else, are in the linear part of an skb, where pointers reach. If not, they
- * are pulled there, once, which moves bytes but changes none.
+ * As a rule the linear part of an skb has all headers, and often nothing else. Pointers reach only the linear part. If
+ * a header is not there, the first bytes are pulled into it, once. That moves bytes and changes none.
  */
-static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, struct packet *packet)
+static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
     enum packet_kind kind = KIND_MALFORMED;
 
-    __builtin_memset(packet, 0, __builtin_offsetof(struct packet, forgotten));
+    __builtin_memset(packet, 0, __builtin_offsetof(struct packet, scratch));
 #pragma clang loop unroll(disable)
     for (int i = 0; i < 2; i++) {
         kind = parse_linear(skb, link_header, packet);
@@ -140,21 +148,21 @@ static __always_inline u64 parse_any(struct __sk_buff *skb, u64 link_header, str
     }
     if (packet->more_fragments)
         kind = kind_of_first_fragment(kind, packet);
-    return packet->start ? kind | KIND_STARTS_LATER : kind;
+    return packet->start_offset ? kind | KIND_HAS_OFFSET : kind;
 }
 
 /*
- * Fills in what a packet of its kind has; what isn't a whole IP packet leaves its addresses empty. Returns an enum
- * packet_kind, and KIND_STARTS_LATER, or KINDS if the packet isn't to be counted, in 64 bits: a number of 32 takes two
- * shifts wherever it is compared.
+ * Fills in the fields of `packet` that its kind has. Without a whole IP header the addresses stay empty. Returns an
+ * enum packet_kind, with KIND_HAS_OFFSET where needed, or KINDS if the packet must not be counted. It has 64 bits,
+ * because each comparison of a 32-bit number takes two shifts.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
-    u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_usual(skb, packet);
+    u64 kind = TUNNELS || link_header != ETH_HLEN ? KINDS : parse_fast_path(skb, packet);
 
     if (kind == KINDS) {
-        rare();
-        kind = parse_any(skb, link_header, packet);
+        cold();
+        kind = parse_slow_path(skb, link_header, packet);
     }
     return kind;
 }

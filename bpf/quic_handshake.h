@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method quic_handshake: from a client's first Initial packet to the first packet with a long header that comes back,
- * for versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). Of what follows nothing can be told from outside:
- * packet numbers are encrypted, and hardly anybody sets the spin bit.
+ * Method quic_handshake: from a client's first Initial packet to the first packet with a long header from the server,
+ * for versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). The rest of the connection shows no RTT to an
+ * observer: packet numbers are encrypted, and hardly any endpoint sets the spin bit.
  */
 #pragma once
 
-#include "exchange.h"
+#include "transaction.h"
 
 #define QUIC_LONG_HEADER 0xc0 /* the header form bit and the fixed bit */
 #define QUIC_TYPE 0x30
@@ -14,20 +14,20 @@
 #define QUIC_V1_INITIAL 0x00
 #define QUIC_V2 0x6b3343cf
 #define QUIC_V2_INITIAL 0x10
-/* A ClientHello may take two packets. One that is lost is sent again after 1 s at first (RFC 9002 section 6.2.2). */
+/* A ClientHello may take two packets. A lost one is sent again after 1 s at first (RFC 9002 section 6.2.2). */
 #define QUIC_FLIGHT_NS 200000000
 
-static __always_inline void quic_handshake(struct observation *seen)
+static __always_inline void quic_handshake(struct context *ctx)
 {
-    u64 head = __be64_to_cpu(seen->packet->udp_head);
+    u64 head = __be64_to_cpu(ctx->packet->udp_head);
     u8 first = head >> 56;
     u32 version = head >> 24;
 
     if ((first & QUIC_LONG_HEADER) != QUIC_LONG_HEADER || (version != QUIC_V1 && version != QUIC_V2))
         return;
-    rare();
-    if (answer(seen, METHOD_QUIC_HANDSHAKE, 0))
+    cold();
+    if (complete_transaction(ctx, METHOD_QUIC_HANDSHAKE, 0))
         return;
     if ((first & QUIC_TYPE) == (version == QUIC_V1 ? QUIC_V1_INITIAL : QUIC_V2_INITIAL))
-        ask(seen, METHOD_QUIC_HANDSHAKE, 0, QUIC_FLIGHT_NS, false);
+        begin_transaction(ctx, METHOD_QUIC_HANDSHAKE, 0, QUIC_FLIGHT_NS, false);
 }

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * From an address to the slot of its subnet. User space fills the queue of free slots, and is the only one to take a
- * slot back: it deletes the subnet's key, raises the epoch, waits for an interval, and gives the slot away again.
+ * Finds the slot of an address's subnet. User space fills the queue of free slots, and only user space takes a slot
+ * back: it deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into the queue again.
  */
 #pragma once
 
 #include "clock.h"
-#include "maps.h"
+#include "context.h"
 
-/* The first `bits` bits of 64, in network byte order. */
+/* A mask of the first `bits` of 64 bits, in network byte order. */
 #define MASK64(bits) ((bits) <= 0 ? 0 : (bits) >= 64 ? ~0ULL : __cpu_to_be64(~0ULL << (64 - ((bits) & 63))))
 
 static __always_inline struct address mask_of(u8 family)
@@ -23,48 +23,47 @@ static __always_inline struct address masked(const struct address *address, stru
     return (struct address){.half = {address->half[0] & mask.half[0], address->half[1] & mask.half[1]}};
 }
 
-/* A slot for a subnet never seen before, or the overflow slot when none is free. */
-static __always_inline u32 claim_slot(struct subnet_key *key, struct __sk_buff *skb,
-                                      struct interface_counters *counters)
+/* Takes a free slot for a new subnet. Returns the overflow slot if none is free. */
+static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_key *key)
 {
     u32 index;
     struct slot *slot;
 
     if (free_slots.pop(&index)) {
-        counters->subnet_insert_failed++;
+        ctx->counters->subnet_insert_failed++;
         return OVERFLOW_SLOT;
     }
     slot = slots.lookup(&index);
     if (!slot)
         return OVERFLOW_SLOT;
     slot->key = *key;
-    slot->created_ns = precise_now(skb);
+    slot->created_ns = precise_now(ctx->skb);
     if (subnets.insert(key, &index)) {
-        /* Another CPU was first; if not, the table is out of entries, which slots alone should prevent. */
+        /* Another CPU inserted the same key first. Or the table is full, which cannot happen: slots run out earlier. */
         u32 *theirs = subnets.lookup(key);
 
         free_slots.push(&index, 0);
         if (theirs)
             return *theirs;
-        counters->subnet_insert_failed++;
+        ctx->counters->subnet_insert_failed++;
         return OVERFLOW_SLOT;
     }
-    /* An exchange is a full barrier: who sees `live` sees the key. */
+    /* This exchange is a full barrier: a reader that sees `live` also sees the key. */
     __sync_lock_test_and_set(&slot->live, 1);
     return index;
 }
 
-static __always_inline u32 slot_of(struct address address, u8 family, u16 interface, u32 side, enum method method,
-                                   struct __sk_buff *skb, struct interface_counters *counters)
+/* Returns the slot of the endpoint's subnet for a method. */
+static __always_inline u32 slot_of(const struct context *ctx, const struct endpoint *endpoint, enum method method)
 {
     struct subnet_key key = {
-        .prefix = masked(&address, mask_of(family)),
-        .interface = interface,
-        .family = family,
-        .side = side,
+        .prefix = masked(endpoint->address, mask_of(ctx->packet->family)),
+        .interface = ctx->interface,
+        .family = ctx->packet->family,
+        .side = endpoint->side,
         .method = method,
     };
     u32 *slot = subnets.lookup(&key);
 
-    return slot ? *slot : claim_slot(&key, skb, counters);
+    return slot ? *slot : claim_slot(ctx, &key);
 }

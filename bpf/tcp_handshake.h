@@ -1,78 +1,80 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method tcp_handshake: from a SYN to its SYN-ACK, for the server's subnet, and from the SYN-ACK to its ACK, for the
- * client's (RFC 9293 section 3.5). A SYN waits among the exchanges, and begins no flow, so that a flood of them finds
- * nothing to push out but other SYNs. A SYN or SYN-ACK that is sent again is never timed (Karn's rule).
+ * client's subnet (RFC 9293 section 3.5). A SYN waits in the table of transactions and creates no flow, so that a flood
+ * of SYNs evicts only other SYNs. A SYN or SYN-ACK that is retransmitted is never timed (Karn's rule).
  */
 #pragma once
 
-#include "exchange.h"
+#include "flow.h"
+#include "transaction.h"
 
-static __always_inline void time_accept(struct observation *seen)
+/* Starts the sample from a SYN-ACK to its ACK, or ends it if the SYN-ACK is retransmitted. */
+static __always_inline void time_syn_ack(const struct context *ctx)
 {
-    const struct packet *packet = seen->packet;
-    struct half_flow *server = seen->flow.sender;
-    u32 next = packet->seq + 1 + packet->payload;
-    u64 last = packet->answers - 1ULL;
+    const struct packet *packet = ctx->packet;
+    struct half_flow *server = ctx->sender;
+    u32 end = packet->seq + 1 + packet->payload;
+    u64 last = packet->rtt_count - 1ULL;
 
-    if (server->accepted_seq == next) {
-        if (server->accepted_ns && precise_now(seen->skb) - server->accepted_ns <= COPY_NS)
+    if (server->syn_ack_end == end) {
+        if (server->syn_ack_ns && precise_now(ctx->skb) - server->syn_ack_ns <= COPY_NS)
             return;
-        seen->counters->rtt_repeated += server->accepted_ns != 0;
-        server->accepted_ns = 0;
+        ctx->counters->rtt_repeated += server->syn_ack_ns != 0;
+        server->syn_ack_ns = 0;
         return;
     }
-    seen->counters->rtt_abandoned += server->accepted_ns != 0; /* another connection begins */
-    server->accepted_seq = next;
-    server->accepted_ns = precise_now(seen->skb);
-    /* If this packet answers a SYN, that came last; before it may be an RTT of another method. */
-    seen->flow.flow->syn_ns = 0;
-    if (last < RTTS_OF_A_PACKET && packet->ended[last].method == METHOD_TCP_HANDSHAKE)
-        seen->flow.flow->syn_ns = packet->ended[last].asked_ns;
-    seen->flow.flow->handshake_ns = 0;
-    seen->counters->rtt_begun++;
+    ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins */
+    server->syn_ack_end = end;
+    server->syn_ack_ns = precise_now(ctx->skb);
+    /* If this packet answers a SYN, that RTT was added last. An RTT of another method may come before it. */
+    ctx->flow->syn_ns = 0;
+    if (last < MAX_RTTS_PER_PACKET && packet->rtts[last].method == METHOD_TCP_HANDSHAKE)
+        ctx->flow->syn_ns = packet->rtts[last].sent_ns;
+    ctx->flow->handshake_ns = 0;
+    ctx->counters->rtt_begun++;
 }
 
-static __always_inline void match_accept(struct observation *seen)
+static __always_inline void match_handshake_ack(struct context *ctx)
 {
-    struct half_flow *server = seen->flow.receiver;
-    u64 sent_ns = server->accepted_ns;
+    struct half_flow *server = ctx->receiver;
+    u64 sent_ns = server->syn_ack_ns;
 
     if (!sent_ns)
         return;
-    rare();
-    server->accepted_ns = 0;
-    if (seen->packet->ack_seq != server->accepted_seq) {
-        seen->counters->rtt_superseded++; /* the ACK that answered was lost before it came here */
+    cold();
+    server->syn_ack_ns = 0;
+    if (ctx->packet->ack_seq != server->syn_ack_end) {
+        ctx->counters->rtt_superseded++; /* the ACK of the SYN-ACK was lost before it came here */
         return;
     }
-    answers(seen, METHOD_TCP_HANDSHAKE, sent_ns);
-    /* Captures aren't always in the order of time. */
-    if (seen->flow.flow->syn_ns && precise_now(seen->skb) > seen->flow.flow->syn_ns)
-        seen->flow.flow->handshake_ns = precise_now(seen->skb) - seen->flow.flow->syn_ns;
+    add_rtt(ctx, METHOD_TCP_HANDSHAKE, sent_ns);
+    /* Packets of a capture are not always in order. */
+    if (ctx->flow->syn_ns && precise_now(ctx->skb) > ctx->flow->syn_ns)
+        ctx->flow->handshake_ns = precise_now(ctx->skb) - ctx->flow->syn_ns;
 }
 
-static __always_inline void tcp_handshake(struct observation *seen, bool plain)
+static __always_inline void tcp_handshake(struct context *ctx)
 {
-    const struct packet *packet = seen->packet;
+    const struct packet *packet = ctx->packet;
 
-    switch (flags_of(packet, plain) & (TCP_SYN | TCP_ACK | TCP_RST)) {
+    switch (flags_of(ctx) & (TCP_SYN | TCP_ACK | TCP_RST)) {
     case TCP_SYN:
-        ask(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1, COPY_NS, true);
-        /* A server with TCP Fast Open acknowledges the payload of a SYN, or refuses it (RFC 7413 section 4.2.2). */
+        begin_transaction(ctx, METHOD_TCP_HANDSHAKE, packet->seq + 1, COPY_NS, true);
+        /* A server with TCP Fast Open acknowledges the payload of a SYN, or rejects it (RFC 7413 section 4.2.2). */
         if (packet->payload) {
-            rare();
-            add_alias(seen, METHOD_TCP_HANDSHAKE, packet->seq + 1 + packet->payload, packet->seq + 1);
+            cold();
+            add_transaction_alias(ctx, METHOD_TCP_HANDSHAKE, packet->seq + 1 + packet->payload, packet->seq + 1);
         }
         break;
     case TCP_SYN | TCP_ACK:
-        answer(seen, METHOD_TCP_HANDSHAKE, packet->ack_seq);
-        if (seen->has_flow)
-            time_accept(seen);
+        complete_transaction(ctx, METHOD_TCP_HANDSHAKE, packet->ack_seq);
+        if (ctx->has_flow)
+            time_syn_ack(ctx);
         break;
     case TCP_ACK:
-        if (seen->has_flow)
-            match_accept(seen);
+        if (ctx->has_flow)
+            match_handshake_ack(ctx);
         break;
     }
 }

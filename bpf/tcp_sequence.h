@@ -1,94 +1,100 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_sequence, where timestamps do not time an endpoint (timing.h): from a segment to the acknowledgement of
- * just its last byte. One segment at a time is timed in each direction, and none that follows a gap, for its
- * acknowledgement waits until the gap is filled. Whatever is sent again ends the timing (Karn's rule, RFC 6298 section
- * 3): so an acknowledgement that follows duplicates, or that was selective before, is never one of a segment that is
- * timed.
+ * Method tcp_sequence, for endpoints that timestamps do not time (tcp_method_choice.h): from a segment to the
+ * acknowledgement of exactly its last byte. One segment at a time is timed in each direction. A segment after a gap is
+ * not timed, because its acknowledgement waits until the gap is filled. A retransmission of any segment ends the sample
+ * (Karn's rule, RFC 6298 section 3). So an acknowledgement after duplicate or selective acknowledgements ends no
+ * sample.
  */
 #pragma once
 
-#include "timing.h"
+#include "tcp_method_choice.h"
 
 /*
- * A receiver that acknowledges every second segment, and a sender that sends two for each acknowledgement: if the first
- * of a pair were timed each time, no RTT would ever come of it. So after an acknowledgement of more, one is left out.
+ * Starts a sample. After an acknowledgement of more than the timed segment, one segment is skipped: if a receiver
+ * acknowledges every second segment, and the sender sends two for each acknowledgement, the first of each two would be
+ * timed each time, and no RTT would be measured.
  */
-static __always_inline void time_segment(struct half_flow *sender, u32 end, struct observation *seen)
+static __always_inline void start_segment_sample(const struct context *ctx)
 {
-    struct outstanding *outstanding = outstanding_of_sender(&seen->flow);
-    u64 now_ns = sender->advanced_ns;
+    struct half_flow *sender = ctx->sender;
+    struct outstanding *outstanding = outstanding_of_sender(ctx);
+    u64 now_ns = sender->next_seq_changed_ns;
 
-    if (SAMPLE_INTERVAL_NS && sender->begun_ns && now_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
+    if (SAMPLE_INTERVAL_NS && sender->sample_started_ns && now_ns - sender->sample_started_ns < SAMPLE_INTERVAL_NS)
         return;
-    if (sender->timing & TIMING_SKIPS_NEXT) {
-        sender->timing &= ~TIMING_SKIPS_NEXT;
+    if (sender->timing_flags & TIMING_SKIP_NEXT) {
+        sender->timing_flags &= ~TIMING_SKIP_NEXT;
         return;
     }
-    outstanding->awaited[0] = end;
-    outstanding->sent_ns[0] = precise_now(seen->skb);
-    sender->waiting = 1;
-    sender->begun_ns = now_ns;
-    seen->counters->rtt_begun++;
+    outstanding->expected[0] = sender->next_seq;
+    outstanding->sent_ns[0] = precise_now(ctx->skb);
+    sender->pending = 1;
+    sender->sample_started_ns = now_ns;
+    ctx->counters->rtt_begun++;
 }
 
-static __always_inline bool waits(struct half_flow *sender, struct observation *seen)
+/* Whether a segment of the sender waits for its acknowledgement. If it has waited for too long, the sample expires. */
+static __always_inline bool has_pending_segment(const struct context *ctx)
 {
-    if (!sender->waiting)
+    struct half_flow *sender = ctx->sender;
+
+    if (!sender->pending)
         return false;
-    if ((s64)(sender->advanced_ns - sender->begun_ns) <= (s64)MAX_AGE_NS)
+    if ((s64)(sender->next_seq_changed_ns - sender->sample_started_ns) <= (s64)MAX_AGE_NS)
         return true;
-    sender->waiting = 0;
-    seen->counters->rtt_expired++;
+    sender->pending = 0;
+    ctx->counters->rtt_expired++;
     return false;
 }
 
-static __always_inline void match_acknowledgement(struct half_flow *receiver, struct observation *seen)
+static __always_inline void match_acknowledgement(struct context *ctx)
 {
-    struct outstanding *outstanding = outstanding_of_receiver(&seen->flow);
+    struct half_flow *receiver = ctx->receiver;
+    struct outstanding *outstanding = outstanding_of_receiver(ctx);
 
-    if (!receiver->waiting || later(outstanding->awaited[0], seen->packet->ack_seq))
+    if (!receiver->pending || after(outstanding->expected[0], ctx->packet->ack_seq))
         return;
-    receiver->waiting = 0;
-    if (outstanding->awaited[0] == seen->packet->ack_seq) {
-        answers(seen, METHOD_TCP_SEQUENCE, outstanding->sent_ns[0]);
+    receiver->pending = 0;
+    if (outstanding->expected[0] == ctx->packet->ack_seq) {
+        add_rtt(ctx, METHOD_TCP_SEQUENCE, outstanding->sent_ns[0]);
     } else {
-        receiver->timing |= TIMING_SKIPS_NEXT;
-        receiver->begun_ns = 0;
-        seen->counters->rtt_superseded++;
+        receiver->timing_flags |= TIMING_SKIP_NEXT;
+        receiver->sample_started_ns = 0;
+        ctx->counters->rtt_superseded++;
     }
 }
 
-static __always_inline void tcp_sequence(struct observation *seen, bool plain)
+static __always_inline void tcp_sequence(struct context *ctx)
 {
-    const struct packet *packet = seen->packet;
-    struct half_flow *sender = seen->flow.sender, *receiver = seen->flow.receiver;
-    u8 flags = flags_of(packet, plain);
+    const struct packet *packet = ctx->packet;
+    struct half_flow *sender = ctx->sender, *receiver = ctx->receiver;
+    u8 flags = flags_of(ctx);
 
-    if (!seen->has_flow || flags & TCP_RST)
+    if (!ctx->has_flow || flags & TCP_RST)
         return;
     if (flags & TCP_ACK) {
-        if (!receiver->edge_ns) {
-            match_acknowledgement(receiver, seen);
+        if (!receiver->tsval_changed_ns) {
+            match_acknowledgement(ctx);
             if (packet->has_timestamp) {
-                rare();
-                hand_back(receiver, packet, coarse_now(seen->skb));
+                cold();
+                restart_after_echo(ctx);
             }
         } else if (!packet->has_timestamp) {
-            rare();
-            if (receiver->waiting)
-                miss_echo(receiver, packet, seen->counters);
+            cold();
+            if (receiver->pending)
+                note_missing_echo(ctx);
         }
     }
-    if (sender->edge_ns) {
-        if (packet->has_timestamp || seen->segment != SEGMENT_NEXT)
+    if (sender->tsval_changed_ns) {
+        if (packet->has_timestamp || ctx->segment != SEGMENT_NEXT)
             return;
-        hand_over(sender, FAULT_MISSING, seen->counters);
+        switch_to_sequence(sender, FAULT_MISSING, ctx->counters);
     }
-    if (seen->segment == SEGMENT_RETRANSMITTED || seen->segment == SEGMENT_OUT_OF_ORDER) {
-        seen->counters->rtt_repeated += sender->waiting;
-        sender->waiting = 0;
-    } else if (seen->segment == SEGMENT_NEXT && !waits(sender, seen)) {
-        time_segment(sender, sender->next_seq, seen);
+    if (ctx->segment == SEGMENT_RETRANSMITTED || ctx->segment == SEGMENT_OUT_OF_ORDER) {
+        ctx->counters->rtt_repeated += sender->pending;
+        sender->pending = 0;
+    } else if (ctx->segment == SEGMENT_NEXT && !has_pending_segment(ctx)) {
+        start_segment_sample(ctx);
     }
 }

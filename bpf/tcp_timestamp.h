@@ -1,141 +1,148 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_timestamp: a segment's TSval comes back as the TSecr of its acknowledgement (RFC 7323 section 3). The
- * method of Kathie Nichols' pping and of ePPing; each rule below is one that they or their users learned the hard way.
+ * Method tcp_timestamp: from a segment to the first segment back that echoes its TSval as TSecr (RFC 7323 section 3).
+ * This is the method of Kathie Nichols' pping and of ePPing. The rules below avoid errors that these tools or their
+ * users have found.
  */
 #pragma once
 
-#include "timing.h"
+#include "tcp_method_choice.h"
 
 /*
- * Whether this TSval is sent for the first time, by a segment that somebody must answer.
- * - A SYN begins the sender's timestamps anew: a port may be used again. Its answer belongs to the handshake. One with
- *   an earlier TSval may also have been overtaken by what came after it: then nothing is known of them.
- * - The first TSval of a flow joined mid-way may have been sent before we looked: wait for the next.
- * - Only an advancing TSval is new; what is equal or earlier was sent again or overtaken on the way.
- * - But after a silence in which all that waited expired, an earlier one is a new connection whose SYN we missed.
- * - A pure ACK is answered when the other application next speaks, which is no round trip.
+ * Updates the sender's TSval. Returns whether this segment starts a sample: it sends its TSval for the first time, and
+ * the receiver must answer it.
+ * - A SYN resets the sender's TSval, because a port may be reused. Its answer belongs to the handshake. If its TSval is
+ *   earlier than the last one, later segments may also have overtaken it: then the sender's TSval is unknown.
+ * - The first TSval of a flow that is joined midway may have been sent before: only the next one starts a sample.
+ * - Only a TSval that advances is new. The same TSval was sent before; an earlier one may be retransmitted or
+ * reordered.
+ * - An earlier TSval after a silence of more than MAX_AGE_NS, when all samples have expired, belongs to a new
+ * connection whose SYN was not seen.
+ * - A pure ACK is answered only when the other application next sends, so it measures no round trip.
  */
-static __always_inline bool begins_rtt(struct observation *seen, bool plain)
+static __always_inline bool starts_sample(const struct context *ctx)
 {
-    struct half_flow *sender = seen->flow.sender;
-    const struct packet *packet = seen->packet;
-    struct __sk_buff *skb = seen->skb;
-    u8 flags = flags_of(packet, plain);
+    struct half_flow *sender = ctx->sender;
+    const struct packet *packet = ctx->packet;
+    struct __sk_buff *skb = ctx->skb;
+    u8 flags = flags_of(ctx);
 
-    if (flags & TCP_SYN || !sender->edge_ns) {
-        rare();
-        if (sender->timing & TIMING_HANDED_OVER)
-            return takes_back(sender, packet, packet->payload || flags & TCP_FIN, seen->counters, coarse_now(skb));
-        abandon(sender, seen->counters);
-        if (sender->edge_ns && later(sender->last_tsval, packet->tsval)) {
-            sender->edge_ns = 0;
+    if (flags & TCP_SYN || !sender->tsval_changed_ns) {
+        cold();
+        if (sender->timing_flags & TIMING_BY_SEQUENCE)
+            return restart_timestamps(ctx, packet->payload || flags & TCP_FIN);
+        abandon_pending(sender, ctx->counters);
+        if (sender->tsval_changed_ns && after(sender->last_tsval, packet->tsval)) {
+            sender->tsval_changed_ns = 0;
             return false;
         }
     } else {
         if (packet->tsval == sender->last_tsval)
             return false;
-        if (later(packet->tsval, sender->last_tsval)) {
+        if (after(packet->tsval, sender->last_tsval)) {
             sender->last_tsval = packet->tsval;
-            sender->edge_ns = coarse_now(skb);
+            sender->tsval_changed_ns = coarse_now(skb);
             return packet->payload || flags & TCP_FIN;
         }
-        rare();
-        if (coarse_now(skb) - sender->edge_ns <= MAX_AGE_NS)
+        cold();
+        if (coarse_now(skb) - sender->tsval_changed_ns <= MAX_AGE_NS)
             return false;
     }
     sender->last_tsval = packet->tsval;
-    sender->edge_ns = coarse_now(skb);
+    sender->tsval_changed_ns = coarse_now(skb);
     return false;
 }
 
 /*
- * Remembers a TSval until its reply. At most one in SAMPLE_INTERVAL_NS; and never in the place of one that still
- * waits, or a path longer than OUTSTANDING samples would yield no RTT at all.
+ * Starts a sample: stores the TSval and its time until the echo. At most one sample starts in SAMPLE_INTERVAL_NS. A
+ * sample never replaces one that still waits: on a path longer than MAX_OUTSTANDING intervals no RTT would be measured.
  */
-static __always_inline void remember(struct half_flow *sender, struct outstanding *outstanding, u32 tsval,
-                                     struct __sk_buff *skb, struct interface_counters *counters)
+static __always_inline void start_sample(const struct context *ctx)
 {
-    u64 edge_ns = sender->edge_ns, now_ns;
+    struct half_flow *sender = ctx->sender;
+    struct outstanding *outstanding = outstanding_of_sender(ctx);
+    u64 changed_ns = sender->tsval_changed_ns, now_ns;
 
-    if (SAMPLE_INTERVAL_NS && sender->begun_ns && edge_ns - sender->begun_ns < SAMPLE_INTERVAL_NS)
+    if (SAMPLE_INTERVAL_NS && sender->sample_started_ns && changed_ns - sender->sample_started_ns < SAMPLE_INTERVAL_NS)
         return;
-    now_ns = precise_now(skb);
-    for (int i = 0; i < OUTSTANDING; i++) {
-        if (sender->waiting & 1 << i) {
-            /* In a capture, time may go back. */
+    now_ns = precise_now(ctx->skb);
+    for (int i = 0; i < MAX_OUTSTANDING; i++) {
+        if (sender->pending & 1 << i) {
+            /* Signed: the times of a capture may run backwards. */
             if ((s64)(now_ns - outstanding->sent_ns[i]) <= (s64)MAX_AGE_NS)
                 continue;
-            counters->rtt_expired++;
+            ctx->counters->rtt_expired++;
         }
-        outstanding->awaited[i] = tsval;
+        outstanding->expected[i] = ctx->packet->tsval;
         outstanding->sent_ns[i] = now_ns;
-        if (!sender->waiting)
-            sender->awaited = sender->next_seq;
-        sender->waiting |= 1 << i;
-        sender->begun_ns = edge_ns;
-        counters->rtt_begun++;
+        if (!sender->pending)
+            sender->echo_due = sender->next_seq;
+        sender->pending |= 1 << i;
+        sender->sample_started_ns = changed_ns;
+        ctx->counters->rtt_begun++;
         return;
     }
-    counters->rtt_not_begun++;
+    ctx->counters->rtt_not_begun++;
 }
 
 /*
- * The time at which the TSval echoed in TSecr was sent, or 0. It is forgotten, so that it matches once, and with it all
- * earlier ones: an endpoint never goes back to them.
+ * Returns the time at which the TSval that TSecr echoes was sent, or 0. Ends this sample, so that it matches once, and
+ * all earlier samples: an endpoint never echoes an earlier TSval again.
  */
-static __always_inline u64 recall(const struct observation *seen)
+static __always_inline u64 match_echo(const struct context *ctx)
 {
-    const struct packet *packet = seen->packet;
-    const struct outstanding *outstanding = outstanding_of_receiver(&seen->flow);
-    struct half_flow *receiver = seen->flow.receiver;
+    const struct packet *packet = ctx->packet;
+    const struct outstanding *outstanding = outstanding_of_receiver(ctx);
+    struct half_flow *receiver = ctx->receiver;
     u64 sent_ns = 0;
-    u8 waiting = receiver->waiting;
+    u8 pending = receiver->pending;
 
-    /* As a rule nothing waits: as many are begun as SAMPLE_INTERVAL_NS allows. */
-    if (!waiting)
+    /* As a rule nothing waits, because SAMPLE_INTERVAL_NS limits the samples. */
+    if (!pending)
         return 0;
-    rare();
-    if (!receiver->edge_ns)
+    cold();
+    if (!receiver->tsval_changed_ns)
         return 0;
-    /* Not an echo of what was never sent. */
-    if (!later(packet->tsecr, receiver->last_tsval)) {
-        for (int i = 0; i < OUTSTANDING; i++) {
-            if (!(waiting & 1 << i) || later(outstanding->awaited[i], packet->tsecr))
+    /* A TSecr later than all TSvals sent is no echo. */
+    if (!after(packet->tsecr, receiver->last_tsval)) {
+        for (int i = 0; i < MAX_OUTSTANDING; i++) {
+            if (!(pending & 1 << i) || after(outstanding->expected[i], packet->tsecr))
                 continue;
-            /* In a capture, time may go back, and the same TSval begin twice. */
-            if (outstanding->awaited[i] == packet->tsecr && !sent_ns)
+            /* The times of a capture may run backwards, so that the same TSval starts two samples. */
+            if (outstanding->expected[i] == packet->tsecr && !sent_ns)
                 sent_ns = outstanding->sent_ns[i];
             else
-                seen->counters->rtt_superseded++;
-            waiting &= ~(1 << i);
+                ctx->counters->rtt_superseded++;
+            pending &= ~(1 << i);
         }
     }
-    if (waiting == receiver->waiting) {
-        miss_echo(receiver, packet, seen->counters);
+    if (pending == receiver->pending) {
+        note_missing_echo(ctx);
     } else {
-        receiver->waiting = waiting;
-        receiver->awaited = receiver->next_seq;
-        receiver->timing &= ~TIMING_UNECHOED;
+        receiver->pending = pending;
+        receiver->echo_due = receiver->next_seq;
+        receiver->timing_flags &= ~TIMING_ECHO_MISSING;
     }
     return sent_ns;
 }
 
-/* RFC 7323 3.2: TSecr is valid only with ACK. A RST may be anybody's, so it neither begins nor ends anything. */
-static __always_inline void tcp_timestamp(struct observation *seen, bool plain)
+/*
+ * TSecr is valid only with ACK (RFC 7323 section 3.2). A RST starts and ends no sample, because anybody may have sent
+ * it.
+ */
+static __always_inline void tcp_timestamp(struct context *ctx)
 {
-    const struct packet *packet = seen->packet;
-    u8 flags = flags_of(packet, plain);
+    u8 flags = flags_of(ctx);
 
-    if (!seen->has_flow || !packet->has_timestamp || flags & TCP_RST)
+    if (!ctx->has_flow || !ctx->packet->has_timestamp || flags & TCP_RST)
         return;
 
     if (flags & TCP_ACK) {
-        u64 sent_ns = recall(seen);
+        u64 sent_ns = match_echo(ctx);
 
         if (sent_ns)
-            answers(seen, METHOD_TCP_TIMESTAMP, sent_ns);
+            add_rtt(ctx, METHOD_TCP_TIMESTAMP, sent_ns);
     }
-    if (begins_rtt(seen, plain))
-        remember(seen->flow.sender, outstanding_of_sender(&seen->flow), packet->tsval, seen->skb, seen->counters);
+    if (starts_sample(ctx))
+        start_sample(ctx);
 }

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Packets and bytes, per interface and per subnet. An aggregate made by GRO or for GSO counts as the packets that are
- * on the wire, with their headers, as qdisc statistics count it (the kernel's bstats_update()).
+ * Counts packets and bytes, per interface and per subnet. An skb that GRO has merged, or that GSO will split, counts as
+ * the packets on the wire with their headers, as in qdisc statistics (the kernel's bstats_update()).
  */
 #pragma once
 
-#include "link.h"
-#include "packet.h"
+#include "context.h"
 
 static __always_inline struct tally wire_tally(struct __sk_buff *skb, u64 headers, bool ingress)
 {
     u64 segments = skb->gso_segs ?: 1;
 
-    /* On the way out, the headers of all segments are counted already. */
+    /* For an outgoing skb, wire_length() already includes the headers of all segments. */
     return (struct tally){
         .packets = segments,
         .bytes = wire_length(skb) + (ingress ? (segments - 1) * headers : 0),
@@ -33,7 +32,7 @@ static __always_inline enum traffic_class class_of(u64 kind, const struct packet
     case KIND_UDP:
         return CLASS_UDP;
     case KIND_ICMP:
-        rare();
+        cold();
         return CLASS_ICMP;
     default:
         return CLASS_OTHER;
@@ -45,10 +44,11 @@ static __always_inline struct interface_counters *counters_of(u64 interface, u64
     return interface_counters_row(interface * CPUS + cpu);
 }
 
-static __always_inline void count_traffic(u64 cpu, u32 source_slot, u32 destination_slot, enum traffic_class class,
-                                          u8 ecn, struct tally tally)
+/* Counts the packet for the subnets of its source and of its destination. */
+static __always_inline void count_traffic(const struct context *ctx, enum traffic_class class, struct tally tally)
 {
-    u32 from_row = source_slot * CPUS + cpu, to_row = destination_slot * CPUS + cpu;
+    u8 ecn = ctx->packet->ecn;
+    u32 from_row = ctx->source.slot * CPUS + ctx->cpu, to_row = ctx->destination.slot * CPUS + ctx->cpu;
     struct traffic *from = traffic.lookup(&from_row);
     struct traffic *to = traffic.lookup(&to_row);
     u64 index = bounded(class, CLASSES);
@@ -58,7 +58,7 @@ static __always_inline void count_traffic(u64 cpu, u32 source_slot, u32 destinat
     if (to)
         add(&to->classes[index].to, tally);
     if (ecn && from && to) {
-        rare();
+        cold();
 
         u64 codepoint = bounded(ecn - 1, ECN_CODEPOINTS - 1);
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * With TUNNELS, a packet is what is inside of GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP (RFC 2003,
- * RFC 4213, RFC 2473), one tunnel deep, with at most one 802.1Q tag inside. What isn't a whole tunnel header is what it
- * looks like from outside.
+ * With TUNNELS, the program measures the packet inside of GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP
+ * (RFC 2003, RFC 4213, RFC 2473): one tunnel deep, with at most one 802.1Q tag inside. A packet with an incomplete
+ * tunnel header is measured as the outer packet.
  */
 #pragma once
 
@@ -14,7 +14,7 @@
 #include "link_headers.h"
 
 #define GRE_CHECKSUM 0x8000
-#define GRE_ROUTING 0x4000 /* taken back by RFC 2784 */
+#define GRE_ROUTING 0x4000 /* RFC 1701; removed by RFC 2784 */
 #define GRE_KEY 0x2000
 #define GRE_SEQUENCE 0x1000
 #define GRE_VERSION 0x0007
@@ -22,7 +22,10 @@
 #define VXLAN_PORT 4789
 #define VXLAN_HAS_NETWORK 0x08000000
 
-/* What follows the outer IP header, at `offset`: protocol type of what is inside, or 0, and where it begins. */
+/*
+ * inside_gre(), inside_vxlan() and inside_ip() parse a tunnel header at `offset`. They return the EtherType of the
+ * inner packet and move `offset` to its start, or return 0 if there is no tunnel.
+ */
 static __always_inline u16 inside_gre(struct __sk_buff *skb, u32 *offset)
 {
     struct {
@@ -91,15 +94,25 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
     }
 }
 
-/* Where the inner network header begins, and its version; both as they are if there is no tunnel. */
+/* Sets `bytes` and `version` to offset and version of the inner IP header. Without a tunnel they stay unchanged. */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* One way in for the verifier, and one way on from the outer headers. */
-    u32 offset = *bytes = opaque(*bytes);
-    u8 outer_version = *version = opaque(*version);
-    u16 protocol = opaque(inside_ip(skb, outer_version, &offset));
+    /* The verifier follows one path to this point, and one path after the outer headers. */
+    u64 outer_bytes = *bytes, outer_version = *version;
 
-    offset = opaque(offset);
+    barrier_var(outer_bytes);
+    barrier_var(outer_version);
+    *bytes = outer_bytes;
+    *version = outer_version;
+
+    u32 inner = outer_bytes;
+    u64 inner_protocol = inside_ip(skb, outer_version, &inner), inner_bytes = inner;
+
+    barrier_var(inner_protocol);
+    barrier_var(inner_bytes);
+
+    u16 protocol = inner_protocol;
+    u32 offset = inner_bytes;
     if (protocol == ETH_P_TRANSPARENT_ETHERNET) {
         struct ethhdr ethernet;
 

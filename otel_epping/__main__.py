@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping`, and `python -m otel_epping`: what comes before the first import that takes its time."""
+"""Entry point of `otel-epping` and `python -m otel_epping`: sets up streams and Ctrl-C before the slow imports."""
 
 import io
 import os
@@ -12,9 +12,9 @@ from typing import Any
 def main() -> None:
     """Runs the command line.
 
-    Until a command needs cleanup (process/stop.py), Ctrl-C ends the process at once: Python's own handler would raise
-    KeyboardInterrupt in the midst of imports and print a traceback. A background job of a shell ignores SIGINT, and
-    this function leaves that as it is.
+    Until a command needs cleanup (process/signals.py), Ctrl-C ends the process at once. Python's own handler would
+    raise KeyboardInterrupt during an import and print a traceback. If SIGINT is ignored, as in a background job of a
+    shell, it stays ignored.
     """
     _open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -25,10 +25,10 @@ def main() -> None:
 
 
 class _StandardError(io.FileIO):
-    """Standard error: what cannot be written, on a full disk for one, is lost. It is no failure of the command."""
+    """Standard error that drops data that cannot be written, for example on a full disk, so that no command fails."""
 
     def write(self, data: Any) -> int:
-        """Writes the data, or drops them."""
+        """Writes the data, or drops the data if that fails."""
         try:
             return super().write(data)
         except OSError:
@@ -36,10 +36,11 @@ class _StandardError(io.FileIO):
 
 
 def _open_streams() -> None:
-    """Prepares the standard streams, whatever they are at the start.
+    """Makes the standard streams usable, also if they are closed.
 
-    One that is closed is opened on /dev/null. Otherwise the next file that we open would get its descriptor, and what
-    a library writes to standard error would go there. Characters that a stream's encoding lacks are escaped.
+    A closed stream is opened on /dev/null. Otherwise the next file that is opened would get its descriptor, and a
+    library that writes to standard error would write to that file. Characters that a stream's encoding lacks are
+    escaped.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
@@ -48,7 +49,7 @@ def _open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        with suppress(OSError):  # it writes what is in the buffer first, which a full disk refuses
+        with suppress(OSError):  # it flushes the buffer first, which fails on a full disk
             sys.stdout.reconfigure(errors="backslashreplace")
     raw = io.BufferedWriter(_StandardError(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, errors="backslashreplace", line_buffering=True)

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one error that a user is meant to read."""
+"""The error that is meant for users."""
 
 
 class EppingError(Exception):
-    """Something the user can mend. The message is one line: the cause, then the cure.
+    """An error that the user can fix. The message is one line: the cause, then the cure.
 
-    `detail` holds what a compiler, the verifier or another program said, if there is more to say.
+    `detail` has the output of a compiler, the verifier or another program, or is empty.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:

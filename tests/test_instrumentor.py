@@ -238,5 +238,5 @@ def test_links_that_are_taken_away_are_made_again(ns: Namespace) -> None:
     with Sink(namespace=ns) as sink:
         said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)
         for direction in ("ingress", "egress"):
-            assert f"lo {direction}: another process took our program off: attached again" in said
+            assert f"lo {direction}: another process detached otel-epping's program: attached again" in said
         assert sum(point.point.count for point in rtts(sink)) >= 40

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the agent is: what its probes answer, and what systemd's watchdog goes by.
+"""Health checks of the agent, for the HTTP probes and for systemd's watchdog.
 
-Two questions, as Kubernetes asks them. Is it ready: does it watch an interface and see the interface's packets, read
-the kernel's counts in time, and get them through? And is it alive: would it be better for being started again? No
-receiver comes back by that.
+Ready and alive have the meaning that they have in Kubernetes:
+
+ready  the program is attached and sees the packets of each interface, counts are read in time, and exports succeed
+alive  counts are read; if they are not, a restart may help. Exports do not matter: a restart mends no receiver.
 """
 
 import time
@@ -12,15 +13,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_epping.kernel.attach.attachments import Attachments
 
-if TYPE_CHECKING:  # brings the SDK, for which the agent has time later, while the program is compiled
+if TYPE_CHECKING:  # imports the SDK, which the agent imports later, while the program is compiled
     from otel_epping.otel.exporter import ProducerExporter
 
-_NAMED = 8
+_MAX_LISTED = 8
 _LOADING = "the kernel program is being loaded"
 
 
 class Check(NamedTuple):
-    """A named answer: whether it is well, and what is so, in words."""
+    """The result of one check: its name, whether it passed, and a text for people."""
 
     name: str
     ok: bool
@@ -28,89 +29,101 @@ class Check(NamedTuple):
 
 
 class Health:
-    """The checks. They look at numbers that others have written and wait for nothing, so that they can't be in the way.
+    """Runs the checks. They read values that other code has already written, and wait for nothing.
 
-    Until begin() the program is being loaded: alive, and not ready.
+    Before start(), while the program is being loaded, the agent is alive and not ready.
     """
 
     def __init__(self) -> None:
         self._attachments: Attachments | None = None
-        self._mirrors: Callable[[], Collection[str]] = tuple
+        self._mirror_ports: Callable[[], Collection[str]] = tuple
         self._exporters: Sequence[ProducerExporter] = ()
         self._interval_s = 0.0
         self._failing: Callable[[], Sequence[str]] = tuple
 
-    def begin(
+    def start(
         self,
         attachments: Attachments,
         exporters: "Sequence[ProducerExporter]",
         interval_s: float,
         failing: Callable[[], Sequence[str]],
-        mirrors: Callable[[], Collection[str]] = tuple,
+        mirror_ports: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """From now on there is something to look at; `failing` names the exporters whose last export failed, `mirrors`
-        the interfaces that are mirror ports and not watched as such.
+        """Gives the checks what they read, once the program is loaded.
+
+        `failing` returns the names of the exporters whose last export failed. `mirror_ports` returns the names of the
+        interfaces that were detected as mirror ports and are not watched with --mirror.
         """
         self._exporters, self._interval_s, self._failing = exporters, interval_s, failing
-        self._mirrors = mirrors
+        self._mirror_ports = mirror_ports
         self._attachments = attachments
 
     def ready(self) -> list[Check]:
-        """Whether counts come in and get out."""
+        """The checks of readiness: packets are counted, and counts are exported."""
         if self._attachments is None:
             return [Check("attached", False, _LOADING)]
         attachments = self._attachments
-        checks = [self._attached(attachments), self._seen(attachments), *self._measured()]
-        return [*checks, self._read(0.0), self._exported()]
+        return [
+            self._check_attached(attachments),
+            self._check_seen(attachments),
+            *self._check_measured(),
+            self._check_read(0.0),
+            self._check_exported(),
+        ]
 
     def live(self) -> list[Check]:
-        """Whether there is no reason to start it again. The reader of an exporter may have died, or hang."""
+        """The check of liveness: no exporter's reader has died or hangs."""
         if self._attachments is None:
             return [Check("read", True, _LOADING)]
-        # An export that waits for a receiver keeps the next reading waiting, but no longer than its deadline.
-        return [self._read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
+        # An export that waits for its receiver delays the next reading, at most until the deadline of the export.
+        return [self._check_read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
 
-    def _attached(self, attachments: Attachments) -> Check:
-        """Whether the program is on both hooks of each interface that is watched."""
+    def _check_attached(self, attachments: Attachments) -> Check:
+        """Whether an interface is watched, and the program is on both hooks of each watched interface."""
         state, watched = attachments.state(), attachments.watched
         lost = [name for name in watched if not state.get(name)]
         attached = [name for name in watched if name not in lost]
         if not attached:
             return Check("attached", False, "no interface is watched")
         if lost:
-            return Check("attached", False, f"our program was taken off {_listed(lost)}")
-        return Check("attached", True, f"watching {_listed(attached)}")
+            return Check("attached", False, f"the program is not attached to {listed(lost)}")
+        return Check("attached", True, f"watching {listed(attached)}")
 
-    def _seen(self, attachments: Attachments) -> Check:
-        """Whether we see the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
+    def _check_seen(self, attachments: Attachments) -> Check:
+        """Whether the program sees the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
         faults = attachments.faults
-        return Check("seen", not faults, _listed(faults, "; ") if faults else "packets are seen")
+        return Check("seen", not faults, listed(faults, separator="; ") if faults else "packets are seen")
 
-    def _measured(self) -> Iterator[Check]:
-        """Only where nothing is measured, although packets are counted."""
-        if mirrors := sorted(self._mirrors()):
-            text = f"both directions arrive the same way on {_listed(mirrors)}: name mirror ports as --mirror"
+    def _check_measured(self) -> Iterator[Check]:
+        """A failed check if a mirror port is not watched with --mirror: packets are counted there, but not measured."""
+        if names := sorted(self._mirror_ports()):
+            text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"
             yield Check("measured", False, text)
 
-    def _read(self, patience_s: float) -> Check:
-        """Whether the kernel's counts were read within two intervals; before the first reading, since we began."""
-        if not self._exporters:
-            return Check("read", True, "counts are read when somebody comes for them")
-        age_s = time.monotonic() - min(exporter.producer.read_at_s for exporter in self._exporters)
-        # A second for the reading itself, on a machine with a lot to do.
-        ok = age_s <= 2 * self._interval_s + 1 + patience_s
-        return Check("read", ok, f"counts were read {age_s:.0f} s ago; they are to be, every {self._interval_s:g} s")
+    def _check_read(self, extra_s: float) -> Check:
+        """Whether each reader read the counts within the last two intervals, plus a second and `extra_s`.
 
-    def _exported(self) -> Check:
+        Before its first reading, the age is the time since the reader was created.
+        """
+        if not self._exporters:
+            return Check("read", True, "counts are read at each scrape")
+        age_s = time.monotonic() - min(exporter.producer.read_at_s for exporter in self._exporters)
+        # The second is for the reading itself, on a busy machine.
+        ok = age_s <= 2 * self._interval_s + 1 + extra_s
+        return Check("read", ok, f"counts were read {age_s:.0f} s ago; the interval is {self._interval_s:g} s")
+
+    def _check_exported(self) -> Check:
+        """Whether the last export of each exporter succeeded."""
         failing = self._failing()
         return Check("exported", not failing, f"exports fail: {', '.join(failing)}" if failing else "exports arrive")
 
 
-def _listed(names: Sequence[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return separator.join(names[:_NAMED]) + more
+def listed(texts: Sequence[str], limit: int = _MAX_LISTED, separator: str = ", ") -> str:
+    """The first texts in one line, and the number of the others."""
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return separator.join(texts[:limit]) + more
 
 
-def in_words(checks: Sequence[Check]) -> str:
-    """Checks as one line."""
+def as_text(checks: Sequence[Check]) -> str:
+    """The texts of the checks, in one line."""
     return "; ".join(check.text for check in checks)

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which agent this is (`service.instance.id`), the same at each start: a new one would begin all series anew.
+"""The agent's `service.instance.id`, which is the same after a restart. With a new id all series would start again.
 
-The semantic conventions (resource, "Service") ask for an id that no two instances have at a time, and give the UUID
-that ids made from something that lasts are to be made with. What lasts, and tells agents apart, is the host, its
-network namespace and the interfaces that were asked for. Of two agents that share all of that, the second gets a random
-one.
+The semantic conventions (resource, "Service") require that no two running instances have the same id. They define the
+UUID namespace for ids that are derived from stable properties. These properties are the host, its network namespace and
+the selected interfaces. If two agents have the same properties, the second one gets a random id.
 """
 
 import socket
@@ -19,24 +18,29 @@ _SERVICE_INSTANCE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 _MACHINE_ID = Path("/etc/machine-id")
 
 
-class Identity:
-    """The id of an agent for some interfaces. A context manager; the id is free again at its end, or the process'."""
+class InstanceId:
+    """Reserves the id of the agent that watches these interfaces. A context manager that frees the id.
+
+    value  the id
+    """
 
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
-        with suppress(OSError):  # a container may have none, or that of its image: it has a name of its own, though
+        # A container may have no machine id, or the one of its image. Its host name is its own.
+        with suppress(OSError):
             machine = escaped(_MACHINE_ID.read_bytes().strip())
         namespace = Path("/proc/self/ns/net").stat().st_ino
-        lasting = "/".join([machine, escaped(socket.gethostname()), str(namespace), *sorted(interfaces)])
-        self.id = str(uuid.uuid5(_SERVICE_INSTANCE, lasting))
-        self._holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        stable = "/".join([machine, escaped(socket.gethostname()), str(namespace), *sorted(interfaces)])
+        self.value = str(uuid.uuid5(_SERVICE_INSTANCE, stable))
+        # The name of an abstract socket: only one process of a network namespace can bind it.
+        self._reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
-            self._holder.bind(f"\0otel-epping/instance/{self.id}")
+            self._reservation.bind(f"\0otel-epping/instance/{self.value}")
         except OSError:
-            self.id = str(uuid.uuid4())
+            self.value = str(uuid.uuid4())
 
-    def __enter__(self) -> "Identity":
+    def __enter__(self) -> "InstanceId":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._holder.close()
+        self._reservation.close()

@@ -2,12 +2,13 @@
 """/livez and /readyz over HTTP, for Kubernetes, load balancers and people with curl.
 
     /readyz            {"status": "ok", "checks": {"attached": {"ok": true, "text": "watching eth0"}, ...}}
-    /readyz?verbose    the same in words, as Kubernetes' own components tell it: [+]attached ok: watching eth0
+    /readyz?verbose    the text format of Kubernetes components: [+]attached ok: watching eth0
     status             200, or 503 if a check fails
 
-One thread serves all, and a client can't hold it up: requests are taken in as they come, many at a time, and answered
-when they are whole. Each has two seconds and 4 KiB for it, and where too many wait, the oldest has to go. The standard
-library reads the requests (http.server), but would wait for one after the other.
+One thread serves all clients, and no client can delay another one: the thread reads from all connections, and answers a
+request when it is complete. A request must be complete within two seconds and 4 KiB. If 64 connections are open, a new
+one closes the oldest. http.server parses requests and formats answers. Its own server would handle one client after the
+other.
 """
 
 import json
@@ -30,38 +31,38 @@ from otel_epping.errors import EppingError
 
 _log = logging.getLogger(__name__)
 
-_PATIENCE_S = 2.0
-_MAX_REQUEST = 4096
+_REQUEST_TIMEOUT_S = 2.0
+_MAX_REQUEST_BYTES = 4096
 _MAX_CONNECTIONS = 64
-_PAUSE_S = 0.1
+_ACCEPT_PAUSE_S = 0.1
 
-Question = Callable[[], Sequence[Check]]
+Probe = Callable[[], Sequence[Check]]
 
 
-class _Answer(BaseHTTPRequestHandler):
-    """The answer to a request that is here already: bytes to bytes."""
+class _Handler(BaseHTTPRequestHandler):
+    """Answers a complete request: `wfile` has the answer."""
 
     server_version = "otel-epping"
     sys_version = ""
     error_content_type = "text/plain"
     error_message_format = "%(message)s\n"
 
-    def __init__(self, request: bytes, questions: Mapping[str, Question]) -> None:
-        # The base class would set sockets up. All it needs to parse and to answer are these.
-        self._questions = questions
+    def __init__(self, request: bytes, probes: Mapping[str, Probe]) -> None:
+        # Without super().__init__(), which needs a socket. Parsing and answering need only these attributes.
+        self._probes = probes
         self.client_address = ("", 0)
         self.rfile, self.wfile = BytesIO(request), BytesIO()
         self.close_connection = True
         self.handle_one_request()
 
-    def do_GET(self) -> None:  # http.server's name for it
-        """One of the questions, or what there is to be asked."""
+    def do_GET(self) -> None:  # http.server requires this name
+        """Runs the probe of the path. For any other path, the answer lists the paths."""
         url = urlsplit(self.path)
-        question = self._questions.get(url.path)
-        if not question:
-            self._send(HTTPStatus.NOT_FOUND, "text/plain", f"there is {' and '.join(self._questions)}\n")
+        probe = self._probes.get(url.path)
+        if not probe:
+            self._send(HTTPStatus.NOT_FOUND, "text/plain", f"not found: use {' or '.join(self._probes)}\n")
             return
-        checks = question()
+        checks = probe()
         ok = all(check.ok for check in checks)
         status = HTTPStatus.OK if ok else HTTPStatus.SERVICE_UNAVAILABLE
         if "verbose" in parse_qs(url.query, keep_blank_values=True):
@@ -69,8 +70,8 @@ class _Answer(BaseHTTPRequestHandler):
             lines.append(f"{url.path[1:]} check {'passed' if ok else 'failed'}")
             self._send(status, "text/plain", "\n".join(lines) + "\n")
             return
-        told = {check.name: {"ok": check.ok, "text": check.text} for check in checks}
-        body = json.dumps({"status": "ok" if ok else "failed", "checks": told})
+        results = {check.name: {"ok": check.ok, "text": check.text} for check in checks}
+        body = json.dumps({"status": "ok" if ok else "failed", "checks": results})
         self._send(status, "application/json", body + "\n")
 
     do_HEAD = do_GET  # noqa: N815
@@ -87,16 +88,16 @@ class _Answer(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: probes come every few seconds, and what others send is not for our log."""
+        """Logs nothing: probes arrive every few seconds, and the log must not contain text that a client chose."""
 
 
 class _Client:
-    """A connection whose request is not whole yet."""
+    """A connection whose request is not complete."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
         self.request = b""
-        self.until_s = time.monotonic() + _PATIENCE_S
+        self.deadline_s = time.monotonic() + _REQUEST_TIMEOUT_S
 
 
 def _listen(address: str, port: int) -> socket.socket:
@@ -105,25 +106,27 @@ def _listen(address: str, port: int) -> socket.socket:
     try:
         return socket.create_server((address, port), family=family, dualstack_ipv6=is_v6)
     except (socket.gaierror, UnicodeError, TypeError):  # TypeError: bytes that are not UTF-8
-        why = "there is no such address"
+        cause = "there is no such address"
     except OSError as error:
-        why = os.strerror(error.errno or 0)
+        cause = os.strerror(error.errno or 0)
     raise EppingError(
-        f"cannot listen on {address} port {port} for health probes ({why}): "
+        f"cannot listen on {address} port {port} for health probes ({cause}): "
         "choose another --health-port, or a --health-address of this host"
     )
 
 
-class Probes:
-    """Listens, and as a context manager answers, in a thread of its own; `questions` are paths and what they ask.
+class ProbeServer:
+    """Listens from its creation on. A context manager that answers probes, in a thread.
 
-    Listening may take a privilege, which the thread inherits from who starts it: the agent lays its own down between.
-    Raises EppingError if it cannot listen there.
+    `probes` has the checks by path. Raises EppingError if the address or port cannot be used.
+
+    Listening and answering are two steps, because a port below 1024 takes a capability, and a thread inherits the
+    capabilities of the thread that starts it. The agent drops its capabilities between the two.
     """
 
-    def __init__(self, address: str, port: int, questions: Mapping[str, Question]) -> None:
-        self._questions = questions
-        self._clients: dict[socket.socket, _Client] = {}  # the oldest first
+    def __init__(self, address: str, port: int, probes: Mapping[str, Probe]) -> None:
+        self._probes = probes
+        self._clients: dict[socket.socket, _Client] = {}  # oldest first
         self._listener = _listen(address, port)
         self._listener.setblocking(False)
         self._selector = selectors.DefaultSelector()
@@ -131,7 +134,7 @@ class Probes:
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="health", daemon=True)
 
-    def __enter__(self) -> "Probes":
+    def __enter__(self) -> "ProbeServer":
         self._thread.start()
         return self
 
@@ -140,36 +143,36 @@ class Probes:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The port of the listening socket."""
         port: int = self._listener.getsockname()[1]
         return port
 
     def close(self) -> None:
-        """Ends it."""
+        """Stops the thread and closes all connections."""
         self._closing = True
-        self._listener.shutdown(socket.SHUT_RDWR)  # which wakes the thread
+        self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread
         self._thread.join()
         self._listener.close()
 
     def _serve(self) -> None:
         while not self._closing:
-            for key, _ in self._selector.select(self._next_s()):
+            for key, _ in self._selector.select(self._timeout_s()):
                 if key.fileobj is self._listener:
                     self._accept()
-                elif client := self._clients.get(key.fileobj):  # type: ignore[call-overload]  # else it had to go
+                elif client := self._clients.get(key.fileobj):  # type: ignore[call-overload]  # else it was dropped
                     self._receive(client)
             for client in list(self._clients.values()):
-                if client.until_s > time.monotonic():
+                if client.deadline_s > time.monotonic():
                     break
                 self._drop(client)
         for client in list(self._clients.values()):
             self._drop(client)
         self._selector.close()
 
-    def _next_s(self) -> float | None:
-        """Until the oldest has had its time."""
+    def _timeout_s(self) -> float | None:
+        """Seconds until the deadline of the oldest client; None without clients."""
         for client in self._clients.values():
-            return max(client.until_s - time.monotonic(), 0)
+            return max(client.deadline_s - time.monotonic(), 0)
         return None
 
     def _drop(self, client: _Client) -> None:
@@ -181,8 +184,8 @@ class Probes:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            # It is gone already, or there are no more descriptors: then not to try again at once.
-            time.sleep(_PAUSE_S)
+            # The client is gone, or no descriptor is free. The pause keeps the thread from spinning.
+            time.sleep(_ACCEPT_PAUSE_S)
             return
         connection.setblocking(False)
         if len(self._clients) >= _MAX_CONNECTIONS:
@@ -190,28 +193,28 @@ class Probes:
         self._clients[connection] = _Client(connection)
         try:
             self._selector.register(connection, selectors.EVENT_READ)
-        except OSError:  # no more memory, or too many watches (epoll_ctl(2))
+        except OSError:  # out of memory, or too many watches (epoll_ctl(2))
             del self._clients[connection]
             connection.close()
 
     def _receive(self, client: _Client) -> None:
         try:
-            received = client.connection.recv(_MAX_REQUEST)
+            received = client.connection.recv(_MAX_REQUEST_BYTES)
         except OSError:
             received = b""
         client.request += received
-        whole = b"\r\n\r\n" in client.request or b"\n\n" in client.request
-        if whole and len(client.request) <= _MAX_REQUEST:
-            # An answer is far smaller than the buffer of a socket that has sent nothing yet.
+        is_complete = b"\r\n\r\n" in client.request or b"\n\n" in client.request
+        if is_complete and len(client.request) <= _MAX_REQUEST_BYTES:
+            # Does not block: the answer is far smaller than the empty send buffer of the socket.
             with suppress(OSError):
                 client.connection.send(self._answer(client.request))
-        elif received and len(client.request) <= _MAX_REQUEST:
+        elif received and len(client.request) <= _MAX_REQUEST_BYTES:
             return
         self._drop(client)
 
     def _answer(self, request: bytes) -> bytes:
         try:
-            answer = _Answer(request, self._questions).wfile
+            answer = _Handler(request, self._probes).wfile
             assert isinstance(answer, BytesIO)
             return answer.getvalue()
         except Exception:

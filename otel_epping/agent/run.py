@@ -1,18 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent behind `otel-epping run`: watches interfaces and exports until it is told to stop."""
+"""The agent behind `otel-epping run`: watches interfaces and exports their counts until SIGINT or SIGTERM."""
 
 import logging
 import select
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from concurrent.futures import wait
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import replace
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from otel_epping.agent.health import Health, in_words
-from otel_epping.agent.instance_id import Identity
-from otel_epping.agent.systemd import Service
-from otel_epping.agent.watchdog import Watchdog
+from otel_epping.agent.health import Health, as_text, listed
+from otel_epping.agent.instance_id import InstanceId
+from otel_epping.agent.reload import Reloader
+from otel_epping.agent.systemd import Notifier, Watchdog
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.attachments import choose_hook
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
@@ -23,232 +22,216 @@ from otel_epping.kernel.read.parallel import run_parallel
 from otel_epping.otel.export_status import ExportStatus
 from otel_epping.otel.variables import standard
 from otel_epping.process import descriptors
-from otel_epping.process.signals import Signals
-from otel_epping.process.stop import STOP_S, Stop, end_at_once
-from otel_epping.series.limits import Limits
-from otel_epping.settings.model import BOUNDS, SELECTING, SETTINGS, Settings
+from otel_epping.process.signals import STOP_S, SignalPipe, Stop, exit_now
+from otel_epping.settings.model import Settings
 from otel_epping.version import __version__
 
 if TYPE_CHECKING:
+    from otel_epping.agent.probe_server import ProbeServer
     from otel_epping.otel.pipeline import Pipelines
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 _MIB = 2**20
-# Least time between two looks at what changed: interfaces come and go by the hundred, and are dealt with together.
+# Minimum time between two updates of interfaces. Hundreds may change at a time, and are handled in batches.
 _PAUSE_S = 0.1
-# Between two looks at interfaces when the first one failed, for the lack of descriptors for one.
+# Time until an update of interfaces is repeated that failed, for example because no descriptor was free.
 _RETRY_S = 2.0
-_TOLD = 20
-# Detaching begins at the latest so long before the deadline, and a receiver is given up a little before it.
+_MAX_LISTED = 20
+# Before the deadline of the stop: when detaching starts at the latest, and when the export is abandoned.
 _DETACH_S = 3.0
-_GRACE_S = 0.2
-_NO_COPIES = (
-    "the kernel program was loaded without a mirror port, so it takes a packet that a mirror port shows twice for a "
-    "retransmission: restart the agent if that happens"
-)
-_STOPPED = "stopped before anything was watched"
+_ABANDON_S = 0.2
 
 
-def _tell_privileges(kept: Collection[str]) -> None:
-    """Says what is left of them, which should be nothing."""
-    if kept:
-        _log.warning("%s", capabilities.in_words(kept))
-    elif holders := capabilities.holders():
-        _log.warning("threads that were not started by us keep their capabilities: %s", ", ".join(holders))
+class Agent:
+    """One run of the agent. Its main thread calls load(), serve() and stop() once, in this order.
 
+    A context manager that frees what the agent still holds. Each step raises EppingError if it fails.
+    """
 
-class _Reloading:
-    """The settings that hold, and what SIGHUP makes of them."""
+    # Set by load().
+    _instance: InstanceId
+    _collector: EppingCollector
+    # Set by serve().
+    _interfaces: InterfaceMonitor
+    _hooks: HookMonitor
+    _pipelines: "Pipelines"
 
-    def __init__(
-        self,
-        settings: Settings,
-        reread: Callable[[Settings], Settings],
-        follower: InterfaceMonitor,
-        collector: EppingCollector,
-        change_limits: Callable[[Limits], None],
-    ) -> None:
-        self._change_limits = change_limits
-        self._settings, self._reread, self._follower, self._collector = settings, reread, follower, collector
-        # Without bounds from the start, nothing is kept of what they go by.
-        self._fixed = {setting.field for setting in SETTINGS if not setting.row.reload}
-        self._fixed |= set() if settings.is_bounded else BOUNDS
+    def __init__(self, settings: Settings, reread: Callable[[Settings], Settings]) -> None:
+        """`reread` returns the settings with the current content of the file; it is called after SIGHUP."""
+        self._settings, self._reread = settings, reread
+        # The SDK reads some of these variables when it is imported, so they are checked and set before that.
+        self._variables = standard.read()
+        self._variables.apply()
+        requirements.check_file_systems()
+        requirements.check_open_files()
+        requirements.check_threads()
+        descriptors.raise_limit()
+        self._hook = choose_hook(settings.kernel.hook)
+        self._stop = Stop("stopped at once; the last interval may not have been delivered", STOP_S)
+        self._signals = SignalPipe()
+        self._export_status, self._health, self._notifier = ExportStatus(), Health(), Notifier()
+        self._resources = ExitStack()
 
-    def __call__(self) -> None:
-        """Puts into force what can be without a restart. A file that is no good changes nothing."""
+    def __enter__(self) -> "Agent":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._resources.close()
+
+    def load(self) -> bool:
+        """Loads the kernel program, and drops the capabilities. Returns False if a signal stopped the start.
+
+        A new thread inherits the capabilities of the thread that starts it. So the steps have this order:
+
+        1. Listen for health probes: a port below 1024 takes a capability.
+        2. Start the thread that loads the program. It drops its own capabilities when the program is loaded.
+        3. Drop the capabilities of this thread.
+        4. Start all other threads: of the probe server, of libraries, of exporters.
+        """
+        self._instance = self._resources.enter_context(InstanceId(self._settings.selection.all))
+        probe_server = self._listen_for_probes()
+        with run_parallel(self._load_program) as loading:
+            kept = self._drop_capabilities()
+            if probe_server:
+                self._resources.enter_context(probe_server)
+            # A compiler process does most of the loading, so importing the SDK meanwhile takes no extra time.
+            from otel_epping.otel.pipeline import exporter_classes
+
+            exporter_classes(self._variables.exporters)
         try:
-            read = self._reread(self._settings)
-            if not read.selection.all:
-                raise EppingError("no interface is left: name one as interface, lan or mirror")
-        except EppingError as error:
-            _log.error("settings are as they were: %s", error)
-            return
-        changed = [each for each in SETTINGS if getattr(read, each.field) != getattr(self._settings, each.field)]
-        reloaded = [each for each in changed if each.field not in self._fixed]
-        others = [each.key for each in changed if each.field in self._fixed]
-        if others:
-            _log.warning("changed, but needs a restart: %s", ", ".join(others), extra={"keys": others})
-        keys = [each.key for each in reloaded]
-        _log.info("settings read again, changed: %s", ", ".join(keys) or "nothing", extra={"keys": keys})
-        values = {each.field: getattr(read, each.field) for each in reloaded}
-        before, self._settings = self._settings, replace(self._settings, **values)
-        logging.getLogger().setLevel(self._settings.log_level.upper())
-        if self._settings.selection != before.selection:
-            try:
-                self._follower.select(self._settings.selection)
-            except EppingError as error:
-                _log.error("interfaces are followed as before: %s", error)
-                self._settings = replace(self._settings, **{each: getattr(before, each) for each in SELECTING})
-            if self._settings.kernel.copies and not self._collector.config.copies:
-                _log.warning("%s", _NO_COPIES)
-        self._collector.change_idle_timeout(self._settings.idle_timeout_ns)
-        self._change_limits(self._settings.limits)
+            self._collector = self._resources.enter_context(loading.result())
+        except EppingError:
+            # The signal may have ended the compiler too: systemd signals all processes of a control group.
+            if not self._stop.is_set():
+                raise
+        if self._stop.is_set():
+            _log.info("stopped before an interface was watched")
+            return False
+        _warn_of_capabilities(kept)
+        return True
 
+    def serve(self) -> None:
+        """Watches the interfaces and exports their counts until the first SIGINT or SIGTERM."""
+        from otel_epping.otel.pipeline import Pipelines
 
-def _watch(
-    stop: Stop,
-    signals: Signals,
-    follower: InterfaceMonitor,
-    monitor: HookMonitor,
-    reload: Callable[[], None],
-    pulse: Watchdog,
-) -> None:
-    """Follows interfaces, looks after their hooks, and heeds SIGHUP, until we are to stop."""
-    while not stop.is_set():
-        # Made anew each time, for a selection may bring the follower another descriptor. select() cannot take
-        # descriptors beyond 1023, and epoll needs one itself.
-        waiting = select.poll()
-        for source in (signals, follower):
-            waiting.register(source, select.POLLIN)
-        waits_s = [monitor.wait_s(), pulse.wait_s(), _RETRY_S if follower.is_outdated else None]
-        wait_s = min(each for each in waits_s if each is not None)
-        readable = [fd for fd, _ in waiting.poll(wait_s * 1000)]
-        pulse.beat()
-        if signals.take_hangup():
-            reload()
-        elif follower.fileno() in readable or follower.is_outdated:
-            follower.follow()
-            stop.wait(_PAUSE_S)
-        if monitor.look():
-            pulse.beat(at_once=True)
+        collector, selection = self._collector, self._settings.selection
+        self._interfaces = InterfaceMonitor(collector.attachments, selection, self._stop.is_set)
+        interval_s = self._settings.interval_ns and self._settings.interval_ns / 1e9
+        self._pipelines = Pipelines(
+            collector, interval_s, self._export_status, self._instance.value, self._variables, self._settings.limits
+        )
+        self._interfaces.begin()
+        self._hooks = HookMonitor(collector.attachments, collector.interface_packets)
+        self._hooks.check()
+        self._health.start(
+            collector.attachments,
+            self._pipelines.exporters,
+            self._pipelines.interval_s,
+            lambda: self._export_status.failing,
+            lambda: collector.directions.mirrors,
+        )
+        self._log_start()
+        self._notifier.ready(as_text(self._health.ready()))
+        reloader = Reloader(self._settings, self._reread, self._interfaces, collector, self._pipelines.change_limits)
+        watchdog = Watchdog(self._notifier, self._health)
+        while not self._stop.is_set():
+            readable = self._wait(watchdog.wait_s())
+            watchdog.report()
+            if self._signals.take_hangup():
+                with self._notifier.reloading("reloading the settings"):
+                    reloader.reload()
+            elif self._interfaces.fileno() in readable or self._interfaces.is_outdated:
+                self._interfaces.follow()
+                self._stop.wait(_PAUSE_S)
+            if self._hooks.check():
+                watchdog.report(at_once=True)
 
+    def stop(self) -> bool:
+        """Exports the last interval and detaches; returns whether the last export of each exporter succeeded.
 
-def _told(names: Sequence[str]) -> str:
-    """Names in a line that stays one."""
-    more = f" and {len(names) - _TOLD} more" if len(names) > _TOLD else ""
-    return ", ".join(names[:_TOLD]) + more if names else "no interface yet"
+        At the deadline of `Stop` the process ends, even if this is not done. The kernel takes 10 ms and more to remove
+        each TCX link, one after the other. So interfaces are detached after the export, or while the export waits for a
+        receiver: by then the counts have been read. When the process ends, the kernel removes the links that are left.
+        """
+        _log.info("stopping: exporting the last interval")
+        self._notifier.stopping("exporting the last interval")
+        self._hooks.close()
+        undelivered = f"the last interval was not delivered: no answer within {STOP_S:g} s"
+        self._stop.at_deadline = undelivered, 1
+        with run_parallel(lambda: self._pipelines.shutdown(self._stop.remaining_s() - _ABANDON_S)) as exporting:
+            wait([exporting], self._stop.remaining_s() - _DETACH_S)
+            if exporting.done() and exporting.result():
+                self._stop.at_deadline = "", int(bool(self._export_status.failing))
+            self._interfaces.close()
+        if not exporting.result():
+            exit_now(undelivered, 1)
+        return not self._export_status.failing
 
+    def _listen_for_probes(self) -> "ProbeServer | None":
+        """Opens the port for health probes, if one is set. The server answers once its context is entered."""
+        if not self._settings.health_endpoint:
+            return None
+        from otel_epping.agent.probe_server import ProbeServer  # imports http.server, which is needed here only
 
-def _probes(health: Health, at: tuple[str, int] | None) -> AbstractContextManager[object]:
-    """Listens for health probes at an address and port, if any; entered, answers them."""
-    if not at:
-        return nullcontext()
-    from otel_epping.agent.probe_server import Probes  # with http.server, which an agent without probes can do without
+        probes = {"/livez": self._health.live, "/readyz": self._health.ready}
+        return ProbeServer(*self._settings.health_endpoint, probes)
 
-    return Probes(*at, {"/livez": health.live, "/readyz": health.ready})
-
-
-def _finish(stop: Stop, follower: InterfaceMonitor, pipelines: "Pipelines", delivery: ExportStatus) -> None:
-    """Exports the last interval, and detaches. Both end with the stop's deadline, and the process with them.
-
-    The kernel needs 10 ms and more to remove each TCX link, one after the other. So interfaces are detached after the
-    export, or while it waits for a receiver: by then the counts have been read. Links that are left at the deadline are
-    removed by the kernel as it ends the process.
-    """
-    undelivered = f"the last interval was not delivered: no answer within {STOP_S:g} s"
-    stop.overdue = undelivered, 1
-    with run_parallel(lambda: pipelines.shutdown(stop.left_s() - _GRACE_S)) as exporting:
-        wait([exporting], stop.left_s() - _DETACH_S)
-        if exporting.done() and exporting.result():
-            stop.overdue = "", int(bool(delivery.failing))
-        follower.close()
-    if not exporting.result():
-        end_at_once(undelivered, 1)
-
-
-def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
-    """Watches interfaces until SIGTERM or SIGINT; returns whether the last export arrived.
-
-    With SIGHUP, `reread` gives the settings anew. Raises EppingError for whatever keeps it from beginning.
-    """
-    # First, because a wrong variable ends the start, and because the SDK reads some of them when it is imported.
-    variables = standard.read()
-    variables.apply()
-    requirements.file_systems()
-    requirements.open_files()
-    requirements.threads()
-    descriptors.raise_limit()
-    stop, signals = Stop("stopped at once; the last interval may not have been delivered", STOP_S), Signals()
-    delivery = ExportStatus()
-    config, service, health = settings.kernel, Service(), Health()
-    hook = choose_hook(config.hook)
-
-    def load() -> EppingCollector:
-        collector = EppingCollector(config, settings.idle_timeout_ns)
+    def _load_program(self) -> EppingCollector:
+        collector = EppingCollector(self._settings.kernel, self._settings.idle_timeout_ns)
         capabilities.drop()
         return collector
 
-    with Identity(settings.selection.all) as identity, ExitStack() as answering:
-        probes = _probes(health, settings.health_at)
-        with run_parallel(load) as loading:
-            # From here on the thread that loads is the only one with privileges, and with the program they are gone.
-            # But for a clsact filter, which takes CAP_NET_ADMIN to be made, and to be taken off in the end.
-            kept = capabilities.drop_capabilities({"CAP_NET_ADMIN"} if hook == "clsact" else capabilities.NOTHING)
-            answering.enter_context(probes)
-            # The compiler works in a process of its own: time enough for Python to read the SDK and its exporters.
-            from otel_epping.otel.pipeline import Pipelines, exporter_classes
+    def _drop_capabilities(self) -> Collection[str]:
+        """Drops the capabilities of this thread; returns those that are kept. A clsact filter takes CAP_NET_ADMIN to be
+        created, and to be removed at the end.
+        """
+        return capabilities.drop_capabilities({"CAP_NET_ADMIN"} if self._hook == "clsact" else ())
 
-            exporter_classes(variables.exporters)
-        try:
-            loaded = loading.result()
-        except EppingError:
-            if not stop.is_set():
-                raise
-            # Who stops us may well stop the loader, too: systemd signals all of a control group.
-            _log.info(_STOPPED)
+    def _wait(self, watchdog_s: float | None) -> list[int]:
+        """Waits for a signal, a message about interfaces or the next periodic task. Returns readable descriptors."""
+        # Created each time, because reload() may give the interface monitor another descriptor. select() cannot take
+        # descriptors above 1023, and epoll needs a descriptor itself.
+        waiting = select.poll()
+        for source in (self._signals, self._interfaces):
+            waiting.register(source, select.POLLIN)
+        waits_s = [self._hooks.wait_s(), watchdog_s, _RETRY_S if self._interfaces.is_outdated else None]
+        wait_s = min(each for each in waits_s if each is not None)
+        return [fd for fd, _ in waiting.poll(wait_s * 1000)]
+
+    def _log_start(self) -> None:
+        watched, max_subnets = self._collector.attachments.watched, self._settings.kernel.max_subnets
+        kernel_bytes = sum(self._collector.kernel_bytes.values())
+        _log.info(
+            "watching %s: room for %d subnets, %.0f MiB of kernel memory",
+            listed(watched, _MAX_LISTED) or "no interface yet",
+            max_subnets,
+            kernel_bytes / _MIB,
+            extra={
+                "interfaces": list(watched),
+                "max_subnets": max_subnets,
+                "kernel_bytes": kernel_bytes,
+                "version": __version__,
+            },
+        )
+
+
+def _warn_of_capabilities(kept: Collection[str]) -> None:
+    """Logs the capabilities that a thread of this process still has. Usually there are none."""
+    if kept:
+        _log.warning("%s", capabilities.describe(kept))
+    elif holders := capabilities.threads_with_capabilities():
+        _log.warning("threads that otel-epping did not start keep their capabilities: %s", ", ".join(holders))
+
+
+def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
+    """Runs the agent; returns whether its last export succeeded, or a signal stopped it before it watched an interface.
+
+    After SIGHUP, `reread` returns the settings with the current content of the file. Raises EppingError if the agent
+    cannot start.
+    """
+    with Agent(settings, reread) as agent:
+        if not agent.load():
             return True
-        with loaded as collector:
-            if stop.is_set():
-                _log.info(_STOPPED)
-                return True
-            _tell_privileges(kept)
-            follower = InterfaceMonitor(collector.attachments, settings.selection, stop.is_set)
-            interval_s = settings.interval_ns and settings.interval_ns / 1e9
-            pipelines = Pipelines(collector, interval_s, delivery, identity.id, variables, settings.limits)
-            follower.begin()
-            monitor = HookMonitor(collector.attachments, collector.packets)
-            monitor.look()
-            health.begin(
-                collector.attachments,
-                pipelines.exporters,
-                pipelines.interval_s,
-                lambda: delivery.failing,
-                lambda: collector.directions.mirrors,
-            )
-            watched, kernel_bytes = collector.attachments.watched, sum(collector.kernel_bytes.values())
-            _log.info(
-                "watching %s: room for %d subnets, %.0f MiB of kernel memory",
-                _told(watched),
-                config.max_subnets,
-                kernel_bytes / _MIB,
-                extra={
-                    "interfaces": list(watched),
-                    "max_subnets": config.max_subnets,
-                    "kernel_bytes": kernel_bytes,
-                    "version": __version__,
-                },
-            )
-            service.ready(in_words(health.ready()))
-            reloading = _Reloading(settings, reread, follower, collector, pipelines.change_limits)
-
-            def reload() -> None:
-                with service.reloading("reading the settings again"):
-                    reloading()
-
-            _watch(stop, signals, follower, monitor, reload, Watchdog(service, health))
-            _log.info("stopping: exporting the last interval")
-            service.stopping("exporting the last interval")
-            monitor.close()
-            _finish(stop, follower, pipelines, delivery)
-    return not delivery.failing
+        agent.serve()
+        return agent.stop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line, a file for each command: otel-epping run | check | config | demo | watch | replay."""
+"""The command line, one module per command: otel-epping run | check | config | demo | watch | replay."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import click
 
-# OpenBLAS starts idle threads when numpy is imported: before capabilities are dropped, so they would keep theirs.
+# Otherwise OpenBLAS starts idle threads when numpy is imported. They would keep capabilities that are dropped later.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from otel_epping.cli.check import check
@@ -31,21 +31,23 @@ from otel_epping.version import __version__
 def cli() -> None:
     """Passive network latency for OpenTelemetry.
 
-    Counts round-trip times per subnet in the kernel and exports them over OTLP as exponential histograms. Each option
-    can be set by a variable, --max-subnets by OTEL_EPPING_MAX_SUBNETS, or in a YAML file, --config. Where metrics go,
-    the standard OTEL_* variables say: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL, _HEADERS...
+    Counts round-trip times (RTTs) per subnet in the kernel, and exports them over OTLP as exponential histograms.
+
+    Each option can also be set by a variable (--max-subnets by OTEL_EPPING_MAX_SUBNETS), or in a YAML file (--config).
+    The standard OTEL_* variables set the destination and the protocol: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL,
+    _HEADERS...
     """
 
 
-# Of a disk that is full or broken, and a limit on the size of files.
-_OF_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+# Errors of writing: a full or broken disk, a limit on the size of files, a closed descriptor.
+_OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 for _command in (run, check, config, demo, watch, replay):
     cli.add_command(_command)
 
 
 def main() -> None:
-    """Runs the command line. A user's mistake ends in one line and exit code 1, or 2 if it is in the arguments."""
+    """Runs the command line. Reports an error in one line. The exit code is then 1, or 2 if an argument is wrong."""
     redaction.install()
     try:
         try:
@@ -54,36 +56,36 @@ def main() -> None:
             sys.stdout.flush()
             raise
     except EppingError as error:
-        _fail(logs.last_words(redaction.redact(str(error)), redaction.redact(error.detail)))
+        _fail(logs.exit_message(redaction.redact(str(error)), redaction.redact(error.detail)))
     except RuntimeError as error:
         if str(error) != "can't start new thread":
             raise
-        _fail(logs.last_words(f"cannot start a thread: {requirements.SHORTAGES[errno.EAGAIN]}"))
-    except BrokenPipeError:  # nobody reads standard output any more
+        _fail(logs.exit_message(f"cannot start a thread: {requirements.SHORTAGES[errno.EAGAIN]}"))
+    except BrokenPipeError:  # the reader of standard output has closed it
         _fail("")
     except OSError as error:
-        _fail(logs.last_words(_explain(error)))
+        _fail(logs.exit_message(_explain(error)))
 
 
 def _explain(error: OSError) -> str:
-    """The line for an OSError that no other code handles: where it was raised, and the cure if one is known."""
-    what = error.strerror or str(error)
-    if error.errno in _OF_OUTPUT:
-        return f"cannot write standard output ({what})"
+    """The message for an OSError that no other code handles: where it was raised, and the cure if it is known."""
+    cause = error.strerror or str(error)
+    if error.errno in _OUTPUT_ERRORS:
+        return f"cannot write standard output ({cause})"
     call = traceback.extract_tb(error.__traceback__)[-1]
     file = error.filename or f"{Path(call.filename).name}:{call.lineno} {call.name}"
     cure = requirements.SHORTAGES.get(error.errno or 0)
-    return f"{file}: {what}" + (f": {cure}" if cure else "")
+    return f"{file}: {cause}" + (f": {cure}" if cure else "")
 
 
-def _fail(words: str) -> NoReturn:
-    """Ends with exit code 1 and these words on standard error, even if standard output and error are full disks."""
+def _fail(message: str) -> NoReturn:
+    """Writes the message to standard error, and ends with exit code 1, even if the disk of both streams is full."""
     try:
         sys.stdout.flush()
     except OSError:
-        # What could not be written stays in the buffer. Python would try again at exit, with exit code 120.
+        # The data stays in the buffer. At exit, Python would try to write it again, fail, and set exit code 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    if words:
+    if message:
         with suppress(OSError):
-            click.echo(words, err=True)
+            click.echo(message, err=True)
     sys.exit(1)

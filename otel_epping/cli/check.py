@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping check: does this machine have what it takes, what would the program take of it, and who else is on the
-hooks of an interface?
+"""otel-epping check: reports what this machine lacks, how much memory the program takes, and other programs on hooks.
 
-The memory is no estimate: the program is compiled and loaded for real, attached to nothing, and its maps are
-weighed by the kernel's own account.
+The kernel program is compiled and loaded, but not attached. So its memory is what the kernel accounts for its maps, not
+an estimate.
 """
 
 import sys
@@ -28,22 +27,22 @@ from otel_epping.settings.options import COMMAND, kernel_options, option
 from otel_epping.settings.types import Interfaces
 
 _MIB = 2**20
-# What the agent takes by itself, and of each subnet that is active, at the most (docs/performance.md).
+# Maximum memory of the agent: without subnets, and for each active subnet (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
-_AGENT_BYTES_A_SUBNET = 2048
-# Reported only where one of them is not as usual.
-_SURROUNDINGS: dict[str, Callable[[], object]] = {
-    "file systems": requirements.file_systems,
-    "user namespace": requirements.user_namespace,
-    "open files": requirements.open_files,
-    "threads": requirements.threads,
+_AGENT_BYTES_PER_SUBNET = 2048
+# Reported only if they fail.
+_ENVIRONMENT: dict[str, Callable[[], object]] = {
+    "file systems": requirements.check_file_systems,
+    "user namespace": requirements.check_user_namespace,
+    "open files": requirements.check_open_files,
+    "threads": requirements.check_threads,
 }
-_PER_CPU = ("traffic", "interface_counters", "pairs", "packets")
+_PER_CPU_MAPS = ("traffic", "interface_counters", "slot_cache", "packets")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: what is there, or what is missing and the cure."""
+    """One line of the report. If `ok` is False, the text has the cause and the cure."""
 
     name: str
     ok: bool
@@ -51,39 +50,40 @@ class Finding:
     detail: str = ""
 
 
-def _find(name: str, look: Callable[[], object]) -> Finding:
+def _find(name: str, check: Callable[[], object]) -> Finding:
+    """The result of a check that returns a text, or raises EppingError."""
     try:
-        return Finding(name, True, str(look()))
+        return Finding(name, True, str(check()))
     except EppingError as error:
         return Finding(name, False, str(error), error.detail)
 
 
 def _hook(config: EppingConfig) -> str:
-    """Which hook would be used. Asks for programs on the loopback interface, which changes nothing."""
-    if config.hook != "clsact" and not tcx.is_known():
+    """The hook that would be used. tcx.is_known() only lists the TCX programs of the loopback interface."""
+    if config.hook != "clsact":
+        if tcx.is_known():
+            return "TCX; the kernel detaches the program when the agent ends"
         if config.hook == "tcx":
-            raise EppingError("the kernel does not know TCX hooks: use Linux 6.6 or newer, or --hook auto")
-        return "clsact filters, for the kernel has no TCX links; CAP_NET_ADMIN is kept to take them off in the end"
-    if config.hook == "clsact":
-        return "clsact filters, as asked for; CAP_NET_ADMIN is kept to take them off in the end"
-    return "TCX links attach, and detach by themselves when the agent ends"
+            raise EppingError("the kernel does not support TCX hooks: use Linux 6.6 or newer, or --hook auto")
+    reason = "set by --hook" if config.hook == "clsact" else "the kernel does not support TCX"
+    return f"clsact filters ({reason}); the agent keeps CAP_NET_ADMIN to remove them at the end"
 
 
 def _run_time() -> str:
     if kept := capabilities.needed_at_run_time():
-        return capabilities.in_words(kept)
-    return "no capability is held once the program is loaded, and interfaces that come later are attached to"
+        return capabilities.describe(kept)
+    return "the agent needs no capability once the program is loaded, not even to attach to a new interface"
 
 
 def _memory(collector: EppingCollector) -> str:
     sizes = collector.kernel_bytes
-    per_cpu = sum(sizes[name] for name in _PER_CPU) / possible_cpus()
+    per_cpu = sum(sizes[name] for name in _PER_CPU_MAPS) / possible_cpus()
     total = sum(sizes.values())
-    agent = _AGENT_BYTES + _AGENT_BYTES_A_SUBNET * collector.config.max_subnets
+    agent = _AGENT_BYTES + _AGENT_BYTES_PER_SUBNET * collector.config.max_subnets
     return (
         f"{total / _MIB:.1f} MiB in the kernel for {collector.config.max_subnets} subnets at scale "
-        f"{collector.config.scale} and {collector.config.max_flows} flows; {per_cpu / _MIB:.1f} MiB of it for each of "
-        f"{possible_cpus()} CPUs; at most {agent / _MIB:.0f} MiB in the agent, with so many subnets active"
+        f"{collector.config.scale} and {collector.config.max_flows} flows ({per_cpu / _MIB:.1f} MiB of it for each of "
+        f"{possible_cpus()} CPUs); at most {agent / _MIB:.0f} MiB in the agent when all of these subnets are active"
     )
 
 
@@ -91,13 +91,13 @@ def _verifier(collector: EppingCollector) -> str:
     time = f"{collector.program.verifier_s:.2f} s"
     counts = collector.verified_instructions
     if counts is None:
-        return f"verified in {time}; this kernel does not say how many instructions (Linux 5.16 and later do)"
+        return f"verified in {time}; this kernel does not report the number of instructions (Linux 5.16 and newer do)"
     each = ", ".join(f"{name.removeprefix('epping_')} {count:,}" for name, count in counts.items())
     return f"{each} instructions verified, in {time}"
 
 
-def _alone(config: EppingConfig) -> Iterator[Finding]:
-    """The program with each of its methods alone, loaded for real as well."""
+def _each_method(config: EppingConfig) -> Iterator[Finding]:
+    """What the verifier reports of a program with only one method, for each method."""
     for method in config.methods:
         try:
             with EppingCollector(replace(config, methods=(method,))) as collector:
@@ -107,13 +107,13 @@ def _alone(config: EppingConfig) -> Iterator[Finding]:
 
 
 _ORDER = {
-    True: "before otel-epping: packets that it drops, redirects or passes to the end are not seen",
-    False: "after otel-epping: it hides no packet",
+    True: "before otel-epping: packets that it accepts, drops or redirects are not seen",
+    False: "after otel-epping: it hides no packets",
 }
 
 
 def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
-    """Who is on the hooks of an interface, in which order, and what they hide."""
+    """The programs and filters on the hooks of an interface, in their order."""
     ifindex, hook = interfaces.find(name).ifindex, choose_hook(config.hook)
     if hook == "clsact":
         clsact.refuse_ingress_qdisc(ifindex)
@@ -122,20 +122,20 @@ def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
     places: Counter[str] = Counter()
     for each in other_programs.on_hooks(ifindex, hook):
         places[each.hook] += 1
-        order = "otel-epping" if each.is_ours else _ORDER[each.is_first]
+        order = "otel-epping" if each.is_ours else _ORDER[each.is_before]
         yield Finding(name, True, f"{each.hook} {places[each.hook]}: {each.text}: {order}")
     if not places:
-        yield Finding(name, True, "no program and no filter of others is on its hooks")
+        yield Finding(name, True, "no other program or filter is on its hooks")
 
 
-def on_interfaces(texts: Sequence[str], config: EppingConfig) -> Iterator[Finding]:
-    """Lines about interfaces by name, pattern, or `auto`."""
+def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[Finding]:
+    """The lines of the report about interfaces. `texts` select them: names, patterns, or `auto`."""
     try:
         for name in present(texts):
             try:
                 yield from _neighbours(name, config)
             except OSError as error:
-                text = f"its hooks cannot be looked at ({error.strerror}): that takes CAP_NET_ADMIN"
+                text = f"cannot list the programs on its hooks ({error.strerror}): run as root, or with CAP_NET_ADMIN"
                 yield Finding(name, False, text)
             except EppingError as error:
                 yield Finding(name, False, str(error))
@@ -144,15 +144,20 @@ def on_interfaces(texts: Sequence[str], config: EppingConfig) -> Iterator[Findin
 
 
 @click.command(context_settings=COMMAND)
-@option("-v", "--verbose", is_flag=True, help="Also what the verifier says, of each method alone, too.")
+@option("-v", "--verbose", is_flag=True,
+              help="Also print how many instructions the verifier processes, for each method too.")  # fmt: skip
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
-              help="Also who else is on the hooks of this interface, in which order, and what they can hide; may be "
-              "given several times.")  # fmt: skip
+              help="Also print the programs on the hooks of this interface, their order, and whether they can hide "
+              "packets. May be given several times.")  # fmt: skip
 @kernel_options
 def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> None:
-    """Tell whether this machine has what it takes, and what the program takes of it."""
+    """Check whether this machine can run otel-epping.
+
+    Compiles and loads the kernel program without attaching it, and prints the memory that it takes. Each requirement
+    that is missing is printed with its cure. The exit code is 1 if one is missing.
+    """
     missing = 0
-    for finding in chain(findings(config, verbose), on_interfaces(interface, config) if interface else ()):
+    for finding in chain(findings(config, verbose), interface_findings(interface, config) if interface else ()):
         missing += not finding.ok
         click.echo(f"{'ok     ' if finding.ok else 'MISSING'} {finding.name:14} {finding.text}")
         if finding.detail:
@@ -161,30 +166,33 @@ def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> No
 
 
 def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
-    """All lines of the report, in the order in which things are needed; with `verbose`, what the verifier says."""
-    yield _find("kernel", lambda: f"{requirements.kernel()}: {requirements.tried_kernel()}")
-    yield _find("BTF", requirements.btf)
-    for name, look in _SURROUNDINGS.items():
-        if not (finding := _find(name, look)).ok:
+    """The lines of the report about the machine, in the order in which loading needs each requirement.
+
+    With `verbose`, also what the verifier reports.
+    """
+    yield _find("kernel", lambda: f"{requirements.check_kernel()}: {requirements.tested_kernel()}")
+    yield _find("BTF", requirements.describe_btf)
+    for name, check_environment in _ENVIRONMENT.items():
+        if not (finding := _find(name, check_environment)).ok:
             yield finding
             return
-    held = [_find(name, partial(requirements.capability, name)) for name in capabilities.NEEDED]
+    held = [_find(name, partial(requirements.check_capability, name)) for name in capabilities.NEEDED]
     yield from held
-    yield _find("locked memory", requirements.locked_memory)
+    yield _find("locked memory", requirements.check_locked_memory)
     library = _find("libbpf", libbpf.version)
     yield library
     if not library.ok:
         return
-    if all(each.ok for each in held) and not (system_call := _find("bpf()", requirements.bpf)).ok:
+    if all(each.ok for each in held) and not (system_call := _find("bpf()", requirements.check_bpf)).ok:
         yield system_call
         return
     yield _find("hook", partial(_hook, config))
     try:
         with EppingCollector(config) as collector:
             program = collector.program
-            tried = requirements.tried_bcc(program.bcc_version)
-            yield Finding("compiler", True, f"{program.compiler}, of {program.interpreter}: {tried}")
-            yield Finding("program", True, "compiled, and accepted by the kernel's verifier")
+            tried = requirements.tested_bcc(program.bcc_version)
+            yield Finding("compiler", True, f"{program.compiler}, in {program.interpreter}: {tried}")
+            yield Finding("program", True, "compiled, and accepted by the verifier")
             yield Finding("run time", True, _run_time())
             yield Finding("memory", True, _memory(collector))
             if verbose:
@@ -193,4 +201,4 @@ def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
         yield Finding("program", False, str(error), error.detail)
         return
     if verbose:
-        yield from _alone(config)
+        yield from _each_method(config)

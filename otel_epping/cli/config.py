@@ -1,20 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping config: which settings hold, and why."""
+"""otel-epping config: prints the settings in effect and the source of each."""
 
 import json
 
 import click
 
-from otel_epping.settings.model import SETTINGS, Settings
+from otel_epping.settings.model import DEFINITIONS, Settings
 from otel_epping.settings.options import COMMAND, all_options, option, sources
 from otel_epping.settings.types import text_of
 
 
 @click.command(context_settings=COMMAND)
-@option("--schema", is_flag=True, help="Print the JSON schema of the file instead.")
+@option("--schema", is_flag=True, help="Print the JSON schema of the settings file instead.")
 @all_options
 def config(settings: Settings, schema: bool) -> None:
-    """Print the settings that hold with these options, variables and file, as a file, and where each is from."""
+    """Print the settings in effect and the source of each.
+
+    The output is a valid settings file. Sources are flags, variables, lines of the file, and defaults.
+    """
     if schema:
         from otel_epping.settings.schema import schema as schema_of_file
 
@@ -22,8 +25,8 @@ def config(settings: Settings, schema: bool) -> None:
         return
     import yaml
 
-    where = sources(click.get_current_context())
-    for setting in SETTINGS:
-        value = text_of(setting.row.type, getattr(settings, setting.field))
+    source = sources(click.get_current_context())
+    for each in DEFINITIONS:
+        value = text_of(each.spec.type, getattr(settings, each.field))
         text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**30).removesuffix("...\n")
-        click.echo(f"{setting.key + ': ' + text.rstrip():40} # {where[setting.field]}")
+        click.echo(f"{each.key + ': ' + text.rstrip():40} # {source[each.field]}")

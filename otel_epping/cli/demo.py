@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping demo: see it work."""
+"""otel-epping demo: measures links of known delay."""
 
 import click
 
@@ -10,10 +10,14 @@ from otel_epping.settings.options import COMMAND
 
 @click.command(context_settings=COMMAND)
 def demo() -> None:
-    """See it work: a small internet with known delays, a real collector, and what it received. Takes half a minute."""
-    requirements.kernel()
-    requirements.privileges()
-    from otel_epping.lab import demo as demonstration  # needs rich
+    """Measure links of known delay, and print what a collector received.
 
-    if not demonstration.run():
-        raise EppingError("not all round-trip times are the true ones: is the machine overloaded? Run it again")
+    Runs hosts in network namespaces, traffic between them, the agent, and a collector. Takes half a minute. The exit
+    code is 1 if the measured RTTs do not agree with the delays.
+    """
+    requirements.check_kernel()
+    requirements.check_privileges()
+    from otel_epping.lab import demo as lab_demo  # needs rich
+
+    if not lab_demo.run():
+        raise EppingError("some RTTs do not agree with the links' delays: is the machine overloaded? Run it again")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping replay: look at captures."""
+"""otel-epping replay: measures RTTs in capture files."""
 
 import signal
 import sys
@@ -13,16 +13,17 @@ from otel_epping.settings.options import COMMAND, capture_options, option
 
 @click.command(context_settings=COMMAND)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
-@option("--events", is_flag=True, help="Print each round-trip time and flow event instead.")
-@option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Of events, as ePPing has it.")
-@option("--otlp", is_flag=True, help="Export the result, too, as the OTEL_* variables say.")
+@option("--events", is_flag=True, help="Print each RTT and each flow event instead of the table.")
+@option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Format of events, as in ePPing.")
+@option("--otlp", is_flag=True, help="Also export the result. The OTEL_* variables set the destination.")
 @capture_options
 def replay(config: EppingConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
-    """Measure in captures: pcap or pcapng, plain or compressed by gzip, bzip2, xz, zstd or lz4; - is standard input.
+    """Measure RTTs in capture files.
 
-    The kernel program sees the packets as it would have seen them, at their time. Prints what it counted per subnet.
+    Runs the kernel program over the packets, with their timestamps as its clock, and prints a table of subnets. Files
+    are pcap or pcapng, uncompressed or compressed by gzip, bzip2, xz, zstd or lz4; - is standard input.
     """
-    from otel_epping.replay.run import run  # brings the SDK, which not all commands need
+    from otel_epping.replay.run import run  # imports the SDK, which other commands do not need
 
     if not run(files, config, format if events else None, otlp):
         sys.exit(128 + signal.SIGINT)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping run: the agent."""
+"""otel-epping run: starts the agent."""
 
 import logging
 from functools import partial
@@ -9,26 +9,26 @@ import click
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach import interfaces
 from otel_epping.process import logs
-from otel_epping.settings.model import SELECTING, Settings
+from otel_epping.settings.model import INTERFACE_SETTINGS, Settings
 from otel_epping.settings.options import COMMAND, all_options, ignored_variables, naming_source, reread
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 
 @click.command(context_settings=COMMAND)
 @all_options
 def run(settings: Settings) -> None:
-    """Watch interfaces, and export until SIGTERM or Ctrl-C."""
+    """Watch interfaces and export their counts, until Ctrl-C or SIGTERM."""
     if not settings.selection.all:
         raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror'.")
     logs.configure(settings.log_format, settings.log_level)
     for name, value in ignored_variables().items():
-        _log.debug("ignored, for Kubernetes sets it for a Service: %s=%s", name, value)
+        _log.debug("ignored, because Kubernetes sets it for a Service: %s=%s", name, value)
     context = click.get_current_context()
     for name in settings.selection.names:
-        with naming_source(context, [next(each for each in SELECTING if name in getattr(settings, each))]):
+        with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
             interfaces.find(name)
-    from otel_epping.agent.run import run as run_agent  # imports the SDK and its exporters: slow, and needed here only
+    from otel_epping.agent.run import run as run_agent  # slow, because it imports exporters
 
     if not run_agent(settings, partial(reread, context)):
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

@@ -21,7 +21,7 @@ LIFETIME_NS = 300 * _SECOND
 ECHO_LIFETIME_NS = 30 * _SECOND
 UNANSWERED_LIFETIME_NS = 30 * _SECOND
 
-# enum watched_state, bpf/events.h
+# enum event_flow_state, bpf/events.h
 _WAITING, _OPEN = 1, 2
 
 
@@ -29,7 +29,7 @@ class IdleFlowCloser:
     """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
-        watched = collector.program.maps["watched"]
+        watched = collector.program.maps["event_flows"]
         assert watched.layout is not None
         assert watched.key_layout is not None
         self._fd = watched.fd

@@ -45,7 +45,7 @@ class EventReader:
         maps = collector.program.maps
         if "events" not in maps:
             raise EppingError("the program was built without events")
-        layout = maps["event_draft"].layout
+        layout = maps["event_buffer"].layout
         assert layout is not None
         self.dtype = map_array.dtype_of(layout)
         self._no_events = np.zeros(0, self.dtype)

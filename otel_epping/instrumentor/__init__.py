@@ -80,7 +80,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from otel_epping.errors import EppingError
 from otel_epping.instrumentor.package import _instruments
 from otel_epping.kernel.attach import interfaces
-from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
+from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor, present
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.install import attach
@@ -166,7 +166,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
             undo.callback(attach(reader, collector, resource_of(provider), settings.limits))
         undo.callback(provider.force_flush)
         undo.callback(collector.attachments.detach_all)
-        end_monitor = look_in_background(HookMonitor(collector.attachments, collector.packets))
+        end_monitor = check_in_background(HookMonitor(collector.attachments, collector.interface_packets))
         undo.callback(end_monitor)
         self._detach_at_exit(collector, end_monitor)
         _log.info("watching %s", ", ".join(collector.attachments.watched))

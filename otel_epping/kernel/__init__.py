@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Everything that touches the kernel: load the program, attach it, read its memory. Knows nothing of OpenTelemetry.
+"""Loads the kernel program, attaches it to interfaces, and reads its maps. Does not depend on OpenTelemetry.
 
-A packet becomes a count in `bpf/epping.bpf.c`; a count becomes a number in Python here:
+    config -> load/ -> attach/            compiles and loads the program, and attaches it to interfaces
+    map_array -> read/ -> reading         maps its tables as numpy arrays, and makes readings of them
 
-    config -> loader -> interfaces      the program gets into the kernel and onto an interface
-    memory -> collector                 its maps, as numpy arrays, become readings
+`collector.EppingCollector` combines both.
 """

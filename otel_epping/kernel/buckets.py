@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The edges of the histogram's buckets, in whole nanoseconds, exact.
+"""The exact edges of the histogram's buckets, in whole nanoseconds.
 
-At scale s, bucket i of an OpenTelemetry exponential histogram holds the seconds v with
-2^(i/2^s) < v <= 2^((i+1)/2^s) (metrics data model, "ExponentialHistogram"). A whole number of nanoseconds is in it if
-edge(i) < v <= edge(i + 1), with edge(i) = floor(1e9 * 2^(i/2^s)): edges are irrational but for powers of two, and
-those from 2^-9 s up are whole, so rounding down never moves a nanosecond to another bucket.
+At scale s, bucket i of an OpenTelemetry exponential histogram holds the values v with 2^(i/2^s) < v <= 2^((i+1)/2^s)
+seconds (metrics data model, "ExponentialHistogram"). A whole number of nanoseconds v is in bucket i if
+edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). Rounding an edge down moves no whole nanosecond to
+another bucket, because no whole number is above floor(x) and at most x.
 
-The kernel finds a bucket by cells; bpf/histogram.h says how.
+The kernel finds the bucket of an RTT with a table of cells (bpf/histogram.h).
 """
 
 from functools import cache
@@ -15,20 +15,21 @@ from math import isqrt
 import numpy as np
 import numpy.typing as npt
 
-RTT_LEAST_NS = 1_000
-RTT_GREATEST_NS = 64_000_000_000
+RTT_MIN_NS = 1_000
+RTT_MAX_NS = 64_000_000_000
 SCALES = range(7)
 
-_FIRST_OCTAVE = RTT_LEAST_NS.bit_length() - 1
-_OCTAVES = RTT_GREATEST_NS.bit_length() - _FIRST_OCTAVE
+_FIRST_OCTAVE = RTT_MIN_NS.bit_length() - 1
+_OCTAVES = RTT_MAX_NS.bit_length() - _FIRST_OCTAVE
 _NO_EDGE = 2**64 - 1
 
 
 @cache
 def edge_ns(index: int, scale: int) -> int:
-    """Greatest whole nanosecond not above 2^(index / 2^scale) seconds, by integer arithmetic alone.
+    """Returns 2^(index / 2^scale) seconds in ns, rounded down.
 
-    The 2^scale-th root of (1e9)^(2^scale) * 2^index, as `scale` square roots: isqrt of an isqrt is exact.
+    This is the 2^scale-th root of (1e9)^(2^scale) * 2^index, computed as `scale` integer square roots. The isqrt of an
+    isqrt is exact, so no floating-point arithmetic is needed.
     """
     root: int = 10 ** (9 << scale)
     root = root << index if index >= 0 else root >> -index
@@ -38,7 +39,7 @@ def edge_ns(index: int, scale: int) -> int:
 
 
 def index_of(value_ns: int, scale: int) -> int:
-    """Index of the bucket that holds `value_ns`, at least 1 ns."""
+    """Returns the OTLP index of the bucket that holds `value_ns`, which must be at least 1."""
     index = (value_ns.bit_length() - (10**9).bit_length() - 1) << scale
     while edge_ns(index + 1, scale) < value_ns:
         index += 1
@@ -46,20 +47,21 @@ def index_of(value_ns: int, scale: int) -> int:
 
 
 def first_index(scale: int) -> int:
-    """OTLP index of the kernel's bucket 0, the one with the least RTT, 1 us."""
-    return index_of(RTT_LEAST_NS, scale)
+    """Returns the OTLP index of the kernel's bucket 0, which holds the smallest RTT, 1 us."""
+    return index_of(RTT_MIN_NS, scale)
 
 
 def bucket_count(scale: int) -> int:
-    """How many buckets the kernel keeps: from 1 us to 64 s."""
-    return index_of(RTT_GREATEST_NS, scale) - first_index(scale) + 1
+    """Returns the number of the kernel's buckets, which cover 1 us to 64 s."""
+    return index_of(RTT_MAX_NS, scale) - first_index(scale) + 1
 
 
 def cells(scale: int) -> npt.NDArray[np.uint64]:
-    """Rows (edge_ns, bucket) of the kernel's table `cells`, for each cell in which an RTT can lie.
+    """Returns the rows (edge_ns, bucket) of the kernel's table `cells`: (cells, 2).
 
-    A cell is the range of nanoseconds that share an octave and the `scale + 1` bits behind the leading one. It is
-    narrower than any bucket, so at most one edge lies in it.
+    A cell is the range of nanoseconds that have the same leading bit and the same `scale + 1` bits after it. A cell is
+    narrower than every bucket, so it contains at most one edge. RTTs up to `edge_ns` are in `bucket`, longer ones in
+    the next bucket. `edge_ns` is 2^64 - 1 if the cell contains no edge.
     """
     first = first_index(scale)
     fractions = 1 << (scale + 1)

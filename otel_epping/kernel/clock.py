@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock on the wall, for timestamps: it follows every step forward, and never runs backwards.
+"""The clock of exported timestamps: Unix time that follows every step forward and never runs backwards.
 
-Clocks are set. Forward is the common case, a router that begins in 1970 until it hears of the time: that is followed at
-once, or its points would be of 1970 for years. A clock that is set back is not, for a point that is older than the one
-before it is refused (Prometheus), dropped (the Collector's deltatocumulative) or counts for an interval a second time.
-So our clock then runs at half its speed until the other has caught up: an hour is made good in two. Times stay apart
-from one another, as they would not if it stood still, and nothing is lost but that rates look doubled meanwhile.
+When the system clock is set forward, this clock follows at once. The common case is a router that starts in 1970 and
+gets the time later. When the system clock is set back, this clock advances at half speed until the system clock has
+caught up: a step of one hour takes two hours. If it followed at once, points would be older than the points before
+them. Prometheus rejects such points, the OpenTelemetry Collector's deltatocumulative drops them, and other backends
+count an interval twice. If it stopped, all points would have the same time. At half speed no point is lost, but rates
+look doubled.
 
-In between it goes by CLOCK_BOOTTIME, which runs on while the machine is suspended, as CLOCK_MONOTONIC doesn't.
+The elapsed time is that of CLOCK_BOOTTIME, which advances while the machine is suspended, unlike CLOCK_MONOTONIC.
 """
 
 import logging
@@ -17,7 +18,7 @@ from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-_TOLD_NS = 10**9  # less is what keeping time looks like
+_WARN_AHEAD_NS = 10**9  # smaller steps are NTP slewing
 
 
 def _since_boot_ns() -> int:
@@ -25,29 +26,31 @@ def _since_boot_ns() -> int:
 
 
 class Clock:
-    """Unix time in ns at each call, from any thread; each is later than the one before.
+    """Returns Unix time in ns when it is called, each time later than before. May be called by any thread.
 
-    `wall_ns` is the clock that may be set, `elapsed_ns` one that cannot.
+    `wall_ns` returns the system clock, which can be set. `elapsed_ns` returns a clock that cannot be set.
     """
 
     def __init__(
         self, wall_ns: Callable[[], int] = time.time_ns, elapsed_ns: Callable[[], int] = _since_boot_ns
     ) -> None:
         self._wall_ns, self._elapsed_ns = wall_ns, elapsed_ns
-        self._latest_ns, self._looked_ns = wall_ns(), elapsed_ns()
+        self._latest_ns, self._latest_elapsed_ns = wall_ns(), elapsed_ns()
         self._is_ahead = False
         self._lock = threading.Lock()
 
     def __call__(self) -> int:
-        """Unix time in ns."""
+        """Returns Unix time in ns."""
         with self._lock:
-            wall_ns, looked_ns = self._wall_ns(), self._elapsed_ns()
-            at_half_speed_ns = self._latest_ns + max(1, (looked_ns - self._looked_ns) // 2)
-            self._latest_ns, self._looked_ns = max(wall_ns, at_half_speed_ns), looked_ns
+            wall_ns, elapsed_ns = self._wall_ns(), self._elapsed_ns()
+            at_half_speed_ns = self._latest_ns + max(1, (elapsed_ns - self._latest_elapsed_ns) // 2)
+            self._latest_ns, self._latest_elapsed_ns = max(wall_ns, at_half_speed_ns), elapsed_ns
             ahead_ns = self._latest_ns - wall_ns
-            if ahead_ns > _TOLD_NS and not self._is_ahead:
+            if ahead_ns > _WARN_AHEAD_NS and not self._is_ahead:
                 _log.warning(
-                    "the clock was set back: exported times are %.0f s ahead, and at half speed", ahead_ns / 1e9
+                    "the clock was set back: exported times are %.0f s ahead of it, and advance at half speed until it "
+                    "has caught up",
+                    ahead_ns / 1e9,
                 )
                 self._is_ahead = True
             elif not ahead_ns:

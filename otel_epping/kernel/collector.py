@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The running collector: the loaded program, the interfaces it watches, and readers of what it counts.
+"""The collector: the loaded program, the interfaces that it watches, and the readers of its counts.
 
-The kernel only ever adds, so reading takes nothing away: any number of readers read whenever they like, a failed export
-costs nothing, and what happened between two readings is their difference.
+The program only adds to its counts, and reading does not reset them. So any number of readers can read at any time, a
+failed export loses nothing, and the counts of an interval are the difference of two readings.
 """
 
 import os
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from otel_epping.errors import EppingError
 from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
-from otel_epping.kernel.attach.hook_monitor import HookMonitor, look_in_background
+from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
 from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import IDLE_TIMEOUTS_NS, EppingConfig, possible_cpus
@@ -31,8 +31,9 @@ from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting import count_waiting
 
-# Slots are given out in order, but for some that two CPUs fought over: where so many are free, all behind them are.
-_SLOTS_AHEAD = 1024
+# Slots are assigned in ascending order. When two CPUs compete for a slot, a few can be skipped. So if this number of
+# slots are free, all following slots are free, too.
+_SCAN_ROWS = 1024
 
 
 def _close(fds: list[int]) -> None:
@@ -57,19 +58,19 @@ class EppingCollector:
         self.config = config or EppingConfig()
         _check_idle_timeout(idle_timeout_ns)
         self.program = loader.load(self.config)
-        maps_gone = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
-        self._program_gone = weakref.finalize(self, _close, list(self.program.entry_points.values()))
-        # At exit the kernel closes them, and what is called before that may read still.
-        maps_gone.atexit = self._program_gone.atexit = False
+        close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
+        self._close_program = weakref.finalize(self, _close, list(self.program.entry_points.values()))
+        # Not at exit: other exit handlers may still read. The kernel closes the descriptors then.
+        close_maps.atexit = self._close_program.atexit = False
         self.directions = Directions()
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
-        # Nobody waits for a reader that is no more.
+        # Weak: a slot is freed when all readers have read it, and must not wait for a reader that no longer exists.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
-        self._rows = 1
+        self._rows_in_use = 1
         self._cpus = possible_cpus()
         self._lock = threading.Lock()
         self.slots = Slots(self.program.maps, self._control, idle_timeout_ns)
@@ -97,14 +98,14 @@ class EppingCollector:
         """
         self.attachments.attach(interface, Role[role.upper()])
         if self._end_monitor is None:
-            self._end_monitor = look_in_background(HookMonitor(self.attachments, self.packets))
+            self._end_monitor = check_in_background(HookMonitor(self.attachments, self.interface_packets))
 
     def detach(self, interface: str) -> None:
         """Detaches the program from an interface. Its counts stay readable until they are exported."""
         self.attachments.detach(interface)
 
     def _fill_tables(self) -> None:
-        """Gives the program the edges of its buckets, its free slots, and leave to count."""
+        """Writes the table of cells, the free slots and the first epoch, which lets the program count."""
         maps = self.program.maps
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
@@ -127,11 +128,11 @@ class EppingCollector:
             self.slots.idle_ns = idle_timeout_ns
 
     def now_ns(self) -> int:
-        """Unix time of a reading that is taken now; each is later than the one before."""
+        """Returns the Unix time for a reading that is taken now, in ns. Each is later than the one before."""
         return self._clock()
 
     def reader(self) -> Reader:
-        """A new reader; each keeps its own place."""
+        """Returns a new reader. Each reader keeps its own state, so readers do not affect each other."""
         with self._lock:
             flows = FlowTable(self._arrays["flows"], self._arrays["flow_sets"], packet_clock=self.config.packet_clock)
             counters, numbers = self._arrays["interface_counters"], self.attachments.numbers
@@ -143,23 +144,24 @@ class EppingCollector:
         return reader
 
     def _count_rows(self) -> int:
-        """How many rows have, or had, a live slot among them; row 0 is in use always."""
+        """Returns the number of leading rows that contain all slots that are or were in use; row 0 always is."""
         slots = self._arrays["slots"]
-        while self._rows < slots.length:
-            ahead = slots.rows(self._rows, min(self._rows + _SLOTS_AHEAD, slots.length))
-            live = np.flatnonzero(ahead["live"] != 0)
+        while self._rows_in_use < slots.length:
+            following = slots.rows(self._rows_in_use, min(self._rows_in_use + _SCAN_ROWS, slots.length))
+            live = np.flatnonzero(following["live"] != 0)
             if not len(live):
                 break
-            self._rows += int(live[-1]) + 1
-        return self._rows
+            self._rows_in_use += int(live[-1]) + 1
+        return self._rows_in_use
 
     @contextmanager
     def _next_interval(self, reader: Reader) -> Iterator[Interval]:
-        """Ends the program's current interval, and lends the new one to a reader; see bpf/histogram.h.
+        """Ends the program's current interval, and lends the new one to a reader (bpf/histogram.h).
 
-        No other reader gets an interval meanwhile. Rows in use are counted after the interval ended, so that no slot
-        with an RTT in that interval is left out. An RTT that is counted at this moment may update the minimum and the
-        maximum of the interval just read, which no reader reads again. Benign: the RTT is in a bucket all the same.
+        No other reader gets an interval before the body ends. The rows in use are counted after the end of the
+        interval, so that each slot with an RTT in that interval is included. Benign race: a CPU that records an RTT at
+        this moment may update the minimum or maximum of the interval that was just read, which no reader reads again.
+        The RTT itself is counted in its bucket.
         """
         with self._lock:
             self._control.interval += 1
@@ -175,33 +177,35 @@ class EppingCollector:
             )
 
     def waiting(self) -> int:
-        """Packets that were timed and wait for their reply."""
-        return count_waiting(self._arrays["flows"], self.program.maps["exchanges"])
+        """Returns the number of RTT samples that were started and wait for their reply."""
+        return count_waiting(self._arrays["flows"], self.program.maps["transactions"])
 
-    def packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Packets received and transmitted on interfaces, by their numbers: (len(numbers), 2)."""
+    def interface_packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
+        """Returns the packets received and transmitted on interfaces, given by their numbers: (len(numbers), 2)."""
         rows = self._arrays["interface_counters"].rows(0, (max(numbers) + 1) * self._cpus)
-        ways = [rows[way]["packets"].sum(axis=1, dtype=np.int64) for way in ("received", "transmitted")]
-        return np.stack([way.reshape(-1, self._cpus)[numbers].sum(axis=1) for way in ways], axis=1)
+        counts = [rows[direction]["packets"].sum(axis=1, dtype=np.int64) for direction in ("received", "transmitted")]
+        return np.stack([count.reshape(-1, self._cpus)[numbers].sum(axis=1) for count in counts], axis=1)
 
     @property
     def kernel_bytes(self) -> dict[str, int]:
-        """Kernel memory of each map, as the kernel accounts it."""
+        """The memory of each map in bytes, as the kernel accounts it, by name."""
         return {name: map_array.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
-    def runs(self) -> dict[str, tuple[int, int]]:
-        """How often each entry point ran, and for how long, ns; both count while the sysctl kernel.bpf_stats_enabled
-        is 1. Nothing after close().
+    def run_stats(self) -> dict[str, tuple[int, int]]:
+        """Returns (number of runs, total run time in ns) of each entry point, by name; nothing after close().
+
+        The kernel counts both while the sysctl kernel.bpf_stats_enabled is 1.
         """
-        if not self._program_gone.alive:
+        if not self._close_program.alive:
             return {}
         infos = {name: map_array.map_info(fd) for name, fd in self.program.entry_points.items()}
         return {name: (info["run_cnt"], info["run_time_ns"]) for name, info in infos.items()}
 
     @property
     def verified_instructions(self) -> dict[str, int] | None:
-        """How many instructions the verifier went through for each entry point (of a million it allows); None if the
-        kernel doesn't say, as before Linux 5.16.
+        """The number of instructions that the verifier processed for each entry point, by name. The limit is a million.
+
+        None if the kernel does not report the number (before Linux 5.16).
         """
         infos = {name: map_array.map_info(fd) for name, fd in self.program.entry_points.items()}
         if not all("verified_insns" in info for info in infos.values()):
@@ -209,9 +213,12 @@ class EppingCollector:
         return {name: info["verified_insns"] for name, info in infos.items()}
 
     def close(self) -> None:
-        """Detaches from all interfaces and releases the program. The maps stay until the last reader is gone."""
+        """Detaches from every interface and closes the program.
+
+        The maps stay until nothing references the collector or its readers.
+        """
         if self._end_monitor:
             self._end_monitor()
             self._end_monitor = None
         self.attachments.detach_all()
-        self._program_gone()
+        self._close_program()

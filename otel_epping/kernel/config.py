@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The knobs of the kernel program, checked, and the constants it is compiled with.
+"""The settings of the kernel program, and the constants that the program is compiled with.
 
-`bpf/config.h` describes each; defaults here and there are the same (a test compares them).
+`bpf/config.h` describes each constant. The defaults there and here are the same, which a test checks.
 """
 
 import time
@@ -10,21 +10,22 @@ from pathlib import Path
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
-from otel_epping.kernel.buckets import RTT_GREATEST_NS, SCALES, bucket_count
+from otel_epping.kernel.buckets import RTT_MAX_NS, SCALES, bucket_count
 
 _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
-_POSSIBLE = Path("/sys/devices/system/cpu/possible")
+_POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
-# How the program is put on interfaces: by TCX links, clsact filters, or the first of them that the kernel has.
+# How the program is attached to interfaces: by TCX links or clsact filters. "auto" is TCX if the kernel has it.
 HOOKS = ("auto", "tcx", "clsact")
 
+# The smallest and the largest value of each setting.
 LIMITS: dict[str, tuple[int, int]] = {
     "max_subnets": (1, 4_000_000),
     "max_flows": (64, 16_000_000),
     "prefix_v4": (0, 32),
     "prefix_v6": (0, 128),
-    "sample_interval_ns": (0, RTT_GREATEST_NS),
+    "sample_interval_ns": (0, RTT_MAX_NS),
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }
@@ -33,19 +34,21 @@ IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
 
 
 def possible_cpus() -> int:
-    """Highest possible CPU number plus one (the kernel's nr_cpu_ids), which counters per CPU must have rows for.
+    """Returns the highest possible CPU number plus one (the kernel's nr_cpu_ids): the rows of counters for each CPU.
 
-    Raises EppingError if the kernel does not say.
+    Raises EppingError if /sys cannot be read.
     """
     try:
-        ranges = _POSSIBLE.read_text().strip()
+        ranges = _POSSIBLE_CPUS.read_text().strip()
     except OSError as error:
-        raise EppingError(f"cannot read {_POSSIBLE} ({error.strerror}): mount /sys; read-only is enough") from error
+        raise EppingError(
+            f"cannot read {_POSSIBLE_CPUS} ({error.strerror}): mount /sys; read-only is enough"
+        ) from error
     return int(ranges.replace("-", ",").split(",")[-1]) + 1
 
 
 def tick_ns() -> int:
-    """Time between two ticks of the kernel's timer: the resolution of its coarse clocks."""
+    """Returns the time between two ticks of the kernel's timer, in ns: the resolution of the kernel's coarse clocks."""
     return round(time.clock_getres(_CLOCK_MONOTONIC_COARSE) * 1e9)
 
 
@@ -83,18 +86,18 @@ class EppingConfig:
     packet_clock: bool = False
 
     def __post_init__(self) -> None:
-        for name, (least, greatest) in LIMITS.items():
+        for name, (minimum, maximum) in LIMITS.items():
             value = getattr(self, name)
-            if not least <= value <= greatest:
-                raise EppingError(f"{name} is {value}: it must be from {least} to {greatest}")
+            if not minimum <= value <= maximum:
+                raise EppingError(f"{name} is {value}: it must be from {minimum} to {maximum}")
         if self.hook not in HOOKS:
             raise EppingError(f"hook is {self.hook!r}: it must be one of {', '.join(HOOKS)}")
-        methods.bits(self.methods)
+        methods.mask(self.methods)
 
     def defines(self) -> dict[str, int]:
-        """Compile-time constants of `bpf/config.h`."""
-        knobs = {
+        """Returns the constants of `bpf/config.h`, by name."""
+        constants = {
             name.upper(): int(getattr(self, name)) for name in (*LIMITS, "tunnels", "copies", "events", "packet_clock")
         }
-        knobs["METHODS"] = methods.bits(self.methods)
-        return knobs | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}
+        constants["METHODS"] = methods.mask(self.methods)
+        return constants | {"BUCKETS": bucket_count(self.scale), "CPUS": possible_cpus(), "TICK_NS": tick_ns()}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program's arrays as numpy arrays, without a copy.
+"""The program's array maps as numpy arrays, without a copy.
 
-This is the one place that knows C layouts, and it does not know them by heart: BCC describes each table of the compiled
-program, the loader hands the description on, and the dtype is made from it. Its size is then compared with what the
-kernel says of the map, so a compiler with other ideas of alignment is found at start and not in the figures.
+BCC describes the layout of each table of the compiled program, the loader passes the description on, and the dtype is
+made from it. So no C layout is repeated in Python. The size of each layout is compared with the value size that the
+kernel reports. A compiler that aligns fields in another way causes an error at the start, not wrong numbers.
 """
 
 import ctypes
@@ -19,9 +19,8 @@ import numpy.typing as npt
 from otel_epping.errors import EppingError
 from otel_epping.kernel.program import Map
 
-# What is mapped at a time: a bound on memory, and of what is touched of it, a cache holds most.
-_WINDOW_BYTES = 3 << 20
-
+# The size of a part that is mapped at a time. This limits memory, and most of a part that is read fits into the cache.
+_PART_BYTES = 3 << 20
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
 _library = ctypes.CDLL(None, use_errno=True)
@@ -31,7 +30,7 @@ _library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
-    """The dtype of a layout {"size": bytes, "fields": [[name, offset, element, count]...]} (see load/compiler.py)."""
+    """Returns the dtype of a layout as layout() in load/compiler.py makes it."""
     names, formats, offsets = [], [], []
     for name, offset, element, count in layout["fields"]:
         base = dtype_of(element) if isinstance(element, dict) else np.dtype(element.replace("u", "uint"))
@@ -42,7 +41,7 @@ def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
 
 
 def map_info(fd: int) -> dict[str, int]:
-    """What the kernel says of a map or program behind a descriptor: value_size, max_entries, memlock (bytes)..."""
+    """Returns the numbers in /proc/self/fdinfo of a map or program: value_size, max_entries, memlock (bytes), ..."""
     info = {}
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -52,9 +51,9 @@ def map_info(fd: int) -> dict[str, int]:
 
 
 class _Pages:
-    """Pages of a map, mapped as long as this is there: to numpy an array of bytes, which keeps it.
+    """Pages of a map. They stay mapped as long as this object exists, which numpy takes as an array of bytes and keeps.
 
-    Python's own mmap lets no other thread run while the kernel maps. Raises OSError.
+    Python's mmap module is not used, because it holds the GIL while the kernel maps. Raises OSError.
     """
 
     def __init__(self, fd: int, size: int, offset: int) -> None:
@@ -71,13 +70,16 @@ class _Pages:
 
 
 class Array:
-    """A BPF_F_MMAPABLE array of structs, read-only; rows change under the reader's eyes.
+    """A BPF_F_MMAPABLE array of structs, read-only. The program may change rows while they are read.
 
-    The kernel maps all pages at once, and they count as resident: 2.2 kB a subnet, as much again as all that is kept of
-    it. So rows are mapped to be looked at, which takes 0.3 us a page, and unmapped when the last numpy array that shows
-    them is gone. Who wants to keep them makes a copy.
+    The kernel maps all pages of a mapping at once, and they count as resident memory of the process: 2.2 kB for each
+    subnet, which would double the agent's memory for a subnet. So rows are mapped when they are needed, which takes
+    0.3 us for each page, and unmapped with the last numpy array that shows them. Copy rows to keep them.
 
-    Raises EppingError if layout and kernel disagree.
+    dtype   the dtype of a row
+    length  the number of rows
+
+    Raises EppingError if the size of the layout is not the size that the kernel reports.
     """
 
     def __init__(self, name: str, array: Map) -> None:
@@ -86,36 +88,41 @@ class Array:
         described = size * (array.rows or 1)
         if described != info["value_size"]:
             raise EppingError(
-                f"map {name}: BCC describes {described} bytes, the kernel has {info['value_size']}: "
+                f"map {name}: BCC describes a value of {described} bytes, the kernel one of {info['value_size']}: "
                 "please report this, with the version of BCC"
             )
-        # Elements lie at multiples of 8 bytes (the kernel's array_map_alloc()); a layout has no padding at its end.
+        # The kernel aligns elements to 8 bytes (array_map_alloc()). BCC's layouts have no padding at the end.
         self.dtype = dtype_of((array.layout or {}) | {"size": -(-size // 8) * 8})
         self.length = array.rows or info["max_entries"]
         self._fd = array.fd
 
     def rows(self, begin: int, end: int) -> npt.NDArray[Any]:
-        """Rows from `begin` to before `end`, at least one."""
+        """Maps the rows from `begin` to `end` - 1, at least one."""
         size = self.dtype.itemsize
         page = begin * size // mmap.PAGESIZE * mmap.PAGESIZE
         mapped = np.asarray(_Pages(self._fd, end * size - page, page))
         return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
 
-    def parts(self, rows: int, together: int = 1) -> Iterator[tuple[int, int]]:
-        """Where parts of the first `rows` rows begin and end: some MB each, which don't divide `together` rows."""
-        part = max(_WINDOW_BYTES // self.dtype.itemsize // together, 1) * together
+    def parts(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
+        """Divides the first `rows` rows into parts of up to 3 MB. Yields (first row, last row + 1) of each.
+
+        The length of a part is a multiple of `multiple`, except for the last part.
+        """
+        part = max(_PART_BYTES // self.dtype.itemsize // multiple, 1) * multiple
         for begin in range(0, rows, part):
             yield begin, min(begin + part, rows)
 
-    def windows(self, rows: int, together: int = 1) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """These parts: where each begins, and it."""
-        for begin, end in self.parts(rows, together):
+    def windows(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+        """Yields (first row, rows) for each of parts()."""
+        for begin, end in self.parts(rows, multiple):
             yield begin, self.rows(begin, end)
 
 
 def write(array: Map, row: int, value: bytes) -> None:
-    """Writes a row of a table that is one value: there the kernel's own update would be one of all rows. Who reads it
-    meanwhile may find a part of it, as with the kernel's. Raises OSError."""
+    """Writes a row of a direct table (bpf/direct_value.h), where an update by bpf(2) would write all rows.
+
+    The program may read the row while a part of it is written, as with an update by bpf(2). Raises OSError.
+    """
     offset = row * len(value)
     page = offset // mmap.PAGESIZE * mmap.PAGESIZE
     with mmap.mmap(array.fd, offset - page + len(value), offset=page) as pages:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loaded program: its entry points and its maps, by their file descriptors."""
+"""The file descriptors of the loaded program and of its maps."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,9 +7,13 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Map:
-    """A map of the loaded program: its descriptor, and its value's and key's layouts, as BCC describes structs.
+    """A map of the loaded program.
 
-    A table that is one value, as bpf/direct.h has them, has so many `rows`, each of them with the layout.
+    fd          its descriptor
+    layout      the layout of its value, as load/compiler.py describes it; None if the value is not a struct
+    key_layout  the layout of its key, likewise
+    rows        the number of rows of a direct table (bpf/direct_value.h), which is a map with one value; each row has
+                the layout `layout`. None for other maps
     """
 
     fd: int
@@ -20,12 +24,14 @@ class Map:
 
 @dataclass(frozen=True)
 class Program:
-    """The loaded program: descriptors of its entry points and maps, by name.
+    """The loaded program.
 
-    compiler     what compiled it: "BCC 0.31.0 with LLVM 19.1"
-    bcc_version  "0.31.0"
-    interpreter  the Python that has BCC
-    verifier_s   how long the kernel took to verify both entry points, side by side
+    entry_points  descriptors of epping_ingress and epping_egress, by name
+    maps          its maps, by name
+    compiler      the compiler's versions: "BCC 0.31.0 with LLVM 19.1"
+    bcc_version   the version of BCC: "0.31.0"
+    interpreter   the path of the Python interpreter that has BCC
+    verifier_s    how long the kernel took to verify both entry points, in parallel
     """
 
     entry_points: dict[str, int]

@@ -21,7 +21,7 @@ from otel_epping.lab.namespaces import LabError
 from otel_epping.lab.sink import Point, Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
 from otel_epping.otel import metric_table, semconv
-from otel_epping.process.stop import interruptible
+from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.series import histogram
 
 try:
@@ -181,7 +181,7 @@ def run() -> bool:
 
     Raises EppingError if the machine lacks something that the demo needs.
     """
-    interruptible()
+    enable_keyboard_interrupt()
     console = Console()
     try:
         found, requests = _measure(console)

@@ -37,7 +37,7 @@ def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Calla
             yield Observation(count, {semconv.INTERFACE_EVENT: event})
 
     def runs(value: Callable[[int, int], float]) -> Iterable[Observation]:
-        for entry_point, (count, time_ns) in collector.runs().items():
+        for entry_point, (count, time_ns) in collector.run_stats().items():
             if count:
                 yield Observation(value(count, time_ns), {semconv.IO_DIRECTION: _DIRECTIONS[entry_point]})
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What any daemon needs: logs, redaction of secrets, signals, limits. Knows nothing of networks."""
+"""Functions of any daemon: logs, redaction of secrets, signals, limits, escaped text. Has no code about networks."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Descriptors (RLIMIT_NOFILE): two for each interface, and a reserve for everything else.
+"""The limit on file descriptors (RLIMIT_NOFILE): each interface takes two; a reserve is kept for everything else.
 
 Without a reserve, interfaces could take the last descriptor. Then no export could connect, and no file could be read.
 """
@@ -9,14 +9,15 @@ import os
 import resource
 from contextlib import suppress
 
-# The kernel's default for fs.nr_open. More is allowed in some containers, where closing all takes seconds.
+# The kernel's default of fs.nr_open. Some containers allow more; closing all descriptors up to such a limit takes
+# seconds.
 _MAX_LIMIT = 1 << 20
 # Exporters, health probes and netlink sockets take about 20.
 _RESERVE = 64
 
 
 def raise_limit() -> None:
-    """Raises the soft limit of this process to the hard limit. It is low for programs that use select()."""
+    """Raises the soft limit of this process to the hard limit. The default is low, for programs that use select()."""
     with suppress(OSError, ValueError):  # refused by a seccomp filter: the agent works with fewer interfaces
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _MAX_LIMIT if hard == resource.RLIM_INFINITY else min(hard, _MAX_LIMIT)

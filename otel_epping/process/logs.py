@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of the agent: one line per event on standard error, as text or JSON, whoever has something to say.
+"""The agent's log: one line per event on standard error, as text or JSON.
 
-Also what the SDK and the exporters say, warnings of Python's, and an exception that nobody caught, in whichever thread.
-A line of text tells time, level and what happened; a line of JSON has the logger, the thread, the fields that the event
-came with (logging's `extra`), and of an exception type, message and the whole traceback, too.
+The log also contains messages of the SDK and the exporters, Python warnings, and uncaught exceptions of all threads.
+A line of text has the time, the level and the message. A JSON object also has the logger, the thread, the fields of the
+event (`extra` of the logging module) and, for an exception, its type, message and traceback.
 """
 
 import json
@@ -19,20 +19,20 @@ from typing import Any
 
 from otel_epping.process.text import printable
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# What a record has without any `extra`, and what formatters add.
-_USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
+# The attributes of a record without `extra`, and those that formatters add.
+_STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def _one_line(text: str) -> str:
-    """The same without line breaks, and with what a terminal would obey written out: others' words are in our log."""
+    """The text without line breaks, and with control characters escaped. Other programs may have written the text."""
     return printable(" ".join(text.split()))
 
 
 def _utf8(value: Any) -> Any:
-    """The same with lone surrogates escaped, which are no UTF-8 and which readers of JSON refuse (RFC 8259, 8.2)."""
+    """The value with lone surrogates escaped: UTF-8 cannot encode them, JSON parsers reject them (RFC 8259, 8.2)."""
     if isinstance(value, str):
         return _SURROGATES.sub(lambda match: printable(match[0]), value)
     if isinstance(value, dict):
@@ -41,13 +41,13 @@ def _utf8(value: Any) -> Any:
 
 
 def _time(record: logging.LogRecord) -> str:
-    """RFC 3339, UTC."""
+    """The time of a record in UTC, in the format of RFC 3339."""
     time = datetime.fromtimestamp(record.created, timezone.utc)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Text(logging.Formatter):
-    """Time, level, message; of an exception, type and message, and the calls that led to it."""
+    """Formats time, level and message; for an exception also its type, message and call chain."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -59,40 +59,43 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """An object; exceptions under the names of OpenTelemetry's conventions (semconv, "exceptions in logs")."""
+    """Formats a JSON object. Fields of exceptions have the names of OpenTelemetry's semantic conventions."""
 
     def format(self, record: logging.LogRecord) -> str:
-        told: dict[str, Any] = {
+        fields: dict[str, Any] = {
             "time": _time(record),
             "level": record.levelname.lower(),
             "message": _one_line(record.getMessage()),
             "logger": record.name,
             "thread": record.threadName,
         }
-        told |= {name: value for name, value in vars(record).items() if name not in _USUAL}
+        fields |= {name: value for name, value in vars(record).items() if name not in _STANDARD_ATTRIBUTES}
         if record.exc_info and (error := record.exc_info[1]):
-            told["exception.type"] = type(error).__name__
-            told["exception.message"] = str(error)
-            told["exception.stacktrace"] = "".join(traceback.format_exception(error))
-        return json.dumps(_utf8(told), default=str)
+            fields["exception.type"] = type(error).__name__
+            fields["exception.message"] = str(error)
+            fields["exception.stacktrace"] = "".join(traceback.format_exception(error))
+        return json.dumps(_utf8(fields), default=str)
 
 
 def _is_json() -> bool:
     return any(isinstance(handler.formatter, _Json) for handler in logging.getLogger().handlers)
 
 
-def last_words(text: str, detail: str = "") -> str:
-    """What a process writes as it ends: a line of its log, if that is JSON; else text for whoever typed the command."""
+def exit_message(text: str, detail: str = "") -> str:
+    """The last message of a process: a JSON object if the log is JSON, otherwise text after "otel-epping: ".
+
+    `detail` (for example a compiler's messages) comes before the text, or is a field of the object.
+    """
     if not _is_json():
         return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))
-    record = logging.LogRecord(_log.name, logging.CRITICAL, "", 0, text, None, None)
+    record = logging.LogRecord("otel_epping", logging.CRITICAL, "", 0, text, None, None)
     if detail:
         record.detail = detail
     return _Json().format(record)
 
 
-def _told(level: int, message: str) -> Callable[[Any], None]:
-    """A hook of `sys` or `threading` for what nobody caught."""
+def _log_hook(level: int, message: str) -> Callable[[Any], None]:
+    """A hook for sys.unraisablehook or threading.excepthook that logs the exception."""
 
     def hook(uncaught: Any) -> None:
         if uncaught.exc_value:
@@ -102,17 +105,17 @@ def _told(level: int, message: str) -> Callable[[Any], None]:
 
 
 def configure(form: str, level: str) -> None:
-    """Sets up the log of this process, all of it. `form` is text or json, `level` debug, info, warning or error."""
+    """Configures logging for the whole process. `form` is text or json; `level` is debug, info, warning or error."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Json() if form == "json" else _Text())
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # The core of gRPC is no Python, and writes lines of its own: of connections that go, which the exporter tells too.
+    # The C core of gRPC writes lines in its own format. The exporter reports lost connections too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # A log that cannot be written, on a full disk for one, is no reason for more of it.
+    # Otherwise the logging module prints a traceback for each line that cannot be written, for example on a full disk.
     logging.raiseExceptions = False
     logging.captureWarnings(True)
-    sys.excepthook = lambda *error: _log.critical("the end of otel-epping: uncaught", exc_info=error)
-    threading.excepthook = _told(logging.CRITICAL, "the end of a thread: uncaught")
-    sys.unraisablehook = _told(logging.ERROR, "uncaught, where nobody can catch it")
+    sys.excepthook = lambda *error: _log.critical("uncaught exception, exiting", exc_info=error)
+    threading.excepthook = _log_hook(logging.CRITICAL, "uncaught exception, the thread ends")
+    sys.unraisablehook = _log_hook(logging.ERROR, "exception ignored")

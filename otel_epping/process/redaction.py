@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps secrets out of all that we say: the headers that exporters send, and users, passwords and queries in URLs.
+"""Hides secrets in log lines and error messages: headers that exporters send; users, passwords and queries in URLs.
 
-The SDK and the transports put headers into their complaints (one that cannot be parsed, or holds a line break, is
-quoted in full), and so may a receiver that refuses them. So what is hidden is the secret itself, wherever it turns up.
+The SDK and the transports quote headers in their error messages, for example a header that cannot be parsed or that
+contains a line break. A receiver may quote headers too. So the secrets themselves are searched for in every text.
 """
 
 import logging
@@ -17,23 +17,24 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-# Endpoints, and the proxies of requests and gRPC.
+# Endpoints, and the proxy variables of requests and gRPC.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
-# What is shorter stands in too many words to be hidden, and is no secret.
-_LEAST = 4
+# A shorter text is part of too many words to be hidden, and is not a secret.
+_MIN_LENGTH = 4
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
+    """Values of headers, and users, passwords and query parameters of URLs, as the variables contain them."""
     for variable, value in environment.items():
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # Without a name, or with what can't be one ("Authorization: Basic ..."), all of it may be secret.
+                # Without a valid name ("Authorization: Basic ..."), the whole text may be secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
-            # A password may hold what ends the host of a URL, and is to be hidden all the same.
+            # Not urlsplit(): a password may contain characters that would end the host part, such as / or #.
             user, _, rest = value.strip().rpartition("://")[2].rpartition("@")
             name, _, password = user.partition(":")
             basic = b64encode(f"{unquote(name)}:{unquote(password)}".encode(errors="surrogateescape"))
@@ -42,7 +43,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """A secret as it stands in the variable, as it is sent, without its scheme ("Bearer"), and as Python quotes it."""
+    """A secret as in the variable, percent-decoded, without its scheme ("Bearer"), and escaped as by repr()."""
     for text in (secret.strip(), unquote(secret).strip()):
         for part in (text, *text.split()[-1:]):
             yield part
@@ -50,32 +51,32 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def redact(text: str) -> str:
-    """The text without secrets that stand in the environment."""
-    forms = {form for secret in _secrets(os.environ) for form in _forms(secret) if len(form) >= _LEAST}
+    """The text with each secret from the environment replaced by HIDDEN."""
+    forms = {form for secret in _secrets(os.environ) for form in _forms(secret) if len(form) >= _MIN_LENGTH}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
     return text
 
 
 def _redacted_error(error: BaseException) -> BaseException:
-    """The error, or, if it tells a secret, what stands for it: without what led to it, which may tell it as well."""
-    told = "".join(traceback.format_exception(error))
-    if redact(told) == told:
+    """The error; if its traceback contains a secret, a RuntimeError with the redacted message and without causes."""
+    text = "".join(traceback.format_exception(error))
+    if redact(text) == text:
         return error
     return RuntimeError(redact(f"{type(error).__name__}: {error}")).with_traceback(error.__traceback__)
 
 
 def install() -> None:
-    """Has all log records of this process redacted when they are made: message, and exception."""
+    """Redacts the message and the exception of every log record that this process creates from now on."""
     make = logging.getLogRecordFactory()
 
     def redacted(*arguments: Any, **options: Any) -> logging.LogRecord:
         record = make(*arguments, **options)
         try:
-            said = record.getMessage()
-        except Exception:  # arguments that don't fit: whoever writes the record says so
+            message = record.getMessage()
+        except Exception:  # arguments that do not fit the format: the handler reports them
             return record
-        if (clean := redact(said)) != said:
+        if (clean := redact(message)) != message:
             record.msg, record.args = clean, ()
         if record.exc_info and record.exc_info[1]:
             error = _redacted_error(record.exc_info[1])

@@ -24,7 +24,7 @@ from otel_epping.otel.otlp.failure import Failure
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from otel_epping.otel.variables import standard
 from otel_epping.process import logs, redaction
-from otel_epping.process.stop import interruptible
+from otel_epping.process.signals import enable_keyboard_interrupt
 from otel_epping.replay.event_printer import EventPrinter
 from otel_epping.replay.input_files import InputFiles
 from otel_epping.replay.replayer import Replayer
@@ -68,7 +68,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
 def _last_error(failures: list[str]) -> EppingError:
     """Prints all failures but the last, one per line; returns the last as an error."""
     for failure in failures[:-1]:
-        click.echo(logs.last_words(redaction.redact(failure)), err=True)
+        click.echo(logs.exit_message(redaction.redact(failure)), err=True)
     return EppingError(failures[-1])
 
 
@@ -90,7 +90,7 @@ class ReplaySession:
         """Feeds all packets of all files, until the end of the last file or Ctrl-C."""
         feed = self._events.feed if self._events else self._replayer.feed
         started_s = time.monotonic()
-        interruptible()
+        enable_keyboard_interrupt()
         try:
             with self._progress() as progress:
                 for batch in self._files.batches(progress):

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: flags, environment variables and a file, from one table."""
+"""Settings of the agent: flags, environment variables and a YAML file, all made from one class."""

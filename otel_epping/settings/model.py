@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every setting of the agent, in one table: flags, variables, the file, its schema and docs/settings.md come from it.
+"""All settings of the agent, in one class. Flags, variables, the file, its schema and docs/settings.md follow from it.
 
-To add a setting, add a row. What it is called follows from its field: `max_subnets` is --max-subnets, the variable
-OTEL_EPPING_MAX_SUBNETS, and `max_subnets` in a file; the unit of a field in ns is no part of it.
+To add a setting, add a field to Settings. The names of a setting follow from its field: `max_subnets` is --max-subnets,
+the variable OTEL_EPPING_MAX_SUBNETS, and `max_subnets` in a file. The suffix _ns of a field is not part of the names.
 
-Click converts and ranks (flag, variable, file, default). A model by pydantic takes 9 MB and 90 ms more, one by msgspec
-1 MB, and either checks by other rules than the flags do.
+Click converts values, and chooses between flag, variable, file and default. A model of pydantic would take 9 MB and
+90 ms more, a model of msgspec 1 MB. Both would check by other rules than the flags.
 """
 
 import dataclasses
@@ -22,254 +22,264 @@ from otel_epping.series.limits import RANGES, Limits
 from otel_epping.settings.types import Duration, Interfaces, Methods
 
 PREFIX = "OTEL_EPPING_"
-SELECTING = ("interface", "lan", "mirror")  # the settings that select interfaces, in the order of class Selection
+INTERFACE_SETTINGS = ("interface", "lan", "mirror")  # in the order of the fields of Selection
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 
-_KERNEL = EppingConfig()
-_LIMITS = Limits()
+_KERNEL_DEFAULTS = EppingConfig()
+_LIMIT_DEFAULTS = Limits()
 _INTERVALS_NS = (10**6, 24 * 3600 * 10**9)
 
 
-class Row(NamedTuple):
-    """What is known of a setting beside its name and default.
+class Spec(NamedTuple):
+    """The properties of a setting, except its names and its default.
 
-    short    a short flag
-    kernel   a knob of the kernel program, which every command has that loads it; it is the same field of EppingConfig
-    attaches it says how the program is put on interfaces, of which a capture has none
-    reload   SIGHUP puts a new value of the file into force; all others need a restart
-    unset    what holds while there is no value, where the default is None
+    short       short flag, or ""
+    kernel      the setting is a field of EppingConfig; all commands that load the kernel program have it
+    live_only   the setting is about interfaces, so commands that read captures do not have it
+    reloadable  SIGHUP applies a new value of the file; other settings need a restart
+    unset       text for the default None
     """
 
     type: click.ParamType[Any]
     help: str
     short: str = ""
     kernel: bool = False
-    attaches: bool = False
-    reload: bool = False
+    live_only: bool = False
+    reloadable: bool = False
     unset: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The settings of the agent. Values are as the types of their rows convert them.
+    """The values of the settings, as converted by the types in their specs.
 
-    Raises EppingError for bounds that don't fit together.
+    Raises EppingError for limits that contradict each other.
     """
 
     interface: Annotated[
         tuple[str, ...],
-        Row(
+        Spec(
             Interfaces(),
-            "Interface to watch: a name, a pattern such as 'eth*' or '/^veth/', or auto for those with a "
-            "default route; may be given several times.",
+            "Interface to watch: a name, a pattern ('eth*' or '/^veth/'), or auto for all interfaces with a default "
+            "route. May be given several times.",
             short="-i",
-            reload=True,
+            reloadable=True,
         ),
     ] = ()
     lan: Annotated[
         tuple[str, ...],
-        Row(
+        Spec(
             Interfaces(),
-            "The same for one that faces the LAN: what comes in through it is the internal side.",
-            reload=True,
+            "Like --interface, for an interface that faces the LAN: hosts whose packets it receives are internal.",
+            reloadable=True,
         ),
     ] = ()
     mirror: Annotated[
         tuple[str, ...],
-        Row(
+        Spec(
             Interfaces(),
-            "The same for a mirror, SPAN or TAP port: both directions arrive the same way, and no side is known.",
-            reload=True,
+            "Like --interface, for a mirror, SPAN or TAP port: it receives both directions, and sides are unknown.",
+            reloadable=True,
         ),
     ] = ()
     interval_ns: Annotated[
         int | None,
-        Row(Duration(*_INTERVALS_NS), "Time between exports.", unset="OTEL_METRIC_EXPORT_INTERVAL, else 60s"),
+        Spec(Duration(*_INTERVALS_NS), "Time between exports.", unset="OTEL_METRIC_EXPORT_INTERVAL, or 60s"),
     ] = None
     health_port: Annotated[
         int | None,
-        Row(
+        Spec(
             click.IntRange(1, 65535),
-            "Port for health probes over HTTP: /livez and /readyz.",
+            "TCP port of the health probes, /livez and /readyz over HTTP. Without a port there are no probes.",
             unset="none",
         ),
     ] = None
     health_address: Annotated[
         str,
-        Row(
+        Spec(
             click.STRING,
-            "Address for health probes: 0.0.0.0 or :: where a kubelet asks at the pod's address.",
+            "Address of the health probes. For a kubelet, use 0.0.0.0 or ::, because it connects to the pod's address.",
         ),
     ] = "127.0.0.1"
     log_format: Annotated[
-        str, Row(click.Choice(LOG_FORMATS), "Lines of the log, on standard error: text, or JSON objects.")
+        str, Spec(click.Choice(LOG_FORMATS), "Format of the log on standard error: lines of text, or JSON objects.")
     ] = "text"
-    log_level: Annotated[str, Row(click.Choice(LOG_LEVELS), "Least level that is logged.", reload=True)] = "info"
+    log_level: Annotated[
+        str, Spec(click.Choice(LOG_LEVELS), "Minimum level of the messages that are logged.", reloadable=True)
+    ] = "info"
     prefix_v4: Annotated[
-        int, Row(click.IntRange(*LIMITS["prefix_v4"]), "Length of the IPv4 prefixes that are subnets.", kernel=True)
-    ] = _KERNEL.prefix_v4
+        int, Spec(click.IntRange(*LIMITS["prefix_v4"]), "Prefix length of IPv4 subnets.", kernel=True)
+    ] = _KERNEL_DEFAULTS.prefix_v4
     prefix_v6: Annotated[
-        int, Row(click.IntRange(*LIMITS["prefix_v6"]), "Length of the IPv6 prefixes that are subnets.", kernel=True)
-    ] = _KERNEL.prefix_v6
+        int, Spec(click.IntRange(*LIMITS["prefix_v6"]), "Prefix length of IPv6 subnets.", kernel=True)
+    ] = _KERNEL_DEFAULTS.prefix_v6
     sample_interval_ns: Annotated[
         int,
-        Row(
+        Spec(
             Duration(*LIMITS["sample_interval_ns"]),
-            "Least time between two round-trip times begun in one flow and direction; 0 for all.",
+            "Minimum time between RTT samples of a TCP flow and direction. 0: no minimum.",
             kernel=True,
         ),
-    ] = _KERNEL.sample_interval_ns
+    ] = _KERNEL_DEFAULTS.sample_interval_ns
     max_age_ns: Annotated[
         int,
-        Row(
+        Spec(
             Duration(*LIMITS["max_age_ns"]),
-            "Greatest round-trip time: what waits longer for its reply is given up.",
+            "Maximum RTT. An RTT sample that waits longer for its reply expires and is not measured.",
             kernel=True,
         ),
-    ] = _KERNEL.max_age_ns
-    methods: Annotated[tuple[str, ...], Row(Methods(), "Ways to measure, separated by commas.", kernel=True)] = (
-        methods.ALL
-    )
+    ] = _KERNEL_DEFAULTS.max_age_ns
+    methods: Annotated[
+        tuple[str, ...], Spec(Methods(), "Methods of RTT measurement, separated by commas.", kernel=True)
+    ] = methods.ALL
     tunnels: Annotated[
         bool,
-        Row(click.BOOL, "Measure what is inside of GRE, VXLAN and IP-in-IP, and not the tunnel itself.", kernel=True),
-    ] = _KERNEL.tunnels
+        Spec(
+            click.BOOL,
+            "Measure the packets inside GRE, VXLAN and IP-in-IP tunnels instead of the tunnels.",
+            kernel=True,
+        ),
+    ] = _KERNEL_DEFAULTS.tunnels
     hook: Annotated[
         str,
-        Row(
+        Spec(
             click.Choice(HOOKS),
-            "What holds the program on an interface: TCX links from Linux 6.6 on, clsact filters before.",
+            "How the program is attached to an interface: TCX (Linux 6.6 and newer) or clsact filters. auto: TCX if "
+            "the kernel supports it.",
             kernel=True,
-            attaches=True,
+            live_only=True,
         ),
-    ] = _KERNEL.hook
+    ] = _KERNEL_DEFAULTS.hook
     scale: Annotated[
         int,
-        Row(
+        Spec(
             click.IntRange(*LIMITS["scale"]),
-            "Scale of the histograms: 2^scale buckets per doubling. 4 is an error of 2.2 %.",
+            "Scale of the exponential histograms: 2^scale buckets per power of two. Scale 4 gives errors of at most "
+            "2.2 %.",
             kernel=True,
         ),
-    ] = _KERNEL.scale
+    ] = _KERNEL_DEFAULTS.scale
     max_subnets: Annotated[
         int,
-        Row(
+        Spec(
             click.IntRange(*LIMITS["max_subnets"]),
-            "Subnets counted apart; what is beyond them is counted together.",
+            "Slots for counts. A subnet takes one for each interface, side and method. If no slot is free, packets are "
+            "counted on the overflow point.",
             kernel=True,
         ),
-    ] = _KERNEL.max_subnets
+    ] = _KERNEL_DEFAULTS.max_subnets
     max_flows: Annotated[
         int,
-        Row(
+        Spec(
             click.IntRange(*LIMITS["max_flows"]),
-            "Places for TCP flows, of which some three quarters can be taken.",
+            "Rows of the TCP flow table. About 2 % of the flows find no row if there are three quarters as many flows "
+            "as rows, and 10 % if there are as many.",
             kernel=True,
         ),
-    ] = _KERNEL.max_flows
+    ] = _KERNEL_DEFAULTS.max_flows
     idle_timeout_ns: Annotated[
         int,
-        Row(
+        Spec(
             Duration(*IDLE_TIMEOUTS_NS),
-            "A subnet of which nothing was seen for so long, and that has no active TCP flow, makes room for others; "
-            "its last counts are exported still. 0 for never.",
-            reload=True,
+            "The slots of a subnet are freed for other subnets after this time without packets and without an active "
+            "TCP flow. Its last counts are exported. 0: never.",
+            reloadable=True,
         ),
     ] = 0
     max_series: Annotated[
         int | None,
-        Row(
+        Spec(
             click.IntRange(*RANGES["max_series"]),
-            "Subnets exported apart, the busiest; all others together, on the overflow point.",
-            reload=True,
-            unset="as many as max_subnets",
+            "How many of the busiest subnets get their own series. The rest are summed on the overflow point.",
+            reloadable=True,
+            unset="same as max_subnets",
         ),
-    ] = _LIMITS.max_series
+    ] = _LIMIT_DEFAULTS.max_series
     roll_up: Annotated[
         bool,
-        Row(
+        Spec(
             click.BOOL,
-            "With max_series: all others in prefixes that cover them (/16, /8, /0; IPv6 /32, /16, /0), rather than on "
-            "the overflow point.",
-            reload=True,
+            "With max_series: sum the rest in covering prefixes (/16, /8, /0; IPv6 /32, /16, /0) instead of on the "
+            "overflow point.",
+            reloadable=True,
         ),
-    ] = _LIMITS.roll_up
+    ] = _LIMIT_DEFAULTS.roll_up
     min_samples: Annotated[
         int,
-        Row(
+        Spec(
             click.IntRange(*RANGES["min_samples"]),
-            "Round-trip times that a subnet must have to be exported apart. Until then it is with all others, and what "
-            "was counted there stays there.",
-            reload=True,
+            "Minimum number of RTTs before a subnet gets its own series. Until then it is summed with the rest, and "
+            "these counts stay there.",
+            reloadable=True,
         ),
-    ] = _LIMITS.min_samples
+    ] = _LIMIT_DEFAULTS.min_samples
 
     def __post_init__(self) -> None:
         _ = self.limits
 
     @property
-    def health_at(self) -> tuple[str, int] | None:
-        """Address and port for health probes, if there are to be any."""
+    def health_endpoint(self) -> tuple[str, int] | None:
+        """Address and port of the health probes; None without probes."""
         return (self.health_address, self.health_port) if self.health_port else None
 
     @property
     def selection(self) -> Selection:
-        """Which interfaces are to be watched."""
-        return Selection(*(getattr(self, field) for field in SELECTING))
+        """The interfaces to watch."""
+        return Selection(*(getattr(self, field) for field in INTERFACE_SETTINGS))
 
     @property
     def kernel(self) -> EppingConfig:
-        """The knobs of the kernel program. A mirror port may show a packet twice."""
-        knobs = {setting.field: getattr(self, setting.field) for setting in SETTINGS if setting.row.kernel}
-        return EppingConfig(**knobs, copies=bool(self.mirror))
+        """The configuration of the kernel program. A mirror port may show a packet twice, so that is checked there."""
+        values = {each.field: getattr(self, each.field) for each in DEFINITIONS if each.spec.kernel}
+        return EppingConfig(**values, copies=bool(self.mirror))
 
     @property
     def limits(self) -> Limits:
-        """Limits on the series that are exported."""
+        """The limits on series."""
         return Limits(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Limits)})
 
     @property
     def is_bounded(self) -> bool:
-        """Whether slots are reused or series limited."""
+        """Whether an idle timeout or a limit on series is set."""
         return bool(self.idle_timeout_ns) or self.limits.any
 
 
-class Setting(NamedTuple):
-    """A row of the table, with the names that follow from its field."""
+class Definition(NamedTuple):
+    """A setting: the field of Settings with its spec, its default and the names that follow from it."""
 
     field: str
-    row: Row
+    spec: Spec
     default: Any
 
     @property
     def key(self) -> str:
-        """What it is called in a file."""
+        """The name in a file."""
         return self.field.removesuffix("_ns")
 
     @property
     def flag(self) -> str:
-        """What it is called on the command line."""
+        """The name on the command line."""
         return "--" + self.key.replace("_", "-")
 
     @property
     def variable(self) -> str:
-        """What it is called in the environment."""
+        """The name of the environment variable."""
         return PREFIX + self.key.upper()
 
     @property
-    def several(self) -> bool:
-        """Whether a flag may be given several times, for several values."""
-        return isinstance(self.default, tuple) and not isinstance(self.row.type, Methods)
+    def multiple(self) -> bool:
+        """Whether the flag may be given several times, for several values."""
+        return isinstance(self.default, tuple) and not isinstance(self.spec.type, Methods)
 
 
-def _settings() -> Iterator[Setting]:
+def _definitions() -> Iterator[Definition]:
     hints = get_type_hints(Settings, include_extras=True)
     for field in dataclasses.fields(Settings):
-        (row,) = hints[field.name].__metadata__
-        yield Setting(field.name, row, field.default)
+        (spec,) = hints[field.name].__metadata__
+        yield Definition(field.name, spec, field.default)
 
 
-SETTINGS = tuple(_settings())
-BOUNDS = {"idle_timeout_ns"} | {field.name for field in dataclasses.fields(Limits)}
-BY_KEY = {setting.key: setting for setting in SETTINGS}
+DEFINITIONS = tuple(_definitions())
+LIMIT_SETTINGS = {"idle_timeout_ns"} | {field.name for field in dataclasses.fields(Limits)}
+BY_KEY = {each.key: each for each in DEFINITIONS}

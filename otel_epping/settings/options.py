@@ -1,42 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings as options of commands: flags, variables and --config, made from the table in otel_epping/settings."""
+"""Makes Click options of the settings: flags, environment variables, and --config for the file."""
 
 import os
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import click
 
 from otel_epping.errors import EppingError
 from otel_epping.settings import file
-from otel_epping.settings.model import BOUNDS, PREFIX, SETTINGS, Setting, Settings
+from otel_epping.settings.model import DEFINITIONS, LIMIT_SETTINGS, PREFIX, Definition, Settings
 from otel_epping.settings.types import text_of
 
-# Of each command.
+# Click's context settings of every command.
 COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_default": True, "max_content_width": 110}
 
-# Kubernetes sets these for a Service whose name begins with otel-epping, in pods with enableServiceLinks (the default).
-_OF_KUBERNETES = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-# The value of NAME_PORT among them, which may have the name of a setting. No setting takes such a value.
-_ADDRESS_OF_SERVICE = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
+# Variables that Kubernetes sets for a Service whose name starts with otel-epping, in pods with enableServiceLinks (the
+# default).
+_KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
+# The value of NAME_PORT among them. NAME_PORT may be the variable of a setting, but no setting allows such a value.
+_SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
 class _Option(click.Option):
-    """An option that may be set by a variable: then an error names the variable, and not the flag."""
+    """An option whose errors name the variable if the value is from a variable, otherwise the flag."""
 
     def _variable(self, ctx: click.Context) -> str:
         return str(self.envvar or f"{ctx.auto_envvar_prefix}_{self.name or ''}".upper())
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """The variable's value, unless a Service of Kubernetes has set it."""
+        """The value of the variable; None if Kubernetes has set it for a Service."""
         value = super().resolve_envvar_value(ctx)
-        return None if value is not None and _is_of_service(self._variable(ctx), value) else value
+        return None if value is not None and _is_service_address(self._variable(ctx), value) else value
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """What an error names: where the wrong value is from."""
+        """The source of a wrong value, for error messages."""
         if ctx and ctx.get_parameter_source(self.name or "") is click.core.ParameterSource.ENVIRONMENT:
             return f"variable {self._variable(ctx)}"
         return super().get_error_hint(ctx)
@@ -45,23 +46,35 @@ class _Option(click.Option):
 option = partial(click.option, cls=_Option)
 
 
-def _is_of_service(variable: str, value: str) -> bool:
-    return variable.endswith("_PORT") and _ADDRESS_OF_SERVICE.fullmatch(value.strip()) is not None
+def _is_service_address(variable: str, value: str) -> bool:
+    return variable.endswith("_PORT") and _SERVICE_ADDRESS.fullmatch(value.strip()) is not None
 
 
 def ignored_variables() -> dict[str, str]:
-    """Variables with our prefix that a Service of Kubernetes has set, and their values."""
+    """The variables with our prefix that Kubernetes has set for a Service, with their values."""
     ours = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIX)}
-    known = {setting.variable for setting in SETTINGS}
+    known = {definition.variable for definition in DEFINITIONS}
     return {
         name: value
         for name, value in ours.items()
-        if _is_of_service(name, value) or (name not in known and _OF_KUBERNETES.fullmatch(name))
+        if _is_service_address(name, value) or (name not in known and _KUBERNETES_VARIABLE.fullmatch(name))
     }
 
 
+def _check_variables(ctx: click.Context) -> None:
+    """Raises EppingError for a variable with our prefix that no command has, and that Kubernetes does not set."""
+    group = ctx.find_root().command
+    commands = group.commands.values() if isinstance(group, click.Group) else (ctx.command,)
+    known = {definition.variable for definition in DEFINITIONS}
+    known |= {PREFIX + (param.name or "").upper() for command in commands for param in command.params}
+    for name in sorted(os.environ.keys() - known - ignored_variables().keys()):
+        if name.startswith(PREFIX):
+            variables = [definition.variable for definition in DEFINITIONS]
+            raise EppingError(f"there is no variable {name}: {file.suggestion(name, variables)}")
+
+
 def _read_file(ctx: click.Context, _: click.Parameter, path: str | None) -> str | None:
-    """Has Click take from a file what neither a flag nor a variable says."""
+    """Gives Click the values of the file as defaults, which flags and variables override."""
     if path is not None:
         with naming_source(ctx, ["config"]):
             given = file.read(path)
@@ -70,89 +83,81 @@ def _read_file(ctx: click.Context, _: click.Parameter, path: str | None) -> str 
     return path
 
 
-_CONFIG = _Option(
-    ["--config"],
+_config_option = option(
+    "--config",
     type=click.Path(),
     metavar="FILE",
     is_eager=True,
     callback=_read_file,
-    help="YAML file of settings, for what neither a flag nor a variable says.",
+    help="YAML file of settings. Flags and variables take precedence.",
 )
 
 
-def _option(setting: Setting) -> click.Option:
-    row = setting.row
-    default = text_of(row.type, setting.default)
-    flags = f"{setting.flag}/--no-{setting.flag.removeprefix('--')}" if row.type is click.BOOL else setting.flag
-    return _Option(
-        [*([row.short] if row.short else []), flags, setting.field],
-        type=row.type,
-        default=",".join(default) if isinstance(default, list) and not setting.several else default,
-        show_default=row.unset or True,
-        multiple=setting.several,
-        envvar=setting.variable,
-        help=row.help,
+def _option_of(definition: Definition) -> Callable[..., Any]:
+    """The decorator that adds the option of a setting to a command."""
+    spec, flag = definition.spec, definition.flag
+    default = text_of(spec.type, definition.default)
+    return option(
+        *([spec.short] if spec.short else []),
+        f"{flag}/--no-{flag.removeprefix('--')}" if spec.type is click.BOOL else flag,
+        definition.field,
+        type=spec.type,
+        default=",".join(default) if isinstance(default, list) and not definition.multiple else default,
+        show_default=spec.unset or True,
+        multiple=definition.multiple,
+        envvar=definition.variable,
+        help=spec.help,
     )
 
 
-def _check_variables(ctx: click.Context) -> None:
-    """Raises EppingError for a variable with our prefix that no command has, and no Service of Kubernetes sets."""
-    group = ctx.find_root().command
-    commands = group.commands.values() if isinstance(group, click.Group) else (ctx.command,)
-    known = {setting.variable for setting in SETTINGS}
-    known |= {PREFIX + (each.name or "").upper() for command in commands for each in command.params}
-    for name in sorted(os.environ.keys() - known - ignored_variables().keys()):
-        if name.startswith(PREFIX):
-            settings = [setting.variable for setting in SETTINGS]
-            raise EppingError(f"there is no variable {name}: {file.nearest(name, settings)}")
-
-
-def _with_options(settings: list[Setting], command: Callable[..., Any], arguments: Callable[..., Any]) -> Any:
-    """A command with options for some settings, which arrive as what `arguments` makes of their values."""
+def _with_options(
+    definitions: Sequence[Definition], command: Callable[..., Any], arguments: Callable[[Settings], dict[str, Any]]
+) -> Callable[..., Any]:
+    """The command with options for these settings. `arguments` makes the command's arguments from their values."""
 
     @click.pass_context
+    @wraps(command)
     def configured(ctx: click.Context, /, **given: Any) -> Any:
         _check_variables(ctx)
         del given["config"]
-        values = {setting.field: given.pop(setting.field) for setting in settings}
-        with naming_source(ctx, BOUNDS):
-            checked = Settings(**values)
-        return command(**arguments(checked), **given)
+        values = {definition.field: given.pop(definition.field) for definition in definitions}
+        with naming_source(ctx, LIMIT_SETTINGS):
+            settings = Settings(**values)
+        return command(**arguments(settings), **given)
 
-    configured.__doc__ = command.__doc__
-    configured.__name__ = command.__name__
-    params = getattr(command, "__click_params__", [])
-    configured.__click_params__ = [_CONFIG, *reversed([_option(each) for each in settings]), *params]  # type: ignore[attr-defined]
+    # A decorator adds its option before those of the decorators that were applied earlier.
+    for decorator in (_config_option, *map(_option_of, reversed(definitions))):
+        configured = decorator(configured)
     return configured
 
 
-def _config(settings: Settings) -> dict[str, Any]:
+def _kernel_config(settings: Settings) -> dict[str, Any]:
     return {"config": settings.kernel}
 
 
-def kernel_options(command: Callable[..., Any]) -> Any:
-    """Options that are knobs of the kernel program; they arrive as one EppingConfig, `config`."""
-    return _with_options([setting for setting in SETTINGS if setting.row.kernel], command, _config)
+def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the kernel program; the command gets them as `config`, an EppingConfig."""
+    return _with_options([each for each in DEFINITIONS if each.spec.kernel], command, _kernel_config)
 
 
-def capture_options(command: Callable[..., Any]) -> Any:
-    """The same, but for those of interfaces: who looks at captures has none."""
-    knobs = [setting for setting in SETTINGS if setting.row.kernel and not setting.row.attaches]
-    return _with_options(knobs, command, _config)
+def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of the kernel program except those about interfaces, which a capture does not have."""
+    definitions = [each for each in DEFINITIONS if each.spec.kernel and not each.spec.live_only]
+    return _with_options(definitions, command, _kernel_config)
 
 
-def all_options(command: Callable[..., Any]) -> Any:
-    """Options for all settings; they arrive as `settings`."""
-    return _with_options(list(SETTINGS), command, lambda settings: {"settings": settings})
+def all_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the options of all settings; the command gets them as `settings`."""
+    return _with_options(DEFINITIONS, command, lambda settings: {"settings": settings})
 
 
 def sources(ctx: click.Context) -> dict[str, str]:
-    """Where the value of each setting is from, by its field: a flag, a variable, a line of a file, or `default`."""
-    return {setting.field: _source(ctx, setting.field) or "default" for setting in SETTINGS}
+    """The source of each setting's value, by field: a flag, a variable, a line of a file, or `default`."""
+    return {definition.field: _source(ctx, definition.field) or "default" for definition in DEFINITIONS}
 
 
 def _source(ctx: click.Context, field: str) -> str:
-    """The flag, variable or line of a file that an option's value is from; '' for a default."""
+    """The flag, variable or line of a file that set an option; '' for a default."""
     name = field.removesuffix("_ns")
     source = ctx.get_parameter_source(field)
     if source is click.core.ParameterSource.COMMANDLINE:
@@ -165,7 +170,7 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """Names the variables and lines of a file that set `fields` in an EppingError that the body raises."""
+    """Prepends the variables and lines of a file that set `fields` to an EppingError that the body raises."""
     try:
         yield
     except EppingError as error:
@@ -175,14 +180,17 @@ def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]
 
 
 def reread(ctx: click.Context, settings: Settings) -> Settings:
-    """The same settings, with what the file says by now. Raises EppingError if it is no good."""
+    """The settings with the current content of the file. Raises EppingError if the file is invalid.
+
+    Values from flags and variables are kept. A setting that the file does not contain gets its default.
+    """
     path = ctx.params.get("config")
     given = file.read(path) if path else {}
     values = {}
-    for setting in SETTINGS:
-        source = ctx.get_parameter_source(setting.field)
+    for definition in DEFINITIONS:
+        source = ctx.get_parameter_source(definition.field)
         if source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT):
-            values[setting.field] = getattr(settings, setting.field)
-        elif setting.field in given:
-            values[setting.field] = given[setting.field].value
+            values[definition.field] = getattr(settings, definition.field)
+        elif definition.field in given:
+            values[definition.field] = given[definition.field].value
     return Settings(**values)

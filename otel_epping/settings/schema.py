@@ -1,24 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON schema of the settings file, and the text of defaults."""
+"""The JSON schema of the settings file, and the texts of defaults."""
 
 from typing import Any
 
-from otel_epping.settings.model import SETTINGS, Setting
+from otel_epping.settings.model import DEFINITIONS, Definition
 from otel_epping.settings.types import schema_of, text_of
 
 
 def schema() -> dict[str, Any]:
-    """JSON schema of a file of settings."""
+    """The JSON schema of a settings file."""
     properties = {}
-    for setting in SETTINGS:
-        value = schema_of(setting.row.type)
-        if setting.several:
+    for each in DEFINITIONS:
+        value = schema_of(each.spec.type)
+        if each.multiple:
             value = {"anyOf": [{"type": "array", "items": value}, value]}
-        default = text_of(setting.row.type, setting.default)
-        properties[setting.key] = {
-            "description": setting.row.help,
-            "default": default,
-            # A key without a value is as if it were not there.
+        properties[each.key] = {
+            "description": each.spec.help,
+            "default": text_of(each.spec.type, each.default),
+            # A key without a value is ignored.
             "anyOf": [*value.pop("anyOf", [value]), {"type": "null"}],
         }
     return {
@@ -30,11 +29,11 @@ def schema() -> dict[str, Any]:
     }
 
 
-def default_text(setting: Setting) -> str:
-    """The default, in words."""
-    if setting.default is None:
-        return setting.row.unset
-    text = text_of(setting.row.type, setting.default)
+def default_text(definition: Definition) -> str:
+    """The default of a setting, for the documentation."""
+    if definition.default is None:
+        return definition.spec.unset
+    text = text_of(definition.spec.type, definition.default)
     if isinstance(text, list):
         return ", ".join(text)
     return str(text).lower() if isinstance(text, bool) else str(text)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of settings: how text becomes a value, from whichever place it comes, and back.
+"""Types of settings: they convert text to values, and values to text.
 
-They are Click's: a flag, a variable and a line of a file are checked by the same code, and complain in the same words.
+They are Click parameter types. So flags, variables and lines of a file are checked by the same code, with the same
+error messages.
 """
 
 import re
@@ -19,7 +20,7 @@ _DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)"
 
 
 class Duration(click.ParamType[int]):
-    """A time such as 100ms, 2.5s or 1m; a bare number is seconds. Converts to whole ns, within limits."""
+    """A time such as 100ms, 2.5s or 1m; a number without a unit is in seconds. The value is in ns, within limits."""
 
     name = "duration"
 
@@ -27,7 +28,7 @@ class Duration(click.ParamType[int]):
         self.min_ns, self.max_ns = min_ns, max_ns
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Whole ns; a value that is none fails with what is allowed."""
+        """The time in ns. Fails for text that is not a time, or is out of range."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(_DURATION, value.strip(), re.ASCII)
@@ -40,12 +41,12 @@ class Duration(click.ParamType[int]):
 
 
 class Interfaces(click.ParamType[str]):
-    """What selects interfaces: a name, a pattern or `auto`; several in a variable are separated by commas."""
+    """Selects interfaces: a name, a pattern or `auto`. A variable may have several, separated by commas."""
 
     name = "name|pattern|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text without white space around it, escaped; a regular expression that is none fails."""
+        """The text, escaped, without white space around it. Fails for an invalid regular expression."""
         text = selection.escaped(str(value).strip())
         try:
             selection.check(text)
@@ -54,7 +55,7 @@ class Interfaces(click.ParamType[str]):
         return text
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """At the commas outside of regular expressions, which are between slashes."""
+        """Splits the value at commas, except those in regular expressions, which are between slashes."""
         return re.findall(r"\s*/.*?/\s*(?=,|$)|[^,]+", rv, re.DOTALL)
 
 
@@ -64,19 +65,19 @@ class Methods(click.ParamType[tuple[str, ...]]):
     name = "name,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names; one that is none fails with those there are."""
+        """The names. Fails for an unknown method, and lists the known ones."""
         if isinstance(value, tuple):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
         try:
-            methods.bits(names)
+            methods.mask(names)
         except EppingError as error:
             self.fail(str(error), param, ctx)
         return names
 
 
 def text_of(kind: click.ParamType[Any], value: Any) -> Any:
-    """A value as it is written: in a file, or on the command line."""
+    """A value as it is written in a file or on the command line."""
     if isinstance(kind, Duration) and value is not None:
         unit = max((unit for unit in _UNITS_NS if unit and value % _UNITS_NS[unit] == 0), key=_UNITS_NS.__getitem__)
         return f"{value // _UNITS_NS[unit]}{unit}" if value else "0s"
@@ -84,7 +85,7 @@ def text_of(kind: click.ParamType[Any], value: Any) -> Any:
 
 
 def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
-    """What JSON Schema says of a value in a file."""
+    """The JSON schema of a value in a file."""
     if isinstance(kind, click.IntRange):
         limits = {"minimum": kind.min, "maximum": kind.max}
         return {"type": "integer"} | {name: limit for name, limit in limits.items() if limit is not None}
@@ -100,7 +101,7 @@ def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
 
 
 def allowed(kind: click.ParamType[Any]) -> str:
-    """In words, what a value may be."""
+    """The allowed values, for the documentation."""
     if isinstance(kind, click.IntRange):
         return f"{kind.min} to {kind.max}"
     if isinstance(kind, Duration):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from otel_epping.agent.health import Health, in_words
+from otel_epping.agent.health import Health, as_text
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel.exporter import ProducerExporter
@@ -84,7 +84,7 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
     health = Health()
     assert [check.ok for check in health.ready()] == [False]
     assert [check.ok for check in health.live()] == [True]
-    assert in_words(health.ready()) == "the kernel program is being loaded"
+    assert as_text(health.ready()) == "the kernel program is being loaded"
 
 
 def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..., Bench]) -> None:
@@ -93,12 +93,12 @@ def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..
     with Sink() as sink:
         readers = [ProducerExporter(exporter(sink), collector) for _ in range(2)]
         health = Health()
-        health.begin(collector.attachments, readers, 10, lambda: ())
+        health.start(collector.attachments, readers, 10, lambda: ())
         assert all(check.ok for check in health.live())
         readers[1].producer.read_at_s = time.monotonic() - 22
         assert all(check.ok for check in health.live())
         (late,) = [check for check in health.ready() if check.name == "read"]
-        assert (late.ok, late.text) == (False, "counts were read 22 s ago; they are to be, every 10 s")
+        assert (late.ok, late.text) == (False, "counts were read 22 s ago; the interval is 10 s")
         longest_s = 20 + 1 + readers[1].max_export_s  # two intervals, a second, and the export
         readers[1].producer.read_at_s = time.monotonic() - longest_s + 2
         assert all(check.ok for check in health.live())

@@ -132,10 +132,10 @@ def test_what_is_taken_away_is_attached_again(
             for link in links_of(agent):
                 hosts.here.run("bpftool", "link", "detach", "id", link)
         assert not is_ready(hosts)
-        while "took our program off" not in systemd.recv(4096).decode():
+        while "detached otel-epping's program" not in systemd.recv(4096).decode():
             pass
-        agent.wait_for("veth0 ingress: another process took our program off: attached again")
-        agent.wait_for("veth0 egress: another process took our program off: attached again")
+        agent.wait_for("veth0 ingress: another process detached otel-epping's program: attached again")
+        agent.wait_for("veth0 egress: another process detached otel-epping's program: attached again")
         eventually(lambda: is_ready(hosts), PATIENCE_S, "it is attached again")
         while "packets are seen" not in systemd.recv(4096).decode():
             pass
@@ -155,7 +155,7 @@ def test_check_shows_who_is_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]
         output = epping(hosts.here, "check", "-i", "veth0", "--max-subnets", "64", *arguments).stdout
         return [line.split("veth0", 1)[1].strip() for line in output.splitlines() if " veth0 " in line]
 
-    assert rows() == ["no program and no filter of others is on its hooks"]
+    assert rows() == ["no other program or filter is on its hooks"]
     with ExitStack() as others:
         run("tcx")
         others.enter_context(hosts.here.entered())
@@ -164,13 +164,13 @@ def test_check_shows_who_is_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]
         xdp = others.enter_context(other_programs.loaded(other_programs.XDP_PASS, other_programs.BPF_PROG_TYPE_XDP))
         others.enter_context(other_programs.xdp("veth0", xdp))
         found = rows()
-    hides = "before otel-epping: packets that it drops, redirects or passes to the end are not seen"
+    hides = "before otel-epping: packets that it accepts, drops or redirects are not seen"
     expected = [("xdp 1: XDP program", hides)]
     for direction in ("ingress", "egress"):
         expected += [
             (f"tcx {direction} 1: TCX program epping_{direction}", "otel-epping"),
-            (f"tcx {direction} 2: TCX program neighbour", "after otel-epping: it hides no packet"),
-            (f"clsact {direction} 1: filter bpf neighbour:[", "after otel-epping: it hides no packet"),
+            (f"tcx {direction} 2: TCX program neighbour", "after otel-epping: it hides no packets"),
+            (f"clsact {direction} 1: filter bpf neighbour:[", "after otel-epping: it hides no packets"),
         ]
     assert len(found) == len(expected), found
     for row, (begin, end) in zip(found, expected, strict=True):

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from otel_epping.agent.instance_id import Identity
+from otel_epping.agent.instance_id import InstanceId
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table
@@ -36,8 +36,8 @@ def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Ag
 
 def test_what_tells_agents_apart(ns: Namespace) -> None:
     def fresh(*interfaces: str) -> str:
-        with Identity(interfaces) as identity:
-            return identity.id
+        with InstanceId(interfaces) as instance:
+            return instance.value
 
     here = fresh("eth0", "eth1")
     assert fresh("eth1", "eth0") == here
@@ -48,6 +48,6 @@ def test_what_tells_agents_apart(ns: Namespace) -> None:
 
 def test_the_second_of_two_gets_an_id_of_its_own() -> None:
     with ExitStack() as held:
-        ids = [held.enter_context(Identity(["eth0"])).id for _ in range(3)]
+        ids = [held.enter_context(InstanceId(["eth0"])).value for _ in range(3)]
     assert [uuid.UUID(each).version for each in ids] == [5, 4, 4]
     assert len(set(ids)) == 3

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.agent.health import Check
-from otel_epping.agent.probe_server import Probes
+from otel_epping.agent.probe_server import ProbeServer
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
 
@@ -37,12 +37,12 @@ def broken() -> list[Check]:
 
 
 @pytest.fixture
-def probes() -> Iterator[Probes]:
-    with Probes("127.0.0.1", 0, {"/livez": live, "/readyz": ready, "/broken": broken}) as probes:
+def probes() -> Iterator[ProbeServer]:
+    with ProbeServer("127.0.0.1", 0, {"/livez": live, "/readyz": ready, "/broken": broken}) as probes:
         yield probes
 
 
-def ask(probes: Probes, path: str, method: str = "GET") -> tuple[int, str]:
+def ask(probes: ProbeServer, path: str, method: str = "GET") -> tuple[int, str]:
     """Status and body of an answer that comes at once."""
     connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
     try:
@@ -53,11 +53,11 @@ def ask(probes: Probes, path: str, method: str = "GET") -> tuple[int, str]:
         connection.close()
 
 
-def connect(probes: Probes) -> socket.socket:
+def connect(probes: ProbeServer) -> socket.socket:
     return socket.create_connection(("127.0.0.1", probes.port), timeout=5)
 
 
-def exchange(probes: Probes, request: bytes) -> bytes:
+def exchange(probes: ProbeServer, request: bytes) -> bytes:
     """All that comes back until the server hangs up."""
     with connect(probes) as client:
         client.sendall(request)
@@ -73,7 +73,7 @@ def exchange(probes: Probes, request: bytes) -> bytes:
 LISTEN = "0A"
 
 
-def held(probes: Probes) -> int:
+def held(probes: ProbeServer) -> int:
     """How many connections the server holds. (Those that only the kernel still knows have no inode. All of this
     process's descriptors would not do: threads that earlier tests left behind close theirs meanwhile.)"""
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
@@ -82,7 +82,7 @@ def held(probes: Probes) -> int:
     return sum(each[9] != "0" for each in at_port)
 
 
-def test_checks_are_named_and_one_that_fails_is_a_503(probes: Probes) -> None:
+def test_checks_are_named_and_one_that_fails_is_a_503(probes: ProbeServer) -> None:
     status, body = ask(probes, "/readyz")
     assert status == 503
     assert json.loads(body) == {
@@ -96,15 +96,15 @@ def test_checks_are_named_and_one_that_fails_is_a_503(probes: Probes) -> None:
     assert (status, json.loads(body)["status"]) == (200, "ok")
 
 
-def test_verbose_is_as_kubernetes_has_it(probes: Probes) -> None:
+def test_verbose_is_as_kubernetes_has_it(probes: ProbeServer) -> None:
     told = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
     assert ask(probes, "/readyz?verbose") == (503, told)
     assert ask(probes, "/livez?verbose=1") == (200, "[+]read ok: counts were read 1 s ago\nlivez check passed\n")
 
 
-def test_what_else_may_be_asked(probes: Probes) -> None:
+def test_what_else_may_be_asked(probes: ProbeServer) -> None:
     assert ask(probes, "/livez", "HEAD") == (200, "")
-    assert ask(probes, "/metrics") == (404, "there is /livez and /readyz and /broken\n")
+    assert ask(probes, "/metrics") == (404, "not found: use /livez or /readyz or /broken\n")
     assert ask(probes, "/livez", "DELETE")[0] == 501
     assert ask(probes, "/broken")[0] == 500
     assert ask(probes, "/livez")[0] == 200
@@ -127,7 +127,7 @@ def test_what_else_may_be_asked(probes: Probes) -> None:
         b"GET /" + b"x" * 100_000,
     ],
 )
-def test_what_is_no_request_is_answered_or_hung_up_on_at_once(probes: Probes, request_: bytes) -> None:
+def test_what_is_no_request_is_answered_or_hung_up_on_at_once(probes: ProbeServer, request_: bytes) -> None:
     began = time.monotonic()
     answer = exchange(probes, request_)
     assert time.monotonic() - began < AT_ONCE_S
@@ -135,7 +135,7 @@ def test_what_is_no_request_is_answered_or_hung_up_on_at_once(probes: Probes, re
     assert ask(probes, "/livez")[0] == 200
 
 
-def test_noise(probes: Probes) -> None:
+def test_noise(probes: ProbeServer) -> None:
     random.seed(1)
     for _ in range(300):
         noise = random.randbytes(random.randrange(200)) + b"\r\n\r\n"
@@ -144,7 +144,7 @@ def test_noise(probes: Probes) -> None:
     eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
 
 
-def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: Probes) -> None:
+def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: ProbeServer) -> None:
     """Far more than it keeps, and they come again: a probe is answered at once, and all of them are rid of."""
     threads = set(threading.enumerate())
     clients = [connect(probes) for _ in range(300)]
@@ -165,7 +165,7 @@ def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: Probes) -> None
             client.close()
 
 
-def test_those_who_hang_up_first(probes: Probes) -> None:
+def test_those_who_hang_up_first(probes: ProbeServer) -> None:
     for _ in range(200):
         client = connect(probes)
         client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
@@ -179,7 +179,7 @@ def test_those_who_hang_up_first(probes: Probes) -> None:
     eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
 
 
-def test_it_takes_no_time_while_nobody_asks(probes: Probes) -> None:
+def test_it_takes_no_time_while_nobody_asks(probes: ProbeServer) -> None:
     ask(probes, "/livez")
     threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
     serving = next(thread.native_id for thread in threading.enumerate() if thread.name == "health")
@@ -196,7 +196,7 @@ def test_it_takes_no_time_while_nobody_asks(probes: Probes) -> None:
 
 def test_ipv6_and_closing() -> None:
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
-    with Probes("::1", 0, {"/livez": live}) as probes:
+    with ProbeServer("::1", 0, {"/livez": live}) as probes:
         idle = socket.create_connection(("::1", probes.port))
         # Who came later is answered, so the one before was taken in: else its connection would be reset.
         connection = http.client.HTTPConnection("::1", probes.port, timeout=AT_ONCE_S)

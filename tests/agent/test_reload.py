@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from otel_epping.agent.run import _Reloading
+from otel_epping.agent.reload import Reloader
 from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
@@ -45,17 +45,17 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     converse(ns, TURNS)
     reload("interface: [lo, 'up*']\nsample_interval: 0\n", "attached to up1")
     converse(ns, TURNS)
-    reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is not among those")
+    reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is no longer")
     log = agent.log.read_text()
     assert "changed, but needs a restart: scale\n" in log  # the flag goes before the file: max_flows is what it was
-    assert log.count("settings read again, changed: interface\n") == 2
+    assert log.count("settings reloaded, changed: interface\n") == 2
     converse(ns, TURNS)
-    reload("interfac: up0\n", "settings are as they were")
+    reload("interfac: up0\n", "settings are unchanged")
     assert f"{path}:1: there is no setting 'interfac': did you mean interface?" in agent.log.read_text()
-    reload("max_age: 1s\n", "settings are as they were: no interface is left")
+    reload("max_age: 1s\n", "settings are unchanged: no interface is selected")
     path.unlink()
     agent.process.send_signal(signal.SIGHUP)
-    agent.wait_for(f"settings are as they were: cannot read {path}")
+    agent.wait_for(f"settings are unchanged: cannot read {path}")
     converse(ns, TURNS)
     # The first bound needs one, too; see the other test.
     again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
@@ -83,7 +83,7 @@ def test_interfaces_that_could_not_be_followed_are_tried_again(
     with ns.entered(), EppingCollector(EppingConfig(max_subnets=64, max_flows=64)) as collector:
         follower = InterfaceMonitor(collector.attachments, before.selection)
         follower.begin()
-        reload = _Reloading(before, lambda _: wanted, follower, collector, lambda _: None)
+        reload = Reloader(before, lambda _: wanted, follower, collector, lambda _: None).reload
         free = os.dup(0)
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, limits[1]))
@@ -91,7 +91,8 @@ def test_interfaces_that_could_not_be_followed_are_tried_again(
             reload()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        assert "interfaces are followed as before: cannot follow other interfaces (Too many open files)" in caplog.text
+        cause = "cannot follow other interfaces (Too many open files)"
+        assert f"the selection of interfaces is unchanged: {cause}" in caplog.text
         assert collector.attachments.watched == ["lo"]
         reload()
         assert "up1" in collector.attachments.watched
@@ -111,10 +112,10 @@ def test_bounds_are_reloaded_where_there_are_some(
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for(words)
 
-    reload("roll_up: true\n", "settings are as they were: roll_up needs max_series")
+    reload("roll_up: true\n", "settings are unchanged: roll_up needs max_series")
     reload(
         "max_series: 9\nidle_timeout: 1h\nroll_up: true\nmin_samples: 2\n",
-        "settings read again, changed: idle_timeout, max_series, roll_up, min_samples",
+        "settings reloaded, changed: idle_timeout, max_series, roll_up, min_samples",
     )
     converse(ns, TURNS)
     assert agent.stop() == 0

@@ -32,8 +32,8 @@ REFUSED = {
         in_mounts("mount -t tmpfs none /dev"),
         "cannot start the loader (/dev/null: No such file or directory)",
     ),
-    "user namespace": (["unshare", "--user", "--map-root-user"], "this is a user namespace, whose capabilities do not"),
-    "unmapped user": (["unshare", "--user"], "this is a user namespace, whose capabilities do not count for BPF"),
+    "user namespace": (["unshare", "--user", "--map-root-user"], "this process is in a user namespace, whose capab"),
+    "unmapped user": (["unshare", "--user"], "in a user namespace, whose capabilities do not allow BPF"),
     "seccomp": (
         refusing(errno.EPERM),
         "the kernel refuses the system call bpf() (Operation not permitted): allow it in the seccomp filter",
@@ -42,7 +42,10 @@ REFUSED = {
         refusing(errno.ENOSYS),
         "the kernel refuses the system call bpf() (Function not implemented): allow it in the seccomp filter",
     ),
-    "descriptors": (["prlimit", "--nofile=20:20"], "only 20 open files are allowed, of at least 40: raise the limit"),
+    "descriptors": (
+        ["prlimit", "--nofile=20:20"],
+        "limit of open files is 20, at least 40 are needed: raise",
+    ),
     "processes": (["prlimit", "--nproc=1:1", *NOT_ROOT], "only 0 of "),
     "threads": (["prlimit", "--nproc=5:5", *NOT_ROOT], "threads can be started: raise the limit of processes and"),
 }

@@ -13,13 +13,12 @@ from pathlib import Path
 import pytest
 
 from otel_epping.agent.health import Health
-from otel_epping.agent.systemd import Service
-from otel_epping.agent.watchdog import Watchdog
+from otel_epping.agent.systemd import Notifier, Watchdog
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel.exporter import ProducerExporter
-from otel_epping.process.stop import Stop
+from otel_epping.process.signals import Stop
 from tests.support.command import Agent
 from tests.support.patience import PATIENCE_S
 from tests.support.prog_test_run import Bench
@@ -48,23 +47,23 @@ def heard(ear: socket.socket) -> dict[str, str]:
 
 
 def test_what_each_call_says(ear: socket.socket) -> None:
-    service = Service()
-    service.ready("watching lo")
+    notifier = Notifier()
+    notifier.ready("watching lo")
     assert heard(ear) == {"READY": "1", "STATUS": "watching lo"}
-    service.beat("fine", alive=True)
+    notifier.report("fine", alive=True)
     assert heard(ear) == {"STATUS": "fine"}, "nobody asked for a watchdog"
     before_us = time.monotonic_ns() // 1000
-    with service.reloading("watching eth0"):
+    with notifier.reloading("watching eth0"):
         message = heard(ear)
         assert message["RELOADING"] == "1"
         assert before_us <= int(message["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
     assert heard(ear) == {"READY": "1", "STATUS": "watching eth0"}
-    service.stopping("bye")
+    notifier.stopping("bye")
     assert heard(ear) == {"STOPPING": "1", "STATUS": "bye"}
 
 
 def test_a_reload_that_fails_ends_all_the_same(ear: socket.socket) -> None:
-    with suppress(RuntimeError), Service().reloading("as before"):
+    with suppress(RuntimeError), Notifier().reloading("as before"):
         assert "RELOADING" in heard(ear)
         raise RuntimeError
     assert heard(ear) == {"READY": "1", "STATUS": "as before"}
@@ -75,11 +74,11 @@ def test_the_watchdog_is_fed_in_half_of_its_time_and_only_alive(
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
-    service = Service()
-    assert service.beat_s == 1.5
-    service.beat("fine", alive=True)
+    notifier = Notifier()
+    assert notifier.interval_s == 1.5
+    notifier.report("fine", alive=True)
     assert heard(ear) == {"STATUS": "fine", "WATCHDOG": "1"}
-    service.beat("the reader hangs", alive=False)
+    notifier.report("the reader hangs", alive=False)
     assert heard(ear) == {"STATUS": "the reader hangs"}
 
 
@@ -89,23 +88,23 @@ def test_a_watchdog_that_is_not_on_us(
 ) -> None:
     for name, value in ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())} | settings).items():
         monkeypatch.setenv(name, value)
-    service = Service()
-    assert service.beat_s == 10
-    service.beat("fine", alive=True)
+    notifier = Notifier()
+    assert notifier.interval_s == 10
+    notifier.report("fine", alive=True)
     assert heard(ear) == {"STATUS": "fine"}
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the variable nothing is to be done, and without the socket nothing can be: neither ends the agent."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
-    assert Service().beat_s is None
-    Service().ready("x")
+    assert Notifier().interval_s is None
+    Notifier().ready("x")
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "gone"))
-    Service().ready("x")
+    Notifier().ready("x")
 
 
 def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> None:
-    service = Service()
+    notifier = Notifier()
     ear.setblocking(False)
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
@@ -114,7 +113,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> Non
         with suppress(BlockingIOError):
             while True:
                 filler.send(b"X=1")
-        service.beat("fine", alive=True)
+        notifier.report("fine", alive=True)
     assert time.monotonic() - began < 2
 
 
@@ -132,13 +131,13 @@ def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
         with Sink() as sink:
             reader = ProducerExporter(exporter(sink), collector)
             health = Health()
-            health.begin(collector.attachments, [reader], 1, lambda: ())
+            health.start(collector.attachments, [reader], 1, lambda: ())
             reader.producer.read_at_s = time.monotonic() - 1000
             main = threading.Timer(0.5, stop.set)
             main.start()
-            pulse = Watchdog(Service(), health)
-            while not stop.wait(pulse.wait_s()):
-                pulse.beat()
+            watchdog = Watchdog(Notifier(), health)
+            while not stop.wait(watchdog.wait_s()):
+                watchdog.report()
             main.join()
     finally:
         for number, handler in before.items():
@@ -146,7 +145,7 @@ def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
     assert "WATCHDOG" not in heard(ear)
     assert "WATCHDOG" not in heard(ear)
     (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("not alive: counts were read 1000 s ago; they are to be, every 1 s")
+    assert told.startswith("not alive: counts were read 1000 s ago; the interval is 1 s")
 
 
 # Abstract sockets belong to a network namespace, and the agent is in another.

@@ -18,7 +18,7 @@ from tests.support.prog_test_run import EGRESS, INGRESS, MS, SECOND, START_NS, B
 pytestmark = pytest.mark.parallel
 
 
-PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/maps.h
+PLACES, WAYS = 4096, 16  # max_flows of the bench; bpf/flow_maps.h
 TOO_MANY = 4 * PLACES
 TAKEN, ANSWERED = 1, 2  # bits of a tag, bpf/flow_table.h
 CLOSED = 3
@@ -143,7 +143,7 @@ def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speake
     speakers.both(range(TOO_MANY), START_NS)
     for flow in range(TOO_MANY // 4):
         speakers.reset(flow, START_NS + 10 * MS)
-    closed = np.count_nonzero(every.array("flows")["state"] == CLOSED)
+    closed = np.count_nonzero(every.array("flows")["closed_ends"] == CLOSED)
     assert closed > PLACES // 8
     with every.counting() as counted:
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 20 * MS)

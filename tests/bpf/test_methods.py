@@ -267,7 +267,7 @@ def test_a_method_alone_measures_and_the_others_do_not(
 def test_methods_that_are_none() -> None:
     with pytest.raises(EppingError, match=r"no method 'ping': choose among tcp_timestamp, .*quic_handshake"):
         EppingConfig(methods=("dns", "ping"))
-    with pytest.raises(EppingError, match="no method is left"):
+    with pytest.raises(EppingError, match="no method is enabled"):
         EppingConfig(methods=())
 
 

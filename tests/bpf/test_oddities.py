@@ -12,8 +12,9 @@ from tests.support.oddities import ODDITIES
 pytestmark = pytest.mark.parallel
 
 
-# Exchanges until it shows that timestamps do not work: the one in which they cease to, and those in which a TSval
-# stands still for less than STILL_NS (bpf/timing.h), which are many where exchanges follow each other at once.
+# Exchanges until the program finds that timestamps do not work: the exchange in which they stop, and those in which a
+# TSval stands still for less than TSVAL_STALLED_NS (bpf/tcp_method_choice.h). These are many where exchanges follow
+# each other at once.
 MOST_MISSED = 2
 MANY_MISSED = {"requests follow acknowledgements": 9}
 TOLERANCE_NS = 2_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets without a flow remember the slots of their two subnets (bpf/pair.h): which never shows, but for the time."""
+"""Packets without a flow find the slots of their two subnets in a cache (bpf/slot_cache.h), which changes no count."""
 
 import struct
 from collections import Counter

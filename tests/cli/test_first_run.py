@@ -118,7 +118,7 @@ def lattice_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_wrong_bcc_does_no_harm_beside_the_right_one(ns: Namespace, lattice_python: str) -> None:
     result = epping(ns, "check", command=[lattice_python, "-m", "otel_epping"])
     assert result.returncode == 0, result
-    assert "of /usr/bin/python3" in result.stdout
+    assert "in /usr/bin/python3" in result.stdout
 
 
 def test_wrong_bcc_is_recognised(ns: Namespace, lattice_python: str) -> None:
@@ -139,7 +139,7 @@ def test_check_says_what_the_program_takes(ns: Namespace, start: Callable[..., A
     assert result.stderr == ""
     lines = result.stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [["ok", name] for name in CHECKED]
-    figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 80000 flows; ([\d.]+) MiB of it for each", lines[-1])
+    figures = re.search(r"([\d.]+) MiB in the kernel for 16384 .* 80000 flows \(([\d.]+) MiB of it for each", lines[-1])
     assert figures
     total, per_cpu = float(figures[1]), float(figures[2])
     assert total - per_cpu * possible_cpus() <= 64

@@ -65,7 +65,7 @@ def test_ctrl_c_while_it_compiles(ns: Namespace, at: str) -> None:
     status, said = interrupted(ns, *RUN, at=at)
     assert status == 0
     (line,) = said
-    assert line.endswith("stopped before anything was watched\n")
+    assert line.endswith("stopped before an interface was watched\n")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from otel_epping.errors import EppingError
-from otel_epping.kernel import libbpf, map_array
+from otel_epping.kernel import libbpf, map_array, methods
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig, possible_cpus
 from otel_epping.kernel.program import Map
@@ -47,6 +47,7 @@ def test_defaults_are_those_of_the_source() -> None:
     assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
     assert 10**9 / defined.pop("TICK_NS") == 250
     assert defined.pop("HASH_KEY") % 2 == 1
+    assert knobs.pop("METHODS") == (1 << len(methods.ALL)) - 1  # bpf/methods.h has all of its table
     assert knobs == defined
 
 

@@ -85,7 +85,7 @@ WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (rules, "SIDES", {role: sides[::-1] for role, sides in rules.SIDES.items()}, "traffic"),
     (methods, "later", lambda a, b: a > b, "rtt"),
     (rules, "prefix", lambda address, bits: address, "the model has it"),
-    (rules, "RTT_LEAST_NS", 2_000, "RTTs of"),
+    (rules, "RTT_MIN_NS", 2_000, "RTTs of"),
     (methods, "FIN", 0, "rtt_begun"),
     (methods.QuicHandshake, "FLIGHT_NS", 0, "rtt_repeated"),
     (flows, "OVERTAKEN_NS", 4_000_000, "out_of_order"),
@@ -112,11 +112,11 @@ FAULTS = {
         3,
         "tcp_timestamp",
     ),
-    "an option read too far": ("transport.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
+    "an option read too far": ("transport_headers.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
     "a tag too short": ("link_headers.h", "ROW(0x8909, 8)", "ROW(0x8909, 6)", 2, "tcp_timestamp"),
     "a cut segment is whole": ("parse.h", "packet->tcp_flags |= TCP_IS_CUT;", "", 9, "tcp_sequence"),
-    "a length beyond the packet": ("usual.h", "total + ETH_HLEN > wire_length(skb)", "false", 3, "tcp_timestamp"),
-    "a keep-alive is retransmitted": ("sequence.h", "packet->payload <= 1 &&", "false &&", 3, "tcp_timestamp"),
+    "a length beyond the packet": ("fast_path.h", "total + ETH_HLEN > wire_length(skb)", "false", 3, "tcp_timestamp"),
+    "a keep-alive is retransmitted": ("tcp_analysis.h", "packet->payload <= 1 &&", "false &&", 3, "tcp_timestamp"),
 }
 
 

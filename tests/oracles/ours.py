@@ -87,7 +87,7 @@ class Ours:
     def run(self, path: Path) -> Observed:
         """Replays a capture, up to where it is torn or of a link type that we don't know."""
         forget_flows(self._replayer.program.maps)
-        self._forget("exchanges")
+        self._forget("transactions")
         observed = Observed(max_flows=self._max_flows)
         duplicates, account = self._totals()
         ended, sums = self._histograms["ended"].copy(), self._histograms["sum_ns"].copy()

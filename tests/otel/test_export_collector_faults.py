@@ -19,7 +19,7 @@ from pathlib import Path
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table
-from otel_epping.process.stop import STOP_S
+from otel_epping.process.signals import STOP_S
 from tests.support.command import Agent, converse
 from tests.support.patience import PATIENCE_S
 

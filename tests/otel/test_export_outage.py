@@ -73,7 +73,7 @@ def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[
         log = started[name].log
         assert log.count("export failed") == 1, log
         assert log.count("succeed again") == 1, log
-        failures = re.search(r"after (\d+) that failed", log)
+        failures = re.search(r"after (\d+) failed", log)
         assert failures
         assert int(failures[1]) >= 2
         check_truth(one)

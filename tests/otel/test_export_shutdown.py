@@ -18,7 +18,7 @@ from otel_epping.kernel import libbpf
 from otel_epping.lab.sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.otel import metric_table, semconv
-from otel_epping.process.stop import STOP_S
+from otel_epping.process.signals import STOP_S
 from tests.support.arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_truth
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S

@@ -85,8 +85,8 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
             reading,
             buckets=runs_of(full),
             sum_ns=ones * np.uint64(2**60),
-            min_ns=ones * np.uint64(buckets.RTT_LEAST_NS),
-            max_ns=ones * np.uint64(buckets.RTT_GREATEST_NS),
+            min_ns=ones * np.uint64(buckets.RTT_MIN_NS),
+            max_ns=ones * np.uint64(buckets.RTT_MAX_NS),
             counters=(as_matrix(reading.counters) * np.uint64(2**50)).view(reading.counters.dtype)[:, 0],
         )
 

@@ -133,7 +133,7 @@ def test_the_console_prints_valid_json(shared: Bench) -> None:
 
 def test_unknown_extremes_are_left_off_the_wire(sink: Sink) -> None:
     one = histogram.Buckets(np.array([2, 3], "u8"), buckets.first_index(4), 4)
-    unknown = sdk_points.rtt_point({}, 1, 2, one, 5_000, (buckets.RTT_GREATEST_NS, 0))
+    unknown = sdk_points.rtt_point({}, 1, 2, one, 5_000, (buckets.RTT_MAX_NS, 0))
     known = sdk_points.rtt_point({}, 1, 2, one, 5_000, (1_000, 1_050))
     metric = sdk_points.rtt_metric([unknown, known], AggregationTemporality.CUMULATIVE)
     resource = ResourceMetrics(Resource.create(), [ScopeMetrics(metric_table.SCOPE, [metric], "")], "")

@@ -124,7 +124,7 @@ def test_an_agent_outlives_a_time_without_descriptors(ns: Namespace, start: Call
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (4, before[1]))
         path.write_text("interface: [lo, up1]\nhealth_port: 9872\n")
         agent.process.send_signal(signal.SIGHUP)
-        agent.wait_for("settings are as they were: cannot read")
+        agent.wait_for("settings are unchanged: cannot read")
         ns.ip("link add brief type ifb", "link set brief up", "link delete brief")
         with ns.entered(), pytest.raises(OSError, match=r".*"):
             urllib.request.urlopen("http://127.0.0.1:9872/readyz", timeout=0.5)

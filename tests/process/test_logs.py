@@ -50,15 +50,15 @@ def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedPro
 EVENTS = {
     "a message": ("logging.getLogger('x').warning('one\\ntwo')", "one two", False),
     "an exception told of": ("try:\n 1 / 0\nexcept Exception:\n logging.getLogger('x').exception('oh')", "oh", True),
-    "uncaught": ("def f(): 1 / 0\nf()", "the end of otel-epping: uncaught", True),
+    "uncaught": ("def f(): 1 / 0\nf()", "uncaught exception, exiting", True),
     "uncaught in a thread": (
         "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()",
-        "the end of a thread: uncaught",
+        "uncaught exception, the thread ends",
         True,
     ),
     "uncaught in passing": (
         "class X:\n def __del__(self): 1 / 0\nx = X()\ndel x",
-        "uncaught, where nobody can catch it",
+        "exception ignored",
         True,
     ),
     "a warning of Python's": ("import warnings\nwarnings.warn('old\\nhat')", "old hat", False),
@@ -199,4 +199,4 @@ def test_a_log_that_cannot_be_written_ends_nothing(ns: Namespace) -> None:
 @pytest.mark.unit
 def test_last_words_are_text_without_a_log() -> None:
     assert not any(isinstance(handler.formatter, logs._Json) for handler in logging.getLogger().handlers)
-    assert logs.last_words("cause: cure", "a compiler's\nlog") == "a compiler's\nlog\notel-epping: cause: cure"
+    assert logs.exit_message("cause: cure", "a compiler's\nlog") == "a compiler's\nlog\notel-epping: cause: cure"

@@ -84,9 +84,9 @@ def test_a_stop_while_interfaces_are_attached_ends_that(host: Namespace, start: 
 
 WAITING = """
 import os, signal, sys, threading, time
-from otel_epping.process.stop import Stop
+from otel_epping.process.signals import Stop
 stop = Stop("at once", 0.3)
-stop.overdue = sys.argv[1], 5
+stop.at_deadline = sys.argv[1], 5
 os.kill(os.getpid(), signal.SIGTERM)
 threading.Thread(target=time.sleep, args=(60,)).start()  # which the interpreter would wait for
 while True:

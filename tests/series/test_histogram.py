@@ -12,7 +12,7 @@ from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.exponent_
 from opentelemetry.sdk.metrics._internal.exponential_histogram.mapping.logarithm_mapping import LogarithmMapping
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.buckets import RTT_GREATEST_NS, RTT_LEAST_NS
+from otel_epping.kernel.buckets import RTT_MAX_NS, RTT_MIN_NS
 from otel_epping.series import histogram
 from otel_epping.series.histogram import Buckets
 from tests.support.readings import fit
@@ -22,8 +22,8 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 SCALES = st.sampled_from(buckets.SCALES)
 RTTS_NS = st.lists(
-    st.integers(RTT_LEAST_NS, RTT_GREATEST_NS)
-    | st.floats(np.log2(RTT_LEAST_NS), np.log2(RTT_GREATEST_NS)).map(lambda power: round(2**power)),
+    st.integers(RTT_MIN_NS, RTT_MAX_NS)
+    | st.floats(np.log2(RTT_MIN_NS), np.log2(RTT_MAX_NS)).map(lambda power: round(2**power)),
     min_size=1,
     max_size=200,
 )

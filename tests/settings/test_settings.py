@@ -15,7 +15,7 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.series.limits import Limits
 from otel_epping.settings import file
-from otel_epping.settings.model import SETTINGS, Settings
+from otel_epping.settings.model import DEFINITIONS, Settings
 from scripts import settings_page
 from tests.support.command import COMMAND, epping, said
 
@@ -69,13 +69,13 @@ def shown(
 
 @pytest.mark.unit
 def test_every_setting_is_tried_here() -> None:
-    assert list(OTHERS) == [setting.key for setting in SETTINGS]
+    assert list(OTHERS) == [setting.key for setting in DEFINITIONS]
 
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
     """Every knob that a user may turn is a setting; two are for commands of their own, and mirror ports have copies."""
-    knobs = {setting.field for setting in SETTINGS if setting.row.kernel}
+    knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
     assert Settings().kernel == EppingConfig()
 
@@ -143,21 +143,21 @@ REFUSED = [
     ("interfaces: lo", ":1: there is no setting 'interfaces': did you mean interface?"),
     ("xyzzy: 1", ":1: there is no setting 'xyzzy': choose among interface, lan, "),
     ("? [a]\n: b", ":1: there is no setting '': choose among "),
-    ("scale: 1\n\nscale: 2", ":3: scale is set already, in line 1"),
+    ("scale: 1\n\nscale: 2", ":3: scale is already set in line 1"),
     ("# mine\nscale: 7", ":2: scale: 7 is not in the range 0<=x<=6"),
     ("scale: true", ":1: scale: 'true' is not a valid integer"),
-    ("scale: [1]", ":1: scale: a single value is wanted"),
-    ("interval: {a: b}", ":1: interval: a single value is wanted"),
-    ("interface: [[lo]]", ":1: interface: a single value is wanted"),
+    ("scale: [1]", ":1: scale: this setting takes a single value"),
+    ("interval: {a: b}", ":1: interval: this setting takes a single value"),
+    ("interface: [[lo]]", ":1: interface: this setting takes a single value"),
     ("interval: 1:30", ":1: interval: '1:30' is not a time such as 100ms, 2.5s or 1m"),
     ("interval: 0", ":1: interval: 0 is not from 0.001s to 86400s"),
-    ("interface: '/(/'", ":1: interface: /(/ is not a regular expression: missing )"),
+    ("interface: '/(/'", ":1: interface: /(/ is not a valid regular expression: missing )"),
     ("tunnels: maybe", ":1: tunnels: 'maybe' is not a valid boolean"),
     ("methods: [dns, smoke]", ":1: methods: there is no method 'smoke': choose among tcp_timestamp"),
     ("log_level: loud", ":1: log_level: 'loud' is not one of 'debug', 'info', 'warning', 'error'"),
-    ("- scale", " is not a list of settings, each as key: value"),
+    ("- scale", " is not a YAML mapping: write each setting as key: value"),
     ("a: b: c", ":1: this is not YAML: mapping values are not allowed here"),
-    ("scale: !!python/object/apply:os.getpid []", ":1: scale: a single value is wanted"),
+    ("scale: !!python/object/apply:os.getpid []", ":1: scale: this setting takes a single value"),
 ]
 
 

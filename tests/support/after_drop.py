@@ -14,7 +14,7 @@ from otel_epping.events.idle_flows import IdleFlowCloser
 from otel_epping.events.ring_buffer import EventReader
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
-from otel_epping.kernel.attach.tcx import Link
+from otel_epping.kernel.attach.tcx import TcxLink
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities
@@ -40,7 +40,7 @@ def main(interface: str) -> None:
     libbpf.map_update(collector.program.maps["free_slots"].fd, None, np.uint32(1).tobytes())
     events = EventReader(collector)
     print("events", len(events.read()), events.lost)
-    watched = collector.program.maps["watched"]
+    watched = collector.program.maps["event_flows"]
     key, value = map_array.dtype_of(watched.key_layout or {}), map_array.dtype_of(watched.layout or {})
     print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
     IdleFlowCloser(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
@@ -48,16 +48,16 @@ def main(interface: str) -> None:
     collector.attachments.detach_all()
     collector.attachments.attach(interface)
     print("attached again")
-    monitor = HookMonitor(collector.attachments, collector.packets)
+    monitor = HookMonitor(collector.attachments, collector.interface_packets)
     for *_, hook in collector.attachments.hooks():
-        assert isinstance(hook, Link)
-        hook.come_first()
-        print("moved", hook.holds())
+        assert isinstance(hook, TcxLink)
+        hook.move_to_front()
+        print("moved", hook.is_attached())
         libbpf.link_detach(hook._fd)
-        print("taken away", not hook.holds())
-    monitor.look()
-    print("attached by the monitor", *(hook.holds() for *_, hook in collector.attachments.hooks()))
-    for refused in (libbpf.load_nothing, EppingCollector):
+        print("taken away", not hook.is_attached())
+    monitor.check()
+    print("attached by the monitor", *(hook.is_attached() for *_, hook in collector.attachments.hooks()))
+    for refused in (libbpf.load_noop, EppingCollector):
         try:
             refused()
         except Exception as error:

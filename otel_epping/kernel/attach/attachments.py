@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program on interfaces, one hook per direction, and the number under which it counts for an interface.
+"""Attaches the program to interfaces, one hook for each direction, and gives each interface a number for its counts.
 
-Hooks are TCX links (tcx.py), or clsact filters (clsact.py) where the kernel knows no TCX, or who runs us wants none.
+A hook is a TCX link (tcx.py), or a clsact filter (clsact.py) if the kernel has no TCX or the user chose clsact.
 
-Counts belong to a name. An interface that went away keeps its counts until they are delivered, and one that comes back
-under the same name until then goes on counting there, though the kernel gives it another index (interface_numbers.py).
+Counts belong to the name of an interface. When an interface goes away, its counts stay until they are delivered. If an
+interface with the same name appears before that, it continues these counts, although the kernel gives it another index
+(interface_numbers.py).
 """
 
 import errno
@@ -22,30 +23,26 @@ from otel_epping.kernel import map_array
 from otel_epping.kernel.attach import clsact, interfaces, tcx
 from otel_epping.kernel.attach.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, InterfaceNumbers
 from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
-from otel_epping.kernel.attach.other_agents import Peers
+from otel_epping.kernel.attach.other_agents import OtherAgents
 from otel_epping.kernel.load.requirements import SHORTAGES
 from otel_epping.kernel.program import Program
 from otel_epping.kernel.reading import Gone
 from otel_epping.process import descriptors
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 __all__ = ["INTERFACES", "UNKNOWN_INTERFACE", "Attachments", "choose_hook"]
 
-# bpf/maps.h, bpf/epping.bpf.c
-_ROWS = 4096  # and one behind them, for all interfaces that have none
+# The program probes this number of rows of its table `interfaces` (bpf/epping.bpf.c).
 _PROBES = 4
 
-_ROW = np.dtype(
-    [("ifindex", "u4"), ("link_header", "u2"), ("number", "u2"), ("id", "u2"), ("unused", "u2"), ("side", "u2", (2,))]
-)
 DIRECTIONS = ("ingress", "egress")
 
-Hook = tcx.Link | clsact.ClsactFilter
+Hook = tcx.TcxLink | clsact.ClsactFilter
 
 
 def choose_hook(wanted: str) -> str:
-    """The hook that is used for one of config.HOOKS: tcx or clsact."""
+    """Returns the hook to use, tcx or clsact, for a setting of config.HOOKS. Call it with CAP_NET_ADMIN."""
     return wanted if wanted != "auto" else "tcx" if tcx.is_known() else "clsact"
 
 
@@ -55,16 +52,16 @@ def _close(fds: list[int]) -> None:
 
 
 class Attachments:
-    """The interfaces that a loaded program watches, or has watched.
+    """The interfaces that a loaded program watches or has watched.
 
-    numbers the identifiers and numbers of interfaces
-    roles   identifier of an interface -> what it faces
-    hook    what holds the program on an interface: tcx or clsact
-    counts  how often an interface was attached, detached, and refused (interface_monitor.py); and what the monitor of
-            the hooks did and found (hook_monitor.py)
-    faults  what keeps packets from us, in words; written by the monitor
-    kernel_packets  packets that the kernel counted while an interface was watched, received and transmitted, by name;
-            of the monitor too
+    hook            the kind of hook: tcx or clsact
+    numbers         the identifiers and numbers of the interfaces
+    roles           the role of each interface, by identifier
+    counts          how often interfaces were attached, detached and refused (interface_monitor.py), and how often the
+                    hook monitor attached again, moved, and found packets unseen (hook_monitor.py)
+    faults          the current faults of hooks, in words; set by the hook monitor
+    kernel_packets  packets that the kernel counted while an interface was watched, [received, transmitted], by name;
+                    set by the hook monitor
     """
 
     def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
@@ -74,23 +71,28 @@ class Attachments:
         self.counts = dict.fromkeys(("attached", "detached", "refused", "reattached", "moved", "unseen"), 0)
         self.faults: tuple[str, ...] = ()
         self.kernel_packets: dict[str, list[int]] = {}
-        self.peers = Peers()
+        self.other_agents = OtherAgents()
         fillers = tcx.load_fillers() if self.hook == "tcx" else []
         weakref.finalize(self, _close, fillers).atexit = False
         self._make_hook: Callable[[int, int, str], Hook] = (
-            partial(tcx.Link, fillers=fillers) if self.hook == "tcx" else clsact.ClsactFilter
+            partial(tcx.TcxLink, fillers=fillers) if self.hook == "tcx" else clsact.ClsactFilter
         )
         self._program = program
-        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, and without a number
-        self._rows: dict[int, int] = {}  # row of the table -> ifindex
+        table = map_array.Array("interfaces", program.maps["interfaces"])
+        # The last row is for all interfaces without a row of their own.
+        self._row_dtype, self._rows = table.dtype, table.length - 1
+        self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, but without a number
+        self._ifindexes: dict[int, int] = {}  # row -> ifindex
         self._watched: dict[str, tuple[int, list[Hook]]] = {}  # name -> ifindex, hooks
-        self._cleaned = False
-        self._lock = threading.RLock()  # of what follows interfaces and of what frees numbers
-        self._put(_ROWS, Interface("", 0, ETHERNET_HEADER_BYTES), (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE), Role.WAN)
+        self._removed_stale_filters = False
+        self._lock = threading.RLock()  # the interface monitor and the readers run in different threads
+        unknown = Interface("", 0, ETHERNET_HEADER_BYTES)
+        self._write_row(self._rows, unknown, (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE), Role.WAN)
 
-    def _put(self, row: int, interface: Interface, counted_as: tuple[int, int], role: Role) -> None:
-        identifier, number = counted_as
-        value = np.array([(interface.ifindex, interface.link_header, number, identifier, 0, role.value)], _ROW)
+    def _write_row(self, row: int, interface: Interface, counted_as: tuple[int, int], role: Role) -> None:
+        value = np.zeros((), self._row_dtype)
+        value["ifindex"], value["link_header"], value["side"] = interface.ifindex, interface.link_header, role.value
+        value["id"], value["number"] = counted_as
         map_array.write(self._program.maps["interfaces"], row, value.tobytes())
 
     @property
@@ -99,44 +101,56 @@ class Attachments:
         return list(self._watched)
 
     def _row_of(self, interface: Interface) -> int:
-        """Where the program looks for an interface: its own row, a free one, or that of one that is watched no more."""
-        rows = {row: self._rows.get(row) for row in ((interface.ifindex + probe) % _ROWS for probe in range(_PROBES))}
+        """Returns the row for an interface among those that the program probes for it.
+
+        This is the row that it has, else a free row, else the row of an interface that is not watched any more. Raises
+        EppingError if there is none.
+        """
+        probed = [(interface.ifindex + probe) % self._rows for probe in range(_PROBES)]
+        rows = {row: self._ifindexes.get(row) for row in probed}
         watched = {ifindex for ifindex, _ in self._watched.values()}
-        for fits in (
+        for candidates in (
             [row for row, ifindex in rows.items() if ifindex == interface.ifindex],
             [row for row, ifindex in rows.items() if ifindex is None],
             [row for row, ifindex in rows.items() if ifindex not in watched],
         ):
-            if fits:
-                return fits[0]
+            if candidates:
+                return candidates[0]
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         raise EppingError(f"no room for interface {interface.name}: watch fewer interfaces with one agent") from full
 
     @property
     def names(self) -> dict[int, str]:
-        """Identifiers of the interfaces that have counts, and their names; '' for all that have no number."""
+        """Names of the interfaces that have counts, by identifier; '' stands for all interfaces without a number."""
         return self.numbers.names
 
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Puts an interface where the program finds it by ifindex; the identifier under which it counts from now on.
+        """Writes an interface to the program's table. Returns the identifier that it is counted under from now on.
 
-        A row stays as it is when its interface is detached: the program may run for its last packets still.
-        Raises EppingError if there is no room.
+        The row stays when the interface is detached, because the program may still run for its last packets. Raises
+        EppingError if the table has no row for it.
         """
         with self._lock:
             row = self._row_of(interface)
-            counted_as = self.numbers.take(interface.name)
+            counted_as = self.numbers.assign(interface.name)
             self.roles[counted_as[0]] = role
-            self._put(row, interface, counted_as, role)
-            self._rows[row] = interface.ifindex
+            self._write_row(row, interface, counted_as, role)
+            self._ifindexes[row] = interface.ifindex
         return counted_as[0]
 
     def attach(self, name: str, role: Role = Role.WAN) -> None:
-        """Begins to watch an interface, both ways. Raises EppingError if that cannot be."""
-        self.add(interfaces.find(name), role)
+        """Attaches to an interface, both directions.
 
-    def add(self, interface: Interface, role: Role) -> int:
-        """The same for an interface that was found already; its identifier. An interface that is watched goes on so."""
+        Raises EppingError if there is no such interface, if it is down or has a link type without IP, or if the program
+        cannot be attached.
+        """
+        self.attach_interface(interfaces.find(name), role)
+
+    def attach_interface(self, interface: Interface, role: Role) -> int:
+        """Attaches to an interface, unless that is done already, and sets its role. Returns its identifier.
+
+        Raises EppingError if the program cannot be attached.
+        """
         with self._lock:
             if self._watched.get(interface.name, (0, []))[0] != interface.ifindex:
                 self.detach(interface.name)
@@ -145,7 +159,7 @@ class Attachments:
                 try:
                     self._watched[interface.name] = interface.ifindex, self._attach(interface.ifindex)
                 except (OSError, EppingError) as error:
-                    self.numbers.leave(interface.name)
+                    self.numbers.mark_gone(interface.name)
                     if isinstance(error, EppingError):
                         raise
                     cure = SHORTAGES.get(error.errno or 0, "see otel-epping check")
@@ -156,66 +170,68 @@ class Attachments:
                 self._unnamed[interface.name] = interface, role
         return identifier
 
-    def _hook(self, ifindex: int, direction: str) -> Hook:
-        """Puts the program on one hook of an interface. Raises OSError or EppingError."""
+    def _attach_hook(self, ifindex: int, direction: str) -> Hook:
+        """Attaches to one hook of an interface. Raises OSError or EppingError."""
         return self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction)
 
     def _attach(self, ifindex: int) -> list[Hook]:
-        """Puts the program on both hooks of an interface. Raises OSError or EppingError."""
-        self._clean()
+        """Attaches to both hooks of an interface, or to none. Raises OSError or EppingError."""
+        self._remove_stale_filters()
         hooks: list[Hook] = []
         descriptors.require(len(DIRECTIONS), self._program.maps["control"].fd)
         try:
             for direction in DIRECTIONS:
-                hooks.append(self._hook(ifindex, direction))
+                hooks.append(self._attach_hook(ifindex, direction))
         except (OSError, EppingError):
             for hook in hooks:
                 hook.detach()
             raise
-        self.peers.announce(ifindex)
+        self.other_agents.announce(ifindex)
         return hooks
 
-    def attach_again(self, name: str, direction: str) -> None:
-        """Puts the program on a hook from which somebody took it. Raises OSError or EppingError."""
+    def reattach(self, name: str, direction: str) -> None:
+        """Attaches again to a hook after another process detached the program. Raises OSError or EppingError."""
         ifindex, hooks = self._watched[name]
-        place = DIRECTIONS.index(direction)
-        hooks[place].detach()
-        hooks[place] = self._hook(ifindex, direction)
-        self.peers.announce(ifindex)
+        index = DIRECTIONS.index(direction)
+        hooks[index].detach()
+        hooks[index] = self._attach_hook(ifindex, direction)
+        self.other_agents.announce(ifindex)
 
     def count_kernel_packets(self, name: str, direction: int, packets: int) -> None:
-        """Adds to kernel_packets, of an interface that is counted under its name."""
+        """Adds to kernel_packets, unless the interface has no number. `direction` is an index of DIRECTIONS."""
         if self.numbers.get(name, UNKNOWN_INTERFACE) != UNKNOWN_INTERFACE:
             self.kernel_packets.setdefault(name, [0, 0])[direction] += packets
 
     def hooks(self) -> Iterator[tuple[str, int, int, str, Hook]]:
-        """Each hook that is to hold the program: interface, its index, its number, direction, and the hook."""
+        """Yields (name, ifindex, number, direction, hook) of each hook of the watched interfaces."""
         for name, (ifindex, hooks) in list(self._watched.items()):
             for direction, hook in zip(DIRECTIONS, hooks, strict=True):
                 yield name, ifindex, self.numbers.get(name, UNKNOWN_INTERFACE), direction, hook
 
-    def _clean(self) -> None:
-        """Removes the filters that a killed agent left on any interface: once, before we attach for the first time."""
-        if self.hook == "clsact" and not self._cleaned:
-            self._cleaned = True
-            if cleaned := clsact.clean():
-                _log.info("removed filters that an agent which was killed left on %s", ", ".join(cleaned))
+    def _remove_stale_filters(self) -> None:
+        """Removes the filters that killed agents left on interfaces, once, before the first attachment."""
+        if self.hook == "clsact" and not self._removed_stale_filters:
+            self._removed_stale_filters = True
+            if names := clsact.remove_stale_filters():
+                _log.info("removed filters of a killed agent from %s", ", ".join(names))
 
     def detach(self, name: str) -> None:
-        """Ends watching an interface. What was counted stays until it is delivered."""
+        """Detaches from an interface. Its counts stay until they are delivered."""
         with self._lock:
             if name in self._watched:
                 ifindex, hooks = self._watched.pop(name)
                 for hook in hooks:
                     hook.detach()
-                self.peers.announce(ifindex)
-                self.numbers.leave(name)
+                self.other_agents.announce(ifindex)
+                self.numbers.mark_gone(name)
                 self._unnamed.pop(name, None)
                 self.counts["detached"] += 1
 
     def end(self, gone: Collection[tuple[Gone, Counts]]) -> list[int]:
-        """Frees the numbers of interfaces that are gone, each with all that its row ever counted, and gives them to
-        interfaces that have none. Returns the identifiers of those that did not come back meanwhile.
+        """Frees the numbers of interfaces that are gone, and gives them to interfaces that have none.
+
+        `gone` has each interface with all that its row of counters ever counted. Returns the identifiers of the
+        interfaces that have ended, which are those that did not come back meanwhile.
         """
         with self._lock:
             ended = [interface.identifier for interface, raw in gone if self.numbers.end(interface, raw)]
@@ -231,14 +247,15 @@ class Attachments:
         return ended
 
     def detach_all(self) -> None:
-        """Ends watching every interface."""
+        """Detaches from every interface."""
         for name in self.watched:
             self.detach(name)
 
     def state(self) -> dict[str, bool]:
-        """Interfaces that are watched, or were: whether they are, as the kernel says, which cuts the links of one that
-        goes. May be asked by any thread.
+        """Returns, for each interface with counts, whether the program is on both of its hooks now, by name.
+
+        Asks the kernel, which detaches links when an interface goes away. May be called by any thread.
         """
-        with self._lock:  # an interface has its number before the program is on its hooks
-            watched = {name for name, (_, hooks) in self._watched.items() if all(each.holds() for each in hooks)}
-            return {name: name in watched for name in self.numbers.names.values() if name}
+        with self._lock:  # an interface gets its number before it is attached
+            attached = {name for name, (_, hooks) in self._watched.items() if all(each.is_attached() for each in hooks)}
+            return {name: name in attached for name in self.numbers.names.values() if name}

@@ -1,29 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program on an interface as a filter of its clsact qdisc: for kernels without TCX, before Linux 6.6.
+"""Attaches the program to an interface as a filter of its clsact qdisc, for kernels without TCX (before Linux 6.6).
 
-A filter outlives who made it, and the qdisc is shared with everybody. So four things are told by the kernel alone:
+A filter stays when the process that added it ends, and all programs on the machine share the qdisc. The agent keeps no
+state of its own about this. It takes four facts from the kernel:
 
-which filters are ours    the name of the program, and the handles that we give
-whose owner is dead       a living owner holds an abstract Unix socket named after the filter. The kernel frees it
-                          however the owner ends, and it is seen in the interface's network namespace, as the filter is
-who made the qdisc        our handle says so, and every filter of ours that comes later says the same
-whether others use it     any filter on it, of either direction. None left, and made by us: the last of us removes it
+which filters are otel-epping's  those with our program name and one of our handles
+whether a filter's owner lives   a living owner holds an abstract Unix socket named after the interface and the program.
+                                 The kernel frees the socket however the owner ends. A network namespace has its own
+                                 abstract sockets, as it has its own filters
+whether we created the qdisc     the handles of our filters on the qdisc say so
+whether others use the qdisc     whether it has filters, of either direction. If we created the qdisc, our last filter
+                                 removes it when no other filter is left
 
-A filter of ours comes before all filters of others, so that none of them can accept, drop or redirect a packet before
-we have seen the packet. It takes the lowest free priority, 1 as a rule. If a BPF filter for all protocols has priority
-1, our filter shares the priority: the kernel puts a new BPF filter before the others of its priority (cls_bpf_change()
-of net/sched/cls_bpf.c). A filter of another kind or protocol shares its priority with no BPF filter
-(tcf_chain_tp_find() of net/sched/cls_api.c), so behind one with priority 1 we come second. No filter is ever replaced.
-The verdict TC_ACT_UNSPEC of a direct-action filter leaves the packet to the next filter. It does not matter which
-filter of several agents is first.
+Our filter is put before the filters of all others, so that none of them can accept, drop or redirect a packet before
+our program sees it. It gets the lowest free priority, usually 1. If a BPF filter for all protocols has priority 1, our
+filter shares this priority: the kernel puts a new BPF filter before the others of its priority (cls_bpf_change() of
+net/sched/cls_bpf.c). Filters of another kind or protocol cannot share a priority with a BPF filter
+(tcf_chain_tp_find() of net/sched/cls_api.c), so our filter comes after such a filter with priority 1. No filter is ever
+replaced. The verdict TC_ACT_UNSPEC of a direct-action filter passes the packet to the next filter. The order among the
+filters of several agents does not matter.
 
-TCX programs run before all filters of the clsact qdisc, from Linux 6.6 on.
+From Linux 6.6 on, TCX programs run before all filters of the clsact qdisc.
 
-An `ingress` qdisc has the place of the clsact qdisc, and takes what is meant for egress for ingress. Such an interface
-is refused.
+An interface can have an `ingress` qdisc instead of a clsact qdisc. There a filter for egress would be added to ingress.
+So the agent refuses such an interface.
 
-Between the look for others and the removal of the qdisc somebody may add a filter, which goes with it: no message to
-the kernel does both at once. To add, to remove and to clean takes CAP_NET_ADMIN, at run time as well.
+Benign race: another process may add a filter after the agent has found no other filters and before it removes the
+qdisc. That filter is then removed, too. The kernel has no single request that checks and removes.
+
+Adding, removing and cleaning up filters needs CAP_NET_ADMIN, also at run time.
 """
 
 import errno
@@ -37,46 +42,47 @@ from otel_epping.kernel.attach import tcx
 from otel_epping.kernel.netlink import traffic_control
 from otel_epping.kernel.netlink.traffic_control import Filter
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 _ALL_PROTOCOLS = 3  # ETH_P_ALL, linux/if_ether.h
 _POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
-_TRIES = 3  # to take a priority that is free, for others take some, too
-# "ep", a number that no other filter of the priority has, and whether the qdisc is ours too.
-_MADE, _FOUND = 0x65700001, 0x65700002
-_NUMBER, _NUMBERS = 0x100, 256
+_TRIES = 3  # attempts to get a free priority, which another process may take meanwhile
+# Our handles: "ep", a number that differs from other handles of the priority (bits 8 to 15), and whether we created the
+# qdisc (1) or found it (2).
+_QDISC_CREATED, _QDISC_FOUND = 0x65700001, 0x65700002
+_NUMBER_UNIT, _NUMBERS = 0x100, 256
 
 
 def _handle_kind(found: Filter) -> int:
-    return found.handle & ~(_NUMBER * (_NUMBERS - 1))
+    return found.handle & ~(_NUMBER_UNIT * (_NUMBERS - 1))
 
 
 def _is_ours(found: Filter) -> bool:
-    return _handle_kind(found) in (_MADE, _FOUND) and found.name.startswith(libbpf.OUR_NAMES)
+    return _handle_kind(found) in (_QDISC_CREATED, _QDISC_FOUND) and found.name.startswith(libbpf.PROGRAM_PREFIX)
 
 
 def in_order(ifindex: int, direction: str) -> list[Filter]:
-    """The filters that packets of a direction meet, in that order: of chain 0, where packets begin."""
+    """Returns the filters that packets of a direction pass, in this order: those of chain 0. Raises OSError."""
     return [each for each in traffic_control.filters(ifindex, direction) if each.handle and not each.chain]
 
 
-def in_words(found: Filter) -> str:
-    """Describes a filter, for use with tc(8)."""
+def describe(found: Filter) -> str:
+    """Describes a filter, as tc(8) shows it."""
     program = f" id {found.program}" if found.program else ""
     return f"{found.kind} {found.name}".strip() + f" (pref {found.priority}{program})"
 
 
-def _lock(ifindex: int, program: int) -> socket.socket | None:
-    """What a living owner of a filter holds; None if somebody does."""
-    holder = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+def _claim(ifindex: int, program: int) -> socket.socket | None:
+    """Opens the socket that a living owner of a filter holds. Returns None if another process holds it."""
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
-        holder.bind(f"\0otel-epping/{ifindex}/{program}")
+        claim.bind(f"\0otel-epping/{ifindex}/{program}")
     except OSError as error:
-        holder.close()
+        claim.close()
         if error.errno != errno.EADDRINUSE:
             raise
         return None
-    return holder
+    return claim
 
 
 def _filters(ifindex: int) -> list[Filter]:
@@ -84,29 +90,32 @@ def _filters(ifindex: int) -> list[Filter]:
 
 
 def _remove(ifindex: int, found: Filter) -> None:
-    """Removes a filter of ours, and the qdisc if it is of no more use to anybody."""
+    """Removes a filter of ours, and the qdisc if we created it and no filter is left."""
     libbpf.tc_detach(ifindex, _POINTS[found.direction], found.handle, found.priority)
-    if _handle_kind(found) == _MADE and not _filters(ifindex):
+    if _handle_kind(found) == _QDISC_CREATED and not _filters(ifindex):
         libbpf.tc_remove_qdisc(ifindex)
 
 
 def refuse_ingress_qdisc(ifindex: int) -> None:
-    """Raises EppingError if the interface has an `ingress` qdisc, in the place of the clsact qdisc."""
+    """Raises EppingError if the interface has an `ingress` qdisc instead of a clsact qdisc."""
     if traffic_control.ingress_qdisc(ifindex) == "ingress":
         name = socket.if_indextoname(ifindex)
         raise EppingError(
-            f"interface {name} has an ingress qdisc, which shows no outgoing packets: replace it with a clsact qdisc "
+            f"interface {name} has an ingress qdisc, which has no hook for outgoing packets: replace it with clsact "
             f"(tc qdisc del dev {name} ingress; tc qdisc add dev {name} clsact; then add its filters again), or use "
             "TCX (Linux 6.6 and later)"
         )
 
 
-def clean() -> list[str]:
-    """Removes filters of ours whose owner is dead, of all interfaces of our namespace; their interfaces' names."""
+def remove_stale_filters() -> list[str]:
+    """Removes otel-epping's filters whose owner is dead from all interfaces of this network namespace.
+
+    Returns the names of these interfaces. Raises OSError.
+    """
     cleaned = []
     for ifindex, name in socket.if_nameindex():
         for found in filter(_is_ours, _filters(ifindex)):
-            owner = _lock(ifindex, found.program)
+            owner = _claim(ifindex, found.program)
             if owner:
                 with owner:
                     _remove(ifindex, found)
@@ -114,9 +123,10 @@ def clean() -> list[str]:
     return list(dict.fromkeys(cleaned))
 
 
-def place(ifindex: int, direction: str) -> tuple[int, int]:
-    """Where a new filter of ours is before as many filters of others as can be: a priority, and a number that makes our
-    handle there another than all others. Raises OSError if the interface is gone.
+def choose_priority(ifindex: int, direction: str) -> tuple[int, int]:
+    """Returns the priority that puts a new filter before as many filters of others as possible, and a number for it.
+
+    The number makes the handle of the new filter unique in this priority. Raises OSError if the interface is gone.
     """
     listed = [each for each in traffic_control.filters(ifindex, direction) if not each.chain]
     free = min(set(range(1, len(listed) + 2)) - {each.priority for each in listed})
@@ -127,12 +137,14 @@ def place(ifindex: int, direction: str) -> tuple[int, int]:
     ]
     priority = min([free, *shareable])
     taken = {each.handle for each in listed if each.priority == priority}
-    numbers = (n for n in range(_NUMBERS) if not {_MADE + n * _NUMBER, _FOUND + n * _NUMBER} & taken)
+    numbers = (
+        n for n in range(_NUMBERS) if not {_QDISC_CREATED + n * _NUMBER_UNIT, _QDISC_FOUND + n * _NUMBER_UNIT} & taken
+    )
     return priority, next(numbers, 0)
 
 
 class ClsactFilter:
-    """A program on one hook of an interface, `direction` being ingress or egress.
+    """Attaches a program to a hook of an interface. `direction` is ingress or egress.
 
     Raises OSError, and EppingError if the interface has an `ingress` qdisc.
     """
@@ -141,24 +153,24 @@ class ClsactFilter:
         self._program_fd, self._ifindex, self._direction = program_fd, ifindex, direction
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
-        # Before the filter is there, so that nobody takes it for one whose owner is dead. A name that another user
-        # took to annoy us looks the same to all others of us.
-        self._owner = _lock(ifindex, self._program)
+        # Claimed before the filter is added, so that no other agent takes the filter for a stale one. If a malicious
+        # user holds this address, other agents see a living owner as well, so nothing changes.
+        self._owner = _claim(ifindex, self._program)
         try:
-            made = libbpf.tc_make_qdisc(ifindex) or any(_handle_kind(each) == _MADE for each in self._all_of_ours())
+            created = libbpf.tc_create_qdisc(ifindex) or any(
+                _handle_kind(each) == _QDISC_CREATED for each in self._all_of_ours()
+            )
             refuse_ingress_qdisc(ifindex)
-            self._attach(_MADE if made else _FOUND)
+            self._attach(_QDISC_CREATED if created else _QDISC_FOUND)
         except (OSError, EppingError):
-            self._let_go()
+            self._release_owner()
             raise
 
     def _attach(self, kind: int) -> None:
-        """Becomes the first filter but for those of other agents, where that is possible; else takes the lowest
-        priority that is free. `kind` is _MADE or _FOUND.
-        """
+        """Adds our filter with choose_priority(). `kind` is _QDISC_CREATED or _QDISC_FOUND."""
         for tries_left in reversed(range(_TRIES)):
             try:
-                self._add(kind, *place(self._ifindex, self._direction))
+                self._add(kind, *choose_priority(self._ifindex, self._direction))
             except OSError as error:
                 if not tries_left or error.errno not in (errno.EEXIST, errno.EINVAL):
                     raise
@@ -166,19 +178,19 @@ class ClsactFilter:
                 return
 
     def _add(self, kind: int, priority: int, number: int) -> None:
-        handle = kind + number * _NUMBER
+        handle = kind + number * _NUMBER_UNIT
         libbpf.tc_attach(self._program_fd, self._ifindex, _POINTS[self._direction], handle, priority)
 
     def _before_us(self) -> list[Filter]:
-        """Filters of others that run before us. Raises OSError if the interface is gone."""
+        """Returns the filters of others that run before ours. Raises OSError if the interface is gone."""
         found = in_order(self._ifindex, self._direction)
-        mine = [place for place, each in enumerate(found) if each.program == self._program]
+        mine = [index for index, each in enumerate(found) if each.program == self._program]
         return [each for each in found[: mine[0] if mine else None] if not _is_ours(each)]
 
-    def others_first(self) -> str:
-        """What runs before us: filters of others, and TCX programs, as far as we may see these; '' if there is nothing.
+    def programs_before(self) -> str:
+        """Describes what runs before our filter: filters of others, and TCX programs if we may list them.
 
-        Raises OSError if the interface is gone.
+        Returns '' if nothing does. Raises OSError if the interface is gone.
         """
         try:
             programs = tcx.attached(self._ifindex, self._direction)
@@ -186,29 +198,31 @@ class ClsactFilter:
             programs = []
         named = {program: libbpf.program_name(program) for program in programs}
         of_others = [
-            tcx.in_words(program, name) for program, name in named.items() if not name.startswith(libbpf.OUR_NAMES)
+            tcx.describe(program, name) for program, name in named.items() if not name.startswith(libbpf.PROGRAM_PREFIX)
         ]
-        return ", ".join([*of_others, *map(in_words, self._before_us())])
+        return ", ".join([*of_others, *map(describe, self._before_us())])
 
-    def may_come_first(self) -> bool:
-        """Whether come_first() puts us before the filters of others. Raises OSError if the interface is gone."""
+    def can_move_to_front(self) -> bool:
+        """Whether move_to_front() would put our filter before a filter that now runs before it.
+
+        Raises OSError if the interface is gone.
+        """
         before = self._before_us()
-        return bool(before) and place(self._ifindex, self._direction)[0] <= before[0].priority
+        return bool(before) and choose_priority(self._ifindex, self._direction)[0] <= before[0].priority
 
-    def come_first(self) -> None:
-        """Moves in front of filters of others that came before us. Raises OSError; then our filter may be off the
-        interface.
+    def move_to_front(self) -> None:
+        """Moves our filter before the filters of others. Raises OSError; our filter may then be removed.
 
-        The old filter goes first: with both there, a packet would be counted twice. Between the two messages to the
-        kernel are some 0.1 ms without our filter.
+        The old filter is removed before the new one is added, because with both a packet would be counted twice. For
+        0.1 ms, between the two requests to the kernel, there is no filter of ours.
         """
         for mine in self._mine():
-            new_place = place(self._ifindex, self._direction)
+            new_place = choose_priority(self._ifindex, self._direction)
             libbpf.tc_detach(self._ifindex, _POINTS[self._direction], mine.handle, mine.priority)
             self._add(_handle_kind(mine), *new_place)
 
-    def accept_others(self) -> None:
-        """Nothing to do: the kernel lists all filters whenever it is asked."""
+    def accept_order(self) -> None:
+        """Does nothing: programs_before() lists the current filters each time."""
 
     def _all_of_ours(self) -> list[Filter]:
         return list(filter(_is_ours, _filters(self._ifindex)))
@@ -220,25 +234,27 @@ class ClsactFilter:
             return []
         return [each for each in ours if (each.direction, each.program) == (self._direction, self._program)]
 
-    def _let_go(self) -> None:
+    def _release_owner(self) -> None:
         if self._owner:
             self._owner.close()
 
-    def holds(self) -> bool:
-        """Whether it is on the interface still."""
+    def is_attached(self) -> bool:
+        """Whether our filter is on the interface."""
         return bool(self._mine())
 
     def detach(self) -> None:
-        """Takes the program off. An interface that is gone took it along.
+        """Removes our filter. The filters of an interface that is gone are gone, too.
 
-        A forked child only closes its descriptors, as with TCX links: the filter is its parent's.
+        In a forked child, only closes the socket: the filter is the parent's.
         """
         if os.getpid() != self._process:
-            self._let_go()
+            self._release_owner()
             return
         try:
             for mine in self._mine():
                 _remove(self._ifindex, mine)
         except OSError as error:
-            _log.warning("a filter is left on interface %d (%s): the next start removes it", self._ifindex, error)
-        self._let_go()
+            _log.warning(
+                "cannot remove the filter from interface %d (%s): the next start removes it", self._ifindex, error
+            )
+        self._release_owner()

@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identifiers and numbers of interfaces.
 
-An interface has two of them (struct interface of bpf/maps.h). The number is that of a row of counters, of which there
-are few, so it is used again. The identifier is part of all keys: of slots, flows, pairs and exchanges. It is never used
-again until all 65,535 were, so what the program still remembers of an interface that is gone is not taken for that of
-another one.
+An interface has both (struct interface, bpf/maps.h). The number selects a row of counters. There are few rows, so
+numbers are reused. The identifier is part of the keys of slots, flows, cached slots and transactions. An identifier is
+reused only after all 65,535 were used, so entries of an interface that is gone are not taken for those of another one.
 
-Both belong to a name, and stay when the interface goes away and comes back. They end when the interface has been gone
-for a while and all of its counts were delivered.
+Both belong to a name, and stay the same when the interface goes away and comes back. They end when the interface has
+been gone for 5 s and all of its counts are delivered.
 """
 
 import threading
@@ -23,16 +22,17 @@ INTERFACES = 1024
 UNKNOWN_INTERFACE = 0
 _IDENTIFIERS = 1 << 16
 
-# Far longer than any run of the program.
+# How long after an interface went away its counts are final: far longer than any run of the program.
 GONE_NS = 5_000_000_000
 
 Counts = npt.NDArray[np.uint64]
 
 
 class InterfaceNumbers:
-    """Which name has which identifier and number. For any thread.
+    """Assigns identifiers and numbers to names. All methods may be called by any thread.
 
-    names  identifier -> name; '' for all interfaces without a number
+    names   the names of the interfaces, by identifier; '' stands for all interfaces without a number
+    now_ns  the monotonic clock, in ns
     """
 
     def __init__(self) -> None:
@@ -41,29 +41,32 @@ class InterfaceNumbers:
         self._identifiers: dict[str, int] = {}
         self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # by identifier
         self._gone_ns: dict[int, int] = {}  # by identifier
-        self._origins: dict[int, Counts] = {}  # by number: what its row had counted before it was used again
+        self._origins: dict[int, Counts] = {}  # by number: the counts of its row when its latest owner ended
         self._free: list[int] = []
-        self._used = 1  # numbers that ever were in use
+        self._used = 1
         self._latest = 0
         self._lock = threading.Lock()
 
     def get(self, name: str, default: int) -> int:
-        """The number of a name."""
+        """Returns the number of a name, or `default` if it has none."""
         with self._lock:
             return self._numbers[self._identifiers[name]] if name in self._identifiers else default
 
     @property
     def has_free(self) -> bool:
-        """Whether another name gets a number."""
+        """Whether there is a number for another name."""
         return bool(self._free) or self._used <= INTERFACES
 
     @property
     def used(self) -> int:
-        """How many numbers ever were in use; they are the first ones."""
+        """How many numbers have ever been in use. These are 0 to used - 1."""
         return self._used
 
-    def take(self, name: str) -> tuple[int, int]:
-        """Identifier and number of an interface that is there; those of unknown interfaces if no number is free."""
+    def assign(self, name: str) -> tuple[int, int]:
+        """Returns the identifier and the number of an interface that exists, and assigns them if it has none.
+
+        Returns UNKNOWN_INTERFACE for both if no number is free.
+        """
         with self._lock:
             identifier = self._identifiers.get(name)
             if identifier is None:
@@ -86,20 +89,23 @@ class InterfaceNumbers:
             if self._latest not in self.names:
                 return self._latest
 
-    def leave(self, name: str) -> None:
-        """An interface went away."""
+    def mark_gone(self, name: str) -> None:
+        """Notes that an interface went away. assign() takes this back."""
         with self._lock:
             if name in self._identifiers:
                 self._gone_ns[self._identifiers[name]] = self.now_ns()
 
     def gone(self) -> frozenset[Gone]:
-        """Interfaces that went away long enough ago for their counts to be final, unless they come back."""
+        """Returns the interfaces that went away at least 5 s ago. Their counts are final unless they come back."""
         with self._lock:
             now_ns = self.now_ns()
             return frozenset(Gone(*item) for item in self._gone_ns.items() if now_ns - item[1] >= GONE_NS)
 
     def end(self, gone: Gone, raw: Counts) -> bool:
-        """Frees the number of an interface, unless it came back; `raw` is all that its row ever counted, (n,)."""
+        """Frees the number of an interface, unless it came back. Returns whether the number was freed.
+
+        `raw` is all that its row ever counted: (n,).
+        """
         with self._lock:
             identifier = gone.identifier
             if self._gone_ns.get(identifier) != gone.gone_ns:
@@ -111,14 +117,17 @@ class InterfaceNumbers:
             return True
 
     def numbers_of(self, identifiers: list[int]) -> list[int]:
-        """The numbers of some identifiers that are in use."""
+        """Returns the numbers of identifiers that are in use."""
         with self._lock:
             return [self._numbers[identifier] for identifier in identifiers]
 
     def counted(self, numbers: list[int], raw: Counts) -> Counts:
-        """What rows counted for the interfaces that have them now; `raw` is all that they ever did, (numbers, n)."""
-        made = raw.copy()
-        for place, number in enumerate(numbers):
+        """Returns what rows have counted for their current owners: (numbers, n).
+
+        `raw` is all that the rows of these numbers ever counted: (numbers, n).
+        """
+        counts = raw.copy()
+        for index, number in enumerate(numbers):
             if number in self._origins:
-                made[place] -= self._origins[number]
-        return made
+                counts[index] -= self._origins[number]
+        return counts

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network interfaces: what the agent must know of one before it attaches to it.
+"""Network interfaces that the agent can attach to.
 
-Asked by netlink and not in /sys, which shows the network namespace it was mounted in, not ours.
+Their attributes are read by netlink, not from /sys: /sys shows the network namespace that it was mounted in, which may
+not be ours.
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from otel_epping.kernel.netlink import links
 # linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
-# Without a header, or with one that the program passes: the kernel knows where the network header is (bpf/link.h).
+# Types without an Ethernet header: the program asks the kernel for the network header (bpf/packet_start.h).
 _OTHER_IP_TYPES = {
     7: "arcnet",
     15: "dlci",
@@ -42,10 +43,10 @@ _OTHER_IP_TYPES = {
 
 
 class Role(Enum):
-    """What an interface faces: the sides (enum side of bpf/maps.h) of what goes out through it and what comes in.
+    """What an interface leads to. A value is two sides (enum side, bpf/maps.h): that of the sender of outgoing packets,
+    and that of the sender of incoming packets.
 
-    At a mirror port both directions of a conversation arrive the same way, so the side of neither end is known. A
-    capture is no interface, and the same holds for its packets.
+    At a mirror port the packets of both directions come in, so the sides are not known. The same holds for captures.
     """
 
     WAN = (1, 0)
@@ -56,9 +57,11 @@ class Role(Enum):
 
 @dataclass(frozen=True)
 class Interface:
-    """An interface that can be watched; `link_header` is the bytes of the Ethernet header that its type has, or 0.
+    """An interface that can be watched.
 
-    `name` is escaped (text.py).
+    name         its name, escaped (process/text.py)
+    ifindex      its index
+    link_header  the length of its Ethernet header in bytes, or 0 if its type has none
     """
 
     name: str
@@ -67,11 +70,11 @@ class Interface:
 
 
 def find(name: str) -> Interface:
-    """Looks an interface up by its name or an alternative name of it.
+    """Returns the interface with this name or alternative name.
 
-    Raises EppingError if no interface has the name, or if the interface is down or its link foreign.
+    Raises EppingError if there is none, or if the interface is down or its link type does not carry IP.
     """
-    link = links.link_named(name)
+    link = links.find_link(name)
     if link is None:
         known = ", ".join(sorted(other.name for other in links.links()))
         raise EppingError(f"there is no interface '{name}': choose one of {known}")
@@ -81,7 +84,7 @@ def find(name: str) -> Interface:
 
 
 def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
-    """An interface by its hardware type (linux/if_arp.h). Raises EppingError if its link is foreign."""
+    """Returns the interface with this hardware type (linux/if_arp.h). Raises EppingError if it does not carry IP."""
     if hardware in _ETHERNET_HEADER_TYPES:
         return Interface(name, ifindex, ETHERNET_HEADER_BYTES)
     if hardware in _OTHER_IP_TYPES:

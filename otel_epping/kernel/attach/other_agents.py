@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other agents of the same network namespace, so that two agents do not compete for the first place on a hook.
+"""Other agents in the same network namespace. Agents talk so that two of them do not compete for the front of a hook.
 
-An agent that comes first on a hook says so to the others, by a datagram to an abstract Unix socket. Abstract sockets
-belong to a network namespace, as interfaces do. Any user can send such a datagram. The worst outcome is that an agent
-stays behind another program until packets are missing (hook_monitor.py).
+An agent that attaches to the front of a hook announces this to the others, by a datagram to an abstract Unix socket.
+Abstract sockets belong to a network namespace, as interfaces do. Any user can send such a datagram. In the worst case
+an agent then does not move its program before another program until packets are missing (hook_monitor.py).
 """
 
 import socket
@@ -18,40 +18,40 @@ def _address(number: int) -> str:
     return f"\0otel-epping/peer/{number}"
 
 
-class Peers:
-    """Says to other agents what we attached to, and hears what they attached to.
+class OtherAgents:
+    """Announces our attachments to other agents, and receives theirs.
 
-    Nothing is raised: an agent that cannot have such a socket has no peers.
+    Raises nothing: an agent without such a socket behaves as if it were the only one.
     """
 
     def __init__(self) -> None:
         self._socket: socket.socket | None = None
-        self._own = -1
+        self._own_number = -1
 
     def _open(self) -> socket.socket:
-        """A socket with the first name that is free, in the network namespace of the caller, who attaches."""
+        """Opens a socket with the first free address, in the network namespace of the calling thread."""
         opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         for number in range(_MAX_AGENTS):
-            with suppress(OSError):  # another agent has the name
+            with suppress(OSError):  # another agent has the address
                 opened.bind(_address(number))
-                self._own = number
+                self._own_number = number
                 break
         return opened
 
     def announce(self, ifindex: int) -> None:
-        """Says that we came first on a hook of this interface."""
+        """Tells all other agents that we attached to the front of a hook of this interface."""
         if self._socket is None:
             with suppress(OSError):  # no descriptor is left
                 self._socket = self._open()
         if self._socket is None:
             return
         for number in range(_MAX_AGENTS):
-            if number != self._own:
+            if number != self._own_number:
                 with suppress(OSError):  # there is no such agent, or its queue is full
                     self._socket.sendto(_MESSAGE.pack(ifindex), _address(number))
 
-    def heard(self) -> set[int]:
-        """The interfaces on which others came first since this was last asked."""
+    def receive(self) -> set[int]:
+        """Returns the indexes of the interfaces that other agents announced since the last call."""
         found: set[int] = set()
         if self._socket is not None:
             with suppress(BlockingIOError):

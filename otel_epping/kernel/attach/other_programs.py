@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else an interface does with its packets: programs and filters on its hooks, in the order in which packets meet
-them, and kinds of interfaces whose packets do not pass their hooks.
+"""Lists the programs and filters on the hooks of an interface, and names the kinds of interfaces whose packets do not
+pass the hooks.
 
-What comes in passes XDP, TCX ingress and clsact ingress; what goes out passes TCX egress and clsact egress
-(__netif_receive_skb_core() and __dev_queue_xmit() of net/core/dev.c), then, on a netkit interface, its program.
+An incoming packet passes XDP, TCX ingress and clsact ingress (__netif_receive_skb_core() of net/core/dev.c). An
+outgoing packet passes TCX egress and clsact egress (__dev_queue_xmit()), then a netkit interface's own program.
 """
 
 from collections.abc import Iterator
@@ -15,93 +15,94 @@ from otel_epping.kernel.netlink import links
 
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
-# Kind of an interface (IFLA_INFO_KIND) -> why its counters may move though no packet passes its hooks, and the cure.
-_KINDS = {
-    "vrf": "the kernel gives packets of a VRF device to no hook of the device: watch the interfaces in the VRF",
-    "ipvlan": "an ipvlan device in mode l3s receives behind its hooks: watch the device under it",
-    "ipvtap": "an ipvtap device in mode l3s receives behind its hooks: watch the device under it",
-    "bond": "packets that the bond itself sends and receives (LACP, ARP monitor) pass its ports only: watch the ports",
+# Kind of an interface (IFLA_INFO_KIND) -> why the kernel may count packets that do not pass its hooks, and the cure.
+_CAUSE_OF_KIND = {
+    "vrf": "packets of a VRF device do not pass the hooks of the device: watch the interfaces in the VRF",
+    "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
+    "ipvtap": "packets to an ipvtap device in mode l3s do not pass its hooks: watch the parent device",
+    "bond": "packets that the bond itself sends and receives (LACP, ARP monitor) pass only its ports: watch the ports",
     "team": "packets of the team's ports may not pass the team: watch the ports",
-    "openvswitch": "Open vSwitch forwards packets of its ports without the bridge's device: watch the ports",
+    "openvswitch": "Open vSwitch forwards packets between its ports, not through the bridge's device: watch the ports",
 }
 _BYPASSES = (
-    "packets bypass the hooks of tc, by flows offloaded to the card, AF_XDP, or PACKET_QDISC_BYPASS: switch the "
+    "packets bypass the tc hooks, by flow offload to the network card, AF_XDP, or PACKET_QDISC_BYPASS: switch the "
     "offload off (ethtool -K {name} hw-tc-offload off; nft flowtables without flags offload), or watch another "
-    "interface of the path"
+    "interface on the path"
 )
 
 
 @dataclass(frozen=True)
-class Neighbour:
+class HookEntry:
     """A program or filter on a hook.
 
-    hook      where: xdp, tcx ingress, clsact egress, netkit primary...
-    text      the program or filter in words
-    is_ours   whether the program is otel-epping's
-    is_first  whether the program runs before otel-epping's, where that is or would be attached
+    hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
+    text       a description of the program or filter
+    is_ours    whether it is otel-epping's
+    is_before  whether it runs before the place where otel-epping's program is or would be
     """
 
     hook: str
     text: str
     is_ours: bool
-    is_first: bool
+    is_before: bool
 
 
 def likely_cause(name: str, device: links.Device) -> str:
-    """Why the kernel counts packets on an interface that its hooks do not show, and the cure."""
+    """Returns the likely cause, and the cure, if the kernel counts packets that do not pass the hooks."""
     if device.xdp:
         ids = ", ".join(map(str, device.xdp))
         return (
-            f"the XDP program on the interface (id {ids}) drops, redirects or sends back packets before tc sees them: "
+            f"the XDP program on the interface (id {ids}) drops, redirects or sends back packets before the tc hooks: "
             f"otel-epping cannot see these packets; bpftool net show dev {name}"
         )
-    return _KINDS.get(device.kind, _BYPASSES.format(name=name))
+    return _CAUSE_OF_KIND.get(device.kind, _BYPASSES.format(name=name))
 
 
 def is_suspect(device: links.Device) -> bool:
-    """Whether it is known why packets of an interface would not pass its hooks."""
+    """Whether an interface has a property that explains packets which do not pass its hooks."""
     return bool(device.xdp) or device.kind in ("vrf", "ipvlan", "ipvtap", "openvswitch")
 
 
 def warning_of(device: links.Device) -> str:
-    """What is known beforehand of an interface whose packets may not pass its hooks; '' for others."""
-    return _KINDS[device.kind] if device.kind in ("vrf", "openvswitch") else ""
+    """Returns a warning for an interface whose packets are known not to pass its hooks; '' for others."""
+    return _CAUSE_OF_KIND[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
 
-def _programs(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
-    """TCX programs: the agent takes the first place when it starts, but others may have come later."""
+def _programs(ifindex: int, direction: str, hook: str) -> Iterator[HookEntry]:
+    """Yields the TCX programs. `hook` is otel-epping's: tcx or clsact."""
     programs = tcx.attached(ifindex, direction) if tcx.is_known() else []
     names = [libbpf.program_name(each) for each in programs]
-    ours = [place for place, name in enumerate(names) if name.startswith(libbpf.OUR_NAMES)]
+    ours = [index for index, name in enumerate(names) if name.startswith(libbpf.PROGRAM_PREFIX)]
     before = len(programs) if hook == "clsact" else min(ours, default=0)
-    for place, (program, name) in enumerate(zip(programs, names, strict=True)):
-        yield Neighbour(f"tcx {direction}", tcx.in_words(program, name), place in ours, place < before)
+    for index, (program, name) in enumerate(zip(programs, names, strict=True)):
+        yield HookEntry(f"tcx {direction}", tcx.describe(program, name), index in ours, index < before)
 
 
-def _filters(ifindex: int, direction: str, hook: str) -> Iterator[Neighbour]:
-    """Filters of the clsact qdisc, all of which run after TCX programs."""
+def _filters(ifindex: int, direction: str, hook: str) -> Iterator[HookEntry]:
+    """Yields the filters of the clsact qdisc, which run after all TCX programs."""
     filters = clsact.in_order(ifindex, direction)
-    ours = [place for place, each in enumerate(filters) if each.name.startswith(libbpf.OUR_NAMES)]
-    priority, _ = clsact.place(ifindex, direction)
+    ours = [index for index, each in enumerate(filters) if each.name.startswith(libbpf.PROGRAM_PREFIX)]
+    priority, _ = clsact.choose_priority(ifindex, direction)
     before = min(ours, default=sum(each.priority < priority for each in filters)) if hook == "clsact" else 0
-    for place, each in enumerate(filters):
-        text = f"filter {clsact.in_words(each)}"
-        yield Neighbour(f"clsact {direction}", text, place in ours, place < before)
+    for index, each in enumerate(filters):
+        text = f"filter {clsact.describe(each)}"
+        yield HookEntry(f"clsact {direction}", text, index in ours, index < before)
 
 
-def _netkit(ifindex: int) -> Iterator[Neighbour]:
+def _netkit(ifindex: int) -> Iterator[HookEntry]:
     for attach_type, side in _NETKIT.items():
         for program in libbpf.attached_programs(ifindex, attach_type):
             text = f"program {libbpf.program_name(program) or 'of unknown name'} (id {program})"
-            yield Neighbour(f"netkit {side}", text, False, False)
+            yield HookEntry(f"netkit {side}", text, False, False)
 
 
-def on_hooks(ifindex: int, hook: str) -> list[Neighbour]:
-    """All programs and filters on an interface, for each direction in the order in which packets meet them; `hook` is
-    otel-epping's: tcx or clsact. Raises OSError, without CAP_NET_ADMIN too.
+def on_hooks(ifindex: int, hook: str) -> list[HookEntry]:
+    """Returns all programs and filters on an interface, for each direction in the order of execution.
+
+    `hook` is otel-epping's: tcx or clsact. Raises OSError, also if CAP_NET_ADMIN is missing.
     """
     device = links.device(ifindex)
-    found = [Neighbour("xdp", f"XDP program (id {program})", False, True) for program in device.xdp]
+    found = [HookEntry("xdp", f"XDP program (id {program})", False, True) for program in device.xdp]
     for direction in ("ingress", "egress"):
         found += [*_programs(ifindex, direction, hook), *_filters(ifindex, direction, hook)]
     if device.kind == "netkit":

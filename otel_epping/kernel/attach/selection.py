@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which interfaces are to be watched: by name, by pattern, or those with a default route.
+"""Selects the interfaces to watch: by name, by pattern, or by default route. There are four kinds of selectors:
 
-eth0        that one
-eth*        patterns of the shell: * ? [...]
-/^veth/     regular expressions, found anywhere in the name
-auto        those with a default route, IPv4 or IPv6 (default_routes.py)
+eth0        the interface with this name
+eth*        a shell pattern: * ? [...]
+/^veth/     a regular expression, which may match anywhere in the name
+auto        the interfaces with an IPv4 or IPv6 default route (default_routes.py)
 
-Names and patterns select by the name of an interface and by each of its alternative names, as systemd.network(5) does.
+Names and patterns are compared with the name of an interface and with its alternative names, as in systemd.network(5).
 
-Names with bytes that are not printable UTF-8 are escaped (text.py), in what selects them, too: `caf\\xe9`, `caf*`.
-A pattern sees the bytes themselves: each counts as one character.
+Bytes that are not printable UTF-8 are escaped in names (process/text.py), and so they are in selectors: `caf\\xe9`,
+`caf*`. Patterns match the unescaped name, in which each such byte is one character.
 """
 
 import fnmatch
@@ -27,36 +27,36 @@ _HIGH_BYTES = re.compile(r"(?<!\\)(?:\\x[89a-fA-F][0-9a-fA-F])+")
 
 
 def is_expression(text: str) -> bool:
-    """Whether this is a regular expression."""
+    """Whether a selector is a regular expression."""
     return len(text) > 1 and text.startswith("/") and text.endswith("/")
 
 
 def is_name(text: str) -> bool:
-    """Whether this names one interface."""
+    """Whether a selector is the name of one interface."""
     return text != AUTO and not is_expression(text) and not set(text) & set("*?[")
 
 
 def escaped(text: str) -> str:
-    r"""What selects interfaces, as a user typed it, in printable form. In a regular expression, \x41 stays."""
+    r"""Returns a selector, as a user typed it, in printable form. In a regular expression, \x41 stays."""
     return normalized(text) if is_name(text) else printable(text)
 
 
 def _expression(text: str) -> str:
-    """The regular expression for plain names: escapes of ASCII characters are Python's own."""
+    """Returns the regular expression for unescaped names. Escapes of ASCII characters are left to Python's re."""
     return _HIGH_BYTES.sub(lambda match: plain(match[0]), text[1:-1])
 
 
 def check(text: str) -> None:
-    """Raises EppingError if this cannot select an interface."""
+    """Raises EppingError if a selector is an invalid regular expression."""
     if is_expression(text):
         try:
             re.compile(_expression(text))
         except re.error as error:
-            raise EppingError(f"{text} is not a regular expression: {error}") from None
+            raise EppingError(f"{text} is not a valid regular expression: {error}") from None
 
 
 def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
-    """Whether this selects an interface."""
+    """Whether a selector selects an interface. `default_routes` are indexes of interfaces with a default route."""
     if text == AUTO:
         return link.ifindex in default_routes
     if is_expression(text):
@@ -67,8 +67,11 @@ def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
 
 @dataclass(frozen=True)
 class Selection:
-    """What to watch, by what it faces. A name goes before `auto`, that before a pattern; else a mirror port goes first,
-    and the LAN before the WAN."""
+    """The selectors of each role.
+
+    If several select an interface, a name takes precedence over `auto`, and `auto` over a pattern. Among equals, mirror
+    takes precedence over lan, and lan over wan.
+    """
 
     wan: Sequence[str] = ()
     lan: Sequence[str] = ()
@@ -76,21 +79,21 @@ class Selection:
 
     @property
     def all(self) -> tuple[str, ...]:
-        """All that select, each once."""
+        """All selectors, without duplicates."""
         return tuple(dict.fromkeys((*self.wan, *self.lan, *self.mirror)))
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The interfaces that are named."""
+        """The selectors that are names."""
         return tuple(filter(is_name, self.all))
 
     @property
     def by_route(self) -> bool:
-        """Whether default routes matter."""
+        """Whether a selector is `auto`, so that default routes matter."""
         return AUTO in self.all
 
     def role_of(self, link: Link, default_routes: Set[int]) -> Role | None:
-        """What an interface faces; None if it is not to be watched."""
+        """Returns the role of an interface; None if no selector selects it."""
         ranked = enumerate(((Role.WAN, self.wan), (Role.LAN, self.lan), (Role.MIRROR, self.mirror)))
         found = [
             (is_name(text), text == AUTO, rank, role)

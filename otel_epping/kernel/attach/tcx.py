@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program on an interface by TCX links, which Linux has from 6.6 on.
+"""Attaches the program to an interface by TCX links (Linux 6.6 and later).
 
-A link lives as long as its descriptor: the kernel detaches the program when this process ends, however it ends.
+A link exists as long as its descriptor is open, so the kernel detaches the program when the agent ends for any reason.
 
 The programs of a hook run in the order of a list. The first program that returns anything but TCX_NEXT ends the list
-(tcx_run() of net/core/dev.c), so the link is put at the head of the list. Another program may later be put before it.
-To see the list takes CAP_NET_ADMIN (bpf_prog_query()), which the agent does not hold. But the list has a revision,
-which each change raises, and an attempt to attach names the revision that it expects: the kernel compares the revision
-first (ESTALE), and then looks whether the program is in the list already (EEXIST). So an attempt to attach the program
-once more, which cannot succeed, shows whether the list has changed.
+(tcx_run() of net/core/dev.c). So the link is put at the head of the list. Another program may later be put before it.
+Reading the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a revision,
+which each change increments, and a request to attach names the revision that it expects. The kernel first compares the
+revision (ESTALE), and then checks whether the program is in the list already (EEXIST). So a request to attach the
+program again, which cannot succeed, shows whether the list has changed.
 """
 
 import ctypes
@@ -24,19 +24,19 @@ from otel_epping.kernel import libbpf
 _ATTACH_TYPES = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
 _LOOPBACK = 1
 
-# bpf(2), for libbpf before 1.3 cannot name a revision: the number of the system call, and of enum bpf_cmd.
+# libbpf before 1.3 cannot name a revision, so bpf(2) is called directly. BPF_LINK_CREATE is of enum bpf_cmd.
 _SYSCALLS = {"x86_64": 321, "aarch64": 280}
 _LINK_CREATE = 28
-# The link_create member of union bpf_attr: program, ifindex, attach type, flags, relative, expected revision.
+# The member link_create of union bpf_attr: program, ifindex, attach type, flags, relative, expected revision.
 _ATTRIBUTES = struct.Struct("=IIIIIxxxxQ")
-# How many revisions are tried, 3 us each.
+# How many revisions are tried to find the current one; each takes 3 us.
 _MAX_REVISION = 1 << 14
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def is_known() -> bool:
-    """Whether the kernel has TCX hooks. Ask with CAP_NET_ADMIN: without it, the answer is yes."""
+    """Whether the kernel has TCX hooks. Call it with CAP_NET_ADMIN: without this capability the result is True."""
     try:
         libbpf.attached_count(_LOOPBACK, libbpf.BPF_TCX_INGRESS)
     except OSError as error:
@@ -45,22 +45,25 @@ def is_known() -> bool:
 
 
 def attached(ifindex: int, direction: str) -> list[int]:
-    """Ids of the programs on a hook, in the order in which they run. Raises OSError, without CAP_NET_ADMIN too."""
+    """Returns the ids of the programs on a hook, in the order of execution. Raises OSError without CAP_NET_ADMIN."""
     return libbpf.attached_programs(ifindex, _ATTACH_TYPES[direction])
 
 
-def in_words(program: int, name: str) -> str:
-    """Describes a program of the hook, for use with bpftool(8); '' is a name that the kernel does not show us."""
+def describe(program: int, name: str) -> str:
+    """Describes a program by its id and name, as bpftool(8) shows them. `name` is '' if it is unknown."""
     return f"TCX program {name or 'of unknown name'} (id {program})"
 
 
 def load_fillers() -> list[int]:
-    """The descriptors of two programs for Link.come_first(). Takes the capabilities that loading takes."""
-    return [libbpf.load_nothing() for _ in range(2)]
+    """Loads two programs for TcxLink.move_to_front(). Returns their descriptors.
+
+    Needs the same capabilities as loading the program.
+    """
+    return [libbpf.load_noop() for _ in range(2)]
 
 
 def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> int:
-    """Attaches as the first program if the list has this revision; the link. Raises OSError."""
+    """Attaches a program at the head of the list, if the list has this revision. Returns the link. Raises OSError."""
     attributes = _ATTRIBUTES.pack(program_fd, ifindex, attach_type, libbpf.BPF_F_BEFORE, 0, revision)
     link = int(_syscall(_SYSCALLS[platform.machine()], _LINK_CREATE, attributes, len(attributes)))
     if link < 0:
@@ -68,17 +71,17 @@ def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> i
     return link
 
 
-def _end(link: int) -> None:
-    """Detaches a link, which may be detached already, and closes its descriptor."""
+def _detach_and_close(link: int) -> None:
+    """Detaches a link, which may already be detached, and closes its descriptor."""
     with suppress(OSError):
         libbpf.link_detach(link)
     os.close(link)
 
 
-class Link:
-    """A program on one hook of an interface, `direction` being ingress or egress. Raises OSError.
+class TcxLink:
+    """Attaches a program to a hook of an interface. Raises OSError.
 
-    `fillers` are two programs of load_fillers(), for come_first().
+    `direction` is ingress or egress. `fillers` are the two programs of load_fillers().
     """
 
     def __init__(self, program_fd: int, ifindex: int, direction: str, fillers: Sequence[int]) -> None:
@@ -88,7 +91,7 @@ class Link:
         self._program, _ = libbpf.link_target(self._fd)
 
     def _attach_first(self, program_fd: int) -> tuple[int, int | None]:
-        """Attaches a program as the first one: the link, and the revision of the list if that can be found out."""
+        """Attaches a program at the head of the list. Returns the link, and the list's revision; None if unknown."""
         for revision in range(1, _MAX_REVISION if platform.machine() in _SYSCALLS else 1):
             try:
                 return _attach(program_fd, *self._hook, revision), revision + 1
@@ -97,44 +100,48 @@ class Link:
                     raise
         return libbpf.link_create(program_fd, *self._hook, libbpf.BPF_F_BEFORE), None
 
-    def holds(self) -> bool:
-        """Whether our program is on the interface still: the kernel detaches the links of an interface that goes away,
-        and other processes can detach a link or give it another program.
+    def is_attached(self) -> bool:
+        """Whether our program is on the hook.
+
+        The kernel detaches the links of an interface that goes away. Other processes can detach a link, or replace its
+        program.
         """
         try:
             return libbpf.link_target(self._fd) == (self._program, self._hook[0])
         except OSError as error:
-            return error.errno in (errno.EMFILE, errno.ENFILE)  # else closed meanwhile, by another thread
+            return error.errno in (errno.EMFILE, errno.ENFILE)  # other errors: another thread closed the link
 
     def _has_revision(self, revision: int) -> bool:
-        """Whether the list has this revision, while our program is in the list."""
+        """Whether the list has this revision. Returns False if our program is not in the list."""
         try:
-            os.close(_attach(self._program_fd, *self._hook, revision))  # our program was not in the list
+            os.close(_attach(self._program_fd, *self._hook, revision))  # it attached: our program was not in the list
         except OSError as error:
             return error.errno != errno.ESTALE
         return False
 
-    def others_first(self) -> str:
-        """Who may run before us: another program if the list was changed since we came first; else ''."""
+    def programs_before(self) -> str:
+        """Describes what may run before our program; '' if the list has not changed since ours was put first."""
         if self._revision is None or self._has_revision(self._revision):
             return ""
-        return "a program that came to the hook later"
+        return "a program that was attached later"
 
-    def accept_others(self) -> None:
-        """Takes the list as it is: only later changes count as changes."""
+    def accept_order(self) -> None:
+        """Accepts the current list. Later, programs_before() reports only changes from now on."""
         later = range(self._revision or _MAX_REVISION, _MAX_REVISION)
         self._revision = next(filter(self._has_revision, later), None)
 
-    def may_come_first(self) -> bool:
-        """Whether come_first() puts us before those of others_first()."""
+    def can_move_to_front(self) -> bool:
+        """Whether move_to_front() can put our program before the programs of programs_before()."""
         return True
 
-    def come_first(self) -> None:
-        """Moves to the head of the list. Raises OSError; then the program may be off the interface.
+    def move_to_front(self) -> None:
+        """Moves our program to the head of the list. Raises OSError; the program may then be detached.
 
-        The list has each program once, so the program leaves its old place before it takes the new one. Two programs
-        that do nothing hold both places, so the program is missing between two changes of a pointer only. To detach
-        and to attach again would take a grace period of RCU: some 10 ms without the program.
+        A list contains each program at most once, so our program must leave its old link before it is put into a new
+        one. Two programs that do nothing take its place: a link at the head is created with the first, the old link's
+        program is replaced by the second, and the first is replaced by our program. So our program is missing only
+        between two pointer updates. Detaching and attaching again would take an RCU grace period: some 10 ms without
+        our program.
         """
         holder, filler = self._fillers
         first, revision = self._attach_first(holder)
@@ -142,18 +149,18 @@ class Link:
             libbpf.link_update(self._fd, filler)
             libbpf.link_update(first, self._program_fd)
         except OSError:
-            _end(first)
+            _detach_and_close(first)
             raise
         self._fd, old = first, self._fd
-        _end(old)
-        # Both updates and the old link's end are changes.
+        _detach_and_close(old)
+        # Both updates and the detach of the old link increment the revision.
         self._revision = revision and revision + 3
 
     def detach(self) -> None:
-        """Takes the program off. A child of the process that put it there only lets go of it."""
+        """Detaches the program. In a forked child, only closes the descriptor: the attachment is the parent's."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             if self._process == os.getpid():
-                _end(fd)
+                _detach_and_close(fd)
             else:
                 os.close(fd)

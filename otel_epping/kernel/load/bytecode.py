@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader does to the compiled instructions before the kernel verifies them.
+"""Rewrites the compiled instructions before the kernel verifies them.
 
-`arranged()` moves what is rare behind what isn't. Behind a network stack's work a packet finds code cold, and pays by
-the cache line: so what most packets need shall lie together. The compiler leaves blocks in the order of the source, and
-no pass that BCC has it run asks how a branch mostly goes. So the source says with rare() (bpf/opaque.h) where something
-rare begins; what is reached from such places only is rare, too.
+`move_cold_blocks()` moves rarely executed code to the end of the program. The network stack runs between two packets,
+so a packet finds the instruction cache cold, and each cache line of code costs time. The code that most packets execute
+is therefore contiguous. The compiler keeps the order of the source, because no pass that BCC runs uses branch
+probabilities. So the source marks cold code with cold() (bpf/compiler.h). Code that is reached only from marked code is
+cold, too.
 
-`linked()` fills in what the compiler can't know: which direction the program is for (DIRECTION), and where the maps are
-whose rows it reaches without a look-up (bpf/direct.h).
+`relocate()` fills in two values that the compiler does not know: the direction that the program is for (DIRECTION), and
+the descriptors of the maps that the program accesses by address (DIRECT, bpf/direct_value.h).
 
-Instructions are those of linux/bpf.h: 8 bytes, or 16 for a load of 64 bits; a jump's offset counts from behind it in
-steps of 8 bytes.
+The instructions are those of linux/bpf.h. An instruction has 8 bytes, and a load of a 64-bit constant has 16. Positions
+count units of 8 bytes. The offset of a jump counts units, too, from the end of the jump.
+
+The loader runs this file by its path, so the file imports nothing from this package.
 """
 
 import struct
@@ -18,122 +21,175 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Numbers that stand nowhere else, which bpf/ is compiled with.
-DIRECTION, DIRECT, RARE = 0x65707069, 0x64697265, 0x72617265
+# Numbers that bpf/ is compiled with. They occur nowhere else in the program.
+DIRECTION, DIRECT, COLD = 0x65707069, 0x64697265, 0x72617265
+PLACEHOLDERS = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "COLD": COLD}
 
-# register = 32 bits (BPF_ALU64 | BPF_MOV | BPF_K)
+# register = 32-bit constant (BPF_ALU64 | BPF_MOV | BPF_K)
 _MOVE = 0xB7
-# register = 64 bits (BPF_LD | BPF_IMM | BPF_DW): the upper half is in the second 8 bytes. With 2 (BPF_PSEUDO_MAP_VALUE)
-# beside the register it is the address of a map's value: the lower half is the map's descriptor, the upper one where in
-# the value.
+# register = 64-bit constant (BPF_LD | BPF_IMM | BPF_DW); the second unit has the upper half. With BPF_PSEUDO_MAP_VALUE
+# (2) as source register, the constant is an address in a map's value: the lower half is the map's descriptor, the upper
+# half is the offset in the value.
 _LOAD, _MAP_VALUE = 0x18, 2 << 4 if sys.byteorder == "little" else 2
 _GOTO, _CALL, _EXIT = 0x05, 0x85, 0x95
-_LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # of BPF_PSEUDO_CALL, beside the register
+_LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as source register
 _JUMP_CLASSES = (5, 6)  # BPF_JMP, BPF_JMP32
 # BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, and the latter four signed. BPF_JSET has no opposite.
 _OPPOSITES = ((0x10, 0x50), (0x20, 0xB0), (0x30, 0xA0), (0x60, 0xD0), (0x70, 0xC0))
 _OPPOSITE = {a: b for pair in _OPPOSITES for a, b in (pair, pair[::-1])}
 
-_STEP = struct.Struct("=BBhi")
-_Step = tuple[int, int, int, int]  # code, registers, offset, immediate
+_UNIT = struct.Struct("=BBhi")
 
 
-def _places(code: bytes) -> Iterator[tuple[int, int]]:
-    """Where each instruction begins and ends, in steps of 8 bytes."""
-    place = 0
-    while place * _STEP.size < len(code):
-        end = place + (2 if code[place * _STEP.size] == _LOAD else 1)
-        yield place, end
-        place = end
+class _Instruction(NamedTuple):
+    """An instruction, its position, and its bytes: one unit or two."""
 
+    position: int
+    opcode: int
+    registers: int
+    offset: int
+    immediate: int
+    code: bytes
 
-def _is_jump(operation: int) -> bool:
-    return operation & 7 in _JUMP_CLASSES and operation not in (_CALL, _EXIT)
+    @property
+    def end(self) -> int:
+        """The position of the next instruction."""
+        return self.position + len(self.code) // _UNIT.size
+
+    @property
+    def is_jump(self) -> bool:
+        """Whether the instruction is a jump, conditional or not."""
+        return self.opcode & 7 in _JUMP_CLASSES and self.opcode not in (_CALL, _EXIT)
+
+    @property
+    def is_mark(self) -> bool:
+        """Whether the instruction is what cold() is compiled to."""
+        return self.opcode == _MOVE and self.immediate == COLD
 
 
 class _Block(NamedTuple):
-    """Instructions that are always run together, by their places, and the blocks that may follow, by their first."""
+    """A basic block: instructions that are always executed together, and the positions of the blocks that may follow.
 
-    places: list[int]
+    jumps_to  the target of the jump that ends the block; None if no jump does
+    falls_to  the block that follows without a jump; None if the block ends with an exit or an unconditional jump
+    """
+
+    instructions: list[_Instruction]
     jumps_to: int | None
     falls_to: int | None
 
-    @property
-    def ways(self) -> list[int]:
-        return [to for to in (self.jumps_to, self.falls_to) if to is not None]
+
+class _Jump(NamedTuple):
+    """A jump that is emitted before the new position of its target is known. `target` is the old position."""
+
+    opcode: int
+    registers: int
+    target: int
+    immediate: int
 
 
-def _blocks(steps: list[_Step], ends: dict[int, int]) -> dict[int, _Block]:
-    """The program in blocks, by the places of their first instructions."""
-    # BCC compiles for the BPF of years ago, which had neither functions nor jumps of 32 bits.
-    assert not any(steps[place][0] == _LONG_GOTO or steps[place][:2] == (_CALL, _FUNCTION) for place in ends)
-    jumps = {place: end + steps[place][2] for place, end in ends.items() if _is_jump(steps[place][0])}
-    lasts = {place for place in ends if place in jumps or steps[place][0] == _EXIT}
-    starts = {0, *jumps.values(), *(ends[place] for place in lasts)}
-    lasts |= {place for place, end in ends.items() if end in starts}
-    blocks, places = {}, list[int]()
-    for place, end in ends.items():
-        places.append(place)
-        if place in lasts:
-            falls_to = None if steps[place][0] in (_GOTO, _EXIT) else end
-            blocks[places[0]] = _Block(places, jumps.get(place), falls_to)
-            places = []
+def _decode(code: bytes) -> Iterator[_Instruction]:
+    position = 0
+    while position * _UNIT.size < len(code):
+        start = position * _UNIT.size
+        size = _UNIT.size * (2 if code[start] == _LOAD else 1)
+        opcode, registers, offset, immediate = _UNIT.unpack_from(code, start)
+        instruction = _Instruction(position, opcode, registers, offset, immediate, code[start : start + size])
+        yield instruction
+        position = instruction.end
+
+
+def _graph(code: bytes) -> dict[int, _Block]:
+    """Divides a program into basic blocks. Returns them by position."""
+    instructions = list(_decode(code))
+    # BCC compiles for an old version of BPF, which has neither functions nor jumps with 32-bit offsets.
+    assert all(each.opcode != _LONG_GOTO for each in instructions)
+    assert all((each.opcode, each.registers) != (_CALL, _FUNCTION) for each in instructions)
+    targets = {each.position: each.end + each.offset for each in instructions if each.is_jump}
+    starts = {0, *targets.values()}
+    blocks = {}
+    block: list[_Instruction] = []
+    for each in instructions:
+        block.append(each)
+        if each.is_jump or each.opcode == _EXIT or each.end in starts:
+            falls_to = None if each.opcode in (_GOTO, _EXIT) else each.end
+            blocks[block[0].position] = _Block(block, targets.get(each.position), falls_to)
+            block = []
     return blocks
 
 
-def move_cold_blocks(code: bytes) -> bytes:
-    """The same program without its marks, and what is rare behind all else."""
-    steps: list[_Step] = list(_STEP.iter_unpack(code))
-    ends = dict(_places(code))
-    blocks = _blocks(steps, ends)
-    marks = {place for place in ends if steps[place][0] == _MOVE and steps[place][3] == RARE}
-    usual: set[int] = set()
-    waiting = [0]
-    while waiting:
-        start = waiting.pop()
-        if start not in usual and marks.isdisjoint(blocks[start].places):
-            usual.add(start)
-            waiting += blocks[start].ways
+def _order(blocks: dict[int, _Block]) -> list[int]:
+    """Orders the blocks: hot blocks first, each group in the order of the source.
 
-    # Whole steps; and jumps, with where to in the place of the offset, which is known once all have their places.
-    order = sorted(blocks, key=lambda start: (start not in usual, start))
-    made: list[bytes | _Step] = []
-    begins: dict[int, int] = {}
-    for start, following in zip(order, [*order[1:], None], strict=True):
-        begins[start] = len(made)
-        places, jumps_to, falls_to = blocks[start]
-        for place in places if jumps_to is None else places[:-1]:
-            if place not in marks:
-                made += [code[step * 8 : step * 8 + 8] for step in range(place, ends[place])]
+    A block is hot if it contains no mark, and if it can be reached from the start through blocks without marks.
+    """
+    hot: set[int] = set()
+    pending: list[int | None] = [0]
+    while pending:
+        position = pending.pop()
+        if position is None or position in hot:
+            continue
+        block = blocks[position]
+        if not any(each.is_mark for each in block.instructions):
+            hot.add(position)
+            pending += [block.jumps_to, block.falls_to]
+    return sorted(blocks, key=lambda position: (position not in hot, position))
+
+
+def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
+    """Writes the blocks in this order, without marks.
+
+    Where another block follows than before, the condition of the jump is inverted or a jump is added.
+    """
+    units: list[bytes | _Jump] = []
+    new_positions: dict[int, int] = {}
+    for position, next_position in zip(order, [*order[1:], None], strict=True):
+        new_positions[position] = len(units)
+        instructions, jumps_to, falls_to = blocks[position]
+        for each in instructions if jumps_to is None else instructions[:-1]:
+            if not each.is_mark:
+                units += [each.code[start : start + _UNIT.size] for start in range(0, len(each.code), _UNIT.size)]
         if jumps_to is not None and falls_to is not None:
-            operation, registers, _, immediate = steps[places[-1]]
-            if jumps_to == following and operation & 0xF0 in _OPPOSITE:
-                operation = operation & 0x0F | _OPPOSITE[operation & 0xF0]
+            jump = instructions[-1]
+            opcode = jump.opcode
+            if jumps_to == next_position and opcode & 0xF0 in _OPPOSITE:
+                opcode = opcode & 0x0F | _OPPOSITE[opcode & 0xF0]
                 jumps_to, falls_to = falls_to, jumps_to
-            made.append((operation, registers, jumps_to, immediate))
-        goes_on = jumps_to if falls_to is None else falls_to
-        if goes_on is not None and goes_on != following:
-            made.append((_GOTO, 0, goes_on, 0))
+            units.append(_Jump(opcode, jump.registers, jumps_to, jump.immediate))
+        successor = jumps_to if falls_to is None else falls_to
+        if successor is not None and successor != next_position:
+            units.append(_Jump(_GOTO, 0, successor, 0))
     return b"".join(
-        step if isinstance(step, bytes) else _STEP.pack(*step[:2], begins[step[2]] - place - 1, step[3])
-        for place, step in enumerate(made)
+        unit
+        if isinstance(unit, bytes)
+        else _UNIT.pack(unit.opcode, unit.registers, new_positions[unit.target] - index - 1, unit.immediate)
+        for index, unit in enumerate(units)
     )
 
 
-def relocate(code: bytes, direction: int, addresses: list[int]) -> bytes:
-    """The same program for a direction, with descriptors of maps where it has their addresses, by their numbers."""
-    whole = bytearray(code)
-    filled = set()
-    for place, _ in _places(code):
-        at = place * _STEP.size
-        low, high = (int.from_bytes(code[end - 4 : end], sys.byteorder) for end in (at + 8, at + 16))
-        if code[at] == _MOVE and low == DIRECTION:
-            filled.add(DIRECTION)
-            whole[at + 4 : at + 8] = direction.to_bytes(4, sys.byteorder)
-        elif code[at] == _LOAD and high == DIRECT:
-            filled.add(low)
-            whole[at + 1] |= _MAP_VALUE
-            whole[at + 4 : at + 8] = addresses[low].to_bytes(4, sys.byteorder)
-            whole[at + 12 : at + 16] = bytes(4)
-    assert filled == {DIRECTION, *range(len(addresses))}, "the compiler left something out"
-    return bytes(whole)
+def move_cold_blocks(code: bytes) -> bytes:
+    """Returns an equivalent program without marks, in which cold blocks come after all others."""
+    blocks = _graph(code)
+    return _emit(blocks, _order(blocks))
+
+
+def relocate(code: bytes, direction: int, map_fds: list[int]) -> bytes:
+    """Returns the program for one direction, with the addresses of its maps.
+
+    `direction` replaces DIRECTION. `map_fds` are the descriptors of the maps, in the order of enum direct_table
+    (bpf/direct_value.h). Raises AssertionError if one of these values does not occur in the program.
+    """
+    relocated = bytearray(code)
+    found = set()
+    for each in _decode(code):
+        start = each.position * _UNIT.size
+        if each.opcode == _MOVE and each.immediate == DIRECTION:
+            found.add(DIRECTION)
+            relocated[start + 4 : start + 8] = direction.to_bytes(4, sys.byteorder)
+        elif each.opcode == _LOAD and int.from_bytes(each.code[12:], sys.byteorder) == DIRECT:
+            found.add(each.immediate)
+            relocated[start + 1] |= _MAP_VALUE
+            relocated[start + 4 : start + 8] = map_fds[each.immediate].to_bytes(4, sys.byteorder)
+            relocated[start + 12 : start + 16] = bytes(4)
+    assert found == {DIRECTION, *range(len(map_fds))}, "the compiler left out a value that the loader fills in"
+    return bytes(relocated)

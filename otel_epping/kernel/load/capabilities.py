@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities: which the program needs to get into the kernel, and how a thread lays them down.
+"""Capabilities: which ones loading the program needs, and how a thread drops them.
 
-They belong to a thread, not to a process, and whatever a thread starts inherits them. So the thread that loads is the
-only one that ever has any: all others are started by one that has laid its own down. Once loaded, descriptors are all
-that is needed: the kernel asks for privileges to make a map or to load a program, and not to use one that is there.
-docs/security.md has what was measured.
+Capabilities belong to a thread, not to a process, and new threads inherit them. So only the loading thread has
+capabilities: all other threads are started by a thread that has dropped its own. After loading, open descriptors are
+sufficient: the kernel requires privileges to create a map and to load a program, but not to use existing ones. See
+docs/security.md for measurements.
 """
 
 import ctypes
@@ -33,64 +33,67 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Capability:
-    """A capability's number, and what we need it for."""
+    """The number of a capability (linux/capability.h), and why the agent needs it."""
 
     number: int
     reason: str
 
 
 NEEDED = {
-    "CAP_NET_ADMIN": Capability(12, "to load a program that is given packets"),
+    "CAP_NET_ADMIN": Capability(12, "to load a program that receives packets"),
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
-    "CAP_BPF": Capability(39, "to make its maps, whatever kernel.unprivileged_bpf_disabled says"),
+    "CAP_BPF": Capability(39, "to create its maps, independent of kernel.unprivileged_bpf_disabled"),
 }
-# Before Linux 5.8 there was CAP_SYS_ADMIN instead of these, and it is as good as them ever since.
+# Linux 5.8 split these off from CAP_SYS_ADMIN, which still includes them.
 _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
-NOTHING: frozenset[str] = frozenset()
 
 
 def _sets(thread: str) -> dict[str, int]:
-    """The capability sets of a thread, by their names in proc_pid_status(5) without 'Cap': Inh, Prm, Eff, Bnd, Amb."""
+    """Returns the capability sets of a thread. Names are those of proc_pid_status(5) without "Cap": Inh, Prm, Eff..."""
     lines = Path(f"/proc/{thread}/status").read_text().splitlines()
     return {line[3:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
 
 
-def _bits(names: Iterable[str]) -> int:
+def _mask(names: Iterable[str]) -> int:
     return sum(1 << NEEDED[name].number for name in names)
 
 
 def missing() -> list[str]:
-    """Capabilities that the calling thread needs to load the program, and hasn't."""
+    """Returns the names of the capabilities in NEEDED that the calling thread lacks."""
     effective = _sets("thread-self")["Eff"]
     if effective >> _SYS_ADMIN & 1:
-        effective |= _bits(_IN_SYS_ADMIN)
-    return [name for name in NEEDED if not effective & _bits([name])]
+        effective |= _mask(_IN_SYS_ADMIN)
+    return [name for name in NEEDED if not effective & _mask([name])]
 
 
 def may_raise_limits() -> bool:
-    """Whether the calling thread may raise its resource limits, as BCC does if it must."""
+    """Whether the calling thread may raise its resource limits, which BCC does if locked memory is too small."""
     return bool(_sets("thread-self")["Eff"] >> _SYS_RESOURCE & 1)
 
 
-def holders() -> list[str]:
-    """Names of this process' threads that hold any capability, or could make use of one."""
-    found = []
+def threads_with_capabilities() -> list[str]:
+    """Returns the names of this process' threads that have a capability in any set except the bounding set."""
+    names = []
     for task in Path("/proc/self/task").iterdir():
         try:
             sets = _sets(f"self/task/{task.name}")
             name = (task / "comm").read_text().strip()
-        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # the thread has ended
             continue
         if any(sets[kind] for kind in ("Inh", "Prm", "Eff", "Amb")):
-            found.append(name)
-    return found
+            names.append(name)
+    return names
 
 
 class _Header(ctypes.Structure):
-    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]  # as ctypes wants it
+    """struct __user_cap_header_struct (linux/capability.h)."""
+
+    _fields_ = [("version", ctypes.c_uint32), ("pid", ctypes.c_int)]
 
 
 class _Words(ctypes.Structure):
+    """struct __user_cap_data_struct (linux/capability.h): 32 bits of each set."""
+
     _fields_ = [(name, ctypes.c_uint32) for name in ("effective", "permitted", "inheritable")]
 
 
@@ -104,92 +107,98 @@ def _prctl(option: int, *arguments: int) -> int:
     return _check(_libc.prctl(option, *(ctypes.c_ulong(each) for each in (*arguments, 0, 0, 0, 0)[:4])))
 
 
-def _bound(keep: int) -> None:
-    """Limits what an exec could give this thread, where it may, which takes CAP_SETPCAP: root's, as a rule. Without it,
-    `no_new_privs` alone sees to that.
+def _limit_bounding_set(keep: int) -> None:
+    """Drops all but `keep` from the bounding set: the capabilities that a later exec could give to this thread.
+
+    Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Then no_new_privs has the same effect.
     """
     if _sets("thread-self")["Eff"] >> _SETPCAP & 1:
         number = 0
-        # Fails at the first number that the kernel does not know. /proc/sys, which has the last one, may be hidden.
+        # Fails at the first number that the kernel does not know. /proc/sys/kernel/cap_last_cap may be hidden.
         while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
             if not keep >> number & 1:
                 _prctl(_PR_CAPBSET_DROP, number)
             number += 1
 
 
-def _limit(keep: int, hand_on: int) -> None:
-    """Leaves the calling thread no more than `keep`, for ever, and what it executes no more than `hand_on` of it."""
+def _drop_all_but(keep: int, inheritable: int) -> None:
+    """Drops all capabilities of the calling thread except `keep`, permanently.
+
+    Programs that the thread executes get `inheritable`, as far as the thread has these capabilities. Both are masks.
+    """
     keep &= _sets("thread-self")["Prm"]
-    hand_on &= keep
+    inheritable &= keep
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
     _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_CLEAR_ALL)
-    _bound(hand_on)
-    words = [_Words(*(each >> shift & 0xFFFFFFFF for each in (keep, keep, hand_on))) for shift in (0, 32)]
+    _limit_bounding_set(inheritable)
+    words = [_Words(*(each >> shift & 0xFFFFFFFF for each in (keep, keep, inheritable))) for shift in (0, 32)]
     _check(_libc.capset(ctypes.byref(_Header(_VERSION_3, 0)), (_Words * 2)(*words)))
-    for number in range(hand_on.bit_length()):
-        if hand_on >> number & 1:
+    for number in range(inheritable.bit_length()):
+        if inheritable >> number & 1:
             _prctl(_PR_CAP_AMBIENT, _PR_CAP_AMBIENT_RAISE, number)
 
 
 def confine() -> None:
-    """Leaves the calling thread, and what it executes, the capabilities that loading needs, and none besides.
+    """Drops all capabilities of the calling thread except those that loading needs.
 
-    As ambient ones, so it makes no difference how we came by ours: root, systemd, or the capabilities of a file.
+    The thread passes them as ambient capabilities to programs that it executes. So it makes no difference whether the
+    agent got them as root, from systemd, or from the capabilities of its file.
     """
-    wanted = _bits(NEEDED)
+    wanted = _mask(NEEDED)
     if wanted & ~_sets("thread-self")["Prm"]:
         wanted |= 1 << _SYS_ADMIN
-    _limit(wanted, wanted)
-    # From a process with the capabilities of its file, the kernel hides even its own /proc/self/fdinfo, which says what
-    # our maps weigh. This opens it to none but who holds our capabilities, too (ptrace(2), "access mode checking").
+    _drop_all_but(wanted, wanted)
+    # A process that got its capabilities from its file cannot read its own /proc/self/fdinfo, which has the sizes of
+    # the maps. PR_SET_DUMPABLE allows it. A process that wants to read ours must still have all of our capabilities
+    # (ptrace(2), "access mode checking").
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
-def drop(keep: Collection[str] = NOTHING) -> None:
-    """Takes every capability but `keep` off the calling thread, and off all that it will ever start."""
-    _limit(_bits(keep), 0)
+def drop(keep: Collection[str] = ()) -> None:
+    """Drops all capabilities of the calling thread except `keep`. Programs that it executes get none."""
+    _drop_all_but(_mask(keep), 0)
 
 
-def _is_allowed(use: Callable[[], None]) -> bool:
-    """Whether a thread that holds nothing may do this: one that ends, so that no other thread lacks what it dropped."""
+def _works_without_capabilities(operation: Callable[[], None]) -> bool:
+    """Tries an operation in a new thread without capabilities. Other threads keep theirs."""
     with ThreadPoolExecutor(1) as unprivileged:
         unprivileged.submit(drop).result()
         try:
-            unprivileged.submit(use).result()
+            unprivileged.submit(operation).result()
         except OSError:
             return False
     return True
 
 
 def needed_at_run_time() -> frozenset[str]:
-    """What this kernel wants of those who use what is loaded already: nothing, as a rule.
+    """Returns the capabilities that this kernel requires to use a loaded program: usually none.
 
-    Linux asks for no more than a descriptor, to use a map from 5.19 on, to attach a program from 6.6 on; a security
-    module may ask for more. It is found out with a map of one cell, and by a program that does nothing, which is on
-    loopback for a moment. Raises OSError if we may not even load these.
+    A descriptor is sufficient to use a map since Linux 5.19, and to attach a program since Linux 6.6. A security module
+    may require more. So the function tries both: it updates a map of one cell, and attaches a program that does nothing
+    to the loopback interface for a moment. Raises OSError if the calling thread cannot load these.
     """
-    cell, program = libbpf.make_cell(), libbpf.load_nothing()
-    uses: dict[str, Callable[[], None]] = {
+    cell, program = libbpf.create_cell(), libbpf.load_noop()
+    operations: dict[str, Callable[[], None]] = {
         "CAP_BPF": lambda: libbpf.map_update(cell, bytes(4), bytes(4)),
         "CAP_NET_ADMIN": lambda: os.close(libbpf.link_create(program, _LOOPBACK, libbpf.BPF_TCX_INGRESS)),
     }
     try:
-        return frozenset(name for name, use in uses.items() if not _is_allowed(use))
+        return frozenset(name for name, use in operations.items() if not _works_without_capabilities(use))
     finally:
         os.close(cell)
         os.close(program)
 
 
-def in_words(kept: Collection[str]) -> str:
-    """What drop_capabilities() kept, for who is to know of it."""
-    return f"{', '.join(sorted(kept))}: kept, for this kernel asks for it to use what is loaded"
+def describe(kept: Collection[str]) -> str:
+    """Describes the capabilities that drop_capabilities() kept, for the log and for users."""
+    return f"{', '.join(sorted(kept))}: kept, because this kernel requires it to use the loaded program"
 
 
-def drop_capabilities(keep: Collection[str] = NOTHING) -> frozenset[str]:
-    """Drops all but `keep` that this kernel doesn't ask for at run time; what is kept."""
+def drop_capabilities(keep: Collection[str] = ()) -> frozenset[str]:
+    """Drops the capabilities of the calling thread. Returns those that it keeps: `keep`, and needed_at_run_time()."""
     try:
         kept = needed_at_run_time() | frozenset(keep)
-    except OSError:  # nor may we load the program, as the loader will say
-        kept = NOTHING
+    except OSError:  # the loader reports that the program cannot be loaded either
+        kept = frozenset()
     drop(kept)
     return kept

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Confines the loader by Landlock (landlock(7)), which Linux has from 5.13 on, where it is enabled.
+"""Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if it is enabled).
 
-A compiler is a large thing to give capabilities to. It needs to read some folders, to run no file and to write none.
-And BCC would read all symbols of the kernel, which takes a tenth of a second and more, for a helper that we don't call.
+The compiler is a large amount of code to run with capabilities. It needs to read a few folders. It needs to execute and
+write no file. The restriction also saves 0.1 s or more: BCC cannot read the kernel's symbols, which it would do for a
+helper that the program does not call.
 
-The loader runs this file by its path, so the file imports nothing of ours.
+The loader runs this file by its path, so the file imports nothing from this package.
 """
 
 import ctypes
@@ -14,34 +15,34 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# The numbers of the system calls, the same on all machines; linux/landlock.h.
+# Numbers of the system calls, the same on all architectures; linux/landlock.h.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
-# Version -> the rights that it brought: to run, write, read, remove and make files; to link and rename; to cut short.
+# ABI version -> the rights that it added: execute, write, read, remove and make files; link and rename; truncate.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14}
-_READ = 1 << 2 | 1 << 3  # files and folders
+_READ = 1 << 2 | 1 << 3  # LANDLOCK_ACCESS_FS_READ_FILE, LANDLOCK_ACCESS_FS_READ_DIR
 
 _syscall = ctypes.CDLL(None).syscall
 
 
 def _ruleset(folders: Sequence[Path]) -> int:
-    """The descriptor of rules that allow to read what is in these folders; -1 if Landlock refuses."""
+    """Returns the descriptor of a ruleset that allows only to read in these folders; -1 if Landlock refuses."""
     version = _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     handled = ctypes.c_uint64(sum(rights for since, rights in _RIGHTS.items() if since <= version))
     ruleset: int = _syscall(_CREATE_RULESET, ctypes.byref(handled), 8, 0)
     for folder in folders:
         fd = os.open(folder, os.O_PATH)
-        beneath = _READ.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
-        failed = _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, beneath, 0)
+        path_beneath = _READ.to_bytes(8, sys.byteorder) + fd.to_bytes(4, sys.byteorder)
+        failed = _syscall(_ADD_RULE, ruleset, _RULE_PATH_BENEATH, path_beneath, 0)
         os.close(fd)
         if failed:
             return -1
     return ruleset
 
 
-def _first_closed(restrict: Callable[[], int], folders: Sequence[Path]) -> Path | None:
-    """The first of the folders that cannot be read once the calling thread is restricted; None if all can."""
+def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> Path | None:
+    """Restricts the calling thread. Returns the first folder that it then cannot read; None if it can read all."""
     if restrict():
         return folders[0]
     for folder in folders:
@@ -56,11 +57,12 @@ def _first_closed(restrict: Callable[[], int], folders: Sequence[Path]) -> Path 
 
 
 def confine(readable: Sequence[Path]) -> str:
-    """From now on this thread, and threads that it starts, open what is in these folders to read it, and nothing else.
+    """Allows the calling thread, and the threads that it starts, only to read files in these folders.
 
-    Returns what to warn of: Landlock knows a file by its inode, and some network file systems make a new one at each
-    look, so their files could not be read. A thread of its own finds that out, for restrictions cannot be taken back;
-    nothing is restricted then. '' if all is well, or the kernel has no Landlock. The caller must have no_new_privs set.
+    Returns a warning if that failed and nothing is restricted; '' if it succeeded or the kernel has no Landlock.
+    Landlock identifies files by inode, and some network file systems create a new inode at each access: their files
+    would be unreadable. A restriction cannot be lifted, so another thread tests it first. The caller must have set
+    no_new_privs.
     """
     if _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION) < 1:
         return ""
@@ -71,14 +73,14 @@ def confine(readable: Sequence[Path]) -> str:
         return int(_syscall(_RESTRICT_SELF, ruleset, 0))
 
     try:
-        with ThreadPoolExecutor(1) as probe:
-            closed = probe.submit(_first_closed, restrict, folders).result()
-        if closed is None and not restrict():
+        with ThreadPoolExecutor(1) as test_thread:
+            unreadable = test_thread.submit(_first_unreadable, restrict, folders).result()
+        if unreadable is None and not restrict():
             return ""
     finally:
         if ruleset >= 0:
             os.close(ruleset)
     return (
-        f"Landlock could not be applied (it does not work on the file system of {closed}): "
+        f"Landlock could not be applied (it does not work on the file system of {unreadable}): "
         "the compiler keeps its capabilities and can open any file"
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Has the kernel program compiled and loaded by a child process, and takes over its file descriptors.
+"""Compiles and loads the kernel program in a child process, and takes over its file descriptors.
 
-`compiler.py` says why it is a child. What can go wrong there comes back as an EppingError with cause and cure.
+compiler.py is the child, and explains why there is one. Each failure becomes an EppingError with cause and cure.
 """
 
 import errno
@@ -27,26 +27,29 @@ from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities, requirements
 from otel_epping.kernel.program import Map, Program
 
-_log = logging.getLogger("otel_epping")
+_log = logging.getLogger(__name__)
 
 SYSTEM_PYTHON = "/usr/bin/python3"
 _CHILD = Path(__file__).with_name("compiler.py")
-_NO_BCC = "BCC is not installed: apt-get install python3-bpfcc (never pip install bcc, that is another package)"
+_NO_BCC = "BCC is not installed: apt-get install python3-bpfcc (not pip install bcc, which is another package)"
 _WRONG_BCC = (
     "the module bcc at {path} is PyPI's crystal-lattice package, not the BPF Compiler Collection: "
     "pip uninstall bcc, then apt-get install python3-bpfcc"
 )
-# Kinds of failure after which another interpreter is tried.
-_NOT_HERE = ("no-bcc", "wrong-bcc", "no-libbpf")
+# Kinds of failure after which the next interpreter is tried.
+_TRY_NEXT = ("no-bcc", "wrong-bcc", "no-libbpf")
 _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
-# What a fault in the compiler ends with. SIGKILL comes from outside: from the kernel, when memory is short.
+# Signals that a bug in the compiler can cause. SIGKILL comes from outside, for example if the kernel is out of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-# What BCC prints, before it says that it failed to compile.
-_NO_MAP = re.compile(r"could not open bpf map: (\w+), error: (.*)")
+# BCC prints this, and then reports that compiling failed.
+_MAP_FAILED = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 
 def source_folder() -> Path:
-    """The folder bpf/: in the package when installed, beside it in a checkout. Raises EppingError if it is gone."""
+    """Returns the folder bpf/: in the installed package, or next to the package in a checkout of the repository.
+
+    Raises EppingError if there is none.
+    """
     package = Path(__file__).parents[2]
     for folder in (package / "bpf", package.parent / "bpf"):
         if (folder / "epping.bpf.c").is_file():
@@ -55,65 +58,75 @@ def source_folder() -> Path:
 
 
 def interpreters() -> list[str]:
-    """Interpreters that may have BCC: our own if it can import a `bcc`, then the distribution's."""
+    """Returns interpreters that may have BCC: this one if it has a module `bcc`, then the distribution's."""
     own = [sys.executable] if importlib.util.find_spec("bcc") else []
     return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
 
 
 @dataclass(frozen=True)
-class _Answer:
-    """What one run of the child brought: its reply, or {} if it ended without one; descriptors; what it printed; how it
-    ended; the versions of what compiles there, or {}.
+class _Outcome:
+    """The outcome of one run of the child.
+
+    reply     its last reply (compiler.py); {} if it ended without one
+    fds       the descriptors that came with the reply
+    stderr    its standard error
+    status    its exit status; a signal's number, negative, if the signal ended it
+    versions  its first message, with the versions of BCC and LLVM; {} if it ended before
     """
 
     reply: dict[str, Any]
     fds: list[int]
-    printed: str
+    stderr: str
     status: int
     versions: dict[str, str]
 
     @property
     def compiler(self) -> str:
-        """What compiles there; '' if the child ended before it had found out."""
+        """The versions in words, such as "BCC 0.31.0 with LLVM 19.1"; '' if they are not known."""
         llvm = f" with LLVM {self.versions['llvm']}" if self.versions.get("llvm") else ""
         return f"BCC {self.versions['bcc']}{llvm}" if self.versions else ""
 
 
 def _environment() -> dict[str, str]:
-    """Ours without secrets, which are in OTEL_*, and without ARCH, for which BCC would compile."""
+    """Returns our environment without OTEL_*, which may have secrets, and without ARCH, BCC's target architecture."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "ARCH"}
 
 
 def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[str]:
-    """Starts the child with one of our descriptors. Raises EppingError."""
+    """Starts the child, which inherits the descriptor `fd`. Raises EppingError."""
     try:
         return subprocess.Popen(
             [interpreter, "-I", str(_CHILD), str(fd), request],
             pass_fds=[fd],
             env=_environment(),
-            cwd="/",  # ours may have been deleted
+            cwd="/",  # the agent's may have been deleted
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # Ctrl-C is for us, and not for a compiler at work
+            start_new_session=True,  # Ctrl-C must not interrupt the compiler
         )
     except OSError as error:
         cure = requirements.SHORTAGES.get(error.errno or 0, "run it by hand")
-        what = error.filename or interpreter  # the file is /dev/null on a system without it
-        raise EppingError(f"cannot start the loader ({what}: {error.strerror}): {cure}") from error
+        file = error.filename or interpreter  # the file is /dev/null on a system without it
+        raise EppingError(f"cannot start the loader ({file}: {error.strerror}): {cure}") from error
 
 
-def _ask_child(interpreter: str, request: str) -> _Answer:
-    """Runs the child to its end, in a thread that ends: the child gets no more capabilities than loading needs."""
+def _run_child(interpreter: str, request: str) -> _Outcome:
+    """Runs the child to its end.
+
+    The calling thread drops all capabilities except those that loading needs, and the child inherits these. So call
+    this function in a thread of its own.
+    """
     capabilities.confine()
     ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        # Not a number of a standard stream, in an application that has closed its own: the child has other ones there.
+        # The child's end must have a descriptor above 2, because the child gets its own standard streams. It could have
+        # a lower one if the application has closed its standard streams.
         with pair, socket.socket(fileno=fcntl.fcntl(pair, fcntl.F_DUPFD_CLOEXEC, 3)) as theirs:
             child = _start_child(interpreter, theirs.fileno(), request)
-        _, printed = child.communicate()
-        # The messages wait in the socket's buffer: they are far smaller than that, whatever the settings.
+        _, stderr = child.communicate()
+        # The messages have waited in the socket's buffer, which is far larger than they are.
         versions, reply, fds = dict[str, str](), {}, list[int]()
         while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
             if not message[0]:
@@ -123,102 +136,107 @@ def _ask_child(interpreter: str, request: str) -> _Answer:
                 versions = content
             else:
                 reply, fds = content, message[1]
-    return _Answer(reply, fds, printed, child.returncode, versions)
+    return _Outcome(reply, fds, stderr, child.returncode, versions)
 
 
-def _ended_early(answer: _Answer) -> EppingError:
-    """What to say of a child that ended without a reply."""
-    if answer.status >= 0:
+def _ended_early(outcome: _Outcome) -> EppingError:
+    """Returns the error for a child that ended without a reply."""
+    if outcome.status >= 0:
         return EppingError(
-            f"the loader ended with status {answer.status} and no answer: run it by hand", answer.printed
+            f"the loader ended with status {outcome.status} and without a reply: run it by hand", outcome.stderr
         )
-    number = -answer.status
-    if number in _CRASHES and answer.compiler:
+    number = -outcome.status
+    if number in _CRASHES and outcome.compiler:
         return EppingError(
-            f"the compiler crashed ({answer.compiler}, {signal.Signals(number).name}): please report this, with the "
-            "output of otel-epping check; the versions of BCC that were tried are in docs/platforms.md",
-            answer.printed,
+            f"the compiler crashed ({outcome.compiler}, {signal.Signals(number).name}): please report this, with the "
+            "output of otel-epping check; docs/platforms.md lists the tested versions of BCC",
+            outcome.stderr,
         )
     killed = f"the loader was killed by signal {number}"
-    return EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", answer.printed)
+    return EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", outcome.stderr)
 
 
-def _failure(answer: _Answer) -> EppingError:
-    """What a user should read of the child's failure."""
-    reply = answer.reply
+def _failure(outcome: _Outcome) -> EppingError:
+    """Returns the error for a child that failed."""
+    reply = outcome.reply
     if not reply:
-        return _ended_early(answer)
-    detail = f"{answer.printed}\n{reply['error']}".strip()
-    no_map = _NO_MAP.search(answer.printed)
+        return _ended_early(outcome)
+    detail = f"{outcome.stderr}\n{reply['error']}".strip()
+    map_failed = _MAP_FAILED.search(outcome.stderr)
     if reply["kind"] == "wrong-bcc":
         return EppingError(_WRONG_BCC.format(path=reply["error"]))
     if reply["kind"] == "no-bcc":
         return EppingError(_NO_BCC, detail)
     if reply["kind"] == "no-libbpf":
-        return EppingError(libbpf.missing(), detail)
+        return EppingError(libbpf.missing_message(), detail)
     cures = {os.strerror(number): requirements.SHORTAGES[number] for number in (errno.EMFILE, errno.ENFILE)}
-    if no_map:
-        cure = cures.get(no_map[2], "choose smaller limits")
-        return EppingError(f"the kernel cannot make the map {no_map[1]} ({no_map[2]}): {cure}", detail)
+    if map_failed:
+        cure = cures.get(map_failed[2], "choose smaller limits")
+        return EppingError(f"the kernel cannot create the map {map_failed[1]} ({map_failed[2]}): {cure}", detail)
     if reply["kind"] == "no-thread":
         return EppingError(f"the loader cannot start a thread: {requirements.SHORTAGES[errno.EAGAIN]}", detail)
     if reply["kind"] == "compile":
-        missing = "file not found" in answer.printed
-        cure = "apt-get install linux-libc-dev" if missing else "please report this, with what the compiler says above"
-        return EppingError(f"{answer.compiler} cannot compile the kernel program: {cure}", detail)
+        no_header = "file not found" in outcome.stderr
+        cure = "apt-get install linux-libc-dev" if no_header else "please report this, with the compiler's output above"
+        return EppingError(f"{outcome.compiler} cannot compile the kernel program: {cure}", detail)
     if reply["kind"] == "unable":
         cure = cures.get(reply["error"].partition(",")[0], "see dmesg for the reason")
         return EppingError(f"the kernel does not load the program ({reply['error']}): {cure}", detail)
-    place = f" at {reply['place']}" if reply["place"] else ""
+    location = f" at {reply['location']}" if reply["location"] else ""
     return EppingError(
-        f"the kernel's verifier rejects the program{place} ({reply['error']}: {reply['verdict']}): please report this "
-        f"line and the log, of {answer.compiler} on Linux {platform.release()} {platform.machine()}",
+        f"the kernel's verifier rejects the program{location} ({reply['error']}: {reply['verdict']}): please report "
+        f"this line and the log, of {outcome.compiler} on Linux {platform.release()} {platform.machine()}",
         detail,
     )
 
 
-def _program(answer: _Answer, interpreter: str) -> Program:
-    reply = answer.reply
+def _program(outcome: _Outcome, interpreter: str) -> Program:
+    """Returns the loaded program. Logs the child's warning. Raises EppingError if descriptors are missing."""
+    reply = outcome.reply
     if reply["warning"]:
         _log.warning("%s", reply["warning"])
     names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
-    if len(answer.fds) < len(names):  # the kernel drops those beyond the limit (unix(7), SCM_RIGHTS)
-        for fd in answer.fds:
+    if len(outcome.fds) < len(names):  # the kernel discards those beyond RLIMIT_NOFILE (unix(7), SCM_RIGHTS)
+        for fd in outcome.fds:
             os.close(fd)
         raise EppingError(f"cannot take over the program: {requirements.SHORTAGES[errno.EMFILE]}")
-    by_name = dict(zip(names, answer.fds, strict=True))
+    by_name = dict(zip(names, outcome.fds, strict=True))
     return Program(
         entry_points={name: by_name[name] for name in reply["programs"]},
         maps={
             entry["name"]: Map(by_name[entry["name"]], entry["layout"], entry["key_layout"], entry["rows"])
             for entry in reply["maps"]
         },
-        compiler=answer.compiler,
-        bcc_version=answer.versions["bcc"],
+        compiler=outcome.compiler,
+        bcc_version=outcome.versions["bcc"],
         interpreter=interpreter,
         verifier_s=reply["verifier_s"],
     )
 
 
 def load(config: EppingConfig) -> Program:
-    """Compiles and loads the program. Raises EppingError when that cannot be, with the compiler's or verifier's log."""
-    requirements.kernel()
-    requirements.file_systems()
+    """Compiles and loads the program, attached to nothing.
+
+    Raises EppingError if that fails. `detail` of the error is the log of the compiler or the verifier.
+    """
+    requirements.check_kernel()
+    requirements.check_file_systems()
     libbpf.version()
-    requirements.cpus()
-    requirements.privileges()
-    requirements.bpf()
+    requirements.check_cpus()
+    requirements.check_privileges()
+    requirements.check_bpf()
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
     for interpreter in interpreters():
-        # A thread that ends: what it has laid down, the child doesn't get, and no other thread lacks.
-        with ThreadPoolExecutor(1) as confined:
-            answer = confined.submit(_ask_child, interpreter, request).result()
-        if "programs" in answer.reply:
-            return _program(answer, interpreter)
-        if answer.reply.get("kind") not in _NOT_HERE:
-            raise _failure(answer)
-        # No BCC here: the next interpreter may have it. If none does, a wrong one found on the way is what to say.
-        if not failures or answer.reply["kind"] == "wrong-bcc":
-            failures.insert(0, _failure(answer))
+        # The child inherits the capabilities of the thread that starts it. A thread of its own drops most of them, so
+        # that this thread keeps its capabilities.
+        with ThreadPoolExecutor(1) as child_thread:
+            outcome = child_thread.submit(_run_child, interpreter, request).result()
+        if "programs" in outcome.reply:
+            return _program(outcome, interpreter)
+        if outcome.reply.get("kind") not in _TRY_NEXT:
+            raise _failure(outcome)
+        # This interpreter has no BCC; the next one may have it. If none has it, a wrong `bcc` is the most useful error.
+        if not failures or outcome.reply["kind"] == "wrong-bcc":
+            failures.insert(0, _failure(outcome))
     raise failures[0] if failures else EppingError(_NO_BCC)

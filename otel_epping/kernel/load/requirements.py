@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a machine must have before the program can be loaded, and what to do where it has not."""
+"""Checks that the machine can load the program. Each error names the cause and the cure."""
 
 import errno
 import os
@@ -16,89 +16,90 @@ from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.load.capabilities import NEEDED, may_raise_limits, missing
 
-# The program exchanges and compares atomically, which BPF does from 5.12 on; 5.15 is the first after it to be kept for
-# years. Without TCX links, which are from 6.6, there are clsact filters.
-LEAST_KERNEL = (5, 15)
+# The program uses atomic compare-and-exchange, which BPF has since Linux 5.12. The next long-term release is 5.15.
+# Before Linux 6.6, which added TCX links, the agent attaches clsact filters.
+MIN_KERNEL = (5, 15)
 
-# The oldest and the newest Linux, the versions of BCC, and the machines that `make vmtest` and `make test` have tried:
-# docs/platforms.md.
-TRIED_KERNELS = ((6, 1), (7, 3))
-TRIED_BCC = ("0.26", "0.31", "0.37")
-TRIED_MACHINES = ("x86_64",)
+# The oldest and the newest Linux, the releases of BCC, and the architectures on which `make vmtest` and `make test`
+# have run: see docs/platforms.md.
+TESTED_KERNELS = ((6, 1), (7, 3))
+TESTED_BCC = ("0.26", "0.31", "0.37")
+TESTED_MACHINES = ("x86_64",)
 
-# From here on the maps count as memory of the cgroup, and no more against RLIMIT_MEMLOCK.
+# Since this release the memory of maps is charged to the cgroup. Before, it counted against RLIMIT_MEMLOCK.
 _CGROUP_KERNEL = (5, 11)
 
-# Tables with rows for each CPU must be smaller than 512 MB (bpf/direct.h): counters of interfaces take 0.4 MB a CPU.
-MOST_CPUS = 1024
+# Tables with rows for each CPU must be smaller than 512 MB (bpf/direct_value.h). The counters of the interfaces take
+# 0.4 MB for each CPU.
+MAX_CPUS = 1024
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
-# Resources that a process or the machine can run out of, and what gives it more of them.
+# Errors for an exhausted resource, and how to raise its limit.
 SHORTAGES = {
     errno.EMFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n)",
     errno.ENFILE: "raise fs.file-max, the machine's limit of open files",
     errno.EAGAIN: "raise the limit of processes and threads (TasksMax=, LimitNPROC=, ulimit -u, pids.max)",
-    errno.ENOMEM: "give it more memory (MemoryMax=, LimitAS=, the container's limit)",
+    errno.ENOMEM: "allow more memory (MemoryMax=, LimitAS=, the container's limit)",
 }
 
 _OWN = Path("/proc/self")
-# The inode of the first user namespace (PROC_USER_INIT_INO, linux/proc_ns.h). A process in any other one has its
-# capabilities there, and the kernel asks for those of the first one, to use BPF (bpf_capable(), linux/capability.h).
-_FIRST_USER_NAMESPACE = "user:[4026531837]"
-# Ours, and those of gRPC, whose pool of threads depends on the CPUs.
+# The inode of the initial user namespace (PROC_USER_INIT_INO, linux/proc_ns.h). A process has its capabilities in its
+# own user namespace, but BPF requires them in the initial one (bpf_capable(), linux/capability.h).
+_INITIAL_USER_NAMESPACE = "user:[4026531837]"
+# Eight of the agent, and the threads of gRPC, whose number depends on the CPUs.
 _THREADS = 8 + min(max(4, os.cpu_count() or 1), 16)
-# Maps and programs take 20, exporters and sockets 10, and an interface two.
-_LEAST_FILES = 40
+# Maps and programs take 20 descriptors, exporters and sockets 10, and an interface two.
+_MIN_FILES = 40
 _SECCOMP = re.compile(r"^Seccomp:\s*2$", re.MULTILINE)
 
 
-def _version() -> tuple[int, int]:
+def _kernel_version() -> tuple[int, int]:
     numbers = re.match(r"(\d+)\.(\d+)", platform.release())
     return (int(numbers[1]), int(numbers[2])) if numbers else (0, 0)
 
 
-def kernel() -> str:
-    """The kernel's release. Raises EppingError if it is too old."""
+def check_kernel() -> str:
+    """Returns the kernel's release. Raises EppingError if it is too old."""
     release = platform.release()
-    if _version() < LEAST_KERNEL:
-        raise EppingError(f"kernel {release} is too old: use Linux {'.'.join(map(str, LEAST_KERNEL))} or newer")
+    if _kernel_version() < MIN_KERNEL:
+        raise EppingError(f"kernel {release} is too old: use Linux {'.'.join(map(str, MIN_KERNEL))} or newer")
     return release
 
 
-def tried_kernel() -> str:
-    """Whether this kernel, and this kind of machine, is among those that were tried."""
-    oldest, newest = (".".join(map(str, version)) for version in TRIED_KERNELS)
+def tested_kernel() -> str:
+    """Says whether otel-epping was tested on this kernel and this architecture."""
+    oldest, newest = (".".join(map(str, version)) for version in TESTED_KERNELS)
     machine = platform.machine()
-    if _version() < TRIED_KERNELS[0]:
-        words = f"should work, but nothing older than Linux {oldest} was tried"
-    elif _version() > TRIED_KERNELS[1]:
-        words = f"should work, but nothing newer than Linux {newest} was tried"
+    if _kernel_version() < TESTED_KERNELS[0]:
+        text = f"should work, but was not tested before Linux {oldest}"
+    elif _kernel_version() > TESTED_KERNELS[1]:
+        text = f"should work, but was not tested after Linux {newest}"
     else:
-        words = f"Linux {oldest} to {newest} were tried"
-    if machine not in TRIED_MACHINES:
-        words += f", and nothing on {machine}, but only on {', '.join(TRIED_MACHINES)}"
-    return words
+        text = f"tested on Linux {oldest} to {newest}"
+    if machine not in TESTED_MACHINES:
+        text += f"; not tested on {machine}, only on {', '.join(TESTED_MACHINES)}"
+    return text
 
 
-def tried_bcc(version: str) -> str:
-    """Whether this version of BCC, as "0.31.0", is among those that were tried."""
-    known = ", ".join(TRIED_BCC)
-    if version.startswith(tuple(f"{tried}." for tried in TRIED_BCC)):
-        return f"BCC {known} were tried"
-    return f"should work, but only BCC {known} were tried"
+def tested_bcc(version: str) -> str:
+    """Says whether otel-epping was tested with this version of BCC, such as "0.31.0"."""
+    tested = ", ".join(TESTED_BCC)
+    if version.startswith(tuple(f"{release}." for release in TESTED_BCC)):
+        return f"tested with BCC {tested}"
+    return f"should work, but was tested only with BCC {tested}"
 
 
-def cpus() -> int:
-    """How many CPUs there may be. Raises EppingError if the program's tables have no room for so many."""
+def check_cpus() -> int:
+    """Returns the number of possible CPUs. Raises EppingError if it is too large for the program's tables."""
     possible = possible_cpus()
-    if possible > MOST_CPUS:
-        raise EppingError(f"{possible} possible CPUs are too many: boot the kernel with nr_cpus={MOST_CPUS}")
+    if possible > MAX_CPUS:
+        raise EppingError(f"{possible} possible CPUs are too many: boot the kernel with nr_cpus={MAX_CPUS}")
     return possible
 
 
-def file_systems() -> None:
-    """Raises EppingError if a file system of the kernel's, which is read, is not mounted."""
+def check_file_systems() -> None:
+    """Raises EppingError if /proc or /sys is not mounted."""
     try:
         (_OWN / "status").read_bytes()
         (_OWN / "fdinfo").stat()
@@ -107,23 +108,23 @@ def file_systems() -> None:
     possible_cpus()
 
 
-def user_namespace() -> None:
-    """Raises EppingError if this is not the machine's first user namespace."""
+def check_user_namespace() -> None:
+    """Raises EppingError if this process is not in the initial user namespace."""
     try:
         namespace = str((_OWN / "ns/user").readlink())
     except FileNotFoundError:  # a kernel without CONFIG_USER_NS
-        namespace = _FIRST_USER_NAMESPACE
-    if namespace != _FIRST_USER_NAMESPACE:
+        namespace = _INITIAL_USER_NAMESPACE
+    if namespace != _INITIAL_USER_NAMESPACE:
         raise EppingError(
-            "this is a user namespace, whose capabilities do not count for BPF: run outside of it, as root of the "
-            "machine (a container: not rootless, without userns-remap or hostUsers: false)"
+            "this process is in a user namespace, whose capabilities do not allow BPF: run otel-epping outside of it, "
+            "as root of the machine (a container: not rootless, without userns-remap or hostUsers: false)"
         )
 
 
-def bpf() -> None:
-    """Makes a map of 4 bytes. Raises EppingError if the kernel refuses."""
+def check_bpf() -> None:
+    """Creates a map of 4 bytes. Raises EppingError if the kernel refuses."""
     try:
-        os.close(libbpf.make_cell())
+        os.close(libbpf.create_cell())
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EACCES, errno.ENOSYS):
             cure = SHORTAGES.get(error.errno or 0, "see dmesg")
@@ -136,16 +137,18 @@ def bpf() -> None:
         raise EppingError(f"the kernel refuses the system call bpf() ({error.strerror}): {cure}") from error
 
 
-def open_files() -> None:
-    """Raises EppingError if the limit leaves no descriptor for an interface."""
+def check_open_files() -> None:
+    """Raises EppingError if RLIMIT_NOFILE leaves no descriptors for an interface."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if limit != resource.RLIM_INFINITY and limit < _LEAST_FILES:
-        raise EppingError(f"only {limit} open files are allowed, of at least {_LEAST_FILES}: {SHORTAGES[errno.EMFILE]}")
+    if limit != resource.RLIM_INFINITY and limit < _MIN_FILES:
+        raise EppingError(
+            f"the limit of open files is {limit}, at least {_MIN_FILES} are needed: {SHORTAGES[errno.EMFILE]}"
+        )
 
 
 def _start_threads() -> NoReturn:
-    """Ends the process with the number of threads that it could start as its status."""
-    threading.stack_size(1 << 16)  # what is asked for is their number, and not memory
+    """Ends the process. The exit status is the number of threads that it could start."""
+    threading.stack_size(1 << 16)  # the check is about the number of threads, not about memory
     end, started = threading.Event(), 0
     with suppress(RuntimeError):
         while started < _THREADS:
@@ -154,10 +157,11 @@ def _start_threads() -> NoReturn:
     os._exit(started)
 
 
-def threads() -> None:
-    """Starts as many threads as an agent has. Raises EppingError if that fails, as gRPC would then try for ever.
+def check_threads() -> None:
+    """Starts as many threads as an agent has. Raises EppingError if that fails, because gRPC would then retry forever.
 
-    In a child, as each thread leaves memory reserved. The calling process must have no other threads.
+    The threads run in a child process, because memory of an ended thread stays reserved. The calling process must have
+    no other threads.
     """
     started = 0
     with suppress(BlockingIOError):
@@ -167,31 +171,34 @@ def threads() -> None:
         raise EppingError(f"only {max(started, 0)} of {_THREADS} threads can be started: {SHORTAGES[errno.EAGAIN]}")
 
 
-def capability(name: str) -> str:
-    """What the process needs this one of privileges.NEEDED for. Raises EppingError if it hasn't it."""
+def check_capability(name: str) -> str:
+    """Returns why the agent needs this capability of capabilities.NEEDED. Raises EppingError if it is missing."""
     reason = NEEDED[name].reason
     if name in missing():
         raise EppingError(f"needed {reason}: run as root, or give the process this capability")
     return reason
 
 
-def privileges() -> None:
-    """Raises EppingError naming the capabilities that the process lacks to load the program, or a user namespace."""
-    user_namespace()
-    if lacking := missing():
-        raise EppingError(f"missing {', '.join(lacking)}: run as root, or give the process these capabilities")
+def check_privileges() -> None:
+    """Raises EppingError if capabilities are missing, or if this process is not in the initial user namespace."""
+    check_user_namespace()
+    if names := missing():
+        raise EppingError(f"missing {', '.join(names)}: run as root, or give the process these capabilities")
 
 
-def locked_memory() -> str:
-    """Whether RLIMIT_MEMLOCK leaves room for the maps. Raises EppingError if it may not."""
-    if _version() >= _CGROUP_KERNEL:
-        return "no limit of ours: the kernel's memory counts as our cgroup's"
+def check_locked_memory() -> str:
+    """Says which limit applies to the memory of maps. Raises EppingError if RLIMIT_MEMLOCK may be too small."""
+    if _kernel_version() >= _CGROUP_KERNEL:
+        return "RLIMIT_MEMLOCK does not apply: this kernel charges map memory to the cgroup"
     _, limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if limit != resource.RLIM_INFINITY and not may_raise_limits():
-        raise EppingError(f"{limit // 1024} kiB are too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity")
+        raise EppingError(
+            f"RLIMIT_MEMLOCK is {limit // 1024} KiB, which is too small for maps: use ulimit -l unlimited, or "
+            "LimitMEMLOCK=infinity"
+        )
     return "unlimited"
 
 
-def btf() -> str:
-    """Whether the kernel describes its own types. Not needed here: the program reads packets, no kernel structures."""
-    return f"{_BTF} is there" if _BTF.exists() else "none (not needed)"
+def describe_btf() -> str:
+    """Says whether the kernel has BTF. The program does not need it: it reads packets, not structures of the kernel."""
+    return f"{_BTF} exists" if _BTF.exists() else "none (not needed)"

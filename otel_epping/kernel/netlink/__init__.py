@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the kernel over rtnetlink(7): interfaces, routes, qdiscs and filters."""
+"""Reads interfaces, routes, qdiscs and filters from the kernel by rtnetlink(7)."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces as the kernel describes them, what it counts on them, and what it says of changes (rtnetlink(7))."""
+"""Interfaces: their attributes, their packet counters, and notifications of changes (rtnetlink(7))."""
 
 import socket
 import struct
@@ -27,10 +27,12 @@ _PACKETS = struct.Struct("=QQ")  # the first two members of rtnl_link_stats64: p
 
 @dataclass(frozen=True)
 class Link:
-    """An interface as the kernel describes it; `names` are its name and, after it, its alternative names, escaped
-    (text.py).
+    """An interface as the kernel describes it.
 
-    `table` is the number of its routing table if the interface is a VRF, else 0.
+    names     its name, then its alternative names, escaped (process/text.py)
+    hardware  its hardware type (ARPHRD_*, linux/if_arp.h)
+    up        whether it is set up (IFF_UP)
+    table     the number of its routing table if it is a VRF, else 0
     """
 
     ifindex: int
@@ -41,19 +43,24 @@ class Link:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The name, without alternative names."""
         return self.names[0]
 
 
-def link_of(body: bytes) -> Link | None:
-    """The interface of an RTM_NEWLINK or RTM_DELLINK message; None if it is of a bridge's port, say, and not of it."""
+def parse_link(body: bytes) -> Link | None:
+    """Returns the interface that an RTM_NEWLINK or RTM_DELLINK message describes.
+
+    None if the message is about another property of it, for example as a port of a bridge.
+    """
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
     names, others, table = [], [], 0
     for kind, value in messages.attributes(body[_LINK.size :]):
         if kind == _IFLA_IFNAME:
-            names.append(messages.text_of(value))
+            names.append(messages.decode_text(value))
         elif kind == _IFLA_PROP_LIST:
-            others += [messages.text_of(each) for kind, each in messages.attributes(value) if kind == _IFLA_ALT_IFNAME]
+            others += [
+                messages.decode_text(each) for kind, each in messages.attributes(value) if kind == _IFLA_ALT_IFNAME
+            ]
         elif kind == _IFLA_LINKINFO:
             table = _vrf_table(dict(messages.attributes(value)))
     if family != socket.AF_UNSPEC or not names:
@@ -62,78 +69,85 @@ def link_of(body: bytes) -> Link | None:
 
 
 def _vrf_table(info: dict[int, bytes]) -> int:
-    """The number of the routing table of a VRF; 0 for an interface of another kind."""
-    if messages.text_of(info.get(_IFLA_INFO_KIND, b"")) != "vrf":
+    """Returns the number of the routing table of a VRF; 0 for other kinds of interfaces."""
+    if messages.decode_text(info.get(_IFLA_INFO_KIND, b"")) != "vrf":
         return 0
     table = dict(messages.attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VRF_TABLE)
     return int.from_bytes(table, sys.byteorder) if table else 0
 
 
 def links() -> Iterator[Link]:
-    """All interfaces of our network namespace."""
-    yield from filter(None, map(link_of, messages.dump(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))))
+    """Yields all interfaces of the calling thread's network namespace. Raises OSError."""
+    yield from filter(None, map(parse_link, messages.dump(_RTM_GETLINK, _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0))))
 
 
-def link_named(name: str) -> Link | None:
-    """The interface that has this name or alternative name (of up to 127 bytes, ip-link(8)), if there is one."""
-    # The kernel looks up both kinds of names for IFLA_ALT_IFNAME, and for IFLA_IFNAME takes 15 bytes only.
+def find_link(name: str) -> Link | None:
+    """Returns the interface with this name or alternative name (up to 127 bytes, ip-link(8)); None if there is none."""
+    # With IFLA_ALT_IFNAME the kernel searches both kinds of names. IFLA_IFNAME is limited to 15 bytes.
     value = unescaped(name) + b"\0"
     attribute = messages.ATTRIBUTE.pack(messages.ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
-    for answer in messages.ask(_RTM_GETLINK, [body]):
-        return link_of(answer)
+    for answer in messages.request(_RTM_GETLINK, [body]):
+        return parse_link(answer)
     return None  # no interface has the name, or the name is too long
 
 
 @dataclass(frozen=True)
 class Device:
-    """What an interface is: its kind (bond, vrf...; '' for a card), and the ids of its XDP programs."""
+    """Properties that decide how packets pass an interface.
+
+    kind  its kind (IFLA_INFO_KIND), such as bond or vrf; '' for a network card
+    xdp   the ids of its XDP programs
+    """
 
     kind: str
     xdp: tuple[int, ...]
 
 
 def device(ifindex: int) -> Device:
-    """What an interface is; nothing is known of one that is gone. Raises OSError."""
-    for body in messages.ask(_RTM_GETLINK, [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]):
+    """Returns the properties of an interface; Device("", ()) if it is gone. Raises OSError."""
+    for body in messages.request(_RTM_GETLINK, [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]):
         found = dict(messages.attributes(body[_LINK.size :]))
         kind = dict(messages.attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
         xdp = dict(messages.attributes(found.get(_IFLA_XDP, b"")))
-        # With programs of more than one mode, each mode has an attribute of its own.
+        # With programs in several modes (generic, driver, hardware), each mode has its own attribute.
         modes = [mode for mode in _IFLA_XDP_OF_MODES if mode in xdp] or [_IFLA_XDP_PROG_ID]
         programs = (int.from_bytes(xdp[mode], sys.byteorder) for mode in modes if mode in xdp)
-        return Device(messages.text_of(kind), tuple(programs))
+        return Device(messages.decode_text(kind), tuple(programs))
     return Device("", ())
 
 
-def packets(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Packets received and transmitted on interfaces, by index, as the kernel counts them (`ip -s link`); nothing of an
-    interface that is gone. Raises OSError.
+def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
+    """Returns the kernel's counters (packets received, packets transmitted) of interfaces, by index (`ip -s link`).
+
+    An interface that is gone is left out. Raises OSError.
     """
     bodies = [_STATS.pack(socket.AF_UNSPEC, ifindex, 1 << _IFLA_STATS_LINK_64 - 1) for ifindex in ifindexes]
     found = {}
-    for body in messages.ask(_RTM_GETSTATS, bodies):
+    for body in messages.request(_RTM_GETSTATS, bodies):
         counts = dict(messages.attributes(body[_STATS.size :])).get(_IFLA_STATS_LINK_64)
         if counts:
             found[_STATS.unpack_from(body)[1]] = _PACKETS.unpack_from(counts)
     return found
 
 
-class Changes:
-    """What the kernel says of interfaces, and of routes and what they depend on if asked to, from now on; to be
-    selected on."""
+class LinkChanges:
+    """Receives notifications of changed interfaces and, with `routes`, of changed routes, addresses and nexthops.
+
+    Can be passed to select(). Raises OSError if no socket can be opened.
+    """
 
     def __init__(self, *, routes: bool) -> None:
-        self._socket = messages.listener(_RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0))
+        self._socket = messages.open_listener(_RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0))
 
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._socket.fileno()
 
     def close(self) -> None:
-        """No more of it."""
+        """Closes the socket."""
         self._socket.close()
 
     def read(self) -> Iterator[tuple[int, bytes] | None]:
-        """Types and bodies of the messages there are; None where the kernel had to leave some out."""
-        return messages.received(self._socket)
+        """Yields (type, body) of each message that has arrived; None where the kernel has dropped some."""
+        return messages.receive(self._socket)

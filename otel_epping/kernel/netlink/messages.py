@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Messages of rtnetlink(7) and their attributes: requests, dumps, and what the kernel says by itself.
+"""Messages of rtnetlink(7) and their attributes: requests, dumps, and notifications of changes.
 
-A message is a header, a struct of its kind, and attributes. Numbers are in the machine's byte order. There is only what
-links.py, routes.py and traffic_control.py need. pyroute2 has all of it, and takes 10 MB and 80 ms, which is more
-than all of our settings and their model together.
+A message is a header, a struct that depends on the message type, and attributes. Numbers are in the machine's byte
+order. This file implements only what links.py, routes.py and traffic_control.py need. pyroute2 implements everything,
+but takes 10 MB of memory and 80 ms to import, more than all of our settings and their model together.
 """
 
 import errno
@@ -22,14 +22,14 @@ _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, p
 ATTRIBUTE = struct.Struct("=HH")
 
 _DATAGRAM = 1 << 16
-_TOGETHER = 32  # requests in a datagram, whose answers fit into any socket's buffer
-_PATIENCE_S = 1.0
-# Of what happened while we were busy; the kernel halves it to what net.core.rmem_max allows.
-_BUFFER = 1 << 20
+_MAX_REQUESTS = 32  # in a datagram: the answers must fit into the socket's buffer
+_TIMEOUT_S = 1.0
+# The buffer for notifications, in bytes. The kernel limits it to net.core.rmem_max.
+_LISTENER_BUFFER = 1 << 20
 
 
 def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Types and values of the attributes in some bytes."""
+    """Yields (type, value) of each attribute in `data`."""
     at = 0
     while at + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, at)
@@ -40,7 +40,7 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Types and bodies of the messages in a datagram."""
+    """Yields (type, body) of each message in a datagram."""
     at = 0
     while at + _MESSAGE.size <= len(data):
         length, kind = _MESSAGE.unpack_from(data, at)[:2]
@@ -48,8 +48,8 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
         at += max(length + 3 & ~3, _MESSAGE.size)
 
 
-def text_of(value: bytes) -> str:
-    """A text that is an attribute, escaped (text.py)."""
+def decode_text(value: bytes) -> str:
+    """Returns the text of an attribute, escaped (process/text.py)."""
     return escaped(value.rstrip(b"\0"))
 
 
@@ -62,11 +62,11 @@ def _request(kind: int, flags: int, body: bytes) -> bytes:
 
 
 def dump(kind: int, body: bytes) -> Iterator[bytes]:
-    """All that the kernel has of a kind. Raises OSError."""
-    with _socket() as asker:
-        asker.sendto(_request(kind, _NLM_F_REQUEST_DUMP, body), (0, 0))
+    """Sends a dump request of type `kind`. Yields the body of each message of the answer. Raises OSError."""
+    with _socket() as sock:
+        sock.sendto(_request(kind, _NLM_F_REQUEST_DUMP, body), (0, 0))
         while True:
-            for answer, data in messages(asker.recv(_DATAGRAM)):
+            for answer, data in messages(sock.recv(_DATAGRAM)):
                 if answer == _NLMSG_DONE:
                     return
                 if answer == _NLMSG_ERROR:
@@ -75,32 +75,34 @@ def dump(kind: int, body: bytes) -> Iterator[bytes]:
                 yield data
 
 
-def ask(kind: int, bodies: Sequence[bytes]) -> Iterator[bytes]:
-    """The answers to requests about one thing each; those that the kernel refuses have none. Raises OSError."""
-    with _socket() as asker:
-        asker.settimeout(_PATIENCE_S)
-        for begin in range(0, len(bodies), _TOGETHER):
-            part = bodies[begin : begin + _TOGETHER]
-            requests = [_request(kind, _NLM_F_REQUEST, body) for body in part]
-            asker.sendto(b"".join(requests), (0, 0))
-            waiting = len(part)
-            while waiting:
-                for answer, data in messages(asker.recv(_DATAGRAM)):
-                    waiting -= 1
+def request(kind: int, bodies: Sequence[bytes]) -> Iterator[bytes]:
+    """Sends requests for one object each. Yields the body of each answer; a refused request has none.
+
+    Raises OSError.
+    """
+    with _socket() as sock:
+        sock.settimeout(_TIMEOUT_S)
+        for begin in range(0, len(bodies), _MAX_REQUESTS):
+            requests = [_request(kind, _NLM_F_REQUEST, body) for body in bodies[begin : begin + _MAX_REQUESTS]]
+            sock.sendto(b"".join(requests), (0, 0))
+            pending = len(requests)
+            while pending:
+                for answer, data in messages(sock.recv(_DATAGRAM)):
+                    pending -= 1
                     if answer != _NLMSG_ERROR:
                         yield data
 
 
-def listener(groups: int) -> socket.socket:
-    """A socket that hears what changes."""
+def open_listener(groups: int) -> socket.socket:
+    """Opens a socket that receives notifications. `groups` is a mask of RTMGRP_* (linux/rtnetlink.h)."""
     listener = _socket(socket.SOCK_NONBLOCK)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _LISTENER_BUFFER)
     listener.bind((0, groups))
     return listener
 
 
-def received(listener: socket.socket) -> Iterator[tuple[int, bytes] | None]:
-    """Types and bodies of the messages there are; None where the kernel had to leave some out."""
+def receive(listener: socket.socket) -> Iterator[tuple[int, bytes] | None]:
+    """Yields (type, body) of each notification that has arrived; None where the kernel has dropped some (ENOBUFS)."""
     while True:
         try:
             yield from messages(listener.recv(_DATAGRAM))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Routes and nexthop objects as the kernel describes them (rtnetlink(7), linux/nexthop.h)."""
+"""Routes and nexthop objects (rtnetlink(7), linux/nexthop.h)."""
 
 import socket
 import struct
@@ -26,12 +26,16 @@ _NUMBER = struct.Struct("=I")
 
 @dataclass(frozen=True)
 class Route:
-    """A unicast route: its destination, and where packets go: to interfaces, or to a nexthop object.
+    """A unicast route.
 
-    `destination` has the bytes that the kernel gives: none where `bits` is 0. `nexthop` is the id of the object
-    (ip-nexthop(8)), or 0. Where a route has one, its interfaces are those of the object: with the sysctl
-    net.ipv4.nexthop_compat_mode=0 the route itself names none. While the object is a blackhole, so is the type of the
-    route.
+    table        the number of its routing table
+    destination  the address of the destination, empty if `bits` is 0
+    bits         the length of the destination's prefix
+    interfaces   the indexes of the interfaces that packets leave by
+    nexthop      the id of its nexthop object (ip-nexthop(8)), or 0
+
+    Take the interfaces of a route with a nexthop object from the object: with the sysctl net.ipv4.nexthop_compat_mode=0
+    the route itself has none. While the object is a blackhole, the type of the route is blackhole, too.
     """
 
     table: int
@@ -41,8 +45,8 @@ class Route:
     nexthop: int
 
 
-def route_of(body: bytes) -> Route | None:
-    """The route of an RTM_NEWROUTE or RTM_DELROUTE message; None if it is not a unicast route."""
+def parse_route(body: bytes) -> Route | None:
+    """Returns the route that an RTM_NEWROUTE or RTM_DELROUTE message describes; None if it is not a unicast route."""
     _, bits, _, _, table, _, _, kind, _ = _ROUTE.unpack_from(body)
     if kind not in (_RTN_UNICAST, _RTN_BLACKHOLE):
         return None
@@ -70,15 +74,20 @@ def route_of(body: bytes) -> Route | None:
 
 @dataclass(frozen=True)
 class Nexthop:
-    """A nexthop object: the interface it leads to, or the ids of a group's members; neither for a blackhole."""
+    """A nexthop object: an interface, a group of objects, or a blackhole.
+
+    number     its id
+    interface  the index of the interface; 0 for a group or a blackhole
+    members    the ids of the objects of a group
+    """
 
     number: int
     interface: int
     members: tuple[int, ...]
 
 
-def nexthop_of(body: bytes) -> Nexthop:
-    """The object of an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message."""
+def parse_nexthop(body: bytes) -> Nexthop:
+    """Returns the object that an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message describes."""
     attributes = dict(messages.attributes(body[_NEXT_HOP_OBJECT.size :]))
     number, interface = (
         int(_NUMBER.unpack(attributes[kind])[0]) if kind in attributes else 0 for kind in (_NHA_ID, _NHA_OIF)
@@ -88,17 +97,17 @@ def nexthop_of(body: bytes) -> Nexthop:
     return Nexthop(number, interface, tuple(member[0] for member in _GROUP_MEMBER.iter_unpack(whole)))
 
 
-def address_interface_of(body: bytes) -> int:
-    """The index of the interface of an RTM_DELADDR message."""
+def parse_address_interface(body: bytes) -> int:
+    """Returns the index of the interface that an RTM_DELADDR message is about."""
     return int(_ADDRESS.unpack_from(body)[0])
 
 
 def routes() -> Iterator[Route]:
-    """All unicast routes of IPv4 and IPv6, of all tables."""
+    """Yields the unicast routes of IPv4 and IPv6 in all tables. Raises OSError."""
     for family in (socket.AF_INET, socket.AF_INET6):
-        yield from filter(None, map(route_of, messages.dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8))))
+        yield from filter(None, map(parse_route, messages.dump(_RTM_GETROUTE, _ROUTE.pack(family, *[0] * 8))))
 
 
 def nexthops() -> Iterator[Nexthop]:
-    """All nexthop objects."""
-    yield from map(nexthop_of, messages.dump(_RTM_GETNEXTHOP, _NEXT_HOP_OBJECT.pack(*[0] * 5)))
+    """Yields all nexthop objects. Raises OSError."""
+    yield from map(parse_nexthop, messages.dump(_RTM_GETNEXTHOP, _NEXT_HOP_OBJECT.pack(*[0] * 5)))

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from otel_epping.kernel import libbpf
+from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.program import Map
 
 FIRST_EPOCH = 1  # 0 means "nothing cached" in the program
@@ -19,5 +19,7 @@ class Control:
 
     def write(self) -> None:
         """Writes both values into the map. Raises OSError."""
-        value = np.array([self.epoch, self.interval], np.uint32)
+        assert self._map.layout
+        value = np.zeros(1, map_array.dtype_of(self._map.layout))
+        value["epoch"], value["interval"] = self.epoch, self.interval
         libbpf.map_update(self._map.fd, np.uint32(0).tobytes(), value.tobytes())

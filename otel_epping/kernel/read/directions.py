@@ -123,10 +123,10 @@ def _ends(keys: Records, first: str, second: str) -> list[bytes]:
 def count_pairs(pairs: Records, epoch: int, identifier: int) -> int:
     """Counts pairs of subnets whose packets in both directions pass an interface the same way.
 
-    pairs  records of struct pair, the entries of the slot cache
+    pairs  records of struct slot_cache_entry, the entries of the slot cache
     """
-    mark = pairs["mark"]
-    ours = pairs[mark >> np.uint64(8) == epoch << 24 | identifier]
+    tag = pairs["tag"]
+    ours = pairs[tag >> np.uint64(8) == epoch << 24 | identifier]
     ends = [np.ascontiguousarray(ours[end]["word"]) for end in ("internal", "external")]
     there, back = ([row.tobytes() for row in np.concatenate(order, axis=1)] for order in (ends, ends[::-1]))
     differ = (ends[0] != ends[1]).any(axis=1)  # packets from a subnet to itself have no direction

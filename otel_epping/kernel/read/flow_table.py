@@ -48,8 +48,8 @@ class _Part(NamedTuple):
 
 def _part(flows: Records, answered: Flags, share: int) -> _Part:
     """Copies from entries of the table the fields that a scan needs; `share` as in directions.pick()."""
-    cached: Counts = flows["cached"].copy()
-    closed = flows["state"] == _CLOSED
+    cached: Counts = flows["cached_slots"].copy()
+    closed = flows["closed_ends"] == _CLOSED
     cached[closed] = _NO_SLOT
     compared = np.flatnonzero(~answered & ~closed)
     compared = compared[directions.pick(flows["key"][compared], share)]

@@ -24,7 +24,7 @@ from otel_epping.kernel.read.subnet_counters import SubnetCounters, packets_of
 from otel_epping.kernel.reading import Gone, Reading, RowOwners
 
 # The maps that readers read.
-READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "pairs")
+READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "slot_cache")
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Reader:
         self._latest_ns = started_ns
         self._packet_clock = config.packet_clock
         self._slots = arrays["slots"]
-        self._pairs = arrays["pairs"]
+        self._pairs = arrays["slot_cache"]
         self._flows, self._interfaces = flows, interfaces
         self._counters = SubnetCounters(arrays["traffic"], arrays["flow_counters"], flows, possible_cpus())
         self._counts = self._counters.empty_table()

@@ -25,7 +25,7 @@ def _in_flows(flows: Array) -> int:
     for _, rows in flows.windows(flows.length):
         halves: Records = rows["half"]
         # struct half_flow has a bit per segment that waits, and the time of a SYN-ACK that waits.
-        count += int(np.unpackbits(halves["waiting"]).sum()) + int(np.count_nonzero(halves["accepted_ns"]))
+        count += int(np.unpackbits(halves["pending"]).sum()) + int(np.count_nonzero(halves["syn_ack_ns"]))
     return count
 
 

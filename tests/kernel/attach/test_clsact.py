@@ -140,7 +140,7 @@ def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], w
             there.sendto(b"back", ("10.77.0.1", 9))
         assert agent.stop() == 0
         assert told(sink, "epping.interface.packet.count") == 40
-        assert "filters of others are first" not in agent.log.read_text()
+        assert "other programs run first" not in agent.log.read_text()
 
 
 def test_an_ingress_qdisc_is_refused_with_the_cure(ns: Namespace, up0: str) -> None:
@@ -197,7 +197,7 @@ def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
     killed.process.wait()
     assert len(filters(ns, "lo") + filters(ns, up0)) == 6
     following = start("-i", "lo", *CLSACT, **ANYWHERE)
-    assert "removed filters that an agent which was killed left on lo, up0" in following.log.read_text()
+    assert "removed filters of a killed agent from lo, up0" in following.log.read_text()
     assert not has_qdisc(ns, up0)
     assert len(filters(ns, "lo")) == 4
     assert len(set(mine) & set(filters(ns, "lo"))) == 2

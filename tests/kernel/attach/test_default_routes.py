@@ -23,9 +23,9 @@ class Router:
 
     def __init__(self, host: Namespace) -> None:
         self.host = host
-        self._changes = links.Changes(routes=True)
+        self._changes = links.LinkChanges(routes=True)
         self._routes = DefaultRoutes()
-        self._routes.look(links.links())
+        self._routes.refresh(links.links())
 
     def __call__(self, *commands: str) -> list[str]:
         """Interfaces with a default route after some commands of `ip`."""
@@ -35,7 +35,7 @@ class Router:
             messages = list(self._changes.read())
             changed |= any(self._routes.may_change(*message) for message in messages if message)
         if changed:
-            self._routes.look(links.links())
+            self._routes.refresh(links.links())
         return sorted(link.name for link in links.links() if link.ifindex in self._routes.interfaces)
 
     def close(self) -> None:
@@ -128,14 +128,14 @@ def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO
-    red = links.link_of(body)
+    red = links.parse_link(body)
     assert red == links.Link(99, ("red",), 1, True, table)
     routes = DefaultRoutes()
     ip(f"route add default via 10.7.0.2 dev a0 table {table}")
-    routes.look(links.links())
+    routes.refresh(links.links())
     assert not routes.interfaces
     assert routes.may_change(links.RTM_NEWLINK, body)
-    routes.look([*links.links(), red])
+    routes.refresh([*links.links(), red])
     assert [link.name for link in links.links() if link.ifindex in routes.interfaces] == ["a0"]
 
 

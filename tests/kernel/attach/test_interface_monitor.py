@@ -138,7 +138,7 @@ def test_one_that_comes_and_goes(
     assert settle(follower) == []
     assert not collector.attachments.state()[name]
     assert [record.getMessage() for record in caplog.records] == [
-        f"no interface matches {name}* yet: it is waited for",
+        f"no interface matches {name}* yet: the agent attaches when one appears",
         f"attached to {name}",
         f"detached from {name}: it is gone",
     ]
@@ -308,7 +308,7 @@ def test_auto_is_those_with_a_default_route(
 def test_messages_that_were_missed(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
     veth(host, f"{name}a")
     follower = following(f"{name}?")
-    overrun = links.Changes(routes=False)
+    overrun = links.LinkChanges(routes=False)
     host.ip(*[f"link set {name}a {state}" for _ in range(300) for state in ("down", "up")], f"link delete {name}a")
     veth(host, f"{name}b")
     assert None in overrun.read()

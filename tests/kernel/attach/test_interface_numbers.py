@@ -62,17 +62,17 @@ def numbers(clock: Time) -> InterfaceNumbers:
 
 
 def test_a_number_belongs_to_a_name_until_it_ends(numbers: InterfaceNumbers, clock: Time) -> None:
-    assert [numbers.take(name) for name in ("a", "b", "a")] == [(1, 1), (2, 2), (1, 1)]
-    numbers.leave("a")
+    assert [numbers.assign(name) for name in ("a", "b", "a")] == [(1, 1), (2, 2), (1, 1)]
+    numbers.mark_gone("a")
     assert not numbers.gone()
     clock.pass_by(GONE_NS - 1)
     assert not numbers.gone()
     clock.pass_by(1)
     (gone,) = numbers.gone()
-    assert numbers.take("a") == (1, 1), "it came back"
+    assert numbers.assign("a") == (1, 1), "it came back"
     assert not numbers.gone()
     assert not numbers.end(gone, NOTHING)
-    numbers.leave("a")
+    numbers.mark_gone("a")
     clock.pass_by()
     assert not numbers.end(gone, NOTHING), "it went once more"
     (gone,) = numbers.gone()
@@ -80,35 +80,35 @@ def test_a_number_belongs_to_a_name_until_it_ends(numbers: InterfaceNumbers, clo
     assert not numbers.end(gone, NOTHING)
     assert numbers.names == {0: "", 2: "b"}
     assert [numbers.get(name, 0) for name in ("a", "b")] == [0, 2]
-    assert numbers.take("c") == (3, 1)
-    assert numbers.take("a") == (4, 3)
+    assert numbers.assign("c") == (3, 1)
+    assert numbers.assign("a") == (4, 3)
 
 
 def test_counts_of_a_number_begin_at_zero(numbers: InterfaceNumbers, clock: Time) -> None:
-    numbers.take("a")
-    numbers.take("b")
-    numbers.leave("a")
+    numbers.assign("a")
+    numbers.assign("b")
+    numbers.mark_gone("a")
     clock.pass_by()
     (gone,) = numbers.gone()
     raw = np.array([[7, 2**64 - 1, 0], [1, 1, 1]], np.uint64)
     assert (numbers.counted([1, 2], raw) == raw).all()
     assert numbers.end(gone, raw[0])
-    identifier, number = numbers.take("c")
+    identifier, number = numbers.assign("c")
     assert numbers.numbers_of([identifier, 2]) == [number, 2] == [1, 2]
     raw[0] += np.array([1, 2, 3], np.uint64)  # past 2^64
     assert numbers.counted([1, 2], raw).tolist() == [[1, 2, 3], [1, 1, 1]]
 
 
 def test_identifiers_that_are_in_use_are_left_out(numbers: InterfaceNumbers, clock: Time) -> None:
-    numbers.take("stays")
+    numbers.assign("stays")
     seen = set()
     for turn in range(70_000):
-        identifier, number = numbers.take(f"i{turn}")
+        identifier, number = numbers.assign(f"i{turn}")
         assert number == 2
         if turn < 65_000:
             assert identifier not in seen
         seen.add(identifier)
-        numbers.leave(f"i{turn}")
+        numbers.mark_gone(f"i{turn}")
         clock.pass_by()
         (gone,) = numbers.gone()
         assert numbers.end(gone, NOTHING)
@@ -117,9 +117,9 @@ def test_identifiers_that_are_in_use_are_left_out(numbers: InterfaceNumbers, clo
 
 def test_beyond_the_last_number(numbers: InterfaceNumbers) -> None:
     for each in range(INTERFACES):
-        assert numbers.take(f"i{each}")[1] == each + 1
-    assert numbers.take("last") == (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE)
-    assert numbers.take("i7") == (8, 8)
+        assert numbers.assign(f"i{each}")[1] == each + 1
+    assert numbers.assign("last") == (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE)
+    assert numbers.assign("i7") == (8, 8)
 
 
 # ---- with the kernel program
@@ -340,7 +340,7 @@ def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, en
     attachments.numbers.now_ns = clock
     flow = bench.flow().begun(1000)
     flow.client(1 * MS, 1001)
-    attachments.numbers.leave(LO.name)
+    attachments.numbers.mark_gone(LO.name)
     clock.pass_by()
     for _ in range(2 if ends else 1):
         reader.read()
@@ -368,7 +368,7 @@ def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
         for exporter in exporters:
             exporter.export()
         for name in names:
-            attachments.numbers.leave(name)
+            attachments.numbers.mark_gone(name)
         clock.pass_by()
         for _ in range(2):
             for exporter in exporters:
@@ -394,12 +394,12 @@ def test_one_without_a_name_gets_it_when_a_number_is_free(
         host.ip("link set other up", "link set late up")
         follower.follow()
         assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][1:] == [
-            "late is counted without its name: 1024 others have counts; it gets its name when one that is gone has "
-            "delivered them"
+            "late is counted without its name, because 1024 other interfaces have counts: it is counted under its name "
+            "when the counts of an interface that is gone are delivered"
         ]
         send("late", 3)
         assert udp(reader.read(), "") == 3
-        attachments.numbers.leave("i7")
+        attachments.numbers.mark_gone("i7")
         clock.pass_by()
         for _ in range(2):
             reader.read()
@@ -422,7 +422,7 @@ def test_one_that_cannot_be_attached_to_gives_its_number_back(collector: EppingC
     reader = collector.reader()
     for each in range(3):
         with pytest.raises(EppingError, match="cannot attach to"):
-            collector.attachments.add(Interface(f"none{each}", 1_000_000, 14), Role.WAN)
+            collector.attachments.attach_interface(Interface(f"none{each}", 1_000_000, 14), Role.WAN)
     clock.pass_by()
     for _ in range(2):
         reader.read()

@@ -20,8 +20,8 @@ import pytest
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.attach import clsact
 from otel_epping.kernel.attach.hook_monitor import HookMonitor
-from otel_epping.kernel.attach.other_agents import Peers
-from otel_epping.kernel.attach.tcx import Link
+from otel_epping.kernel.attach.other_agents import OtherAgents
+from otel_epping.kernel.attach.tcx import TcxLink
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from tests.agent.test_network_faults import Hosts, hosts, udp_socket
@@ -59,7 +59,7 @@ class Watched:
     def counted(self) -> list[int]:
         """Packets received and transmitted that the program counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
-        found: list[int] = self.collector.packets([numbers[self.name]])[0].tolist()
+        found: list[int] = self.collector.interface_packets([numbers[self.name]])[0].tolist()
         return found
 
     def exchange(self) -> list[int]:
@@ -76,7 +76,7 @@ class Watched:
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(self.monitor.wait_s(), 0.05))
-            self.monitor.look()
+            self.monitor.check()
 
     def until(self, condition: Callable[[], object], seconds: float = WITHIN_S) -> None:
         """Lets the monitor look until the condition is true."""
@@ -110,7 +110,7 @@ class Watch:
         """Several interfaces with one monitor."""
         watched = []
         self._undo.enter_context(self.hosts.here.entered())
-        monitor = HookMonitor(collector.attachments, collector.packets)
+        monitor = HookMonitor(collector.attachments, collector.interface_packets)
         self._undo.callback(monitor.close)
         self._undo.callback(collector.attachments.detach_all)
         for number in range(count):
@@ -123,7 +123,7 @@ class Watch:
             before(name)
             collector.attachments.attach(name)
             watched.append(Watched(self.hosts, name, collector, monitor, ends, addresses))
-        monitor.look()
+        monitor.check()
         return watched
 
 
@@ -145,7 +145,7 @@ def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
     """A filter under priority 1, where the kernel puts it before all others; or behind all."""
     ifindex = socket.if_nametoindex(name)
     with other_programs.loaded(verdict) as program:
-        libbpf.tc_make_qdisc(ifindex)
+        libbpf.tc_create_qdisc(ifindex)
         handle, priority = program, 1 if put == "first" else 1000 + program
         for point in POINTS.values():
             libbpf.tc_attach(program, ifindex, point, handle, priority)
@@ -222,7 +222,7 @@ def test_one_that_hides_nothing_makes_no_fault(watch: Watch, hook: str, caplog: 
             assert watched.exchange() == [PACKETS, PACKETS]
             watched.look(0.25)
             assert watched.is_ready
-        assert caplog.text.count("may run before us: moved to the front of the hook") == 2
+        assert caplog.text.count("may run before otel-epping: moved to the front of the hook") == 2
 
 
 @pytest.mark.parametrize("hook", HOOKS)
@@ -278,11 +278,11 @@ def test_a_filter_that_nobody_can_come_before_is_named(watch: Watch, caplog: pyt
         run(*filter_of, "bpf", "bytecode", "1,6 0 0 4294967295,")  # matches, and so accepts, each packet
 
     watched = watch("clsact", before)
-    assert "filters of others are first: bpf" in caplog.text
+    assert "other programs run first: bpf" in caplog.text
     assert watched.is_ready, "nothing was hidden yet"
     assert watched.exchange() == [0, PACKETS]
     watched.until(lambda: not watched.is_ready)
-    assert "(pref 1) runs before us: give it a later place, behind us" in watched.faults[0]
+    assert "(pref 1) runs before otel-epping: give it a place after otel-epping" in watched.faults[0]
     watch.hosts.here.run("tc", "filter", "del", "dev", watched.name, "ingress", "pref", "1")
     watched.look(1.1)
     assert watched.exchange() == [PACKETS, PACKETS]
@@ -295,7 +295,7 @@ def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pyt
         assert watched.exchange() == [0, 0]
         watched.until(lambda: not watched.is_ready)
         assert "TCX program neighbour (id " in watched.faults[0]
-        assert ") runs before us: use --hook auto" in watched.faults[0]
+        assert ") runs before otel-epping: use --hook auto" in watched.faults[0]
     assert watched.exchange() == [PACKETS, PACKETS]
     watched.until(lambda: watched.is_ready)
 
@@ -307,16 +307,16 @@ def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixtur
     with EppingCollector(config) as first, EppingCollector(config) as second:
         (watched,) = watch.all(first, 1)
         second.attachments.attach(watched.name)
-        monitor = HookMonitor(second.attachments, second.packets)
+        monitor = HookMonitor(second.attachments, second.interface_packets)
         for _ in range(30):
-            monitor.look()
+            monitor.check()
             watched.look(0.1)
         assert watched.exchange() == [PACKETS, PACKETS]
-        assert second.packets([1]).tolist() == [[PACKETS, PACKETS]]
+        assert second.interface_packets([1]).tolist() == [[PACKETS, PACKETS]]
         assert watched.is_ready
         first.attachments.detach_all()
         for _ in range(20):
-            monitor.look()
+            monitor.check()
             time.sleep(0.1)
         monitor.close()
         assert second.attachments.faults == ()
@@ -325,7 +325,7 @@ def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixtur
 
 def test_one_that_comes_together_with_an_agent_is_found_by_what_is_missing(watch: Watch) -> None:
     watched = watch("tcx")
-    Peers().announce(socket.if_nametoindex(watched.name))
+    OtherAgents().announce(socket.if_nametoindex(watched.name))
     with other_programs.attached(watched.name, verdict=other_programs.VERDICTS["OK"]):
         watched.look(1.1)
         assert watched.is_ready, "it was taken for the agent's"
@@ -344,7 +344,7 @@ def test_one_that_comes_together_with_an_agent_is_found_by_what_is_missing(watch
 
 def detach_links(watched: Watched) -> None:
     for *_, hook in watched.collector.attachments.hooks():
-        assert isinstance(hook, Link)
+        assert isinstance(hook, TcxLink)
         libbpf.link_detach(hook._fd)
 
 
@@ -352,7 +352,7 @@ def replace_programs(watched: Watched) -> None:
     """Another program in our links."""
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for *_, hook in watched.collector.attachments.hooks():
-            assert isinstance(hook, Link)
+            assert isinstance(hook, TcxLink)
             libbpf.link_update(hook._fd, program)
 
 
@@ -408,7 +408,7 @@ def test_what_is_taken_away_is_attached_again(
     watched.look()
     lost = 1 if take is remove_one_filter else 2
     assert watched.collector.attachments.counts["reattached"] == before + lost
-    assert sum("took our program off: attached again" in each.getMessage() for each in caplog.records) == lost
+    assert sum("detached otel-epping's program: attached again" in each.getMessage() for each in caplog.records) == lost
     assert not watched.is_ready, "packets were missed"
     assert watched.exchange() == [PACKETS, PACKETS]
     watched.until(lambda: watched.is_ready)
@@ -463,7 +463,7 @@ def test_without_a_descriptor_the_monitor_goes_on(watch: Watch, caplog: pytest.L
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(faults) == 1
-    assert "the hooks of interfaces cannot be looked at: [Errno 24] Too many open files" in faults[0]
+    assert "cannot check the hooks of interfaces ([Errno 24] Too many open files)" in faults[0]
     assert caplog.text.count("Too many open files") == 1
     watched.look(1.5)
     assert watched.exchange() == [PACKETS, PACKETS], "attached again, though the change came meanwhile"
@@ -484,7 +484,7 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
                 watched.look(0.3)
             (fault,) = watched.faults
             assert fault.startswith(
-                f"{watched.name} ingress: the kernel counts packets that we do not see: the XDP program"
+                f"{watched.name} ingress: the kernel counts packets that otel-epping does not see: the XDP program"
             )
         watched.exchange()
         watched.until(lambda: watched.is_ready)
@@ -509,7 +509,7 @@ def test_an_xdp_program_that_drops_a_part_is_no_fault(watch: Watch, caplog: pyte
             assert watched.is_ready or turn > 8
         watched.until(lambda: watched.is_ready)
     assert caplog.text.count("moved to the front") == 2
-    assert "that we do not see" not in caplog.text
+    assert "that otel-epping does not see" not in caplog.text
 
 
 def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from bench.programs import load
-from otel_epping.kernel.load.bytecode import RARE, move_cold_blocks
+from otel_epping.kernel.load.bytecode import COLD, move_cold_blocks
 from otel_epping.replay.replayer import ProgTestRuns
 
 # linux/bpf.h: BPF_JEQ, JGT, JGE, JSET, JNE, JSGT, JSGE, JLT, JLE, JSLT, JSLE
@@ -20,9 +20,9 @@ LENGTHS = range(60, 76)
 Step = tuple[int, int, int, int]  # code, registers, offset, immediate
 
 BEGIN: list[Step] = [(0x61, 0x12, 0, 0), (0xB7, 0x00, 0, 0), (0xB7, 0x03, 0, 68)]  # r2 = skb->len; r0 = 0; r3 = 68
-MARK: Step = (0xB7, 0x04, 0, RARE)  # r4 = RARE
-# r5 = RARE << 32 | RARE, which is no mark; r5 >>= 32; r0 ^= r5
-WIDE: list[Step] = [(0x18, 0x05, 0, RARE), (0, 0, 0, RARE), (0x77, 0x05, 0, 32), (0xAF, 0x50, 0, 0)]
+MARK: Step = (0xB7, 0x04, 0, COLD)  # r4 = COLD
+# r5 = COLD << 32 | COLD, which is no mark; r5 >>= 32; r0 ^= r5
+WIDE: list[Step] = [(0x18, 0x05, 0, COLD), (0, 0, 0, COLD), (0x77, 0x05, 0, 32), (0xAF, 0x50, 0, 0)]
 EXIT, GOTO = 0x95, 0x05
 
 

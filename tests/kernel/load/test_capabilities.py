@@ -77,7 +77,7 @@ def test_check_without_any(ns: Namespace) -> None:
     rows = {line[8:22].strip(): line[23:] for line in result.stdout.splitlines() if line.startswith("MISSING")}
     assert {name for name in rows if name.startswith("CAP_")} == set(capabilities.NEEDED)
     # Which old kernels count maps against.
-    assert "too little for maps: ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
+    assert "too small for maps: use ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
 
 
 # ---- what is left
@@ -129,7 +129,7 @@ def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: P
         variables = environment({"OTEL_METRICS_EXPORTER": "console"})
         agent = Agent(ns.popen(command, stdout=subprocess.DEVNULL, stderr=stderr, env=variables), log)
     agent.wait_for("watching")
-    assert agent.log.read_text().count("threads that were not started by us keep their capabilities: python") == 1
+    assert agent.log.read_text().count("threads that otel-epping did not start keep their capabilities: python") == 1
     assert agent.stop() == 0
 
 
@@ -181,7 +181,7 @@ def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidde
 
 def test_what_is_kept_is_told(ns: Namespace) -> None:
     command = [*refusing(errno.EPERM, LINK_CREATE), *AGENT]
-    kept = "CAP_NET_ADMIN: kept, for this kernel asks for it to use what is loaded"
+    kept = "CAP_NET_ADMIN: kept, because this kernel requires it to use the loaded program"
     result = epping(ns, "check", command=command)
     assert result.returncode == 0, result.stdout
     assert kept in result.stdout

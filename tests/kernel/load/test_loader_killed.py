@@ -60,7 +60,7 @@ def test_an_agent_that_is_stopped_while_it_loads_says_just_that(ns: Namespace, n
     _, stderr = agent.communicate(timeout=PATIENCE_S)
     assert agent.returncode == 0
     (line,) = stderr.splitlines()
-    assert line.endswith("stopped before anything was watched")
+    assert line.endswith("stopped before an interface was watched")
 
 
 def test_a_loader_does_not_outlive_its_agent(ns: Namespace) -> None:

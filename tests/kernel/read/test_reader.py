@@ -24,7 +24,7 @@ from tests.support.recorder import Conversation
 pytestmark = pytest.mark.parallel
 
 
-LEAST, GREATEST = buckets.RTT_LEAST_NS, buckets.RTT_GREATEST_NS
+LEAST, GREATEST = buckets.RTT_MIN_NS, buckets.RTT_MAX_NS
 MS = 1_000_000
 # Their bucket counts leave different remainders, and none, when divided into blocks.
 SCALES = (1, 2, 4, 5)
@@ -40,7 +40,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few rows to a window, so that there are many windows."""
-    monkeypatch.setattr(map_array, "_WINDOW_BYTES", 7_000)
+    monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
 def slot_of(bench: Bench, conversation: Conversation) -> int:

@@ -13,7 +13,7 @@ from tests.long.fuzz.meaning import ACK, RST, SYN, Meaning, prefix, read
 from tests.long.fuzz.methods import METHODS, Seen
 from tests.long.fuzz.timing import Timing
 
-RTT_LEAST_NS, RTT_GREATEST_NS = 1_000, 64_000_000_000
+RTT_MIN_NS, RTT_MAX_NS = 1_000, 64_000_000_000
 CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 EXTERNAL, INTERNAL, UNKNOWN = 0, 1, 2
 # Where the source of a packet is that comes in through an interface, and of one that goes out.
@@ -172,10 +172,10 @@ class Model:
         # The subnet of a flow is known by now.
         half = seen.sender if method == TRAFFIC else None
         subnet = self.subnet(seen.meaning.version, seen.meaning.source[0], side, method, half)
-        self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_LEAST_NS
-        self.tally.interface["rtt_clamped 1"] += rtt_ns > RTT_GREATEST_NS
+        self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_MIN_NS
+        self.tally.interface["rtt_clamped 1"] += rtt_ns > RTT_MAX_NS
         self.tally.interface["rtt_measured"] += 1
-        self.tally.rtts[subnet].append(min(max(rtt_ns, RTT_LEAST_NS), RTT_GREATEST_NS))
+        self.tally.rtts[subnet].append(min(max(rtt_ns, RTT_MIN_NS), RTT_MAX_NS))
 
 
 def class_of(meaning: Meaning) -> str:

@@ -28,7 +28,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from otel_epping.kernel import buckets
-from otel_epping.kernel.buckets import RTT_GREATEST_NS, RTT_LEAST_NS
+from otel_epping.kernel.buckets import RTT_MAX_NS, RTT_MIN_NS
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.otlp import protobuf
 from otel_epping.otel.otlp.columns import Column, Pieces
@@ -182,7 +182,7 @@ def test_histograms(histograms: list[Histogram], time_ns: int, temporality: Aggr
     check(request(ALONE, OURS, [rtt_metric(ours, temporality)]), sdk_points.rtt_metric(sdks, temporality))
 
 
-RTTS_NS = st.lists(st.integers(RTT_LEAST_NS, RTT_GREATEST_NS), min_size=1, max_size=50)
+RTTS_NS = st.lists(st.integers(RTT_MIN_NS, RTT_MAX_NS), min_size=1, max_size=50)
 
 
 @settings(deadline=None)

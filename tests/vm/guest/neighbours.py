@@ -97,7 +97,7 @@ def _beside(results: Results, case: str, pair: Pair, number: int, hook: str) -> 
     ok, text = judged(rtt, "tcp_timestamp", clock.exchange_ms)
     limit = {}
     if case == _FIRST and filters:
-        ok = rtt is None and "filters of others are first" in agent.log
+        ok = rtt is None and "other programs run first" in agent.log
         limit = {"limit": "filters after it see no packets; the agent logs this"}
     if not ok:
         text += f"; log: {agent.log[-600:]}"

@@ -1,2 +1,2 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Included by BCC, needed by nothing of ours. */
+/* BCC includes this header. The program does not need it. */

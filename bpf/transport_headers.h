@@ -1,33 +1,11 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* TCP with its timestamp option wherever it stands; of UDP and ICMP what methods of measuring look at. */
+/* Parses TCP with its timestamp option, and the fields of UDP and ICMP that the methods need. */
 #pragma once
 
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
 #include "packet.h"
-
-#define TCP_FIN 0x01
-#define TCP_SYN 0x02
-#define TCP_RST 0x04
-#define TCP_ACK 0x10
-/* Not on the wire: the first fragment of a segment. Nobody knows where the segment ends. */
-#define TCP_IS_CUT 0x100
-
-/*
- * Nearly all segments are plain: whole, no SYN, FIN or RST, just an ACK. What is done with a segment is compiled twice,
- * for where the compiler knows that one is plain, it leaves out a fifth. Where it doesn't, each function reads the
- * flags anew: of a number that is handed on, the verifier would keep in mind what each question said of it.
- */
-static __always_inline bool is_plain(const struct packet *packet)
-{
-    return (packet->tcp_flags & (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK | TCP_IS_CUT)) == TCP_ACK;
-}
-
-static __always_inline u16 flags_of(const struct packet *packet, bool plain)
-{
-    return plain ? TCP_ACK : packet->tcp_flags;
-}
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_ECHO_REQUEST 8
@@ -39,24 +17,24 @@ static __always_inline u16 flags_of(const struct packet *packet, bool plain)
 #define TCPOPT_TIMESTAMP 8
 #define TCPOLEN_TIMESTAMP 10
 #define MAX_OPTIONS 40
-/* Two NOPs and the head of a timestamp: what almost all segments begin their options with (RFC 7323 appendix A). */
-#define USUAL_OPTIONS __cpu_to_be32(0x0101080a)
+/* Two NOPs, and kind and length of a timestamp: the first option bytes of almost all segments (RFC 7323 appendix A). */
+#define NOP_NOP_TIMESTAMP __cpu_to_be32(0x0101080a)
 #define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
 
 /*
- * Finds the timestamp option (RFC 7323 section 3.2). A broken list ends the search, as it does in the kernel's
+ * Finds the timestamp option (RFC 7323 section 3.2). A malformed list of options ends the search, as in the kernel's
  * tcp_parse_options(): the segment then has no timestamp.
  *
- * It goes byte by byte, counting off those of an option that isn't ours, rather than jump from option to option: with
- * an offset it knows at each step, the verifier needs hundreds of instructions, not a million. As a rule the timestamp
- * stands behind two NOPs, at the third byte.
+ * The loop goes byte by byte, and counts down the bytes of other options, instead of jumping from option to option. So
+ * the verifier knows the offset at each step, and processes hundreds of instructions instead of a million. As a rule
+ * the timestamp is after two NOPs, at the third byte.
  */
 static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, struct packet *packet)
 {
     const __be32 *words = (void *)options;
     u8 skip = 0;
 
-    if (length >= 12 && (void *)(words + 3) <= end && words[0] == USUAL_OPTIONS) {
+    if (length >= 12 && (void *)(words + 3) <= end && words[0] == NOP_NOP_TIMESTAMP) {
         packet->tsval = __be32_to_cpu(words[1]);
         packet->tsecr = __be32_to_cpu(words[2]);
         packet->has_timestamp = true;
@@ -65,7 +43,7 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
     for (u32 i = 0; i <= OPTIONS_BEFORE_TIMESTAMP; i++) {
         __be32 *values = (void *)options + i + 2;
 
-        /* No room for a timestamp any more. */
+        /* The rest is too short for a timestamp. */
         if (i + TCPOLEN_TIMESTAMP > length || (void *)options + i + TCPOLEN_TIMESTAMP > end)
             return;
         if (skip) {
@@ -82,7 +60,7 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
             packet->has_timestamp = true;
             return;
         }
-        skip = options[i + 1] - 1; /* a length of 0 is broken too, and skips to the end */
+        skip = options[i + 1] - 1; /* 0 is malformed as well: skip becomes 255, which ends the search */
     }
 }
 
@@ -114,9 +92,9 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
 }
 
 /*
- * What is cut short has nothing to measure, but its addresses are known, so it counts as what it is. Read by offset if
- * it isn't in the linear part of an skb: drivers put the headers there, and the payload into pages (eth_get_headlen()).
- * Only what belongs to the IP packet (`rest`): what follows it is padding.
+ * A datagram that is cut short cannot be measured. Its addresses are known, so it still counts as UDP. The payload is
+ * read by offset if it is not in the linear part of the skb: drivers put the headers there, and the payload into pages
+ * (eth_get_headlen()). Bytes after the IP packet (`rest`) are padding and are not read.
  */
 static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor *cursor, u64 rest,
                                       struct packet *packet)
@@ -136,7 +114,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
 #endif
         return;
     }
-    /* At first the header is where the head of the payload belongs. */
+    /* udp_head first serves as a buffer for the header. */
     if (rest < sizeof(*udp) || bpf_skb_load_bytes(skb, at, &packet->udp_head, sizeof(*udp))) {
         packet->udp_head = 0;
         return;
@@ -153,7 +131,7 @@ static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor
 
 static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct packet *packet)
 {
-    /* ICMP and ICMPv6 echo are alike (RFC 792, RFC 4443 section 4). */
+    /* ICMP and ICMPv6 echo have the same layout (RFC 792, RFC 4443 section 4). */
     struct {
         u8 type;
         u8 code;
@@ -166,7 +144,7 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct p
 
     packet->headers += sizeof(echo);
     packet->payload = rest > sizeof(echo) ? rest - sizeof(echo) : 0;
-    /* Each version of IP has an ICMP of its own. */
+    /* ICMP belongs to IPv4, and ICMPv6 to IPv6. */
     if ((packet->protocol == IPPROTO_ICMP) != v4 || rest < sizeof(echo) ||
         bpf_skb_load_bytes(skb, at, &echo, sizeof(echo)) || echo.code)
         return;
@@ -178,7 +156,7 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct p
         return;
     packet->source_port = echo.identifier;
     packet->destination_port = echo.identifier;
-    packet->sequence = echo.sequence;
+    packet->echo_sequence = echo.sequence;
 #if COPIES
     packet->checksum = echo.checksum;
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * IPv4 with options, IPv6 with extension headers. Of the fragments of a packet, the first one has the transport header,
- * and is read as the packet that it begins. All others are KIND_FRAGMENT.
+ * Parses IPv4 with options, and IPv6 with extension headers. The first fragment of a packet has the transport header,
+ * so it is parsed like a whole packet. All other fragments are KIND_FRAGMENT.
  */
 #pragma once
 
@@ -17,11 +17,11 @@
 #define IPV6_FRAGMENT_OFFSET __cpu_to_be16(0xfff8)
 #define IPV6_FRAGMENT_BYTES 8
 
-/* Enough for any chain of extension headers met in practice; a longer one is malformed to us. */
+/* Enough for any chain of extension headers in practice. A packet with a longer chain counts as malformed. */
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048
 
-/* By how much the last four bytes of a word in memory are shifted in the number that it is. */
+/* The shift that puts a 32-bit number into the last four bytes of a 64-bit word in memory. */
 #define LAST_BYTES (__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__ ? 32 : 0)
 
 static __always_inline struct address map_v4(__be32 address)
@@ -37,7 +37,7 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
         return KIND_MALFORMED;
 
     u64 header = ip->ihl * 4;
-    /* 0: an aggregate of more than 64 kB, too long for the field (BIG TCP); the kernel's iph_totlen() does the same. */
+    /* 0: an aggregate of more than 64 kB, too long for the field (BIG TCP). The kernel's iph_totlen() does the same. */
     u64 total = __be16_to_cpu(ip->tot_len) ?: limit;
 
     if (total < header || total > limit || !take(cursor, header - sizeof(*ip)))
@@ -58,8 +58,8 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 }
 
 /*
- * Goes past the extension headers that follow the IPv6 header, counting their bytes off `rest`. A fragment header may
- * also be that of a whole packet (RFC 6946). Reads by offset, as skip_link_headers() does and for the same reason.
+ * Skips the extension headers that follow the IPv6 header, and subtracts their length from `rest`. A whole packet may
+ * have a fragment header, too (RFC 6946). Reads by offset, for the same reason as skip_link_headers().
  */
 static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u64 *rest)
 {
@@ -83,7 +83,7 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (bpf_skb_load_bytes(skb, packet->headers, &extension, sizeof(extension)))
             return KIND_MALFORMED;
 
-        /* Lengths count 8 bytes beyond the first 8 (RFC 8200 4.2), but for AH 4 bytes beyond the first 8 (RFC 4302). */
+        /* Lengths are in units of 8 bytes after the first 8 (RFC 8200 4.2); of AH in units of 4 bytes (RFC 4302). */
         u32 size =
             packet->protocol == IPPROTO_AH ? (extension.common.hdrlen + 2) * 4 : (extension.common.hdrlen + 1) * 8;
 
@@ -96,8 +96,8 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (size > *rest)
             return KIND_MALFORMED;
         packet->protocol = extension.common.nexthdr;
-        packet->headers = forget(packet, packet->headers + size);
-        *rest = forget(packet, *rest - size);
+        packet->headers = hide_from_verifier(packet, packet->headers + size);
+        *rest = hide_from_verifier(packet, *rest - size);
     }
     return KIND_MALFORMED;
 }

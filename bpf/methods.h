@@ -1,0 +1,27 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * The methods of measuring RTTs: enumerator, function, and the kind of packets that the method needs (enum packet_kind
+ * in maps.h). The order is that of METHODS in otel_epping/kernel/methods.py. Each function is in the header of its
+ * name.
+ */
+#pragma once
+
+#define EACH_METHOD(ROW)                               \
+    ROW(METHOD_TCP_TIMESTAMP, tcp_timestamp, KIND_TCP) \
+    ROW(METHOD_TCP_SEQUENCE, tcp_sequence, KIND_TCP)   \
+    ROW(METHOD_TCP_HANDSHAKE, tcp_handshake, KIND_TCP) \
+    ROW(METHOD_ICMP_ECHO, icmp_echo, KIND_ICMP)        \
+    ROW(METHOD_DNS, dns, KIND_UDP)                     \
+    ROW(METHOD_QUIC_HANDSHAKE, quic_handshake, KIND_UDP)
+
+#define ENUMERATOR(number, function, kind) number,
+enum method { EACH_METHOD(ENUMERATOR) METHOD_COUNT };
+#undef ENUMERATOR
+
+/* The methods that measure: bit i stands for the i-th method. All by default. */
+#ifndef METHODS
+#define METHODS ((1U << METHOD_COUNT) - 1)
+#endif
+
+/* Traffic is counted in the slots of this method. */
+#define TRAFFIC_METHOD METHOD_TCP_TIMESTAMP

@@ -1,0 +1,166 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Chooses the method that times the segments of an endpoint: timestamps while they work, and sequence numbers
+ * otherwise. The choice is made for each direction of a flow, by what its segments show now. Sequence numbers time an
+ * endpoint if
+ * - a segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment, but a middlebox may strip it
+ *   from one direction, or in the middle of a connection;
+ * - its TSval stands still. Then two segments have the same TSval;
+ * - its TSval is acknowledged and not echoed.
+ * Timestamps time the endpoint again when a segment has a new TSval, and if TSvals were not echoed, when one is.
+ *
+ * half_flow.tsval_changed_ns is not 0 while timestamps time an endpoint. Both methods measure correct RTTs, so a choice
+ * that is made too early makes no RTT wrong.
+ */
+#pragma once
+
+#include "tcp_analysis.h"
+
+#define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
+#define CAN_SWITCH ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)
+
+/* Bits of half_flow.timing_flags. */
+#define TIMING_SKIP_NEXT 1    /* see start_segment_sample() in tcp_sequence.h */
+#define TIMING_BY_SEQUENCE 2  /* timestamps no longer work */
+#define TIMING_ECHO_MISSING 4 /* an acknowledgement of the oldest pending TSval did not echo it */
+#define TIMING_AWAITS_ECHO 8  /* an echo of half_flow.echo_due, or of a later TSval, shows that echoes work again */
+
+/*
+ * A TSval stands still if no RTT sample was started for longer. RFC 7323 section 5.4 allows clocks of one tick a
+ * second. Clocks in use tick at least 10 times a second. But segments of one tick can take this long to pass a slow
+ * link.
+ */
+#define TSVAL_STALLED_NS 250000000LL
+
+/* Drops the samples that wait for a reply, because no reply will match. */
+static __always_inline void abandon_pending(struct half_flow *half, struct interface_counters *counters)
+{
+    counters->rtt_abandoned += pending_count(half);
+    half->pending = 0;
+}
+
+static __always_inline void switch_to_sequence(struct half_flow *half, enum timestamp_fault fault,
+                                               struct interface_counters *counters)
+{
+    cold();
+    abandon_pending(half, counters);
+    counters->timestamp_fault[fault]++;
+    half->timing_flags = TIMING_BY_SEQUENCE | (fault == FAULT_UNECHOED ? TIMING_ECHO_MISSING : 0);
+    half->tsval_changed_ns = 0;
+}
+
+/*
+ * Switches to sequence numbers if the TSval stands still: a segment that continues the data has no new TSval, nothing
+ * waits for a reply, and no sample was started for TSVAL_STALLED_NS. Then the sender's clock stands still or runs
+ * backwards, or each TSval is first sent by a pure ACK.
+ */
+static __always_inline void check_tsval_clock(const struct context *ctx)
+{
+    struct half_flow *sender = ctx->sender;
+
+    /* Signed: the times of a capture may run backwards. */
+    if (!CAN_SWITCH || ctx->segment != SEGMENT_NEXT ||
+        (s64)(sender->next_seq_changed_ns - sender->sample_started_ns) <= TSVAL_STALLED_NS)
+        return;
+    cold();
+    if (ctx->packet->has_timestamp && sender->tsval_changed_ns && !sender->pending &&
+        !after(ctx->packet->tsval, sender->last_tsval))
+        switch_to_sequence(sender, FAULT_STILL, ctx->counters);
+}
+
+/*
+ * Drops the sample of a TSval that a retransmitted segment repeats: an echo would answer the first or the second
+ * segment (Karn's rule, RFC 6298 section 3). As a rule a retransmission has a new TSval.
+ */
+static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
+{
+    struct half_flow *sender = ctx->sender;
+    const struct outstanding *outstanding = outstanding_of_sender(ctx);
+
+    if (!sender->pending || !ctx->packet->has_timestamp || !sender->tsval_changed_ns)
+        return;
+#pragma clang loop unroll(disable)
+    for (u32 i = 0; i < MAX_OUTSTANDING; i++) {
+        if (!(sender->pending & 1 << i) || outstanding->expected[i] != ctx->packet->tsval)
+            continue;
+        sender->pending &= ~(1 << i);
+        ctx->counters->rtt_repeated++;
+    }
+}
+
+/* A SYN begins a connection: the method for its sender is not chosen yet. */
+static __always_inline void reset_timing(const struct context *ctx)
+{
+    struct half_flow *sender = ctx->sender;
+
+    abandon_pending(sender, ctx->counters);
+    sender->timing_flags = 0;
+    if (!ctx->packet->has_timestamp)
+        sender->tsval_changed_ns = 0;
+}
+
+/*
+ * Notes that an acknowledgement echoes no pending TSval, and switches to sequence numbers if echoes do not work. Echoes
+ * do not work if the acknowledgement has no echo, or if this is the second one. The first one may acknowledge several
+ * segments and echo the earliest (RFC 7323 section 4.3): the next acknowledgement then echoes a later one. An
+ * acknowledgement of a segment that was not seen may echo a TSval that was not seen, which is later than last_tsval.
+ */
+static __always_inline void note_missing_echo(const struct context *ctx)
+{
+    const struct packet *packet = ctx->packet;
+    struct half_flow *receiver = ctx->receiver;
+
+    if (!CAN_SWITCH || after(receiver->echo_due, packet->ack_seq) || after(packet->ack_seq, receiver->next_seq))
+        return;
+    if (packet->has_timestamp && after(packet->tsecr, receiver->last_tsval))
+        return;
+    if (!packet->has_timestamp || !packet->tsecr || receiver->timing_flags & TIMING_ECHO_MISSING) {
+        switch_to_sequence(receiver, FAULT_UNECHOED, ctx->counters);
+    } else {
+        receiver->timing_flags |= TIMING_ECHO_MISSING;
+        receiver->echo_due = receiver->next_seq + 1; /* an acknowledgement of data that is not sent yet */
+    }
+}
+
+/*
+ * Switches an endpoint back to timestamps, if this segment has a new TSval that will be echoed. Returns whether the
+ * segment starts a sample. If echoes were missing, an echo must be seen first: see restart_after_echo().
+ */
+static __always_inline bool restart_timestamps(const struct context *ctx, bool is_echoed)
+{
+    const struct packet *packet = ctx->packet;
+    struct half_flow *sender = ctx->sender;
+    bool is_new = after(packet->tsval, sender->last_tsval);
+    u64 now_ns = coarse_now(ctx->skb);
+
+    sender->last_tsval = packet->tsval;
+    if (!is_new || !is_echoed)
+        return false;
+    if (sender->timing_flags & TIMING_ECHO_MISSING) {
+        sender->echo_due = packet->tsval;
+        sender->timing_flags |= TIMING_AWAITS_ECHO;
+        return false;
+    }
+    /* This segment is timed instead of the one that waits. */
+    if (sender->pending) {
+        abandon_pending(sender, ctx->counters);
+        sender->sample_started_ns = 0;
+    }
+    sender->timing_flags = 0;
+    sender->tsval_changed_ns = now_ns;
+    return true;
+}
+
+/* Switches an endpoint whose TSvals were not echoed back to timestamps, if this segment echoes one. */
+static __always_inline void restart_after_echo(const struct context *ctx)
+{
+    const struct packet *packet = ctx->packet;
+    struct half_flow *receiver = ctx->receiver;
+    u64 now_ns = coarse_now(ctx->skb);
+
+    if (!(receiver->timing_flags & TIMING_AWAITS_ECHO) || receiver->pending ||
+        after(receiver->echo_due, packet->tsecr) || after(packet->tsecr, receiver->last_tsval))
+        return;
+    receiver->timing_flags = 0;
+    receiver->tsval_changed_ns = now_ns;
+}

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: GPL-2.0-only */
+/*
+ * Transactions: one request and one reply with the same identifier. The requests wait in an LRU hash of their own, so
+ * that a flood of requests evicts no established TCP flow.
+ *
+ * A request that is sent again before its reply is never timed, because the reply may answer either (Karn's rule,
+ * RFC 6298 section 3). Within `grace_ns` it is the same request, in two packets. A completed transaction stays in the
+ * table for MAX_AGE_NS: the same request in this time is a repetition. A request whose identifier is unique, and never
+ * reused, is a repetition at any time.
+ *
+ * Benign race: two CPUs may see the same request, or two replies to it, at the same time. At worst a repetition is not
+ * recognized, or an RTT is counted twice.
+ */
+#pragma once
+
+#include "clock.h"
+#include "context.h"
+
+/*
+ * The same request within this time is a copy of the packet, or the network delivers the packet twice. The shortest
+ * retransmission timeout is 200 ms as a rule (Linux), and 1 s by RFC 6298.
+ */
+#define COPY_NS 20000000
+
+/*
+ * Whether the first of two endpoints is external. It distinguishes a packet that arrives from the same packet that
+ * leaves by the same interface. In a capture nothing distinguishes them, and both directions must have the same key.
+ */
+static __always_inline u8 is_external(bool is_source, u32 source_side)
+{
+    /* The same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would double the
+     * verifier's work. */
+    return (is_source ^ source_side) & 1 & ~(source_side >> 1);
+}
+
+enum transaction_state { TRANSACTION_OPEN, TRANSACTION_REPEATED, TRANSACTION_COMPLETED, TRANSACTION_ALIAS };
+
+static __always_inline struct transaction_key transaction_key_of(const struct context *ctx, enum method method,
+                                                                 u32 identifier, bool is_request)
+{
+    const struct packet *packet = ctx->packet;
+
+    return (struct transaction_key){
+        .client = is_request ? packet->source : packet->destination,
+        .server = is_request ? packet->destination : packet->source,
+        .client_port = is_request ? packet->source_port : packet->destination_port,
+        .server_port = is_request ? packet->destination_port : packet->source_port,
+        .identifier = identifier,
+        .interface = ctx->interface,
+        .family = packet->family,
+        .method = method,
+        .client_external = is_external(is_request, ctx->source.side),
+    };
+}
+
+/* This packet is a request. */
+static __always_inline void begin_transaction(const struct context *ctx, enum method method, u32 identifier,
+                                              u64 grace_ns, bool is_unique)
+{
+    struct transaction_key key = transaction_key_of(ctx, method, identifier, true);
+    struct transaction fresh = {.sent_ns = precise_now(ctx->skb), .state = TRANSACTION_OPEN};
+    struct transaction *transaction = transactions.lookup(&key);
+
+    if (PACKET_CLOCK && !fresh.sent_ns) /* a packet of a capture without a time */
+        return;
+    if (transaction && (is_unique || fresh.sent_ns - transaction->sent_ns <= MAX_AGE_NS)) {
+        if (transaction->state == TRANSACTION_OPEN && fresh.sent_ns - transaction->sent_ns > grace_ns) {
+            transaction->state = TRANSACTION_REPEATED;
+            ctx->counters->rtt_repeated++;
+        }
+        return;
+    }
+    if (transaction && transaction->state == TRANSACTION_OPEN)
+        ctx->counters->rtt_expired++;
+    transactions.update(&key, &fresh);
+    ctx->counters->rtt_begun++;
+}
+
+/* A reply with this identifier also answers the request `alias_of`. */
+static __always_inline void add_transaction_alias(const struct context *ctx, enum method method, u32 identifier,
+                                                  u32 alias_of)
+{
+    struct transaction_key key = transaction_key_of(ctx, method, identifier, true);
+    struct transaction alias = {.state = TRANSACTION_ALIAS, .alias_of = alias_of};
+
+    transactions.insert(&key, &alias);
+}
+
+/* This packet may be a reply. Returns whether its request is in the table, even if the request is not timed. */
+static __always_inline bool complete_transaction(struct context *ctx, enum method method, u32 identifier)
+{
+    struct transaction_key key = transaction_key_of(ctx, method, identifier, false);
+    struct transaction *transaction = transactions.lookup(&key);
+
+    if (transaction && transaction->state == TRANSACTION_ALIAS) {
+        key.identifier = transaction->alias_of;
+        transaction = transactions.lookup(&key);
+    }
+    if (!transaction || (PACKET_CLOCK && !packet_time(ctx->skb)))
+        return false;
+    if (transaction->state == TRANSACTION_OPEN) {
+        transaction->state = TRANSACTION_COMPLETED;
+        add_rtt(ctx, method, transaction->sent_ns);
+    }
+    return true;
+}

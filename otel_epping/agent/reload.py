@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Applies changed settings of the file while the agent runs (SIGHUP)."""
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+
+from otel_epping.errors import EppingError
+from otel_epping.kernel.attach.interface_monitor import InterfaceMonitor
+from otel_epping.kernel.collector import EppingCollector
+from otel_epping.series.limits import Limits
+from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, LIMIT_SETTINGS, Settings
+
+_log = logging.getLogger(__name__)
+
+_NO_DUPLICATE_DETECTION = (
+    "the kernel program was loaded without a mirror port, so it takes a packet that a mirror port shows twice for a "
+    "retransmission: restart the agent if that happens"
+)
+
+
+class Reloader:
+    """Holds the settings in effect, and applies new ones.
+
+    `reread` returns the settings with the current content of the file; it raises EppingError if the file is invalid.
+    `change_limits` sets the limits of all exporters.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        reread: Callable[[Settings], Settings],
+        interfaces: InterfaceMonitor,
+        collector: EppingCollector,
+        change_limits: Callable[[Limits], None],
+    ) -> None:
+        self._change_limits = change_limits
+        self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
+        self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
+        # Without a limit at the start, the agent does not keep the counts that limits need.
+        self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
+
+    def reload(self) -> None:
+        """Applies the changes that need no restart, and logs the others. An invalid file changes nothing."""
+        try:
+            new = self._reread(self._settings)
+            if not new.selection.all:
+                raise EppingError("no interface is selected: set interface, lan or mirror")
+        except EppingError as error:
+            _log.error("settings are unchanged: %s", error)
+            return
+        changed = [each for each in DEFINITIONS if getattr(new, each.field) != getattr(self._settings, each.field)]
+        ignored = [each.key for each in changed if each.field in self._needs_restart]
+        if ignored:
+            _log.warning("changed, but needs a restart: %s", ", ".join(ignored), extra={"keys": ignored})
+        applied = [each for each in changed if each.field not in self._needs_restart]
+        keys = [each.key for each in applied]
+        _log.info("settings reloaded, changed: %s", ", ".join(keys) or "nothing", extra={"keys": keys})
+        values = {each.field: getattr(new, each.field) for each in applied}
+        old, self._settings = self._settings, replace(self._settings, **values)
+        logging.getLogger().setLevel(self._settings.log_level.upper())
+        if self._settings.selection != old.selection:
+            self._select_interfaces(old)
+        self._collector.change_idle_timeout(self._settings.idle_timeout_ns)
+        self._change_limits(self._settings.limits)
+
+    def _select_interfaces(self, old: Settings) -> None:
+        """Watches the interfaces that the settings select. Restores the old selection if that fails."""
+        try:
+            self._interfaces.select(self._settings.selection)
+        except EppingError as error:
+            _log.error("the selection of interfaces is unchanged: %s", error)
+            self._settings = replace(self._settings, **{each: getattr(old, each) for each in INTERFACE_SETTINGS})
+        if self._settings.kernel.copies and not self._collector.config.copies:
+            _log.warning("%s", _NO_DUPLICATE_DETECTION)
