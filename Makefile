@@ -16,9 +16,12 @@ BPF     := $(wildcard bpf/*.c bpf/*.h)
 APT_GET := export DEBIAN_FRONTEND=noninteractive; apt-get -q update; apt-get -q install --yes --no-install-recommends
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Three processes for two cores, because tests of deadlines wait.
+UNIT    := -m unit --numprocesses 3 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons integration fuzz pressure soak distrotest vmtest platforms bench lint format docs build \
-    clean setup collector packages root
+.PHONY: help demo unit test pythons integration fuzz pressure soak distrotest vmtest platforms bench lint format docs \
+    build clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -26,9 +29,13 @@ help: ## list the targets
 demo: root collector ## see it work: subnets of known delay, the kernel's histograms, a real collector
 	$(BIN)/otel-epping demo
 
+unit: setup ## the tests that need neither kernel nor root, with fewer examples: in 20 seconds, as any user
+	$(BIN)/pytest $(UNIT) --hypothesis-profile quick
+
 test: root lint collector ## lint, then every test
-	$(BIN)/pytest -m parallel --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m 'not parallel'
+	$(BIN)/pytest $(UNIT)
+	$(BIN)/pytest -m 'parallel and not unit' --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m 'not parallel and not unit'
 
 pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, or PYTHONS="INTERPRETER..."
 	tests/pythons.sh $(PYTHONS)

@@ -7,8 +7,10 @@ What a session can share (a lab, a namespace, a program) is made once, by whiche
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from otel_epping.kernel.config import EppingConfig
 from tests.support.prog_test_run import Bench
@@ -25,7 +27,17 @@ pytest_plugins = [
     "tests.support.recorder",
 ]
 
+# `make unit` takes these few examples; all other runs take Hypothesis' default of 100.
+settings.register_profile("quick", max_examples=20)
+
 EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Skips files without unit tests if only these are asked for: to import the others takes as long as the tests."""
+    if config.option.markexpr == "unit" and collection_path.match("test_*.py"):
+        return "mark.unit" not in collection_path.read_text() or None
+    return None
 
 
 @pytest.fixture(scope="session")

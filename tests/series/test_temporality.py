@@ -150,7 +150,7 @@ def hear(told: Told, ledger: TemporalityTracker, row: int) -> None:
     told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step]) -> None:
     kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
@@ -176,7 +176,7 @@ def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step
         assert not pending.counters[silent].any(), "a row with something to tell was left out"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
     """A point begins where the last reading that left nothing pending ended; first, when the row was made."""
@@ -198,7 +198,7 @@ def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps
         start_ns |= {row: ledger.reading.time_ns for row in start_ns if row not in untold}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
     kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
@@ -220,7 +220,7 @@ def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
                 untold |= {row: [] for row in part.tolist()}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
     kernel, ledger = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
@@ -248,7 +248,7 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
             ledger.acknowledge_interfaces()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
     kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n"
 _PAUSE_S = 0.1
@@ -70,8 +71,13 @@ def _flood(client: socket.socket) -> None:
         client.sendall(b"x" * 65536)
 
 
+@cache
+def _zeros() -> bytes:
+    return gzip.compress(bytes(2**28), compresslevel=1)
+
+
 def _bomb(client: socket.socket) -> None:
-    body = gzip.compress(bytes(2**28))
+    body = _zeros()
     client.sendall(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 

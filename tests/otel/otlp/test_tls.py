@@ -111,13 +111,29 @@ def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSende
     exporter.shutdown()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """A CA, who vouches for `server` and `client`."""
-    authority = Authority(tmp_path)
+def _authority(folder: Path) -> Authority:
+    authority = Authority(folder)
     authority.issue("server")
     authority.issue("client")
     return authority
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    """Two CAs, each with a certificate for `server` and one for `client`. Tests work on copies."""
+    return _authority(tmp_path_factory.mktemp("ca")), _authority(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture
+def authority(issued: tuple[Authority, Authority], tmp_path: Path) -> Authority:
+    """A copy of the first CA."""
+    return issued[0].copy_to(tmp_path)
+
+
+@pytest.fixture
+def renewed(issued: tuple[Authority, Authority], tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A copy of the second CA, which replaces the first one."""
+    return issued[1].copy_to(tmp_path_factory.mktemp("renewed"))
 
 
 @pytest.fixture(params=[GRPC, HTTP])
@@ -151,10 +167,8 @@ def test_the_certificate_and_key_of_one_file(protocol: str, authority: Authority
         assert one.send(REQUEST) == Answer()
 
 
-def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority, tmp_path_factory: Any) -> None:
-    """The receiver has a certificate of the new CA already; and files are replaced as by mv."""
-    renewed = Authority(tmp_path_factory.mktemp("renewed"))
-    renewed.issue("server")
+def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority, renewed: Authority) -> None:
+    """The receiver already has a certificate of the new CA. The files are replaced as mv(1) does it."""
     files = {"CERTIFICATE": str(authority.pem)}
     with listening(protocol, renewed.folder) as port, sending(protocol, port, **files) as one:
         assert one.send(REQUEST).failure
@@ -165,11 +179,10 @@ def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority,
 
 
 def test_a_clients_certificate_that_is_renewed_is_read_again(
-    protocol: str, authority: Authority, tmp_path_factory: Any, caplog: pytest.LogCaptureFixture
+    protocol: str, authority: Authority, renewed: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The receiver comes to ask for one of another CA. Halfway, with a key that does not fit, the old pair stays."""
-    renewed = Authority(tmp_path_factory.mktemp("renewed"))
-    certificate, key = renewed.issue("client")
+    """The receiver changes to another CA. While the key does not match the new certificate, the old pair is used."""
+    certificate, key = renewed.folder / "client.pem", renewed.folder / "client.key"
     ours = authority.folder
     files = {"CLIENT_CERTIFICATE": str(ours / "client.pem"), "CLIENT_KEY": str(ours / "client.key")}
     with (
@@ -195,12 +208,11 @@ def test_a_clients_certificate_that_is_renewed_is_read_again(
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_the_certificate_of_the_exporter_goes_before_those_of_others(
-    authority: Authority, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+    authority: Authority, renewed: Authority, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    other = Authority(tmp_path_factory.mktemp("other"))
     with listening(HTTP, authority.folder) as port:
         monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # which goes before the other one
-        monkeypatch.setenv(variable, str(other.pem))
+        monkeypatch.setenv(variable, str(renewed.pem))
         with sending(HTTP, port, CERTIFICATE=str(authority.pem)) as one:
             assert one.send(REQUEST) == Answer()
         monkeypatch.setenv(variable, str(authority.pem))
