@@ -22,6 +22,7 @@ pytest_plugins = [
     "tests.oracles.known",
     "tests.support.arrivals",
     "tests.support.command",
+    "tests.support.hosts",
     "tests.support.lab_agent",
     "tests.support.packets",
     "tests.support.recorder",

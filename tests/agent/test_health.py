@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """How the agent says it is: through a life with a receiver that fails and an interface that goes."""
 
-import http.client
-import json
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,19 +15,9 @@ from otel_epping.otel.exporter import ProducerExporter
 from tests.support.command import Agent, epping, said
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
+from tests.support.probes import PORT, PROBED, ask
 from tests.support.prog_test_run import Bench
 from tests.support.recorder import CONFIG, exporter
-
-PORT = 8080
-PROBED = ("--health-port", str(PORT))
-
-
-def ask(ns: Namespace, path: str) -> tuple[int, dict[str, Any]]:
-    """Status, and what the checks say."""
-    with ns.entered(), closing(http.client.HTTPConnection("127.0.0.1", PORT, timeout=2)) as connection:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, json.load(response)["checks"]
 
 
 def listening(ns: Namespace) -> str:

@@ -13,18 +13,17 @@ import pytest
 
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from tests.agent.test_health import PROBED, ask
-from tests.agent.test_network_faults import Hosts, hosts, told, udp_socket
-from tests.kernel.attach.test_other_programs import HOOKS, PUT, WITHIN_S
 from tests.support import other_programs
 from tests.support.command import Agent, epping
+from tests.support.hosts import Hosts, latest_total, udp_socket
 from tests.support.lab_agent import eventually
+from tests.support.other_programs import PUT
 from tests.support.patience import PATIENCE_S
-
-__all__ = ["hosts"]
+from tests.support.probes import PROBED, ask
 
 OK = other_programs.VERDICTS["OK"]
 PACKETS = metric_table.INTERFACE_PACKETS.name
+WITHIN_S = 5.0
 
 
 def exchange(hosts: Hosts, packets: int = 20) -> None:
@@ -66,7 +65,7 @@ def run(hosts: Hosts, sink: Sink, start: Callable[..., Agent]) -> Callable[..., 
     return run
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", PUT)
 def test_one_that_accepts_all_packets_is_behind_us(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str
 ) -> None:
@@ -79,12 +78,12 @@ def test_one_that_accepts_all_packets_is_behind_us(
         time.sleep(2.5)
         assert is_ready(hosts)
         assert agent.stop() == 0
-        assert told(sink, PACKETS) == 40
-        assert told(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 40
+        assert latest_total(sink, PACKETS) == 40
+        assert latest_total(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 40
         assert "veth0 ingress" not in agent.log.read_text()
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", PUT)
 def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str) -> None:
     hosts.join(0)
     with ExitStack() as other:
@@ -97,8 +96,8 @@ def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Ca
         eventually(lambda: is_ready(hosts), PATIENCE_S, "packets are seen")
         exchange(hosts)
         assert agent.stop() == 0
-        assert told(sink, PACKETS) == 40
-        assert told(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 80
+        assert latest_total(sink, PACKETS) == 40
+        assert latest_total(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 80
         assert events(sink)["moved"] == 2
         if hook == "clsact":
             assert "veth0 egress: bpf neighbour:[" in agent.log.read_text()
@@ -113,7 +112,7 @@ def links_of(agent: Agent) -> list[str]:
     return [text.split("link_id:")[1].split()[0] for text in texts if "link_id:" in text]
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", PUT)
 def test_what_is_taken_away_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
@@ -141,7 +140,7 @@ def test_what_is_taken_away_is_attached_again(
             pass
         exchange(hosts)
         assert agent.stop() == 0
-        assert told(sink, PACKETS, "veth0") == 40
+        assert latest_total(sink, PACKETS, "veth0") == 40
         assert events(sink)["reattached"] == (2 if hook == "clsact" else 4)
 
 
@@ -182,7 +181,7 @@ def test_check_with_clsact_says_what_comes_before_filters(hosts: Hosts) -> None:
     hosts.join(0)
     with ExitStack() as others:
         others.enter_context(hosts.here.entered())
-        for hook in HOOKS:
+        for hook in PUT:
             others.enter_context(PUT[hook]("veth0", OK, "first"))
         output = epping(hosts.here, "check", "-i", "veth0", "--hook", "clsact", "--max-subnets", "64").stdout
     rows = [line for line in output.splitlines() if " veth0 " in line]

@@ -11,8 +11,7 @@ import fcntl
 import itertools
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,10 @@ from scapy.packet import Packet, Padding, Raw
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
-from tests.bpf.test_methods import quic
 from tests.long.fuzz import builders
 from tests.support import other_programs
-from tests.support.patience import PATIENCE_S
+from tests.support.packets import quic
+from tests.support.patience import PATIENCE_S, becomes
 from tests.support.prog_test_run import KINDS
 
 pytestmark = pytest.mark.parallel
@@ -118,14 +117,6 @@ def pair(collector: EppingCollector) -> Iterator[Pair]:
         collector.attachments.detach_all()
 
 
-def eventually(value: Callable[[], Any], expected: Any) -> None:
-    """Packets pass a veth pair in their own time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while (found := value()) != expected and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert found == expected
-
-
 # ---- tags
 
 
@@ -150,7 +141,7 @@ def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
     sent = before["transmitted tcp"][0] + 2, before["transmitted tcp"][1] + sum(map(len, out)) + 2 * pushed_in
     came = before["received tcp"][0] + 1, before["received tcp"][1] + len(back) + pushed_in - taken_off
     expected = before | {"transmitted tcp": sent, "received tcp": came, "rtt_begun": before["rtt_begun"] + 1}
-    eventually(lambda: pair.counters("near"), expected)
+    becomes(lambda: pair.counters("near"), expected)
     assert pair.rtts() == rtts + 1
 
 
@@ -170,7 +161,7 @@ def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Pack
         # struct tpacket_auxdata
         status, *_, protocol = struct.unpack("=IIIHHHH", extra[0][2])
         assert (status & TP_STATUS_VLAN_VALID, protocol, data) == (TP_STATUS_VLAN_VALID, outer, frame[:12] + frame[16:])
-    eventually(lambda: pair.counters("near")["received udp"][0], count + 1)
+    becomes(lambda: pair.counters("near")["received udp"][0], count + 1)
     converse(pair, link, 0, TAG_BYTES)
 
 
@@ -255,10 +246,10 @@ def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
     parts = split(answered, 600)
     with closing(pair.socket("near")) as near, closing(pair.socket("far")) as far:
         near.send(bytes(ETHER / asked))
-        eventually(lambda: pair.counters("near")["rtt_begun"], before["rtt_begun"] + 1)
+        becomes(lambda: pair.counters("near")["rtt_begun"], before["rtt_begun"] + 1)
         for part in parts:
             far.send(bytes(ETHER / part))
-    eventually(lambda: pair.counters("near")["received fragment"][0], before["received fragment"][0] + len(parts) - 1)
+    becomes(lambda: pair.counters("near")["received fragment"][0], before["received fragment"][0] + len(parts) - 1)
     assert pair.counters("near")["received udp"][0] == before["received udp"][0] + 1
     assert pair.rtts() == rtts + 1
 
@@ -301,7 +292,7 @@ def test_padding_is_no_payload(pair: Pair) -> None:
         f"{way} udp": tuple(old + new for old, new in zip(before[f"{way} udp"], (1, len(frame)), strict=True))
         for way in ("received", "transmitted")
     }
-    eventually(lambda: pair.counters("near"), before | changed)
+    becomes(lambda: pair.counters("near"), before | changed)
 
 
 # ---- aggregates
@@ -342,8 +333,8 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
         key = f"{way} tcp"
         return tuple(new - old for new, old in zip(pair.counters(name)[key], before[name][key], strict=True))
 
-    eventually(lambda: seen("far", "received"), seen("near", "transmitted"))
-    eventually(lambda: seen("near", "received"), seen("far", "transmitted"))
+    becomes(lambda: seen("far", "received"), seen("near", "transmitted"))
+    becomes(lambda: seen("near", "received"), seen("far", "transmitted"))
     packets, size = seen("near", "transmitted")
     assert packets >= 4_000_000 // 1448
     assert size >= 4_000_000 + packets * (14 + 20 + 32)
@@ -367,4 +358,4 @@ def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
                 sender.sendto(bytes(20), (address, 9))
             assert receiver.recv(100) == bytes(20)  # the copy of the broadcast has come
     sent = before["transmitted udp"][0] + 2, before["transmitted udp"][1] + 2 * (14 + 20 + 8 + 20)
-    eventually(lambda: pair.counters("near"), before | {"transmitted udp": sent})
+    becomes(lambda: pair.counters("near"), before | {"transmitted udp": sent})

@@ -15,7 +15,7 @@ from scapy.packet import Packet, Padding, Raw
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
-from tests.support.packets import ETHER
+from tests.support.packets import ETHER, QUIC_VERSIONS, quic
 from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench, Rtt
 
 pytestmark = pytest.mark.parallel
@@ -23,14 +23,6 @@ pytestmark = pytest.mark.parallel
 
 MAX_AGE_NS = EppingConfig().max_age_ns
 SOURCE_PORT = 14 + 20  # its place in a frame
-QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
-
-
-def quic(kind: int, version: int = 1) -> Packet:
-    """A long header packet of a type: 0 Initial, 2 Handshake, 3 Retry, in the numbers of version 1 (RFC 9000 17.2)."""
-    number, initial = QUIC_VERSIONS[version]
-    types = ((kind << 4) + initial) & 0x30
-    return Raw(struct.pack("!BI", 0xC0 | types, number) + bytes(1195))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from scapy.packet import Packet
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
-from tests.bpf.test_link_headers_live import eventually
 from tests.support import other_programs
+from tests.support.patience import becomes
 from tests.support.prog_test_run import KINDS
 
 pytestmark = pytest.mark.parallel
@@ -155,7 +155,7 @@ def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: T
             "transmitted tcp": (2, sum(len(bytes(each)) for each in out)),
             "received tcp": (1, len(bytes(back))),
         }
-        eventually(lambda: added(before, tun.counters()), expected)
+        becomes(lambda: added(before, tun.counters()), expected)
         assert tun.rtts() == rtts + 1
 
 
@@ -173,7 +173,7 @@ def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
             tun.receive(packet)
             tun.transmit(packet, protocol)
         total = sum(len(bytes(packet)) for packet in packets)
-        eventually(lambda: added(before, tun.counters()), {"received udp": (2, total), "transmitted udp": (2, total)})
+        becomes(lambda: added(before, tun.counters()), {"received udp": (2, total), "transmitted udp": (2, total)})
 
 
 def pushed(front: str) -> list[bytes]:
@@ -196,7 +196,7 @@ def test_a_packet_socket_that_names_no_protocol(tun: Tun) -> None:
             tun.transmit(packet)
             tun.transmit(packet, ETH_P_ALL)
         expected = {"transmitted udp": (4, 2 * sum(len(bytes(packet)) for packet in packets))}
-        eventually(lambda: added(before, tun.counters()), expected)
+        becomes(lambda: added(before, tun.counters()), expected)
 
 
 def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
@@ -211,7 +211,7 @@ def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
             "transmitted udp": (1, len(bytes(labelled))),
             "transmitted non_ip": (1, len(bytes(other))),
         }
-        eventually(lambda: added(before, tun.counters()), expected)
+        becomes(lambda: added(before, tun.counters()), expected)
 
 
 # As an Ethernet header these would have the EtherType of IPv4 (and then the first byte of its header), IPv6, 802.1Q.
@@ -235,4 +235,4 @@ def test_an_ethernet_device_that_is_given_ip_without_a_header(tun: Tun, source: 
         tun.receive(packet)
     sizes = [len(bytes(packet)) for packet in packets]
     expected = {"transmitted udp": (2, sizes[0] + sizes[2]), "transmitted tcp": (1, sizes[1])}
-    eventually(lambda: added(before, tun.counters("ifb-epping")), expected)
+    becomes(lambda: added(before, tun.counters("ifb-epping")), expected)

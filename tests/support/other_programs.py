@@ -102,3 +102,30 @@ def xdp(name: str, program: int) -> Iterator[None]:
         yield
     finally:
         assert attach(ifindex, -1, generic, None) == 0
+
+
+@contextmanager
+def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
+    place = libbpf.BPF_F_BEFORE if put == "first" else BPF_F_AFTER
+    with attached(name, verdict=verdict, place=place):
+        yield
+
+
+@contextmanager
+def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
+    """Attach a filter: with priority 1, before which the kernel puts no other filter, or as the last one."""
+    ifindex = socket.if_nametoindex(name)
+    with loaded(verdict) as program:
+        libbpf.tc_make_qdisc(ifindex)
+        handle, priority = program, 1 if put == "first" else 1000 + program
+        for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
+            libbpf.tc_attach(program, ifindex, point, handle, priority)
+        try:
+            yield
+        finally:
+            for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
+                libbpf.tc_detach(ifindex, point, handle, priority)
+
+
+# By kind of hook: attaches a program that gives a verdict, `first` or `last`, while the body runs.
+PUT = {"tcx": on_tcx, "clsact": on_clsact}

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.namespaces import Namespace
@@ -131,3 +131,14 @@ def v4_kind(packet: Packet) -> Packet:
 
 def v6_kind(packet: Packet) -> Packet:
     return ETHER / IPv6(src="2001:dba::1", dst="2001:dbb::1") / packet
+
+
+# The version numbers, and the type bits of an Initial packet (RFC 9000 17.2.2, RFC 9369 3.2).
+QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
+
+
+def quic(kind: int, version: int = 1) -> Packet:
+    """Return a packet with a long header (RFC 9000 17.2). Types in version 1: 0 Initial, 2 Handshake, 3 Retry."""
+    number, initial = QUIC_VERSIONS[version]
+    types = ((kind << 4) + initial) & 0x30
+    return Raw(struct.pack("!BI", 0xC0 | types, number) + bytes(1195))

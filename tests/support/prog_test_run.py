@@ -273,3 +273,8 @@ class Flow:
         """The flow, joined: its client has sent a pure ACK with `tsval` at time 0, so that a later one is an edge."""
         self.client(0, tsval, flags="A", payload=b"")
         return self
+
+
+def delete_element(map_fd: int, key: bytes) -> None:
+    """Delete an element of a map."""
+    assert ctypes.CDLL("libbpf.so.1").bpf_map_delete_elem(map_fd, key) == 0

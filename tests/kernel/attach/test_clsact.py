@@ -17,12 +17,10 @@ from otel_epping.kernel.netlink.traffic_control import Filter
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from tests.agent.test_network_faults import Hosts, dropping, hosts, program_id, runs, told, udp_socket
 from tests.support.command import Agent, converse, epping
+from tests.support.hosts import Hosts, dropping, latest_total, program_id, runs, udp_socket
 from tests.support.seccomp import BEFORE_TCX
 from tests.support.unprivileged import AGENT
-
-__all__ = ["hosts"]
 
 CLSACT = ("--hook", "clsact")
 # Where nobody looks at what is exported: an exporter that cannot fail, nor keep the end waiting.
@@ -106,7 +104,7 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
                 one.recv(2000)
         assert (runs(before), runs(after)) == (120, 80)
         assert agent.stop() == 0
-        assert told(sink, "epping.interface.packet.count") == 120
+        assert latest_total(sink, "epping.interface.packet.count") == 120
         assert "are first" not in agent.log.read_text()
         left = filters(hosts.here, name)
         assert [one.program for one in left] == [program_id(before), program_id(after)] * 2
@@ -139,7 +137,7 @@ def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], w
             here.sendto(b"there", ("10.77.0.2", 9))
             there.sendto(b"back", ("10.77.0.1", 9))
         assert agent.stop() == 0
-        assert told(sink, "epping.interface.packet.count") == 40
+        assert latest_total(sink, "epping.interface.packet.count") == 40
         assert "filters of others are first" not in agent.log.read_text()
 
 

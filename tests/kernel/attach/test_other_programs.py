@@ -12,7 +12,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -24,10 +24,9 @@ from otel_epping.kernel.attach.other_agents import Peers
 from otel_epping.kernel.attach.tcx import Link
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
-from tests.agent.test_network_faults import Hosts, hosts, udp_socket
 from tests.support import other_programs
-
-__all__ = ["hosts"]
+from tests.support.hosts import Hosts, udp_socket
+from tests.support.other_programs import PUT
 
 HOOKS = ["tcx", "clsact"]
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
@@ -131,32 +130,6 @@ class Watch:
 def watch(hosts: Hosts, collectors: dict[str, EppingCollector]) -> Iterator[Watch]:
     with ExitStack() as undo:
         yield Watch(hosts, collectors, undo)
-
-
-@contextmanager
-def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
-    place = libbpf.BPF_F_BEFORE if put == "first" else other_programs.BPF_F_AFTER
-    with other_programs.attached(name, verdict=verdict, place=place):
-        yield
-
-
-@contextmanager
-def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """A filter under priority 1, where the kernel puts it before all others; or behind all."""
-    ifindex = socket.if_nametoindex(name)
-    with other_programs.loaded(verdict) as program:
-        libbpf.tc_make_qdisc(ifindex)
-        handle, priority = program, 1 if put == "first" else 1000 + program
-        for point in POINTS.values():
-            libbpf.tc_attach(program, ifindex, point, handle, priority)
-        try:
-            yield
-        finally:
-            for point in POINTS.values():
-                libbpf.tc_detach(ifindex, point, handle, priority)
-
-
-PUT = {"tcx": on_tcx, "clsact": on_clsact}
 
 
 # ---- others who are there before

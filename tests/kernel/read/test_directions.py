@@ -27,10 +27,10 @@ from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from tests.agent.test_health import PROBED, ask
 from tests.support.command import Agent
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
+from tests.support.probes import PROBED, ask
 
 pytestmark = pytest.mark.parallel
 
