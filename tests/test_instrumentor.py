@@ -66,6 +66,8 @@ converse()
 
 LOSES_ITS_LINKS = """
 import contextlib
+import socket
+import time
 from pathlib import Path
 from otel_epping.kernel import libbpf
 
@@ -73,7 +75,9 @@ for file in Path("/proc/self/fdinfo").iterdir():
     with contextlib.suppress(FileNotFoundError):
         if "link_id" in file.read_text():
             libbpf.link_detach(int(file.name))
-time.sleep(2)
+for hook in (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS):
+    while libbpf.attached_count(socket.if_nametoindex("lo"), hook) == 0:
+        time.sleep(0.05)
 converse()
 """
 

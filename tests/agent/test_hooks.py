@@ -4,7 +4,6 @@ and says so in its probes, its log, its metrics and to systemd; and `check` show
 """
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ from tests.support.command import Agent, epping
 from tests.support.hosts import Hosts, latest_total, udp_socket
 from tests.support.lab_agent import eventually
 from tests.support.other_programs import PUT
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.probes import PROBED, ask
 
 OK = other_programs.VERDICTS["OK"]
@@ -75,8 +74,7 @@ def test_one_that_accepts_all_packets_is_behind_us(
         other.enter_context(PUT[hook]("veth0", OK, "first"))
         agent = run(hook)
         exchange(hosts)
-        time.sleep(2.5)
-        assert is_ready(hosts)
+        stays(lambda: is_ready(hosts), 2.5, "all packets are counted")
         assert agent.stop() == 0
         assert latest_total(sink, PACKETS) == 40
         assert latest_total(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 40

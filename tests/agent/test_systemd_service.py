@@ -35,7 +35,7 @@ held epping
 sleep 3
 show guarded
 kill -STOP $(systemctl show -p MainPID --value epping)
-sleep 2.5
+for i in $(seq 100); do systemctl --quiet is-failed epping && break; sleep 0.1; done
 show frozen
 systemctl reset-failed epping
 systemctl start epping

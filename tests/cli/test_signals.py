@@ -14,7 +14,7 @@ import pytest
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from tests.support.command import Agent, environment
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody
 
 # -X importtime writes a line as soon as a module is imported.
@@ -79,8 +79,7 @@ def test_second_signal_ends_at_once(start: Callable[..., Agent], black_hole: str
     agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=black_hole)
     agent.process.send_signal(signal.SIGTERM)
     agent.wait_for("stopping")
-    time.sleep(1.2)
-    assert agent.process.poll() is None
+    stays(lambda: agent.process.poll() is None, 1.2, "the agent waits for the receiver")
     agent.process.send_signal(signal.SIGINT)
     assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGINT
     assert agent.log.read_text().splitlines()[-1].startswith("otel-epping: stopped at once")

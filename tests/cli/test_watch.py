@@ -25,7 +25,7 @@ from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from tests.support.command import COMMAND, converse, environment, epping, said
 from tests.support.lab_agent import eventually, talking
 from tests.support.packets import ETHER
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import AGENT, NET_ADMIN, assert_unprivileged, fields, held
 
 FLOW = r"[0-9a-f.:]+:\d+\+[0-9a-f.:]+:\d+"
@@ -114,7 +114,8 @@ def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) 
         one.watching()
     with talking(lab):
         reset(lab, lab.addresses[0])
-        time.sleep(1.5)
+        for one in both:
+            eventually(lambda one=one: len(one.lines) > 300, PATIENCE_S, "RTTs are printed")  # type: ignore[misc]
     time.sleep(0.2)
     assert [one.stop() for one in both] == [0, 0]
     ended_ns = time.time_ns()
@@ -226,8 +227,7 @@ def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callabl
     ask_dns(ns, 2000)  # more than a pipe holds
     time.sleep(0.3)
     one.process.send_signal(signal.SIGTERM)
-    time.sleep(1.2)
-    assert one.process.poll() is None
+    stays(lambda: one.process.poll() is None, 1.2, "the command waits for the reader of the pipe")
     assert one.stop(signal.SIGINT) == 128 + signal.SIGINT
     assert one.log.splitlines()[-1].startswith("otel-epping: stopped at once")
 

@@ -6,7 +6,6 @@ another implementation of OTLP understood.
 """
 
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import INTERFACE_COUNTERS
 from tests.support.arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
-from tests.support.lab_agent import Agent, figure, link_packets, quiet, talking
+from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S
 
 PROTOCOLS = ("grpc", "http/protobuf")
@@ -83,6 +82,14 @@ def variant(protocol: str, compression: str, preference: str) -> str:
 VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFERENCES]
 
 
+def fewest_exports(sink: Sink, agents: list[Agent]) -> int:
+    """Return how many intervals the sink has of the agent of which it has fewest."""
+    times: dict[str, set[int]] = {agent.name: set() for agent in agents}
+    for point in sink.points(INTERFACE_PACKETS):
+        times[str(point.resource["service.instance.id"])].add(point.point.time_unix_nano)
+    return min(map(len, times.values()))
+
+
 @pytest.fixture(scope="module")
 def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
     folder = tmp_path_factory.mktemp("matrix")
@@ -111,7 +118,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
         quiet(lab)
         passed = link_packets(lab.router)
         with talking(lab):
-            time.sleep(3.5)
+            eventually(lambda: fewest_exports(sink, agents) >= 3, PATIENCE_S, "agents export")
         passed = link_packets(lab.router) - passed
         for agent in agents:
             agent.process.terminate()

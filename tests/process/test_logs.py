@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from otel_epping.lab.sink import Sink
 from otel_epping.process import logs
 from otel_epping.settings.model import LOG_LEVELS
 from tests.support.command import Agent, environment, epping, said
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import AGENT, assert_unprivileged
 
 pytestmark = pytest.mark.parallel
@@ -153,7 +152,7 @@ def test_the_last_words_of_a_second_signal_are_json_too(ns: Namespace, start: Ca
         agent = start("-i", "lo", "--log-format", "json", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         agent.process.send_signal(signal.SIGTERM)
         agent.wait_for("stopping")
-        time.sleep(1.2)
+        stays(lambda: agent.process.poll() is None, 1.2, "the agent waits for the receiver")
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert objects(agent.log.read_text())[-1]["message"].startswith("stopped at once")

@@ -14,3 +14,11 @@ def becomes(value: Callable[[], Any], expected: Any) -> None:
     while (found := value()) != expected and time.monotonic() < deadline:
         time.sleep(0.01)
     assert found == expected
+
+
+def stays(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    """Check that the condition is true now and for so many seconds."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert condition(), f"not for {seconds} s: {what}"
+        time.sleep(0.05)
