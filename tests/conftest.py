@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures of more than one file of tests: loaded kernel programs, which take most of a second each to compile.
+"""Fixtures that several test files share: loaded kernel programs, which take most of a second each to compile.
 
-The helpers beside this file are plug-ins: so everybody has their fixtures, and their assertions say what they compared.
-What a session can share (a lab, a namespace, a program) is made once, by whichever test asks for it first.
+The plug-ins in tests/support have further fixtures; pytest shows the compared values of their assertions. A lab, a
+namespace or a program is made once for a session, by the first test that asks for it.
 """
 
 import signal

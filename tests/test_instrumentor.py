@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`opentelemetry-instrument` on a real application: its own exporter delivers RTTs of its real connections."""
+"""Runs `opentelemetry-instrument` on a real application, whose own exporter exports the RTTs of its connections."""
 
 import subprocess
 import sys

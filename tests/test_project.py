@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promises the project makes about itself: licences, layers, size of files, and what its packages contain.
+"""Tests properties of the repository: licences, layers, size of files, and the contents of packages.
 
-The packages are really built, by the command of `make build`, and opened. The layers are read from the sources with
-`ast`: an import counts wherever it stands, also one inside a function, and also one by way of another module.
+The tests build and open the packages with the command of `make build`. They read imports from the sources with `ast`:
+every import counts, also one inside a function or by way of another module.
 """
 
 import ast

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The disk is full: the only things that an agent writes are its log and what the console exporter prints."""
+"""Runs the agent with a full disk. It writes two things only: its log, and the output of the console exporter."""
 
 import subprocess
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the agent says it is: through a life with a receiver that fails and an interface that goes."""
+"""Tests the probes of an agent while its receiver fails and its interface is removed."""
 
 import socket
 import time

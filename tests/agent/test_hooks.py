@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent, which holds no capability, among programs of others: it comes first, attaches again what is taken away,
-and says so in its probes, its log, its metrics and to systemd; and `check` shows who is on the hooks.
+"""Runs the agent, which holds no capability, next to programs of others on the same hooks.
+
+The agent comes first, attaches again after it was detached, and reports this in probes, log, metrics and to systemd.
+`check` lists the programs on the hooks.
 """
 
 import socket

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`service.instance.id`: who is started again is the same, and no two agents are the same at a time."""
+"""Tests `service.instance.id`: the same after a restart, and different for two agents that run at the same time."""
 
 import uuid
 from collections.abc import Callable

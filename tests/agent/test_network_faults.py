@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else goes on where an agent watches: interfaces that are removed under load, other programs on the same hooks,
-and maps that are full.
-"""
+"""Runs the agent while interfaces are removed under load, next to other programs on its hooks, and with full maps."""
 
 import os
 import socket

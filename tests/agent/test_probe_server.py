@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes' server against clients that mean it no good: those that mean well are answered at once all the same."""
+"""Tests the probe server with malicious clients: other clients still get their answers at once."""
 
 import http.client
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGHUP: what needs no restart is put into force, and no count is lost; the rest is told, and nothing changes."""
+"""Tests SIGHUP: settings that need no restart take effect without losing a count; others are logged and ignored."""
 
 import os
 import resource

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sandboxes, containers and limits: the agent works, or ends in one line with the cause, and `check` gives the same."""
+"""Runs the agent in sandboxes, containers and under limits: it works, or one line says the cause, as `check` does."""
 
 import errno
 from collections.abc import Callable

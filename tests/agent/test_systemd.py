@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What systemd is told, by way of a real datagram socket; agent/test_systemd_service.py has systemd itself."""
+"""Tests the notifications to systemd over a real datagram socket; test_systemd_service.py runs systemd itself."""
 
 import os
 import signal

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent as a service of systemd itself: ready when it counts, guarded by the watchdog, and stopped in order."""
+"""Runs the agent as a service of systemd: ready when it counts, restarted by the watchdog, and stopped in order."""
 
 import sys
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every benchmark still runs: the real ones, by their command, with as little of everything as there can be."""
+"""Runs every benchmark by its command, with the smallest sizes."""
 
 import json
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing is lost: every packet is in a slot, the overflow slot if no other, and in the interface's counters."""
+"""Tests that every packet is counted: in a slot, the overflow slot if there is no other, and for its interface."""
 
 import os
 import random

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every RTT is in the bucket that an OpenTelemetry SDK would have chosen; sums and extremes are exact to the ns.
+"""Tests that every RTT is in the bucket that an OpenTelemetry SDK would have chosen.
 
-The oracle is the SDK's own mapping. The values are recorded by the kernel program, from packets.
+Sums, minima and maxima are exact to the nanosecond. The reference is the SDK's own mapping. The kernel program records
+the values, from packets.
 """
 
 import struct

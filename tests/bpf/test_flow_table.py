@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of flows: who has a place in it, who gets one when it is full, and what two CPUs make of it at once."""
+"""Tests the flow table: entries, eviction from a full set, and packets that two CPUs process at once."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor

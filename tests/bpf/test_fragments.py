@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments: the first one is the packet that it begins, with what it has of it; all others count as fragments."""
+"""Tests fragments: the first one counts as the packet that it starts; all others count as fragments."""
 
 import itertools
 from collections.abc import Callable

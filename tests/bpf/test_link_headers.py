@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links: what docs/links.md lists in front of the network header, in any sensible order, whole and cut short."""
+"""Tests link headers: those of docs/links.md before the network header, in any sensible order, whole and truncated."""
 
 import itertools
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only real interfaces show: how packets lie in memory there, and what they look like without a link header."""
+"""Tests what only real interfaces show: the layout of packets in memory, and packets without a link header."""
 
 import fcntl
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that are broken, cut off or random: counted exactly once, as what they are, and never matched."""
+"""Tests packets that are broken, truncated or random: each is counted once, in the right kind, and never matched."""
 
 import ctypes
 import random

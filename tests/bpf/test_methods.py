@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods in which a packet asks and another answers: what begins, ends, spoils and outlives their RTTs."""
+"""Tests methods that match requests with replies: what starts, completes and invalidates an RTT sample."""
 
 import itertools
 import struct

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets whose network header is not where the type of their device says: the kernel knows where.
+"""Tests packets whose network header is not where the type of their device says. The kernel knows the place.
 
-A program in front of ours puts bytes before the network header, as the kernel has them there on VTI, xfrm (the Ethernet
-header of the interface beneath) and multipoint GRE devices (the outer IP and GRE headers). `make vmtest` has the real
-devices, and those that lack an Ethernet header.
+A program before ours inserts bytes before the network header. The kernel has such bytes on VTI, xfrm (the Ethernet
+header of the lower interface) and multipoint GRE devices (the outer IP and GRE headers). `make vmtest` tests the real
+devices, and devices without an Ethernet header.
 """
 
 import fcntl

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds, classes, ECN code points and sizes on the wire: for what a packet is counted, and with how many bytes."""
+"""Tests kinds, classes, ECN code points and sizes on the wire: as what a packet counts, and with how many bytes."""
 
 from ipaddress import ip_network
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which side of an interface is external: what comes in, unless it faces the LAN; in a capture nobody knows."""
+"""Tests which side of an interface is external: received packets, unless it is a LAN interface; unknown in captures."""
 
 from collections.abc import Callable, Iterator
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets without a flow remember the slots of their two subnets (bpf/pair.h): which never shows, but for the time."""
+"""Tests the cache of the two slots of packets without a flow: it changes the time of a packet, and nothing else."""
 
 import struct
 from collections import Counter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From addresses to slots: each subnet has its own, and a flow that has one cached notices when it is given away."""
+"""Tests the way from addresses to slots: each subnet has its own, and a flow notices when its cached slot is reused."""
 
 import itertools
 import random

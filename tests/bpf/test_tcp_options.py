@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP timestamp option wherever it stands, and every way in which it can fail to be there."""
+"""Tests the TCP timestamp option at every place, and every way in which it can be missing."""
 
 import random
 from collections.abc import Callable

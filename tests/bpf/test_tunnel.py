@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels: what is inside is measured if that was asked for, and the tunnel itself if it wasn't, or isn't whole."""
+"""Tests tunnels: the inner packet is measured if configured and complete, otherwise the tunnel itself."""
 
 from collections.abc import Callable
 from typing import Any

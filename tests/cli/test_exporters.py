@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exporters by `OTEL_*` variables: what arrives, how a dead endpoint is told of, and settings that cannot work."""
+"""Tests exporters selected by `OTEL_*` variables: what arrives, what a dead endpoint logs, and invalid settings."""
 
 import json
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first run: whatever a machine lacks, one line says the cause and the cure; and `check` tells it beforehand.
+"""Tests the first run: for each thing that a machine lacks, one line gives the cause and the cure, also in `check`.
 
-What a machine may lack is taken away for real: capabilities by setpriv(1), the kernel's release by setarch(8), packages
-by a mount over their files that only the process under test sees.
+The tests really take things away: capabilities by setpriv(1), the kernel's release by setarch(8), packages by a mount
+over their files that only the process under test sees.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals: Ctrl-C while it compiles, a second one while it stops, and one that comes twice."""
+"""Tests signals: Ctrl-C during the compilation, a second signal during the stop, and a signal that arrives twice."""
 
 import os
 import signal

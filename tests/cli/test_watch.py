@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping watch` as a user runs it: the real command, real connections, and the end by whatever ends it."""
+"""Tests `otel-epping watch` as a user runs it, with real connections, and every way in which it can end."""
 
 import json
 import os

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as text, held to the byte against what ePPing's own code printed.
+"""Compares events as text, byte by byte, with the output of ePPing's own code.
 
-The expected lines are from pping.c and json_writer.c of xdp-project/bpf-examples, compiled as they are: a main() of a
-few lines handed the events below to its handle_event(), with a clock that stood still, at UTC.
+The expected lines are from pping.c and json_writer.c of xdp-project/bpf-examples, compiled unchanged. A main() of a few
+lines passed the events below to handle_event(), with a constant clock, in UTC.
 """
 
 import io

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events on their way out of the kernel: all of them, in order, whole; what found no room is counted; who is silent."""
+"""Tests that events leave the kernel complete and in order, that lost events are counted, and idle flows reported."""
 
 import struct
 from collections.abc import Callable

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What examples/ has units and containers run, and the names they use, are what the agent has."""
+"""Tests that commands and names in examples/ for units and containers exist in the agent."""
 
 import re
 import shlex

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples as the tools that they are for take them: the Collector, Helm, and Docker Compose's reader of files.
+"""Tests examples with the tools that read them: the Collector, Helm, and Docker Compose's reader of files.
 
 All are built with Go, pinned, and kept where build.sh keeps what it builds.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab is the yardstick of the live tests, so it is measured first: with plain sockets and this process's clock."""
+"""Tests the lab, which the live tests measure with, by plain sockets and the clock of this process."""
 
 import json
 import socket

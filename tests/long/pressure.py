@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More flows than the table has room for: how many RTTs of established ones are left? `make pressure` prints it.
+"""Measures how many RTTs of established flows remain with more flows than the table has entries: `make pressure`.
 
-Established flows send a segment now and then, and are answered. Meanwhile strangers come, each a new flow of a packet
-or two, and SYNs that nobody answers; with them, if asked for, handshakes that somebody does. All packets run through
-the program by BPF_PROG_TEST_RUN, in virtual time and in one order that is the same each time.
+Established flows send a segment now and then, and get replies. Meanwhile new flows of one or two packets come, SYNs
+without a reply, and on request handshakes with a reply. All packets run through the program by BPF_PROG_TEST_RUN, in
+virtual time and always in the same order.
 
-What decides is r, the new entries between two packets of an established flow, as a share of the table.
+The result depends on r: the new entries between two packets of an established flow, as a share of the table.
 """
 
 import itertools

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Established flows are measured however many new ones and SYNs come, and what is under pressure shows in the metrics.
-`make pressure` does it with a million of each, and prints how much is left where the table is too small."""
+"""Tests that established flows are measured however many new flows and SYNs come, and that metrics show the pressure.
+
+`make pressure` does so with a million of each, and prints how many RTTs remain where the table is too small.
+"""
 
 from dataclasses import replace
 from typing import Any

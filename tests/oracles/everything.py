@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every capture of a folder, with whatever references lie beside it, and a table of the outcome."""
+"""Checks every capture of a folder against the references next to it, and prints a table of the results."""
 
 from collections.abc import Callable
 from functools import partial

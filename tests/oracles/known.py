@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture of known truths with references beside it, worked out by hand, and the oracles' checkers over it."""
+"""A capture with known RTTs and hand-made references, and the checkers of tests/oracles for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which TCP segment an acknowledgement answers, and what was sent before: by sequence numbers, from the capture alone.
+"""Finds which TCP segment an acknowledgement answers, and what was sent before, by sequence numbers from the capture.
 
-With it an RTT of ours is shown to be true where tshark has none, and the reason why tshark has none is named.
+This shows that an RTT of ours is right where tshark has none, and names the reason why tshark has none.
 """
 
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkers over odd conversations: which packets are copies, which RTTs either method may give, what is missing."""
+"""Runs the checkers over odd conversations: which packets are copies, which RTTs a method may give, what is missing."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkers fail where they must: a spoiled reference, a sample too few, too many or off. And say what is wrong."""
+"""Tests that the checkers reject spoiled references and missing, surplus or wrong samples, and say what is wrong."""
 
 from dataclasses import replace
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""attach(): the kernel's counts by way of a reader that exists already, which outlives a reading that fails."""
+"""Tests attach(): an existing reader of the SDK exports the kernel's counts, and survives a reading that fails."""
 
 import random
 from collections.abc import Iterator

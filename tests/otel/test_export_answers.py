@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent whose exports are answered by something else than a receiver: what is logged, and that nothing is lost."""
+"""Runs agents whose receivers answer as no OTLP receiver should: what is logged, and that no count is lost."""
 
 import re
 import socket

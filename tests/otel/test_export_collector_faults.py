@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collectors that misbehave: silent, cutting connections, refusing what is too large; and what an agent makes of it.
+"""Runs agents with faulty collectors, which are silent, close connections or reject large requests.
 
-An agent that nobody answers ends in time all the same, and an exporter that hangs holds no other one up. Where a
-collector comes back, deltas show that each packet was told once.
+The agent ends in time without an answer, and an exporter that hangs delays no other exporter. Where a collector comes
+back, deltas show that each packet was exported once.
 """
 
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The collector goes away and comes back, live: an agent tells it once, and nothing is lost meanwhile."""
+"""Stops and starts the collector of running agents: the outage is logged once, and no count is lost."""
 
 import re
 import time

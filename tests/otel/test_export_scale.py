@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thousands of subnets, live: what the agent takes of memory, and how large its requests are.
+"""Measures agents with thousands of subnets: their memory, and the size of their requests.
 
-The flows are between made up hosts; their packets are real ones, sent through the lab's link by raw sockets.
+The addresses are made up; raw sockets send the packets through the lab's link.
 """
 
 import socket

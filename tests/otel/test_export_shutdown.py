@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an agent ends, live: on a signal, by kill -9, and with a collector that is dead.
+"""Tests how a running agent ends: on a signal, by kill -9, and with a dead collector.
 
-The agents export to the sink itself, which sees the headers too.
+The agents export directly to the sink, which records the headers too.
 """
 
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of exports: each cause once, and what exporters log themselves."""
+"""Tests the log of exports: each cause once, and the exporters' own messages."""
 
 import subprocess
 import sys

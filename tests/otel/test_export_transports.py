@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every protocol, compression and temporality, live, with a collector that is not ours, all on the same packets.
+"""Exports over every protocol, compression and temporality to a collector of others, all on the same packets.
 
-The agents watch the lab's router and export to a collector, which forwards to our `Sink`; so what counts here is what
+The agents watch the lab's router and export to a collector, which forwards to our `Sink`. So the tests check what
 another implementation of OTLP understood.
 """
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an export is split into requests, how long it may take, and what is told again of one that failed."""
+"""Tests how an export is split into requests, how long it may take, and what is sent again after a failure."""
 
 import dataclasses
 import time

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""install(): the kernel's counts beside an application's provider, up to the last interval, however it ends."""
+"""Tests install() next to an application's provider: the last interval is exported, however the application ends."""
 
 import os
 import random

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of names, held against the documentation, the kernel program's enums and the structs it compiled to."""
+"""Compares the table of metrics with the documentation, and with the kernel program's enums and compiled structs."""
 
 import ast
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines: the exporters that the OTEL_* variables ask for, or one line that names the variable and the cure."""
+"""Tests pipelines: the exporters that the OTEL_* variables select, or one line with the variable and the cure."""
 
 import os
 import socket

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's counts as points of the SDK: equal to what it would have counted itself, in plain numbers."""
+"""Tests the kernel's counts as points of the SDK: equal to what the SDK would have counted, in plain numbers."""
 
 import io
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the collector tells of itself, held against what the kernel, or whoever knows, says of the same."""
+"""Compares the metrics of the agent about itself with what the kernel and other sources report."""
 
 import ctypes
 import os

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's clock is set back an hour, and forward again, while agents export; and one whose kernel tells another
-time than it does, as after a suspension: the kernel's clock stands still then, and the one on the wall doesn't.
+"""Sets the machine's clock back an hour and forward again while agents export.
+
+One agent has another kernel time, as after a suspension: the kernel's clock stands still, the wall clock does not.
 """
 
 import socket

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deltas of the SDK whose export failed are added to the next export: real ones, of a provider."""
+"""Tests that deltas of the SDK whose export failed are added to the next export, with a real provider."""
 
 from itertools import pairwise
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few or many descriptors: an interface too many is refused, and nothing else ends, be it at the start or later."""
+"""Tests low and high limits on file descriptors: surplus interfaces are rejected, and nothing else fails."""
 
 import os
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log: one line per event, whoever has something to say, and in JSON to the last word."""
+"""Tests the log: one line for each event of any logger, and JSON to the last line."""
 
 import json
 import logging

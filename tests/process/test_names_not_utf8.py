@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that are not UTF-8, of interfaces, the host and resources: escaped everywhere, and never two in one series."""
+"""Tests names of interfaces, hosts and resources that are not UTF-8: always escaped, and never two in one series."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams that are closed, full or of a narrow encoding: each command ends as it would without that."""
+"""Tests standard streams that are closed, full or of a narrow encoding: each command ends as with normal streams."""
 
 import os
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One deadline for all of the stop: the last export comes first, and neither a receiver nor the kernel outlasts it."""
+"""Tests the deadline of the stop: the last export comes first, and neither a receiver nor the kernel can exceed it."""
 
 import socket
 import subprocess

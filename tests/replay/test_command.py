@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping replay` as a user runs it: its table, events and exports, and every way in which it can end."""
+"""Tests `otel-epping replay` as a user runs it: its table, events and exports, and every way in which it can end."""
 
 import json
 import os

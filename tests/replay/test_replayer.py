@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real program over captures of every link type and format: all give the same, and every packet is counted."""
+"""Runs the program over captures of every link type and format: results are the same, and every packet is counted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events are those of the packets, however many bytes of the capture arrive at a time."""
+"""Tests that events depend on the packets only, not on the number of bytes that each read of the capture returns."""
 
 import random
 from collections.abc import Callable

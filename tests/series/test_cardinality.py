@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Totals are true and series monotone whatever becomes of subnets: over random sequences of traffic, of failures, and
-of slots that are taken back and given to others, through the real program's maps.
+"""Tests that totals are exact and series are monotonic, whatever happens to subnets.
+
+Runs random sequences of traffic, of failed exports, and of slots that are freed and reused, through the program's maps.
 """
 
 import random

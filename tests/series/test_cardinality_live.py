@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bounded agent, live: totals are true to the packet though slots are taken back and series end between exports."""
+"""Runs an agent with limits on series: totals are exact to the packet though slots are freed and series end."""
 
 from collections.abc import Callable
 

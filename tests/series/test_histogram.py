@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic on histograms, held against the SDK's mapping, exact recomputation and numpy's percentiles."""
+"""Compares arithmetic on histograms with the SDK's mapping, with exact recomputation and with numpy's percentiles."""
 
 from collections import Counter
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is told apart, who in a covering prefix, and who on the overflow point."""
+"""Tests which subnets are exported individually, which in a covering prefix, and which on the overflow point."""
 
 from collections.abc import Iterator
 from contextlib import closing

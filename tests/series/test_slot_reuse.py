@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots of idle subnets go to others: while flows still remember them, and whatever becomes of exports and readers."""
+"""Tests the reuse of slots of idle subnets: while flows still refer to them, exports fail, and readers come and go."""
 
 from collections.abc import Iterator
 from contextlib import closing

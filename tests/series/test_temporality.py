@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger's accounts, under random sequences of counting, deliveries and failures.
+"""Tests TemporalityTracker under random sequences of counting, exports and failures.
 
-Each test keeps the books a second time, in the plainest way, and compares.
+Each test keeps the same counts a second time in the simplest way, and compares.
 """
 
 from dataclasses import dataclass, field

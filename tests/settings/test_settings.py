@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: one table behind flags, variables and a file; what is refused, in which words; and what is made from it."""
+"""Tests the table of settings for flags, variables and the file: what is rejected, with which text, and the results."""
 
 import json
 import re

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the program, lays every capability down, and then does all that an agent does to the kernel; a line for each.
+"""Loads the program, drops all capabilities, and then performs each operation of an agent; prints a line for each.
 
 kernel/load/test_capabilities.py runs this script as nobody. The last step tries to write to the counts, which are
 mapped read-only.

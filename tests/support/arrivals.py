@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sink has of one agent: its metrics and points, series by series, and what they amount to in the end."""
+"""Collects what a sink received from one agent: metrics, points by series, and totals."""
 
 import time
 from collections import Counter

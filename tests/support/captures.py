@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures made byte by byte from the formats' specifications, with what no tool would write, too.
+"""Builds captures byte by byte from the specifications of the formats, also captures that no tool would write.
 
 Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng, https://www.tcpdump.org/linktypes.html
 """

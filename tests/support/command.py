@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping as a user does: the real command in a process of its own, in a network namespace of our own.
+"""Runs otel-epping as a user does: the real command in its own process, in a network namespace of the tests.
 
-    ns      the namespace, one for the whole session: a test that changes its links puts them back
-    epping  one run to its end, which never shows a traceback
-    said    the one line that a failed run ends in
-    start   starts an agent that goes on in the background and waits until it watches, holding no privilege any more
-    public  a folder that the user nobody can look into, too
+    ns      the namespace, one for the session: a test that changes its links restores them
+    epping  runs a command to its end, and checks that it shows no traceback
+    said    the one line at the end of a failed run
+    start   starts an agent in the background and waits until it watches, and has dropped its capabilities
+    public  a folder that the user nobody can read
 
-Agents are run by the user nobody (unprivileged.py), all else by who runs the tests. `epping` and `start` take a
-`command` too, which may be one that takes something away from otel-epping before it runs.
+Agents run as the user nobody (unprivileged.py), all other commands as the user who runs the tests. `epping` and `start`
+accept a `command`, which may take something away from otel-epping before it runs.
 """
 
 import os

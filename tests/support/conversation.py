@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation whose round-trip times are known, as packets of a capture, and the table that comes of it.
+"""A conversation whose RTTs are known, as packets of a capture, and the table that `replay` prints for it.
 
 A client talks TCP, DNS and ICMP with a server, over IPv4 or IPv6, in subnets that no other conversation has.
 """

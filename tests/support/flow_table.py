@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program's table of flows, written to by a test."""
+"""Empties the program's flow table."""
 
 import mmap
 

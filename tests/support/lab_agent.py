@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent as a process in the lab, with real connections through the interface that it watches.
 
-    lab      hosts in network namespaces, one for the whole session: quiet unless a test makes somebody talk
-    agents   starts `otel-epping run` on the router's interface of it; none outlives its test. It is run by nobody, with
-             no more capabilities than it needs
+    lab      hosts in network namespaces, one lab for the session, without traffic unless a test starts some
+    agents   starts `otel-epping run` on the router's interface, as nobody with the needed capabilities only, and ends
+             it after the test
     talking  real TCP connections while the body runs
-    quiet    waits until nothing is on the wire any more, so that totals can be compared to the packet
+    quiet    waits until no packet is on the wire, so that totals can be compared to the packet
 
-Every agent has a name (`service.instance.id`), by which one sink tells many apart: they watch the same packets at the
-same time, so they must also agree with each other, to the packet. arrivals.py sorts what came of each.
+Every agent has a name (`service.instance.id`), so that one sink can receive from many. The agents watch the same
+packets at the same time, so their counts must be equal to the packet. arrivals.py sorts the points by agent.
 """
 
 import json

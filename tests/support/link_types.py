@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link headers of captures, as scapy builds them, and by hand what scapy has not."""
+"""Builds link headers of captures: with scapy, or by hand where scapy has none."""
 
 import struct
 from collections.abc import Callable

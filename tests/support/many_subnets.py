@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic of many subnets, cheaply; a receiver that adds up what it is told; and what the two must agree on.
+"""Simulates traffic of many subnets, adds up the exports, and compares the two.
 
-Crowd     packets from and to numbered subnets through the program, and how many there were
-Receiver  takes in an exporter's metrics and checks that every series continues where it was
+Crowd     sends packets from and to numbered subnets through the program, and counts them
+Receiver  takes an exporter's metrics, and checks that every series continues where it was
 """
 
 import ipaddress

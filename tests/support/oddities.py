@@ -2,8 +2,8 @@
 """TCP conversations with odd timestamps, data in the SYN, lost segments and copied packets, whose RTTs are known.
 
 A client sends requests, a server answers, and the client acknowledges. The capture is made FAR_MS from the server and
-NEAR_MS from the client: every RTT of the server is FAR_MS, every RTT of the client is NEAR_MS, by whatever method, and
-any other RTT is false. `Talk.rtts` says how many RTTs there are by each method when each exchange is measured.
+NEAR_MS from the client: every RTT of the server is FAR_MS and every RTT of the client is NEAR_MS, by each method. Any
+other RTT is wrong. `Talk.rtts` says how many RTTs each method gives when each exchange is measured.
 
     from tests.support.oddities import ODDITIES
     talk = ODDITIES["timestamps stop"](version=6)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small programs of others on the hooks of an interface, written in BPF instructions.
+"""Small programs of others for the hooks of an interface, written in BPF instructions.
 
-A program ends with TCX_NEXT, so that the next program of the hook runs as well, or with another verdict.
+A program ends with TCX_NEXT, so that the next program of the hook runs too, or with another verdict.
 """
 
 import ctypes

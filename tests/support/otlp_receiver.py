@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver of OTLP, gRPC or HTTP, that answers as it is told to: with errors first, then with a response to order.
+"""An OTLP receiver, gRPC or HTTP, with configurable answers: first errors, then a response.
 
-The lab's `Sink` tells what a request says; this one how an exporter takes an answer. Its errors ask to be tried again
-soon, by what each transport has for that, so that nobody waits for a second.
+The lab's `Sink` shows what a request contains; this receiver shows how an exporter handles an answer. Its errors ask
+for another try soon, as each transport defines it, so that no test waits for a second.
 """
 
 import socket

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in every form the program must read, and a conversation that shows whether it did.
+"""Packets in every form that the program must read, and a conversation that shows whether the program read them.
 
-Packets are built by scapy or by hand from their RFCs. That a timestamp was read right shows in an RTT: a segment of the
-form under test is sent and answered, and both its TSval and its TSecr have to be found. A form is a function that takes
-a plain segment, as `Flow.frame()` makes it, and returns it changed.
+Packets are built by scapy, or by hand from their RFCs. An RTT shows that the program read a timestamp: a segment of the
+tested form is sent and answered, and the program has to find both its TSval and its TSecr. A form is a function that
+takes a plain segment of `Flow.frame()` and returns it changed.
 """
 
 import struct

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds packets to the loaded kernel program and looks at what it counted.
+"""Feeds packets to the loaded kernel program and reads what it counted.
 
-BPF_PROG_TEST_RUN runs the program in the kernel on bytes that we give it. Built with `packet_clock`, the program takes
-its time from the packet too, so a test says what happens when, to the nanosecond, and nothing is left to chance.
+BPF_PROG_TEST_RUN runs the program in the kernel on bytes of the caller. Built with `packet_clock`, the program takes
+its time from the packet too. So a test sets the time of each packet to the nanosecond, and results never vary.
 
-    Bench   a loaded program: feed a packet, see which RTT it completed, and what the counters say
-    Flow    a TCP connection between two subnets that nobody else uses, spoken segment by segment
+    Bench   a loaded program: feed a packet, see which RTT it completed, and read the counters
+    Flow    a TCP connection between two subnets of its own, segment by segment
 
-Results are read from the maps themselves, not through the Reader, which has tests of its own.
+Results are read from the maps directly, not by the Reader, which has its own tests.
 """
 
 import ctypes

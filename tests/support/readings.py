@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests look for in a reading."""
+"""Functions of several tests that look at a reading."""
 
 import numpy as np
 import numpy.typing as npt

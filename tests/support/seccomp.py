@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Older kernels, and sandboxes: a process and all that it starts have bpf(2) or some of its commands refused.
+"""Simulates older kernels and sandboxes: bpf(2), or some of its commands, fail for a process and its children.
 
-Run as a script with an errno, the numbers of commands, and what is to be executed: a seccomp filter (linux/filter.h).
+Run as a script with an errno, the numbers of commands, and the command to execute: installs a seccomp filter
+(linux/filter.h).
 """
 
 import ctypes

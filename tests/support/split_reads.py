@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delivers the bytes of a capture through a pipe, a chosen number of them for each read."""
+"""Writes the bytes of a capture to a pipe, so many of them for each read."""
 
 import array
 import fcntl

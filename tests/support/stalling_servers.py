@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that take a request and then hold it, each in its own way: what an export's deadline has to hold against."""
+"""Servers that accept a request and then delay it, each in another way, to test deadlines of exports."""
 
 import gzip
 import socket

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""systemd itself, as process 1 of namespaces of its own, with nothing to start but the units that a test gives it.
+"""Runs systemd as process 1 in its own namespaces, with no units but those of a test.
 
-It has its own processes, mounts and cgroup, and none of this machine's units. It dies with its parent, and all that it
-started with it; what then may stay behind is an empty cgroup.
+It has its own processes, mounts and cgroup, and none of this machine's units. It ends with its parent, and all its
+processes end with it. An empty cgroup may remain.
 """
 
 import os

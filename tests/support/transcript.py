@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture that a test writes packet by packet, and beside it what other tools would say of it, worked out by hand.
+"""A capture that a test writes packet by packet, and the output of other tools for it, worked out by hand.
 
-Two endpoints talk, the client (0) and the server (1); times are milliseconds since the capture began. Each packet has
-its frame number for a result, so that a reference can name it.
+Two endpoints talk, the client (0) and the server (1); times are milliseconds since the capture began. Adding a packet
+returns its frame number, so that a reference can name it.
 """
 
 from pathlib import Path

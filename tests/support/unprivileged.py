@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Otel-epping as it should run: by a user who is nobody, with the three capabilities it needs and none besides; and
-what is left of them, as the kernel says in /proc.
+"""Runs otel-epping as recommended: as nobody, with the three needed capabilities only. Reads in /proc which are left.
 
-Capabilities are given and taken by setpriv(1), as ambient ones, as systemd gives them. Checkout and virtual environment
-may be where nobody else can look, in /root for one, so nobody sees them elsewhere: mounted by who starts it.
+setpriv(1) grants the capabilities as ambient ones, as systemd does. Checkout and virtual environment may be in a folder
+that only root can read, such as /root, so they are mounted at another place for nobody.
 """
 
 import subprocess

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the machine's clock back for a moment: no namespace has a clock on the wall of its own.
+"""Sets the machine's clock back for a moment. Namespaces cannot have their own wall clock.
 
-Whoever is killed meanwhile leaves it as it was: a process of its own puts it right, by CLOCK_MONOTONIC, as soon as
-nobody holds its standard input any more.
+If the test is killed meanwhile, a separate process restores the clock by CLOCK_MONOTONIC, as soon as its standard input
+is closed.
 """
 
 import subprocess

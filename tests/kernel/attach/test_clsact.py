@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clsact hook: it counts as TCX does, shares with others and leaves nothing, whatever kills an agent before."""
+"""Tests the clsact hook: it counts as TCX does, next to other programs, and leaves nothing after a killed agent."""
 
 import itertools
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`auto`: interfaces with a default route, however the kernel expresses it, and after each change of it."""
+"""Tests `auto`: interfaces with a default route, in every form that the kernel has, and after each change of routes."""
 
 import select
 import struct

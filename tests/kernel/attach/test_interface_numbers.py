@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of interfaces are used again, and series of interfaces that are gone end: once all of their counts are
-delivered, and without a count that is lost, exported twice or taken for that of another interface.
+"""Tests that numbers of interfaces are reused and that series of removed interfaces end.
+
+A series ends once all of its counts are exported. No count is lost, exported twice or counted for another interface.
 """
 
 import socket

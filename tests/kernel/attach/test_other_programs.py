@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of others on the hooks of an interface, with every verdict: each packet is counted once, or the interface
+"""Tests other programs on the hooks of an interface, with every verdict: each packet is counted once, or the interface
 is not ready within 5 seconds.
 
-The monitor of the hooks runs in this process, on real interfaces. agent/test_hooks.py has the agent.
+The hook monitor runs in this process, on real interfaces. agent/test_hooks.py tests the agent.
 """
 
 import itertools

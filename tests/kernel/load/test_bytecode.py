@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader does to compiled instructions: the kernel itself runs them as they were, and as they are arranged."""
+"""Tests how the loader rewrites compiled instructions: the kernel runs them before and after blocks are moved."""
 
 import ctypes
 import os

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileges: what is asked for, what the loader is given, and that nothing is left of them once the agent runs.
+"""Tests capabilities: which are required, which the loader has, and that the running agent has none.
 
-Capabilities are given and taken for real; what a thread holds is what the kernel says of it in /proc.
+The tests grant and remove real capabilities, and read those of each thread in /proc.
 """
 
 import errno

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads when the program cannot be compiled or loaded: the cause, the place, and the cure."""
+"""Tests the errors for a program that cannot be compiled or loaded: the cause, the place and the cure."""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader is killed while it works, as the kernel does when memory is short: it takes 160 MB, for a second."""
+"""Kills the loader while it works, as the kernel does when memory is short: the loader takes 160 MB for a second."""
 
 import os
 import signal

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mirror ports: both directions of conversations arrive the same way, which is found out; named as such, they are
-measured. And links of which only one direction is seen.
+"""Tests mirror ports, which receive both directions of conversations, and links that carry one direction only.
 
-A host's traffic with a server is copied to `span0` by the kernel's mirred action, as a switch does to a SPAN port. The
-far end, `mon0`, is on the monitoring host.
+Mirror ports are detected, and measured if they are configured as such. The kernel's mirred action copies the traffic
+of a host with a server to `span0`, as a switch does to a SPAN port. The peer, `mon0`, is on the monitoring host.
 """
 
 import logging

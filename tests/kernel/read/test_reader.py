@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reading has all that is in the program's maps, though it looks at little of it: the buckets known to be in use."""
+"""Tests that a reading has everything in the program's maps, though it reads only buckets known to be in use."""
 
 import threading
 from collections.abc import Callable

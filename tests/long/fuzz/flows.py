@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP flows: what a segment is to those that its sender sent before, and how flows behave.
+"""Models TCP flows: how a segment relates to earlier segments of its sender, and the metrics of flows.
 
-The words are Wireshark's (its TCP analysis), as docs/methods.md and docs/metrics.md use them. Sequence numbers are
-looked at as distances, and so never wrap around.
+The terms are those of Wireshark's TCP analysis, as in docs/methods.md and docs/metrics.md. Sequence numbers are
+compared as distances, so they never wrap around.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which round-trip times a sequence of packets ends: docs/methods.md as code.
+"""Models which RTT samples a sequence of packets completes: docs/methods.md as code.
 
-A method is a class that is shown packets and says when what a packet answers was sent.
+A method is a class that is shown packets and says, for each packet that answers another, when the other was sent.
 """
 
 from collections import Counter

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No receiver holds a request beyond its deadline, whatever it sends or does not send; and Retry-After is heeded."""
+"""Tests that no receiver can delay a request beyond its deadline, and that Retry-After is respected."""
 
 import socket
 import threading

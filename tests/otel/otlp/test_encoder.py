@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests written by us, and the objects that the SDK's encoder is given of the same counts: they say the same."""
+"""Compares encoded requests with what the SDK's encoder makes of the same counts."""
 
 import logging
 import random

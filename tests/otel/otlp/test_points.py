@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written of arrays says, to the last bit, what the SDK's encoder says of its own points of the same numbers.
+"""Compares encoded points with those of the SDK's encoder for the same numbers, to the last bit.
 
-Both requests are parsed and serialized again by protobuf: so what is compared is not the order of fields, but which of
-them are set, and their bits.
+Protobuf parses and serializes both requests again. So the tests compare which fields are set, and their bits, but not
+the order of fields.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request has everything the official encoder would have put into it, in the same places, and ours."""
+"""Tests that a request has all fields of the official encoder, in the same places, and ours."""
 
 import numpy as np
 import pytest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS as the variables ask for it: against real servers, with certificates that are renewed, and in any environment."""
+"""Tests TLS as the variables configure it: with real servers, renewed certificates, and variables of other programs."""
 
 import logging
 import shutil

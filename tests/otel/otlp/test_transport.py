@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that are written already, through what the official exporters are set up with."""
+"""Tests how encoded requests are sent with the settings of the official exporters."""
 
 import logging
 import socket

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates and keys are checked before TLS gets them: each mistake has a line, with variable, value and cure."""
+"""Tests the checks of certificates and keys before TLS uses them: each error has variable, value and cure."""
 
 import time
 from pathlib import Path

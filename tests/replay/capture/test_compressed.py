@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compressed captures: every format, whole, torn, damaged, of several members, and what a missing package means."""
+"""Tests compressed captures: every format, whole, truncated, damaged, with several members, and without its package."""
 
 import bz2
 import gzip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every link type becomes Ethernet; scapy finds in it the packet that was put in."""
+"""Tests that every link type is converted to Ethernet. Scapy finds the original packet in the result."""
 
 import random
 import re

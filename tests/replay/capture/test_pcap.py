@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pcap: every form of the header, records of every length, files that are cut or damaged; dpkt reads the same."""
+"""Tests pcap: every form of the header, records of every length, truncated and damaged files. dpkt reads the same."""
 
 import io
 import random

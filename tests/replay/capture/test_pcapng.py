@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pcapng: sections, interfaces and clocks of all kinds, all blocks that hold packets; dpkt reads the same."""
+"""Tests pcapng: sections, interfaces and clocks of all kinds, all blocks that hold packets. dpkt reads the same."""
 
 import io
 import struct

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where captures come from: files, plain or compressed, pipes; and what isn't one."""
+"""Tests the sources of captures: files, plain or compressed, and pipes; and files that are not captures."""
 
 import os
 import random
