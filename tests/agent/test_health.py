@@ -94,7 +94,7 @@ def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..
         assert all(check.ok for check in health.live())
 
 
-def test_nothing_listens_unless_told_to(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_nothing_listens_by_default(ns: Namespace, start: Callable[..., Agent]) -> None:
     agent = start("-i", "lo", OTEL_METRICS_EXPORTER="console")
     assert listening(ns) == ""
     tasks = Path(f"/proc/{agent.process.pid}/task")

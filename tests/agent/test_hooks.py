@@ -67,7 +67,7 @@ def run(hosts: Hosts, sink: Sink, start: Callable[..., Agent]) -> Callable[..., 
 
 
 @pytest.mark.parametrize("hook", PUT)
-def test_one_that_accepts_all_packets_is_behind_us(
+def test_a_program_that_accepts_all_packets_runs_after_ours(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str
 ) -> None:
     hosts.join(0)
@@ -113,7 +113,7 @@ def links_of(agent: Agent) -> list[str]:
 
 
 @pytest.mark.parametrize("hook", PUT)
-def test_what_is_taken_away_is_attached_again(
+def test_a_removed_program_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
     """On one interface of two, without a capability if the hook is TCX."""

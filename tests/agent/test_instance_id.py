@@ -17,7 +17,7 @@ from tests.support.patience import PATIENCE_S
 pytestmark = pytest.mark.parallel
 
 
-def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_a_restarted_agent_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
     """By kill -9, too. What a user says goes before."""
     seen = []
     for variables in ({}, {}, {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=mine"}):
@@ -34,7 +34,7 @@ def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Ag
     assert said == "mine"
 
 
-def test_what_tells_agents_apart(ns: Namespace) -> None:
+def test_what_distinguishes_agents(ns: Namespace) -> None:
     def fresh(*interfaces: str) -> str:
         with Identity(interfaces) as identity:
             return identity.id

@@ -97,8 +97,8 @@ def test_checks_are_named_and_one_that_fails_is_a_503(probes: Probes) -> None:
 
 
 def test_verbose_is_as_kubernetes_has_it(probes: Probes) -> None:
-    told = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
-    assert ask(probes, "/readyz?verbose") == (503, told)
+    expected = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
+    assert ask(probes, "/readyz?verbose") == (503, expected)
     assert ask(probes, "/livez?verbose=1") == (200, "[+]read ok: counts were read 1 s ago\nlivez check passed\n")
 
 
@@ -127,7 +127,7 @@ def test_what_else_may_be_asked(probes: Probes) -> None:
         b"GET /" + b"x" * 100_000,
     ],
 )
-def test_what_is_no_request_is_answered_or_hung_up_on_at_once(probes: Probes, request_: bytes) -> None:
+def test_an_invalid_request_is_answered_or_disconnected_at_once(probes: Probes, request_: bytes) -> None:
     began = time.monotonic()
     answer = exchange(probes, request_)
     assert time.monotonic() - began < AT_ONCE_S
@@ -144,7 +144,7 @@ def test_noise(probes: Probes) -> None:
     eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
 
 
-def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: Probes) -> None:
+def test_many_silent_and_many_slow_clients(probes: Probes) -> None:
     """Far more than it keeps, and they come again: a probe is answered at once, and all of them are rid of."""
     threads = set(threading.enumerate())
     clients = [connect(probes) for _ in range(300)]
@@ -165,7 +165,7 @@ def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: Probes) -> None
             client.close()
 
 
-def test_those_who_hang_up_first(probes: Probes) -> None:
+def test_clients_that_disconnect_first(probes: Probes) -> None:
     for _ in range(200):
         client = connect(probes)
         client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")

@@ -118,7 +118,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> Non
     assert time.monotonic() - began < 2
 
 
-def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
+def test_a_dead_reader_is_logged_once_and_stops_the_watchdog(
     ear: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     bench_of: Callable[[EppingConfig], Bench],
@@ -145,8 +145,8 @@ def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
             signal.signal(number, handler)
     assert "WATCHDOG" not in heard(ear)
     assert "WATCHDOG" not in heard(ear)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("not alive: counts were read 1000 s ago; they are to be, every 1 s")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("not alive: counts were read 1000 s ago; they are to be, every 1 s")
 
 
 # Abstract sockets belong to a network namespace, and the agent is in another.

@@ -127,7 +127,7 @@ def test_of_too_many_flows_those_that_were_first_are_measured(every: Bench, spea
     assert counted["flows_created"] == PLACES == taken(every)
 
 
-def test_a_flow_that_only_one_end_was_heard_of_makes_room_at_once(every: Bench, speakers: Speakers) -> None:
+def test_a_flow_seen_in_one_direction_is_evicted_at_once(every: Bench, speakers: Speakers) -> None:
     for flow in range(TOO_MANY):
         speakers.data(flow, START_NS)
     assert taken(every) == PLACES

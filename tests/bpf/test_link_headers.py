@@ -90,7 +90,7 @@ hosts = itertools.count(1)
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("name", stacks(4))
-def test_an_rtt_behind_each_stack(bench: Bench, name: str, version: int) -> None:
+def test_an_rtt_after_each_stack(bench: Bench, name: str, version: int) -> None:
     link, host = stacks(version)[name], next(hosts)
 
     def send(at_ns: int, tsval: int, tsecr: int, reply: bool) -> int | None:
@@ -145,7 +145,7 @@ def test_cut_anywhere_it_is_counted_once_and_never_an_rtt(bench: Bench, name: st
         (ethernet() / Dot1Q(vlan=5, type=0x0800) / Raw(b"\x65" + bytes(59)), "malformed"),  # IPv6 said to be IPv4
     ],
 )
-def test_what_is_not_ip_behind_its_tags(bench: Bench, frame: Packet, kind: str) -> None:
+def test_packets_other_than_ip_after_tags(bench: Bench, frame: Packet, kind: str) -> None:
     with bench.counting() as counted:
         assert bench.feed(frame) is None
     assert counted[f"received {kind}"] == (1, len(bytes(frame)))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links as the kernel has them: tags that it keeps beside a packet, aggregates of segments, headers spread over pages,
-padding. A test run of the program knows none of these, so here packets pass a veth pair, `near` and `far`.
+"""Tests link headers as the kernel stores them: tags outside of the packet data, headers in several pages, padding, and
+aggregated segments.
 
-No VLAN device is needed to have a tag beside the packet: the kernel takes the outer one off before the hook for what
-comes in, and a small program in front of ours pushes tags where nothing else would.
+A test run of the program has none of these, so packets pass a veth pair here, `near` and `far`. No VLAN device is
+needed for a tag outside of the data: the kernel removes the outer tag of received packets before the hook. For packets
+that the kernel would not tag, a small program before ours pushes tags.
 """
 
 import ctypes
@@ -178,7 +179,7 @@ def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]
 
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
 @pytest.mark.parametrize("protocols", [(CTAG,), (STAG,), (CTAG, STAG)], ids=["802.1Q", "802.1ad", "QinQ"])
-def test_tags_beside_the_packet_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
+def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
     """Only the last one pushed is there; one before it is in the packet."""
     for name in ("near", "far"):
         flags = pair.ethtool(name, ETHTOOL_GFLAGS)

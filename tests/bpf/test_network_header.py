@@ -141,7 +141,7 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: Tun, version: int, front: str) -> None:
+def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, version: int, front: str) -> None:
     """Two segments out and a reply in make an RTT, and count with the bytes that the device itself counts."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()

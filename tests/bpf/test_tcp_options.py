@@ -38,7 +38,7 @@ def test_the_timestamp_is_found_at_every_place(bench: Bench, version: int) -> No
 
 
 @pytest.mark.parametrize("length", range(2, 31))
-def test_the_timestamp_is_found_behind_an_option_of_every_length(bench: Bench, length: int) -> None:
+def test_the_timestamp_is_found_after_an_option_of_every_length(bench: Bench, length: int) -> None:
     conversation = Conversation(bench.flow())
     for kind in (2, 3, 4, 5, 9, 19, 30, 34, 253, 255):
         option = bytes([kind, length]) + b"\x08" * (length - 2)  # its bytes look like a timestamp's beginning

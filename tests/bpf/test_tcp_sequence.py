@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP without timestamps: what gives an RTT, what never does; and how its flows behave, with timestamps or without."""
+"""Tests TCP without timestamps: what gives an RTT and what never does. Also tests the metrics of flows."""
 
 import ipaddress
 from collections.abc import Callable
@@ -185,7 +185,7 @@ def test_duplicate_and_selective_acknowledgements_give_none(connection: Connecti
     assert connection.server(40 * MS, ack=30) is None
 
 
-def test_nothing_is_timed_behind_a_gap(connection: Connection) -> None:
+def test_nothing_is_timed_after_a_gap(connection: Connection) -> None:
     """A segment lost in front of us: what follows is acknowledged when the gap is filled."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
@@ -312,7 +312,7 @@ def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connecti
 
 
 @pytest.mark.parametrize("methods", [("tcp_sequence",), ("tcp_sequence", "tcp_handshake")])
-def test_the_handshake_tells_how_soon_is_overtaken(
+def test_the_handshake_shows_how_soon_is_overtaken(
     bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
 ) -> None:
     """Its round trip, where it is measured; else 3 ms."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user types: help, options, variables, and where the output goes. One line says what is wrong and allowed."""
+"""Tests what a user types: help, options, variables, and where the output goes. Errors name cause and valid values."""
 
 import re
 import sys
@@ -131,7 +131,7 @@ def test_an_error_names_the_variable_that_a_value_is_from(
         ("CONFIG", "/nope/settings.yaml", "cannot read /nope/settings.yaml"),
     ],
 )
-def test_a_value_that_only_the_command_can_judge_is_told_with_its_variable(
+def test_a_value_that_the_command_rejects_is_reported_with_its_variable(
     ns: Namespace, name: str, value: str, words: str
 ) -> None:
     settings = {"OTEL_EPPING_INTERFACE": "lo", f"OTEL_EPPING_{name}": value}

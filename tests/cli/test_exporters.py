@@ -43,7 +43,7 @@ def test_console_prints_json(ns: Namespace, start: Callable[..., Agent]) -> None
 
 # Over HTTP the exporter tells the cause when it tries again, for which it needs a second.
 @pytest.mark.parametrize(("protocol", "timeout_s"), [("grpc", "0.5"), ("http/protobuf", "2")])
-def test_dead_endpoint_is_told_once_and_tried_on(
+def test_a_dead_endpoint_is_logged_once_and_tried_again(
     ns: Namespace, start: Callable[..., Agent], protocol: str, timeout_s: str
 ) -> None:
     port = free_port(ns)

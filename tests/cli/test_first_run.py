@@ -115,7 +115,7 @@ def lattice_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "bin" / "python")
 
 
-def test_wrong_bcc_does_no_harm_beside_the_right_one(ns: Namespace, lattice_python: str) -> None:
+def test_the_wrong_bcc_does_no_harm_next_to_the_right_one(ns: Namespace, lattice_python: str) -> None:
     result = epping(ns, "check", command=[lattice_python, "-m", "otel_epping"])
     assert result.returncode == 0, result
     assert "of /usr/bin/python3" in result.stdout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces: unknown, down, without a link header, of a foreign kind, going away, and several of them."""
+"""Tests interfaces that are unknown, down, without link header, of a foreign type, or removed, and several at once."""
 
 import fcntl
 import os

@@ -205,7 +205,7 @@ def ask_dns(ns: Namespace, count: int) -> None:
                 sender.send(frame)
 
 
-def test_what_was_lost_is_told(ns: Namespace, watch: Callable[..., Watch]) -> None:
+def test_lost_events_are_reported(ns: Namespace, watch: Callable[..., Watch]) -> None:
     one = watch(ns, "-i", "up0", "-i", "lo", "--format", "jsonl", "--methods", "dns,tcp_timestamp").watching()
     os.kill(one.process.pid, signal.SIGSTOP)
     ask_dns(ns, RING_EVENTS)

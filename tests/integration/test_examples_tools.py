@@ -69,9 +69,11 @@ def test_the_collector_takes_it(otelcol: Path, path: Path) -> None:
     text = path.read_text()
     # Each variable is told of at the head, with an example.
     used = set(re.findall(r"\$\{env:(\w+)\}", text))
-    told = dict(re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE))))
-    assert used == set(told)
-    environment = {**os.environ, **told}
+    documented = dict(
+        re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE)))
+    )
+    assert used == set(documented)
+    environment = {**os.environ, **documented}
     validated = subprocess.run(
         [otelcol, "validate", "--config", path], env=environment, capture_output=True, text=True, timeout=60
     )

@@ -12,9 +12,10 @@ the median of the slopes between any two rounds of the second half (Theil-Sen es
 single step, such as a table that doubles, counts for much. In the first half the agent sees names for the first time,
 slots come into use and tables fill up.
 
-Without a leak, the blocks of a round differ by about 10 (standard deviation), and the slope of 8 rounds by 1.5, of 17
-rounds by 0.5. One small object that each export leaks is a slope of 7 to 10. So after 17 rounds a slope of 3 means a
-leak or bad luck: the run then takes twice as long (`looks_flat`), and a slope of 5 after that means a leak (`check`).
+Without a leak, the blocks of a round vary by about 10 (standard deviation), the slope of 8 rounds by 1.5, and the slope
+of 17 rounds by 0.5. One small object leaked by each export is a slope of 6.8 to 10. So after 17 rounds, 8 of them in
+the second half, a slope above 2.4 means a leak or chance: the run then goes on, for twice the time at most
+(`looks_flat`). A slope above 4 at the end means a leak (`check`).
 """
 
 import json
@@ -27,7 +28,7 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-MAX_BLOCKS = 5.0  # a round
+MAX_BLOCKS = 4.0  # a round
 # Exceeded by 90 bytes that C code leaks for each flow, or by 15 kB for each export. Tables that fill up are 50 kB.
 MAX_BYTES = 131_072.0  # a round
 # In all rounds. glibc keeps up to half of this: the rest is for holes in the arenas. 1 kB leaked for each flow would be

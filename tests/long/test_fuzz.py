@@ -189,7 +189,7 @@ def test_the_model_reads_whole_packets_as_scapy_does() -> None:
     assert {(version, kind) for version in (4, 6) for kind in ("tcp", "udp", "icmp", "")} == set(seen)
 
 
-def test_scapy_finds_ip_behind_the_same_link_headers() -> None:
+def test_scapy_finds_ip_after_the_same_link_headers() -> None:
     found = 0
     for step, link_header in whole_packets(1000):
         read = meaning.read(step.frame, link_header, len(step.frame))

@@ -108,7 +108,7 @@ ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
 
 
 @pytest.mark.parametrize(("reply", "words"), ANSWERS, ids=["redirect", "login page", "forbidden"])
-def test_what_is_not_otlp_takes_nothing_away(
+def test_a_response_other_than_otlp_acknowledges_nothing(
     ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
 ) -> None:
     """With delta temporality: all that was counted arrives once the way is free, our own counts too."""

@@ -176,7 +176,7 @@ def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
     server.server_close()
 
 
-def test_a_request_that_is_too_large_is_told_and_tried_on(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_a_request_that_is_too_large_is_logged_and_exports_continue(ns: Namespace, start: Callable[..., Agent]) -> None:
     with small(ns, 10) as (endpoint, answers):
         agent = start(
             *("-i", "lo", "--interval", "100ms"),

@@ -42,7 +42,7 @@ def test_a_provider_without_data_exports_ours(bench: Bench, sink: Sink) -> None:
     provider.shutdown()
 
 
-def test_the_applications_resource_is_ours_and_its_metrics_are_not_told_twice(bench: Bench, sink: Sink) -> None:
+def test_the_applications_resource_is_ours_and_its_metrics_are_not_exported_twice(bench: Bench, sink: Sink) -> None:
     theirs = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     resource = Resource.create({"service.name": "shop"})
     provider = MeterProvider(metric_readers=[theirs], resource=resource, shutdown_on_exit=False)

@@ -91,7 +91,7 @@ def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, n
 
 
 @pytest.mark.unit
-def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
+def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> None:
     for metric in metric_table.METRICS:
         points = [
             (*counter.attributes.items(), (key, label))

@@ -41,7 +41,7 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_variables
 
 
-def test_our_own_instruments_arrive_beside_the_kernels(
+def test_our_own_instruments_arrive_next_to_the_kernels(
     shared: Bench, sink: Sink, variables: Callable[..., None]
 ) -> None:
     """Their scope is ours as well, and OTLP's encoder keeps but one of two equal scopes in a request."""

@@ -116,11 +116,11 @@ def test_flows_evicted(small: Bench) -> None:
         for strangers in (300, 3000, 0, 2000):
             run(small, Load(flows=0, strangers=strangers, packets_of_each=2, hosts=250, duration_ms=1000))
             export()
-            (told,) = latest(sink, metric_table.FLOW_EVICTED).values()
+            (evicted,) = latest(sink, metric_table.FLOW_EVICTED).values()
             created = small.counters()["flows_created"]
             (held,) = latest(sink, metric_table.FLOW_USAGE).values()
-            assert told == created - held
-            assert (told > 0) == (created > 1024)
+            assert evicted == created - held
+            assert (evicted > 0) == (created > 1024)
         assert small.counters()["flows_created"] == 5300
 
 

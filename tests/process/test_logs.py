@@ -67,12 +67,12 @@ EVENTS = {
 @pytest.mark.unit
 @pytest.mark.parametrize("event", EVENTS)
 def test_each_event_is_one_line(event: str) -> None:
-    body, told, is_exception = EVENTS[event]
+    body, expected, is_exception = EVENTS[event]
     (line,) = logged("text", body).stderr.splitlines()
     assert re.match(RFC_3339 + r" (WARNING|ERROR|CRITICAL) ", line)
-    assert told in line
+    assert expected in line
     (record,) = objects(logged("json", body).stderr)
-    assert told in record["message"]
+    assert expected in record["message"]
     assert ("exception.stacktrace" in record) == is_exception
     if is_exception:
         assert "ZeroDivisionError: division by zero (" in line
@@ -82,7 +82,7 @@ def test_each_event_is_one_line(event: str) -> None:
 
 
 @pytest.mark.unit
-def test_an_uncaught_exception_tells_the_way_there_and_the_exit_code() -> None:
+def test_an_uncaught_exception_has_its_traceback_and_the_exit_code() -> None:
     result = logged("text", "def f(): 1 / 0\nf()")
     assert result.returncode == 1
     assert re.search(r"\(<string>:\d+ <module> > <string>:4 f\)$", result.stderr.strip())

@@ -79,7 +79,7 @@ def test_each_interface_has_its_own_series(host: Namespace, start: Callable[...,
     assert r"caf\x1b[m" in log
 
 
-def test_a_name_that_there_is_not_is_told_in_one_line(host: Namespace) -> None:
+def test_an_unknown_name_is_reported_in_one_line(host: Namespace) -> None:
     words = said(epping(host, "run", "-i", os.fsdecode(b"caf\xe7\n\x1b")))
     assert words.startswith(r"there is no interface 'caf\xe7\x0a\x1b': choose one of ")
     assert r"caf\x1b[m, caf\x5cxe9, caf\xe8, caf\xe9, café, lo, plain0" in words

@@ -269,6 +269,6 @@ def test_ctrl_c(ns: Namespace) -> None:
         (["--otlp", "x"], "OTEL_METRICS_EXPORTER: there is no exporter 'paper'"),
     ],
 )
-def test_what_is_wrong_at_once_is_told_at_once(ns: Namespace, arguments: list[str], cause: str) -> None:
+def test_errors_that_are_known_at_once_are_reported_at_once(ns: Namespace, arguments: list[str], cause: str) -> None:
     result = epping(ns, "replay", *arguments, settings={"OTEL_METRICS_EXPORTER": "paper"})
     assert said(result).startswith(cause)

@@ -49,10 +49,10 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
         one = arrived(sink, agent.name)
         assert sum(one.totals(PACKETS).values()) == 2 * one.interface_packets(without=NOT_IP) > 0
         assert one.rtts > 50
-        told: dict[int, set[object]] = {}
+        exported: dict[int, set[object]] = {}
         for point in one.points[PACKETS]:
             if subnet := point.attributes.get(semconv.SUBNET):
-                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
-        assert max(len(subnets) for subnets in told.values()) <= MOST
+                exported.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
+        assert max(len(subnets) for subnets in exported.values()) <= MOST
         assert latest(one, metric_table.SERIES_LIMIT) == MOST
         figure("slots taken back", retired())

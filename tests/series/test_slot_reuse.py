@@ -251,7 +251,7 @@ def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
     assert packets(receiver, 11) == 0, "memory is bounded: it is on the overflow point"
 
 
-def test_what_is_taken_back_and_what_overflows_are_metrics(crowd: Crowd) -> None:
+def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:
     crowd.bench.collector.limit(Limits(IDLE_S * SECOND, max_series=2))
     receiver = receiver_of(crowd.bench)
     crowd.talk(1, MS)

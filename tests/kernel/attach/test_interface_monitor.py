@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces that come and go, real ones: attached to, detached from, counted, told once; and their series go on."""
+"""Tests real interfaces that appear and disappear: attached, detached, counted, logged once; their series continue."""
 
 import fcntl
 import logging

@@ -137,7 +137,7 @@ def watch(hosts: Hosts, collectors: dict[str, EppingCollector]) -> Iterator[Watc
 
 @pytest.mark.parametrize("verdicts", [("OK",), ("SHOT", "STOLEN"), ("REDIRECT", "PIPE", "TRAP")], ids="+".join)
 @pytest.mark.parametrize("hook", HOOKS)
-def test_those_that_are_there_come_behind_us(watch: Watch, hook: str, verdicts: tuple[str, ...]) -> None:
+def test_programs_that_are_there_run_after_ours(watch: Watch, hook: str, verdicts: tuple[str, ...]) -> None:
     with ExitStack() as others:
 
         def before(name: str) -> None:
@@ -370,7 +370,7 @@ def replace_filters(watched: Watched) -> None:
         ("clsact", replace_filters),
     ],
 )
-def test_what_is_taken_away_is_attached_again(
+def test_a_removed_program_is_attached_again(
     watch: Watch, caplog: pytest.LogCaptureFixture, hook: str, take: Callable[[Watched], None]
 ) -> None:
     watched = watch(hook)
@@ -388,7 +388,7 @@ def test_what_is_taken_away_is_attached_again(
     assert watched.exchange() == [PACKETS, PACKETS]
 
 
-def test_what_is_taken_away_again_and_again_waits(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_that_is_removed_repeatedly_waits(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     watched = watch("clsact")
     until = time.monotonic() + 9
     while time.monotonic() < until:

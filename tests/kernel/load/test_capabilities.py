@@ -118,7 +118,7 @@ def test_nothing_is_held_once_it_runs(
         assert sum(point.point.count for point in sink.points(metric_table.RTT.name)) > 0
 
 
-def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: Path) -> None:
+def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
     """Not by `start`, which wants no thread to hold anything."""
     # The kernel's name of the thread is the program's, but from Python 3.14 on it is that of the Thread object.
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
@@ -179,7 +179,7 @@ def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidde
     assert answer.split() == [kept]
 
 
-def test_what_is_kept_is_told(ns: Namespace) -> None:
+def test_kept_counts_are_exported(ns: Namespace) -> None:
     command = [*refusing(errno.EPERM, LINK_CREATE), *AGENT]
     kept = "CAP_NET_ADMIN: kept, for this kernel asks for it to use what is loaded"
     result = epping(ns, "check", command=command)
@@ -279,8 +279,8 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
     except PermissionError:
         print("refused")
 """
-    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["types", "refused", "refused"]
+    done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["types", "refused", "refused"]
 
 
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])

@@ -57,9 +57,7 @@ def test_another_package_called_bcc_is_named(tmp_path: Path, monkeypatch: pytest
     assert message.index("pip uninstall bcc") < message.index("apt-get install python3-bpfcc")
 
 
-def test_another_package_called_bcc_does_no_harm_beside_the_right_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_package_called_bcc_does_no_harm_next_to_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "interpreters", lambda: [interpreter(tmp_path, WRONG), loader.SYSTEM_PYTHON])
     with load() as collector:
         assert collector.program.interpreter == loader.SYSTEM_PYTHON
@@ -99,7 +97,7 @@ def test_without_privilege_the_error_says_so() -> None:
     assert "linux-libc-dev" not in last
 
 
-def test_more_cpus_than_tables_have_room_for_are_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_cpus_are_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "possible_cpus", lambda: requirements.MOST_CPUS + 1)
     with pytest.raises(EppingError, match=r"1025 possible CPUs are too many: .* nr_cpus=1024$"):
         load()

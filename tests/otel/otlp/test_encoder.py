@@ -87,14 +87,14 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
 
 def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     partial = ExportMetricsPartialSuccess(rejected_data_points=2, error_message="too old")
-    with receiver(GRPC) as told:
-        told.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
-        wrapped = ProducerExporter(OTLPMetricExporter(told.endpoint, insecure=True), bench.collector)
+    with receiver(GRPC) as server:
+        server.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
+        wrapped = ProducerExporter(OTLPMetricExporter(server.endpoint, insecure=True), bench.collector)
         for _ in range(3):
             Conversation(bench).record([MS])
             wrapped.export(NOTHING)
         wrapped.shutdown()
-        assert len(told.bodies) == 3
+        assert len(server.bodies) == 3
     assert (wrapped.rejected, wrapped.failed) == (6, 0)
     said = [record.getMessage() for record in caplog.records if "rejects" in record.getMessage()]
     assert said == ["the receiver rejects 2 points: too old"]

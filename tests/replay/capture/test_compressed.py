@@ -71,7 +71,7 @@ def test_byte_by_byte(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in COMPRESS if name != "lzma"])
-def test_members_one_behind_the_other(tmp_path: Path, name: str) -> None:
+def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
     """As `cat`, pbzip2 and pzstd make them. xz and gzip have zeros as padding in between."""
     compress = COMPRESS[name]
     padding = bytes(8) if name in ("gzip", "xz") else b""

@@ -97,7 +97,7 @@ def test_cut_within_the_link_header(tmp_path: Path, name: str) -> None:
         assert len(each) <= ETHERNET_HEADER + 4 or each[12:14] not in (b"\x08\0", b"\x86\xdd")
 
 
-def test_what_a_link_may_carry_besides_ip(tmp_path: Path) -> None:
+def test_packets_of_a_link_other_than_ip(tmp_path: Path) -> None:
     """It stays what it is, or becomes of no known type."""
     others = {
         101: b"\x55" * 40,

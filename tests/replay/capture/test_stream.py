@@ -27,7 +27,7 @@ def test_gzip_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture.gz", CONTENT) == (PACKETS, "")
 
 
-def test_gzip_files_one_behind_the_other(tmp_path: Path) -> None:
+def test_gzip_files_one_after_the_other(tmp_path: Path) -> None:
     """As `cat` makes them, and bgzip."""
     parts = compressed(CONTENT[:100]) + compressed(CONTENT[100:]) + bytes(8)
     assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
