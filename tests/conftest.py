@@ -15,7 +15,7 @@ from hypothesis import settings
 from otel_epping.kernel.config import EppingConfig
 from tests.support.prog_test_run import Bench
 
-# A shell's background job ignores SIGINT, and so would all programs that are started here to be sent one.
+# Background jobs of a shell ignore SIGINT, and so would the programs that tests start and send SIGINT to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
@@ -43,7 +43,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
-    """A bench for a configuration, the same for all who ask for it: use flows and subnets that nobody else uses."""
+    """A bench for a configuration. Tests share it, so each test uses its own flows and subnets."""
     benches: dict[EppingConfig, Bench] = {}
 
     def bench_of(config: EppingConfig) -> Bench:
@@ -58,11 +58,11 @@ def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
 
 @pytest.fixture
 def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """The bench that begins an RTT with every edge."""
+    """The bench that starts an RTT sample with every edge."""
     return bench_of(EVERY)
 
 
 @pytest.fixture
 def bench(every: Bench) -> Bench:
-    """The same one, where there is no other to tell it from; files that need another have a `bench` of their own."""
+    """The same bench. Files that need another configuration define their own `bench`."""
     return every

@@ -74,7 +74,7 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
 
 
 def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..., Bench]) -> None:
-    """The time of its reading is set back, as if the reader had died; or as if an export outlasted its deadline."""
+    """The time of the last reading is set back, as after the reader died or an export exceeded its deadline."""
     collector = bench_of(CONFIG).collector
     with Sink() as sink:
         readers = [ProducerExporter(exporter(sink), collector) for _ in range(2)]

@@ -28,7 +28,7 @@ WITHIN_S = 5.0
 
 
 def exchange(hosts: Hosts, packets: int = 20) -> None:
-    """Packets both ways between the hosts."""
+    """Send packets both ways between the hosts."""
     with (
         closing(udp_socket(hosts.here, "10.77.0.1", 9)) as here,
         closing(udp_socket(hosts.there, "10.77.0.2", 9)) as there,
@@ -43,7 +43,7 @@ def is_ready(hosts: Hosts) -> bool:
 
 
 def events(sink: Sink) -> dict[str, int]:
-    """What happened to interfaces, as the latest export has it."""
+    """Return the interface events of the latest export."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return {str(point.attributes[semconv.INTERFACE_EVENT]): point.point.as_int for point in points}
 
@@ -104,7 +104,7 @@ def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Ca
 
 
 def links_of(agent: Agent) -> list[str]:
-    """The ids of the links that the agent has open."""
+    """Return the ids of the links that the agent has open."""
     texts = []
     for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # closed since
@@ -116,7 +116,7 @@ def links_of(agent: Agent) -> list[str]:
 def test_a_removed_program_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
-    """On one interface of two, without a capability if the hook is TCX."""
+    """Removed on one interface of two. On TCX hooks, the agent has no capability."""
     hosts.join(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(public / "notify"))

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parallel
 
 
 def test_a_restarted_agent_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """By kill -9, too. What a user says goes before."""
+    """Also after kill -9. An id that the user sets takes precedence."""
     seen = []
     for variables in ({}, {}, {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=mine"}):
         with Sink(namespace=ns) as sink:

@@ -43,7 +43,7 @@ def probes() -> Iterator[Probes]:
 
 
 def ask(probes: Probes, path: str, method: str = "GET") -> tuple[int, str]:
-    """Status and body of an answer that comes at once."""
+    """Return status and body of an answer that comes at once."""
     connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
     try:
         connection.request(method, path)
@@ -58,7 +58,7 @@ def connect(probes: Probes) -> socket.socket:
 
 
 def exchange(probes: Probes, request: bytes) -> bytes:
-    """All that comes back until the server hangs up."""
+    """Send a request, and return everything until the server closes the connection."""
     with connect(probes) as client:
         client.sendall(request)
         answer = b""
@@ -74,8 +74,11 @@ LISTEN = "0A"
 
 
 def held(probes: Probes) -> int:
-    """How many connections the server holds. (Those that only the kernel still knows have no inode. All of this
-    process's descriptors would not do: threads that earlier tests left behind close theirs meanwhile.)"""
+    """Return how many connections the server holds.
+
+    Connections that only the kernel still knows have no inode. Counting all descriptors of this process would be wrong:
+    threads of earlier tests may close theirs meanwhile.
+    """
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ..., inode is the tenth
     at_port = [each for each in fields if each[1].endswith(f":{probes.port:04X}") and each[3] != LISTEN]
@@ -145,7 +148,7 @@ def test_noise(probes: Probes) -> None:
 
 
 def test_many_silent_and_many_slow_clients(probes: Probes) -> None:
-    """Far more than it keeps, and they come again: a probe is answered at once, and all of them are rid of."""
+    """Many more clients than the server keeps: probes are answered at once, and all of the clients are disconnected."""
     threads = set(threading.enumerate())
     clients = [connect(probes) for _ in range(300)]
     try:

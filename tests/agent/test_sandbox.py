@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parallel
 
 
 def in_mounts(script: str) -> list[str]:
-    """A command that runs another in a mount namespace of its own, prepared by a script."""
+    """Return a command that runs another in its own mount namespace, prepared by a script."""
     return ["unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"']
 
 

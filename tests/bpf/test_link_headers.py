@@ -48,7 +48,7 @@ def labels(count: int) -> Packet:
 
 
 def stacks(version: int) -> dict[str, Packet]:
-    """Link headers by name, Ethernet included."""
+    """Return link headers by name, with Ethernet."""
     return {
         "none": ethernet(),
         "802.1Q": ethernet() / Dot1Q(vlan=5),
@@ -164,7 +164,7 @@ def test_a_packet_ends_where_an_802_3_length_says(bench: Bench, total: int, leng
     ("total", "length", "kind"), [(40, 42, "tcp"), (40, 48, "tcp"), (46, 42, "tcp"), (40, 41, "malformed")]
 )
 def test_a_packet_ends_where_pppoe_says(bench: Bench, total: int, length: int, kind: str) -> None:
-    """What is behind it is padding, even if IP has it for its own."""
+    """The rest is padding, even if the length in the IP header includes it."""
     packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
     session = ethernet(0x8864) / PPPoE(sessionid=7, len=length) / PPP(proto=0x0021)
     frame = session / packet / Raw(bytes(12))

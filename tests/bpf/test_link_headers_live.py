@@ -59,7 +59,7 @@ def collector() -> Iterator[EppingCollector]:
 
 @dataclass
 class Pair:
-    """Two ends of a wire, in a namespace each; `near` is watched, and `far` too if the test says so."""
+    """Two ends of a veth pair in separate namespaces. `near` is watched, and `far` too if the test asks for it."""
 
     collector: EppingCollector
     near: Namespace
@@ -73,7 +73,7 @@ class Pair:
             self.collector.attachments.attach(name)
 
     def socket(self, name: str) -> socket.socket:
-        """Sees what passes an end, and sends from there."""
+        """Receives the packets of an end, and sends from there."""
         with self.namespace(name).entered():
             end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             end.bind((name, 3))  # ETH_P_ALL
@@ -81,7 +81,7 @@ class Pair:
         return end
 
     def ethtool(self, name: str, command: int, value: int = 0) -> int:
-        """Asks for features of an end, or sets them."""
+        """Return features of an end, or set them."""
         wanted = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
         with self.namespace(name).entered(), socket.socket() as any_socket:
             request = struct.pack("16sP16x", name.encode(), ctypes.addressof(wanted))
@@ -89,7 +89,7 @@ class Pair:
         return int.from_bytes(wanted.raw[4:], "little")
 
     def counters(self, name: str) -> dict[str, Any]:
-        """What was counted for an end: "received tcp" and the like -> (packets, bytes), and `rtt_begun`."""
+        """Return what was counted for an end: names such as "received tcp" -> (packets, bytes), and `rtt_begun`."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -99,7 +99,7 @@ class Pair:
         return counts
 
     def rtts(self) -> int:
-        """All RTTs that were counted."""
+        """Return the number of RTTs that were counted."""
         return int(self.collector.reader().read().buckets.counts.sum())
 
 
@@ -129,8 +129,10 @@ def segment(from_near: bool, port: int, tsval: int, tsecr: int) -> Packet:
 
 
 def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
-    """Two segments out of `near` and a reply into it make an RTT. Each is counted once, with the bytes that are in the
-    packet: what was pushed into each are more, and what was taken off the one that comes in are less."""
+    """Two segments out of `near` and a reply into it make an RTT.
+
+    Each packet is counted once, with the bytes in the packet: pushed headers are more, removed headers are fewer bytes.
+    """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]
     back = bytes(link / segment(False, port, 1, 2000))
@@ -168,8 +170,10 @@ def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Pack
 
 @contextmanager
 def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]:
-    """A program on both hooks of an end that pushes tags, the last of them beside the packet. It runs before the
-    programs that are on the hook."""
+    """Attach a program to both hooks of an end that pushes tags, the last one outside of the data.
+
+    The program runs before the others on the hook.
+    """
     calls = [
         other_programs.call(other_programs.BPF_FUNC_SKB_VLAN_PUSH, socket.htons(protocol), 5) for protocol in protocols
     ]
@@ -180,7 +184,7 @@ def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
 @pytest.mark.parametrize("protocols", [(CTAG,), (STAG,), (CTAG, STAG)], ids=["802.1Q", "802.1ad", "QinQ"])
 def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
-    """Only the last one pushed is there; one before it is in the packet."""
+    """Only the last pushed tag is outside; the one before is in the packet."""
     for name in ("near", "far"):
         flags = pair.ethtool(name, ETHTOOL_GFLAGS)
         pair.ethtool(name, ETHTOOL_SFLAGS, flags | ETH_FLAG_VLAN if offload else flags & ~ETH_FLAG_VLAN)
@@ -216,7 +220,7 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
-    """They stay in the packet; the kernel has another protocol than the EtherType for what is 802.3."""
+    """They stay in the packet. For 802.3, the kernel has another protocol than the EtherType."""
     pair.watch("near")
     converse(pair, FRAMES[name], 0, 0)
 
@@ -229,8 +233,10 @@ def test_they_may_be_behind_a_tag_that_the_kernel_takes_off(pair: Pair, name: st
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
-    """An answer of DNS that is too long for the link, as the kernel sends and receives it: fragments are not put
-    together in front of the hook."""
+    """A DNS reply that is too long for the link, as the kernel sends and receives it.
+
+    Fragments are not reassembled before the hook.
+    """
     pair.watch("near")
     before, rtts = pair.counters("near"), pair.rtts()
     port = next(ports)
@@ -261,7 +267,7 @@ def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
 @pytest.mark.parametrize("linear", [14, 33, 34, 38, 41, 42, 46, 49, 50, 60])
 @pytest.mark.parametrize("version", [4, 6])
 def test_questions_outside_of_the_linear_part_are_read(pair: Pair, version: int, linear: int) -> None:
-    """Drivers put what they take for headers into the linear part of an skb, and the rest into pages."""
+    """Drivers put presumed headers into the linear part of an skb, and the rest into pages."""
     pair.watch("near")
     network = IP(src="192.0.2.1", dst="192.0.2.2") if version == 4 else IPv6(src="2001:db8::1", dst="2001:db9::1")
     port = next(ports)
@@ -300,7 +306,7 @@ def test_padding_is_no_payload(pair: Pair) -> None:
 
 
 def transfer(pair: Pair, size: int) -> None:
-    """So many bytes by TCP from near to far, until they are there."""
+    """Transfer so many bytes by TCP from near to far."""
     with pair.far.entered():
         listener = socket.create_server(("10.0.0.2", 0))
     with pair.near.entered(), listener, socket.create_connection(listener.getsockname()) as sender:
@@ -345,7 +351,7 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
 
 
 def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
-    """The kernel receives what it transmits to all once more, for its own sockets; the device doesn't count that."""
+    """The kernel receives its own broadcasts once more, for its own sockets; the device does not count them."""
     pair.near.ip("address add 10.9.0.1/24 dev near")
     pair.watch("near")
     before = pair.counters("near")

@@ -34,7 +34,7 @@ def host() -> Iterator[Namespace]:
 
 
 def packets(collector: EppingCollector, way: str) -> list[int]:
-    """Packets of the one interface that is watched, by kind."""
+    """Return the packets of the one watched interface by kind."""
     counters = collector.reader().read().interfaces[1]
     return [int(count) for count in counters[way]["packets"]]
 

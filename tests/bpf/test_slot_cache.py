@@ -24,7 +24,7 @@ PLACES = 1 << 12
 
 
 def frames() -> list[tuple[bytes, tuple[str, str]]]:
-    """A packet of each pair of subnets, by version: (frame, its two subnets)."""
+    """Return a packet of each pair of subnets, by version: (frame, its two subnets)."""
     made = []
     for version in (4, 6):
         plain = (IP if version == 4 else IPv6)(

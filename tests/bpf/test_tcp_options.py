@@ -86,7 +86,7 @@ def test_a_broken_option_list_has_no_timestamp(bench: Bench, what: str, nops: in
 
 
 def test_a_timestamp_that_does_not_fit_is_none(bench: Bench) -> None:
-    """Cut off by the data offset: its bytes are there, as payload."""
+    """The data offset ends before the timestamp, so its bytes are payload."""
     conversation = Conversation(bench.flow())
 
     def cut(frame: bytes) -> bytes:
@@ -103,7 +103,7 @@ ENDS = (EOL, b"\x02\x00", b"\x02\x01")
 
 
 def test_random_option_lists(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """Whoever made the list knows whether there is a timestamp in it: the first, unless the list ends before it."""
+    """The maker of the list knows whether it has a timestamp: the first one, unless the list ends before."""
     methods = ("tcp_timestamp",)  # no other takes over
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     conversation = Conversation(bench.flow())

@@ -29,7 +29,7 @@ RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """Lines of a log, each of which is an object that has what each must have."""
+    """Return the lines of a log as objects, and check the fields that each must have."""
     found = [json.loads(line) for line in text.splitlines()]
     for each in found:
         assert re.fullmatch(RFC_3339, each["time"]), each
@@ -40,7 +40,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedProcess[str]:
-    """What a process with this log writes."""
+    """Run a process with this log and return its output."""
     script = f"import logging\nfrom otel_epping.process import logs\nlogs.configure({form!r}, {level!r})\n{body}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
 
@@ -99,7 +99,7 @@ def test_fields_of_an_event_are_fields() -> None:
 
 @pytest.mark.unit
 def test_what_a_terminal_would_obey_is_written_out() -> None:
-    """A receiver's error message is in our log, and who knows what is in it."""
+    """A receiver's error message is in our log and may contain anything."""
     (line,) = logged("text", r"logging.getLogger('x').error('red \x1b[31m\x00 \u2028 café')").stderr.splitlines()
     assert line.endswith(r"ERROR red \x1b[31m\x00 café")
 
@@ -113,7 +113,7 @@ def test_levels(level: str, count: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """At its most talkative, without a receiver: what the exporters say is in our words, and so is the end."""
+    """At the lowest level and without a receiver: messages of exporters and the end are in our format."""
     grpc = protocol == "grpc"
     settings = {"OTEL_EPPING_LOG_FORMAT": "json", "OTEL_EPPING_LOG_LEVEL": "debug"}
     settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000" if grpc else "2000"}

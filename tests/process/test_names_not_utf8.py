@@ -54,7 +54,7 @@ def test_patterns_see_characters_and_single_bytes(host: Namespace) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_each_interface_has_its_own_series(host: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """Named as the kernel has it, in escaped form, and by a pattern."""
+    """Selected by the kernel's name, by the escaped name, and by a pattern."""
     with Sink(namespace=host) as sink:
         endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint.removesuffix("/v1/metrics")
         agent = start(

@@ -30,12 +30,12 @@ RTTS_NS = st.lists(
 
 
 def mapping(scale: int) -> Mapping:
-    """The SDK's rule from values to buckets."""
+    """Return the SDK's mapping from values to buckets."""
     return LogarithmMapping(scale) if scale > 0 else ExponentMapping(scale)
 
 
 def of_indexes(indexes: list[int], scale: int) -> Buckets:
-    """The histogram in which each index was counted."""
+    """Return the histogram in which each index was counted."""
     counted = Counter(indexes)
     first, last = min(counted), max(counted)
     return Buckets(np.array([counted[i] for i in range(first, last + 1)], np.uint64), first, scale)

@@ -43,7 +43,7 @@ def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporalit
 
 
 def exported(receiver: Receiver) -> set[str]:
-    """The subnets of the latest export, but for our own."""
+    """Return the subnets of the latest export, except the client's."""
     return {subnet for subnet, _ in receiver.subnets} - {str(ip_network(f"{CLIENT}/24", strict=False))}
 
 

@@ -88,7 +88,7 @@ class Kernel:
 
 @dataclass
 class Received:
-    """What a receiver was told of one row: the points it has, added up."""
+    """The sum of the points of one row that a receiver has."""
 
     buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
     sum_ns: int = 0
@@ -117,7 +117,7 @@ Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
 
 
 def count(kernel: Kernel, step: Step) -> None:
-    """The kernel's part of a step."""
+    """Do the kernel's part of a step."""
     new_rows, new_interface, packets, *_ = step
     for _ in range(new_rows):
         kernel.add_row()
@@ -130,7 +130,7 @@ def count(kernel: Kernel, step: Step) -> None:
 
 
 def receive(received: Received, tracker: TemporalityTracker, row: int) -> None:
-    """The receiver takes in a delta point of a row, and checks that it continues the one before."""
+    """Add a delta point of a row to what was received, and check that it continues the last one."""
     pending = tracker.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), tracker.reading.time_ns
     assert received.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
@@ -179,7 +179,7 @@ def test_delta_exported_and_pending_counts_make_the_whole(steps: list[Step]) -> 
 @settings(deadline=None)
 @given(STEPS)
 def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
-    """A point begins where the last reading that left nothing pending ended; first, when the row was made."""
+    """A point starts where the last reading ended that left nothing pending, or when the row was made."""
     kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     start_ns: dict[int, int] = {}
     for step in steps:
@@ -270,7 +270,7 @@ def test_interfaces_are_exported_as_rows_are(steps: list[Step]) -> None:
 
 
 def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received, row: int = 1) -> list[int]:
-    """Takes a reading and delivers all of it; `told` hears of `row` what the producer tells: sums only with buckets."""
+    """Take a reading and deliver it. `received` gets what the producer exports of `row`: sums only with buckets."""
     tracker.take(kernel.read())
     rows: list[int] = tracker.rows().tolist()
     if row in rows:
@@ -293,7 +293,7 @@ def row() -> tuple[Kernel, TemporalityTracker, Received]:
 
 
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
-    """Histograms are read beside counters: an RTT counted meanwhile may be in the next reading, its packet in this."""
+    """Histograms and counters are read in parallel: an RTT may be in the next reading, and its packet in this one."""
     kernel, tracker, received = row
     kernel.packet(1, 100)
     assert delivered(tracker, kernel, received) == [1]
@@ -331,7 +331,7 @@ def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
-    """A slot between others may become live after it was read, and its counters be read all the same."""
+    """A slot between others may come into use after it was read, while its counters are read all the same."""
     kernel: Any = Kernel()
     tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
     kernel.add_row()

@@ -6,7 +6,7 @@ import subprocess
 import time
 from pathlib import Path
 
-# What Python 3.13 asks for by default (ssl.VERIFY_X509_STRICT).
+# Python 3.13 requires these by default (ssl.VERIFY_X509_STRICT).
 _CA = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
 _NAMES = """subjectAltName=DNS:localhost,IP:127.0.0.1
 subjectKeyIdentifier=hash

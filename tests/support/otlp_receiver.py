@@ -27,7 +27,10 @@ GRPC, HTTP = "grpc", "http"
 
 @dataclass
 class Receiver:
-    """`errors` are the status codes to answer with, one a request, before `response`; `bodies` are the requests."""
+    """`errors` are the status codes of the next answers, `response` is the body of later ones.
+
+    `bodies` are the requests.
+    """
 
     protocol: str
     endpoint: str = ""
@@ -36,14 +39,14 @@ class Receiver:
     bodies: list[bytes] = field(default_factory=list)
 
     def next_error(self, body: bytes) -> Any:
-        """Takes a request in."""
+        """Record a request, and return the error for it, if any."""
         self.bodies.append(body)
         return self.errors.pop(0) if self.errors else None
 
 
 @contextmanager
 def receiver(protocol: str) -> Iterator[Receiver]:
-    """A receiver that listens."""
+    """Run a receiver while the body runs."""
     one = Receiver(protocol)
     with _grpc_server(one) if protocol == GRPC else _http_server(one):
         yield one
@@ -54,7 +57,7 @@ def _grpc_server(receiver: Receiver) -> Iterator[None]:
     def export(body: bytes, context: grpc.ServicerContext) -> bytes:
         if error := receiver.next_error(body):
             context.set_trailing_metadata((("google.rpc.retryinfo-bin", _RETRY_INFO),))
-            context.abort(error, "as told")
+            context.abort(error, "as configured")
         return receiver.response
 
     handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
@@ -86,7 +89,7 @@ def _http_server(receiver: Receiver) -> Iterator[None]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
-    server.block_on_close = False  # for the exporter's connection that is kept alive
+    server.block_on_close = False  # the exporter keeps its connection open
     receiver.endpoint = f"http://127.0.0.1:{server.server_port}/v1/metrics"
     Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     yield
@@ -96,7 +99,7 @@ def _http_server(receiver: Receiver) -> Iterator[None]:
 
 @dataclass
 class Relay:
-    """`bytes` is how many a client has sent by way of `port`."""
+    """`bytes` is how many bytes a client has sent through `port`."""
 
     port: int
     bytes: int = 0
@@ -104,7 +107,7 @@ class Relay:
 
 @contextmanager
 def relay(port: int) -> Iterator[Relay]:
-    """Hands on what one client has for a port, and what comes back."""
+    """Forward one connection to a port, in both directions."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = Relay(listener.getsockname()[1])
 

@@ -16,7 +16,7 @@ Manners = Callable[[socket.socket], None]
 
 
 def drip(client: socket.socket, text: bytes) -> None:
-    """Sends a text a byte at a time, over and over."""
+    """Send a text one byte at a time, repeatedly."""
     while True:
         for byte in text:
             client.sendall(bytes([byte]))
@@ -24,14 +24,14 @@ def drip(client: socket.socket, text: bytes) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Takes all, and says nothing."""
+    """Read everything, and send nothing."""
     with suppress(OSError):
         while client.recv(65536):
             pass
 
 
 def deaf(client: socket.socket) -> None:
-    """Does not read: the window closes."""
+    """Read nothing: the TCP window closes."""
     time.sleep(60)
 
 
@@ -81,7 +81,7 @@ def _bomb(client: socket.socket) -> None:
     client.sendall(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-# Those that hold a request for ever; and those that answer with too much, at once.
+# HOLDING servers never finish an answer; FLOODING servers send too much at once.
 HOLDING: dict[str, Manners] = {
     "silent": silent,
     "deaf": deaf,
@@ -94,7 +94,7 @@ FLOODING: dict[str, Manners] = {"flood": _after_request(_flood), "bomb": _after_
 
 
 class Server:
-    """`port` is where it listens, `connections` how many it took."""
+    """Listens on `port` and counts accepted connections."""
 
     def __init__(self, listener: socket.socket, manners: Manners) -> None:
         self.port: int = listener.getsockname()[1]
@@ -116,7 +116,7 @@ class Server:
 
 @contextmanager
 def serving(manners: Manners) -> Iterator[Server]:
-    """A server of these manners, on 127.0.0.1 of the caller's network namespace."""
+    """Run a server that behaves so, on 127.0.0.1 of the caller's network namespace."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Server(listener, manners)
         listener.shutdown(socket.SHUT_RDWR)  # ends accept(), which would keep the socket listening

@@ -22,11 +22,11 @@ time.clock_settime_ns(time.CLOCK_REALTIME, time.monotonic_ns() + difference_ns)
 
 @contextmanager
 def set_back(seconds: int) -> Iterator[None]:
-    """The clock is so far behind while the body runs: make it short."""
+    """Set the clock back by so much while the body runs. Keep the body short."""
     command = [sys.executable, "-c", _GUARD]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    ) as guard:  # leaving it closes its input, and waits
+    ) as guard:  # the end of the block closes its input, and waits
         assert guard.stdout is not None
         assert guard.stdout.readline() == b"\n"
         time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() - seconds * 10**9)

@@ -72,7 +72,7 @@ def test_byte_by_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in COMPRESS if name != "lzma"])
 def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
-    """As `cat`, pbzip2 and pzstd make them. xz and gzip have zeros as padding in between."""
+    """As `cat`, pbzip2 and pzstd make them. xz and gzip have zeros as padding between members."""
     compress = COMPRESS[name]
     padding = bytes(8) if name in ("gzip", "xz") else b""
     parts = compress(CONTENT[:100]) + padding + compress(CONTENT[100:]) + padding
@@ -98,7 +98,7 @@ def test_the_greatest_window_of_zstd(tmp_path: Path) -> None:
 
 @EACH
 def test_torn(tmp_path: Path, name: str) -> None:
-    """What could be uncompressed is not lost."""
+    """All data that can be uncompressed is read."""
     packets = _incompressible(600, 1000)
     content = COMPRESS[name](pcap(packets, nanoseconds=True))
     counts = []
@@ -115,7 +115,7 @@ def test_torn(tmp_path: Path, name: str) -> None:
 
 @EACH
 def test_damaged(tmp_path: Path, name: str) -> None:
-    """What comes out in front of the block that is damaged is read."""
+    """All data before the damaged block is read."""
     packets = _incompressible(2000, 1000)
     content = bytearray(COMPRESS[name](pcap(packets, nanoseconds=True)))
     place = len(content) * 3 // 4
