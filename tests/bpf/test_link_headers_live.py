@@ -325,8 +325,11 @@ def transfer(pair: Pair, size: int) -> None:
 
 @pytest.mark.parametrize("aggregates_come_in", [True, False])
 def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_come_in: bool) -> None:
-    """What goes out of `near` is not cut into segments yet. What comes into `far` only is if `near` may not leave that
-    to its card, and with a veth pair nobody does it. Both ends must have seen the same packets and bytes."""
+    """Both ends must have counted the same packets and bytes.
+
+    Packets out of `near` are not yet split into segments. Packets into `far` are split only if `near` may not leave
+    that to its card.
+    """
     pair.near.ip("address add 10.0.0.1/24 dev near", "link set near mtu 1500")
     pair.far.ip("address add 10.0.0.2/24 dev far", "link set far mtu 1500")
     pair.ethtool("near", ETHTOOL_STSO, aggregates_come_in)

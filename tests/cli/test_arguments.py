@@ -204,7 +204,7 @@ def test_streams_that_are_closed(ns: Namespace, line: str) -> None:
 
 @pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
 def test_output_that_a_full_disk_refuses_does_not_hide_a_mistake(ns: Namespace, streams: str) -> None:
-    """The output is still in the buffer when the command fails: up to 8 KiB, and 128 KiB from Python 3.14 on."""
+    """When the command fails, its output is still in the buffer: up to 8 KiB, and 128 KiB from Python 3.14 on."""
     program = "print('in the buffer'); from otel_epping.__main__ import main; main()"
     shell = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$@" {streams}', "sh", sys.executable, "-c", program]
     result = epping(ns, "run", "-i", "nope", command=shell)

@@ -91,7 +91,7 @@ def test_settings_that_cannot_work(ns: Namespace, settings: dict[str, str], word
 
 
 def test_what_is_unlikely_to_be_meant_is_a_warning(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """It is done all the same; and what the specification allows is done without a word."""
+    """The setting is used all the same. Settings that the specification allows give no warning."""
     with Sink(namespace=ns) as sink:
         agent = start(
             *("-i", "lo", "--interval", "200ms"),
@@ -123,7 +123,7 @@ def test_a_name_that_cannot_be_resolved(start: Callable[..., Agent]) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_key_that_only_capabilities_could_read(ns: Namespace, tmp_path: Path, protocol: str) -> None:
-    """Root reads all files, by a capability that is dropped before the exporters are made."""
+    """Root reads all files by a capability, which is dropped before the exporters are made."""
     authority = Authority(tmp_path)
     certificate, key = authority.issue("client")
     os.chown(key, int(NOBODY_UID), -1)

@@ -98,7 +98,7 @@ def flow_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def reset(lab: Lab, address: str) -> None:
-    """A connection from the client that ends in a RST, after a request and its answer."""
+    """Open a connection from the client that ends in a RST, after a request and its answer."""
     with lab.client.entered(), socket.create_connection((address, traffic.PORT)) as connection:
         connection.sendall(traffic.request(100, 100))
         assert len(connection.recv(200)) == 100
@@ -106,7 +106,7 @@ def reset(lab: Lab, address: str) -> None:
 
 
 def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) -> None:
-    """Flows from their SYN to their end, and round-trip times of the delays that the lab's link really has."""
+    """Flows from their SYN to their end, with the delays of the lab's link as RTTs."""
     options = ("-i", WAN_INTERFACE, "--sample-interval", "0")
     begun_ns = time.time_ns()
     both = [watch(lab.router, *options, "--format", "jsonl"), watch(lab.router, *options)]
@@ -188,7 +188,7 @@ def test_lines_come_at_once_and_a_broken_pipe_ends_it_quietly(ns: Namespace, wat
 
 
 def ask_dns(ns: Namespace, count: int) -> None:
-    """Queries out of the interface up0, and their responses in by it: an event each."""
+    """Send queries out of the interface up0, and their responses into it: each gives an event."""
     query = ETHER / IP(src="10.9.0.1", dst="10.9.0.2") / UDP(sport=40000, dport=53) / DNS(qd=DNSQR(qname="a"))
     response = ETHER / IP(src="10.9.0.2", dst="10.9.0.1") / UDP(sport=53, dport=40000) / DNS(qr=1, qd=DNSQR(qname="a"))
     frames = [bytearray(bytes(query)), bytearray(bytes(response))]

@@ -23,7 +23,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _answer() -> None:
-    """Has SIGUSR1 answered. By the main thread, and not one of ours: it would keep its capabilities."""
+    """Answer SIGUSR1 in the main thread. A thread of our own would keep its capabilities."""
     answers = os.open(os.environ["SOAK_HOLDS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2

@@ -41,7 +41,7 @@ def trial() -> Iterator[Trial]:
 
 
 def first_fault(trial: Trial) -> tuple[episodes.Episode, list[str]]:
-    """The first episode that is not agreed upon, and why."""
+    """Return the first episode with a disagreement, and the disagreement."""
     for number in range(MOST_EPISODES):
         episode = episodes.make(f"{SEED}", number, trial.config)
         if found := trial.run(episode):
@@ -140,7 +140,7 @@ def test_a_program_that_is_wrong_is_found_out(fault: str, tmp_path: Path, monkey
 
 
 def whole_packets(count: int) -> Iterator[tuple[Step, int]]:
-    """Packets that nothing was done to, with and without a link header."""
+    """Return packets without mutations, with and without a link header."""
     chance = random.Random(SEED)
     for place in range(count):
         link_header = meaning.ETHERNET * (place % 2)
@@ -148,7 +148,7 @@ def whole_packets(count: int) -> Iterator[tuple[Step, int]]:
 
 
 def as_scapy_reads(packet: Packet) -> tuple[Any, ...]:
-    """Source, destination, ECN, and of TCP, UDP and ICMP echo what the methods look at."""
+    """Return source, destination, ECN, and the fields of TCP, UDP and ICMP echo that the methods use."""
     ends = ip_address(packet.src).packed, ip_address(packet.dst).packed
     ecn = (packet.tos if packet.version == 4 else packet.tc) & 3
     upper = packet.payload

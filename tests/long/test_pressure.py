@@ -53,7 +53,7 @@ def test_handshakes_outlast_half_a_table_of_syns(every: Bench) -> None:
 
 
 def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
-    """Sums over all subnets of counts that are exported, by metric and its one attribute of interest."""
+    """Return sums of exported counts over all subnets, by metric and its one attribute of interest."""
     found: dict[tuple[str, str], int] = {}
     for metric in producer.produce().metrics:
         for point in metric.data.data_points:

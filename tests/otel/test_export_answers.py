@@ -31,7 +31,7 @@ FAST = ("-i", "lo", "--interval", "200ms", "--sample-interval", "0")
 
 
 class Proxy(ThreadingHTTPServer):
-    """Answers by `reply`, (status, headers, body). What it answers with 200 and nothing else, it keeps: `taken`."""
+    """Answers by `reply`: (status, headers, body). Requests that it answers with 200 and no body are in `taken`."""
 
     daemon_threads = True
     block_on_close = False
@@ -49,7 +49,7 @@ class Proxy(ThreadingHTTPServer):
             time.sleep(0.02)
 
     def sums(self, name: str) -> int:
-        """The sum of all points of a metric: of deltas, all that was counted."""
+        """Return the sum of all points of a metric. For deltas, this is everything counted."""
         return sum(
             int(point.count if kind == "exponential_histogram" else point.as_int)
             for request in self.taken
@@ -111,7 +111,7 @@ ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
 def test_a_response_other_than_otlp_acknowledges_nothing(
     ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
 ) -> None:
-    """With delta temporality: all that was counted arrives once the way is free, our own counts too."""
+    """With delta temporality, all counts arrive once the receiver is reachable, also the agent's own."""
     proxy.reply = reply
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(2)
@@ -176,7 +176,7 @@ def counts_are_read(ns: Namespace) -> bool:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_receiver_that_drips_holds_no_export(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """It would hold each for ever. Counts are read at each interval, and the agent is alive."""
+    """The receiver never completes an answer. Counts are read at each interval, and the agent is alive."""
     with ns.entered():
         dripping = serving(HOLDING["chunks" if protocol == "http/protobuf" else "silent"])
         with dripping as server:
@@ -202,8 +202,10 @@ def test_a_receiver_that_drips_holds_no_export(ns: Namespace, start: Callable[..
 def test_all_points_are_of_the_temporality_that_was_asked_for(
     ns: Namespace, start: Callable[..., Agent], preference: str
 ) -> None:
-    """Of all metrics, with bounds too. By the specification, the SDK's asynchronous counters are cumulative with
-    lowmemory, and what goes up and down always is."""
+    """Of all metrics, also with limits on series.
+
+    By the specification, asynchronous counters are cumulative with lowmemory, and up-down counters always are.
+    """
     with Sink(namespace=ns) as sink:
         agent = start(
             *FAST,
@@ -264,7 +266,7 @@ def test_explicit_buckets_where_a_variable_asks_for_them(
 def test_a_dns_server_that_is_silent_holds_no_export(
     ns: Namespace, start: Callable[..., Agent], public: Path, protocol: str
 ) -> None:
-    """The C library waits for it for ten seconds and more, and cannot be interrupted."""
+    """The C library waits for the server for at least ten seconds, and cannot be interrupted."""
     resolver = public / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.1\n")
     with ns.entered(), socket.socket(type=socket.SOCK_DGRAM) as silent:

@@ -30,7 +30,7 @@ HOURS = 5
 
 @contextmanager
 def rude(ns: Namespace, manners: str) -> Iterator[int]:
-    """A port that takes connections, and is `silent`, or has them `cut` in the midst of a request."""
+    """A port that accepts connections, and is `silent` or `cut`s them in the middle of a request."""
     with ns.entered():
         listener = socket.create_server(("127.0.0.1", 0))
     taken: list[socket.socket] = []
@@ -58,14 +58,14 @@ def rude(ns: Namespace, manners: str) -> Iterator[int]:
 
 
 def total(sink: Sink, name: str = PACKETS) -> int:
-    """What deltas amount to."""
+    """Return the sum of delta points."""
     points = sink.points(name)
     assert {one.temporality for one in points} == {1}
     return sum(one.point.as_int for one in points)
 
 
 def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent says once that nothing gets through, and then tells all of it, once."""
+    """The agent logs the outage once, and then exports everything once."""
     with ExitStack() as undo:
         agents, ports = {}, {}
         with ExitStack() as meanwhile:
@@ -94,12 +94,12 @@ def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[...
 
 
 def check_truth(sink: Sink) -> None:
-    """Each packet is from a subnet and to one."""
+    """Check that each packet is from one subnet and to one."""
     assert total(sink) == 2 * total(sink, "epping.interface.packet.count") > 0
 
 
 def wait_for_end(agents: list[Agent], began: float) -> list[float]:
-    """Seconds from `began` until each agent had ended."""
+    """Return the seconds from `began` until each agent had ended."""
     took = []
     for agent in agents:
         agent.process.wait(PATIENCE_S)
@@ -110,7 +110,7 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
 def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
     ns: Namespace, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    """Collectors that are silent, with the exporter's own patience of 10 s; and standard output that nobody reads."""
+    """Silent collectors, with the exporter's default timeout of 10 s; and standard output that nobody reads."""
     with ExitStack() as undo:
         sink = undo.enter_context(Sink(namespace=ns))
         silent = f"http://127.0.0.1:{undo.enter_context(rude(ns, 'silent'))}"
@@ -152,7 +152,7 @@ def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
 
 @contextmanager
 def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
-    """An HTTP receiver that takes no more than so many bytes; what it answered so far."""
+    """An HTTP receiver with a limit on the size of requests, and its answers so far."""
     answers: list[int] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -198,7 +198,7 @@ def rss_kb(agent: Agent) -> int:
 
 
 def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """As many failed exports as five hours have at 60 s each, of delta temporality; packets all the while."""
+    """As many failed exports as in five hours at 60 s each, with delta temporality and steady traffic."""
     exports = HOURS * 60
     with Sink(namespace=ns) as sink:
         sink.fail_with(400)  # not to be tried again: the next export is at the next interval

@@ -24,7 +24,7 @@ exporters = logging.getLogger("opentelemetry.exporter.otlp.proto.http.metric_exp
 
 
 def logged(script: str) -> list[str]:
-    """The lines of the log, without their times."""
+    """Return the lines of the log without their times."""
     run = [sys.executable, "-c", _BEGIN + script]
     done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     return [line.partition(" ")[2] for line in done.stderr.splitlines()]

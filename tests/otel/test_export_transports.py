@@ -40,7 +40,7 @@ OBSERVED = {
 
 
 def check_histogram(point: Any) -> None:
-    """A point is whole, and in itself without contradiction."""
+    """Check that a point is complete and consistent."""
     counts = list(point.positive.bucket_counts)
     assert point.count == sum(counts) > 0
     assert point.zero_count == 0
@@ -56,7 +56,7 @@ def check_histogram(point: Any) -> None:
 
 
 def contradicts(point: Any) -> bool:
-    """Whether least or greatest are missing, or not in the first and last bucket, or the mean is not between them."""
+    """Return whether minimum or maximum are missing or not in the outermost buckets, or the mean is out of range."""
     if not point.HasField("min"):
         return True
     first, last = (buckets.index_of(round(value * 1e9), point.scale) for value in (point.min, point.max))
@@ -67,7 +67,7 @@ def contradicts(point: Any) -> bool:
 
 @dataclass
 class Matrix:
-    """What came of the agents of the matrix; `passed` is how many packets passed meanwhile, as the kernel says."""
+    """The results of the agents of the matrix. `passed` is the kernel's count of packets meanwhile."""
 
     agents: dict[str, Arrived]
     exit_codes: dict[str, int]
@@ -134,7 +134,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
 
 @pytest.fixture(params=VARIANTS, ids=lambda one: variant(*one))
 def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
-    """An agent of the matrix: its preference of temporality, and what arrived."""
+    """The temporality preference of an agent of the matrix, and its points."""
     name = variant(*request.param)
     assert matrix.exit_codes[name] == 0, matrix.logs[name]
     assert "export failed" not in matrix.logs[name]
@@ -202,7 +202,7 @@ def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
 
 
 def test_least_and_greatest_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
-    """Always, although RTTs are counted while they are read."""
+    """Always, although RTTs are counted during the reading."""
     preference, agent = one
     points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
@@ -266,9 +266,9 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
 
 
 def test_totals_are_those_of_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """TAP devices have no offloads, so the kernel counts there what was on the wire; so do we, of aggregates too.
+    """TAP devices have no offloads, so the kernel counts packets as on the wire. We do so too, also for aggregates.
 
-    ARP and such are packets for both. Nothing may be left out, nor counted twice: the difference is 0.
+    ARP and the like are packets for both. The difference is 0: no packet is missing or counted twice.
     """
     # Before the count of `passed` began, the agent saw what was left of its own start: neighbour discovery, at most.
     extra = one[1].interface_packets() - matrix.passed

@@ -27,9 +27,9 @@ ECN_BY_CODEPOINT = {0b00: "not_ect", 0b01: "ect_1", 0b10: "ect_0", 0b11: "ce"}
 
 
 def enum(name: str) -> dict[str, int]:
-    """The enumerators of an enum of bpf/maps.h, lower case and without prefix; one at the end that counts is left out.
+    """Return the enumerators of an enum of bpf/maps.h, in lower case and without prefix.
 
-    That one is the plural of the prefix: CLASSES of CLASS_, KINDS of KIND_.
+    The last one, which counts the others, is left out. Its name is the plural of the prefix: CLASSES of CLASS_.
     """
     body = re.search(rf"enum {name} {{(.*?)}}", MAPS_H, re.DOTALL)
     assert body, f"no enum {name}"
@@ -70,7 +70,7 @@ def test_code_points_are_those_of_rfc_3168() -> None:
 
 @pytest.fixture(scope="module")
 def dtypes() -> dict[str, np.dtype[Any]]:
-    """Records that the compiled program's arrays are read as."""
+    """The records as which the compiled program's arrays are read."""
     with EppingCollector(EppingConfig()) as collector:
         reader = collector.reader()
         return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
@@ -82,7 +82,7 @@ COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
-    """Columns raises where labels and fields don't match."""
+    """Columns raises if labels and fields do not match."""
     columns = Columns(TABLES[table], dtypes[table])
     series = [column for its_columns in columns.by_metric.values() for column in its_columns]
     assert len(series) == len(set(series))

@@ -30,7 +30,7 @@ POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
 def filters(namespace: Namespace, name: str) -> list[Filter]:
-    """All filters of an interface; without the heads of lists, which have no handle."""
+    """Return all filters of an interface, without heads of lists, which have no handle."""
     with namespace.entered():
         ifindex = socket.if_nametoindex(name)
         return [one for way in POINTS for one in traffic_control.filters(ifindex, way) if one.handle]
@@ -68,8 +68,9 @@ def test_it_counts_what_tcx_counts_and_leaves_nothing(ns: Namespace, up0: str, s
 
 
 def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """The first one drops packets of 101 bytes, the last one those of 102; those of 100 get through. The agent sees all
-    of them, though the first one has the least priority there is.
+    """The first program drops packets of 101 bytes, the last one packets of 102; packets of 100 pass.
+
+    The agent sees all of them, though the first program has the lowest priority there is.
     """
     name = hosts.join(0)
     hosts.here.run("tc", "qdisc", "add", "dev", name, "clsact")
@@ -114,7 +115,7 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """A filter with a verdict, whose owner let the kernel choose its priority or took a low one, is behind ours."""
+    """A filter with a verdict runs after ours if the kernel chose its priority or the priority is low."""
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)
@@ -142,7 +143,7 @@ def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], w
 
 
 def test_an_ingress_qdisc_is_refused_with_the_cure(ns: Namespace, up0: str) -> None:
-    """It has the place of the clsact qdisc, and a filter for egress would see what comes in."""
+    """It takes the place of the clsact qdisc, and a filter for egress would see received packets."""
     ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
     refused = epping(ns, "run", "-i", up0, *CLSACT)
     assert refused.returncode == 1
@@ -186,7 +187,7 @@ def test_a_qdisc_of_ours_that_others_use_by_now_stays(hosts: Hosts, start: Calla
 def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
-    """On an interface that the next one doesn't watch, too; and not what belongs to one that lives."""
+    """Also from an interface that the next agent does not watch, but not from a running agent."""
     living = start("-i", "lo", *CLSACT, **ANYWHERE)
     killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
     mine = filters(ns, "lo")
@@ -207,7 +208,7 @@ def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
 def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
-    """Filters that look like ours, but for the handle, are left alone."""
+    """Filters that differ from ours by their handle only are not changed."""
     other = load("epping_ingress", dropping(101))
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
@@ -232,7 +233,7 @@ def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, st
 
 
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """Played by a seccomp filter. What comes later takes a privilege there, which is kept, and said at the start."""
+    """Simulated by a seccomp filter. Later interfaces need CAP_NET_ADMIN there, which is kept and logged."""
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout
     agent = start("-i", "auto", command=command, **ANYWHERE)

@@ -46,7 +46,7 @@ def collectors() -> Iterator[dict[str, EppingCollector]]:
 
 @dataclass
 class Watched:
-    """An interface with a monitor, and the means to send packets through it."""
+    """An interface with a monitor, through which a test sends packets."""
 
     hosts: Hosts
     name: str
@@ -56,13 +56,13 @@ class Watched:
     addresses: list[tuple[str, int]]
 
     def counted(self) -> list[int]:
-        """Packets received and transmitted that the program counted."""
+        """Return the received and transmitted packets that the program counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
         found: list[int] = self.collector.packets([numbers[self.name]])[0].tolist()
         return found
 
     def exchange(self) -> list[int]:
-        """Sends packets both ways; how many of them were counted, received and transmitted."""
+        """Send packets both ways, and return how many were counted, received and transmitted."""
         before = self.counted()
         for _ in range(PACKETS):
             for end, address in zip(self.ends, self.addresses[::-1], strict=True):
@@ -71,14 +71,14 @@ class Watched:
         return [after - each for after, each in zip(self.counted(), before, strict=True)]
 
     def look(self, seconds: float = 1.5) -> None:
-        """Lets the monitor look for a while."""
+        """Let the monitor look for a while."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(self.monitor.wait_s(), 0.05))
             self.monitor.look()
 
     def until(self, condition: Callable[[], object], seconds: float = WITHIN_S) -> None:
-        """Lets the monitor look until the condition is true."""
+        """Let the monitor look until the condition is true."""
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, self.faults
@@ -90,12 +90,12 @@ class Watched:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this interface would let the agent be ready."""
+        """Return whether this interface would let the agent be ready."""
         return self.collector.attachments.state()[self.name] and not self.faults
 
 
 class Watch:
-    """Begins to watch interfaces of a pair of hosts, which may be prepared before."""
+    """Watches interfaces of a pair of hosts. `before` prepares an interface."""
 
     def __init__(self, hosts: Hosts, collectors: dict[str, EppingCollector], undo: ExitStack) -> None:
         self.hosts, self._collectors, self._undo = hosts, collectors, undo
@@ -106,7 +106,7 @@ class Watch:
     def all(
         self, collector: EppingCollector, count: int, before: Callable[[str], None] = lambda name: None
     ) -> list[Watched]:
-        """Several interfaces with one monitor."""
+        """Watch several interfaces with one monitor."""
         watched = []
         self._undo.enter_context(self.hosts.here.entered())
         monitor = HookMonitor(collector.attachments, collector.packets)
@@ -159,7 +159,7 @@ def test_programs_that_are_there_run_after_ours(watch: Watch, hook: str, verdict
 def test_those_that_come_hide_nothing_for_long(
     watch: Watch, collectors: dict[str, EppingCollector], hook: str, put: str
 ) -> None:
-    """An interface for each verdict."""
+    """One interface for each verdict."""
     every = watch.all(collectors[hook], len(other_programs.VERDICTS))
     assert [each.exchange() for each in every] == [[PACKETS, PACKETS]] * len(every)
     with ExitStack() as others:
@@ -175,7 +175,7 @@ def test_those_that_come_hide_nothing_for_long(
 
 
 def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
-    """Of packets that are sent now."""
+    """Send packets, and check that each is counted once or the interface is not ready."""
     missing = [each for each in every if each.exchange() != [PACKETS, PACKETS]]
 
     def was_not_ready() -> bool:
@@ -187,7 +187,7 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_one_that_hides_nothing_makes_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """We move in front of the program all the same, for it may begin to hide packets."""
+    """The monitor moves before the program all the same, as it may begin to hide packets."""
     caplog.set_level(logging.INFO)
     watched = watch(hook)
     with PUT[hook](watched.name, other_programs.VERDICTS["UNSPEC"], "first"):
@@ -212,7 +212,7 @@ def test_three_that_come_and_go(watch: Watch, hook: str) -> None:
 
 
 def test_one_hook_only(watch: Watch) -> None:
-    """What comes in is hidden, and what goes out is not."""
+    """Received packets are hidden, transmitted ones are not."""
     watched = watch("tcx")
     with other_programs.attached(watched.name, hooks=[libbpf.BPF_TCX_INGRESS], verdict=other_programs.VERDICTS["OK"]):
         assert watched.exchange() == [0, PACKETS]
@@ -223,7 +223,7 @@ def test_one_hook_only(watch: Watch) -> None:
 
 
 def test_one_that_insists_on_the_first_place(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """We move three times at once, and then less and less often, and only if packets are missing."""
+    """The monitor moves three times at once, then less and less often, and only if packets are missing."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     ok = other_programs.VERDICTS["OK"]
@@ -242,7 +242,7 @@ def test_one_that_insists_on_the_first_place(watch: Watch, caplog: pytest.LogCap
 
 
 def test_a_filter_that_nobody_can_come_before_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """One of another protocol has priority 1."""
+    """A filter of another protocol has priority 1."""
 
     def before(name: str) -> None:
         run = watch.hosts.here.run
@@ -274,7 +274,7 @@ def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pyt
 
 
 def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the first agent moves, when the second one comes, nor the second, when the first one goes."""
+    """The first agent does not move when the second one starts, nor the second when the first one ends."""
     caplog.set_level(logging.INFO)
     config = EppingConfig(max_subnets=64, max_flows=64, hook="tcx")
     with EppingCollector(config) as first, EppingCollector(config) as second:
@@ -322,7 +322,7 @@ def detach_links(watched: Watched) -> None:
 
 
 def replace_programs(watched: Watched) -> None:
-    """Another program in our links."""
+    """Put another program into our links."""
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for *_, hook in watched.collector.attachments.hooks():
             assert isinstance(hook, Link)
@@ -348,7 +348,7 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Another program, which accepts all packets, under our priority and handle."""
+    """Put another program, which accepts all packets, under our priority and handle."""
     found = [each for way in POINTS for each in clsact.in_order(socket.if_nametoindex(watched.name), way)]
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for each in found:
@@ -401,7 +401,7 @@ def test_a_program_that_is_removed_repeatedly_waits(watch: Watch, caplog: pytest
 
 
 def test_a_qdisc_that_cannot_hold_us(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """An ingress qdisc in the place of the clsact qdisc is named, and attached to when it is gone."""
+    """An ingress qdisc in the place of the clsact qdisc is named. When it is gone, the monitor attaches."""
     watched = watch("clsact")
     remove_qdisc(watched)
     watched.hosts.here.run("tc", "qdisc", "add", "dev", watched.name, "ingress")
@@ -465,7 +465,7 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 
 
 def test_an_xdp_program_that_drops_a_part_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither is a program that comes to the hook meanwhile: we move in front of it, and what is missing is not its."""
+    """Another program on the hook is no fault either: the monitor moves before it, and packets are still missing."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     with (
@@ -498,7 +498,7 @@ def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:
 
 
 def test_packets_that_bypass_the_queue(watch: Watch) -> None:
-    """A socket with PACKET_QDISC_BYPASS sends behind the hook. A packet now and then is no fault, a stream is."""
+    """A socket with PACKET_QDISC_BYPASS sends after the hook. Few such packets are no fault, a stream is."""
     watched = watch("tcx")
     watched.look(2.1)
     frame = bytes.fromhex("020000000002 020000000001 88b5") + bytes(46)
@@ -520,7 +520,7 @@ def test_packets_that_bypass_the_queue(watch: Watch) -> None:
 
 
 def test_what_broadcasts_and_aggregates_count_is_no_fault(watch: Watch) -> None:
-    """The kernel makes copies of what it broadcasts, and counts an aggregate of TCP segments as one packet."""
+    """The kernel copies its broadcasts, and counts an aggregate of TCP segments as one packet."""
     watched = watch("tcx")
     watched.ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with watched.hosts.there.entered():

@@ -27,7 +27,7 @@ EXIT, GOTO = 0x95, 0x05
 
 
 class Block(NamedTuple):
-    """Steps, and how it goes on: by a jump or an exit, or nothing, for the next block."""
+    """Steps and what follows them: a jump, an exit, or the next block."""
 
     body: list[Step]
     ending: Step | None = None
@@ -48,12 +48,12 @@ def assembled(blocks: list[Block]) -> bytes:
 
 
 def recorded(number: int) -> list[Step]:
-    """r0 = r0 * 3 + number, in 32 bits, so that each way through a program ends in another number."""
+    """Return r0 = r0 * 3 + number, in 32 bits, so that each path through a program returns another number."""
     return [(0x24, 0x00, 0, 3), (0x04, 0x00, 0, number)]
 
 
 def any_program(seed: int) -> bytes:
-    """Blocks that go on to later ones, by any jump, or end; some are rare, some load 64 bits."""
+    """Return blocks that jump to later blocks, or end. Some are rare, some load 64 bits."""
     chance = random.Random(seed)
     count = chance.randrange(3, 40)
     blocks, reached = [], set[int]()
@@ -81,7 +81,7 @@ def any_program(seed: int) -> bytes:
 
 
 def results(code: bytes) -> list[int]:
-    """What the program returns for packets of LENGTHS."""
+    """Return the results of the program for packets of LENGTHS."""
     fd, data = load("arranged", code), ctypes.create_string_buffer(bytes(12) + b"\x08\x00", max(LENGTHS))
     runs = ProgTestRuns(fd, 1)
     runs.options["data_in"] = ctypes.addressof(data)
@@ -130,7 +130,7 @@ def test_rare_blocks_come_last_and_their_mark_is_removed() -> None:
 
 @pytest.mark.parametrize("code", [CONDITIONS[0] | 5, CONDITIONS[3] | 5])
 def test_a_jump_over_a_rare_block_is_inverted_where_possible(code: int) -> None:
-    """if r2 OP 60 goto the usual; the rare: BPF_JSET has no opposite, so there a jump is left."""
+    """if r2 OP 60 goto common; rare. BPF_JSET has no inverse, so its jump remains."""
     program = [
         Block(BEGIN, (code, 0x02, 0, 60), 2),
         Block([MARK, *recorded(1)], (EXIT, 0, 0, 0)),

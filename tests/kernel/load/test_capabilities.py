@@ -85,7 +85,7 @@ def test_check_without_any(ns: Namespace) -> None:
 
 @pytest.fixture(scope="module")
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Otel-epping in a Python that has its capabilities of its file, as the image of a container may have one."""
+    """Otel-epping in a Python with file capabilities, as in a container image."""
     folder = tmp_path_factory.mktemp("capable")
     folder.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
@@ -119,7 +119,7 @@ def test_nothing_is_held_once_it_runs(
 
 
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
-    """Not by `start`, which wants no thread to hold anything."""
+    """Not started by `start`, which checks that no thread has a capability."""
     # The kernel's name of the thread is the program's, but from Python 3.14 on it is that of the Thread object.
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
@@ -134,7 +134,7 @@ def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_pat
 
 
 def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
-    """An interface that comes later, every kind of access to the maps; and counts are mapped read-only."""
+    """A later interface and every kind of access to the maps. Counts are mapped read-only."""
     process = ns.popen(
         as_nobody(CAPABLE_NOBODY, "/mnt/tests/support/after_drop.py", "later0"),
         stdin=subprocess.PIPE,
@@ -233,7 +233,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
 
 
 def loaders(parent: int) -> list[Path]:
-    """Loaders that a process has started, in /proc."""
+    """Return the loaders that a process has started, from /proc."""
     found = []
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in children.read_text().split():
@@ -243,7 +243,7 @@ def loaders(parent: int) -> list[Path]:
 
 
 def converse_between(near: Namespace, far: Namespace) -> None:
-    """Requests and answers over a TCP connection from one host to another."""
+    """Send requests and answers over a TCP connection from one host to another."""
     with near.entered():
         listener = socket.create_server(("10.8.0.1", 0))
     with far.entered():
@@ -287,7 +287,7 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
 def test_the_compiler_reads_its_headers_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str
 ) -> None:
-    """By Landlock: where a kernel has none, this fails, and the loader is confined by its capabilities alone."""
+    """Landlock confines it. On a kernel without Landlock this fails, and only capabilities confine the loader."""
     source = tmp_path / "bpf"
     shutil.copytree(loader.source_folder(), source)
     program = source / "epping.bpf.c"

@@ -39,7 +39,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few rows to a window, so that there are many windows."""
+    """Makes windows of a few rows, so that there are many windows."""
     monkeypatch.setattr(map_array, "_WINDOW_BYTES", 7_000)
 
 

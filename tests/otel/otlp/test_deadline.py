@@ -39,7 +39,7 @@ REQUEST = Request(bytes(2**21), 1)  # more than a socket's buffers take from a p
 
 @contextmanager
 def sending(protocol: str, endpoint: str, timeout_s: float = TIMEOUT_S, **options: Any) -> Iterator[RequestSender]:
-    """A sender, and its exporter shut down in the end."""
+    """Yield a sender, and shut its exporter down in the end."""
     exporter = (GrpcExporter if protocol == GRPC else HttpExporter)(endpoint, timeout=timeout_s, **options)
     found = sender(exporter)
     assert found
@@ -55,7 +55,7 @@ def timed(sender: RequestSender, request: Request = REQUEST) -> tuple[Answer, fl
 
 @pytest.fixture
 def no_thread_is_left() -> Iterator[None]:
-    """Of the threads that were given up, each has ended soon after."""
+    """Checks that each abandoned thread ends soon after."""
     yield
     deadline = time.monotonic() + PATIENCE_S
     while any(thread.name == http_exchange.THREAD_NAME for thread in threading.enumerate()):
@@ -68,7 +68,7 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.mark.parametrize("manners", HOLDING)
 @pytest.mark.parametrize("protocol", [GRPC, HTTP])
 def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str, tls: bool) -> None:
-    """With TLS none of them gets beyond the handshake."""
+    """With TLS, the handshake never completes."""
     with serving(HOLDING[manners]) as server:
         endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
         with sending(protocol, endpoint) as one:
@@ -93,7 +93,7 @@ def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
 
 
 def test_a_resolver_that_is_silent_holds_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """getaddrinfo() knows no timeout but those of resolv.conf(5), half a minute and more; here, until it is let go."""
+    """The only timeouts of getaddrinfo() are those of resolv.conf(5), half a minute and more."""
     go_on, asked = threading.Event(), []
 
     def getaddrinfo(*arguments: Any, **options: Any) -> Any:
@@ -116,7 +116,7 @@ def test_a_resolver_that_is_silent_holds_one_thread_and_no_export(monkeypatch: p
 
 
 def test_an_address_that_is_silent_leaves_time_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with an IPv6 address that leads nowhere and an IPv4 address that works."""
+    """A name with an address that does not answer and an address that does."""
     with Sink() as sink, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
@@ -134,7 +134,7 @@ def test_an_address_that_is_silent_leaves_time_for_the_next_one(monkeypatch: pyt
 
 
 def test_a_request_that_was_given_up_is_not_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With delta temporality the receiver would have it twice."""
+    """With delta temporality, the receiver would have the counts twice."""
     resolve, go_on = socket.getaddrinfo, threading.Event()
 
     def late(*arguments: Any, **options: Any) -> Any:
@@ -151,7 +151,7 @@ def test_a_request_that_was_given_up_is_not_sent_later(monkeypatch: pytest.Monke
 
 
 class Replies(ThreadingHTTPServer):
-    """Answers each request with the next status and headers; `times` is when each came."""
+    """Answers each request with the next status and headers. `times` are the times of requests."""
 
     daemon_threads = True
     block_on_close = False
@@ -222,7 +222,7 @@ def test_a_receiver_that_asks_for_haste_gets_few_tries(value: str) -> None:
 
 
 class Grpc:
-    """A gRPC server that answers with a status, and what it sends along: (name, value) pairs."""
+    """A gRPC server that answers with a status and trailing metadata: (name, value) pairs."""
 
     def __init__(self, code: grpc.StatusCode, *metadata: tuple[str, str | bytes]) -> None:
         self.calls = 0
@@ -246,7 +246,7 @@ class Grpc:
 
 
 def details(seconds: int) -> bytes:
-    """What a server sends by gRPC's "richer error model"."""
+    """Return an error of gRPC's "richer error model"."""
     packed = AnyMessage()
     packed.Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return bytes(Status(code=8, details=[packed]).SerializeToString())

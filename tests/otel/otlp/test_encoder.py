@@ -44,7 +44,7 @@ SUBNETS = 40
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """Few slots: most subnets are counted together."""
+    """Few slots: most subnets are counted in the overflow slot."""
     with closing(Bench(replace(CONFIG, max_subnets=SUBNETS))) as bench:
         loopback = socket.if_nametoindex("lo")
         bench.collector.attachments.register(Interface("l\u00f6\u00f6p", loopback, 14))
@@ -52,7 +52,7 @@ def bench() -> Iterator[Bench]:
 
 
 def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -> None:
-    """RTTs narrow and wide, old subnets and new ones, all classes of packets, and ECN."""
+    """Feed narrow and wide RTTs, old and new subnets, all classes of packets, and ECN."""
     conversations += [Conversation(bench) for _ in range(6)]
     for conversation in conversations:
         low = draw.choice([10, 20, 29])
@@ -103,7 +103,7 @@ def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: 
 def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As another release of it might be built, in a way that shows at the first request only."""
+    """As another release of it might be built, with a difference that shows at the first request only."""
     inner = exporter(sink)
     wrapped = ProducerExporter(inner, bench.collector)
 

@@ -94,7 +94,7 @@ def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any
 
 @contextmanager
 def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
-    """What the agent would send with, by these variables."""
+    """Yield the sender of an agent with these variables."""
     said = standard.read(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
@@ -238,7 +238,7 @@ def test_a_header_goes_before_netrc_and_a_user_in_the_url(
 
 
 def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
-    """It answers a handshake by an HTTP response."""
+    """It answers a handshake with an HTTP response."""
 
     def refuse(client: socket.socket) -> None:
         client.recv(65536)

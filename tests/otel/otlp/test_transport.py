@@ -62,7 +62,7 @@ Build = Callable[..., Any]
 
 
 def counters(count: int) -> Request:
-    """A request of so many points."""
+    """Return a request with so many points."""
     attributes = Column.of(number_attributes({semconv.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count))
     written = number_points([attributes], np.full(count, 1), 2, np.arange(count))
     return request([RESOURCE], OURS, [sum_metric(metric_table.SUBNET_PACKETS, written, CUMULATIVE)])
@@ -75,7 +75,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def build() -> Iterator[Build]:
-    """Exporters by protocol and endpoint, shut down in the end if the test hasn't."""
+    """Makes exporters by protocol and endpoint, and shuts them down in the end."""
     with ExitStack() as undo:
 
         def build(protocol: str, endpoint: str, timeout: float = TIMEOUT_S, **options: Any) -> MetricExporter:
@@ -100,7 +100,7 @@ def sender_of(exporter: MetricExporter) -> RequestSender:
 
 
 def test_a_collector_gets_what_was_written(build: Build) -> None:
-    """Not ours, and by both transports, compressed and not."""
+    """A collector of others, by both transports, with and without compression."""
     sent = counters(1000)
     gzip = {GRPC: grpc.Compression.Gzip, HTTP: HttpCompression.Gzip}
     with Sink() as sink, collector(sink) as forwarder:
@@ -130,7 +130,7 @@ def test_compression_and_headers_are_the_exporters(protocol: str, build: Build, 
 
 
 def test_a_request_is_sent_again_after_a_transient_error(protocol: str, server: Receiver, build: Build) -> None:
-    """The gRPC exporter connects anew after the first: there, too, requests go through as they are."""
+    """The gRPC exporter reconnects after the first error. The request is sent unchanged."""
     sent = counters(3)
     server.errors = [TRANSIENT[protocol]] * 2
     assert sender_of(build(protocol, server.endpoint)).send(sent) == SUCCESS
@@ -247,7 +247,7 @@ def test_the_exporter_still_exports_next_to_it(protocol: str, server: Receiver, 
 
 
 class OwnGrpcExporter(GrpcExporter):
-    """Somebody's own, who may do as he likes with an export."""
+    """An exporter of a user, who may override the export."""
 
 
 class OwnHttpExporter(HttpExporter):
@@ -272,7 +272,7 @@ MEMBERS = {
 def test_an_exporter_of_another_build_is_left_as_it_is(
     protocol: str, member: str, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A member of it is something else; and the log says so."""
+    """One of its members is something else, which is logged."""
     exporter = build(protocol, "http://127.0.0.1:9")
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         holder = exporter if member in vars(exporter) else type(exporter)
