@@ -92,7 +92,7 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
         there = undo.enter_context(udp_socket(hosts.there, "10.77.0.2", 9))
         for one, other in ((here, "10.77.0.2"), (there, "10.77.0.1")):
             for length in (100, 101, 102) * 20:
-                with suppress(OSError):  # a sender is told if its packet is dropped on its way out
+                with suppress(OSError):  # send() fails if the packet is dropped on its way out
                     one.sendto(bytes(length - 14 - 20 - 8), (other, 9))
         for one in (here, there):
             one.settimeout(1)

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parallel
 
 MOST_HEADERS = 8
 MPLS_ETHERTYPE = 0x8847
-# Of a pseudowire nobody knows that it carries Ethernet before the frame's EtherType is there.
+# Only the frame's EtherType shows that a pseudowire carries Ethernet.
 MAY_BE_OTHER = {"pseudowire", "pseudowire, bare"}
 
 

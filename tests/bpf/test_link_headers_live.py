@@ -196,7 +196,7 @@ def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ..
     ):
         frame = bytes(ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / bytes(20))
         near.send(frame)
-        # The other end has its outer tag beside it, too; AF_PACKET doesn't show that one, but does the inner one.
+        # The other end has its outer tag outside of the data too. AF_PACKET shows the inner one only.
         received = far.recv(9000)
         assert received == frame[:12] + struct.pack(">HH", CTAG, 5) * (len(protocols) - 1) + frame[12:]
         converse(pair, ETHER, TAG_BYTES * (len(protocols) - 1), 0)

@@ -80,7 +80,7 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT); `watching()` waits. None outlives it."""
+    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT). It ends with its test."""
     started: list[Watch] = []
 
     def start(*arguments: Any, **how: Any) -> Watch:
@@ -139,7 +139,7 @@ def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) 
     assert {flow[0] for flow in told} > set(lab.addresses)
     endings: Counter[str] = Counter()
     for (source, *_), events in told.items():
-        # The client's direction is told as the server's packets go, so backwards.
+        # The client's direction is reported in the direction of the server's packets, so reversed.
         opening = "SYN" if source in lab.addresses else "SYN-ACK"
         assert events[0] == ("opening", opening)
         ((what, why),) = events[1:]
@@ -232,7 +232,7 @@ def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callabl
     assert one.log.splitlines()[-1].startswith("otel-epping: stopped at once")
 
 
-# Root is who runs it by hand, as a rule.
+# Users who run it by hand are usually root.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 @pytest.mark.parametrize(("hook", "kept"), [("tcx", 0), ("clsact", NET_ADMIN)])
 def test_what_it_holds(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:

@@ -67,7 +67,7 @@ def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_the_collector_takes_it(otelcol: Path, path: Path) -> None:
     text = path.read_text()
-    # Each variable is told of at the head, with an example.
+    # The head of the file names each variable, with an example.
     used = set(re.findall(r"\$\{env:(\w+)\}", text))
     documented = dict(
         re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE)))

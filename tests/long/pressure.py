@@ -44,7 +44,7 @@ class Load:
     duration_ms: int = 20_000
     strangers: int = 0  # new flows
     packets_of_each: int = 1
-    syns: int = 0  # that nobody answers
+    syns: int = 0  # without a reply
     handshakes: int = 0  # of which the SYN-ACK comes after `rtt_ms`
     hosts: int = 1 << 20  # from which strangers and SYNs come
 
@@ -120,7 +120,7 @@ def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
 
 def run(bench: Bench, load: Load) -> Outcome:
     """Feeds it all; the strangers and SYNs in equal parts between the packets of a ms, and from ms to ms."""
-    number = next(runs)  # nobody in it was in a run before, and it is later
+    number = next(runs)  # no flow of it was in an earlier run, and its times are later
     due, traffic = timeline(load), Traffic(bench, load.hosts, number)
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()

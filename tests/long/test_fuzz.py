@@ -74,7 +74,7 @@ def test_an_episode_is_the_same_each_time_and_another_with_another_seed() -> Non
         assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
-# What the model is told wrong: where, name and value, and what the first disagreement must be about.
+# A wrong rule for the model: where, name and value, and the subject of the first disagreement.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
     (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),

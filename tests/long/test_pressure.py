@@ -22,7 +22,7 @@ PERIODS = 4
 ENOUGH = 0.95
 # From hosts of one subnet each, or they would take all slots for subnets from tests that come later.
 LOAD = Load(flows=200, period_ms=500, duration_ms=500 * PERIODS, hosts=250)
-POSSIBLE = LOAD.flows * (PERIODS - 1)  # of a flow's first segment nobody knows whether it was sent before
+POSSIBLE = LOAD.flows * (PERIODS - 1)  # a flow's first segment may be a retransmission, so it is not timed
 
 PRESSURE = {
     "half of the table is new in each period": replace(LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2),
@@ -80,7 +80,7 @@ def test_pressure_shows_in_what_is_exported(every: Bench) -> None:
     assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
     assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)
-    # SYNs that nobody answered: begun, and nothing came of them.
+    # SYNs without a reply: started RTT samples that are never completed.
     outcomes = ("expired", "superseded", "repeated")
     spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
     measured = sum(more(metric, kind) for metric, kind in after if metric == "epping.rtt.duration")

@@ -21,7 +21,7 @@ COPY_WITHOUT_ID_NS = 100_000
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
-# Bytes of Ethernet and IPv4 headers; and of an ICMP or DNS header, by which two packets are told apart.
+# Bytes of Ethernet and IPv4 headers, and of an ICMP or DNS header, which distinguish two packets.
 _CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]

@@ -99,7 +99,7 @@ def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
     lab: Lab, agents: Callable[..., Agent]
 ) -> None:
     """A working exporter (console) next to a failing one is complete, and the failure is logged once."""
-    dead = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
+    dead = "http://127.0.0.1:9"  # the port of `discard`, on which no process listens
     grpc = agents("dead-grpc", dead, "60s", OTEL_METRICS_EXPORTER="otlp,console")
     http = agents("dead-http", dead, "60s", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
     for agent in (grpc, http):

@@ -67,7 +67,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         converse(ns)
         sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
         with set_back(HOUR_S):
-            # What is new now was made after the step, and what is told of it by a clock that is ahead.
+            # New slots were made after the step, and are exported with the time of a clock that is ahead.
             with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for host in range(1, 20):
                     sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))

@@ -73,7 +73,7 @@ def test_interfaces_too_many_are_refused_at_the_start_and_later(
         converse(many, 3)
         requests = len(sink.received)
         eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports go on")
-        assert len(REFUSED.findall(agent.log.read_text())) == len(refused)  # told once
+        assert len(REFUSED.findall(agent.log.read_text())) == len(refused)  # logged once each
         assert agent.stop() == 0
 
 

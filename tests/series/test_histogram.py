@@ -85,7 +85,7 @@ def test_bounds_are_where_the_sdk_changes_to_the_next_bucket(scale: int) -> None
     every = Buckets(np.ones(buckets.bucket_count(scale), np.uint64), first, scale)
     sdk = mapping(scale)
     for index, bound in enumerate(histogram.upper_bounds(every).tolist(), first):
-        # Floating point: a hair beside the bound, but for powers of two, which are exact and inclusive.
+        # Floating point: next to the bound, except for powers of two, which are exact and inclusive.
         assert sdk.map_to_index(bound * (1 - 1e-12)) == index
         assert sdk.map_to_index(bound * (1 + 1e-12)) == index + 1
         if (index + 1) % 2**scale == 0:

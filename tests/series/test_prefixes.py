@@ -124,7 +124,7 @@ def test_bounds_can_be_changed(bench: Bench) -> None:
 
     def lengths(limits: Limits) -> list[int]:
         bench.collector.limit(limits)
-        for _ in range(2):  # for what was told is delivered then
+        for _ in range(2):  # the second export delivers what the first one left
             for subnet in range(40):
                 crowd.ping(subnet, MS)
             receiver.export()
@@ -168,7 +168,7 @@ def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench:
     receiver.export()
     assert exported(receiver) == names(1)
     receiver.check(crowd.truth)
-    # What was counted before stays where it was told.
+    # Earlier counts stay in the series in which they were exported.
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT)[RTTS] == 7
 

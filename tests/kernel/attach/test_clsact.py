@@ -23,7 +23,7 @@ from tests.support.seccomp import BEFORE_TCX
 from tests.support.unprivileged import AGENT
 
 CLSACT = ("--hook", "clsact")
-# Where nobody looks at what is exported: an exporter that cannot fail, nor keep the end waiting.
+# For tests that do not look at exports: an exporter that cannot fail or delay the end.
 ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
 ACCEPT = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)  # r0 = TC_ACT_OK; exit
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}

@@ -132,7 +132,7 @@ def watch(hosts: Hosts, collectors: dict[str, EppingCollector]) -> Iterator[Watc
         yield Watch(hosts, collectors, undo)
 
 
-# ---- others who are there before
+# ---- other programs that are there before
 
 
 @pytest.mark.parametrize("verdicts", [("OK",), ("SHOT", "STOLEN"), ("REDIRECT", "PIPE", "TRAP")], ids="+".join)
@@ -151,7 +151,7 @@ def test_programs_that_are_there_run_after_ours(watch: Watch, hook: str, verdict
         assert watched.collector.attachments.counts["moved"] == watched.collector.attachments.counts["unseen"] == 0
 
 
-# ---- others who come and go while we watch
+# ---- other programs that come and go while we watch
 
 
 @pytest.mark.parametrize("put", PUTS)

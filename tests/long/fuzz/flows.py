@@ -44,7 +44,9 @@ class Half:
     newest: int | None = None  # its newest TSval; None: sequence numbers time it
     newest_ns: int = 0  # and when that was first seen
     waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # TSval, when
-    timed: tuple[int, int] | None = None  # of who sends no timestamps: what acknowledges the segment, when
+    timed: tuple[int, int] | None = (
+        None  # of a sender without timestamps: the ACK of the segment, and its time
+    )
     leaves_one_out: bool = False
     tsval: int = 0  # the last one, whether timestamps time it or not
     handed_over: bool = False  # its timestamps ceased to work
@@ -129,7 +131,7 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
     if receiver.acknowledged and not later(last, receiver.acknowledged):
         return Segment.AGAIN  # the other end has it
     if begin == 0:
-        # What acknowledges a first fragment is not known: nobody knows where its segment ends.
+        # The ACK of a first fragment is unknown, as the end of its segment is.
         return Segment.OTHER if is_probe(receiver, meaning) or meaning.is_first_fragment else Segment.NEXT
     if begin == -1 and begin + size > 0 and not flags & SYN:
         return Segment.OTHER

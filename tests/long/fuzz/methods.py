@@ -95,7 +95,7 @@ class TcpTimestamp:
                 return self.timing.takes_back(half, tsval, bool(meaning.payload or meaning.flags & FIN), now_ns)
             self.timing.abandon(half)
             if known and later(newest, tsval):
-                half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
+                half.newest = None  # a new connection, or the SYN of this one was overtaken
                 return False
             known = False
         if known and not later(tsval, newest):

@@ -78,7 +78,7 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
             assert ExportMetricsServiceRequest.FromString(ours.body) == expected
             assert ours.points == sum(len(metric.data.data_points) for metric in theirs.scope_metrics[0].metrics)
             seen |= {metric.name for metric in theirs.scope_metrics[0].metrics}
-            if draw.random() < 0.7:  # else it is told again
+            if draw.random() < 0.7:  # otherwise it is exported again
                 producer.acknowledge(batch)
     assert metric_table.RTT.name in seen
     assert semconv.OVERFLOW in str(expected)
