@@ -3,12 +3,11 @@
 
 import re
 import socket
-import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from otel_epping.otel import metric_table
 from tests.support.command import Agent, converse
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S, stays
+from tests.support.servers import Answer, HttpServer
 from tests.support.stalling_servers import HOLDING, serving
 from tests.support.unprivileged import AGENT
 
@@ -30,17 +30,20 @@ _RESOLVING = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
 FAST = ("-i", "lo", "--interval", "200ms", "--sample-interval", "0")
 
 
-class Proxy(ThreadingHTTPServer):
-    """Answers by `reply`: (status, headers, body). Requests that it answers with 200 and no body are in `taken`."""
-
-    daemon_threads = True
-    block_on_close = False
+class Proxy(HttpServer):
+    """Answers by `answer`: (status, headers, body). Requests that it answers with 200 and no body are in `taken`."""
 
     def __init__(self) -> None:
-        self.reply: tuple[int, dict[str, str], bytes] = (200, {}, b"")
+        self.answer: Answer = (200, {}, b"")
         self.count = 0
         self.taken: list[ExportMetricsServiceRequest] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
+        super().__init__(self._reply)
+
+    def _reply(self, _: Message, body: bytes) -> Answer:
+        if self.answer == (200, {}, b""):
+            self.taken.append(ExportMetricsServiceRequest.FromString(body))
+        self.count += 1
+        return self.answer
 
     def wait_for(self, more: int) -> None:
         deadline, until = time.monotonic() + PATIENCE_S, self.count + more
@@ -62,35 +65,12 @@ class Proxy(ThreadingHTTPServer):
         )
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Proxy
-
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        status, headers, answer = self.server.reply
-        if self.server.reply == (200, {}, b""):
-            self.server.taken.append(ExportMetricsServiceRequest.FromString(body))
-        self.server.count += 1
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer)))
-        self.end_headers()
-        self.wfile.write(answer)
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
 @pytest.fixture
 def proxy(ns: Namespace) -> Iterator[Proxy]:
     with ns.entered():
         server = Proxy()
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with server:
+        yield server
 
 
 def causes(agent: Agent) -> list[str]:
@@ -112,13 +92,13 @@ def test_a_response_other_than_otlp_acknowledges_nothing(
     ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
 ) -> None:
     """With delta temporality, all counts arrive once the receiver is reachable, also the agent's own."""
-    proxy.reply = reply
+    proxy.answer = reply
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(2)
     converse(ns)
     proxy.wait_for(3)
     failed = proxy.count
-    proxy.reply = (200, {}, b"")
+    proxy.answer = (200, {}, b"")
     agent.wait_for("exports get through again")
     proxy.wait_for(2)
     assert agent.stop() == 0
@@ -132,15 +112,15 @@ def test_a_response_other_than_otlp_acknowledges_nothing(
 
 def test_each_cause_is_logged_once_while_exports_fail(proxy: Proxy, start: Callable[..., Agent]) -> None:
     replies = [(302, {"Location": "/login"}, b""), (404, {}, b""), (400, {}, b"a"), (302, {"Location": "/login"}, b"")]
-    proxy.reply = replies[0]
+    proxy.answer = replies[0]
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP)
     for reply in replies:
-        proxy.reply = reply
+        proxy.answer = reply
         proxy.wait_for(3)
     assert [cause[:8] for cause in causes(agent)] == ["HTTP 302", "HTTP 404", "HTTP 400"]
-    proxy.reply = (200, {}, b"")
+    proxy.answer = (200, {}, b"")
     agent.wait_for("exports get through again")
-    proxy.reply = replies[0]
+    proxy.answer = replies[0]
     agent.wait_for("export failed", times=4)
     assert agent.stop() == 1
 
@@ -148,13 +128,13 @@ def test_each_cause_is_logged_once_while_exports_fail(proxy: Proxy, start: Calla
 def test_a_receiver_that_asks_for_an_hour_is_left_alone_until_the_end(
     proxy: Proxy, start: Callable[..., Agent]
 ) -> None:
-    proxy.reply = (429, {"Retry-After": "3600"}, b"slow down")
+    proxy.answer = (429, {"Retry-After": "3600"}, b"slow down")
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(1)
     time.sleep(1)
     assert proxy.count == 1
     assert causes(agent) == ["HTTP 429 Too Many Requests: slow down (Retry-After: 3600 s)"]
-    proxy.reply = (200, {}, b"")
+    proxy.answer = (200, {}, b"")
     assert agent.stop() == 0
     assert proxy.count == 2, "what was counted is sent before the agent ends"
 

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 
 from otel_epping.lab.namespaces import Namespace
@@ -22,6 +22,7 @@ from otel_epping.otel import metric_table
 from otel_epping.process.stop import STOP_S
 from tests.support.command import Agent, converse
 from tests.support.patience import PATIENCE_S
+from tests.support.servers import Answer, HttpServer
 
 PACKETS = metric_table.SUBNET_PACKETS.name
 RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset
@@ -155,25 +156,14 @@ def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
     """An HTTP receiver with a limit on the size of requests, and its answers so far."""
     answers: list[int] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            size = int(self.headers["Content-Length"])
-            self.rfile.read(size)
-            answers.append(413 if size > most_bytes else 200)
-            self.send_response(answers[-1])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    def reply(_: Message, body: bytes) -> Answer:
+        answers.append(413 if len(body) > most_bytes else 200)
+        return answers[-1], {}, b""
 
     with ns.entered():
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", answers
-    server.shutdown()
-    server.server_close()
+        server = HttpServer(reply)
+    with server:
+        yield server.url, answers
 
 
 def test_a_request_that_is_too_large_is_logged_and_exports_continue(ns: Namespace, start: Callable[..., Agent]) -> None:

@@ -7,10 +7,9 @@ for another try soon, as each transport defines it, so that no test waits for a 
 
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from threading import Thread
 from typing import Any
 
@@ -18,7 +17,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 
-_SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+from tests.support.servers import Answer, HttpServer, grpc_server
+
 _AGAIN_AFTER_S = 0.05
 _RETRY_INFO = RetryInfo(retry_delay=Duration(nanos=int(_AGAIN_AFTER_S * 1e9))).SerializeToString()
 
@@ -48,53 +48,26 @@ class Receiver:
 def receiver(protocol: str) -> Iterator[Receiver]:
     """Run a receiver while the body runs."""
     one = Receiver(protocol)
-    with _grpc_server(one) if protocol == GRPC else _http_server(one):
-        yield one
 
-
-@contextmanager
-def _grpc_server(receiver: Receiver) -> Iterator[None]:
     def export(body: bytes, context: grpc.ServicerContext) -> bytes:
-        if error := receiver.next_error(body):
+        if error := one.next_error(body):
             context.set_trailing_metadata((("google.rpc.retryinfo-bin", _RETRY_INFO),))
             context.abort(error, "as configured")
-        return receiver.response
+        return one.response
 
-    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
-    server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
-    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield
-    server.stop(grace=None).wait()
+    def reply(_: Message, body: bytes) -> Answer:
+        if error := one.next_error(body):
+            return error, {"Retry-After": str(_AGAIN_AFTER_S)}, b""
+        return 200, {}, one.response
 
-
-@contextmanager
-def _http_server(receiver: Receiver) -> Iterator[None]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            error = receiver.next_error(self.rfile.read(int(self.headers["Content-Length"])))
-            body = b"" if error else receiver.response
-            self.send_response(error or 200)
-            if error:
-                self.send_header("Retry-After", str(_AGAIN_AFTER_S))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False  # the exporter keeps its connection open
-    receiver.endpoint = f"http://127.0.0.1:{server.server_port}/v1/metrics"
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield
-    server.shutdown()
-    server.server_close()
+    if protocol == GRPC:
+        with grpc_server(export) as port:
+            one.endpoint = f"http://127.0.0.1:{port}"
+            yield one
+    else:
+        with HttpServer(reply) as server:
+            one.endpoint = f"{server.url}/v1/metrics"
+            yield one
 
 
 @dataclass

@@ -38,8 +38,10 @@ def deaf(client: socket.socket) -> None:
 def _after_request(answer: Manners) -> Manners:
     def manners(client: socket.socket) -> None:
         client.recv(65536)
-        threading.Thread(target=silent, args=(client,), daemon=True).start()
+        reading = threading.Thread(target=silent, args=(client,), daemon=True)
+        reading.start()
         answer(client)
+        reading.join()  # to close the connection with unread data would reset it
 
     return manners
 

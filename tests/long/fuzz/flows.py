@@ -44,9 +44,7 @@ class Half:
     newest: int | None = None  # its newest TSval; None: sequence numbers time it
     newest_ns: int = 0  # and when that was first seen
     waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # TSval, when
-    timed: tuple[int, int] | None = (
-        None  # of a sender without timestamps: the ACK of the segment, and its time
-    )
+    timed: tuple[int, int] | None = None  # of a sender without timestamps: the ACK of the segment, and its time
     leaves_one_out: bool = False
     tsval: int = 0  # the last one, whether timestamps time it or not
     handed_over: bool = False  # its timestamps ceased to work

@@ -5,9 +5,8 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from typing import Any
 
 import grpc
@@ -28,6 +27,8 @@ from otel_epping.otel.otlp.retries import RequestSender
 from otel_epping.otel.otlp.transport import sender
 from tests.support.otlp_receiver import GRPC, HTTP
 from tests.support.patience import PATIENCE_S
+from tests.support.servers import Answer as HttpAnswer
+from tests.support.servers import HttpServer, grpc_server
 from tests.support.stalling_servers import FLOODING, HOLDING, serving
 
 pytestmark = pytest.mark.unit
@@ -150,49 +151,22 @@ def test_a_request_that_was_given_up_is_not_sent_later(monkeypatch: pytest.Monke
         assert len(sink.received) == 1
 
 
-class Replies(ThreadingHTTPServer):
+class Replies(HttpServer):
     """Answers each request with the next status and headers. `times` are the times of requests."""
 
-    daemon_threads = True
-    block_on_close = False
-
     def __init__(self, *replies: tuple[int, dict[str, str]]) -> None:
-        self.replies = list(replies)
         self.times: list[float] = []
-        super().__init__(("127.0.0.1", 0), _Handler)
+        left = list(replies)
 
-    def __enter__(self) -> "Replies":
-        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
-        return self
+        def reply(_: Message, __: bytes) -> HttpAnswer:
+            self.times.append(time.monotonic())
+            return (*(left.pop(0) if left else (200, {})), b"")
 
-    def __exit__(self, *_: object) -> None:
-        self.shutdown()
-        self.server_close()
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/v1/metrics"
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Replies
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.times.append(time.monotonic())
-        status, headers = self.server.replies.pop(0) if self.server.replies else (200, {})
-        self.send_response(status)
-        for name, value in {"Content-Length": "0", **headers}.items():
-            self.send_header(name, value)
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
+        super().__init__(reply)
 
 
 def test_retry_after_is_heeded_between_tries() -> None:
-    with Replies((503, {"Retry-After": "1"})) as server, sending(HTTP, server.endpoint, 5) as one:
+    with Replies((503, {"Retry-After": "1"})) as server, sending(HTTP, f"{server.url}/v1/metrics", 5) as one:
         assert one.send(REQUEST) == Answer()
     first, second = server.times
     assert 0.9 < second - first < 1.5
@@ -200,7 +174,7 @@ def test_retry_after_is_heeded_between_tries() -> None:
 
 @pytest.mark.parametrize("value", ["3600", "1e300", "Fri, 31 Dec 2999 23:59:59 GMT"])
 def test_retry_after_beyond_the_deadline_is_heeded_by_the_next_exports(value: str) -> None:
-    with Replies((429, {"Retry-After": value})) as server, sending(HTTP, server.endpoint, 1) as one:
+    with Replies((429, {"Retry-After": value})) as server, sending(HTTP, f"{server.url}/v1/metrics", 1) as one:
         answer, seconds = timed(one)
         assert answer.failure
         assert seconds < 1
@@ -215,7 +189,7 @@ def test_retry_after_beyond_the_deadline_is_heeded_by_the_next_exports(value: st
 
 @pytest.mark.parametrize("value", ["0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"])
 def test_a_receiver_that_asks_for_haste_gets_few_tries(value: str) -> None:
-    with Replies(*[(503, {"Retry-After": value})] * 20) as server, sending(HTTP, server.endpoint, 5) as one:
+    with Replies(*[(503, {"Retry-After": value})] * 20) as server, sending(HTTP, f"{server.url}/v1/metrics", 5) as one:
         assert one.send(REQUEST).failure
         assert len(server.times) == 6
         assert one.pause is None
@@ -232,17 +206,12 @@ class Grpc:
             context.set_trailing_metadata(metadata)
             context.abort(code, "no room")
 
-        self._export: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
+        self._export = export
 
     @contextmanager
     def listening(self) -> Iterator[str]:
-        server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.max_receive_message_length", -1)])
-        service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
-        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": self._export}),))
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
-        yield f"http://127.0.0.1:{port}"
-        server.stop(grace=None).wait()
+        with grpc_server(self._export, options=[("grpc.max_receive_message_length", -1)]) as port:
+            yield f"http://127.0.0.1:{port}"
 
 
 def details(seconds: int) -> bytes:

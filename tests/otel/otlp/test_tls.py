@@ -5,11 +5,9 @@ import logging
 import shutil
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -26,66 +24,35 @@ from otel_epping.otel.otlp.transport import sender
 from otel_epping.otel.variables import standard
 from tests.support.certificates import Authority
 from tests.support.otlp_receiver import GRPC, HTTP
+from tests.support.servers import Answer as HttpAnswer
+from tests.support.servers import HttpServer, grpc_server
 from tests.support.stalling_servers import serving
 
 pytestmark = pytest.mark.unit
 
 
 REQUEST = Request(b"", 0)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Keeps the headers of the latest request."""
-
-    protocol_version = "HTTP/1.1"
-    seen: dict[str, str]
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        type(self).seen = {name.lower(): value for name, value in self.headers.items()}
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """The client reports a handshake that fails."""
+Reply = Callable[[Message, bytes], HttpAnswer]
 
 
 @contextmanager
-def https(folder: Path, client_ca: Path | None) -> Iterator[int]:
-    server = HttpServer(("127.0.0.1", 0), Handler)
+def https(folder: Path, client_ca: Path | None, reply: Reply = lambda headers, body: (200, {}, b"")) -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     if client_ca:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with HttpServer(reply, context) as server:
+        yield server.server_port
 
 
 @contextmanager
 def grpcs(folder: Path, client_ca: Path | None) -> Iterator[int]:
-    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
-    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(lambda body, context: b"")
-    service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
     pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
     ca = client_ca.read_bytes() if client_ca else None
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, client_ca is not None))
-    server.start()
-    yield port
-    server.stop(grace=None).wait()
+    credentials = grpc.ssl_server_credentials([pair], ca, client_ca is not None)
+    with grpc_server(lambda body, context: b"", credentials, [("grpc.so_reuseport", 0)]) as port:
+        yield port
 
 
 def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any:
@@ -226,15 +193,21 @@ def test_a_header_goes_before_netrc_and_a_user_in_the_url(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login nobody password nothing\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    with listening(HTTP, authority.folder) as port:
+    seen: list[str] = []
+
+    def reply(headers: Message, _: bytes) -> HttpAnswer:
+        seen.append(headers["Authorization"])
+        return 200, {}, b""
+
+    with https(authority.folder, None, reply) as port:
         for endpoint in (f"https://127.0.0.1:{port}", f"https://me:pass@127.0.0.1:{port}"):
             certificate = {"CERTIFICATE": str(authority.pem), "ENDPOINT": endpoint}
             with sending(HTTP, port, HEADERS="authorization=Bearer%20ours", **certificate) as one:
                 assert one.send(REQUEST) == Answer()
-            assert Handler.seen["authorization"] == "Bearer ours"
+            assert seen[-1] == "Bearer ours"
         with sending(HTTP, port, **certificate) as one:
             assert one.send(REQUEST) == Answer()
-        assert Handler.seen["authorization"] == "Basic bWU6cGFzcw=="
+        assert seen[-1] == "Basic bWU6cGFzcw=="
 
 
 def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
