@@ -57,7 +57,7 @@ fuzz: root setup ## 2 million broken packets through the program, judged by a mo
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
 	$(BIN)/python -m tests.long.pressure
 
-soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
+soak: root collector ## 20 minutes of churn, or MINUTES=N: each packet is exported once, memory stays flat
 	$(BIN)/python -m tests.long.soak $(MINUTES)
 
 distrotest: root ## demo and test in fresh Debian 12, 13 and sid, or ONLY=trixie; other steps: STEPS="check demo"
