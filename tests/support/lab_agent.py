@@ -107,9 +107,11 @@ def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
 def talking(lab: Lab) -> Iterator[None]:
     """Run real TCP connections while the body runs, and wait until no packet is on the wire."""
     clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
-    yield
-    for client in clients:
-        assert not traffic.finish(client).errors
+    try:
+        yield
+    finally:  # a failed test must not keep them talking: the next one would wait for quiet
+        errors = [traffic.finish(client).errors for client in clients]
+    assert not any(errors), errors
     quiet(lab)
 
 
