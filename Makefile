@@ -18,9 +18,12 @@ SCHEMA  := $(BIN)/check-jsonschema --quiet --default-filetype yaml --builtin-sch
 PIP_OPTIONS := --quiet --disable-pip-version-check --constraint constraints.txt
 INSTALL := $(BIN)/python -m pip install $(PIP_OPTIONS)
 
+# Three processes for two cores, because tests of deadlines wait.
+UNIT    := -m unit --numprocesses 3 --dist worksteal
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test pythons compat integration fuzz pressure soak distrotest vmtest platforms bench lint format docs \
-    build sbom clean setup collector packages root
+.PHONY: help demo unit test pythons compat integration fuzz pressure soak distrotest vmtest platforms bench lint format \
+    docs build sbom clean setup collector packages root
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -28,9 +31,13 @@ help: ## list the targets
 demo: root collector ## see it work: subnets of known delay, the kernel's histograms, a real collector
 	$(BIN)/otel-epping demo
 
+unit: setup ## the tests that need neither kernel nor root, with fewer examples: in 20 seconds, as any user
+	$(BIN)/pytest $(UNIT) --hypothesis-profile quick
+
 test: root lint collector ## lint, then every test
-	$(BIN)/pytest -m parallel --numprocesses 2 --dist loadfile
-	$(BIN)/pytest -m 'not parallel'
+	$(BIN)/pytest $(UNIT)
+	$(BIN)/pytest -m 'parallel and not unit' --numprocesses 2 --dist loadfile
+	$(BIN)/pytest -m 'not parallel and not unit'
 
 pythons: ## the tests that need neither kernel nor root on Python 3.10 to 3.14, or PYTHONS="INTERPRETER..."
 	tests/pythons.sh $(PYTHONS)
@@ -55,7 +62,7 @@ fuzz: root setup ## 2 million broken packets through the program, judged by a mo
 pressure: root setup ## a million new flows and as many SYNs: how many RTTs of established flows are left
 	$(BIN)/python -m tests.long.pressure
 
-soak: root collector ## 20 minutes of churn, or MINUTES=N: all is told once, memory stays flat, nothing is left behind
+soak: root collector ## 20 minutes of churn, or MINUTES=N: each packet is exported once, memory stays flat
 	$(BIN)/python -m tests.long.soak $(MINUTES)
 
 distrotest: root ## demo and test in fresh Debian 12, 13 and sid, or ONLY=trixie; other steps: STEPS="check demo"

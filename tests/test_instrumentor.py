@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`opentelemetry-instrument` on a real application: its own exporter delivers RTTs of its real connections."""
+"""Runs `opentelemetry-instrument` on a real application, whose own exporter exports the RTTs of its connections."""
 
 import subprocess
 import sys
@@ -66,6 +66,8 @@ converse()
 
 LOSES_ITS_LINKS = """
 import contextlib
+import socket
+import time
 from pathlib import Path
 from otel_epping.kernel import libbpf
 
@@ -73,7 +75,9 @@ for file in Path("/proc/self/fdinfo").iterdir():
     with contextlib.suppress(FileNotFoundError):
         if "link_id" in file.read_text():
             libbpf.link_detach(int(file.name))
-time.sleep(2)
+for hook in (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS):
+    while libbpf.attached_count(socket.if_nametoindex("lo"), hook) == 0:
+        time.sleep(0.05)
 converse()
 """
 
@@ -90,7 +94,7 @@ instrumentation/development:
 
 
 def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> str:
-    """One run of an application; what it wrote to standard error."""
+    """Run an application and return what it wrote to standard error."""
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint,
         "OTEL_TRACES_EXPORTER": "none",
@@ -113,7 +117,7 @@ def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> 
 
 
 def rtts(sink: Sink) -> list[Point]:
-    """The last points of the conversation's RTTs."""
+    """Return the last points of the conversation's RTTs."""
     points = [
         point
         for point in sink.points(metric_table.RTT.name)
@@ -132,7 +136,7 @@ def test_an_application_exports_the_rtts_of_its_network(ns: Namespace) -> None:
 
 
 def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
-    """The endpoint, the resource and our settings come from it, and from nowhere else."""
+    """Endpoint, resource and our settings come from the file only."""
     path = tmp_path / "otel.yaml"
     with Sink(namespace=ns) as sink:
         path.write_text(CONFIG.format(endpoint=sink.grpc_endpoint))
@@ -166,8 +170,8 @@ def test_what_keeps_us_from_measuring_costs_one_warning(
         assert not sink.points(metric_table.RTT.name)
 
 
-def test_forked_workers_tell_nothing_twice(ns: Namespace) -> None:
-    """As a server that forks its workers: each exports its own metrics, and their parent those of the network."""
+def test_forked_workers_export_nothing_twice(ns: Namespace) -> None:
+    """As a server that forks its workers: each worker exports its own metrics, and the parent those of the network."""
     with Sink(namespace=ns) as sink:
         run(ns, sink, APPLICATION + FORKS)
         tellers = [
@@ -209,7 +213,7 @@ def test_a_clsact_filter_is_taken_off_at_exit(ns: Namespace) -> None:
 
 
 def test_the_example(ns: Namespace) -> None:
-    """As it stands: its own requests fail, for there is no way out of here, and are told beside the RTTs of others."""
+    """The example runs unchanged. Its own requests fail, as there is no route, and are exported next to the RTTs."""
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
@@ -234,7 +238,7 @@ def test_the_example(ns: Namespace) -> None:
 
 
 def test_links_that_are_taken_away_are_made_again(ns: Namespace) -> None:
-    """As the agent does, but in a thread."""
+    """As in the agent, but in a thread."""
     with Sink(namespace=ns) as sink:
         said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)
         for direction in ("ingress", "egress"):

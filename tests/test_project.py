@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The promises the project makes about itself: licences, layers, size of files, and what its packages contain.
+"""Tests properties of the repository: licences, layers, size of files, and the contents of packages.
 
-The packages are really built, by the command of `make build`, and opened. The layers are read from the sources with
-`ast`: an import counts wherever it stands, also one inside a function, and also one by way of another module.
+The tests build and open the packages with the command of `make build`. They read imports from the sources with `ast`:
+every import counts, also one inside a function or by way of another module.
 """
 
 import ast
@@ -56,7 +56,7 @@ MAX_LINES = 330
 
 
 def source_files() -> Iterator[Path]:
-    """Every source file of the project, whether git knows it or not."""
+    """Yield every source file of the project, also those that git does not know."""
     for directory, names, files in os.walk(ROOT):
         names[:] = [n for n in names if n not in GENERATED and (n == ".ci" or not n.startswith("."))]
         for path in (Path(directory, file) for file in files):
@@ -65,12 +65,12 @@ def source_files() -> Iterator[Path]:
 
 
 def within(module: str, package: str) -> bool:
-    """Is this module the package, or inside it?"""
+    """Return whether the module is the package or inside it."""
     return module == package or module.startswith(package + ".")
 
 
 def module_name(path: Path) -> str:
-    """The dotted name under which this file of the package is imported."""
+    """Return the dotted name under which this file of the package is imported."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -79,7 +79,7 @@ MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(module: str) -> set[str]:
-    """The modules this one imports, wherever in the file: ours in full, others as they are written."""
+    """Return the modules that this one imports anywhere in the file: ours in full, others as written."""
     found: set[str] = set()
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
@@ -95,7 +95,7 @@ def imports(module: str) -> set[str]:
 
 
 def reachable(package: str) -> dict[str, str]:
-    """All modules that a package imports, by whatever way, each with the module that imports it."""
+    """Return all modules that a package imports, directly or not, each with the module that imports it."""
     importer: dict[str, str] = {}
     todo = [module for module in MODULES if within(module, package)]
     while todo:
@@ -129,7 +129,7 @@ def test_no_source_file_is_too_long() -> None:
 
 
 def folder_of(module: str) -> tuple[str, int]:
-    """The entry of LEVELS that a module is in, and the number of its level."""
+    """Return the entry of LEVELS that a module is in, and the number of its level."""
     ((name, level),) = ((name, level) for level, names in enumerate(LEVELS) for name in names if within(module, name))
     return name, level
 
@@ -201,7 +201,7 @@ def test_the_kernel_package_stands_alone() -> None:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the sdist, built now."""
+    """A directory with the wheel and the sdist, built for these tests."""
     directory = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
@@ -217,13 +217,13 @@ def wheel(dist: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def read_from_dist_info(wheel: zipfile.ZipFile, name: str) -> str:
-    """The text of one of the wheel's metadata files."""
+    """Return the text of a metadata file of the wheel."""
     path = next(path for path in wheel.namelist() if path.endswith(f".dist-info/{name}"))
     return wheel.read(path).decode()
 
 
 def files_below(directory: Path) -> set[str]:
-    """All files below a directory of the tree, relative to the root, without compiled Python."""
+    """Return all files below a directory, relative to the root, without compiled Python."""
     paths = {path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     return {path.relative_to(ROOT).as_posix() for path in paths}
 

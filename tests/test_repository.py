@@ -48,7 +48,6 @@ def targets_of(job: dict[str, Any]) -> set[str]:
     return found
 
 
-@pytest.mark.xfail(strict=True, reason="other branches add make unit and make compat: then remove this mark")
 def test_the_workflows_run_the_make_targets_of_continuous_integration() -> None:
     run = {target for workflow in WORKFLOWS for job in jobs(workflow).values() for target in targets_of(job)}
     assert run == {"build", "compat", "distrotest", "integration", "lint", "sbom", "test", "unit"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The disk is full: the only things that an agent writes are its log and what the console exporter prints."""
+"""Runs the agent with a full disk. It writes two things only: its log, and the output of the console exporter."""
 
 import subprocess
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: st
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.SUBNET_PACKETS.name))
         latest = [one for one in sink.points(metric_table.SUBNET_PACKETS.name) if one.point.time_unix_nano == latest_ns]
         assert sum(one.point.as_int for one in latest) > 4 * 40
-    # What is written to standard error nobody can be told; what an exporter has for standard output, that it is lost.
+    # A failed write to standard error cannot be reported. Output of the console exporter is reported as lost.
     assert code == (0 if full == "stderr" else 1)
     if full == "stderr":
         assert out.read_text().count("resource_metrics") >= 8

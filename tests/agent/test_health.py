@@ -1,14 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How the agent says it is: through a life with a receiver that fails and an interface that goes."""
+"""Tests the probes of an agent while its receiver fails and its interface is removed."""
 
-import http.client
-import json
 import socket
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,19 +15,9 @@ from otel_epping.otel.exporter import ProducerExporter
 from tests.support.command import Agent, epping, said
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
+from tests.support.probes import PORT, PROBED, ask
 from tests.support.prog_test_run import Bench
 from tests.support.recorder import CONFIG, exporter
-
-PORT = 8080
-PROBED = ("--health-port", str(PORT))
-
-
-def ask(ns: Namespace, path: str) -> tuple[int, dict[str, Any]]:
-    """Status, and what the checks say."""
-    with ns.entered(), closing(http.client.HTTPConnection("127.0.0.1", PORT, timeout=2)) as connection:
-        connection.request("GET", path)
-        response = connection.getresponse()
-        return response.status, json.load(response)["checks"]
 
 
 def listening(ns: Namespace) -> str:
@@ -88,7 +74,7 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
 
 
 def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..., Bench]) -> None:
-    """The time of its reading is set back, as if the reader had died; or as if an export outlasted its deadline."""
+    """The time of the last reading is set back, as after the reader died or an export exceeded its deadline."""
     collector = bench_of(CONFIG).collector
     with Sink() as sink:
         readers = [ProducerExporter(exporter(sink), collector) for _ in range(2)]
@@ -108,7 +94,7 @@ def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..
         assert all(check.ok for check in health.live())
 
 
-def test_nothing_listens_unless_told_to(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_nothing_listens_by_default(ns: Namespace, start: Callable[..., Agent]) -> None:
     agent = start("-i", "lo", OTEL_METRICS_EXPORTER="console")
     assert listening(ns) == ""
     tasks = Path(f"/proc/{agent.process.pid}/task")

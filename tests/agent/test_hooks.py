@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent, which holds no capability, among programs of others: it comes first, attaches again what is taken away,
-and says so in its probes, its log, its metrics and to systemd; and `check` shows who is on the hooks.
+"""Runs the agent, which holds no capability, next to programs of others on the same hooks.
+
+The agent comes first, attaches again after it was detached, and reports this in probes, log, metrics and to systemd.
+`check` lists the programs on the hooks.
 """
 
 import socket
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
@@ -13,22 +14,21 @@ import pytest
 
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from tests.agent.test_health import PROBED, ask
-from tests.agent.test_network_faults import Hosts, hosts, told, udp_socket
-from tests.kernel.attach.test_other_programs import HOOKS, PUT, WITHIN_S
 from tests.support import other_programs
 from tests.support.command import Agent, epping
+from tests.support.hosts import Hosts, latest_total, udp_socket
 from tests.support.lab_agent import eventually
-from tests.support.patience import PATIENCE_S
-
-__all__ = ["hosts"]
+from tests.support.other_programs import PUT
+from tests.support.patience import PATIENCE_S, stays
+from tests.support.probes import PROBED, ask
 
 OK = other_programs.VERDICTS["OK"]
 PACKETS = metric_table.INTERFACE_PACKETS.name
+WITHIN_S = 5.0
 
 
 def exchange(hosts: Hosts, packets: int = 20) -> None:
-    """Packets both ways between the hosts."""
+    """Send packets both ways between the hosts."""
     with (
         closing(udp_socket(hosts.here, "10.77.0.1", 9)) as here,
         closing(udp_socket(hosts.there, "10.77.0.2", 9)) as there,
@@ -43,7 +43,7 @@ def is_ready(hosts: Hosts) -> bool:
 
 
 def events(sink: Sink) -> dict[str, int]:
-    """What happened to interfaces, as the latest export has it."""
+    """Return the interface events of the latest export."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return {str(point.attributes[semconv.INTERFACE_EVENT]): point.point.as_int for point in points}
 
@@ -66,8 +66,8 @@ def run(hosts: Hosts, sink: Sink, start: Callable[..., Agent]) -> Callable[..., 
     return run
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_one_that_accepts_all_packets_is_behind_us(
+@pytest.mark.parametrize("hook", PUT)
+def test_a_program_that_accepts_all_packets_runs_after_ours(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str
 ) -> None:
     hosts.join(0)
@@ -76,15 +76,14 @@ def test_one_that_accepts_all_packets_is_behind_us(
         other.enter_context(PUT[hook]("veth0", OK, "first"))
         agent = run(hook)
         exchange(hosts)
-        time.sleep(2.5)
-        assert is_ready(hosts)
+        stays(lambda: is_ready(hosts), 2.5, "all packets are counted")
         assert agent.stop() == 0
-        assert told(sink, PACKETS) == 40
-        assert told(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 40
+        assert latest_total(sink, PACKETS) == 40
+        assert latest_total(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 40
         assert "veth0 ingress" not in agent.log.read_text()
 
 
-@pytest.mark.parametrize("hook", HOOKS)
+@pytest.mark.parametrize("hook", PUT)
 def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str) -> None:
     hosts.join(0)
     with ExitStack() as other:
@@ -97,15 +96,15 @@ def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Ca
         eventually(lambda: is_ready(hosts), PATIENCE_S, "packets are seen")
         exchange(hosts)
         assert agent.stop() == 0
-        assert told(sink, PACKETS) == 40
-        assert told(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 80
+        assert latest_total(sink, PACKETS) == 40
+        assert latest_total(sink, metric_table.INTERFACE_KERNEL_PACKETS.name) == 80
         assert events(sink)["moved"] == 2
         if hook == "clsact":
             assert "veth0 egress: bpf neighbour:[" in agent.log.read_text()
 
 
 def links_of(agent: Agent) -> list[str]:
-    """The ids of the links that the agent has open."""
+    """Return the ids of the links that the agent has open."""
     texts = []
     for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # closed since
@@ -113,11 +112,11 @@ def links_of(agent: Agent) -> list[str]:
     return [text.split("link_id:")[1].split()[0] for text in texts if "link_id:" in text]
 
 
-@pytest.mark.parametrize("hook", HOOKS)
-def test_what_is_taken_away_is_attached_again(
+@pytest.mark.parametrize("hook", PUT)
+def test_a_removed_program_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
-    """On one interface of two, without a capability if the hook is TCX."""
+    """Removed on one interface of two. On TCX hooks, the agent has no capability."""
     hosts.join(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(public / "notify"))
@@ -141,7 +140,7 @@ def test_what_is_taken_away_is_attached_again(
             pass
         exchange(hosts)
         assert agent.stop() == 0
-        assert told(sink, PACKETS, "veth0") == 40
+        assert latest_total(sink, PACKETS, "veth0") == 40
         assert events(sink)["reattached"] == (2 if hook == "clsact" else 4)
 
 
@@ -182,7 +181,7 @@ def test_check_with_clsact_says_what_comes_before_filters(hosts: Hosts) -> None:
     hosts.join(0)
     with ExitStack() as others:
         others.enter_context(hosts.here.entered())
-        for hook in HOOKS:
+        for hook in PUT:
             others.enter_context(PUT[hook]("veth0", OK, "first"))
         output = epping(hosts.here, "check", "-i", "veth0", "--hook", "clsact", "--max-subnets", "64").stdout
     rows = [line for line in output.splitlines() if " veth0 " in line]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`service.instance.id`: who is started again is the same, and no two agents are the same at a time."""
+"""Tests `service.instance.id`: the same after a restart, and different for two agents that run at the same time."""
 
 import uuid
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from tests.support.patience import PATIENCE_S
 pytestmark = pytest.mark.parallel
 
 
-def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """By kill -9, too. What a user says goes before."""
+def test_a_restarted_agent_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """Also after kill -9. An id that the user sets takes precedence."""
     seen = []
     for variables in ({}, {}, {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=mine"}):
         with Sink(namespace=ns) as sink:
@@ -34,7 +34,7 @@ def test_who_is_started_again_is_the_same(ns: Namespace, start: Callable[..., Ag
     assert said == "mine"
 
 
-def test_what_tells_agents_apart(ns: Namespace) -> None:
+def test_what_distinguishes_agents(ns: Namespace) -> None:
     def fresh(*interfaces: str) -> str:
         with InstanceId(interfaces) as instance:
             return instance.value

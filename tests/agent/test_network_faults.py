@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What else goes on where an agent watches: interfaces that are removed under load, other programs on the same hooks,
-and maps that are full.
-"""
+"""Runs the agent while interfaces are removed under load, next to other programs on its hooks, and with full maps."""
 
-import json
 import os
 import socket
-import struct
-import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 
 import pytest
 
 from bench.programs import load, run_times
 from otel_epping.kernel import libbpf
-from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.long.fuzz import builders
 from tests.support.command import Agent
+from tests.support.hosts import Hosts, dropping, latest_total, runs, udp_socket
 from tests.support.other_programs import BPF_F_AFTER
 
 PACKETS = metric_table.SUBNET_PACKETS.name
@@ -30,54 +24,8 @@ HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
 INTERFACE_PACKETS = "epping.interface.packet.count"
 
 
-@dataclass
-class Hosts:
-    """Two hosts, joined by veth0 here and there, over which nothing goes but what a test sends."""
-
-    here: Namespace
-    there: Namespace
-
-    def join(self, number: int) -> str:
-        """One more pair of interfaces: its name, the same on both sides."""
-        name = f"veth{number}"
-        self.here.ip(f"link add {name} type veth peer name {name} netns {self.there.path}")
-        for host, namespace in ((1, self.here), (2, self.there)):
-            other, mac = 3 - host, f"02:00:00:00:{number:02x}:0"
-            namespace.ip(
-                f"link set {name} address {mac}{host} up",
-                f"address add 10.77.{number}.{host}/24 dev {name}",
-                f"neighbour add 10.77.{number}.{other} lladdr {mac}{other} dev {name} nud permanent",
-            )
-        return name
-
-
-@pytest.fixture
-def hosts() -> Iterator[Hosts]:
-    with Namespace("here") as here, Namespace("there") as there:
-        for namespace in (here, there):
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own
-        yield Hosts(here, there)
-
-
-def udp_socket(namespace: Namespace, address: str, port: int) -> socket.socket:
-    with namespace.entered():
-        one = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    one.bind((address, port))
-    return one
-
-
-def told(sink: Sink, metric: str, interface: str = "") -> int:
-    """What cumulative points of a metric say in the end."""
-    points = sink.points(metric)
-    latest_ns = max(one.point.time_unix_nano for one in points)
-    wanted = {semconv.INTERFACE: interface}.items() if interface else {}.items()
-    return sum(
-        one.point.as_int for one in points if one.point.time_unix_nano == latest_ns and wanted <= one.attributes.items()
-    )
-
-
 def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Both ways at once, as fast as two threads can; the other interface is counted to the packet."""
+    """Two threads send both ways at full speed. The other interface is counted to the packet."""
     kept, gone = hosts.join(0), hosts.join(1)
     sent = dict.fromkeys(("10.77.1.1", "10.77.1.2"), 0)
 
@@ -110,37 +58,18 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
             for _ in range(100):
                 end.sendto(b"still here", ("10.77.0.1", 9))
         assert agent.stop() == 0
-        assert told(sink, INTERFACE_PACKETS, kept) >= 100
-        assert told(sink, PACKETS, kept) == 2 * told(sink, INTERFACE_PACKETS, kept)
-        counted = told(sink, INTERFACE_PACKETS, gone)
-        assert told(sink, PACKETS, gone) == 2 * counted
+        assert latest_total(sink, INTERFACE_PACKETS, kept) >= 100
+        assert latest_total(sink, PACKETS, kept) == 2 * latest_total(sink, INTERFACE_PACKETS, kept)
+        counted = latest_total(sink, INTERFACE_PACKETS, gone)
+        assert latest_total(sink, PACKETS, gone) == 2 * counted
         assert before <= counted <= sum(sent.values()) + len(sent)
     assert before > 1000
 
 
-# Of packets of one length TC_ACT_SHOT, of all others TC_ACT_UNSPEC, which is for the next program to decide.
-# r0 = skb->len; if r0 == LENGTH goto drop; r0 = -1; exit; drop: r0 = 2; exit (linux/bpf.h)
-def dropping(length: int) -> bytes:
-    code = "6110000000000000 15000200%s b7000000ffffffff 9500000000000000 b700000002000000 9500000000000000"
-    return bytes.fromhex(code % struct.pack("<I", length).hex())
-
-
-def runs(fd: int) -> int:
-    """How many packets a program has seen, while the kernel takes the time of all of them."""
-    shown = subprocess.run(
-        ["bpftool", "-j", "prog", "show", "id", str(program_id(fd))], capture_output=True, text=True, check=True
-    )
-    return int(json.loads(shown.stdout).get("run_cnt", 0))
-
-
-def program_id(fd: int) -> int:
-    with open(f"/proc/self/fdinfo/{fd}") as info:  # noqa: PTH123
-        return int(info.read().split("prog_id:")[1].split()[0])
-
-
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """One that was there before the agent drops packets of 101 bytes, one that came later those of 102. The agent is
-    first and sees all packets.
+    """A program that was there before the agent drops packets of 101 bytes, a later one packets of 102 bytes.
+
+    The agent is first and sees all packets.
     """
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
@@ -163,7 +92,7 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
         there = undo.enter_context(udp_socket(hosts.there, "10.77.0.2", 9))
         for one, other in ((here, "10.77.0.2"), (there, "10.77.0.1")):
             for length in (100, 101, 102) * 20:
-                with suppress(OSError):  # a sender is told if its packet is dropped on its way out
+                with suppress(OSError):  # send() fails if the packet is dropped on its way out
                     one.sendto(bytes(length - 14 - 20 - 8), (other, 9))
         for one in (here, there):
             one.settimeout(1)
@@ -173,13 +102,13 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
                 one.recv(2000)
         assert (runs(before), runs(after)) == (120, 80)
         assert agent.stop() == 0
-        assert told(sink, INTERFACE_PACKETS) == 120
+        assert latest_total(sink, INTERFACE_PACKETS) == 120
         with hosts.here.entered():
             assert [libbpf.attached_count(ifindex, hook) for hook in HOOKS] == [2, 2]
 
 
 def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Ten subnets, where there is room for four slots; three thousand flows, where there is room for 1024."""
+    """Ten subnets with four slots, and three thousand flows with 1024 entries."""
     name = hosts.join(0)
     with hosts.there.entered():
         end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
@@ -195,8 +124,8 @@ def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> 
             source, destination = bytes((10, 1, flow % 5, 1)), bytes((10, 2, flow % 5, 1))
             end.send(builders.link((), 4) + builders.ip(source, destination, 6, segment))
         assert agent.stop() == 0
-        assert told(sink, INTERFACE_PACKETS) == 3000
-        assert told(sink, PACKETS) == 6000
+        assert latest_total(sink, INTERFACE_PACKETS) == 3000
+        assert latest_total(sink, PACKETS) == 6000
         points = sink.points(PACKETS)
         (overflow,) = [one.point.as_int for one in points if one.attributes == {"otel.metric.overflow": True}]
         named = {one.attributes[semconv.SUBNET] for one in points if semconv.SUBNET in one.attributes}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The probes' server against clients that mean it no good: those that mean well are answered at once all the same."""
+"""Tests the probe server with malicious clients: other clients still get their answers at once."""
 
 import http.client
 import json
@@ -43,7 +43,7 @@ def probes() -> Iterator[ProbeServer]:
 
 
 def ask(probes: ProbeServer, path: str, method: str = "GET") -> tuple[int, str]:
-    """Status and body of an answer that comes at once."""
+    """Return status and body of an answer that comes at once."""
     connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
     try:
         connection.request(method, path)
@@ -58,7 +58,7 @@ def connect(probes: ProbeServer) -> socket.socket:
 
 
 def exchange(probes: ProbeServer, request: bytes) -> bytes:
-    """All that comes back until the server hangs up."""
+    """Send a request, and return everything until the server closes the connection."""
     with connect(probes) as client:
         client.sendall(request)
         answer = b""
@@ -74,8 +74,11 @@ LISTEN = "0A"
 
 
 def held(probes: ProbeServer) -> int:
-    """How many connections the server holds. (Those that only the kernel still knows have no inode. All of this
-    process's descriptors would not do: threads that earlier tests left behind close theirs meanwhile.)"""
+    """Return how many connections the server holds.
+
+    Connections that only the kernel still knows have no inode. Counting all descriptors of this process would be wrong:
+    threads of earlier tests may close theirs meanwhile.
+    """
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ..., inode is the tenth
     at_port = [each for each in fields if each[1].endswith(f":{probes.port:04X}") and each[3] != LISTEN]
@@ -97,8 +100,8 @@ def test_checks_are_named_and_one_that_fails_is_a_503(probes: ProbeServer) -> No
 
 
 def test_verbose_is_as_kubernetes_has_it(probes: ProbeServer) -> None:
-    told = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
-    assert ask(probes, "/readyz?verbose") == (503, told)
+    expected = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
+    assert ask(probes, "/readyz?verbose") == (503, expected)
     assert ask(probes, "/livez?verbose=1") == (200, "[+]read ok: counts were read 1 s ago\nlivez check passed\n")
 
 
@@ -127,7 +130,7 @@ def test_what_else_may_be_asked(probes: ProbeServer) -> None:
         b"GET /" + b"x" * 100_000,
     ],
 )
-def test_what_is_no_request_is_answered_or_hung_up_on_at_once(probes: ProbeServer, request_: bytes) -> None:
+def test_an_invalid_request_is_answered_or_disconnected_at_once(probes: ProbeServer, request_: bytes) -> None:
     began = time.monotonic()
     answer = exchange(probes, request_)
     assert time.monotonic() - began < AT_ONCE_S
@@ -144,8 +147,8 @@ def test_noise(probes: ProbeServer) -> None:
     eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
 
 
-def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: ProbeServer) -> None:
-    """Far more than it keeps, and they come again: a probe is answered at once, and all of them are rid of."""
+def test_many_silent_and_many_slow_clients(probes: ProbeServer) -> None:
+    """Many more clients than the server keeps: probes are answered at once, and all of the clients are disconnected."""
     threads = set(threading.enumerate())
     clients = [connect(probes) for _ in range(300)]
     try:
@@ -165,7 +168,7 @@ def test_many_who_say_nothing_and_many_who_say_it_slowly(probes: ProbeServer) ->
             client.close()
 
 
-def test_those_who_hang_up_first(probes: ProbeServer) -> None:
+def test_clients_that_disconnect_first(probes: ProbeServer) -> None:
     for _ in range(200):
         client = connect(probes)
         client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")

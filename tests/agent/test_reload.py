@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""SIGHUP: what needs no restart is put into force, and no count is lost; the rest is told, and nothing changes."""
+"""Tests SIGHUP: settings that need no restart take effect without losing a count; others are logged and ignored."""
 
 import os
 import resource
@@ -75,7 +75,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
 def test_interfaces_that_could_not_be_followed_are_tried_again(
     ns: Namespace, caplog: pytest.LogCaptureFixture, field: str
 ) -> None:
-    """The same settings are read twice; the first time, no descriptor is left for a netlink socket."""
+    """The same settings are read twice. The first time, there is no descriptor for a netlink socket."""
     before = Settings(interface=("lo",))
     changed: dict[str, Any] = {field: ("up1",)}
     wanted = replace(before, **changed)

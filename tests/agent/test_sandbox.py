@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sandboxes, containers and limits: the agent works, or ends in one line with the cause, and `check` gives the same."""
+"""Runs the agent in sandboxes, containers and under limits: it works, or one line says the cause, as `check` does."""
 
 import errno
 from collections.abc import Callable
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parallel
 
 
 def in_mounts(script: str) -> list[str]:
-    """A command that runs another in a mount namespace of its own, prepared by a script."""
+    """Return a command that runs another in its own mount namespace, prepared by a script."""
     return ["unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"']
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What systemd is told, by way of a real datagram socket; agent/test_systemd_service.py has systemd itself."""
+"""Tests the notifications to systemd over a real datagram socket; test_systemd_service.py runs systemd itself."""
 
 import os
 import signal
@@ -27,13 +27,13 @@ from tests.support.recorder import CONFIG, exporter
 
 @pytest.fixture(params=["path", "abstract"])
 def address(request: pytest.FixtureRequest, public: Path) -> str:
-    """Of either kind."""
+    """An address of either kind."""
     return str(public / "notify") if request.param == "path" else f"@otel-epping-test-{os.getpid()}"
 
 
 @pytest.fixture
 def ear(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The far end of NOTIFY_SOCKET."""
+    """The receiving end of NOTIFY_SOCKET."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
         ear.bind(address.replace("@", "\0", 1))
         ear.settimeout(10)
@@ -42,7 +42,7 @@ def ear(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket
 
 
 def heard(ear: socket.socket) -> dict[str, str]:
-    """The next message, as names and values."""
+    """Return the next message as names and values."""
     return dict(line.split("=", 1) for line in ear.recv(4096).decode().split("\n"))
 
 
@@ -95,7 +95,7 @@ def test_a_watchdog_that_is_not_on_us(
 
 
 def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the variable nothing is to be done, and without the socket nothing can be: neither ends the agent."""
+    """Without the variable there is nothing to do. Without the socket nothing can be sent, and the agent goes on."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert Notifier().interval_s is None
     Notifier().ready("x")
@@ -117,7 +117,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> Non
     assert time.monotonic() - began < 2
 
 
-def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
+def test_a_dead_reader_is_logged_once_and_stops_the_watchdog(
     ear: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     bench_of: Callable[[EppingConfig], Bench],
@@ -144,14 +144,14 @@ def test_a_reader_that_died_is_told_once_and_starves_the_watchdog(
             signal.signal(number, handler)
     assert "WATCHDOG" not in heard(ear)
     assert "WATCHDOG" not in heard(ear)
-    (told,) = [record.getMessage() for record in caplog.records]
-    assert told.startswith("not alive: counts were read 1000 s ago; the interval is 1 s")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("not alive: counts were read 1000 s ago; the interval is 1 s")
 
 
 # Abstract sockets belong to a network namespace, and the agent is in another.
 @pytest.mark.parametrize("address", ["path"], indirect=True)
 def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
-    """It is ready when it counts, tells how it is, and that it is about to end."""
+    """The agent is ready when it counts, sends its state, and announces its end."""
     with Sink(namespace=ns) as sink:
         Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # as systemd's own is
         running = start(

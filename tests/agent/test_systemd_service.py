@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent as a service of systemd itself: ready when it counts, guarded by the watchdog, and stopped in order."""
+"""Runs the agent as a service of systemd: ready when it counts, restarted by the watchdog, and stopped in order."""
 
 import sys
 from pathlib import Path
@@ -35,7 +35,7 @@ held epping
 sleep 3
 show guarded
 kill -STOP $(systemctl show -p MainPID --value epping)
-sleep 2.5
+for i in $(seq 100); do systemctl --quiet is-failed epping && break; sleep 0.1; done
 show frozen
 systemctl reset-failed epping
 systemctl start epping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every benchmark still runs: the real ones, by their command, with as little of everything as there can be."""
+"""Runs every benchmark by its command, with the smallest sizes."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ SLOW = 5 * bytes.fromhex("8500000005000000") + bytes.fromhex("b7000000ffffffff 9
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """One run to its end, from another thread: the processes die with it."""
+    """Run a benchmark to its end in another thread; its processes end with it."""
     process = start(
         [sys.executable, "-m", "bench", *arguments],
         stdout=subprocess.PIPE,
@@ -47,7 +47,7 @@ def id_of(program_fd: int) -> str:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Runs all benchmarks, half of them at a time, and compares with another program that is on both hooks."""
+    """Run all benchmarks, half of them at a time, and compare with another program that is on both hooks."""
     theirs = programs.Contender(COMPARED, {"both": programs.load(COMPARED, SLOW)})
     folder = tmp_path_factory.mktemp("bench")
 

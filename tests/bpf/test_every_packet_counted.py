@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing is lost: every packet is in a slot, the overflow slot if no other, and in the interface's counters."""
+"""Tests that every packet is counted: in a slot, the overflow slot if there is no other, and for its interface."""
 
 import os
 import random
@@ -36,7 +36,7 @@ Key = tuple[str, int]  # subnet and side
 
 @dataclass(frozen=True)
 class Family:
-    """A frame to put addresses and lengths into, and where they are in it."""
+    """A frame to put addresses and lengths into, and their offsets."""
 
     frame: bytes
     prefix: int
@@ -46,7 +46,7 @@ class Family:
     destination_at: int
 
     def packet(self, source: bytes, destination: bytes, size: int) -> bytes:
-        """The headers, and no more than 100 bytes, of a frame of `size` bytes."""
+        """Return the headers, and at most 100 bytes, of a frame of `size` bytes."""
         frame = bytearray(self.frame[: min(size, 100)])
         struct.pack_into(">H", frame, self.length_at, size - self.length_lacks)
         frame[self.source_at : self.source_at + len(source)] = source
@@ -66,15 +66,17 @@ HERE = ip_address("192.0.2.1").packed, ip_address("2001:db9::1").packed
 
 
 def remote(number: int) -> bytes:
-    """An address in a /24 or a /48 of its own."""
+    """Return an address in its own /24 or /48."""
     if number % 2 == 0:
         return (10 << 24 | number << 8 | 1).to_bytes(4, "big")
     return (0x20010DB8 << 96 | number << 80 | 1).to_bytes(16, "big")
 
 
 class Offered:
-    """What was fed, and so must be counted: by subnet and side, in order of appearance, (from, to) x (packets, bytes);
-    and by entry point."""
+    """The packets that were fed and must be counted.
+
+    By subnet and side, in order of appearance, (from, to) x (packets, bytes); and by entry point.
+    """
 
     def __init__(self) -> None:
         self.by_key: dict[Key, Counts] = {}
@@ -88,7 +90,7 @@ class Offered:
 
 
 def offer(bench: Bench) -> Offered:
-    """UDP from and to 20000 subnets of both families, in and out, on every CPU, of random sizes in random order."""
+    """Feed UDP from and to 20000 subnets of both families, in and out, on every CPU, in random sizes and order."""
     offered, chance = Offered(), random.Random(8)
     numbers = list(range(SUBNETS)) * ROUNDS
     chance.shuffle(numbers)

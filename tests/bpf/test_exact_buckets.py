@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every RTT is in the bucket that an OpenTelemetry SDK would have chosen; sums and extremes are exact to the ns.
+"""Tests that every RTT is in the bucket that an OpenTelemetry SDK would have chosen.
 
-The oracle is the SDK's own mapping. The values are recorded by the kernel program, from packets.
+Sums, minima and maxima are exact to the nanosecond. The reference is the SDK's own mapping. The kernel program records
+the values, from packets.
 """
 
 import struct
@@ -44,7 +45,10 @@ def sdk_mapping(scale: int) -> Mapping:
 
 
 def edges(scale: int) -> list[int]:
-    """All values within 8 ns of a boundary 2^(i/2^scale) s, from 1 us to 64 s. The boundaries are not by our code."""
+    """Return all values within 8 ns of a boundary 2^(i/2^scale) s, from 1 us to 64 s.
+
+    The boundaries are not computed by our code.
+    """
     per_octave = 2**scale
     values = set()
     for index in range(-20 * per_octave, 6 * per_octave + 1):
@@ -60,8 +64,10 @@ def values_of(scale: int) -> list[int]:
 
 
 class Recorder:
-    """Has the program record RTTs of one flow as fast as may be: two packets stay where they are, in buffers that
-    nobody else uses, and only their timestamps and times change."""
+    """Has the program record RTTs of one flow fast.
+
+    Two packets stay in their own buffers, and only their timestamps and times change.
+    """
 
     def __init__(self, bench: Bench) -> None:
         flow = bench.flow().begun(0)
@@ -124,7 +130,7 @@ def test_edges_are_those_of_the_sdk(scale: int) -> None:
 
 @pytest.mark.parametrize("scale", buckets.SCALES)
 def test_cells_lead_to_the_buckets_of_the_sdk(scale: int) -> None:
-    """The look-up of bpf/histogram.h written down a second time."""
+    """The lookup of bpf/histogram.h is written a second time here."""
     cells = buckets.cells(scale).tolist()
     mapping, first = sdk_mapping(scale), buckets.first_index(scale)
     for value in edges(scale):
@@ -194,7 +200,7 @@ def test_extremes_of_an_interval(bench: Bench) -> None:
 
 
 def test_two_readers_have_extremes_of_their_own(bench: Bench) -> None:
-    """Whatever the order in which RTTs are recorded and readers read, each gets those since it read last."""
+    """Each reader gets the extremes since its last reading, whatever the order of RTTs and readings is."""
     recorder = Recorder(bench)
     readers = [bench.collector.reader(), bench.collector.reader()]
     random = np.random.default_rng(5)
@@ -230,7 +236,7 @@ def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
     total = 0
 
     def set_kernel_bucket(value: int) -> None:
-        """As if so many RTTs had been counted."""
+        """Set a bucket as if so many RTTs had been counted."""
         histogram = bench.histograms[recorder.slot].copy()
         counted = (value - int(histogram["buckets"][bucket])) % 2**32
         histogram["began"] += counted

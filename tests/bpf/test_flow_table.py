@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of flows: who has a place in it, who gets one when it is full, and what two CPUs make of it at once."""
+"""Tests the flow table: entries, eviction from a full set, and packets that two CPUs process at once."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ INSIDE, OUTSIDE = bytes((192, 0, 2, 250)), bytes((198, 51, 100, 250))
 
 
 class Speakers:
-    """Both ends of flows that are told apart by a port: `data` goes out, and `reply` or `reset` comes back."""
+    """Both ends of flows that differ by a port: `data` goes out, and `reply` or `reset` comes back."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -63,13 +63,13 @@ class Speakers:
 
 @pytest.fixture
 def speakers(every: Bench) -> Speakers:
-    """On a table where nobody is."""
+    """Speakers with an empty flow table."""
     forget_flows(every.collector.program.maps)
     return Speakers(every)
 
 
 def taken(bench: Bench) -> int:
-    """How many places are taken; each of them by another flow, under its own tag, and no set is locked."""
+    """Return how many entries are used. Each has another flow under its own tag, and no set is locked."""
     tags, keys = bench.array("flow_sets")["tags"].ravel(), bench.array("flows")["key"]
     rows = np.flatnonzero(tags)
     assert (tags[rows] & TAKEN).all()
@@ -89,12 +89,12 @@ def test_each_flow_has_a_place_and_keeps_it(every: Bench, speakers: Speakers) ->
             speakers.both(range(1000), START_NS + turn * 100 * MS, turn)
     assert counted["flows_created"] == 1000 == taken(every)
     assert counted["flow_insert_failed"] == 0
-    # Of the first segment nobody knows whether it was sent before.
+    # The first segment may be a retransmission, so it is not timed.
     assert rtts(every)[0] - before == 2000
 
 
 def test_flows_whose_addresses_are_alike_have_places_of_their_own(every: Bench, speakers: Speakers) -> None:
-    """The last byte of both halves of an IPv6 address: what differs most in networks that people number."""
+    """The last byte of both halves of an IPv6 address differs: the usual way in which people number networks."""
     feeder = Feeder(every.collector.program.entry_points[EGRESS])
     segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
     flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]
@@ -127,7 +127,7 @@ def test_of_too_many_flows_those_that_were_first_are_measured(every: Bench, spea
     assert counted["flows_created"] == PLACES == taken(every)
 
 
-def test_a_flow_that_only_one_end_was_heard_of_makes_room_at_once(every: Bench, speakers: Speakers) -> None:
+def test_a_flow_seen_in_one_direction_is_evicted_at_once(every: Bench, speakers: Speakers) -> None:
     for flow in range(TOO_MANY):
         speakers.data(flow, START_NS)
     assert taken(every) == PLACES
@@ -152,7 +152,7 @@ def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speake
 
 
 def test_nobody_can_know_in_which_place_a_flow_is() -> None:
-    """Two programs, the same flows: each has them in an order of its own."""
+    """Two programs have the same flows in different orders."""
     places = []
     for _ in range(2):
         bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))
@@ -167,7 +167,7 @@ def test_nobody_can_know_in_which_place_a_flow_is() -> None:
 
 
 def test_two_cpus_at_once(every: Bench, speakers: Speakers) -> None:
-    """Each flow's ends speak on a CPU each: nobody gets two places, and all get one in the end."""
+    """Each end of a flow sends on its own CPU: no flow gets two entries, and all flows get one in the end."""
     flows = range(1000)
     with every.counting() as counted, ThreadPoolExecutor(2) as pool:
         for speak in ("data", "reply"):

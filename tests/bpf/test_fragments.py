@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fragments: the first one is the packet that it begins, with what it has of it; all others count as fragments."""
+"""Tests fragments: the first one counts as the packet that it starts; all others count as fragments."""
 
 import itertools
 from collections.abc import Callable
@@ -37,7 +37,7 @@ numbers = itertools.count(1)
 
 
 def ends(version: int) -> tuple[str, str]:
-    """A client and a server in subnets that nobody else uses."""
+    """A client and a server in subnets of their own."""
     number = next(numbers)
     return [(f"10.78.{number}.1", f"11.78.{number}.2"), (f"2001:db8:78{number:x}::1", f"2001:db9:78{number:x}::2")][
         version == 6
@@ -55,7 +55,7 @@ split_v6: Any = fragment6
 
 
 def fragments(packet: Packet) -> list[bytes]:
-    """Frames with the fragments of a packet, as its sender makes them."""
+    """Return the fragments of a packet, as its sender makes them."""
     if isinstance(packet, IPv6):
         parts = split_v6(IPv6(src=packet.src, dst=packet.dst) / IPv6ExtHdrFragment(id=9) / packet.payload, MTU)
     else:
@@ -65,7 +65,7 @@ def fragments(packet: Packet) -> list[bytes]:
 
 
 def questions(name: str, version: int) -> tuple[Packet, Packet]:
-    """A question, and an answer that is too long for one packet."""
+    """Return a request, and a reply that is too long for one packet."""
     if name == "dns":
         query = DNSQR(qname="example.org")
         answer = UDP(sport=53, dport=5353) / DNS(id=7, qr=1, qd=query) / Raw(bytes(2000))
@@ -120,8 +120,10 @@ def by_sequence(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_where_a_cut_segment_ends_is_unknown(by_sequence: Bench, version: int) -> None:
-    """The acknowledgement of just what the first fragment has of a segment is none of the segment; and a segment in
-    fragments is neither a retransmission nor the next one."""
+    """An ACK of exactly the data in the first fragment does not acknowledge the segment.
+
+    A segment in fragments is neither a retransmission nor the next segment.
+    """
     client, server = ends(version)
     size = 1400
     at_ns = START_NS

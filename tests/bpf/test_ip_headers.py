@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where TCP begins: behind IP options, extension headers and any link header or none; and where its data ends."""
+"""Tests where the program finds TCP, after IP options, extension headers and link headers, and where its data ends."""
 
 import itertools
 

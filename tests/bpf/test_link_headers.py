@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links: what docs/links.md lists in front of the network header, in any sensible order, whole and cut short."""
+"""Tests link headers: those of docs/links.md before the network header, in any sensible order, whole and truncated."""
 
 import itertools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parallel
 
 MOST_HEADERS = 8
 MPLS_ETHERTYPE = 0x8847
-# Of a pseudowire nobody knows that it carries Ethernet before the frame's EtherType is there.
+# Only the frame's EtherType shows that a pseudowire carries Ethernet.
 MAY_BE_OTHER = {"pseudowire", "pseudowire, bare"}
 
 
@@ -48,7 +48,7 @@ def labels(count: int) -> Packet:
 
 
 def stacks(version: int) -> dict[str, Packet]:
-    """Link headers by name, Ethernet included."""
+    """Return link headers by name, with Ethernet."""
     return {
         "none": ethernet(),
         "802.1Q": ethernet() / Dot1Q(vlan=5),
@@ -90,7 +90,7 @@ hosts = itertools.count(1)
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("name", stacks(4))
-def test_an_rtt_behind_each_stack(bench: Bench, name: str, version: int) -> None:
+def test_an_rtt_after_each_stack(bench: Bench, name: str, version: int) -> None:
     link, host = stacks(version)[name], next(hosts)
 
     def send(at_ns: int, tsval: int, tsecr: int, reply: bool) -> int | None:
@@ -145,7 +145,7 @@ def test_cut_anywhere_it_is_counted_once_and_never_an_rtt(bench: Bench, name: st
         (ethernet() / Dot1Q(vlan=5, type=0x0800) / Raw(b"\x65" + bytes(59)), "malformed"),  # IPv6 said to be IPv4
     ],
 )
-def test_what_is_not_ip_behind_its_tags(bench: Bench, frame: Packet, kind: str) -> None:
+def test_packets_other_than_ip_after_tags(bench: Bench, frame: Packet, kind: str) -> None:
     with bench.counting() as counted:
         assert bench.feed(frame) is None
     assert counted[f"received {kind}"] == (1, len(bytes(frame)))
@@ -164,7 +164,7 @@ def test_a_packet_ends_where_an_802_3_length_says(bench: Bench, total: int, leng
     ("total", "length", "kind"), [(40, 42, "tcp"), (40, 48, "tcp"), (46, 42, "tcp"), (40, 41, "malformed")]
 )
 def test_a_packet_ends_where_pppoe_says(bench: Bench, total: int, length: int, kind: str) -> None:
-    """What is behind it is padding, even if IP has it for its own."""
+    """The rest is padding, even if the length in the IP header includes it."""
     packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
     session = ethernet(0x8864) / PPPoE(sessionid=7, len=length) / PPP(proto=0x0021)
     frame = session / packet / Raw(bytes(12))

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Links as the kernel has them: tags that it keeps beside a packet, aggregates of segments, headers spread over pages,
-padding. A test run of the program knows none of these, so here packets pass a veth pair, `near` and `far`.
+"""Tests link headers as the kernel stores them: tags outside of the packet data, headers in several pages, padding, and
+aggregated segments.
 
-No VLAN device is needed to have a tag beside the packet: the kernel takes the outer one off before the hook for what
-comes in, and a small program in front of ours pushes tags where nothing else would.
+A test run of the program has none of these, so packets pass a veth pair here, `near` and `far`. No VLAN device is
+needed for a tag outside of the data: the kernel removes the outer tag of received packets before the hook. For packets
+that the kernel would not tag, a small program before ours pushes tags.
 """
 
 import ctypes
@@ -11,8 +12,7 @@ import fcntl
 import itertools
 import socket
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +27,10 @@ from scapy.packet import Packet, Padding, Raw
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
-from tests.bpf.test_methods import quic
 from tests.long.fuzz import builders
 from tests.support import other_programs
-from tests.support.patience import PATIENCE_S
+from tests.support.packets import quic
+from tests.support.patience import PATIENCE_S, becomes
 from tests.support.prog_test_run import KINDS
 
 pytestmark = pytest.mark.parallel
@@ -59,7 +59,7 @@ def collector() -> Iterator[EppingCollector]:
 
 @dataclass
 class Pair:
-    """Two ends of a wire, in a namespace each; `near` is watched, and `far` too if the test says so."""
+    """Two ends of a veth pair in separate namespaces. `near` is watched, and `far` too if the test asks for it."""
 
     collector: EppingCollector
     near: Namespace
@@ -73,7 +73,7 @@ class Pair:
             self.collector.attachments.attach(name)
 
     def socket(self, name: str) -> socket.socket:
-        """Sees what passes an end, and sends from there."""
+        """Receives the packets of an end, and sends from there."""
         with self.namespace(name).entered():
             end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             end.bind((name, 3))  # ETH_P_ALL
@@ -81,7 +81,7 @@ class Pair:
         return end
 
     def ethtool(self, name: str, command: int, value: int = 0) -> int:
-        """Asks for features of an end, or sets them."""
+        """Return features of an end, or set them."""
         wanted = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
         with self.namespace(name).entered(), socket.socket() as any_socket:
             request = struct.pack("16sP16x", name.encode(), ctypes.addressof(wanted))
@@ -89,7 +89,7 @@ class Pair:
         return int.from_bytes(wanted.raw[4:], "little")
 
     def counters(self, name: str) -> dict[str, Any]:
-        """What was counted for an end: "received tcp" and the like -> (packets, bytes), and `rtt_begun`."""
+        """Return what was counted for an end: names such as "received tcp" -> (packets, bytes), and `rtt_begun`."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -99,7 +99,7 @@ class Pair:
         return counts
 
     def rtts(self) -> int:
-        """All RTTs that were counted."""
+        """Return the number of RTTs that were counted."""
         return int(self.collector.reader().read().buckets.counts.sum())
 
 
@@ -118,14 +118,6 @@ def pair(collector: EppingCollector) -> Iterator[Pair]:
         collector.attachments.detach_all()
 
 
-def eventually(value: Callable[[], Any], expected: Any) -> None:
-    """Packets pass a veth pair in their own time."""
-    deadline = time.monotonic() + PATIENCE_S
-    while (found := value()) != expected and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert found == expected
-
-
 # ---- tags
 
 
@@ -137,8 +129,10 @@ def segment(from_near: bool, port: int, tsval: int, tsecr: int) -> Packet:
 
 
 def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
-    """Two segments out of `near` and a reply into it make an RTT. Each is counted once, with the bytes that are in the
-    packet: what was pushed into each are more, and what was taken off the one that comes in are less."""
+    """Two segments out of `near` and a reply into it make an RTT.
+
+    Each packet is counted once, with the bytes in the packet: pushed headers are more, removed headers are fewer bytes.
+    """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]
     back = bytes(link / segment(False, port, 1, 2000))
@@ -150,7 +144,7 @@ def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
     sent = before["transmitted tcp"][0] + 2, before["transmitted tcp"][1] + sum(map(len, out)) + 2 * pushed_in
     came = before["received tcp"][0] + 1, before["received tcp"][1] + len(back) + pushed_in - taken_off
     expected = before | {"transmitted tcp": sent, "received tcp": came, "rtt_begun": before["rtt_begun"] + 1}
-    eventually(lambda: pair.counters("near"), expected)
+    becomes(lambda: pair.counters("near"), expected)
     assert pair.rtts() == rtts + 1
 
 
@@ -170,14 +164,16 @@ def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Pack
         # struct tpacket_auxdata
         status, *_, protocol = struct.unpack("=IIIHHHH", extra[0][2])
         assert (status & TP_STATUS_VLAN_VALID, protocol, data) == (TP_STATUS_VLAN_VALID, outer, frame[:12] + frame[16:])
-    eventually(lambda: pair.counters("near")["received udp"][0], count + 1)
+    becomes(lambda: pair.counters("near")["received udp"][0], count + 1)
     converse(pair, link, 0, TAG_BYTES)
 
 
 @contextmanager
 def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]:
-    """A program on both hooks of an end that pushes tags, the last of them beside the packet. It runs before the
-    programs that are on the hook."""
+    """Attach a program to both hooks of an end that pushes tags, the last one outside of the data.
+
+    The program runs before the others on the hook.
+    """
     calls = [
         other_programs.call(other_programs.BPF_FUNC_SKB_VLAN_PUSH, socket.htons(protocol), 5) for protocol in protocols
     ]
@@ -187,8 +183,8 @@ def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]
 
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
 @pytest.mark.parametrize("protocols", [(CTAG,), (STAG,), (CTAG, STAG)], ids=["802.1Q", "802.1ad", "QinQ"])
-def test_tags_beside_the_packet_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
-    """Only the last one pushed is there; one before it is in the packet."""
+def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
+    """Only the last pushed tag is outside; the one before is in the packet."""
     for name in ("near", "far"):
         flags = pair.ethtool(name, ETHTOOL_GFLAGS)
         pair.ethtool(name, ETHTOOL_SFLAGS, flags | ETH_FLAG_VLAN if offload else flags & ~ETH_FLAG_VLAN)
@@ -200,7 +196,7 @@ def test_tags_beside_the_packet_both_ways(pair: Pair, protocols: tuple[int, ...]
     ):
         frame = bytes(ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / bytes(20))
         near.send(frame)
-        # The other end has its outer tag beside it, too; AF_PACKET doesn't show that one, but does the inner one.
+        # The other end has its outer tag outside of the data too. AF_PACKET shows the inner one only.
         received = far.recv(9000)
         assert received == frame[:12] + struct.pack(">HH", CTAG, 5) * (len(protocols) - 1) + frame[12:]
         converse(pair, ETHER, TAG_BYTES * (len(protocols) - 1), 0)
@@ -224,7 +220,7 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
-    """They stay in the packet; the kernel has another protocol than the EtherType for what is 802.3."""
+    """They stay in the packet. For 802.3, the kernel has another protocol than the EtherType."""
     pair.watch("near")
     converse(pair, FRAMES[name], 0, 0)
 
@@ -237,8 +233,10 @@ def test_they_may_be_behind_a_tag_that_the_kernel_takes_off(pair: Pair, name: st
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
-    """An answer of DNS that is too long for the link, as the kernel sends and receives it: fragments are not put
-    together in front of the hook."""
+    """A DNS reply that is too long for the link, as the kernel sends and receives it.
+
+    Fragments are not reassembled before the hook.
+    """
     pair.watch("near")
     before, rtts = pair.counters("near"), pair.rtts()
     port = next(ports)
@@ -255,10 +253,10 @@ def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
     parts = split(answered, 600)
     with closing(pair.socket("near")) as near, closing(pair.socket("far")) as far:
         near.send(bytes(ETHER / asked))
-        eventually(lambda: pair.counters("near")["rtt_begun"], before["rtt_begun"] + 1)
+        becomes(lambda: pair.counters("near")["rtt_begun"], before["rtt_begun"] + 1)
         for part in parts:
             far.send(bytes(ETHER / part))
-    eventually(lambda: pair.counters("near")["received fragment"][0], before["received fragment"][0] + len(parts) - 1)
+    becomes(lambda: pair.counters("near")["received fragment"][0], before["received fragment"][0] + len(parts) - 1)
     assert pair.counters("near")["received udp"][0] == before["received udp"][0] + 1
     assert pair.rtts() == rtts + 1
 
@@ -269,7 +267,7 @@ def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
 @pytest.mark.parametrize("linear", [14, 33, 34, 38, 41, 42, 46, 49, 50, 60])
 @pytest.mark.parametrize("version", [4, 6])
 def test_questions_outside_of_the_linear_part_are_read(pair: Pair, version: int, linear: int) -> None:
-    """Drivers put what they take for headers into the linear part of an skb, and the rest into pages."""
+    """Drivers put presumed headers into the linear part of an skb, and the rest into pages."""
     pair.watch("near")
     network = IP(src="192.0.2.1", dst="192.0.2.2") if version == 4 else IPv6(src="2001:db8::1", dst="2001:db9::1")
     port = next(ports)
@@ -301,14 +299,14 @@ def test_padding_is_no_payload(pair: Pair) -> None:
         f"{way} udp": tuple(old + new for old, new in zip(before[f"{way} udp"], (1, len(frame)), strict=True))
         for way in ("received", "transmitted")
     }
-    eventually(lambda: pair.counters("near"), before | changed)
+    becomes(lambda: pair.counters("near"), before | changed)
 
 
 # ---- aggregates
 
 
 def transfer(pair: Pair, size: int) -> None:
-    """So many bytes by TCP from near to far, until they are there."""
+    """Transfer so many bytes by TCP from near to far."""
     with pair.far.entered():
         listener = socket.create_server(("10.0.0.2", 0))
     with pair.near.entered(), listener, socket.create_connection(listener.getsockname()) as sender:
@@ -327,8 +325,11 @@ def transfer(pair: Pair, size: int) -> None:
 
 @pytest.mark.parametrize("aggregates_come_in", [True, False])
 def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_come_in: bool) -> None:
-    """What goes out of `near` is not cut into segments yet. What comes into `far` only is if `near` may not leave that
-    to its card, and with a veth pair nobody does it. Both ends must have seen the same packets and bytes."""
+    """Both ends must have counted the same packets and bytes.
+
+    Packets out of `near` are not yet split into segments. Packets into `far` are split only if `near` may not leave
+    that to its card.
+    """
     pair.near.ip("address add 10.0.0.1/24 dev near", "link set near mtu 1500")
     pair.far.ip("address add 10.0.0.2/24 dev far", "link set far mtu 1500")
     pair.ethtool("near", ETHTOOL_STSO, aggregates_come_in)
@@ -342,8 +343,8 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
         key = f"{way} tcp"
         return tuple(new - old for new, old in zip(pair.counters(name)[key], before[name][key], strict=True))
 
-    eventually(lambda: seen("far", "received"), seen("near", "transmitted"))
-    eventually(lambda: seen("near", "received"), seen("far", "transmitted"))
+    becomes(lambda: seen("far", "received"), seen("near", "transmitted"))
+    becomes(lambda: seen("near", "received"), seen("far", "transmitted"))
     packets, size = seen("near", "transmitted")
     assert packets >= 4_000_000 // 1448
     assert size >= 4_000_000 + packets * (14 + 20 + 32)
@@ -353,7 +354,7 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
 
 
 def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
-    """The kernel receives what it transmits to all once more, for its own sockets; the device doesn't count that."""
+    """The kernel receives its own broadcasts once more, for its own sockets; the device does not count them."""
     pair.near.ip("address add 10.9.0.1/24 dev near")
     pair.watch("near")
     before = pair.counters("near")
@@ -367,4 +368,4 @@ def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
                 sender.sendto(bytes(20), (address, 9))
             assert receiver.recv(100) == bytes(20)  # the copy of the broadcast has come
     sent = before["transmitted udp"][0] + 2, before["transmitted udp"][1] + 2 * (14 + 20 + 8 + 20)
-    eventually(lambda: pair.counters("near"), before | {"transmitted udp": sent})
+    becomes(lambda: pair.counters("near"), before | {"transmitted udp": sent})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What only real interfaces show: how packets lie in memory there, and what they look like without a link header."""
+"""Tests what only real interfaces show: the layout of packets in memory, and packets without a link header."""
 
 import fcntl
 import os
@@ -34,7 +34,7 @@ def host() -> Iterator[Namespace]:
 
 
 def packets(collector: EppingCollector, way: str) -> list[int]:
-    """Packets of the one interface that is watched, by kind."""
+    """Return the packets of the one watched interface by kind."""
     counters = collector.reader().read().interfaces[1]
     return [int(count) for count in counters[way]["packets"]]
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that are broken, cut off or random: counted exactly once, as what they are, and never matched."""
+"""Tests packets that are broken, truncated or random: each is counted once, in the right kind, and never matched."""
 
 import ctypes
 import random
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.parallel
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:
-    """(what is broken, IP version, how); all offsets are from the frame's begin."""
+    """Yield (what is broken, IP version, how). All offsets count from the beginning of the frame."""
 
     def setting(at: int, value: int) -> Transform:
         return lambda frame: set_byte(frame, at, value)
@@ -75,7 +75,7 @@ FORMS = [(4, plain), (4, with_ip_options(12)), (6, plain), (6, with_extensions((
 
 
 def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, ifindex: int = 1) -> list[str]:
-    """The kind of the frame's first bytes, for every number of them; each must be counted exactly once."""
+    """Return the kind of the frame truncated to every length. Each frame must be counted exactly once."""
     row = bench.row if ifindex == 1 else bench.row_of(ifindex)
     kinds = []
     for size in range(least, len(frame) + 1):
@@ -89,8 +89,10 @@ def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, if
 
 @pytest.mark.parametrize(("version", "form"), FORMS)
 def test_a_packet_cut_off_anywhere_is_malformed(bench: Bench, version: int, form: Transform) -> None:
-    """What the IP header promises is not there. Behind an Ethernet header, a test run takes no part of an IP header;
-    without one it does, from the 15th byte on."""
+    """The packet lacks what the IP header promises.
+
+    After an Ethernet header, a test run accepts no part of an IP header; without one, it does from the 15th byte on.
+    """
     segment = form(Conversation(bench.flow(version)).segment(0, 2 * NOP + timestamp(1, 0)))
     least = ETHERNET + (IPV4 if version == 4 else IPV6)
     assert kinds_when_cut(bench, segment, least) == ["malformed"] * (len(segment) - least) + ["tcp"]
@@ -115,7 +117,7 @@ def test_a_packet_cut_off_by_its_capture_needs_its_headers_only(bench: Bench, ve
 
 
 def test_whatever_comes_is_counted_once(bench: Bench) -> None:
-    """Header bytes changed at random: one kind, all bytes, and a subnet's traffic exactly if there are addresses."""
+    """Header bytes change at random: one kind, all bytes, and a subnet's traffic exactly if there are addresses."""
     chance = random.Random(9)
     forms = [(4, plain), (4, with_ip_options(8)), (6, plain), (6, with_extensions((HOP_BY_HOP, 1), (FRAGMENT, 0)))]
     seen = set()
@@ -141,7 +143,7 @@ def test_whatever_comes_is_counted_once(bench: Bench) -> None:
 
 
 def test_on_an_interface_a_malformed_packet_is_not_marked() -> None:
-    """Only with the packet's clock does the program mark it (bpf/config.h)."""
+    """The program marks malformed packets only with the packet's clock (bpf/config.h)."""
     frame = struct.pack(">12xH", 0x0800) + b"\x44" + bytes(60)
     data = ctypes.create_string_buffer(frame, len(frame))
     for packet_clock in (False, True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods in which a packet asks and another answers: what begins, ends, spoils and outlives their RTTs."""
+"""Tests methods that match requests with replies: what starts, completes and invalidates an RTT sample."""
 
 import itertools
 import struct
@@ -15,7 +15,7 @@ from scapy.packet import Packet, Padding, Raw
 from otel_epping.errors import EppingError
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
-from tests.support.packets import ETHER
+from tests.support.packets import ETHER, QUIC_VERSIONS, quic
 from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS, SECOND, START_NS, Bench, Rtt
 
 pytestmark = pytest.mark.parallel
@@ -23,19 +23,11 @@ pytestmark = pytest.mark.parallel
 
 MAX_AGE_NS = EppingConfig().max_age_ns
 SOURCE_PORT = 14 + 20  # its place in a frame
-QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
-
-
-def quic(kind: int, version: int = 1) -> Packet:
-    """A long header packet of a type: 0 Initial, 2 Handshake, 3 Retry, in the numbers of version 1 (RFC 9000 17.2)."""
-    number, initial = QUIC_VERSIONS[version]
-    types = ((kind << 4) + initial) & 0x30
-    return Raw(struct.pack("!BI", 0xC0 | types, number) + bytes(1195))
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The transport part of a question, and of its answer; `number` tells exchanges of one pair of hosts apart."""
+    """The transport headers of a request and its reply. `number` distinguishes exchanges of one pair of hosts."""
 
     method: str
     ask: Callable[[int, int], Packet]
@@ -73,7 +65,7 @@ pairs = itertools.count(1)
 
 
 class Hosts:
-    """A client inside and a server outside, each in a subnet of its own, and not one of Bench.flow()."""
+    """An internal client and an external server, each in its own subnet, other than those of Bench.flow()."""
 
     def __init__(self, bench: Bench, version: int = 4) -> None:
         self.bench, self.version, pair = bench, version, next(pairs)
@@ -85,7 +77,7 @@ class Hosts:
         )
 
     def send(self, at_ns: int, payload: Packet, sender: int) -> Rtt | None:
-        """Endpoint 0 sends out through the interface, 1 in through it."""
+        """Endpoint 0 sends out of the interface, endpoint 1 into it."""
         source, destination = self.ends if sender == 0 else self.ends[::-1]
         network = IP(src=source, dst=destination) if self.version == 4 else IPv6(src=source, dst=destination)
         return self.bench.feed(ETHER / network / payload, START_NS + at_ns, EGRESS if sender == 0 else INGRESS)
@@ -98,7 +90,7 @@ class Hosts:
 
 
 def method_of(bench: Bench, rtt: Rtt) -> set[str]:
-    """Methods of the slots of an RTT's subnet that have counted any."""
+    """Return the methods of the slots of an RTT's subnet that have counted an RTT."""
     return {
         methods.METHODS[int(bench.slots["key"]["method"][slot])].name
         for slot in range(1, len(bench.slots))
@@ -272,7 +264,7 @@ def test_methods_that_are_none() -> None:
 
 
 def begun(bench: Bench, frame: Packet, kind: str) -> int:
-    """How many RTTs a packet begins that goes out, and is counted once as what it is."""
+    """Return how many RTT samples a transmitted packet starts. The packet must be counted once, in its kind."""
     with bench.counting() as counted:
         assert bench.feed(frame, START_NS, EGRESS) is None
     assert counted[f"transmitted {kind}"] == (1, len(bytes(frame)))
@@ -280,7 +272,7 @@ def begun(bench: Bench, frame: Packet, kind: str) -> int:
 
 
 class TestWhatIsNoQuestion:
-    """What was timed once and must not be; the fuzzer found all of it (tests/long/fuzz)."""
+    """Packets that were once timed by mistake. The fuzzer found all of them (tests/long/fuzz)."""
 
     QUERY = bytes(DNS(id=0x1234, qd=DNSQR(qname="example.org")))
     NETWORKS = ETHER / IP(src="10.251.0.1", dst="10.251.1.1"), ETHER / IPv6(src="2001:dbc::1", dst="2001:dbd::1")
@@ -294,7 +286,7 @@ class TestWhatIsNoQuestion:
     @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
     @pytest.mark.parametrize("size", [0, 4, 7])
     def test_padding_is_no_payload(self, bench: Bench, size: int, network: Packet) -> None:
-        """Ethernet fills short frames up, and not always with zeros."""
+        """Ethernet pads short frames, not always with zeros."""
         for port, data in ((53, self.QUERY), (443, bytes(quic(0)))):
             assert begun(bench, network / UDP(sport=5353, dport=port) / data[:size] / Padding(data[size:]), "udp") == 0
 
@@ -315,7 +307,7 @@ class TestWhatIsNoQuestion:
 
 
 def with_protocol(network: Packet, protocol: int) -> Packet:
-    """Ethernet and an IP header that says what follows it."""
+    """Return Ethernet and an IP header with this protocol."""
     network = network.copy()
     network.lastlayer().setfieldval("proto" if network.lastlayer().version == 4 else "nh", protocol)
     return network

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets whose network header is not where the type of their device says: the kernel knows where.
+"""Tests packets whose network header is not where the type of their device says. The kernel knows the place.
 
-A program in front of ours puts bytes before the network header, as the kernel has them there on VTI, xfrm (the Ethernet
-header of the interface beneath) and multipoint GRE devices (the outer IP and GRE headers). `make vmtest` has the real
-devices, and those that lack an Ethernet header.
+A program before ours inserts bytes before the network header. The kernel has such bytes on VTI, xfrm (the Ethernet
+header of the lower interface) and multipoint GRE devices (the outer IP and GRE headers). `make vmtest` tests the real
+devices, and devices without an Ethernet header.
 """
 
 import fcntl
@@ -23,8 +23,8 @@ from scapy.packet import Packet
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.lab.namespaces import Namespace
-from tests.bpf.test_link_headers_live import eventually
 from tests.support import other_programs
+from tests.support.patience import becomes
 from tests.support.prog_test_run import KINDS
 
 pytestmark = pytest.mark.parallel
@@ -52,7 +52,7 @@ FRONTS = {
 
 
 def size_of(front: str) -> int:
-    """Bytes of a front that are pushed; what is stored on the stack is a multiple of 4."""
+    """Return the pushed bytes of a front. The stack holds a multiple of 4."""
     return {"Ethernet, 4": 14, "Ethernet, 6": 14, "Ethernet, other": 14, "a byte": 1, "the longest": 255}.get(
         front, len(FRONTS[front])
     )
@@ -65,7 +65,7 @@ def collector() -> Iterator[EppingCollector]:
 
 
 class Tun:
-    """A tun device in a namespace of its own: packets without a link header come in by its descriptor."""
+    """A tun device in its own namespace. Packets without a link header enter by its descriptor."""
 
     def __init__(self, collector: EppingCollector, namespace: Namespace, hardware: int) -> None:
         self.collector = collector
@@ -85,21 +85,21 @@ class Tun:
 
     @contextmanager
     def watched_behind(self, calls: Sequence[bytes]) -> Iterator[None]:
-        """Watches the device; a program in front of ours makes these calls while the body runs."""
+        """Watch the device. While the body runs, a program before ours makes these calls."""
         self.collector.attachments.attach(TUN)
         with other_programs.attached(TUN, calls):
             yield
 
     def receive(self, packet: Packet) -> None:
-        """Has the kernel receive a packet."""
+        """Make the kernel receive a packet."""
         os.write(self._device, bytes(packet))
 
     def transmit(self, packet: Packet, protocol: int = 0) -> None:
-        """Has the kernel transmit a packet, as a packet socket does that is bound to `protocol`."""
+        """Make the kernel transmit a packet, as a packet socket does that is bound to `protocol`."""
         self._socket.sendto(bytes(packet), (TUN, protocol))
 
     def counters(self, name: str = TUN) -> dict[str, tuple[int, int]]:
-        """Packets and bytes of an interface by way and kind, zeros left out."""
+        """Return packets and bytes of an interface by direction and kind, without zeros."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -116,7 +116,7 @@ class Tun:
 
 @pytest.fixture
 def tun(collector: EppingCollector, request: pytest.FixtureRequest) -> Iterator[Tun]:
-    """A tun device; a parameter is the hardware type that it pretends to have (linux/if_arp.h)."""
+    """A tun device. A parameter is the hardware type that it reports (linux/if_arp.h)."""
     hardware = getattr(request, "param", ARPHRD_NONE)
     with Namespace("tun") as namespace, closing(Tun(collector, namespace, hardware)) as tun:
         yield tun
@@ -141,8 +141,8 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("version", [4, 6])
-def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: Tun, version: int, front: str) -> None:
-    """Two segments out and a reply in make an RTT, and count with the bytes that the device itself counts."""
+def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, version: int, front: str) -> None:
+    """Two segments out and a reply in make an RTT. They count with the bytes that the device counts."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()
         port = 20_000 + list(FRONTS).index(front) + 100 * version
@@ -155,7 +155,7 @@ def test_what_is_in_front_of_the_network_header_is_passed_and_not_counted(tun: T
             "transmitted tcp": (2, sum(len(bytes(each)) for each in out)),
             "received tcp": (1, len(bytes(back))),
         }
-        eventually(lambda: added(before, tun.counters()), expected)
+        becomes(lambda: added(before, tun.counters()), expected)
         assert tun.rtts() == rtts + 1
 
 
@@ -173,11 +173,11 @@ def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
             tun.receive(packet)
             tun.transmit(packet, protocol)
         total = sum(len(bytes(packet)) for packet in packets)
-        eventually(lambda: added(before, tun.counters()), {"received udp": (2, total), "transmitted udp": (2, total)})
+        becomes(lambda: added(before, tun.counters()), {"received udp": (2, total), "transmitted udp": (2, total)})
 
 
 def pushed(front: str) -> list[bytes]:
-    """Calls that put a front before the packet."""
+    """Return calls that put a front before the packet."""
     size = size_of(front)
     if not size:
         return []
@@ -196,11 +196,11 @@ def test_a_packet_socket_that_names_no_protocol(tun: Tun) -> None:
             tun.transmit(packet)
             tun.transmit(packet, ETH_P_ALL)
         expected = {"transmitted udp": (4, 2 * sum(len(bytes(packet)) for packet in packets))}
-        eventually(lambda: added(before, tun.counters()), expected)
+        becomes(lambda: added(before, tun.counters()), expected)
 
 
 def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
-    """MPLS without a link header carries IP; what the kernel takes for another protocol is not IP, however it looks."""
+    """MPLS without a link header carries IP. A packet that the kernel gives another protocol is not IP."""
     with tun.namespace.entered():
         tun.collector.attachments.attach(TUN)
         before = tun.counters()
@@ -211,13 +211,13 @@ def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
             "transmitted udp": (1, len(bytes(labelled))),
             "transmitted non_ip": (1, len(bytes(other))),
         }
-        eventually(lambda: added(before, tun.counters()), expected)
+        becomes(lambda: added(before, tun.counters()), expected)
 
 
 # As an Ethernet header these would have the EtherType of IPv4 (and then the first byte of its header), IPv6, 802.1Q.
 @pytest.mark.parametrize("source", ["8.0.69.0", "8.0.70.1", "134.221.96.1", "129.0.1.1", "192.0.2.1"])
 def test_an_ethernet_device_that_is_given_ip_without_a_header(tun: Tun, source: str) -> None:
-    """What a shaper redirects from a PPP or tun device to an IFB device."""
+    """Packets that a shaper redirects from a PPP or tun device to an IFB device."""
     tun.namespace.ip("link add ifb-epping type ifb", "link set ifb-epping up")
     tun.namespace.run("tc", "qdisc", "add", "dev", TUN, "clsact")
     match = "protocol all u32 match u32 0 0 action mirred egress redirect dev ifb-epping"
@@ -235,4 +235,4 @@ def test_an_ethernet_device_that_is_given_ip_without_a_header(tun: Tun, source: 
         tun.receive(packet)
     sizes = [len(bytes(packet)) for packet in packets]
     expected = {"transmitted udp": (2, sizes[0] + sizes[2]), "transmitted tcp": (1, sizes[1])}
-    eventually(lambda: added(before, tun.counters("ifb-epping")), expected)
+    becomes(lambda: added(before, tun.counters("ifb-epping")), expected)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations that hosts and middleboxes make odd: each RTT is right, and nearly all are measured."""
+"""Tests conversations that hosts and middleboxes make unusual: each RTT is right, and nearly all are measured."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kinds, classes, ECN code points and sizes on the wire: for what a packet is counted, and with how many bytes."""
+"""Tests kinds, classes, ECN code points and sizes on the wire: as what a packet counts, and with how many bytes."""
 
 from ipaddress import ip_network
 
@@ -97,7 +97,7 @@ AGGREGATES = [
 def test_an_aggregate_counts_as_its_segments_with_their_headers(
     bench: Bench, version: int, transport: Packet, headers: int, kind: str
 ) -> None:
-    """As qdisc_pkt_len_init() of the kernel has it: link, network and transport header of each segment."""
+    """As in the kernel's qdisc_pkt_len_init(): link, network and transport header of each segment."""
     payload = bytes(3 * 1000)
     frame = bytes((v4_kind if version == 4 else v6_kind)(transport / Raw(payload)))
     on_the_wire = 3 * (ETHERNET + headers + 1000)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which side of an interface is external: what comes in, unless it faces the LAN; in a capture nobody knows."""
+"""Tests which side of an interface is external: received packets, unless it is a LAN interface; unknown in captures."""
 
 from collections.abc import Callable, Iterator
 
@@ -23,7 +23,7 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Iterator[Bench]:
 
 
 def answered(flow: Flow, entry: str, back: str) -> Rtt | None:
-    """A flow joined midway; its second segment goes through one entry point, and its reply through the other."""
+    """A flow joined midway. Its second segment passes one entry point, and the reply the other."""
     feed = flow.bench.feed
     feed(flow.frame(0, "A", 1000, 0, b""), START_NS, entry)
     feed(flow.frame(0, "PA", 1001, 0, b"data"), START_NS + MS, entry)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets without a flow find the slots of their two subnets in a cache (bpf/slot_cache.h), which changes no count."""
+"""Tests the cache of the two slots of packets without a flow: it changes the time of a packet, and nothing else."""
 
 import struct
 from collections import Counter
@@ -12,9 +12,8 @@ from scapy.layers.inet6 import IPv6
 
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import EppingConfig
-from tests.bpf.test_slots import delete
 from tests.support.packets import ETHER
-from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, START_NS, Bench
+from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, START_NS, Bench, delete_element
 
 pytestmark = pytest.mark.parallel
 
@@ -25,7 +24,7 @@ PLACES = 1 << 12
 
 
 def frames() -> list[tuple[bytes, tuple[str, str]]]:
-    """A packet of each pair of subnets, by version: (frame, its two subnets)."""
+    """Return a packet of each pair of subnets, by version: (frame, its two subnets)."""
     made = []
     for version in (4, 6):
         plain = (IP if version == 4 else IPv6)(
@@ -79,7 +78,7 @@ def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
     assert slot
     key = bench.slots["key"][slot].tobytes()
     other = key[:12] + ip_address("10.9.9.0").packed + key[16:]
-    delete(maps["subnets"].fd, key)
+    delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, other, slot.to_bytes(4, "little"))
     # A known pair does not notice,
     bench.feed(frame)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From addresses to slots: each subnet has its own, and a flow that has one cached notices when it is given away."""
+"""Tests the way from addresses to slots: each subnet has its own, and a flow notices when its cached slot is reused."""
 
-import ctypes
 import itertools
 import random
 import struct
@@ -14,7 +13,7 @@ from scapy.layers.inet6 import IPv6
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import EppingConfig
 from tests.support.packets import ETHER
-from tests.support.prog_test_run import EXTERNAL, INTERNAL, MS, Bench
+from tests.support.prog_test_run import EXTERNAL, INTERNAL, MS, Bench, delete_element
 
 pytestmark = pytest.mark.parallel
 
@@ -90,7 +89,7 @@ def test_a_known_flow_does_not_count_into_a_slot_that_was_given_away() -> None:
     other = bytearray(key)
     other[14] ^= 1
     assert libbpf.map_lookup(maps["subnets"].fd, key, 4) == slot.to_bytes(4, "little")
-    delete(maps["subnets"].fd, key)
+    delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, bytes(other), slot.to_bytes(4, "little"))
     assert bench.slot_of(subnet, EXTERNAL) is None
     # ... which a flow that has it cached does not notice,
@@ -109,7 +108,3 @@ def test_a_known_flow_does_not_count_into_a_slot_that_was_given_away() -> None:
     assert new not in (None, slot)
     assert bench.traffic_of(new or 0)["from tcp_timestamp"] == (1, len(frame))
     bench.close()
-
-
-def delete(map_fd: int, key: bytes) -> None:
-    assert ctypes.CDLL("libbpf.so.1").bpf_map_delete_elem(map_fd, key) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The TCP timestamp option wherever it stands, and every way in which it can fail to be there."""
+"""Tests the TCP timestamp option at every place, and every way in which it can be missing."""
 
 import random
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def test_the_timestamp_is_found_at_every_place(bench: Bench, version: int) -> No
 
 
 @pytest.mark.parametrize("length", range(2, 31))
-def test_the_timestamp_is_found_behind_an_option_of_every_length(bench: Bench, length: int) -> None:
+def test_the_timestamp_is_found_after_an_option_of_every_length(bench: Bench, length: int) -> None:
     conversation = Conversation(bench.flow())
     for kind in (2, 3, 4, 5, 9, 19, 30, 34, 253, 255):
         option = bytes([kind, length]) + b"\x08" * (length - 2)  # its bytes look like a timestamp's beginning
@@ -86,7 +86,7 @@ def test_a_broken_option_list_has_no_timestamp(bench: Bench, what: str, nops: in
 
 
 def test_a_timestamp_that_does_not_fit_is_none(bench: Bench) -> None:
-    """Cut off by the data offset: its bytes are there, as payload."""
+    """The data offset ends before the timestamp, so its bytes are payload."""
     conversation = Conversation(bench.flow())
 
     def cut(frame: bytes) -> bytes:
@@ -103,7 +103,7 @@ ENDS = (EOL, b"\x02\x00", b"\x02\x01")
 
 
 def test_random_option_lists(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """Whoever made the list knows whether there is a timestamp in it: the first, unless the list ends before it."""
+    """The maker of the list knows whether it has a timestamp: the first one, unless the list ends before."""
     methods = ("tcp_timestamp",)  # no other takes over
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     conversation = Conversation(bench.flow())

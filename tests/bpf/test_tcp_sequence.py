@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP without timestamps: what gives an RTT, what never does; and how its flows behave, with timestamps or without."""
+"""Tests TCP without timestamps: what gives an RTT and what never does. Also tests the metrics of flows."""
 
 import ipaddress
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @dataclass
 class Connection:
-    """Segments between 10.x.y.1, the internal client, and 11.x.y.2; sequence numbers count from the data's first byte.
+    """Segments between 10.x.y.1, the internal client, and 11.x.y.2. Sequence numbers count from the first data byte.
 
     `client()` and `server()` return the RTT in ns that the segment completed, or None.
     """
@@ -91,7 +91,7 @@ _connections = 0
 
 @pytest.fixture
 def connection(bench: Bench) -> Connection:
-    """A connection between two subnets that nobody else uses."""
+    """A connection between two subnets of its own."""
     global _connections
     _connections += 1
     return Connection(bench, f"10.77.{_connections}.1", f"11.77.{_connections}.2")
@@ -127,7 +127,7 @@ def test_the_other_end_says_where_a_flow_joined_midway_goes_on(connection: Conne
 
 
 def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
-    """What fills it was sent before; that the other end has what comes then says nothing of its time."""
+    """The data that fills the gap was sent before, so an ACK of later data gives no time of that data."""
     connection.opened()
     connection.client(10 * MS, 10)
     connection.client(200 * MS, 0, length=10)
@@ -152,7 +152,7 @@ def test_one_segment_at_a_time(connection: Connection) -> None:
 
 
 def test_an_acknowledgement_of_more_gives_none_and_the_next_but_one_is_timed(connection: Connection) -> None:
-    """Every second segment acknowledged, two sent for each acknowledgement: the second of a pair must have its turn."""
+    """Each ACK covers two segments: the second segment of a pair must be timed in its turn."""
     connection.opened()
     rtts = []
     for pair in range(4):
@@ -175,7 +175,7 @@ def test_what_was_sent_again_is_not_timed(connection: Connection, again: tuple[i
 
 
 def test_duplicate_and_selective_acknowledgements_give_none(connection: Connection) -> None:
-    """The first of three segments is lost behind us: the others are acknowledged when it was sent again."""
+    """The first of three segments is lost after us. The others are acknowledged when it was retransmitted."""
     connection.opened()
     for number in range(3):
         connection.client((10 + number) * MS, 10 * number, length=10)
@@ -185,8 +185,8 @@ def test_duplicate_and_selective_acknowledgements_give_none(connection: Connecti
     assert connection.server(40 * MS, ack=30) is None
 
 
-def test_nothing_is_timed_behind_a_gap(connection: Connection) -> None:
-    """A segment lost in front of us: what follows is acknowledged when the gap is filled."""
+def test_nothing_is_timed_after_a_gap(connection: Connection) -> None:
+    """A segment is lost before us. Later segments are acknowledged when the gap is filled."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(200 * MS, 0, length=10)
@@ -270,7 +270,7 @@ def test_retransmitted_segments(connection: Connection, timestamps: bool) -> Non
 
 
 def test_overtaken_segments(connection: Connection) -> None:
-    """What fills a gap sooner than a round trip was overtaken; what does later was sent again."""
+    """A segment that fills a gap within a round trip was overtaken; a later one was retransmitted."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(11 * MS, 0, length=10)
@@ -298,7 +298,7 @@ def test_a_syn_that_comes_again_behind_data_begins_nothing_anew(connection: Conn
 
 
 def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connection) -> None:
-    """A fast retransmission may come sooner than a round trip after the greatest segment."""
+    """A fast retransmission may come within a round trip after the highest segment."""
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     for number in range(1, 4):
@@ -312,10 +312,10 @@ def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connecti
 
 
 @pytest.mark.parametrize("methods", [("tcp_sequence",), ("tcp_sequence", "tcp_handshake")])
-def test_the_handshake_tells_how_soon_is_overtaken(
+def test_the_handshake_shows_how_soon_is_overtaken(
     bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
 ) -> None:
-    """Its round trip, where it is measured; else 3 ms."""
+    """The limit is the round trip of the handshake if measured, otherwise 3 ms."""
     connection.bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     bench = connection.bench
     for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling rules of bpf/tcp_timestamp.h: which packets are of one flow, and what begins a flow anew."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets belong to one flow, and what starts a flow again."""
 
 import pytest
 

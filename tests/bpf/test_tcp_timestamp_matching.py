@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling rules of bpf/tcp_timestamp.h: which echo ends an RTT, and how long and how many wait for theirs."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which echo completes an RTT sample, and how many can be pending."""
 
 from collections.abc import Callable
 from ipaddress import ip_network

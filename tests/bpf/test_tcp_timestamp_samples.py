@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling rules of bpf/tcp_timestamp.h: which packets begin an RTT, each beside the one that doesn't."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and similar ones that do not."""
 
 from collections.abc import Callable
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tunnels: what is inside is measured if that was asked for, and the tunnel itself if it wasn't, or isn't whole."""
+"""Tests tunnels: the inner packet is measured if configured and complete, otherwise the tunnel itself."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ def outside(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @pytest.mark.parametrize("version", INNER)
 @pytest.mark.parametrize("tunnel", TUNNELS)
-def test_what_is_inside_is_measured(inside: Bench, outside: Bench, tunnel: str, version: int) -> None:
+def test_the_inner_packet_is_measured(inside: Bench, outside: Bench, tunnel: str, version: int) -> None:
     frame = Ether(bytes(TUNNELS[tunnel] / INNER[version]))
     assert counted(inside, frame) == {"received tcp": (1, len(frame))}
     kind = "udp" if "VXLAN" in tunnel else "other"
@@ -98,11 +98,11 @@ def test_subnets_are_those_of_the_inner_addresses(inside: Bench) -> None:
         "TCP",
     ],
 )
-def test_what_is_no_tunnel_is_what_it_looks_like(inside: Bench, frame: Packet, kind: str) -> None:
+def test_a_packet_without_a_tunnel_counts_as_itself(inside: Bench, frame: Packet, kind: str) -> None:
     assert counted(inside, frame) == {f"received {kind}": (1, len(bytes(frame)))}
 
 
-def test_what_is_inside_may_be_malformed(inside: Bench) -> None:
+def test_the_inner_packet_may_be_malformed(inside: Bench) -> None:
     frame = ETHER / V4 / GRE(proto=0x0800) / Raw(bytes([0x65]) + bytes(40))
     assert counted(inside, frame) == {"received malformed": (1, len(bytes(frame)))}
     cut = bytes(TUNNELS["VXLAN"] / INNER[4])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user types: help, options, variables, and where the output goes. One line says what is wrong and allowed."""
+"""Tests what a user types: help, options, variables, and where the output goes. Errors name cause and valid values."""
 
 import re
 import sys
@@ -131,7 +131,7 @@ def test_an_error_names_the_variable_that_a_value_is_from(
         ("CONFIG", "/nope/settings.yaml", "cannot read /nope/settings.yaml"),
     ],
 )
-def test_a_value_that_only_the_command_can_judge_is_told_with_its_variable(
+def test_a_value_that_the_command_rejects_is_reported_with_its_variable(
     ns: Namespace, name: str, value: str, words: str
 ) -> None:
     settings = {"OTEL_EPPING_INTERFACE": "lo", f"OTEL_EPPING_{name}": value}
@@ -204,7 +204,7 @@ def test_streams_that_are_closed(ns: Namespace, line: str) -> None:
 
 @pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
 def test_output_that_a_full_disk_refuses_does_not_hide_a_mistake(ns: Namespace, streams: str) -> None:
-    """The output is still in the buffer when the command fails: up to 8 KiB, and 128 KiB from Python 3.14 on."""
+    """When the command fails, its output is still in the buffer: up to 8 KiB, and 128 KiB from Python 3.14 on."""
     program = "print('in the buffer'); from otel_epping.__main__ import main; main()"
     shell = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$@" {streams}', "sh", sys.executable, "-c", program]
     result = epping(ns, "run", "-i", "nope", command=shell)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first run: whatever a machine lacks, one line says the cause and the cure; and `check` tells it beforehand.
+"""Tests the first run: for each thing that a machine lacks, one line gives the cause and the cure, also in `check`.
 
-What a machine may lack is taken away for real: capabilities by setpriv(1), the kernel's release by setarch(8), packages
-by a mount over their files that only the process under test sees.
+The tests really take things away: capabilities by setpriv(1), the kernel's release by setarch(8), packages by a mount
+over their files that only the process under test sees.
 """
 
 import json
@@ -39,14 +39,14 @@ TOO_OLD = "is too old: use Linux 5.15 or newer"
 
 
 def without(*paths: str) -> list[str]:
-    """A command that runs another with nothing in these directories, and with nothing but nothing in these files."""
+    """Return a command that runs another with these directories and files empty."""
     hide = 'if test -d "$path"; then mount -t tmpfs none "$path"; else mount --bind /dev/null "$path"; fi || exit'
     script = f'for path in {" ".join(paths)}; do {hide}; done; exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
 def kernel_maps(size: int) -> list[dict[str, Any]]:
-    """Maps in the kernel with room for so many elements: how we recognise what an agent of ours has loaded."""
+    """Return the kernel's maps with so many elements, by which a test finds the maps of its agent."""
     listed = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
     return [entry for entry in json.loads(listed) if entry["max_entries"] == size]
 
@@ -64,7 +64,7 @@ def test_without_privileges(ns: Namespace, command: list[str]) -> None:
 
 
 def missing(result: subprocess.CompletedProcess[str]) -> str:
-    """The lines of a `check` that found something missing."""
+    """Return the lines of a `check` that found something missing."""
     assert result.returncode == 1
     return "\n".join(line for line in result.stdout.splitlines() if line.startswith("MISSING "))
 
@@ -104,7 +104,7 @@ def test_packages_that_are_missing(ns: Namespace, paths: Callable[[], list[str]]
 
 @pytest.fixture(scope="module")
 def lattice_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of a virtual environment into which somebody has installed PyPI's bcc."""
+    """The Python of a virtual environment in which PyPI's bcc is installed."""
     folder = tmp_path_factory.mktemp("lattice")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3*/site-packages")
@@ -115,7 +115,7 @@ def lattice_python(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "bin" / "python")
 
 
-def test_wrong_bcc_does_no_harm_beside_the_right_one(ns: Namespace, lattice_python: str) -> None:
+def test_the_wrong_bcc_does_no_harm_next_to_the_right_one(ns: Namespace, lattice_python: str) -> None:
     result = epping(ns, "check", command=[lattice_python, "-m", "otel_epping"])
     assert result.returncode == 0, result
     assert "in /usr/bin/python3" in result.stdout

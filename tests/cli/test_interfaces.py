@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces: unknown, down, without a link header, of a foreign kind, going away, and several of them."""
+"""Tests interfaces that are unknown, down, without link header, of a foreign type, or removed, and several at once."""
 
 import fcntl
 import os
@@ -35,7 +35,7 @@ def test_interface_that_is_down(ns: Namespace) -> None:
 
 @pytest.fixture
 def tun(ns: Namespace) -> Iterator[Callable[[int], None]]:
-    """Makes the interface tun0, up, with the hardware type that it is told (linux/if_arp.h)."""
+    """Makes the interface tun0, up, with this hardware type (linux/if_arp.h)."""
     fds: list[int] = []
 
     def tun(hardware: int) -> None:
@@ -98,7 +98,7 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
 def test_series_of_an_interface_that_is_gone_end(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
     def named() -> set[str]:
-        """Interfaces that the next export has points of."""
+        """Return the interfaces that the next export has points of."""
         sink.clear()
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
         return {str(point.attributes[semconv.INTERFACE]) for point in sink.points(metric_table.INTERFACE_ATTACHED.name)}

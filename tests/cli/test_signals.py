@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals: Ctrl-C while it compiles, a second one while it stops, and one that comes twice."""
+"""Tests signals: Ctrl-C during the compilation, a second signal during the stop, and a signal that arrives twice."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ import pytest
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from tests.support.command import Agent, environment
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody
 
 # -X importtime writes a line as soon as a module is imported.
@@ -23,7 +23,10 @@ RUN = ("run", "-i", "lo")
 
 
 def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
-    """Ctrl-C when a module is imported: exit status, and what was said. A terminal signals all in the foreground."""
+    """Press Ctrl-C when a module is imported, and return exit status and output.
+
+    A terminal signals all processes in the foreground.
+    """
     python = ("-X", "importtime", "-m", "otel_epping", *arguments)
     # A capture and a demonstration are root's: the one for its files, the other for its network namespaces.
     command = as_nobody(CAPABLE_NOBODY, *python) if arguments[0] in ("run", "watch") else [sys.executable, *python]
@@ -55,13 +58,13 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     ids=lambda value: value[0] if isinstance(value, tuple) else value,
 )
 def test_ctrl_c_while_python_imports_just_ends_it(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
-    """From our first line on; before, while Python starts, it is Python's own to show a traceback."""
+    """From our first line on. Before, while Python starts, Python itself may show a traceback."""
     assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
 
 
 @pytest.mark.parametrize("at", ["opentelemetry.sdk.metrics", "grpc._cython.cygrpc"])
 def test_ctrl_c_while_it_compiles(ns: Namespace, at: str) -> None:
-    """And imports meanwhile what it will need."""
+    """The agent imports modules meanwhile that it needs later."""
     status, said = interrupted(ns, *RUN, at=at)
     assert status == 0
     (line,) = said
@@ -70,7 +73,7 @@ def test_ctrl_c_while_it_compiles(ns: Namespace, at: str) -> None:
 
 @pytest.fixture
 def black_hole(ns: Namespace) -> Iterator[str]:
-    """An endpoint that takes connections and never answers."""
+    """An endpoint that accepts connections and never answers."""
     with ns.entered(), socket.create_server(("127.0.0.1", 0)) as listener:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
@@ -79,8 +82,7 @@ def test_second_signal_ends_at_once(start: Callable[..., Agent], black_hole: str
     agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=black_hole)
     agent.process.send_signal(signal.SIGTERM)
     agent.wait_for("stopping")
-    time.sleep(1.2)
-    assert agent.process.poll() is None
+    stays(lambda: agent.process.poll() is None, 1.2, "the agent waits for the receiver")
     agent.process.send_signal(signal.SIGINT)
     assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGINT
     assert agent.log.read_text().splitlines()[-1].startswith("otel-epping: stopped at once")

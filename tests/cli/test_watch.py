@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping watch` as a user runs it: the real command, real connections, and the end by whatever ends it."""
+"""Tests `otel-epping watch` as a user runs it, with real connections, and every way in which it can end."""
 
 import json
 import os
@@ -25,7 +25,7 @@ from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from tests.support.command import COMMAND, converse, environment, epping, said
 from tests.support.lab_agent import eventually, talking
 from tests.support.packets import ETHER
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import AGENT, NET_ADMIN, assert_unprivileged, fields, held
 
 FLOW = r"[0-9a-f.:]+:\d+\+[0-9a-f.:]+:\d+"
@@ -80,7 +80,7 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT); `watching()` waits. None outlives it."""
+    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT). It ends with its test."""
     started: list[Watch] = []
 
     def start(*arguments: Any, **how: Any) -> Watch:
@@ -98,7 +98,7 @@ def flow_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def reset(lab: Lab, address: str) -> None:
-    """A connection from the client that ends in a RST, after a request and its answer."""
+    """Open a connection from the client that ends in a RST, after a request and its answer."""
     with lab.client.entered(), socket.create_connection((address, traffic.PORT)) as connection:
         connection.sendall(traffic.request(100, 100))
         assert len(connection.recv(200)) == 100
@@ -106,7 +106,7 @@ def reset(lab: Lab, address: str) -> None:
 
 
 def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) -> None:
-    """Flows from their SYN to their end, and round-trip times of the delays that the lab's link really has."""
+    """Flows from their SYN to their end, with the delays of the lab's link as RTTs."""
     options = ("-i", WAN_INTERFACE, "--sample-interval", "0")
     begun_ns = time.time_ns()
     both = [watch(lab.router, *options, "--format", "jsonl"), watch(lab.router, *options)]
@@ -114,7 +114,8 @@ def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) 
         one.watching()
     with talking(lab):
         reset(lab, lab.addresses[0])
-        time.sleep(1.5)
+        for one in both:
+            eventually(lambda one=one: len(one.lines) > 300, PATIENCE_S, "RTTs are printed")  # type: ignore[misc]
     time.sleep(0.2)
     assert [one.stop() for one in both] == [0, 0]
     ended_ns = time.time_ns()
@@ -138,7 +139,7 @@ def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) 
     assert {flow[0] for flow in told} > set(lab.addresses)
     endings: Counter[str] = Counter()
     for (source, *_), events in told.items():
-        # The client's direction is told as the server's packets go, so backwards.
+        # The client's direction is reported in the direction of the server's packets, so reversed.
         opening = "SYN" if source in lab.addresses else "SYN-ACK"
         assert events[0] == ("opening", opening)
         ((what, why),) = events[1:]
@@ -187,7 +188,7 @@ def test_lines_come_at_once_and_a_broken_pipe_ends_it_quietly(ns: Namespace, wat
 
 
 def ask_dns(ns: Namespace, count: int) -> None:
-    """Queries out of the interface up0, and their responses in by it: an event each."""
+    """Send queries out of the interface up0, and their responses into it: each gives an event."""
     query = ETHER / IP(src="10.9.0.1", dst="10.9.0.2") / UDP(sport=40000, dport=53) / DNS(qd=DNSQR(qname="a"))
     response = ETHER / IP(src="10.9.0.2", dst="10.9.0.1") / UDP(sport=53, dport=40000) / DNS(qr=1, qd=DNSQR(qname="a"))
     frames = [bytearray(bytes(query)), bytearray(bytes(response))]
@@ -204,7 +205,7 @@ def ask_dns(ns: Namespace, count: int) -> None:
                 sender.send(frame)
 
 
-def test_what_was_lost_is_told(ns: Namespace, watch: Callable[..., Watch]) -> None:
+def test_lost_events_are_reported(ns: Namespace, watch: Callable[..., Watch]) -> None:
     one = watch(ns, "-i", "up0", "-i", "lo", "--format", "jsonl", "--methods", "dns,tcp_timestamp").watching()
     os.kill(one.process.pid, signal.SIGSTOP)
     ask_dns(ns, RING_EVENTS)
@@ -226,13 +227,12 @@ def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callabl
     ask_dns(ns, 2000)  # more than a pipe holds
     time.sleep(0.3)
     one.process.send_signal(signal.SIGTERM)
-    time.sleep(1.2)
-    assert one.process.poll() is None
+    stays(lambda: one.process.poll() is None, 1.2, "the command waits for the reader of the pipe")
     assert one.stop(signal.SIGINT) == 128 + signal.SIGINT
     assert one.log.splitlines()[-1].startswith("otel-epping: stopped at once")
 
 
-# Root is who runs it by hand, as a rule.
+# Users who run it by hand are usually root.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 @pytest.mark.parametrize(("hook", "kept"), [("tcx", 0), ("clsact", NET_ADMIN)])
 def test_what_it_holds(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events as text, held to the byte against what ePPing's own code printed.
+"""Compares events as text, byte by byte, with the output of ePPing's own code.
 
-The expected lines are from pping.c and json_writer.c of xdp-project/bpf-examples, compiled as they are: a main() of a
-few lines handed the events below to its handle_event(), with a clock that stood still, at UTC.
+The expected lines are from pping.c and json_writer.c of xdp-project/bpf-examples, compiled unchanged. A main() of a few
+lines passed the events below to handle_event(), with a constant clock, in UTC.
 """
 
 import io
@@ -101,7 +101,7 @@ EXPECTED = dict(zip(FORMATS, (STANDARD, JSON_ARRAY, JSON_LINES, PPVIZ), strict=T
 
 @pytest.fixture(scope="module")
 def dtype(bench_of: Callable[[EppingConfig], Bench]) -> np.dtype[np.void]:
-    """The layout of an event, as the loaded program has it."""
+    """The layout of an event in the loaded program."""
     config = EppingConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
     return EventReader(bench_of(config).collector).dtype
 
@@ -123,7 +123,7 @@ def packed(address: str) -> np.ndarray:
 
 
 def events_of(text: str, dtype: np.dtype[np.void]) -> Events:
-    """A table as EVENTS."""
+    """Return the events of a table such as EVENTS."""
     rows = text.split("\n")[1:-1]
     events = np.zeros(len(rows), dtype)
     for event, row in zip(events, rows, strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events on their way out of the kernel: all of them, in order, whole; what found no room is counted; who is silent."""
+"""Tests that events leave the kernel complete and in order, that lost events are counted, and idle flows reported."""
 
 import struct
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @pytest.fixture
 def reader(bench: Bench) -> EventReader:
-    """With nothing in the ring."""
+    """A reader with an empty ring."""
     reader = EventReader(bench.collector)
     reader.read()
     return reader
 
 
 def ask_dns(bench: Bench, count: int, begin_ns: int) -> None:
-    """Queries answered after 1, 2, 3... ns, a microsecond apart: an event each."""
+    """Feed queries answered after 1, 2, 3... ns, a microsecond apart: each gives an event."""
     asker, answerer = "10.251.0.1", "10.251.1.1"
     query = UDP(sport=40000, dport=53) / DNS(id=0, qd=DNSQR(qname="example.org"))
     response = UDP(sport=53, dport=40000) / DNS(id=0, qr=1, qd=DNSQR(qname="example.org"))
@@ -75,7 +75,7 @@ def test_read_takes_each_event_once(bench: Bench, reader: EventReader) -> None:
 
 
 def test_events_stay_whole_and_in_order_round_the_ring(bench: Bench, reader: EventReader) -> None:
-    """The ring's size is no multiple of an event's: one of them lies across its end."""
+    """The ring's size is not a multiple of an event's: one event lies across its end."""
     size = map_array.map_info(bench.collector.program.maps["events"].fd)["max_entries"]
     stride = reader.dtype.itemsize + 8
     assert size % stride

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What examples/ has units and containers run, and the names they use, are what the agent has."""
+"""Tests that commands and names in examples/ for units and containers exist in the agent."""
 
 import re
 import shlex
@@ -28,7 +28,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def agents(path: Path) -> Iterator[dict[str, Any]]:
-    """The containers of a manifest that run the agent."""
+    """Return the containers of a manifest that run the agent."""
     for document in documents(path):
         pod = document["spec"]["template"]["spec"] if "spec" in document else {}
         for container in (*pod.get("initContainers", []), *pod.get("containers", [])):
@@ -37,7 +37,7 @@ def agents(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parse(command: list[str]) -> dict[str, Any]:
-    """Settings that a command line means; fails as the agent would."""
+    """Return the settings of a command line; fails as the agent would."""
     name, *arguments = command
     assert name == "run"
     return run.make_context("run", arguments).params

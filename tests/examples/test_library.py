@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The example runs as it stands, and does what it says: both kinds of metrics, with the application's resource."""
+"""Runs the library example unchanged: it exports both kinds of metrics, with the application's resource."""
 
 import os
 import subprocess

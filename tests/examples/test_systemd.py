@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The unit of examples/systemd as systemd sees it: well formed, hardened, and the agent works under it."""
+"""Tests the unit of examples/systemd with systemd: well-formed, hardened, and the agent works in it."""
 
 import re
 import subprocess

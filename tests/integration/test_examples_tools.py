@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Examples as the tools that they are for take them: the Collector, Helm, and Docker Compose's reader of files.
+"""Tests examples with the tools that read them: the Collector, Helm, and Docker Compose's reader of files.
 
 All are built with Go, pinned, and kept where build.sh keeps what it builds.
 """
@@ -67,11 +67,13 @@ def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
 def test_the_collector_takes_it(otelcol: Path, path: Path) -> None:
     text = path.read_text()
-    # Each variable is told of at the head, with an example.
+    # The head of the file names each variable, with an example.
     used = set(re.findall(r"\$\{env:(\w+)\}", text))
-    told = dict(re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE))))
-    assert used == set(told)
-    environment = {**os.environ, **told}
+    documented = dict(
+        re.findall(r"(\w+)=(\S+)", "".join(re.findall(r"^#     .*otelcol --config.*$", text, re.MULTILINE)))
+    )
+    assert used == set(documented)
+    environment = {**os.environ, **documented}
     validated = subprocess.run(
         [otelcol, "validate", "--config", path], env=environment, capture_output=True, text=True, timeout=60
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Agent -> the official Collector -> Prometheus: what arrives is what was sent, and what was sent is the truth.
+"""Exports from the agent to the official Collector and on to Prometheus, and compares each step with the truth.
 
-Two agents watch the same real connections. One is cumulative, as by default, and sends over HTTP; the other one sends
-deltas over gRPC, which the Collector adds up (`delta_to_cumulative`). The traffic passes once, for all tests.
+Two agents watch the same real connections. One exports cumulative counts over HTTP, the default temporality; the other
+exports deltas over gRPC, which the Collector adds up (`delta_to_cumulative`). The traffic passes once, for all tests.
 """
 
 import math

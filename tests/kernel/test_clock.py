@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock that timestamps are of, by clocks that a test sets: steps either way, drift and suspension."""
+"""Tests the clock of timestamps with simulated clocks: steps in both directions, drift and suspension."""
 
 import threading
 from itertools import pairwise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The knobs of the kernel program, and what a user reads when it cannot be loaded."""
+"""Tests the settings of the kernel program, and the errors if it cannot be loaded."""
 
 import re
 from contextlib import suppress

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs of buckets against whole histograms, in plain numpy; and fitting many at once against one at a time."""
+"""Compares sparse histograms with whole ones in plain numpy, and fitting many at once with fitting one at a time."""
 
 import numpy as np
 import pytest

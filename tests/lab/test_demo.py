@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo tells the truth, can tell when it is not told the truth, and leaves nothing behind however it ends.
+"""Tests that the demo is right, detects wrong results, and leaves nothing behind however it ends.
 
-What a demo has made is found by its processes: all inherit a variable of the environment that nobody else has. The full
-demo takes half a minute in which the machine is idle, so it runs beside the others.
+All processes of a demo inherit an environment variable that no other process has, so the tests find what the demo made.
+The full demo takes half a minute in which the machine is idle, so it runs in parallel with the others.
 """
 
 import os

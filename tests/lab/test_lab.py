@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lab is the yardstick of the live tests, so it is measured first: with plain sockets and this process's clock."""
+"""Tests the lab, which the live tests measure with, by plain sockets and the clock of this process."""
 
 import json
 import socket
@@ -282,7 +282,7 @@ def test_the_sink_receives_from_the_official_exporters(protocol: str, compress: 
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
-def test_the_sink_fails_when_told_to_and_recovers(protocol: str) -> None:
+def test_the_sink_fails_on_request_and_recovers(protocol: str) -> None:
     with Sink() as sink:
         sink.fail_with(503)
         endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint

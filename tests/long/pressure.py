@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""More flows than the table has room for: how many RTTs of established ones are left? `make pressure` prints it.
+"""Measures how many RTTs of established flows remain with more flows than the table has entries: `make pressure`.
 
-Established flows send a segment now and then, and are answered. Meanwhile strangers come, each a new flow of a packet
-or two, and SYNs that nobody answers; with them, if asked for, handshakes that somebody does. All packets run through
-the program by BPF_PROG_TEST_RUN, in virtual time and in one order that is the same each time.
+Established flows send a segment now and then, and get replies. Meanwhile new flows of one or two packets come, SYNs
+without a reply, and on request handshakes with a reply. All packets run through the program by BPF_PROG_TEST_RUN, in
+virtual time and always in the same order.
 
-What decides is r, the new entries between two packets of an established flow, as a share of the table.
+The result depends on r: the new entries between two packets of an established flow, as a share of the table.
 """
 
 import itertools
@@ -44,7 +44,7 @@ class Load:
     duration_ms: int = 20_000
     strangers: int = 0  # new flows
     packets_of_each: int = 1
-    syns: int = 0  # that nobody answers
+    syns: int = 0  # without a reply
     handshakes: int = 0  # of which the SYN-ACK comes after `rtt_ms`
     hosts: int = 1 << 20  # from which strangers and SYNs come
 
@@ -120,7 +120,7 @@ def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
 
 def run(bench: Bench, load: Load) -> Outcome:
     """Feeds it all; the strangers and SYNs in equal parts between the packets of a ms, and from ms to ms."""
-    number = next(runs)  # nobody in it was in a run before, and it is later
+    number = next(runs)  # no flow of it was in an earlier run, and its times are later
     due, traffic = timeline(load), Traffic(bench, load.hosts, number)
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()

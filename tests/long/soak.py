@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Churn, for as long as you like: `make soak` has 20 minutes of it, long/test_soak.py a minute.
+"""Runs two agents under churn for a chosen time: `make soak` for 20 minutes, test_soak.py for 100 seconds.
 
-Two agents watch the same interfaces while flows, subnets, interfaces and collectors come and go: more subnets than
-there is room for, each conversation a flow of its own. One agent exports cumulative counts over HTTP to a real
-collector that is killed again and again; the other, within bounds, deltas over gRPC to one that first refuses and then
-is gone. All packets are ours: so we know how many there are, and how many RTTs. In the end both must have told of each
-exactly once.
+The agents watch the same interfaces while flows, subnets, interfaces and collectors come and go. There are more subnets
+than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real collector that
+is killed again and again. The other agent has a limit on series and exports deltas over gRPC to a receiver that first
+rejects requests and then goes away. The test sends all packets itself, so it knows how many packets and RTTs there are.
+In the end both agents must have exported each packet and each RTT exactly once.
 """
 
 import argparse
@@ -35,7 +35,7 @@ from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivi
 
 AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/long/soak_agent.py")
 ROUNDS = 4
-# Of each conversation: none from the first timestamp of either side, which may be old, nor from the last, unanswered.
+# Of each conversation. The first timestamp of either side gives no RTT, as it may be old, and the last has no echo.
 RTTS = (ROUNDS - 1) + (ROUNDS - 2)
 CONVERSATIONS = 12  # at a time
 PAUSE_S = 0.04
@@ -43,15 +43,15 @@ MAX_SUBNETS = 1024
 SUBNETS = 3000  # on either side, for each interface
 CHURN_S = 5.0
 INTERFACES = 3  # at a time
-# Names that come beside those, and come again: of each that it ever watched an agent keeps the counts.
+# Further names, which are used again: an agent keeps the counts of each interface that it has watched.
 OTHER_NAMES = 2
 INTERVAL = "500ms"
-MOST_NEW_FDS = 2  # a connection may be up, or not
+MAX_NEW_FDS = 2  # connections that are open at one time and not at the other
 ASKING_S = 0.2
 
 
 class Traffic:
-    """Conversations through veth pairs, soakN and peerN, of which agents watch the first. Counts what it has sent."""
+    """Conversations through veth pairs, soakN and peerN. The agents watch soakN. Counts the packets and RTTs sent."""
 
     def __init__(self, ns: Namespace) -> None:
         self.packets = self.rtts = self.comings = 0
@@ -73,7 +73,7 @@ class Traffic:
         self._ends[near] = (ends[0], ends[1])
 
     def replace_an_interface(self) -> None:
-        """One goes, and comes again, by turns with its name or another one; it is used when both agents watch it."""
+        """Delete an interface, add one with the same or another name in turns, and wait until both agents watch it."""
         name = list(self._ends)[1]
         for end in self._ends.pop(name):
             end.close()
@@ -83,11 +83,11 @@ class Traffic:
         self._make(number)
         deadline = time.monotonic() + PATIENCE_S
         while attached(self._ns, f"soak{number}") != [2, 2]:
-            assert time.monotonic() < deadline, f"soak{number} came, and is not watched"
+            assert time.monotonic() < deadline, f"soak{number} is new and not watched"
             time.sleep(0.02)
 
     def speak(self) -> None:
-        """Some conversations of new flows, between subnets that were heard of before or weren't."""
+        """Send some conversations as new flows, between random subnets, known or new."""
         for _ in range(CONVERSATIONS):
             self._flows += 1
             near, far = self._ends[self._chance.choice(list(self._ends))]
@@ -112,9 +112,9 @@ def _segment(source: bytes, destination: bytes, ports: tuple[int, int], tsval: i
 
 @dataclass
 class Account:
-    """What an agent told of a metric, from its points as they come; each must follow from those before it."""
+    """The points of a metric from one agent, in order of arrival. Checks that each follows from those before."""
 
-    told: dict[Any, int] = field(default_factory=dict)
+    values: dict[Any, int] = field(default_factory=dict)
     _latest: dict[Any, Any] = field(default_factory=dict)
 
     def enter(self, one: Point) -> None:
@@ -124,20 +124,20 @@ class Account:
         start_ns, time_ns = point.start_time_unix_nano, point.time_unix_nano
         assert start_ns <= time_ns, (series, start_ns, time_ns)
         if before is not None:
-            begun_ns, latest_ns, told = before
+            first_ns, latest_ns, last_value = before
             assert time_ns > latest_ns, (series, time_ns, latest_ns)
-            assert start_ns >= latest_ns or (start_ns == begun_ns and value >= told), (series, before, value)
+            assert start_ns >= latest_ns or (start_ns == first_ns and value >= last_value), (series, before, value)
         self._latest[series] = (start_ns, time_ns, value if one.temporality != DELTA else 0)
         key = series if one.temporality == DELTA else (series, start_ns)
-        self.told[key] = value + (self.told.get(key, 0) if one.temporality == DELTA else 0)
+        self.values[key] = value + (self.values.get(key, 0) if one.temporality == DELTA else 0)
 
     @property
     def total(self) -> int:
-        return sum(self.told.values())
+        return sum(self.values.values())
 
 
-class Told:
-    """The accounts of all that matters here; takes requests out of sinks, so that they don't pile up."""
+class Exported:
+    """The exported packets and RTTs of one agent. Removes requests from sinks, so that they do not accumulate."""
 
     def __init__(self) -> None:
         self._accounts = {name: Account() for name in (PACKETS, INTERFACE_PACKETS, metric_table.RTT.name)}
@@ -153,7 +153,7 @@ class Told:
 
     @property
     def subnet_packets(self) -> int:
-        """Each packet is told from one subnet and to another; both may be those that there is no room for."""
+        """Each packet counts for its source subnet and for its destination subnet; both may be the overflow point."""
         return self._accounts[PACKETS].total
 
     def __str__(self) -> str:
@@ -169,13 +169,13 @@ class Told:
 
 
 class Agent:
-    """An agent on all the interfaces; `variables` are its own."""
+    """An agent on all interfaces, with these additional environment variables."""
 
     def __init__(self, ns: Namespace, log: Path, **variables: str) -> None:
         self._log = log
         holds = log.with_suffix(".holds")
         holds.touch()
-        holds.chmod(0o666)  # nobody writes it
+        holds.chmod(0o666)  # written by the user nobody
         settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2", "SOAK_HOLDS": str(holds)}
         options = ["-i", "soak*", "--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
         with log.open("w") as stderr:
@@ -199,7 +199,7 @@ class Agent:
 
 @dataclass
 class Collectors:
-    """One that is killed, in front of a sink; and one that is a sink itself. Both come back to where they were."""
+    """A collector that forwards to the sink `behind`, and the sink `direct`. Both return to the same ports."""
 
     ns: Namespace
     behind: Sink
@@ -221,7 +221,7 @@ class Collectors:
     def take_away(self) -> None:
         self.kills += 1
         self.forwarder.__exit__()
-        # A delta is told twice if the answer to it is lost, so this one says no before it goes.
+        # If the answer to a delta is lost, the delta is sent twice. So this sink rejects requests before it goes.
         self.direct.fail_with(503)
         time.sleep(0.1)
         self.direct.__exit__()
@@ -232,14 +232,14 @@ class Collectors:
 
 
 def attached(ns: Namespace, name: str) -> list[int]:
-    """How many programs are on the two hooks of an interface."""
+    """Return the number of programs on each of the two hooks of an interface."""
     with ns.entered():
         ifindex = socket.if_nametoindex(name)
         return [libbpf.attached_count(ifindex, hook) for hook in (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)]
 
 
 def run(duration_s: float) -> list[str]:
-    """Soaks for so long, and returns what there is to say of it. Raises AssertionError if something was amiss."""
+    """Run for so long, or twice as long if memory seems to grow, and return a report. Raises AssertionError."""
     with ExitStack() as undo:
         ns = undo.enter_context(Namespace("soak"))
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
@@ -267,38 +267,38 @@ def run(duration_s: float) -> list[str]:
         for agent in agents.values():
             agent.wait_until_it_watches()
         assert attached(ns, "soak0") == [2, 2]
-        told = {name: Told() for name in agents}
-        fds = _churn(duration_s, traffic, collectors, agents, told)
+        exported = {name: Exported() for name in agents}
+        fds = _churn(duration_s, traffic, collectors, agents, exported)
         for name, agent in agents.items():
             agent.process.terminate()
             assert agent.process.wait(PATIENCE_S) == 0, f"{name}: {agent.log}"
-            amiss = [line for line in agent.log.splitlines() if "Traceback" in line or " ERROR " in line]
-            assert not amiss, f"{name}: {amiss}"
-        assert attached(ns, "soak0") == [0, 0], "a program is left behind"
+            faults = [line for line in agent.log.splitlines() if "Traceback" in line or " ERROR " in line]
+            assert not faults, f"{name}: {faults}"
+        assert attached(ns, "soak0") == [0, 0], "a program is still attached"
         _settle(collectors.behind)
-        told["cumulative"].take(collectors.behind)
-        told["delta"].take(collectors.direct)
+        exported["cumulative"].take(collectors.behind)
+        exported["delta"].take(collectors.direct)
         lines = [
             f"{traffic.packets} packets and {traffic.rtts} RTTs offered; collectors gone {collectors.kills} times, "
             f"interfaces {traffic.comings}"
         ]
-        for name, one in told.items():
+        for name, one in exported.items():
             lines.append(f"{name}: {one}; descriptors {fds[name]}; {agents[name].memory}")
         print("\n".join(lines))
-        for name, one in told.items():
+        for name, one in exported.items():
             packets = (one.interface_packets, one.subnet_packets / 2)
             assert packets == (traffic.packets, traffic.packets), f"{name}: {packets} of {traffic.packets} packets"
             assert one.rtts == traffic.rtts, f"{name}: {one.rtts} of {traffic.rtts} RTTs"
             agents[name].memory.check()
             first, last = fds[name]
-            assert last - first <= MOST_NEW_FDS, f"{name}: descriptors went from {first} to {last}"
+            assert last - first <= MAX_NEW_FDS, f"{name}: descriptors went from {first} to {last}"
         return lines
 
 
 def _churn(
-    duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], told: dict[str, Told]
+    duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], exported: dict[str, Exported]
 ) -> dict[str, tuple[int, int]]:
-    """All that comes and goes; returns how many descriptors agents have after a round and in the end."""
+    """Run round after round, and return how many descriptors each agent has after the first and the last round."""
 
     def fds() -> dict[str, int]:
         return {name: agent.fds for name, agent in agents.items()}
@@ -317,16 +317,21 @@ def _churn(
         for agent in agents.values():
             agent.memory.end_round()
 
+    def is_over() -> bool:
+        elapsed_s = time.monotonic() - began + CHURN_S
+        flat = elapsed_s >= duration_s and all(agent.memory.looks_flat() for agent in agents.values())
+        return flat or elapsed_s >= 2 * duration_s
+
     began, first = time.monotonic(), dict[str, int]()
-    while time.monotonic() - began < duration_s - CHURN_S:
+    while not is_over():
         traffic.replace_an_interface()
         speak_until(time.monotonic() + 0.3 * CHURN_S)
         collectors.take_away()
-        told["delta"].take(collectors.direct)
+        exported["delta"].take(collectors.direct)
         speak_until(time.monotonic() + 0.3 * CHURN_S)
         collectors.bring_back()
         speak_and_ask(0.4 * CHURN_S)
-        told["cumulative"].take(collectors.behind)
+        exported["cumulative"].take(collectors.behind)
         for agent in agents.values():
             assert agent.process.poll() is None, agent.log
         first = first or fds()
@@ -338,7 +343,7 @@ def _churn(
 
 
 def _settle(sink: Sink) -> None:
-    """Waits until the collector has passed on what it has."""
+    """Wait until the collector has forwarded everything: until no request comes for a second."""
     count, since = -1, time.monotonic()
     while time.monotonic() - since < 1:
         if len(sink.received) != count:
@@ -351,7 +356,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.long.soak", description=__doc__)
     parser.add_argument("minutes", type=float, nargs="?", default=20.0, help="how long it takes (default 20)")
     run(parser.parse_args().minutes * 60)
-    print("all of it was told, once")
+    print("all packets and RTTs were exported exactly once")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping, which on SIGUSR1 says what it holds: a line of JSON to the file $SOAK_HOLDS.
+"""Runs otel-epping, which reports its memory on SIGUSR1: a line of JSON in the file $SOAK_HOLDS.
 
-malloc_bytes   what malloc() gave out: numpy's arrays, requests, C and C++
-blocks         small objects of Python, which has them from an allocator of its own
+malloc_bytes   bytes allocated by malloc(): numpy's arrays, requests, C and C++
+blocks         blocks of Python's own allocator for small objects
 """
 
 import ctypes
@@ -23,7 +23,7 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _answer() -> None:
-    """Has SIGUSR1 answered. By the main thread, and not one of ours: it would keep its capabilities."""
+    """Answer SIGUSR1 in the main thread. A thread of our own would keep its capabilities."""
     answers = os.open(os.environ["SOAK_HOLDS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2

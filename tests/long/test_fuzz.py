@@ -41,7 +41,7 @@ def trial() -> Iterator[Trial]:
 
 
 def first_fault(trial: Trial) -> tuple[episodes.Episode, list[str]]:
-    """The first episode that is not agreed upon, and why."""
+    """Return the first episode with a disagreement, and the disagreement."""
     for number in range(MOST_EPISODES):
         episode = episodes.make(f"{SEED}", number, trial.config)
         if found := trial.run(episode):
@@ -74,7 +74,7 @@ def test_an_episode_is_the_same_each_time_and_another_with_another_seed() -> Non
         assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
-# What the model is told wrong: where, name and value, and what the first disagreement must be about.
+# A wrong rule for the model: where, name and value, and the subject of the first disagreement.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
     (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),
@@ -140,7 +140,7 @@ def test_a_program_that_is_wrong_is_found_out(fault: str, tmp_path: Path, monkey
 
 
 def whole_packets(count: int) -> Iterator[tuple[Step, int]]:
-    """Packets that nothing was done to, with and without a link header."""
+    """Return packets without mutations, with and without a link header."""
     chance = random.Random(SEED)
     for place in range(count):
         link_header = meaning.ETHERNET * (place % 2)
@@ -148,7 +148,7 @@ def whole_packets(count: int) -> Iterator[tuple[Step, int]]:
 
 
 def as_scapy_reads(packet: Packet) -> tuple[Any, ...]:
-    """Source, destination, ECN, and of TCP, UDP and ICMP echo what the methods look at."""
+    """Return source, destination, ECN, and the fields of TCP, UDP and ICMP echo that the methods use."""
     ends = ip_address(packet.src).packed, ip_address(packet.dst).packed
     ecn = (packet.tos if packet.version == 4 else packet.tc) & 3
     upper = packet.payload
@@ -189,7 +189,7 @@ def test_the_model_reads_whole_packets_as_scapy_does() -> None:
     assert {(version, kind) for version in (4, 6) for kind in ("tcp", "udp", "icmp", "")} == set(seen)
 
 
-def test_scapy_finds_ip_behind_the_same_link_headers() -> None:
+def test_scapy_finds_ip_after_the_same_link_headers() -> None:
     found = 0
     for step, link_header in whole_packets(1000):
         read = meaning.read(step.frame, link_header, len(step.frame))

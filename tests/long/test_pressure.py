@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Established flows are measured however many new ones and SYNs come, and what is under pressure shows in the metrics.
-`make pressure` does it with a million of each, and prints how much is left where the table is too small."""
+"""Tests that established flows are measured however many new flows and SYNs come, and that metrics show the pressure.
+
+`make pressure` does so with a million of each, and prints how many RTTs remain where the table is too small.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -20,7 +22,7 @@ PERIODS = 4
 ENOUGH = 0.95
 # From hosts of one subnet each, or they would take all slots for subnets from tests that come later.
 LOAD = Load(flows=200, period_ms=500, duration_ms=500 * PERIODS, hosts=250)
-POSSIBLE = LOAD.flows * (PERIODS - 1)  # of a flow's first segment nobody knows whether it was sent before
+POSSIBLE = LOAD.flows * (PERIODS - 1)  # a flow's first segment may be a retransmission, so it is not timed
 
 PRESSURE = {
     "half of the table is new in each period": replace(LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2),
@@ -51,7 +53,7 @@ def test_handshakes_outlast_half_a_table_of_syns(every: Bench) -> None:
 
 
 def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
-    """Sums over all subnets of counts that are exported, by metric and its one attribute of interest."""
+    """Return sums of exported counts over all subnets, by metric and its one attribute of interest."""
     found: dict[tuple[str, str], int] = {}
     for metric in producer.produce().metrics:
         for point in metric.data.data_points:
@@ -78,7 +80,7 @@ def test_pressure_shows_in_what_is_exported(every: Bench) -> None:
     assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
     assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)
-    # SYNs that nobody answered: begun, and nothing came of them.
+    # SYNs without a reply: started RTT samples that are never completed.
     outcomes = ("expired", "superseded", "repeated")
     spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
     measured = sum(more(metric, kind) for metric, kind in after if metric == "epping.rtt.duration")

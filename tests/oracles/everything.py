@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every capture of a folder, with whatever references lie beside it, and a table of the outcome."""
+"""Checks every capture of a folder against the references next to it, and prints a table of the results."""
 
 from collections.abc import Callable
 from functools import partial
@@ -32,13 +32,13 @@ def check(folder: Path, ours: Ours) -> bool:
 
     for capture in captures:
         stem = capture.name.removesuffix(".gz").rpartition(".")[0]
-        beside = {
+        references = {
             kind: path for kind in ("ack_rtt", "dns", "icmp") if (path := folder / f"{stem}.{kind}.csv").is_file()
         }
         if (output := folder / f"{stem}.pping").is_file():
             run(f"{capture.name} against pping", partial(pping.check, capture, output, ours))
-        if beside:
-            run(f"{capture.name} against tshark", partial(tshark.check, capture, wireshark.read(**beside), ours))
+        if references:
+            run(f"{capture.name} against tshark", partial(tshark.check, capture, wireshark.read(**references), ours))
     run("coverage", lambda: coverage.check(captures, ours))
     width = max(len(title) for title, _ in rows)
     print("\n".join(f"{title:{width}}  {outcome}" for title, outcome in rows))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture of known truths with references beside it, worked out by hand, and the oracles' checkers over it."""
+"""A capture with known RTTs and hand-made references, and the checkers of tests/oracles for it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -72,20 +72,20 @@ class Check:
         self.records = list(frames.read(self.capture))
         self.observed = ours.run(self.capture)
 
-    def beside(self, suffix: str) -> Path:
+    def reference(self, suffix: str) -> Path:
         return self.folder / f"made.{suffix}"
 
     def change(self, suffix: str, old: str, new: str) -> None:
         """Spoils a reference."""
-        text = self.beside(suffix).read_text()
+        text = self.reference(suffix).read_text()
         assert text.count(old) == 1
-        self.beside(suffix).write_text(text.replace(old, new))
+        self.reference(suffix).write_text(text.replace(old, new))
 
     def found(self) -> Found:
-        return wireshark.read(self.beside("ack_rtt.csv"), self.beside("dns.csv"), self.beside("icmp.csv"))
+        return wireshark.read(self.reference("ack_rtt.csv"), self.reference("dns.csv"), self.reference("icmp.csv"))
 
     def pping(self, observed: Observed | None = None) -> Report:
-        return pping.compare(self.records, observed or self.observed, nichols.read(self.beside("pping")), "made")
+        return pping.compare(self.records, observed or self.observed, nichols.read(self.reference("pping")), "made")
 
     def tshark(self, observed: Observed | None = None, found: Found | None = None) -> Report:
         return tshark.compare(self.records, observed or self.observed, found or self.found(), "made")

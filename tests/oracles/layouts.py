@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether tshark and tcpdump read what tests/support/link_types.py and tests/long/fuzz/links.py make.
+"""Checks whether tshark and tcpdump read what tests/support/link_types.py and tests/long/fuzz/links.py make.
 
-These are every link type of captures, and every header between Ethernet and IP.
-
-Two packets of UDP are put behind each. It is enough if one of the tools finds both by their ports. What neither of them
-reads is named in UNREAD, with the reason, and is an error if one of them reads it.
+These are every link type of captures, and every header between Ethernet and IP. Each gets two UDP packets after it. It
+is enough if one of the tools finds both packets by their ports. UNREAD names what neither tool reads, with the reason;
+if a tool reads it, that is an error.
 """
 
 import re

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kathie Nichols' pping: what it printed (`pping -r CAPTURE -m`), and what, by its source, it does with a capture.
+"""Models Kathie Nichols' pping: reads what it printed (`pping -r CAPTURE -m`), and predicts it from pping's source.
 
-Written after pping.cpp of pollere/pping and the parsers of libtins that it calls. It records the first appearance of a
-TSval, once both directions of a flow were seen, and matches it with the first appearance of its echo. The same double
-precision arithmetic as there gives the same printed digits.
+Written after pping.cpp of pollere/pping and the parsers of libtins that it calls. pping records the first appearance of
+a TSval, once it has seen both directions of a flow, and matches it with the first appearance of its echo. The same
+double-precision arithmetic gives the same printed digits.
 
-pping passes over much that we measure. Each such reason has a name here (`Pping.why_not`), so that an RTT of ours
-that it lacks is shown to be one that it could not have.
+pping ignores much that we measure. Each reason has a name here (`Pping.why_not`), which shows that pping could not have
+an RTT of ours that it lacks.
 """
 
 import math

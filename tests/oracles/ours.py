@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Our samples: replays a capture as `otel-epping replay` does, frame by frame, and notes which frame ended which RTT.
+"""Replays a capture as `otel-epping replay` does, frame by frame, and records which frame completed which RTT.
 
-Each RTT shows as a histogram that has one more. All addresses are one subnet here, so there is a histogram for each
-method and side, and its name tells the method.
+Each RTT adds one to a histogram. All addresses are in one subnet here, so there is a histogram for each method and
+side, which identifies the method.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""tcp_timestamp against pping: each of our samples is one of pping's, and each of pping's that we lack has a reason.
+"""Checks tcp_timestamp against pping: each of our samples is one of pping's; each of pping's that we lack has a reason.
 
-Three ways lead to every RTT: our program's, the rules' (`rules`), and that of pping's source (`nichols`), and all meet
-in the frames of the capture. A line of pping's output is taken for what its frames show, never the other way round.
+Each RTT is derived in three ways: by our program, by the rules (`rules`), and from pping's source (`nichols`). All of
+them refer to the frames of the capture. The frames decide what a line of pping's output is, never the other way round.
 """
 
 from collections import defaultdict

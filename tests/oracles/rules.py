@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sampling rules of tcp_timestamp once more, slow and plain: why a TSval gave no RTT, with the frames that show it.
+"""Implements the sampling rules of tcp_timestamp again, slow and plain: why a TSval gave no RTT, with the frames.
 
 The rules are those at the head of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every edge is timed.
 """

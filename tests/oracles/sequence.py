@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which TCP segment an acknowledgement answers, and what was sent before: by sequence numbers, from the capture alone.
+"""Finds which TCP segment an acknowledgement answers, and what was sent before, by sequence numbers from the capture.
 
-With it an RTT of ours is shown to be true where tshark has none, and the reason why tshark has none is named.
+This shows that an RTT of ours is right where tshark has none, and names the reason why tshark has none.
 """
 
 import struct
@@ -21,7 +21,7 @@ COPY_WITHOUT_ID_NS = 100_000
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
-# Bytes of Ethernet and IPv4 headers; and of an ICMP or DNS header, by which two packets are told apart.
+# Bytes of Ethernet and IPv4 headers, and of an ICMP or DNS header, which distinguish two packets.
 _CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkers hold where they should: on a capture of known truths, and on real ones; and the command that runs them.
+"""Tests that the checkers accept a capture of known RTTs and real captures; and the command that runs them.
 
-The real ones lie in ../shared/pcaps beside the repository; where they don't, the run warns, and has the known truths.
+The real captures are in ../shared/pcaps. If that folder does not exist, the run warns and uses the known ones only.
 """
 
 import subprocess

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkers over odd conversations: which packets are copies, which RTTs either method may give, what is missing."""
+"""Runs the checkers over odd conversations: which packets are copies, which RTTs a method may give, what is missing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -166,7 +166,7 @@ def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_late", [True, False])
-def test_the_identification_tells_what_was_overtaken(tmp_path: Path, is_late: bool) -> None:
+def test_the_identification_shows_what_was_overtaken(tmp_path: Path, is_late: bool) -> None:
     """tshark goes by the time between two segments. Who counts identifications says which was sent first."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", None, 50, 100, 500)

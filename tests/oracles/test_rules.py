@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checker against pping names every rule: small captures, each with the lines that pping prints of it, by hand.
+"""Tests that the checker against pping names every rule, with small captures and pping's lines, worked out by hand.
 
 A packet is (ms, sender, flags, TSval, TSecr, bytes of payload). All captures but those that begin with a SYN start with
-a pure ACK of either end, TSval 1, so that the flow is known; an echo of 99 is of nothing.
+a pure ACK of either end, TSval 1, so that the flow is known. An echo of 99 matches no TSval.
 """
 
 import sys

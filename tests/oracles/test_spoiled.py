@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The checkers fail where they must: a spoiled reference, a sample too few, too many or off. And say what is wrong."""
+"""Tests that the checkers reject spoiled references and missing, surplus or wrong samples, and say what is wrong."""
 
 from dataclasses import replace
 
@@ -40,13 +40,13 @@ def test_a_line_of_no_packet(check: Check) -> None:
 
 
 def test_a_line_that_is_missing(check: Check) -> None:
-    lines = check.beside("pping").read_text().splitlines(keepends=True)
-    check.beside("pping").write_text("".join(lines[:-1]))
+    lines = check.reference("pping").read_text().splitlines(keepends=True)
+    check.reference("pping").write_text("".join(lines[:-1]))
     fails(check.pping(), "frame 7, 11.0.0.2:443 > 10.0.0.1:40000, 20500000 ns: is not one of pping's (frames 6 to 7)")
 
 
 def test_a_file_that_is_not_of_pping(check: Check) -> None:
-    check.beside("pping").write_text("RTT 3\n")
+    check.reference("pping").write_text("RTT 3\n")
     with pytest.raises(EppingError, match=r"made\.pping, line 1 is not of pping"):
         check.pping()
 
@@ -93,19 +93,19 @@ def test_a_row_of_another_time(check: Check) -> None:
 
 @pytest.mark.parametrize(("suffix", "method"), [("dns.csv", "dns, frame 18"), ("icmp.csv", "icmp_echo, frame 20")])
 def test_an_answer_of_another_time(check: Check, suffix: str, method: str) -> None:
-    text = check.beside(suffix).read_text()
-    check.beside(suffix).write_text(text.replace("15125000", "15127000").replace("7.000", "7.002"))
+    text = check.reference(suffix).read_text()
+    check.reference(suffix).write_text(text.replace("15125000", "15127000").replace("7.000", "7.002"))
     fails(check.tshark(), method)
 
 
 def test_an_answer_that_tshark_has_not(check: Check) -> None:
-    check.beside("dns.csv").write_text("")
+    check.reference("dns.csv").write_text("")
     fails(check.tshark(), "dns, frame 18, 15125000 ns: tshark has no time there")
 
 
 def test_an_answer_that_tshark_cannot_pair(check: Check) -> None:
-    check.beside("dns.csv").write_text("")
-    check.beside("icmp.csv").write_text("")
+    check.reference("dns.csv").write_text("")
+    check.reference("icmp.csv").write_text("")
     odd = {"calls the response malformed": {18}, "pairs echoes by their checksum, which is bad": {20}}
     report = check.tshark(found=replace(check.found(), odd=odd))
     assert report.holds
@@ -144,7 +144,7 @@ def test_what_tshark_prints() -> None:
 
 
 def test_a_file_that_is_not_of_tshark(check: Check) -> None:
-    check.beside("dns.csv").write_text("1,2\n18,soon\n")
+    check.reference("dns.csv").write_text("1,2\n18,soon\n")
     with pytest.raises(EppingError, match=r"made\.dns\.csv, line 2 is not what tshark"):
         check.tshark()
 

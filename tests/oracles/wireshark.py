@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What tshark finds in a capture: asked now, or read from CSV files that it made earlier.
+"""Reads what tshark finds in a capture: runs tshark, or reads CSV files that tshark made earlier.
 
 NAME.ack_rtt.csv    frame, time, source (IPv4, IPv6, port), destination (likewise), frame acknowledged, RTT in s
 NAME.dns.csv        frame of the response, its time, frame of the query, dns.time in s

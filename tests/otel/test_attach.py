@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""attach(): the kernel's counts by way of a reader that exists already, which outlives a reading that fails."""
+"""Tests attach(): an existing reader of the SDK exports the kernel's counts, and survives a reading that fails."""
 
 import random
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, scra
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program of one's own: readers begin with nothing counted."""
+    """A program for this file: readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 def test_a_reader_outlives_a_reading_that_fails(shared: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And meanwhile it exports what is the application's own."""
+    """Meanwhile it exports the application's own metrics."""
     reader = PeriodicExportingMetricReader(exporter(sink), 50)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)

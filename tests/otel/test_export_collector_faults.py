@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collectors that misbehave: silent, cutting connections, refusing what is too large; and what an agent makes of it.
+"""Runs agents with faulty collectors, which are silent, close connections or reject large requests.
 
-An agent that nobody answers ends in time all the same, and an exporter that hangs holds no other one up. Where a
-collector comes back, deltas show that each packet was told once.
+The agent ends in time without an answer, and an exporter that hangs delays no other exporter. Where a collector comes
+back, deltas show that each packet was exported once.
 """
 
 import re
@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 
 from otel_epping.lab.namespaces import Namespace
@@ -22,6 +22,7 @@ from otel_epping.otel import metric_table
 from otel_epping.process.signals import STOP_S
 from tests.support.command import Agent, converse
 from tests.support.patience import PATIENCE_S
+from tests.support.servers import Answer, HttpServer
 
 PACKETS = metric_table.SUBNET_PACKETS.name
 RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset
@@ -30,7 +31,7 @@ HOURS = 5
 
 @contextmanager
 def rude(ns: Namespace, manners: str) -> Iterator[int]:
-    """A port that takes connections, and is `silent`, or has them `cut` in the midst of a request."""
+    """A port that accepts connections, and is `silent` or `cut`s them in the middle of a request."""
     with ns.entered():
         listener = socket.create_server(("127.0.0.1", 0))
     taken: list[socket.socket] = []
@@ -58,14 +59,14 @@ def rude(ns: Namespace, manners: str) -> Iterator[int]:
 
 
 def total(sink: Sink, name: str = PACKETS) -> int:
-    """What deltas amount to."""
+    """Return the sum of delta points."""
     points = sink.points(name)
     assert {one.temporality for one in points} == {1}
     return sum(one.point.as_int for one in points)
 
 
 def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent says once that nothing gets through, and then tells all of it, once."""
+    """The agent logs the outage once, and then exports everything once."""
     with ExitStack() as undo:
         agents, ports = {}, {}
         with ExitStack() as meanwhile:
@@ -94,12 +95,12 @@ def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[...
 
 
 def check_truth(sink: Sink) -> None:
-    """Each packet is from a subnet and to one."""
+    """Check that each packet is from one subnet and to one."""
     assert total(sink) == 2 * total(sink, "epping.interface.packet.count") > 0
 
 
 def wait_for_end(agents: list[Agent], began: float) -> list[float]:
-    """Seconds from `began` until each agent had ended."""
+    """Return the seconds from `began` until each agent had ended."""
     took = []
     for agent in agents:
         agent.process.wait(PATIENCE_S)
@@ -110,7 +111,7 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
 def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
     ns: Namespace, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    """Collectors that are silent, with the exporter's own patience of 10 s; and standard output that nobody reads."""
+    """Silent collectors, with the exporter's default timeout of 10 s; and standard output that nobody reads."""
     with ExitStack() as undo:
         sink = undo.enter_context(Sink(namespace=ns))
         silent = f"http://127.0.0.1:{undo.enter_context(rude(ns, 'silent'))}"
@@ -152,31 +153,20 @@ def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
 
 @contextmanager
 def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
-    """An HTTP receiver that takes no more than so many bytes; what it answered so far."""
+    """An HTTP receiver with a limit on the size of requests, and its answers so far."""
     answers: list[int] = []
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            size = int(self.headers["Content-Length"])
-            self.rfile.read(size)
-            answers.append(413 if size > most_bytes else 200)
-            self.send_response(answers[-1])
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
+    def reply(_: Message, body: bytes) -> Answer:
+        answers.append(413 if len(body) > most_bytes else 200)
+        return answers[-1], {}, b""
 
     with ns.entered():
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}", answers
-    server.shutdown()
-    server.server_close()
+        server = HttpServer(reply)
+    with server:
+        yield server.url, answers
 
 
-def test_a_request_that_is_too_large_is_told_and_tried_on(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_a_request_that_is_too_large_is_logged_and_exports_continue(ns: Namespace, start: Callable[..., Agent]) -> None:
     with small(ns, 10) as (endpoint, answers):
         agent = start(
             *("-i", "lo", "--interval", "100ms"),
@@ -198,7 +188,7 @@ def rss_kb(agent: Agent) -> int:
 
 
 def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """As many failed exports as five hours have at 60 s each, of delta temporality; packets all the while."""
+    """As many failed exports as in five hours at 60 s each, with delta temporality and steady traffic."""
     exports = HOURS * 60
     with Sink(namespace=ns) as sink:
         sink.fail_with(400)  # not to be tried again: the next export is at the next interval

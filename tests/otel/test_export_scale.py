@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thousands of subnets, live: what the agent takes of memory, and how large its requests are.
+"""Measures agents with thousands of subnets: their memory, and the size of their requests.
 
-The flows are between made up hosts; their packets are real ones, sent through the lab's link by raw sockets.
+The addresses are made up; raw sockets send the packets through the lab's link.
 """
 
 import socket
@@ -24,7 +24,7 @@ MOST_REQUEST_BYTES = int(2.5 * 2**20)
 
 
 def frame(source: str, destination: str, ports: tuple[int, int], tsval: int, tsecr: int) -> bytes:
-    """An Ethernet frame with a TCP segment: timestamps, and four bytes of data."""
+    """Return an Ethernet frame with a TCP segment: timestamps, and four bytes of data."""
     tcp = struct.pack("!HHIIBBHHH", *ports, tsval, tsecr, 8 << 4, 0x18, 1024, 0, 0)
     tcp += struct.pack("!BBBBII", 1, 1, 8, 10, tsval, tsecr) + b"data"
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, socket.IPPROTO_TCP, 0)
@@ -33,7 +33,7 @@ def frame(source: str, destination: str, ports: tuple[int, int], tsval: int, tse
 
 
 class Crowd:
-    """Flows between pairs of subnets, `pairs` of them, on both ends of the lab's link: real packets, made up hosts."""
+    """Flows between `pairs` pairs of subnets, on both ends of the lab's link: real packets of made-up hosts."""
 
     def __init__(self, lab: Lab, pairs: int) -> None:
         self._ends = []
@@ -46,7 +46,7 @@ class Crowd:
         self._round = 0
 
     def speak(self) -> None:
-        """Each inner host sends a segment and each outer one answers: RTTs for both subnets from the third round on."""
+        """Send a segment from each inner host and a reply from each outer one: RTTs of both from the third round on."""
         self._round += 1
         now = self._round
         inner, outer = self._ends
@@ -104,7 +104,7 @@ def test_resident_memory_with_a_thousand_subnets(
 def test_requests_stay_small_with_twelve_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
-    """To a collector with its default limit of 4 MiB; and to the sink, which sees how large each request was."""
+    """To a collector with its default limit of 4 MiB, and to the sink, which records the size of each request."""
     with (
         Sink(namespace=lab.router) as sink,
         Sink(namespace=lab.router) as behind,

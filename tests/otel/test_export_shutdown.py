@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an agent ends, live: on a signal, by kill -9, and with a collector that is dead.
+"""Tests how a running agent ends: on a signal, by kill -9, and with a dead collector.
 
-The agents export to the sink itself, which sees the headers too.
+The agents export directly to the sink, which records the headers too.
 """
 
 import json
@@ -30,7 +30,7 @@ MOST_SHUTDOWN_S = 20.0
 def test_the_last_interval_is_flushed_on_each_signal_and_headers_and_names_are_honoured(
     lab: Lab, agents: Callable[..., Agent]
 ) -> None:
-    """Nothing is due within the minute: what arrives, arrives because of the signal."""
+    """No export is due within the minute, so everything arrives because of the signal."""
     with Sink(namespace=lab.router) as sink:
         variables = {
             "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=lab%201,authorization=Bearer t",
@@ -61,7 +61,7 @@ def test_the_last_interval_is_flushed_on_each_signal_and_headers_and_names_are_h
 
 
 def attached(lab: Lab) -> list[int]:
-    """Programs on the two hooks of the router's interface."""
+    """Return the programs on the two hooks of the router's interface."""
     with lab.router.entered():
         ifindex = socket.if_nametoindex(WAN_INTERFACE)
         hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
@@ -69,7 +69,7 @@ def attached(lab: Lab) -> list[int]:
 
 
 def processes(lab: Lab) -> list[str]:
-    """Command lines of agents in the router's namespace."""
+    """Return the command lines of agents in the router's namespace."""
     with lab.router.entered():
         inode = Path("/proc/thread-self/ns/net").stat().st_ino
     found = []
@@ -98,8 +98,8 @@ def test_kill_9_leaves_nothing_behind(lab: Lab, agents: Callable[..., Agent]) ->
 def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
     lab: Lab, agents: Callable[..., Agent]
 ) -> None:
-    """Also: an exporter that works (console) beside one that fails is complete, and the log tells it once."""
-    dead = "http://127.0.0.1:9"  # the port of `discard`, where nobody listens
+    """A working exporter (console) next to a failing one is complete, and the failure is logged once."""
+    dead = "http://127.0.0.1:9"  # the port of `discard`, on which no process listens
     grpc = agents("dead-grpc", dead, "60s", OTEL_METRICS_EXPORTER="otlp,console")
     http = agents("dead-http", dead, "60s", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
     for agent in (grpc, http):
@@ -142,7 +142,7 @@ def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
 
 
 def json_documents(text: str) -> list[Any]:
-    """Several JSON documents, one after the other."""
+    """Return several JSON documents that follow each other."""
     documents, decoder = [], json.JSONDecoder()
     while text := text.lstrip():
         document, end = decoder.raw_decode(text)

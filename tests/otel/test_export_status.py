@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log of exports: each cause once, and what exporters log themselves."""
+"""Tests the log of exports: each cause once, and the exporters' own messages."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ exporters = logging.getLogger("opentelemetry.exporter.otlp.proto.http.metric_exp
 
 
 def logged(script: str) -> list[str]:
-    """The lines of the log, without their times."""
+    """Return the lines of the log without their times."""
     run = [sys.executable, "-c", _BEGIN + script]
     done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     return [line.partition(" ")[2] for line in done.stderr.splitlines()]

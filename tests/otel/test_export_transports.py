@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every protocol, compression and temporality, live, with a collector that is not ours, all on the same packets.
+"""Exports over every protocol, compression and temporality to a collector of others, all on the same packets.
 
-The agents watch the lab's router and export to a collector, which forwards to our `Sink`; so what counts here is what
+The agents watch the lab's router and export to a collector, which forwards to our `Sink`. So the tests check what
 another implementation of OTLP understood.
 """
 
 import socket
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import INTERFACE_COUNTERS
 from tests.support.arrivals import CUMULATIVE, DELTA, INTERFACE_PACKETS, PACKETS, Arrived, arrived, check_truth, settle
-from tests.support.lab_agent import Agent, figure, link_packets, quiet, talking
+from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S
 
 PROTOCOLS = ("grpc", "http/protobuf")
@@ -41,7 +40,7 @@ OBSERVED = {
 
 
 def check_histogram(point: Any) -> None:
-    """A point is whole, and in itself without contradiction."""
+    """Check that a point is complete and consistent."""
     counts = list(point.positive.bucket_counts)
     assert point.count == sum(counts) > 0
     assert point.zero_count == 0
@@ -57,7 +56,7 @@ def check_histogram(point: Any) -> None:
 
 
 def contradicts(point: Any) -> bool:
-    """Whether least or greatest are missing, or not in the first and last bucket, or the mean is not between them."""
+    """Return whether minimum or maximum are missing or not in the outermost buckets, or the mean is out of range."""
     if not point.HasField("min"):
         return True
     first, last = (buckets.index_of(round(value * 1e9), point.scale) for value in (point.min, point.max))
@@ -68,7 +67,7 @@ def contradicts(point: Any) -> bool:
 
 @dataclass
 class Matrix:
-    """What came of the agents of the matrix; `passed` is how many packets passed meanwhile, as the kernel says."""
+    """The results of the agents of the matrix. `passed` is the kernel's count of packets meanwhile."""
 
     agents: dict[str, Arrived]
     exit_codes: dict[str, int]
@@ -81,6 +80,14 @@ def variant(protocol: str, compression: str, preference: str) -> str:
 
 
 VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFERENCES]
+
+
+def fewest_exports(sink: Sink, agents: list[Agent]) -> int:
+    """Return how many intervals the sink has of the agent of which it has fewest."""
+    times: dict[str, set[int]] = {agent.name: set() for agent in agents}
+    for point in sink.points(INTERFACE_PACKETS):
+        times[str(point.resource["service.instance.id"])].add(point.point.time_unix_nano)
+    return min(map(len, times.values()))
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +118,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
         quiet(lab)
         passed = link_packets(lab.router)
         with talking(lab):
-            time.sleep(3.5)
+            eventually(lambda: fewest_exports(sink, agents) >= 3, PATIENCE_S, "agents export")
         passed = link_packets(lab.router) - passed
         for agent in agents:
             agent.process.terminate()
@@ -127,7 +134,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
 
 @pytest.fixture(params=VARIANTS, ids=lambda one: variant(*one))
 def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
-    """An agent of the matrix: its preference of temporality, and what arrived."""
+    """The temporality preference of an agent of the matrix, and its points."""
     name = variant(*request.param)
     assert matrix.exit_codes[name] == 0, matrix.logs[name]
     assert "export failed" not in matrix.logs[name]
@@ -195,7 +202,7 @@ def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
 
 
 def test_least_and_greatest_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
-    """Always, although RTTs are counted while they are read."""
+    """Always, although RTTs are counted during the reading."""
     preference, agent = one
     points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
@@ -259,9 +266,9 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
 
 
 def test_totals_are_those_of_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """TAP devices have no offloads, so the kernel counts there what was on the wire; so do we, of aggregates too.
+    """TAP devices have no offloads, so the kernel counts packets as on the wire. We do so too, also for aggregates.
 
-    ARP and such are packets for both. Nothing may be left out, nor counted twice: the difference is 0.
+    ARP and the like are packets for both. The difference is 0: no packet is missing or counted twice.
     """
     # Before the count of `passed` began, the agent saw what was left of its own start: neighbour discovery, at most.
     extra = one[1].interface_packets() - matrix.passed

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an export is split into requests, how long it may take, and what is told again of one that failed."""
+"""Tests how an export is split into requests, how long it may take, and what is sent again after a failure."""
 
 import dataclasses
 import time
@@ -37,13 +37,13 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_s
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program of one's own: readers begin with nothing counted."""
+    """A program for this file: readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 def flows(bench: Bench, count: int) -> None:
-    """A packet each of `count` flows: two new subnets every time."""
+    """Feed a packet each of `count` flows, each with two new subnets."""
     sender = bench.feeders[EGRESS]
     frame = bytearray(bench.flow().frame(0, "PA", 1000, 0, b"data"))
     for number in range(count):
@@ -73,7 +73,7 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
 
 
 def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every subnet with a histogram of 160 buckets and great counts: the most bytes that a weight can have."""
+    """Every subnet has a histogram of 160 buckets and large counts: the most bytes for its weight."""
     flows(bench, 2000)
     read = Reader.read
 
@@ -101,7 +101,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
 
 
 class Slow(OTLPMetricExporter):
-    """A long way to the receiver."""
+    """An exporter with a slow way to the receiver."""
 
     def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
         time.sleep(0.1)
@@ -111,7 +111,7 @@ class Slow(OTLPMetricExporter):
 def test_an_export_keeps_its_deadline_and_the_next_goes_on(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when every request succeeds, but slowly: then what is left is told by the next export, from there on."""
+    """Also when every request succeeds, but slowly: the next export continues with the rest."""
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
     monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
     flows(bench, 200)
@@ -145,7 +145,7 @@ def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypat
 
 
 class Poisoned(OTLPMetricExporter):
-    """To a receiver that never takes what has one of the subnets, and is slow to say so."""
+    """An exporter to a receiver that slowly rejects each request with one of the subnets."""
 
     subnet = "20.0.100.0/24"
 
@@ -195,7 +195,7 @@ def test_an_export_that_failed_is_repeated(shared: Bench, sink: Sink, temporalit
 
 
 def test_a_part_that_failed_is_the_only_one_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delta: of several requests each third is refused; in the end every packet is told once."""
+    """Delta: every third request is rejected. In the end every packet is exported once."""
 
     class Moody(OTLPMetricExporter):
         turn = 0

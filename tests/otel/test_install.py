@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""install(): the kernel's counts beside an application's provider, up to the last interval, however it ends."""
+"""Tests install() next to an application's provider: the last interval is exported, however the application ends."""
 
 import os
 import random
@@ -27,7 +27,7 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, pack
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program of one's own: readers begin with nothing counted."""
+    """A program for this file: readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
@@ -42,7 +42,7 @@ def test_a_provider_without_data_exports_ours(bench: Bench, sink: Sink) -> None:
     provider.shutdown()
 
 
-def test_the_applications_resource_is_ours_and_its_metrics_are_not_told_twice(bench: Bench, sink: Sink) -> None:
+def test_the_applications_resource_is_ours_and_its_metrics_are_not_exported_twice(bench: Bench, sink: Sink) -> None:
     theirs = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     resource = Resource.create({"service.name": "shop"})
     provider = MeterProvider(metric_readers=[theirs], resource=resource, shutdown_on_exit=False)
@@ -95,7 +95,7 @@ if "shutdown" in sys.argv:
 
 @pytest.mark.parametrize("end", ["", "shutdown", "close"])
 def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, end: str) -> None:
-    """Without a word, by atexit; with the reader shut down before; and with the collector closed before that."""
+    """By atexit alone, with the reader shut down before, and with the collector closed before the reader."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", APPLICATION, sink.grpc_endpoint, *end.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)

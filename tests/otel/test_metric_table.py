@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of names, held against the documentation, the kernel program's enums and the structs it compiled to."""
+"""Compares the table of metrics with the documentation, and with the kernel program's enums and compiled structs."""
 
 import ast
 import re
@@ -28,9 +28,9 @@ ECN_BY_CODEPOINT = {0b00: "not_ect", 0b01: "ect_1", 0b10: "ect_0", 0b11: "ce"}
 
 
 def enum(name: str) -> dict[str, int]:
-    """The enumerators of an enum of bpf/maps.h, lower case and without prefix; one at the end that counts is left out.
+    """Return the enumerators of an enum of bpf/maps.h, in lower case and without prefix.
 
-    That one is the plural of the prefix: CLASSES of CLASS_, KINDS of KIND_.
+    The last one, which counts the others, is left out. Its name is the plural of the prefix: CLASSES of CLASS_.
     """
     if name == "method":  # made from the table of methods
         return {method.lower(): number for number, method in enumerate(re.findall(r"ROW\(METHOD_(\w+),", METHODS_H))}
@@ -73,7 +73,7 @@ def test_code_points_are_those_of_rfc_3168() -> None:
 
 @pytest.fixture(scope="module")
 def dtypes() -> dict[str, np.dtype[Any]]:
-    """Records that the compiled program's arrays are read as."""
+    """The records as which the compiled program's arrays are read."""
     with EppingCollector(EppingConfig()) as collector:
         reader = collector.reader()
         return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
@@ -85,7 +85,7 @@ COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
-    """Columns raises where labels and fields don't match."""
+    """Columns raises if labels and fields do not match."""
     columns = Columns(TABLES[table], dtypes[table])
     series = [column for its_columns in columns.by_metric.values() for column in its_columns]
     assert len(series) == len(set(series))
@@ -94,7 +94,7 @@ def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, n
 
 
 @pytest.mark.unit
-def test_an_axis_or_an_attribute_tells_the_counters_of_a_metric_apart() -> None:
+def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> None:
     for metric in metric_table.METRICS:
         points = [
             (*counter.attributes.items(), (key, label))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pipelines: the exporters that the OTEL_* variables ask for, or one line that names the variable and the cure."""
+"""Tests pipelines: the exporters that the OTEL_* variables select, or one line with the variable and the cure."""
 
 import os
 import socket
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program of one's own: readers begin with nothing counted."""
+    """A program for this file: readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
@@ -41,10 +41,10 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_variables
 
 
-def test_our_own_instruments_arrive_beside_the_kernels(
+def test_our_own_instruments_arrive_next_to_the_kernels(
     shared: Bench, sink: Sink, variables: Callable[..., None]
 ) -> None:
-    """Their scope is ours as well, and OTLP's encoder keeps but one of two equal scopes in a request."""
+    """They have the same scope as the kernel's, and OTLP's encoder keeps only one of two equal scopes in a request."""
     variables(OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
     pipelines = Pipelines(shared.collector, 60, lambda *_: None)
     Conversation(shared).record([5 * MS])
@@ -54,7 +54,7 @@ def test_our_own_instruments_arrive_beside_the_kernels(
 
 
 def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:
-    """One that pushes deltas and one that is scraped; otel/test_export_shutdown.py has two that push."""
+    """One pushes deltas and one is scraped; otel/test_export_shutdown.py has two that push."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The kernel's counts as points of the SDK: equal to what it would have counted itself, in plain numbers."""
+"""Tests the kernel's counts as points of the SDK: equal to what the SDK would have counted, in plain numbers."""
 
 import io
 import json
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.parallel
 
 
 def lowered(point: Any, scale: int) -> tuple[list[int], int]:
-    """Counts and offset of a point on the wire, at a lower scale."""
+    """Return counts and offset of a point at a lower scale."""
     one = histogram.Buckets(np.array(list(point.positive.bucket_counts), "u8"), point.positive.offset, point.scale)
     one = histogram.trim(*one)
     while one.scale > scale:
@@ -61,7 +61,7 @@ def check_equal(ours: ExponentialHistogramDataPoint, sdks: ExponentialHistogramD
 def test_the_kernel_counts_what_the_sdk_would_have(
     shared: Bench, sink: Sink, temporality: AggregationTemporality, widest: str
 ) -> None:
-    """5000 RTTs, log-uniform, recorded by either and exported over OTLP by the same exporter: equal, twice over."""
+    """5000 RTTs, log-uniform, recorded by kernel and SDK and exported by the same exporter are equal, twice."""
     draw = random.Random(5)
     # At scale 4, 160 buckets are ten doublings: 1 ms to 1 s fit, 1 us to 60 s don't.
     low, high = (20.0, 29.9) if widest == "fits" else (10.0, 35.8)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the collector tells of itself, held against what the kernel, or whoever knows, says of the same."""
+"""Compares the metrics of the agent about itself with what the kernel and other sources report."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
 
 @contextmanager
 def bpf_stats() -> Iterator[None]:
-    """The kernel counts runs of programs while the body runs, or less if this process dies."""
+    """Makes the kernel count runs of programs while the body runs."""
     fd = ctypes.CDLL("libbpf.so.1").bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     assert fd >= 0
     try:
@@ -42,7 +42,7 @@ def bpf_stats() -> Iterator[None]:
 
 @contextmanager
 def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], None]]:
-    """What exports both: the kernel's counts, and then what the instruments say, of that reading too."""
+    """Exports the kernel's counts, and then the instruments of the same reading."""
     own = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     provider = MeterProvider(metric_readers=[own], shutdown_on_exit=False)
     reader = install(provider, exporter(sink), collector, 60)
@@ -57,7 +57,7 @@ def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], N
 
 
 def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
-    """The newest values of a metric, by its attribute."""
+    """Return the newest values of a metric by its attribute."""
     points = sink.points(metric.name)
     newest = max((point.point.time_unix_nano for point in points), default=0)
     return {
@@ -111,16 +111,16 @@ def small() -> Iterator[Bench]:
 
 
 def test_flows_evicted(small: Bench) -> None:
-    """As many as came, less those that the table can be seen to hold."""
+    """All new flows, less those that are still in the table."""
     with Sink() as sink, exporting(small.collector, sink) as export:
         for strangers in (300, 3000, 0, 2000):
             run(small, Load(flows=0, strangers=strangers, packets_of_each=2, hosts=250, duration_ms=1000))
             export()
-            (told,) = latest(sink, metric_table.FLOW_EVICTED).values()
+            (evicted,) = latest(sink, metric_table.FLOW_EVICTED).values()
             created = small.counters()["flows_created"]
             (held,) = latest(sink, metric_table.FLOW_USAGE).values()
-            assert told == created - held
-            assert (told > 0) == (created > 1024)
+            assert evicted == created - held
+            assert (evicted > 0) == (created > 1024)
         assert small.counters()["flows_created"] == 5300
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The machine's clock is set back an hour, and forward again, while agents export; and one whose kernel tells another
-time than it does, as after a suspension: the kernel's clock stands still then, and the one on the wall doesn't.
+"""Sets the machine's clock back an hour and forward again while agents export.
+
+One agent has another kernel time, as after a suspension: the kernel's clock stands still, the wall clock does not.
 """
 
 import socket
@@ -66,7 +67,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         converse(ns)
         sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
         with set_back(HOUR_S):
-            # What is new now was made after the step, and what is told of it by a clock that is ahead.
+            # New slots were made after the step, and are exported with the time of a clock that is ahead.
             with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for host in range(1, 20):
                     sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))

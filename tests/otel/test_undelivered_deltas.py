@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Deltas of the SDK whose export failed are added to the next export: real ones, of a provider."""
+"""Tests that deltas of the SDK whose export failed are added to the next export, with a real provider."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 class Receiver:
-    """What an application's counters come to where it arrives: (scope, metric, attributes) -> sum."""
+    """The totals of an application's counters at the receiver: (scope, metric, attributes) -> sum."""
 
     def __init__(self, temporality: AggregationTemporality) -> None:
         self.reader = InMemoryMetricReader({Counter: temporality})
@@ -42,7 +42,7 @@ class Receiver:
 
 
 def test_deltas_arrive_whole_after_failures() -> None:
-    """Also of a counter, and of a scope, that has nothing new when the export succeeds."""
+    """Also for a counter, and for a scope, without new data when the export succeeds."""
     receiver = Receiver(AggregationTemporality.DELTA)
     for arrives in (True, False, False, True, False, True):
         receiver.add("one", "orders", 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Few or many descriptors: an interface too many is refused, and nothing else ends, be it at the start or later."""
+"""Tests low and high limits on file descriptors: surplus interfaces are rejected, and nothing else fails."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def limited(soft: int, hard: int) -> list[str]:
 
 
 def counted(sink: Sink, event: str) -> int:
-    """Interfaces that were attached or refused, by the agent's own metric."""
+    """Return how many interfaces were attached or rejected, by the agent's own metric."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 
@@ -55,7 +55,7 @@ def test_the_soft_limit_is_raised_to_the_hard_one(many: Namespace, start: Callab
 def test_interfaces_too_many_are_refused_at_the_start_and_later(
     many: Namespace, start: Callable[..., Agent], hook: str
 ) -> None:
-    """Over HTTP, which takes a descriptor for each connection. Room that one leaves is another one's."""
+    """Over HTTP, which uses a descriptor for each connection. An interface takes the place of one that leaves."""
     with Sink(namespace=many) as sink:
         agent = start(
             "-i", "lo", "-i", "v*", "--hook", hook, "--interval", "100ms",
@@ -73,12 +73,12 @@ def test_interfaces_too_many_are_refused_at_the_start_and_later(
         converse(many, 3)
         requests = len(sink.received)
         eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports go on")
-        assert len(REFUSED.findall(agent.log.read_text())) == len(refused)  # told once
+        assert len(REFUSED.findall(agent.log.read_text())) == len(refused)  # logged once each
         assert agent.stop() == 0
 
 
 def test_descriptors_beyond_those_of_select(ns: Namespace, public: Path) -> None:
-    """As some supervisors leak to us; and interfaces are two each."""
+    """As some supervisors leak descriptors to us. An interface takes two descriptors."""
     path = public / "settings.yaml"
     path.write_text("interface: lo\n")
     command = ["sh", "-c", "ulimit -n 3000; " + 'exec "$0" "$@"', *AGENT, "run", "--config", str(path)]
@@ -109,7 +109,7 @@ def test_descriptors_beyond_those_of_select(ns: Namespace, public: Path) -> None
 
 
 def test_an_agent_outlives_a_time_without_descriptors(ns: Namespace, start: Callable[..., Agent], public: Path) -> None:
-    """Interfaces, settings, exports and probes: all of them fail meanwhile, and work again afterwards."""
+    """Interfaces, settings, exports and probes fail meanwhile, and work again afterwards."""
     path = public / "settings.yaml"
     path.write_text("interface: lo\nhealth_port: 9872\n")
     with Sink(namespace=ns) as sink:

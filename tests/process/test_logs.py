@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The log: one line per event, whoever has something to say, and in JSON to the last word."""
+"""Tests the log: one line for each event of any logger, and JSON to the last line."""
 
 import json
 import logging
@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from otel_epping.lab.sink import Sink
 from otel_epping.process import logs
 from otel_epping.settings.model import LOG_LEVELS
 from tests.support.command import Agent, environment, epping, said
-from tests.support.patience import PATIENCE_S
+from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import AGENT, assert_unprivileged
 
 pytestmark = pytest.mark.parallel
@@ -30,7 +29,7 @@ RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """Lines of a log, each of which is an object that has what each must have."""
+    """Return the lines of a log as objects, and check the fields that each must have."""
     found = [json.loads(line) for line in text.splitlines()]
     for each in found:
         assert re.fullmatch(RFC_3339, each["time"]), each
@@ -41,7 +40,7 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedProcess[str]:
-    """What a process with this log writes."""
+    """Run a process with this log and return its output."""
     script = f"import logging\nfrom otel_epping.process import logs\nlogs.configure({form!r}, {level!r})\n{body}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
 
@@ -68,12 +67,12 @@ EVENTS = {
 @pytest.mark.unit
 @pytest.mark.parametrize("event", EVENTS)
 def test_each_event_is_one_line(event: str) -> None:
-    body, told, is_exception = EVENTS[event]
+    body, expected, is_exception = EVENTS[event]
     (line,) = logged("text", body).stderr.splitlines()
     assert re.match(RFC_3339 + r" (WARNING|ERROR|CRITICAL) ", line)
-    assert told in line
+    assert expected in line
     (record,) = objects(logged("json", body).stderr)
-    assert told in record["message"]
+    assert expected in record["message"]
     assert ("exception.stacktrace" in record) == is_exception
     if is_exception:
         assert "ZeroDivisionError: division by zero (" in line
@@ -83,7 +82,7 @@ def test_each_event_is_one_line(event: str) -> None:
 
 
 @pytest.mark.unit
-def test_an_uncaught_exception_tells_the_way_there_and_the_exit_code() -> None:
+def test_an_uncaught_exception_has_its_traceback_and_the_exit_code() -> None:
     result = logged("text", "def f(): 1 / 0\nf()")
     assert result.returncode == 1
     assert re.search(r"\(<string>:\d+ <module> > <string>:4 f\)$", result.stderr.strip())
@@ -100,7 +99,7 @@ def test_fields_of_an_event_are_fields() -> None:
 
 @pytest.mark.unit
 def test_what_a_terminal_would_obey_is_written_out() -> None:
-    """A receiver's error message is in our log, and who knows what is in it."""
+    """A receiver's error message is in our log and may contain anything."""
     (line,) = logged("text", r"logging.getLogger('x').error('red \x1b[31m\x00 \u2028 café')").stderr.splitlines()
     assert line.endswith(r"ERROR red \x1b[31m\x00 café")
 
@@ -114,7 +113,7 @@ def test_levels(level: str, count: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """At its most talkative, without a receiver: what the exporters say is in our words, and so is the end."""
+    """At the lowest level and without a receiver: messages of exporters and the end are in our format."""
     grpc = protocol == "grpc"
     settings = {"OTEL_EPPING_LOG_FORMAT": "json", "OTEL_EPPING_LOG_LEVEL": "debug"}
     settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000" if grpc else "2000"}
@@ -153,7 +152,7 @@ def test_the_last_words_of_a_second_signal_are_json_too(ns: Namespace, start: Ca
         agent = start("-i", "lo", "--log-format", "json", OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         agent.process.send_signal(signal.SIGTERM)
         agent.wait_for("stopping")
-        time.sleep(1.2)
+        stays(lambda: agent.process.poll() is None, 1.2, "the agent waits for the receiver")
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(PATIENCE_S) == 128 + signal.SIGTERM
     assert objects(agent.log.read_text())[-1]["message"].startswith("stopped at once")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that are not UTF-8, of interfaces, the host and resources: escaped everywhere, and never two in one series."""
+"""Tests names of interfaces, hosts and resources that are not UTF-8: always escaped, and never two in one series."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -54,7 +54,7 @@ def test_patterns_see_characters_and_single_bytes(host: Namespace) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_each_interface_has_its_own_series(host: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """Named as the kernel has it, in escaped form, and by a pattern."""
+    """Selected by the kernel's name, by the escaped name, and by a pattern."""
     with Sink(namespace=host) as sink:
         endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint.removesuffix("/v1/metrics")
         agent = start(
@@ -79,7 +79,7 @@ def test_each_interface_has_its_own_series(host: Namespace, start: Callable[...,
     assert r"caf\x1b[m" in log
 
 
-def test_a_name_that_there_is_not_is_told_in_one_line(host: Namespace) -> None:
+def test_an_unknown_name_is_reported_in_one_line(host: Namespace) -> None:
     words = said(epping(host, "run", "-i", os.fsdecode(b"caf\xe7\n\x1b")))
     assert words.startswith(r"there is no interface 'caf\xe7\x0a\x1b': choose one of ")
     assert r"caf\x1b[m, caf\x5cxe9, caf\xe8, caf\xe9, café, lo, plain0" in words

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets in headers, and in endpoints, never get into what the agent says: at any level, whatever fails."""
+"""Tests that secrets in headers and endpoints never appear in the output: at any level, whatever fails."""
 
 import logging
 from collections.abc import Callable

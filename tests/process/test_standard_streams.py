@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Standard streams that are closed, full or of a narrow encoding: each command ends as it would without that."""
+"""Tests standard streams that are closed, full or of a narrow encoding: each command ends as with normal streams."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def redirected(redirections: str, command: list[str]) -> list[str]:
-    """The command with redirections of its own."""
+    """Return the command with redirections."""
     return ["sh", "-c", f'exec "$0" "$@" {redirections}', *command]
 
 
@@ -43,7 +43,7 @@ def test_commands_end_as_with_open_streams(ns: Namespace, arguments: tuple[str, 
 
 
 def is_ready(ns: Namespace) -> bool:
-    """Whether the agent's probe says so."""
+    """Return whether the agent's probe reports that it is ready."""
     try:
         with ns.entered(), urllib.request.urlopen("http://127.0.0.1:9871/readyz") as answer:
             return bool(answer.status == 200)
@@ -53,7 +53,7 @@ def is_ready(ns: Namespace) -> bool:
 
 @pytest.mark.parametrize("streams", CLOSED)
 def test_an_agent_works_and_opens_no_file_as_a_standard_stream(ns: Namespace, streams: str) -> None:
-    """Its standard error may be closed, so its probes say when it is ready."""
+    """Its standard error may be closed, so the test asks its probes."""
     command = redirected(streams, [*AGENT, "run", "-i", "lo", "--health-port", "9871"])
     with ns.popen(command, env=environment({"OTEL_METRICS_EXPORTER": "console"}), stdin=subprocess.DEVNULL) as agent:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One deadline for all of the stop: the last export comes first, and neither a receiver nor the kernel outlasts it."""
+"""Tests the deadline of the stop: the last export comes first, and neither a receiver nor the kernel can exceed it."""
 
 import socket
 import subprocess
@@ -28,7 +28,7 @@ def host() -> Iterator[Namespace]:
 
 
 def held(host: Namespace) -> int:
-    """How many hooks of the host's interfaces have a program."""
+    """Return how many hooks of the host's interfaces have a program."""
     with host.entered():
         ifindexes = [link.ifindex for link in links.links()]
         filters = [
@@ -40,7 +40,7 @@ def held(host: Namespace) -> int:
 
 
 def test_the_last_export_comes_before_interfaces_are_detached(host: Namespace, start: Callable[..., Agent]) -> None:
-    """A TCX link takes the kernel 10 ms and more to remove, so some hundred interfaces would delay it by seconds."""
+    """The kernel needs at least 10 ms to remove a TCX link, so some hundred interfaces take seconds."""
     with Sink(namespace=host) as sink:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = start("-i", "v*", "--interval", "1h", namespace=host, **endpoint)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Text from outside: escaped in one way, which loses nothing and which any output can carry."""
+"""Tests the escaping of text from outside: no information is lost, and any output can carry the result."""
 
 import pytest
 from hypothesis import given

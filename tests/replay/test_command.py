@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping replay` as a user runs it: its table, events and exports, and every way in which it can end."""
+"""Tests `otel-epping replay` as a user runs it: its table, events and exports, and every way in which it can end."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def torn(tmp_path: Path) -> str:
 
 
 def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """Of several files, in different formats; what could not be measured is told below it."""
+    """The table of several files in different formats. Packets that could not be measured are listed below it."""
     odd = [Packet(BEGIN_NS + 10**9, bytes(60), 60), Packet(BEGIN_NS + 10**9, bytes(10), 60)]
     (tmp_path / "other.pcapng.gz").write_bytes(compressed(pcapng([*OTHER.packets(*LINKS["cooked v2"]), *odd])))
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "other.pcapng.gz"))
@@ -63,7 +63,7 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
 
 
 def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
-    """What is whole of it is read, and so are other files. A terminal sees a bar meanwhile."""
+    """The complete part is read, and so are other files. A terminal shows a progress bar."""
     ours, theirs = pty.openpty()
     command = [*COMMAND, "replay", *ALL, torn, good]
     process = ns.popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment({}))
@@ -80,7 +80,7 @@ def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
 
 
 def test_files_that_cannot_be_read_keep_no_others_from_it(ns: Namespace, good: str, torn: str, tmp_path: Path) -> None:
-    """Each has a line, wherever it stands among the others; the result is that of all others."""
+    """Each has an error line, wherever it is among the others. The result has all other files."""
     (tmp_path / "usb.pcap").write_bytes(pcap(PACKETS, link=220))
     (tmp_path / "empty.pcap").touch()
     usb, empty, nothing = (str(tmp_path / f"{name}.pcap") for name in ("usb", "empty", "nothing"))
@@ -93,7 +93,7 @@ def test_files_that_cannot_be_read_keep_no_others_from_it(ns: Namespace, good: s
 
 
 def test_no_file_that_can_be_read(ns: Namespace, tmp_path: Path) -> None:
-    """Each has a line, before a second of compiling."""
+    """Each has an error line, before the compilation of a second."""
     names = [str(tmp_path / name) for name in "ab"]
     result = epping(ns, "replay", *names)
     assert result.returncode == 1
@@ -102,7 +102,7 @@ def test_no_file_that_can_be_read(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """By whatever names."""
+    """Under any names."""
     (tmp_path / "link.pcap").symlink_to(good)
     (tmp_path / "same.pcap").hardlink_to(good)
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "link.pcap"), str(tmp_path / "same.pcap"), good)
@@ -117,7 +117,7 @@ def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Pat
 
 
 def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
-    """As a shell sorts what `tcpdump -C` writes: capture10 before capture2."""
+    """In the order of a shell for `tcpdump -C`: capture10 before capture2."""
     for number in (1, 2, 10):
         later = [
             one._replace(time_ns=one.time_ns + number * 10**9) for one in Conversation(number).packets(*LINKS["raw"])
@@ -134,7 +134,7 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_packets_cut_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
-    """What is cut within a header is no malformed packet; a packet that is whole and ends within one is."""
+    """A packet truncated within a header is not malformed; a whole packet that ends within a header is."""
     whole = [one for one in PACKETS if len(one.data) > 60]
     cut = [one._replace(data=one.data[:50]) for one in whole]
     liars = [one._replace(data=one.data[:50], original=50) for one in whole[:2]]
@@ -153,7 +153,7 @@ def test_packets_cut_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_times_that_cannot_be_meant_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
-    """As of a clock that counts microseconds in a file that says seconds. Equal times that are true are an RTT."""
+    """Such as microseconds in a file that declares seconds. Equal times that are right give an RTT."""
     parts = [section(), interface(options=option(9, b"\x00") + option(0, b""))]
     parts += [enhanced(one, ticks=one.time_ns // 1000) for one in PACKETS]
     (tmp_path / "capture").write_bytes(b"".join(parts))
@@ -184,7 +184,7 @@ def test_what_is_no_regular_file(ns: Namespace, good: str, tmp_path: Path, make:
 
 
 def test_events(ns: Namespace, good: str, torn: str) -> None:
-    """Each RTT at its time; an array is closed, however reading ends. What else there is to say goes elsewhere."""
+    """Each RTT has its time. A JSON array is closed however reading ends. Other messages go to standard error."""
     result = epping(ns, "replay", *ALL, "--events", "--format", "json", good, torn)
     assert result.returncode == 1
     *remarks, last = result.stderr.splitlines()
@@ -202,7 +202,7 @@ def test_events(ns: Namespace, good: str, torn: str) -> None:
 
 
 def test_export(ns: Namespace, good: str) -> None:
-    """At the capture's times, once; and the table besides."""
+    """The export has the capture's times, once. The table is printed too."""
     with Sink(namespace=ns) as sink:
         result = epping(
             ns, "replay", *ALL, "--otlp", good, settings={"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
@@ -235,7 +235,7 @@ def test_an_export_that_fails(ns: Namespace, good: str) -> None:
 
 
 def test_ctrl_c(ns: Namespace) -> None:
-    """What was read until then; a bar for what comes from a pipe there is not."""
+    """The table has what was read until then. A pipe has no progress bar."""
     command = [*COMMAND, "replay", *ALL, "-", "--events", "--format", "jsonl"]
     process = ns.popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment({})
@@ -267,6 +267,6 @@ def test_ctrl_c(ns: Namespace) -> None:
         (["--otlp", "x"], "OTEL_METRICS_EXPORTER: there is no exporter 'paper'"),
     ],
 )
-def test_what_is_wrong_at_once_is_told_at_once(ns: Namespace, arguments: list[str], cause: str) -> None:
+def test_errors_that_are_known_at_once_are_reported_at_once(ns: Namespace, arguments: list[str], cause: str) -> None:
     result = epping(ns, "replay", *arguments, settings={"OTEL_METRICS_EXPORTER": "paper"})
     assert said(result).startswith(cause)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The real program over captures of every link type and format: all give the same, and every packet is counted."""
+"""Runs the program over captures of every link type and format: results are the same, and every packet is counted."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -28,7 +28,7 @@ _numbers = count()
 
 @pytest.fixture(scope="module")
 def replayer() -> Iterator[Replayer]:
-    """One program for all: each test has conversations of its own."""
+    """One program for all tests: each test has its own conversations."""
     with closing(Replayer(EppingConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
         yield replayer
 
@@ -38,7 +38,7 @@ def fresh(version: int = 4) -> Conversation:
 
 
 def table(replayer: Replayer) -> str:
-    """Of a reader of its own, for extremes are those since its last reading."""
+    """The table of a new reader, as extremes are those since its last reading."""
     return subnet_table.table(replayer.reader().read(), replayer.config)
 
 
@@ -52,7 +52,7 @@ Replay = Callable[[bytes], None]
 
 @pytest.fixture
 def replay(replayer: Replayer, tmp_path: Path) -> Replay:
-    """Feeds a capture of this content."""
+    """Feed a capture of this content."""
 
     def replay(content: bytes) -> None:
         (tmp_path / "capture").write_bytes(content)
@@ -65,7 +65,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_every_link_type(replayer: Replayer, replay: Replay, name: str) -> None:
-    """To whoever counts bytes each is an Ethernet."""
+    """All packets count with the bytes of an Ethernet frame."""
     for version in (4, 6):
         conversation = fresh(version)
         packets = conversation.packets(*LINKS[name])
@@ -87,7 +87,7 @@ def test_every_format(replayer: Replayer, replay: Replay, order: str, name: str)
 
 
 def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) -> None:
-    """An interface of pcapng for each, as two taps make them."""
+    """Each direction has its own interface of pcapng, as two taps make them."""
     conversation = fresh()
     packets = conversation.packets(*LINKS["ethernet"])
     raw = conversation.packets(*LINKS["raw"])
@@ -96,7 +96,7 @@ def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) 
 
 
 def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> None:
-    """A question in one file is answered in the next."""
+    """A request in one file has its reply in the next."""
     conversation = fresh()
     for one in conversation.packets(*LINKS["cooked v2"]):
         replay(pcap([one], link=one.link))
@@ -104,7 +104,7 @@ def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> Non
 
 
 def test_more_than_a_window(replayer: Replayer, replay: Replay) -> None:
-    """Between the packets of a conversation lie so many others that each comes from a window of its own."""
+    """So many packets lie between those of a conversation that each is in another window."""
     conversation = fresh()
     packets = conversation.packets(*LINKS["raw"])
     others = [Packet(one.time_ns, b"\x00" * 1000, 1000) for one in packets for _ in range(1100)]
@@ -121,7 +121,7 @@ def kinds(replayer: Replayer) -> dict[str, int]:
 
 
 def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> None:
-    """Cut at every length, down to nothing."""
+    """Truncated to every length, down to zero."""
     frame = ethernet(fresh().ip)[3].data
     sizes = [*range(80), len(frame)]
     for name in ("ethernet", "raw"):
@@ -134,7 +134,7 @@ def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> Non
 
 
 def test_lengths_that_cannot_be(replayer: Replayer, replay: Replay) -> None:
-    """An original length below what was captured, and one above what the kernel takes."""
+    """An original length below the captured one, and one above the kernel's limit."""
     conversation = fresh()
     replay(pcap([one._replace(original=3) for one in conversation.packets(*LINKS["ethernet"])]))
     check(table(replayer), conversation)
@@ -149,7 +149,7 @@ def test_lengths_that_cannot_be(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
-    """They count as traffic, in subnets first seen by them, too; and between others they measure nothing."""
+    """They count as traffic, also in new subnets, and are not measured."""
     conversation, untimed = fresh(), replayer.untimed
     frames = conversation.packets(*LINKS["ethernet"])
     replay(section() + interface() + b"".join(simple(one) for one in frames))
@@ -160,7 +160,7 @@ def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_time_that_goes_back(replayer: Replayer, replay: Replay) -> None:
-    """An answer earlier than its question is none; what comes in its right order is, after a step back, too."""
+    """A reply earlier than its request is ignored. Packets in the right order are measured, also after a step back."""
     conversation, steps_back = fresh(), replayer.steps_back
     packets = conversation.packets(*LINKS["ethernet"])
     begin_ns = packets[0].time_ns
@@ -175,7 +175,7 @@ def test_time_that_goes_back(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_readings_are_of_the_captures_time(replayer: Replayer) -> None:
-    """Of the time of the latest packet, wherever it stands; and counting began with the earliest."""
+    """A reading has the time of the latest packet, anywhere in the file. Counting starts with the earliest."""
     later_ns = 2 * BEGIN_NS
     buffer, sizes = np.zeros(100, np.uint8), np.full(5, 60)
     untimed, steps_back = replayer.untimed, replayer.steps_back

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Events are those of the packets, however many bytes of the capture arrive at a time."""
+"""Tests that events depend on the packets only, not on the number of bytes that each read of the capture returns."""
 
 import random
 from collections.abc import Callable
@@ -24,7 +24,7 @@ CONFIG = EppingConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 @cache
 def packets() -> list[Packet]:
-    """Conversations over half an hour. Some fall silent for good, some for about as long as a flow may be silent."""
+    """Conversations over half an hour. Some become idle for good, some for about the idle timeout."""
     _, make = LINKS["ethernet"]
     chance = random.Random(5)
     found = []
@@ -71,7 +71,7 @@ def test_byte_by_byte(
 
 
 def test_a_flow_that_is_silent_for_too_long_begins_anew(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The check is made in front of the packet that ends the silence, at its time."""
+    """The check is made before the packet that ends the idle time, at the time of that packet."""
     _, make = LINKS["ethernet"]
     talk = [(BEGIN_NS + pause_s * SECOND + at_ns, make(ip)) for pause_s in (0, 400) for at_ns, ip in Conversation(0).ip]
     path = tmp_path / "capture"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""docs/links.md, the kernel program and the model of the fuzzer have the same headers."""
+"""Tests that docs/links.md, the kernel program and the model of the fuzzer have the same headers."""
 
 import re
 from pathlib import Path

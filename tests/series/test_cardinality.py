@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Totals are true and series monotone whatever becomes of subnets: over random sequences of traffic, of failures, and
-of slots that are taken back and given to others, through the real program's maps.
+"""Tests that totals are exact and series are monotonic, whatever happens to subnets.
+
+Runs random sequences of traffic, of failed exports, and of slots that are freed and reused, through the program's maps.
 """
 
 import random
@@ -50,7 +51,7 @@ def narrow() -> Iterator[Bench]:
 
 @dataclass
 class Step:
-    """Some of the subnets speak, a time passes, and one of the exporters exports, with luck."""
+    """Some subnets send, time passes, and one of the exporters exports, which may fail."""
 
     pings: list[tuple[int, int]]
     talks: list[tuple[int, int]]
@@ -112,7 +113,7 @@ def test_totals_are_true_and_series_monotone(
 
 
 def check_that_all_comes_back(crowd: Crowd, receivers: list[Receiver]) -> None:
-    """When nobody speaks any more: no series, no slot that isn't free, and no count that wasn't told."""
+    """Without traffic: no series, no used slot, and no count that was not exported."""
     forget_flows(crowd.bench.collector.program.maps)
     crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
     for _ in range(5):

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A bounded agent, live: totals are true to the packet though slots are taken back and series end between exports."""
+"""Runs an agent with limits on series: totals are exact to the packet though slots are freed and series end."""
 
-import time
 from collections.abc import Callable
 
 from otel_epping.lab.sink import Sink
@@ -9,6 +8,7 @@ from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import NOT_IP, PACKETS, Arrived, arrived
 from tests.support.lab_agent import Agent, eventually, figure, talking
+from tests.support.patience import PATIENCE_S
 
 MOST = 8
 
@@ -29,7 +29,7 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
     with Sink(namespace=lab.router) as sink:
         agent = agents("bounded", sink.grpc_endpoint, "500ms", **bounds).watching()
         with talking(lab):
-            time.sleep(1.5)
+            eventually(lambda: arrived(sink, agent.name).rtts > 25, PATIENCE_S, "RTTs are exported")
 
         def retired() -> int:
             one = arrived(sink, agent.name)
@@ -39,17 +39,20 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
             return sum(int(each.point.as_int) for each in deltas)
 
         eventually(lambda: retired() > 20, 15, "slots are taken back")
-        time.sleep(2)  # a grace, and two readings: then they are used again
+        # Slots are reused after a grace period and two readings; each request is one reading.
+        requests = len(sink.requests)
+        eventually(lambda: len(sink.requests) >= requests + 4, PATIENCE_S, "the agent exports")
+        before = arrived(sink, agent.name).rtts
         with talking(lab):
-            time.sleep(1.5)
+            eventually(lambda: arrived(sink, agent.name).rtts > before + 25, PATIENCE_S, "RTTs are exported")
         assert agent.stop() == 0, agent.log
         one = arrived(sink, agent.name)
         assert sum(one.totals(PACKETS).values()) == 2 * one.interface_packets(without=NOT_IP) > 0
         assert one.rtts > 50
-        told: dict[int, set[object]] = {}
+        exported: dict[int, set[object]] = {}
         for point in one.points[PACKETS]:
             if subnet := point.attributes.get(semconv.SUBNET):
-                told.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
-        assert max(len(subnets) for subnets in told.values()) <= MOST
+                exported.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
+        assert max(len(subnets) for subnets in exported.values()) <= MOST
         assert latest(one, metric_table.SERIES_LIMIT) == MOST
         figure("slots taken back", retired())

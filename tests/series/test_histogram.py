@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arithmetic on histograms, held against the SDK's mapping, exact recomputation and numpy's percentiles."""
+"""Compares arithmetic on histograms with the SDK's mapping, with exact recomputation and with numpy's percentiles."""
 
 from collections import Counter
 
@@ -30,12 +30,12 @@ RTTS_NS = st.lists(
 
 
 def mapping(scale: int) -> Mapping:
-    """The SDK's rule from values to buckets."""
+    """Return the SDK's mapping from values to buckets."""
     return LogarithmMapping(scale) if scale > 0 else ExponentMapping(scale)
 
 
 def of_indexes(indexes: list[int], scale: int) -> Buckets:
-    """The histogram in which each index was counted."""
+    """Return the histogram in which each index was counted."""
     counted = Counter(indexes)
     first, last = min(counted), max(counted)
     return Buckets(np.array([counted[i] for i in range(first, last + 1)], np.uint64), first, scale)
@@ -85,7 +85,7 @@ def test_bounds_are_where_the_sdk_changes_to_the_next_bucket(scale: int) -> None
     every = Buckets(np.ones(buckets.bucket_count(scale), np.uint64), first, scale)
     sdk = mapping(scale)
     for index, bound in enumerate(histogram.upper_bounds(every).tolist(), first):
-        # Floating point: a hair beside the bound, but for powers of two, which are exact and inclusive.
+        # Floating point: next to the bound, except for powers of two, which are exact and inclusive.
         assert sdk.map_to_index(bound * (1 - 1e-12)) == index
         assert sdk.map_to_index(bound * (1 + 1e-12)) == index + 1
         if (index + 1) % 2**scale == 0:

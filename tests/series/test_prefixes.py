@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who is told apart, who in a covering prefix, and who on the overflow point."""
+"""Tests which subnets are exported individually, which in a covering prefix, and which on the overflow point."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -42,8 +42,8 @@ def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporalit
     return Receiver(EppingMetricProducer(bench.collector, temporality, limits))
 
 
-def told(receiver: Receiver) -> set[str]:
-    """The subnets of the latest export, but for our own."""
+def exported(receiver: Receiver) -> set[str]:
+    """Return the subnets of the latest export, except the client's."""
     return {subnet for subnet, _ in receiver.subnets} - {str(ip_network(f"{CLIENT}/24", strict=False))}
 
 
@@ -51,13 +51,13 @@ def names(*subnets: int) -> set[str]:
     return {str(network_of(subnet)) for subnet in subnets}
 
 
-def test_the_busiest_are_told_apart_and_the_others_on_the_overflow_point(bench: Bench) -> None:
+def test_the_busiest_are_exported_individually_and_the_others_on_the_overflow_point(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=4))
     for subnet in range(8):
         for _ in range(1 + subnet):
             crowd.ping(subnet, 5 * MS)
     receiver.export()
-    assert told(receiver) == names(5, 6, 7)  # and our own subnet is the busiest
+    assert exported(receiver) == names(5, 6, 7)  # and our own subnet is the busiest
     receiver.check(crowd.truth)
     assert receiver.total(RTT, subnet=str(network_of(7)))[RTTS] == 8
     together = 2 * sum(1 + subnet for subnet in range(5))
@@ -67,17 +67,17 @@ def test_the_busiest_are_told_apart_and_the_others_on_the_overflow_point(bench: 
     for _ in range(3):
         crowd.ping(4, 5 * MS)
     receiver.export()
-    assert told(receiver) == names(5, 6, 7)
+    assert exported(receiver) == names(5, 6, 7)
     for _ in range(40):
         crowd.ping(4, 5 * MS)
     receiver.export()
-    assert told(receiver) == names(4, 6, 7)
+    assert exported(receiver) == names(4, 6, 7)
     assert receiver.total(RTT, subnet=str(network_of(4)))[RTTS] == 40
     receiver.check(crowd.truth)
 
 
 @pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
-def test_nobody_is_told_together_before_what_it_counted_apart_was_delivered(
+def test_no_subnet_is_aggregated_before_its_individual_counts_are_delivered(
     bench: Bench, temporality: AggregationTemporality
 ) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=2), temporality)
@@ -88,16 +88,16 @@ def test_nobody_is_told_together_before_what_it_counted_apart_was_delivered(
             crowd.ping(2, MS)
         receiver.export(lambda: False)
     receiver.export()
-    assert told(receiver) == names(1)
+    assert exported(receiver) == names(1)
     crowd.ping(2, MS)
     receiver.export()
-    assert told(receiver) == names(2)
+    assert exported(receiver) == names(2)
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT, subnet=str(network_of(2)))[RTTS] == 1
     receiver.check(crowd.truth)
 
 
-def test_all_are_told_in_prefixes_that_cover_them(bench: Bench) -> None:
+def test_all_are_exported_in_covering_prefixes(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=16, roll_up=True))
     for turn in range(4):
         for subnet in range(60):
@@ -106,8 +106,8 @@ def test_all_are_told_in_prefixes_that_cover_them(bench: Bench) -> None:
         receiver.export()
         assert len(receiver.subnets) <= 16, turn
         receiver.check(crowd.truth)
-    found = {ip_network(name): receiver.total(PACKETS, subnet=name)["value"] for name in told(receiver)}
-    assert names(*range(8)) <= told(receiver)
+    found = {ip_network(name): receiver.total(PACKETS, subnet=name)["value"] for name in exported(receiver)}
+    assert names(*range(8)) <= exported(receiver)
     wide = [network for network in found if network.prefixlen < 24]
     # Of four: two are narrow, one is wider; the last is kept for IPv6, or another interface.
     assert sorted(network.prefixlen for network in wide) == [0, 8, 16, 16]
@@ -124,7 +124,7 @@ def test_bounds_can_be_changed(bench: Bench) -> None:
 
     def lengths(limits: Limits) -> list[int]:
         receiver.producer.limits = limits
-        for _ in range(2):  # for what was told is delivered then
+        for _ in range(2):  # the second export delivers what the first one left
             for subnet in range(40):
                 crowd.ping(subnet, MS)
             receiver.export()
@@ -138,13 +138,13 @@ def test_bounds_can_be_changed(bench: Bench) -> None:
     assert lengths(Limits()) == 41 * [24]
 
 
-def test_when_they_are_fewer_again_all_are_told_apart(bench: Bench) -> None:
+def test_fewer_subnets_are_all_exported_individually_again(bench: Bench) -> None:
     bench.collector.change_idle_timeout(10**9)
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=8, roll_up=True))
     for subnet in range(20):
         crowd.ping(subnet, MS)
     receiver.export()
-    assert any(ip_network(name).prefixlen < 24 for name in told(receiver))
+    assert any(ip_network(name).prefixlen < 24 for name in exported(receiver))
     for _ in range(8):
         crowd.sleep(2)
         crowd.ping(3, MS)
@@ -153,22 +153,22 @@ def test_when_they_are_fewer_again_all_are_told_apart(bench: Bench) -> None:
     crowd.ping(3, MS)
     crowd.ping(4, MS)
     receiver.export()
-    assert told(receiver) == names(3, 4)
+    assert exported(receiver) == names(3, 4)
     receiver.check(crowd.truth)
 
 
-def test_a_subnet_is_told_apart_when_it_has_enough_rtts_of_any_method(bench: Bench) -> None:
+def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(min_samples=4))
     for _ in range(3):
         crowd.ping(1, MS)
         crowd.ping(2, MS)
     receiver.export()
-    assert told(receiver) == set()
+    assert exported(receiver) == set()
     crowd.talk(1, MS)
     receiver.export()
-    assert told(receiver) == names(1)
+    assert exported(receiver) == names(1)
     receiver.check(crowd.truth)
-    # What was counted before stays where it was told.
+    # Earlier counts stay in the series in which they were exported.
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT)[RTTS] == 7
 

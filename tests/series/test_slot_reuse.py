@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Slots of idle subnets go to others: while flows still remember them, and whatever becomes of exports and readers."""
+"""Tests the reuse of slots of idle subnets: while flows still refer to them, exports fail, and readers come and go."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -57,7 +57,7 @@ def slot(crowd: Crowd, subnet: int) -> int | None:
 
 
 def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
-    """Time passes until all subnets are idle but one, which has a flow."""
+    """Let time pass until all subnets are idle but one, which has a flow."""
     for _ in range(3):
         crowd.sleep(LONG_S)
         crowd.talk(while_speaking, MS)
@@ -66,7 +66,7 @@ def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
 
 
 def own(receiver: Receiver, metric: metric_table.Metric) -> int:
-    """A metric of the collector's own, now."""
+    """Return the present value of a metric of the agent about itself."""
     receiver.producer.read()
     first = next(receiver.producer.batches())
     (found,) = (each for each in receiver.producer.metrics(first).metrics if each.name == metric.name)
@@ -217,7 +217,7 @@ def test_slots_that_are_being_taken_back_get_free_though_no_more_are(crowd: Crow
 
 
 def test_a_slot_is_not_idle_when_it_is_first_seen(crowd: Crowd) -> None:
-    """Live, and nothing counted: the first packet's counts were read a moment before."""
+    """The slot is in use without counts: the counts of its first packet were read a moment before."""
     program, reader = crowd.bench.collector.program, crowd.bench.collector.reader()
     slots = Slots(program.maps, Control(program.maps["control"]), IDLE_S * SECOND)
     crowd.talk(1, MS)
@@ -251,7 +251,7 @@ def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
     assert packets(receiver, 11) == 0, "memory is bounded: it is on the overflow point"
 
 
-def test_what_is_taken_back_and_what_overflows_are_metrics(crowd: Crowd) -> None:
+def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:
     receiver = receiver_of(crowd.bench, limits=Limits(max_series=2))
     crowd.talk(1, MS)
     crowd.talk(2, MS)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ledger's accounts, under random sequences of counting, deliveries and failures.
+"""Tests TemporalityTracker under random sequences of counting, exports and failures.
 
-Each test keeps the books a second time, in the plainest way, and compares.
+Each test keeps the same counts a second time in the simplest way, and compares.
 """
 
 from dataclasses import dataclass, field
@@ -88,8 +88,8 @@ class Kernel:
 
 
 @dataclass
-class Told:
-    """What a receiver was told of one row: the points it has, added up."""
+class Received:
+    """The sum of the points of one row that a receiver has."""
 
     buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
     sum_ns: int = 0
@@ -118,7 +118,7 @@ Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
 
 
 def count(kernel: Kernel, step: Step) -> None:
-    """The kernel's part of a step."""
+    """Do the kernel's part of a step."""
     new_rows, new_interface, packets, *_ = step
     for _ in range(new_rows):
         kernel.add_row()
@@ -130,114 +130,114 @@ def count(kernel: Kernel, step: Step) -> None:
             kernel.rtt(row % len(kernel.created_ns), rtt_ns)
 
 
-def hear(told: Told, ledger: TemporalityTracker, row: int) -> None:
-    """The receiver takes in a delta point of a row, and checks that it continues the one before."""
-    pending = ledger.pending(np.array([row]))
-    start_ns, now_ns = int(pending.start_ns[0]), ledger.reading.time_ns
-    assert told.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
+def receive(received: Received, tracker: TemporalityTracker, row: int) -> None:
+    """Add a delta point of a row to what was received, and check that it continues the last one."""
+    pending = tracker.pending(np.array([row]))
+    start_ns, now_ns = int(pending.start_ns[0]), tracker.reading.time_ns
+    assert received.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
     buckets = dense(pending.buckets, BUCKETS)[0]
     assert (buckets < 2**40).all(), "a negative count"
     assert (pending.counters < 2**40).all(), "a negative count"
-    told.buckets += buckets
-    told.sum_ns += int(pending.sum_ns[0])
-    told.counters += pending.counters[0]
-    told.from_ns = told.from_ns or start_ns
-    told.until_ns = now_ns
+    received.buckets += buckets
+    received.sum_ns += int(pending.sum_ns[0])
+    received.counters += pending.counters[0]
+    received.from_ns = received.from_ns or start_ns
+    received.until_ns = now_ns
     if buckets.any():
         assert 0 < int(pending.min_ns[0]) <= int(pending.max_ns[0])
         mean_ns = int(pending.sum_ns[0]) / int(buckets.sum())
         assert int(pending.min_ns[0]) <= mean_ns <= int(pending.max_ns[0])
-    told.min_ns = min(told.min_ns, int(pending.min_ns[0]))
-    told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
+    received.min_ns = min(received.min_ns, int(pending.min_ns[0]))
+    received.max_ns = max(received.max_ns, int(pending.max_ns[0]))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
-def test_delta_what_was_told_and_what_is_pending_make_the_whole(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
-    receiver: dict[int, Told] = {}
+def test_delta_exported_and_pending_counts_make_the_whole(steps: list[Step]) -> None:
+    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    receiver: dict[int, Received] = {}
     for step in steps:
         count(kernel, step)
-        ledger.update(kernel.read())
-        rows = ledger.rows()
+        tracker.update(kernel.read())
+        rows = tracker.rows()
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
             if delivered:
                 for row in part.tolist():
-                    hear(receiver.setdefault(row, Told()), ledger, row)
-                ledger.acknowledge(part)
+                    receive(receiver.setdefault(row, Received()), tracker, row)
+                tracker.acknowledge(part)
         every = np.arange(len(kernel.created_ns))
-        pending = ledger.pending(every)
+        pending = tracker.pending(every)
         buckets = dense(pending.buckets, BUCKETS)
         for row in every.tolist():
-            told = receiver.get(row, Told())
-            assert (told.buckets + buckets[row] == kernel.buckets[row]).all()
-            assert told.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
-            assert (told.counters + pending.counters[row] == kernel.counters[row]).all()
+            received = receiver.get(row, Received())
+            assert (received.buckets + buckets[row] == kernel.buckets[row]).all()
+            assert received.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
+            assert (received.counters + pending.counters[row] == kernel.counters[row]).all()
         silent = np.setdiff1d(every, rows)
         assert not pending.counters[silent].any(), "a row with something to tell was left out"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
 def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
-    """A point begins where the last reading that left nothing pending ended; first, when the row was made."""
-    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    """A point starts where the last reading ended that left nothing pending, or when the row was made."""
+    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     start_ns: dict[int, int] = {}
     for step in steps:
         count(kernel, step)
-        ledger.update(kernel.read())
-        rows = ledger.rows()
+        tracker.update(kernel.read())
+        rows = tracker.rows()
         start_ns[OVERFLOW_SLOT] = start_ns.get(OVERFLOW_SLOT, STARTED_NS)
         for row, created_ns in enumerate(kernel.created_ns[1:], 1):
             start_ns.setdefault(row, created_ns)
-        assert ledger.pending(rows).start_ns.tolist() == [start_ns[row] for row in rows.tolist()]
-        untold = set(rows.tolist())
+        assert tracker.pending(rows).start_ns.tolist() == [start_ns[row] for row in rows.tolist()]
+        unsent = set(rows.tolist())
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
             if delivered:
-                ledger.acknowledge(part)
-                untold -= set(part.tolist())
-        start_ns |= {row: ledger.reading.time_ns for row in start_ns if row not in untold}
+                tracker.acknowledge(part)
+                unsent -= set(part.tolist())
+        start_ns |= {row: tracker.reading.time_ns for row in start_ns if row not in unsent}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
-def test_delta_extremes_are_those_of_what_is_told(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
-    untold: dict[int, list[int]] = {}
+def test_delta_extremes_are_those_of_the_exported_rtts(steps: list[Step]) -> None:
+    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    unsent: dict[int, list[int]] = {}
     for step in steps:
         count(kernel, step)
         for row, rtts_ns in enumerate(kernel.rtts_ns):
-            untold.setdefault(row, []).extend(rtts_ns)
-        ledger.update(kernel.read())
-        rows = ledger.rows()
-        pending = ledger.pending(rows)
+            unsent.setdefault(row, []).extend(rtts_ns)
+        tracker.update(kernel.read())
+        rows = tracker.rows()
+        pending = tracker.pending(rows)
         for i, row in enumerate(rows.tolist()):
-            assert int(pending.min_ns[i]) == min(untold[row], default=NO_MIN_NS)
-            assert int(pending.max_ns[i]) == max(untold[row], default=0)
-            assert int(pending.sum_ns[i]) == sum(untold[row])
+            assert int(pending.min_ns[i]) == min(unsent[row], default=NO_MIN_NS)
+            assert int(pending.max_ns[i]) == max(unsent[row], default=0)
+            assert int(pending.sum_ns[i]) == sum(unsent[row])
         for part, delivered in zip(np.array_split(rows, step[3]), step[4], strict=False):
             if delivered:
-                ledger.acknowledge(part)
-                untold |= {row: [] for row in part.tolist()}
+                tracker.acknowledge(part)
+                unsent |= {row: [] for row in part.tolist()}
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
-def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
+def test_cumulative_exports_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
+    kernel, tracker = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
     rtts_ns: dict[int, list[int]] = {}
     for step in steps:
         count(kernel, step)
         for row, new in enumerate(kernel.rtts_ns):
             rtts_ns.setdefault(row, []).extend(new)
-        ledger.update(kernel.read())
-        rows = ledger.rows()
+        tracker.update(kernel.read())
+        rows = tracker.rows()
         assert rows.tolist() == np.flatnonzero(kernel.counters.any(axis=1)).tolist()
-        pending = ledger.pending(rows)
+        pending = tracker.pending(rows)
         assert (dense(pending.buckets, BUCKETS) == kernel.buckets[rows]).all()
         assert (pending.sum_ns == kernel.sum_ns[rows]).all()
         assert (pending.counters == kernel.counters[rows]).all()
-        counters, start_ns = ledger.pending_interfaces()
+        counters, start_ns = tracker.pending_interfaces()
         assert (counters == kernel.interfaces).all()
         assert start_ns.tolist() == kernel.interfaces_since_ns
         starts = [STARTED_NS, *kernel.created_ns[1:]]
@@ -245,102 +245,102 @@ def test_cumulative_tells_everything_whatever_was_acknowledged(steps: list[Step]
         assert pending.min_ns.tolist() == [min(rtts_ns[row], default=NO_MIN_NS) for row in rows.tolist()]
         assert pending.max_ns.tolist() == [max(rtts_ns[row], default=0) for row in rows.tolist()]
         if step[4][0]:
-            ledger.acknowledge(rows)
-            ledger.acknowledge_interfaces()
+            tracker.acknowledge(rows)
+            tracker.acknowledge_interfaces()
 
 
-@settings(max_examples=100, deadline=None)
+@settings(deadline=None)
 @given(STEPS)
-def test_interfaces_are_told_as_rows_are(steps: list[Step]) -> None:
-    kernel, ledger = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
-    told: Counts = np.zeros((64, 3), np.uint64)
-    told_ns: list[int] = []
+def test_interfaces_are_exported_as_rows_are(steps: list[Step]) -> None:
+    kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
+    received: Counts = np.zeros((64, 3), np.uint64)
+    received_ns: list[int] = []
     for step in steps:
         count(kernel, step)
-        ledger.update(kernel.read())
-        pending, start_ns = ledger.pending_interfaces()
-        assert start_ns.tolist() == told_ns + kernel.interfaces_since_ns[len(told_ns) :]
-        assert (told[: len(pending)] + pending == kernel.interfaces).all()
+        tracker.update(kernel.read())
+        pending, start_ns = tracker.pending_interfaces()
+        assert start_ns.tolist() == received_ns + kernel.interfaces_since_ns[len(received_ns) :]
+        assert (received[: len(pending)] + pending == kernel.interfaces).all()
         if step[4][0]:
-            told[: len(pending)] += pending
-            ledger.acknowledge_interfaces()
-            told_ns = [ledger.reading.time_ns] * len(pending)
+            received[: len(pending)] += pending
+            tracker.acknowledge_interfaces()
+            received_ns = [tracker.reading.time_ns] * len(pending)
 
 
 # ---- what one reading sees of an event and the next one of the rest: counters of one packet aren't read at once
 
 
-def delivered(ledger: TemporalityTracker, kernel: Kernel, told: Told, row: int = 1) -> list[int]:
-    """Takes a reading and delivers all of it; `told` hears of `row` what the producer tells: sums only with buckets."""
-    ledger.update(kernel.read())
-    rows: list[int] = ledger.rows().tolist()
+def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received, row: int = 1) -> list[int]:
+    """Take a reading and deliver it. `received` gets what the producer exports of `row`: sums only with buckets."""
+    tracker.update(kernel.read())
+    rows: list[int] = tracker.rows().tolist()
     if row in rows:
-        pending = ledger.pending(np.array([row]))
+        pending = tracker.pending(np.array([row]))
         if pending.buckets.counts.any():
-            told.buckets += dense(pending.buckets, BUCKETS)[0]
-            told.sum_ns += int(pending.sum_ns[0])
-            told.min_ns = min(told.min_ns, int(pending.min_ns[0]))
-            told.max_ns = max(told.max_ns, int(pending.max_ns[0]))
-        told.counters += pending.counters[0]
-    ledger.acknowledge(ledger.rows())
+            received.buckets += dense(pending.buckets, BUCKETS)[0]
+            received.sum_ns += int(pending.sum_ns[0])
+            received.min_ns = min(received.min_ns, int(pending.min_ns[0]))
+            received.max_ns = max(received.max_ns, int(pending.max_ns[0]))
+        received.counters += pending.counters[0]
+    tracker.acknowledge(tracker.rows())
     return rows
 
 
 @pytest.fixture
-def row() -> tuple[Kernel, TemporalityTracker, Told]:
+def row() -> tuple[Kernel, TemporalityTracker, Received]:
     kernel = Kernel()
     kernel.add_row()
-    return kernel, TemporalityTracker(delta=True, started_ns=STARTED_NS), Told()
+    return kernel, TemporalityTracker(delta=True, started_ns=STARTED_NS), Received()
 
 
-def test_an_rtt_read_after_its_packet_is_told_by_the_next_point(row: tuple[Kernel, TemporalityTracker, Told]) -> None:
-    """Histograms are read beside counters: an RTT counted meanwhile may be in the next reading, its packet in this."""
-    kernel, ledger, told = row
+def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
+    """Histograms and counters are read in parallel: an RTT may be in the next reading, and its packet in this one."""
+    kernel, tracker, received = row
     kernel.packet(1, 100)
-    assert delivered(ledger, kernel, told) == [1]
+    assert delivered(tracker, kernel, received) == [1]
     kernel.rtt(1, 5_000)
-    assert delivered(ledger, kernel, told) == [1]
-    assert int(told.buckets.sum()) == 1
-    assert told.sum_ns == told.min_ns == told.max_ns == 5_000
+    assert delivered(tracker, kernel, received) == [1]
+    assert int(received.buckets.sum()) == 1
+    assert received.sum_ns == received.min_ns == received.max_ns == 5_000
 
 
-def test_an_rtt_read_before_its_packet_is_told_and_the_packet_by_the_next_point(
-    row: tuple[Kernel, TemporalityTracker, Told],
+def test_an_rtt_read_before_its_packet_is_exported_and_the_packet_in_the_next_point(
+    row: tuple[Kernel, TemporalityTracker, Received],
 ) -> None:
-    kernel, ledger, told = row
+    kernel, tracker, received = row
     kernel.rtt(1, 5_000)
-    assert delivered(ledger, kernel, told) == [1]
+    assert delivered(tracker, kernel, received) == [1]
     kernel.packet(1, 100)
-    assert delivered(ledger, kernel, told) == [1]
-    assert (int(told.buckets.sum()), told.sum_ns, int(told.counters.sum())) == (1, 5_000, 100)
+    assert delivered(tracker, kernel, received) == [1]
+    assert (int(received.buckets.sum()), received.sum_ns, int(received.counters.sum())) == (1, 5_000, 100)
 
 
 def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(
-    row: tuple[Kernel, TemporalityTracker, Told],
+    row: tuple[Kernel, TemporalityTracker, Received],
 ) -> None:
-    kernel, ledger, told = row
+    kernel, tracker, received = row
     kernel.packet(1, 100)
-    delivered(ledger, kernel, told)
+    delivered(tracker, kernel, received)
     kernel.rtt(1, 5_000)
-    delivered(ledger, kernel, told)
+    delivered(tracker, kernel, received)
     kernel.packet(1, 100)
     kernel.rtt(1, 9_000)
-    delivered(ledger, kernel, told)
-    assert (int(told.buckets.sum()), told.sum_ns) == (2, 14_000)
-    assert (told.min_ns, told.max_ns) == (5_000, 9_000)
+    delivered(tracker, kernel, received)
+    assert (int(received.buckets.sum()), received.sum_ns) == (2, 14_000)
+    assert (received.min_ns, received.max_ns) == (5_000, 9_000)
 
 
 @pytest.mark.parametrize("delta", [False, True])
-def test_a_row_is_told_when_its_slot_is_known(delta: bool) -> None:
-    """A slot between others may become live after it was read, and its counters be read all the same."""
+def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
+    """A slot between others may come into use after it was read, while its counters are read all the same."""
     kernel: Any = Kernel()
-    ledger = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
+    tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
     kernel.add_row()
     created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
     kernel.packet(1, 100)
-    ledger.update(kernel.read())
-    assert ledger.rows().tolist() == [], "nobody knows yet whose row this is"
+    tracker.update(kernel.read())
+    assert tracker.rows().tolist() == [], "nobody knows yet whose row this is"
     kernel.created_ns[1] = created_ns
-    ledger.update(kernel.read())
-    assert ledger.rows().tolist() == [1]
-    assert ledger.pending(ledger.rows()).start_ns.tolist() == [created_ns]
+    tracker.update(kernel.read())
+    assert tracker.rows().tolist() == [1]
+    assert tracker.pending(tracker.rows()).start_ns.tolist() == [created_ns]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings: one table behind flags, variables and a file; what is refused, in which words; and what is made from it."""
+"""Tests the table of settings for flags, variables and the file: what is rejected, with which text, and the results."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def path(public: Path) -> Path:
 def shown(
     ns: Namespace, *arguments: str, settings: dict[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """What `config` prints: the values, and where each is from."""
+    """Return what `config` prints: the values and their sources."""
     result = epping(ns, "config", *arguments, settings=settings)
     assert result.returncode == 0, result.stderr
     found = [LINE.fullmatch(line) for line in result.stdout.splitlines()]
@@ -74,7 +74,7 @@ def test_every_setting_is_tried_here() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Every knob that a user may turn is a setting; two are for commands of their own, and mirror ports have copies."""
+    """Every option of a user is a setting. Two settings belong to single commands, and mirror ports have copies."""
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
     assert Settings().kernel == EppingConfig()
@@ -172,7 +172,7 @@ def test_a_file_is_refused_with_line_and_key_and_what_is_allowed(path: Path, tex
 
 
 def test_a_refused_file_stops_every_command_that_reads_it(ns: Namespace, path: Path) -> None:
-    """Also where a flag says otherwise, and a setting that the command hasn't."""
+    """Also if a flag overrides the setting, and for a setting that the command does not have."""
     path.write_text("interval: soon\n")
     for command in (
         ["run", "-i", "lo", "--interval", "1s"],
@@ -186,7 +186,7 @@ def test_a_refused_file_stops_every_command_that_reads_it(ns: Namespace, path: P
 
 
 def test_a_capture_has_no_hook(ns: Namespace, path: Path) -> None:
-    """It is no flag of `replay`, though a file for all commands may have it."""
+    """`replay` has no such flag, though a file for all commands may have the setting."""
     assert "No such option '--hook'" in said(epping(ns, "replay", "--hook", "tcx", "x"))
     path.write_text("hook: clsact\n")
     assert said(epping(ns, "replay", "x", "--config", str(path))) == "x: No such file or directory"
@@ -217,7 +217,7 @@ def test_what_is_empty_sets_nothing(path: Path, text: str) -> None:
 
 @pytest.mark.unit
 def test_values_are_as_they_are_written(path: Path) -> None:
-    """YAML 1.1 would make False, 8 and 90 of them."""
+    """YAML 1.1 would read these values as False, 8 and 90."""
     path.write_text("interface: [no, 0o10, 1:30]\ninterval: 60\n")
     given = file.read(str(path))
     assert given["interface"].value == ("no", "0o10", "1:30")
@@ -262,7 +262,7 @@ PYTHON = {"integer": int, "number": (int, float), "string": str, "boolean": bool
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether a value is as a schema says, as far as ours say anything."""
+    """Return whether a value matches a schema, as far as our schemas go."""
     assert schema.keys() <= {"type", "enum", "items", "minimum", "maximum", "pattern", "examples"}
     if "type" in schema and not isinstance(value, PYTHON[schema["type"]]):  # type: ignore[arg-type]
         return False

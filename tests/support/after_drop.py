@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the program, lays every capability down, and then does all that an agent does to the kernel; a line for each.
+"""Loads the program, drops all capabilities, and then performs each operation of an agent; prints a line for each.
 
 kernel/load/test_capabilities.py runs this script as nobody. The last step tries to write to the counts, which are
 mapped read-only.
@@ -21,7 +21,7 @@ from otel_epping.kernel.load import capabilities
 
 
 def main(interface: str) -> None:
-    """Watches an interface that is not there yet: it is waited for, by a line on standard input."""
+    """Watch an interface that is made later; a line on standard input says when it is there."""
     collector = EppingCollector(EppingConfig(events=True))
     reader = collector.reader()
     capabilities.drop()
@@ -43,7 +43,7 @@ def main(interface: str) -> None:
     watched = collector.program.maps["event_flows"]
     key, value = map_array.dtype_of(watched.key_layout or {}), map_array.dtype_of(watched.layout or {})
     print("watched", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
-    IdleFlowCloser(collector, events.dtype).close_idle(2**62)  # in a hundred years all are silent: they are deleted
+    IdleFlowCloser(collector, events.dtype).close_idle(2**62)  # a time so late that all flows are idle and are deleted
     print("silent", sum(len(keys) for keys, _ in libbpf.map_batches(watched.fd, key, value)))
     collector.attachments.detach_all()
     collector.attachments.attach(interface)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a sink has of one agent: its metrics and points, series by series, and what they amount to in the end."""
+"""Collects what a sink received from one agent: metrics, points by series, and totals."""
 
 import time
 from collections import Counter
@@ -20,20 +20,20 @@ NOT_IP = ("non_ip", "malformed")
 
 @dataclass
 class Arrived:
-    """All points of one agent, by metric, in the order of arrival."""
+    """All points of one agent by metric, in order of arrival."""
 
     metrics: dict[str, Metric]
     points: dict[str, list[Point]]
 
     def series(self, name: str) -> dict[tuple[tuple[str, Any], ...], list[Point]]:
-        """Points of each series of a metric, in the order of time."""
+        """Return the points of each series of a metric, in order of time."""
         found: dict[tuple[tuple[str, Any], ...], list[Point]] = {}
         for point in sorted(self.points.get(name, []), key=lambda point: point.point.time_unix_nano):
             found.setdefault(tuple(sorted(point.attributes.items())), []).append(point)
         return found
 
     def totals(self, name: str, value: Callable[[Any], int] = lambda point: int(point.as_int)) -> Counter[Any]:
-        """What each series amounts to in the end: the sum of delta points, the last of cumulative ones."""
+        """Return the total of each series: the sum of delta points, or the last cumulative point."""
         return Counter(
             {
                 series: sum(value(point.point) for point in points)
@@ -44,7 +44,7 @@ class Arrived:
         )
 
     def packets(self, direction: str) -> int:
-        """Packets from or to all subnets."""
+        """Return the packets from or to all subnets."""
         wanted = (semconv.SUBNET_DIRECTION, direction)
         return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
 
@@ -72,7 +72,7 @@ def arrived(sink: Sink, name: str) -> Arrived:
 
 
 def settle(sink: Sink) -> None:
-    """Waits until the collector has forwarded all it has."""
+    """Wait until the collector has forwarded everything."""
     count, since = len(sink.received), time.monotonic()
     while time.monotonic() - since < 0.6:
         time.sleep(0.05)
@@ -81,5 +81,5 @@ def settle(sink: Sink) -> None:
 
 
 def check_truth(one: Arrived) -> None:
-    """Each IP packet counts once from and once to a subnet."""
+    """Check that each IP packet counts once from a subnet and once to a subnet."""
     assert one.packets("from") == one.packets("to") == one.interface_packets(without=NOT_IP) > 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures made byte by byte from the formats' specifications, with what no tool would write, too.
+"""Builds captures byte by byte from the specifications of the formats, also captures that no tool would write.
 
 Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng, https://www.tcpdump.org/linktypes.html
 """
@@ -19,7 +19,7 @@ _PCAP_MAGICS = {False: 0xA1B2C3D4, True: 0xA1B23C4D}
 
 
 class Packet(NamedTuple):
-    """A packet: its time, the bytes that were captured, how many it had, and its link type."""
+    """A packet: its time, the captured bytes, its length on the wire, and its link type."""
 
     time_ns: int
     data: bytes
@@ -28,13 +28,13 @@ class Packet(NamedTuple):
 
 
 def packet(number: int, size: int = 60, cut: int = 0) -> Packet:
-    """A packet like no other: `size` bytes captured, `cut` more were not."""
+    """Return a packet with unique content: `size` bytes are captured, and `cut` more are not."""
     data = bytes((number + place) % 251 for place in range(size))
     return Packet(BEGIN_NS + number * 1_000_001_000, data, size + cut)
 
 
 def pcap(packets: Sequence[Packet], order: str = "<", nanoseconds: bool = False, link: int = ETHERNET) -> bytes:
-    """A pcap file."""
+    """Return a pcap file."""
     parts = [struct.pack(f"{order}IHHiIII", _PCAP_MAGICS[nanoseconds], 2, 4, 0, 0, 262_144, link)]
     for one in packets:
         seconds, fraction = divmod(one.time_ns, SECOND)
@@ -44,7 +44,7 @@ def pcap(packets: Sequence[Packet], order: str = "<", nanoseconds: bool = False,
 
 
 def block(kind: int, body: bytes, order: str = "<") -> bytes:
-    """A block of pcapng, padded to 32 bits."""
+    """Return a block of pcapng, padded to 32 bits."""
     body += bytes(-len(body) % 4)
     length = struct.pack(f"{order}I", len(body) + 12)
     return struct.pack(f"{order}I", kind) + length + body + length
@@ -63,7 +63,7 @@ def interface(link: int = ETHERNET, order: str = "<", snap_length: int = 0, opti
 
 
 def enhanced(one: Packet, order: str = "<", number: int = 0, ticks: int | None = None, options: bytes = b"") -> bytes:
-    """An Enhanced Packet Block; its time in microseconds, or `ticks`."""
+    """Return an Enhanced Packet Block. Its time is in microseconds, or `ticks`."""
     ticks = one.time_ns // 1000 if ticks is None else ticks
     head = struct.pack(f"{order}IIIII", number, ticks >> 32, ticks & 0xFFFFFFFF, len(one.data), one.original)
     return block(6, head + one.data + bytes(-len(one.data) % 4) + options, order)
@@ -80,14 +80,14 @@ def simple(one: Packet, order: str = "<") -> bytes:
 
 
 def pcapng(packets: Sequence[Packet], order: str = "<") -> bytes:
-    """A pcapng file with an interface for each link type."""
+    """Return a pcapng file with an interface for each link type."""
     links = list(dict.fromkeys(one.link for one in packets))
     parts = [section(order), *(interface(link, order) for link in links)]
     return b"".join([*parts, *(enhanced(one, order, links.index(one.link)) for one in packets)])
 
 
 def read(path: Path | str) -> tuple[list[Packet], str]:
-    """All packets that come out of a capture, and the error that it ends with, or ''."""
+    """Return all packets of a capture, and the error at its end, or ''."""
     found: list[Packet] = []
     try:
         with Capture(str(path)) as capture:
@@ -102,13 +102,21 @@ def read(path: Path | str) -> tuple[list[Packet], str]:
 
 
 def read_bytes(path: Path, content: bytes) -> tuple[list[Packet], str]:
-    """The same, of a file with this content."""
+    """Write a file with this content, and read it.
+
+    A file of that name is removed first: ext4 flushes a file that was truncated and written again when it is closed,
+    which takes 3 ms (auto_da_alloc in ext4(5)).
+    """
+    path.unlink(missing_ok=True)
     path.write_bytes(content)
     return read(path)
 
 
 def records(packets: Sequence[Packet], order: str = "<", more: bytes = b"", swapped: bool = False) -> bytes:
-    """Records of a pcap file of microseconds; `more` follows each header, and lengths may stand in the old order."""
+    """Return records of a pcap file of microseconds.
+
+    `more` follows each header. `swapped` writes the two lengths in the order of old files.
+    """
     parts = []
     for one in packets:
         seconds, ns = divmod(one.time_ns, SECOND)

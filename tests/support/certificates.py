@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates and keys for tests, made by the `openssl` command: a CA of one's own, and who it vouches for."""
+"""Makes certificates and keys with the `openssl` command: a CA, and certificates that the CA issues."""
 
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
-# What Python 3.13 asks for by default (ssl.VERIFY_X509_STRICT).
+# Python 3.13 requires these by default (ssl.VERIFY_X509_STRICT).
 _CA = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
 _NAMES = """subjectAltName=DNS:localhost,IP:127.0.0.1
 subjectKeyIdentifier=hash
@@ -19,49 +20,37 @@ def openssl(*arguments: str, folder: Path) -> None:
 
 
 class Authority:
-    """A CA, in a folder: NAME.pem is a certificate, NAME.key its key; those of the CA are ca.pem and ca.key."""
+    """A CA in a folder. NAME.pem is a certificate and NAME.key its key; ca.pem and ca.key are those of the CA."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = name
-        openssl(
-            "req",
-            "-x509",
-            *_CA,
-            *_KEY,
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.pem",
-            "-subj",
-            f"/CN={name}",
-            folder=folder,
-        )
+        if not self.pem.exists():
+            openssl(
+                "req", "-x509", *_CA, *_KEY, *("-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca"), folder=folder
+            )
 
     @property
     def pem(self) -> Path:
-        return self.folder / f"{self.name}.pem"
+        return self.folder / "ca.pem"
+
+    def copy_to(self, folder: Path) -> "Authority":
+        """Copy all files. The copy issues certificates of the same CA."""
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        return Authority(folder)
 
     def issue(self, name: str, days: int = 1) -> tuple[Path, Path]:
-        """A certificate for 127.0.0.1, and its key. With 0 days it has expired (OpenSSL 3.5 takes no less)."""
+        """Issue a certificate for 127.0.0.1 and return it and its key. With 0 days the certificate has expired.
+
+        OpenSSL 3.5 accepts no negative number of days.
+        """
         (self.folder / "names").write_text(_NAMES)
-        openssl(
-            "req",
-            "-new",
-            *_KEY,
-            "-keyout",
-            f"{name}.key",
-            "-out",
-            f"{name}.csr",
-            "-subj",
-            f"/CN={name}",
-            folder=self.folder,
-        )
-        authority = ["-CA", f"{self.name}.pem", "-CAkey", f"{self.name}.key", "-CAcreateserial", "-extfile", "names"]
+        request = ["-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"]
+        openssl("req", "-new", *_KEY, *request, folder=self.folder)
+        authority = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-extfile", "names"]
         openssl(
             *("x509", "-req", "-in", f"{name}.csr", *authority, "-days", str(days), "-out", f"{name}.pem"),
             folder=self.folder,
         )
         if not days:
-            time.sleep(1.1)  # ends with this second
+            time.sleep(1 - time.time() % 1)  # the certificate expires at the end of this second
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping as a user does: the real command in a process of its own, in a network namespace of our own.
+"""Runs otel-epping as a user does: the real command in its own process, in a network namespace of the tests.
 
-    ns      the namespace, one for the whole session: a test that changes its links puts them back
-    epping  one run to its end, which never shows a traceback
-    said    the one line that a failed run ends in
-    start   starts an agent that goes on in the background and waits until it watches, holding no privilege any more
-    public  a folder that the user nobody can look into, too
+    ns      the namespace, one for the session: a test that changes its links restores them
+    epping  runs a command to its end, and checks that it shows no traceback
+    said    the one line at the end of a failed run
+    start   starts an agent in the background and waits until it watches, and has dropped its capabilities
+    public  a folder that the user nobody can read
 
-Agents are run by the user nobody (unprivileged.py), all else by who runs the tests. `epping` and `start` take a
-`command` too, which may be one that takes something away from otel-epping before it runs.
+Agents run as the user nobody (unprivileged.py), all other commands as the user who runs the tests. `epping` and `start`
+accept a `command`, which may take something away from otel-epping before it runs.
 """
 
 import os
@@ -45,14 +45,14 @@ def ns() -> Iterator[Namespace]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    """Ours, without settings of the user who runs the tests."""
+    """Return the environment of the tests without OTEL_* variables, and with these settings."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | settings
 
 
 def epping(
     ns: Namespace, *arguments: str, command: list[str] | None = None, settings: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """One run of otel-epping to its end; `command` may be one that takes something away from it first."""
+    """Run otel-epping to its end. `command` may take something away from otel-epping first."""
     usual = AGENT if arguments[:1] == ("run",) else COMMAND
     process = ns.popen(
         [*(command or usual), *arguments],
@@ -67,7 +67,7 @@ def epping(
 
 
 def said(result: subprocess.CompletedProcess[str]) -> str:
-    """The one line that a failed run ends in. Click shows the usage before it when the arguments are wrong."""
+    """Return the one line at the end of a failed run. For wrong arguments, Click prints the usage before."""
     *before, last = result.stderr.splitlines()
     if result.returncode == 2:
         assert [line.split(" ")[0] for line in before] in ([], ["Usage:", "Try", ""])
@@ -82,20 +82,20 @@ def said(result: subprocess.CompletedProcess[str]) -> str:
 
 @dataclass
 class Agent:
-    """An `otel-epping run` that goes on in the background."""
+    """`otel-epping run` in the background."""
 
     process: subprocess.Popen[str]
     log: Path
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + PATIENCE_S  # a busy machine compiles for long
+        deadline = time.monotonic() + PATIENCE_S  # on a busy machine the compilation takes long
         while self.log.read_text().count(text) < times:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
     def stop(self) -> int:
-        """Ends it; the exit code."""
+        """End the agent and return its exit code."""
         self.process.terminate()
         code = self.process.wait(PATIENCE_S)
         assert "Traceback" not in self.log.read_text(), self.log.read_text()
@@ -136,14 +136,14 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """Not in pytest's folder, which is for its user alone."""
+    """A folder outside of pytest's, which only its user can read."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
 def converse(ns: Namespace, turns: int = 20) -> None:
-    """Requests and answers over a TCP connection of the namespace's loopback interface."""
+    """Send requests and answers over a TCP connection of the namespace's loopback interface."""
     with (
         ns.entered(),
         socket.create_server(("127.0.0.1", 0)) as listener,

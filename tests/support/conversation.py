@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation whose round-trip times are known, as packets of a capture, and the table that comes of it.
+"""A conversation whose RTTs are known, as packets of a capture, and the table that `replay` prints for it.
 
 A client talks TCP, DNS and ICMP with a server, over IPv4 or IPv6, in subnets that no other conversation has.
 """
@@ -15,7 +15,7 @@ from scapy.packet import Packet as ScapyPacket
 from tests.support.captures import BEGIN_NS, Packet
 
 MS = 1_000_000
-# How far the server is, by what it is asked in; a handshake goes on to the client, who is near.
+# The distance of the server, by method. A handshake includes the client, which is near.
 HANDSHAKE_MS, DATA_MS, DNS_MS, ECHO_MS, NEAR_MS = 20.5, 30.25, 15.125, 7.0, 1.5
 
 # method -> RTT in ms, as the program counts them for server and client
@@ -24,7 +24,7 @@ CLIENT = {"tcp_timestamp": NEAR_MS, "tcp_handshake": NEAR_MS}
 
 
 class Conversation:
-    """Number `number`, 0 to 255; `client` and `server` are their subnets."""
+    """Conversation `number`, 0 to 255. `client` and `server` are its subnets."""
 
     def __init__(self, number: int, version: int = 4) -> None:
         self.version = version
@@ -50,7 +50,7 @@ class Conversation:
         return self._packet(sender, tcp / payload)
 
     def _packets(self) -> list[tuple[int, bytes]]:
-        """(time since the beginning in ns, packet)"""
+        """Yield (time since the beginning in ns, packet)."""
         ping, pong = (
             (ICMPv6EchoRequest, ICMPv6EchoReply) if self.version == 6 else (ICMP, lambda **its: ICMP(type=0, **its))
         )
@@ -72,13 +72,16 @@ class Conversation:
     def packets(
         self, link: int, make: Callable[[bytes], bytes], snap_length: int = 65_535, begin_ns: int = BEGIN_NS
     ) -> list[Packet]:
-        """The packets as they were captured on a link."""
+        """Return the packets as a link carries them."""
         frames = [(begin_ns + at_ns, make(ip)) for at_ns, ip in self.ip]
         return [Packet(time_ns, frame[:snap_length], len(frame), link) for time_ns, frame in frames]
 
 
 def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
-    """Rows of a printed table by subnet and method: RTTs, times, and in a subnet's first row packets and bytes."""
+    """Return the rows of a printed table by subnet and method.
+
+    A row has RTTs and times. The first row of a subnet has packets and bytes too.
+    """
     rows = {}
     subnet = ""
     for line in table.splitlines()[1:]:
@@ -92,7 +95,7 @@ def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
 
 
 def check(table: str, conversation: Conversation, link_header: int = 14) -> None:
-    """The table has the conversation's RTTs, and no others for its subnets."""
+    """Check that the table has the RTTs of the conversation, and no others for its subnets."""
     rows = rows_of(table)
     for subnet, methods in ((conversation.server, SERVER), (conversation.client, CLIENT)):
         assert {method for name, method in rows if name == subnet} == set(methods)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The program's table of flows, written to by a test."""
+"""Empties the program's flow table."""
 
 import mmap
 
@@ -8,7 +8,7 @@ from otel_epping.kernel.program import Map
 
 
 def forget_flows(maps: dict[str, Map]) -> None:
-    """Empties the table, and that of packets whose copies may come, if the program has one."""
+    """Empty the flow table, and the table of recent packets if the program has one."""
     for name in {"flows", "flow_sets", "recent_packets"} & set(maps):
         size = map_array.map_info(maps[name].fd)
         with mmap.mmap(maps[name].fd, size["value_size"] * size["max_entries"]) as pages:

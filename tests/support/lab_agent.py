@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent as a process in the lab, with real connections through the interface that it watches.
 
-    lab      hosts in network namespaces, one for the whole session: quiet unless a test makes somebody talk
-    agents   starts `otel-epping run` on the router's interface of it; none outlives its test. It is run by nobody, with
-             no more capabilities than it needs
+    lab      hosts in network namespaces, one lab for the session, without traffic unless a test starts some
+    agents   starts `otel-epping run` on the router's interface, as nobody with the needed capabilities only, and ends
+             it after the test
     talking  real TCP connections while the body runs
-    quiet    waits until nothing is on the wire any more, so that totals can be compared to the packet
+    quiet    waits until no packet is on the wire, so that totals can be compared to the packet
 
-Every agent has a name (`service.instance.id`), by which one sink tells many apart: they watch the same packets at the
-same time, so they must also agree with each other, to the packet. arrivals.py sorts what came of each.
+Every agent has a name (`service.instance.id`), so that one sink can receive from many. The agents watch the same
+packets at the same time, so their counts must be equal to the packet. arrivals.py sorts the points by agent.
 """
 
 import json
@@ -32,12 +32,12 @@ T = TypeVar("T")
 
 
 def figure(name: str, value: object) -> None:
-    """Says what was measured; `pytest -s` shows it."""
+    """Print a measured value; `pytest -s` shows it."""
     print(f"\n[measured] {name}: {value}")
 
 
 def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
-    """Waits until the condition is true."""
+    """Wait until the condition is true, and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
@@ -46,7 +46,7 @@ def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
 
 
 class Agent:
-    """`otel-epping run` on the router's interface. `log` is what it printed so far, standard output apart."""
+    """`otel-epping run` on the router's interface. `log` is its standard error, `out` its standard output."""
 
     def __init__(self, lab: Lab, folder: Path, name: str, endpoint: str, interval: str, **variables: str) -> None:
         self.name = name
@@ -69,7 +69,7 @@ class Agent:
         return self._out.read_text()
 
     def watching(self) -> "Agent":
-        """Waits until it counts."""
+        """Wait until the agent counts."""
 
         def watches() -> bool:
             assert self.process.poll() is None, self.log
@@ -80,7 +80,7 @@ class Agent:
         return self
 
     def stop(self, number: int = signal.SIGTERM) -> int:
-        """Ends it by a signal and returns its exit code."""
+        """Send a signal and return the exit code."""
         self.process.send_signal(number)
         return self.process.wait(PATIENCE_S)
 
@@ -105,22 +105,24 @@ def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
 
 @contextmanager
 def talking(lab: Lab) -> Iterator[None]:
-    """Real TCP connections while the body runs; afterwards nothing is on the wire any more."""
+    """Run real TCP connections while the body runs, and wait until no packet is on the wire."""
     clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
-    yield
-    for client in clients:
-        assert not traffic.finish(client).errors
+    try:
+        yield
+    finally:  # a failed test must not keep them talking: the next one would wait for quiet
+        errors = [traffic.finish(client).errors for client in clients]
+    assert not any(errors), errors
     quiet(lab)
 
 
 def link_packets(namespace: Namespace) -> int:
-    """Packets that an interface received and transmitted, by the kernel's own account."""
+    """Return how many packets the WAN interface received and transmitted, by the kernel's statistics."""
     statistics = json.loads(namespace.run("ip", "-s", "-j", "link", "show", WAN_INTERFACE))[0]["stats64"]
     return int(statistics["rx"]["packets"]) + int(statistics["tx"]["packets"])
 
 
 def quiet(lab: Lab) -> None:
-    """Waits until no packet has passed for longer than the longest delay of the lab."""
+    """Wait until no packet has passed for longer than the longest delay of the lab."""
     before, since = link_packets(lab.router), time.monotonic()
     while time.monotonic() - since < 0.5:
         time.sleep(0.05)
@@ -137,7 +139,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def agents(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Starts agents: (name, endpoint, interval, **variables). None outlives its test."""
+    """Starts agents: (name, endpoint, interval, **variables). Each agent ends with its test."""
     started: list[Agent] = []
 
     def start(name: str, endpoint: str, interval: str, **variables: str) -> Agent:

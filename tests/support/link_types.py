@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link headers of captures, as scapy builds them, and by hand what scapy has not."""
+"""Builds link headers of captures: with scapy, or by hand where scapy has none."""
 
 import struct
 from collections.abc import Callable
@@ -93,7 +93,7 @@ def _loopback(ip: bytes) -> bytes:
 Frame = Callable[[bytes], bytes]
 
 
-CHECKSUM = b"\xfc\xfc\xfc\xfc"  # of a frame; nobody looks at it
+CHECKSUM = b"\xfc\xfc\xfc\xfc"  # of a frame; no test reads it
 
 
 def _behind(front: bytes, frame: Frame, behind: bytes = b"") -> Frame:
@@ -101,12 +101,12 @@ def _behind(front: bytes, frame: Frame, behind: bytes = b"") -> Frame:
 
 
 def _llc(front: bytes) -> Frame:
-    """LLC with SNAP (RFC 1042) behind a header."""
+    """LLC with SNAP (RFC 1042) after a header."""
     return lambda ip: front + b"\xaa\xaa\x03\0\0\0" + struct.pack(">H", _ethertype(ip)) + ip
 
 
 def _frame_relay(address: bytes, nlpid: bool = True) -> Frame:
-    """RFC 2427 section 5.1, 5.3, or Cisco's way."""
+    """RFC 2427 sections 5.1 and 5.3, or Cisco's encapsulation."""
 
     def make(ip: bytes) -> bytes:
         if nlpid:
@@ -247,7 +247,7 @@ def _mpls(ip: bytes) -> bytes:
 
 
 def _cooked_as(hardware: int, protocol: int, frame: Frame) -> Frame:
-    """Linux cooked with the type of a device that has more headers."""
+    """Linux cooked capture with the type of a device that has further headers."""
     return _behind(struct.pack(">HHH8sH", 0, hardware, 6, b"", protocol), frame)
 
 
@@ -268,7 +268,7 @@ def _ppp_short(ip: bytes) -> bytes:
     return bytes([_ppp_protocol(ip)]) + ip
 
 
-# name -> link type, and what makes a frame of an IP packet
+# name -> link type, and a function that makes a frame of an IP packet
 LINKS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "ethernet": (1, _ethernet),
     "802.1Q": (1, _tagged),

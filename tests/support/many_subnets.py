@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Traffic of many subnets, cheaply; a receiver that adds up what it is told; and what the two must agree on.
+"""Simulates traffic of many subnets, adds up the exports, and compares the two.
 
-Crowd     packets from and to numbered subnets through the program, and how many there were
-Receiver  takes in an exporter's metrics and checks that every series continues where it was
+Crowd     sends packets from and to numbered subnets through the program, and counts them
+Receiver  takes an exporter's metrics, and checks that every series continues where it was
 """
 
 import ipaddress
@@ -26,12 +26,12 @@ PACKETS, IO = metric_table.SUBNET_PACKETS.name, "epping.network.io"
 OPENED, CLOSED = "epping.flow.opened.count", "epping.flow.closed.count"
 RTTS, RTT_NS = "rtts", "rtt_ns"
 CLIENT = "192.0.2.1"
-# Where things are in a frame: Ethernet, IPv4, and of TCP two NOPs and the timestamps.
+# Offsets in a frame with Ethernet, IPv4, and TCP with two NOPs and timestamps.
 SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 62, 38
 
 
 def address_of(subnet: int) -> bytes:
-    """An address of a numbered subnet: /24s of few /16s, which are of fewer /8s."""
+    """Return an address of a numbered subnet. The subnets are /24s in few /16s, and these are in fewer /8s."""
     return bytes([20 + subnet % 2, subnet % 6, subnet, 9])
 
 
@@ -52,8 +52,8 @@ class Bounds(NamedTuple):
 
 
 def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
-    """With this idle timeout, and all slots free: what others had counted is gone, but for the overflow slot."""
-    bench.collector._readers.clear()  # a test that failed may still have one
+    """Set this idle timeout, and free all slots but the overflow slot."""
+    bench.collector._readers.clear()  # a failed test may have left one
     crowd, reader, slots = Crowd(bench), bench.collector.reader(), bench.collector.slots
     forget_flows(bench.collector.program.maps)
     slots.idle_ns = SECOND
@@ -67,16 +67,16 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
 
 
 class Crowd:
-    """Speaks for subnets, and counts what it says: packets and bytes, twice as each has two ends, RTTs and their sum.
+    """Sends packets of subnets, and counts packets and bytes (twice, as each has two ends), RTTs and their sum.
 
-    The packets' clock only goes forward, and the clock by which subnets are idle goes with it.
+    The packets' clock only goes forward, and the clock of idle subnets goes with it.
     """
 
     _days = itertools.count()
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # Whoever reads from now on is told of what is there already, too.
+        # Later readers also report what is there already.
         there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
         self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
         self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
@@ -112,7 +112,7 @@ class Crowd:
         self.now_ns += round(seconds * SECOND)
 
     def ping(self, subnet: int, rtt_ns: int) -> None:
-        """An echo and its answer: no flow remembers the slots, a pair does."""
+        """Send an echo request and its reply. No flow remembers the slots; the slot cache does."""
         before = self.truth.copy()
         self._port += 1
         for entry, kind in ((EGRESS, 8), (INGRESS, 0)):
@@ -128,14 +128,14 @@ class Crowd:
         frame[FLAGS] = flags
         ports = (443, port) if entry == INGRESS else (port, 443)
         struct.pack_into("!HH", frame, PORTS, *ports)
-        # The sequence number says as much as the timestamp: each segment is the next.
+        # The sequence number advances with the timestamp: each segment follows the last.
         here, there = (4 * tsecr, 4 * tsval) if entry == INGRESS else (4 * tsval, 4 * tsecr)
         struct.pack_into("!II", frame, PORTS + 4, *((there, here) if entry == INGRESS else (here, there)))
         struct.pack_into("!II", frame, TSVAL, tsval, tsecr)
         self._send(entry, frame, subnet)
 
     def talk(self, subnet: int, rtt_ns: int) -> None:
-        """Two segments of the subnet's TCP flow, which remembers its slots; the second one answers the first."""
+        """Send two segments of the subnet's TCP flow, which remembers its slots. The second answers the first."""
         if subnet not in self._talks:
             self._talks[subnet] = 1
             self._segment(EGRESS, subnet, 2000 + subnet, 1, 0)
@@ -148,7 +148,7 @@ class Crowd:
 
 @dataclass
 class _Stream:
-    """What was heard of a series; `ended` is what it had counted when it began anew."""
+    """The received points of a series. `ended` is the value that the series had when it started again."""
 
     start_ns: int = 0
     time_ns: int = 0
@@ -162,14 +162,12 @@ class _Stream:
 def _value(point: Any) -> Counter[Any]:
     if not isinstance(point, ExponentialHistogramDataPoint):
         return Counter({"value": point.value})
-    # At scale 0, which all histograms can be brought to.
+    # At scale 0, to which all histograms can be reduced.
     value: Counter[Any] = Counter({RTTS: point.count, RTT_NS: round(point.sum * 1e9)})
     for i, count in enumerate(point.positive.bucket_counts):
         value[(point.positive.offset + i) >> point.scale] += count
     assert point.count == sum(point.positive.bucket_counts)
-    if semconv.SUBNET in (
-        point.attributes or {}
-    ):  # on the overflow point, there may be RTTs of before the reader's time
+    if semconv.SUBNET in (point.attributes or {}):  # the overflow point may have RTTs from before the reader existed
         mean = point.sum / point.count
         assert point.min * (1 - 1e-9) <= mean <= point.max * (1 + 1e-9)
     return value
@@ -180,12 +178,12 @@ class Receiver:
 
     def __init__(self, producer: EppingMetricProducer) -> None:
         self.producer = producer
-        self.subnets: set[Any] = set()  # that the latest export told
+        self.subnets: set[Any] = set()  # of the latest export
         self._is_delta = producer.temporality is AggregationTemporality.DELTA
         self._streams: dict[Any, _Stream] = {}
 
     def export(self, arrives: Any = lambda: True) -> bool:
-        """An export of which not every request arrives; whether all did."""
+        """Export, drop requests for which `arrives` is false, and return whether all requests arrived."""
         self.producer.read()
         self.subnets, seen, whole = set(), set[Any](), True
         for batch in self.producer.batches():
@@ -202,7 +200,7 @@ class Receiver:
             if not metric.name.startswith("epping.agent"):
                 for point in metric.data.data_points:
                     name = metric.name, *sorted((point.attributes or {}).items())
-                    assert name not in seen, f"told twice in an export: {name}"
+                    assert name not in seen, f"twice in an export: {name}"
                     seen.add(name)
                     if metric.name != metric_table.ACTIVE_FLOWS.name:
                         self._hear(self._streams.setdefault(name, _Stream()), point)
@@ -225,7 +223,7 @@ class Receiver:
         stream.start_ns, stream.time_ns, stream.value = start_ns, time_ns, value
 
     def total(self, name: str, **attributes: str) -> Counter[Any]:
-        """What all series of a metric add up to, or those with such attributes, `subnet` above all."""
+        """Return the sum of all series of a metric that have these attributes, such as `subnet`."""
         wanted = {f"epping.{key}": value for key, value in attributes.items()}
         found: Counter[Any] = Counter()
         for (metric, *labels), stream in self._streams.items():
@@ -234,7 +232,7 @@ class Receiver:
         return found
 
     def check(self, truth: Counter[str]) -> None:
-        """All that was counted was told, once."""
+        """Check that everything counted was exported once."""
         for name in (PACKETS, IO):
             assert self.total(name)["value"] == truth[name], name
         rtts = self.total(metric_table.RTT.name)

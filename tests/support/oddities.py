@@ -2,8 +2,8 @@
 """TCP conversations with odd timestamps, data in the SYN, lost segments and copied packets, whose RTTs are known.
 
 A client sends requests, a server answers, and the client acknowledges. The capture is made FAR_MS from the server and
-NEAR_MS from the client: every RTT of the server is FAR_MS, every RTT of the client is NEAR_MS, by whatever method, and
-any other RTT is false. `Talk.rtts` says how many RTTs there are by each method when each exchange is measured.
+NEAR_MS from the client: every RTT of the server is FAR_MS and every RTT of the client is NEAR_MS, by each method. Any
+other RTT is wrong. `Talk.rtts` says how many RTTs each method gives when each exchange is measured.
 
     from tests.support.oddities import ODDITIES
     talk = ODDITIES["timestamps stop"](version=6)
@@ -28,9 +28,9 @@ CLIENT, SERVER = 0, 1
 FAR_MS, NEAR_MS = 30.0, 1.0
 REQUEST, ANSWER = 100, 200  # bytes
 EXCHANGES = 30
-# Late in a tick of the clocks: what is sent again soon has a later TSval.
+# Late in a tick of the clocks: a retransmission soon after has a later TSval.
 _BEGIN_MS, _GAP_MS = 100.9, 200.0
-# Early in a tick, and soon enough to be in the same.
+# Early in a tick: a packet soon after is in the same tick.
 _EAGER_BEGIN_MS, _EAGER_MS = 100.1, 0.02
 # Before the first exchange.
 HANDSHAKE = -1
@@ -41,12 +41,12 @@ Clock = Callable[[float, int], int | None]
 
 
 def running(at_ms: float, exchange: int) -> int | None:
-    """The clock of Linux: one tick per ms."""
+    """The clock of Linux: one tick each ms."""
     return 1_000_000 + int(at_ms)
 
 
 def wrapping(at_ms: float, exchange: int) -> int | None:
-    """Passes 2^32 in the middle of the conversation."""
+    """A clock that passes 2^32 in the middle of the conversation."""
     return (_WORD - 3000 + int(at_ms)) % _WORD
 
 
@@ -63,7 +63,7 @@ def handshake_only(at_ms: float, exchange: int) -> int | None:
 
 
 def changing(*phases: tuple[int, Clock]) -> Clock:
-    """Runs, and from each of these exchanges on does something else."""
+    """A clock that runs, and changes from each of these exchanges on."""
 
     def clock(at_ms: float, exchange: int) -> int | None:
         current = [phase for begin, phase in phases if exchange >= begin]
@@ -73,7 +73,7 @@ def changing(*phases: tuple[int, Clock]) -> Clock:
 
 
 def frozen(begin: int, end: int = EXCHANGES) -> Clock:
-    """Stands still from one exchange on until another."""
+    """A clock that stands still from one exchange until another."""
     value = running(_BEGIN_MS + begin * _GAP_MS, begin)
     assert value is not None
     return changing((begin, constant(value)), (end, running))
@@ -84,10 +84,10 @@ class Talk:
 
     clocks          of client and server
     fast_open       bytes of the request that the SYN carries (RFC 7413)
-    refused         the server does not take these bytes: they are sent after the handshake
-    early           the server's first answer follows the SYN-ACK, before the client has acknowledged that
-    eager           each request follows the acknowledgement of the answer before within a tick of the client's clock
-    lossy           every fourth request is lost behind the capture, and sent again after three duplicate ACKs
+    refused         the server does not accept these bytes: they are sent after the handshake
+    early           the server's first answer follows the SYN-ACK, before the client has acknowledged it
+    eager           each request follows the acknowledgement of the last answer within a tick of the client's clock
+    lossy           every fourth request is lost after the capture, and sent again after three duplicate ACKs
     copy_after_ms   each packet is captured once more after this time, with `hops` routers in between
     """
 
@@ -147,20 +147,20 @@ class Talk:
             self._segment(again_ms + self.far_ms, SERVER, "A", HANDSHAKE)
 
     def _ask(self, at_ms: float, exchange: int, size: int = REQUEST) -> None:
-        """A request. The RTT from it to the answer is one of the server."""
+        """Send a request. The RTT from the request to the answer is one of the server."""
         self.rtts[self._method(CLIENT, at_ms, at_ms + self.far_ms, exchange), SERVER] += 1
         self._segment(at_ms, CLIENT, "PA", exchange, size)
 
     def _answer(self, at_ms: float, exchange: int) -> None:
-        """The answer, and its acknowledgement."""
+        """Send the answer and its acknowledgement."""
         self.rtts[self._method(SERVER, at_ms, at_ms + self.near_ms, exchange), CLIENT] += 1
         self._segment(at_ms, SERVER, "PA", exchange, ANSWER)
         self._segment(at_ms + self.near_ms, CLIENT, "A", exchange)
 
     def _lose(self, at_ms: float, exchange: int) -> None:
-        """Four segments, of which the first is lost; a fast retransmission (RFC 5681, 3.2) has the RTT of its own.
+        """Send four segments, the first of which is lost. The fast retransmission (RFC 5681, 3.2) has its own RTT.
 
-        With timestamps the retransmission is timed, for its TSval is new. Without them, nothing is (Karn's rule).
+        With timestamps the retransmission is timed, as its TSval is new. Without timestamps it is not (Karn's rule).
         """
         spacing_ms = self.far_ms / 100
         lost, echo = self._next[CLIENT], self._echo(SERVER)
@@ -176,7 +176,7 @@ class Talk:
         self._answer(again_ms + self.far_ms, exchange)
 
     def _method(self, sender: int, at_ms: float, answered_ms: float, exchange: int) -> str:
-        """How the data that `sender` sends can be timed: by a TSval that advances and is echoed, or by its number."""
+        """Return the method that times data of `sender`: its TSval advances and is echoed, or its sequence number."""
         value, latest = self._clocks[sender](at_ms, exchange), self._latest[sender]
         echoed = self._clocks[1 - sender](answered_ms, exchange) is not None
         advances = value is not None and (latest is None or 0 < (value - latest) % _WORD < _WORD // 2)
@@ -210,7 +210,7 @@ class Talk:
             self.copies += 1
 
     def _echo(self, sender: int) -> int:
-        """TS.Recent (RFC 7323, 4.3): what the other end sent last."""
+        """TS.Recent (RFC 7323, 4.3): the last TSval of the other end."""
         return self._latest[1 - sender] or 0
 
 
@@ -257,7 +257,7 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "lossy without timestamps": partial(Talk, absent, absent, lossy=True),
     "lossy, timestamps stop": partial(Talk, _gone, _gone, lossy=True),
     "lossy, timestamps freeze": partial(Talk, frozen(_MIDWAY - 1), frozen(_MIDWAY - 1), lossy=True),
-    # The first TSval that stands still is that of the lost segment and of its retransmission: its echo gives no RTT.
+    # The lost segment and its retransmission have the same TSval, the first that stands still. Its echo gives no RTT.
     "lost as timestamps freeze": partial(Talk, frozen(_MIDWAY), frozen(_MIDWAY), lossy=True),
     # ---- TCP fast open
     "fast open": partial(Talk, fast_open=50),
@@ -285,7 +285,7 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
 
 
 def write(folder: Path) -> None:
-    """Writes all conversations as NNv4.pcap and NNv6.pcap, and prints what to expect of each."""
+    """Write all conversations as NNv4.pcap and NNv6.pcap, and print what to expect of each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, make) in zip(count(1), ODDITIES.items(), strict=False):
         for version in (4, 6):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small programs of others on the hooks of an interface, written in BPF instructions.
+"""Small programs of others for the hooks of an interface, written in BPF instructions.
 
-A program ends with TCX_NEXT, so that the next program of the hook runs as well, or with another verdict.
+A program ends with TCX_NEXT, so that the next program of the hook runs too, or with another verdict.
 """
 
 import ctypes
@@ -40,7 +40,7 @@ def set_to(register: int, value: int) -> bytes:
 
 
 def call(helper: int, *arguments: int | bytes) -> bytes:
-    """Calls a helper on the packet: numbers as they are, bytes (a multiple of 4) by their address on the stack."""
+    """Call a helper on the packet. Numbers are passed as values, bytes (a multiple of 4) by stack address."""
     code = b""
     for register, argument in enumerate(arguments, 2):
         if isinstance(argument, bytes):
@@ -54,7 +54,7 @@ def call(helper: int, *arguments: int | bytes) -> bytes:
 
 
 def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> int:
-    """Loads a program that makes these calls and ends with a verdict; its descriptor."""
+    """Load a program that makes these calls and ends with a verdict, and return its descriptor."""
     code = b"".join([copy(CONTEXT, 1), *calls, set_to(0, verdict), struct.pack("=BBhi", 0x95, 0, 0, 0)])
     library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     arguments = kind, b"neighbour", b"GPL", code, ctypes.c_size_t(len(code) // 8), None
@@ -65,7 +65,7 @@ def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_P
 
 @contextmanager
 def loaded(verdict: int, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> Iterator[int]:
-    """The descriptor of a program that gives a verdict, while the body runs."""
+    """Load a program that gives a verdict, and close its descriptor after the body."""
     program = load(verdict=verdict, kind=kind)
     try:
         yield program
@@ -81,8 +81,9 @@ def attached(
     verdict: int = TCX_NEXT,
     place: int = libbpf.BPF_F_BEFORE,
 ) -> Iterator[None]:
-    """The program on hooks of an interface of the calling thread's namespace, while the body runs: before the programs
-    that are there, or behind them.
+    """Attach the program to hooks of an interface while the body runs, before or after the programs there.
+
+    The interface is one of the calling thread's namespace.
     """
     with ExitStack() as stack:
         program = load(calls, verdict)
@@ -94,7 +95,10 @@ def attached(
 
 @contextmanager
 def xdp(name: str, program: int) -> Iterator[None]:
-    """An XDP program on an interface of the calling thread's namespace, in generic mode, while the body runs."""
+    """Attach an XDP program to an interface in generic mode while the body runs.
+
+    The interface is one of the calling thread's namespace.
+    """
     attach = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_xdp_attach
     ifindex, generic = socket.if_nametoindex(name), 1 << 1  # XDP_FLAGS_SKB_MODE, linux/if_link.h
     assert attach(ifindex, program, generic, None) == 0
@@ -102,3 +106,30 @@ def xdp(name: str, program: int) -> Iterator[None]:
         yield
     finally:
         assert attach(ifindex, -1, generic, None) == 0
+
+
+@contextmanager
+def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
+    place = libbpf.BPF_F_BEFORE if put == "first" else BPF_F_AFTER
+    with attached(name, verdict=verdict, place=place):
+        yield
+
+
+@contextmanager
+def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
+    """Attach a filter: with priority 1, before which the kernel puts no other filter, or as the last one."""
+    ifindex = socket.if_nametoindex(name)
+    with loaded(verdict) as program:
+        libbpf.tc_create_qdisc(ifindex)
+        handle, priority = program, 1 if put == "first" else 1000 + program
+        for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
+            libbpf.tc_attach(program, ifindex, point, handle, priority)
+        try:
+            yield
+        finally:
+            for point in (libbpf.BPF_TC_INGRESS, libbpf.BPF_TC_EGRESS):
+                libbpf.tc_detach(ifindex, point, handle, priority)
+
+
+# By kind of hook: attaches a program that gives a verdict, `first` or `last`, while the body runs.
+PUT = {"tcx": on_tcx, "clsact": on_clsact}

@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A receiver of OTLP, gRPC or HTTP, that answers as it is told to: with errors first, then with a response to order.
+"""An OTLP receiver, gRPC or HTTP, with configurable answers: first errors, then a response.
 
-The lab's `Sink` tells what a request says; this one how an exporter takes an answer. Its errors ask to be tried again
-soon, by what each transport has for that, so that nobody waits for a second.
+The lab's `Sink` shows what a request contains; this receiver shows how an exporter handles an answer. Its errors ask
+for another try soon, as each transport defines it, so that no test waits for a second.
 """
 
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from threading import Thread
 from typing import Any
 
@@ -18,7 +17,8 @@ import grpc
 from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 
-_SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
+from tests.support.servers import Answer, HttpServer, grpc_server
+
 _AGAIN_AFTER_S = 0.05
 _RETRY_INFO = RetryInfo(retry_delay=Duration(nanos=int(_AGAIN_AFTER_S * 1e9))).SerializeToString()
 
@@ -27,7 +27,10 @@ GRPC, HTTP = "grpc", "http"
 
 @dataclass
 class Receiver:
-    """`errors` are the status codes to answer with, one a request, before `response`; `bodies` are the requests."""
+    """`errors` are the status codes of the next answers, `response` is the body of later ones.
+
+    `bodies` are the requests.
+    """
 
     protocol: str
     endpoint: str = ""
@@ -36,67 +39,40 @@ class Receiver:
     bodies: list[bytes] = field(default_factory=list)
 
     def next_error(self, body: bytes) -> Any:
-        """Takes a request in."""
+        """Record a request, and return the error for it, if any."""
         self.bodies.append(body)
         return self.errors.pop(0) if self.errors else None
 
 
 @contextmanager
 def receiver(protocol: str) -> Iterator[Receiver]:
-    """A receiver that listens."""
+    """Run a receiver while the body runs."""
     one = Receiver(protocol)
-    with _grpc_server(one) if protocol == GRPC else _http_server(one):
-        yield one
 
-
-@contextmanager
-def _grpc_server(receiver: Receiver) -> Iterator[None]:
     def export(body: bytes, context: grpc.ServicerContext) -> bytes:
-        if error := receiver.next_error(body):
+        if error := one.next_error(body):
             context.set_trailing_metadata((("google.rpc.retryinfo-bin", _RETRY_INFO),))
-            context.abort(error, "as told")
-        return receiver.response
+            context.abort(error, "as configured")
+        return one.response
 
-    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(export)
-    server = grpc.server(ThreadPoolExecutor(2))
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Export": handler}),))
-    receiver.endpoint = f"http://127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    server.start()
-    yield
-    server.stop(grace=None).wait()
+    def reply(_: Message, body: bytes) -> Answer:
+        if error := one.next_error(body):
+            return error, {"Retry-After": str(_AGAIN_AFTER_S)}, b""
+        return 200, {}, one.response
 
-
-@contextmanager
-def _http_server(receiver: Receiver) -> Iterator[None]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_POST(self) -> None:
-            error = receiver.next_error(self.rfile.read(int(self.headers["Content-Length"])))
-            body = b"" if error else receiver.response
-            self.send_response(error or 200)
-            if error:
-                self.send_header("Retry-After", str(_AGAIN_AFTER_S))
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False  # for the exporter's connection that is kept alive
-    receiver.endpoint = f"http://127.0.0.1:{server.server_port}/v1/metrics"
-    Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield
-    server.shutdown()
-    server.server_close()
+    if protocol == GRPC:
+        with grpc_server(export) as port:
+            one.endpoint = f"http://127.0.0.1:{port}"
+            yield one
+    else:
+        with HttpServer(reply) as server:
+            one.endpoint = f"{server.url}/v1/metrics"
+            yield one
 
 
 @dataclass
 class Relay:
-    """`bytes` is how many a client has sent by way of `port`."""
+    """`bytes` is how many bytes a client has sent through `port`."""
 
     port: int
     bytes: int = 0
@@ -104,7 +80,7 @@ class Relay:
 
 @contextmanager
 def relay(port: int) -> Iterator[Relay]:
-    """Hands on what one client has for a port, and what comes back."""
+    """Forward one connection to a port, in both directions."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         one = Relay(listener.getsockname()[1])
 

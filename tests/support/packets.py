@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in every form the program must read, and a conversation that shows whether it did.
+"""Packets in every form that the program must read, and a conversation that shows whether the program read them.
 
-Packets are built by scapy or by hand from their RFCs. That a timestamp was read right shows in an RTT: a segment of the
-form under test is sent and answered, and both its TSval and its TSecr have to be found. A form is a function that takes
-a plain segment, as `Flow.frame()` makes it, and returns it changed.
+Packets are built by scapy, or by hand from their RFCs. An RTT shows that the program read a timestamp: a segment of the
+tested form is sent and answered, and the program has to find both its TSval and its TSecr. A form is a function that
+takes a plain segment of `Flow.frame()` and returns it changed.
 """
 
 import struct
@@ -13,18 +13,18 @@ from contextlib import contextmanager
 from scapy.layers.inet import IP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
-from scapy.packet import Packet
+from scapy.packet import Packet, Raw
 
 from otel_epping.kernel.attach.interfaces import Interface
 from otel_epping.lab.namespaces import Namespace
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, Bench, Flow
 
 ETHERNET, IPV4, IPV6, TCP_TIMESTAMP = 14, 20, 40, 32
-LEAST_FRAME = ETHERNET + 1  # a test run takes none shorter
-# With both addresses given, scapy looks none up by ARP.
+LEAST_FRAME = ETHERNET + 1  # the minimum of a test run
+# With both addresses, scapy sends no ARP request.
 MAC = "02:00:00:00:00:01"
 ETHER = Ether(src=MAC, dst=MAC)
-# IANA protocol numbers of the extension headers that the program goes past, and of two more
+# IANA protocol numbers of the extension headers that the program skips, and of two others
 HOP_BY_HOP, ROUTING, FRAGMENT, AH, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
 EXTENSIONS = (HOP_BY_HOP, ROUTING, AH, DESTINATION, MOBILITY)
 NOP, EOL = b"\x01", b"\x00"
@@ -34,7 +34,7 @@ Transform = Callable[[bytes], bytes]
 
 
 def fed(bench: Bench, frame: bytes | Packet, **how: int | str) -> tuple[str, int, int]:
-    """Kind, packets and bytes for which a packet that comes in is counted; it must be counted exactly once."""
+    """Feed a received packet, check that it is counted once, and return its kind, packets and bytes."""
     with bench.counting() as counted:
         assert bench.feed(frame, **how) is None  # type: ignore[arg-type]
     ((name, tally),) = [(name, tally) for name, tally in counted.changes.items() if isinstance(tally, tuple)]
@@ -44,7 +44,7 @@ def fed(bench: Bench, frame: bytes | Packet, **how: int | str) -> tuple[str, int
 
 
 class Conversation:
-    """A flow whose segments take a form of our choice: `rtt(form)` sends data of that form, and such a reply."""
+    """A flow whose segments have a chosen form: `rtt(form)` sends data of that form, and a reply of that form."""
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow.begun(0)
@@ -52,7 +52,7 @@ class Conversation:
         self.now_ns = flow.start_ns
 
     def rtt(self, form: Transform, options: Callable[[int, int], bytes] | None = None, **how: int) -> int | None:
-        """The RTT of 5 ms, or None. `options` makes TCP options of (TSval, TSecr)."""
+        """Return the RTT of 5 ms, or None. `options` makes TCP options from (TSval, TSecr)."""
         self.tsval += 10
         self.now_ns += 10 * MS
         options = options or (lambda tsval, tsecr: 2 * NOP + timestamp(tsval, tsecr))
@@ -65,7 +65,7 @@ class Conversation:
         return None if rtt is None else rtt.ns
 
     def segment(self, sender: int, options: bytes) -> bytes:
-        """A segment with 4 bytes of payload and TCP options given as bytes."""
+        """Return a segment with 4 bytes of payload and these TCP options."""
         assert len(options) % 4 == 0
         frame = self.flow.frame(sender, "PA", None, 0, b"data")
         frame = set_byte(frame, len(frame) - 4 - 20 + 12, (20 + len(options)) // 4 << 4)
@@ -74,7 +74,7 @@ class Conversation:
 
 @contextmanager
 def without_link_header(bench: Bench) -> Iterator[int]:
-    """The index of an interface whose packets begin with the IP header, in a namespace that we are in meanwhile."""
+    """Enter a namespace, and yield the index of an interface whose packets begin with the IP header."""
     with Namespace("no link header") as namespace:
         namespace.ip("link add plain index 5000 type veth peer name right", "link set plain up")
         bench.register(Interface("plain", 5000, 0))
@@ -95,7 +95,7 @@ def set_byte(frame: bytes, at: int, value: int) -> bytes:
 
 
 def with_length(frame: bytes) -> bytes:
-    """The frame with the length field of its IP header made true."""
+    """Return the frame with the right length field in its IP header."""
     if frame[12:14] == b"\x08\x00":
         return frame[:16] + struct.pack(">H", len(frame) - ETHERNET) + frame[18:]
     return frame[:18] + struct.pack(">H", len(frame) - ETHERNET - IPV6) + frame[20:]
@@ -110,7 +110,7 @@ def with_ip_options(size: int) -> Transform:
 
 
 def with_extensions(*headers: tuple[int, int]) -> Transform:
-    """Puts extension headers (protocol number, units of length beyond the least) behind the IPv6 header."""
+    """Insert extension headers (protocol number, units of length beyond the minimum) after the IPv6 header."""
 
     def form(frame: bytes) -> bytes:
         chain = b""
@@ -131,3 +131,14 @@ def v4_kind(packet: Packet) -> Packet:
 
 def v6_kind(packet: Packet) -> Packet:
     return ETHER / IPv6(src="2001:dba::1", dst="2001:dbb::1") / packet
+
+
+# The version numbers, and the type bits of an Initial packet (RFC 9000 17.2.2, RFC 9369 3.2).
+QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
+
+
+def quic(kind: int, version: int = 1) -> Packet:
+    """Return a packet with a long header (RFC 9000 17.2). Types in version 1: 0 Initial, 2 Handshake, 3 Retry."""
+    number, initial = QUIC_VERSIONS[version]
+    types = ((kind << 4) + initial) & 0x30
+    return Raw(struct.pack("!BI", 0xC0 | types, number) + bytes(1195))

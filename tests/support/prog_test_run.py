@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds packets to the loaded kernel program and looks at what it counted.
+"""Feeds packets to the loaded kernel program and reads what it counted.
 
-BPF_PROG_TEST_RUN runs the program in the kernel on bytes that we give it. Built with `packet_clock`, the program takes
-its time from the packet too, so a test says what happens when, to the nanosecond, and nothing is left to chance.
+BPF_PROG_TEST_RUN runs the program in the kernel on bytes of the caller. Built with `packet_clock`, the program takes
+its time from the packet too. So a test sets the time of each packet to the nanosecond, and results never vary.
 
-    Bench   a loaded program: feed a packet, see which RTT it completed, and what the counters say
-    Flow    a TCP connection between two subnets that nobody else uses, spoken segment by segment
+    Bench   a loaded program: feed a packet, see which RTT it completed, and read the counters
+    Flow    a TCP connection between two subnets of its own, segment by segment
 
-Results are read from the maps themselves, not through the Reader, which has tests of its own.
+Results are read from the maps directly, not by the Reader, which has its own tests.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Feeder:
-    """One entry point with buffers of its own, which a tight loop may change in place before each `run`."""
+    """An entry point with its own buffers. A tight loop may change the buffers before each `run`."""
 
     def __init__(self, program_fd: int) -> None:
         self.data = ctypes.create_string_buffer(_DATA_BYTES)
@@ -60,7 +60,7 @@ class Feeder:
         self._time_ns, self._result = self._context["tstamp"], self._options["retval"]
 
     def set(self, frame: bytes, ifindex: int = 1, wire_len: int = 0, gso_segs: int = 0) -> None:
-        """The packet of the next runs. `wire_len` 0 means: as long as the frame."""
+        """Set the packet of the next runs. `wire_len` 0 means the length of the frame."""
         assert MIN_FRAME_BYTES <= len(frame) <= _DATA_BYTES
         ctypes.memmove(self.data, frame, len(frame))
         self._options["data_size_in"], self._options["data_size_out"] = len(frame), 0
@@ -69,12 +69,12 @@ class Feeder:
     def run(self, at_ns: int) -> None:
         self._time_ns[0] = at_ns
         self._runs.run()
-        # The program must let every packet pass to whoever comes next: TC_ACT_UNSPEC.
+        # The program must pass every packet on to the next program: TC_ACT_UNSPEC.
         assert self._result[0] == 0xFFFFFFFF, self._result
 
 
 class Rtt(NamedTuple):
-    """An RTT that the program counted, and where."""
+    """An RTT that the program counted: subnet, side and interface row."""
 
     ns: int
     subnet: Network
@@ -84,9 +84,9 @@ class Rtt(NamedTuple):
 
 @dataclass
 class Counted:
-    """What happened to an interface's counters inside `Bench.counting()`: name -> how much was added, zeros left out.
+    """The changes of an interface's counters inside `Bench.counting()`: name -> increase, without zeros.
 
-    Tallies are named like "received tcp" and hold (packets, bytes); "ecn 3", "rtt_clamped 0".
+    Names of tallies, such as "received tcp", hold (packets, bytes). Others are "ecn 3" or "rtt_clamped 0".
     """
 
     changes: dict[str, Any]
@@ -96,7 +96,7 @@ class Counted:
 
 
 class Bench:
-    """A loaded program with the packet's clock, and the loopback interface registered."""
+    """A loaded program with the packet's clock, in which the loopback interface is registered."""
 
     def __init__(self, config: EppingConfig) -> None:
         assert config.packet_clock
@@ -112,17 +112,17 @@ class Bench:
         self._flows = 0
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """All of an array of the program, as it is at every moment."""
+        """Return a view of an array of the program, which changes as the program counts."""
         array = map_array.Array(name, self.collector.program.maps[name])
         return array.rows(0, array.length)
 
     def register(self, interface: Interface) -> int:
-        """Makes an interface known to the program; its row among the interface counters."""
+        """Register an interface with the program, and return its row among the interface counters."""
         self.collector.attachments.register(interface)
         return self.row_of(interface.ifindex)
 
     def row_of(self, ifindex: int) -> int:
-        """The row of an interface among the interface counters: its number (bpf/maps.h: open addressing, 4 probes)."""
+        """Return the row of an interface, its number (bpf/maps.h: open addressing, 4 probes)."""
         for row in range(ifindex, ifindex + 4):
             found = self.array("interfaces")[row % 4096]
             if found["ifindex"] == ifindex:
@@ -138,7 +138,7 @@ class Bench:
         wire_len: int = 0,
         segments: int = 0,
     ) -> Rtt | None:
-        """Runs the program on a packet and returns the RTT that it completed, if any; more than one is an error."""
+        """Run the program on a packet and return the RTT that it completed, if any. More than one is an error."""
         feeder = self.feeders[entry]
         feeder.set(bytes(frame), ifindex, wire_len, segments)
         counts, sums = self.histograms["ended"].copy(), self.histograms["sum_ns"].copy()
@@ -152,7 +152,7 @@ class Bench:
         return Rtt(int(self.histograms["sum_ns"][slot] - sums[slot]), subnet, side, interface)
 
     def describe(self, slot: int) -> tuple[Network, int, int]:
-        """Subnet, side and interface row of a slot; a subnet has the prefix length that was configured."""
+        """Return subnet, side and interface row of a slot. A subnet has the configured prefix length."""
         assert self.slots["live"][slot], f"slot {slot} is nobody's"
         key = self.slots["key"][slot]
         packed = key["prefix"].tobytes()
@@ -164,7 +164,7 @@ class Bench:
         return ipaddress.IPv6Network((packed, self.config.prefix_v6)), int(key["side"]), int(key["interface"])
 
     def slot_of(self, subnet: Network, side: int, row: int | None = None) -> int | None:
-        """The slot that the program would look up, by its hash map."""
+        """Return the slot that the program would look up in its hash map."""
         packed = subnet.network_address.packed
         if subnet.version == 4:
             packed = bytes(10) + b"\xff\xff" + packed
@@ -173,7 +173,7 @@ class Bench:
         return None if value is None else int.from_bytes(value, "little")
 
     def traffic_of(self, slot: int) -> dict[str, tuple[int, int]]:
-        """Packets and bytes of a slot: "from udp" -> (packets, bytes), zeros left out."""
+        """Return packets and bytes of a slot: "from udp" -> (packets, bytes), without zeros."""
         rows = self.traffic[slot]["classes"]
         found = {}
         for direction in ("from", "to"):
@@ -185,7 +185,7 @@ class Bench:
         return found
 
     def counters(self, row: int | None = None) -> dict[str, Any]:
-        """All counters of an interface, added up over CPUs."""
+        """Return all counters of an interface, summed over CPUs."""
         rows = self.interface_counters[self.row if row is None else row]
         found: dict[str, Any] = {}
         for direction in ("received", "transmitted"):
@@ -199,7 +199,7 @@ class Bench:
 
     @contextmanager
     def counting(self, row: int | None = None) -> Iterator[Counted]:
-        """What the body adds to the counters of an interface."""
+        """Yield what the body adds to the counters of an interface."""
         before = self.counters(row)
         counted = Counted({})
         yield counted
@@ -212,7 +212,7 @@ class Bench:
                 counted.changes[name] = after - before[name]
 
     def flow(self, version: int = 4, ifindex: int = 1, client: str = "", server: str = "") -> "Flow":
-        """A flow between two subnets never used before (at the default prefix lengths or longer)."""
+        """Return a flow between two subnets that were not used before, at the default prefix lengths or longer."""
         self._flows += 1
         high, low = divmod(self._flows, 256)
         if version == 4:
@@ -226,7 +226,7 @@ class Bench:
 
 
 class Flow:
-    """A TCP connection. The client is on the internal side, so what it sends goes out and what it gets comes in.
+    """A TCP connection. The client is on the internal side: its segments are transmitted, those of the server received.
 
     `client()` and `server()` send one segment, data by default, and return the RTT in ns that it completed, or None.
     Every RTT is checked to be counted for the subnet and the side of the segment's sender.
@@ -240,7 +240,7 @@ class Flow:
         self.start_ns = START_NS
 
     def frame(self, sender: int, flags: str, tsval: int | None, tsecr: int, payload: bytes) -> bytes:
-        """A segment of endpoint 0 (client) or 1 (server); `tsval` None leaves the timestamp option out."""
+        """Return a segment of endpoint 0 (client) or 1 (server). With `tsval` None there is no timestamp option."""
         layer = IP if self.addresses[0].version == 4 else IPv6
         options: list[Any] = [] if tsval is None else [("NOP", None), ("NOP", None), ("Timestamp", (tsval, tsecr))]
         network = layer(src=str(self.addresses[sender]), dst=str(self.addresses[1 - sender]))
@@ -250,7 +250,7 @@ class Flow:
     def send(
         self, sender: int, entry: str, at_ns: int, tsval: int | None, tsecr: int, flags: str, payload: bytes
     ) -> int | None:
-        """One segment through an entry point of the program."""
+        """Send one segment through an entry point of the program."""
         frame = self.frame(sender, flags, tsval, tsecr, payload)
         rtt = self.bench.feed(frame, self.start_ns + at_ns, entry, self.ifindex)
         if rtt is None:
@@ -270,6 +270,11 @@ class Flow:
         return self.send(1, INGRESS, at_ns, tsval, tsecr, flags, payload)
 
     def begun(self, tsval: int = 1000) -> "Flow":
-        """The flow, joined: its client has sent a pure ACK with `tsval` at time 0, so that a later one is an edge."""
+        """Send a pure ACK of the client with `tsval` at time 0, so that a later TSval is an edge."""
         self.client(0, tsval, flags="A", payload=b"")
         return self
+
+
+def delete_element(map_fd: int, key: bytes) -> None:
+    """Delete an element of a map."""
+    assert ctypes.CDLL("libbpf.so.1").bpf_map_delete_elem(map_fd, key) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What several tests look for in a reading."""
+"""Functions of several tests that look at a reading."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from otel_epping.series import histogram
 
 
 def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
-    """Packets and bytes of each row of a reading: (rows, from or to, class, packets or bytes)."""
+    """Return packets and bytes of each row of a reading: (rows, from or to, class, packets or bytes)."""
     ways = [
         np.stack([reading.counters["classes"][way][field] for field in ("packets", "bytes")], -1)
         for way in ("from", "to")
@@ -20,7 +20,7 @@ def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
 
 
 def dense(runs: SparseHistograms, buckets: int) -> Counts:
-    """All buckets of all rows: (rows, buckets)."""
+    """Return all buckets of all rows: (rows, buckets)."""
     found = np.zeros((len(runs.first), buckets), np.uint64)
     for row, (whole, first) in enumerate(zip(found, runs.first.tolist(), strict=True)):
         counts = runs.counts[runs.starts[row] : runs.starts[row + 1]]
@@ -30,12 +30,12 @@ def dense(runs: SparseHistograms, buckets: int) -> Counts:
 
 
 def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
-    """All buckets of a row."""
+    """Return all buckets of a row."""
     return np.asarray(dense(reading.buckets.select(np.array([row])), buckets)[0])
 
 
 def runs_of(dense: Counts) -> SparseHistograms:
-    """Histograms, (rows, buckets), as runs no wider than they must be."""
+    """Return histograms of (rows, buckets) as runs of minimum width."""
     first, starts, counts = [], [0], []
     for row in dense:
         occupied = np.flatnonzero(row)
@@ -49,7 +49,7 @@ def runs_of(dense: Counts) -> SparseHistograms:
 
 
 def fit(buckets: histogram.Buckets, most: int = histogram.MAX_BUCKETS) -> histogram.Buckets:
-    """The finest scale at which at most `most` buckets hold the histogram."""
+    """Return the finest scale at which at most `most` buckets hold the histogram."""
     while len(buckets.counts) > most:
         buckets = histogram.halve(buckets)
     return buckets

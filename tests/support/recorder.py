@@ -1,22 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RTTs to order, counted by the kernel program and exported in our own process through the OpenTelemetry SDK.
+"""Makes RTTs of given values, which the kernel program counts and the OpenTelemetry SDK exports in this process.
 
-The traps of SDK 1.45, by number, each reproduced before a line of `otel/install.py` was written:
+The pitfalls of SDK 1.45 by number. Each was reproduced before `otel/install.py` was written:
 
  1  a provider without data never calls its exporter        test_a_provider_without_data_exports_ours
  2  an exception in a collect callback ends the thread      test_a_reader_outlives_a_reading_that_fails
- 3  a provider passes over readers that came later          test_the_readers_shutdown_exports_the_last_interval
- 4  ... or clears them before it shuts them down            the same: we shut the reader down, and remove none
+ 3  a provider ignores readers that were added later        test_the_readers_shutdown_exports_the_last_interval
+ 4  ... or clears them before it shuts them down            the same: we shut the reader down and remove no reader
  5  Prometheus' reader fails on exponential histograms      test_prometheus_scrapes_the_very_same_counts
- 6  numpy's numbers aren't numbers to exporters             test_points_hold_plain_numbers_only
- 7  extremes that are unknown must be None                  test_unknown_extremes_are_left_off_the_wire
+ 6  exporters reject numpy's numbers                         test_points_hold_plain_numbers_only
+ 7  unknown minima and maxima must be None                   test_unknown_extremes_are_left_off_the_wire
  8  OTLP exporters split badly, or not at all               test_requests_are_split_by_weight, test_export_scale.py
  9  an oversize request is retried, then dropped            the same: no request comes near the limit
 10  exporters ignore the time they are given                test_an_export_keeps_its_deadline
 11  exporters ignore partial success                        test_what_a_receiver_rejects_is_counted_and_said_once
-12  a dead collector holds a shutdown up                    otel/test_export_shutdown.py
-13  an ambiguous failure counts twice in delta              nobody can know at this end; cumulative, the default, is
-                                                            free of it: test_an_export_that_failed_is_repeated
+12  a dead collector delays the shutdown                    otel/test_export_shutdown.py
+13  an ambiguous failure counts twice in delta              the exporter cannot know; cumulative, the default, is
+                                                            not affected: test_an_export_that_failed_is_repeated
 14  the first export after an outage may fail               otel/test_export_outage.py
 15  otlp-json-file pins versions that break otlp            nothing depends on it; `pip check` in CI would tell
 """
@@ -39,16 +39,16 @@ from otel_epping.otel import metric_table, semconv
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 
 PACKETS = metric_table.SUBNET_PACKETS.name
-# Few subnets: room for them takes time to make ready.
+# Few subnets, as preparing their memory takes time.
 CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
-# Where timestamps are in a segment as Flow.frame() makes it: Ethernet, IPv4, TCP, two NOPs, kind and length.
+# The offset of timestamps in a segment of Flow.frame(): Ethernet, IPv4, TCP, two NOPs, kind and length.
 TSVAL, TSECR = 58, 62
 SDK_RTT = "sdk.rtt"
 
 
 @pytest.fixture
 def shared(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """A program for all who don't mind what others had counted."""
+    """A program for tests whose results do not depend on earlier counts."""
     return bench_of(CONFIG)
 
 
@@ -59,7 +59,7 @@ def sink() -> Iterator[Sink]:
 
 
 class Conversation:
-    """A flow that makes RTTs to order, fast: two segments each, written in place."""
+    """A flow that makes RTTs of given values fast: two segments each, written in place."""
 
     def __init__(self, bench: Bench) -> None:
         flow = bench.flow().begun()
@@ -95,24 +95,24 @@ def total(found: list[Point]) -> int:
 
 
 def of_subnet(sink: Sink, subnet: str) -> list[Point]:
-    """The histograms of a subnet."""
+    """Return the histograms of a subnet."""
     return [point for point in sink.points(metric_table.RTT.name) if point.attributes[semconv.SUBNET] == subnet]
 
 
 def packets_fed(bench: Bench) -> int:
-    """How many packets the program has seen, by its own counters."""
+    """Return how many packets the program has processed, by its own counters."""
     counters = bench.counters()
     return sum(count[0] for name, count in counters.items() if name.startswith(("received", "transmitted")))
 
 
 def scrape(port: int) -> dict[str, Any]:
-    """Families of metrics by name, as Prometheus' own parser reads them."""
+    """Return families of metrics by name, as Prometheus' own parser reads them."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         return {family.name: family for family in text_string_to_metric_families(response.read().decode())}
 
 
 def scalars(value: Any) -> Iterator[Any]:
-    """Every leaf of a tree of dataclasses, mappings and sequences."""
+    """Yield every leaf of a tree of dataclasses, mappings and sequences."""
     if dataclasses.is_dataclass(value):
         for field in dataclasses.fields(value):
             yield from scalars(getattr(value, field.name))

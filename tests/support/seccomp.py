@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Older kernels, and sandboxes: a process and all that it starts have bpf(2) or some of its commands refused.
+"""Simulates older kernels and sandboxes: bpf(2), or some of its commands, fail for a process and its children.
 
-Run as a script with an errno, the numbers of commands, and what is to be executed: a seccomp filter (linux/filter.h).
+Run as a script with an errno, the numbers of commands, and the command to execute: installs a seccomp filter
+(linux/filter.h).
 """
 
 import ctypes
@@ -20,11 +21,11 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 
 
 def refusing(number: int, *commands: str) -> list[str]:
-    """What to put in front of a command line: without commands, all of bpf(2) is refused."""
+    """Return the prefix of a command line under which these commands of bpf(2), or all of bpf(2), fail."""
     return [sys.executable, __file__, str(number), ",".join(commands)]
 
 
-# TCX hooks are unknown: to ask who is on one, and to make a link for it, are invalid arguments.
+# A kernel without TCX hooks: queries of a hook and links to a hook are invalid arguments.
 BEFORE_TCX = refusing(errno.EINVAL, PROG_QUERY, LINK_CREATE)
 
 

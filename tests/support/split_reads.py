@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Delivers the bytes of a capture through a pipe, a chosen number of them for each read."""
+"""Writes the bytes of a capture to a pipe, so many of them for each read."""
 
 import array
 import fcntl
@@ -29,7 +29,7 @@ def _write(pipe: int, content: bytes, size: int, given_up: threading.Event) -> N
 
 @contextmanager
 def delivered(content: bytes, size: int) -> Iterator[str]:
-    """A path at which `content` can be read once, `size` bytes at a time; at most what a pipe holds, 64 kiB."""
+    """Return a path from which `content` can be read once, `size` bytes at a time; at most 64 kiB."""
     read_end, write_end = os.pipe()
     given_up = threading.Event()
     writer = threading.Thread(target=_write, args=(write_end, content, size, given_up))

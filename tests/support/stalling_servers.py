@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that take a request and then hold it, each in its own way: what an export's deadline has to hold against."""
+"""Servers that accept a request and then delay it, each in another way, to test deadlines of exports."""
 
 import gzip
 import socket
@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 
 _OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\n"
 _PAUSE_S = 0.1
@@ -15,7 +16,7 @@ Manners = Callable[[socket.socket], None]
 
 
 def drip(client: socket.socket, text: bytes) -> None:
-    """Sends a text a byte at a time, over and over."""
+    """Send a text one byte at a time, repeatedly."""
     while True:
         for byte in text:
             client.sendall(bytes([byte]))
@@ -23,22 +24,24 @@ def drip(client: socket.socket, text: bytes) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Takes all, and says nothing."""
+    """Read everything, and send nothing."""
     with suppress(OSError):
         while client.recv(65536):
             pass
 
 
 def deaf(client: socket.socket) -> None:
-    """Does not read: the window closes."""
+    """Read nothing: the TCP window closes."""
     time.sleep(60)
 
 
 def _after_request(answer: Manners) -> Manners:
     def manners(client: socket.socket) -> None:
         client.recv(65536)
-        threading.Thread(target=silent, args=(client,), daemon=True).start()
+        reading = threading.Thread(target=silent, args=(client,), daemon=True)
+        reading.start()
         answer(client)
+        reading.join()  # to close the connection with unread data would reset it
 
     return manners
 
@@ -70,12 +73,17 @@ def _flood(client: socket.socket) -> None:
         client.sendall(b"x" * 65536)
 
 
+@cache
+def _zeros() -> bytes:
+    return gzip.compress(bytes(2**28), compresslevel=1)
+
+
 def _bomb(client: socket.socket) -> None:
-    body = gzip.compress(bytes(2**28))
+    body = _zeros()
     client.sendall(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-# Those that hold a request for ever; and those that answer with too much, at once.
+# HOLDING servers never finish an answer; FLOODING servers send too much at once.
 HOLDING: dict[str, Manners] = {
     "silent": silent,
     "deaf": deaf,
@@ -88,7 +96,7 @@ FLOODING: dict[str, Manners] = {"flood": _after_request(_flood), "bomb": _after_
 
 
 class Server:
-    """`port` is where it listens, `connections` how many it took."""
+    """Listens on `port` and counts accepted connections."""
 
     def __init__(self, listener: socket.socket, manners: Manners) -> None:
         self.port: int = listener.getsockname()[1]
@@ -110,7 +118,7 @@ class Server:
 
 @contextmanager
 def serving(manners: Manners) -> Iterator[Server]:
-    """A server of these manners, on 127.0.0.1 of the caller's network namespace."""
+    """Run a server that behaves so, on 127.0.0.1 of the caller's network namespace."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Server(listener, manners)
         listener.shutdown(socket.SHUT_RDWR)  # ends accept(), which would keep the socket listening

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Otel-epping as it should run: by a user who is nobody, with the three capabilities it needs and none besides; and
-what is left of them, as the kernel says in /proc.
+"""Runs otel-epping as recommended: as nobody, with the three needed capabilities only. Reads in /proc which are left.
 
-Capabilities are given and taken by setpriv(1), as ambient ones, as systemd gives them. Checkout and virtual environment
-may be where nobody else can look, in /root for one, so nobody sees them elsewhere: mounted by who starts it.
+setpriv(1) grants the capabilities as ambient ones, as systemd does. Checkout and virtual environment may be in a folder
+that only root can read, such as /root, so they are mounted at another place for nobody.
 """
 
 import subprocess
@@ -16,30 +15,33 @@ REPOSITORY = Path(__file__).parents[2]
 NOBODY_UID = "65534"
 NEEDED = ("bpf", "net_admin", "perfmon")
 NET_ADMIN = 1 << 12
-# The signal that a parent's end sends is forgotten when the user changes (prctl(2), PR_SET_PDEATHSIG).
+# A change of the user clears the signal at the end of the parent (prctl(2), PR_SET_PDEATHSIG).
 _SETPRIV = ["setpriv", "--pdeathsig", "KILL", "--reuid", NOBODY_UID, "--clear-groups"]
 _BIND = 'mount --bind "$0" /mnt && mount --bind "$1" /srv && shift && exec "$@"'
 
 
 def nobody_with(*capabilities: str, ambient: bool = True) -> list[str]:
-    """A command that runs another as nobody with these capabilities; or, if not `ambient`, at most with these."""
+    """Return a command that runs another as nobody with these capabilities.
+
+    If not `ambient`, the other command has none, but could gain these.
+    """
     names = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     kinds = ("inh-caps", "ambient-caps", "bounding-set") if ambient else ("bounding-set",)
     return [*_SETPRIV, *(f"--{kind}={names}" for kind in kinds)]
 
 
 def fields(status: Path) -> dict[str, str]:
-    """Those of a status file of /proc."""
+    """Return the fields of a status file of /proc."""
     return {name: value.strip() for name, _, value in (line.partition(":") for line in status.read_text().splitlines())}
 
 
 def held(status: dict[str, str]) -> dict[str, int]:
-    """What a thread has, and what it can hand on."""
+    """Return the capabilities that a thread has or can pass on."""
     return {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
 
 
 def threads(pid: int) -> list[dict[str, str]]:
-    """The status of each thread of a process, but for those that are ending."""
+    """Return the status of each thread of a process, except threads that are ending."""
     found = []
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):
@@ -48,26 +50,26 @@ def threads(pid: int) -> list[dict[str, str]]:
 
 
 def assert_holds_nothing(pid: int, kept: int = 0) -> None:
-    """Of all its threads: nothing is held but `kept`, nothing can be handed on, nothing can be gained."""
+    """Check that no thread holds a capability but `kept`, can pass one on, or can gain one."""
     statuses = threads(pid)
     assert statuses
     for status in statuses:
         assert not any(capabilities & ~kept for capabilities in held(status).values()), status
         assert held(status)["CapInh"] == held(status)["CapAmb"] == 0, status
         assert status["NoNewPrivs"] == "1", status
-        # Only root could be given anything by an exec, and only root may limit that.
+        # Only root could gain capabilities by execve(2), and only root may limit that (the bounding set).
         assert status["Uid"].startswith(NOBODY_UID) or int(status["CapBnd"], 16) == 0, status
 
 
 def innermost(pid: int) -> int:
-    """The process that does the work: the last of a chain of children, as a command in front may fork."""
+    """Return the last of a chain of child processes, as a command in front may fork."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         (pid,) = map(int, children)
     return pid
 
 
 def assert_unprivileged(process: subprocess.Popen[str], log: str) -> None:
-    """Whether an agent that watches holds nothing, but for what its log says that it keeps.
+    """Check that a watching agent holds no capability but those that its log says it keeps.
 
     CAP_NET_ADMIN is kept for clsact filters on kernels without TCX; kernel/attach/test_clsact.py tests that case.
     """
@@ -79,7 +81,7 @@ CAPABLE_NOBODY = nobody_with(*NEEDED)
 
 
 def as_nobody(setpriv: list[str], *arguments: str, python: str = "/srv/bin/python") -> list[str]:
-    """Python with these arguments, otel-epping by default, run by nobody with the privileges that `setpriv` leaves."""
+    """Return a command that runs Python as nobody with the capabilities of `setpriv`: otel-epping by default."""
     binds = ["unshare", "--mount", "sh", "-c", _BIND, str(REPOSITORY), sys.prefix]
     return [*binds, *setpriv, "env", "PYTHONPATH=/mnt", python, *(arguments or ("-m", "otel_epping"))]
 

@@ -120,5 +120,5 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    os.umask(0o022)  # the agent is run by nobody, too
+    os.umask(0o022)  # the user nobody runs the agent too
     sys.exit(main())

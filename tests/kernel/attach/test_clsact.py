@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clsact hook: it counts as TCX does, shares with others and leaves nothing, whatever kills an agent before."""
+"""Tests the clsact hook: it counts as TCX does, next to other programs, and leaves nothing after a killed agent."""
 
 import itertools
 import os
@@ -17,22 +17,20 @@ from otel_epping.kernel.netlink.traffic_control import Filter
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from tests.agent.test_network_faults import Hosts, dropping, hosts, program_id, runs, told, udp_socket
 from tests.support.command import Agent, converse, epping
+from tests.support.hosts import Hosts, dropping, latest_total, program_id, runs, udp_socket
 from tests.support.seccomp import BEFORE_TCX
 from tests.support.unprivileged import AGENT
 
-__all__ = ["hosts"]
-
 CLSACT = ("--hook", "clsact")
-# Where nobody looks at what is exported: an exporter that cannot fail, nor keep the end waiting.
+# For tests that do not look at exports: an exporter that cannot fail or delay the end.
 ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
 ACCEPT = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)  # r0 = TC_ACT_OK; exit
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
 def filters(namespace: Namespace, name: str) -> list[Filter]:
-    """All filters of an interface; without the heads of lists, which have no handle."""
+    """Return all filters of an interface, without heads of lists, which have no handle."""
     with namespace.entered():
         ifindex = socket.if_nametoindex(name)
         return [one for way in POINTS for one in traffic_control.filters(ifindex, way) if one.handle]
@@ -70,8 +68,9 @@ def test_it_counts_what_tcx_counts_and_leaves_nothing(ns: Namespace, up0: str, s
 
 
 def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """The first one drops packets of 101 bytes, the last one those of 102; those of 100 get through. The agent sees all
-    of them, though the first one has the least priority there is.
+    """The first program drops packets of 101 bytes, the last one packets of 102; packets of 100 pass.
+
+    The agent sees all of them, though the first program has the lowest priority there is.
     """
     name = hosts.join(0)
     hosts.here.run("tc", "qdisc", "add", "dev", name, "clsact")
@@ -106,7 +105,7 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
                 one.recv(2000)
         assert (runs(before), runs(after)) == (120, 80)
         assert agent.stop() == 0
-        assert told(sink, "epping.interface.packet.count") == 120
+        assert latest_total(sink, "epping.interface.packet.count") == 120
         assert "are first" not in agent.log.read_text()
         left = filters(hosts.here, name)
         assert [one.program for one in left] == [program_id(before), program_id(after)] * 2
@@ -116,7 +115,7 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """A filter with a verdict, whose owner let the kernel choose its priority or took a low one, is behind ours."""
+    """A filter with a verdict runs after ours if the kernel chose its priority or the priority is low."""
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)
@@ -139,12 +138,12 @@ def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], w
             here.sendto(b"there", ("10.77.0.2", 9))
             there.sendto(b"back", ("10.77.0.1", 9))
         assert agent.stop() == 0
-        assert told(sink, "epping.interface.packet.count") == 40
+        assert latest_total(sink, "epping.interface.packet.count") == 40
         assert "other programs run first" not in agent.log.read_text()
 
 
 def test_an_ingress_qdisc_is_refused_with_the_cure(ns: Namespace, up0: str) -> None:
-    """It has the place of the clsact qdisc, and a filter for egress would see what comes in."""
+    """It takes the place of the clsact qdisc, and a filter for egress would see received packets."""
     ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
     refused = epping(ns, "run", "-i", up0, *CLSACT)
     assert refused.returncode == 1
@@ -188,7 +187,7 @@ def test_a_qdisc_of_ours_that_others_use_by_now_stays(hosts: Hosts, start: Calla
 def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
-    """On an interface that the next one doesn't watch, too; and not what belongs to one that lives."""
+    """Also from an interface that the next agent does not watch, but not from a running agent."""
     living = start("-i", "lo", *CLSACT, **ANYWHERE)
     killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
     mine = filters(ns, "lo")
@@ -209,7 +208,7 @@ def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
 def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
     ns: Namespace, up0: str, start: Callable[..., Agent]
 ) -> None:
-    """Filters that look like ours, but for the handle, are left alone."""
+    """Filters that differ from ours by their handle only are not changed."""
     other = load("epping_ingress", dropping(101))
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
@@ -234,7 +233,7 @@ def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, st
 
 
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """Played by a seccomp filter. What comes later takes a privilege there, which is kept, and said at the start."""
+    """Simulated by a seccomp filter. Later interfaces need CAP_NET_ADMIN there, which is kept and logged."""
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout
     agent = start("-i", "auto", command=command, **ANYWHERE)

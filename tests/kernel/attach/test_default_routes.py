@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`auto`: interfaces with a default route, however the kernel expresses it, and after each change of it."""
+"""Tests `auto`: interfaces with a default route, in every form that the kernel has, and after each change of routes."""
 
 import select
 import struct
@@ -28,7 +28,7 @@ class Router:
         self._routes.refresh(links.links())
 
     def __call__(self, *commands: str) -> list[str]:
-        """Interfaces with a default route after some commands of `ip`."""
+        """Return the interfaces with a default route after some commands of `ip`."""
         self.host.ip(*commands)
         changed = False
         while select.select([self._changes], [], [], 0.05)[0]:
@@ -44,7 +44,7 @@ class Router:
 
 @pytest.fixture(params=[1, 0], ids=["compat", "objects_only"])
 def ip(request: pytest.FixtureRequest) -> Iterator[Router]:
-    """A router; with and without interfaces in routes that have a nexthop object."""
+    """A router, with and without interfaces in routes that have a nexthop object."""
     with Namespace("routes") as host, host.entered():
         host.sysctl("net.ipv4.nexthop_compat_mode", request.param)
         host.ip("link set lo up")  # which a blackhole leads to
@@ -124,7 +124,7 @@ def test_types_and_tables_that_do_not_count(ip: Router) -> None:
 
 @pytest.mark.parametrize("table", [7, 70000])
 def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
-    """VRFs are a module that not each kernel has: the device is a message as the kernel sends it, the route is real."""
+    """Not every kernel has the VRF module: the device is a message as the kernel sends it, the route is real."""
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO

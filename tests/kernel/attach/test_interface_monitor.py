@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces that come and go, real ones: attached to, detached from, counted, told once; and their series go on."""
+"""Tests real interfaces that appear and disappear: attached, detached, counted, logged once; their series continue."""
 
 import fcntl
 import logging
@@ -32,7 +32,7 @@ NUMBERS = count()
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    """A host whose interfaces are veths; this thread is in it."""
+    """A host whose interfaces are veths. This thread enters it."""
     with Namespace("follow") as namespace, namespace.entered():
         yield namespace
 
@@ -50,13 +50,13 @@ def reader(collector: EppingCollector) -> Reader:
 
 @pytest.fixture
 def name() -> str:
-    """What no interface was called before: counts belong to names."""
+    """A new name for an interface, as counts belong to names."""
     return f"v{next(NUMBERS)}"
 
 
 @pytest.fixture
 def following(host: Namespace, collector: EppingCollector) -> Iterator[Callable[..., InterfaceMonitor]]:
-    """Begins to follow interfaces; detached from at the end of the test."""
+    """Follows interfaces, and detaches from them at the end of the test."""
     followers: list[InterfaceMonitor] = []
 
     def following(*wan: str, lan: tuple[str, ...] = ()) -> InterfaceMonitor:
@@ -70,7 +70,7 @@ def following(host: Namespace, collector: EppingCollector) -> Iterator[Callable[
 
 
 def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
-    """A veth called `name`, up, and its peer, which nothing selects."""
+    """Add a veth called `name`, up, with a peer that no selection matches."""
     peer = f"p{next(NUMBERS)}"
     host.ip(
         f"link add {name} {options} type veth peer name {peer}", f"link set {peer} up", f"link set {name} up", *more
@@ -78,14 +78,14 @@ def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
 
 
 def settle(follower: InterfaceMonitor) -> list[str]:
-    """Follows until nothing more happens; what is watched then."""
+    """Follow until nothing more happens, and return the watched interfaces."""
     while select.select([follower], [], [], 0.05)[0]:
         follower.follow()
     return follower._attachments.watched
 
 
 def on_hooks(name: str) -> list[int]:
-    """How many programs are on an interface, per hook."""
+    """Return how many programs are on each hook of an interface."""
     return [libbpf.attached_count(ifindex(name), hook) for hook in HOOKS]
 
 
@@ -94,7 +94,7 @@ def ifindex(name: str) -> int:
 
 
 def send(host: Namespace, name: str, packets: int = 5) -> None:
-    """Packets out through an interface."""
+    """Send packets out of an interface."""
     script = (
         "import socket,sys; s=socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.setsockopt(1, 6, 1)\n"
         "s.setsockopt(1, 25, sys.argv[1].encode())\n"
@@ -104,14 +104,14 @@ def send(host: Namespace, name: str, packets: int = 5) -> None:
 
 
 def sent(reader: Reader, name: str) -> int:
-    """UDP packets that went out through interfaces of a name, as counted."""
+    """Return the counted UDP packets out of interfaces of a name."""
     reading = reader.read()
     record = reading.interfaces[list(reading.names.values()).index(name)]
     return int(record["transmitted"]["packets"][1])
 
 
 def identifier(reading: Reading, name: str) -> int:
-    """What stands for an interface in keys."""
+    """Return the number of an interface in keys."""
     (found,) = (each for each, known in reading.names.items() if known == name)
     return found
 
@@ -171,7 +171,7 @@ def test_one_that_comes_back_goes_on_with_its_series(
 def test_made_anew_under_the_same_index(
     host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
-    """All between two looks: nothing but a message tells that it is another."""
+    """All between two looks: only a message shows that it is another interface."""
     veth(host, name, ADDRESS.format(name), options="index 777")
     follower = following(name)
     send(host, name, 3)
@@ -321,7 +321,7 @@ def open_descriptors() -> set[str]:
 
 
 def test_churn(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
-    """Twenty at a time; at the end nothing is left of them, but that they were."""
+    """Twenty interfaces at a time. At the end only their counts are left."""
     follower = following(f"{name}-*")
     descriptors = open_descriptors()
     for _ in range(2):
@@ -344,7 +344,7 @@ def test_links_of_a_foreign_kind_are_left_out_once(
 
 
 def foreign(name: str) -> None:
-    """A tun that says it is something else."""
+    """Add a tun device that reports another type."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
     fcntl.ioctl(descriptor, 0x400454CD, 804)  # TUNSETLINK, ARPHRD_IEEE802154
@@ -395,7 +395,7 @@ def test_what_selects_what(wan: list[str], lan: list[str], mirror: list[str], ex
 
 
 def test_the_limits_of_numbers_and_of_places() -> None:
-    """Beyond the last number, counts go on without a name; where four share a place, a fifth has none."""
+    """After the last number, counts go on without a name. Where four interfaces share a place, a fifth has none."""
     with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:
         attachments = collector.attachments
         for number in range(1, INTERFACES + 1):

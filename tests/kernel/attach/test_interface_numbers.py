@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Numbers of interfaces are used again, and series of interfaces that are gone end: once all of their counts are
-delivered, and without a count that is lost, exported twice or taken for that of another interface.
+"""Tests that numbers of interfaces are reused and that series of removed interfaces end.
+
+A series ends once all of its counts are exported. No count is lost, exported twice or counted for another interface.
 """
 
 import socket
@@ -38,7 +39,7 @@ NOTHING = np.zeros(3, np.uint64)
 
 @dataclass
 class Time:
-    """A clock that goes on when it is told to."""
+    """A clock that a test sets."""
 
     now_ns: int = 10**15
 
@@ -143,7 +144,7 @@ PEERS = count()
 
 
 def appear(host: Namespace, collector: EppingCollector, name: str) -> None:
-    """A veth with an address in 10.8.0.0/24, watched."""
+    """Add a veth with an address in 10.8.0.0/24 and watch it."""
     peer = f"p{next(PEERS)}"
     host.ip(
         f"link add {name} type veth peer name {peer}",
@@ -160,7 +161,7 @@ def vanish(host: Namespace, collector: EppingCollector, name: str) -> None:
 
 
 def send(name: str, packets: int) -> None:
-    """UDP packets out through an interface."""
+    """Send UDP packets out of an interface."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         sender.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name.encode())
@@ -173,7 +174,7 @@ Series = tuple[tuple[str, object], ...]
 
 @dataclass
 class Exporter:
-    """One that may fail, and what its receiver got: per series of two metrics, by interface."""
+    """An exporter that may fail, and the points of its receiver: by series of two metrics and interface."""
 
     producer: EppingMetricProducer
     latest: dict[str, set[str]] = field(default_factory=dict)  # metric -> interfaces in the latest export
@@ -215,7 +216,7 @@ METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:
-    """UDP packets that the receiver was told of: of the interface, and from and to its subnets."""
+    """Return the UDP packets that the receiver has: of the interface, and from and to its subnets."""
     return [exporter.totals[metric.name, name] for metric in METRICS]
 
 
@@ -334,7 +335,7 @@ def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, ends: bool) -> None:
-    """A reply that arrives where the flow's interface was, by index and by number."""
+    """A reply arrives where the flow's interface was, by index and by number."""
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
     attachments, reader = bench.collector.attachments, bench.collector.reader()
     attachments.numbers.now_ns = clock
@@ -358,7 +359,7 @@ def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, en
 
 
 def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
-    """Each for a moment, as containers come and go: none is without a name, and nothing is left of them."""
+    """Each exists for a moment, as with containers: each has a name meanwhile, and nothing is left of them."""
     exporters = [Exporter(EppingMetricProducer(collector, temporality)) for temporality in (CUMULATIVE, DELTA)]
     attachments = collector.attachments
     for begin in range(0, 5000, 250):
@@ -413,7 +414,7 @@ def test_one_without_a_name_gets_it_when_a_number_is_free(
 
 
 def udp(reading: Reading, name: str) -> int:
-    """UDP packets that went out through an interface."""
+    """Return the UDP packets that went out of an interface."""
     record = reading.interfaces[list(reading.names.values()).index(name)]
     return int(record["transmitted"]["packets"][1])
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Programs of others on the hooks of an interface, with every verdict: each packet is counted once, or the interface
+"""Tests other programs on the hooks of an interface, with every verdict: each packet is counted once, or the interface
 is not ready within 5 seconds.
 
-The monitor of the hooks runs in this process, on real interfaces. agent/test_hooks.py has the agent.
+The hook monitor runs in this process, on real interfaces. agent/test_hooks.py tests the agent.
 """
 
 import itertools
@@ -12,7 +12,7 @@ import resource
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import pytest
@@ -24,10 +24,9 @@ from otel_epping.kernel.attach.other_agents import OtherAgents
 from otel_epping.kernel.attach.tcx import TcxLink
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
-from tests.agent.test_network_faults import Hosts, hosts, udp_socket
 from tests.support import other_programs
-
-__all__ = ["hosts"]
+from tests.support.hosts import Hosts, udp_socket
+from tests.support.other_programs import PUT
 
 HOOKS = ["tcx", "clsact"]
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
@@ -47,7 +46,7 @@ def collectors() -> Iterator[dict[str, EppingCollector]]:
 
 @dataclass
 class Watched:
-    """An interface with a monitor, and the means to send packets through it."""
+    """An interface with a monitor, through which a test sends packets."""
 
     hosts: Hosts
     name: str
@@ -57,13 +56,13 @@ class Watched:
     addresses: list[tuple[str, int]]
 
     def counted(self) -> list[int]:
-        """Packets received and transmitted that the program counted."""
+        """Return the received and transmitted packets that the program counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
         found: list[int] = self.collector.interface_packets([numbers[self.name]])[0].tolist()
         return found
 
     def exchange(self) -> list[int]:
-        """Sends packets both ways; how many of them were counted, received and transmitted."""
+        """Send packets both ways, and return how many were counted, received and transmitted."""
         before = self.counted()
         for _ in range(PACKETS):
             for end, address in zip(self.ends, self.addresses[::-1], strict=True):
@@ -72,14 +71,14 @@ class Watched:
         return [after - each for after, each in zip(self.counted(), before, strict=True)]
 
     def look(self, seconds: float = 1.5) -> None:
-        """Lets the monitor look for a while."""
+        """Let the monitor look for a while."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(self.monitor.wait_s(), 0.05))
             self.monitor.check()
 
     def until(self, condition: Callable[[], object], seconds: float = WITHIN_S) -> None:
-        """Lets the monitor look until the condition is true."""
+        """Let the monitor look until the condition is true."""
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, self.faults
@@ -91,12 +90,12 @@ class Watched:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this interface would let the agent be ready."""
+        """Return whether this interface would let the agent be ready."""
         return self.collector.attachments.state()[self.name] and not self.faults
 
 
 class Watch:
-    """Begins to watch interfaces of a pair of hosts, which may be prepared before."""
+    """Watches interfaces of a pair of hosts. `before` prepares an interface."""
 
     def __init__(self, hosts: Hosts, collectors: dict[str, EppingCollector], undo: ExitStack) -> None:
         self.hosts, self._collectors, self._undo = hosts, collectors, undo
@@ -107,7 +106,7 @@ class Watch:
     def all(
         self, collector: EppingCollector, count: int, before: Callable[[str], None] = lambda name: None
     ) -> list[Watched]:
-        """Several interfaces with one monitor."""
+        """Watch several interfaces with one monitor."""
         watched = []
         self._undo.enter_context(self.hosts.here.entered())
         monitor = HookMonitor(collector.attachments, collector.interface_packets)
@@ -133,38 +132,12 @@ def watch(hosts: Hosts, collectors: dict[str, EppingCollector]) -> Iterator[Watc
         yield Watch(hosts, collectors, undo)
 
 
-@contextmanager
-def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
-    place = libbpf.BPF_F_BEFORE if put == "first" else other_programs.BPF_F_AFTER
-    with other_programs.attached(name, verdict=verdict, place=place):
-        yield
-
-
-@contextmanager
-def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """A filter under priority 1, where the kernel puts it before all others; or behind all."""
-    ifindex = socket.if_nametoindex(name)
-    with other_programs.loaded(verdict) as program:
-        libbpf.tc_create_qdisc(ifindex)
-        handle, priority = program, 1 if put == "first" else 1000 + program
-        for point in POINTS.values():
-            libbpf.tc_attach(program, ifindex, point, handle, priority)
-        try:
-            yield
-        finally:
-            for point in POINTS.values():
-                libbpf.tc_detach(ifindex, point, handle, priority)
-
-
-PUT = {"tcx": on_tcx, "clsact": on_clsact}
-
-
-# ---- others who are there before
+# ---- other programs that are there before
 
 
 @pytest.mark.parametrize("verdicts", [("OK",), ("SHOT", "STOLEN"), ("REDIRECT", "PIPE", "TRAP")], ids="+".join)
 @pytest.mark.parametrize("hook", HOOKS)
-def test_those_that_are_there_come_behind_us(watch: Watch, hook: str, verdicts: tuple[str, ...]) -> None:
+def test_programs_that_are_there_run_after_ours(watch: Watch, hook: str, verdicts: tuple[str, ...]) -> None:
     with ExitStack() as others:
 
         def before(name: str) -> None:
@@ -178,7 +151,7 @@ def test_those_that_are_there_come_behind_us(watch: Watch, hook: str, verdicts: 
         assert watched.collector.attachments.counts["moved"] == watched.collector.attachments.counts["unseen"] == 0
 
 
-# ---- others who come and go while we watch
+# ---- other programs that come and go while we watch
 
 
 @pytest.mark.parametrize("put", PUTS)
@@ -186,7 +159,7 @@ def test_those_that_are_there_come_behind_us(watch: Watch, hook: str, verdicts: 
 def test_those_that_come_hide_nothing_for_long(
     watch: Watch, collectors: dict[str, EppingCollector], hook: str, put: str
 ) -> None:
-    """An interface for each verdict."""
+    """One interface for each verdict."""
     every = watch.all(collectors[hook], len(other_programs.VERDICTS))
     assert [each.exchange() for each in every] == [[PACKETS, PACKETS]] * len(every)
     with ExitStack() as others:
@@ -202,7 +175,7 @@ def test_those_that_come_hide_nothing_for_long(
 
 
 def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
-    """Of packets that are sent now."""
+    """Send packets, and check that each is counted once or the interface is not ready."""
     missing = [each for each in every if each.exchange() != [PACKETS, PACKETS]]
 
     def was_not_ready() -> bool:
@@ -214,7 +187,7 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_one_that_hides_nothing_makes_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """We move in front of the program all the same, for it may begin to hide packets."""
+    """The monitor moves before the program all the same, as it may begin to hide packets."""
     caplog.set_level(logging.INFO)
     watched = watch(hook)
     with PUT[hook](watched.name, other_programs.VERDICTS["UNSPEC"], "first"):
@@ -239,7 +212,7 @@ def test_three_that_come_and_go(watch: Watch, hook: str) -> None:
 
 
 def test_one_hook_only(watch: Watch) -> None:
-    """What comes in is hidden, and what goes out is not."""
+    """Received packets are hidden, transmitted ones are not."""
     watched = watch("tcx")
     with other_programs.attached(watched.name, hooks=[libbpf.BPF_TCX_INGRESS], verdict=other_programs.VERDICTS["OK"]):
         assert watched.exchange() == [0, PACKETS]
@@ -250,7 +223,7 @@ def test_one_hook_only(watch: Watch) -> None:
 
 
 def test_one_that_insists_on_the_first_place(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """We move three times at once, and then less and less often, and only if packets are missing."""
+    """The monitor moves three times at once, then less and less often, and only if packets are missing."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     ok = other_programs.VERDICTS["OK"]
@@ -269,7 +242,7 @@ def test_one_that_insists_on_the_first_place(watch: Watch, caplog: pytest.LogCap
 
 
 def test_a_filter_that_nobody_can_come_before_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """One of another protocol has priority 1."""
+    """A filter of another protocol has priority 1."""
 
     def before(name: str) -> None:
         run = watch.hosts.here.run
@@ -301,7 +274,7 @@ def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pyt
 
 
 def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither the first agent moves, when the second one comes, nor the second, when the first one goes."""
+    """The first agent does not move when the second one starts, nor the second when the first one ends."""
     caplog.set_level(logging.INFO)
     config = EppingConfig(max_subnets=64, max_flows=64, hook="tcx")
     with EppingCollector(config) as first, EppingCollector(config) as second:
@@ -349,7 +322,7 @@ def detach_links(watched: Watched) -> None:
 
 
 def replace_programs(watched: Watched) -> None:
-    """Another program in our links."""
+    """Put another program into our links."""
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for *_, hook in watched.collector.attachments.hooks():
             assert isinstance(hook, TcxLink)
@@ -375,7 +348,7 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Another program, which accepts all packets, under our priority and handle."""
+    """Put another program, which accepts all packets, under our priority and handle."""
     found = [each for way in POINTS for each in clsact.in_order(socket.if_nametoindex(watched.name), way)]
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for each in found:
@@ -397,7 +370,7 @@ def replace_filters(watched: Watched) -> None:
         ("clsact", replace_filters),
     ],
 )
-def test_what_is_taken_away_is_attached_again(
+def test_a_removed_program_is_attached_again(
     watch: Watch, caplog: pytest.LogCaptureFixture, hook: str, take: Callable[[Watched], None]
 ) -> None:
     watched = watch(hook)
@@ -415,7 +388,7 @@ def test_what_is_taken_away_is_attached_again(
     assert watched.exchange() == [PACKETS, PACKETS]
 
 
-def test_what_is_taken_away_again_and_again_waits(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_that_is_removed_repeatedly_waits(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     watched = watch("clsact")
     until = time.monotonic() + 9
     while time.monotonic() < until:
@@ -428,7 +401,7 @@ def test_what_is_taken_away_again_and_again_waits(watch: Watch, caplog: pytest.L
 
 
 def test_a_qdisc_that_cannot_hold_us(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """An ingress qdisc in the place of the clsact qdisc is named, and attached to when it is gone."""
+    """An ingress qdisc in the place of the clsact qdisc is named. When it is gone, the monitor attaches."""
     watched = watch("clsact")
     remove_qdisc(watched)
     watched.hosts.here.run("tc", "qdisc", "add", "dev", watched.name, "ingress")
@@ -492,7 +465,7 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 
 
 def test_an_xdp_program_that_drops_a_part_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Neither is a program that comes to the hook meanwhile: we move in front of it, and what is missing is not its."""
+    """Another program on the hook is no fault either: the monitor moves before it, and packets are still missing."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     with (
@@ -525,7 +498,7 @@ def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:
 
 
 def test_packets_that_bypass_the_queue(watch: Watch) -> None:
-    """A socket with PACKET_QDISC_BYPASS sends behind the hook. A packet now and then is no fault, a stream is."""
+    """A socket with PACKET_QDISC_BYPASS sends after the hook. Few such packets are no fault, a stream is."""
     watched = watch("tcx")
     watched.look(2.1)
     frame = bytes.fromhex("020000000002 020000000001 88b5") + bytes(46)
@@ -547,7 +520,7 @@ def test_packets_that_bypass_the_queue(watch: Watch) -> None:
 
 
 def test_what_broadcasts_and_aggregates_count_is_no_fault(watch: Watch) -> None:
-    """The kernel makes copies of what it broadcasts, and counts an aggregate of TCP segments as one packet."""
+    """The kernel copies its broadcasts, and counts an aggregate of TCP segments as one packet."""
     watched = watch("tcx")
     watched.ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with watched.hosts.there.entered():

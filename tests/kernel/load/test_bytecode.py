@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the loader does to compiled instructions: the kernel itself runs them as they were, and as they are arranged."""
+"""Tests how the loader rewrites compiled instructions: the kernel runs them before and after blocks are moved."""
 
 import ctypes
 import os
@@ -27,7 +27,7 @@ EXIT, GOTO = 0x95, 0x05
 
 
 class Block(NamedTuple):
-    """Steps, and how it goes on: by a jump or an exit, or nothing, for the next block."""
+    """Steps and what follows them: a jump, an exit, or the next block."""
 
     body: list[Step]
     ending: Step | None = None
@@ -47,18 +47,18 @@ def assembled(blocks: list[Block]) -> bytes:
     return b"".join(struct.pack("=BBhi", *step) for step in steps)
 
 
-def told(number: int) -> list[Step]:
-    """r0 = r0 * 3 + number, in 32 bits, so that each way through a program ends in another number."""
+def recorded(number: int) -> list[Step]:
+    """Return r0 = r0 * 3 + number, in 32 bits, so that each path through a program returns another number."""
     return [(0x24, 0x00, 0, 3), (0x04, 0x00, 0, number)]
 
 
 def any_program(seed: int) -> bytes:
-    """Blocks that go on to later ones, by any jump, or end; some are rare, some load 64 bits."""
+    """Return blocks that jump to later blocks, or end. Some are rare, some load 64 bits."""
     chance = random.Random(seed)
     count = chance.randrange(3, 40)
     blocks, reached = [], set[int]()
     for number in range(count):
-        body = told(number + 1) + (WIDE if chance.random() < 0.2 else [])
+        body = recorded(number + 1) + (WIDE if chance.random() < 0.2 else [])
         if number and chance.random() < 0.3:
             body.insert(chance.choice((0, len(body))), MARK)
         ending: Step | None = None
@@ -81,7 +81,7 @@ def any_program(seed: int) -> bytes:
 
 
 def results(code: bytes) -> list[int]:
-    """What the program returns for packets of LENGTHS."""
+    """Return the results of the program for packets of LENGTHS."""
     fd, data = load("arranged", code), ctypes.create_string_buffer(bytes(12) + b"\x08\x00", max(LENGTHS))
     runs = ProgTestRuns(fd, 1)
     runs.options["data_in"] = ctypes.addressof(data)
@@ -104,18 +104,18 @@ def test_an_arranged_program_does_the_same() -> None:
     assert len(seen) > 300  # or all would end alike
 
 
-def test_what_is_rare_comes_last_and_leaves_no_mark() -> None:
-    rare, joint = told(2), told(3)
+def test_rare_blocks_come_last_and_their_mark_is_removed() -> None:
+    rare, joint = recorded(2), recorded(3)
     program = [
-        Block(BEGIN + told(1), (0x15, 0x02, 0, 60), 2),  # if r2 == 60 goto
+        Block(BEGIN + recorded(1), (0x15, 0x02, 0, 60), 2),  # if r2 == 60 goto
         Block([], (GOTO, 0, 0, 0), 4),
         Block([MARK, *rare]),
         Block(joint, (GOTO, 0, 0, 0), 4),  # reached by what is rare only
-        Block(told(4), (EXIT, 0, 0, 0)),
+        Block(recorded(4), (EXIT, 0, 0, 0)),
     ]
     expected = [
-        Block(BEGIN + told(1), (0x15, 0x02, 0, 60), 2),
-        Block(told(4), (EXIT, 0, 0, 0)),
+        Block(BEGIN + recorded(1), (0x15, 0x02, 0, 60), 2),
+        Block(recorded(4), (EXIT, 0, 0, 0)),
         Block(rare),
         Block(joint, (GOTO, 0, 0, 0), 1),
     ]
@@ -123,18 +123,18 @@ def test_what_is_rare_comes_last_and_leaves_no_mark() -> None:
     assert results(made) == results(wanted) == results(assembled(program))
     # A block that only jumps stays where it was.
     steps = [made[at : at + 8] for at in range(0, len(made), 8)]
-    places = [steps.index(struct.pack("=BBhi", *block[-1])) for block in (told(1), told(4), rare, joint)]
+    places = [steps.index(struct.pack("=BBhi", *block[-1])) for block in (recorded(1), recorded(4), rare, joint)]
     assert places == sorted(places)
     assert struct.pack("=BBhi", *MARK) not in steps
 
 
 @pytest.mark.parametrize("code", [CONDITIONS[0] | 5, CONDITIONS[3] | 5])
-def test_a_jump_over_what_is_rare_needs_none_where_it_has_an_opposite(code: int) -> None:
-    """if r2 OP 60 goto the usual; the rare: BPF_JSET has no opposite, so there a jump is left."""
+def test_a_jump_over_a_rare_block_is_inverted_where_possible(code: int) -> None:
+    """if r2 OP 60 goto common; rare. BPF_JSET has no inverse, so its jump remains."""
     program = [
         Block(BEGIN, (code, 0x02, 0, 60), 2),
-        Block([MARK, *told(1)], (EXIT, 0, 0, 0)),
-        Block(told(2), (EXIT, 0, 0, 0)),
+        Block([MARK, *recorded(1)], (EXIT, 0, 0, 0)),
+        Block(recorded(2), (EXIT, 0, 0, 0)),
     ]
     before, after = assembled(program), move_cold_blocks(assembled(program))
     assert results(before) == results(after)

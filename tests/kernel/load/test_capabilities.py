@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Privileges: what is asked for, what the loader is given, and that nothing is left of them once the agent runs.
+"""Tests capabilities: which are required, which the loader has, and that the running agent has none.
 
-Capabilities are given and taken for real; what a thread holds is what the kernel says of it in /proc.
+The tests grant and remove real capabilities, and read those of each thread in /proc.
 """
 
 import errno
@@ -85,7 +85,7 @@ def test_check_without_any(ns: Namespace) -> None:
 
 @pytest.fixture(scope="module")
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Otel-epping in a Python that has its capabilities of its file, as the image of a container may have one."""
+    """Otel-epping in a Python with file capabilities, as in a container image."""
     folder = tmp_path_factory.mktemp("capable")
     folder.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
@@ -118,8 +118,8 @@ def test_nothing_is_held_once_it_runs(
         assert sum(point.point.count for point in sink.points(metric_table.RTT.name)) > 0
 
 
-def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: Path) -> None:
-    """Not by `start`, which wants no thread to hold anything."""
+def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
+    """Not started by `start`, which checks that no thread has a capability."""
     # The kernel's name of the thread is the program's, but from Python 3.14 on it is that of the Thread object.
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
@@ -134,7 +134,7 @@ def test_a_thread_that_was_there_before_us_is_told_of(ns: Namespace, tmp_path: P
 
 
 def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
-    """An interface that comes later, every kind of access to the maps; and counts are mapped read-only."""
+    """A later interface and every kind of access to the maps. Counts are mapped read-only."""
     process = ns.popen(
         as_nobody(CAPABLE_NOBODY, "/mnt/tests/support/after_drop.py", "later0"),
         stdin=subprocess.PIPE,
@@ -179,7 +179,7 @@ def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidde
     assert answer.split() == [kept]
 
 
-def test_what_is_kept_is_told(ns: Namespace) -> None:
+def test_kept_counts_are_exported(ns: Namespace) -> None:
     command = [*refusing(errno.EPERM, LINK_CREATE), *AGENT]
     kept = "CAP_NET_ADMIN: kept, because this kernel requires it to use the loaded program"
     result = epping(ns, "check", command=command)
@@ -233,7 +233,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
 
 
 def loaders(parent: int) -> list[Path]:
-    """Loaders that a process has started, in /proc."""
+    """Return the loaders that a process has started, from /proc."""
     found = []
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in children.read_text().split():
@@ -243,7 +243,7 @@ def loaders(parent: int) -> list[Path]:
 
 
 def converse_between(near: Namespace, far: Namespace) -> None:
-    """Requests and answers over a TCP connection from one host to another."""
+    """Send requests and answers over a TCP connection from one host to another."""
     with near.entered():
         listener = socket.create_server(("10.8.0.1", 0))
     with far.entered():
@@ -279,15 +279,15 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
     except PermissionError:
         print("refused")
 """
-    told = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
-    assert told.stdout.split() == ["types", "refused", "refused"]
+    done = subprocess.run([sys.executable, "-c", read], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["types", "refused", "refused"]
 
 
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
 def test_the_compiler_reads_its_headers_and_nothing_else(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str
 ) -> None:
-    """By Landlock: where a kernel has none, this fails, and the loader is confined by its capabilities alone."""
+    """Landlock confines it. On a kernel without Landlock this fails, and only capabilities confine the loader."""
     source = tmp_path / "bpf"
     shutil.copytree(loader.source_folder(), source)
     program = source / "epping.bpf.c"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a user reads when the program cannot be compiled or loaded: the cause, the place, and the cure."""
+"""Tests the errors for a program that cannot be compiled or loaded: the cause, the place and the cure."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def load() -> EppingCollector:
 
 
 def interpreter(folder: Path, bcc: str | None) -> str:
-    """A Python of its own that has a module `bcc` of this source, or none."""
+    """Return a Python with a module `bcc` of this source, or with none."""
     venv.create(folder, symlinks=True, with_pip=False)
     if bcc is not None:
         (site,) = folder.glob("lib/python3*/site-packages")
@@ -57,9 +57,7 @@ def test_another_package_called_bcc_is_named(tmp_path: Path, monkeypatch: pytest
     assert message.index("pip uninstall bcc") < message.index("apt-get install python3-bpfcc")
 
 
-def test_another_package_called_bcc_does_no_harm_beside_the_right_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_package_called_bcc_does_no_harm_next_to_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "interpreters", lambda: [interpreter(tmp_path, WRONG), loader.SYSTEM_PYTHON])
     with load() as collector:
         assert collector.program.interpreter == loader.SYSTEM_PYTHON
@@ -78,7 +76,7 @@ def test_no_bcc_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What `import bcc` does then: ctypes raises OSError."""
+    """`import bcc` raises OSError then, from ctypes."""
     broken = interpreter(tmp_path, "import ctypes\nctypes.CDLL('libbcc-that-is-not-there.so.0')")
     error = refusal(monkeypatch, broken)
     assert "apt-get install" in str(error)
@@ -86,7 +84,7 @@ def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_without_privilege_the_error_says_so() -> None:
-    """Not that something should be installed: making a map is what fails first."""
+    """The error does not ask to install something: making a map fails first."""
     attempt = "from otel_epping.kernel.collector import EppingCollector; EppingCollector()"
     unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
     result = subprocess.run(
@@ -99,7 +97,7 @@ def test_without_privilege_the_error_says_so() -> None:
     assert "linux-libc-dev" not in last
 
 
-def test_more_cpus_than_tables_have_room_for_are_told_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_cpus_are_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "possible_cpus", lambda: requirements.MAX_CPUS + 1)
     with pytest.raises(EppingError, match=r"1025 possible CPUs are too many: .* nr_cpus=1024$"):
         load()
@@ -110,7 +108,7 @@ def test_more_cpus_than_tables_have_room_for_are_told_with_the_cure(monkeypatch:
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of bpf/ that the loader takes."""
+    """A copy of bpf/ that the loader uses."""
     folder = shutil.copytree(loader.source_folder(), tmp_path / "bpf")
     monkeypatch.setattr(loader, "source_folder", lambda: folder)
     load().close()
@@ -197,7 +195,7 @@ def test_a_loader_that_is_killed_may_have_been_short_of_memory(tmp_path: Path, m
 
 @pytest.mark.parametrize("old", [False, True], ids=["no libbpf", "libbpf.so.0 only"])
 def test_a_libbpf_that_is_missing_or_too_old_is_one_line(tmp_path: Path, old: bool) -> None:
-    """And BCC, which is there, is not said to be missing. The library is hidden in a mount namespace."""
+    """The error does not say that BCC is missing. A mount namespace hides the library."""
     library = Path("/proc/self/maps").read_text()
     path = re.search(r"/\S*/libbpf\.so\.1\S*", library)
     assert path, "this process has loaded libbpf.so.1"
@@ -221,7 +219,7 @@ def test_a_libbpf_that_is_missing_or_too_old_is_one_line(tmp_path: Path, old: bo
 
 
 def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As Linux 5.15 does: /proc/self/fdinfo has no such line."""
+    """Such as Linux 5.15: /proc/self/fdinfo has no such line."""
     info = map_array.map_info
 
     def silent(fd: int) -> dict[str, int]:
@@ -239,7 +237,7 @@ ARCHITECTURES = {"x86_64": ("arm64", "/usr/aarch64-linux-gnu"), "aarch64": ("x86
 
 
 def compiled_for(architecture: str, includes: list[str]) -> list[str]:
-    """Hashes of the compiled instructions, and of the layouts of all maps."""
+    """Return hashes of the compiled instructions, and of the layouts of all maps."""
     script = """
 import hashlib, json, os, sys
 from pathlib import Path
@@ -273,7 +271,7 @@ for what in (code, json.dumps(maps).encode()):
 
 
 def test_the_program_is_the_same_compiled_for_another_architecture() -> None:
-    """Instruction for instruction, and with the same layouts: BCC's compiler takes C's types from the target."""
+    """Same instructions and layouts: BCC's compiler takes C's types from the target."""
     other, headers = ARCHITECTURES[platform.machine()]
     ours = compiled_for("", [])
     assert len(ours) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loader is killed while it works, as the kernel does when memory is short: it takes 160 MB, for a second."""
+"""Kills the loader while it works, as the kernel does when memory is short: the loader takes 160 MB for a second."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from tests.support.unprivileged import AGENT
 
 
 def loader_of(pid: int) -> int | None:
-    """The loader that an agent has started, whichever of its threads did."""
+    """Return the loader that any thread of an agent has started."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):  # a thread or a child that ends meanwhile
             for child in children.read_text().split():
@@ -28,7 +28,7 @@ def loader_of(pid: int) -> int | None:
 
 
 def loading(ns: Namespace, library: str = "libbcc") -> tuple[subprocess.Popen[str], int]:
-    """An agent, and its loader as soon as it has loaded this."""
+    """Return an agent and its loader as soon as it has loaded this library."""
     settings = environment({"OTEL_METRICS_EXPORTER": "console"})
     agent = ns.popen([*AGENT, "run", "-i", "lo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     deadline = time.monotonic() + PATIENCE_S
@@ -52,7 +52,7 @@ def test_a_loader_that_is_killed_is_one_clear_line(ns: Namespace, library: str) 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("too", [True, False], ids=["and its loader", "alone"])
 def test_an_agent_that_is_stopped_while_it_loads_says_just_that(ns: Namespace, number: int, too: bool) -> None:
-    """By a service manager, which may signal the loader as well, or by hand."""
+    """Stopped by a service manager, which may signal the loader too, or by hand."""
     agent, loader = loading(ns)
     agent.send_signal(number)
     if too:

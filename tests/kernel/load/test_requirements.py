@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `check` says of kernels, machines and compilers that were tried, and of others."""
+"""Tests what `check` reports for kernels, machines and compilers that were tested, and for others."""
 
 import platform
 from pathlib import Path

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Mirror ports: both directions of conversations arrive the same way, which is found out; named as such, they are
-measured. And links of which only one direction is seen.
+"""Tests mirror ports, which receive both directions of conversations, and links that carry one direction only.
 
-A host's traffic with a server is copied to `span0` by the kernel's mirred action, as a switch does to a SPAN port. The
-far end, `mon0`, is on the monitoring host.
+Mirror ports are detected, and measured if they are configured as such. The kernel's mirred action copies the traffic
+of a host with a server to `span0`, as a switch does to a SPAN port. The peer, `mon0`, is on the monitoring host.
 """
 
 import logging
@@ -27,10 +26,10 @@ from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.namespaces import Namespace
 from otel_epping.lab.sink import Sink
 from otel_epping.otel import metric_table, semconv
-from tests.agent.test_health import PROBED, ask
 from tests.support.command import Agent
 from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
+from tests.support.probes import PROBED, ask
 
 pytestmark = pytest.mark.parallel
 
@@ -42,21 +41,21 @@ BOTH = ("ingress", "egress")
 
 @dataclass
 class Lab:
-    """A client and a server, and a host that gets copies of what passes the client's interface."""
+    """A client and a server, and a host that gets copies of the packets of the client's interface."""
 
     client: Namespace
     server: Namespace
     monitor: Namespace
 
     def mirror(self, *directions: str) -> None:
-        """Copies these directions."""
+        """Copy packets of these directions."""
         self.client.run("tc", "qdisc", "replace", "dev", "a0", "clsact")
         for direction in directions:
             match = "protocol all u32 match u32 0 0"
             self.client.run(*f"tc filter add dev a0 {direction} {match} action mirred egress mirror dev span0".split())
 
     def resolve(self, address: str, queries: int) -> None:
-        """DNS queries to an address of the server, one after the other."""
+        """Send DNS queries to an address of the server, one after the other."""
         with self.server.entered():
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.bind((address, 53))
@@ -72,7 +71,7 @@ class Lab:
 
     @contextmanager
     def talking(self, conversations: int = 1) -> Iterator[None]:
-        """TCP connections on which the server answered REQUESTS requests each; they end with the body."""
+        """Open TCP connections on which the server answered REQUESTS requests each. They end with the body."""
         with self.server.entered():
             listener = socket.create_server(("10.7.0.2", 5000))
         with closing(listener):
@@ -114,7 +113,7 @@ def collector() -> Iterator[EppingCollector]:
 
 
 def rtts(reader: Reader) -> set[tuple[str, int]]:
-    """Methods and sides with RTTs."""
+    """Return the methods and sides with RTTs."""
     reading = reader.read()
     rows = np.flatnonzero(reading.buckets.totals())
     keys = reading.slots["key"][rows]
@@ -122,7 +121,7 @@ def rtts(reader: Reader) -> set[tuple[str, int]]:
 
 
 def flows_of(collector: EppingCollector, name: str) -> Flows | None:
-    """What the latest look found on an interface that has flows without their other direction."""
+    """Return the result of the latest look for an interface with flows of one direction only."""
     found = [
         flows for number, flows in collector.directions.flows.items() if collector.attachments.names[number] == name
     ]
@@ -213,7 +212,7 @@ def test_a_mirror_port_without_tcp(
     address: str,
     expected: set[str],
 ) -> None:
-    """Of a subnet that talks to itself only nobody can tell."""
+    """The direction of traffic within one subnet cannot be known."""
     lab.server.ip("address add 10.9.0.2/24 dev b0")
     lab.client.ip("route add 10.9.0.0/24 dev a0")
     lab.mirror(*directions)
@@ -278,7 +277,7 @@ KEY = np.dtype(
 
 
 def keys_of(*flows: tuple[int, int, int, int, int]) -> np.typing.NDArray[Any]:
-    """Keys of flows: interface, address and port of the internal end, and of the external one."""
+    """Return keys of flows: interface, address and port of the internal end, and of the external one."""
     keys = np.zeros(len(flows), KEY)
     for key, (interface, inside, inside_port, outside, outside_port) in zip(keys, flows, strict=True):
         key["interface"], key["internal_port"], key["external_port"] = interface, inside_port, outside_port

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A reading has all that is in the program's maps, though it looks at little of it: the buckets known to be in use."""
+"""Tests that a reading has everything in the program's maps, though it reads only buckets known to be in use."""
 
 import threading
 from collections.abc import Callable
@@ -39,7 +39,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few rows to a window, so that there are many windows."""
+    """Makes windows of a few rows, so that there are many windows."""
     monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
@@ -219,11 +219,11 @@ def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> No
     check(every, reader.read())
 
 
-def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every: Bench) -> None:
+def test_delta_exported_and_pending_counts_make_the_whole_while_runs_widen(every: Bench) -> None:
     conversations, slots = talks(every, 6)
     chance = np.random.default_rng(7)
     reader, ledger = every.collector.reader(), TemporalityTracker(delta=True, started_ns=1)
-    told: dict[int, Counts] = {}
+    received: dict[int, Counts] = {}
     for turn in range(25):
         for conversation in conversations[: int(chance.integers(1, 7))]:
             spread = 1 + turn / 4
@@ -233,11 +233,11 @@ def test_delta_points_and_what_is_pending_make_the_whole_while_runs_widen(every:
         for part in np.array_split(rows, 4):
             if chance.random() < 0.6:
                 for row, counts in zip(part.tolist(), dense(ledger.pending(part).buckets, 415), strict=True):
-                    told[row] = told.get(row, np.zeros(415, np.uint64)) + counts
+                    received[row] = received.get(row, np.zeros(415, np.uint64)) + counts
                 ledger.acknowledge(part)
         pending = dense(ledger.pending(np.array(slots)).buckets, 415)
         for slot, counts in zip(slots, pending, strict=True):
-            assert (told.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
+            assert (received.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
 
 
 def test_without_threads_it_is_read_one_after_the_other(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,7 +255,7 @@ def test_without_threads_it_is_read_one_after_the_other(every: Bench, monkeypatc
     assert (reading.counters == expected.counters).all()
 
 
-def test_what_goes_wrong_beside_is_raised_and_the_next_reading_is_whole(
+def test_an_error_in_the_other_thread_is_raised_and_the_next_reading_is_whole(
     every: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:

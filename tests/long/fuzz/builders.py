@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whole packets, layer by layer. Checksums are left 0: nobody looks at them here, and scapy would take 100 us a packet
-(tests/long/test_fuzz.py has scapy and dpkt read what is built here)."""
+"""Builds whole packets, layer by layer.
+
+Checksums are 0: neither program nor model reads them, and scapy would take 100 us for a packet. In test_fuzz.py, scapy
+and dpkt read what is built here.
+"""
 
 import struct
 from collections.abc import Sequence

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python -m tests.long.fuzz --packets 2000000 --seed 1`, as root.
 
-Packets are shared among configurations, and configurations among CPUs, each process with a program of its own. The same
-seed makes the same packets. A disagreement is cut down to the packets that show it, printed as Python, and ends the
-work on its configuration; `--only CONFIG:NUMBER` runs that episode alone. Exit status 0: program and model agree.
+Packets are divided among configurations, and configurations among CPUs; each process has its own program. The same seed
+makes the same packets. A disagreement is reduced to the packets that show it and printed as Python; the work on its
+configuration ends. `--only CONFIG:NUMBER` runs that episode alone. Exit status 0: program and model agree.
 """
 
 import argparse

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sequences of packets, each made from its seed and number alone.
+"""Makes sequences of packets, each from its seed and number alone.
 
-Most episodes are random: talks, or parts of captures, at the same time, with most of their packets mutated. Every few
-one is a sweep, which goes through all cases of a kind, by its number where it left off: a packet cut off at every byte,
-TCP options of every kind and length in every place, chains of extension headers, stacks of link headers.
+Most episodes are random: conversations or parts of captures, at the same time, with most of their packets mutated.
+Every few episodes, one is a sweep. Sweeps go through all cases of a kind and continue where the last one ended: a
+packet truncated at every byte, TCP options of every kind and length at every place, chains of extension headers, stacks
+of link headers.
 """
 
 import itertools

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP flows: what a segment is to those that its sender sent before, and how flows behave.
+"""Models TCP flows: how a segment relates to earlier segments of its sender, and the metrics of flows.
 
-The words are Wireshark's (its TCP analysis), as docs/methods.md and docs/metrics.md use them. Sequence numbers are
-looked at as distances, and so never wrap around.
+The terms are those of Wireshark's TCP analysis, as in docs/methods.md and docs/metrics.md. Sequence numbers are
+compared as distances, so they never wrap around.
 """
 
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ class Half:
     newest: int | None = None  # its newest TSval; None: sequence numbers time it
     newest_ns: int = 0  # and when that was first seen
     waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # TSval, when
-    timed: tuple[int, int] | None = None  # of who sends no timestamps: what acknowledges the segment, when
+    timed: tuple[int, int] | None = None  # of a sender without timestamps: the ACK of the segment, and its time
     leaves_one_out: bool = False
     tsval: int = 0  # the last one, whether timestamps time it or not
     handed_over: bool = False  # its timestamps ceased to work
@@ -129,7 +129,7 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
     if receiver.acknowledged and not later(last, receiver.acknowledged):
         return Segment.AGAIN  # the other end has it
     if begin == 0:
-        # What acknowledges a first fragment is not known: nobody knows where its segment ends.
+        # The ACK of a first fragment is unknown, as the end of its segment is.
         return Segment.OTHER if is_probe(receiver, meaning) or meaning.is_first_fragment else Segment.NEXT
     if begin == -1 and begin + size > 0 and not flags & SYN:
         return Segment.OTHER

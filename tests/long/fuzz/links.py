@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The headers that may be between an Ethernet header and IP, read and built as their standards have them.
+"""Reads and builds the headers between an Ethernet header and IP, as their standards define them.
 
-A header is named by the EtherType in front of it. Most have a fixed size and end with the EtherType of what follows.
-What the program decides by itself:
+A header is named by the EtherType before it. Most headers have a fixed size and end with the EtherType of what follows.
+The program's own choices are:
 
-- With fewer than 8 bytes behind the EtherType of such a header, a packet is malformed: no IP would fit.
-- Behind the last MPLS label is IP if the first nibble says so, and else an Ethernet frame if there is one of the usual
-  EtherTypes where a frame, or a frame behind a control word, would have it.
+- With fewer than 8 bytes after the EtherType of such a header, a packet is malformed: no IP header would fit.
+- After the last MPLS label is IP if the first nibble says so. Otherwise there is an Ethernet frame if one of the usual
+  EtherTypes is where a frame, or a frame after a control word, would have it.
 """
 
 import struct

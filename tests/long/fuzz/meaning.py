@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a packet is, read from its bytes as the RFCs have it.
+"""Models what a packet is, read from its bytes as the RFCs define it.
 
-The program's own choices, which no RFC makes for it, are these constants and the comments beside them:
+The program's own choices, which no RFC makes, are these constants, the comments next to them, and the following:
 
-- A packet is `malformed` if its IP header, a header in front of it, or its TCP header is broken, not wholly there, or
-  longer than the packet says it is; or if the IP header promises more than there was on the wire.
-- A UDP or ICMP header that is not wholly there leaves the packet what it is, with nothing to measure.
-- Headers are needed, payload is not: captures cut it off.
-- A first fragment is the packet that it begins, if it has all of a TCP, UDP or ICMP header. Nobody knows where a TCP
-  segment ends that it begins. All other fragments are just that.
-- Inside of tunnels is looked one deep, and only if all of the tunnel's header is there.
+- A packet is `malformed` if its IP header, a header before it, or its TCP header is broken, truncated, or longer than
+  the packet says; or if the IP header promises more bytes than there were on the wire.
+- A packet with a truncated UDP or ICMP header keeps its kind, but is not measured.
+- Headers are needed, payload is not: captures truncate it.
+- A first fragment counts as the packet that it starts, if it has all of a TCP, UDP or ICMP header. The end of a TCP
+  segment is unknown in a first fragment. All other fragments count as fragments.
+- In tunnels, one inner packet is read, and only if the tunnel's header is complete.
 """
 
 from contextlib import suppress

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which round-trip times a sequence of packets ends: docs/methods.md as code.
+"""Models which RTT samples a sequence of packets completes: docs/methods.md as code.
 
-A method is a class that is shown packets and says when what a packet answers was sent.
+A method is a class that is shown packets and says, for each packet that answers another, when the other was sent.
 """
 
 from collections import Counter
@@ -95,7 +95,7 @@ class TcpTimestamp:
                 return self.timing.takes_back(half, tsval, bool(meaning.payload or meaning.flags & FIN), now_ns)
             self.timing.abandon(half)
             if known and later(newest, tsval):
-                half.newest = None  # a new connection, or the SYN of this one was overtaken: who knows
+                half.newest = None  # a new connection, or the SYN of this one was overtaken
                 return False
             known = False
         if known and not later(tsval, newest):

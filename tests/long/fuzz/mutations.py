@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done to whole packets.
+"""Mutates whole packets.
 
-A mutation takes a step and what its packet means, and returns it changed. Most know where the headers are, since bits
-turned anywhere seldom reach far into a program.
+A mutation takes a step and the meaning of its packet, and returns the step changed. Most mutations know where the
+headers are, as bits flipped at random places seldom get far into a program.
 """
 
 import itertools

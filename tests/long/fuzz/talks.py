@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Conversations: whole packets in the order and at the times in which two hosts would send them.
+"""Makes conversations: whole packets in the order and at the times in which two hosts would send them.
 
-A talk is a list of steps that begins at time 0. The host inside speaks first, as a rule.
+A talk is a list of steps that begins at time 0. Usually the internal host speaks first.
 """
 
 import random

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An episode through the program and through the model, and what they disagree about.
+"""Runs an episode through the program and the model, and reports their disagreements.
 
-The program is emptied before each episode: flows, questions and subnets are forgotten, slots given back. Counters stay,
-since the program only ever adds; what an episode has added is the difference.
+The program is emptied before each episode: no flows, pending requests, subnets or used slots. Counters remain, as the
+program only adds to them; the result of an episode is the difference.
 """
 
 import bisect

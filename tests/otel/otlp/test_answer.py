@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which answers over HTTP are a success: those of an OTLP receiver, and not those of a proxy in front of it."""
+"""Tests which HTTP answers are a success: those of an OTLP receiver, and not those of a proxy before it."""
 
 import gzip
 import time

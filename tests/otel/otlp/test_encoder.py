@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests written by us, and the objects that the SDK's encoder is given of the same counts: they say the same."""
+"""Compares encoded requests with what the SDK's encoder makes of the same counts."""
 
 import logging
 import random
@@ -44,7 +44,7 @@ SUBNETS = 40
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """Few slots: most subnets are counted together."""
+    """Few slots: most subnets are counted in the overflow slot."""
     with closing(Bench(replace(CONFIG, max_subnets=SUBNETS))) as bench:
         loopback = socket.if_nametoindex("lo")
         bench.collector.attachments.register(Interface("l\u00f6\u00f6p", loopback, 14))
@@ -52,7 +52,7 @@ def bench() -> Iterator[Bench]:
 
 
 def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -> None:
-    """RTTs narrow and wide, old subnets and new ones, all classes of packets, and ECN."""
+    """Feed narrow and wide RTTs, old and new subnets, all classes of packets, and ECN."""
     conversations += [Conversation(bench) for _ in range(6)]
     for conversation in conversations:
         low = draw.choice([10, 20, 29])
@@ -78,7 +78,7 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
             assert ExportMetricsServiceRequest.FromString(ours.body) == expected
             assert ours.points == sum(len(metric.data.data_points) for metric in theirs.scope_metrics[0].metrics)
             seen |= {metric.name for metric in theirs.scope_metrics[0].metrics}
-            if draw.random() < 0.7:  # else it is told again
+            if draw.random() < 0.7:  # otherwise it is exported again
                 producer.acknowledge(batch)
     assert metric_table.RTT.name in seen
     assert semconv.OVERFLOW in str(expected)
@@ -87,14 +87,14 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
 
 def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     partial = ExportMetricsPartialSuccess(rejected_data_points=2, error_message="too old")
-    with receiver(GRPC) as told:
-        told.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
-        wrapped = ProducerExporter(OTLPMetricExporter(told.endpoint, insecure=True), bench.collector)
+    with receiver(GRPC) as server:
+        server.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
+        wrapped = ProducerExporter(OTLPMetricExporter(server.endpoint, insecure=True), bench.collector)
         for _ in range(3):
             Conversation(bench).record([MS])
             wrapped.export(NOTHING)
         wrapped.shutdown()
-        assert len(told.bodies) == 3
+        assert len(server.bodies) == 3
     assert (wrapped.rejected, wrapped.failed) == (6, 0)
     said = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
     assert said == ["the receiver rejected 2 data points: too old"]
@@ -103,7 +103,7 @@ def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: 
 def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As another release of it might be built, in a way that shows at the first request only."""
+    """As another release of it might be built, with a difference that shows at the first request only."""
     inner = exporter(sink)
     wrapped = ProducerExporter(inner, bench.collector)
 

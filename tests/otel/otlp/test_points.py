@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is written of arrays says, to the last bit, what the SDK's encoder says of its own points of the same numbers.
+"""Compares encoded points with those of the SDK's encoder for the same numbers, to the last bit.
 
-Both requests are parsed and serialized again by protobuf: so what is compared is not the order of fields, but which of
-them are set, and their bits.
+Protobuf parses and serializes both requests again. So the tests compare which fields are set, and their bits, but not
+the order of fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,18 +57,18 @@ ALONE = [ResourceMetrics(RESOURCE, [], RESOURCE.schema_url)]
 
 
 def below(bits: int) -> st.SearchStrategy[int]:
-    """Numbers of any length up to so many bits; most others would be as long as can be."""
+    """Numbers of any length up to so many bits. Without this, most numbers would have the full length."""
     return st.integers(0, bits).flatmap(lambda length: st.integers(2**length >> 1, 2**length - 1))
 
 
 def attributes(prefix: str) -> st.SearchStrategy[Pairs]:
-    """Short and long ones, of any script, some of them flags."""
+    """Short and long attributes, in any script, some of them flags."""
     keys = st.text(max_size=5).map(prefix.__add__)
     return st.dictionaries(keys, st.text(max_size=5) | st.text(min_size=60, max_size=70) | st.booleans(), max_size=3)
 
 
 def check(ours: Request, *sdks: Metric) -> None:
-    """The SDK's encoder says the same of its metrics; and so many points there are."""
+    """Check that the SDK's encoder gives the same for its metrics, and the number of points."""
     scope = ScopeMetrics(OURS.scope, sdks, OURS.schema_url)
     expected = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, [scope], RESOURCE.schema_url)]))
     parsed = ExportMetricsServiceRequest.FromString(ours.body)
@@ -107,7 +107,7 @@ def test_numbers(
 
 
 def test_a_negative_number() -> None:
-    """Of an up-down counter; ours never are, but the field may be."""
+    """Of an up-down counter. Our values are never negative, but the field may be."""
     ours = number_points([Column.of([b""])], np.array([1]), 2, np.array([-3]))
     metric = metric_table.ACTIVE_FLOWS
     check(
@@ -188,7 +188,7 @@ RTTS_NS = st.lists(st.integers(RTT_MIN_NS, RTT_MAX_NS), min_size=1, max_size=50)
 @settings(deadline=None)
 @given(st.lists(RTTS_NS, min_size=1, max_size=5), st.sampled_from(buckets.SCALES))
 def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[int]], scale: int) -> None:
-    """Those of points.rtt_point(), for the same buckets."""
+    """The points of sdk_points.rtt_point() for the same buckets."""
     runs = []
     for each in rtts_ns:
         indexes = [buckets.index_of(rtt, scale) for rtt in each]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A request has everything the official encoder would have put into it, in the same places, and ours."""
+"""Tests that a request has all fields of the official encoder, in the same places, and ours."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def scope(*metrics: Metric) -> ScopeMetrics:
 
 @pytest.fixture
 def theirs() -> list[ResourceMetrics]:
-    """What an SDK hands to an exporter: two scopes, with a counter, a gauge and both kinds of histograms."""
+    """Return what an SDK passes to an exporter: two scopes, with a counter, a gauge and both kinds of histograms."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], Resource({"service.name": "shop"}, "https://example.com/1"))
     shop = provider.get_meter("shop", "1.2", "https://example.com/2", {"region": "Zürich"})
@@ -81,7 +81,7 @@ def test_metrics_without_points_are_left_off(theirs: list[ResourceMetrics]) -> N
 
 
 def test_a_metric_that_cannot_be_encoded_is_an_error_as_ever(theirs: list[ResourceMetrics]) -> None:
-    """Not a request that lacks it, unsaid."""
+    """The request is not sent without the metric."""
     broken = NumberDataPoint({}, 1, 2, "three")  # type: ignore[arg-type]
     metric = Metric("broken", "", "", Sum([broken], CUMULATIVE, is_monotonic=True))
     with pytest.raises(Exception, match="broken"):

@@ -1,15 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS as the variables ask for it: against real servers, with certificates that are renewed, and in any environment."""
+"""Tests TLS as the variables configure it: with real servers, renewed certificates, and variables of other programs."""
 
 import logging
 import shutil
 import socket
 import ssl
-import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -26,66 +24,35 @@ from otel_epping.otel.otlp.transport import sender
 from otel_epping.otel.variables import standard
 from tests.support.certificates import Authority
 from tests.support.otlp_receiver import GRPC, HTTP
+from tests.support.servers import Answer as HttpAnswer
+from tests.support.servers import HttpServer, grpc_server
 from tests.support.stalling_servers import serving
 
 pytestmark = pytest.mark.unit
 
 
 REQUEST = Request(b"", 0)
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Keeps the headers of the latest request."""
-
-    protocol_version = "HTTP/1.1"
-    seen: dict[str, str]
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        type(self).seen = {name.lower(): value for name, value in self.headers.items()}
-        self.send_response(200)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-
-class HttpServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """The client reports a handshake that fails."""
+Reply = Callable[[Message, bytes], HttpAnswer]
 
 
 @contextmanager
-def https(folder: Path, client_ca: Path | None) -> Iterator[int]:
-    server = HttpServer(("127.0.0.1", 0), Handler)
+def https(folder: Path, client_ca: Path | None, reply: Reply = lambda headers, body: (200, {}, b"")) -> Iterator[int]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server.pem", folder / "server.key")
     if client_ca:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    yield server.server_port
-    server.shutdown()
-    server.server_close()
+    with HttpServer(reply, context) as server:
+        yield server.server_port
 
 
 @contextmanager
 def grpcs(folder: Path, client_ca: Path | None) -> Iterator[int]:
-    server = grpc.server(ThreadPoolExecutor(1), options=[("grpc.so_reuseport", 0)])
-    handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(lambda body, context: b"")
-    service = "opentelemetry.proto.collector.metrics.v1.MetricsService"
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
     pair = ((folder / "server.key").read_bytes(), (folder / "server.pem").read_bytes())
     ca = client_ca.read_bytes() if client_ca else None
-    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([pair], ca, client_ca is not None))
-    server.start()
-    yield port
-    server.stop(grace=None).wait()
+    credentials = grpc.ssl_server_credentials([pair], ca, client_ca is not None)
+    with grpc_server(lambda body, context: b"", credentials, [("grpc.so_reuseport", 0)]) as port:
+        yield port
 
 
 def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any:
@@ -94,7 +61,7 @@ def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any
 
 @contextmanager
 def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
-    """What the agent would send with, by these variables."""
+    """Yield the sender of an agent with these variables."""
     said = standard.read(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
@@ -111,13 +78,29 @@ def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSende
     exporter.shutdown()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    """A CA, who vouches for `server` and `client`."""
-    authority = Authority(tmp_path)
+def _authority(folder: Path) -> Authority:
+    authority = Authority(folder)
     authority.issue("server")
     authority.issue("client")
     return authority
+
+
+@pytest.fixture(scope="module")
+def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
+    """Two CAs, each with a certificate for `server` and one for `client`. Tests work on copies."""
+    return _authority(tmp_path_factory.mktemp("ca")), _authority(tmp_path_factory.mktemp("other"))
+
+
+@pytest.fixture
+def authority(issued: tuple[Authority, Authority], tmp_path: Path) -> Authority:
+    """A copy of the first CA."""
+    return issued[0].copy_to(tmp_path)
+
+
+@pytest.fixture
+def renewed(issued: tuple[Authority, Authority], tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """A copy of the second CA, which replaces the first one."""
+    return issued[1].copy_to(tmp_path_factory.mktemp("renewed"))
 
 
 @pytest.fixture(params=[GRPC, HTTP])
@@ -154,10 +137,8 @@ def test_the_certificate_and_key_of_one_file(protocol: str, authority: Authority
         assert one.send(REQUEST) == Answer()
 
 
-def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority, tmp_path_factory: Any) -> None:
-    """The receiver has a certificate of the new CA already; and files are replaced as by mv."""
-    renewed = Authority(tmp_path_factory.mktemp("renewed"))
-    renewed.issue("server")
+def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority, renewed: Authority) -> None:
+    """The receiver already has a certificate of the new CA. The files are replaced as mv(1) does it."""
     files = {"CERTIFICATE": str(authority.pem)}
     with listening(protocol, renewed.folder) as port, sending(protocol, port, **files) as one:
         assert one.send(REQUEST).failure
@@ -168,11 +149,10 @@ def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority,
 
 
 def test_a_clients_certificate_that_is_renewed_is_read_again(
-    protocol: str, authority: Authority, tmp_path_factory: Any, caplog: pytest.LogCaptureFixture
+    protocol: str, authority: Authority, renewed: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The receiver comes to ask for one of another CA. Halfway, with a key that does not fit, the old pair stays."""
-    renewed = Authority(tmp_path_factory.mktemp("renewed"))
-    certificate, key = renewed.issue("client")
+    """The receiver changes to another CA. While the key does not match the new certificate, the old pair is used."""
+    certificate, key = renewed.folder / "client.pem", renewed.folder / "client.key"
     ours = authority.folder
     files = {"CLIENT_CERTIFICATE": str(ours / "client.pem"), "CLIENT_KEY": str(ours / "client.key")}
     with (
@@ -198,12 +178,11 @@ def test_a_clients_certificate_that_is_renewed_is_read_again(
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
 def test_the_certificate_of_the_exporter_goes_before_those_of_others(
-    authority: Authority, tmp_path_factory: Any, monkeypatch: pytest.MonkeyPatch, variable: str
+    authority: Authority, renewed: Authority, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
-    other = Authority(tmp_path_factory.mktemp("other"))
     with listening(HTTP, authority.folder) as port:
         monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # which goes before the other one
-        monkeypatch.setenv(variable, str(other.pem))
+        monkeypatch.setenv(variable, str(renewed.pem))
         with sending(HTTP, port, CERTIFICATE=str(authority.pem)) as one:
             assert one.send(REQUEST) == Answer()
         monkeypatch.setenv(variable, str(authority.pem))
@@ -217,19 +196,25 @@ def test_a_header_goes_before_netrc_and_a_user_in_the_url(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login nobody password nothing\n")
     monkeypatch.setenv("NETRC", str(netrc))
-    with listening(HTTP, authority.folder) as port:
+    seen: list[str] = []
+
+    def reply(headers: Message, _: bytes) -> HttpAnswer:
+        seen.append(headers["Authorization"])
+        return 200, {}, b""
+
+    with https(authority.folder, None, reply) as port:
         for endpoint in (f"https://127.0.0.1:{port}", f"https://me:pass@127.0.0.1:{port}"):
             certificate = {"CERTIFICATE": str(authority.pem), "ENDPOINT": endpoint}
             with sending(HTTP, port, HEADERS="authorization=Bearer%20ours", **certificate) as one:
                 assert one.send(REQUEST) == Answer()
-            assert Handler.seen["authorization"] == "Bearer ours"
+            assert seen[-1] == "Bearer ours"
         with sending(HTTP, port, **certificate) as one:
             assert one.send(REQUEST) == Answer()
-        assert Handler.seen["authorization"] == "Basic bWU6cGFzcw=="
+        assert seen[-1] == "Basic bWU6cGFzcw=="
 
 
 def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
-    """It answers a handshake by an HTTP response."""
+    """It answers a handshake with an HTTP response."""
 
     def refuse(client: socket.socket) -> None:
         client.recv(65536)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests that are written already, through what the official exporters are set up with."""
+"""Tests how encoded requests are sent with the settings of the official exporters."""
 
 import logging
 import socket
@@ -62,7 +62,7 @@ Build = Callable[..., Any]
 
 
 def counters(count: int) -> Request:
-    """A request of so many points."""
+    """Return a request with so many points."""
     attributes = Column.of(number_attributes({semconv.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count))
     written = number_points([attributes], np.full(count, 1), 2, np.arange(count))
     return request([RESOURCE], OURS, [sum_metric(metric_table.SUBNET_PACKETS, written, CUMULATIVE)])
@@ -75,7 +75,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def build() -> Iterator[Build]:
-    """Exporters by protocol and endpoint, shut down in the end if the test hasn't."""
+    """Makes exporters by protocol and endpoint, and shuts them down in the end."""
     with ExitStack() as undo:
 
         def build(protocol: str, endpoint: str, timeout: float = TIMEOUT_S, **options: Any) -> MetricExporter:
@@ -88,7 +88,7 @@ def build() -> Iterator[Build]:
 
 
 @pytest.fixture
-def told(protocol: str) -> Iterator[Receiver]:
+def server(protocol: str) -> Iterator[Receiver]:
     with receiver(protocol) as one:
         yield one
 
@@ -100,7 +100,7 @@ def sender_of(exporter: MetricExporter) -> RequestSender:
 
 
 def test_a_collector_gets_what_was_written(build: Build) -> None:
-    """Not ours, and by both transports, compressed and not."""
+    """A collector of others, by both transports, with and without compression."""
     sent = counters(1000)
     gzip = {GRPC: grpc.Compression.Gzip, HTTP: HttpCompression.Gzip}
     with Sink() as sink, collector(sink) as forwarder:
@@ -129,19 +129,19 @@ def test_compression_and_headers_are_the_exporters(protocol: str, build: Build, 
     assert (wire.bytes < len(sent.body) / 5) is compressed
 
 
-def test_a_request_is_sent_again_after_a_transient_error(protocol: str, told: Receiver, build: Build) -> None:
-    """The gRPC exporter connects anew after the first: there, too, requests go through as they are."""
+def test_a_request_is_sent_again_after_a_transient_error(protocol: str, server: Receiver, build: Build) -> None:
+    """The gRPC exporter reconnects after the first error. The request is sent unchanged."""
     sent = counters(3)
-    told.errors = [TRANSIENT[protocol]] * 2
-    assert sender_of(build(protocol, told.endpoint)).send(sent) == SUCCESS
-    assert told.bodies == [sent.body] * 3
+    server.errors = [TRANSIENT[protocol]] * 2
+    assert sender_of(build(protocol, server.endpoint)).send(sent) == SUCCESS
+    assert server.bodies == [sent.body] * 3
 
 
-def test_a_request_that_is_refused_fails_at_once(protocol: str, told: Receiver, build: Build) -> None:
-    sending = sender_of(build(protocol, told.endpoint))
-    told.errors = [FINAL[protocol]]
+def test_a_request_that_is_refused_fails_at_once(protocol: str, server: Receiver, build: Build) -> None:
+    sending = sender_of(build(protocol, server.endpoint))
+    server.errors = [FINAL[protocol]]
     assert sending.send(counters(3)).failure
-    assert len(told.bodies) == 1
+    assert len(server.bodies) == 1
     assert sending.send(counters(3)) == SUCCESS, "the next one is another matter"
 
 
@@ -153,46 +153,46 @@ def test_a_receiver_that_is_silent_costs_no_more_than_the_timeout(protocol: str,
         assert 0.4 < time.monotonic() - began < 2
 
 
-def test_points_that_the_receiver_rejects_are_told(protocol: str, told: Receiver, build: Build) -> None:
+def test_points_that_the_receiver_rejects_are_reported(protocol: str, server: Receiver, build: Build) -> None:
     partial = ExportMetricsPartialSuccess(rejected_data_points=2, error_message="too old")
-    told.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
-    sending = sender_of(build(protocol, told.endpoint))
+    server.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
+    sending = sender_of(build(protocol, server.endpoint))
     assert sending.send(counters(3)) == Answer(None, 2, "too old")
-    told.response = b""
+    server.response = b""
     assert sending.send(counters(3)) == SUCCESS, "and of the next none"
 
 
-def test_a_response_that_is_not_otlp_is_a_failure(protocol: str, told: Receiver, build: Build) -> None:
-    told.response = b"OK"
-    failure = sender_of(build(protocol, told.endpoint)).send(counters(3)).failure
+def test_a_response_that_is_not_otlp_is_a_failure(protocol: str, server: Receiver, build: Build) -> None:
+    server.response = b"OK"
+    failure = sender_of(build(protocol, server.endpoint)).send(counters(3)).failure
     assert failure
     assert "the response is not OTLP" in failure.text
 
 
 def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> None:
-    with receiver(HTTP) as told:
-        sending = sender_of(build(HTTP, told.endpoint, max_request_size=1000))
+    with receiver(HTTP) as server:
+        sending = sender_of(build(HTTP, server.endpoint, max_request_size=1000))
         assert sending.send(counters(3)) == SUCCESS
         assert sending.send(counters(300)).failure
-        assert len(told.bodies) == 1
+        assert len(server.bodies) == 1
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
     """4 MiB. It is not sent again: the server does not say when it would have more room."""
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20
-    with receiver(GRPC) as told:
-        assert sender_of(build(GRPC, told.endpoint, timeout=0.5)).send(large).failure
-        assert not told.bodies
+    with receiver(GRPC) as server:
+        assert sender_of(build(GRPC, server.endpoint, timeout=0.5)).send(large).failure
+        assert not server.bodies
 
 
-def test_nothing_is_sent_after_shutdown(protocol: str, told: Receiver, build: Build) -> None:
-    exporter = build(protocol, told.endpoint)
+def test_nothing_is_sent_after_shutdown(protocol: str, server: Receiver, build: Build) -> None:
+    exporter = build(protocol, server.endpoint)
     sending = sender_of(exporter)
     assert sending.send(counters(3)) == SUCCESS
     exporter.shutdown()
     assert sending.send(counters(3)).failure
-    assert len(told.bodies) == 1
+    assert len(server.bodies) == 1
 
 
 def test_shutdown_ends_a_wait_between_two_tries(protocol: str, build: Build) -> None:
@@ -210,14 +210,14 @@ def test_shutdown_ends_a_wait_between_two_tries(protocol: str, build: Build) -> 
 
 
 def test_the_exporters_own_metrics_count_the_points(
-    protocol: str, told: Receiver, build: Build, monkeypatch: pytest.MonkeyPatch
+    protocol: str, server: Receiver, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED, "true")
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
-    sending = sender_of(build(protocol, told.endpoint, meter_provider=provider))
+    sending = sender_of(build(protocol, server.endpoint, meter_provider=provider))
     sending.send(counters(300))
-    told.errors = [FINAL[protocol]]
+    server.errors = [FINAL[protocol]]
     sending.send(counters(7))
     data = reader.get_metrics_data()
     assert data
@@ -232,22 +232,22 @@ def test_the_exporters_own_metrics_count_the_points(
     provider.shutdown()
 
 
-def test_the_exporter_exports_as_ever_beside_it(protocol: str, told: Receiver, build: Build) -> None:
-    exporter = build(protocol, told.endpoint)
+def test_the_exporter_still_exports_next_to_it(protocol: str, server: Receiver, build: Build) -> None:
+    exporter = build(protocol, server.endpoint)
     for sending in (sender_of(exporter), sender_of(exporter)):  # a second one, in place of the first
         sending.send(counters(3))
     metric = sdk_points.sum_metric(
         metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
     )
     scope = ScopeMetrics(metric_table.SCOPE, [metric], "")
-    told.errors = [TRANSIENT[protocol]]
+    server.errors = [TRANSIENT[protocol]]
     assert exporter.export(MetricsData([ResourceMetrics(RESOURCE.resource, [scope], "")])) is MetricExportResult.SUCCESS
-    assert told.bodies[:2] == [counters(3).body] * 2
-    assert "limit" in str(ExportMetricsServiceRequest.FromString(told.bodies[-1]))
+    assert server.bodies[:2] == [counters(3).body] * 2
+    assert "limit" in str(ExportMetricsServiceRequest.FromString(server.bodies[-1]))
 
 
 class OwnGrpcExporter(GrpcExporter):
-    """Somebody's own, who may do as he likes with an export."""
+    """An exporter of a user, who may override the export."""
 
 
 class OwnHttpExporter(HttpExporter):
@@ -272,7 +272,7 @@ MEMBERS = {
 def test_an_exporter_of_another_build_is_left_as_it_is(
     protocol: str, member: str, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A member of it is something else; and the log says so."""
+    """One of its members is something else, which is logged."""
     exporter = build(protocol, "http://127.0.0.1:9")
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         holder = exporter if member in vars(exporter) else type(exporter)

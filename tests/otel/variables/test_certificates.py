@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Certificates and keys are checked before TLS gets them: each mistake has a line, with variable, value and cure."""
+"""Tests the checks of certificates and keys before TLS uses them: each error has variable, value and cure."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ CERTIFICATE, CLIENT, KEY = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem; a client's client.pem and client.key; and files that are wrong in one way each."""
+    """ca.pem, client.pem and client.key of a client, and files that are wrong in one way each."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder)
     authority.issue("client")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The standard variables: each form that the specification allows, and each mistake with variable, value and cure."""
+"""Tests the standard variables: each form that the specification allows; each error has variable, value and cure."""
 
 import os
 from collections.abc import Mapping

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files that are no captures: each is refused at once, by its name and with what helps."""
+"""Tests files that are not captures: each is rejected at once, with its format and the cure."""
 
 import io
 import json

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every link type becomes Ethernet; scapy finds in it the packet that was put in."""
+"""Tests that every link type is converted to Ethernet. Scapy finds the original packet in the result."""
 
 import random
 import re
@@ -31,7 +31,7 @@ PACKETS = (
 
 
 def frames(path: Path) -> tuple[list[tuple[bytes, int]], str]:
-    """The frames of a capture as (bytes, original length), and the error that it ends with, or ''."""
+    """Return the frames of a capture as (bytes, original length), and the error at its end, or ''."""
     found: list[tuple[bytes, int]] = []
     try:
         with Capture(str(path)) as capture:
@@ -70,7 +70,7 @@ def test_every_link_type_that_is_read_is_tried() -> None:
 
 
 def test_links_side_by_side(tmp_path: Path) -> None:
-    """Packets of many interfaces, one after the other; each is turned without touching its neighbours."""
+    """Packets of many interfaces in turn. Each is converted without changing the packets next to it."""
     ip = bytes(PACKETS[0])
     packets = [Packet(BEGIN_NS, make(ip), len(make(ip)), link) for _ in range(3) for link, make in LINKS.values()]
     (tmp_path / "capture").write_bytes(pcapng(packets))
@@ -81,7 +81,7 @@ def test_links_side_by_side(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_cut_within_the_link_header(tmp_path: Path, name: str) -> None:
-    """However little of a packet there is, the next one is whole, and what is left is too short for a frame."""
+    """However short a packet is, the next one is whole, and the rest is too short for a frame."""
     link, make = LINKS[name]
     frame = make(bytes(PACKETS[1]))
     header = len(frame) - len(PACKETS[1])
@@ -97,8 +97,8 @@ def test_cut_within_the_link_header(tmp_path: Path, name: str) -> None:
         assert len(each) <= ETHERNET_HEADER + 4 or each[12:14] not in (b"\x08\0", b"\x86\xdd")
 
 
-def test_what_a_link_may_carry_besides_ip(tmp_path: Path) -> None:
-    """It stays what it is, or becomes of no known type."""
+def test_packets_of_a_link_other_than_ip(tmp_path: Path) -> None:
+    """The packet keeps its type, or gets an unknown type."""
     others = {
         101: b"\x55" * 40,
         0: bytes(4) + b"\x45" * 40,
@@ -113,7 +113,7 @@ def test_what_a_link_may_carry_besides_ip(tmp_path: Path) -> None:
 
 
 def test_a_link_that_is_not_known(tmp_path: Path) -> None:
-    """All packets of other links are read. Of a pcap file, which has one link, no more than the first are looked at."""
+    """All packets of other links are read. A pcap file has one link, so only its first packets are read."""
     packets = [packet(1), packet(2), packet(3)._replace(link=220), packet(4)]
     (tmp_path / "capture").write_bytes(pcapng(packets))
     found, error = frames(tmp_path / "capture")
@@ -128,7 +128,7 @@ def test_a_link_that_is_not_known(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_whatever_is_in_a_link_header(name: str) -> None:
-    """Bytes at random, behind a good beginning or none: only bytes of the packet and of its record are written."""
+    """Random bytes, with or without a valid beginning: only bytes of the packet and of its record are written."""
     link, make = LINKS[name]
     chance = random.Random(name)
     guard, record, count = 8, 16, 300

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pcap: every form of the header, records of every length, files that are cut or damaged; dpkt reads the same."""
+"""Tests pcap: every form of the header, records of every length, truncated and damaged files. dpkt reads the same."""
 
 import io
 import random
@@ -35,7 +35,7 @@ def test_every_header(tmp_path: Path, order: str, nanoseconds: bool) -> None:
 
 
 def test_more_than_a_window(tmp_path: Path) -> None:
-    """Records across the ends of windows, and more in one than make a batch."""
+    """Records across the ends of windows, and more records in a window than in a batch."""
     chance = random.Random(1)
     sizes = [chance.choice([0, 1, 60, 1514, 9000, 65_536, 262_144]) for _ in range(300)] + [14] * 10_000
     packets = [packet(number, size) for number, size in enumerate(sizes)]
@@ -54,7 +54,7 @@ def test_the_length_of_the_check_sequence_is_no_link_type(tmp_path: Path) -> Non
 
 
 def test_times_that_cannot_be_meant(tmp_path: Path) -> None:
-    """Zero, and a fraction of a second or more, are no times; each unit has a limit of its own."""
+    """Zero, and a fraction of a second or more, are not times. Each unit has its own limit."""
     for nanoseconds, unit_ns in ((False, 1000), (True, 1)):
         per_second = 10**9 // unit_ns
         times = [(0, 0), (0, 1), (5, per_second - 1), (5, per_second), (5, 2**32 - 1), (2**32 - 1, 0)]
@@ -86,7 +86,7 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
 
 
 def test_any_byte_damaged(tmp_path: Path) -> None:
-    """Whatever a byte is turned into: packets, or an error, and as many packets as before it."""
+    """Any change of a byte gives packets or an error, and as many packets as before the byte."""
     content = pcap(PACKETS[:3], nanoseconds=True)
     intact = FILE_HEADER + RECORD_HEADER + len(PACKETS[0].data)
     for place in range(len(content)):
@@ -130,7 +130,7 @@ def header(
     ],
 )
 def test_longer_headers_of_records(tmp_path: Path, order: str, magic: int, more: int) -> None:
-    """Of a file with several packets, and of one with two; the last one may be torn."""
+    """A file with several packets, and a file with two. The last packet may be truncated."""
     extra = bytes(range(0x80, 0x80 + more))
     for packets in (TIMED, TIMED[:2]):
         content = header(magic, order) + records(packets, order, extra)
@@ -154,7 +154,7 @@ def test_lengths_in_the_old_order(tmp_path: Path, order: str, version: tuple[int
 
 
 def test_lengths_of_version_2_3_in_the_new_order(tmp_path: Path) -> None:
-    """There are files of both kinds."""
+    """Files with either order exist."""
     assert read_bytes(tmp_path / "capture", header(0xA1B2C3D4, "<", (2, 3)) + records(TIMED)) == (TIMED, "")
 
 
@@ -173,7 +173,7 @@ def test_aix(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_ixia(tmp_path: Path, order: str) -> None:
-    """lcap of hardware and of software: the length of all records follows the header of the file."""
+    """lcap of hardware and of software: the length of all records follows the file header."""
     body = records(TIMED, order)
     content = header(0x1C0001AB, order) + struct.pack(f"{order}I", len(body)) + body
     assert read_bytes(tmp_path / "capture", content) == (TIMED, "")
@@ -185,14 +185,14 @@ def test_ixia(tmp_path: Path, order: str) -> None:
 
 
 def test_the_snap_length_limits_nothing(tmp_path: Path) -> None:
-    """Writers leave it zero, or do not keep to it."""
+    """Some writers set it to zero, or write longer packets."""
     for snap_length in (0, 10, 0xFFFF_FFFF):
         content = header(0xA1B2C3D4, snap_length=snap_length) + records(TIMED)
         assert read_bytes(tmp_path / "capture", content) == (TIMED, "")
 
 
 def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path) -> None:
-    """The link type says that four bytes of it follow each packet; what was cut off before has none of them."""
+    """The link type says that four FCS bytes follow each packet. A truncated packet has none of them."""
     packets = [packet(1, 64), packet(2, 63, 1), packet(3, 60, 4), packet(4, 20, 44)]
     found, error = read_bytes(tmp_path / "capture", pcap(packets, nanoseconds=True, link=0x2400_0001))
     assert not error
@@ -200,7 +200,7 @@ def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path) -> None:
 
 
 def test_zeros_are_no_packets(tmp_path: Path) -> None:
-    """After a crash a file may have its size, and zeros where it was not written yet."""
+    """After a crash, a file may have its full size, with zeros where nothing was written yet."""
     content = pcap(PACKETS, nanoseconds=True)
     found, error = read_bytes(tmp_path / "capture", content + bytes(1 << 20))
     assert found == PACKETS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""pcapng: sections, interfaces and clocks of all kinds, all blocks that hold packets; dpkt reads the same."""
+"""Tests pcapng: sections, interfaces and clocks of all kinds, all blocks that hold packets. dpkt reads the same."""
 
 import io
 import struct
@@ -46,7 +46,7 @@ def test_plain(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_all_blocks_that_hold_packets(tmp_path: Path, order: str) -> None:
-    """Among blocks that don't, one longer than the window; a simple packet has no time, and ends at the snap length."""
+    """Among other blocks, one longer than the window. A simple packet has no time, and ends at the snap length."""
     one, two, three, four = PACKETS
     parts = [
         section(order),
@@ -86,7 +86,7 @@ def test_sections_of_both_orders_with_interfaces_of_their_own(tmp_path: Path) ->
     [*((digits, 10**digits) for digits in (0, 3, 6, 9, 12)), *((0x80 | bits, 2**bits) for bits in (10, 30, 33))],
 )
 def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) -> None:
-    """Units of powers of ten and of two, and times from a moment of the interface's own."""
+    """Units of powers of ten and of two, and times relative to an offset of the interface."""
     offset_s = -3_000
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
@@ -130,7 +130,7 @@ def test_torn_at_every_byte(tmp_path: Path, order: str) -> None:
 
 
 def test_any_byte_damaged(tmp_path: Path) -> None:
-    """Whatever a byte is turned into: packets, or an error, and as many packets as before it."""
+    """Any change of a byte gives packets or an error, and as many packets as before the byte."""
     head = section() + interface(options=option(TIME_RESOLUTION, b"\x06") + END_OF_OPTIONS) + enhanced(PACKETS[0])
     content = head + simple(PACKETS[1]) + obsolete(PACKETS[2]) + enhanced(PACKETS[3]._replace(data=b"data"))
     for place in range(len(content)):
@@ -175,7 +175,7 @@ def test_another_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resolution", [0, 3, 6, 9, 12, 0x80 | 10, 0x80 | 33])
 @pytest.mark.parametrize("offset_s", [0, -3_000, 1_700_000_000, -(2**63), 2**63 - 1])
 def test_times_that_cannot_be_meant(tmp_path: Path, order: str, resolution: int, offset_s: int) -> None:
-    """Zero and before, and later than 64 bits of nanoseconds hold: no time; whatever is in between is exact."""
+    """Times until zero, or beyond 64 bits of nanoseconds, count as missing. All others are exact."""
     per_second = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
@@ -193,7 +193,7 @@ def test_times_that_cannot_be_meant(tmp_path: Path, order: str, resolution: int,
 
 @ORDERS
 def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path, order: str) -> None:
-    """Of the interface that says that there is one."""
+    """For an interface that declares an FCS."""
     parts = [
         section(order),
         interface(order=order, options=option(FCS_LENGTH, b"\x04", order) + END_OF_OPTIONS),
@@ -206,7 +206,7 @@ def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path, order: str) -
 
 
 def test_blocks_that_hold_no_packets(tmp_path: Path) -> None:
-    """Names, statistics, custom blocks, the journal of systemd, decryption secrets, and what is not specified yet."""
+    """Names, statistics, custom blocks, systemd's journal, decryption secrets, and types that are not specified yet."""
     others = [block(kind, bytes(range(40))) for kind in (4, 5, 7, 8, 9, 0xA, 0xBAD, 0x4000_0BAD, 0x204, 0x7FFF_0000)]
     content = section() + interface()
     for one, other in zip(PACKETS, [b"".join(others[i::4]) for i in range(4)], strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where captures come from: files, plain or compressed, pipes; and what isn't one."""
+"""Tests the sources of captures: files, plain or compressed, and pipes; and files that are not captures."""
 
 import os
 import random
@@ -27,14 +27,14 @@ def test_gzip_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture.gz", CONTENT) == (PACKETS, "")
 
 
-def test_gzip_files_one_behind_the_other(tmp_path: Path) -> None:
+def test_gzip_files_one_after_the_other(tmp_path: Path) -> None:
     """As `cat` makes them, and bgzip."""
     parts = compressed(CONTENT[:100]) + compressed(CONTENT[100:]) + bytes(8)
     assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
 
 
 def test_gzip_torn_at_every_byte(tmp_path: Path) -> None:
-    """What could be uncompressed is not lost."""
+    """All data that can be uncompressed is read."""
     chance = random.Random(2)
     packets = [one._replace(data=chance.randbytes(60)) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -50,7 +50,7 @@ def test_gzip_torn_at_every_byte(tmp_path: Path) -> None:
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
-    """Damaged within: what comes before it is told, of a file of several windows, too. In the trailer: everything."""
+    """Packets before the damage are read, also in a file of several windows. With a damaged trailer, all are."""
     chance = random.Random(3)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=30_000)), original=30_000) for one in PACKETS * 2]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -72,7 +72,7 @@ def _damaged(content: bytes, place: int) -> bytes:
 
 
 def test_packets_and_errors_do_not_depend_on_the_bytes_of_a_read(tmp_path: Path) -> None:
-    """Of whole captures, of torn ones, and of damaged ones, plain or compressed; from a file and from a pipe."""
+    """Whole, truncated and damaged captures, plain or compressed, from a file and from a pipe."""
     chance = random.Random(4)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=100)), original=100) for one in PACKETS[:10]]
     for plain in (pcap(packets, nanoseconds=True), pcapng(packets)):
@@ -88,7 +88,7 @@ def test_packets_and_errors_do_not_depend_on_the_bytes_of_a_read(tmp_path: Path)
 
 
 def test_damaged_gzip_gives_all_that_is_whole(tmp_path: Path) -> None:
-    """Everything that zlib makes of the bytes in front of the damage; the rest of the damaged block is lost."""
+    """All that zlib makes of the bytes before the damage; the rest of the damaged block is lost."""
     chance = random.Random(5)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=3000)), original=3000) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -122,7 +122,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 @contextmanager
 def without_access(path: Path) -> Iterator[None]:
-    """Who may read everything, as root may, is nobody meanwhile."""
+    """Become nobody for a while, as root can read every file."""
     if not os.access(path, os.R_OK):
         yield
         return
@@ -137,7 +137,7 @@ def without_access(path: Path) -> Iterator[None]:
 
 
 def _flushed(content: bytes) -> bytes:
-    """The beginning of a gzip file, as a program writes it that flushes and goes on."""
+    """Return the beginning of a gzip file of a program that flushes and continues."""
     member = zlib.compressobj(wbits=31)
     return member.compress(content) + member.flush(zlib.Z_SYNC_FLUSH)
 
@@ -171,7 +171,7 @@ def test_standard_input_byte_by_byte(content: bytes) -> None:
 
 @pytest.mark.parametrize("content", [CONTENT, _flushed(CONTENT)], ids=["plain", "gzip"])
 def test_a_pipe_is_not_waited_for(content: bytes) -> None:
-    """What came is given out, for whoever looks at packets as they are captured."""
+    """Packets that arrived are returned, for users who look at packets during the capture."""
     with pipe() as process:
         assert process.stdin
         assert process.stdout

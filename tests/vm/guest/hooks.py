@@ -87,15 +87,15 @@ def _kill(results: Results, pair: Pair, hook: str) -> None:
         alive = False
     behind = attached(pair.near, "near0")
     again = Agent(f"hooks after kill {hook}", pair.near, ["near0"], "--hook", hook)
-    beside = attached(pair.near, "near0")
+    meanwhile = attached(pair.near, "near0")
     code = again.stop()
     left = attached(pair.near, "near0")
     links = hook == "auto" and tcx.is_known()
-    ok = not alive and not left and code == 0 and len(beside) <= 2 and (not behind if links else bool(behind))
+    ok = not alive and not left and code == 0 and len(meanwhile) <= 2 and (not behind if links else bool(behind))
     results.tell(
         f"kill -9, {hook}",
         ok,
-        f"left by the killed: {behind or 'nothing'}; while the next runs: {beside}; after it: {left or 'nothing'}"
+        f"left by the killed: {behind or 'nothing'}; while the next runs: {meanwhile}; after it: {left or 'nothing'}"
         + ("; processes are left" if alive else ""),
     )
 
