@@ -10,6 +10,7 @@
 #include "packet_start.h"
 #include "ip_headers.h"
 #include "packet.h"
+#include "tcp_options.h"
 #include "transport_headers.h"
 
 #define FAST_VERSION_IHL 0x45 /* version 4, 5 words: no options */

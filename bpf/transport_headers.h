@@ -1,68 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Parses TCP with its timestamp option, and the fields of UDP and ICMP that the methods need. */
+/* Parses the fields of TCP, UDP and ICMP headers that the methods need. */
 #pragma once
 
 #include <linux/tcp.h>
 #include <linux/udp.h>
 
 #include "packet.h"
+#include "tcp_options.h"
 
 #define ICMP_ECHO_REPLY 0
 #define ICMP_ECHO_REQUEST 8
 #define ICMPV6_ECHO_REQUEST 128
 #define ICMPV6_ECHO_REPLY 129
-
-#define TCPOPT_EOL 0
-#define TCPOPT_NOP 1
-#define TCPOPT_TIMESTAMP 8
-#define TCPOLEN_TIMESTAMP 10
-#define MAX_OPTIONS 40
-/* Two NOPs, and kind and length of a timestamp: the first option bytes of almost all segments (RFC 7323 appendix A). */
-#define NOP_NOP_TIMESTAMP __cpu_to_be32(0x0101080a)
-#define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
-
-/*
- * Finds the timestamp option (RFC 7323 section 3.2). A malformed list of options ends the search, as in the kernel's
- * tcp_parse_options(): the segment then has no timestamp.
- *
- * The loop goes byte by byte, and counts down the bytes of other options, instead of jumping from option to option. So
- * the verifier knows the offset at each step, and processes hundreds of instructions instead of a million. As a rule
- * the timestamp is after two NOPs, at the third byte.
- */
-static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, struct packet *packet)
-{
-    const __be32 *words = (void *)options;
-    u8 skip = 0;
-
-    if (length >= 12 && (void *)(words + 3) <= end && words[0] == NOP_NOP_TIMESTAMP) {
-        packet->tsval = __be32_to_cpu(words[1]);
-        packet->tsecr = __be32_to_cpu(words[2]);
-        packet->has_timestamp = true;
-        return;
-    }
-    for (u32 i = 0; i <= OPTIONS_BEFORE_TIMESTAMP; i++) {
-        __be32 *values = (void *)options + i + 2;
-
-        /* The rest is too short for a timestamp. */
-        if (i + TCPOLEN_TIMESTAMP > length || (void *)options + i + TCPOLEN_TIMESTAMP > end)
-            return;
-        if (skip) {
-            skip--;
-            continue;
-        }
-        if (options[i] == TCPOPT_NOP)
-            continue;
-        if (options[i] == TCPOPT_EOL || options[i + 1] == 1)
-            return;
-        if (options[i] == TCPOPT_TIMESTAMP && options[i + 1] == TCPOLEN_TIMESTAMP) {
-            packet->tsval = __be32_to_cpu(values[0]);
-            packet->tsecr = __be32_to_cpu(values[1]);
-            packet->has_timestamp = true;
-            return;
-        }
-        skip = options[i + 1] - 1; /* 0 is malformed as well: skip becomes 255, which ends the search */
-    }
-}
 
 static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 rest, struct packet *packet)
 {

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.command import converse, environment
 from tests.support.patience import PATIENCE_S

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from otel_epping.process.text import escaped
+from otel_epping.process.escaping import escaped
 
 _SERVICE_INSTANCE = uuid.UUID("4d63009a-8d0f-11ee-aad7-4c796ed8e320")
 _MACHINE_ID = Path("/etc/machine-id")

@@ -29,7 +29,7 @@ from otel_epping.kernel.read.flow_table import FlowTable
 from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
-from otel_epping.kernel.read.waiting import count_waiting
+from otel_epping.kernel.read.waiting_rtts import count_waiting
 
 # Slots are assigned in ascending order. When two CPUs compete for a slot, a few can be skipped. So if this number of
 # slots are free, all following slots are free, too.

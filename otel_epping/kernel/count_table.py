@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
-from otel_epping.kernel.sparse import SparseHistograms
+from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 
 @dataclass

@@ -8,7 +8,7 @@ import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Indexes, Records, Times, Words, as_matrix, grow
 from otel_epping.kernel.count_table import CountTable
-from otel_epping.kernel.sparse import SparseHistograms
+from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 OVERFLOW_SLOT = 0
 

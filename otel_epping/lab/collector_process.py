@@ -13,7 +13,7 @@ from contextlib import ExitStack, nullcontext
 from typing import IO, Literal
 
 from otel_epping.lab.namespaces import LabError, Namespace, start
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 
 _START_TIMEOUT_S = 10.0
 

@@ -4,8 +4,8 @@
 from otel_epping.lab.collector_process import CollectorProcess, Protocol
 from otel_epping.lab.namespaces import LabError, Namespace
 from otel_epping.lab.otelcol import Otelcol, find_otelcol
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.rotel import Rotel, find_rotel
-from otel_epping.lab.sink import Sink
 
 
 def collector(

@@ -18,7 +18,7 @@ import numpy as np
 from otel_epping.errors import EppingError
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError
-from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab, Network
 from otel_epping.otel import metric_table, semconv
 from otel_epping.process.signals import enable_keyboard_interrupt

@@ -27,16 +27,16 @@ from opentelemetry.sdk.metrics.export import (
 
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel import private
-from otel_epping.otel.batch import ExportBatch
 from otel_epping.otel.explicit_buckets import to_explicit
+from otel_epping.otel.export_batch import ExportBatch
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.encoder import BatchEncoder
 from otel_epping.otel.otlp.failure import Failure, Once, kind_of
 from otel_epping.otel.otlp.request import encode_sdk_metrics
 from otel_epping.otel.otlp.transport import sender
 from otel_epping.otel.producer import EppingMetricProducer
+from otel_epping.otel.sdk_deltas import UndeliveredDeltas
 from otel_epping.otel.timestamps import move_timestamps
-from otel_epping.otel.undelivered_deltas import UndeliveredDeltas
 from otel_epping.otel.variables.certificates import Certificates
 from otel_epping.series.limits import Limits
 

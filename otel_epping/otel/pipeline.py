@@ -23,8 +23,8 @@ from otel_epping.otel.otlp.official_exporters import build
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.self_metrics import observe
 from otel_epping.otel.variables import standard
+from otel_epping.process.escaping import escaped, printable
 from otel_epping.process.signals import STOP_S
-from otel_epping.process.text import escaped, printable
 from otel_epping.series.limits import Limits
 from otel_epping.version import __version__
 

@@ -21,8 +21,8 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.reading import OVERFLOW_SLOT
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.attributes import NO_LABELS, Columns, Labels, rtt_labels, subnet_labels
-from otel_epping.otel.batch import CounterSeries, ExportBatch, counter_series, rtt_series
 from otel_epping.otel.counters import INTERFACE_COUNTERS, SUBNET_COUNTERS
+from otel_epping.otel.export_batch import CounterSeries, ExportBatch, counter_series, rtt_series
 from otel_epping.series.cardinality import CardinalityLimiter
 from otel_epping.series.limits import Limits
 from otel_epping.series.subnet import subnet_of

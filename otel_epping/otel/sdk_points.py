@@ -19,7 +19,7 @@ from opentelemetry.util.types import Attributes
 
 from otel_epping.kernel.arrays import Counts
 from otel_epping.otel import metric_table
-from otel_epping.otel.batch import CounterSeries, RttSeries
+from otel_epping.otel.export_batch import CounterSeries, RttSeries
 from otel_epping.series import histogram
 
 _NS = 1e9

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from typing import Any
 
-from otel_epping.process.text import printable
+from otel_epping.process.escaping import printable
 
 _log = logging.getLogger(__name__)
 

@@ -29,7 +29,7 @@ from otel_epping.replay.event_printer import EventPrinter
 from otel_epping.replay.input_files import InputFiles
 from otel_epping.replay.replayer import Replayer
 from otel_epping.replay.report import packet_count, report
-from otel_epping.replay.table import table
+from otel_epping.replay.subnet_table import table
 
 
 def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: bool = False) -> bool:

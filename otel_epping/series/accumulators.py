@@ -15,7 +15,7 @@ from otel_epping.kernel.count_table import CountTable
 from otel_epping.kernel.read.min_max import MinMax
 from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import Reading
-from otel_epping.kernel.sparse import starts_of
+from otel_epping.kernel.sparse_histograms import starts_of
 
 # Runs of series are widened to multiples of this many buckets, so that they seldom have to be widened again.
 _BLOCK = 8

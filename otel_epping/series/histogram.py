@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from otel_epping.kernel.arrays import Counts, Indexes
-from otel_epping.kernel.sparse import SparseHistograms, spans, starts_of
+from otel_epping.kernel.sparse_histograms import SparseHistograms, spans, starts_of
 
 # The default max_size of SDKs. Backends such as Mimir and the deltatocumulative processor keep as many without merging.
 MAX_BUCKETS = 160

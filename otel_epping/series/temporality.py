@@ -17,7 +17,7 @@ from otel_epping.kernel.attach.interface_numbers import UNKNOWN_INTERFACE
 from otel_epping.kernel.count_table import CountTable
 from otel_epping.kernel.read.min_max import MinMax
 from otel_epping.kernel.reading import Gone, Reading, RowOwners
-from otel_epping.kernel.sparse import SparseHistograms
+from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 
 @dataclass(frozen=True)

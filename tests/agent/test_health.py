@@ -10,7 +10,7 @@ import pytest
 
 from otel_epping.agent.health import Health, as_text
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel.exporter import ProducerExporter
 from tests.support.command import Agent, epping, said
 from tests.support.lab_agent import eventually

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support import other_programs
 from tests.support.command import Agent, epping

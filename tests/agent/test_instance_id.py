@@ -9,7 +9,7 @@ import pytest
 
 from otel_epping.agent.instance_id import InstanceId
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table
 from tests.support.command import Agent
 from tests.support.patience import PATIENCE_S

@@ -12,7 +12,7 @@ import pytest
 
 from bench.programs import load, run_times
 from otel_epping.kernel import libbpf
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.long.fuzz import builders
 from tests.support.command import Agent

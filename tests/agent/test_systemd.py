@@ -16,7 +16,7 @@ from otel_epping.agent.health import Health
 from otel_epping.agent.systemd import Notifier, Watchdog
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.process.signals import Stop
 from tests.support.command import Agent

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from tests.support.certificates import Authority
 from tests.support.command import COMMAND, Agent, epping, said
 from tests.support.patience import PATIENCE_S, stays

@@ -12,7 +12,7 @@ import pytest
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach import interfaces
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.command import Agent, converse, epping, said
 from tests.support.lab_agent import eventually

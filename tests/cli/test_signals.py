@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from tests.support.command import Agent, environment
 from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab
 from otel_epping.otel import metric_table, semconv
 from tests.support.patience import PATIENCE_S

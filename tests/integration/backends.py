@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 
 HERE = Path(__file__).parent
 COLLECTOR_GRPC = "http://127.0.0.1:4317"

@@ -28,7 +28,7 @@ from opentelemetry.sdk.resources import Resource
 from otel_epping.lab import traffic
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import LabError, Namespace, start
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import DEFAULT_NETWORKS, WAN_INTERFACE, Lab, Network, server_address
 from tests.support.patience import PATIENCE_S
 
@@ -201,7 +201,7 @@ def test_nothing_is_left_after_exit() -> None:
 PARENT = """
 import json, os, sys, time
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
 with Lab() as lab, Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder:
     lab.serve()

@@ -23,7 +23,7 @@ from otel_epping.kernel import libbpf
 from otel_epping.lab.collector_process import CollectorProcess
 from otel_epping.lab.collectors import collector
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.otel import metric_table
 from tests.long.fuzz import builders
 from tests.long.fuzz.meaning import ACK

@@ -112,7 +112,7 @@ FAULTS = {
         3,
         "tcp_timestamp",
     ),
-    "an option read too far": ("transport_headers.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
+    "an option read too far": ("tcp_options.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
     "a tag too short": ("link_headers.h", "ROW(0x8909, 8)", "ROW(0x8909, 6)", 2, "tcp_timestamp"),
     "a cut segment is whole": ("parse.h", "packet->tcp_flags |= TCP_IS_CUT;", "", 9, "tcp_sequence"),
     "a length beyond the packet": ("fast_path.h", "total + ETH_HLEN > wire_length(skb)", "false", 3, "tcp_timestamp"),

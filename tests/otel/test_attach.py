@@ -13,7 +13,7 @@ from opentelemetry.sdk.resources import Resource
 from prometheus_client import REGISTRY, start_http_server
 
 from otel_epping.kernel.read.reader import Reader
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import attach

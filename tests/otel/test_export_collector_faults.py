@@ -17,7 +17,7 @@ from email.message import Message
 from pathlib import Path
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table
 from otel_epping.process.signals import STOP_S
 from tests.support.command import Agent, converse

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import DELTA, PACKETS, arrived, check_truth, settle

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import PACKETS, Arrived, arrived, check_truth, settle

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from otel_epping.kernel import libbpf
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from otel_epping.otel import metric_table, semconv
 from otel_epping.process.signals import STOP_S

@@ -17,7 +17,7 @@ import pytest
 
 from otel_epping.kernel import buckets
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import INTERFACE_COUNTERS

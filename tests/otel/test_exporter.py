@@ -23,7 +23,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.arrays import Counts, as_matrix
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.kernel.reading import Reading
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import exporter as exporter_module
 from otel_epping.otel import metric_table, producer, semconv
 from otel_epping.otel.exporter import ProducerExporter

@@ -10,7 +10,7 @@ import pytest
 from opentelemetry.sdk.metrics.export import MetricExporter, MetricReader
 
 from otel_epping.errors import EppingError
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table
 from otel_epping.otel.pipeline import Pipelines, exporter_classes
 from tests.support.patience import PATIENCE_S

@@ -26,7 +26,7 @@ from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 from opentelemetry.sdk.resources import Resource
 
 from otel_epping.kernel import buckets
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.install import attach

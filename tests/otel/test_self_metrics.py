@@ -15,7 +15,7 @@ from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table
 from otel_epping.otel.counters import INTERFACE_COUNTERS
 from otel_epping.otel.install import install

@@ -14,7 +14,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.otlp.transport import sender

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.process import descriptors
 from tests.support.command import COMMAND, Agent, converse, environment

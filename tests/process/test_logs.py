@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.process import logs
 from otel_epping.settings.model import LOG_LEVELS
 from tests.support.command import Agent, environment, epping, said

@@ -10,7 +10,7 @@ from otel_epping.kernel.attach.interface_monitor import present
 from otel_epping.kernel.attach.interfaces import find
 from otel_epping.kernel.netlink import links
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.command import Agent, epping, said
 from tests.support.patience import PATIENCE_S

@@ -11,7 +11,7 @@ import pytest
 from otel_epping.kernel import libbpf
 from otel_epping.kernel.netlink import links, traffic_control
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table
 from tests.support.command import COMMAND, Agent
 from tests.support.lab_agent import crowded

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.captures import BEGIN_NS, Packet, compressed, enhanced, interface, option, pcap, pcapng, section
 from tests.support.command import COMMAND, environment, epping, said

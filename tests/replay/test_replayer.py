@@ -11,7 +11,7 @@ import pytest
 
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import counts
-from otel_epping.replay import table as subnet_table
+from otel_epping.replay import subnet_table as subnet_table
 from otel_epping.replay.capture import Capture, PacketBatch
 from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
 from tests.support.captures import BEGIN_NS, SECOND, Packet, compressed, interface, pcap, pcapng, section, simple

@@ -3,7 +3,7 @@
 
 from collections.abc import Callable
 
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.lab.topology import Lab
 from otel_epping.otel import metric_table, semconv
 from tests.support.arrivals import NOT_IP, PACKETS, Arrived, arrived

@@ -9,7 +9,7 @@ from typing import Any
 
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
-from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.otel import metric_table, semconv
 
 DELTA, CUMULATIVE = 1, 2

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pytest
 
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import semconv
 
 

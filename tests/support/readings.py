@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.reading import Reading
-from otel_epping.kernel.sparse import SparseHistograms
+from otel_epping.kernel.sparse_histograms import SparseHistograms
 from otel_epping.series import histogram
 
 

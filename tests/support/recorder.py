@@ -34,7 +34,7 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality
 from prometheus_client.parser import text_string_to_metric_families
 
 from otel_epping.kernel.config import EppingConfig
-from otel_epping.lab.sink import Point, Sink
+from otel_epping.lab.otlp_sink import Point, Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 

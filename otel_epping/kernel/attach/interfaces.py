@@ -59,7 +59,7 @@ class Role(Enum):
 class Interface:
     """An interface that can be watched.
 
-    name         its name, escaped (process/text.py)
+    name         its name, escaped (process/escaping.py)
     ifindex      its index
     link_header  the length of its Ethernet header in bytes, or 0 if its type has none
     """

@@ -8,7 +8,7 @@ auto        the interfaces with an IPv4 or IPv6 default route (default_routes.py
 
 Names and patterns are compared with the name of an interface and with its alternative names, as in systemd.network(5).
 
-Bytes that are not printable UTF-8 are escaped in names (process/text.py), and so they are in selectors: `caf\\xe9`,
+Bytes that are not printable UTF-8 are escaped in names (process/escaping.py), and so they are in selectors: `caf\\xe9`,
 `caf*`. Patterns match the unescaped name, in which each such byte is one character.
 """
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from otel_epping.errors import EppingError
 from otel_epping.kernel.attach.interfaces import Role
 from otel_epping.kernel.netlink.links import Link
-from otel_epping.process.text import normalized, plain, printable
+from otel_epping.process.escaping import normalized, plain, printable
 
 AUTO = "auto"
 _HIGH_BYTES = re.compile(r"(?<!\\)(?:\\x[89a-fA-F][0-9a-fA-F])+")

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from otel_epping.kernel.netlink import messages
-from otel_epping.process.text import unescaped
+from otel_epping.process.escaping import unescaped
 
 # linux/rtnetlink.h, linux/if_link.h
 RTM_NEWLINK, RTM_DELLINK, _RTM_GETLINK, _RTM_GETSTATS = 16, 17, 18, 94
@@ -29,7 +29,7 @@ _PACKETS = struct.Struct("=QQ")  # the first two members of rtnl_link_stats64: p
 class Link:
     """An interface as the kernel describes it.
 
-    names     its name, then its alternative names, escaped (process/text.py)
+    names     its name, then its alternative names, escaped (process/escaping.py)
     hardware  its hardware type (ARPHRD_*, linux/if_arp.h)
     up        whether it is set up (IFF_UP)
     table     the number of its routing table if it is a VRF, else 0

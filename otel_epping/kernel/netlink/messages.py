@@ -12,7 +12,7 @@ import socket
 import struct
 from collections.abc import Iterator, Sequence
 
-from otel_epping.process.text import escaped
+from otel_epping.process.escaping import escaped
 
 # linux/netlink.h
 _NLM_F_REQUEST, _NLM_F_REQUEST_DUMP = 0x001, 0x001 | 0x300
@@ -49,7 +49,7 @@ def messages(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def decode_text(value: bytes) -> str:
-    """Returns the text of an attribute, escaped (process/text.py)."""
+    """Returns the text of an attribute, escaped (process/escaping.py)."""
     return escaped(value.rstrip(b"\0"))
 
 

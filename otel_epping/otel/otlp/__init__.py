@@ -5,7 +5,7 @@ The SDK makes an object of each data point, then a protobuf message, then bytes.
 directly, which takes a thirtieth of the time for tens of thousands of subnets.
 
     protobuf.py              encodes numbers and fields in the protobuf wire format
-    columns.py               encodes many messages column by column
+    message_columns.py       encodes many messages column by column
     points.py                encodes arrays as data points
     request.py               combines encoded metrics with the output of the official encoder into a request
     encoder.py               encodes a batch of the producer as a request

@@ -7,9 +7,9 @@ from opentelemetry.sdk.metrics.export import ResourceMetrics
 
 from otel_epping.kernel.reading import OVERFLOW_SLOT, RowOwners
 from otel_epping.otel.attributes import OVERFLOW, rtt_labels, subnet_labels
-from otel_epping.otel.batch import ExportBatch
+from otel_epping.otel.export_batch import ExportBatch
 from otel_epping.otel.otlp import points, request
-from otel_epping.otel.otlp.columns import Column, Pieces
+from otel_epping.otel.otlp.message_columns import Column, Pieces
 from otel_epping.otel.otlp.request import Request
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.series.subnet import subnet_of

@@ -16,7 +16,7 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint, NumberDataPoint, Sum
 
 from otel_epping.otel.otlp import protobuf
-from otel_epping.otel.otlp.columns import Column, join
+from otel_epping.otel.otlp.message_columns import Column, join
 
 Times = npt.NDArray[np.int64]
 Counts = npt.NDArray[np.uint64]

@@ -7,8 +7,8 @@ from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from otel_epping.errors import EppingError
+from otel_epping.process.escaping import printable
 from otel_epping.process.redaction import redact
-from otel_epping.process.text import printable
 
 _QUOTES = ('"', "'")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|m|min|h)", re.IGNORECASE)
@@ -61,7 +61,7 @@ class Environment:
     def text(self, *names: str, is_name: bool = False) -> Variable | None:
         """Does what find() does, and checks the value: UTF-8, without control characters and surrounding quotes.
 
-        With `is_name`, the value is the name of something else: unprintable characters are escaped (process/text.py).
+        With `is_name`, the value is the name of something else, and its unprintable characters are escaped.
         """
         if not (variable := self.find(*names)):
             return None

@@ -15,7 +15,7 @@ from otel_epping.kernel import libbpf
 from otel_epping.kernel.netlink import traffic_control
 from otel_epping.kernel.netlink.traffic_control import Filter
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.command import Agent, converse, epping
 from tests.support.hosts import Hosts, dropping, latest_total, program_id, runs, udp_socket

@@ -25,7 +25,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.kernel.load import capabilities, loader
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table
 from tests.support.command import COMMAND, Agent, converse, environment, epping, said
 from tests.support.patience import PATIENCE_S

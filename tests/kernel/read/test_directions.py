@@ -24,7 +24,7 @@ from otel_epping.kernel.methods import METHODS
 from otel_epping.kernel.read.directions import Directions, Flows, Traffic, count, pick, share
 from otel_epping.kernel.read.reader import Reader
 from otel_epping.lab.namespaces import Namespace
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from tests.support.command import Agent
 from tests.support.lab_agent import eventually

@@ -19,7 +19,7 @@ from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExp
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter as HttpExporter
 
 from bench.fresh_process import measure_usage
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel.otlp import http_exchange, retries
 from otel_epping.otel.otlp.answer import Answer
 from otel_epping.otel.otlp.request import Request

@@ -22,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from scapy.layers.inet import ICMP, IP, UDP
 
 from otel_epping.kernel.attach.interfaces import Interface
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, semconv
 from otel_epping.otel.counters import SUBNET_COUNTERS
 from otel_epping.otel.exporter import ProducerExporter

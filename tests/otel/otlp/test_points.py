@@ -31,7 +31,7 @@ from otel_epping.kernel import buckets
 from otel_epping.kernel.buckets import RTT_MAX_NS, RTT_MIN_NS
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.otlp import protobuf
-from otel_epping.otel.otlp.columns import Column, Pieces
+from otel_epping.otel.otlp.message_columns import Column, Pieces
 from otel_epping.otel.otlp.points import (
     HistogramArrays,
     Points,

@@ -19,7 +19,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from otel_epping.otel import metric_table, sdk_points, semconv
-from otel_epping.otel.otlp.columns import Column
+from otel_epping.otel.otlp.message_columns import Column
 from otel_epping.otel.otlp.points import number_attributes, number_points
 from otel_epping.otel.otlp.request import request, sum_metric
 

@@ -36,10 +36,10 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 
 from otel_epping.lab.collectors import collector
-from otel_epping.lab.sink import Sink
+from otel_epping.lab.otlp_sink import Sink
 from otel_epping.otel import metric_table, sdk_points, semconv
 from otel_epping.otel.otlp.answer import Answer
-from otel_epping.otel.otlp.columns import Column
+from otel_epping.otel.otlp.message_columns import Column
 from otel_epping.otel.otlp.points import number_attributes, number_points
 from otel_epping.otel.otlp.request import Request, request, sum_metric
 from otel_epping.otel.otlp.retries import RequestSender

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from otel_epping.kernel.arrays import Counts
-from otel_epping.kernel.sparse import SparseHistograms, spans
+from otel_epping.kernel.sparse_histograms import SparseHistograms, spans
 from otel_epping.series import histogram
 from tests.support.readings import dense, fit, runs_of
 

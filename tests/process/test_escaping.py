@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_epping.process.text import escaped, normalized, plain, printable, unescaped
+from otel_epping.process.escaping import escaped, normalized, plain, printable, unescaped
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 

@@ -7,8 +7,8 @@ import pytest
 from opentelemetry.sdk.metrics import Counter, MeterProvider
 from opentelemetry.sdk.metrics.export import AggregationTemporality, InMemoryMetricReader, MetricsData, NumberDataPoint
 
-from otel_epping.otel import undelivered_deltas
-from otel_epping.otel.undelivered_deltas import UndeliveredDeltas
+from otel_epping.otel import sdk_deltas
+from otel_epping.otel.sdk_deltas import UndeliveredDeltas
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
@@ -72,7 +72,7 @@ def test_cumulative_counters_need_nothing() -> None:
 
 
 def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(undelivered_deltas, "_MAX_POINTS", 10)
+    monkeypatch.setattr(sdk_deltas, "_MAX_POINTS", 10)
     receiver = Receiver(AggregationTemporality.DELTA)
     for number in range(12):
         receiver.add("one", "orders", 1, str(number))
