@@ -43,7 +43,7 @@ def _copy_blocks(words: Words, places: Indexes) -> Words:
 class HistogramReader:
     """Reads buckets and sums of RTTs into a table of counts. The program's buckets have 32 bits, the table's have 64.
 
-    The run of each row in the table (sparse_histograms.py) has whole blocks. An example with 415 buckets, as at scale 4:
+    The run of each row in the table (sparse_histograms.py) has whole blocks. Example with 415 buckets, as at scale 4:
 
     - RTTs are counted in buckets 100 to 120. The run gets two blocks, buckets 100 to 131: `first` is 100.
     - An RTT is counted in bucket 90. `ended` is one more than the sum of the run, so the row is searched. To include
