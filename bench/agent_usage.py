@@ -15,7 +15,7 @@ from bench.active_subnets import SubnetTraffic
 from bench.agent_process import AgentProcess
 from bench.blackhole import blackhole
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from bench.veth_pair import VethPair
 from otel_epping.kernel.config import EppingConfig
 
@@ -27,10 +27,15 @@ _START_S = 30.0
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures one agent: idle, with 1,000 and with 10,000 subnets. Other programs are not measured."""
     sizes, interval_s, intervals = ((50,), 0.5, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
-    columns = [Column("active subnets", ",d"), Column("user, % of a core", ".2f"), Column("system", ".2f")]
-    columns += [Column("total", ".2f"), Column("resident MB", ".1f"), Column("peak MB", ".1f")]
+    columns = [
+        Heading("active subnets", ",d"),
+        Heading("user, % of a core", ".2f"),
+        Heading("system", ".2f"),
+    ]
+    columns += [Heading("total", ".2f"), Heading("resident MB", ".1f"), Heading("peak MB", ".1f")]
     table = Table(
-        f"CPU and memory of the agent, export every {interval_s:g} s", [*columns, Column("bytes per export", ",d")]
+        f"CPU and memory of the agent, export every {interval_s:g} s",
+        [*columns, Heading("bytes per export", ",d")],
     )
     figures: dict[str, float] = {}
     layouts = active_subnets.map_layouts(EppingConfig())

@@ -19,7 +19,7 @@ import numpy as np
 from bench import programs
 from bench.packets import ACK, DATA, UDP, Packets, rows_of
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from bench.timed_runs import TimedRuns, one_cpu
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.replay.replayer import CAPTURE
@@ -56,8 +56,14 @@ def _measure(contenders: list[Contender], form: str, hook: str, count: int) -> d
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures TCP data, TCP acknowledgements and UDP."""
-    columns = [Column("packets"), Column("hook"), Column("program"), Column("ns", ".0f"), Column("net", ".1f")]
-    table = Table("Cold caches: ns per packet", [*columns, Column("our share", ".2f")])
+    columns = [
+        Heading("packets"),
+        Heading("hook"),
+        Heading("program"),
+        Heading("ns", ".0f"),
+        Heading("net", ".1f"),
+    ]
+    table = Table("Cold caches: ns per packet", [*columns, Heading("our share", ".2f")])
     with ExitStack() as stack, EppingCollector() as collector, one_cpu():
         collector.attachments.register(CAPTURE)
         null = programs.null()

@@ -26,7 +26,7 @@ from bench import fill_maps, fresh_process
 from bench.blackhole import blackhole
 from bench.fresh_process import Usage
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.otel.exporter import ProducerExporter
 from otel_epping.otel.otlp.encoder import BatchEncoder
@@ -111,9 +111,18 @@ def _measure(collector: EppingCollector, subnets: int, way: str) -> dict[str, fl
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures all sizes and methods. Other programs are not measured."""
-    columns = [Column("subnets", ",d"), Column("method"), Column("CPU s", ".3f"), Column("wall s", ".3f")]
-    columns += [Column("first, CPU s", ".3f"), Column("added MB, peak", ".1f"), Column("later MB", ".1f")]
-    table = Table("Build and encode an export", [*columns, Column("bytes", ",d"), Column("requests", ",d")])
+    columns = [
+        Heading("subnets", ",d"),
+        Heading("method"),
+        Heading("CPU s", ".3f"),
+        Heading("wall s", ".3f"),
+    ]
+    columns += [
+        Heading("first, CPU s", ".3f"),
+        Heading("added MB, peak", ".1f"),
+        Heading("later MB", ".1f"),
+    ]
+    table = Table("Build and encode an export", [*columns, Heading("bytes", ",d"), Heading("requests", ",d")])
     figures = {}
     for subnets in (100,) if tiny else _SIZES:
         ways = [way for way in _WAYS if way != SDK or subnets <= _MOST_BY_SDK]

@@ -24,7 +24,7 @@ from otel_epping.kernel.program import Map
 from otel_epping.replay.replayer import CAPTURE
 
 Maps = dict[str, Map]
-Records = npt.NDArray[np.void]
+MapValues = npt.NDArray[np.void]
 
 # The word of a minimum or maximum is interval << 36 | value (bpf/histogram.h).
 _VALUE_BITS = 36
@@ -71,7 +71,7 @@ def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int
         yield Packets.one_way(rows, egress)
 
 
-def records(array: Map, rows: int) -> Records:
+def records(array: Map, rows: int) -> MapValues:
     """Maps the first rows of an array map, without row 0. A write changes the map itself."""
     dtype = Array("", array).dtype
     return np.frombuffer(mmap.mmap(array.fd, rows * dtype.itemsize), dtype, rows)[1:]
@@ -91,7 +91,7 @@ def fill(maps: Maps, subnets: int, scale: int) -> None:
         _fill(histograms[first : first + _AT_ONCE], scale, interval, chance)
 
 
-def _fill(histograms: Records, scale: int, interval: int, chance: np.random.Generator) -> None:
+def _fill(histograms: MapValues, scale: int, interval: int, chance: np.random.Generator) -> None:
     count, rows = buckets.bucket_count(scale), len(histograms)
     occupied = max(1, (_OCCUPIED << scale) >> EppingConfig.scale)
     edges_ns = np.array([buckets.edge_ns(buckets.first_index(scale) + i, scale) for i in range(count + 1)], np.uint64)

@@ -4,7 +4,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from bench.report import Column, Table
+from bench.report import Heading, Table
 
 HOLDS, FAILS, NOT_MEASURED, NEEDS_COMPARE = "holds", "FAILS", "not measured", "needs COMPARE"
 
@@ -89,7 +89,7 @@ def verdict(goal: Goal, figures: Mapping[str, float], has_compared: bool) -> tup
 
 def summary(figures: Mapping[str, float], has_compared: bool) -> Table:
     """Returns the table of all goals."""
-    table = Table("Goals", [Column("goal"), Column("at most"), Column("measured"), Column("result")])
+    table = Table("Goals", [Heading("goal"), Heading("at most"), Heading("measured"), Heading("result")])
     for goal in GOALS:
         measured, limit, word = verdict(goal, figures, has_compared)
         cells = ["" if number is None else format(number, goal.format) for number in (limit, measured)]

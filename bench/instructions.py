@@ -14,9 +14,8 @@ import numpy as np
 
 from bench.packets import ACK, ACK_NO_TS, DATA, DATA_NO_TS, ECHO, PAYLOAD, UDP, Fields, put, rows_of
 from bench.programs import HOOKS, Contender
-from bench.report import Column, Result, Table, progress
-from bench.simulator import Simulator
-from bench.simulator import Table as Map
+from bench.report import Heading, Result, Table, progress
+from bench.simulator import SimulatedMap, Simulator
 from bench.traffic_model import TrafficModel
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
@@ -60,7 +59,7 @@ def compiled() -> Simulator:
     if done.returncode:
         raise EppingError("cannot compile the program: run otel-epping check for the cause", done.stderr)
     made = json.loads(done.stdout)
-    tables = {int(fd): Map(*sizes) for fd, sizes in made["tables"].items()}
+    tables = {int(fd): SimulatedMap(*sizes) for fd, sizes in made["tables"].items()}
     programs = {name.removeprefix("epping_"): bytes.fromhex(code) for name, code in made["programs"].items()}
     simulator = Simulator(programs, tables)
     simulator.write(tables[made["names"]["interfaces"]].base + len(_INTERFACE), _INTERFACE)
@@ -87,7 +86,8 @@ def _continued(form: str, hook: str, family: int) -> list[bytes]:
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures all packet forms, directions and IP versions, and mixed packets. Other programs are not measured."""
     table = Table(
-        "Instructions executed per packet", [Column("packets"), *(Column(hook, ",.0f") for hook in (*HOOKS, "both"))]
+        "Instructions executed per packet",
+        [Heading("packets"), *(Heading(hook, ",.0f") for hook in (*HOOKS, "both"))],
     )
     simulator = compiled()
     for form in _FORMS:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from bench.lookup import HASH, LRU
 from bench.programs import HOOKS, NULL, OURS, Contender
-from bench.report import Column, Result, Table
+from bench.report import Heading, Result, Table
 from bench.workloads import FEW_MIXED, KNOWN, MANY, MANY_MIXED, MANY_UNIFORM, ONE, SOME_MIXED, Workload
 
 LARGE = "large tables"
@@ -53,8 +53,13 @@ class Times:
 
 
 def _gross(all_times: list[Times], names: list[str]) -> Table:
-    columns = [Column("packets"), Column("flows", ",d"), Column("subnets", ",d"), Column("hook")]
-    columns += [Column(name, ".0f") for name in names]
+    columns = [
+        Heading("packets"),
+        Heading("flows", ",d"),
+        Heading("subnets", ",d"),
+        Heading("hook"),
+    ]
+    columns += [Heading(name, ".0f") for name in names]
     table = Table("Cost per packet in the kernel, gross ns (BPF_PROG_TEST_RUN)", columns, _CONFIGURATIONS)
     for times in all_times:
         workload = times.workload
@@ -64,9 +69,14 @@ def _gross(all_times: list[Times], names: list[str]) -> Table:
 
 
 def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> Table:
-    columns = [Column("packets"), Column("flows", ",d"), Column("subnets", ",d"), Column("hook")]
-    columns += [Column(name, ".0f") for name in names[1:]]
-    columns += [Column(f"/ {other.name}", ".2f") for other in others] + [Column("RTTs", ".1%")]
+    columns = [
+        Heading("packets"),
+        Heading("flows", ",d"),
+        Heading("subnets", ",d"),
+        Heading("hook"),
+    ]
+    columns += [Heading(name, ".0f") for name in names[1:]]
+    columns += [Heading(f"/ {other.name}", ".2f") for other in others] + [Heading("RTTs", ".1%")]
     note = (
         "Above the program that does nothing. /: our share, with large tables if any. RTTs: packets that complete one."
     )
@@ -83,8 +93,14 @@ def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> T
 
 def _spread(all_times: list[Times]) -> Table:
     """Returns the spread of the gross times over all rounds."""
-    columns = [Column("packets"), Column("hook"), Column("program"), Column("min", ".0f"), Column("median", ".0f")]
-    table = Table("Gross ns per packet: spread over rounds", [*columns, Column("max", ".0f")], printed=False)
+    columns = [
+        Heading("packets"),
+        Heading("hook"),
+        Heading("program"),
+        Heading("min", ".0f"),
+        Heading("median", ".0f"),
+    ]
+    table = Table("Gross ns per packet: spread over rounds", [*columns, Heading("max", ".0f")], printed=False)
     for times in all_times:
         label = f"{times.workload.name} {times.workload.flows:,}/{times.workload.subnets:,}"
         for name, rounds in times.gross.items():

@@ -20,7 +20,7 @@ from subprocess import PIPE
 
 from bench import programs
 from bench.programs import HOOKS, Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from bench.veth_pair import INTERFACE, SUBNETS, VethPair, datagrams
 from otel_epping.kernel.attach import interfaces
 from otel_epping.kernel.collector import EppingCollector
@@ -87,9 +87,15 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
             for key, (runs, ns) in _part(veth, [first, *order], 0.2 if tiny else _PART_S).items():
                 totals[key][0] += runs
                 totals[key][1] += ns
-    columns = [Column("hook"), Column("program"), Column("packets", ",d"), Column("ns", ".0f"), Column("net", ".0f")]
+    columns = [
+        Heading("hook"),
+        Heading("program"),
+        Heading("packets", ",d"),
+        Heading("ns", ".0f"),
+        Heading("net", ".0f"),
+    ]
     table = Table(
-        "Live traffic: ns per packet by the kernel's run-time statistics", [*columns, Column("our share", ".2f")]
+        "Live traffic: ns per packet by the kernel's run-time statistics", [*columns, Heading("our share", ".2f")]
     )
     for hook in HOOKS:
         mean_ns = {name: ns / max(1, runs) for (name, where), (runs, ns) in totals.items() if where == hook}

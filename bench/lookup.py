@@ -10,7 +10,7 @@ import os
 import struct
 
 from bench import programs
-from bench.packets import FLOW_BYTES, Rows
+from bench.packets import FLOW_BYTES, Bytes
 from bench.programs import Contender
 from otel_epping.kernel import libbpf
 
@@ -50,7 +50,7 @@ def _program(table: int, key_size: int) -> bytes:
     )
 
 
-def bare(kind: str, key_size: int, value_size: int, room: int, packets: Rows) -> Contender:
+def bare(kind: str, key_size: int, value_size: int, room: int, packets: Bytes) -> Contender:
     """Returns the program with a map (LRU or HASH) of `room` entries that holds the flows of these IPv4 packets."""
     create = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_map_create
     fd = programs.check(

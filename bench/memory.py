@@ -13,7 +13,7 @@ from typing import Any
 
 from bench import fresh_process
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import EppingConfig
 
@@ -46,7 +46,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         found = dict(zip(counts, pool.map(lambda cpus: fresh_process.call(measure, cpus=cpus), counts), strict=True))
     sizes = {cpus: found[cpus]["maps"] | {_TOTAL: sum(found[cpus]["maps"].values())} for cpus in counts}
     plural = [f"{cpus} CPU{'s' * (cpus > 1)}, MiB" for cpus in counts]
-    table = Table("Kernel memory at the defaults", [Column("map"), *(Column(heading, ".2f") for heading in plural)])
+    table = Table("Kernel memory at the defaults", [Heading("map"), *(Heading(heading, ".2f") for heading in plural)])
     for name in sorted(sizes[1], key=lambda name: (name == _TOTAL, -sizes[1][name])):
         table.add(name, *(sizes[cpus][name] / _MIB for cpus in counts))
     table.note = f"The loader takes {found[1]['loader_mb']:.0f} MB at its peak, for about a second."

@@ -15,7 +15,7 @@ from bench.active_subnets import SubnetTraffic
 from bench.agent_process import AgentProcess
 from bench.blackhole import blackhole
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from bench.veth_pair import VethPair
 from otel_epping.errors import EppingError
 from otel_epping.kernel.config import EppingConfig
@@ -67,7 +67,11 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         if not whole:
             raise EppingError(f"only {sent:,} bytes of {subnets:,} subnets were exported", agent.log)
         peak_mib = agent.memory_mb("VmHWM") * 1e6 / _MIB
-    columns = [Column("what"), Column("measured", ",.1f"), Column("predicted by otel-epping check", ",.1f")]
+    columns = [
+        Heading("what"),
+        Heading("measured", ",.1f"),
+        Heading("predicted by otel-epping check", ",.1f"),
+    ]
     table = Table(f"{subnets:,} subnets at scale {_SCALE}", columns)
     figures = {"million_subnets.kernel_mib": kernel_mib, "million_subnets.agent_mib": peak_mib}
     figures |= {f"million_subnets.{where}_check_mib": mib + _ROUNDED_MIB for where, mib in predicted.items()}

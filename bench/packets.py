@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-Rows = npt.NDArray[np.uint8]
-Numbers = npt.NDArray[np.int64]
+from otel_epping.kernel.arrays import Indexes
+
+Bytes = npt.NDArray[np.uint8]
 
 DATA, ACK = "TCP data", "TCP ACK"
 DATA_NO_TS, ACK_NO_TS = "TCP data, no timestamps", "TCP ACK, no timestamps"
@@ -72,13 +73,13 @@ class Fields:
     tsecr = property(lambda self: self.transport + 28)
 
 
-def put(rows: Rows, offset: int, values: Numbers | int, size: int = 4) -> None:
+def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
     """Writes a number into each row at `offset`, in network byte order."""
     wide = np.broadcast_to(np.asarray(values, ">u8"), len(rows)).copy().view(np.uint8).reshape(-1, 8)
     rows[:, offset : offset + size] = wide[:, 8 - size :]
 
 
-def rows_of(form: str, flows: Numbers, subnets: int, egress: bool, family: int = 4) -> Rows:
+def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int = 4) -> Bytes:
     """Returns a packet for each flow number in `flows`: from the client if `egress`, else from the server.
 
     The servers are in `subnets` subnets. The flow number selects the subnet.
@@ -108,12 +109,12 @@ def rows_of(form: str, flows: Numbers, subnets: int, egress: bool, family: int =
 class Packets:
     """Packets in order: frames, their lengths, and whether each one leaves the host."""
 
-    rows: Rows
+    rows: Bytes
     sizes: npt.NDArray[np.uint32]
     egress: npt.NDArray[np.bool_]
 
     @staticmethod
-    def one_way(rows: Rows, egress: bool) -> "Packets":
+    def one_way(rows: Bytes, egress: bool) -> "Packets":
         """Returns packets of one form that all have the same direction."""
         count, size = rows.shape
         return Packets(rows, np.full(count, size, np.uint32), np.full(count, egress))

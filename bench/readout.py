@@ -10,7 +10,7 @@ import statistics
 
 from bench import fill_maps, fresh_process
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from otel_epping.kernel.collector import EppingCollector
 
 _SIZES = (1_000, 10_000, 16_384, 50_000, 100_000)
@@ -46,9 +46,13 @@ def measure(subnets: int) -> dict[str, float]:
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures all sizes. Other programs are not measured."""
-    columns = [Column("subnets", ",d"), Column("all changed, ms", ".1f"), Column("CPU ms", ".1f")]
-    columns += [Column("added MB, peak", ".1f"), Column("none changed, ms", ".1f"), Column("first, ms", ".1f")]
-    table = Table("Reading the maps", [*columns, Column("first, added MB", ".1f")])
+    columns = [Heading("subnets", ",d"), Heading("all changed, ms", ".1f"), Heading("CPU ms", ".1f")]
+    columns += [
+        Heading("added MB, peak", ".1f"),
+        Heading("none changed, ms", ".1f"),
+        Heading("first, ms", ".1f"),
+    ]
+    table = Table("Reading the maps", [*columns, Heading("first, added MB", ".1f")])
     figures = {}
     for subnets in (100,) if tiny else _SIZES:
         progress(f"readout: {subnets:,} subnets")

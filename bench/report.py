@@ -14,7 +14,7 @@ _WIDTH = 160
 Cell = str | int | float | None
 
 
-class Column(NamedTuple):
+class Heading(NamedTuple):
     """A column's heading, and the format() specification of its numbers."""
 
     name: str
@@ -26,7 +26,7 @@ class Table:
     """Rows with one cell per column. None is an empty cell. A table with `printed=False` is only in the JSON."""
 
     title: str
-    columns: list[Column]
+    columns: list[Heading]
     note: str = ""
     printed: bool = True
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
@@ -57,7 +57,7 @@ class Table:
         console.print()
 
 
-def _text(cell: Cell, column: Column) -> str:
+def _text(cell: Cell, column: Heading) -> str:
     if cell is None:
         return ""
     return cell if isinstance(cell, str) else format(cell, column.format)

@@ -25,7 +25,7 @@ _ETHERNET_BYTES = 14
 
 
 @dataclass
-class Table:
+class SimulatedMap:
     """A map of the program."""
 
     type: int
@@ -79,7 +79,7 @@ _COMPARISONS: dict[int, Callable[[int, int], bool]] = {
 class Simulator:
     """Programs that share maps. `tables` has the maps by the descriptors in the instructions."""
 
-    def __init__(self, programs: dict[str, bytes], tables: dict[int, Table]) -> None:
+    def __init__(self, programs: dict[str, bytes], tables: dict[int, SimulatedMap]) -> None:
         self.now_ns = 10**12
         self._regions: list[bytearray] = []
         self._programs = {name: list(struct.iter_unpack("=BBhi", code)) for name, code in programs.items()}
@@ -201,14 +201,14 @@ class Simulator:
         }
         return int(calls[helper]())
 
-    def _look_up(self, table: Table, key_address: int) -> int:
+    def _look_up(self, table: SimulatedMap, key_address: int) -> int:
         key = self.read(key_address, table.key_size)
         if table.type != _ARRAY:
             return table.values.get(key, 0)
         row = int.from_bytes(key, "little")
         return table.base + row * table.stride if row < table.max_entries else 0
 
-    def _update(self, table: Table, key_address: int, value_address: int, flags: int) -> int:
+    def _update(self, table: SimulatedMap, key_address: int, value_address: int, flags: int) -> int:
         key = self.read(key_address, table.key_size)
         if flags == 1 and key in table.values:  # BPF_NOEXIST
             return -_EEXIST
@@ -217,7 +217,7 @@ class Simulator:
         self.write(address, self.read(value_address, table.value_size))
         return 0
 
-    def _pop(self, table: Table, to: int) -> int:
+    def _pop(self, table: SimulatedMap, to: int) -> int:
         self._store(to, table.queue.pop(0), table.value_size)
         return 0
 

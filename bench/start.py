@@ -25,7 +25,7 @@ from bench.active_subnets import SubnetTraffic
 from bench.agent_process import AgentProcess
 from bench.blackhole import blackhole
 from bench.programs import Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from bench.veth_pair import VethPair
 from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.config import possible_cpus
@@ -46,7 +46,7 @@ class _Watch:
         self._threads = Path(f"/proc/{agent.process.pid}/task")
         # The row of an interface is its index, or one of the next few rows (bpf/maps.h).
         self._rows = (veth.ifindex + 8) * possible_cpus()
-        self._counters: fill_maps.Records | None = None
+        self._counters: fill_maps.MapValues | None = None
         self.seen_s: dict[str, float] = {}
 
     def _note(self, what: str) -> None:
@@ -92,7 +92,10 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
             for part, seconds in zip(_PARTS, took, strict=True):
                 parts[part].append(seconds)
             whole.append(counted_s)
-    table = Table("From the command to the first counted packet", [Column("part"), Column("s", ".3f"), Column("range")])
+    table = Table(
+        "From the command to the first counted packet",
+        [Heading("part"), Heading("s", ".3f"), Heading("range")],
+    )
     for part, times in (parts | {"total": whole}).items():
         table.add(part, statistics.median(times), f"{min(times):.3f} .. {max(times):.3f}")
     return Result([table], {"start.seconds": statistics.median(whole)})

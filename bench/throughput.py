@@ -25,7 +25,7 @@ from contextlib import ExitStack, suppress
 
 from bench import programs
 from bench.programs import NULL, OURS, Contender
-from bench.report import Column, Result, Table, progress
+from bench.report import Heading, Result, Table, progress
 from bench.timed_runs import one_cpu
 from bench.veth_pair import FAR, INTERFACE, VethPair, datagrams
 from otel_epping.kernel.attach import interfaces
@@ -102,8 +102,13 @@ def _loss(turns: Turns, name: str) -> float:
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures TCP and UDP."""
-    columns = [Column("traffic"), Column("attached"), Column("packets/s", ",.0f"), Column("Mbit/s", ",.0f")]
-    columns += [Column("loss", ".1%"), Column("quartiles"), Column("net loss", ".1%")]
+    columns = [
+        Heading("traffic"),
+        Heading("attached"),
+        Heading("packets/s", ",.0f"),
+        Heading("Mbit/s", ",.0f"),
+    ]
+    columns += [Heading("loss", ".1%"), Heading("quartiles"), Heading("net loss", ".1%")]
     note = "Medians of the turns. Net: the loss above that of the program that does nothing."
     table = Table("A saturated path: one CPU sends, receives and runs the program", columns, note)
     figures: dict[str, float] = {}

@@ -17,7 +17,8 @@ Which flow sends the next packet:
 import numpy as np
 import numpy.typing as npt
 
-from bench.packets import ACK, ACK_NO_TS, DATA, DATA_NO_TS, ECHO, PAYLOAD, UDP, Fields, Numbers, Packets, put, rows_of
+from bench.packets import ACK, ACK_NO_TS, DATA, DATA_NO_TS, ECHO, PAYLOAD, UDP, Fields, Packets, put, rows_of
+from otel_epping.kernel.arrays import Indexes
 
 Reals = npt.NDArray[np.float64]
 
@@ -57,8 +58,8 @@ class TrafficModel:
         self._kind = self._chance.permutation(np.searchsorted(shares, np.arange(flows) / flows, side="right"))
         self._fetches = self._chance.integers(0, 2, flows) == 1
         # Packets of each flow so far, and how far its first TSval had advanced at the start.
-        self._turn: Numbers = np.zeros(flows, np.int64)
-        self._phase: Numbers = self._chance.integers(0, _PAIRS_OF_A_TSVAL, flows)
+        self._turn: Indexes = np.zeros(flows, np.int64)
+        self._phase: Indexes = self._chance.integers(0, _PAIRS_OF_A_TSVAL, flows)
 
     def one_of_each(self) -> Packets:
         """Returns the next packet of each flow, in random order."""
@@ -68,7 +69,7 @@ class TrafficModel:
         """Returns the next `count` packets."""
         return self._packets(np.searchsorted(self._upto, self._chance.random(count), side="right"))
 
-    def _packets(self, flows: Numbers) -> Packets:
+    def _packets(self, flows: Indexes) -> Packets:
         turn = self._turn[flows] + _nth(flows)
         np.add.at(self._turn, flows, 1)
         replies = turn % 2 == 1
@@ -86,7 +87,7 @@ class TrafficModel:
                     rows[which, : made.shape[1]] = made
         return Packets(rows, sizes, egress)
 
-    def _number(self, rows: npt.NDArray[np.uint8], kind: int, reply: bool, pair: Numbers, phase: Numbers) -> None:
+    def _number(self, rows: npt.NDArray[np.uint8], kind: int, reply: bool, pair: Indexes, phase: Indexes) -> None:
         """Writes sequence numbers and timestamps into requests or replies. `pair` counts the pairs of each flow."""
         if kind == _ECHO:
             put(rows, _TRANSPORT.transport, 0 if reply else 8, 1)
@@ -122,7 +123,7 @@ def _rates(chance: np.random.Generator, flows: int) -> Reals:
     return rates
 
 
-def _nth(flows: Numbers) -> Numbers:
+def _nth(flows: Indexes) -> Indexes:
     """Returns for each element of `flows` how often the same flow occurs before it."""
     order = np.argsort(flows, kind="stable")
     grouped = flows[order]

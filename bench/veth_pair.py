@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.packets import Rows
+from bench.packets import Bytes
 from otel_epping.lab.namespaces import LabError, Namespace
 
 INTERFACE, FAR_INTERFACE = "b0", "b1"
@@ -95,7 +95,7 @@ class Burst:
     _VECTOR = np.dtype([("base", np.uint64), ("length", np.uint64)])
 
     def __init__(
-        self, sender: socket.socket, rows: Rows, sizes: npt.NDArray[np.uint32] | int, names: bytes = b""
+        self, sender: socket.socket, rows: Bytes, sizes: npt.NDArray[np.uint32] | int, names: bytes = b""
     ) -> None:
         self._sender, self._rows, self._names = sender, rows, np.frombuffer(names, np.uint8)
         count = len(rows)

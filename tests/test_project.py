@@ -281,3 +281,17 @@ def test_every_make_target_that_is_documented_exists() -> None:
     }
     assert {"demo", "test", "soak", "vmtest"} <= named
     assert named - targets == set()
+
+
+def test_a_name_of_a_class_or_of_an_array_type_means_one_thing() -> None:
+    classes: dict[str, list[str]] = {}
+    arrays: dict[str, set[str]] = {}
+    for path in (path for folder in ("otel_epping", "bench", "scripts") for path in (ROOT / folder).rglob("*.py")):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef):
+                classes.setdefault(node.name, []).append(str(path.relative_to(ROOT)))
+            elif isinstance(node, ast.Assign) and (value := ast.unparse(node.value)).startswith("npt.NDArray"):
+                arrays.setdefault(ast.unparse(node.targets[0]), set()).add(value)
+    assert {name: paths for name, paths in classes.items() if len(paths) > 1} == {}
+    assert {name: values for name, values in arrays.items() if len(values) > 1} == {}
+    assert {"Counts", "Indexes"} <= arrays.keys()

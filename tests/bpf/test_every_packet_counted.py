@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.config import EppingConfig
 from tests.support.prog_test_run import CLASSES, EGRESS, EXTERNAL, INGRESS, INTERNAL, KINDS, MS, START_NS, Bench
 from tests.support.readings import traffic
@@ -30,7 +30,6 @@ MAC = "02:00:00:00:00:01"
 PAYLOAD = 1200
 UDP_CLASS = CLASSES.index("udp")
 
-Counts = npt.NDArray[np.uint64]
 Key = tuple[str, int]  # subnet and side
 
 

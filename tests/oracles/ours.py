@@ -8,12 +8,11 @@ side, which identifies the method.
 import ctypes
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from otel_epping.kernel import map_array, methods
+from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.config import EppingConfig
 from otel_epping.replay import counts
 from otel_epping.replay.capture import Capture, CaptureError
@@ -27,7 +26,6 @@ KINDS = ("retransmitted", "out_of_order", "zero_window")
 SENT = 0
 MAX_AGE_NS = EppingConfig().max_age_ns
 
-Rows = npt.NDArray[Any]
 
 _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
@@ -123,7 +121,7 @@ class Ours:
         reading = self._reader.read()
         return counts.duplicates(reading), counts.rtt_outcomes(reading, self._replayer.waiting())
 
-    def _samples(self, frame: int, ended: Rows, sums: Rows) -> list[Sample]:
+    def _samples(self, frame: int, ended: Records, sums: Records) -> list[Sample]:
         """RTTs by which the histograms are ahead of what they were."""
         samples = []
         for slot in np.flatnonzero(self._histograms["ended"] != ended).tolist():
@@ -132,7 +130,7 @@ class Ours:
             samples.append(Sample(frame, method, int(self._histograms["sum_ns"][slot] - sums[slot])))
         return samples
 
-    def _array(self, name: str) -> Rows:
+    def _array(self, name: str) -> Records:
         """All of an array of the program, as it is at every moment."""
         array = map_array.Array(name, self._replayer.program.maps[name])
         return array.rows(0, array.length)

@@ -20,8 +20,9 @@ import numpy as np
 
 from otel_epping.errors import EppingError
 from otel_epping.kernel import map_array
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.attach import clsact, interfaces, tcx
-from otel_epping.kernel.attach.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, Counts, InterfaceNumbers
+from otel_epping.kernel.attach.interface_numbers import INTERFACES, UNKNOWN_INTERFACE, InterfaceNumbers
 from otel_epping.kernel.attach.interfaces import ETHERNET_HEADER_BYTES, Interface, Role
 from otel_epping.kernel.attach.other_agents import OtherAgents
 from otel_epping.kernel.load.requirements import SHORTAGES

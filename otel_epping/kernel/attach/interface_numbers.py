@@ -12,9 +12,7 @@ been gone for 5 s and all of its counts are delivered.
 import threading
 import time
 
-import numpy as np
-import numpy.typing as npt
-
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.reading import Gone
 
 # bpf/maps.h
@@ -24,8 +22,6 @@ _IDENTIFIERS = 1 << 16
 
 # How long after an interface went away its counts are final: far longer than any run of the program.
 GONE_NS = 5_000_000_000
-
-Counts = npt.NDArray[np.uint64]
 
 
 class InterfaceNumbers:

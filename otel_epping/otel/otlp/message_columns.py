@@ -12,16 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from otel_epping.kernel.arrays import Flags, Indexes
 from otel_epping.otel.otlp.protobuf import varint
-
-Lengths = npt.NDArray[np.int64]
-Flags = npt.NDArray[np.bool_]
 
 
 class Column:
     """One piece for each of n messages: (n,) objects of type `bytes`, and their (n,) lengths."""
 
-    def __init__(self, pieces: npt.NDArray[np.object_], lengths: Lengths) -> None:
+    def __init__(self, pieces: npt.NDArray[np.object_], lengths: Indexes) -> None:
         self.pieces = pieces
         self.lengths = lengths
 

@@ -15,12 +15,9 @@ from google.protobuf.message import Message
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1.metrics_pb2 import ExponentialHistogramDataPoint, NumberDataPoint, Sum
 
+from otel_epping.kernel.arrays import Counts, Indexes, Times
 from otel_epping.otel.otlp import protobuf
 from otel_epping.otel.otlp.message_columns import Column, join
-
-Times = npt.NDArray[np.int64]
-Counts = npt.NDArray[np.uint64]
-Indexes = npt.NDArray[np.int64]
 
 _NS = 1e9
 

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from otel_epping.kernel import buckets, libbpf, map_array, methods
+from otel_epping.kernel.arrays import Counts
 from otel_epping.kernel.attach.interfaces import Interface, Role
 from otel_epping.kernel.config import EppingConfig
 from tests.long.fuzz.episodes import Episode
@@ -30,7 +30,6 @@ _MAPPED = bytes(10) + b"\xff\xff"
 _IFINDEX = 1
 
 _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
-Counts = npt.NDArray[np.uint64]
 
 
 @dataclass(frozen=True)
