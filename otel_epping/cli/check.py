@@ -62,7 +62,7 @@ def _hook(config: EppingConfig) -> str:
     """The hook that would be used. tcx.is_known() only lists the TCX programs of the loopback interface."""
     if config.hook != "clsact":
         if tcx.is_known():
-            return "TCX; the kernel detaches the program when the agent ends"
+            return "TCX links; the kernel detaches the program when the agent ends"
         if config.hook == "tcx":
             raise EppingError("the kernel does not support TCX hooks: use Linux 6.6 or newer, or --hook auto")
     reason = "set by --hook" if config.hook == "clsact" else "the kernel does not support TCX"
