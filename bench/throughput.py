@@ -97,7 +97,7 @@ def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[
 
 
 def _loss(turns: Turns, name: str) -> float:
-    """Returns the loss of a program, as a share of the packets per second without a program: the median of all rounds."""
+    """Returns the loss of a program relative to the packets per second without a program: the median over rounds."""
     return statistics.median(1 - a[0] / b[0] for a, b in zip(turns[name], turns[NOTHING], strict=True))
 
 
