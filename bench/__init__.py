@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Benchmarks. Each benchmark measures the programs that it compares in the same run.
+"""Benchmarks. All programs that a benchmark compares are measured in the same run.
 
 Run them with `python -m bench` (see `__main__.py`). docs/performance.md describes the methods and has the results.
 

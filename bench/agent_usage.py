@@ -26,7 +26,7 @@ _START_S = 30.0
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures one agent without active subnets, with 1,000 and with 10,000. Other programs are not measured."""
+    """Measures one agent with 0, 1,000 and 10,000 active subnets. Other programs are not measured."""
     sizes, interval_s, intervals = ((50,), 0.5, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
     columns = [Column("active subnets", ",d"), Column("user, % of a core", ".2f"), Column("system", ".2f")]
     columns += [Column("total", ".2f"), Column("resident MB", ".1f"), Column("peak MB", ".1f")]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of the program for a packet if the caches are cold. Use this benchmark to evaluate changes of the program.
+"""Time that the program needs for a packet when caches are cold. Use this benchmark to evaluate changes of the program.
 
 All programs run on each packet, one after the other, in random order. Before each run a datagram passes the loopback
 interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host. This

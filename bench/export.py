@@ -113,7 +113,11 @@ def _measure(collector: EppingCollector, subnets: int, way: str) -> dict[str, fl
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures all numbers of subnets and all methods. Other programs are not measured."""
     columns = [Column("subnets", ",d"), Column("method"), Column("CPU s", ".3f"), Column("wall s", ".3f")]
-    columns += [Column("first, CPU s", ".3f"), Column("added MB, peak", ".1f"), Column("later MB", ".1f")]
+    columns += [
+        Column("first export, CPU s", ".3f"),
+        Column("first export, added MB", ".1f"),
+        Column("later exports, added MB", ".1f"),
+    ]
     table = Table("Build and encode an export", [*columns, Column("bytes", ",d"), Column("requests", ",d")])
     figures = {}
     for subnets in (100,) if tiny else _SIZES:

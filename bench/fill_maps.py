@@ -61,7 +61,7 @@ def send(entry_points: dict[str, int], servers: int, turn: int) -> None:
 
 
 def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterator[Packets]:
-    """Yields a segment for each flow, and then the replies, which echo its TSval. Each turn has another TSval."""
+    """Yields a segment for each flow, and then the replies, which echo its TSval. Each turn has a new TSval."""
     fields = Fields.of(4)
     for egress in (True, False):
         rows = rows_of(DATA, numbers, servers, egress)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs a measurement in a new process, so that the measured memory excludes the memory of earlier measurements.
 
-The new process runs this module. It ends when its parent ends.
+The new process runs this module, and ends when its parent process ends.
 """
 
 import gc

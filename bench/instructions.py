@@ -76,7 +76,7 @@ def _run(simulator: Simulator, hook: str, frame: bytes) -> int:
 
 
 def _continued(form: str, hook: str, family: int) -> list[bytes]:
-    """Returns packets of one flow. Each data segment continues the segment before. Each ACK acknowledges one more."""
+    """Returns packets of one flow: consecutive data segments, or ACKs that each acknowledge one more segment."""
     rows = rows_of(form, np.zeros(_REPEATED, np.int64), _SUBNETS, hook == "egress", family)
     fields = Fields.of(family)
     if form in (DATA, DATA_NO_TS):

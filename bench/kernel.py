@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of the program for a packet, measured with BPF_PROG_TEST_RUN for many workloads.
+"""Time that the program needs for a packet, measured with BPF_PROG_TEST_RUN for many workloads.
 
 In each round, the packets of a workload run through a program that does nothing, then through our program with all
 methods, and then through all compared programs. The kernel measures only the time of these runs. *Net* is the time of

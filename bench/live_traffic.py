@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time of the program for a packet of live traffic, by the kernel's run-time statistics (BPF_ENABLE_STATS).
+"""Time that the program needs for a packet of live traffic, by the kernel's run-time statistics (BPF_ENABLE_STATS).
 
 All programs are attached to both hooks of one interface at the same time. A packet passes them one after the other. The
 packets are requests and replies over 1,024 TCP connections of real network stacks (otel_epping.lab.traffic), and
-datagrams. For an earlier program, less of the packet is in the caches. So the programs run in the opposite order for
-half of the time. The program that does nothing is always the first.
+datagrams. When the first program runs, less of the packet is in the caches than when the last program runs. So the
+programs run in the opposite order for half of the time. The program that does nothing is always the first.
 
 The statistics include the time of two clock reads for each run. The figure of the program that does nothing is this
 time. *Net* is the time of a program minus this figure.

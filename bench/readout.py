@@ -46,9 +46,9 @@ def measure(subnets: int) -> dict[str, float]:
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures all numbers of subnets. Other programs are not measured."""
-    columns = [Column("subnets", ",d"), Column("all changed, ms", ".1f"), Column("CPU ms", ".1f")]
-    columns += [Column("added MB, peak", ".1f"), Column("none changed, ms", ".1f"), Column("first, ms", ".1f")]
-    table = Table("Reading the maps", [*columns, Column("first, added MB", ".1f")])
+    columns = [Column("subnets", ",d"), Column("all subnets changed, ms", ".1f"), Column("CPU ms", ".1f")]
+    columns += [Column("added MB", ".1f"), Column("no subnet changed, ms", ".1f"), Column("first reading, ms", ".1f")]
+    table = Table("Reading the maps", [*columns, Column("first reading, added MB", ".1f")])
     figures = {}
     for subnets in (100,) if tiny else _SIZES:
         progress(f"readout: {subnets:,} subnets")

@@ -83,7 +83,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     with VethPair() as veth, blackhole(veth.near) as receiver, EppingCollector() as collector:
         verify_s = collector.program.verifier_s
         for number in range(1 if tiny else _STARTS):
-            progress(f"start: number {number + 1}")
+            progress(f"start: run number {number + 1}")
             with AgentProcess(veth, receiver.endpoint) as agent:
                 watch = _Watch(agent, veth, collector.program.maps[_COUNTERS])
                 agent.wait_until(watch, _TIMEOUT_S, "a packet was counted", _EVERY_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reduction of the packets per second on a saturated path by a program that is attached to both hooks of one end.
+"""Loss of packets per second on a saturated path when a program is attached to both hooks of one end.
 
 Measures the packets per second through a veth pair without a program, with a program that does nothing, with our
 program, and with the compared programs. One thread on one CPU sends and receives, and executes the code of the path and

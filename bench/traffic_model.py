@@ -90,7 +90,7 @@ class TrafficModel:
         return Packets(rows, sizes, egress)
 
     def _number(self, rows: npt.NDArray[np.uint8], kind: int, reply: bool, pair: Numbers, phase: Numbers) -> None:
-        """Writes sequence numbers and timestamps into requests or replies. `pair` is the number of their pair."""
+        """Writes sequence numbers and timestamps into requests or replies. `pair` numbers the pairs of a flow."""
         if kind == _ECHO:
             put(rows, _TRANSPORT.transport, 0 if reply else 8, 1)
             put(rows, _TRANSPORT.transport + 6, pair & 0xFFFF, 2)

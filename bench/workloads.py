@@ -16,7 +16,7 @@ MILLION = 1_000_000
 
 _MIN_RUNS = 20_000
 _MANY = 60_000
-# Entries of the large flow tables: the number of entries in ePPing's table, and a number for a million flows.
+# The sizes of the large flow tables: the size of ePPing's table, and a size that is sufficient for a million flows.
 _LARGE_TABLE, _TABLE_FOR_A_MILLION = 1 << 17, 1 << 20
 
 
