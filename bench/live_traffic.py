@@ -6,8 +6,8 @@ packets are requests and replies over 1,024 TCP connections of real network stac
 datagrams. When the first program runs, less of the packet is in the caches than when the last program runs. So the
 programs run in the opposite order for half of the time. The program that does nothing is always the first.
 
-The statistics include the time of two clock reads for each run. The figure of the program that does nothing is this
-time. *Net* is the time of a program minus this figure.
+The statistics include the time of two clock reads for each run. The figure of the program that does nothing shows how
+long these reads take. *Net* is the figure of a program minus this figure.
 """
 
 import socket

@@ -48,7 +48,7 @@ _MAX_BYTES = 256
 class TrafficModel:
     """A stream of the packets of many flows. Each call of a method continues after the packets of the last call.
 
-    If `skewed` is false, the flows are uniform. The docstring of this module describes both.
+    If `skewed` is false, the flows are uniform. The docstring of this module describes skewed and uniform flows.
     """
 
     def __init__(self, flows: int, subnets: int, *, skewed: bool = False) -> None:
