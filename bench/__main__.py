@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs benchmarks and prints their tables and the goals: `python -m bench [NAME...]`, all if no name is given.
+"""Runs benchmarks, and prints their tables and a table of the goals.
 
-`--compare` also measures other loaded programs: give ids or names from `bpftool prog list`. Goals that are shares
-are checked against the first of these programs. The exit code is 0 even if a goal is not met: the table shows the
-result.
+`python -m bench [NAME...]` runs the named benchmarks. Without names it runs all benchmarks except million_subnets.
+`--compare` also measures other loaded programs, by their ids or names in `bpftool prog list`. For goals that limit a
+share, our program is compared with the first of these programs. The exit code is 0 even if a goal is not met. The last
+table shows which goals are met.
 """
 
 import argparse
@@ -40,8 +41,8 @@ from otel_epping.lab.namespaces import LabError
 from otel_epping.version import __version__
 
 BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
-    # `kernel` fills the flow tables of the compared programs, so it runs after `live_traffic`, `throughput` and
-    # `cold_cache`.
+    # `kernel` fills the flow tables of the compared programs. So `live_traffic`, `throughput` and `cold_cache` run
+    # first.
     "live_traffic": live_traffic.run,
     "throughput": throughput.run,
     "cold_cache": cold_cache.run,
@@ -54,20 +55,25 @@ BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "start": start.run,
     "million_subnets": million_subnets.run,
 }
-# Takes minutes and gigabytes, so it runs only if named.
+# This benchmark takes minutes and needs gigabytes of memory, so it runs only if named.
 _ONLY_IF_NAMED = "million_subnets"
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").splitlines()[0])
     names = ", ".join(BENCHMARKS)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names}; default: all but {_ONLY_IF_NAMED}")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{names}; default: all except {_ONLY_IF_NAMED}")
     parser.add_argument(
-        "--compare", default="", metavar="NAME|ID,...", help="also measure these loaded programs (bpftool prog list)"
+        "--compare",
+        default="",
+        metavar="NAME|ID,...",
+        help="also measure these loaded programs (see bpftool prog list)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
     parser.add_argument(
-        "--tiny", action="store_true", help="smallest sizes, to test that the benchmarks run; the figures mean nothing"
+        "--tiny",
+        action="store_true",
+        help="use the smallest sizes, only to test the benchmarks; the figures are meaningless",
     )
     arguments = parser.parse_args()
     for name in arguments.names:
@@ -77,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _machine() -> dict[str, Any]:
-    """Describes the machine, the versions and the time of the measurement."""
+    """Returns the machine, the versions and the time of the measurement."""
     cpu = Path("/proc/cpuinfo").read_text().partition("model name")[2].partition("\n")[0]
     return {
         "otel_epping": __version__,
@@ -108,7 +114,7 @@ def _run(arguments: argparse.Namespace) -> None:
     summary = goals.summary(figures, bool(others))
     summary.note = ", ".join(f"{name} {value}" for name, value in machine.items())
     if arguments.tiny:
-        summary.note = f"--tiny: the figures mean nothing. {summary.note}"
+        summary.note = f"--tiny: the figures are meaningless. {summary.note}"
     summary.show()
     if arguments.json:
         everything = {
@@ -122,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Runs the command. Prints errors that the user can fix in one line, and exits with code 1."""
+    """Runs the command. If an error occurs that the user can fix, prints it in one line and exits with code 1."""
     try:
         _run(_arguments())
     except (EppingError, LabError) as error:

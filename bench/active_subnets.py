@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sends real packets from and to thousands of simulated subnets through the agent's interface."""
+"""Sends real packets to and from thousands of simulated subnets through the agent's interface."""
 
 import numpy as np
 
@@ -17,20 +17,20 @@ _AT_ONCE = 1_000
 
 
 def map_layouts(config: EppingConfig) -> Maps:
-    """Returns the map layouts for a configuration. An agent process with that configuration has the same layouts."""
+    """Returns maps with the layouts for a configuration. An agent with that configuration has the same layouts."""
     with EppingCollector(config) as collector:
         return {name: collector.program.maps[name] for name in _FILLED}
 
 
 class SubnetTraffic:
-    """Sends segments to servers from the agent's end of the veth pair, and the servers' replies from the far end."""
+    """Sends segments to servers from the agent's end of the veth pair, and the replies from the far end."""
 
     def __init__(self, veth: VethPair) -> None:
         self._ends = {egress: veth.raw(near=egress) for egress in (True, False)}
         self._turn = 0
 
     def send(self, servers: int) -> None:
-        """Sends a segment to each server, and the replies. Each server has its own subnet.
+        """Sends a segment to each server, and then a reply from each server. Each server has its own subnet.
 
         From the second call on, each server's reply completes an RTT sample.
         """
@@ -42,11 +42,11 @@ class SubnetTraffic:
 
 
 def activate(agent: AgentProcess, traffic: SubnetTraffic, subnets: int, like: Maps, scale: int) -> None:
-    """Makes `subnets` subnets active, including the clients' subnet, with the histograms of a day of traffic."""
+    """Makes `subnets` subnets active, including the clients' subnet. Fills their histograms with the RTTs of a day."""
     traffic.send(subnets - 1)
     fds = agent.maps()
     maps = {name: Map(fds[name], like[name].layout) for name in _FILLED}
     live = int(fill_maps.records(maps["slots"], subnets + 1)["live"].sum())
     if live != subnets:
-        raise EppingError(f"only {live} of {subnets} subnets have a slot: packets were lost")
+        raise EppingError(f"packets were lost, so only {live} of {subnets} subnets have a slot: run it again")
     fill_maps.fill(maps, subnets, scale)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the real agent as a process: `otel-epping run` on the near end of the veth pair."""
+"""Runs the real agent, `otel-epping run`, as a process that watches the near end of the veth pair."""
 
 import os
 import subprocess
@@ -17,19 +17,19 @@ from bench.veth_pair import INTERFACE, VethPair
 from otel_epping.errors import EppingError
 
 _FIRST_S = 30.0
-# The requests of one export arrive at most this share of the interval apart.
+# An export has ended if no request arrives during this share of the export interval.
 _PAUSE = 0.15
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
 class AgentProcess:
-    """A running agent that exports to `endpoint`. A context manager: the exit kills the process."""
+    """A running agent that exports to `endpoint`. A context manager that kills the process on exit."""
 
     def __init__(self, veth: VethPair, endpoint: str, *options: str) -> None:
         self._veth = veth
         with ExitStack() as undo:
             self._log = undo.enter_context(tempfile.TemporaryFile("w+"))
-            # Without the user's own OTEL_* settings.
+            # The agent must not use the OTEL_* variables of the user who runs the benchmark.
             environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
             environment |= {"OTEL_EXPORTER_OTLP_ENDPOINT": endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "120"}
             command = [sys.executable, "-m", "otel_epping", "run", "-i", INTERFACE, *options]
@@ -47,12 +47,12 @@ class AgentProcess:
 
     @property
     def log(self) -> str:
-        """The log lines so far."""
+        """All log lines that the agent has written so far."""
         self._log.seek(0)
         return self._log.read()
 
     def wait_until(self, condition: Callable[[], Any], timeout_s: float, what: str, every_s: float = 0.01) -> None:
-        """Waits until `condition()` is true. Raises EppingError if the agent ends before that, or on timeout."""
+        """Waits until `condition()` is true. Raises EppingError if the agent ends first, or on timeout."""
         deadline = time.monotonic() + timeout_s
         while not condition():
             if self.process.poll() is not None:
@@ -62,7 +62,7 @@ class AgentProcess:
             time.sleep(every_s)
 
     def next_export(self, receiver: Blackhole, interval_s: float) -> int:
-        """Waits for the next export and for its end. Returns its size in bytes."""
+        """Waits until the next export has started and ended. Returns its size in bytes."""
         seen = first = len(receiver.sizes)
         self.wait_until(lambda: len(receiver.sizes) > first, _FIRST_S + interval_s, "first request of an export", 0.05)
         while len(receiver.sizes) > seen:
@@ -71,29 +71,29 @@ class AgentProcess:
         return sum(receiver.sizes[first:seen])
 
     def program(self) -> int | None:
-        """Returns the id of the agent's egress program; None until it is attached."""
+        """Returns the id of the agent's egress program, or None if the program is not attached yet."""
         with self._veth.near.entered():
             return programs.attached_program(self._veth.ifindex, "egress")
 
     def maps(self) -> dict[str, int]:
-        """Returns the descriptors of the program's maps, by the first 15 letters of their names."""
+        """Returns descriptors of the program's maps. The keys are the first 15 characters of the map names."""
         program = self.program()
         assert program
         return programs.maps_of(program)
 
     def cpu_s(self) -> tuple[float, float]:
-        """Returns user and system CPU time so far, in seconds."""
+        """Returns the user and system CPU time that the agent has used so far, in seconds."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
     def memory_mb(self, name: str = "VmRSS") -> float:
-        """Returns resident memory in MB; with VmHWM, its peak; 0 if the process has just ended."""
+        """Returns the resident memory in MB, or its peak if `name` is VmHWM; 0 if the process has just ended."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         size = status.partition(f"{name}:")[2].split()
         return int(size[0]) * 1024 / 1e6 if size else 0.0
 
     def stop(self) -> float:
-        """Sends SIGTERM and waits. Returns the peak of resident memory in MB.
+        """Sends SIGTERM and waits until the agent ends. Returns the peak of its resident memory in MB.
 
         Raises EppingError if the exit status is not 0.
         """

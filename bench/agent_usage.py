@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU share and memory of `otel-epping run`, which exports over gRPC every 10 s to a receiver on the same machine.
 
-Once per interval, each subnet receives a segment and answers it, with real packets through the interface
-(active_subnets.py). So each subnet has new counts and new RTTs in each interval. The histograms have the shape of a day
-of traffic (fill_maps.py). The first interval, in which the subnets are new, is not measured. CPU time is user and
-system time of the agent's process, as the kernel accounts it, over several intervals. The cost of the packets
-themselves is measured by kernel.py and live_traffic.py. Memory is the resident memory after the intervals.
+Once per export interval, each subnet receives a segment and answers it. These are real packets that pass the interface
+(active_subnets.py). So each subnet has new counts and new RTTs in each interval. The histograms look as after a day of
+traffic (fill_maps.py). The subnets are new in the first interval, which is not measured. The CPU time is the user and
+system time that the kernel charges to the agent's process during several intervals. It does not include the time of
+the program for the packets: kernel.py and live_traffic.py measure that time. The memory is the resident memory after
+these intervals.
 """
 
 import time
@@ -25,7 +26,7 @@ _START_S = 30.0
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures one agent: idle, with 1,000 and with 10,000 subnets. Other programs are not measured."""
+    """Measures one agent with 0, 1,000 and 10,000 active subnets. Other programs are not measured."""
     sizes, interval_s, intervals = ((50,), 0.5, 1) if tiny else (_SIZES, _INTERVAL_S, _INTERVALS)
     columns = [
         Heading("active subnets", ",d"),

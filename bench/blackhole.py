@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP/gRPC receiver that discards all metrics. It runs in its own process, so its work is not charged to the agent.
+"""An OTLP/gRPC receiver that discards all metrics. It runs in its own process, so the agent's CPU time excludes it.
 
-The process prints its port, and then the size in bytes of each request.
+The process prints the number of its port, and then the size of each request in bytes.
 """
 
 import subprocess
@@ -21,7 +21,7 @@ _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 class Blackhole:
-    """A running receiver. `endpoint` is its URL, `sizes` the uncompressed sizes of the requests so far, in bytes."""
+    """A running receiver. `endpoint` is its URL. `sizes` has the uncompressed size of each request so far, in bytes."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         assert process.stdout
@@ -32,7 +32,7 @@ class Blackhole:
 
 @contextmanager
 def blackhole(namespace: Namespace | None = None) -> Iterator[Blackhole]:
-    """Runs a receiver on 127.0.0.1 of a namespace until the body ends."""
+    """Runs a receiver on 127.0.0.1 in a network namespace until the body of the `with` statement ends."""
     process = (namespace.popen if namespace else start)(
         [sys.executable, "-m", "bench.blackhole"], stdout=subprocess.PIPE
     )

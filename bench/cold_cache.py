@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of a packet in the program when its caches are cold. Use this benchmark to judge changes of the program.
+"""Time that the program needs for a packet when caches are cold. Use this benchmark to evaluate changes of the program.
 
-Programs take turns packet by packet. Before each packet a datagram goes through the loopback interface, so the network
-stack displaces the program's code, data and branch predictions, as on a busy host. The effect is the same for all
-programs. Load from other guests of a virtual machine also hits all programs alike, so one run can resolve differences
-of a few ns. The time is the duration that BPF_PROG_TEST_RUN reports. It does not include work that still completes
-after the program ends, or cache misses that the program causes in other code.
+All programs run on each packet, one after the other, in random order. Before each run a datagram passes the loopback
+interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host. This
+affects all programs in the same way, and so does the load of other virtual machines on the host. So one run of the
+benchmark can show differences of a few ns. The time is the duration that BPF_PROG_TEST_RUN reports. It does not
+include memory accesses that complete after the program ends, or cache misses that the program causes in other code.
 
-The packets belong to 16 flows to 10 subnets. *Net* is the time above the program that does nothing. The fastest and the
-slowest twentieth of the packets are not counted.
+The packets belong to 16 flows to 10 subnets. *Net* is the time of a program minus the time of a program that does
+nothing. The result is a mean without the fastest and the slowest twentieth of the packets.
 """
 
 import socket
@@ -26,7 +26,7 @@ from otel_epping.replay.replayer import CAPTURE
 
 _FLOWS, _SUBNETS = 16, 10
 _PACKETS = 20_000
-_TRIM = 20  # drops one packet in 20 at each end of the sorted times
+_TRIM = 20  # one packet in 20 is dropped at each end of the sorted times
 _DATAGRAM = bytes(64)
 
 
@@ -39,7 +39,7 @@ def _loopback() -> socket.socket:
 
 
 def _measure(contenders: list[Contender], form: str, hook: str, count: int) -> dict[str, float]:
-    """Returns the gross ns per packet for each program."""
+    """Returns the gross ns per packet of each program."""
     packets = Packets.one_way(rows_of(form, np.arange(_FLOWS), _SUBNETS, hook == "egress"), hook == "egress")
     runs = [TimedRuns(contender, packets) for contender in contenders]
     chance, took_ns = np.random.default_rng(1), np.zeros((len(runs), count))

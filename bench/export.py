@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CPU time, memory, bytes and requests to build and encode an export from a reading.
+"""CPU time and memory to build and encode an export from a reading, and the number and size of its requests.
 
-The maps are filled (fill_maps.py). All subnets have new counts, about seven data points each. Each size and method runs
-in its own process, after a reading, which readout.py measures:
+The maps are filled (fill_maps.py). Each subnet has new counts and about seven data points. Each combination of a number
+of subnets and a method runs in its own process. The time of the reading is included only in gRPC: readout.py measures
+it. The methods are:
 
-    ours   the exporter's way: each request is built, encoded and dropped before the next one
-    SDK    the SDK's own way: data points of all subnets, encoded by the official encoder into one request
-    gRPC   ours, sent by the official exporter to a receiver in another process, which acknowledges each request; CPU
-           time is that of our process alone: reading, building, encoding, sending
+    ours   The exporter builds, encodes and drops each request before it builds the next request.
+    SDK    The SDK builds the data points of all subnets. Its official encoder encodes them into one request.
+    gRPC   Like ours, but the official exporter sends each request to a receiver in another process, which acknowledges
+           it. The CPU time is the time of our process for reading, building, encoding and sending.
 
-The first export creates state that is kept for each subnet: its encoded attributes. Time is the median of later
-exports. Memory is the peak of the first export.
+The first export creates state that is kept for each subnet: its encoded attributes. The time is the median of later
+exports. The memory is the peak during the first export.
 """
 
 import statistics
@@ -37,7 +38,7 @@ OURS, SDK, GRPC = "ours", "SDK", "gRPC"
 _SIZES = (1_000, 10_000, 50_000, 100_000)
 _MOST_BY_SDK = 50_000
 _EXPORTS = 5
-_BUSY_S = 2.0  # an export that takes longer is measured once
+_BUSY_S = 2.0  # if the exports take longer in total, no further export is measured
 
 
 Exports = Generator[tuple[Usage, list[int]], None, None]
@@ -85,7 +86,7 @@ _WAYS = {OURS: _ours, SDK: _sdk, GRPC: _grpc}
 
 
 def measure(subnets: int, ways: list[str]) -> list[dict[str, float]]:
-    """Returns CPU seconds, MB, bytes and requests for each method. Only the first method's memory is exact."""
+    """Returns CPU seconds, MB, bytes and requests for each method. The memory is exact only for the first method."""
     with EppingCollector(fill_maps.config_for(subnets)) as collector:
         fill_maps.prepare(collector, subnets)
         return [_measure(collector, subnets, way) for way in ways]
@@ -110,24 +111,20 @@ def _measure(collector: EppingCollector, subnets: int, way: str) -> dict[str, fl
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures all sizes and methods. Other programs are not measured."""
-    columns = [
-        Heading("subnets", ",d"),
-        Heading("method"),
-        Heading("CPU s", ".3f"),
-        Heading("wall s", ".3f"),
-    ]
+    """Measures all numbers of subnets and all methods. Other programs are not measured."""
+    columns = [Heading("subnets", ",d"), Heading("method"), Heading("CPU s", ".3f"), Heading("wall s", ".3f")]
     columns += [
-        Heading("first, CPU s", ".3f"),
-        Heading("added MB, peak", ".1f"),
-        Heading("later MB", ".1f"),
+        Heading("first export, CPU s", ".3f"),
+        Heading("first export, added MB", ".1f"),
+        Heading("later exports, added MB", ".1f"),
     ]
     table = Table("Build and encode an export", [*columns, Heading("bytes", ",d"), Heading("requests", ",d")])
     figures = {}
     for subnets in (100,) if tiny else _SIZES:
         ways = [way for way in _WAYS if way != SDK or subnets <= _MOST_BY_SDK]
         progress(f"export: {subnets:,} subnets, {', '.join(ways)}")
-        # Each method in its own process; with `tiny`, all in one, because the figures mean nothing.
+        # Each method runs in its own process. With `tiny` all methods run in one process, because the figures are
+        # meaningless.
         for some in [ways] if tiny else [[way] for way in ways]:
             for way, found in zip(some, fresh_process.call(measure, subnets=subnets, ways=some), strict=True):
                 table.add(subnets, way, *found.values())

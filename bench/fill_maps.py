@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills a collector's maps as after a day of traffic: thousands of subnets, each with a full histogram.
+"""Fills a collector's maps as after a day of traffic, with thousands of subnets that have many RTTs each.
 
-Packets through the program create slots, counters and flows: one packet in each direction for each subnet. That
-gives about seven data points per subnet: a histogram, packets and bytes in each direction, opened flows and active
-flows. Filling a histogram with packets would take 2,000 of them, so histograms are written directly into the map, in
-the program's own layout: 40 neighbouring buckets at scale 4, with 48 RTTs each on average.
+For each subnet, the program runs on one packet in each direction. This creates slots, counters and flows. Each subnet
+then has about seven data points: a histogram, packets and bytes in each direction, opened flows and active flows.
+Filling a histogram by packets would need about 2,000 packets. So the RTTs are written directly into the histogram in
+the map: 40 adjacent buckets at scale 4, with 48 RTTs each on average.
 """
 
 import mmap
@@ -26,17 +26,18 @@ from otel_epping.replay.replayer import CAPTURE
 Maps = dict[str, Map]
 MapValues = npt.NDArray[np.void]
 
-# The word of a minimum or maximum is interval << 36 | value (bpf/histogram.h).
+# A minimum or maximum is stored as one number: interval << 36 | value (bpf/histogram.h).
 _VALUE_BITS = 36
 _AT_ONCE = 20_000
-# Occupied buckets at the default scale 4, and mean count. At other scales the buckets cover the same range of time.
+# The number of occupied buckets at the default scale 4, and the mean count of a bucket. At other scales, the occupied
+# buckets cover the same range of RTTs.
 _OCCUPIED, _MEAN = 40, 48
-# About the middle of each histogram, so that the RTTs of active_subnets.py fall into occupied buckets.
+# An RTT near the middle of each histogram, so that the RTTs of active_subnets.py fall into occupied buckets.
 _TYPICAL_NS = 4_000_000
 
 
 def config_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
-    """Returns a configuration with room for `subnets` subnets and a flow for each: the default sizes or larger ones."""
+    """Returns a configuration for `subnets` subnets with a flow each. Its tables have at least the default sizes."""
     default = EppingConfig()
     return EppingConfig(
         max_subnets=max(default.max_subnets, subnets), max_flows=max(default.max_flows, 2 * subnets), scale=scale
@@ -44,14 +45,14 @@ def config_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
 
 
 def prepare(collector: EppingCollector, subnets: int) -> None:
-    """Fills the maps of a collector with `subnets` subnets: one of the clients, all others of the servers."""
+    """Fills the maps of a collector with `subnets` subnets: one subnet for all clients, and one for each server."""
     collector.attachments.register(CAPTURE)
     send(collector.program.entry_points, subnets - 1, 0)
     fill(collector.program.maps, subnets, collector.config.scale)
 
 
 def send(entry_points: dict[str, int], servers: int, turn: int) -> None:
-    """Runs a packet to and a packet from each server through the program. Each server has its own subnet."""
+    """Runs the program on a packet to each server and on a packet from each server. Each server has its own subnet."""
     contender = Contender(OURS, {"egress": entry_points["epping_egress"], "ingress": entry_points["epping_ingress"]})
     for first in range(0, servers, _AT_ONCE):
         numbers = np.arange(first, min(servers, first + _AT_ONCE))
@@ -60,7 +61,7 @@ def send(entry_points: dict[str, int], servers: int, turn: int) -> None:
 
 
 def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterator[Packets]:
-    """Yields a segment for each flow, with a new TSval in each turn, and then the replies, which echo the TSval."""
+    """Yields a segment for each flow, and then the replies, which echo its TSval. Each turn has a new TSval."""
     fields = Fields.of(4)
     for egress in (True, False):
         rows = rows_of(DATA, numbers, servers, egress)
@@ -72,13 +73,13 @@ def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int
 
 
 def records(array: Map, rows: int) -> MapValues:
-    """Maps the first rows of an array map, without row 0. A write changes the map itself."""
+    """Returns the first `rows` rows of an array map, except row 0, mapped by mmap. A write to them changes the map."""
     dtype = Array("", array).dtype
     return np.frombuffer(mmap.mmap(array.fd, rows * dtype.itemsize), dtype, rows)[1:]
 
 
 def fill(maps: Maps, subnets: int, scale: int) -> None:
-    """Adds a day's RTTs to the histograms of the first `subnets` slots.
+    """Adds the RTTs of a day to the histograms of the first `subnets` slots.
 
     Writes the fields in the same order as the program (bpf/histogram.h), because the agent may read at the same time.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a measurement in a new process, so that the measured memory includes nothing from earlier measurements.
+"""Runs a measurement in a new process, so that the measured memory excludes the memory of earlier measurements.
 
-The new process runs this module. It ends when its parent ends.
+The new process runs this module, and ends when its parent process ends.
 """
 
 import gc
@@ -24,7 +24,7 @@ _MB = 1e6
 
 
 def call(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Calls a function of a module in a new process and returns its result. Arguments and result pass as JSON."""
+    """Calls a function of a module in a new process. Returns its result. Arguments and result are passed as JSON."""
     name = f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-m", "bench.fresh_process", name, json.dumps(arguments)]
     process = start(command, stdout=subprocess.PIPE)
@@ -36,7 +36,7 @@ def call(function: Callable[..., Any], **arguments: Any) -> Any:
 
 @dataclass
 class Usage:
-    """CPU time (user and system) and wall time in seconds; peak of resident memory in MB, above the value before."""
+    """CPU time (user and system) and wall time in s; peak of resident memory in MB, minus the memory at the start."""
 
     cpu_s: float = 0.0
     wall_s: float = 0.0
@@ -49,23 +49,23 @@ def _status_mb(name: str) -> float:
 
 @contextmanager
 def measure_usage() -> Iterator[Usage]:
-    """Measures the time and memory that the body uses."""
+    """Measures the time and memory that the body of the `with` statement uses."""
     gc.collect()
-    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM: proc(5)
+    Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
     usage, before_mb = Usage(), _status_mb("VmRSS")
     wall_s, cpu_s = time.perf_counter(), time.process_time()
     yield usage
     usage.cpu_s, usage.wall_s = time.process_time() - cpu_s, time.perf_counter() - wall_s
-    usage.peak_mb = max(0.0, _status_mb("VmHWM") - before_mb)  # the kernel's counters are some pages off
+    usage.peak_mb = max(0.0, _status_mb("VmHWM") - before_mb)  # the kernel's counters may be wrong by a few pages
 
 
 def peak_of_children_mb() -> float:
-    """Returns the highest resident memory of any child that has ended, in MB."""
+    """Returns the peak of resident memory in MB: the largest value of all child processes that have ended."""
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / _MB
 
 
 def main() -> None:
-    """Runs the call that the command line names, and prints its result as JSON."""
+    """Calls the function that the command line names, and prints the result as JSON."""
     module, _, name = sys.argv[1].partition(":")
     print(json.dumps(getattr(importlib.import_module(module), name)(**json.loads(sys.argv[2]))))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The goals, and the check of measured figures against them."""
+"""The goals, and the comparison of measured figures with the goals."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -10,9 +10,9 @@ HOLDS, FAILS, NOT_MEASURED, NEEDS_COMPARE = "holds", "FAILS", "not measured", "n
 
 
 class Goal(NamedTuple):
-    """A figure and its upper limit. `limit` is a number or the name of another figure.
+    """A figure and its upper limit. `limit` is a number, or the name of another figure whose value is the limit.
 
-    `compared`: the figure is a share of the first program that `--compare` names.
+    `compared`: the figure is our value divided by the value of the first program that `--compare` names.
     """
 
     what: str
@@ -23,38 +23,38 @@ class Goal(NamedTuple):
 
 
 GOALS = (
-    Goal("data packet of a known flow, net, share of COMPARE", "kernel.known_share", 0.30, ".2f", compared=True),
+    Goal("data packet of a known flow, net time relative to COMPARE", "kernel.known_share", 0.30, ".2f", compared=True),
     Goal(
-        "mixed packets, 1,000 flows, 10 subnets, net, share of COMPARE",
+        "mixed packets, 1,000 flows, 10 subnets, net time relative to COMPARE",
         "kernel.few_mixed_share",
         0.35,
         ".2f",
         compared=True,
     ),
     Goal(
-        "mixed packets, 1,000 flows, 1,000 subnets, net, share of COMPARE",
+        "mixed packets, 1,000 flows, 1,000 subnets, net time relative to COMPARE",
         "kernel.some_mixed_share",
         0.35,
         ".2f",
         compared=True,
     ),
     Goal(
-        "mixed packets, 60,000 flows, skewed, net, share of COMPARE",
+        "mixed packets, 60,000 flows, skewed, net time relative to COMPARE",
         "kernel.many_mixed_share",
         0.35,
         ".2f",
         compared=True,
     ),
     Goal(
-        "mixed packets, 60,000 flows, uniform, net, share of COMPARE",
+        "mixed packets, 60,000 flows, uniform, net time relative to COMPARE",
         "kernel.many_uniform_share",
         0.35,
         ".2f",
         compared=True,
     ),
-    Goal("growth in ns from 1 to 60,000 flows, share of the bare look-up's growth", "kernel.growth_share", 1, ".2f"),
-    Goal("TCP packets lost, share of COMPARE's loss", "throughput.tcp_share", 0.35, ".2f", compared=True),
-    Goal("UDP packets lost, share of COMPARE's loss", "throughput.udp_share", 0.35, ".2f", compared=True),
+    Goal("additional ns with 60,000 flows instead of 1, relative to the bare look-up", "kernel.growth_share", 1, ".2f"),
+    Goal("TCP packets lost, relative to COMPARE", "throughput.tcp_share", 0.35, ".2f", compared=True),
+    Goal("UDP packets lost, relative to COMPARE", "throughput.udp_share", 0.35, ".2f", compared=True),
     Goal("read the maps of 16,384 subnets, ms", "readout.16384_ms", 10, ".1f"),
     Goal("read the maps of 100,000 subnets, ms", "readout.100000_ms", 60, ".1f"),
     Goal("build and encode an export of 10,000 subnets, CPU seconds", "export.10000_s", 0.15, ".3f"),
@@ -64,8 +64,8 @@ GOALS = (
     Goal("agent with 10,000 active subnets, % of a core", "agent_usage.10000_percent", 1.5, ".2f"),
     Goal("agent with 10,000 active subnets, MB resident", "agent_usage.10000_mb", 90, ".1f"),
     Goal("agent with 1,000 active subnets, MB resident", "agent_usage.1000_mb", 80, ".1f"),
-    Goal("kernel memory at defaults, MiB independent of CPUs", "memory.base_mib", 64, ".1f"),
-    Goal("kernel memory at defaults, MiB for each CPU", "memory.per_cpu_mib", 4, ".1f"),
+    Goal("kernel memory at the defaults, MiB without the part for each CPU", "memory.base_mib", 64, ".1f"),
+    Goal("kernel memory at the defaults, additional MiB for each CPU", "memory.per_cpu_mib", 4, ".1f"),
     Goal(
         "a million subnets: kernel memory, MiB", "million_subnets.kernel_mib", "million_subnets.kernel_check_mib", ".1f"
     ),
@@ -77,7 +77,7 @@ GOALS = (
 
 
 def verdict(goal: Goal, figures: Mapping[str, float], has_compared: bool) -> tuple[float | None, float | None, str]:
-    """Returns the measured value, the limit, and whether the goal holds."""
+    """Returns the measured value, the limit, and the result: HOLDS, FAILS, NOT_MEASURED or NEEDS_COMPARE."""
     measured = figures.get(goal.figure)
     limit = figures.get(goal.limit) if isinstance(goal.limit, str) else float(goal.limit)
     if measured is None and goal.compared and not has_compared:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts the instructions that a packet executes, with simulator.py, so the result does not depend on the machine.
+"""Counts the instructions that are executed for a packet. The result does not depend on the speed of the machine.
 
-Measures packets of one flow (the last of eight packets), and the mean of mixed packets of 50 flows to 10 subnets. To
-compare two versions of the program, run this benchmark in a checkout of each, with the same compiler. It does not
-measure the time of an instruction or of a cache miss: see `cold_cache` and `kernel`.
+simulator.py executes the program. The benchmark counts the instructions for the last of eight packets of one flow, and
+the mean for mixed packets of 50 flows to 10 subnets. To compare two versions of the program, run this benchmark in a
+checkout of each version, with the same compiler. It does not measure the time of instructions and cache misses:
+`cold_cache` and `kernel` measure time.
 """
 
 import json
@@ -24,13 +25,14 @@ from otel_epping.kernel.load import loader
 _FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
-# With this distance between packets, a TSval of the mixed packets lasts 120 ms. A clock that does not advance for
-# 250 ms counts as stopped (STILL_NS in bpf/tcp_method_choice.h).
+# Time between two packets. So a TSval of the mixed packets repeats for 120 ms. If a sender's clock does not advance for
+# 250 ms, the program assumes that it has stopped (STILL_NS in bpf/tcp_method_choice.h).
 _APART_NS = 100_000
-# struct interface of bpf/maps.h: index 1, an Ethernet header, number 1, identifier 1, sides.
+# struct interface of bpf/maps.h: index 1, length of an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
 
-# Runs in the Python that has BCC, as the loader does. Compiles the program and prints programs and maps.
+# This code runs in the Python interpreter that has BCC, as the loader does. It compiles the program, and prints the
+# programs and maps as JSON.
 _COMPILE = """
 import json, os, sys
 from pathlib import Path
@@ -52,7 +54,7 @@ print(json.dumps({"programs": programs, "tables": tables, "names": names}))
 
 
 def compiled() -> Simulator:
-    """Compiles the program with its default settings, without loading it. Raises EppingError if that fails."""
+    """Compiles the program with default settings, but does not load it. Raises EppingError if the compiler fails."""
     command = [loader.SYSTEM_PYTHON, "-c", _COMPILE, str(loader.source_folder()), json.dumps(EppingConfig().defines())]
     path = str(loader.source_folder().parent)
     done = subprocess.run(command, capture_output=True, text=True, env={"PYTHONPATH": path}, check=False)
@@ -73,7 +75,7 @@ def _run(simulator: Simulator, hook: str, frame: bytes) -> int:
 
 
 def _continued(form: str, hook: str, family: int) -> list[bytes]:
-    """Returns packets of one flow. A data segment continues the one before, an ACK acknowledges one more segment."""
+    """Returns packets of one flow: consecutive data segments, or ACKs that each acknowledge one more segment."""
     rows = rows_of(form, np.zeros(_REPEATED, np.int64), _SUBNETS, hook == "egress", family)
     fields = Fields.of(family)
     if form in (DATA, DATA_NO_TS):
@@ -103,6 +105,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     frames = [row[:size].tobytes() for row, size in zip(mixed.rows, mixed.sizes, strict=True)]
     hooks = ["egress" if out else "ingress" for out in mixed.egress.tolist()]
     taken = [_run(simulator, hook, frame) for hook, frame in zip(hooks, frames, strict=True)]
-    mean = float(np.mean(taken[len(taken) // 2 :]))  # in the first half, flows and subnets are new
+    mean = float(np.mean(taken[len(taken) // 2 :]))  # most flows and subnets of the first half are new
     table.add("mixed", None, None, mean)
     return Result([table], {"instructions.mixed": mean})

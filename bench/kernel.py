@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of a packet in the program, measured with BPF_PROG_TEST_RUN over many workloads.
+"""Time that the program needs for a packet, measured with BPF_PROG_TEST_RUN for many workloads.
 
-Each workload goes through a program that does nothing, through ours with all methods, and through any compared
-programs, in turns, round by round. The kernel measures only the time of the runs. *Net* is the time above the program
-that does nothing. Figures are medians over rounds.
+In each round, the packets of a workload run through a program that does nothing, then through our program with all
+methods, and then through all compared programs. The kernel measures only the time of these runs. *Net* is the time of
+a program minus the time of the program that does nothing. Figures are medians over rounds.
 
-- `repeated`: one packet in a kernel loop. All data is in the caches and all branches are predicted, so the figure is
-  the cost of the instructions.
-- All other workloads need a system call for each packet. It displaces caches and branch predictions, as a network stack
-  does. Figures of one flow can be compared with figures of many flows.
-- In workloads that are not mixed, the packets of a flow are identical, so none starts or completes an RTT sample.
-  Mixed packets (traffic_model.py) resemble real traffic, and some complete RTT samples.
+- `repeated`: the kernel runs the program on one packet in a loop. All data is in the caches and all branches are
+  predicted, so the figure is the time of the instructions.
+- All other workloads need a system call for each packet. The system call displaces caches and branch predictions, as a
+  network stack does. So the figures for one flow can be compared with the figures for many flows.
+- In workloads that are not mixed, the packets of a flow are identical. So these packets do not start or complete RTT
+  samples. Mixed packets (traffic_model.py) resemble real traffic, and some of them complete RTT samples.
 - Our program is measured with its default tables, and with tables as large as ePPing's (131,072 flows; 1,048,576 flows
-  for the workload of a million flows). Each workload uses a newly loaded program of ours. Mixed workloads use the mean
-  of three loads, because the addresses of code and maps change the cost by a few ns. Compared programs keep the state
-  that their owner left.
-- The *bare* programs (lookup.py) look up one key in an LRU hash or a plain hash that holds the flows of the workload.
+  in the workload of a million flows). It is loaded again for each workload. For mixed workloads it is loaded three
+  times, and the result is the mean, because the addresses of code and maps change the time by a few ns. The compared
+  programs are not loaded again, so their tables keep the flows of earlier workloads.
+- The *bare* programs (lookup.py) look up one key in an LRU hash or a plain hash that contains the flows of the
+  workload.
 """
 
 import statistics
@@ -38,11 +39,14 @@ from otel_epping.replay.replayer import CAPTURE
 
 _ROUNDS = 5
 _REPEATED = 200_000
-_LOADS = 3  # of our program, for each mixed workload
+_LOADS = 3  # number of times that our program is loaded for each mixed workload
 
 
 def _measure(contenders: list[Contender], workload: Workload, hook: str, tiny: bool) -> Times:
-    """Measures all rounds of a workload. All programs get the same packets. Loads of a program count as their mean."""
+    """Measures all rounds of a workload, with the same packets for all programs.
+
+    If a program is loaded several times, its result is the mean over these loads.
+    """
     times = Times(workload, hook)
     repeat = (100 if tiny else _REPEATED) if workload.repeated else 1
     rounds = 1 if tiny or workload.flows == MILLION else _ROUNDS
@@ -68,7 +72,7 @@ def _ended(collector: EppingCollector) -> float:
 
 
 def times_of(workload: Workload, hook: str, others: list[Contender], tiny: bool = False) -> Times:
-    """Measures a workload on a hook (a mixed workload on both), with collectors of its own."""
+    """Measures a workload on one hook, or a mixed workload on both hooks. Loads our program for this measurement."""
     configs = [(OURS, EppingConfig()), *([(LARGE, workload.large_tables)] if workload.large_tables else [])]
     configs *= _LOADS if workload.form == MIXED and not tiny else 1
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
@@ -83,12 +87,12 @@ def times_of(workload: Workload, hook: str, others: list[Contender], tiny: bool 
         contenders += [each for each in others if needed <= set(each.hooks)]
         with one_cpu():
             times = _measure(contenders, workload, hook, tiny)
-        times.ended = _ended(collectors[-1])  # with large tables, if the workload needs them
+        times.ended = _ended(collectors[-1])  # the program with large tables, if the workload needs them
     return times
 
 
 def _bare(workload: Workload, hook: str, collector: EppingCollector) -> list[Contender]:
-    """Returns the bare look-ups, with tables as large as the collector's, for workloads of TCP data."""
+    """Returns the bare programs for a workload of TCP data. Their tables are as large as the collector's table."""
     if workload.form != DATA or workload.family != 4 or workload.repeated:
         return []
     table = map_array.Array("flows", collector.program.maps["flows"])
@@ -109,7 +113,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
 
 
 def hooks_of(workload: Workload, tiny: bool) -> list[str]:
-    """Returns the hooks to measure: both at once for mixed packets, and one for a million flows, to save time."""
+    """Returns the hooks to measure: BOTH for mixed packets; only egress for a million flows, to save time."""
     if workload.form == MIXED:
         return [BOTH]
     return ["egress"] if tiny or workload.flows == MILLION else list(HOOKS)

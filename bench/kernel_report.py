@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables and figures of the measurements of kernel.py."""
+"""Creates the tables and figures from the measurements of kernel.py."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from bench.workloads import FEW_MIXED, KNOWN, MANY, MANY_MIXED, MANY_UNIFORM, ON
 
 LARGE = "large tables"
 
-# Workloads for which our share of the compared program's cost is a figure with a goal.
+# Workloads that have a goal for our net time divided by the net time of the compared program.
 _SHARES = {
     "known": KNOWN,
     "few_mixed": FEW_MIXED,
@@ -20,14 +20,14 @@ _SHARES = {
     "many_uniform": MANY_UNIFORM,
 }
 _CONFIGURATIONS = (
-    f"{OURS}: default tables, 80,000 flows and 16,384 subnets; {LARGE}: 131,072 flows (1,048,576 for a million) and "
-    "65,536 subnets."
+    f"{OURS}: default tables for 80,000 flows and 16,384 subnets; {LARGE}: tables for 131,072 flows (1,048,576 in the "
+    "workload of a million flows) and 65,536 subnets."
 )
 
 
 @dataclass
 class Times:
-    """Gross ns per packet of each program and round. `ended`: share of packets that completed an RTT sample of ours."""
+    """Gross ns per packet of each program, for each round. `ended`: share of packets that completed an RTT sample."""
 
     workload: Workload
     hook: str
@@ -35,20 +35,20 @@ class Times:
     ended: float = 0.0
 
     def gross_ns(self, name: str) -> float:
-        """Returns the median of the rounds."""
+        """Returns the median of a program's gross time over all rounds."""
         return statistics.median(self.gross[name])
 
     def net_ns(self, name: str) -> float:
-        """Returns the time above the program that does nothing: the median of the differences within a round."""
+        """Returns the median, over all rounds, of the gross time minus the time of the program that does nothing."""
         return statistics.median(a - b for a, b in zip(self.gross[name], self.gross[NULL], strict=True))
 
     @property
     def ours(self) -> str:
-        """The name of our program whose tables hold the whole workload."""
+        """The name of our program with tables that are large enough for the workload."""
         return LARGE if LARGE in self.gross else OURS
 
     def share(self, other: str) -> float | None:
-        """Returns our net time divided by that of another program; None if that program was not measured."""
+        """Returns our net time divided by the net time of another program. Returns None if that was not measured."""
         return self.net_ns(self.ours) / self.net_ns(other) if other in self.gross else None
 
 
@@ -78,7 +78,8 @@ def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> T
     columns += [Heading(name, ".0f") for name in names[1:]]
     columns += [Heading(f"/ {other.name}", ".2f") for other in others] + [Heading("RTTs", ".1%")]
     note = (
-        "Above the program that does nothing. /: our share, with large tables if any. RTTs: packets that complete one."
+        "Time minus the time of the program that does nothing. /: our time divided by the time of that program, with "
+        "large tables if they were measured. RTTs: share of packets that complete an RTT sample."
     )
     table = Table("Cost per packet in the kernel, net ns", columns, note)
     for times in all_times:
@@ -92,14 +93,8 @@ def _net(all_times: list[Times], names: list[str], others: list[Contender]) -> T
 
 
 def _spread(all_times: list[Times]) -> Table:
-    """Returns the spread of the gross times over all rounds."""
-    columns = [
-        Heading("packets"),
-        Heading("hook"),
-        Heading("program"),
-        Heading("min", ".0f"),
-        Heading("median", ".0f"),
-    ]
+    """Returns a table with the minimum, median and maximum of the gross times over all rounds."""
+    columns = [Heading("packets"), Heading("hook"), Heading("program"), Heading("min", ".0f"), Heading("median", ".0f")]
     table = Table("Gross ns per packet: spread over rounds", [*columns, Heading("max", ".0f")], printed=False)
     for times in all_times:
         label = f"{times.workload.name} {times.workload.flows:,}/{times.workload.subnets:,}"
@@ -109,7 +104,7 @@ def _spread(all_times: list[Times]) -> Table:
 
 
 def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float]:
-    """Returns the figures that have goals, each of the hook with the worst value."""
+    """Returns the figures that have goals. If both hooks were measured, a figure is the value of the worse hook."""
     figures: dict[str, float] = {}
     for name, workload in _SHARES.items() if others else ():
         shares = [times.share(others[0].name) for times in all_times if times.workload == workload]
@@ -125,7 +120,7 @@ def _figures(all_times: list[Times], others: list[Contender]) -> dict[str, float
 
 
 def _growth(one: Times, many: Times, name: str) -> float:
-    """Returns the additional ns per packet with many flows, compared with one flow."""
+    """Returns the net ns per packet with many flows minus the net ns with one flow."""
     return many.net_ns(name) - one.net_ns(name if name in one.gross else one.ours)
 
 

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cost of the program with live traffic, by the kernel's run-time statistics (BPF_ENABLE_STATS).
+"""Time that the program needs for a packet of live traffic, by the kernel's run-time statistics (BPF_ENABLE_STATS).
 
-All programs are attached to both hooks of one interface, one after another, and see the same packets: requests and
-replies over 1,024 TCP connections with real network stacks (otel_epping.lab.traffic), and datagrams. The first program
-finds the packet least cached, so the programs run in the opposite order for half of the time. The program that does
-nothing is always the first.
+All programs are attached to both hooks of one interface at the same time. A packet passes them one after the other. The
+packets are requests and replies over 1,024 TCP connections of real network stacks (otel_epping.lab.traffic), and
+datagrams. When the first program runs, less of the packet is in the caches than when the last program runs. So the
+programs run in the opposite order for half of the time. The program that does nothing is always the first.
 
-The statistics include two reads of a clock for each run. The program that does nothing shows that time; *net* is
-without it.
+The statistics include the time of two clock reads for each run. The figure of the program that does nothing shows how
+long these reads take. *Net* is the figure of a program minus this figure.
 """
 
 import socket
@@ -27,7 +27,7 @@ from otel_epping.kernel.collector import EppingCollector
 from otel_epping.kernel.map_array import map_info
 from otel_epping.lab import traffic
 
-_CONNECTIONS = 8  # to each server
+_CONNECTIONS = 8  # number of connections to each server
 _PAUSE_S = (0.1, 0.2)
 _DATAGRAM_FLOWS, _PAYLOAD, _DATAGRAMS_EVERY_S = 512, 400, 0.1
 _PART_S = 6.0
@@ -36,7 +36,7 @@ _SETTLE_S = 2.0
 
 @contextmanager
 def _talking(veth: VethPair, tiny: bool) -> Iterator[None]:
-    """Keeps TCP connections talking while the body runs."""
+    """Sends requests and replies over TCP connections while the body of the `with` statement runs."""
     command = [sys.executable, "-m", "otel_epping.lab.traffic"]
     server = veth.far.popen([*command, "serve"], stdout=PIPE)
     assert server.stdout
@@ -50,7 +50,7 @@ def _talking(veth: VethPair, tiny: bool) -> Iterator[None]:
 
 
 def _run_times(contenders: list[Contender]) -> dict[tuple[str, str], tuple[int, int]]:
-    """Returns the number of runs of each program so far, and their total ns."""
+    """Returns the number of runs of each program so far, and the total time of these runs in ns."""
     return {
         (contender.name, hook): (info["run_cnt"], info["run_time_ns"])
         for contender in contenders
@@ -60,7 +60,7 @@ def _run_times(contenders: list[Contender]) -> dict[tuple[str, str], tuple[int, 
 
 
 def _part(veth: VethPair, order: list[Contender], seconds: float) -> dict[tuple[str, str], tuple[int, int]]:
-    """Attaches the programs in this order for `seconds`. Returns the runs and total ns of each."""
+    """Attaches the programs in this order for `seconds`. Returns the number of runs and total ns of each program."""
     with veth.near.entered(), programs.attached(order, veth.ifindex), programs.run_times():
         burst = datagrams(socket.socket(socket.AF_INET, socket.SOCK_DGRAM), _DATAGRAM_FLOWS, _PAYLOAD)
         before, end = _run_times(order), time.monotonic() + seconds
@@ -72,7 +72,7 @@ def _part(veth: VethPair, order: list[Contender], seconds: float) -> dict[tuple[
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures two parts, with the programs in one order and in the opposite order."""
+    """Measures all programs in one order, and then in the opposite order."""
     with ExitStack() as stack:
         veth = stack.enter_context(VethPair(serving=True))
         collector = stack.enter_context(EppingCollector())

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The bare look-up: a program that looks up the flow of its packet in a hash map, and does nothing else.
+"""The bare look-up: a program that looks up the flow of a packet in a hash map, and does nothing else.
 
-It is the minimum for any program that keeps state per flow. Its map holds the flows of a workload and is as large as
-our flow table. So it shows which part of the cost of many flows comes from the machine's memory.
+Each program that keeps state per flow needs at least this time. The map contains the flows of a workload and is as
+large as our flow table. So the time of the bare look-up shows which part of the cost of many flows is the time of
+memory accesses.
 """
 
 import ctypes
@@ -27,7 +28,7 @@ def _instruction(code: int, to: int = 0, of: int = 0, offset: int = 0, number: i
 
 
 def _program(table: int, key_size: int) -> bytes:
-    """Returns a program that zeroes a key on the stack, copies FLOW_BYTES of the packet into it, and looks it up."""
+    """Returns a program that copies FLOW_BYTES of the packet into a zeroed key on the stack, and looks up the key."""
     stack = -(-key_size // 8) * 8
     zero = [_instruction(0x7A, _FRAME_POINTER, offset=-offset) for offset in range(8, stack + 8, 8)]
 
@@ -40,7 +41,7 @@ def _program(table: int, key_size: int) -> bytes:
             _instruction(0xB7, 2, number=FLOW_BYTES.start),
             key_in(3),
             _instruction(0xB7, 4, number=FLOW_BYTES.stop - FLOW_BYTES.start),
-            _instruction(0x85, number=_LOAD_BYTES),  # r1 still holds the packet
+            _instruction(0x85, number=_LOAD_BYTES),  # r1 still contains the pointer to the packet
             _instruction(0x18, 1, _MAP_FD, number=table) + bytes(8),
             key_in(2),
             _instruction(0x85, number=_LOOKUP),
@@ -51,7 +52,7 @@ def _program(table: int, key_size: int) -> bytes:
 
 
 def bare(kind: str, key_size: int, value_size: int, room: int, packets: Bytes) -> Contender:
-    """Returns the program with a map (LRU or HASH) of `room` entries that holds the flows of these IPv4 packets."""
+    """Returns the program with an LRU or HASH map of `room` entries. It contains the flows of these IPv4 packets."""
     create = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_map_create
     fd = programs.check(
         int(create(_TYPES[kind], b"bare", key_size, value_size, room, None)), f"create a map of {room} entries"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kernel memory of the maps, by the kernel's own accounting (memlock in /proc/PID/fdinfo), and memory of the loader.
+"""Kernel memory of the maps, as reported by the kernel (memlock in /proc/PID/fdinfo), and memory of the loader.
 
-The program is loaded with default settings for 1, 2 and 64 CPUs, as on a machine with so many CPUs: its rows per CPU
-are fixed at compile time. The kernel itself adds some kB per CPU of this machine for an LRU hash.
+The program is loaded with default settings for 1, 2 and 64 CPUs. The number of rows for each CPU is fixed at compile
+time, so the maps are as large as on a machine with this number of CPUs. For an LRU hash, the kernel adds a few kB for
+each CPU of the machine on which the benchmark runs.
 
-The loader is a short-lived process that loads LLVM. agent_usage.py measures the agent's own memory.
+The loader is a short-lived process that loads LLVM. agent_usage.py measures the memory of the agent.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ class _Machine(EppingConfig):
 
 
 def measure(cpus: int) -> dict[str, Any]:
-    """Returns the bytes of each map, and the peak of the loader's memory in MB."""
+    """Returns the size of each map in bytes, and the peak of the loader's memory in MB."""
     with EppingCollector(_Machine(machine_cpus=cpus)) as collector:
         return {"maps": collector.kernel_bytes, "loader_mb": fresh_process.peak_of_children_mb()}
 
@@ -41,7 +42,7 @@ def measure(cpus: int) -> dict[str, Any]:
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures all maps for each number of CPUs. Other programs are not measured."""
     counts = _CPUS[:2] if tiny else _CPUS
-    progress(f"memory: at {', '.join(map(str, counts))} CPUs")
+    progress(f"memory: maps for {', '.join(map(str, counts))} CPUs")
     with ThreadPoolExecutor() as pool:
         found = dict(zip(counts, pool.map(lambda cpus: fresh_process.call(measure, cpus=cpus), counts), strict=True))
     sizes = {cpus: found[cpus]["maps"] | {_TOTAL: sum(found[cpus]["maps"].values())} for cpus in counts}
@@ -49,6 +50,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     table = Table("Kernel memory at the defaults", [Heading("map"), *(Heading(heading, ".2f") for heading in plural)])
     for name in sorted(sizes[1], key=lambda name: (name == _TOTAL, -sizes[1][name])):
         table.add(name, *(sizes[cpus][name] / _MIB for cpus in counts))
-    table.note = f"The loader takes {found[1]['loader_mb']:.0f} MB at its peak, for about a second."
+    table.note = f"The loader runs for about a second and needs up to {found[1]['loader_mb']:.0f} MB."
     one, two = sizes[1][_TOTAL] / _MIB, sizes[2][_TOTAL] / _MIB
     return Result([table], {"memory.per_cpu_mib": two - one, "memory.base_mib": one - (two - one)})

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for a million subnets: 2^20 subnets at scale 2, all with new counts in one export, with an interval of 60 s.
+"""Memory for a million subnets: 2^20 subnets at scale 2, which all have new counts in one export.
 
-`otel-epping check` predicts the memory. The real agent must stay within the prediction: the kernel's memory by the
-kernel's own accounting, the agent's memory by its peak. Packets, receiver and histograms are as in agent_usage.py.
+`otel-epping check` predicts the memory. The memory that the kernel reports for the maps, and the peak of the agent's
+memory, must not exceed the prediction. The export interval is 60 s. Packets, receiver and histograms are the same as in
+agent_usage.py.
 """
 
 import re
@@ -23,13 +24,13 @@ from otel_epping.kernel.map_array import map_info
 
 _SUBNETS, _SCALE = 1 << 20, 2
 _START_S, _INTERVAL_S, _TRIES = 60.0, 60.0, 3
-_MIN_BYTES = 500  # per subnet in a complete export, which has some 1,500
+_MIN_BYTES = 500  # per subnet, to recognize a complete export, which has about 1,500 bytes per subnet
 _MIB = 2**20
-_ROUNDED_MIB = 0.05  # `check` prints one decimal
+_ROUNDED_MIB = 0.05  # the largest rounding error: `check` prints one decimal
 
 
 def _checked(options: list[str]) -> dict[str, float]:
-    """Returns the prediction of `otel-epping check`: "N MiB in the kernel", and "N MiB in the agent" if it is there."""
+    """Returns the prediction of `otel-epping check`: MiB in the kernel, and MiB in the agent if `check` prints it."""
     command = [sys.executable, "-m", "otel_epping", "check", *options]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     if ran.returncode:
@@ -40,7 +41,7 @@ def _checked(options: list[str]) -> dict[str, float]:
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures one start and one export. Other programs are not measured."""
+    """Measures one start and one export of the agent. Other programs are not measured."""
     subnets, interval_s = (1 << 10, 1.0) if tiny else (_SUBNETS, _INTERVAL_S)
     options = ["--max-subnets", str(subnets), "--scale", str(_SCALE)]
     progress("million_subnets: otel-epping check")
@@ -59,25 +60,22 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         active_subnets.activate(agent, traffic, subnets, layouts, _SCALE)
         kernel_mib = sum(map_info(fd)["memlock"] for fd in agent.maps().values()) / _MIB
         progress("million_subnets: export")
-        # An export may start before all packets are sent, and another may fail because it takes too long.
+        # An export that starts before all packets are sent is incomplete. The next export may fail because it takes too
+        # long.
         for _ in range(_TRIES):
             sent = agent.next_export(receiver, interval_s)
             if whole := sent > subnets * _MIN_BYTES:
                 break
         if not whole:
-            raise EppingError(f"only {sent:,} bytes of {subnets:,} subnets were exported", agent.log)
+            raise EppingError(f"only {sent:,} bytes were exported for {subnets:,} subnets: run it again", agent.log)
         peak_mib = agent.memory_mb("VmHWM") * 1e6 / _MIB
-    columns = [
-        Heading("what"),
-        Heading("measured", ",.1f"),
-        Heading("predicted by otel-epping check", ",.1f"),
-    ]
+    columns = [Heading("quantity"), Heading("measured", ",.1f"), Heading("predicted by otel-epping check", ",.1f")]
     table = Table(f"{subnets:,} subnets at scale {_SCALE}", columns)
     figures = {"million_subnets.kernel_mib": kernel_mib, "million_subnets.agent_mib": peak_mib}
     figures |= {f"million_subnets.{where}_check_mib": mib + _ROUNDED_MIB for where, mib in predicted.items()}
     table.add("kernel memory, MiB", kernel_mib, predicted.get("kernel"))
-    table.add("agent's memory at its peak, MiB", peak_mib, predicted.get("agent"))
+    table.add("peak of the agent's memory, MiB", peak_mib, predicted.get("agent"))
     table.add("agent's memory after the start, MB", idle_mb, None)
-    table.add("from the command to attached programs, s", start_s, None)
+    table.add("time from the command to attached programs, s", start_s, None)
     table.add("MB per export", sent / 1e6, None)
     return Result([table], figures)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets as arrays, thousands at a time: flows from one client subnet to servers in many subnets.
+"""Creates arrays of thousands of packets. The packets belong to flows from one client to servers in many subnets.
 
-A packet is a row: Ethernet, IP, and TCP, UDP or ICMP. Checksums are 0, because no program checks them.
+Each row of an array is a packet with the headers Ethernet, IP, and TCP, UDP or ICMP. Checksums are 0, because no
+measured program checks them.
 """
 
 import struct
@@ -19,26 +20,27 @@ DATA_NO_TS, ACK_NO_TS = "TCP data, no timestamps", "TCP ACK, no timestamps"
 UDP, ECHO = "UDP", "ICMP"
 PAYLOAD = 100
 
-# Offsets of the addresses and ports in an IPv4 frame, which identify a flow.
+# The position of the addresses and ports in an IPv4 frame. Together they identify a flow.
 FLOW_BYTES = slice(26, 38)
 
 _ETHERNET = 14
 _PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_NO_TS: 6, ACK_NO_TS: 6, UDP: 17, ECHO: 1}}
 _PROTOCOLS[6] = _PROTOCOLS[4] | {ECHO: 58}
 _CLIENT = {4: bytes((10, 0, 0, 1)), 6: bytes.fromhex("20010db80001") + bytes(9) + b"\x01"}
-# The first of 2^20 consecutive server subnets: a /24, or a /48.
+# The server in the first of 2^20 consecutive subnets. An IPv4 subnet is a /24, an IPv6 subnet is a /48.
 _SERVERS = {4: bytes((16, 0, 0, 1)), 6: bytes.fromhex("200110000000") + bytes(9) + b"\x01"}
 _SERVER_PORT = {DATA: 443, ACK: 443, DATA_NO_TS: 443, ACK_NO_TS: 443, UDP: 443}
 _FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
 
 
 def _transport(form: str) -> bytes:
-    """Returns the bytes after the IP header, with zeros where flows and packets differ."""
-    if form == UDP:  # a short header of an open QUIC connection (RFC 9000 section 17.3)
+    """Returns the bytes after the IP header. Fields that differ between flows or packets have default values."""
+    if form == UDP:  # the payload starts with a QUIC short header (RFC 9000 section 17.3)
         return struct.pack("!HHHH", 0, 0, 8 + PAYLOAD, 0) + b"\x40".ljust(PAYLOAD, b"\0")
     if form == ECHO:
         return struct.pack("!BBHHH", 0, 0, 0, 0, 0) + bytes(56)
-    # A TSecr of 0 would mean that the packet echoes no TSval: see note_missing_echo() in bpf/tcp_method_choice.h.
+    # The TSecr is not 0, because 0 means that the packet echoes no TSval: see note_missing_echo() in
+    # bpf/tcp_method_choice.h.
     options = bytes.fromhex("0101080a") + struct.pack("!II", 1000, 1000) if form in (DATA, ACK) else b""
     data = form in (DATA, DATA_NO_TS)
     flags = 0x18 if data else 0x10
@@ -57,7 +59,7 @@ def _frame(form: str, family: int, source: bytes, destination: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Fields:
-    """Offsets of header fields in a frame."""
+    """Offsets of headers and header fields in a frame."""
 
     network: int
     transport: int
@@ -80,9 +82,9 @@ def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
 
 
 def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int = 4) -> Bytes:
-    """Returns a packet for each flow number in `flows`: from the client if `egress`, else from the server.
+    """Returns a packet for each flow number in `flows`. The client sends it if `egress`, otherwise the server.
 
-    The servers are in `subnets` subnets. The flow number selects the subnet.
+    The servers are in `subnets` subnets. The flow number determines the subnet of the server.
     """
     source, destination = (_CLIENT, _SERVERS) if egress else (_SERVERS, _CLIENT)
     frame = _frame(form, family, source[family], destination[family])
@@ -107,7 +109,7 @@ def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int =
 
 @dataclass(frozen=True)
 class Packets:
-    """Packets in order: frames, their lengths, and whether each one leaves the host."""
+    """Packets in the order in which they are sent: frames, their lengths, and whether a packet leaves the host."""
 
     rows: Bytes
     sizes: npt.NDArray[np.uint32]
@@ -115,6 +117,6 @@ class Packets:
 
     @staticmethod
     def one_way(rows: Bytes, egress: bool) -> "Packets":
-        """Returns packets of one form that all have the same direction."""
+        """Returns packets that all have the same length and direction."""
         count, size = rows.shape
         return Packets(rows, np.full(count, size, np.uint32), np.full(count, egress))

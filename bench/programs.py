@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The programs that are compared: one that does nothing, ours, and other loaded programs."""
+"""The programs that are compared: a program that does nothing, our program, and other loaded programs."""
 
 import ctypes
 import json
@@ -24,7 +24,7 @@ _SCHED_CLS = 3  # enum bpf_prog_type, linux/bpf.h
 # r0 = TC_ACT_UNSPEC (-1); exit
 _NOTHING = bytes.fromhex("b7000000ffffffff 9500000000000000")
 _STATS_RUN_TIME = 0  # enum bpf_stats_type
-# struct bpf_prog_info and struct bpf_map_info of linux/bpf.h, only the fields that are read
+# The fields of struct bpf_prog_info and struct bpf_map_info (linux/bpf.h) that are read.
 _PROG_INFO = np.dtype(
     {"names": ["maps", "map_ids"], "formats": [np.uint32, np.uint64], "offsets": [52, 56], "itemsize": 232}
 )
@@ -35,13 +35,13 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Contender:
-    """A program, or a pair of programs: descriptors by hook."""
+    """A program for both hooks, or a pair of programs. `hooks` has a descriptor for each hook."""
 
     name: str
     hooks: dict[str, int]
 
     def close(self) -> None:
-        """Closes the descriptors."""
+        """Closes the descriptors of the programs."""
         for fd in set(self.hooks.values()):
             os.close(fd)
 
@@ -54,7 +54,7 @@ def check(result: int, what: str) -> int:
 
 
 def load(name: str, instructions: bytes) -> int:
-    """Loads raw instructions as a tc program. Returns its descriptor."""
+    """Loads raw instructions as a tc program. Returns the descriptor of the program."""
     arguments = (_SCHED_CLS, name.encode(), b"GPL", instructions, len(instructions) // 8, None)
     return check(int(_library.bpf_prog_load(*arguments)), f"load the program {name}")
 
@@ -65,14 +65,15 @@ def null() -> Contender:
 
 
 def ours(collector: EppingCollector, name: str = OURS) -> Contender:
-    """Returns our program, as loaded by a collector."""
+    """Returns our program, which a collector has loaded."""
     return Contender(name, {hook: collector.program.entry_points[f"epping_{hook}"] for hook in HOOKS})
 
 
 def compared(mean_ns: Mapping[str, float]) -> Iterator[tuple[str, float, float | None, float | None]]:
-    """Yields for each program: name, gross ns per packet, net ns above NULL, and our net ns as a share of its net ns.
+    """Yields for each program: name, gross ns per packet, net ns, and our net ns divided by its net ns.
 
-    `mean_ns` must contain NULL and OURS. A value is None where a program would be compared with itself.
+    Net ns is the time of a program minus the time of NULL. `mean_ns` must contain NULL and OURS. A value is None if it
+    would compare a program with itself.
     """
     for name, gross_ns in mean_ns.items():
         net_ns = gross_ns - mean_ns[NULL]
@@ -81,10 +82,11 @@ def compared(mean_ns: Mapping[str, float]) -> Iterator[tuple[str, float, float |
 
 
 def loaded(asked: Sequence[str]) -> list[Contender]:
-    """Returns programs that are already loaded, by id or name, in the order of `asked`.
+    """Returns programs that are already loaded. `asked` contains their ids or names, and determines their order.
 
-    Two programs whose names differ only in `ingress` and `egress` form a pair. A program whose name has neither word is
-    used on both hooks. Raises EppingError if a program is not loaded, or if several have the same name.
+    Two programs form a pair if their names differ only in the words `ingress` and `egress`. A program whose name
+    contains neither word is used on both hooks. Raises EppingError if a program is not loaded, or if several programs
+    have the same name.
     """
     listed = subprocess.run(["bpftool", "-j", "prog", "list"], capture_output=True, text=True, check=True).stdout
     pairs: dict[str, dict[str, int]] = {}
@@ -107,7 +109,7 @@ def loaded(asked: Sequence[str]) -> list[Contender]:
 
 @contextmanager
 def attached(contenders: Sequence[Contender], ifindex: int) -> Iterator[None]:
-    """Attaches programs, in this order, to an interface of the current namespace until the body ends."""
+    """Attaches programs to an interface of the current namespace, in this order, while the body runs."""
     links: list[int] = []
     try:
         for contender in contenders:
@@ -121,7 +123,7 @@ def attached(contenders: Sequence[Contender], ifindex: int) -> Iterator[None]:
 
 @contextmanager
 def run_times() -> Iterator[None]:
-    """Enables the kernel's run-time statistics for all BPF programs until the body or our process ends.
+    """Enables the kernel's run-time statistics of all BPF programs until the body or our process ends.
 
     The sysctl kernel.bpf_stats_enabled enables the same statistics.
     """
@@ -136,12 +138,15 @@ def _info(fd: int, info: Any) -> None:
     size = ctypes.c_uint32(info.nbytes)
     check(
         int(_library.bpf_obj_get_info_by_fd(fd, ctypes.c_void_p(info.ctypes.data), ctypes.byref(size))),
-        "read the information of a program or map",
+        "read the properties of a program or map",
     )
 
 
 def attached_program(ifindex: int, hook: str) -> int | None:
-    """Returns the id of the first program on a hook of an interface in the current namespace, or None."""
+    """Returns the id of the first program on a hook of an interface. Returns None if the hook has no program.
+
+    The interface must be in the current network namespace.
+    """
     ids, count = (ctypes.c_uint32 * 64)(), ctypes.c_uint32(64)
     check(
         _library.bpf_prog_query(ifindex, HOOKS[hook], 0, None, ids, ctypes.byref(count)), "query the programs of a hook"
@@ -150,7 +155,7 @@ def attached_program(ifindex: int, hook: str) -> int | None:
 
 
 def maps_of(program_id: int) -> dict[str, int]:
-    """Returns descriptors of a program's maps, by the first 15 letters of their names."""
+    """Returns descriptors of a program's maps. The keys are the first 15 characters of the map names."""
     fd = check(int(_library.bpf_prog_get_fd_by_id(program_id)), f"open the program {program_id}")
     ids = np.zeros(64, np.uint32)
     program = np.zeros(1, _PROG_INFO)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time and memory of a reading, which copies the kernel's counts into arrays and adds them up over CPUs.
+"""Time and memory of a reading. A reading copies the kernel's counts into arrays and adds the counts of all CPUs.
 
-The maps are filled (fill_maps.py), and the flow table has a flow for each subnet. Each size is measured in its own
-process: the first reading, readings in which every subnet has new RTTs, and readings in which no subnet has new RTTs.
-Figures are medians of several readings.
+The maps are filled (fill_maps.py), and the flow table has a flow for each subnet. Each number of subnets is measured in
+its own process. Three kinds of readings are measured: the first reading, readings in which every subnet has new RTTs,
+and readings in which no subnet has new RTTs. Times are medians of several readings, except that of the first reading.
 """
 
 import statistics
@@ -18,7 +18,7 @@ _READINGS = 7
 
 
 def measure(subnets: int) -> dict[str, float]:
-    """Returns milliseconds and MB of the readings."""
+    """Returns the time in ms and the memory in MB of each kind of reading."""
     with EppingCollector(fill_maps.config_for(subnets)) as collector:
         fill_maps.prepare(collector, subnets)
         reader = collector.reader()
@@ -45,14 +45,14 @@ def measure(subnets: int) -> dict[str, float]:
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
-    """Measures all sizes. Other programs are not measured."""
-    columns = [Heading("subnets", ",d"), Heading("all changed, ms", ".1f"), Heading("CPU ms", ".1f")]
+    """Measures all numbers of subnets. Other programs are not measured."""
+    columns = [Heading("subnets", ",d"), Heading("all subnets changed, ms", ".1f"), Heading("CPU ms", ".1f")]
     columns += [
-        Heading("added MB, peak", ".1f"),
-        Heading("none changed, ms", ".1f"),
-        Heading("first, ms", ".1f"),
+        Heading("added MB", ".1f"),
+        Heading("no subnet changed, ms", ".1f"),
+        Heading("first reading, ms", ".1f"),
     ]
-    table = Table("Reading the maps", [*columns, Heading("first, added MB", ".1f")])
+    table = Table("Reading the maps", [*columns, Heading("first reading, added MB", ".1f")])
     figures = {}
     for subnets in (100,) if tiny else _SIZES:
         progress(f"readout: {subnets:,} subnets")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The output of a benchmark: tables to print, and named figures that goals.py checks."""
+"""The output of a benchmark: tables to print, and named figures that goals.py compares with the goals."""
 
 import sys
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ Cell = str | int | float | None
 
 
 class Heading(NamedTuple):
-    """A column's heading, and the format() specification of its numbers."""
+    """The heading of a column, and the format() specification for its numbers."""
 
     name: str
     format: str = ""
@@ -23,7 +23,7 @@ class Heading(NamedTuple):
 
 @dataclass
 class Table:
-    """Rows with one cell per column. None is an empty cell. A table with `printed=False` is only in the JSON."""
+    """Rows with one cell per column. None is an empty cell. If `printed` is false, only the JSON has the table."""
 
     title: str
     columns: list[Heading]
@@ -37,7 +37,7 @@ class Table:
         self.rows.append(cells)
 
     def as_json(self) -> dict[str, Any]:
-        """Returns title, note, and a dictionary for each row."""
+        """Returns the title, the note, and for each row a dictionary from column headings to cells."""
         names = [column.name for column in self.columns]
         rows = [dict(zip(names, row, strict=True)) for row in self.rows]
         return {"title": self.title, "note": self.note, "rows": rows}
@@ -65,7 +65,7 @@ def _text(cell: Cell, column: Heading) -> str:
 
 @dataclass
 class Result:
-    """The result of one benchmark. `figures` has the values that goals.py checks, by name."""
+    """The result of one benchmark. `figures` contains the named values that goals.py compares with the goals."""
 
     tables: list[Table]
     figures: dict[str, float] = field(default_factory=dict)
@@ -76,5 +76,5 @@ class Result:
 
 
 def progress(text: str) -> None:
-    """Prints the current step on standard error."""
+    """Prints the name of the current step to standard error."""
     print(f"bench: {text}", file=sys.stderr, flush=True)

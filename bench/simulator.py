@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Executes a BPF program outside the kernel, to count the instructions that a packet executes.
+"""Executes a BPF program outside the kernel, to count the instructions that are executed for a packet.
 
-Supports the instructions of linux/bpf.h that the compiler uses for the first BPF instruction set (v1), and the helpers
-that our program calls. The upper bits of an address are the number of a memory region, the lower bits an offset in it.
-The simulator checks nothing, because the verifier has accepted the program.
+The simulator supports the instructions that the compiler generates for the first BPF instruction set (v1, see
+linux/bpf.h), and the helpers that our program calls. The upper bits of an address are the number of a memory region.
+The lower bits are an offset in this region. The simulator does not check memory accesses, because the verifier accepts
+only programs whose accesses are valid.
 """
 
 import struct
@@ -19,7 +20,7 @@ _MAP_FD, _MAP_VALUE = 1, 2  # BPF_PSEUDO_MAP_FD, BPF_PSEUDO_MAP_VALUE
 _HASH, _ARRAY, _LRU_HASH, _QUEUE = 1, 2, 9, 22  # enum bpf_map_type
 _STACK_BYTES = 512
 _EEXIST, _EFAULT = 17, 14
-# Offsets of fields in struct __sk_buff: fields that the simulator sets, and the two pointers.
+# Offsets of fields in struct __sk_buff: the fields that the simulator sets, and the pointers `data` and `data_end`.
 _LEN, _PROTOCOL, _IFINDEX, _DATA, _DATA_END, _WIRE_LEN, _GSO_SEGS = 0, 16, 40, 76, 80, 160, 164
 _ETHERNET_BYTES = 14
 
@@ -32,13 +33,13 @@ class SimulatedMap:
     key_size: int
     value_size: int
     max_entries: int
-    base: int = 0  # the address of an array
-    values: dict[bytes, int] = field(default_factory=dict)  # key -> address, of a hash map
+    base: int = 0  # the address of the first element, if the map is an array
+    values: dict[bytes, int] = field(default_factory=dict)  # from keys to addresses of values, if the map is a hash map
     queue: list[int] = field(default_factory=list)
 
     @property
     def stride(self) -> int:
-        """Bytes from one element of an array to the next."""
+        """The distance between two elements of an array, in bytes."""
         return -(-self.value_size // 8) * 8
 
 
@@ -77,7 +78,7 @@ _COMPARISONS: dict[int, Callable[[int, int], bool]] = {
 
 
 class Simulator:
-    """Programs that share maps. `tables` has the maps by the descriptors in the instructions."""
+    """Executes programs that share maps. `tables` contains the maps by their descriptors in the instructions."""
 
     def __init__(self, programs: dict[str, bytes], tables: dict[int, SimulatedMap]) -> None:
         self.now_ns = 10**12
@@ -101,12 +102,12 @@ class Simulator:
         return self._regions[(address >> _REGION_BITS) - 1], address & ((1 << _REGION_BITS) - 1)
 
     def read(self, address: int, size: int) -> bytes:
-        """Returns bytes of memory."""
+        """Returns `size` bytes of memory."""
         memory, offset = self._at(address)
         return bytes(memory[offset : offset + size])
 
     def write(self, address: int, value: bytes) -> None:
-        """Writes bytes of memory."""
+        """Writes bytes into memory."""
         memory, offset = self._at(address)
         memory[offset : offset + len(value)] = value
 
@@ -187,7 +188,7 @@ class Simulator:
             r[source] = old if how & 1 else r[source]
 
     def _call(self, helper: int, r: list[int]) -> int:
-        """The helpers of enum bpf_func_id that our program calls."""
+        """Executes a helper that our program calls. `helper` is its number in enum bpf_func_id."""
         calls: dict[int, Callable[..., Any]] = {
             1: lambda: self._look_up(self._tables[r[1]], r[2]),
             2: lambda: self._update(self._tables[r[1]], r[2], r[3], r[4]),

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Time from the command `otel-epping run` to the first counted packet, with a packet every 2 ms.
+"""Time from the command `otel-epping run` to the first counted packet, if a packet is sent every 2 ms.
 
-A packet is counted once the program's interface counters are not 0. The parts are visible from outside the agent:
+A packet has been counted when the program's interface counters are not 0. The start is divided into these parts, which
+are measured from outside the agent:
 
-    imports    until the loader process exists
-    compile    until the loader process ends, without the verifier: imports BCC and LLVM, compiles the program
-    verify     the kernel's verifier, as the loader measures it; from a run just before
-    attach     until the program is on both hooks: fills tables, creates exporters
-    packet     until the next packet is counted
+    imports    ends when the loader process exists
+    compile    ends when the loader process ends, but excludes the time of the verifier. The loader imports BCC and
+               LLVM and compiles the program.
+    verify     is the time of the kernel's verifier. The loader measured it during an earlier load in this benchmark.
+    attach     ends when the program is on both hooks. The agent fills tables and creates the exporters.
+    packet     ends when the next packet is counted
 
 Figures are medians of several starts. All files are in the page cache.
 """
@@ -39,12 +41,12 @@ _PARTS = ("imports", "compile", "verify", "attach", "packet")
 
 
 class _Watch:
-    """Records when each step of a start is first seen. Sends a packet on each call."""
+    """Records when each step of a start is first visible. Sends a packet on each call."""
 
     def __init__(self, agent: AgentProcess, veth: VethPair, like: Map) -> None:
         self._agent, self._traffic, self._like = agent, SubnetTraffic(veth), like
         self._threads = Path(f"/proc/{agent.process.pid}/task")
-        # The row of an interface is its index, or one of the next few rows (bpf/maps.h).
+        # The row number of an interface is its index, or one of the next few numbers (bpf/maps.h).
         self._rows = (veth.ifindex + 8) * possible_cpus()
         self._counters: fill_maps.MapValues | None = None
         self.seen_s: dict[str, float] = {}
@@ -53,13 +55,14 @@ class _Watch:
         self.seen_s.setdefault(what, time.monotonic() - self._agent.started_s)
 
     def __call__(self) -> bool:
-        """Returns whether a packet was counted."""
+        """Sends a packet, and records new steps. Returns true if a packet has been counted."""
         self._traffic.send(1)
         has_children = False
-        with suppress(OSError):  # a thread ended after glob() listed it
+        with suppress(OSError):  # a thread may end after glob() has listed it
             has_children = any(children.read_text() for children in self._threads.glob("*/children"))
         if has_children:
-            if self.seen_s.pop("loaded", None):  # the first child only tested a limit (requirements.check_threads())
+            # The child that has ended was not the loader. It only tested a limit (requirements.check_threads()).
+            if self.seen_s.pop("loaded", None):
                 del self.seen_s["loader"]
             self._note("loader")
         elif "loader" in self.seen_s:
@@ -80,7 +83,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     with VethPair() as veth, blackhole(veth.near) as receiver, EppingCollector() as collector:
         verify_s = collector.program.verifier_s
         for number in range(1 if tiny else _STARTS):
-            progress(f"start: number {number + 1}")
+            progress(f"start: run number {number + 1}")
             with AgentProcess(veth, receiver.endpoint) as agent:
                 watch = _Watch(agent, veth, collector.program.maps[_COUNTERS])
                 agent.wait_until(watch, _TIMEOUT_S, "a packet was counted", _EVERY_S)

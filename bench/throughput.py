@@ -1,19 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets that a saturated path loses when a program is attached to both hooks of one end.
+"""Loss of packets per second on a saturated path when a program is attached to both hooks of one end.
 
-Measures the packets per second through a veth pair with nothing attached, with a program that does nothing, with our
-program, and with the compared programs. One thread on one CPU sends, runs the path and the program, and receives. So
-the path is saturated when that CPU is, and the time of a program reduces the packets per second. No packet is larger
-than the MTU.
+Measures the packets per second through a veth pair without a program, with a program that does nothing, with our
+program, and with the compared programs. One thread on one CPU sends and receives, and executes the code of the path and
+of the program. So the path is saturated when this CPU is busy all the time, and a program that needs more time reduces
+the packets per second. This reduction is called the loss. No packet is larger than the MTU.
 
-    TCP   16 connections write as fast as they can; the kernel creates segments and acknowledgements
-    UDP   datagrams of 18 bytes, of 1,024 flows, which the far end drops
+    TCP   Writes as much as possible to 16 connections. The kernel creates segments and acknowledgements.
+    UDP   Sends datagrams with 18 bytes of payload. They belong to 1,024 flows, and the far end drops them.
 
-Turns last less than a tenth of a second. Each round has a turn for each program, in a new order. The loss is relative
-to the turn of the same round with nothing attached. Short turns matter, because the speed of the machine changes: with
-turns of half a second, shares differed by up to a third. Our program is loaded several times, and each round uses
-another load, because the addresses of code and maps can raise the loss by a quarter. Not measured: many cores, a real
-network card, aggregates (GRO, GSO).
+Each round measures each program for less than 0.1 s. Each round has a new order of the programs. The loss is relative
+to the measurement without a program in the same round. Measurements must be short, because the speed of the machine
+changes: with measurements of 0.5 s, shares differed by up to a third. Our program is loaded several times, and each
+round uses another load, because the addresses of code and maps can increase the loss by a quarter. This benchmark does
+not measure several cores, real network cards and aggregates (GRO, GSO).
 """
 
 import random
@@ -39,13 +39,14 @@ _PAYLOAD = 18  # the smallest payload that fills an Ethernet frame
 _TURN_S = 0.08
 _ROUNDS = 160
 _LOADS = 4
-# With writes of 64 kB the queues of the path overflow, and turns differ by 15 %. With 16 kB they differ by 1 %.
+# With writes of 64 kB, the queues of the path overflow, and the packets per second differ by 15 % between measurements.
+# With 16 kB they differ by 1 %.
 _WRITE = bytes(1 << 14)
 _READ = 1 << 22
 
 
 class _Streams:
-    """TCP connections with both ends in this process. The far end discards the data that the near end writes."""
+    """TCP connections with both ends in this process. The near end writes data, and the far end discards it."""
 
     def __init__(self, veth: VethPair) -> None:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
@@ -68,7 +69,7 @@ class _Streams:
 
 
 def _turn(veth: VethPair, send: Callable[[], None], seconds: float) -> tuple[float, float]:
-    """Calls `send` repeatedly for `seconds`. Returns packets per second and Mbit/s."""
+    """Calls `send` repeatedly for `seconds`. Returns the packets per second and the Mbit/s."""
     before, began = veth.counted(), time.monotonic()
     while time.monotonic() - began < seconds:
         send()
@@ -80,7 +81,7 @@ Turns = dict[str, list[tuple[float, float]]]
 
 
 def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[], None], tiny: bool) -> Turns:
-    """Measures all rounds. Each contender is a list of loads of one program; each round uses the next load."""
+    """Measures all rounds. A list in `contenders` has the loads of one program. Each round uses the next load."""
     seconds, rounds = (0.02, 1) if tiny else (_TURN_S, _ROUNDS)
     turns: Turns = {}
     chance = random.Random(1)
@@ -96,21 +97,16 @@ def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[
 
 
 def _loss(turns: Turns, name: str) -> float:
-    """Returns the share of packets lost, compared with nothing attached: the median over rounds."""
+    """Returns the loss of a program relative to the packets per second without a program: the median over rounds."""
     return statistics.median(1 - a[0] / b[0] for a, b in zip(turns[name], turns[NOTHING], strict=True))
 
 
 def run(others: list[Contender], tiny: bool = False) -> Result:
     """Measures TCP and UDP."""
-    columns = [
-        Heading("traffic"),
-        Heading("attached"),
-        Heading("packets/s", ",.0f"),
-        Heading("Mbit/s", ",.0f"),
-    ]
+    columns = [Heading("traffic"), Heading("attached"), Heading("packets/s", ",.0f"), Heading("Mbit/s", ",.0f")]
     columns += [Heading("loss", ".1%"), Heading("quartiles"), Heading("net loss", ".1%")]
-    note = "Medians of the turns. Net: the loss above that of the program that does nothing."
-    table = Table("A saturated path: one CPU sends, receives and runs the program", columns, note)
+    note = "Medians over all rounds. Net loss: the loss minus the loss with the program that does nothing."
+    table = Table("A saturated path: the same CPU sends, receives and runs the program", columns, note)
     figures: dict[str, float] = {}
     with ExitStack() as stack:
         veth = stack.enter_context(VethPair())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two network namespaces joined by a veth pair, and bursts of packets between them.
+"""Two network namespaces that are connected by a veth pair, and bursts of packets between them.
 
-The measured programs are attached to `b0`, the near end.
+The measured programs are attached to the interface `b0`, which is the near end.
 """
 
 import ctypes
@@ -19,30 +19,32 @@ from otel_epping.lab.namespaces import LabError, Namespace
 
 INTERFACE, FAR_INTERFACE = "b0", "b1"
 NEAR, FAR = "10.8.0.1", "10.8.0.2"
-# Server subnets, which the near end reaches through the far end: 198.18.0.0/24 and the subnets after it (RFC 2544).
+# The server subnets: 198.18.0.0/24 and the subnets after it (RFC 2544). The near end has a route to them over the far
+# end.
 SUBNETS = [f"198.18.{number}" for number in range(128)]
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Counted(NamedTuple):
-    """Packets and bytes of an interface, received and transmitted together."""
+    """Counters of an interface: the sum of received and transmitted packets, and the sum of received and sent bytes."""
 
     packets: int
     bytes: int
 
 
 class VethPair:
-    """Both namespaces. A context manager. No packet is larger than the MTU, so programs see single segments.
+    """The two namespaces and the veth pair. A context manager.
 
-    With `serving`, the far end has the address .10 in each of SUBNETS. Otherwise it drops packets to SUBNETS.
+    No packet is larger than the MTU, so programs see no aggregates of segments. If `serving` is true, the far
+    end has the address .10 in each subnet of SUBNETS. Otherwise it drops packets to SUBNETS.
     """
 
     def __init__(self, *, serving: bool = False) -> None:
         with ExitStack() as undo:
             self.far = undo.enter_context(Namespace("far"))
             self.near = undo.enter_context(Namespace("near"))
-            segments = "gso_max_segs 1"  # without this limit TCP hands over 64 kB at a time
+            segments = "gso_max_segs 1"  # without this limit, TCP sends aggregates of up to 64 kB
             self.near.ip(
                 f"link add {INTERFACE} {segments} type veth peer name {FAR_INTERFACE} {segments} netns {self.far.path}",
                 f"address add {NEAR}/24 dev {INTERFACE}",
@@ -65,14 +67,14 @@ class VethPair:
         self._undo.close()
 
     def counted(self) -> Counted:
-        """Returns the packets and bytes that b0 has counted so far."""
+        """Returns the packets and bytes that the kernel has counted on b0 so far."""
         with self.near.entered():
             table = Path("/proc/thread-self/net/dev").read_text()
         numbers = [int(word) for word in table.partition(f"{INTERFACE}:")[2].split("\n")[0].split()]
         return Counted(numbers[1] + numbers[9], numbers[0] + numbers[8])
 
     def raw(self, *, near: bool) -> socket.socket:
-        """Returns a socket that sends frames from one end. Frames from the near end leave b0, others arrive at b0."""
+        """Returns a socket that sends frames. They leave b0 if `near`. Otherwise the far end sends them to b0."""
         with (self.near if near else self.far).entered():
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sender.bind((INTERFACE if near else FAR_INTERFACE, 0))
@@ -80,7 +82,10 @@ class VethPair:
 
 
 class Burst:
-    """Packets to send with one system call (sendmmsg) for each 1,024 packets: frames, or datagrams with addresses."""
+    """Packets that are sent with one system call (sendmmsg) per 1,024 packets.
+
+    If `names` is empty, the packets are frames. Otherwise they are datagrams to these addresses (struct sockaddr).
+    """
 
     _AT_ONCE = 1024  # UIO_MAXIOV
     # struct mmsghdr and struct iovec
@@ -111,7 +116,7 @@ class Burst:
             self._messages["name_length"] = length
 
     def send(self) -> None:
-        """Sends all packets. Raises LabError if the kernel accepts no more packets."""
+        """Sends all packets. Raises LabError if the kernel does not accept a packet."""
         sent = 0
         while sent < len(self._messages):
             at_once = min(self._AT_ONCE, len(self._messages) - sent)
@@ -123,7 +128,7 @@ class Burst:
 
 
 def datagrams(sender: socket.socket, flows: int, payload: int) -> Burst:
-    """Returns a datagram for each of `flows` flows, to servers in all of SUBNETS."""
+    """Returns one datagram for each of `flows` flows. The flows go to servers in all subnets of SUBNETS."""
     names = b"".join(
         struct.pack("=H", socket.AF_INET)
         + struct.pack("!H", 6000 + number // len(SUBNETS))

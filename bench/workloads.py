@@ -16,15 +16,15 @@ MILLION = 1_000_000
 
 _MIN_RUNS = 20_000
 _MANY = 60_000
-# Entries of the large flow tables: as many as ePPing's table has, and enough for a million flows.
+# The sizes of the large flow tables: the size of ePPing's table, and a size that is sufficient for a million flows.
 _LARGE_TABLE, _TABLE_FOR_A_MILLION = 1 << 17, 1 << 20
 
 
 @dataclass(frozen=True)
 class Workload:
-    """Packets of one form, or mixed, of `flows` flows to `subnets` subnets.
+    """Packets of one form, or mixed packets. They belong to `flows` flows to `subnets` subnets.
 
-    `repeated`: see kernel.py; `skewed`: see traffic_model.py.
+    kernel.py describes `repeated`, and traffic_model.py describes `skewed`.
     """
 
     form: str
@@ -36,13 +36,13 @@ class Workload:
 
     @property
     def name(self) -> str:
-        """The name in the table."""
+        """The name of the workload in the tables."""
         traits = {"IPv6": self.family == 6, "repeated": self.repeated, "skewed": self.skewed}
         return ", ".join([self.form, *(trait for trait, is_set in traits.items() if is_set)])
 
     @property
     def large_tables(self) -> EppingConfig | None:
-        """The configuration with large tables; None if the default tables hold the whole workload."""
+        """The configuration with large tables, or None if the default tables are large enough for the workload."""
         if self.flows < _MANY:
             return None
         return EppingConfig(
@@ -54,7 +54,8 @@ KNOWN = Workload(DATA, 1, 1, repeated=True)
 ONE, MANY = Workload(DATA, 1, 1), Workload(DATA, _MANY, 1_000)
 FEW_MIXED, SOME_MIXED = Workload(MIXED, 1_000, 10), Workload(MIXED, 1_000, 1_000)
 MANY_MIXED, MANY_UNIFORM = Workload(MIXED, _MANY, 1_000, skewed=True), Workload(MIXED, _MANY, 1_000)
-# Ordered by the number of flows: in the end the table of ePPing (131,072 flows) is full, and all its work takes longer.
+# The workloads are ordered by the number of flows. The last workloads fill ePPing's table (131,072 flows), and
+# ePPing then needs more time for each packet.
 WORKLOADS = (
     KNOWN,
     Workload(ACK, 1, 1, repeated=True),
@@ -81,7 +82,7 @@ TINY = (ONE, MANY, FEW_MIXED, MANY_MIXED)
 
 
 def stream(workload: Workload, hook: str, tiny: bool) -> Iterator[Packets]:
-    """Yields the packets of each round. The first round only creates the flows and is not counted."""
+    """Yields the packets of each round. The first round only creates the flows, and its times are not used."""
     minimum = 100 if tiny else _MIN_RUNS
     if workload.form == MIXED:
         mixed = TrafficModel(workload.flows, workload.subnets, skewed=workload.skewed)
@@ -92,8 +93,9 @@ def stream(workload: Workload, hook: str, tiny: bool) -> Iterator[Packets]:
     flows = np.arange(min(workload.flows, minimum) if tiny else workload.flows)
     if not workload.repeated:
         flows = np.tile(flows, -(-minimum // workload.flows))
-    # A table places its entries in memory in the order in which the flows first appear. Measured packets come in
-    # another order. In the same order, the CPU prefetches the entries, and 60,000 flows appear a third cheaper.
+    # A table places its entries in memory in the order in which the flows first appear. So the measured packets have a
+    # different order. With the same order, the CPU would prefetch the entries, and the measured time with 60,000 flows
+    # would be a third too low.
     first, other = (
         Packets.one_way(rows_of(workload.form, order, workload.subnets, out, workload.family), out)
         for order in (np.random.default_rng(number).permutation(flows) for number in range(2))

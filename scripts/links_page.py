@@ -10,22 +10,22 @@ from otel_epping.kernel.load.loader import source_folder
 from otel_epping.replay.capture import link_types
 
 _ROW = re.compile(r"ROW\(0x([0-9a-f]+), \d+\)\s+/\* (.*?) \*/")
-# Headers of variable size, as read_link_header() in bpf/link_headers.h reads them: EtherTypes, header, contents.
+# Headers of variable size that read_link_header() in bpf/link_headers.h reads: EtherTypes, header, supported contents.
 VARIABLE = (
     (
         "0x0000 to 0x05dc, 0x8870",
         "802.3 with LLC (IEEE 802.2)",
         "SNAP with an EtherType (RFC 1042, 802.1H), IP, Cisco ISL",
     ),
-    ("0x22f3", "TRILL (RFC 6325)", "an Ethernet frame, after any options"),
+    ("0x22f3", "TRILL (RFC 6325)", "an Ethernet frame, with or without TRILL options before it"),
     ("0x4305", "batman-adv, version 15", "an Ethernet frame in unicast and broadcast packets"),
     ("0x8847, 0x8848", "MPLS (RFC 3032)", "IP, or an Ethernet pseudowire (RFC 4448) with or without a control word"),
-    ("0x8864", "PPPoE session (RFC 2516)", "IP and MPLS, with a protocol field of two bytes or one"),
+    ("0x8864", "PPPoE session (RFC 2516)", "IP and MPLS, with a PPP protocol field of one or two bytes"),
     ("0x8899", "Realtek switch tag", "protocols 0x04 and 0xa"),
     (
         "0x88e5",
         "MACsec (IEEE 802.1AE)",
-        "frames that are authenticated but not encrypted, with or without a channel identifier",
+        "frames that are authenticated but not encrypted, with or without a secure channel identifier (SCI)",
     ),
     ("0x894f", "NSH (RFC 8300)", "IP, MPLS, an Ethernet frame, or another NSH header"),
     ("0xd28b", "Arista timestamp", "timestamps of 64 and 48 bits"),
@@ -33,53 +33,56 @@ VARIABLE = (
 
 _HEAD = """# Links
 
-This page lists the headers before IP that the kernel program reads, and the link types of captures that `otel-epping
-replay` reads. `make docs` generates it from `bpf/link_headers.h` and `otel_epping/replay/capture/link_types.py`; edit
-these files. `python tests/oracles links` compares the headers that the tests build with tshark and tcpdump.
+This page lists the headers before the IP header that the kernel program reads, and the link types of captures that
+`otel-epping replay` reads. `make docs` generates this page from `bpf/link_headers.h`,
+`otel_epping/replay/capture/link_types.py` and `scripts/links_page.py`. To change the page, edit these files. The tests
+build packets with these headers. `python tests/oracles links` checks whether tshark or tcpdump can read these
+packets.
 
-A packet that is not IP counts as `non_ip`. A packet with incomplete headers counts as `malformed`. Both are values of
-`epping.packet.kind`.
+A packet that does not contain IP counts as `non_ip`. A packet with incomplete headers counts as `malformed`. Both are
+values of `epping.packet.kind`.
 
 ## Headers between Ethernet and IP
 
-Up to 8 of these headers in any order are read, in live traffic and in captures. If fewer than 8 bytes follow the
-EtherType of a header listed here, the packet counts as `malformed`.
+The program reads up to 8 of these headers in any order, in live traffic and in captures. If fewer than 8 bytes follow
+the EtherType of one of these headers, the packet counts as `malformed`.
 
 | EtherType | header |
 |---|---|
 """
 
 _BETWEEN = """
-The size of these headers varies:
+The following headers have a variable size:
 
 | EtherType | header | supported contents |
 |---|---|---|
 """
 
 _NOT_READ = """
-Not read:
+The program does not read these packets and headers:
 
-- Encrypted packets: MACsec with bit E or C.
-- PPP in PPPoE that is compressed (Van Jacobson) or multilink (RFC 1990).
-- A pseudowire without a control word, if the first hexadecimal digit of the destination MAC address is 4 or 6. MPLS
-  labels do not name their contents, and a first digit of 4 or 6 means IP (RFC 4928).
-- A switch tag without an EtherType before it (DSA, Broadcom, MediaTek), on the interface between host and switch. Watch
-  the interfaces of the switch's ports instead.
-- Packets inside VXLAN, GRE and IP-in-IP, unless `--tunnels` is set. Inside a tunnel at most one 802.1Q tag is read.
+- Encrypted packets: MACsec frames in which bit E or bit C is set.
+- PPP frames in PPPoE that are compressed (Van Jacobson) or that use multilink (RFC 1990).
+- Ethernet pseudowires without a control word, if the first hexadecimal digit of the destination MAC address is 4 or 6.
+  An MPLS label does not say which protocol follows it. If the first digit is 4 or 6, the program assumes that IP
+  follows (RFC 4928).
+- Switch tags without an EtherType before them (DSA, Broadcom, MediaTek), on the interface between host and switch.
+  Watch the interfaces of the switch's ports instead.
+- Packets inside VXLAN, GRE and IP-in-IP tunnels, unless `--tunnels` is set. Inside a tunnel, the program reads at most
+  one 802.1Q tag.
 
-Trailers do not matter, because IP has its own length. If the length in a PPPoE or 802.3 header is shorter, the packet
-ends there.
+The program ignores bytes after the end of the IP packet, because the IP header contains the length of the packet. If a
+PPPoE or 802.3 header contains a smaller length, the packet ends after that length.
 
-On interfaces without an Ethernet header (PPP, tun, GRE, VTI and others), the program reads the network header where the
-kernel says that it starts, with the protocol that the kernel says it has. [docs/platforms.md](platforms.md) lists the
-tested interfaces.
+On interfaces without an Ethernet header (PPP, tun, GRE, VTI and others), the kernel gives the program the protocol and
+the offset of the network header. [docs/platforms.md](platforms.md) lists the tested interfaces.
 
 ## Fragments
 
-The first fragment of a packet contains the transport header. It counts as TCP, UDP or ICMP, and starts or completes RTT
-samples. All other fragments count as `fragment`, and so does a first fragment with an incomplete transport header. The
-end of a fragmented TCP segment is unknown: method `tcp_sequence` does not measure it, and treats the next segment as if
-a segment before it were missing.
+The first fragment of a packet contains the transport header. It counts as TCP, UDP or ICMP, and can start or complete
+RTT samples. All other fragments count as `fragment`. A first fragment with an incomplete transport header also counts
+as `fragment`. The program does not know where a fragmented TCP segment ends. So method `tcp_sequence` does not measure
+the segment, and treats the next segment as if a segment before it were missing.
 
 ## Link types of captures
 
@@ -88,15 +91,15 @@ a segment before it were missing.
 """
 
 _BETWEEN_LINK_TYPES = """
-IEEE 802.11: data frames are read if they are neither encrypted nor fragmented; all other frames count as `non_ip`. Only
-the first packet of an A-MSDU is read.
+IEEE 802.11: `replay` reads data frames that are neither encrypted nor fragmented. All other frames count as `non_ip`.
+If a frame is an A-MSDU, which contains several packets, `replay` reads only the first packet.
 
-Packets of all other link types are skipped. `replay` reads all other packets, reports the skipped link types, and ends
-with exit code 1. To read such traffic, capture it with another link type: `tcpdump -L` lists the link types of an
-interface, `tcpdump -y` selects one. If a header of fixed size precedes Ethernet or IP, `editcap -C BYTES -T ether` or
-`-T rawip` removes it.
+`replay` skips packets of all other link types. It reads the rest of the capture, reports the link types of the skipped
+packets, and ends with exit code 1. To read such traffic, capture it with another link type. `tcpdump -L` lists the link
+types of an interface, and `tcpdump -y` selects a link type. If the unsupported header has a fixed size and is followed
+by Ethernet or IP, `editcap -C BYTES -T ether` or `editcap -C BYTES -T rawip` removes it.
 
-These link types are not supported; errors report them by name:
+These link types are not supported. Error messages contain their names:
 
 | number | link type |
 |---|---|
@@ -104,7 +107,7 @@ These link types are not supported; errors report them by name:
 
 
 def fixed_headers() -> list[tuple[str, str]]:
-    """Returns EtherType and name of each row of EACH_FIXED_HEADER in bpf/link_headers.h."""
+    """Returns the EtherType and the name of each row of EACH_FIXED_HEADER in bpf/link_headers.h."""
     text = (source_folder() / "link_headers.h").read_text()
     return [(f"0x{ethertype}", name) for ethertype, name in _ROW.findall(text)]
 
