@@ -1,22 +1,22 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs a command as root in a container of Debian 13, in this checkout, with the right to load BPF programs.
+# Runs a command as root in a Debian 13 container, in this checkout. The container may load BPF programs.
 #
 #     .github/debian.sh COMMAND [ARGUMENT...]
 #
-# The Makefile installs Debian packages, and Ubuntu has no package of its own named bpftool. So the workflows run `make`
-# in Debian, on the kernel of the runner. The tests need Linux 6.6 with BTF; the GitHub-hosted runner ubuntu-24.04 had
-# Linux 6.14 in March 2026.
+# The Makefile installs Debian packages, and Ubuntu has no separate package bpftool. So the workflows run `make` in a
+# Debian container, on the kernel of the runner. The tests need Linux 6.6 or newer with BTF. The GitHub-hosted runner
+# ubuntu-24.04 had Linux 6.14 in March 2026.
 #
-#   --privileged            for bpf(2), network namespaces and mounts; one test also sets the clock
+#   --privileged            the tests use bpf(2), network namespaces and mounts; one test sets the clock
 #   --network host, /sys    /sys holds BTF and lists the interfaces of the host's network namespace
-#   --cgroupns host         tests that boot systemd mount cgroup2 and expect the whole hierarchy
-#   /var/tmp, /root/.cache  for `make distrotest`: the upper folder of an overlay cannot be on the container's overlay
-#   GIT_CONFIG_*            the runner's user owns the checkout, and git refuses another user's tree, even as root
-#   GOTOOLCHAIN             Debian's Go downloads the newer version that tests/integration/go.mod asks for
+#   --cgroupns host         tests that boot systemd mount cgroup2 and need the whole hierarchy
+#   /var/tmp, /root/.cache  for `make distrotest`; an overlay's upper directory cannot be on the container's overlay
+#   GIT_CONFIG_*            the runner's user owns the checkout, and git refuses a tree of another user, even for root
+#   GOTOOLCHAIN             Debian's Go downloads the newer version of Go that tests/integration/go.mod requires
 #
-# The kernel loads modules on demand from the runner's /lib/modules. linux-modules-extra adds those that tests need,
-# such as ifb.
+# The kernel loads modules on demand from the runner's /lib/modules. The package linux-modules-extra adds modules that
+# the tests need, such as ifb.
 set -euo pipefail
 sudo apt-get -q update
 sudo apt-get -q install --yes --no-install-recommends "linux-modules-extra-$(uname -r)"

@@ -4,8 +4,8 @@
     pip install 'otel-epping[instrument]'
     sudo OTEL_SERVICE_NAME=shop OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python instrumented.py
 
-The application's counter and the RTTs of the interface are exported by the same exporter, with the same resource.
-Without privileges the application runs without RTTs and logs one warning.
+The same exporter exports the application's counter and the RTTs of the interface, with the same resource. Without the
+required privileges the application runs without RTTs and logs one warning.
 """
 
 import time

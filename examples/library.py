@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Uses otel-epping as a library: an application with its own MeterProvider also exports the latency of its network.
+"""Uses otel-epping as a library. An application with its own MeterProvider also exports the RTTs of its network.
 
 Run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. The argument is the interface to watch:
 
@@ -18,15 +18,15 @@ from otel_epping import EppingCollector, EppingConfig, install
 
 
 def main(interface: str, seconds: int = 60) -> None:
-    """Does the application's work for some seconds. Meanwhile the kernel counts round-trip times."""
-    # The application's own telemetry.
+    """Does the application's work for `seconds`. During this time the kernel counts round-trip times (RTTs)."""
+    # The application's own metrics.
     provider = MeterProvider(
         metric_readers=[PeriodicExportingMetricReader(OTLPMetricExporter())],
         resource=Resource.create({"service.name": "my-application"}),
     )
     requests = provider.get_meter("my_application").create_counter("my.requests")
 
-    # otel-epping adds histograms that the kernel fills. The histograms have the application's resource.
+    # otel-epping exports histograms that the kernel fills. These histograms have the application's resource.
     with EppingCollector(EppingConfig(prefix_v4=24, prefix_v6=48)) as collector:
         reader = install(provider, OTLPMetricExporter(), collector, interval_s=10)
         collector.attach(interface)
@@ -34,7 +34,7 @@ def main(interface: str, seconds: int = 60) -> None:
             requests.add(1)
             time.sleep(1)
         collector.detach(interface)
-        reader.shutdown()  # exports the last interval; provider.shutdown() does not shut this reader down
+        reader.shutdown()  # exports the last interval; provider.shutdown() does not shut down this reader
     provider.shutdown()
 
 

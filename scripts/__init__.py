@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the generated documents; `make docs` runs these."""
+"""Scripts that write the generated documents. `make docs` runs them."""

@@ -5,11 +5,11 @@ from otel_epping.otel import metric_table, semconv
 
 
 def markdown() -> str:
-    """The text of docs/metrics.md."""
+    """Returns the text of docs/metrics.md."""
     lines = [
         "# Metrics",
         "",
-        "Made from `otel_epping/otel/metric_table.py` by `make docs`; edit there.",
+        "`make docs` generates this page from `otel_epping/otel/metric_table.py`. Edit that file instead of this page.",
         "",
         "| metric | kind | unit | description | attributes |",
         "|---|---|---|---|---|",
