@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `otel-epping` and `python -m otel_epping`: sets up the standard streams and Ctrl-C, then imports."""
+"""The entry point of `otel-epping` and `python -m otel_epping`.
+
+Sets up the standard streams and Ctrl-C before the slow imports.
+"""
 
 import io
 import os
@@ -13,8 +16,8 @@ def main() -> None:
     """Runs the command line.
 
     Until a command needs cleanup (process/signals.py), Ctrl-C ends the process at once. The default handler of Python
-    would raise KeyboardInterrupt during an import and print a traceback. If the parent process ignores SIGINT, SIGINT
-    stays ignored. A shell does this for a background job.
+    would raise KeyboardInterrupt during an import and print a traceback. If SIGINT is ignored at the start, it stays
+    ignored. For example, some shells start background jobs with SIGINT ignored.
     """
     _open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -25,7 +28,7 @@ def main() -> None:
 
 
 class _StandardError(io.FileIO):
-    """Standard error for which a failed write is no error, so that a command does not fail because of a full disk."""
+    """A standard error stream that ignores failed writes. So a full disk does not make a command fail."""
 
     def write(self, data: Any) -> int:
         """Writes the data. If the write fails, the data are lost."""

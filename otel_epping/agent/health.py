@@ -105,7 +105,7 @@ class Health:
             yield Check("measured", False, text)
 
     def _check_read(self, extra_s: float) -> Check:
-        """Checks that each reader read the counts within the last two intervals, plus 1 s and `extra_s`.
+        """Checks that the last reading of each reader is not older than two intervals plus 1 s plus `extra_s`.
 
         Until a reader reads for the first time, the time of its creation is used as the time of its last reading.
         """

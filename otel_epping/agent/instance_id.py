@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's `service.instance.id`, which is the same after a restart. A new id would start all series again.
+"""The agent's `service.instance.id`, which is the same after a restart. With a new id, all series would start again.
 
 The semantic conventions (resource, "Service") require that no two running instances have the same id. They also define
 a UUID namespace for ids that are derived from stable properties. Here, the properties are the host, its network
@@ -35,7 +35,7 @@ class InstanceId:
         namespace = Path("/proc/self/ns/net").stat().st_ino
         stable = "/".join([machine, escaped(socket.gethostname()), str(namespace), *sorted(interfaces)])
         self.value = str(uuid.uuid5(_SERVICE_INSTANCE, stable))
-        # An abstract socket reserves the id, because only one process in a network namespace can bind its name.
+        # An abstract socket reserves the id, because only one process in a network namespace can bind this name.
         self._reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._reservation.bind(f"\0otel-epping/instance/{self.value}")

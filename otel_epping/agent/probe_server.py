@@ -7,8 +7,8 @@
 
 One thread serves all clients, and a slow client does not delay other clients: the thread reads from all connections,
 and answers each request as soon as the request is complete. A request must arrive within two seconds and have at most
-4 KiB. If 64 connections are open and a new client connects, the oldest connection is closed. Only the parser and the
-formatter of http.server are used. The server of http.server would handle one client after the other.
+4 KiB. If 64 connections are open and a new client connects, the oldest connection is closed. http.server is used only
+to parse requests and to format answers. Its own server would handle one client after the other.
 """
 
 import json
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.handle_one_request()
 
     def do_GET(self) -> None:  # http.server requires this name
-        """Answers with the result of the probe at the path. If no probe has this path, the answer lists all paths."""
+        """Answers with the result of the requested probe. If no probe has this path, the answer lists all paths."""
         url = urlsplit(self.path)
         probe = self._probes.get(url.path)
         if not probe:

@@ -41,7 +41,7 @@ class Reloader:
         self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
 
     def reload(self) -> None:
-        """Applies the changes that do not need a restart, and logs the changes that do. Ignores an invalid file."""
+        """Applies the changes that do not need a restart, and logs all other changes. Ignores an invalid file."""
         try:
             new = self._reread(self._settings)
             if not new.selection.all:
@@ -52,7 +52,8 @@ class Reloader:
         changed = [each for each in DEFINITIONS if getattr(new, each.field) != getattr(self._settings, each.field)]
         ignored = [each.key for each in changed if each.field in self._needs_restart]
         if ignored:
-            _log.warning("changed settings that need a restart: %s", ", ".join(ignored), extra={"keys": ignored})
+            text = "these settings changed, and take effect after a restart: %s"
+            _log.warning(text, ", ".join(ignored), extra={"keys": ignored})
         applied = [each for each in changed if each.field not in self._needs_restart]
         keys = [each.key for each in applied]
         _log.info("settings reloaded; changes applied: %s", ", ".join(keys) or "none", extra={"keys": keys})

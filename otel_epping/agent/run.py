@@ -38,7 +38,8 @@ _PAUSE_S = 0.1
 # Time until a failed update of interfaces is repeated. An update fails, for example, if no descriptor is free.
 _RETRY_S = 2.0
 _MAX_LISTED = 20
-# At the latest this long before the deadline of the stop, detaching starts, and an unfinished export is abandoned.
+# Times before the deadline of a stop. Detaching starts at the latest _DETACH_S before the deadline, even if the export
+# is not finished. If the export is not finished _ABANDON_S before the deadline, it is abandoned.
 _DETACH_S = 3.0
 _ABANDON_S = 0.2
 
@@ -96,7 +97,8 @@ class Agent:
             kept = self._drop_capabilities()
             if probe_server:
                 self._resources.enter_context(probe_server)
-            # The compiler, which is another process, does most of the work. Importing the SDK meanwhile costs no time.
+            # The compiler, which is another process, does most of the work. So importing the SDK at the same time does
+            # not delay the start.
             from otel_epping.otel.pipeline import exporter_classes
 
             exporter_classes(self._variables.exporters)
@@ -173,7 +175,10 @@ class Agent:
         return not self._export_status.failing
 
     def _listen_for_probes(self) -> "ProbeServer | None":
-        """Opens the port for health probes, if a port is set. The server answers after its context is entered."""
+        """Opens the port for health probes, if a port is set.
+
+        The server starts to answer when its context is entered.
+        """
         if not self._settings.health_endpoint:
             return None
         from otel_epping.agent.probe_server import ProbeServer  # imports http.server, which only the probes need
@@ -187,7 +192,7 @@ class Agent:
         return collector
 
     def _drop_capabilities(self) -> Collection[str]:
-        """Drops the capabilities of this thread, and returns the capabilities that it keeps.
+        """Drops the capabilities of this thread, and returns the capabilities that the thread keeps.
 
         The agent needs CAP_NET_ADMIN to create a clsact filter, and to remove the filter at the end.
         """
@@ -222,7 +227,7 @@ class Agent:
 
 
 def _warn_of_capabilities(kept: Collection[str]) -> None:
-    """Logs a warning if a thread of this process still has capabilities. Usually no thread has any."""
+    """Logs a warning if a thread of this process still has capabilities. Usually no thread has capabilities."""
     if kept:
         _log.warning("%s", capabilities.describe(kept))
     elif holders := capabilities.threads_with_capabilities():

@@ -24,8 +24,8 @@ _SEND_TIMEOUT_S = 1.0
 class Notifier:
     """Sends messages to systemd. Does nothing if a program other than systemd started this process.
 
-    `interval_s` is the time between two calls of report(). It is at most half of the time after which the watchdog of
-    systemd would restart this process. It is None if systemd did not start this process.
+    `interval_s` is the time between two calls of report(). It is at most 10 s, and at most half of the time after which
+    the watchdog of systemd would restart this process. It is None if systemd did not start this process.
     """
 
     def __init__(self) -> None:

@@ -40,7 +40,8 @@ def cli() -> None:
     """
 
 
-# Errors of a write: the disk is full or broken, the file is as large as a limit allows, or the descriptor is closed.
+# The causes of a failed write: the disk is full or broken, the file has reached a size limit, or the descriptor is
+# closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 for _command in (run, check, config, demo, watch, replay):

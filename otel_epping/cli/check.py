@@ -151,7 +151,8 @@ def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[F
 
 @click.command(context_settings=COMMAND)
 @option("-v", "--verbose", is_flag=True,
-              help="Also print how many instructions the verifier processes, for each method too.")  # fmt: skip
+              help="Also print how many instructions the verifier processes, in total and for each "
+              "method.")  # fmt: skip
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Also print the programs on the hooks of this interface, their order, and whether they can hide "
               "packets from otel-epping. May be given several times.")  # fmt: skip

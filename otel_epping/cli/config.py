@@ -11,7 +11,7 @@ from otel_epping.settings.types import text_of
 
 
 @click.command(context_settings=COMMAND)
-@option("--schema", is_flag=True, help="Print the JSON schema of the settings file instead.")
+@option("--schema", is_flag=True, help="Print the JSON schema of the settings file instead of the settings.")
 @all_options
 def config(settings: Settings, schema: bool) -> None:
     """Print each setting in effect and its source.

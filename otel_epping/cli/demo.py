@@ -12,8 +12,8 @@ from otel_epping.settings.options import COMMAND
 def demo() -> None:
     """Measure RTTs over links of known delay, and print the metrics that a collector received.
 
-    Creates hosts in network namespaces and traffic between the hosts, and runs the agent and a collector. Takes half a
-    minute. The exit code is 1 if the measured RTTs do not agree with the delays.
+    Creates hosts in network namespaces and traffic between the hosts, and runs the agent and a collector. The demo
+    takes half a minute. The exit code is 1 if the measured RTTs do not agree with the delays.
     """
     requirements.check_kernel()
     requirements.check_privileges()

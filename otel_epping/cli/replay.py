@@ -20,9 +20,9 @@ from otel_epping.settings.options import COMMAND, capture_options, option
 def replay(config: EppingConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
     """Measure RTTs in capture files.
 
-    Runs the kernel program on the packets, and prints a table of subnets. The timestamps of the packets are the clock
-    of the program. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or lz4.
-    If FILE is -, standard input is read.
+    Runs the kernel program on the packets, and prints a table of subnets. The program uses the timestamps of the
+    packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or
+    lz4. If FILE is -, standard input is read.
     """
     from otel_epping.replay.run import run  # imports the SDK, which most other commands do not need
 

@@ -130,7 +130,8 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
                 losses.report()
                 writer.write(idle_flows.close_idle(time.monotonic_ns()))
         monitor.close()
-        # The output is completed before the program is detached: the kernel takes at least 10 ms for each interface.
+        # The output is completed before the program is detached, because the kernel takes at least 10 ms to detach the
+        # program from each interface.
         writer.write(reader.read())
         writer.close()
         stream.flush()

@@ -39,12 +39,12 @@ def escaped(text: str | bytes) -> str:
 
 
 def unescaped(text: str) -> bytes:
-    """Returns the bytes from which escaped() made the text. Parts of the text may be unescaped."""
+    """Returns the bytes from which escaped() made the text. Parts of the text may contain no escapes."""
     return _ESCAPED_BYTE.sub(lambda match: bytes.fromhex(match[1].decode()), _bytes(text))
 
 
 def plain(text: str) -> str:
-    """Returns the result of unescaped() decoded with surrogateescape.
+    """Returns the result of unescaped() as a str that is decoded with surrogateescape.
 
     A byte that is not part of UTF-8 text becomes one character.
     """

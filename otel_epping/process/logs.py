@@ -54,7 +54,7 @@ def _time(record: logging.LogRecord) -> str:
 
 
 class _Text(logging.Formatter):
-    """Formats the time, the level and the message. Adds the type, message and call chain of an exception."""
+    """Formats the time, the level and the message. If an exception is logged, adds its type, message and call chain."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()

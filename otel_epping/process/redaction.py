@@ -38,7 +38,8 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
                 # If the name is not valid ("Authorization: Basic ..."), the whole text may be secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
-            # urlsplit() would fail if a password contains characters that end the host part of a URL, such as / or #.
+            # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such
+            # as / or #.
             user, _, rest = value.strip().rpartition("://")[2].rpartition("@")
             name, _, password = user.partition(":")
             basic = b64encode(f"{unquote(name)}:{unquote(password)}".encode(errors="surrogateescape"))
@@ -49,7 +50,8 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 def _forms(secret: str) -> Iterator[str]:
     """Yields the forms in which a message may quote a secret.
 
-    A secret may be quoted as in the variable or percent-decoded, without its scheme ("Bearer"), and escaped by repr().
+    A secret may be quoted as in the variable or percent-decoded, with or without its scheme ("Bearer"), and it may be
+    escaped by repr().
     """
     for text in (secret.strip(), unquote(secret).strip()):
         for part in (text, *text.split()[-1:]):
@@ -84,7 +86,7 @@ def install() -> None:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-        except Exception:  # the arguments do not fit the format, which the handler reports
+        except Exception:  # the arguments do not fit the format; the handler reports this error
             return record
         if (clean := redact(message)) != message:
             record.msg, record.args = clean, ()

@@ -16,8 +16,8 @@ from typing import NoReturn
 
 from otel_epping.process import logs
 
-# Maximum time from the signal to the end of the agent, even if a receiver hangs. After the signal, Docker waits 10 s,
-# Kubernetes 30 s, and systemd 90 s before it kills the process.
+# Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
+# signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
 # A second signal within this time is ignored as a duplicate. For example, timeout(1) signals its child twice.
 _DUPLICATE_S = 1.0

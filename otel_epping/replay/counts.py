@@ -20,8 +20,8 @@ def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
     """Returns the number of RTT samples by outcome.
 
     The first entry, `begun`, is the number of all started samples. It is the sum of the other entries. `waiting` is the
-    number of samples that still wait for a reply. The number of evicted samples is computed from the other numbers. A
-    sample is evicted with its entry in the flow table or the table of requests.
+    number of samples that still wait for a reply. The number of evicted samples is computed from the other numbers. If
+    an entry in the flow table or the table of requests is evicted, its waiting samples are evicted too.
     """
     counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_OUTCOMES)}
     evicted = counts["begun"] - sum(counts[outcome] for outcome in _OUTCOMES) - waiting

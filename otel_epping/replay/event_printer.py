@@ -19,9 +19,9 @@ _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
 class EventPrinter:
     """Feeds packets to the kernel program, and writes the program's events to standard output as they arrive.
 
-    The events and their order depend only on the packets, not on the sizes of the batches. For this, a check for idle
-    flows takes place before the first packet whose time is at least _IDLE_CHECK_INTERVAL_NS after the last check. The
-    time of this packet is the time of the check. `format` is one of events.formats.FORMATS.
+    The events and their order depend only on the packets, not on the sizes of the batches. To ensure this, a check for
+    idle flows takes place before the first packet whose time is at least _IDLE_CHECK_INTERVAL_NS after the last check.
+    The time of this packet is the time of the check. `format` is one of events.formats.FORMATS.
     """
 
     def __init__(self, replayer: Replayer, format: str) -> None:
@@ -37,7 +37,7 @@ class EventPrinter:
         return self._reader.lost
 
     def feed(self, batch: PacketBatch) -> None:
-        """Runs the program on the packets, and writes their events."""
+        """Runs the program on the packets, and writes the events of these packets."""
         begin = 0
         while begin < len(batch):
             due = np.flatnonzero(batch.times_ns[begin:] >= self._next_check_ns)

@@ -7,7 +7,7 @@ RTTs that it would have measured when the packets were captured.
 
 A test run has these requirements (net/bpf/test_run.c):
 - The packet is longer than an Ethernet header. An IP packet contains at least the whole fixed IP header.
-- The packet and the space that the kernel reserves around the packet together fit into one page.
+- One page has enough space for the packet and for the space that the kernel reserves around the packet.
 - `wire_len` is at least the number of bytes of the packet that are passed, and at most GSO_LEGACY_MAX_SIZE.
 - The interface index exists. Here all packets have the index 1, which is the loopback interface in each network
   namespace. The program is not attached to this interface.
@@ -46,8 +46,8 @@ _CONTEXT = np.dtype(
         "itemsize": 192,
     }
 )
-# The field of struct __sk_buff that is read after a run. In later kernels, the struct is larger. The item has space for
-# this.
+# The field of struct __sk_buff that is read after a run. `itemsize` is larger than the struct, because the struct is
+# larger in later kernels.
 _MARKED_CONTEXT = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
 # struct bpf_test_run_opts of libbpf.
 _RUN_OPTIONS = np.dtype(
@@ -160,7 +160,9 @@ class Replayer(EppingCollector):
         return self.latest_ns
 
     def feed(self, batch: PacketBatch) -> None:
-        """Runs the program on packets with Ethernet headers, in order. Raises EppingError if the kernel rejects one.
+        """Runs the program on packets with Ethernet headers, in order.
+
+        Raises EppingError if the kernel rejects a packet.
 
         A packet with the time UNTIMED_NS is counted, but neither starts nor completes an RTT sample, because the time 0
         means "never" in the program. A reply with an earlier time than its request does not complete an RTT sample.

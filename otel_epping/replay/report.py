@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates the lines that `replay` prints below its table: totals, and the causes why packets were not measured."""
+"""Creates the lines that `replay` prints below its table: totals, and the reasons why packets were not measured."""
 
 from collections.abc import Iterator, Mapping
 

@@ -42,7 +42,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
     Raises EppingError if a file could not be read or the export failed. Before that, prints the result of all readable
     files. If several failures occurred, the exception contains the last failure, and the others are printed.
     """
-    # Check the variables and open the first file before the program is compiled, which takes a second.
+    # Check the variables and open the first file before the program is compiled, because compiling takes a second.
     variables = standard.read() if otlp else None
     if variables:
         exporter_classes(variables.exporters)

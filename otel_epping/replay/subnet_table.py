@@ -84,7 +84,7 @@ def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
 
 
 def table(reading: Reading, config: EppingConfig) -> str:
-    """Returns the table of subnets as text. The packets and bytes of a subnet are those from and to the subnet."""
+    """Returns the table of subnets as text. The packets and bytes of a subnet are sums of both directions."""
     lines = [list(_HEADINGS), *_lines(reading, config)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -6,8 +6,9 @@ To add a setting, add a field to Settings. The names of the setting are derived 
 `max_subnets` becomes the flag --max-subnets, the variable OTEL_EPPING_MAX_SUBNETS, and the key `max_subnets` in a file.
 The suffix _ns of a field is not part of these names.
 
-Click converts the values, and chooses between flag, variable, file and default. pydantic would take 9 MB of memory and
-90 ms at the start in addition, msgspec 1 MB. Both would check values by rules that differ from those of the flags.
+Click converts the values, and chooses between flag, variable, file and default. In addition to Click, pydantic would
+take 9 MB of memory and 90 ms at the start, and msgspec would take 1 MB of memory. Both would check values by rules that
+differ from those of the flags.
 """
 
 import dataclasses
@@ -55,7 +56,7 @@ class Spec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """The values of all settings. The type in the spec of a setting has converted its value from text.
+    """The values of all settings. Each value was converted from text by the type in the spec of its setting.
 
     Raises EppingError if limits contradict each other.
     """
@@ -74,8 +75,8 @@ class Settings:
         tuple[str, ...],
         Spec(
             Interfaces(),
-            "Like --interface, but for an interface that is connected to the LAN. The senders of the packets that it "
-            "receives are internal hosts.",
+            "Like --interface, but for an interface that is connected to the LAN. The senders of the packets that this "
+            "interface receives are internal hosts.",
             reloadable=True,
         ),
     ] = ()
@@ -198,8 +199,8 @@ class Settings:
         int | None,
         Spec(
             click.IntRange(*RANGES["max_series"]),
-            "Maximum number of subnets with their own series. These are the busiest subnets. The counts of all other "
-            "subnets are summed on the overflow point.",
+            "Maximum number of subnets that get their own series. The busiest subnets are selected. The counts of all "
+            "other subnets are summed on the overflow point.",
             reloadable=True,
             unset="same as max_subnets",
         ),
@@ -208,8 +209,8 @@ class Settings:
         bool,
         Spec(
             click.BOOL,
-            "With max_series: sum the counts of the other subnets in covering prefixes (IPv4 /16, /8, /0; IPv6 /32, "
-            "/16, /0) instead of on the overflow point.",
+            "If max_series is set, sum the counts of the other subnets in covering prefixes (IPv4 /16, /8, /0; IPv6 "
+            "/32, /16, /0) instead of on the overflow point.",
             reloadable=True,
         ),
     ] = _LIMIT_DEFAULTS.roll_up

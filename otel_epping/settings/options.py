@@ -116,7 +116,7 @@ def _with_options(
 ) -> Callable[..., Any]:
     """Returns the command with an option for each of these settings.
 
-    `arguments` returns the arguments of the command that contain the values of the settings.
+    `arguments` converts the settings to arguments of the command.
     """
 
     @click.pass_context
@@ -174,9 +174,9 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """If the body raises EppingError, adds the sources of the values of `fields` to the start of the message.
+    """If the body raises EppingError, prepends the sources of the values of `fields` to the message.
 
-    Added sources are variables and lines of the file. Flags are not added.
+    Only variables and lines of the file are prepended. Flags are not prepended.
     """
     try:
         yield

@@ -39,7 +39,7 @@ class Duration(click.ParamType[int]):
             self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
         time_ns = round(float(match[1]) * _UNITS_NS[match[2]])
         if not self.min_ns <= time_ns <= self.max_ns:
-            self.fail(f"{value} is not from {self.min_ns / 1e9:g}s to {self.max_ns / 1e9:g}s", param, ctx)
+            self.fail(f"{value} is not in the range from {self.min_ns / 1e9:g}s to {self.max_ns / 1e9:g}s", param, ctx)
         return time_ns
 
 

@@ -2,7 +2,7 @@
 """Reads packet captures from files or standard input: pcap and pcapng, plain or compressed.
 
     errors               CaptureError
-    packet_batch         up to some thousand packets as numpy arrays
+    packet_batch         up to 4096 packets as numpy arrays
     decompress           decompression of gzip, bzip2, xz, lzma, zstd and lz4
     stream               a moving window over the bytes of a file
     pcap, pcapng         the two supported file formats: each module converts a stream into batches
@@ -10,7 +10,7 @@
     link_types           the supported link types, and the conversion of packets to Ethernet
     packet_view          reads header fields of many packets at once
     common_headers       readers for IP, Ethernet and LLC headers, which many other link headers contain
-    lan_headers, wan_headers, wifi_headers      readers for the link headers of the other link types
+    lan_headers, wan_headers, wifi_headers      readers for all other link headers
 
 This package imports neither otel_epping.kernel nor OpenTelemetry.
 """
@@ -71,7 +71,7 @@ class Capture(Stream):
     def batches(self) -> Iterator[PacketBatch]:
         """Yields all packets with their original link headers.
 
-        If the file is truncated or damaged, yields all packets before that place, and then raises CaptureError.
+        If the file is truncated or damaged, yields all packets before the first damage, and then raises CaptureError.
         """
         return self._batches(self)
 

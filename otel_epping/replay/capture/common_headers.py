@@ -35,9 +35,9 @@ def ethernet(view: PacketView) -> LinkHeaders:
 
 
 def with_checksum(read: HeaderReader) -> HeaderReader:
-    """Returns a reader for frames that end with a frame check sequence, which most captures do not contain.
+    """Returns a reader for frames that end with a frame check sequence.
 
-    The reader reports the frame check sequence as a trailer.
+    Most captures do not contain the frame check sequence. The reader reports it as a trailer.
     """
 
     def read_with_checksum(view: PacketView) -> LinkHeaders:

@@ -34,7 +34,7 @@ _PACKET_HEADER, _PAYLOAD, _KIND = 1, 9, 0x3FFF
 _MAX_ATTRIBUTES = 64
 _ARCNET = lookup_table(256, {212: IPV4, 240: IPV4, 196: IPV6})  # RFC 1201, RFC 1051, RFC 2497
 _ARCNET_OLD = 240
-# The ERF types of records that contain Ethernet, PPP or HDLC, and IP (libpcap's pcap-dag.c)
+# The ERF types of records with an Ethernet frame, a PPP or HDLC frame, and an IP packet (libpcap's pcap-dag.c)
 _ERF_ETHERNET, _ERF_HDLC, _ERF_IP = (2, 11, 16, 20), (1, 10, 15, 19), (22, 23)
 _ERF_MORE = 0x80
 _MAX_ERF_EXTENSIONS = 16
@@ -86,7 +86,10 @@ def cooked_v2(view: PacketView) -> LinkHeaders:
 
 
 def nflog(view: PacketView) -> LinkHeaders:
-    """Reads Linux NFLOG: netlink attributes in the byte order of the capturing machine. One contains the packet."""
+    """Reads Linux NFLOG: netlink attributes in the byte order of the capturing machine.
+
+    One of these attributes contains the packet.
+    """
     # The first attribute has at most 255 bytes. So one of the two bytes of its length is zero. The position of the zero
     # byte shows the byte order.
     is_big = (view.byte(4) == 0) & (view.byte(5) != 0)
@@ -149,7 +152,7 @@ def firewire(view: PacketView) -> LinkHeaders:
 
 
 def arcnet(view: PacketView) -> LinkHeaders:
-    """Reads an ARCNET header: addresses and type. With RFC 1201, a split flag and a sequence number follow.
+    """Reads an ARCNET header: addresses and type. In the format of RFC 1201, a split flag and a sequence number follow.
 
     An exception frame (RFC 1201) has 4 additional bytes between the type and the split flag.
     """

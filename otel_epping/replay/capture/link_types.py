@@ -215,7 +215,7 @@ UNSUPPORTED = {
 }
 SUPPORTED = tuple(LINK_TYPES)
 CURE = (
-    "capture with another link type (`tcpdump -L` lists them, `tcpdump -y` selects one), "
+    "capture with another link type (`tcpdump -L` lists the link types, `tcpdump -y` selects one), "
     "or remove the link header with `editcap -C BYTES -T ether`"
 )
 
@@ -245,7 +245,8 @@ def to_ethernet(batch: PacketBatch) -> PacketBatch:
         # The snap length may have cut off the trailer already.
         without_trailer = np.minimum(captured[of_type], original[of_type])
         captured[of_type] = np.where(np.greater(headers.trailers, 0), without_trailer, captured[of_type])
-        # If a packet is shorter than its link header, an Ethernet header would overwrite bytes of the next packet.
+        # If a packet is shorter than its link header, no Ethernet header is written, because it would overwrite bytes
+        # of the next packet.
         fits = captured[of_type] >= ETHERNET_HEADER
         ethernet = np.zeros((np.count_nonzero(fits), ETHERNET_HEADER), np.uint8)
         ethertypes = headers.ethertypes[fits]

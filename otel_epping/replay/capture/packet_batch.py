@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Represents up to some thousand packets of a capture as numpy arrays.
+"""Represents up to MAX_PACKETS packets of a capture as numpy arrays.
 
 Creating a Python object for each packet would take as long as all other processing. So the reader of a file format uses
 Python only to go from record to record. numpy does everything else for the whole batch.

@@ -99,7 +99,7 @@ def lookup_table(size: int, ethertypes: dict[int, int]) -> Int64Array:
 
 
 def fixed_size(size: int, ethertypes: Int64Array) -> LinkHeaders:
-    """Returns headers of which each has `size` bytes, for packets without trailers."""
+    """Returns link headers that all have `size` bytes. The packets have no trailers."""
     return LinkHeaders(np.full_like(ethertypes, size), ethertypes)
 
 

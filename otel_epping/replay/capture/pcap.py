@@ -153,7 +153,10 @@ def _is_plausible(stream: Stream, layout: _Layout) -> bool:
 
 
 def _walk(stream: Stream, layout: _Layout) -> list[int]:
-    """Returns the indexes of the complete records in the window. Moves the start of the window to the end of these."""
+    """Returns the indexes of the complete records in the window.
+
+    Moves the start of the window to the end of the last complete record.
+    """
     memory, at, end, header = stream.memory, stream.start, stream.end, layout.header
     captured_at = struct.Struct(layout.order + layout.lengths.value).unpack_from
     either = layout.lengths is _Lengths.EITHER

@@ -2,8 +2,8 @@
 """Reads a capture into a moving window. The capture may be compressed, and may be a file or standard input.
 
 mmap is not used: if another process truncates a mapped file, SIGBUS ends this process. Also, pipes and compressed files
-cannot be mapped. It is as fast to read one megabyte at a time into the same memory, and link_types.py may write into
-this memory.
+cannot be mapped. Reading one megabyte at a time into the same memory is as fast as mmap, and link_types.py may write
+into this memory.
 """
 
 import os
@@ -26,7 +26,7 @@ WINDOW = 1 << 20
 # Number of additional bytes before and after the window. If a link header at an edge of the window is read or written,
 # the access stays inside the buffer.
 _MARGIN = 64
-# Number of bytes that are decompressed at a time. So few bytes stay in the processor's cache.
+# Maximum number of bytes that are decompressed at a time. It is so small that the bytes fit into the processor's cache.
 _DECOMPRESSED_READ = 1 << 16
 
 

@@ -109,7 +109,7 @@ def docsis(view: PacketView) -> LinkHeaders:
 def juniper(inner: HeaderReader) -> HeaderReader:
     """Returns a reader for the Juniper header, its extensions, and the headers after it.
 
-    The headers after it are the headers that `inner` reads, or 4 bytes followed by an IP packet.
+    The Juniper header is followed either by the headers that `inner` reads, or by 4 bytes and an IP packet.
     """
 
     def read(view: PacketView) -> LinkHeaders:
