@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Entry point of `otel-epping` and `python -m otel_epping`: sets up streams and Ctrl-C before the slow imports."""
+"""The entry point of `otel-epping` and `python -m otel_epping`.
+
+Sets up the standard streams and Ctrl-C before the slow imports.
+"""
 
 import io
 import os
@@ -12,9 +15,9 @@ from typing import Any
 def main() -> None:
     """Runs the command line.
 
-    Until a command needs cleanup (process/signals.py), Ctrl-C ends the process at once. Python's own handler would
-    raise KeyboardInterrupt during an import and print a traceback. If SIGINT is ignored, as in a background job of a
-    shell, it stays ignored.
+    Until a command needs cleanup (process/signals.py), Ctrl-C ends the process at once. The default handler of Python
+    would raise KeyboardInterrupt during an import and print a traceback. If SIGINT is ignored at the start, it stays
+    ignored. For example, some shells start background jobs with SIGINT ignored.
     """
     _open_streams()
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -25,10 +28,10 @@ def main() -> None:
 
 
 class _StandardError(io.FileIO):
-    """Standard error that drops data that cannot be written, for example on a full disk, so that no command fails."""
+    """A standard error stream that ignores failed writes. So a full disk does not make a command fail."""
 
     def write(self, data: Any) -> int:
-        """Writes the data, or drops the data if that fails."""
+        """Writes the data. If the write fails, the data are lost."""
         try:
             return super().write(data)
         except OSError:
@@ -36,20 +39,20 @@ class _StandardError(io.FileIO):
 
 
 def _open_streams() -> None:
-    """Makes the standard streams usable, also if they are closed.
+    """Makes the standard streams usable, even if the parent process closed them.
 
-    A closed stream is opened on /dev/null. Otherwise the next file that is opened would get its descriptor, and a
-    library that writes to standard error would write to that file. Characters that a stream's encoding lacks are
-    escaped.
+    A closed stream is opened on /dev/null. Otherwise the next file that is opened would get the descriptor of the
+    stream, and a library that writes to standard error would write to that file. Characters that the encoding of a
+    stream does not contain are escaped.
     """
     for fd, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is this one
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free descriptor, which is `fd`
             setattr(sys, name, os.fdopen(fd, mode, closefd=False))
     if isinstance(sys.stdout, io.TextIOWrapper):
-        with suppress(OSError):  # it flushes the buffer first, which fails on a full disk
+        with suppress(OSError):  # reconfigure() flushes the buffer first, which fails on a full disk
             sys.stdout.reconfigure(errors="backslashreplace")
     raw = io.BufferedWriter(_StandardError(2, "w", closefd=False))
     sys.stderr = io.TextIOWrapper(raw, sys.stderr.encoding, errors="backslashreplace", line_buffering=True)

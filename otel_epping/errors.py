@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The error that is meant for users."""
+"""The exception whose message is shown to users."""
 
 
 class EppingError(Exception):
     """An error that the user can fix. The message is one line: the cause, then the cure.
 
-    `detail` has the output of a compiler, the verifier or another program, or is empty.
+    `detail` is the output of the compiler, the verifier or another program, or an empty string.
     """
 
     def __init__(self, message: str, detail: str = "") -> None:

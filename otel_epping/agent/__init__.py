@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The process behind `otel-epping run`."""
+"""The process that `otel-epping run` starts: the agent."""

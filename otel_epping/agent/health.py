@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Health checks of the agent, for the HTTP probes and for systemd's watchdog.
 
-Ready and alive have the meaning that they have in Kubernetes:
+"Ready" and "alive" have the same meaning as in Kubernetes:
 
-ready  the program is attached and sees the packets of each interface, counts are read in time, and exports succeed
-alive  counts are read; if they are not, a restart may help. Exports do not matter: a restart mends no receiver.
+ready  The program is attached to each interface and sees its packets. The counts are read in time. Exports succeed.
+alive  The counts are read. If they are not read, a restart of the agent may help. Failed exports are ignored here,
+       because a restart of the agent does not repair a receiver.
 """
 
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from otel_epping.kernel.attach.attachments import Attachments
 
-if TYPE_CHECKING:  # imports the SDK, which the agent imports later, while the program is compiled
+if TYPE_CHECKING:  # this import would load the SDK, which the agent loads later, while the program is compiled
     from otel_epping.otel.exporter import ProducerExporter
 
 _MAX_LISTED = 8
@@ -21,7 +22,7 @@ _LOADING = "the kernel program is being loaded"
 
 
 class Check(NamedTuple):
-    """The result of one check: its name, whether it passed, and a text for people."""
+    """The result of one check: the name of the check, True if the check passed, and a text for people."""
 
     name: str
     ok: bool
@@ -29,9 +30,9 @@ class Check(NamedTuple):
 
 
 class Health:
-    """Runs the checks. They read values that other code has already written, and wait for nothing.
+    """Runs the checks. A check only reads values that other code has already written, so it never waits.
 
-    Before start(), while the program is being loaded, the agent is alive and not ready.
+    Before start() is called, while the program is being loaded, the agent is alive but not ready.
     """
 
     def __init__(self) -> None:
@@ -49,17 +50,17 @@ class Health:
         failing: Callable[[], Sequence[str]],
         mirror_ports: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """Gives the checks what they read, once the program is loaded.
+        """After the program is loaded, passes the objects that the checks read.
 
         `failing` returns the names of the exporters whose last export failed. `mirror_ports` returns the names of the
-        interfaces that were detected as mirror ports and are not watched with --mirror.
+        interfaces that were detected as mirror ports but are not watched with --mirror.
         """
         self._exporters, self._interval_s, self._failing = exporters, interval_s, failing
         self._mirror_ports = mirror_ports
         self._attachments = attachments
 
     def ready(self) -> list[Check]:
-        """The checks of readiness: packets are counted, and counts are exported."""
+        """Runs the checks of readiness: packets are counted, and the counts are exported."""
         if self._attachments is None:
             return [Check("attached", False, _LOADING)]
         attachments = self._attachments
@@ -72,14 +73,14 @@ class Health:
         ]
 
     def live(self) -> list[Check]:
-        """The check of liveness: no exporter's reader has died or hangs."""
+        """Runs the check of liveness: the reader of each exporter still reads the counts."""
         if self._attachments is None:
             return [Check("read", True, _LOADING)]
-        # An export that waits for its receiver delays the next reading, at most until the deadline of the export.
+        # An export that waits for its receiver delays the next reading, but at most until the deadline of the export.
         return [self._check_read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
 
     def _check_attached(self, attachments: Attachments) -> Check:
-        """Whether an interface is watched, and the program is on both hooks of each watched interface."""
+        """Checks that an interface is watched, and that the program is on both hooks of each watched interface."""
         state, watched = attachments.state(), attachments.watched
         lost = [name for name in watched if not state.get(name)]
         attached = [name for name in watched if name not in lost]
@@ -90,40 +91,43 @@ class Health:
         return Check("attached", True, f"watching {listed(attached)}")
 
     def _check_seen(self, attachments: Attachments) -> Check:
-        """Whether the program sees the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
+        """Checks that the program sees the packets that the kernel counts (kernel/attach/hook_monitor.py)."""
         faults = attachments.faults
         return Check("seen", not faults, listed(faults, separator="; ") if faults else "packets are seen")
 
     def _check_measured(self) -> Iterator[Check]:
-        """A failed check if a mirror port is not watched with --mirror: packets are counted there, but not measured."""
+        """Yields a failed check if a mirror port is not watched with --mirror.
+
+        The packets on such a port are counted, but no RTT is measured.
+        """
         if names := sorted(self._mirror_ports()):
             text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"
             yield Check("measured", False, text)
 
     def _check_read(self, extra_s: float) -> Check:
-        """Whether each reader read the counts within the last two intervals, plus a second and `extra_s`.
+        """Checks that the last reading of each reader is not older than two intervals plus 1 s plus `extra_s`.
 
-        Before its first reading, the age is the time since the reader was created.
+        Until a reader reads for the first time, the time of its creation is used as the time of its last reading.
         """
         if not self._exporters:
             return Check("read", True, "counts are read at each scrape")
         age_s = time.monotonic() - min(exporter.producer.read_at_s for exporter in self._exporters)
-        # The second is for the reading itself, on a busy machine.
+        # The additional second is the time that the reading itself may take on a busy machine.
         ok = age_s <= 2 * self._interval_s + 1 + extra_s
         return Check("read", ok, f"counts were read {age_s:.0f} s ago; the interval is {self._interval_s:g} s")
 
     def _check_exported(self) -> Check:
-        """Whether the last export of each exporter succeeded."""
+        """Checks that the last export of each exporter succeeded."""
         failing = self._failing()
         return Check("exported", not failing, f"exports fail: {', '.join(failing)}" if failing else "exports arrive")
 
 
 def listed(texts: Sequence[str], limit: int = _MAX_LISTED, separator: str = ", ") -> str:
-    """The first texts in one line, and the number of the others."""
+    """Returns one line with the first `limit` texts, followed by the number of the remaining texts."""
     more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
     return separator.join(texts[:limit]) + more
 
 
 def as_text(checks: Sequence[Check]) -> str:
-    """The texts of the checks, in one line."""
+    """Returns the texts of the checks in one line."""
     return "; ".join(check.text for check in checks)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's `service.instance.id`, which is the same after a restart. With a new id all series would start again.
+"""The agent's `service.instance.id`, which is the same after a restart. With a new id, all series would start again.
 
-The semantic conventions (resource, "Service") require that no two running instances have the same id. They define the
-UUID namespace for ids that are derived from stable properties. These properties are the host, its network namespace and
-the selected interfaces. If two agents have the same properties, the second one gets a random id.
+The semantic conventions (resource, "Service") require that no two running instances have the same id. They also define
+a UUID namespace for ids that are derived from stable properties. Here, the properties are the host, its network
+namespace and the selected interfaces. If two running agents have the same properties, the second agent gets a random
+id.
 """
 
 import socket
@@ -19,20 +20,22 @@ _MACHINE_ID = Path("/etc/machine-id")
 
 
 class InstanceId:
-    """Reserves the id of the agent that watches these interfaces. A context manager that frees the id.
+    """Reserves the id of the agent that watches these interfaces.
+
+    A context manager: on exit, the id becomes free for another agent.
 
     value  the id
     """
 
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
-        # A container may have no machine id, or the one of its image. Its host name is its own.
+        # A container may have no machine id, or the machine id of its image. But it has its own host name.
         with suppress(OSError):
             machine = escaped(_MACHINE_ID.read_bytes().strip())
         namespace = Path("/proc/self/ns/net").stat().st_ino
         stable = "/".join([machine, escaped(socket.gethostname()), str(namespace), *sorted(interfaces)])
         self.value = str(uuid.uuid5(_SERVICE_INSTANCE, stable))
-        # The name of an abstract socket: only one process of a network namespace can bind it.
+        # An abstract socket reserves the id, because only one process in a network namespace can bind this name.
         self._reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._reservation.bind(f"\0otel-epping/instance/{self.value}")

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""/livez and /readyz over HTTP, for Kubernetes, load balancers and people with curl.
+"""Serves /livez and /readyz over HTTP, for Kubernetes, load balancers and people with curl.
 
     /readyz            {"status": "ok", "checks": {"attached": {"ok": true, "text": "watching eth0"}, ...}}
     /readyz?verbose    the text format of Kubernetes components: [+]attached ok: watching eth0
-    status             200, or 503 if a check fails
+    HTTP status        200, or 503 if a check fails
 
-One thread serves all clients, and no client can delay another one: the thread reads from all connections, and answers a
-request when it is complete. A request must be complete within two seconds and 4 KiB. If 64 connections are open, a new
-one closes the oldest. http.server parses requests and formats answers. Its own server would handle one client after the
-other.
+One thread serves all clients, and a slow client does not delay other clients: the thread reads from all connections,
+and answers each request as soon as the request is complete. A request must arrive within two seconds and have at most
+4 KiB. If 64 connections are open and a new client connects, the oldest connection is closed. http.server is used only
+to parse requests and to format answers. Its own server would handle one client after the other.
 """
 
 import json
@@ -40,7 +40,7 @@ Probe = Callable[[], Sequence[Check]]
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """Answers a complete request: `wfile` has the answer."""
+    """Answers a complete request. After the constructor returns, `wfile` contains the answer."""
 
     server_version = "otel-epping"
     sys_version = ""
@@ -48,7 +48,7 @@ class _Handler(BaseHTTPRequestHandler):
     error_message_format = "%(message)s\n"
 
     def __init__(self, request: bytes, probes: Mapping[str, Probe]) -> None:
-        # Without super().__init__(), which needs a socket. Parsing and answering need only these attributes.
+        # super().__init__() is not called, because it needs a socket. The methods used here need only these attributes.
         self._probes = probes
         self.client_address = ("", 0)
         self.rfile, self.wfile = BytesIO(request), BytesIO()
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.handle_one_request()
 
     def do_GET(self) -> None:  # http.server requires this name
-        """Runs the probe of the path. For any other path, the answer lists the paths."""
+        """Answers with the result of the requested probe. If no probe has this path, the answer lists all paths."""
         url = urlsplit(self.path)
         probe = self._probes.get(url.path)
         if not probe:
@@ -88,11 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Logs nothing: probes arrive every few seconds, and the log must not contain text that a client chose."""
+        """Logs nothing. Probes arrive every few seconds, and the log must not contain text that a client sent."""
 
 
 class _Client:
-    """A connection whose request is not complete."""
+    """A connection whose request is not yet complete."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.connection = connection
@@ -105,23 +105,24 @@ def _listen(address: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if is_v6 else socket.AF_INET
     try:
         return socket.create_server((address, port), family=family, dualstack_ipv6=is_v6)
-    except (socket.gaierror, UnicodeError, TypeError):  # TypeError: bytes that are not UTF-8
-        cause = "there is no such address"
+    except (socket.gaierror, UnicodeError, TypeError):  # TypeError: the address contains bytes that are not UTF-8
+        cause = "this is not an address"
     except OSError as error:
         cause = os.strerror(error.errno or 0)
     raise EppingError(
         f"cannot listen on {address} port {port} for health probes ({cause}): "
-        "choose another --health-port, or a --health-address of this host"
+        "choose another --health-port, or use an address of this host as --health-address"
     )
 
 
 class ProbeServer:
-    """Listens from its creation on. A context manager that answers probes, in a thread.
+    """Answers probes in its own thread. The constructor opens the port, and entering the context starts the thread.
 
-    `probes` has the checks by path. Raises EppingError if the address or port cannot be used.
+    `probes` maps each path to the function that runs the checks. Raises EppingError if the address or port cannot be
+    used.
 
-    Listening and answering are two steps, because a port below 1024 takes a capability, and a thread inherits the
-    capabilities of the thread that starts it. The agent drops its capabilities between the two.
+    Two steps are necessary, because the process needs a capability to open a port below 1024, and a new thread inherits
+    the capabilities of the thread that starts it. Between the two steps, the agent drops its capabilities.
     """
 
     def __init__(self, address: str, port: int, probes: Mapping[str, Probe]) -> None:
@@ -170,7 +171,7 @@ class ProbeServer:
         self._selector.close()
 
     def _timeout_s(self) -> float | None:
-        """Seconds until the deadline of the oldest client; None without clients."""
+        """Returns the seconds until the deadline of the oldest client, or None if no client is connected."""
         for client in self._clients.values():
             return max(client.deadline_s - time.monotonic(), 0)
         return None
@@ -184,7 +185,7 @@ class ProbeServer:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            # The client is gone, or no descriptor is free. The pause keeps the thread from spinning.
+            # The client has disconnected, or no descriptor is free. Without a pause, the thread would use a whole CPU.
             time.sleep(_ACCEPT_PAUSE_S)
             return
         connection.setblocking(False)
@@ -205,7 +206,7 @@ class ProbeServer:
         client.request += received
         is_complete = b"\r\n\r\n" in client.request or b"\n\n" in client.request
         if is_complete and len(client.request) <= _MAX_REQUEST_BYTES:
-            # Does not block: the answer is far smaller than the empty send buffer of the socket.
+            # send() does not block, because the answer is much smaller than the socket's send buffer, which is empty.
             with suppress(OSError):
                 client.connection.send(self._answer(client.request))
         elif received and len(client.request) <= _MAX_REQUEST_BYTES:

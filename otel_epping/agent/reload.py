@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Applies changed settings of the file while the agent runs (SIGHUP)."""
+"""Reads the settings file again after SIGHUP, and applies the changes while the agent runs."""
 
 import logging
 from collections.abc import Callable
@@ -14,8 +14,8 @@ from otel_epping.settings.model import DEFINITIONS, INTERFACE_SETTINGS, LIMIT_SE
 _log = logging.getLogger(__name__)
 
 _NO_DUPLICATE_DETECTION = (
-    "the kernel program was loaded without a mirror port, so it takes a packet that a mirror port shows twice for a "
-    "retransmission: restart the agent if that happens"
+    "the kernel program was loaded without a mirror port, so if a mirror port receives a packet twice, the program "
+    "counts the second packet as a retransmission: restart the agent if this happens"
 )
 
 
@@ -23,7 +23,7 @@ class Reloader:
     """Holds the settings in effect, and applies new ones.
 
     `reread` returns the settings with the current content of the file; it raises EppingError if the file is invalid.
-    `change_limits` sets the limits of all exporters.
+    `change_limits` sets the limits on the series of all exporters.
     """
 
     def __init__(
@@ -37,25 +37,26 @@ class Reloader:
         self._change_limits = change_limits
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
-        # Without a limit at the start, the agent does not keep the counts that limits need.
+        # If no limit was set at the start, the agent does not keep the counts that a limit needs.
         self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
 
     def reload(self) -> None:
-        """Applies the changes that need no restart, and logs the others. An invalid file changes nothing."""
+        """Applies the changes that do not need a restart, and logs all other changes. Ignores an invalid file."""
         try:
             new = self._reread(self._settings)
             if not new.selection.all:
                 raise EppingError("no interface is selected: set interface, lan or mirror")
         except EppingError as error:
-            _log.error("settings are unchanged: %s", error)
+            _log.error("the settings are unchanged: %s", error)
             return
         changed = [each for each in DEFINITIONS if getattr(new, each.field) != getattr(self._settings, each.field)]
         ignored = [each.key for each in changed if each.field in self._needs_restart]
         if ignored:
-            _log.warning("changed, but needs a restart: %s", ", ".join(ignored), extra={"keys": ignored})
+            text = "these settings changed, and take effect after a restart: %s"
+            _log.warning(text, ", ".join(ignored), extra={"keys": ignored})
         applied = [each for each in changed if each.field not in self._needs_restart]
         keys = [each.key for each in applied]
-        _log.info("settings reloaded, changed: %s", ", ".join(keys) or "nothing", extra={"keys": keys})
+        _log.info("settings reloaded; changes applied: %s", ", ".join(keys) or "none", extra={"keys": keys})
         values = {each.field: getattr(new, each.field) for each in applied}
         old, self._settings = self._settings, replace(self._settings, **values)
         logging.getLogger().setLevel(self._settings.log_level.upper())
@@ -65,7 +66,7 @@ class Reloader:
         self._change_limits(self._settings.limits)
 
     def _select_interfaces(self, old: Settings) -> None:
-        """Watches the interfaces that the settings select. Restores the old selection if that fails."""
+        """Watches the interfaces that the new settings select. If this fails, keeps the old selection."""
         try:
             self._interfaces.select(self._settings.selection)
         except EppingError as error:

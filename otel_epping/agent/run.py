@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent behind `otel-epping run`: watches interfaces and exports their counts until SIGINT or SIGTERM."""
+"""Implements `otel-epping run`: the agent watches interfaces and exports their counts until SIGINT or SIGTERM."""
 
 import logging
 import select
@@ -33,20 +33,22 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MIB = 2**20
-# Minimum time between two updates of interfaces. Hundreds may change at a time, and are handled in batches.
+# Minimum time between two updates of interfaces. If hundreds of interfaces change at once, one update handles many.
 _PAUSE_S = 0.1
-# Time until an update of interfaces is repeated that failed, for example because no descriptor was free.
+# Time until a failed update of interfaces is repeated. An update fails, for example, if no descriptor is free.
 _RETRY_S = 2.0
 _MAX_LISTED = 20
-# Before the deadline of the stop: when detaching starts at the latest, and when the export is abandoned.
+# Times before the deadline of a stop. Detaching starts at the latest _DETACH_S before the deadline, even if the export
+# is not finished. If the export is not finished _ABANDON_S before the deadline, it is abandoned.
 _DETACH_S = 3.0
 _ABANDON_S = 0.2
 
 
 class Agent:
-    """One run of the agent. Its main thread calls load(), serve() and stop() once, in this order.
+    """One run of the agent. The main thread calls load(), serve() and stop() once each, in this order.
 
-    A context manager that frees what the agent still holds. Each step raises EppingError if it fails.
+    A context manager: on exit, it frees the resources that the agent still holds. Each of the three methods raises
+    EppingError if it fails.
     """
 
     # Set by load().
@@ -58,9 +60,9 @@ class Agent:
     _pipelines: "Pipelines"
 
     def __init__(self, settings: Settings, reread: Callable[[Settings], Settings]) -> None:
-        """`reread` returns the settings with the current content of the file; it is called after SIGHUP."""
+        """`reread` is called after SIGHUP, and returns the settings with the current content of the settings file."""
         self._settings, self._reread = settings, reread
-        # The SDK reads some of these variables when it is imported, so they are checked and set before that.
+        # The SDK reads some of these variables when it is imported. So they are checked and set before the import.
         self._variables = standard.read()
         self._variables.apply()
         requirements.check_file_systems()
@@ -82,12 +84,12 @@ class Agent:
     def load(self) -> bool:
         """Loads the kernel program, and drops the capabilities. Returns False if a signal stopped the start.
 
-        A new thread inherits the capabilities of the thread that starts it. So the steps have this order:
+        A new thread inherits the capabilities of the thread that starts it. So the order of the steps is important:
 
-        1. Listen for health probes: a port below 1024 takes a capability.
-        2. Start the thread that loads the program. It drops its own capabilities when the program is loaded.
+        1. Open the port for health probes, because a port below 1024 requires a capability.
+        2. Start the thread that loads the program. That thread drops its own capabilities after the program is loaded.
         3. Drop the capabilities of this thread.
-        4. Start all other threads: of the probe server, of libraries, of exporters.
+        4. Start all other threads, which are the threads of the probe server, of the libraries and of the exporters.
         """
         self._instance = self._resources.enter_context(InstanceId(self._settings.selection.all))
         probe_server = self._listen_for_probes()
@@ -95,14 +97,15 @@ class Agent:
             kept = self._drop_capabilities()
             if probe_server:
                 self._resources.enter_context(probe_server)
-            # A compiler process does most of the loading, so importing the SDK meanwhile takes no extra time.
+            # The compiler, which is another process, does most of the work. So importing the SDK at the same time does
+            # not delay the start.
             from otel_epping.otel.pipeline import exporter_classes
 
             exporter_classes(self._variables.exporters)
         try:
             self._collector = self._resources.enter_context(loading.result())
         except EppingError:
-            # The signal may have ended the compiler too: systemd signals all processes of a control group.
+            # The signal may also have ended the compiler, because systemd signals all processes of a control group.
             if not self._stop.is_set():
                 raise
         if self._stop.is_set():
@@ -148,11 +151,14 @@ class Agent:
                 watchdog.report(at_once=True)
 
     def stop(self) -> bool:
-        """Exports the last interval and detaches; returns whether the last export of each exporter succeeded.
+        """Exports the counts of the last interval, and detaches the program from the interfaces.
 
-        At the deadline of `Stop` the process ends, even if this is not done. The kernel takes 10 ms and more to remove
-        each TCX link, one after the other. So interfaces are detached after the export, or while the export waits for a
-        receiver: by then the counts have been read. When the process ends, the kernel removes the links that are left.
+        Returns True if the last export of each exporter succeeded. At the deadline of `Stop` the process ends, even if
+        these steps are not complete.
+
+        The kernel takes at least 10 ms to remove a TCX link, and removes the links one after the other. So the program
+        is detached after the export, or while the export waits for a receiver. At that time the counts have been read.
+        When the process ends, the kernel removes the remaining links.
         """
         _log.info("stopping: exporting the last interval")
         self._notifier.stopping("exporting the last interval")
@@ -169,10 +175,13 @@ class Agent:
         return not self._export_status.failing
 
     def _listen_for_probes(self) -> "ProbeServer | None":
-        """Opens the port for health probes, if one is set. The server answers once its context is entered."""
+        """Opens the port for health probes, if a port is set.
+
+        The server starts to answer when its context is entered.
+        """
         if not self._settings.health_endpoint:
             return None
-        from otel_epping.agent.probe_server import ProbeServer  # imports http.server, which is needed here only
+        from otel_epping.agent.probe_server import ProbeServer  # imports http.server, which only the probes need
 
         probes = {"/livez": self._health.live, "/readyz": self._health.ready}
         return ProbeServer(*self._settings.health_endpoint, probes)
@@ -183,15 +192,16 @@ class Agent:
         return collector
 
     def _drop_capabilities(self) -> Collection[str]:
-        """Drops the capabilities of this thread; returns those that are kept. A clsact filter takes CAP_NET_ADMIN to be
-        created, and to be removed at the end.
+        """Drops the capabilities of this thread, and returns the capabilities that the thread keeps.
+
+        The agent needs CAP_NET_ADMIN to create a clsact filter, and to remove the filter at the end.
         """
         return capabilities.drop_capabilities({"CAP_NET_ADMIN"} if self._hook == "clsact" else ())
 
     def _wait(self, watchdog_s: float | None) -> list[int]:
-        """Waits for a signal, a message about interfaces or the next periodic task. Returns readable descriptors."""
-        # Created each time, because reload() may give the interface monitor another descriptor. select() cannot take
-        # descriptors above 1023, and epoll needs a descriptor itself.
+        """Waits for a signal, a message about interfaces, or the next periodic task. Returns readable descriptors."""
+        # A new poll object is created each time, because reload() may change the descriptor of the interface monitor.
+        # select() does not support descriptors above 1023, and epoll would need an additional descriptor.
         waiting = select.poll()
         for source in (self._signals, self._interfaces):
             waiting.register(source, select.POLLIN)
@@ -217,7 +227,7 @@ class Agent:
 
 
 def _warn_of_capabilities(kept: Collection[str]) -> None:
-    """Logs the capabilities that a thread of this process still has. Usually there are none."""
+    """Logs a warning if a thread of this process still has capabilities. Usually no thread has capabilities."""
     if kept:
         _log.warning("%s", capabilities.describe(kept))
     elif holders := capabilities.threads_with_capabilities():
@@ -225,10 +235,10 @@ def _warn_of_capabilities(kept: Collection[str]) -> None:
 
 
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
-    """Runs the agent; returns whether its last export succeeded, or a signal stopped it before it watched an interface.
+    """Runs the agent. Returns True if the last export of each exporter succeeded.
 
-    After SIGHUP, `reread` returns the settings with the current content of the file. Raises EppingError if the agent
-    cannot start.
+    Also returns True if a signal stopped the agent before it watched an interface. `reread` is called after SIGHUP, and
+    returns the settings with the current content of the file. Raises EppingError if the agent cannot start.
     """
     with Agent(settings, reread) as agent:
         if not agent.load():

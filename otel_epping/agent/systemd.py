@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reports readiness, status and the watchdog to systemd (sd_notify(3)), for units with Type=notify and WatchdogSec=.
+"""Sends readiness, status and watchdog messages to systemd, for units with Type=notify and WatchdogSec=.
 
-The protocol is a datagram of NAME=value lines, and systemd guarantees that it does not change. It is implemented here
-because it is smaller than a dependency would be; the manual page contains an implementation of the same size.
+A message is a datagram of NAME=value lines (sd_notify(3)). systemd guarantees that this protocol does not change. The
+implementation here is smaller than a dependency would be. The manual page contains an implementation of the same size.
 """
 
 import logging
@@ -17,20 +17,20 @@ from otel_epping.agent.health import Health, as_text
 _log = logging.getLogger(__name__)
 
 _STATUS_INTERVAL_S = 10.0
-# systemd receives datagrams at once. If its queue is full, we do not wait for long.
+# Usually systemd receives a datagram at once. If the queue of systemd is full, the agent waits for at most this time.
 _SEND_TIMEOUT_S = 1.0
 
 
 class Notifier:
-    """Sends messages to systemd. Does nothing if another program started this process.
+    """Sends messages to systemd. Does nothing if a program other than systemd started this process.
 
-    `interval_s` is the time between two calls of report(): at most half of the time after which systemd's watchdog
-    would restart this process; None if there is nobody to report to.
+    `interval_s` is the time between two calls of report(). It is at most 10 s, and at most half of the time after which
+    the watchdog of systemd would restart this process. It is None if systemd did not start this process.
     """
 
     def __init__(self) -> None:
         self.interval_s: float | None = None
-        # A leading @ stands for the zero byte of an abstract socket.
+        # A leading @ stands for the zero byte at the start of the name of an abstract socket.
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._has_watchdog = False
         if self._address:
@@ -43,23 +43,29 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # The agent continues to count if systemd is gone or does not listen.
+        # If systemd has ended or does not listen, the agent continues without it.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_SEND_TIMEOUT_S)
             sender.connect(self._address)
             sender.sendall("\n".join(lines).encode())
 
     def ready(self, status: str) -> None:
-        """Reports that the agent is ready, after the start or after a reload."""
+        """Reports that the agent is ready. Call it after the start, and after a reload."""
         self._send("READY=1", f"STATUS={status}")
 
     def report(self, status: str, *, alive: bool) -> None:
-        """Reports the status, and resets the watchdog if `alive`. A watchdog that is not reset ends the service."""
+        """Reports the status. If `alive` is True, also resets the watchdog.
+
+        If the watchdog is not reset in time, systemd ends the service.
+        """
         self._send(f"STATUS={status}", *(["WATCHDOG=1"] if alive and self._has_watchdog else []))
 
     @contextmanager
     def reloading(self, status: str) -> Iterator[None]:
-        """Reports that settings are reloaded while the body runs. Type=notify-reload requires these messages."""
+        """Reports that the settings are being reloaded while the body of the with statement runs.
+
+        Units with Type=notify-reload require these messages.
+        """
         self._send("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             yield
@@ -80,11 +86,14 @@ class Watchdog:
         self._was_alive = True
 
     def wait_s(self) -> float | None:
-        """Seconds until the next report is due; None if there is nobody to report to."""
+        """Returns the seconds until the next report is due, or None if systemd did not start this process."""
         return None if self._notifier.interval_s is None else max(0.0, self._next_s - time.monotonic())
 
     def report(self, *, at_once: bool = False) -> None:
-        """Reports to systemd if a report is due, or at once. Logs an error when the agent stops being alive."""
+        """Reports to systemd if a report is due or if `at_once` is True.
+
+        Logs an error if the agent was alive at the previous report and is not alive now.
+        """
         if self._notifier.interval_s is None or (time.monotonic() < self._next_s and not at_once):
             return
         self._next_s = time.monotonic() + self._notifier.interval_s

@@ -11,7 +11,8 @@ from typing import NoReturn
 
 import click
 
-# Otherwise OpenBLAS starts idle threads when numpy is imported. They would keep capabilities that are dropped later.
+# By default, OpenBLAS starts threads when numpy is imported. These threads would keep the capabilities of the process,
+# which the agent drops later.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from otel_epping.cli.check import check
@@ -34,12 +35,13 @@ def cli() -> None:
     Counts round-trip times (RTTs) per subnet in the kernel, and exports them over OTLP as exponential histograms.
 
     Each option can also be set by a variable (--max-subnets by OTEL_EPPING_MAX_SUBNETS), or in a YAML file (--config).
-    The standard OTEL_* variables set the destination and the protocol: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL,
-    _HEADERS...
+    The standard OTEL_* variables set the destination and the protocol, for example OTEL_EXPORTER_OTLP_ENDPOINT,
+    OTEL_EXPORTER_OTLP_PROTOCOL and OTEL_EXPORTER_OTLP_HEADERS.
     """
 
 
-# Errors of writing: a full or broken disk, a limit on the size of files, a closed descriptor.
+# The causes of a failed write: the disk is full or broken, the file has reached a size limit, or the descriptor is
+# closed.
 _OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 
 for _command in (run, check, config, demo, watch, replay):
@@ -47,7 +49,7 @@ for _command in (run, check, config, demo, watch, replay):
 
 
 def main() -> None:
-    """Runs the command line. Reports an error in one line. The exit code is then 1, or 2 if an argument is wrong."""
+    """Runs the command line. Reports an error in one line, with exit code 1, or 2 if an argument is wrong."""
     redaction.install()
     try:
         try:
@@ -68,7 +70,10 @@ def main() -> None:
 
 
 def _explain(error: OSError) -> str:
-    """The message for an OSError that no other code handles: where it was raised, and the cure if it is known."""
+    """Returns the message for an OSError that no other code handles.
+
+    The message contains the file or the code that caused the error, the cause, and the cure if one is known.
+    """
     cause = error.strerror or str(error)
     if error.errno in _OUTPUT_ERRORS:
         return f"cannot write standard output ({cause})"
@@ -79,11 +84,11 @@ def _explain(error: OSError) -> str:
 
 
 def _fail(message: str) -> NoReturn:
-    """Writes the message to standard error, and ends with exit code 1, even if the disk of both streams is full."""
+    """Writes the message to standard error and ends the process with exit code 1, even if the disk is full."""
     try:
         sys.stdout.flush()
     except OSError:
-        # The data stays in the buffer. At exit, Python would try to write it again, fail, and set exit code 120.
+        # The data stay in the buffer. At exit, Python would try to write them again, fail, and set exit code 120.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
         with suppress(OSError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping check: reports what this machine lacks, how much memory the program takes, and other programs on hooks.
+"""otel-epping check: reports missing requirements, the memory of the program, and other programs on the hooks.
 
-The kernel program is compiled and loaded, but not attached. So its memory is what the kernel accounts for its maps, not
-an estimate.
+The kernel program is compiled and loaded, but not attached. So its memory is not estimated: the kernel reports the
+memory of each map.
 """
 
 import sys
@@ -27,10 +27,10 @@ from otel_epping.settings.options import COMMAND, kernel_options, option
 from otel_epping.settings.types import Interfaces
 
 _MIB = 2**20
-# Maximum memory of the agent: without subnets, and for each active subnet (docs/performance.md).
+# Maximum memory of the agent without subnets, and the additional memory for each active subnet (docs/performance.md).
 _AGENT_BYTES = 90 * _MIB
 _AGENT_BYTES_PER_SUBNET = 2048
-# Reported only if they fail.
+# Checks that are reported only if they fail.
 _ENVIRONMENT: dict[str, Callable[[], object]] = {
     "file systems": requirements.check_file_systems,
     "user namespace": requirements.check_user_namespace,
@@ -42,7 +42,7 @@ _PER_CPU_MAPS = ("traffic", "interface_counters", "slot_cache", "packets")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. If `ok` is False, the text has the cause and the cure."""
+    """One line of the report. If `ok` is False, the text contains the cause and the cure."""
 
     name: str
     ok: bool
@@ -51,7 +51,7 @@ class Finding:
 
 
 def _find(name: str, check: Callable[[], object]) -> Finding:
-    """The result of a check that returns a text, or raises EppingError."""
+    """Runs a check and returns its result. The check returns a text, or raises EppingError if it fails."""
     try:
         return Finding(name, True, str(check()))
     except EppingError as error:
@@ -59,7 +59,10 @@ def _find(name: str, check: Callable[[], object]) -> Finding:
 
 
 def _hook(config: EppingConfig) -> str:
-    """The hook that would be used. tcx.is_known() only lists the TCX programs of the loopback interface."""
+    """Returns a description of the hook that the agent would use.
+
+    tcx.is_known() changes nothing. It only lists the TCX programs of the loopback interface.
+    """
     if config.hook != "clsact":
         if tcx.is_known():
             return "TCX links; the kernel detaches the program when the agent ends"
@@ -72,7 +75,7 @@ def _hook(config: EppingConfig) -> str:
 def _run_time() -> str:
     if kept := capabilities.needed_at_run_time():
         return capabilities.describe(kept)
-    return "the agent needs no capability once the program is loaded, not even to attach to a new interface"
+    return "after the program is loaded, the agent needs no capability, not even to attach to a new interface"
 
 
 def _memory(collector: EppingCollector) -> str:
@@ -97,7 +100,7 @@ def _verifier(collector: EppingCollector) -> str:
 
 
 def _each_method(config: EppingConfig) -> Iterator[Finding]:
-    """What the verifier reports of a program with only one method, for each method."""
+    """For each method, yields the report of the verifier about a program that has only this method."""
     for method in config.methods:
         try:
             with EppingCollector(replace(config, methods=(method,))) as collector:
@@ -107,13 +110,13 @@ def _each_method(config: EppingConfig) -> Iterator[Finding]:
 
 
 _ORDER = {
-    True: "before otel-epping: packets that it accepts, drops or redirects are not seen",
-    False: "after otel-epping: it hides no packets",
+    True: "runs before otel-epping: packets that it accepts, drops or redirects are not counted",
+    False: "runs after otel-epping: it hides no packets",
 }
 
 
 def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
-    """The programs and filters on the hooks of an interface, in their order."""
+    """Yields a line for each program and filter on the hooks of an interface, in the order in which they run."""
     ifindex, hook = interfaces.find(name).ifindex, choose_hook(config.hook)
     if hook == "clsact":
         clsact.refuse_ingress_qdisc(ifindex)
@@ -125,17 +128,20 @@ def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
         order = "otel-epping" if each.is_ours else _ORDER[each.is_before]
         yield Finding(name, True, f"{each.hook} {places[each.hook]}: {each.text}: {order}")
     if not places:
-        yield Finding(name, True, "no other program or filter is on its hooks")
+        yield Finding(name, True, "no other program or filter is on the hooks of this interface")
 
 
 def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[Finding]:
-    """The lines of the report about interfaces. `texts` select them: names, patterns, or `auto`."""
+    """Yields the lines of the report about interfaces.
+
+    Each of `texts` selects interfaces: a name, a pattern, or `auto`.
+    """
     try:
         for name in present(texts):
             try:
                 yield from _neighbours(name, config)
             except OSError as error:
-                text = f"cannot list the programs on its hooks ({error.strerror}): run as root, or with CAP_NET_ADMIN"
+                text = f"cannot list the programs on the hooks ({error.strerror}): run as root, or with CAP_NET_ADMIN"
                 yield Finding(name, False, text)
             except EppingError as error:
                 yield Finding(name, False, str(error))
@@ -145,16 +151,17 @@ def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[F
 
 @click.command(context_settings=COMMAND)
 @option("-v", "--verbose", is_flag=True,
-              help="Also print how many instructions the verifier processes, for each method too.")  # fmt: skip
+              help="Also print how many instructions the verifier processes, in total and for each "
+              "method.")  # fmt: skip
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Also print the programs on the hooks of this interface, their order, and whether they can hide "
-              "packets. May be given several times.")  # fmt: skip
+              "packets from otel-epping. May be given several times.")  # fmt: skip
 @kernel_options
 def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> None:
     """Check whether this machine can run otel-epping.
 
-    Compiles and loads the kernel program without attaching it, and prints the memory that it takes. Each requirement
-    that is missing is printed with its cure. The exit code is 1 if one is missing.
+    Compiles and loads the kernel program without attaching it, and prints the memory that the program takes. For each
+    missing requirement, prints the cure. The exit code is 1 if a requirement is missing.
     """
     missing = 0
     for finding in chain(findings(config, verbose), interface_findings(interface, config) if interface else ()):
@@ -166,9 +173,9 @@ def check(config: EppingConfig, interface: tuple[str, ...], verbose: bool) -> No
 
 
 def findings(config: EppingConfig, verbose: bool = False) -> Iterator[Finding]:
-    """The lines of the report about the machine, in the order in which loading needs each requirement.
+    """Yields the lines of the report about the machine, in the order in which the loader needs the requirements.
 
-    With `verbose`, also what the verifier reports.
+    With `verbose`, also yields the reports of the verifier.
     """
     yield _find("kernel", lambda: f"{requirements.check_kernel()}: {requirements.tested_kernel()}")
     yield _find("BTF", requirements.describe_btf)

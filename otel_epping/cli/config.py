@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping config: prints the settings in effect and the source of each."""
+"""otel-epping config: prints each setting in effect and its source."""
 
 import json
 
@@ -11,12 +11,12 @@ from otel_epping.settings.types import text_of
 
 
 @click.command(context_settings=COMMAND)
-@option("--schema", is_flag=True, help="Print the JSON schema of the settings file instead.")
+@option("--schema", is_flag=True, help="Print the JSON schema of the settings file instead of the settings.")
 @all_options
 def config(settings: Settings, schema: bool) -> None:
-    """Print the settings in effect and the source of each.
+    """Print each setting in effect and its source.
 
-    The output is a valid settings file. Sources are flags, variables, lines of the file, and defaults.
+    The output is a valid settings file. A source is a flag, a variable, a line of the settings file, or the default.
     """
     if schema:
         from otel_epping.settings.schema import schema as schema_of_file

@@ -14,16 +14,17 @@ from otel_epping.settings.options import COMMAND, capture_options, option
 @click.command(context_settings=COMMAND)
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @option("--events", is_flag=True, help="Print each RTT and each flow event instead of the table.")
-@option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Format of events, as in ePPing.")
+@option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Format of the events, as in ePPing.")
 @option("--otlp", is_flag=True, help="Also export the result. The OTEL_* variables set the destination.")
 @capture_options
 def replay(config: EppingConfig, files: tuple[str, ...], events: bool, format: str, otlp: bool) -> None:
     """Measure RTTs in capture files.
 
-    Runs the kernel program over the packets, with their timestamps as its clock, and prints a table of subnets. Files
-    are pcap or pcapng, uncompressed or compressed by gzip, bzip2, xz, zstd or lz4; - is standard input.
+    Runs the kernel program on the packets, and prints a table of subnets. The program uses the timestamps of the
+    packets as its clock. The format of a file is pcap or pcapng. A file may be compressed by gzip, bzip2, xz, zstd or
+    lz4. If FILE is -, standard input is read.
     """
-    from otel_epping.replay.run import run  # imports the SDK, which other commands do not need
+    from otel_epping.replay.run import run  # imports the SDK, which most other commands do not need
 
     if not run(files, config, format if events else None, otlp):
         sys.exit(128 + signal.SIGINT)

@@ -23,12 +23,12 @@ def run(settings: Settings) -> None:
         raise click.UsageError("Missing option '-i' / '--interface', or '--lan', or '--mirror'.")
     logs.configure(settings.log_format, settings.log_level)
     for name, value in ignored_variables().items():
-        _log.debug("ignored, because Kubernetes sets it for a Service: %s=%s", name, value)
+        _log.debug("ignored a variable that Kubernetes sets for a Service: %s=%s", name, value)
     context = click.get_current_context()
     for name in settings.selection.names:
         with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
             interfaces.find(name)
-    from otel_epping.agent.run import run as run_agent  # slow, because it imports exporters
+    from otel_epping.agent.run import run as run_agent  # this import is slow, because it imports the exporters
 
     if not run_agent(settings, partial(reread, context)):
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

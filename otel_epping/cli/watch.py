@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping watch: prints each RTT, and each flow that opens or closes, as it happens.
 
-The kernel program is compiled with events: it writes each event to a ring buffer, and this command prints them. If the
-reader of the output is too slow, the ring fills up. The kernel program counts the events that are lost, and this
-command reports them on standard error.
+The kernel program is compiled with events: it writes each event to a ring buffer, and this command prints the events.
+If the reader of the output is too slow, the ring buffer becomes full, and further events are lost. The kernel program
+counts the lost events, and this command reports their number on standard error.
 """
 
 import sys
@@ -28,16 +28,17 @@ from otel_epping.process.signals import Stop
 from otel_epping.settings.options import COMMAND, kernel_options, naming_source, option
 from otel_epping.settings.types import Interfaces
 
-# Time to wait for events; a signal takes effect after this time at the latest.
+# Maximum time to wait for events. A signal takes effect at the latest after this time.
 _WAIT_S = 0.1
-# Time between two comparisons of clocks, two reports of losses, and two searches for idle flows.
+# Time between two comparisons of the clocks, between two reports of lost events, and between two checks for idle flows.
 _PERIOD_NS = 1_000_000_000
 
 
 class WallClock:
     """Converts CLOCK_MONOTONIC, the clock of the kernel program, to Unix time.
 
-    As in ePPing, the offset of the two clocks is updated every second, so that the result follows a clock that is set.
+    As in ePPing, the offset between the two clocks is updated every second. So the result stays correct if the system
+    time is changed.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class WallClock:
         self._updated_ns = 0
 
     def __call__(self, monotonic_ns: int) -> int:
-        """Unix time in ns."""
+        """Returns the Unix time in ns."""
         now_ns = time.monotonic_ns()
         if not self._updated_ns or now_ns - self._updated_ns > _PERIOD_NS:
             self._offset_ns = time.time_ns() - now_ns
@@ -54,7 +55,10 @@ class WallClock:
 
 
 class _LossReport:
-    """Reports events that were lost because the ring was full: new losses, and the total at the end."""
+    """Reports the number of events that were lost because the ring buffer was full.
+
+    While the command runs, only new losses are reported. The total is reported at the end.
+    """
 
     def __init__(self, reader: EventReader) -> None:
         self._reader = reader
@@ -76,7 +80,7 @@ class _LossReport:
 @option("-i", "--interface", envvar="OTEL_EPPING_INTERFACE", type=Interfaces(), multiple=True,
               help="Interface to watch. May be given several times.")  # fmt: skip
 @option("--mirror", envvar="OTEL_EPPING_MIRROR", type=Interfaces(), multiple=True,
-              help="Like --interface, for a mirror, SPAN or TAP port, which receives both directions.")  # fmt: skip
+              help="Like --interface, but for a mirror, SPAN or TAP port, which receives both directions.")  # fmt: skip
 @option("--format", type=click.Choice(FORMATS), default=FORMATS[0], help="Output format, as in ePPing.")
 @kernel_options
 def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, ...], format: str) -> None:
@@ -98,12 +102,12 @@ def watch(config: EppingConfig, interface: tuple[str, ...], mirror: tuple[str, .
 def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, stream: TextIO) -> None:
     """Prints the events of the interfaces in `roles` to `stream`, until SIGINT or SIGTERM.
 
-    Raises EppingError if it cannot start, OSError if `stream` cannot be written.
+    Raises EppingError if the start fails, and OSError if writing to `stream` fails.
     """
     descriptors.raise_limit()
     stop = Stop("stopped at once; the last line of output may be incomplete")
     with EppingCollector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
-        # As in agent/run.py. No other thread of ours runs, so none keeps capabilities.
+        # See agent/run.py. At this time otel-epping has no other thread, so no thread keeps its capabilities.
         if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
             print(f"otel-epping: {capabilities.describe(kept)}", file=sys.stderr)
         reader = EventReader(collector)
@@ -126,7 +130,8 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
                 losses.report()
                 writer.write(idle_flows.close_idle(time.monotonic_ns()))
         monitor.close()
-        # The output ends before interfaces are detached, which takes the kernel 10 ms and more for each.
+        # The output is completed before the program is detached, because the kernel takes at least 10 ms to detach the
+        # program from each interface.
         writer.write(reader.read())
         writer.close()
         stream.flush()

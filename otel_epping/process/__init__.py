@@ -1,2 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of any daemon: logs, redaction of secrets, signals, limits, escaped text. Has no code about networks."""
+"""Functions that any daemon needs: logs, redaction of secrets, signals, resource limits and escaped text.
+
+This package contains no code about networks.
+"""

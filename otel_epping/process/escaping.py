@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-r"""Escapes text from outside: names of interfaces and hosts, arguments, variables. Linux allows nearly any byte there.
+r"""Escapes text from outside of the process: interface names, host names, arguments and environment variables.
 
-Text is escaped on entry: a byte that is not part of printable UTF-8 text becomes \xNN, with two lower-case hexadecimal
-digits. A backslash that would otherwise start such an escape becomes \x5c. So escaped text is printable, different
-bytes give different texts, and unescaped() restores the bytes. Most text does not change.
+Linux allows nearly any byte in these texts. They are escaped when the process reads them: a byte that is not part of
+printable UTF-8 text becomes \xNN, with two lower-case hexadecimal digits. A backslash that looks like the start of such
+an escape becomes \x5c. So escaped text is printable, different bytes result in different texts, and unescaped()
+restores the bytes. Most texts do not change.
 """
 
 import re
@@ -13,7 +14,10 @@ _ESCAPED_BYTE = re.compile(_ESCAPE.pattern.encode())
 
 
 def _bytes(text: str) -> bytes:
-    """The bytes that Python decoded with surrogateescape (PEP 383). Any other lone surrogate becomes three bytes."""
+    """Returns the bytes from which Python decoded the text with surrogateescape (PEP 383).
+
+    A lone surrogate that does not stand for a byte becomes three bytes.
+    """
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
@@ -21,29 +25,35 @@ def _bytes(text: str) -> bytes:
 
 
 def printable(text: str) -> str:
-    r"""The text with \xNN for each byte of a character that is not printable, such as a control character."""
+    r"""Returns the text with each byte of an unprintable character, such as a control character, replaced by \xNN."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else "".join(f"\\x{byte:02x}" for byte in _bytes(each)) for each in text)
 
 
 def escaped(text: str | bytes) -> str:
-    """The escaped form of text from outside: bytes, or a str that Python decoded from bytes with surrogateescape."""
+    """Returns the escaped form of a text: bytes, or a str that Python decoded from bytes with surrogateescape."""
     if isinstance(text, bytes):
         text = text.decode("utf-8", "surrogateescape")
     return printable(_ESCAPE.sub(r"\\x5cx\1", text))
 
 
 def unescaped(text: str) -> bytes:
-    """The bytes from which escaped() made the text. The text may be escaped in part only."""
+    """Returns the bytes from which escaped() made the text. Parts of the text may contain no escapes."""
     return _ESCAPED_BYTE.sub(lambda match: bytes.fromhex(match[1].decode()), _bytes(text))
 
 
 def plain(text: str) -> str:
-    """unescaped() decoded with surrogateescape: each byte that is not part of UTF-8 text is one character."""
+    """Returns the result of unescaped() as a str that is decoded with surrogateescape.
+
+    A byte that is not part of UTF-8 text becomes one character.
+    """
     return unescaped(text).decode("utf-8", "surrogateescape")
 
 
 def normalized(text: str) -> str:
-    """The escaped form of text that a user typed: escapes are kept, and bytes that need an escape get one."""
+    """Returns the escaped form of a text that a user typed and that may already contain escapes.
+
+    Existing escapes are kept. All other bytes that need an escape are escaped.
+    """
     return escaped(unescaped(text))

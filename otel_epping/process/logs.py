@@ -2,8 +2,9 @@
 """The agent's log: one line per event on standard error, as text or JSON.
 
 The log also contains messages of the SDK and the exporters, Python warnings, and uncaught exceptions of all threads.
-A line of text has the time, the level and the message. A JSON object also has the logger, the thread, the fields of the
-event (`extra` of the logging module) and, for an exception, its type, message and traceback.
+A line of text contains the time, the level and the message. A JSON object also contains the logger, the thread and the
+fields of the event (`extra` of the logging module). If the event is an exception, the object also contains the type,
+the message and the traceback of the exception.
 """
 
 import json
@@ -22,17 +23,23 @@ from otel_epping.process.escaping import printable
 _log = logging.getLogger(__name__)
 
 _SURROGATES = re.compile("[\ud800-\udfff]")
-# The attributes of a record without `extra`, and those that formatters add.
+# The attributes that each record has, and the attributes that formatters add. All other attributes are from `extra`.
 _STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"}
 
 
 def _one_line(text: str) -> str:
-    """The text without line breaks, and with control characters escaped. Other programs may have written the text."""
+    """Returns the text without line breaks and with control characters escaped.
+
+    Another program, for example a receiver, may have written the text.
+    """
     return printable(" ".join(text.split()))
 
 
 def _utf8(value: Any) -> Any:
-    """The value with lone surrogates escaped: UTF-8 cannot encode them, JSON parsers reject them (RFC 8259, 8.2)."""
+    """Returns the value with lone surrogates escaped.
+
+    UTF-8 cannot encode lone surrogates, and JSON parsers reject them (RFC 8259, 8.2).
+    """
     if isinstance(value, str):
         return _SURROGATES.sub(lambda match: printable(match[0]), value)
     if isinstance(value, dict):
@@ -41,13 +48,13 @@ def _utf8(value: Any) -> Any:
 
 
 def _time(record: logging.LogRecord) -> str:
-    """The time of a record in UTC, in the format of RFC 3339."""
+    """Returns the time of a record in UTC, in the format of RFC 3339."""
     time = datetime.fromtimestamp(record.created, timezone.utc)
     return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class _Text(logging.Formatter):
-    """Formats time, level and message; for an exception also its type, message and call chain."""
+    """Formats the time, the level and the message. If an exception is logged, adds its type, message and call chain."""
 
     def format(self, record: logging.LogRecord) -> str:
         text = record.getMessage()
@@ -59,7 +66,7 @@ class _Text(logging.Formatter):
 
 
 class _Json(logging.Formatter):
-    """Formats a JSON object. Fields of exceptions have the names of OpenTelemetry's semantic conventions."""
+    """Formats a JSON object. The names of the exception fields are from OpenTelemetry's semantic conventions."""
 
     def format(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = {
@@ -82,9 +89,9 @@ def _is_json() -> bool:
 
 
 def exit_message(text: str, detail: str = "") -> str:
-    """The last message of a process: a JSON object if the log is JSON, otherwise text after "otel-epping: ".
+    """Returns the last message of a process: a JSON object if the log is JSON, otherwise "otel-epping: " and the text.
 
-    `detail` (for example a compiler's messages) comes before the text, or is a field of the object.
+    `detail` contains, for example, the messages of a compiler. It is a field of the JSON object, or precedes the text.
     """
     if not _is_json():
         return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))
@@ -95,7 +102,7 @@ def exit_message(text: str, detail: str = "") -> str:
 
 
 def _log_hook(level: int, message: str) -> Callable[[Any], None]:
-    """A hook for sys.unraisablehook or threading.excepthook that logs the exception."""
+    """Returns a hook for sys.unraisablehook or threading.excepthook that logs the exception."""
 
     def hook(uncaught: Any) -> None:
         if uncaught.exc_value:
@@ -111,11 +118,12 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # The C core of gRPC writes lines in its own format. The exporter reports lost connections too.
+    # Disables the messages of gRPC's C core, because they have their own format. The exporter also reports lost
+    # connections.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # Otherwise the logging module prints a traceback for each line that cannot be written, for example on a full disk.
+    # By default, the logging module prints a traceback for each failed write, for example if the disk is full.
     logging.raiseExceptions = False
     logging.captureWarnings(True)
-    sys.excepthook = lambda *error: _log.critical("uncaught exception, exiting", exc_info=error)
+    sys.excepthook = lambda *error: _log.critical("uncaught exception, the process ends", exc_info=error)
     threading.excepthook = _log_hook(logging.CRITICAL, "uncaught exception, the thread ends")
     sys.unraisablehook = _log_hook(logging.ERROR, "exception ignored")

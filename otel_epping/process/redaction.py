@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hides secrets in log lines and error messages: headers that exporters send; users, passwords and queries in URLs.
+"""Hides secrets in log lines and error messages.
 
-The SDK and the transports quote headers in their error messages, for example a header that cannot be parsed or that
-contains a line break. A receiver may quote headers too. So the secrets themselves are searched for in every text.
+Secrets are the headers that exporters send, and the users, passwords and queries in URLs. The SDK and the transports
+quote headers in their error messages, for example a header that cannot be parsed or that contains a line break. A
+receiver may also quote headers. So each text is searched for the values of all secrets.
 """
 
 import logging
@@ -21,20 +22,24 @@ _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
-# A shorter text is part of too many words to be hidden, and is not a secret.
+# A shorter text is not hidden: it would be found in too many words, and is too short for a secret.
 _MIN_LENGTH = 4
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """Values of headers, and users, passwords and query parameters of URLs, as the variables contain them."""
+    """Yields the secrets in the same form as in the variables.
+
+    Secrets are the values of headers, and the users, passwords and query parameters of URLs.
+    """
     for variable, value in environment.items():
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # Without a valid name ("Authorization: Basic ..."), the whole text may be secret.
+                # If the name is not valid ("Authorization: Basic ..."), the whole text may be secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
-            # Not urlsplit(): a password may contain characters that would end the host part, such as / or #.
+            # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such
+            # as / or #.
             user, _, rest = value.strip().rpartition("://")[2].rpartition("@")
             name, _, password = user.partition(":")
             basic = b64encode(f"{unquote(name)}:{unquote(password)}".encode(errors="surrogateescape"))
@@ -43,7 +48,11 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 
 
 def _forms(secret: str) -> Iterator[str]:
-    """A secret as in the variable, percent-decoded, without its scheme ("Bearer"), and escaped as by repr()."""
+    """Yields the forms in which a message may quote a secret.
+
+    A secret may be quoted as in the variable or percent-decoded, with or without its scheme ("Bearer"), and it may be
+    escaped by repr().
+    """
     for text in (secret.strip(), unquote(secret).strip()):
         for part in (text, *text.split()[-1:]):
             yield part
@@ -51,7 +60,7 @@ def _forms(secret: str) -> Iterator[str]:
 
 
 def redact(text: str) -> str:
-    """The text with each secret from the environment replaced by HIDDEN."""
+    """Returns the text with each secret of the environment replaced by HIDDEN."""
     forms = {form for secret in _secrets(os.environ) for form in _forms(secret) if len(form) >= _MIN_LENGTH}
     for form in sorted(forms, key=len, reverse=True):
         text = text.replace(form, HIDDEN)
@@ -59,7 +68,10 @@ def redact(text: str) -> str:
 
 
 def _redacted_error(error: BaseException) -> BaseException:
-    """The error; if its traceback contains a secret, a RuntimeError with the redacted message and without causes."""
+    """Returns the error itself if its traceback contains no secret.
+
+    Otherwise returns a RuntimeError with the redacted message and without the causes of the error.
+    """
     text = "".join(traceback.format_exception(error))
     if redact(text) == text:
         return error
@@ -74,7 +86,7 @@ def install() -> None:
         record = make(*arguments, **options)
         try:
             message = record.getMessage()
-        except Exception:  # arguments that do not fit the format: the handler reports them
+        except Exception:  # the arguments do not fit the format; the handler reports this error
             return record
         if (clean := redact(message)) != message:
             record.msg, record.args = clean, ()

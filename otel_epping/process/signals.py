@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals: SIGINT and SIGTERM stop the process within a deadline; SIGHUP asks for new settings.
+"""Handles signals: SIGINT and SIGTERM stop the process within a deadline, and SIGHUP requests new settings.
 
-The first SIGINT or SIGTERM requests a clean stop. A second one, more than a second later, ends the process at once.
+The first SIGINT or SIGTERM requests a clean stop. A second signal more than one second later ends the process at once.
 """
 
 import atexit
@@ -16,17 +16,17 @@ from typing import NoReturn
 
 from otel_epping.process import logs
 
-# Time from the signal to the end of the agent, also if a receiver hangs. Docker kills a process after 10 s, Kubernetes
-# after 30 s, systemd after 90 s.
+# Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
+# signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
-# A second signal within this time is a duplicate of the first one: timeout(1), for example, signals its child twice.
+# A second signal within this time is ignored as a duplicate. For example, timeout(1) signals its child twice.
 _DUPLICATE_S = 1.0
 
 
 def exit_now(message: str, status: int) -> NoReturn:
     """Ends the process at once, even if a thread hangs. Writes `message` to standard error, unless it is empty.
 
-    A normal exit would wait for threads that are not daemons, and for a thread that holds the lock of standard output.
+    A normal exit would wait for all non-daemon threads, and for a thread that holds the lock of standard output.
     """
     if message:
         with suppress(OSError):  # a full disk
@@ -35,16 +35,17 @@ def exit_now(message: str, status: int) -> NoReturn:
 
 
 def enable_keyboard_interrupt() -> None:
-    """From now on, Ctrl-C raises KeyboardInterrupt: for commands that need cleanup (see __main__.py)."""
+    """Makes Ctrl-C raise KeyboardInterrupt from now on. Commands that need cleanup call this (see __main__.py)."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Stop(threading.Event):
-    """Set by the first SIGINT or SIGTERM. A second one ends the process at once, with `message` on standard error.
+    """An event that the first SIGINT or SIGTERM sets.
 
-    `limit_s` is the time from the first signal to the deadline; None: no deadline. At the deadline the process ends
-    with the message and exit code in `at_deadline`.
+    A second signal ends the process at once, with `message` on standard error. `limit_s` is the time from the first
+    signal to the deadline. If `limit_s` is None, no deadline exists. At the deadline the process ends with the message
+    and the exit code in `at_deadline`.
     """
 
     def __init__(self, message: str, limit_s: float | None = None) -> None:
@@ -59,17 +60,20 @@ class Stop(threading.Event):
         atexit.register(self._disarm)
 
     def remaining_s(self) -> float:
-        """Seconds until the deadline, at least 0. Requires a deadline; call it after the first signal."""
+        """Returns the seconds until the deadline, at least 0.
+
+        Call it only after the first signal, and only if `limit_s` is not None.
+        """
         assert self._limit_s is not None
         return max(0.0, self._first_s + self._limit_s - time.monotonic())
 
     def _disarm(self) -> None:
-        """Ends the deadline when only the end of the interpreter is left.
+        """Cancels the deadline immediately before the interpreter ends.
 
-        The interpreter resets signal handlers before the process ends. A SIGALRM after that would kill the process, and
-        replace its exit code.
+        The interpreter resets the signal handlers before the process ends. After this reset, a SIGALRM would kill the
+        process, and change its exit code.
         """
-        with suppress(OSError):  # refused by a seccomp filter, like setting the timer
+        with suppress(OSError):  # if a seccomp filter refuses this call, it also refused to set the timer
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -77,16 +81,16 @@ class Stop(threading.Event):
             self._first_s = time.monotonic()
             self.set()
             if self._limit_s is not None:
-                with suppress(OSError):  # refused by a seccomp filter: then only the last export has a deadline
+                with suppress(OSError):  # if a seccomp filter refuses this call, only the last export has a deadline
                     signal.setitimer(signal.ITIMER_REAL, self._limit_s)
         elif time.monotonic() - self._first_s > _DUPLICATE_S:
             exit_now(self._message, 128 + number)
 
 
 class SignalPipe:
-    """Wakes a main thread that waits in poll() when a signal arrives, and remembers SIGHUP.
+    """Wakes the main thread from poll() when a signal arrives, and remembers SIGHUP.
 
-    Create it in the main thread, before SIGHUP can arrive: the default action of SIGHUP ends the process.
+    Create it in the main thread before a SIGHUP can arrive, because the default action of SIGHUP ends the process.
     """
 
     def __init__(self) -> None:
@@ -101,11 +105,11 @@ class SignalPipe:
         self._hangup = True
 
     def fileno(self) -> int:
-        """A descriptor that is readable after any signal that Python handles."""
+        """Returns a descriptor that becomes readable when Python handles a signal."""
         return self._receiver.fileno()
 
     def take_hangup(self) -> bool:
-        """Whether SIGHUP arrived since the previous call, once or more often. Empties the pipe."""
+        """Returns True if at least one SIGHUP arrived since the previous call. Empties the pipe."""
         with suppress(BlockingIOError):
             while self._receiver.recv(64):
                 pass

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the kernel program over the packets of captures: `otel-epping replay`."""
+"""Implements `otel-epping replay`: runs the kernel program on the packets of captures."""

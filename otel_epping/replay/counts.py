@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Totals of a reading over all subnets and interfaces, for the report of a replay."""
+"""Computes totals of a reading over all subnets and interfaces, for the report of a replay."""
 
 import numpy as np
 
 from otel_epping.kernel.reading import Reading
 from otel_epping.otel import semconv
 
-# How an RTT sample can end: the fields of the program's struct interface_counters without the prefix `rtt_`.
+# The outcomes of an RTT sample. These are fields of the program's struct interface_counters without the prefix `rtt_`.
 _OUTCOMES = ("measured", "expired", "superseded", "repeated", "abandoned")
 
 
@@ -19,9 +19,9 @@ def packets(reading: Reading) -> dict[str, int]:
 def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
     """Returns the number of RTT samples by outcome.
 
-    The first entry, `begun`, is the number of all started samples; the other entries add up to it.
-    `waiting` is the number of samples that still wait for a reply. `evicted` samples are the rest: their entry was
-    evicted from the flow table or the table of requests.
+    The first entry, `begun`, is the number of all started samples. It is the sum of the other entries. `waiting` is the
+    number of samples that still wait for a reply. The number of evicted samples is computed from the other numbers. If
+    an entry in the flow table or the table of requests is evicted, its waiting samples are evicted too.
     """
     counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_OUTCOMES)}
     evicted = counts["begun"] - sum(counts[outcome] for outcome in _OUTCOMES) - waiting
@@ -29,34 +29,37 @@ def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
 
 
 def clamped(reading: Reading) -> int:
-    """Returns the number of measured RTTs outside the histogram range, which count as its lower or upper limit."""
+    """Returns the number of measured RTTs outside the histogram range.
+
+    Such an RTT is counted as the lower or upper limit of the range.
+    """
     return int(reading.interfaces["rtt_clamped"].sum())
 
 
 def not_started(reading: Reading) -> int:
-    """Returns the number of RTT samples not started because OUTSTANDING others were waiting (bpf/maps.h).
+    """Returns the number of RTT samples that were not started because of the limit OUTSTANDING (bpf/maps.h).
 
-    The limit applies to each flow and direction.
+    OUTSTANDING is the maximum number of waiting samples for each flow and direction.
     """
     return int(reading.interfaces["rtt_not_begun"].sum())
 
 
 def timestamp_faults(reading: Reading) -> dict[str, int]:
-    """Returns the number of TCP flow directions that changed from timestamps to sequence numbers, by fault.
+    """Returns the number of TCP flow directions whose method changed from timestamps to sequence numbers, by cause.
 
-    The keys are semconv.TIMESTAMP_FAULTS.
+    The causes are semconv.TIMESTAMP_FAULTS.
     """
     counts: list[int] = reading.interfaces["timestamp_fault"].sum(axis=0).tolist()
     return dict(zip(semconv.TIMESTAMP_FAULTS, counts, strict=True))
 
 
 def duplicates(reading: Reading) -> int:
-    """Returns the number of packets that were already captured at an earlier point of their path."""
+    """Returns the number of packets that were captured again at a later point of their path."""
     return int(reading.interfaces["duplicates"].sum())
 
 
 def share_without_timestamps(reading: Reading) -> float:
-    """Returns the share of TCP packets without timestamps, 0 to 1; 0 without TCP packets."""
+    """Returns the share of TCP packets without timestamps, from 0 to 1. Returns 0 if no TCP packets were counted."""
     by_class: list[int] = reading.counters["classes"]["from"]["packets"].sum(axis=0).tolist()
     counts = dict(zip(semconv.TRAFFIC_CLASSES, by_class, strict=True))
     return counts["tcp_other"] / max(1, counts["tcp_other"] + counts["tcp_timestamp"])

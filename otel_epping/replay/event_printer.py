@@ -12,16 +12,16 @@ from otel_epping.replay.capture import PacketBatch
 from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 from otel_epping.replay.replayer import Replayer
 
-# Capture time between two checks for idle flows. A check takes a millisecond.
+# Time between two checks for idle flows, measured by the timestamps of the packets. A check takes 1 ms.
 _IDLE_CHECK_INTERVAL_NS = 10_000_000_000
 
 
 class EventPrinter:
-    """Feeds packets to the kernel program, and writes its events to standard output as they arrive.
+    """Feeds packets to the kernel program, and writes the program's events to standard output as they arrive.
 
-    The events and their order depend only on the packets, not on the sizes of the batches: a check for idle flows takes
-    place before the first packet that is _IDLE_CHECK_INTERVAL_NS later than the last check, at this packet's time.
-    `format` is one of events.formats.FORMATS.
+    The events and their order depend only on the packets, not on the sizes of the batches. To ensure this, a check for
+    idle flows takes place before the first packet whose time is at least _IDLE_CHECK_INTERVAL_NS after the last check.
+    The time of this packet is the time of the check. `format` is one of events.formats.FORMATS.
     """
 
     def __init__(self, replayer: Replayer, format: str) -> None:
@@ -37,7 +37,7 @@ class EventPrinter:
         return self._reader.lost
 
     def feed(self, batch: PacketBatch) -> None:
-        """Runs the program on the packets, and writes their events."""
+        """Runs the program on the packets, and writes the events of these packets."""
         begin = 0
         while begin < len(batch):
             due = np.flatnonzero(batch.times_ns[begin:] >= self._next_check_ns)
@@ -52,6 +52,6 @@ class EventPrinter:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Writes the end of the format. Standard output stays open."""
+        """Writes the text with which the output format ends. Does not close standard output."""
         self._writer.close()
         sys.stdout.flush()

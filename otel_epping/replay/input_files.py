@@ -10,12 +10,12 @@ from otel_epping.replay.capture.packet_batch import UNTIMED_NS
 
 
 class InputFiles:
-    """Reads captures in the order of `paths`; a file with several names is read once.
+    """Reads captures in the order of `paths`. If several paths name the same file, the file is read only once.
 
-    A file that cannot be read does not affect the other files. The constructor opens the first readable file.
+    If a file cannot be read, the other files are read nevertheless. The constructor opens the first readable file.
 
-    failures     a message for each file that could not be read, or only in part
-    files_read   number of files that were read completely, or of which at least one packet was read
+    failures     a message for each file that could not be read completely
+    files_read   number of files that were read completely, or from which at least one packet was read
     """
 
     def __init__(self, paths: Sequence[str]) -> None:
@@ -31,17 +31,17 @@ class InputFiles:
 
     @property
     def none_readable(self) -> bool:
-        """Whether no file could be opened."""
+        """True if no file could be opened."""
         return self._first is None
 
     def total_bytes(self) -> int:
-        """Returns the size of all files together; pipes and files that cannot be read count as 0."""
+        """Returns the sum of the sizes of all files. A pipe, or a file that cannot be read, adds 0."""
         return sum(_size(path) for path in self._paths)
 
     def batches(self, progress: Callable[[int], object]) -> Iterator[PacketBatch]:
-        """Yields the packets of all files, with Ethernet headers. Call it once.
+        """Yields the packets of all files, with Ethernet headers. May be called only once.
 
-        Calls `progress` after each batch, with the number of file bytes that were read for it.
+        After each batch, calls `progress` with the number of file bytes that were read for the batch.
         """
         capture = self._first
         while capture:
@@ -49,12 +49,12 @@ class InputFiles:
             capture = next(self._captures, None)
 
     def remarks(self) -> Iterator[str]:
-        """Yields lines about files in the wrong order and repeated files, for the report."""
+        """Yields lines for the report about files in the wrong order, and about repeated files."""
         if self._out_of_order:
             count, first = len(self._out_of_order), self._out_of_order[0]
             yield (
-                f"{count:,} file{'s start' if count > 1 else ' starts'} before an earlier file ends, first {first}: "
-                "name the files in the order of time, or merge them with mergecap"
+                f"{count:,} file{'s start' if count > 1 else ' starts'} before an earlier file ends, the first is "
+                f"{first}: name the files in the order of time, or merge them with mergecap"
             )
         for path in dict.fromkeys(self._repeated):
             yield f"{path} is the same file as an earlier one, and was read once"
@@ -71,11 +71,11 @@ class InputFiles:
             yield capture
 
     def _is_repeated(self, path: str) -> bool:
-        """Returns whether the file was seen before, by its device and inode numbers."""
+        """Returns True if an earlier path names the same file. Compares the device and inode numbers."""
         try:
             status = os.fstat(0) if path == STANDARD_INPUT else Path(path).stat()
         except OSError:
-            return False  # Capture() fails for the same reason, and reports it
+            return False  # Capture() will fail for the same reason, and report the error
         file = status.st_dev, status.st_ino
         if file in self._seen:
             self._repeated.append("standard input" if path == STANDARD_INPUT else path)
@@ -84,7 +84,7 @@ class InputFiles:
         return False
 
     def _read(self, capture: Capture, progress: Callable[[int], object]) -> Iterator[PacketBatch]:
-        """Yields the packets of a capture up to its end, or up to the first place that cannot be read."""
+        """Yields the packets of a capture up to the end, or up to the first place that cannot be read."""
         latest_ns_before = self._latest_ns
         position, is_counted, has_times = 0, False, False
         try:

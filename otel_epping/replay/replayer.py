@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds packets of a capture to the kernel program, as if they arrived on an interface.
+"""Feeds the packets of a capture to the kernel program, as if they arrived on an interface.
 
-BPF_PROG_TEST_RUN runs a loaded program in the kernel on the bytes of a packet; one run takes 2.5 us. A program that is
-compiled with `packet_clock` takes the current time from the packet. So the program measures what it would have measured
-when the packets were captured.
+BPF_PROG_TEST_RUN runs a loaded program in the kernel on the bytes of a packet. One run takes 2.5 us. If a program is
+compiled with `packet_clock`, it uses the timestamp of the packet as the current time. So the program measures the same
+RTTs that it would have measured when the packets were captured.
 
-Requirements of a test run (net/bpf/test_run.c):
-- The packet has more than an Ethernet header; an IP packet has its whole fixed header. The packet fits into a page,
-  together with the space that the kernel reserves around it.
-- `wire_len` is at least the length of these bytes, and at most GSO_LEGACY_MAX_SIZE.
-- The interface index exists. All packets have index 1, the loopback interface of each network namespace. The program is
-  not attached to this interface.
+A test run has these requirements (net/bpf/test_run.c):
+- The packet is longer than an Ethernet header. An IP packet contains at least the whole fixed IP header.
+- One page has enough space for the packet and for the space that the kernel reserves around the packet.
+- `wire_len` is at least the number of bytes of the packet that are passed, and at most GSO_LEGACY_MAX_SIZE.
+- The interface index exists. Here all packets have the index 1, which is the loopback interface in each network
+  namespace. The program is not attached to this interface.
 """
 
 import ctypes
@@ -30,9 +30,9 @@ from otel_epping.replay.capture.packet_batch import UNTIMED_NS, Bytes, Int64Arra
 CAPTURE = Interface("capture", 1, ETHERNET_HEADER_BYTES)
 ENTRY_POINT = "epping_ingress"
 MIN_FRAME_BYTES = 15
-# Minimum bytes by EtherType. Older kernels accept shorter frames.
+# Minimum length of a frame by EtherType. Older kernels accept shorter frames.
 _MIN_BYTES_BY_ETHERTYPE = {0x0800: 34, 0x86DD: 54}
-# Enough for all headers that the program reads. The kernel accepts some 600 bytes more.
+# This length is enough for all headers that the program reads. The kernel accepts about 600 bytes more.
 MAX_FRAME_BYTES = 3072
 MAX_WIRE_LENGTH = 65_536
 # The program sets this mark on a malformed packet (bpf/config.h).
@@ -46,7 +46,8 @@ _CONTEXT = np.dtype(
         "itemsize": 192,
     }
 )
-# The field of struct __sk_buff that is read after a run, with space for the larger struct of later kernels.
+# The field of struct __sk_buff that is read after a run. `itemsize` is larger than the struct, because the struct is
+# larger in later kernels.
 _MARKED_CONTEXT = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
 # struct bpf_test_run_opts of libbpf.
 _RUN_OPTIONS = np.dtype(
@@ -73,12 +74,13 @@ _MAX_RUNS = 4096
 
 
 class ProgTestRuns:
-    """The arguments of `rows` test runs of a program, one row per run: `options` (_RUN_OPTIONS), `contexts` (_CONTEXT).
+    """The arguments of up to `rows` test runs of a program.
 
-    The constructor sets the constant fields. Before each run, set the row's data_in and data_size_in, and set
-    data_size_out to 0: the kernel writes the packet size into data_size_out, and would take it as a limit next time.
+    Each run has one row in `options` (_RUN_OPTIONS) and in `contexts` (_CONTEXT). The constructor sets the constant
+    fields. Before each run, set data_in and data_size_in of its row, and set data_size_out to 0. The kernel writes the
+    packet size into data_size_out. In the next run it would use this value as a limit.
 
-    After a run, `marked` (_MARKED_CONTEXT) has the resulting contexts of the rows passed to request_marks().
+    After a run, `marked` (_MARKED_CONTEXT) contains the resulting contexts of the rows that request_marks() selected.
     """
 
     def __init__(self, program_fd: int, rows: int) -> None:
@@ -96,7 +98,10 @@ class ProgTestRuns:
         self._run.argtypes = [ctypes.c_int, ctypes.c_void_p]
 
     def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
-        """Makes the kernel write back the context of row i if `which[i]` is true; adds 5 % to the time of a run."""
+        """Makes the kernel write the context of row i into `marked` if `which[i]` is True.
+
+        This adds 5 % to the time of a run.
+        """
         if not self._has_requests and not which.any():
             return
         self._has_requests = True
@@ -106,14 +111,15 @@ class ProgTestRuns:
         self.options["ctx_size_out"][:rows] = np.where(which, _MARKED_CONTEXT.itemsize, 0)
 
     def run(self, rows: int = 1) -> None:
-        """Runs the program on the first `rows` rows, in order. Raises OSError if the kernel rejects one."""
-        if any(map(self._run, repeat(self._program_fd), self._addresses[:rows])):  # map() avoids a Python loop per run
+        """Runs the program on the first `rows` rows, in order. Raises OSError if the kernel rejects a row."""
+        # map() avoids a loop in Python over the runs.
+        if any(map(self._run, repeat(self._program_fd), self._addresses[:rows])):
             code = ctypes.get_errno()
             raise OSError(code, f"BPF_PROG_TEST_RUN: {os.strerror(code)}")
 
 
 def _have_headers(buffer: Bytes, starts: Int64Array, captured: Int64Array) -> npt.NDArray[np.bool_]:
-    """Returns which frames are long enough for a test run."""
+    """Returns an array that is True for each frame that is long enough for a test run."""
     whole = captured >= MIN_FRAME_BYTES
     short = np.flatnonzero(whole & (captured < max(_MIN_BYTES_BY_ETHERTYPE.values())))
     protocol = buffer[starts[short] + 12].astype(np.int64) << 8 | buffer[starts[short] + 13]
@@ -125,14 +131,18 @@ def _have_headers(buffer: Bytes, starts: Int64Array, captured: Int64Array) -> np
 class Replayer(EppingCollector):
     """A collector that measures only the packets passed to feed().
 
-    started_ns     time of the earliest packet; 1 before the first packet
-    latest_ns      time of the latest packet; 0 before the first packet
-    too_short      packets shorter than their link and IP headers; the program does not see them
-    cut_too_short  packets of too_short that the snap length shortened
+    started_ns     time of the earliest packet, or 1 if no packet was fed yet
+    latest_ns      time of the latest packet, or 0 if no packet was fed yet
+
+    All other attributes, except step_back_ns, are numbers of packets:
+
+    too_short      packets that do not contain their whole link and IP headers, and are not passed to the program
+    cut_too_short  those packets of too_short that the snap length shortened
     cut_malformed  packets that the program counts as malformed because the snap length cut off headers
-    too_long       packets longer than MAX_WIRE_LENGTH, counted with this length
+    too_long       packets longer than MAX_WIRE_LENGTH, which are counted with this length
     untimed        packets without a valid timestamp
-    steps_back     packets with an earlier time than the packet before; step_back_ns is the greatest difference in ns
+    steps_back     packets with an earlier time than the previous packet
+    step_back_ns   the greatest difference in ns between such a packet and the previous packet
     """
 
     def __init__(self, config: EppingConfig) -> None:
@@ -152,9 +162,10 @@ class Replayer(EppingCollector):
     def feed(self, batch: PacketBatch) -> None:
         """Runs the program on packets with Ethernet headers, in order.
 
-        A packet with time UNTIMED_NS is counted, but neither starts nor completes an RTT sample: the program takes time
-        0 for "never". A reply earlier than its request completes none either.
         Raises EppingError if the kernel rejects a packet.
+
+        A packet with the time UNTIMED_NS is counted, but neither starts nor completes an RTT sample, because the time 0
+        means "never" in the program. A reply with an earlier time than its request does not complete an RTT sample.
         """
         starts, captured, original, times_ns = batch.starts, batch.captured, batch.original, batch.times_ns
         self._track_times(times_ns)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines that `replay` prints below its table: totals, and what was not measured, with the cause."""
+"""Creates the lines that `replay` prints below its table: totals, and the reasons why packets were not measured."""
 
 from collections.abc import Iterator, Mapping
 
@@ -9,14 +9,14 @@ from otel_epping.replay.input_files import InputFiles
 from otel_epping.replay.replayer import MAX_WIRE_LENGTH, Replayer
 
 _TIMESTAMP_FAULTS = {
-    "missing": "with segments without a timestamp",
-    "still": "with a TSval that does not advance",
-    "unechoed": "with a TSval that is acknowledged but not echoed",
+    "missing": "because segments have no timestamp",
+    "still": "because the TSval does not advance",
+    "unechoed": "because a TSval was acknowledged but not echoed",
 }
 
 
 def report(replayer: Replayer, reading: Reading, files: InputFiles, seconds: float, events_lost: int) -> Iterator[str]:
-    """Yields the lines of the report. The replay took `seconds`."""
+    """Yields the lines of the report. `seconds` is the duration of the replay."""
     packets = packet_count(replayer, reading)
     span_s = max(0, replayer.latest_ns - replayer.started_ns) / 1e9
     yield (
@@ -31,7 +31,7 @@ def report(replayer: Replayer, reading: Reading, files: InputFiles, seconds: flo
 
 
 def packet_count(replayer: Replayer, reading: Reading) -> int:
-    """Returns the number of packets that were replayed, including those too short for the program."""
+    """Returns the number of packets that were replayed, including packets that are too short for the program."""
     return sum(counts.packets(reading).values()) + replayer.too_short
 
 
@@ -40,9 +40,9 @@ def _rtt_samples(replayer: Replayer, reading: Reading) -> Iterator[str]:
     started = outcomes.pop("begun")
     yield f"RTT samples started: {started:,}" + (f" = {_nonzero(outcomes, ' + ')}" if started else "")
     if clamped := counts.clamped(reading):
-        yield f"measured RTTs outside the histogram range (1 us to 64 s), counted as its limit: {clamped:,}"
+        yield f"measured RTTs outside the histogram range (1 us to 64 s), counted as its nearest limit: {clamped:,}"
     if not_started := counts.not_started(reading):
-        yield f"RTT samples not started because four of the same flow and direction were waiting: {not_started:,}"
+        yield f"RTT samples not started because four others of the flow and direction were waiting: {not_started:,}"
 
 
 def _packets(replayer: Replayer, reading: Reading) -> Iterator[str]:
@@ -68,7 +68,7 @@ def _packets(replayer: Replayer, reading: Reading) -> Iterator[str]:
         yield f"packets longer than {MAX_WIRE_LENGTH:,} bytes, counted with this length: {replayer.too_long:,}"
     if replayer.steps_back:
         yield (
-            f"packets timestamped earlier than the packet before: {replayer.steps_back:,}, "
+            f"packets with an earlier timestamp than the previous packet: {replayer.steps_back:,}, "
             f"by up to {replayer.step_back_ns / 1e9:,.6f} s; a reply earlier than its request gives no RTT"
         )
 

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping replay`: runs the kernel program over captures, and prints and exports the result.
+"""Implements `otel-epping replay`: runs the kernel program on captures, and prints and exports the result.
 
-Packets are processed in the order of the files, and within a file in file order, whatever their timestamps. Timestamps
-may go backwards, for example between the queues of a network card. A reply timestamped before its request gives no RTT.
-The report says how often timestamps went backwards.
+Files are processed in the given order, and the packets of a file in file order. The timestamps do not change the order.
+Timestamps may go backwards, for example between packets from different queues of a network card. If the timestamp of a
+reply is earlier than that of its request, no RTT is measured. The report shows how often timestamps went backwards.
 
-Every readable file is processed, even if other files are truncated, damaged, or no captures. The report covers all
-packets that were read, also after Ctrl-C.
+Each readable file is processed, even if other files are truncated, are damaged, or are not captures. The report
+includes all packets that were read, even if the replay was stopped by Ctrl-C.
 """
 
 import sys
@@ -33,15 +33,16 @@ from otel_epping.replay.subnet_table import table
 
 
 def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: bool = False) -> bool:
-    """Replays captures and prints the result; with `otlp` also exports the result.
+    """Replays captures and prints the result. If `otlp` is True, also exports the result.
 
-    With `events`, a format of events.formats.FORMATS, prints each event to standard output and the report to standard
-    error. Returns whether all files were processed: False after Ctrl-C, and then nothing is exported.
+    `events` is None or one of events.formats.FORMATS. If it is a format, each event is printed to standard output in
+    this format, and the report is printed to standard error. Returns True if all files were processed. Returns False
+    after Ctrl-C. In this case nothing is exported.
 
-    Raises EppingError if a file could not be read or the export failed, after the result of all readable files was
-    printed. If there are several failures, prints all but the last, which becomes the error's message.
+    Raises EppingError if a file could not be read or the export failed. Before that, prints the result of all readable
+    files. If several failures occurred, the exception contains the last failure, and the others are printed.
     """
-    # Check the variables and open the first file before the program is compiled, which takes a second.
+    # Check the variables and open the first file before the program is compiled, because compiling takes a second.
     variables = standard.read() if otlp else None
     if variables:
         exporter_classes(variables.exporters)
@@ -51,8 +52,8 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
     with closing(Replayer(replace(config, events=events is not None))) as replayer:
         session = ReplaySession(replayer, files, events)
         session.process_files()
-        # Create the export's reader before the report reads: a reading hands the interval's minima and maxima to all
-        # readers that exist then.
+        # The reader of the export must exist before the report reads the counts. A reading passes the minima and maxima
+        # of the interval only to the readers that exist at that time.
         export = _Export(replayer, variables) if variables and session.is_complete and replayer.latest_ns else None
         session.print_result()
         failures = files.failures
@@ -66,7 +67,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
 
 
 def _last_error(failures: list[str]) -> EppingError:
-    """Prints all failures but the last, one per line; returns the last as an error."""
+    """Prints all failures except the last, one per line. Returns an exception with the last failure."""
     for failure in failures[:-1]:
         click.echo(logs.exit_message(redaction.redact(failure)), err=True)
     return EppingError(failures[-1])
@@ -75,7 +76,7 @@ def _last_error(failures: list[str]) -> EppingError:
 class ReplaySession:
     """One replay: feeds the packets of all files to the kernel program, and prints the result.
 
-    is_complete   whether process_files() reached the end of the last file; False after Ctrl-C
+    is_complete   True if process_files() reached the end of the last file. It stays False after Ctrl-C.
     """
 
     def __init__(self, replayer: Replayer, files: InputFiles, event_format: str | None) -> None:
@@ -101,7 +102,10 @@ class ReplaySession:
         self._seconds = time.monotonic() - started_s
 
     def print_result(self) -> None:
-        """Prints the table of subnets and the report; with events only the report, to standard error."""
+        """Prints the table of subnets and the report.
+
+        If events are printed, prints only the report, to standard error.
+        """
         reading = self._reader.read()
         events_lost = self._events.lost if self._events else 0
         lines = list(report(self._replayer, reading, self._files, self._seconds, events_lost))
@@ -113,9 +117,12 @@ class ReplaySession:
 
     @contextmanager
     def _progress(self) -> Iterator[Callable[[int], object]]:
-        """Yields a function that takes numbers of bytes read, and shows a bar if standard error is a terminal."""
+        """Yields a function that updates a progress bar. Its argument is the number of bytes read since the last call.
+
+        The progress bar is shown only if standard error is a terminal.
+        """
         total = self._files.total_bytes()
-        # On the same terminal, the bar would mix with the events.
+        # If the events are also printed to a terminal, the progress bar is not shown, because the two would mix.
         if not total or not sys.stderr.isatty() or (self._events and sys.stdout.isatty()):
             yield lambda _: None
             return
@@ -124,7 +131,7 @@ class ReplaySession:
 
 
 class _Export(ExportStatus):
-    """Exports the result once, to the receivers that the standard OTEL_* variables set."""
+    """Exports the result once, to the receivers that are set by the standard OTEL_* variables."""
 
     def __init__(self, replayer: Replayer, variables: standard.StandardVariables) -> None:
         super().__init__()

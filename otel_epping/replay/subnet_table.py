@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of subnets that `replay` prints."""
+"""Formats the table of subnets that `replay` prints."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,9 +20,12 @@ _OVERFLOW = "all others"
 
 @dataclass
 class _SubnetCounts:
-    """The counts of a subnet: the reading's row of each method with RTTs, and packets and bytes from and to the subnet.
+    """The counts of a subnet.
 
-    The overflow point has one row for all methods, with the key len(METHODS).
+    rows     maps each method with RTTs to a row of the reading. The overflow point has one row for all methods, with
+             the key len(METHODS).
+    packets  number of packets from and to the subnet
+    bytes    number of bytes from and to the subnet
     """
 
     rows: dict[int, int] = field(default_factory=dict)
@@ -53,7 +56,7 @@ def _counts_by_subnet(reading: Reading, config: EppingConfig) -> dict[str, _Subn
 
 
 def _times(reading: Reading, row: int, scale: int) -> list[str]:
-    """Returns the number of RTTs of a row, and their minimum, quantiles and maximum in ms."""
+    """Returns the cells of a row: the number of RTTs, and the minimum, quantiles and maximum of the RTTs in ms."""
     first, run = reading.buckets.run(row)
     counts = histogram.trim(run, buckets.first_index(scale) + first, scale)
     minimum_s, maximum_s = reading.min_ns[row] / 1e9, reading.max_ns[row] / 1e9
@@ -62,7 +65,11 @@ def _times(reading: Reading, row: int, scale: int) -> list[str]:
 
 
 def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
-    """Yields the cells of each line: one line per subnet and method, the subnets with most packets first."""
+    """Yields the cells of each line of the table.
+
+    The table has one line per subnet and method. It is sorted by the number of packets of the subnet, in descending
+    order.
+    """
     no_rtts = ["-", "0", *("" for _ in _TIMES)]
     for name, subnet in sorted(
         _counts_by_subnet(reading, config).items(), key=lambda entry: (-entry[1].packets, entry[0])
@@ -71,13 +78,13 @@ def _lines(reading: Reading, config: EppingConfig) -> Iterator[list[str]]:
         for method, row in sorted(subnet.rows.items()):
             label = METHODS[method].name if method < len(METHODS) else "all"
             yield [first[0], label, *_times(reading, row, config.scale), *first[1:]]
-            first = [""] * len(first)  # name, packets and bytes only in the first line of a subnet
+            first = [""] * len(first)  # name, packets and bytes are only in the first line of a subnet
         if not subnet.rows:
             yield [first[0], *no_rtts, *first[1:]]
 
 
 def table(reading: Reading, config: EppingConfig) -> str:
-    """Returns the table of subnets as text. Packets and bytes include all packets from and to a subnet."""
+    """Returns the table of subnets as text. The packets and bytes of a subnet are sums of both directions."""
     lines = [list(_HEADINGS), *_lines(reading, config)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Settings of the agent: flags, environment variables and a YAML file, all made from one class."""
+"""Settings of the agent. One class defines the flags, the environment variables and the keys of the YAML file."""

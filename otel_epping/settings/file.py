@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads settings from a YAML file. The whole file is checked, and errors name the line.
+"""Reads settings from a YAML file. The whole file is checked, and an error message contains the line number.
 
-Values are taken as they are written, without the implicit types of YAML 1.1: `no` is a name, `1:30` is not ninety.
+Values are read as text, without the implicit types of YAML 1.1. For example, `no` is a text instead of False, and
+`1:30` is a text instead of the number 90.
 """
 
 import difflib
@@ -21,14 +22,14 @@ _NULL, _SEQUENCE = "tag:yaml.org,2002:null", "tag:yaml.org,2002:seq"
 
 
 class Given(NamedTuple):
-    """A converted value, and the file and line that it is from."""
+    """A converted value, and the file and line that contain the value."""
 
     value: Any
     where: str
 
 
 def suggestion(name: str, known: list[str]) -> str:
-    """The end of an error message about an unknown name: the most similar name, or all names."""
+    """Returns the end of an error message about an unknown name: the most similar known name, or all known names."""
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f"did you mean {close[0]}?" if close else f"choose among {', '.join(known)}"
 
@@ -55,23 +56,24 @@ def _value(definition: Definition, node: "yaml.Node", where: str) -> Any:
 
 
 def read(path: str) -> dict[str, Given]:
-    """The values of a file, by the fields of Settings. A key without a value is ignored.
+    """Returns the values in a file, by field of Settings. A key without a value is ignored.
 
-    Raises EppingError with the file, the line, the key and the allowed values.
+    If the file is invalid, raises EppingError with the file, the line, the key and the allowed values.
     """
     try:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise EppingError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    import yaml  # takes 1 MB, and is needed only with a file
+    import yaml  # takes 1 MB of memory, and only a settings file needs it
 
     try:
-        # Bytes, not text: YAML is UTF-8, or UTF-16 with a byte order mark, whatever the locale is.
+        # The content is passed as bytes, because the encoding of YAML does not depend on the locale: it is UTF-8, or
+        # UTF-16 with a byte order mark.
         root = yaml.compose(content, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise EppingError(f"{path}{line}: this is not YAML: {error.problem}") from None
-    except yaml.YAMLError as error:  # from YAML's reader: not text, or text with control characters
+    except yaml.YAMLError as error:  # the file is not text, or contains control characters
         raise EppingError(f"cannot read {path}: {' '.join(str(error).split())}: save it as UTF-8 text") from None
     if root is None:
         return {}
@@ -87,7 +89,7 @@ def read(path: str) -> dict[str, Given]:
                 f"{where}: there is no setting {key!r}: {suggestion(key.replace('-', '_'), list(BY_KEY))}"
             )
         if key in lines:
-            raise EppingError(f"{where}: {key} is already set in line {lines[key]}: keep one of them")
+            raise EppingError(f"{where}: {key} is already set in line {lines[key]}: keep one of the two lines")
         lines[key] = str(name.start_mark.line + 1)
         if node.tag != _NULL:
             given[BY_KEY[key].field] = Given(_value(BY_KEY[key], node, f"{where}: {key}"), where)

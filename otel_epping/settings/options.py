@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes Click options of the settings: flags, environment variables, and --config for the file."""
+"""Creates the Click options of the settings: the flags, their environment variables, and --config for the file."""
 
 import os
 import re
@@ -15,29 +15,30 @@ from otel_epping.settings import file
 from otel_epping.settings.model import DEFINITIONS, LIMIT_SETTINGS, PREFIX, Definition, Settings
 from otel_epping.settings.types import text_of
 
-# Click's context settings of every command.
+# The context settings of Click for all commands.
 COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_default": True, "max_content_width": 110}
 
-# Variables that Kubernetes sets for a Service whose name starts with otel-epping, in pods with enableServiceLinks (the
-# default).
+# Variables that Kubernetes sets in a pod for a Service whose name starts with otel-epping. Kubernetes sets them unless
+# enableServiceLinks of the pod is false.
 _KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-# The value of NAME_PORT among them. NAME_PORT may be the variable of a setting, but no setting allows such a value.
+# The form of the value that Kubernetes sets for NAME_PORT. A setting may have the variable NAME_PORT, but no setting
+# allows such a value.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
 class _Option(click.Option):
-    """An option whose errors name the variable if the value is from a variable, otherwise the flag."""
+    """An option whose error messages contain the source of the value: the variable or the flag."""
 
     def _variable(self, ctx: click.Context) -> str:
         return str(self.envvar or f"{ctx.auto_envvar_prefix}_{self.name or ''}".upper())
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
-        """The value of the variable; None if Kubernetes has set it for a Service."""
+        """Returns the value of the variable, or None if Kubernetes has set the variable for a Service."""
         value = super().resolve_envvar_value(ctx)
         return None if value is not None and _is_service_address(self._variable(ctx), value) else value
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """The source of a wrong value, for error messages."""
+        """Returns the source of a wrong value, for error messages."""
         if ctx and ctx.get_parameter_source(self.name or "") is click.core.ParameterSource.ENVIRONMENT:
             return f"variable {self._variable(ctx)}"
         return super().get_error_hint(ctx)
@@ -51,7 +52,7 @@ def _is_service_address(variable: str, value: str) -> bool:
 
 
 def ignored_variables() -> dict[str, str]:
-    """The variables with our prefix that Kubernetes has set for a Service, with their values."""
+    """Returns the variables with our prefix that Kubernetes has set for a Service, and their values."""
     ours = {name: value for name, value in sorted(os.environ.items()) if name.startswith(PREFIX)}
     known = {definition.variable for definition in DEFINITIONS}
     return {
@@ -62,7 +63,7 @@ def ignored_variables() -> dict[str, str]:
 
 
 def _check_variables(ctx: click.Context) -> None:
-    """Raises EppingError for a variable with our prefix that no command has, and that Kubernetes does not set."""
+    """Raises EppingError if a variable has our prefix, but no option uses it and Kubernetes does not set it."""
     group = ctx.find_root().command
     commands = group.commands.values() if isinstance(group, click.Group) else (ctx.command,)
     known = {definition.variable for definition in DEFINITIONS}
@@ -74,7 +75,7 @@ def _check_variables(ctx: click.Context) -> None:
 
 
 def _read_file(ctx: click.Context, _: click.Parameter, path: str | None) -> str | None:
-    """Gives Click the values of the file as defaults, which flags and variables override."""
+    """Reads the settings file, and passes its values to Click as defaults, which flags and variables override."""
     if path is not None:
         with naming_source(ctx, ["config"]):
             given = file.read(path)
@@ -94,7 +95,7 @@ _config_option = option(
 
 
 def _option_of(definition: Definition) -> Callable[..., Any]:
-    """The decorator that adds the option of a setting to a command."""
+    """Returns the decorator that adds the option of a setting to a command."""
     spec, flag = definition.spec, definition.flag
     default = text_of(spec.type, definition.default)
     return option(
@@ -113,7 +114,10 @@ def _option_of(definition: Definition) -> Callable[..., Any]:
 def _with_options(
     definitions: Sequence[Definition], command: Callable[..., Any], arguments: Callable[[Settings], dict[str, Any]]
 ) -> Callable[..., Any]:
-    """The command with options for these settings. `arguments` makes the command's arguments from their values."""
+    """Returns the command with an option for each of these settings.
+
+    `arguments` converts the settings to arguments of the command.
+    """
 
     @click.pass_context
     @wraps(command)
@@ -125,7 +129,7 @@ def _with_options(
             settings = Settings(**values)
         return command(**arguments(settings), **given)
 
-    # A decorator adds its option before those of the decorators that were applied earlier.
+    # A decorator adds its option before the options of all decorators that were applied earlier.
     for decorator in (_config_option, *map(_option_of, reversed(definitions))):
         configured = decorator(configured)
     return configured
@@ -136,28 +140,28 @@ def _kernel_config(settings: Settings) -> dict[str, Any]:
 
 
 def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the kernel program; the command gets them as `config`, an EppingConfig."""
+    """Adds the options of the kernel program. The command receives their values as `config`, an EppingConfig."""
     return _with_options([each for each in DEFINITIONS if each.spec.kernel], command, _kernel_config)
 
 
 def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the kernel program except those about interfaces, which a capture does not have."""
+    """Adds the options of the kernel program, except the options about interfaces, because a capture has none."""
     definitions = [each for each in DEFINITIONS if each.spec.kernel and not each.spec.live_only]
     return _with_options(definitions, command, _kernel_config)
 
 
 def all_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of all settings; the command gets them as `settings`."""
+    """Adds the options of all settings. The command receives their values as `settings`."""
     return _with_options(DEFINITIONS, command, lambda settings: {"settings": settings})
 
 
 def sources(ctx: click.Context) -> dict[str, str]:
-    """The source of each setting's value, by field: a flag, a variable, a line of a file, or `default`."""
+    """Returns the source of each setting's value, by field: a flag, a variable, a line of a file, or `default`."""
     return {definition.field: _source(ctx, definition.field) or "default" for definition in DEFINITIONS}
 
 
 def _source(ctx: click.Context, field: str) -> str:
-    """The flag, variable or line of a file that set an option; '' for a default."""
+    """Returns the flag, the variable or the line of the file that sets an option, or '' if the default applies."""
     name = field.removesuffix("_ns")
     source = ctx.get_parameter_source(field)
     if source is click.core.ParameterSource.COMMANDLINE:
@@ -170,7 +174,10 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """Prepends the variables and lines of a file that set `fields` to an EppingError that the body raises."""
+    """If the body raises EppingError, prepends the sources of the values of `fields` to the message.
+
+    Only variables and lines of the file are prepended. Flags are not prepended.
+    """
     try:
         yield
     except EppingError as error:
@@ -180,9 +187,9 @@ def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]
 
 
 def reread(ctx: click.Context, settings: Settings) -> Settings:
-    """The settings with the current content of the file. Raises EppingError if the file is invalid.
+    """Returns the settings with the current content of the file. Raises EppingError if the file is invalid.
 
-    Values from flags and variables are kept. A setting that the file does not contain gets its default.
+    Values from flags and variables are kept. If the file does not contain a setting, the default is used.
     """
     path = ctx.params.get("config")
     given = file.read(path) if path else {}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The JSON schema of the settings file, and the texts of defaults."""
+"""Creates the JSON schema of the settings file, and the texts of the defaults for docs/settings.md."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from otel_epping.settings.types import schema_of, text_of
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a settings file."""
+    """Returns the JSON schema of the settings file."""
     properties = {}
     for each in DEFINITIONS:
         value = schema_of(each.spec.type)
@@ -17,7 +17,7 @@ def schema() -> dict[str, Any]:
         properties[each.key] = {
             "description": each.spec.help,
             "default": text_of(each.spec.type, each.default),
-            # A key without a value is ignored.
+            # null stands for a key without a value, which is ignored.
             "anyOf": [*value.pop("anyOf", [value]), {"type": "null"}],
         }
     return {
@@ -30,7 +30,7 @@ def schema() -> dict[str, Any]:
 
 
 def default_text(definition: Definition) -> str:
-    """The default of a setting, for the documentation."""
+    """Returns the default of a setting as text, for the documentation."""
     if definition.default is None:
         return definition.spec.unset
     text = text_of(definition.spec.type, definition.default)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of settings: they convert text to values, and values to text.
+"""Types of settings, which convert text to values and values to text.
 
-They are Click parameter types. So flags, variables and lines of a file are checked by the same code, with the same
-error messages.
+The types are Click parameter types. So the same code checks flags, variables and lines of a file, with the same error
+messages.
 """
 
 import re
@@ -20,7 +20,10 @@ _DURATION = r"(\d+(?:\.\d+)?)(ns|us|ms|s|m|h|)"
 
 
 class Duration(click.ParamType[int]):
-    """A time such as 100ms, 2.5s or 1m; a number without a unit is in seconds. The value is in ns, within limits."""
+    """A time such as 100ms, 2.5s or 1m. A number without a unit is in seconds.
+
+    The converted value is in ns, from `min_ns` to `max_ns`.
+    """
 
     name = "duration"
 
@@ -28,7 +31,7 @@ class Duration(click.ParamType[int]):
         self.min_ns, self.max_ns = min_ns, max_ns
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The time in ns. Fails for text that is not a time, or is out of range."""
+        """Returns the time in ns. Fails if the text is not a time, or if the time is out of range."""
         if isinstance(value, int):
             return value
         match = re.fullmatch(_DURATION, value.strip(), re.ASCII)
@@ -36,17 +39,20 @@ class Duration(click.ParamType[int]):
             self.fail(f"{value!r} is not a time such as 100ms, 2.5s or 1m", param, ctx)
         time_ns = round(float(match[1]) * _UNITS_NS[match[2]])
         if not self.min_ns <= time_ns <= self.max_ns:
-            self.fail(f"{value} is not from {self.min_ns / 1e9:g}s to {self.max_ns / 1e9:g}s", param, ctx)
+            self.fail(f"{value} is not in the range from {self.min_ns / 1e9:g}s to {self.max_ns / 1e9:g}s", param, ctx)
         return time_ns
 
 
 class Interfaces(click.ParamType[str]):
-    """Selects interfaces: a name, a pattern or `auto`. A variable may have several, separated by commas."""
+    """A text that selects interfaces: a name, a pattern or `auto`.
+
+    A variable may contain several of these texts, separated by commas.
+    """
 
     name = "name|pattern|auto"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The text, escaped, without white space around it. Fails for an invalid regular expression."""
+        """Returns the text, escaped and without surrounding white space. Fails if a regular expression is invalid."""
         text = selection.escaped(str(value).strip())
         try:
             selection.check(text)
@@ -55,17 +61,17 @@ class Interfaces(click.ParamType[str]):
         return text
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
-        """Splits the value at commas, except those in regular expressions, which are between slashes."""
+        """Splits the value at commas, but not inside regular expressions, which are enclosed in slashes."""
         return re.findall(r"\s*/.*?/\s*(?=,|$)|[^,]+", rv, re.DOTALL)
 
 
 class Methods(click.ParamType[tuple[str, ...]]):
-    """Names of methods, separated by commas."""
+    """The names of methods, separated by commas."""
 
     name = "name,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """The names. Fails for an unknown method, and lists the known ones."""
+        """Returns the names. Fails if a method is unknown, with a message that lists the known methods."""
         if isinstance(value, tuple):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())
@@ -77,7 +83,7 @@ class Methods(click.ParamType[tuple[str, ...]]):
 
 
 def text_of(kind: click.ParamType[Any], value: Any) -> Any:
-    """A value as it is written in a file or on the command line."""
+    """Returns a value in the form in which it is written in a file or on the command line."""
     if isinstance(kind, Duration) and value is not None:
         unit = max((unit for unit in _UNITS_NS if unit and value % _UNITS_NS[unit] == 0), key=_UNITS_NS.__getitem__)
         return f"{value // _UNITS_NS[unit]}{unit}" if value else "0s"
@@ -85,7 +91,7 @@ def text_of(kind: click.ParamType[Any], value: Any) -> Any:
 
 
 def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
-    """The JSON schema of a value in a file."""
+    """Returns the JSON schema of a value in a file."""
     if isinstance(kind, click.IntRange):
         limits = {"minimum": kind.min, "maximum": kind.max}
         return {"type": "integer"} | {name: limit for name, limit in limits.items() if limit is not None}
@@ -101,7 +107,7 @@ def schema_of(kind: click.ParamType[Any]) -> dict[str, Any]:
 
 
 def allowed(kind: click.ParamType[Any]) -> str:
-    """The allowed values, for the documentation."""
+    """Returns the allowed values as text, for the documentation."""
     if isinstance(kind, click.IntRange):
         return f"{kind.min} to {kind.max}"
     if isinstance(kind, Duration):

@@ -109,7 +109,7 @@ def test_where_it_listens(ns: Namespace, start: Callable[..., Agent]) -> None:
     taken = epping(ns, "run", "-i", "lo", settings=settings)
     assert said(taken) == (
         f"cannot listen on 127.0.0.1 port {PORT} for health probes (Address already in use): "
-        "choose another --health-port, or a --health-address of this host"
+        "choose another --health-port, or use an address of this host as --health-address"
     )
     assert loopback.stop() == 0
     everywhere = start("-i", "lo", "--health-address", "::", **settings)

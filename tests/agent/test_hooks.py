@@ -154,7 +154,7 @@ def test_check_shows_who_is_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]
         output = epping(hosts.here, "check", "-i", "veth0", "--max-subnets", "64", *arguments).stdout
         return [line.split("veth0", 1)[1].strip() for line in output.splitlines() if " veth0 " in line]
 
-    assert rows() == ["no other program or filter is on its hooks"]
+    assert rows() == ["no other program or filter is on the hooks of this interface"]
     with ExitStack() as others:
         run("tcx")
         others.enter_context(hosts.here.entered())
@@ -163,13 +163,13 @@ def test_check_shows_who_is_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]
         xdp = others.enter_context(other_programs.loaded(other_programs.XDP_PASS, other_programs.BPF_PROG_TYPE_XDP))
         others.enter_context(other_programs.xdp("veth0", xdp))
         found = rows()
-    hides = "before otel-epping: packets that it accepts, drops or redirects are not seen"
+    hides = "runs before otel-epping: packets that it accepts, drops or redirects are not counted"
     expected = [("xdp 1: XDP program", hides)]
     for direction in ("ingress", "egress"):
         expected += [
             (f"tcx {direction} 1: TCX program epping_{direction}", "otel-epping"),
-            (f"tcx {direction} 2: TCX program neighbour", "after otel-epping: it hides no packets"),
-            (f"clsact {direction} 1: filter bpf neighbour:[", "after otel-epping: it hides no packets"),
+            (f"tcx {direction} 2: TCX program neighbour", "runs after otel-epping: it hides no packets"),
+            (f"clsact {direction} 1: filter bpf neighbour:[", "runs after otel-epping: it hides no packets"),
         ]
     assert len(found) == len(expected), found
     for row, (begin, end) in zip(found, expected, strict=True):

@@ -47,8 +47,8 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     converse(ns, TURNS)
     reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is no longer")
     log = agent.log.read_text()
-    assert "changed, but needs a restart: scale\n" in log  # the flag goes before the file: max_flows is what it was
-    assert log.count("settings reloaded, changed: interface\n") == 2
+    assert "and take effect after a restart: scale\n" in log  # a flag overrides the file: max_flows is unchanged
+    assert log.count("settings reloaded; changes applied: interface\n") == 2
     converse(ns, TURNS)
     reload("interfac: up0\n", "settings are unchanged")
     assert f"{path}:1: there is no setting 'interfac': did you mean interface?" in agent.log.read_text()
@@ -59,7 +59,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     converse(ns, TURNS)
     # The first bound needs one, too; see the other test.
     again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
-    reload(again, "needs a restart: sample_interval, scale, max_series")
+    reload(again, "take effect after a restart: sample_interval, scale, max_series")
     assert agent.stop() == 0
     assert "stopping" not in agent.log.read_text()  # which is no warning
     packets = [
@@ -115,7 +115,7 @@ def test_bounds_are_reloaded_where_there_are_some(
     reload("roll_up: true\n", "settings are unchanged: roll_up needs max_series")
     reload(
         "max_series: 9\nidle_timeout: 1h\nroll_up: true\nmin_samples: 2\n",
-        "settings reloaded, changed: idle_timeout, max_series, roll_up, min_samples",
+        "settings reloaded; changes applied: idle_timeout, max_series, roll_up, min_samples",
     )
     converse(ns, TURNS)
     assert agent.stop() == 0

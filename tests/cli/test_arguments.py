@@ -164,7 +164,7 @@ def test_what_kubernetes_sets_for_a_service_is_ignored(ns: Namespace, start: Cal
     assert re.search(r"^health_port: null +# default$", epping(ns, "config", settings=variables).stdout, re.M)
     agent = start("-i", "lo", "--log-level", "debug", OTEL_METRICS_EXPORTER="console", **variables)
     for name, value in variables.items():
-        assert f"ignored, because Kubernetes sets it for a Service: {name}={value}\n" in agent.log.read_text()
+        assert f"ignored a variable that Kubernetes sets for a Service: {name}={value}\n" in agent.log.read_text()
     assert agent.stop() == 0
 
 

@@ -49,7 +49,7 @@ def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedPro
 EVENTS = {
     "a message": ("logging.getLogger('x').warning('one\\ntwo')", "one two", False),
     "an exception told of": ("try:\n 1 / 0\nexcept Exception:\n logging.getLogger('x').exception('oh')", "oh", True),
-    "uncaught": ("def f(): 1 / 0\nf()", "uncaught exception, exiting", True),
+    "uncaught": ("def f(): 1 / 0\nf()", "uncaught exception, the process ends", True),
     "uncaught in a thread": (
         "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()",
         "uncaught exception, the thread ends",

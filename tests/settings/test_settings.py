@@ -150,7 +150,7 @@ REFUSED = [
     ("interval: {a: b}", ":1: interval: this setting takes a single value"),
     ("interface: [[lo]]", ":1: interface: this setting takes a single value"),
     ("interval: 1:30", ":1: interval: '1:30' is not a time such as 100ms, 2.5s or 1m"),
-    ("interval: 0", ":1: interval: 0 is not from 0.001s to 86400s"),
+    ("interval: 0", ":1: interval: 0 is not in the range from 0.001s to 86400s"),
     ("interface: '/(/'", ":1: interface: /(/ is not a valid regular expression: missing )"),
     ("tunnels: maybe", ":1: tunnels: 'maybe' is not a valid boolean"),
     ("methods: [dns, smoke]", ":1: methods: there is no method 'smoke': choose among tcp_timestamp"),

@@ -2,17 +2,17 @@
 """Reads packet captures from files or standard input: pcap and pcapng, plain or compressed.
 
     errors               CaptureError
-    packet_batch         some thousand packets as numpy arrays
-    decompress           gzip, bzip2, xz, lzma, zstd and lz4
+    packet_batch         up to 4096 packets as numpy arrays
+    decompress           decompression of gzip, bzip2, xz, lzma, zstd and lz4
     stream               a moving window over the bytes of a file
-    pcap, pcapng         the two formats: functions that turn a stream into batches
-    unsupported_formats  names other file formats for the error message
-    link_types           the supported link types, and their conversion to Ethernet
-    packet_view          header fields of many packets at once
-    common_headers       IP, Ethernet and LLC, which other link headers contain
-    lan_headers, wan_headers, wifi_headers      the headers of each link type
+    pcap, pcapng         the two supported file formats: each module converts a stream into batches
+    unsupported_formats  detects other file formats, for the error message
+    link_types           the supported link types, and the conversion of packets to Ethernet
+    packet_view          reads header fields of many packets at once
+    common_headers       readers for IP, Ethernet and LLC headers, which many other link headers contain
+    lan_headers, wan_headers, wifi_headers      readers for all other link headers
 
-Imports neither the kernel program's package nor OpenTelemetry.
+This package imports neither otel_epping.kernel nor OpenTelemetry.
 """
 
 from collections import Counter
@@ -29,10 +29,10 @@ __all__ = ["STANDARD_INPUT", "Capture", "CaptureError", "PacketBatch"]
 
 
 class Capture(Stream):
-    """An open capture; a context manager that closes the file. `path` is a file or STANDARD_INPUT.
+    """An open capture, and a context manager that closes the file. `path` is a file or STANDARD_INPUT.
 
-    The first bytes of the file determine its format; the file name does not matter.
-    Raises CaptureError if the file cannot be opened, is empty, or has no supported format.
+    The first bytes of the file determine its format. The file name is not used for this.
+    Raises CaptureError if the file cannot be opened, is empty, or does not have a supported format.
     """
 
     def __init__(self, path: str) -> None:
@@ -69,17 +69,17 @@ class Capture(Stream):
         return bytes(self.memory[self.start : min(self.end, self.start + size)])
 
     def batches(self) -> Iterator[PacketBatch]:
-        """Yields all packets with their own link headers.
+        """Yields all packets with their original link headers.
 
-        Raises CaptureError at the first truncated or damaged place, after all packets before that place.
+        If the file is truncated or damaged, yields all packets before the first damage, and then raises CaptureError.
         """
         return self._batches(self)
 
     def ethernet_batches(self) -> Iterator[PacketBatch]:
         """Yields all packets of supported link types, each with an Ethernet header in place of its link header.
 
-        Raises CaptureError for unsupported link types after all other packets. A pcap file has one link type: if that
-        is unsupported, raises CaptureError after the first packets were read.
+        If some packets have unsupported link types, raises CaptureError after all other packets. A pcap file has only
+        one link type. If this link type is unsupported, raises CaptureError after the first packets were read.
         """
         unsupported: Counter[int] = Counter()
         for batch in self.batches():
@@ -98,6 +98,6 @@ class Capture(Stream):
 
     def _cause(self, unsupported: tuple[int, int]) -> str:
         link_type, packets = unsupported
-        # A pcap file is not read to its end, so the number of its packets is unknown.
+        # If the file is a pcap file, it was not read to its end. So the number of its packets is unknown.
         count = "" if self._batches is pcap.batches else f"{packets:,} "
         return f"{count}packets of unsupported link type {link_types.describe(link_type)}"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the headers that most link headers contain: IP, Ethernet and LLC."""
+"""Reads IP, Ethernet and LLC headers, which most other link headers contain."""
 
 import numpy as np
 
@@ -21,21 +21,24 @@ _BY_VERSION = lookup_table(16, {4: IPV4, 6: IPV6})
 _SNAP = (0xAAAA03000000, 0xAAAA030000F8)  # followed by an EtherType: RFC 1042, IEEE 802.1H
 _LLC_IP = 0x060603
 CHECKSUM = 4
-"""Bytes of the frame check sequence at the end of an Ethernet frame."""
+"""Size in bytes of the frame check sequence at the end of an Ethernet frame."""
 
 
 def raw(view: PacketView) -> LinkHeaders:
-    """Packets without a link header; the IP version determines the EtherType."""
+    """Reads packets without a link header. The IP version determines the EtherType."""
     return fixed_size(0, _BY_VERSION[view.byte(0) >> 4])
 
 
 def ethernet(view: PacketView) -> LinkHeaders:
-    """An Ethernet header."""
+    """Reads an Ethernet header."""
     return fixed_size(ETHERNET_HEADER, view.big(12))
 
 
 def with_checksum(read: HeaderReader) -> HeaderReader:
-    """Returns a reader that also marks the frame check sequence as a trailer; most captures do not include it."""
+    """Returns a reader for frames that end with a frame check sequence.
+
+    Most captures do not contain the frame check sequence. The reader reports it as a trailer.
+    """
 
     def read_with_checksum(view: PacketView) -> LinkHeaders:
         headers = read(view)
@@ -45,7 +48,7 @@ def with_checksum(read: HeaderReader) -> HeaderReader:
 
 
 def llc(view: PacketView) -> LinkHeaders:
-    """IEEE 802.2 LLC: SNAP with an EtherType, or IP."""
+    """Reads an IEEE 802.2 LLC header: SNAP with an EtherType, or IP."""
     unknown = fixed_size(0, view.zeros() + UNKNOWN)
     snap = choose(np.isin(view.big(0, 6), _SNAP), fixed_size(8, view.big(6)), unknown)
     return choose(view.big(0, 3) == _LLC_IP, fixed_size(3, view.zeros() + IPV4), snap)
@@ -54,6 +57,6 @@ def llc(view: PacketView) -> LinkHeaders:
 def after(size: int | Int64Array, read: HeaderReader) -> HeaderReader:
     """Returns a reader that skips `size` bytes and applies `read` to the rest.
 
-    `size` is one number for all packets, or an array of shape (packets,).
+    `size` is one number for all packets, or an array of shape (packets,). The skipped bytes are part of the header.
     """
     return lambda view: read(view.skip(size)).preceded_by(size)

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decompresses a file as its bytes arrive: gzip, bzip2, xz, lzma, zstd or lz4, determined by the first bytes.
+"""Decompresses a file as its bytes arrive. The format is gzip, bzip2, xz, lzma, zstd or lz4.
 
-The Python standard library decompresses gzip, bzip2, xz and lzma; from Python 3.14 also zstd (PEP 784). Before 3.14,
-zstd needs the package backports.zstd; lz4 always needs the package lz4. The extra `compression` installs both.
+The first bytes of the file determine the format. The Python standard library decompresses gzip, bzip2, xz and lzma, and
+from Python 3.14 also zstd (PEP 784). Before Python 3.14, zstd needs the package backports.zstd. lz4 needs the package
+lz4 with every Python version. The extra `compression` installs both packages.
 
-A file of any of these formats may have several members in sequence, as `cat a.gz b.gz`, bgzip, pbzip2 and pzstd write.
+A file in any of these formats may consist of several members in sequence. Such files are written, for example, by
+`cat a.gz b.gz`, bgzip, pbzip2 and pzstd.
 """
 
 import bz2
@@ -17,18 +19,18 @@ from importlib import import_module
 from typing import Any, Protocol
 
 MAGIC_BYTES = 6
-"""How many bytes format_of() needs."""
+"""Number of bytes that format_of() needs."""
 
 _READ_BYTES = 1 << 16
 _PADDING = b"\0"
 
 
 class DamagedError(Exception):
-    """The compressed file is truncated or damaged; the message says which."""
+    """The compressed file is truncated or damaged. The message says which of the two is true."""
 
 
 class MissingPackageError(Exception):
-    """The package that decompresses the file is not installed; the message has the cause and the cure."""
+    """The package that decompresses the file is not installed. The message contains the cause and the cure."""
 
 
 class _Member(Protocol):
@@ -44,11 +46,11 @@ class _Member(Protocol):
 
 
 class _GzipMember:
-    """zlib with the interface of lzma.LZMADecompressor. Returns all bytes before a damaged place.
+    """Wraps zlib in the interface of lzma.LZMADecompressor. Returns all bytes before a damaged place.
 
-    Python's gzip module is not used. It waits for a whole buffer of compressed bytes, whose size depends on the Python
-    version. And if a buffer contains damage, it drops all bytes decompressed from this buffer. Here the result does not
-    depend on how many bytes arrive at once.
+    Python's gzip module is not used. It waits until a whole buffer of compressed bytes has arrived, and the size of the
+    buffer depends on the Python version. If a buffer contains damage, the gzip module drops all bytes that it has
+    decompressed from this buffer. The result of this class does not depend on how many bytes arrive at once.
     """
 
     def __init__(self) -> None:
@@ -80,15 +82,18 @@ class _GzipMember:
             self._damage = error
             return b"".join(_up_to_damage(before, self._compressed))
         self._compressed = self._member.unconsumed_tail
-        self._holds_more = len(found) == max_length  # zlib may hold more output than max_length
+        self._holds_more = len(found) == max_length  # then zlib may hold more output
         return found
 
 
 def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[bytes]:
-    """Yields the decompressed bytes one by one, because the call that finds the damage returns no bytes."""
+    """Yields the decompressed bytes before the damage one by one.
+
+    They are requested one by one, because the call of zlib that finds the damage returns no bytes.
+    """
     try:
         for at in range(-1, len(compressed)):
-            part = compressed[at : at + 1] if at >= 0 else b""  # first the output that the member still holds
+            part = compressed[at : at + 1] if at >= 0 else b""  # b"" requests the output that the member still holds
             while data := member.decompress(part, 1):
                 yield data
                 part = member.unconsumed_tail
@@ -110,7 +115,7 @@ def _xz() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
 
 def _zstd() -> tuple[Callable[[], _Member], tuple[type[Exception], ...]]:
     zstd: Any = import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
-    # As `zstd -d --long=31`: accept files that were compressed with a window of up to 2 GB.
+    # Like `zstd -d --long=31`, accept files that were compressed with a window of up to 2 GB.
     options = {zstd.DecompressionParameter.window_log_max: zstd.DecompressionParameter.window_log_max.bounds()[1]}
     return lambda: zstd.ZstdDecompressor(options=options), (zstd.ZstdError,)
 
@@ -124,9 +129,10 @@ class Format:
     """A compressed file format.
 
     command      the command that decompresses a file to standard output
-    load         returns a factory of decompressors, and the exceptions that they raise for damage; raises ImportError
-    max_output   bytes decompressed per call. On damage, gzip loses none of the bytes before it, other formats up to
-                 this many
+    load         returns a factory of decompressors, and the exceptions that they raise if the data are damaged; raises
+                 ImportError if a package is missing
+    max_output   maximum number of bytes decompressed per call. If a file is damaged, at most this number of bytes
+                 before the damage is lost. With gzip, no byte before the damage is lost.
     """
 
     name: str
@@ -135,7 +141,7 @@ class Format:
     max_output: int = 4096
 
 
-# RFC 8878 section 3.1: a frame, and skippable frames, with which pzstd begins
+# RFC 8878 section 3.1: the magic numbers of a frame and of skippable frames. pzstd writes a skippable frame first.
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
 _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
     ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
@@ -148,15 +154,19 @@ _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
 
 
 def format_of(head: bytes) -> Format | None:
-    """Returns the format of a file that begins with `head` (MAGIC_BYTES bytes); None if it is not compressed."""
+    """Returns the format of a file that begins with `head`, or None if the file is not compressed.
+
+    `head` has MAGIC_BYTES bytes, or fewer if the file is shorter.
+    """
     return next((format for magics, format in _FORMATS if head.startswith(magics)), None)
 
 
 class Decompressor:
-    """Reads the decompressed bytes of all members of a file; zero bytes between members are skipped.
+    """Reads the decompressed bytes of all members of a file. Skips zero bytes between members.
 
-    `read_compressed(size)` returns at most `size` bytes, and no bytes at the end of the file. `head` has the bytes of
-    the file that were read before; it must not be empty. Raises MissingPackageError.
+    `read_compressed(size)` returns at most `size` bytes, and no bytes at the end of the file. `head` contains the bytes
+    that were already read from the file. It must not be empty. Raises MissingPackageError if the package for the format
+    is not installed.
     """
 
     def __init__(self, format: Format, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
@@ -176,7 +186,8 @@ class Decompressor:
     def read(self, size: int) -> bytes:
         """Returns 1 to `size` bytes, or no bytes at the end of the file.
 
-        Raises DamagedError if the file is truncated or damaged, after the bytes before that place.
+        If the file is truncated or damaged, first returns the bytes before the damage. The next call raises
+        DamagedError.
         """
         while True:
             if not self._member:

@@ -3,4 +3,7 @@
 
 
 class CaptureError(Exception):
-    """A capture cannot be read, or only in part. The message is one line: the file, the cause, and the position."""
+    """A capture cannot be read, or only a part of it can be read.
+
+    The message is one line: the file, the cause, and the position.
+    """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link headers of hosts and LANs: loopback, Linux cooked captures, firewall logs, and LANs other than Ethernet."""
+"""Reads link headers of hosts and LANs: loopback, Linux cooked captures, firewall logs, and LANs except Ethernet."""
 
 import numpy as np
 
@@ -19,11 +19,14 @@ from otel_epping.replay.capture.packet_view import (
 from otel_epping.replay.capture.wan_headers import ppp
 from otel_epping.replay.capture.wifi_headers import frame, prism, radiotap
 
-# AF_INET, then AF_INET6 on Linux, Windows, NetBSD and OpenBSD, Solaris, FreeBSD, macOS
+# AF_INET is 2. AF_INET6 is 10 on Linux, 23 on Windows, 24 on NetBSD and OpenBSD, 26 on Solaris, 28 on FreeBSD, 30 on
+# macOS.
 _BY_FAMILY = lookup_table(256, {2: IPV4, 10: IPV6, 23: IPV6, 24: IPV6, 26: IPV6, 28: IPV6, 30: IPV6})
-# Numbers below this are no EtherTypes (IEEE 802.3); Linux uses some of them for other protocols (linux/if_ether.h).
+# Numbers below _MIN_ETHERTYPE are not EtherTypes (IEEE 802.3). Linux uses some of these numbers for other protocols
+# (linux/if_ether.h).
 _MIN_ETHERTYPE, _LLC = 0x0600, 0x0004
-# linux/if_arp.h: hardware types whose protocol field is no EtherType, and those with a further link header
+# Hardware types of linux/if_arp.h. In packets of type _NETLINK, the protocol field is not an EtherType. Packets of the
+# types in _WIRELESS contain another link header.
 _NETLINK, _WIRELESS = 824, {801: frame, 802: prism, 803: radiotap}
 
 # linux/netfilter/nfnetlink_log.h
@@ -31,7 +34,7 @@ _PACKET_HEADER, _PAYLOAD, _KIND = 1, 9, 0x3FFF
 _MAX_ATTRIBUTES = 64
 _ARCNET = lookup_table(256, {212: IPV4, 240: IPV4, 196: IPV6})  # RFC 1201, RFC 1051, RFC 2497
 _ARCNET_OLD = 240
-# ERF types that carry Ethernet, PPP or HDLC, or IP (libpcap's pcap-dag.c)
+# The ERF types of records with an Ethernet frame, a PPP or HDLC frame, and an IP packet (libpcap's pcap-dag.c)
 _ERF_ETHERNET, _ERF_HDLC, _ERF_IP = (2, 11, 16, 20), (1, 10, 15, 19), (22, 23)
 _ERF_MORE = 0x80
 _MAX_ERF_EXTENSIONS = 16
@@ -39,25 +42,25 @@ _START_OF_FRAME = 0xD5
 
 
 def null(view: PacketView) -> LinkHeaders:
-    """BSD loopback: an address family of 4 bytes, in the byte order of the capturing machine.
+    """Reads a BSD loopback header: an address family of 4 bytes, in the byte order of the capturing machine.
 
-    The number is below 256, so byte 0 or byte 3 is zero.
+    The number of the address family is below 256. So byte 0 or byte 3 contains this number, and the other byte is zero.
     """
     return fixed_size(4, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
 
 def enc(view: PacketView) -> LinkHeaders:
-    """OpenBSD enc(4): address family as in null(), security parameter index, flags."""
+    """Reads an OpenBSD enc(4) header: address family as in null(), security parameter index, flags."""
     return fixed_size(12, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
 
 def pflog(view: PacketView) -> LinkHeaders:
-    """BSD pflog(4): header length, address family. The header is padded to a multiple of 4 bytes."""
+    """Reads a BSD pflog(4) header: header length, address family. The header is padded to a multiple of 4 bytes."""
     return LinkHeaders((view.byte(0) + 3) // 4 * 4, _BY_FAMILY[view.byte(1)])
 
 
 def ipnet(view: PacketView) -> LinkHeaders:
-    """Solaris ipnet: version, address family."""
+    """Reads a Solaris ipnet header: version, address family."""
     return fixed_size(24, _BY_FAMILY[view.byte(1)])
 
 
@@ -73,18 +76,22 @@ def _cooked(view: PacketView, size: int, protocol_at: int, hardware_at: int) -> 
 
 
 def cooked(view: PacketView) -> LinkHeaders:
-    """Linux cooked capture version 1, as `tcpdump -i any` writes it."""
+    """Reads the header of Linux cooked captures version 1 (SLL), as older versions of `tcpdump -i any` write it."""
     return _cooked(view, 16, 14, 2)
 
 
 def cooked_v2(view: PacketView) -> LinkHeaders:
-    """Linux cooked capture version 2."""
+    """Reads the header of Linux cooked captures version 2 (SLL2)."""
     return _cooked(view, 20, 0, 8)
 
 
 def nflog(view: PacketView) -> LinkHeaders:
-    """Linux NFLOG: netlink attributes, one of which contains the packet; in the capturing machine's byte order."""
-    # The first attribute has at most 255 bytes, so one byte of its length is zero and reveals the byte order.
+    """Reads Linux NFLOG: netlink attributes in the byte order of the capturing machine.
+
+    One of these attributes contains the packet.
+    """
+    # The first attribute has at most 255 bytes. So one of the two bytes of its length is zero. The position of the zero
+    # byte shows the byte order.
     is_big = (view.byte(4) == 0) & (view.byte(5) != 0)
     family, protocol = view.byte(0), view.zeros()
     at, found, ends = np.full(len(view), 4), view.zeros(), view.ends - view.starts
@@ -106,17 +113,17 @@ def nflog(view: PacketView) -> LinkHeaders:
 
 
 def pppoe(view: PacketView) -> LinkHeaders:
-    """PPPoE without an Ethernet header."""
+    """Reads PPPoE packets without an Ethernet header."""
     return fixed_size(0, view.zeros() + PPPOE_SESSION)
 
 
 def mpls(view: PacketView) -> LinkHeaders:
-    """MPLS without an Ethernet header."""
+    """Reads MPLS packets without an Ethernet header."""
     return fixed_size(0, view.zeros() + MPLS)
 
 
 def token_ring(view: PacketView) -> LinkHeaders:
-    """Token Ring, IEEE 802.5: access and frame control, addresses, routing information.
+    """Reads a Token Ring header (IEEE 802.5): access control, frame control, addresses, routing information.
 
     The highest bit of the source address marks packets with routing information.
     """
@@ -125,29 +132,29 @@ def token_ring(view: PacketView) -> LinkHeaders:
 
 
 def fddi(view: PacketView) -> LinkHeaders:
-    """FDDI: frame control, addresses."""
+    """Reads an FDDI header: frame control, addresses."""
     return only_if(np.isin(view.byte(0) & 0xF0, (0x50, 0xD0)), after(13, llc)(view))
 
 
 def fibre_channel(view: PacketView) -> LinkHeaders:
-    """IP over Fibre Channel, RFC 2625: the network header."""
+    """Reads the network header of IP over Fibre Channel (RFC 2625)."""
     return after(16, llc)(view)
 
 
 def infiniband(view: PacketView) -> LinkHeaders:
-    """IP over InfiniBand, RFC 4391: global route header, EtherType, 2 reserved bytes."""
+    """Reads the header of IP over InfiniBand (RFC 4391): global route header, EtherType, 2 reserved bytes."""
     return fixed_size(44, view.big(40))
 
 
 def firewire(view: PacketView) -> LinkHeaders:
-    """macOS IP over IEEE 1394: two addresses of 8 bytes, EtherType."""
+    """Reads the header of IP over IEEE 1394 on macOS: two addresses of 8 bytes, EtherType."""
     return fixed_size(18, view.big(16))
 
 
 def arcnet(view: PacketView) -> LinkHeaders:
-    """ARCNET: addresses and type. In RFC 1201 a split flag and a sequence number follow.
+    """Reads an ARCNET header: addresses and type. In the format of RFC 1201, a split flag and a sequence number follow.
 
-    An exception frame (RFC 1201) has 4 bytes more between type and split flag.
+    An exception frame (RFC 1201) has 4 additional bytes between the type and the split flag.
     """
     kind, is_exception = view.byte(2), view.byte(3) == 0xFF
     size = np.where(kind == _ARCNET_OLD, 3, np.where(is_exception, 10, 6))
@@ -156,36 +163,39 @@ def arcnet(view: PacketView) -> LinkHeaders:
 
 
 def arcnet_linux(view: PacketView) -> LinkHeaders:
-    """Linux ARCNET: as arcnet(), with an offset field before the type."""
+    """Reads a Linux ARCNET header: like arcnet(), but with an offset field before the type."""
     kind = view.byte(4)
     whole = (kind == _ARCNET_OLD) | (view.byte(5) == 0)
     return only_if(whole, LinkHeaders(np.where(kind == _ARCNET_OLD, 5, 8), _ARCNET[kind]))
 
 
 def slip(view: PacketView) -> LinkHeaders:
-    """BSD SLIP: 16 bytes: the direction, and the IP header as sent on the line, maybe compressed."""
+    """Reads a BSD SLIP header of 16 bytes: the direction, and the possibly compressed IP header as sent on the line."""
     return after(16, raw)(view)
 
 
 def symantec(view: PacketView) -> LinkHeaders:
-    """Symantec Enterprise Firewall: a header of 44 bytes with an EtherType."""
+    """Reads a header of Symantec Enterprise Firewall: 44 bytes that contain an EtherType."""
     return fixed_size(44, view.big(6))
 
 
 def preamble(view: PacketView) -> LinkHeaders:
-    """A preamble of 8 bytes; its last byte marks the start of a whole frame, not of a fragment (IEEE 802.3br)."""
+    """Reads a preamble of 8 bytes and an Ethernet header.
+
+    The last byte of the preamble shows whether a whole frame or a fragment follows (IEEE 802.3br).
+    """
     return only_if(view.byte(7) == _START_OF_FRAME, after(8, with_checksum(ethernet))(view))
 
 
 def netanalyzer_transparent(view: PacketView) -> LinkHeaders:
-    """netANALYZER in transparent mode: 4 bytes of the card, then the frame with its preamble."""
+    """Reads packets of netANALYZER in transparent mode: 4 bytes from the card, then the frame with its preamble."""
     return after(4, preamble)(view)
 
 
 def erf(view: PacketView) -> LinkHeaders:
-    """Endace ERF: a record header of 16 bytes, extension headers of 8 bytes, then the packet.
+    """Reads Endace ERF: a record header of 16 bytes, extension headers of 8 bytes each, then the packet.
 
-    The packet is an Ethernet frame after 2 bytes, a PPP or HDLC frame, or IP.
+    The packet is an Ethernet frame preceded by 2 bytes, a PPP or HDLC frame, or an IP packet.
     """
     kind = view.byte(8)
     more, size = kind, np.full(len(view), 16)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link types of captures, and the conversion of each to Ethernet, which the kernel program reads.
+"""Defines the supported link types, and converts packets to Ethernet, the only link type that the program reads.
 
 To support another link type, add a row to LINK_TYPES: its number, its name, and a function that returns the size of
 each packet's link header and the EtherType of the payload. `make docs` generates docs/links.md from these tables.
 
-The conversion writes an Ethernet header with zero addresses directly before the network header. This overwrites the old
-link header, and the record header if the link header is shorter; neither is needed any more. So no packet is copied.
-A packet counts with the length that it would have on an Ethernet.
+The conversion writes an Ethernet header with zero addresses directly before the network header. The Ethernet header
+overwrites the link header. If the link header is shorter, it also overwrites a part of the record header, which is no
+longer needed. So no packet is copied. A packet is counted with the length that it would have on Ethernet.
 
 Source of the layouts: https://www.tcpdump.org/linktypes.html
 """
@@ -24,17 +24,17 @@ ETHERNET = 1
 
 
 class LinkType(NamedTuple):
-    """A supported link type: its name in docs/links.md, and the function that reads its headers."""
+    """A supported link type: the name in docs/links.md, and the function that reads the link headers."""
 
     name: str
     read: HeaderReader
 
 
 def _enclosed(view: PacketView, link_types: Int64Array) -> LinkHeaders:
-    """Reads packets that each have their own link type. An unsupported link type results in EtherType UNKNOWN."""
+    """Reads packets of different link types. A packet of an unsupported link type gets the EtherType UNKNOWN."""
     sizes, ethertypes, trailers = view.zeros(), view.zeros(), view.zeros()
     for number in np.unique(link_types).tolist():
-        # An envelope inside an envelope is not read.
+        # An envelope that contains another envelope is not supported.
         if number in LINK_TYPES and number not in _ENVELOPES:
             of_type = link_types == number
             headers = LINK_TYPES[number].read(view.take(of_type))
@@ -43,18 +43,18 @@ def _enclosed(view: PacketView, link_types: Int64Array) -> LinkHeaders:
 
 
 def _ppi(view: PacketView) -> LinkHeaders:
-    """PPI: version, flags, header length, link type of the payload."""
+    """Reads a PPI header: version, flags, header length, link type of the payload."""
     size = view.little(2, 2)
     return _enclosed(view.skip(size), view.little(4, 4)).preceded_by(size)
 
 
 def _pktap(view: PacketView) -> LinkHeaders:
-    """PKTAP of macOS: header length, record type (1 is a packet), link type of the payload."""
+    """Reads a PKTAP header of macOS: header length, record type (1 is a packet), link type of the payload."""
     size = view.little(0, 4)
     return only_if(view.little(4, 4) == 1, _enclosed(view.skip(size), view.little(8, 4)).preceded_by(size))
 
 
-# Link types whose payload has a link type of its own.
+# Link types whose headers contain the link type of the payload.
 _ENVELOPES = (192, 258)
 LINK_TYPES: dict[int, LinkType] = {
     0: LinkType("BSD loopback, NULL", lan_headers.null),
@@ -113,7 +113,7 @@ LINK_TYPES: dict[int, LinkType] = {
     284: LinkType("Ethernet with a Marvell switch tag, DSA", common_headers.after(4, common_headers.ethernet)),
     285: LinkType("Ethernet with a Marvell switch tag, EDSA", common_headers.after(8, common_headers.ethernet)),
 }
-# Known link types that carry no IP, or carry it in an unsupported form; the names are used in error messages.
+# Known link types that do not carry IP, or carry IP in an unsupported form. Error messages contain these names.
 UNSUPPORTED = {
     3: "AX.25",
     102: "BSD/OS SLIP",
@@ -215,20 +215,21 @@ UNSUPPORTED = {
 }
 SUPPORTED = tuple(LINK_TYPES)
 CURE = (
-    "capture with another link type (`tcpdump -L` lists them, `tcpdump -y` selects one), "
+    "capture with another link type (`tcpdump -L` lists the link types, `tcpdump -y` selects one), "
     "or remove the link header with `editcap -C BYTES -T ether`"
 )
 
 
 def describe(link_type: int) -> str:
-    """Returns the number of an unsupported link type, with its name if it has one here."""
+    """Returns the number of an unsupported link type, followed by its name if UNSUPPORTED contains the name."""
     return f"{link_type} ({UNSUPPORTED[link_type]})" if link_type in UNSUPPORTED else str(link_type)
 
 
 def to_ethernet(batch: PacketBatch) -> PacketBatch:
-    """Returns the packets with Ethernet headers; all link types must be in SUPPORTED. Writes into the batch's buffer.
+    """Returns the packets with Ethernet headers. Writes these headers into the buffer of the batch.
 
-    A packet shorter than its link header is shorter than an Ethernet header in the result.
+    All link types must be in SUPPORTED. If a packet is shorter than its link header, its length in the result is less
+    than the length of an Ethernet header.
     """
     starts, captured, original = batch.starts.copy(), batch.captured.copy(), batch.original.copy()
     for number in np.unique(batch.link_types).tolist():
@@ -244,7 +245,8 @@ def to_ethernet(batch: PacketBatch) -> PacketBatch:
         # The snap length may have cut off the trailer already.
         without_trailer = np.minimum(captured[of_type], original[of_type])
         captured[of_type] = np.where(np.greater(headers.trailers, 0), without_trailer, captured[of_type])
-        # A packet shorter than its link header has no room for an Ethernet header: the next packet's bytes follow.
+        # If a packet is shorter than its link header, no Ethernet header is written, because it would overwrite bytes
+        # of the next packet.
         fits = captured[of_type] >= ETHERNET_HEADER
         ethernet = np.zeros((np.count_nonzero(fits), ETHERNET_HEADER), np.uint8)
         ethertypes = headers.ethertypes[fits]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets of a capture as numpy arrays, some thousand at a time.
+"""Represents up to MAX_PACKETS packets of a capture as numpy arrays.
 
-A Python object per packet would cost as much as all other processing. So a format's reader only walks from record to
-record in Python, and numpy does everything else for the whole batch.
+Creating a Python object for each packet would take as long as all other processing. So the reader of a file format uses
+Python only to go from record to record. numpy does everything else for the whole batch.
 """
 
 from dataclasses import dataclass, replace
@@ -13,26 +13,28 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
-# Enough packets per numpy call, and few enough that intermediate arrays stay in the processor's cache.
+# With this number of packets, the overhead of a numpy call is small, and intermediate arrays still fit into the
+# processor's cache.
 MAX_PACKETS = 4096
-# libpcap's MAXIMUM_SNAPLEN. A record with a greater length is treated as damage.
+# libpcap's MAXIMUM_SNAPLEN. If a record has a greater length, the file is treated as damaged.
 MAX_CAPTURED = 262_144
 UNTIMED_NS = 0
 
 
 @dataclass(frozen=True)
 class PacketBatch:
-    """Consecutive packets of a capture. Valid until the next batch is requested, which reuses the buffer.
+    """Consecutive packets of a capture. A batch is valid until the next batch is requested, which reuses the buffer.
 
-    Each array has the shape (packets,):
+    `buffer` has the shape (bytes,). All other arrays have the shape (packets,):
 
-    buffer       bytes of the packets, and other bytes between them; shape (bytes,)
+    buffer       bytes of the packets, and other bytes between the packets
     offset       position of the buffer's first byte in the (decompressed) capture
     starts       index in `buffer` of each packet's first byte
-    captured     bytes of each packet that were captured
-    original     bytes of each packet on the wire
-    times_ns     Unix time in ns; UNTIMED_NS if the capture has no timestamp, or an invalid one: 1970-01-01 00:00 or
-                 before, more than 63 bits of ns (after the year 2262), or a fraction of a second or more
+    captured     number of captured bytes of each packet
+    original     number of bytes of each packet on the wire
+    times_ns     Unix time in ns; UNTIMED_NS if the timestamp is missing or invalid. A timestamp is invalid if it is
+                 1970-01-01 00:00 or earlier, if it needs more than 63 bits in ns (after the year 2262), or if its
+                 fraction is one second or more.
     link_types   LINKTYPE_ values (https://www.tcpdump.org/linktypes.html)
     """
 
@@ -56,18 +58,18 @@ class PacketBatch:
 def without_trailers(
     captured: Int64Array, original: Int64Array, sizes: Int64Array | int
 ) -> tuple[Int64Array, Int64Array]:
-    """Returns captured and original lengths of packets without the last `sizes` bytes.
+    """Returns the captured and original lengths of packets after their last `sizes` bytes are removed.
 
-    The snap length may have cut these bytes off already; then the captured length stays as it is.
+    If the snap length has already cut off these bytes, the captured length does not change.
     """
     original = np.maximum(original - sizes, 0)
     return np.where(np.greater(sizes, 0), np.minimum(captured, original), captured), original
 
 
 def words(buffer: Bytes, at: Int64Array, count: int, order: str) -> Int64Array:
-    """Returns unsigned 32-bit words, shape (len(at), count): `count` consecutive words from each index in `at`.
+    """Returns `count` consecutive unsigned 32-bit words from each index in `at`. The shape is (len(at), count).
 
-    `order` is the byte order: < for little-endian, > for big-endian.
+    `order` is the byte order: < means little-endian, > means big-endian.
     """
     found: Int64Array = buffer[at[:, None] + np.arange(4 * count)].view(f"{order}u4").astype(np.int64)
     return found

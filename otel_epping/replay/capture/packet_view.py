@@ -14,10 +14,10 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class PacketView:
-    """Packets in a buffer: packet i has the bytes `buffer[starts[i]:ends[i]]`.
+    """Packets in a buffer: the bytes of packet i are `buffer[starts[i]:ends[i]]`.
 
-    A `place` is an offset from the start of each packet: one number for all packets, or an array of shape (packets,).
-    Each result has the shape (packets,). Bytes outside a packet are read as 0.
+    The parameter `place` is an offset from the start of each packet. It is one number for all packets, or an array of
+    shape (packets,). Each result has the shape (packets,). A byte outside of its packet is read as 0.
     """
 
     buffer: Bytes
@@ -36,7 +36,7 @@ class PacketView:
         return PacketView(self.buffer, self.starts + size, self.ends)
 
     def zeros(self) -> Int64Array:
-        """Returns a zero per packet."""
+        """Returns an array with a zero for each packet."""
         return np.zeros_like(self.starts)
 
     def byte(self, place: int | Int64Array) -> Int64Array:
@@ -47,14 +47,14 @@ class PacketView:
         return found
 
     def big(self, place: int | Int64Array, size: int = 2) -> Int64Array:
-        """Returns the unsigned big-endian number of `size` bytes at `place`."""
+        """Returns the unsigned number that is stored in `size` bytes at `place`, in big-endian byte order."""
         number = self.zeros()
         for offset in range(size):
             number = number << 8 | self.byte(place + offset)
         return number
 
     def little(self, place: int | Int64Array, size: int) -> Int64Array:
-        """Returns the unsigned little-endian number of `size` bytes at `place`."""
+        """Returns the unsigned number that is stored in `size` bytes at `place`, in little-endian byte order."""
         number = self.zeros()
         for offset in reversed(range(size)):
             number = number << 8 | self.byte(place + offset)
@@ -65,9 +65,9 @@ class PacketView:
 class LinkHeaders:
     """The link headers of packets. Arrays have the shape (packets,).
 
-    sizes       bytes of the link header
+    sizes       number of bytes of the link header
     ethertypes  EtherType of the payload after the link header, or UNKNOWN
-    trailers    bytes at the end of the frame that do not belong to the payload
+    trailers    number of bytes at the end of the frame that do not belong to the payload
     """
 
     sizes: Int64Array
@@ -88,7 +88,10 @@ ETHERNET_HEADER = 14
 
 
 def lookup_table(size: int, ethertypes: dict[int, int]) -> Int64Array:
-    """Returns an array of shape (size,) that maps a protocol number to an EtherType, by default to UNKNOWN."""
+    """Returns an array of shape (size,) that maps protocol numbers to EtherTypes.
+
+    A protocol number that `ethertypes` does not contain is mapped to UNKNOWN.
+    """
     found = np.full(size, UNKNOWN)
     for number, ethertype in ethertypes.items():
         found[number] = ethertype
@@ -96,12 +99,12 @@ def lookup_table(size: int, ethertypes: dict[int, int]) -> Int64Array:
 
 
 def fixed_size(size: int, ethertypes: Int64Array) -> LinkHeaders:
-    """Returns headers that all have `size` bytes and no trailer."""
+    """Returns link headers that all have `size` bytes. The packets have no trailers."""
     return LinkHeaders(np.full_like(ethertypes, size), ethertypes)
 
 
 def choose(condition: Mask, yes: LinkHeaders, no: LinkHeaders) -> LinkHeaders:
-    """Returns `yes` for packets where the condition is true, `no` for all others."""
+    """Returns the headers in `yes` for packets where the condition is true, and the headers in `no` for all others."""
     return LinkHeaders(
         np.where(condition, yes.sizes, no.sizes),
         np.where(condition, yes.ethertypes, no.ethertypes),
@@ -110,5 +113,5 @@ def choose(condition: Mask, yes: LinkHeaders, no: LinkHeaders) -> LinkHeaders:
 
 
 def only_if(condition: Mask, headers: LinkHeaders) -> LinkHeaders:
-    """Returns the headers with EtherType UNKNOWN for packets where the condition is false."""
+    """Returns the headers, but with EtherType UNKNOWN for packets where the condition is false."""
     return LinkHeaders(headers.sizes, np.where(condition, headers.ethertypes, UNKNOWN), headers.trailers)

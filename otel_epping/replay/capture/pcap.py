@@ -1,16 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads pcap, libpcap's original format: a file header, then records with a header of 16 bytes each.
+"""Reads pcap, the original format of libpcap: a file header, then records with a header of 16 bytes each.
 
-Source: draft-ietf-opsawg-pcap. Why not a library: dpkt provides neither the original length of a packet nor the byte
-order, and treats a truncated file as a complete one; scapy reads 10,000 packets a second.
+The format is defined in draft-ietf-opsawg-pcap. No library is used. dpkt provides neither the original length of a
+packet nor the byte order, and treats a truncated file as complete. scapy reads only 10,000 packets per second.
 
-Variants are read as libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c) read them:
+Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c):
 
-- Alexey Kuznetzov's patches in Red Hat 6 and SuSE 6: each record header has 8 or 12 more bytes. The magic number
-  differs, too, except in some versions from ss990417 on. Nokia IPSO: each record header has 4 more bytes.
-- Versions 2.0 to 2.2, and 543.0 of DG/UX: captured and original length are swapped. Version 2.3: in either order.
-- AIX: version 2.2, a fraction in nanoseconds, and interface types (RFC 1573) as link types.
-- Ixia lcap: 4 more bytes in the file header.
+- Files of libpcap with Alexey Kuznetzov's patches, as in Red Hat 6 and SuSE 6: each record header has 8 or 12
+  additional bytes. The magic number also differs, except in some versions from ss990417 on.
+- Files of Nokia IPSO: each record header has 4 additional bytes.
+- Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: captured and original length are swapped.
+- Files of version 2.3: captured and original length are in either order.
+- Files of AIX: the version is 2.2, the fraction of a timestamp is in ns, and link types are the interface types of
+  RFC 1573.
+- Files of Ixia (lcap): the file header has 4 additional bytes.
 """
 
 import struct
@@ -36,7 +39,7 @@ _US, _NS = 1000, 1
 
 
 class _Lengths(Enum):
-    """The order of captured and original length in a record header, as a struct format."""
+    """The order of the captured and the original length in a record header, as a format of the struct module."""
 
     USUAL = "8xI"
     SWAPPED = "12xI"
@@ -45,7 +48,7 @@ class _Lengths(Enum):
 
 @dataclass(frozen=True)
 class _Layout:
-    """The layout of records: byte order, ns per unit of the timestamp's fraction, bytes of a record header."""
+    """The layout of records. `unit_ns` is the unit of a timestamp's fraction in ns. `header` is in bytes."""
 
     order: str
     unit_ns: int
@@ -57,7 +60,10 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _Magic:
-    """A magic number, and the layouts of its files; `headers` are possible record header sizes, the likeliest first."""
+    """A magic number, and the possible layouts of files with this magic number.
+
+    `headers` contains the possible sizes of a record header, the likeliest size first.
+    """
 
     number: int
     unit_ns: int
@@ -78,17 +84,17 @@ _MAGICS = {
     )
 }
 MAGICS = frozenset(_MAGICS)
-"""The first 4 bytes of a pcap file, in all variants."""
+"""The possible values of the first 4 bytes of a pcap file."""
 
-# (Major, minor) version, and the order of the lengths in its record headers.
+# The versions (major, minor), and the order of the two lengths in the record headers of each version.
 _VERSIONS = {(2, 4): _Lengths.USUAL, (2, 3): _Lengths.EITHER, (543, 0): _Lengths.SWAPPED} | {
     (2, minor): _Lengths.SWAPPED for minor in range(3)
 }
-# AIX interface types (RFC 1573) of Ethernet, Token Ring, FDDI and loopback, and their link types.
+# Maps the AIX interface types (RFC 1573) of Ethernet, Token Ring, FDDI and loopback to link types.
 _AIX_VERSION = (2, 2)
 _AIX_LINKS = {6: 1, 9: 6, 15: 10, 24: 0}
 _LINK_BITS = 0xFFFF
-# If this bit is set, the highest four bits are the length of the frame check sequence in units of 16 bits.
+# If _CHECK_SEQUENCE_BIT is set, the highest four bits are the length of the frame check sequence in units of 16 bits.
 _CHECK_SEQUENCE_BIT, _CHECK_SEQUENCE_SHIFT = 0x0400_0000, 28
 # Wireshark's maximum packet length.
 _MAX_ORIGINAL = 128 << 20
@@ -98,7 +104,7 @@ _TRIED_RECORDS = 3
 def batches(stream: Stream) -> Iterator[PacketBatch]:
     """Yields all packets of a stream that begins with one of MAGICS.
 
-    Raises CaptureError at the first truncated or damaged record, after all packets before it.
+    If a record is truncated or damaged, yields all packets before this record, and then raises CaptureError.
     """
     layout = _file_header(stream)
     while True:
@@ -110,7 +116,7 @@ def batches(stream: Stream) -> Iterator[PacketBatch]:
 
 
 def _file_header(stream: Stream) -> _Layout:
-    """Reads the file header, and finds the size of the record headers."""
+    """Reads the file header, and determines the layout of the records."""
     order, magic = _MAGICS[bytes(stream.memory[stream.start : stream.start + 4])]
     if not stream.fill(magic.file_header):
         raise stream.error("is truncated in the file header", stream.end)
@@ -123,7 +129,7 @@ def _file_header(stream: Stream) -> _Layout:
     stream.start += magic.file_header
     if (major, minor) == _AIX_VERSION and link in _AIX_LINKS:
         return replace(layout, unit_ns=_NS, link_type=_AIX_LINKS[link])
-    # Do not wait for more bytes of a pipe: use the likeliest size, as libpcap does.
+    # If the file is a pipe, do not wait for more bytes, but use the likeliest size, as libpcap does.
     if len(magic.headers) > 1 and stream.size:
         stream.fill(_TRIED_RECORDS * (_MODIFIED_SMP + MAX_CAPTURED))
         fitting = (size for size in magic.headers if _is_plausible(stream, replace(layout, header=size)))
@@ -132,7 +138,7 @@ def _file_header(stream: Stream) -> _Layout:
 
 
 def _is_plausible(stream: Stream, layout: _Layout) -> bool:
-    """Returns whether the first records in the window have plausible headers."""
+    """Returns True if the headers of the first records in the window are plausible in this layout."""
     memory, at = stream.memory, stream.start
     for _ in range(_TRIED_RECORDS):
         if at + layout.header > stream.end:
@@ -147,7 +153,10 @@ def _is_plausible(stream: Stream, layout: _Layout) -> bool:
 
 
 def _walk(stream: Stream, layout: _Layout) -> list[int]:
-    """Returns the indexes of the complete records in the window; advances the window past them."""
+    """Returns the indexes of the complete records in the window.
+
+    Moves the start of the window to the end of the last complete record.
+    """
     memory, at, end, header = stream.memory, stream.start, stream.end, layout.header
     captured_at = struct.Struct(layout.order + layout.lengths.value).unpack_from
     either = layout.lengths is _Lengths.EITHER
@@ -165,12 +174,15 @@ def _walk(stream: Stream, layout: _Layout) -> list[int]:
 
 
 def _is_blank(stream: Stream, at: int) -> bool:
-    """Returns whether a record header is all zeros: after a crash, a file may have its size but not yet its data."""
+    """Returns True if a record header contains only zeros.
+
+    After a crash, a file may have its final size, but contain zeros in place of data that were not written.
+    """
     return not any(stream.memory[at : at + _HEADER])
 
 
 def _fill_record(stream: Stream, layout: _Layout) -> bool:
-    """Reads until the window has a complete record; returns False at the end of the file."""
+    """Reads until the window contains a complete record. Returns False at the end of the file."""
     if not stream.fill(layout.header):
         if stream.unread:
             raise stream.error("is truncated in the middle of a packet", stream.start)
@@ -194,7 +206,7 @@ def _batch(stream: Stream, records: list[int], layout: _Layout) -> PacketBatch:
         captured, original = np.minimum(captured, original), np.maximum(captured, original)
     if layout.check_sequence:
         captured, original = without_trailers(captured, original, layout.check_sequence)
-    # A fraction of a second or more is invalid.
+    # A timestamp is invalid if its fraction is one second or more.
     timed = fraction * layout.unit_ns < 10**9
     return PacketBatch(
         buffer=stream.buffer,

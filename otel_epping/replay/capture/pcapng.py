@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the packets of pcapng: sections with their own interfaces, and blocks. All blocks without packets are skipped.
+"""Reads the packets of pcapng files. A file consists of sections, and a section consists of blocks.
 
-Source: draft-ietf-opsawg-pcapng. Why not a library: dpkt provides neither the original length of a packet nor the link
-type of its interface, and treats a truncated file as a complete one; scapy reads 10,000 packets a second.
+Each section describes its own interfaces. Only blocks with a section header, an interface or a packet are read. All
+other blocks are skipped. The format is defined in draft-ietf-opsawg-pcapng.
+
+No library is used. dpkt provides neither the original length of a packet nor the link type of its interface, and treats
+a truncated file as complete. scapy reads only 10,000 packets per second.
 """
 
 import struct
@@ -23,13 +26,13 @@ from otel_epping.replay.capture.stream import WINDOW, Stream
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 
-# Block types. The type of a section header is the same in both byte orders.
+# The block types. The type of a section header is the same number in both byte orders.
 _SECTION = 0x0A0D0D0A
 _INTERFACE = 1
 _OBSOLETE_PACKET = 2
 _SIMPLE_PACKET = 3
 _ENHANCED_PACKET = 6
-# Bytes of a packet block before the packet.
+# Number of bytes before the packet in each type of packet block.
 _HEADERS = {_OBSOLETE_PACKET: 28, _SIMPLE_PACKET: 12, _ENHANCED_PACKET: 28}
 _TRAILER = 4
 _MIN_BLOCK = 12
@@ -63,7 +66,7 @@ class _Section:
 def batches(stream: Stream) -> Iterator[PacketBatch]:
     """Yields all packets of a stream that begins with MAGIC.
 
-    Raises CaptureError at the first truncated or damaged block, after all packets before it.
+    If a block is truncated or damaged, yields all packets before this block, and then raises CaptureError.
     """
     section = _Section("<")
     while True:
@@ -79,10 +82,10 @@ def batches(stream: Stream) -> Iterator[PacketBatch]:
 
 
 def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
-    """Returns a packet block type, and the indexes of the complete blocks of this type; advances the window past them.
+    """Returns the type of the next packet blocks, and the indexes of the complete blocks of this type.
 
-    Skips blocks that are irrelevant here. Stops before section and interface blocks, packet blocks of another type, and
-    damaged blocks.
+    Moves the start of the window to the end of these blocks. Skips blocks that are neither packet, section nor
+    interface blocks. Stops before a section or interface block, a packet block of another type, or a damaged block.
     """
     memory, at, end = stream.memory, stream.start, stream.end
     head = struct.Struct(f"{section.order}II").unpack_from
@@ -103,9 +106,10 @@ def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
 
 
 def _process_block(stream: Stream, section: _Section) -> _Section:
-    """Processes a section or interface block; reads until a packet block is complete; skips all others.
+    """Processes the next block, and returns the section that applies after it.
 
-    Returns the section that applies afterwards.
+    Reads section and interface blocks. If the block is a packet block, only fills the window until it contains the
+    complete block. Skips all other blocks.
     """
     magic = bytes(stream.memory[stream.start + 8 : stream.start + 12])
     kind, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
@@ -148,13 +152,16 @@ def _interface(block: bytes, order: str) -> _CaptureInterface:
         elif code == _TSOFFSET and len(value) == 8:
             (offset_s,) = struct.unpack(f"{order}q", value)
         at += 4 + -(-length // 4) * 4
-    # The highest bit selects powers of two instead of powers of ten.
+    # If the highest bit is set, the resolution is a power of two, otherwise a power of ten.
     units_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
     return _CaptureInterface(link, snap_length, units_per_s, offset_s, check_sequence)
 
 
 def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> Iterator[PacketBatch]:
-    """Yields the packets of complete blocks of type `kind`, at indexes `at`. Raises CaptureError at a damaged block."""
+    """Yields the packets of the complete blocks of type `kind` that start at the indexes `at`.
+
+    If a block is damaged, yields the packets before this block, and then raises CaptureError.
+    """
     header = _HEADERS[kind]
     fields = words(stream.buffer, at, header // 4, section.order).T
     length = fields[1]
@@ -168,7 +175,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> It
         ticks = None
     else:
         number, high, low, captured, original = fields[2:]
-        if kind == _OBSOLETE_PACKET:  # the other 16 bits count dropped packets
+        if kind == _OBSOLETE_PACKET:  # 16 bits are the interface number, the other 16 bits count dropped packets
             number = number >> 16 if section.order == ">" else number & 0xFFFF
         ticks = high.astype(np.uint64) << np.uint64(32) | low.astype(np.uint64)
     closed = words(stream.buffer, at + length - _TRAILER, 1, section.order)[:, 0] == length
@@ -192,20 +199,24 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> It
 
 
 def _times_ns(section: _Section, number: Int64Array, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Int64Array:
-    """Returns Unix times in ns, by the resolution and offset of each interface; UNTIMED_NS for an invalid time."""
+    """Returns the Unix times of packets in ns. An invalid time becomes UNTIMED_NS.
+
+    `number` contains the interface number of each packet. The resolution and the offset of the interface are applied.
+    """
     times_ns = np.full(len(number), UNTIMED_NS, np.int64)
     for each in np.unique(number).tolist():
         interface = section.interfaces[each]
         of_interface = number == each
         offset_ns = interface.offset_s * 10**9
         unit_ns, rest = divmod(10**9, interface.units_per_s)
-        # A tick is nearly always a whole number of ns: use numpy. Otherwise use Python integers, which do not overflow.
+        # If a tick is a whole number of ns, which is the usual case, numpy is used. Otherwise Python integers are used,
+        # because they do not overflow.
         if rest == 0:
             first, last = -(-(1 - offset_ns) // unit_ns), (_MAX_NS - offset_ns) // unit_ns
             if last < 0 or first > _MAX_TICKS:
                 continue
             valid = (ticks[of_interface] >= max(first, 0)) & (ticks[of_interface] <= min(last, _MAX_TICKS))
-            # Intermediate results may wrap around at 64 bits; the final result of a valid time fits again.
+            # Intermediate results may wrap around at 64 bits. But the final result is correct if the time is valid.
             exact = ticks[of_interface] * np.uint64(unit_ns) + np.uint64(offset_ns % _WRAP)
             times_ns[of_interface] = np.where(valid, exact.astype(np.int64), UNTIMED_NS)
         else:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A moving window over the bytes of a capture, plain or compressed, from a file or standard input.
+"""Reads a capture into a moving window. The capture may be compressed, and may be a file or standard input.
 
-Why not mmap: if a mapped file is truncated meanwhile, SIGBUS ends the process; pipes and compressed files cannot be
-mapped. Reading a megabyte at a time into the same memory is as fast, and link_types.py may write into that memory.
+mmap is not used: if another process truncates a mapped file, SIGBUS ends this process. Also, pipes and compressed files
+cannot be mapped. Reading one megabyte at a time into the same memory is as fast as mmap, and link_types.py may write
+into this memory.
 """
 
 import os
@@ -22,18 +23,19 @@ from otel_epping.replay.capture.errors import CaptureError
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20
-# Bytes before and after the window, so that reading or writing a link header at its edges stays inside the buffer.
+# Number of additional bytes before and after the window. If a link header at an edge of the window is read or written,
+# the access stays inside the buffer.
 _MARGIN = 64
-# Bytes decompressed at a time; they stay in the processor's cache.
+# Maximum number of bytes that are decompressed at a time. It is so small that the bytes fit into the processor's cache.
 _DECOMPRESSED_READ = 1 << 16
 
 
 class Stream:
-    """A window over a capture: `buffer[start:end]` holds bytes that were read and are not yet processed.
+    """A window over a capture: `buffer[start:end]` contains the bytes that were read but are not yet processed.
 
-    The caller advances `start` past the bytes that it has processed. `name` is the path, or "standard input". `size` is
-    the file size in bytes, or 0 for pipes and devices. `memory` is `buffer` as a memoryview.
-    Raises CaptureError if the file cannot be opened.
+    After the caller has processed bytes, it increases `start` by the number of these bytes. `name` is the path, or
+    "standard input". `size` is the file size in bytes, or 0 if the file is a pipe or a device. `memory` is `buffer` as
+    a memoryview. Raises CaptureError if the file cannot be opened.
     """
 
     def __init__(self, path: str) -> None:
@@ -44,7 +46,7 @@ class Stream:
         self._passed = 0
         self._failure: CaptureError | None = None
         try:
-            # Unbuffered: a buffered file would wait for more bytes than a pipe has.
+            # The file is unbuffered, because a buffered file would wait for more bytes than a pipe currently contains.
             if path == STANDARD_INPUT:
                 self._file = open(0, "rb", buffering=0, closefd=False)  # noqa: SIM115
             else:
@@ -68,7 +70,7 @@ class Stream:
             self.end += len(head)
 
     def _read_head(self) -> bytes:
-        """Returns the first MAGIC_BYTES bytes of the file, or all bytes of a shorter file."""
+        """Returns the first MAGIC_BYTES bytes of the file, or all bytes if the file is shorter."""
         head = b""
         while len(head) < MAGIC_BYTES and (more := self._file.read(MAGIC_BYTES - len(head))):
             head += more
@@ -80,7 +82,7 @@ class Stream:
 
     @property
     def position(self) -> int:
-        """Number of bytes read from the file; 0 if `size` is 0."""
+        """Number of bytes that were read from the file, or 0 if `size` is 0."""
         return self._file.tell() if self.size else 0
 
     @property
@@ -94,10 +96,11 @@ class Stream:
         return self.end - self.start
 
     def fill(self, size: int) -> bool:
-        """Reads until the window has `size` bytes (at most WINDOW); returns False if the capture ends before.
+        """Reads until the window contains at least `size` bytes. `size` is at most WINDOW.
 
-        Reads more than `size` bytes if they are available. Raises CaptureError if the file cannot be read, or if its
-        compressed data are damaged; all bytes before the damage are returned first.
+        Reads more bytes if more bytes are available. Returns False if the capture ends before the window contains
+        `size` bytes. Raises CaptureError if the file cannot be read, or if the compressed data are damaged. All bytes
+        before the damage are read first.
         """
         if self.unread >= size:
             return True
@@ -107,7 +110,7 @@ class Stream:
         self.start, self.end = _MARGIN, _MARGIN + unread
         while not self._failure and (count := self._read()):
             self.end += count
-            # The next bytes of a pipe may take long to arrive.
+            # If the file is a pipe, do not wait for more bytes, because they may arrive much later.
             if self.unread >= size and not self.size:
                 break
         if self._failure and self.unread < size:
@@ -115,11 +118,11 @@ class Stream:
         return self.unread >= size
 
     def _read(self) -> int:
-        """Returns the number of bytes read; 0 if the file ends, the window is full, or reading fails.
+        """Reads once. Returns the number of bytes, or 0 if the file ends, the window is full, or the read fails.
 
-        fill() raises the failure later.
+        If the read fails, fill() raises the exception later.
         """
-        # One read per call: bytes before a damaged place are kept.
+        # Each call reads only once, so that the bytes before a damaged place are kept.
         free = self.memory[self.end : _MARGIN + WINDOW]
         try:
             if self._decompressor is None:
@@ -136,7 +139,7 @@ class Stream:
         return 0
 
     def skip(self, size: int) -> bool:
-        """Skips `size` bytes; returns False if the capture ends before."""
+        """Skips `size` bytes. Returns False if the capture ends within these bytes."""
         while size > self.unread:
             size -= self.unread
             self.start = self.end
@@ -146,6 +149,6 @@ class Stream:
         return True
 
     def error(self, cause: str, at: int) -> CaptureError:
-        """Returns an error with the file, the cause, and the position of buffer[at] in the capture."""
+        """Returns an exception with the file, the cause, and the position of `buffer[at]` in the capture."""
         where = f"byte {self.offset + at}" + (" of the decompressed data" if self._decompressor else "")
         return CaptureError(f"{self.name}: {cause}, at {where}")

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognises other file formats by their first bytes, for an error message with the format and the cure.
+"""Recognises unsupported file formats by their first bytes. An error message then shows the format and the cure.
 
-Sources: the magic numbers of Wireshark's wiretap library, of file(1), and of the formats' own specifications.
+The magic numbers are from Wireshark's wiretap library, from file(1), and from the specifications of the formats.
 """
 
 HEAD_BYTES = 262
-"""How many bytes of a file describe() examines."""
+"""Number of bytes at the start of a file that describe() examines."""
 
 _EDITCAP = "convert it with editcap -F pcapng IN OUT"
 _ETL2PCAPNG = "convert it with etl2pcapng IN.etl OUT.pcapng"
 _COMPRESSED_TWICE = "is compressed twice: decompress it once"
 
-# Position and bytes of the magic number, and the error message.
+# The position of the magic number in the file, its bytes, and the error message.
 _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"snoop\0\0\0", f"is a snoop capture (RFC 1761): {_EDITCAP}"),
     (0, b"btsnoop\0", "is a Bluetooth capture (btsnoop), which has no IP"),
@@ -25,7 +25,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x54\x52\x00\x64\x00", f"is an HP-UX nettl trace: {_EDITCAP}"),
     (0, b"\x05VNF", f"is a Visual Networks capture: {_EDITCAP}"),
     (0, b"EyeSDN", f"is an EyeSDN trace: {_EDITCAP}"),
-    # The system trace header (32-bit, 64-bit) follows the header of the first buffer.
+    # The magic number is in the system trace header, which follows the header of the first buffer. It is different for
+    # 32-bit and 64-bit systems.
     (0x48, b"\x02\0\x01\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0x48, b"\x02\0\x02\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0, b"PK\x03\x04", "is a zip archive: unzip FILE"),
@@ -53,12 +54,15 @@ _SECONDS_PER_YEAR = 31_556_952
 
 
 def describe(head: bytes) -> str | None:
-    """Returns an error message with the format of a file that begins with `head`, and the cure; None if unknown."""
+    """Returns an error message with the format of a file that begins with `head`, and the cure.
+
+    Returns None if the format is unknown.
+    """
     for at, magic, message in _MAGICS:
         if head[at:].startswith(magic):
             return message
     if len(head) >= _MIN_TEXT_BYTES and _TEXT.issuperset(head):
-        return "is text: replay reads captures as tcpdump -w writes them"
+        return "is text: replay reads binary captures, as tcpdump -w writes them"
     if len(head) >= _MIN_ERF_BYTES and head[8] & 0x7F in _ERF_TYPES:
         year = 1970 + int.from_bytes(head[_ERF_SECONDS], "little") // _SECONDS_PER_YEAR
         if year in _ERF_YEARS and int.from_bytes(head[10:12], "big") >= _MIN_ERF_BYTES:

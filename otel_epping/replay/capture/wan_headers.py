@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link headers of wide area networks: PPP, Cisco HDLC, Frame Relay, ATM, DOCSIS, and captures of Juniper routers."""
+"""Reads link headers of wide area networks: PPP, Cisco HDLC, Frame Relay, ATM, DOCSIS, and those of Juniper routers."""
 
 import numpy as np
 
@@ -26,24 +26,24 @@ _NLPID_IPV4, _NLPID_IPV6, _NLPID_SNAP, _NLPID_PPP = 0xCC, 0x8E, 0x80, 0xCF
 _BY_NLPID = lookup_table(256, {_NLPID_IPV4: IPV4, _NLPID_IPV6: IPV6})
 _UNNUMBERED = 0x03
 _BRIDGED = 0x0080C2  # the OUI of IEEE 802.1
-_BRIDGED_ETHERNET = (0x0001, 0x0007)  # with checksum and without
+_BRIDGED_ETHERNET = (0x0001, 0x0007)  # with a frame check sequence, and without
 # tcpdump's print-juniper.c
 _JUNIPER_MAGIC, _JUNIPER_EXTENDED, _JUNIPER_BARE = 0x4D4743, 0x80, 0x02
 
 
 def _ppp_protocol(view: PacketView) -> LinkHeaders:
-    """A PPP protocol field of 2 bytes, or of 1 byte if the first byte is odd (RFC 1661 section 6.5)."""
+    """Reads a PPP protocol field of 2 bytes, or of 1 byte if the first byte is odd (RFC 1661 section 6.5)."""
     compressed = view.byte(0) & 1 == 1
     return LinkHeaders(np.where(compressed, 1, 2), _BY_PPP_PROTOCOL[np.where(compressed, view.byte(0), view.big(0))])
 
 
 def cisco_hdlc(view: PacketView) -> LinkHeaders:
-    """Cisco HDLC: address, control, EtherType."""
+    """Reads a Cisco HDLC header: address, control, EtherType."""
     return fixed_size(4, view.big(2))
 
 
 def ppp(view: PacketView) -> LinkHeaders:
-    """PPP with or without address and control fields (RFC 1662 section 3.1), or Cisco HDLC."""
+    """Reads PPP with or without address and control fields (RFC 1662 section 3.1), or Cisco HDLC."""
     address = view.byte(0)
     framing = np.where((address == _PPP_ADDRESS) & (view.byte(1) == _UNNUMBERED), 2, 0)
     cisco = np.isin(address, _CISCO_ADDRESSES) & (view.byte(1) == 0)
@@ -51,12 +51,15 @@ def ppp(view: PacketView) -> LinkHeaders:
 
 
 def pppd(view: PacketView) -> LinkHeaders:
-    """PPP as pppd captures it: the direction replaces the address field."""
+    """Reads PPP as pppd captures it: the address field contains the direction instead."""
     return after(2, _ppp_protocol)(view)
 
 
 def _snap(view: PacketView, padding: int) -> LinkHeaders:
-    """SNAP: OUI and protocol, which is an EtherType; or a bridged Ethernet frame after `padding` bytes."""
+    """Reads a SNAP header: the OUI and the protocol.
+
+    Either the protocol is an EtherType, or a bridged Ethernet frame follows after `padding` bytes.
+    """
     oui, protocol = view.big(0, 3), view.big(3)
     bridged = (oui == _BRIDGED) & np.isin(protocol, _BRIDGED_ETHERNET)
     plain = only_if(oui == 0, fixed_size(5, protocol))
@@ -70,9 +73,9 @@ def _by_nlpid(view: PacketView) -> LinkHeaders:
 
 
 def frame_relay(view: PacketView) -> LinkHeaders:
-    """Frame Relay by RFC 2427, or Cisco's variant with an EtherType.
+    """Reads Frame Relay as defined in RFC 2427, or Cisco's variant with an EtherType.
 
-    The address has 2 to 4 bytes; its last byte is odd.
+    The address has 2 to 4 bytes. Only its last byte is odd.
     """
     size = np.where(view.byte(1) & 1 == 1, 2, np.where(view.byte(2) & 1 == 1, 3, 4))
     rest = view.skip(size)
@@ -82,7 +85,7 @@ def frame_relay(view: PacketView) -> LinkHeaders:
 
 
 def atm(view: PacketView) -> LinkHeaders:
-    """ATM by RFC 2684: LLC with SNAP or with an NLPID; or IP or PPP (RFC 2364) without LLC."""
+    """Reads ATM payloads: LLC with SNAP or with an NLPID (RFC 2684), or IP or PPP without LLC (RFC 2364)."""
     head = view.big(0, 3)
     snap = choose(view.big(3, 3) == _BRIDGED, _snap(view.skip(3), 2).preceded_by(3), llc(view))
     bare = choose(np.isin(view.big(0), (0x0021, 0x0057)), _ppp_protocol(view), raw(view))
@@ -90,23 +93,23 @@ def atm(view: PacketView) -> LinkHeaders:
 
 
 def sun_atm(view: PacketView) -> LinkHeaders:
-    """SunATM: 4 bytes; the first one says if LAN emulation or LLC follows."""
+    """Reads a SunATM header of 4 bytes. The first byte shows whether LAN emulation or LLC follows."""
     kind = view.byte(0) & 0x0F
     found = choose(kind == 1, after(6, ethernet)(view), after(4, atm)(view))
     return only_if((kind == 1) | (kind == 2), found)
 
 
 def docsis(view: PacketView) -> LinkHeaders:
-    """DOCSIS: a MAC header of FC_TYPE 0, with or without an extended header, then a frame (DOCSIS MULPI, 6.2)."""
+    """Reads DOCSIS: a MAC header with FC_TYPE 0, an optional extended header, then a frame (DOCSIS MULPI, 6.2)."""
     control = view.byte(0)
     size = 6 + np.where(control & 1 == 1, view.byte(1), 0)
     return only_if(control & 0xFE == 0, after(size, with_checksum(ethernet))(view))
 
 
 def juniper(inner: HeaderReader) -> HeaderReader:
-    """Returns a reader of Juniper's header with its extensions, and the headers after it.
+    """Returns a reader for the Juniper header, its extensions, and the headers after it.
 
-    Either the headers that `inner` reads follow, or 4 bytes and IP.
+    The Juniper header is followed either by the headers that `inner` reads, or by 4 bytes and an IP packet.
     """
 
     def read(view: PacketView) -> LinkHeaders:

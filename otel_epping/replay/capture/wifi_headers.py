@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IEEE 802.11 frame headers, and the headers that drivers add before them.
+"""Reads IEEE 802.11 frame headers, and the headers that drivers add before them.
 
-Only data frames that are neither encrypted nor fragmented are read. If a frame is an A-MSDU, which contains several
-packets, only its first packet is read.
+Only data frames that are neither encrypted nor fragmented are read. An A-MSDU is a frame that contains several packets.
+Only the first packet of an A-MSDU is read.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from otel_epping.replay.capture.common_headers import CHECKSUM, after, llc
 from otel_epping.replay.capture.packet_view import ETHERNET_HEADER, LinkHeaders, Mask, PacketView, only_if
 
-# Frame control, IEEE 802.11 9.2.4.1: first byte, second byte
+# The first byte and the second byte of the frame control field, IEEE 802.11 9.2.4.1
 _VERSION_AND_TYPE, _DATA, _NO_DATA, _QOS = 0x0F, 0x08, 0x40, 0x80
 _TO_AND_FROM, _MORE_FRAGMENTS, _PROTECTED, _ORDER = 0x03, 0x04, 0x40, 0x80
 _FRAGMENT_NUMBER = 0x0F
@@ -27,12 +27,12 @@ _PRISM_BYTES = 144
 
 
 def frame(view: PacketView) -> LinkHeaders:
-    """A frame without a driver header."""
+    """Reads the header of a frame without a driver header."""
     return _frame(view, np.zeros(len(view), bool))
 
 
 def _frame(view: PacketView, padded: Mask) -> LinkHeaders:
-    """A frame header; `padded` marks the packets whose header the driver padded to a multiple of 4 bytes."""
+    """Reads a frame header. `padded` is True for packets whose header the driver padded to a multiple of 4 bytes."""
     control, flags = view.byte(0), view.byte(1)
     is_qos = control & _QOS != 0
     sizes = np.full(len(view), _MIN_HEADER_BYTES)
@@ -47,7 +47,10 @@ def _frame(view: PacketView, padded: Mask) -> LinkHeaders:
 
 
 def radiotap(view: PacketView) -> LinkHeaders:
-    """Radiotap (https://www.radiotap.org): version, length, a bitmap of the fields present, and these fields."""
+    """Reads a radiotap header (https://www.radiotap.org), and the frame header after it.
+
+    A radiotap header consists of the version, the length, a bitmap of the fields that are present, and these fields.
+    """
     present = view.little(4, 4)
     fields = np.full(len(view), 8)
     more = present
@@ -66,7 +69,10 @@ def radiotap(view: PacketView) -> LinkHeaders:
 
 
 def prism(view: PacketView) -> LinkHeaders:
-    """The AVS header, which has a magic number, or the older Prism header, in either byte order."""
+    """Reads an AVS header or the older Prism header, and the frame header after it.
+
+    An AVS header begins with a magic number. A Prism header may have either byte order.
+    """
     big, little = view.big(4, 4), view.little(4, 4)
     older = np.minimum(big, little)
     size = np.where(view.big(0) == _AVS_MAGIC, big, np.where(older == 0, _PRISM_BYTES, older))
