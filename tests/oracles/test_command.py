@@ -65,9 +65,12 @@ class Mute(Ours):
 
 def test_coverage_of_too_few(check: Check) -> None:
     report = coverage.check([check.capture], Mute(check.ours))
-    flows, handshakes = "1 of 2 flows are less than 99%", "1 of 2 flows with a handshake are less than 99.5%"
+    flows, handshakes = (
+        "1 of 2 flows have an RTT: less than 99%",
+        "1 of 2 flows with a handshake have an RTT: less than 99.5%",
+    )
     fails(report, flows, handshakes)
-    said = "7 packets, 4 with new data or FIN, 0 sent again; timestamps, 4 of data, 3 echoed"
+    said = "7 packets, 4 with new data or FIN, 0 retransmitted; 4 TSvals of data, 3 of them echoed"
     assert report.notes == [f"made.pcap, 10.0.0.1:40000 > 11.0.0.2:443: {said}"]
 
 

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and builds the headers between an Ethernet header and IP, as their standards define them.
 
-A header is named by the EtherType before it. Most headers have a fixed size and end with the EtherType of the next header.
-The standards leave two choices to the program:
+A header is named by the EtherType before it. Most headers have a fixed size and end with the EtherType of the next
+header. The standards leave two choices to the program:
 
 - If fewer than 8 bytes follow the EtherType of such a header, the packet is malformed, because no IP header would fit.
-- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise it expects an Ethernet frame
-  if one of the usual EtherTypes is at the place where a frame has it, with or without a control word before the frame.
+- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise it expects an Ethernet
+  frame if one of the usual EtherTypes is at the place where a frame has it, with or without a control word before the
+  frame.
 """
 
 import struct

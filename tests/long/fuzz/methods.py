@@ -22,6 +22,7 @@ class Seen:
     `way` is "in" or "out". If packets of one connection pass the interface twice, once in each direction, as on a
     router that sends them back through the same interface, they count as two flows. In a capture, the direction is
     unknown, and `way` is None. `way_back` is the direction of a reply.
+    """
 
     meaning: Meaning
     now_ns: int

@@ -52,7 +52,7 @@ class Tally:
 
     interface   by the names of struct interface_counters; names such as "received tcp" count packets, "... bytes" bytes
     traffic     by subnet; then names such as "from udp" count packets, "... bytes" bytes
-    behaviour   by subnet; then by the fields of struct flow_counters and of the ECN counters, with an index in the field
+    behaviour   by subnet; then by the fields of struct flow_counters and the ECN counters, with an index in the field
     rtts        by subnet, in ns, limited to the range of the histogram
     """
 
