@@ -199,11 +199,11 @@ def print_table() -> None:
         + "".join(f"{r:7}" for r in ratios)
     )
     shapes: dict[str, dict[str, Any]] = {
-        "64 flows, new of 1 packet": {"flows": 64},
-        "1024 flows, new of 1 packet": {"flows": 1024},
-        "2048 flows, new of 1 packet": {"flows": 2048},
-        "64 flows, new of 2 packets": {"flows": 64, "packets_of_each": 2},
-        "1024 flows, new of 2 packets": {"flows": 1024, "packets_of_each": 2},
+        "64 flows, new ones of 1 packet": {"flows": 64},
+        "1024 flows, new ones of 1 packet": {"flows": 1024},
+        "2048 flows, new ones of 1 packet": {"flows": 2048},
+        "64 flows, new ones of 2 packets": {"flows": 64, "packets_of_each": 2},
+        "1024 flows, new ones of 2 packets": {"flows": 1024, "packets_of_each": 2},
     }
     for name, shape in shapes.items():
         load = Load(**shape, duration_ms=4000)

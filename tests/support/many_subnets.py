@@ -149,8 +149,8 @@ class Crowd:
 
 
 @dataclass
-"""The received points of a series. `ended` is the sum of the values that the series had at each restart."""
-    """The received points of a series. `ended` is the value that the series had when it started again."""
+class _Stream:
+    """The received points of a series. `ended` is the sum of the values that the series had at each restart."""
 
     start_ns: int = 0
     time_ns: int = 0

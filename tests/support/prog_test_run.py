@@ -83,9 +83,10 @@ class Rtt(NamedTuple):
 
 
 @dataclass
-"""The changes of an interface's counters inside `Bench.counting()`: name -> increase. Unchanged counters are omitted.
+class Counted:
+    """The increases of an interface's counters inside `Bench.counting()`, by name. Unchanged counters are omitted.
 
-Names such as "received tcp" have the values (packets, bytes). Other names are such as "ecn 3" or "rtt_clamped 0".
+    The values of names such as "received tcp" are (packets, bytes). Examples of other names: "ecn 3", "rtt_clamped 0".
     """
 
     changes: dict[str, Any]

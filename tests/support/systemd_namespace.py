@@ -3,6 +3,7 @@
 
 This systemd has its own processes, mounts and cgroup, and none of the units of this machine. It ends with its parent
 process, and all its processes end with it. An empty cgroup may remain.
+"""
 
 import os
 import subprocess
