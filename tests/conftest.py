@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that several test files share: loaded kernel programs. Each takes nearly a second to compile.
+"""Fixtures that several test files share: loaded kernel programs. The compilation of a program takes nearly a second.
 
 The plug-ins in tests/support have further fixtures. They are listed here so that pytest shows the compared values if
 one of their assertions fails. The first test that needs a lab, a namespace or a program creates it, for the whole

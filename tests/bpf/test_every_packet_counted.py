@@ -144,7 +144,7 @@ def test_every_packet_is_counted_in_the_slot_of_its_subnet_or_in_the_overflow_sl
         found[str(subnet), side] = counted[slot]
     assert found.keys() == set(served)
     wrong = [key for key in served if (found[key] != offered.by_key[key]).any()]
-    assert not wrong, f"{len(wrong)} of {len(served)} subnets: {wrong[:3]}"
+    assert not wrong, f"{len(wrong)} of {len(served)} subnets have wrong counts: {wrong[:3]}"
     assert not reading.slots["live"][0]
     assert (counted[0] == sum(offered.by_key[key] for key in rest)).all()
 

@@ -4,7 +4,7 @@ aggregated segments.
 
 A test run of the program cannot create these cases, so packets pass through a veth pair here, `near` and `far`. A tag
 outside of the data needs no VLAN device: the kernel removes the outer tag of received packets before the hook. Where
-the kernel would not move a tag out of the data, a small program before ours pushes tags.
+the kernel would not move a tag out of the data, a small program that runs before ours pushes tags.
 """
 
 import ctypes

@@ -2,9 +2,9 @@
 """Tests packets whose network header is at another offset than the type of their device implies. The kernel knows the
 offset.
 
-A program before ours inserts bytes before the network header. The kernel itself has such bytes on VTI and xfrm devices
-(the Ethernet header of the lower interface) and on multipoint GRE devices (the outer IP and GRE headers). `make vmtest`
-tests these real devices, and devices without an Ethernet header.
+Another program runs before ours and inserts bytes before the network header. The kernel itself has such bytes on VTI
+and xfrm devices (the Ethernet header of the lower interface) and on multipoint GRE devices (the outer IP and GRE
+headers). `make vmtest` tests these real devices, and devices without an Ethernet header.
 """
 
 import fcntl

@@ -79,7 +79,7 @@ class Connection:
         """Return the row of a reading for the subnet of the client (0) or the server (1)."""
         subnet = ipaddress.IPv4Network(((self.client_address, self.server_address)[end], 24), strict=False)
         row = self.bench.slot_of(subnet, (INTERNAL, EXTERNAL)[end])
-        assert row, "no slot"
+        assert row, "the subnet has no slot"
         return row
 
     def counters(self, end: int) -> Any:
@@ -121,7 +121,7 @@ def test_a_flow_joined_midway_is_timed_from_its_second_segment_on(connection: Co
     assert connection.server(4 * MS, ack=20) == 2 * MS
 
 
-def test_an_ack_of_the_other_host_tells_the_next_sequence_number(connection: Connection) -> None:
+def test_an_ack_of_the_other_host_gives_the_next_sequence_number(connection: Connection) -> None:
     connection.client(0, 0, ack=5, length=10)
     connection.server(1 * MS, 5, ack=10, length=10)
     assert connection.client(4 * MS, 10, ack=15) == 3 * MS

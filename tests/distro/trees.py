@@ -3,7 +3,6 @@
 
 A tree contains only the packages that debootstrap installs and the packages in INCLUDE. Nothing may write to a tree:
 run commands in an overlay of it. The cache folder is ${XDG_CACHE_HOME:-~/.cache}/otel-epping/distro:
-commands in an overlay of it. The cache folder is ${XDG_CACHE_HOME:-~/.cache}/otel-epping/distro:
 
     RELEASE/root    the tree
     RELEASE/recipe  the arguments of debootstrap; the modification time of this file is the age of the tree

@@ -5,7 +5,6 @@ values.
 Two agents watch the same real connections. One agent exports cumulative counts over HTTP, the default temporality. The
 other agent exports deltas over gRPC, and the Collector adds the deltas up (`delta_to_cumulative`). The traffic runs
 once, for all tests.
-exports deltas over gRPC, which the Collector adds up (`delta_to_cumulative`). The traffic passes once, for all tests.
 """
 
 import math

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how many RTTs of established flows are still measured if there are more flows than flow table entries: `make
+"""Shows how many RTTs of established flows are still measured if there are more flows than flow table entries: `make
 pressure`.
 
 Each established flow sends a segment at intervals, and gets a reply. At the same time, new flows of one or two packets,

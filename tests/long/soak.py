@@ -295,11 +295,13 @@ def run(duration_s: float) -> list[str]:
         print("\n".join(lines))
         for name, one in exported.items():
             packets = (one.interface_packets, one.subnet_packets / 2)
-            assert packets == (traffic.packets, traffic.packets), f"{name}: {packets} of {traffic.packets} packets"
-            assert one.rtts == traffic.rtts, f"{name}: {one.rtts} of {traffic.rtts} RTTs"
+            assert packets == (traffic.packets, traffic.packets), (
+                f"{name}: exported {packets} of {traffic.packets} packets"
+            )
+            assert one.rtts == traffic.rtts, f"{name}: exported {one.rtts} of {traffic.rtts} RTTs"
             agents[name].memory.check()
             first, last = fds[name]
-            assert last - first <= MAX_NEW_FDS, f"{name}: descriptors went from {first} to {last}"
+            assert last - first <= MAX_NEW_FDS, f"{name}: the number of descriptors grew from {first} to {last}"
         return lines
 
 

@@ -47,7 +47,7 @@ class Observed:
     """The program's results for a capture: RTTs in the order of the frames that ended them, and the frames of each kind
     of segment that the program counts. `max_flows` is the size of the flow table. `frames` is the number of frames that
     the program saw, and `stopped` the reason why it saw no more, if there are more. `duplicates` is the number of
-    packets that were captured twice. `account` is the outcomes of the started RTT samples (counts.rtt_outcomes()).
+    packets that were captured twice. `account` has the outcomes of the started RTT samples (counts.rtt_outcomes()).
     """
 
     samples: list[Sample] = field(default_factory=list)

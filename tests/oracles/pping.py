@@ -130,7 +130,7 @@ class _Comparison:
                 self._error(f"ours, {self._describe(sample)}: is not one of pping's (frames {origin.frame} to {frame})")
 
     def _other_origin(self, match: Match) -> str | None:
-        """Returns the reason why, for the same reply, we time another packet with that TSval than pping, or None."""
+        """Returns the reason why pping and our program time different packets with the echoed TSval, or None."""
         frame, theirs = match.reply.frame, match.origin
         origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))
         if origin < theirs.frame:

@@ -35,7 +35,7 @@ _TIMES = {
 _NS = {"ack_rtt": 10**9, "dns": 10**9, "icmp": 10**6}
 
 
-_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # each fragmented packet has one of these fields
+_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has the first field, so the filter compares the value
 
 # The reasons why tshark does not match a reply: the text, the field in which tshark reports the reason, and the value
 # of this field.

@@ -40,7 +40,7 @@ def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
     """Wait until the condition is true, and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        assert time.monotonic() < deadline, f"this did not become true within {timeout_s} s: {what}"
         time.sleep(0.02)
     return value
 

@@ -3,7 +3,6 @@
 
 The script installs a seccomp filter (linux/filter.h). Its arguments are an errno, the numbers of the commands, and the
 command line to execute.
-(linux/filter.h).
 """
 
 import ctypes

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the machine's clock back for a moment. Network namespaces do not have their own wall clock.
+"""Sets the machine's clock back for a moment. No namespace can have a wall clock of its own.
 
 If the test is killed during that moment, a separate process restores the clock by means of CLOCK_MONOTONIC, as soon as
 its standard input is closed.

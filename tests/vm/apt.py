@@ -48,7 +48,7 @@ class Suite:
             (home / part).mkdir(parents=True, exist_ok=True)
         (home / "status").touch()
         (home / "sources.list").write_text(sources(name))
-        # sid has no releases, so the index files of a mirror may be older than their expiry date permits.
+        # sid has no releases, and a mirror's copy of its index may have expired.
         (home / "apt.conf").write_text(_CONFIG.format(home=home, valid=str(name != "sid").lower()))
         self._environment = os.environ | {"APT_CONFIG": str(home / "apt.conf"), "LC_ALL": "C"}
         with (home / "lock").open("w") as lock:  # apt does not wait for the lock on its lists

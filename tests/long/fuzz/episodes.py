@@ -2,9 +2,9 @@
 """Creates sequences of packets. Each sequence depends only on its seed and number.
 
 Most episodes are random: simultaneous conversations, or parts of captures, with most of their packets mutated. Every
-eighth episode is a sweep. The sweeps go through all cases of a kind, and each sweep continues where the previous one of
-its kind ended: a packet truncated at every byte, TCP options of every kind and length at every offset, chains of
-extension headers, stacks of link headers.
+eighth episode is a sweep. A sweep goes through the cases of one kind. It continues where the last sweep of that kind
+ended. The kinds are packets truncated at every byte, TCP options of every kind and length at every offset, chains of
+extension headers, and stacks of link headers.
 """
 
 import itertools

@@ -109,7 +109,7 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
         acknowledge(sender, receiver, meaning, now_ns)
     sender.window = meaning.window
     if flags & SYN and flags & ACK and segment is Segment.OTHER:
-        # The SYN was not stored, because a SYN starts no flow. But the SYN-ACK tells the next number of the SYN's
+        # The SYN was not stored, because a SYN starts no flow. But the SYN-ACK has the next number of the SYN's
         # sender.
         receiver.following, receiver.advanced_ns, receiver.acknowledged = meaning.acknowledged, now_ns, 0
         receiver.first = meaning.acknowledged

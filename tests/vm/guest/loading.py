@@ -16,7 +16,7 @@ from otel_epping.kernel.config import EppingConfig
 from tests.vm.guest.agent import COMMAND
 from tests.vm.guest.results import SHARE, Results
 
-_LINE = re.compile(r"(ok     |MISSING) (.{14}) (.*)")  # what otel_epping/cli/check.py prints
+_LINE = re.compile(r"(ok     |MISSING) (.{14}) (.*)")  # a line of otel_epping/cli/check.py
 _VERIFIED = re.compile(r"(ingress|egress) ([\d,]+)")
 _SETTINGS: dict[str, dict[str, Any]] = {
     "tunnels": {"tunnels": True},
