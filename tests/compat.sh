@@ -4,9 +4,9 @@
 #
 #     compat.sh [INTERPRETER]
 #
-# These tests reach the private members of the SDK and its exporters that otel_epping/otel/private.py uses. Tests that
-# load the kernel program need root; without root only the tests marked `unit` run. Each release has a virtual
-# environment in ~/.cache/otel-epping, which is kept. The newest release is looked up in each run.
+# These tests use the private members of the SDK and its exporters that otel_epping/otel/private.py uses. Tests that
+# load the kernel program need root; without root, only the tests marked `unit` run. Each release has a virtual
+# environment in ~/.cache/otel-epping, which is kept. Each run checks for a newer release.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
@@ -20,7 +20,7 @@ tests=(
     tests/test_instrumentor.py::test_an_application_exports_the_rtts_of_its_network
 )
 
-# What these tests and tests/conftest.py import of the packages of [dev]. The extra `demo` has rotel, a collector.
+# The packages of [dev] that these tests and tests/conftest.py import. The extra `demo` installs rotel, a collector.
 needed=(dpkt hypothesis packaging pytest pytest-timeout scapy)
 
 requirements() { # prints the requirements on OpenTelemetry packages, as in: opentelemetry-sdk>=1.45.1,<1.46

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that several test files share: loaded kernel programs, which take most of a second each to compile.
+"""Fixtures that several test files share: loaded kernel programs. The compilation of a program takes nearly a second.
 
-The plug-ins in tests/support have further fixtures; pytest shows the compared values of their assertions. A lab, a
-namespace or a program is made once for a session, by the first test that asks for it.
+The plug-ins in tests/support have further fixtures. They are listed here so that pytest shows the compared values if
+one of their assertions fails. The first test that needs a lab, a namespace or a program creates it, for the whole
+session.
 """
 
 import signal
@@ -15,7 +16,8 @@ from hypothesis import settings
 from otel_epping.kernel.config import EppingConfig
 from tests.support.prog_test_run import Bench
 
-# Background jobs of a shell ignore SIGINT, and so would the programs that tests start and send SIGINT to.
+# A shell makes its background jobs ignore SIGINT. The programs that tests start inherit this, although tests send them
+# SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
@@ -28,14 +30,15 @@ pytest_plugins = [
     "tests.support.recorder",
 ]
 
-# `make unit` takes these few examples; all other runs take Hypothesis' default of 100.
+# `make unit` uses this small number of examples. All other runs use Hypothesis' default of 100.
 settings.register_profile("quick", max_examples=20)
 
 EVERY = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
-    """Skips files without unit tests if only these are asked for: to import the others takes as long as the tests."""
+    """Skips files without unit tests if only unit tests are selected. Importing the skipped files would take as long as
+    the tests."""
     if config.option.markexpr == "unit" and collection_path.match("test_*.py"):
         return "mark.unit" not in collection_path.read_text() or None
     return None
@@ -43,7 +46,8 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 @pytest.fixture(scope="session")
 def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
-    """A bench for a configuration. Tests share it, so each test uses its own flows and subnets."""
+    """Returns a function from a configuration to a bench. Tests share the benches, so each test uses its own flows and
+    subnets."""
     benches: dict[EppingConfig, Bench] = {}
 
     def bench_of(config: EppingConfig) -> Bench:
@@ -58,11 +62,11 @@ def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
 
 @pytest.fixture
 def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """The bench that starts an RTT sample with every edge."""
+    """The bench whose program starts an RTT sample at every edge, without a sample interval."""
     return bench_of(EVERY)
 
 
 @pytest.fixture
 def bench(every: Bench) -> Bench:
-    """The same bench. Files that need another configuration define their own `bench`."""
+    """The same bench as `every`. Files that need another configuration define their own `bench`."""
     return every

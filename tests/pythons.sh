@@ -4,8 +4,9 @@
 #
 #     pythons.sh [INTERPRETER...]
 #
-# Without arguments: on each supported version that is in PATH (python3.12) or among those of pyenv. Versions that are
-# not found are listed at the end. Each version has a virtual environment in ~/.cache/otel-epping, which is kept.
+# Without arguments, the tests run on each supported version that is in PATH (as python3.12) or installed by pyenv.
+# Versions that are not found are listed at the end. Each version has a virtual environment in ~/.cache/otel-epping,
+# which is kept.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
@@ -13,7 +14,7 @@ versions=(3.10 3.11 3.12 3.13 3.14)
 
 find_python() { # VERSION: prints the path of an interpreter
     local found
-    # A command of pyenv may be there without its interpreter.
+    # pyenv may have a command for a version whose interpreter is not installed.
     "python$1" -c 'import sys; print(sys.executable)' 2>/dev/null && return
     found=$(find "${PYENV_ROOT:-$HOME/.pyenv}/versions" -maxdepth 3 -path "*/$1.*/bin/python" 2>/dev/null)
     sort --version-sort <<<"$found" | tail -n 1 | grep .
@@ -23,7 +24,7 @@ version_of() { # INTERPRETER
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])'
 }
 
-set_up() { # INTERPRETER HOME: a virtual environment with this tree, anew if what it is made of has changed
+set_up() { # INTERPRETER HOME: creates the virtual environment if it is missing or outdated
     local pins
     pins=$("$1" -VV; echo "$root"; cat "$root/pyproject.toml" "$root/constraints.txt")
     if [ "$pins" = "$(cat "$2/pins" 2>/dev/null)" ]; then
@@ -37,7 +38,7 @@ set_up() { # INTERPRETER HOME: a virtual environment with this tree, anew if wha
     echo "$pins" >"$2/pins"
 }
 
-add_collector() { # HOME: rotel has no wheel for Python 3.14, the official collector takes its place
+add_collector() { # HOME: rotel has no wheel for Python 3.14, so the official collector is used instead
     local otelcol
     if ! "$1/bin/python" -c 'import rotel' 2>/dev/null; then
         otelcol=$("$root/tests/integration/build.sh" otelcol)
@@ -68,7 +69,7 @@ for interpreter in "${interpreters[@]}"; do
     version=$(version_of "$interpreter")
     home="$cache/python-$version"
     echo "Python $version: $interpreter"
-    exec 9>"$home.lock" # of two who want it at the same time, one waits
+    exec 9>"$home.lock" # of two runs at the same time, one waits
     flock 9
     set_up "$interpreter" "$home"
     add_collector "$home"

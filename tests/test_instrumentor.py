@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `opentelemetry-instrument` on a real application, whose own exporter exports the RTTs of its connections."""
+"""Runs `opentelemetry-instrument` on a real application. The exporter of the application exports the RTTs of its
+connections."""
 
 import subprocess
 import sys
@@ -34,7 +35,8 @@ converse()
 orders.add(1)
 """
 
-# Python 3.12 and later warn a process that forks while it has threads. The SDK's thread is there without us as well.
+# Python 3.12 and later print a warning if a process forks while it has threads. The SDK has such a thread even without
+# otel-epping.
 FORKS = """
 import warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -94,7 +96,7 @@ instrumentation/development:
 
 
 def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> str:
-    """Run an application and return what it wrote to standard error."""
+    """Run an application, and return its standard error."""
     variables = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint,
         "OTEL_TRACES_EXPORTER": "none",
@@ -117,7 +119,7 @@ def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> 
 
 
 def rtts(sink: Sink) -> list[Point]:
-    """Return the last points of the conversation's RTTs."""
+    """Return the last points of the RTTs of the conversation."""
     points = [
         point
         for point in sink.points(metric_table.RTT.name)
@@ -136,7 +138,7 @@ def test_an_application_exports_the_rtts_of_its_network(ns: Namespace) -> None:
 
 
 def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
-    """Endpoint, resource and our settings come from the file only."""
+    """The endpoint, the resource and our settings come only from the file."""
     path = tmp_path / "otel.yaml"
     with Sink(namespace=ns) as sink:
         path.write_text(CONFIG.format(endpoint=sink.grpc_endpoint))
@@ -159,7 +161,7 @@ def test_a_configuration_file(ns: Namespace, tmp_path: Path) -> None:
     ],
     ids=["privileges", "interface", "no route", "value", "variable"],
 )
-def test_what_keeps_us_from_measuring_costs_one_warning(
+def test_a_failed_start_of_the_measurement_logs_one_warning(
     ns: Namespace, before: tuple[str, ...], settings: dict[str, str], warning: str
 ) -> None:
     with Sink(namespace=ns) as sink:
@@ -170,11 +172,12 @@ def test_what_keeps_us_from_measuring_costs_one_warning(
         assert not sink.points(metric_table.RTT.name)
 
 
-def test_forked_workers_export_nothing_twice(ns: Namespace) -> None:
-    """As a server that forks its workers: each worker exports its own metrics, and the parent those of the network."""
+def test_forked_workers_do_not_export_the_network_again(ns: Namespace) -> None:
+    """Tests a server that forks workers. Each worker exports its own metrics, and only the parent exports those of the
+    network."""
     with Sink(namespace=ns) as sink:
         run(ns, sink, APPLICATION + FORKS)
-        tellers = [
+        exports_of_rtts = [
             request
             for request in sink.requests
             if any(
@@ -184,7 +187,7 @@ def test_forked_workers_export_nothing_twice(ns: Namespace) -> None:
                 for metric in scope.metrics
             )
         ]
-        assert len(tellers) == 1  # the parent's last export; both workers have flushed theirs
+        assert len(exports_of_rtts) == 1  # the last export of the parent; both workers have flushed their metrics, too
         (rtt,) = rtts(sink)
         assert rtt.point.count >= 20
         assert len(sink.points("shop.orders")) >= 3
@@ -201,11 +204,11 @@ def test_uninstrument_exports_and_detaches(ns: Namespace, hook: str) -> None:
     with Sink(namespace=ns) as sink:
         run(ns, sink, APPLICATION + UNINSTRUMENTS, OTEL_EPPING_HOOK=hook)
         (rtt,) = rtts(sink)
-        assert 10 <= rtt.point.count <= 45  # of the first conversation, which are 40 at the most
+        assert 10 <= rtt.point.count <= 45  # only RTTs of the first conversation, which has at most 40
     assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
 
 
-def test_a_clsact_filter_is_taken_off_at_exit(ns: Namespace) -> None:
+def test_a_clsact_filter_is_removed_at_exit(ns: Namespace) -> None:
     with Sink(namespace=ns) as sink:
         assert run(ns, sink, APPLICATION + FORKS, OTEL_EPPING_HOOK="clsact") == ""
         assert rtts(sink)[0].point.count >= 20
@@ -213,7 +216,8 @@ def test_a_clsact_filter_is_taken_off_at_exit(ns: Namespace) -> None:
 
 
 def test_the_example(ns: Namespace) -> None:
-    """The example runs unchanged. Its own requests fail, as there is no route, and are exported next to the RTTs."""
+    """The example runs unchanged. Its own requests fail because there is no route. The failures are exported in
+    addition to the RTTs."""
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
@@ -237,8 +241,8 @@ def test_the_example(ns: Namespace) -> None:
         assert {point.resource["service.name"] for point in (requests, *rtts(sink))} == {"shop"}
 
 
-def test_links_that_are_taken_away_are_made_again(ns: Namespace) -> None:
-    """As in the agent, but in a thread."""
+def test_detached_links_are_attached_again(ns: Namespace) -> None:
+    """The monitor works as in the agent, but in a thread."""
     with Sink(namespace=ns) as sink:
         said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)
         for direction in ("ingress", "egress"):

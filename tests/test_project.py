@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests properties of the repository: licences, layers, size of files, and the contents of packages.
+"""Tests properties of the project: licences, levels of imports, the length of files, and the contents of the packages.
 
-The tests build and open the packages with the command of `make build`. They read imports from the sources with `ast`:
-every import counts, also one inside a function or by way of another module.
+The tests build the packages with the command of `make build`, and open them. They read the imports from the sources
+with `ast`. Every import counts, even inside a function or through another module.
 """
 
 import ast
@@ -26,10 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "otel_epping"
 BPF = ROOT / "bpf"
 
-# Directories that hold no sources of ours. Hidden ones are left out too, except .ci.
+# Directories that contain no sources of the project. Hidden directories are skipped, too, except .ci.
 GENERATED = {"__pycache__", "build", "dist"}
 
-# The levels of the package, highest first. A module imports from its own folder and from folders of lower levels.
+# The levels of the package, highest first. A module may import from its own folder and from folders of lower levels.
 LEVELS = [
     ["otel_epping.cli"],
     ["otel_epping.agent", "otel_epping.instrumentor", "otel_epping.lab", "otel_epping.replay"],
@@ -39,9 +39,9 @@ LEVELS = [
     ["otel_epping.kernel"],
     ["otel_epping.process", "otel_epping.errors", "otel_epping.version"],
 ]
-# The entry points belong to no level: `otel_epping` imports its public names when they are asked for.
+# The entry points belong to no level. `otel_epping` imports a public name when the name is first used.
 ENTRY = {"otel_epping", "otel_epping.__main__"}
-# The levels inside folders that contain folders; "." stands for all other modules of the folder.
+# The levels inside folders that contain other folders. "." stands for all other modules of the folder.
 INNER_LEVELS = {
     "otel_epping.kernel": [["collector"], ["read"], ["attach"], ["load"], ["netlink"], ["."]],
     "otel_epping.otel": [
@@ -56,7 +56,7 @@ MAX_LINES = 330
 
 
 def source_files() -> Iterator[Path]:
-    """Yield every source file of the project, also those that git does not know."""
+    """Yield every source file of the project, including files that git does not track."""
     for directory, names, files in os.walk(ROOT):
         names[:] = [n for n in names if n not in GENERATED and (n == ".ci" or not n.startswith("."))]
         for path in (Path(directory, file) for file in files):
@@ -65,12 +65,12 @@ def source_files() -> Iterator[Path]:
 
 
 def within(module: str, package: str) -> bool:
-    """Return whether the module is the package or inside it."""
+    """Return true if the module is the package or inside the package."""
     return module == package or module.startswith(package + ".")
 
 
 def module_name(path: Path) -> str:
-    """Return the dotted name under which this file of the package is imported."""
+    """Return the dotted name of the module in this file of the package."""
     parts = path.relative_to(ROOT).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -79,7 +79,8 @@ MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(module: str) -> set[str]:
-    """Return the modules that this one imports anywhere in the file: ours in full, others as written."""
+    """Return the modules that this module imports anywhere in its file: those of the package with full names, others as
+    written."""
     found: set[str] = set()
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
@@ -95,7 +96,7 @@ def imports(module: str) -> set[str]:
 
 
 def reachable(package: str) -> dict[str, str]:
-    """Return all modules that a package imports, directly or not, each with the module that imports it."""
+    """Return all modules that a package imports directly or indirectly, each with the module that imports it."""
     importer: dict[str, str] = {}
     todo = [module for module in MODULES if within(module, package)]
     while todo:
@@ -107,7 +108,7 @@ def reachable(package: str) -> dict[str, str]:
     return importer
 
 
-def test_every_source_file_names_its_licence_at_its_head() -> None:
+def test_every_source_file_names_its_licence_in_its_first_lines() -> None:
     files = list(source_files())
     assert {path.suffix for path in files} >= {".py", ".c", ".h", ""}
     wrong = []
@@ -129,7 +130,7 @@ def test_no_source_file_is_too_long() -> None:
 
 
 def folder_of(module: str) -> tuple[str, int]:
-    """Return the entry of LEVELS that a module is in, and the number of its level."""
+    """Return the entry of LEVELS that contains a module, and the number of its level."""
     ((name, level),) = ((name, level) for level, names in enumerate(LEVELS) for name in names if within(module, name))
     return name, level
 
@@ -140,7 +141,7 @@ def test_each_module_is_on_a_level_and_each_level_has_modules() -> None:
     assert {folder_of(module)[0] for module in modules} == listed
 
 
-def test_imports_go_down_the_levels_only() -> None:
+def test_imports_only_go_to_lower_levels() -> None:
     upwards = []
     for module in MODULES.keys() - ENTRY:
         folder, level = folder_of(module)
@@ -152,7 +153,7 @@ def test_imports_go_down_the_levels_only() -> None:
 
 
 @pytest.mark.parametrize("package", INNER_LEVELS)
-def test_imports_go_down_within_folders_of_folders(package: str) -> None:
+def test_imports_only_go_to_lower_levels_inside_a_folder(package: str) -> None:
     levels = {name: level for level, names in enumerate(INNER_LEVELS[package]) for name in names}
 
     def level_of(module: str) -> int:
@@ -169,7 +170,7 @@ def test_imports_go_down_within_folders_of_folders(package: str) -> None:
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    """Reports the circle as a chain of imports."""
+    """Prints a circular import as a chain of imports."""
     importing = {module: sorted(imports(module) & MODULES.keys() - {module}) for module in MODULES}
     done: set[str] = set()
 
@@ -188,12 +189,12 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     "layer",
     ["otel_epping.kernel", "otel_epping.series.subnet", "otel_epping.series.histogram", "otel_epping.otel.variables"],
 )
-def test_what_is_below_the_producer_does_not_know_opentelemetry(layer: str) -> None:
+def test_the_lower_layers_do_not_import_opentelemetry(layer: str) -> None:
     found = [f"{by} imports {module}" for module, by in reachable(layer).items() if within(module, "opentelemetry")]
     assert not found
 
 
-def test_the_kernel_package_stands_alone() -> None:
+def test_the_kernel_package_imports_only_lower_packages() -> None:
     ours = [module for module in reachable("otel_epping.kernel") if within(module, "otel_epping")]
     below = ("otel_epping.kernel", "otel_epping.process", "otel_epping.errors")
     assert [module for module in ours if not any(within(module, name) for name in below)] == []
@@ -201,7 +202,7 @@ def test_the_kernel_package_stands_alone() -> None:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the wheel and the sdist, built for these tests."""
+    """A directory with the wheel and the sdist, which are built for these tests."""
     directory = tmp_path_factory.mktemp("dist")
     build = [sys.executable, "-m", "hatchling", "build", "-d", str(directory)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True)
@@ -211,7 +212,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def wheel(dist: Path) -> Iterator[zipfile.ZipFile]:
-    """The wheel, opened."""
+    """The opened wheel."""
     with zipfile.ZipFile(next(dist.glob("*.whl"))) as archive:
         yield archive
 
@@ -223,7 +224,7 @@ def read_from_dist_info(wheel: zipfile.ZipFile, name: str) -> str:
 
 
 def files_below(directory: Path) -> set[str]:
-    """Return all files below a directory, relative to the root, without compiled Python."""
+    """Return all files below a directory with paths relative to the root, except compiled Python files."""
     paths = {path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     return {path.relative_to(ROOT).as_posix() for path in paths}
 

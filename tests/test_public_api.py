@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The public API: lazy, complete, documented, and enough to measure with."""
+"""Tests the public API: it is imported lazily, complete, documented, and sufficient for a measurement."""
 
 import dataclasses
 import re
@@ -31,13 +31,13 @@ def python(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
 
 
-def test_an_import_alone_loads_neither_numpy_nor_opentelemetry() -> None:
+def test_importing_the_package_loads_neither_numpy_nor_opentelemetry() -> None:
     loaded = python("import otel_epping, sys; print(otel_epping.__version__, *sys.modules)").split()
     assert loaded[0] == otel_epping.__version__
     assert not [name for name in loaded if name.startswith(("numpy", "opentelemetry", "otel_epping.kernel"))]
 
 
-def test_all_names_are_there_and_no_others() -> None:
+def test_the_package_has_exactly_the_public_names() -> None:
     assert python("from otel_epping import *; print(*sorted(name for name in dir() if name[:2] != '__'))").split() == [
         name for name in sorted(otel_epping.__all__) if name != "__version__"
     ]
@@ -46,7 +46,7 @@ def test_all_names_are_there_and_no_others() -> None:
         _ = otel_epping.Collector
 
 
-def test_the_page_is_that_of_the_docstrings() -> None:
+def test_the_api_page_matches_the_docstrings() -> None:
     page = (ROOT / "docs/api.md").read_text()
     assert page == api_page.markdown(), "run `make docs`"
     headings = [line.removeprefix("## ").replace("\\", "") for line in page.splitlines() if line.startswith("## ")]
@@ -76,14 +76,14 @@ def test_the_instrumentors_docstring_has_each_metric() -> None:
 
 
 def counted(producer: EppingMetricProducer) -> int:
-    """RTTs of all points."""
+    """Returns the number of RTTs in all points."""
     metrics = [metric for metric in producer.produce().metrics if metric.name == metric_table.RTT.name]
     points: list[Any] = [point for metric in metrics for point in metric.data.data_points]
     return sum(point.count for point in points)
 
 
 def lose_links() -> None:
-    """Detaches all TCX links of this process, as `bpftool link detach` does."""
+    """Detaches all TCX links of this process, like `bpftool link detach`."""
     for file in Path("/proc/self/fdinfo").iterdir():
         with suppress(FileNotFoundError):
             if "link_id" in file.read_text():
@@ -91,7 +91,7 @@ def lose_links() -> None:
 
 
 @pytest.mark.parametrize("role", ["wan", "lan", "mirror"])
-def test_a_collector_measures_what_it_is_attached_to(ns: Namespace, role: str) -> None:
+def test_a_collector_measures_while_it_is_attached(ns: Namespace, role: str) -> None:
     with ns.entered(), EppingCollector(SMALL) as collector:
         producer = EppingMetricProducer(collector)
         collector.attach("lo", role)  # type: ignore[arg-type]
@@ -103,7 +103,7 @@ def test_a_collector_measures_what_it_is_attached_to(ns: Namespace, role: str) -
         assert counted(producer) == before
 
 
-def test_a_collector_attaches_again_what_is_taken_away(ns: Namespace) -> None:
+def test_a_collector_attaches_its_program_again(ns: Namespace) -> None:
     with ns.entered(), EppingCollector(SMALL) as collector:
         producer = EppingMetricProducer(collector)
         collector.attach("lo")
@@ -116,7 +116,7 @@ def test_a_collector_attaches_again_what_is_taken_away(ns: Namespace) -> None:
         eventually(measures, PATIENCE_S, "the program is attached again")
 
 
-def test_an_interface_that_is_not_there(ns: Namespace) -> None:
+def test_an_interface_that_does_not_exist(ns: Namespace) -> None:
     with ns.entered(), EppingCollector(SMALL) as collector:
         with pytest.raises(EppingError, match="nowhere0"):
             collector.attach("nowhere0")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The files around the sources: workflows, issue forms, policies, citation.
+"""Tests the files around the sources: workflows, issue forms, policies, and the citation file.
 
-`make lint` checks their form. Here: that they agree with the Makefile, the versions of Python, and each other.
+`make lint` checks their format. These tests check that they agree with the Makefile, with the supported versions of
+Python, and with each other.
 """
 
 import re
@@ -30,7 +31,7 @@ def read(path: str) -> str:
 
 
 def jobs(workflow: Path) -> dict[str, dict[str, Any]]:
-    """The jobs of a workflow, by their ids."""
+    """Returns the jobs of a workflow by their ids."""
     return dict(yaml.safe_load(workflow.read_text())["jobs"])
 
 
@@ -39,7 +40,7 @@ def make_targets() -> set[str]:
 
 
 def targets_of(job: dict[str, Any]) -> set[str]:
-    """The make targets that a job runs, also those of its matrix."""
+    """Returns the make targets that a job runs, including the targets in its matrix."""
     matrix = job.get("strategy", {}).get("matrix", {})
     found: set[str] = set(matrix.get("target", []))
     for step in job.get("steps", []):
@@ -69,12 +70,12 @@ def test_all_workflows_pin_the_same_commit_of_an_action() -> None:
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda path: path.stem)
-def test_a_job_has_no_permission_but_those_it_names(workflow: Path) -> None:
+def test_a_job_has_only_the_permissions_that_it_names(workflow: Path) -> None:
     assert yaml.safe_load(workflow.read_text())["permissions"] == {}
     assert all(job["permissions"] for job in jobs(workflow).values())
 
 
-def test_only_the_publishing_jobs_of_a_release_write() -> None:
+def test_only_the_publishing_jobs_of_a_release_have_write_permissions() -> None:
     writing = {
         (workflow.stem, name)
         for workflow in WORKFLOWS
@@ -142,7 +143,7 @@ def test_the_texts_of_the_licences_are_the_same_everywhere() -> None:
     assert read("LICENSES/GPL-2.0-only.txt") == read("bpf/LICENSE")
 
 
-def test_the_files_of_the_repository_name_one_address() -> None:
+def test_all_files_of_the_repository_name_the_same_address() -> None:
     files = [path for path in GITHUB.rglob("*") if path.is_file()]
     files += [ROOT / name for name in ("CITATION.cff", "CODE_OF_CONDUCT.md", "SECURITY.md", "pyproject.toml")]
     found = {

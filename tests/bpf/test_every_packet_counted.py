@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that every packet is counted: in a slot, the overflow slot if there is no other, and for its interface."""
+"""Tests that every packet is counted in a slot and for its interface. A packet without a free slot is counted in the
+overflow slot."""
 
 import os
 import random
@@ -35,17 +36,17 @@ Key = tuple[str, int]  # subnet and side
 
 @dataclass(frozen=True)
 class Family:
-    """A frame to put addresses and lengths into, and their offsets."""
+    """A frame with placeholders for the addresses and the length, and the offsets of these fields."""
 
     frame: bytes
     prefix: int
     length_at: int
-    length_lacks: int  # bytes in front of what the length field counts
+    length_lacks: int  # bytes before those that the length field counts
     source_at: int
     destination_at: int
 
     def packet(self, source: bytes, destination: bytes, size: int) -> bytes:
-        """Return the headers, and at most 100 bytes, of a frame of `size` bytes."""
+        """Returns at most the first 100 bytes of a frame of `size` bytes."""
         frame = bytearray(self.frame[: min(size, 100)])
         struct.pack_into(">H", frame, self.length_at, size - self.length_lacks)
         frame[self.source_at : self.source_at + len(source)] = source
@@ -65,16 +66,17 @@ HERE = ip_address("192.0.2.1").packed, ip_address("2001:db9::1").packed
 
 
 def remote(number: int) -> bytes:
-    """Return an address in its own /24 or /48."""
+    """Returns an address in a /24 or /48 that contains no other of these addresses."""
     if number % 2 == 0:
         return (10 << 24 | number << 8 | 1).to_bytes(4, "big")
     return (0x20010DB8 << 96 | number << 80 | 1).to_bytes(16, "big")
 
 
 class Offered:
-    """The packets that were fed and must be counted.
+    """The packets that were fed to the program, and that the program must have counted.
 
-    By subnet and side, in order of appearance, (from, to) x (packets, bytes); and by entry point.
+    `by_key` has an array for each subnet and side, in the order of their first packets: (source, destination) x
+    (packets, bytes). `by_entry` has (packets, bytes) for each entry point.
     """
 
     def __init__(self) -> None:
@@ -89,7 +91,8 @@ class Offered:
 
 
 def offer(bench: Bench) -> Offered:
-    """Feed UDP from and to 20000 subnets of both families, in and out, on every CPU, in random sizes and order."""
+    """Feeds UDP packets from and to 20000 subnets of both IP versions, received and transmitted, on every CPU, in
+    random sizes and in random order."""
     offered, chance = Offered(), random.Random(8)
     numbers = list(range(SUBNETS)) * ROUNDS
     chance.shuffle(numbers)
@@ -123,14 +126,14 @@ def test_more_subnets_than_slots_were_offered(fed: tuple[Bench, Offered]) -> Non
     assert sum(int(tally[0]) for tally in offered.by_entry.values()) == SUBNETS * ROUNDS
 
 
-def test_every_packet_is_in_the_slot_of_its_subnet_or_in_the_overflow(fed: tuple[Bench, Offered]) -> None:
+def test_every_packet_is_counted_in_the_slot_of_its_subnet_or_in_the_overflow_slot(fed: tuple[Bench, Offered]) -> None:
     bench, offered = fed
     reading = bench.collector.reader().read()
     assert len(reading.slots) == CONFIG.max_subnets + 1
     classes = [place for place in range(len(CLASSES)) if place != UDP_CLASS]
     assert not traffic(reading)[:, :, classes].any()
     counted = traffic(reading)[:, :, UDP_CLASS]
-    # First come, first served.
+    # The subnets that appear first get the slots.
     keys = list(offered.by_key)
     served, rest = keys[: CONFIG.max_subnets], keys[CONFIG.max_subnets :]
     found = {}
@@ -140,16 +143,16 @@ def test_every_packet_is_in_the_slot_of_its_subnet_or_in_the_overflow(fed: tuple
         found[str(subnet), side] = counted[slot]
     assert found.keys() == set(served)
     wrong = [key for key in served if (found[key] != offered.by_key[key]).any()]
-    assert not wrong, f"{len(wrong)} of {len(served)} subnets: {wrong[:3]}"
+    assert not wrong, f"{len(wrong)} of {len(served)} subnets have wrong counts: {wrong[:3]}"
     assert not reading.slots["live"][0]
     assert (counted[0] == sum(offered.by_key[key] for key in rest)).all()
 
 
-def test_the_sum_over_all_slots_is_what_was_fed(fed: tuple[Bench, Offered]) -> None:
+def test_the_sum_over_all_slots_equals_the_packets_that_were_fed(fed: tuple[Bench, Offered]) -> None:
     bench, offered = fed
     total = offered.by_entry[INGRESS] + offered.by_entry[EGRESS]
     reading = bench.collector.reader().read()
-    assert (traffic(reading).sum((0, 2)) == total).all()  # from, and to
+    assert (traffic(reading).sum((0, 2)) == total).all()  # sums over source and destination
     interface = reading.interfaces[list(reading.names).index(bench.row)]
     for direction, entry in (("received", INGRESS), ("transmitted", EGRESS)):
         for place, kind in enumerate(KINDS):
@@ -165,7 +168,7 @@ def test_every_look_up_without_a_slot_is_counted(fed: tuple[Bench, Offered]) -> 
     assert bench.counters()["subnet_insert_failed"] == missed
 
 
-def test_rtts_of_the_overflow_are_counted_too(fed: tuple[Bench, Offered]) -> None:
+def test_rtts_are_counted_in_the_overflow_slot_too(fed: tuple[Bench, Offered]) -> None:
     bench, _ = fed
     flow = bench.flow(client="172.16.0.1", server="172.16.1.1")
     before = bench.histograms[0].copy()
@@ -179,7 +182,7 @@ def test_rtts_of_the_overflow_are_counted_too(fed: tuple[Bench, Offered]) -> Non
         ):
             bench.feeders[entry].set(flow.frame(sender, flags, tsval, tsecr, b"x"))
             bench.feeders[entry].run(START_NS + at_ns)
-    assert counted["subnet_insert_failed"] == 2, "a flow asks for each of its slots once"
+    assert counted["subnet_insert_failed"] == 2, "a flow looks up each of its two slots once"
     after = bench.histograms[0]
     assert (after["ended"] - before["ended"], after["sum_ns"] - before["sum_ns"]) == (1, 7 * MS)
     reading = reader.read()

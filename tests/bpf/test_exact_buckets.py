@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that every RTT is in the bucket that an OpenTelemetry SDK would have chosen.
+"""Tests that every RTT is counted in the bucket that an OpenTelemetry SDK would choose.
 
-Sums, minima and maxima are exact to the nanosecond. The reference is the SDK's own mapping. The kernel program records
-the values, from packets.
+Sums, minima and maxima are exact to the nanosecond. The reference is the mapping in the SDK. The kernel program
+computes the RTTs from packets.
 """
 
 import struct
@@ -45,9 +45,9 @@ def sdk_mapping(scale: int) -> Mapping:
 
 
 def edges(scale: int) -> list[int]:
-    """Return all values within 8 ns of a boundary 2^(i/2^scale) s, from 1 us to 64 s.
+    """Returns all values within 8 ns of a boundary 2^(i/2^scale) s, from 1 us to 64 s.
 
-    The boundaries are not computed by our code.
+    The formula is written here a second time, so that the test does not depend on `buckets`.
     """
     per_octave = 2**scale
     values = set()
@@ -64,9 +64,9 @@ def values_of(scale: int) -> list[int]:
 
 
 class Recorder:
-    """Has the program record RTTs of one flow fast.
+    """Makes the program record RTTs of one flow in a fast loop.
 
-    Two packets stay in their own buffers, and only their timestamps and times change.
+    There are two packets, each in its own buffer. Only their timestamps and arrival times change.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -78,7 +78,7 @@ class Recorder:
         self._reply = Feeder(bench.collector.program.entry_points[INGRESS])
         self._reply.set(reply)
         self._tsval, self._now_ns = 0, flow.start_ns
-        # The reply makes the slot of its subnet, before any RTT.
+        # The reply creates the slot of its subnet before the first RTT.
         self._reply.run(self._now_ns)
         slot = bench.slot_of(ip_network(f"{flow.addresses[1]}/{bench.config.prefix_v4}", strict=False), EXTERNAL)
         assert slot
@@ -110,7 +110,7 @@ def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) ->
         if row[bucket] != counts[bucket]:
             wrong.append(value)
             counts = row.tolist()
-    assert not wrong, f"{len(wrong)} of {len(values)} values are not in the bucket that the SDK gives: {wrong[:10]}"
+    assert not wrong, f"{len(wrong)} of {len(values)} values are not in the bucket that the SDK chooses: {wrong[:10]}"
     assert row.tolist() == counts, f"one of {len(values)} values was counted twice"
     histogram = bench.histograms[recorder.slot]
     assert (histogram["ended"], histogram["sum_ns"]) == (len(values), sum(values))
@@ -118,7 +118,7 @@ def test_the_kernel_counts_every_value_into_the_bucket_of_the_sdk(scale: int) ->
 
 
 @pytest.mark.parametrize("scale", buckets.SCALES)
-def test_edges_are_those_of_the_sdk(scale: int) -> None:
+def test_bucket_edges_equal_those_of_the_sdk(scale: int) -> None:
     mapping, first = sdk_mapping(scale), buckets.first_index(scale)
     last = first + buckets.bucket_count(scale) - 1
     assert (first, last) == tuple(mapping.map_to_index(value / 1e9) for value in (LEAST, GREATEST))
@@ -130,7 +130,7 @@ def test_edges_are_those_of_the_sdk(scale: int) -> None:
 
 @pytest.mark.parametrize("scale", buckets.SCALES)
 def test_cells_lead_to_the_buckets_of_the_sdk(scale: int) -> None:
-    """The lookup of bpf/histogram.h is written a second time here."""
+    """The test repeats the lookup of bpf/histogram.h in Python."""
     cells = buckets.cells(scale).tolist()
     mapping, first = sdk_mapping(scale), buckets.first_index(scale)
     for value in edges(scale):
@@ -184,7 +184,7 @@ def test_sums_and_buckets_of_a_reading_are_exact(bench: Bench) -> None:
             assert (buckets_of(reading, recorder.slot, len(expected)) == expected).all()
 
 
-def test_extremes_of_an_interval(bench: Bench) -> None:
+def test_minimum_and_maximum_of_an_interval(bench: Bench) -> None:
     recorder, reader = Recorder(bench), bench.collector.reader()
 
     def extremes() -> tuple[int, int]:
@@ -199,8 +199,8 @@ def test_extremes_of_an_interval(bench: Bench) -> None:
         assert extremes() == (min(seen, default=NO_MIN_NS), max(seen, default=0))
 
 
-def test_two_readers_have_extremes_of_their_own(bench: Bench) -> None:
-    """Each reader gets the extremes since its last reading, whatever the order of RTTs and readings is."""
+def test_two_readers_have_separate_minima_and_maxima(bench: Bench) -> None:
+    """Each reader gets the minimum and maximum since its own last reading, in any order of RTTs and readings."""
     recorder = Recorder(bench)
     readers = [bench.collector.reader(), bench.collector.reader()]
     random = np.random.default_rng(5)
@@ -219,7 +219,7 @@ def test_two_readers_have_extremes_of_their_own(bench: Bench) -> None:
         recorded[what].clear()
 
 
-def test_extremes_belong_to_their_slot(bench: Bench) -> None:
+def test_each_slot_has_its_own_minimum_and_maximum(bench: Bench) -> None:
     one, other, reader = Recorder(bench), Recorder(bench), bench.collector.reader()
     reader.read()
     one.record(7_000_000)
@@ -236,7 +236,7 @@ def test_a_bucket_that_wraps_around_is_carried_over(bench: Bench) -> None:
     total = 0
 
     def set_kernel_bucket(value: int) -> None:
-        """Set a bucket as if so many RTTs had been counted."""
+        """Sets the bucket to `value`, as if that many RTTs had been counted."""
         histogram = bench.histograms[recorder.slot].copy()
         counted = (value - int(histogram["buckets"][bucket])) % 2**32
         histogram["began"] += counted

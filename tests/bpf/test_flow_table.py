@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the flow table: entries, eviction from a full set, and packets that two CPUs process at once."""
+"""Tests the flow table: its entries, eviction from a full set, and packets that two CPUs process at the same time."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +27,7 @@ INSIDE, OUTSIDE = bytes((192, 0, 2, 250)), bytes((198, 51, 100, 250))
 
 
 class Speakers:
-    """Both ends of flows that differ by a port: `data` goes out, and `reply` or `reset` comes back."""
+    """The two hosts of flows that differ only by a port. `data` is transmitted; `reply` and `reset` are received."""
 
     def __init__(self, bench: Bench) -> None:
         self.bench = bench
@@ -69,7 +69,8 @@ def speakers(every: Bench) -> Speakers:
 
 
 def taken(bench: Bench) -> int:
-    """Return how many entries are used. Each has another flow under its own tag, and no set is locked."""
+    """Returns how many entries are in use. Checks that each entry has a flow and a tag of its own, and that no set is
+    locked."""
     tags, keys = bench.array("flow_sets")["tags"].ravel(), bench.array("flows")["key"]
     rows = np.flatnonzero(tags)
     assert (tags[rows] & TAKEN).all()
@@ -82,19 +83,20 @@ def taken(bench: Bench) -> int:
     return len(rows)
 
 
-def test_each_flow_has_a_place_and_keeps_it(every: Bench, speakers: Speakers) -> None:
+def test_each_flow_gets_one_entry_and_keeps_it(every: Bench, speakers: Speakers) -> None:
     before = rtts(every)[0]
     with every.counting() as counted:
         for turn in (1, 2, 3):
             speakers.both(range(1000), START_NS + turn * 100 * MS, turn)
     assert counted["flows_created"] == 1000 == taken(every)
     assert counted["flow_insert_failed"] == 0
-    # The first segment may be a retransmission, so it is not timed.
+    # The first segment of each flow may be a retransmission, so the program does not time it.
     assert rtts(every)[0] - before == 2000
 
 
-def test_flows_whose_addresses_are_alike_have_places_of_their_own(every: Bench, speakers: Speakers) -> None:
-    """The last byte of both halves of an IPv6 address differs: the usual way in which people number networks."""
+def test_flows_with_similar_addresses_get_separate_entries(every: Bench, speakers: Speakers) -> None:
+    """The addresses differ in the last byte of each half of an IPv6 address, because networks are often numbered this
+    way."""
     feeder = Feeder(every.collector.program.entry_points[EGRESS])
     segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
     flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]
@@ -108,7 +110,7 @@ def test_flows_whose_addresses_are_alike_have_places_of_their_own(every: Bench, 
     assert counted["flows_created"] == len(flows) == taken(every)
 
 
-def test_of_too_many_flows_those_that_were_first_are_measured(every: Bench, speakers: Speakers) -> None:
+def test_a_full_table_keeps_the_flows_that_came_first(every: Bench, speakers: Speakers) -> None:
     flows = range(TOO_MANY)
     with every.counting() as counted:
         speakers.both(flows, START_NS)
@@ -121,7 +123,7 @@ def test_of_too_many_flows_those_that_were_first_are_measured(every: Bench, spea
     assert rtts(every)[0] - before == PLACES
     assert counted["flows_created"] == 0
 
-    # Who is silent for a second makes room.
+    # An entry whose flow has been silent for a second is evicted.
     with every.counting() as counted:
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 2 * SECOND)
     assert counted["flows_created"] == PLACES == taken(every)
@@ -139,7 +141,7 @@ def test_a_flow_seen_in_one_direction_is_evicted_at_once(every: Bench, speakers:
     assert rtts(every)[0] - before == 1000
 
 
-def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speakers) -> None:
+def test_the_entry_of_a_closed_flow_is_evicted_at_once(every: Bench, speakers: Speakers) -> None:
     speakers.both(range(TOO_MANY), START_NS)
     for flow in range(TOO_MANY // 4):
         speakers.reset(flow, START_NS + 10 * MS)
@@ -151,8 +153,8 @@ def test_a_flow_that_is_closed_makes_room_at_once(every: Bench, speakers: Speake
     assert taken(every) == PLACES
 
 
-def test_nobody_can_know_in_which_place_a_flow_is() -> None:
-    """Two programs have the same flows in different orders."""
+def test_the_place_of_a_flow_cannot_be_predicted() -> None:
+    """Two instances of the program store the same flows at different places."""
     places = []
     for _ in range(2):
         bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))
@@ -166,8 +168,8 @@ def test_nobody_can_know_in_which_place_a_flow_is() -> None:
     assert sum(first[key] == second[key] for key in first) < 8
 
 
-def test_two_cpus_at_once(every: Bench, speakers: Speakers) -> None:
-    """Each end of a flow sends on its own CPU: no flow gets two entries, and all flows get one in the end."""
+def test_two_cpus_create_entries_at_the_same_time(every: Bench, speakers: Speakers) -> None:
+    """Each host of a flow sends on its own CPU. No flow gets two entries, and every flow has an entry at the end."""
     flows = range(1000)
     with every.counting() as counted, ThreadPoolExecutor(2) as pool:
         for speak in ("data", "reply"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests fragments: the first one counts as the packet that it starts; all others count as fragments."""
+"""Tests fragments. The first fragment counts as the packet that it starts; all other fragments count as fragments."""
 
 import itertools
 from collections.abc import Callable
@@ -37,7 +37,7 @@ numbers = itertools.count(1)
 
 
 def ends(version: int) -> tuple[str, str]:
-    """A client and a server in subnets of their own."""
+    """Returns a client and a server, each in its own subnet."""
     number = next(numbers)
     return [(f"10.78.{number}.1", f"11.78.{number}.2"), (f"2001:db8:78{number:x}::1", f"2001:db9:78{number:x}::2")][
         version == 6
@@ -50,12 +50,12 @@ def ip(source: str, destination: str, payload: Packet) -> Packet:
     return IP(src=source, dst=destination, id=9) / payload
 
 
-split_v4: Any = fragment  # scapy has no types for them
+split_v4: Any = fragment  # scapy has no type annotations for these functions
 split_v6: Any = fragment6
 
 
 def fragments(packet: Packet) -> list[bytes]:
-    """Return the fragments of a packet, as its sender makes them."""
+    """Returns the fragments of a packet as the sender would create them."""
     if isinstance(packet, IPv6):
         parts = split_v6(IPv6(src=packet.src, dst=packet.dst) / IPv6ExtHdrFragment(id=9) / packet.payload, MTU)
     else:
@@ -65,7 +65,7 @@ def fragments(packet: Packet) -> list[bytes]:
 
 
 def questions(name: str, version: int) -> tuple[Packet, Packet]:
-    """Return a request, and a reply that is too long for one packet."""
+    """Returns a request, and a reply that is too long for one packet."""
     if name == "dns":
         query = DNSQR(qname="example.org")
         answer = UDP(sport=53, dport=5353) / DNS(id=7, qr=1, qd=query) / Raw(bytes(2000))
@@ -119,10 +119,10 @@ def by_sequence(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_where_a_cut_segment_ends_is_unknown(by_sequence: Bench, version: int) -> None:
-    """An ACK of exactly the data in the first fragment does not acknowledge the segment.
+def test_the_end_of_a_fragmented_segment_is_unknown(by_sequence: Bench, version: int) -> None:
+    """An ACK of exactly the data in the first fragment does not acknowledge the whole segment.
 
-    A segment in fragments is neither a retransmission nor the next segment.
+    A fragmented segment counts neither as a retransmission nor as the next segment.
     """
     client, server = ends(version)
     size = 1400
@@ -155,7 +155,7 @@ def test_where_a_cut_segment_ends_is_unknown(by_sequence: Bench, version: int) -
         for number in (of_first, size):
             assert acknowledged(number) is None
     assert counted["rtt_begun"] == 0
-    # The next whole segment is behind a gap, for all that is known, and the one after that is timed again.
+    # To the program, the next whole segment may come after a gap. The segment after that one is timed again.
     sent(bytes(ETHER / data(size, 100)))
     assert acknowledged(size + 100) is None
     sent(bytes(ETHER / data(size + 100, 100)))
@@ -167,25 +167,31 @@ def test_where_a_cut_segment_ends_is_unknown(by_sequence: Bench, version: int) -
     [
         (IP(flags="MF") / UDP() / Raw(bytes(8)), "udp"),
         (IP(flags="MF", proto=50) / Raw(bytes(24)), "fragment"),
-        (IP(flags="MF", proto=6) / Raw(bytes(8)), "fragment"),  # 8 bytes of a TCP header
-        (IP(flags="MF") / TCP(dataofs=8) / Raw(bytes(4)), "fragment"),  # not all of its options
+        (IP(flags="MF", proto=6) / Raw(bytes(8)), "fragment"),  # only 8 bytes of the TCP header
+        (IP(flags="MF") / TCP(dataofs=8) / Raw(bytes(4)), "fragment"),  # some of the TCP options are missing
         (IP(flags="MF", frag=1) / UDP(), "fragment"),
         (IP(frag=0x1FFF) / UDP(), "fragment"),
         (IPv6() / IPv6ExtHdrFragment(m=1) / UDP() / Raw(bytes(8)), "udp"),
         (IPv6() / IPv6ExtHdrFragment(m=1, offset=1) / UDP(), "fragment"),
         (IPv6() / IPv6ExtHdrFragment(m=0, offset=1) / UDP(), "fragment"),
         (IPv6() / IPv6ExtHdrFragment(m=1, nh=6) / Raw(bytes(16)), "fragment"),
-        (IPv6() / IPv6ExtHdrFragment(m=1, nh=60) / Raw(b"\x06\x05" + bytes(6)), "fragment"),  # not all of an extension
+        (
+            IPv6() / IPv6ExtHdrFragment(m=1, nh=60) / Raw(b"\x06\x05" + bytes(6)),
+            "fragment",
+        ),  # truncated extension header
         (IPv6() / IPv6ExtHdrFragment(nh=50) / Raw(bytes(16)), "other"),
-        (IPv6() / IPv6ExtHdrFragment(nh=6) / Raw(bytes(16)), "malformed"),  # a whole packet, and not all of TCP
+        (
+            IPv6() / IPv6ExtHdrFragment(nh=6) / Raw(bytes(16)),
+            "malformed",
+        ),  # an atomic fragment with a truncated TCP header
     ],
 )
-def test_what_a_fragment_counts_as(every: Bench, frame: Packet, kind: str) -> None:
+def test_the_kind_of_a_fragment(every: Bench, frame: Packet, kind: str) -> None:
     assert fed(every, ETHER / frame)[0] == kind
 
 
 def test_an_ipv6_packet_in_one_fragment_is_whole(every: Bench) -> None:
-    """RFC 6946."""
+    """RFC 6946 calls it an atomic fragment."""
     conversation = Conversation(every.flow(6))
     for form in (with_extensions((FRAGMENT, 0)), with_extensions((DESTINATION, 0), (FRAGMENT, 0)), plain):
         assert conversation.rtt(form) == 5 * MS

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests where the program finds TCP, after IP options, extension headers and link headers, and where its data ends."""
+"""Tests that the program finds the TCP header after IP options, extension headers and link headers, and the end of its
+payload."""
 
 import itertools
 
@@ -30,14 +31,14 @@ pytestmark = pytest.mark.parallel
 
 
 @pytest.mark.parametrize("size", range(0, 41, 4))
-def test_ipv4_options_are_gone_past(bench: Bench, size: int) -> None:
+def test_ipv4_options_are_skipped(bench: Bench, size: int) -> None:
     conversation = Conversation(bench.flow())
     frame = with_ip_options(size)(conversation.segment(0, b""))
     assert IP(frame[ETHERNET:])[TCP].dport == 443
     assert conversation.rtt(with_ip_options(size)) == 5 * MS
 
 
-def test_ipv6_extension_headers_are_gone_past_in_any_order(bench: Bench) -> None:
+def test_ipv6_extension_headers_are_skipped_in_any_order(bench: Bench) -> None:
     conversation = Conversation(bench.flow(6))
     for length in range(4):
         for numbers in itertools.product(EXTENSIONS, repeat=length):
@@ -82,7 +83,7 @@ def test_an_extension_header_longer_than_the_packet_is_malformed(bench: Bench) -
     fits = (len(segment) - ETHERNET - IPV6) // 8 - 1
     assert fed(bench, set_byte(segment, at, 0))[0] == "tcp"
     assert fed(bench, set_byte(segment, at, fits + 1))[0] == "malformed"
-    # By the packet's own idea of its length, though the frame goes on.
+    # The header exceeds the packet's own length field, although the frame is long enough.
     segment = set_byte(segment, at, fits + 1)
     end = ETHERNET + IPV6 + (fits + 2) * 8
     beyond = segment + bytes(end - len(segment)) + conversation.segment(0, b"")[ETHERNET + IPV6 :]
@@ -108,7 +109,7 @@ def test_an_interface_without_link_header(bench: Bench) -> None:
     with without_link_header(bench) as ifindex:
         row = bench.row_of(ifindex)
         for version in (4, 6):
-            conversation = Conversation(bench.flow(version))  # joined on the loopback interface
+            conversation = Conversation(bench.flow(version))  # Bench.flow() starts it on the loopback interface
             assert conversation.rtt(form, ifindex=ifindex) is None
             assert conversation.rtt(form, ifindex=ifindex) == 5 * MS
             segment = form(conversation.segment(0, b""))

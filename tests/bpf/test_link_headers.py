@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests link headers: those of docs/links.md before the network header, in any sensible order, whole and truncated."""
+"""Tests the link headers of docs/links.md before the network header: in all sensible orders, complete and truncated."""
 
 import itertools
 from collections.abc import Callable
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.parallel
 
 MOST_HEADERS = 8
 MPLS_ETHERTYPE = 0x8847
-# Only the frame's EtherType shows that a pseudowire carries Ethernet.
+# Only the EtherType inside the pseudowire shows that the pseudowire carries Ethernet.
 MAY_BE_OTHER = {"pseudowire", "pseudowire, bare"}
 
 
@@ -48,7 +48,7 @@ def labels(count: int) -> Packet:
 
 
 def stacks(version: int) -> dict[str, Packet]:
-    """Return link headers by name, with Ethernet."""
+    """Returns stacks of link headers by name. Each stack includes the Ethernet header."""
     return {
         "none": ethernet(),
         "802.1Q": ethernet() / Dot1Q(vlan=5),
@@ -107,9 +107,9 @@ def test_an_rtt_after_each_stack(bench: Bench, name: str, version: int) -> None:
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("name", stacks(4))
-def test_cut_anywhere_it_is_counted_once_and_never_an_rtt(bench: Bench, name: str, version: int) -> None:
+def test_a_truncated_frame_is_counted_once_and_gives_no_rtt(bench: Bench, name: str, version: int) -> None:
     frame = bytes(stacks(version)[name] / segment(version, next(hosts), 1, 0, reply=True))
-    # A test run wants a whole IP header where the Ethernet type says IP.
+    # If the EtherType is that of IP, BPF_PROG_TEST_RUN requires a complete IP header.
     shortest = 15 if name != "none" else 14 + (20 if version == 4 else 40)
     for length in range(shortest, len(frame)):
         with bench.counting() as counted:
@@ -142,7 +142,10 @@ def test_cut_anywhere_it_is_counted_once_and_never_an_rtt(bench: Bench, name: st
         ),
         (ethernet(0x0600 - 1) / Raw(bytes(60)), "non_ip"),
         (ethernet(MPLS_ETHERTYPE) / labels(MOST_HEADERS + 1) / segment(4, 250, 1, 0, False), "non_ip"),
-        (ethernet() / Dot1Q(vlan=5, type=0x0800) / Raw(b"\x65" + bytes(59)), "malformed"),  # IPv6 said to be IPv4
+        (
+            ethernet() / Dot1Q(vlan=5, type=0x0800) / Raw(b"\x65" + bytes(59)),
+            "malformed",
+        ),  # IPv6 with the EtherType of IPv4
     ],
 )
 def test_packets_other_than_ip_after_tags(bench: Bench, frame: Packet, kind: str) -> None:
@@ -152,7 +155,9 @@ def test_packets_other_than_ip_after_tags(bench: Bench, frame: Packet, kind: str
 
 
 @pytest.mark.parametrize(("total", "length", "kind"), [(40, 48, "tcp"), (46, 48, "tcp"), (40, 47, "malformed")])
-def test_a_packet_ends_where_an_802_3_length_says(bench: Bench, total: int, length: int, kind: str) -> None:
+def test_an_802_3_length_field_determines_the_end_of_the_packet(
+    bench: Bench, total: int, length: int, kind: str
+) -> None:
     packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
     frame = Dot3(src=MAC, dst=MAC, len=length) / LLC(dsap=0xAA, ssap=0xAA, ctrl=3) / SNAP() / packet / Raw(bytes(12))
     with bench.counting() as counted:
@@ -163,8 +168,10 @@ def test_a_packet_ends_where_an_802_3_length_says(bench: Bench, total: int, leng
 @pytest.mark.parametrize(
     ("total", "length", "kind"), [(40, 42, "tcp"), (40, 48, "tcp"), (46, 42, "tcp"), (40, 41, "malformed")]
 )
-def test_a_packet_ends_where_pppoe_says(bench: Bench, total: int, length: int, kind: str) -> None:
-    """The rest is padding, even if the length in the IP header includes it."""
+def test_the_pppoe_length_field_determines_the_end_of_the_packet(
+    bench: Bench, total: int, length: int, kind: str
+) -> None:
+    """The rest of the frame is padding, even if the length in the IP header includes it."""
     packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
     session = ethernet(0x8864) / PPPoE(sessionid=7, len=length) / PPP(proto=0x0021)
     frame = session / packet / Raw(bytes(12))

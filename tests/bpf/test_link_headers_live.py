@@ -2,9 +2,9 @@
 """Tests link headers as the kernel stores them: tags outside of the packet data, headers in several pages, padding, and
 aggregated segments.
 
-A test run of the program has none of these, so packets pass a veth pair here, `near` and `far`. No VLAN device is
-needed for a tag outside of the data: the kernel removes the outer tag of received packets before the hook. For packets
-that the kernel would not tag, a small program before ours pushes tags.
+A test run of the program cannot create these cases, so packets pass through a veth pair here, `near` and `far`. A tag
+outside of the data needs no VLAN device: the kernel removes the outer tag of received packets before the hook. Where
+the kernel would not move a tag out of the data, a small program that runs before ours pushes tags.
 """
 
 import ctypes
@@ -42,7 +42,7 @@ TP_STATUS_VLAN_VALID = 1 << 4
 # linux/sockios.h, linux/ethtool.h
 SIOCETHTOOL = 0x8946
 ETHTOOL_STSO, ETHTOOL_GFLAGS, ETHTOOL_SFLAGS = 0x1F, 0x25, 0x26
-ETH_FLAG_VLAN = 1 << 7 | 1 << 8  # for what goes out, for what comes in
+ETH_FLAG_VLAN = 1 << 7 | 1 << 8  # for transmitted and for received packets
 
 CTAG, STAG = 0x8100, 0x88A8
 TAG_BYTES = 4
@@ -59,7 +59,7 @@ def collector() -> Iterator[EppingCollector]:
 
 @dataclass
 class Pair:
-    """Two ends of a veth pair in separate namespaces. `near` is watched, and `far` too if the test asks for it."""
+    """The two ends of a veth pair, in separate namespaces. Every test watches `near`; some tests watch `far`, too."""
 
     collector: EppingCollector
     near: Namespace
@@ -73,7 +73,7 @@ class Pair:
             self.collector.attachments.attach(name)
 
     def socket(self, name: str) -> socket.socket:
-        """Receives the packets of an end, and sends from there."""
+        """Returns a packet socket of one end. The socket receives the packets of this end and sends packets from it."""
         with self.namespace(name).entered():
             end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             end.bind((name, 3))  # ETH_P_ALL
@@ -81,7 +81,7 @@ class Pair:
         return end
 
     def ethtool(self, name: str, command: int, value: int = 0) -> int:
-        """Return features of an end, or set them."""
+        """Gets or sets the features of one end."""
         wanted = ctypes.create_string_buffer(struct.pack("=II", command, value), 8)
         with self.namespace(name).entered(), socket.socket() as any_socket:
             request = struct.pack("16sP16x", name.encode(), ctypes.addressof(wanted))
@@ -89,7 +89,8 @@ class Pair:
         return int.from_bytes(wanted.raw[4:], "little")
 
     def counters(self, name: str) -> dict[str, Any]:
-        """Return what was counted for an end: names such as "received tcp" -> (packets, bytes), and `rtt_begun`."""
+        """Returns the counters of one end: (packets, bytes) by names such as "received tcp", and the count
+        `rtt_begun`."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -99,7 +100,7 @@ class Pair:
         return counts
 
     def rtts(self) -> int:
-        """Return the number of RTTs that were counted."""
+        """Returns the number of RTTs that were counted."""
         return int(self.collector.reader().read().buckets.counts.sum())
 
 
@@ -107,8 +108,9 @@ class Pair:
 def pair(collector: EppingCollector) -> Iterator[Pair]:
     with Namespace("near") as near, Namespace("far") as far:
         for namespace in (near, far):
-            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own
-        # Numbers that no other interface has, for the program knows interfaces of all namespaces by these.
+            namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
+        # The program identifies the interfaces of all namespaces by their ifindex, so no other interface may have these
+        # numbers.
         near.ip(
             f"link add near index 7001 mtu 9000 type veth peer name far index 7002 mtu 9000 netns {far.path}",
             "link set near up",
@@ -129,9 +131,10 @@ def segment(from_near: bool, port: int, tsval: int, tsecr: int) -> Packet:
 
 
 def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
-    """Two segments out of `near` and a reply into it make an RTT.
+    """Two segments out of `near` and a reply into `near` must give an RTT.
 
-    Each packet is counted once, with the bytes in the packet: pushed headers are more, removed headers are fewer bytes.
+    Each packet is counted once, with its length in memory: pushed headers add bytes, and removed headers subtract
+    bytes.
     """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]
@@ -153,7 +156,7 @@ def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
     [(ETHER / Dot1Q(vlan=5), CTAG), (ETHER / Dot1AD(vlan=5), STAG), (ETHER / Dot1AD(vlan=5) / Dot1Q(vlan=6), STAG)],
     ids=["802.1Q", "802.1ad", "QinQ"],
 )
-def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Packet, outer: int) -> None:
+def test_the_kernel_removes_the_outer_tag_of_received_packets(pair: Pair, link: Packet, outer: int) -> None:
     pair.watch("near")
     count = pair.counters("near")["received udp"][0]
     with closing(pair.socket("near")) as near, closing(pair.socket("far")) as far:
@@ -170,9 +173,9 @@ def test_the_kernel_takes_the_outer_tag_off_what_comes_in(pair: Pair, link: Pack
 
 @contextmanager
 def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]:
-    """Attach a program to both hooks of an end that pushes tags, the last one outside of the data.
+    """Attaches a program to both hooks of one end. The program pushes tags, and the last tag stays outside of the data.
 
-    The program runs before the others on the hook.
+    The program runs before all other programs on the hook.
     """
     calls = [
         other_programs.call(other_programs.BPF_FUNC_SKB_VLAN_PUSH, socket.htons(protocol), 5) for protocol in protocols
@@ -184,7 +187,7 @@ def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
 @pytest.mark.parametrize("protocols", [(CTAG,), (STAG,), (CTAG, STAG)], ids=["802.1Q", "802.1ad", "QinQ"])
 def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
-    """Only the last pushed tag is outside; the one before is in the packet."""
+    """Only the last pushed tag is outside of the data; an earlier tag is in the packet."""
     for name in ("near", "far"):
         flags = pair.ethtool(name, ETHTOOL_GFLAGS)
         pair.ethtool(name, ETHTOOL_SFLAGS, flags | ETH_FLAG_VLAN if offload else flags & ~ETH_FLAG_VLAN)
@@ -196,7 +199,7 @@ def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ..
     ):
         frame = bytes(ETHER / IP(src="192.0.2.1", dst="192.0.2.2") / UDP() / bytes(20))
         near.send(frame)
-        # The other end has its outer tag outside of the data too. AF_PACKET shows the inner one only.
+        # At `far`, the outer tag is outside of the data, too. AF_PACKET shows only the inner tag.
         received = far.recv(9000)
         assert received == frame[:12] + struct.pack(">HH", CTAG, 5) * (len(protocols) - 1) + frame[12:]
         converse(pair, ETHER, TAG_BYTES * (len(protocols) - 1), 0)
@@ -220,22 +223,22 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
-    """They stay in the packet. For 802.3, the kernel has another protocol than the EtherType."""
+    """These headers stay in the packet. For 802.3, the protocol in the skb differs from the EtherType."""
     pair.watch("near")
     converse(pair, FRAMES[name], 0, 0)
 
 
 @pytest.mark.parametrize("name", ["802.3", "Cisco MetaData"])
-def test_they_may_be_behind_a_tag_that_the_kernel_takes_off(pair: Pair, name: str) -> None:
+def test_unknown_headers_after_a_tag_that_the_kernel_removes(pair: Pair, name: str) -> None:
     pair.watch("near")
     converse(pair, Raw(builders.link(("802.1Q", name), 4, 1)), 0, TAG_BYTES)
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
-    """A DNS reply that is too long for the link, as the kernel sends and receives it.
+def test_a_first_fragment_of_a_reply_ends_an_rtt(pair: Pair, version: int) -> None:
+    """The kernel sends and receives a DNS reply that is too long for the link.
 
-    Fragments are not reassembled before the hook.
+    The kernel does not reassemble fragments before the hook.
     """
     pair.watch("near")
     before, rtts = pair.counters("near"), pair.rtts()
@@ -261,13 +264,13 @@ def test_a_first_fragment_answers(pair: Pair, version: int) -> None:
     assert pair.rtts() == rtts + 1
 
 
-# ---- what lies where
+# ---- packet data in several pages
 
 
 @pytest.mark.parametrize("linear", [14, 33, 34, 38, 41, 42, 46, 49, 50, 60])
 @pytest.mark.parametrize("version", [4, 6])
-def test_questions_outside_of_the_linear_part_are_read(pair: Pair, version: int, linear: int) -> None:
-    """Drivers put presumed headers into the linear part of an skb, and the rest into pages."""
+def test_requests_outside_of_the_linear_part_are_read(pair: Pair, version: int, linear: int) -> None:
+    """Drivers copy the presumed headers into the linear part of an skb, and leave the rest in pages."""
     pair.watch("near")
     network = IP(src="192.0.2.1", dst="192.0.2.2") if version == 4 else IPv6(src="2001:db8::1", dst="2001:db9::1")
     port = next(ports)
@@ -280,7 +283,8 @@ def test_questions_outside_of_the_linear_part_are_read(pair: Pair, version: int,
     with closing(pair.socket("near")) as near:
         near.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         for question in questions.values():
-            # struct virtio_net_hdr: of a packet longer than a page, hdr_len bytes are linear
+            # struct virtio_net_hdr: if a packet is longer than a page, the kernel puts hdr_len bytes into the linear
+            # part
             near.send(struct.pack("=BBHHHH", 0, 0, linear, 0, 0, 0) + bytes(ETHER / network / question))
     after = pair.counters("near")
     assert [after[f"transmitted {kind}"][0] - before[f"transmitted {kind}"][0] for kind in questions] == [1, 1]
@@ -306,7 +310,7 @@ def test_padding_is_no_payload(pair: Pair) -> None:
 
 
 def transfer(pair: Pair, size: int) -> None:
-    """Transfer so many bytes by TCP from near to far."""
+    """Transfers `size` bytes over TCP from near to far."""
     with pair.far.entered():
         listener = socket.create_server(("10.0.0.2", 0))
     with pair.near.entered(), listener, socket.create_connection(listener.getsockname()) as sender:
@@ -327,8 +331,8 @@ def transfer(pair: Pair, size: int) -> None:
 def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_come_in: bool) -> None:
     """Both ends must have counted the same packets and bytes.
 
-    Packets out of `near` are not yet split into segments. Packets into `far` are split only if `near` may not leave
-    that to its card.
+    Packets that leave `near` are not yet split into segments. Packets that enter `far` are split only if `near` has TCP
+    segmentation offload switched off.
     """
     pair.near.ip("address add 10.0.0.1/24 dev near", "link set near mtu 1500")
     pair.far.ip("address add 10.0.0.2/24 dev far", "link set far mtu 1500")
@@ -354,7 +358,8 @@ def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_com
 
 
 def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
-    """The kernel receives its own broadcasts once more, for its own sockets; the device does not count them."""
+    """The kernel loops its own broadcasts back to local sockets. The counters of the device do not include these
+    copies."""
     pair.near.ip("address add 10.9.0.1/24 dev near")
     pair.watch("near")
     before = pair.counters("near")
@@ -366,6 +371,6 @@ def test_copies_of_broadcasts_for_this_host_are_not_counted(pair: Pair) -> None:
             receiver.settimeout(PATIENCE_S)
             for address in ("10.9.0.255", "224.0.0.251"):
                 sender.sendto(bytes(20), (address, 9))
-            assert receiver.recv(100) == bytes(20)  # the copy of the broadcast has come
+            assert receiver.recv(100) == bytes(20)  # the copy of the broadcast has arrived
     sent = before["transmitted udp"][0] + 2, before["transmitted udp"][1] + 2 * (14 + 20 + 8 + 20)
     becomes(lambda: pair.counters("near"), before | {"transmitted udp": sent})

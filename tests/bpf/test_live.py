@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests what only real interfaces show: the layout of packets in memory, and packets without a link header."""
+"""Tests properties that only real interfaces show: the layout of packets in memory, and packets without a link
+header."""
 
 import fcntl
 import os
@@ -29,12 +30,12 @@ TCP_TIMESTAMP = 0  # enum traffic_class
 @pytest.fixture
 def host() -> Iterator[Namespace]:
     with Namespace("host") as namespace:
-        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own
+        namespace.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
         yield namespace
 
 
 def packets(collector: EppingCollector, way: str) -> list[int]:
-    """Return the packets of the one watched interface by kind."""
+    """Returns the number of packets of the only watched interface, by kind."""
     counters = collector.reader().read().interfaces[1]
     return [int(count) for count in counters[way]["packets"]]
 
@@ -46,8 +47,8 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
         "link set far mtu 9000 up",
     )
     frame = bytes(Ether() / IP(src="192.0.2.1", dst="198.51.100.1") / TCP(flags="PA", options=TIMESTAMPS) / bytes(6000))
-    # struct virtio_net_hdr: of a packet longer than a page, the kernel puts hdr_len bytes into the linear part and the
-    # rest into pages, as it does with what drivers receive.
+    # struct virtio_net_hdr: if a packet is longer than a page, the kernel puts hdr_len bytes into the linear part and
+    # the rest into pages. Drivers do the same with received packets.
     only_ethernet_is_linear = struct.pack("=BBHHHH", 0, 0, 14, 0, 0, 0)
     with EppingCollector() as collector, host.entered():
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
@@ -57,7 +58,7 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
             sender.send(only_ethernet_is_linear + frame)
         assert packets(collector, "transmitted") == [1, 0, 0, 0, 0, 0, 0]
         reading = collector.reader().read()
-    # From one subnet and to the other, with its timestamp option, and every byte of it.
+    # The packet and all its bytes are counted for both subnets, in the class of packets with a timestamp option.
     assert traffic(reading)[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
     assert traffic(reading)[:, 1, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
 
@@ -79,7 +80,7 @@ def test_an_interface_without_link_header(host: Namespace) -> None:
     assert traffic(reading)[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(packet)]
 
 
-def test_detaching_takes_the_program_off_both_hooks(host: Namespace) -> None:
+def test_detaching_removes_the_program_from_both_hooks(host: Namespace) -> None:
     host.ip("link add near type veth peer name far", "link set near up", "link set far up")
     with EppingCollector() as collector, host.entered():
         ifindex = socket.if_nametoindex("near")

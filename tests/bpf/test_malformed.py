@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests packets that are broken, truncated or random: each is counted once, in the right kind, and never matched."""
+"""Tests packets that are broken, truncated or random. Each packet is counted once, in the right kind, and gives no
+RTT."""
 
 import ctypes
 import random
@@ -38,7 +39,8 @@ pytestmark = pytest.mark.parallel
 
 
 def broken_headers() -> Iterator[tuple[str, int, Transform]]:
-    """Yield (what is broken, IP version, how). All offsets count from the beginning of the frame."""
+    """Yields a description, the IP version, and a function that breaks the header. All offsets are relative to the
+    start of the frame."""
 
     def setting(at: int, value: int) -> Transform:
         return lambda frame: set_byte(frame, at, value)
@@ -75,7 +77,8 @@ FORMS = [(4, plain), (4, with_ip_options(12)), (6, plain), (6, with_extensions((
 
 
 def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, ifindex: int = 1) -> list[str]:
-    """Return the kind of the frame truncated to every length. Each frame must be counted exactly once."""
+    """Returns the kind of the frame when it is truncated to each length from `least`. Each frame must be counted
+    exactly once."""
     row = bench.row if ifindex == 1 else bench.row_of(ifindex)
     kinds = []
     for size in range(least, len(frame) + 1):
@@ -89,9 +92,10 @@ def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, if
 
 @pytest.mark.parametrize(("version", "form"), FORMS)
 def test_a_packet_cut_off_anywhere_is_malformed(bench: Bench, version: int, form: Transform) -> None:
-    """The packet lacks what the IP header promises.
+    """The packet is shorter than the IP header says.
 
-    After an Ethernet header, a test run accepts no part of an IP header; without one, it does from the 15th byte on.
+    After an Ethernet header, BPF_PROG_TEST_RUN requires a complete IP header. Without an Ethernet header, it accepts
+    frames from 15 bytes on.
     """
     segment = form(Conversation(bench.flow(version)).segment(0, 2 * NOP + timestamp(1, 0)))
     least = ETHERNET + (IPV4 if version == 4 else IPV6)
@@ -103,7 +107,7 @@ def test_a_packet_cut_off_anywhere_is_malformed(bench: Bench, version: int, form
 
 
 @pytest.mark.parametrize(("version", "form"), FORMS)
-def test_a_packet_cut_off_by_its_capture_needs_its_headers_only(bench: Bench, version: int, form: Transform) -> None:
+def test_a_packet_truncated_by_its_capture_needs_only_its_headers(bench: Bench, version: int, form: Transform) -> None:
     conversation = Conversation(bench.flow(version))
     segment = form(conversation.segment(0, 2 * NOP + timestamp(1, 0)))
     headers, least = len(segment) - 4, ETHERNET + (IPV4 if version == 4 else IPV6)
@@ -116,8 +120,9 @@ def test_a_packet_cut_off_by_its_capture_needs_its_headers_only(bench: Bench, ve
         assert kinds == ["malformed"] * (headers - ETHERNET - LEAST_FRAME) + ["tcp"] * 5
 
 
-def test_whatever_comes_is_counted_once(bench: Bench) -> None:
-    """Header bytes change at random: one kind, all bytes, and a subnet's traffic exactly if there are addresses."""
+def test_every_random_packet_is_counted_once(bench: Bench) -> None:
+    """Random header bytes change. Each packet is counted in one kind with all its bytes, and for its subnets if it has
+    IP addresses."""
     chance = random.Random(9)
     forms = [(4, plain), (4, with_ip_options(8)), (6, plain), (6, with_extensions((HOP_BY_HOP, 1), (FRAGMENT, 0)))]
     seen = set()
@@ -143,7 +148,7 @@ def test_whatever_comes_is_counted_once(bench: Bench) -> None:
 
 
 def test_on_an_interface_a_malformed_packet_is_not_marked() -> None:
-    """The program marks malformed packets only with the packet's clock (bpf/config.h)."""
+    """The program marks malformed packets only if `packet_clock` is set (bpf/config.h)."""
     frame = struct.pack(">12xH", 0x0800) + b"\x44" + bytes(60)
     data = ctypes.create_string_buffer(frame, len(frame))
     for packet_clock in (False, True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests methods that match requests with replies: what starts, completes and invalidates an RTT sample."""
+"""Tests methods that match requests with replies: which packets start, complete and invalidate an RTT sample."""
 
 import itertools
 import struct
@@ -22,12 +22,13 @@ pytestmark = pytest.mark.parallel
 
 
 MAX_AGE_NS = EppingConfig().max_age_ns
-SOURCE_PORT = 14 + 20  # its place in a frame
+SOURCE_PORT = 14 + 20  # the offset of the field in a frame
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """The transport headers of a request and its reply. `number` distinguishes exchanges of one pair of hosts."""
+    """The transport headers of a request and its reply. `number` distinguishes the exchanges between one pair of
+    hosts."""
 
     method: str
     ask: Callable[[int, int], Packet]
@@ -65,7 +66,7 @@ pairs = itertools.count(1)
 
 
 class Hosts:
-    """An internal client and an external server, each in its own subnet, other than those of Bench.flow()."""
+    """An internal client and an external server, each in its own subnet. Bench.flow() uses other subnets."""
 
     def __init__(self, bench: Bench, version: int = 4) -> None:
         self.bench, self.version, pair = bench, version, next(pairs)
@@ -77,7 +78,7 @@ class Hosts:
         )
 
     def send(self, at_ns: int, payload: Packet, sender: int) -> Rtt | None:
-        """Endpoint 0 sends out of the interface, endpoint 1 into it."""
+        """Sends a packet: endpoint 0 sends out of the interface, endpoint 1 sends into it."""
         source, destination = self.ends if sender == 0 else self.ends[::-1]
         network = IP(src=source, dst=destination) if self.version == 4 else IPv6(src=source, dst=destination)
         return self.bench.feed(ETHER / network / payload, START_NS + at_ns, EGRESS if sender == 0 else INGRESS)
@@ -90,7 +91,7 @@ class Hosts:
 
 
 def method_of(bench: Bench, rtt: Rtt) -> set[str]:
-    """Return the methods of the slots of an RTT's subnet that have counted an RTT."""
+    """Returns the methods that have counted an RTT for the subnet of this RTT."""
     return {
         methods.METHODS[int(bench.slots["key"]["method"][slot])].name
         for slot in range(1, len(bench.slots))
@@ -101,7 +102,9 @@ def method_of(bench: Bench, rtt: Rtt) -> set[str]:
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.method)
 class TestExchanges:
-    def test_answered_once_for_the_subnet_that_answered(self, bench: Bench, exchange: Exchange, version: int) -> None:
+    def test_the_first_reply_counts_for_the_subnet_that_replied(
+        self, bench: Bench, exchange: Exchange, version: int
+    ) -> None:
         hosts = Hosts(bench, version)
         assert hosts.out(0, exchange.ask(version, 1)) is None
         rtt = hosts.back(7 * MS, exchange.answer(version, 1))
@@ -110,7 +113,7 @@ class TestExchanges:
         assert method_of(bench, rtt) == {exchange.method}
         assert hosts.back(8 * MS, exchange.answer(version, 1)) is None
 
-    def test_asked_from_outside_it_is_the_inside_that_answers(
+    def test_a_request_from_outside_is_timed_for_the_internal_subnet(
         self, bench: Bench, exchange: Exchange, version: int
     ) -> None:
         hosts = Hosts(bench, version)
@@ -119,14 +122,16 @@ class TestExchanges:
         assert rtt is not None
         assert (rtt.ns, rtt.side) == (3 * MS, INTERNAL)
 
-    def test_an_answer_to_another_question_is_none(self, bench: Bench, exchange: Exchange, version: int) -> None:
+    def test_a_reply_to_another_request_is_ignored(self, bench: Bench, exchange: Exchange, version: int) -> None:
         hosts, others = Hosts(bench, version), Hosts(bench, version)
         hosts.out(0, exchange.ask(version, 1))
         assert hosts.back(MS, exchange.answer(version, 2)) is None
         assert others.back(MS, exchange.answer(version, 1)) is None
         assert hosts.back(2 * MS, exchange.answer(version, 1)) is not None
 
-    def test_several_wait_at_a_time(self, bench: Bench, exchange: Exchange, version: int) -> None:
+    def test_several_requests_are_outstanding_at_the_same_time(
+        self, bench: Bench, exchange: Exchange, version: int
+    ) -> None:
         hosts = Hosts(bench, version)
         for number in range(1, 6):
             hosts.out(number * MS, exchange.ask(version, number))
@@ -135,7 +140,7 @@ class TestExchanges:
             assert rtt is not None
             assert rtt.ns == (20 - number) * MS
 
-    def test_asked_again_it_is_never_timed(self, bench: Bench, exchange: Exchange, version: int) -> None:
+    def test_a_repeated_request_is_never_timed(self, bench: Bench, exchange: Exchange, version: int) -> None:
         hosts = Hosts(bench, version)
         hosts.out(0, exchange.ask(version, 1))
         with bench.counting() as counted:
@@ -144,19 +149,23 @@ class TestExchanges:
             assert hosts.back(700 * MS, exchange.answer(version, 1)) is None
         assert counted["rtt_repeated"] == 1
 
-    def test_too_old_it_is_counted_as_expired(self, bench: Bench, exchange: Exchange, version: int) -> None:
+    def test_a_late_reply_is_counted_as_expired(self, bench: Bench, exchange: Exchange, version: int) -> None:
         hosts = Hosts(bench, version)
         hosts.out(0, exchange.ask(version, 1))
         with bench.counting() as counted:
             assert hosts.back(MAX_AGE_NS + 1, exchange.answer(version, 1)) is None
         assert counted["rtt_expired"] == 1
 
-    def test_after_that_the_same_question_is_a_new_one(self, bench: Bench, exchange: Exchange, version: int) -> None:
+    def test_the_same_request_after_expiry_is_a_new_request(
+        self, bench: Bench, exchange: Exchange, version: int
+    ) -> None:
         hosts = Hosts(bench, version)
         hosts.out(0, exchange.ask(version, 1))
         hosts.out(MAX_AGE_NS + 1, exchange.ask(version, 1))
         rtt = hosts.back(MAX_AGE_NS + 1 + MS, exchange.answer(version, 1))
-        if exchange.method == "tcp_handshake":  # but for a SYN: its sequence number would be another
+        if (
+            exchange.method == "tcp_handshake"
+        ):  # a repeated SYN stays untimed: a new SYN would have another sequence number
             assert rtt is None
         else:
             assert rtt is not None
@@ -170,32 +179,32 @@ class TestHandshake:
         assert hosts.back(10 * MS, tcp("SA", 443, 40_000, 5000, 1001)) is not None
         return hosts
 
-    def test_the_near_side_is_the_ack_of_the_syn_ack(self, bench: Bench) -> None:
+    def test_the_ack_of_a_syn_ack_times_the_internal_side(self, bench: Bench) -> None:
         hosts = self.accepted(bench)
         rtt = hosts.out(12 * MS, tcp("A", 40_000, 443, 1001, 5001))
         assert rtt is not None
         assert (rtt.ns, rtt.side) == (2 * MS, INTERNAL)
         assert hosts.out(13 * MS, tcp("A", 40_000, 443, 1001, 5001)) is None
 
-    def test_an_ack_of_more_is_not_the_answer(self, bench: Bench) -> None:
+    def test_an_ack_of_a_higher_number_gives_no_rtt(self, bench: Bench) -> None:
         hosts = self.accepted(bench)
         with bench.counting() as counted:
             assert hosts.out(12 * MS, tcp("A", 40_000, 443, 1001, 6001)) is None
         assert counted["rtt_superseded"] == 1
 
-    def test_a_syn_ack_sent_again_is_never_timed(self, bench: Bench) -> None:
+    def test_a_retransmitted_syn_ack_is_never_timed(self, bench: Bench) -> None:
         hosts = self.accepted(bench)
         with bench.counting() as counted:
             hosts.back(40 * MS, tcp("SA", 443, 40_000, 5000, 1001))
             assert hosts.out(41 * MS, tcp("A", 40_000, 443, 1001, 5001)) is None
         assert counted["rtt_repeated"] == 1
 
-    def test_a_reset_answers_nothing(self, bench: Bench) -> None:
+    def test_a_reset_completes_no_rtt(self, bench: Bench) -> None:
         hosts = Hosts(bench)
         hosts.out(0, tcp("S", 40_000, 443, 1000, 0))
         assert hosts.back(MS, tcp("RA", 443, 40_000, 0, 1001)) is None
 
-    def test_a_flood_of_syns_pushes_out_no_flow(self, bench_of: Callable[[EppingConfig], Bench]) -> None:
+    def test_a_flood_of_syns_evicts_no_flow(self, bench_of: Callable[[EppingConfig], Bench]) -> None:
         bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, max_subnets=16, max_flows=256))
         flow = bench.flow().begun(1000)
         assert flow.client(1 * SECOND, 2000) is None
@@ -210,14 +219,14 @@ class TestHandshake:
 class TestQuic:
     @pytest.mark.parametrize("version", QUIC_VERSIONS)
     @pytest.mark.parametrize("reply", [0, 2, 3], ids=["Initial", "Handshake", "Retry"])
-    def test_whatever_comes_back_first_answers(self, bench: Bench, version: int, reply: int) -> None:
+    def test_the_first_reply_of_any_type_completes_the_rtt(self, bench: Bench, version: int, reply: int) -> None:
         hosts = Hosts(bench)
         hosts.out(0, UDP(sport=40_000, dport=443) / quic(0, version))
         rtt = hosts.back(5 * MS, UDP(sport=443, dport=40_000) / quic(reply, version))
         assert rtt is not None
         assert rtt.ns == 5 * MS
 
-    def test_a_hello_in_two_packets_is_one_question(self, bench: Bench) -> None:
+    def test_a_client_hello_in_two_packets_is_one_request(self, bench: Bench) -> None:
         hosts = Hosts(bench)
         hosts.out(0, UDP(sport=40_000, dport=443) / quic(0))
         hosts.out(MS, UDP(sport=40_000, dport=443) / quic(0))
@@ -229,15 +238,15 @@ class TestQuic:
         "payload",
         [
             Raw(b"\x40" + bytes(1199)),  # a short header
-            Raw(struct.pack("!BI", 0xC0, 0) + bytes(1195)),  # version negotiation
-            Raw(struct.pack("!BI", 0xC0, 0xFF00001D) + bytes(1195)),  # a draft
-            Raw(struct.pack("!BI", 0x80, 1) + bytes(1195)),  # without the fixed bit
-            quic(2),  # a Handshake packet is no beginning
+            Raw(struct.pack("!BI", 0xC0, 0) + bytes(1195)),  # Version Negotiation
+            Raw(struct.pack("!BI", 0xC0, 0xFF00001D) + bytes(1195)),  # the version number of a draft
+            Raw(struct.pack("!BI", 0x80, 1) + bytes(1195)),  # the fixed bit is 0
+            quic(2),  # a Handshake packet starts no RTT sample
             Raw(b"\xc0\x00\x00"),
         ],
         ids=["short header", "negotiation", "draft", "fixed bit", "Handshake", "cut short"],
     )
-    def test_what_begins_nothing(self, bench: Bench, payload: Packet) -> None:
+    def test_payloads_that_start_no_rtt(self, bench: Bench, payload: Packet) -> None:
         hosts = Hosts(bench)
         with bench.counting() as counted:
             hosts.out(0, UDP(sport=40_000, dport=443) / payload)
@@ -246,9 +255,7 @@ class TestQuic:
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange.method)
-def test_a_method_alone_measures_and_the_others_do_not(
-    bench_of: Callable[[EppingConfig], Bench], exchange: Exchange
-) -> None:
+def test_only_the_enabled_method_measures(bench_of: Callable[[EppingConfig], Bench], exchange: Exchange) -> None:
     alone = bench_of(EppingConfig(packet_clock=True, methods=(exchange.method,), max_subnets=1024, max_flows=1024))
     for other in EXCHANGES:
         hosts = Hosts(alone)
@@ -256,7 +263,7 @@ def test_a_method_alone_measures_and_the_others_do_not(
         assert (hosts.back(MS, other.answer(4, 1)) is not None) == (other is exchange)
 
 
-def test_methods_that_are_none() -> None:
+def test_unknown_and_missing_methods_are_rejected() -> None:
     with pytest.raises(EppingError, match=r"no method 'ping': choose among tcp_timestamp, .*quic_handshake"):
         EppingConfig(methods=("dns", "ping"))
     with pytest.raises(EppingError, match="no method is enabled"):
@@ -264,7 +271,7 @@ def test_methods_that_are_none() -> None:
 
 
 def begun(bench: Bench, frame: Packet, kind: str) -> int:
-    """Return how many RTT samples a transmitted packet starts. The packet must be counted once, in its kind."""
+    """Returns how many RTT samples a transmitted packet starts. Checks that the packet is counted once, in its kind."""
     with bench.counting() as counted:
         assert bench.feed(frame, START_NS, EGRESS) is None
     assert counted[f"transmitted {kind}"] == (1, len(bytes(frame)))
@@ -272,21 +279,21 @@ def begun(bench: Bench, frame: Packet, kind: str) -> int:
 
 
 class TestWhatIsNoQuestion:
-    """Packets that were once timed by mistake. The fuzzer found all of them (tests/long/fuzz)."""
+    """Packets that the program once timed by mistake. The fuzzer found all of them (tests/long/fuzz)."""
 
     QUERY = bytes(DNS(id=0x1234, qd=DNSQR(qname="example.org")))
     NETWORKS = ETHER / IP(src="10.251.0.1", dst="10.251.1.1"), ETHER / IPv6(src="2001:dbc::1", dst="2001:dbd::1")
 
     @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
     @pytest.mark.parametrize("size", range(9))
-    def test_less_than_8_bytes_are_no_query(self, bench: Bench, size: int, network: Packet) -> None:
+    def test_a_payload_shorter_than_8_bytes_is_not_a_query(self, bench: Bench, size: int, network: Packet) -> None:
         frame = network / UDP(sport=5000 + size, dport=53) / self.QUERY[:size]
         assert begun(bench, frame, "udp") == (size == 8)
 
     @pytest.mark.parametrize("network", NETWORKS, ids=["IPv4", "IPv6"])
     @pytest.mark.parametrize("size", [0, 4, 7])
     def test_padding_is_no_payload(self, bench: Bench, size: int, network: Packet) -> None:
-        """Ethernet pads short frames, not always with zeros."""
+        """Ethernet pads short frames, and the padding is not always zeros."""
         for port, data in ((53, self.QUERY), (443, bytes(quic(0)))):
             assert begun(bench, network / UDP(sport=5353, dport=port) / data[:size] / Padding(data[size:]), "udp") == 0
 
@@ -298,7 +305,7 @@ class TestWhatIsNoQuestion:
             assert begun(bench, with_protocol(network, protocol) / cut, "icmp") == 0
 
     @pytest.mark.parametrize("kind", [8, 128], ids=["request of ICMP", "request of ICMPv6"])
-    def test_each_version_of_ip_has_an_icmp_of_its_own(self, bench: Bench, kind: int) -> None:
+    def test_each_ip_version_accepts_only_its_own_icmp(self, bench: Bench, kind: int) -> None:
         echo = Raw(struct.pack("!BBHHH", kind, 0, 0, 7, kind) + bytes(18))
         for network, right in zip(self.NETWORKS, ((1, 8), (58, 128)), strict=True):
             for protocol in (1, 58):
@@ -307,7 +314,7 @@ class TestWhatIsNoQuestion:
 
 
 def with_protocol(network: Packet, protocol: int) -> Packet:
-    """Return Ethernet and an IP header with this protocol."""
+    """Returns an Ethernet and an IP header with this protocol number."""
     network = network.copy()
     network.lastlayer().setfieldval("proto" if network.lastlayer().version == 4 else "nh", protocol)
     return network

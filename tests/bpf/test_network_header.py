@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests packets whose network header is not where the type of their device says. The kernel knows the place.
+"""Tests packets whose network header is at another offset than the type of their device implies. The kernel knows the
+offset.
 
-A program before ours inserts bytes before the network header. The kernel has such bytes on VTI, xfrm (the Ethernet
-header of the lower interface) and multipoint GRE devices (the outer IP and GRE headers). `make vmtest` tests the real
-devices, and devices without an Ethernet header.
+Another program runs before ours and inserts bytes before the network header. The kernel itself has such bytes on VTI
+and xfrm devices (the Ethernet header of the lower interface) and on multipoint GRE devices (the outer IP and GRE
+headers). `make vmtest` tests these real devices, and devices without an Ethernet header.
 """
 
 import fcntl
@@ -41,7 +42,7 @@ TUN = "tun-epping"
 GRE_HEADER = bytes(IP(src="203.0.113.1", dst="203.0.113.2") / GRE(proto=ETH_P_IP, key_present=1, key=77))
 FRONTS = {
     "nothing": b"",
-    # A MAC address that begins as IPv4, or as IPv6, does.
+    # The destination MAC address starts like an IPv4 or an IPv6 header.
     "Ethernet, 4": bytes(Ether(dst="45:00:00:28:00:01", src="02:00:00:00:00:02", type=ETH_P_IP)) + bytes(2),
     "Ethernet, 6": bytes(Ether(dst="60:00:00:00:00:14", src="06:40:20:01:0d:b8", type=ETH_P_IPV6)) + bytes(2),
     "Ethernet, other": bytes(Ether(dst="02:00:00:00:00:01", src="02:00:00:00:00:02", type=0x88B5)) + bytes(2),
@@ -52,7 +53,8 @@ FRONTS = {
 
 
 def size_of(front: str) -> int:
-    """Return the pushed bytes of a front. The stack holds a multiple of 4."""
+    """Return how many bytes of a front are pushed. FRONTS pads each front to a multiple of 4 bytes, as the stack of a
+    BPF program requires."""
     return {"Ethernet, 4": 14, "Ethernet, 6": 14, "Ethernet, other": 14, "a byte": 1, "the longest": 255}.get(
         front, len(FRONTS[front])
     )
@@ -65,7 +67,7 @@ def collector() -> Iterator[EppingCollector]:
 
 
 class Tun:
-    """A tun device in its own namespace. Packets without a link header enter by its descriptor."""
+    """A tun device in its own namespace. Packets without a link header enter through its file descriptor."""
 
     def __init__(self, collector: EppingCollector, namespace: Namespace, hardware: int) -> None:
         self.collector = collector
@@ -74,7 +76,7 @@ class Tun:
             self._device = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK)
             fcntl.ioctl(self._device, TUNSETIFF, struct.pack("=16sH22x", TUN.encode(), IFF_TUN | IFF_NO_PI))
             fcntl.ioctl(self._device, TUNSETLINK, hardware)
-            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # or the kernel sends packets of its own
+            namespace.sysctl(f"net.ipv6.conf.{TUN}.disable_ipv6", 1)  # otherwise the kernel sends packets itself
             namespace.ip(f"link set {TUN} up")
             self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 
@@ -85,7 +87,7 @@ class Tun:
 
     @contextmanager
     def watched_behind(self, calls: Sequence[bytes]) -> Iterator[None]:
-        """Watch the device. While the body runs, a program before ours makes these calls."""
+        """Watch the device. While the body runs, another program makes these calls before our program runs."""
         self.collector.attachments.attach(TUN)
         with other_programs.attached(TUN, calls):
             yield
@@ -95,11 +97,11 @@ class Tun:
         os.write(self._device, bytes(packet))
 
     def transmit(self, packet: Packet, protocol: int = 0) -> None:
-        """Make the kernel transmit a packet, as a packet socket does that is bound to `protocol`."""
+        """Make the kernel transmit a packet, like a packet socket that is bound to `protocol`."""
         self._socket.sendto(bytes(packet), (TUN, protocol))
 
     def counters(self, name: str = TUN) -> dict[str, tuple[int, int]]:
-        """Return packets and bytes of an interface by direction and kind, without zeros."""
+        """Return the packets and bytes of an interface by direction and kind, without the counters that are 0."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]
@@ -116,7 +118,7 @@ class Tun:
 
 @pytest.fixture
 def tun(collector: EppingCollector, request: pytest.FixtureRequest) -> Iterator[Tun]:
-    """A tun device. A parameter is the hardware type that it reports (linux/if_arp.h)."""
+    """A tun device. The fixture's parameter is the hardware type that the device reports (linux/if_arp.h)."""
     hardware = getattr(request, "param", ARPHRD_NONE)
     with Namespace("tun") as namespace, closing(Tun(collector, namespace, hardware)) as tun:
         yield tun
@@ -142,7 +144,8 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, version: int, front: str) -> None:
-    """Two segments out and a reply in make an RTT. They count with the bytes that the device counts."""
+    """Two transmitted segments and a received reply give an RTT. Each packet counts with the bytes that the device
+    counts."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()
         port = 20_000 + list(FRONTS).index(front) + 100 * version
@@ -165,7 +168,8 @@ def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, v
     indirect=["tun"],
 )
 def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
-    """An Ethernet device without an Ethernet header, and others with headers that their types do not have."""
+    """Tests an Ethernet device whose packets lack an Ethernet header, and other devices with headers that their types
+    do not have."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before = tun.counters()
         packets = [IP() / UDP() / bytes(20), IPv6() / UDP() / bytes(20)]
@@ -177,7 +181,7 @@ def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
 
 
 def pushed(front: str) -> list[bytes]:
-    """Return calls that put a front before the packet."""
+    """Return the calls that insert a front before the packet."""
     size = size_of(front)
     if not size:
         return []
@@ -200,7 +204,8 @@ def test_a_packet_socket_that_names_no_protocol(tun: Tun) -> None:
 
 
 def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
-    """MPLS without a link header carries IP. A packet that the kernel gives another protocol is not IP."""
+    """An MPLS packet without a link header is searched for IP. A packet to which the kernel gives another protocol is
+    not IP, whatever it contains."""
     with tun.namespace.entered():
         tun.collector.attachments.attach(TUN)
         before = tun.counters()
@@ -214,10 +219,11 @@ def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
         becomes(lambda: added(before, tun.counters()), expected)
 
 
-# As an Ethernet header these would have the EtherType of IPv4 (and then the first byte of its header), IPv6, 802.1Q.
+# If these addresses were read as part of an Ethernet header, its EtherType would be that of IPv4 (followed by the first
+# byte of an IPv4 header), of IPv6, or of 802.1Q.
 @pytest.mark.parametrize("source", ["8.0.69.0", "8.0.70.1", "134.221.96.1", "129.0.1.1", "192.0.2.1"])
 def test_an_ethernet_device_that_is_given_ip_without_a_header(tun: Tun, source: str) -> None:
-    """Packets that a shaper redirects from a PPP or tun device to an IFB device."""
+    """A shaper redirects packets from a PPP or tun device to an IFB device, which has the type Ethernet."""
     tun.namespace.ip("link add ifb-epping type ifb", "link set ifb-epping up")
     tun.namespace.run("tc", "qdisc", "add", "dev", TUN, "clsact")
     match = "protocol all u32 match u32 0 0 action mirred egress redirect dev ifb-epping"

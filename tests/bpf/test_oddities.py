@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests conversations that hosts and middleboxes make unusual: each RTT is right, and nearly all are measured."""
+"""Tests conversations with unusual behaviour of hosts or middleboxes. Each RTT is correct, and nearly all RTTs are
+measured."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,9 @@ from tests.support.oddities import ODDITIES
 pytestmark = pytest.mark.parallel
 
 
-# Exchanges until the program finds that timestamps do not work: the exchange in which they stop, and those in which a
-# TSval stands still for less than TSVAL_STALLED_NS (bpf/tcp_method_choice.h). These are many where exchanges follow
-# each other at once.
+# The number of exchanges until the program finds that timestamps do not work. These are the exchange in which the
+# timestamps stop, and the exchanges in which a TSval stands still for less than TSVAL_STALLED_NS
+# (bpf/tcp_method_choice.h). There are many such exchanges if each one follows the previous one at once.
 MOST_MISSED = 2
 MANY_MISSED = {"requests follow acknowledgements": 9}
 TOLERANCE_NS = 2_000

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests kinds, classes, ECN code points and sizes on the wire: as what a packet counts, and with how many bytes."""
+"""Tests the kind, the class, the ECN code point and the size with which each packet is counted."""
 
 from ipaddress import ip_network
 
@@ -78,7 +78,7 @@ def test_ecn_code_points(bench: Bench, codepoint: int) -> None:
 
 
 @pytest.mark.parametrize("entry", [INGRESS, EGRESS])
-def test_what_a_capture_left_off_is_counted(bench: Bench, entry: str) -> None:
+def test_a_truncated_capture_counts_the_original_length(bench: Bench, entry: str) -> None:
     frame = bytes(v4_kind(UDP(len=1480) / Raw(bytes(1472))))
     assert fed(bench, frame, entry=entry) == ("udp", 1, 1514)
     assert fed(bench, frame[:96], entry=entry, wire_len=1514) == ("udp", 1, 1514)
@@ -97,20 +97,20 @@ AGGREGATES = [
 def test_an_aggregate_counts_as_its_segments_with_their_headers(
     bench: Bench, version: int, transport: Packet, headers: int, kind: str
 ) -> None:
-    """As in the kernel's qdisc_pkt_len_init(): link, network and transport header of each segment."""
+    """Each segment counts with its link, network and transport headers, as in the kernel's qdisc_pkt_len_init()."""
     payload = bytes(3 * 1000)
     frame = bytes((v4_kind if version == 4 else v6_kind)(transport / Raw(payload)))
     on_the_wire = 3 * (ETHERNET + headers + 1000)
     assert fed(bench, frame, segments=1) == (kind, 1, len(frame))
-    # What comes in was put together by GRO: the headers of all but one are gone.
+    # A received aggregate was made by GRO, which removed the headers of all segments but the first.
     assert fed(bench, frame, segments=3) == (kind, 3, on_the_wire)
-    # What goes out has them counted in wire_len already.
+    # For a transmitted aggregate, wire_len already includes these headers.
     assert fed(bench, frame, entry=EGRESS, segments=3, wire_len=on_the_wire) == (kind, 3, on_the_wire)
 
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_an_aggregate_too_long_for_the_length_field(bench: Bench, version: int) -> None:
-    """Length 0: BIG TCP (kernel's iph_totlen(), RFC 2675)."""
+    """BIG TCP sets the length field to 0 (iph_totlen() in the kernel, RFC 2675)."""
     conversation = Conversation(bench.flow(version))
     at = 16 if version == 4 else 18
 

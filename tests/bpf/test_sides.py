@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which side of an interface is external: received packets, unless it is a LAN interface; unknown in captures."""
+"""Tests which side is external. The sources of received packets are external, except on LAN interfaces; in captures, no
+side is known."""
 
 from collections.abc import Callable, Iterator
 
@@ -23,7 +24,8 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Iterator[Bench]:
 
 
 def answered(flow: Flow, entry: str, back: str) -> Rtt | None:
-    """A flow joined midway. Its second segment passes one entry point, and the reply the other."""
+    """Feed a flow that starts midway. Its second segment passes through `entry`, and the reply through `back`. Return
+    the RTT of the reply."""
     feed = flow.bench.feed
     feed(flow.frame(0, "A", 1000, 0, b""), START_NS, entry)
     feed(flow.frame(0, "PA", 1001, 0, b"data"), START_NS + MS, entry)
@@ -47,12 +49,12 @@ def test_the_side_of_the_subnet_that_replied(bench: Bench, role: Role, entry: st
 
 
 @pytest.mark.parametrize("role", [Role.WAN, Role.LAN])
-def test_a_packet_that_goes_the_same_way_as_its_reply_is_of_another_flow(bench: Bench, role: Role) -> None:
+def test_a_reply_in_the_direction_of_the_request_belongs_to_another_flow(bench: Bench, role: Role) -> None:
     bench.collector.attachments.register(LO, role)
     assert answered(bench.flow(), INGRESS, INGRESS) is None
 
 
-def test_in_a_capture_both_directions_come_in_and_no_side_is_known(bench: Bench) -> None:
+def test_in_a_capture_all_packets_are_received_and_no_side_is_known(bench: Bench) -> None:
     bench.collector.attachments.register(LO, Role.CAPTURE)
     rtt = answered(bench.flow(), INGRESS, INGRESS)
     assert rtt is not None

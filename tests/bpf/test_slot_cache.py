@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the cache of the two slots of packets without a flow: it changes the time of a packet, and nothing else."""
+"""Tests the cache of the slots of both subnets, for packets without a flow. The cache must change only the speed."""
 
 import struct
 from collections import Counter
@@ -18,13 +18,13 @@ from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, STA
 pytestmark = pytest.mark.parallel
 
 
-# More pairs than have a place, so that some take it from each other.
+# There are more pairs of subnets than places in the cache, so that pairs replace each other.
 SUBNETS = 90
 PLACES = 1 << 12
 
 
 def frames() -> list[tuple[bytes, tuple[str, str]]]:
-    """Return a packet of each pair of subnets, by version: (frame, its two subnets)."""
+    """Return a packet for each pair of subnets and each IP version: (frame, (source subnet, destination subnet))."""
     made = []
     for version in (4, 6):
         plain = (IP if version == 4 else IPv6)(
@@ -44,7 +44,7 @@ def frames() -> list[tuple[bytes, tuple[str, str]]]:
     return made
 
 
-def test_more_pairs_than_places_are_all_counted_right() -> None:
+def test_more_pairs_than_places_are_all_counted_correctly() -> None:
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=64))
     every = frames()
     assert len(every) > 2 * PLACES
@@ -68,7 +68,7 @@ def test_more_pairs_than_places_are_all_counted_right() -> None:
     bench.close()
 
 
-def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
+def test_a_cached_pair_does_not_count_into_a_slot_of_another_subnet() -> None:
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64))
     maps = bench.collector.program.maps
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
@@ -80,7 +80,7 @@ def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
     other = key[:12] + ip_address("10.9.9.0").packed + key[16:]
     delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, other, slot.to_bytes(4, "little"))
-    # A known pair does not notice,
+    # The program uses the cached slot,
     bench.feed(frame)
     assert bench.traffic_of(slot)["from udp"][0] == 2
     # until the epoch is raised.
@@ -94,7 +94,7 @@ def test_a_known_pair_does_not_count_into_a_slot_that_was_given_away() -> None:
     bench.close()
 
 
-def test_a_pair_without_room_asks_again() -> None:
+def test_a_pair_without_slots_is_looked_up_for_each_packet() -> None:
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=1, max_flows=64))
     frame = ETHER / IP(src="10.1.2.3", dst="10.4.5.6") / UDP()
     for failed in (1, 2, 3):

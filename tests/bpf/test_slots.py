@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the way from addresses to slots: each subnet has its own, and a flow notices when its cached slot is reused."""
+"""Tests how addresses lead to slots. Each subnet has its own slot, and a flow detects that its cached slot is
+reused."""
 
 import itertools
 import random
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.parallel
 
 V4_LENGTHS = (0, 1, 8, 15, 16, 17, 24, 31, 32)
 V6_LENGTHS = (0, 1, 32, 48, 56, 63, 64, 65, 96, 127, 128)
-# One version 4 length with one version 6 length, as each pair costs a compilation.
+# Each IPv4 length is combined with only one IPv6 length, because each combination needs a compilation.
 LENGTHS = list(itertools.zip_longest(V4_LENGTHS, V6_LENGTHS, fillvalue=24))
 
 
@@ -33,7 +34,8 @@ def test_a_slot_has_the_subnet_of_the_address(v4_length: int, v6_length: int) ->
     expected: dict[tuple[str, int], int] = {}
     for _ in range(25):
         base = chance.randbytes(16)
-        # The same address twice, and neighbours: the last bit of the prefix, and the first behind it, flipped.
+        # Feed an address twice, and two addresses in which one bit is flipped: the last bit of the prefix, and the
+        # first bit after the prefix.
         for bits in ((), (v4_length, v6_length), (v4_length - 1, v6_length - 1)):
             for version, width, length in ((4, 32, v4_length), (6, 128, v6_length)):
                 number = int.from_bytes(base[: width // 8], "big")
@@ -58,7 +60,7 @@ def test_a_slot_has_the_subnet_of_the_address(v4_length: int, v6_length: int) ->
     bench.close()
 
 
-def test_a_mapped_address_on_the_wire_is_not_version_4() -> None:
+def test_an_ipv4_mapped_address_on_the_wire_is_ipv6() -> None:
     bench = Bench(EppingConfig(packet_clock=True, prefix_v4=32, prefix_v6=128, max_subnets=64, sample_interval_ns=0))
     v4 = bench.flow(client="10.1.2.3", server="10.4.5.6").begun(1000)
     v6 = bench.flow(6, client="::ffff:10.1.2.3", server="::ffff:10.4.5.6")
@@ -73,7 +75,7 @@ def test_a_mapped_address_on_the_wire_is_not_version_4() -> None:
     bench.close()
 
 
-def test_a_known_flow_does_not_count_into_a_slot_that_was_given_away() -> None:
+def test_a_flow_does_not_count_into_a_slot_of_another_subnet() -> None:
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, sample_interval_ns=0))
     maps = bench.collector.program.maps
     flow = bench.flow().begun(1000)
@@ -84,7 +86,7 @@ def test_a_known_flow_does_not_count_into_a_slot_that_was_given_away() -> None:
     assert slot
     was = bench.traffic_of(slot)
 
-    # User space takes the slot back and gives it to another subnet ...
+    # User space reclaims the slot and assigns it to another subnet.
     key = bench.slots["key"][slot].tobytes()
     other = bytearray(key)
     other[14] ^= 1
@@ -92,7 +94,7 @@ def test_a_known_flow_does_not_count_into_a_slot_that_was_given_away() -> None:
     delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, bytes(other), slot.to_bytes(4, "little"))
     assert bench.slot_of(subnet, EXTERNAL) is None
-    # ... which a flow that has it cached does not notice,
+    # A flow that has cached the slot does not detect this,
     flow.server(3 * MS, 5001, tsecr=1001)
     assert bench.traffic_of(slot)["from tcp_timestamp"][0] == was["from tcp_timestamp"][0] + 1
     was = bench.traffic_of(slot)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the TCP timestamp option at every place, and every way in which it can be missing."""
+"""Tests the TCP timestamp option at every offset, and option lists from which it is missing in every possible way."""
 
 import random
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def test_the_timestamp_is_found_at_every_place(bench: Bench, version: int) -> No
 def test_the_timestamp_is_found_after_an_option_of_every_length(bench: Bench, length: int) -> None:
     conversation = Conversation(bench.flow())
     for kind in (2, 3, 4, 5, 9, 19, 30, 34, 253, 255):
-        option = bytes([kind, length]) + b"\x08" * (length - 2)  # its bytes look like a timestamp's beginning
+        option = bytes([kind, length]) + b"\x08" * (length - 2)  # its bytes look like the start of a timestamp option
         assert conversation.rtt(plain, lambda *values: padded(option + timestamp(*values))) == 5 * MS, kind  # noqa: B023
 
 
@@ -85,7 +85,7 @@ def test_a_broken_option_list_has_no_timestamp(bench: Bench, what: str, nops: in
     assert whole.rtt(plain, lambda *values: padded(nops * NOP + timestamp(*values))) == 5 * MS
 
 
-def test_a_timestamp_that_does_not_fit_is_none(bench: Bench) -> None:
+def test_a_timestamp_outside_of_the_header_is_ignored(bench: Bench) -> None:
     """The data offset ends before the timestamp, so its bytes are payload."""
     conversation = Conversation(bench.flow())
 
@@ -103,8 +103,8 @@ ENDS = (EOL, b"\x02\x00", b"\x02\x01")
 
 
 def test_random_option_lists(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """The maker of the list knows whether it has a timestamp: the first one, unless the list ends before."""
-    methods = ("tcp_timestamp",)  # no other takes over
+    """The test knows whether a list has a timestamp: the first timestamp counts, unless the list ends before it."""
+    methods = ("tcp_timestamp",)  # so that no other method measures the flow
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     conversation = Conversation(bench.flow())
     chance = random.Random(6)

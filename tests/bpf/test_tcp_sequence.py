@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TCP without timestamps: what gives an RTT and what never does. Also tests the metrics of flows."""
+"""Tests TCP without timestamps: which segments give an RTT, and which never do. Also tests the metrics of flows."""
 
 import ipaddress
 from collections.abc import Callable
@@ -28,7 +28,8 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @dataclass
 class Connection:
-    """Segments between 10.x.y.1, the internal client, and 11.x.y.2. Sequence numbers count from the first data byte.
+    """Segments between 10.x.y.1, the internal client, and 11.x.y.2. Sequence numbers are relative to the first data
+    byte.
 
     `client()` and `server()` return the RTT in ns that the segment completed, or None.
     """
@@ -68,21 +69,21 @@ class Connection:
         return self.send(1, at_ns, flags, seq, ack, length, window)
 
     def opened(self) -> "Connection":
-        """The connection, after a handshake that took from 0 to 2 ms."""
+        """Return the connection after a handshake from 0 to 2 ms."""
         assert self.client(0, -1, flags="S") is None
         assert self.server(1 * MS, -1, 0, flags="SA") is None
         assert self.client(2 * MS) is None
         return self
 
     def row(self, end: int) -> int:
-        """The row of a reading that counts for the subnet of the client (0) or the server (1)."""
+        """Return the row of a reading for the subnet of the client (0) or the server (1)."""
         subnet = ipaddress.IPv4Network(((self.client_address, self.server_address)[end], 24), strict=False)
         row = self.bench.slot_of(subnet, (INTERNAL, EXTERNAL)[end])
-        assert row, "no slot"
+        assert row, "the subnet has no slot"
         return row
 
     def counters(self, end: int) -> Any:
-        """What was counted for the subnet of the client (0) or the server (1): a record of a reading."""
+        """Return the counters of the subnet of the client (0) or the server (1), as a record of a reading."""
         return self.bench.collector.reader().read().counters[self.row(end)]
 
 
@@ -91,7 +92,7 @@ _connections = 0
 
 @pytest.fixture
 def connection(bench: Bench) -> Connection:
-    """A connection between two subnets of its own."""
+    """A connection between two subnets that no other test uses."""
     global _connections
     _connections += 1
     return Connection(bench, f"10.77.{_connections}.1", f"11.77.{_connections}.2")
@@ -101,7 +102,7 @@ def test_a_segment_and_the_acknowledgement_of_its_end(connection: Connection) ->
     connection.opened()
     connection.client(10 * MS, 0, length=100)
     assert connection.server(17 * MS, ack=100) == 7 * MS
-    assert connection.server(18 * MS, ack=100) is None, "matched twice"
+    assert connection.server(18 * MS, ack=100) is None, "the segment was matched twice"
     connection.server(20 * MS, ack=100, length=50)
     assert connection.client(23 * MS, 100, ack=50, length=10) == 3 * MS
     assert connection.server(30 * MS, 50, ack=110) == 7 * MS
@@ -113,21 +114,21 @@ def test_the_first_segment_after_the_handshake_is_timed(connection: Connection) 
     assert connection.server(9 * MS, ack=1) == 6 * MS
 
 
-def test_a_flow_joined_midway_waits_for_a_segment_that_continues_another(connection: Connection) -> None:
+def test_a_flow_joined_midway_is_timed_from_its_second_segment_on(connection: Connection) -> None:
     connection.client(0, 0, length=10)
     assert connection.server(1 * MS, ack=10) is None
     connection.client(2 * MS, 10, length=10)
     assert connection.server(4 * MS, ack=20) == 2 * MS
 
 
-def test_the_other_end_says_where_a_flow_joined_midway_goes_on(connection: Connection) -> None:
+def test_an_ack_of_the_other_host_gives_the_next_sequence_number(connection: Connection) -> None:
     connection.client(0, 0, ack=5, length=10)
     connection.server(1 * MS, 5, ack=10, length=10)
     assert connection.client(4 * MS, 10, ack=15) == 3 * MS
 
 
 def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
-    """The data that fills the gap was sent before, so an ACK of later data gives no time of that data."""
+    """The data that fills the gap was sent before the program saw it, so the ACK of that data gives no RTT."""
     connection.opened()
     connection.client(10 * MS, 10)
     connection.client(200 * MS, 0, length=10)
@@ -135,7 +136,7 @@ def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
     assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
 
 
-def test_what_was_acknowledged_before_it_was_seen_is_not_timed(connection: Connection) -> None:
+def test_data_that_was_acknowledged_before_it_was_seen_is_not_timed(connection: Connection) -> None:
     connection.opened()
     connection.server(10 * MS, ack=10)
     connection.client(11 * MS, 0, length=10)
@@ -143,7 +144,7 @@ def test_what_was_acknowledged_before_it_was_seen_is_not_timed(connection: Conne
     assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
 
 
-def test_one_segment_at_a_time(connection: Connection) -> None:
+def test_only_one_segment_is_timed_at_a_time(connection: Connection) -> None:
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     connection.client(11 * MS, 10, length=10)
@@ -151,8 +152,8 @@ def test_one_segment_at_a_time(connection: Connection) -> None:
     assert connection.server(16 * MS, ack=20) is None
 
 
-def test_an_acknowledgement_of_more_gives_none_and_the_next_but_one_is_timed(connection: Connection) -> None:
-    """Each ACK covers two segments: the second segment of a pair must be timed in its turn."""
+def test_an_ack_of_more_data_gives_no_rtt_and_later_segments_are_timed(connection: Connection) -> None:
+    """Each ACK acknowledges two segments. At some time, the program must time the second segment of a pair."""
     connection.opened()
     rtts = []
     for pair in range(4):
@@ -164,7 +165,7 @@ def test_an_acknowledgement_of_more_gives_none_and_the_next_but_one_is_timed(con
 
 
 @pytest.mark.parametrize("again", [(0, 10), (0, 30), (5, 10)], ids=["same", "longer", "part"])
-def test_what_was_sent_again_is_not_timed(connection: Connection, again: tuple[int, int]) -> None:
+def test_retransmitted_data_is_not_timed(connection: Connection, again: tuple[int, int]) -> None:
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     with connection.bench.counting() as counted:
@@ -174,8 +175,9 @@ def test_what_was_sent_again_is_not_timed(connection: Connection, again: tuple[i
     assert connection.server(506 * MS, ack=30) is None
 
 
-def test_duplicate_and_selective_acknowledgements_give_none(connection: Connection) -> None:
-    """The first of three segments is lost after us. The others are acknowledged when it was retransmitted."""
+def test_duplicate_and_selective_acknowledgements_give_no_rtt(connection: Connection) -> None:
+    """The first of three segments is lost after it passed the interface. The receiver acknowledges the others after the
+    retransmission."""
     connection.opened()
     for number in range(3):
         connection.client((10 + number) * MS, 10 * number, length=10)
@@ -186,7 +188,8 @@ def test_duplicate_and_selective_acknowledgements_give_none(connection: Connecti
 
 
 def test_nothing_is_timed_after_a_gap(connection: Connection) -> None:
-    """A segment is lost before us. Later segments are acknowledged when the gap is filled."""
+    """A segment is lost before it reaches the interface. Later segments are acknowledged only after the gap is
+    filled."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(200 * MS, 0, length=10)
@@ -224,7 +227,7 @@ def test_a_fin_is_timed_and_a_rst_is_not(connection: Connection) -> None:
 
 
 def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """Its TSval was sent by the SYN before. Other conversations of this kind are in bpf/test_oddities.py."""
+    """The SYN had the same TSval. bpf/test_oddities.py has other conversations of this kind."""
     both = ("tcp_timestamp", "tcp_sequence")
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=both))
     connection = Connection(bench, "10.99.1.1", "11.99.1.2", timestamps=True)
@@ -244,7 +247,7 @@ def test_a_port_used_again_without_timestamps_is_measured(connection: Connection
     assert connection.server(SECOND + 9 * MS, 1000, 1010) == 7 * MS
 
 
-def test_a_segment_that_nobody_acknowledges_makes_room(connection: Connection) -> None:
+def test_an_unacknowledged_segment_expires_and_makes_room(connection: Connection) -> None:
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     with connection.bench.counting() as counted:
@@ -253,7 +256,7 @@ def test_a_segment_that_nobody_acknowledges_makes_room(connection: Connection) -
     assert connection.server(11 * SECOND + MS, ack=20) == MS
 
 
-# ---- how flows behave
+# ---- metrics of flows
 
 
 @pytest.mark.parametrize("timestamps", [False, True])
@@ -270,7 +273,8 @@ def test_retransmitted_segments(connection: Connection, timestamps: bool) -> Non
 
 
 def test_overtaken_segments(connection: Connection) -> None:
-    """A segment that fills a gap within a round trip was overtaken; a later one was retransmitted."""
+    """A segment that fills a gap within one round-trip time is out of order. A segment that comes later was
+    retransmitted."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(11 * MS, 0, length=10)
@@ -287,18 +291,18 @@ def test_a_fin_sent_again_is_retransmitted(connection: Connection) -> None:
     assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
 
 
-def test_a_syn_that_comes_again_behind_data_begins_nothing_anew(connection: Connection) -> None:
+def test_a_repeated_syn_after_data_does_not_restart_the_flow(connection: Connection) -> None:
     connection.opened()
     connection.client(10 * MS, 0, length=100)
     connection.client(300 * MS, -1, flags="S")
     connection.server(301 * MS, -1, 0, flags="SA")
     connection.client(400 * MS, 0, length=100)
     assert connection.server(410 * MS, ack=100) is None
-    assert connection.counters(0)["retransmitted"].tolist() == [2, 1], "and the SYN-ACK, too"
+    assert connection.counters(0)["retransmitted"].tolist() == [2, 1], "the SYN-ACK is a retransmission, too"
 
 
-def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connection) -> None:
-    """A fast retransmission may come within a round trip after the highest segment."""
+def test_a_fast_retransmission_after_duplicate_acknowledgements(connection: Connection) -> None:
+    """A fast retransmission may come less than one round-trip time after the segment with the highest number."""
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     for number in range(1, 4):
@@ -312,10 +316,10 @@ def test_duplicate_acknowledgements_ask_for_what_comes_soon(connection: Connecti
 
 
 @pytest.mark.parametrize("methods", [("tcp_sequence",), ("tcp_sequence", "tcp_handshake")])
-def test_the_handshake_shows_how_soon_is_overtaken(
+def test_the_handshake_sets_the_time_limit_of_out_of_order_segments(
     bench_of: Callable[[EppingConfig], Bench], connection: Connection, methods: tuple[str, ...]
 ) -> None:
-    """The limit is the round trip of the handshake if measured, otherwise 3 ms."""
+    """The time limit is the RTT of the handshake if it was measured, otherwise 3 ms."""
     connection.bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     bench = connection.bench
     for entry, sender, at_ns, flags, seq, ack in ((EGRESS, 0, 0, "S", -1, 0), (INGRESS, 1, 40 * MS, "SA", -1, 0)):
@@ -330,7 +334,7 @@ def test_the_handshake_shows_how_soon_is_overtaken(
     assert (client["retransmitted"].tolist(), client["out_of_order"].tolist()) == expected
 
 
-def test_what_was_acknowledged_was_sent_again_however_soon(connection: Connection) -> None:
+def test_acknowledged_data_counts_as_retransmitted_at_any_time(connection: Connection) -> None:
     connection.opened()
     connection.client(10 * MS, 0, length=10)
     connection.client(10 * MS, 10, length=10)
@@ -339,7 +343,7 @@ def test_what_was_acknowledged_was_sent_again_however_soon(connection: Connectio
     assert connection.counters(0)["retransmitted"].tolist() == [1, 0]
 
 
-def test_zero_windows_are_counted_and_those_of_a_rst_are_not(connection: Connection) -> None:
+def test_zero_windows_are_counted_except_in_a_rst(connection: Connection) -> None:
     connection.opened()
     connection.server(10 * MS, window=0)
     connection.server(11 * MS, window=0)
@@ -350,7 +354,8 @@ def test_zero_windows_are_counted_and_those_of_a_rst_are_not(connection: Connect
 
 
 def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
-    """Opened by syn and midway; closed by fin and rst; by silence; active. The same for both ends."""
+    """Return flows opened by (SYN, midway), flows closed by (FIN, RST), flows closed by silence, and active flows.
+    Check that both subnets have the same counts."""
     reading = connection.bench.collector.reader().read()
     ends = []
     for row in (connection.row(0), connection.row(1)):
@@ -361,14 +366,14 @@ def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
     return ends[0]
 
 
-def test_places_in_the_table_of_flows_are_counted(bench: Bench, connection: Connection) -> None:
+def test_used_entries_of_the_flow_table_are_counted(bench: Bench, connection: Connection) -> None:
     before = bench.collector.reader().read().flows
     connection.opened()
-    connection.client(10 * MS, 0, flags="RA")  # closed, and there until it has to make room
+    connection.client(10 * MS, 0, flags="RA")  # the closed flow keeps its entry until another flow needs it
     assert bench.collector.reader().read().flows == before + 1
 
 
-def test_a_flow_opens_by_syn_and_closes_by_fin_of_both(connection: Connection) -> None:
+def test_a_flow_opens_by_syn_and_closes_by_the_fin_of_both_hosts(connection: Connection) -> None:
     connection.opened()
     assert flows(connection) == ([1, 0], [0, 0], 0, 1)
     connection.client(10 * MS, 0, flags="FA")
@@ -386,14 +391,14 @@ def test_a_syn_alone_opens_nothing_and_a_repeated_syn_ack_opens_once(connection:
     assert flows(connection) == ([1, 0], [0, 0], 0, 1)
 
 
-def test_a_rst_closes_once(connection: Connection) -> None:
+def test_a_repeated_rst_closes_a_flow_once(connection: Connection) -> None:
     connection.client(0, 0, length=10)
     connection.server(1 * MS, 0, 10, flags="RA")
     connection.server(2 * MS, 0, 10, flags="RA")
     assert flows(connection) == ([0, 1], [0, 1], 0, 0)
 
 
-def test_a_closed_port_used_again_opens_again(connection: Connection) -> None:
+def test_a_reused_port_opens_a_new_flow(connection: Connection) -> None:
     connection.opened()
     connection.client(10 * MS, 0, flags="RA")
     connection.client(20 * MS, 999, flags="S")
@@ -401,14 +406,14 @@ def test_a_closed_port_used_again_opens_again(connection: Connection) -> None:
     assert flows(connection) == ([2, 0], [0, 1], 0, 1)
 
 
-def test_silence_closes_and_what_comes_after_opens_midway(connection: Connection) -> None:
+def test_silence_closes_a_flow_and_a_later_packet_opens_it_midway(connection: Connection) -> None:
     connection.opened()
     connection.client(FLOW_IDLE_NS + 10 * MS, 0, length=10)
     assert flows(connection) == ([1, 1], [0, 0], 1, 1)
 
 
 def test_a_silent_flow_is_found_without_another_packet(bench: Bench, connection: Connection) -> None:
-    """Now is when the last packet of any flow came."""
+    """The reader takes the time of the last packet of any flow as the current time."""
     connection.opened()
     Connection(bench, "10.78.0.1", "11.78.0.2").client(2 * FLOW_IDLE_NS, 0, length=10)
     assert flows(connection) == ([1, 0], [0, 0], 1, 0)

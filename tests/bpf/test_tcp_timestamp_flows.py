@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets belong to one flow, and what starts a flow again."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets belong to one flow, and which packets restart a
+flow."""
 
 import pytest
 
@@ -14,21 +15,22 @@ pytestmark = pytest.mark.parallel
 MAX_AGE = EppingConfig().max_age_ns
 
 
-def test_a_syn_begins_the_timestamps_of_a_reused_port_anew(every: Bench) -> None:
+def test_a_syn_resets_the_timestamps_of_a_reused_port(every: Bench) -> None:
     flow = every.flow().begun(50_000)
     flow.client(1 * MS, 50_001)
-    # Without a SYN the lower TSvals of the new connection are old ones of the first.
+    # Without a SYN, the program takes the lower TSvals of the new connection for late packets of the first connection.
     flow.client(2 * MS, 1000, flags="A", payload=b"")
     flow.client(3 * MS, 1001)
     assert flow.server(10 * MS, 5, tsecr=1001) is None
     flow.client(20 * MS, 1020, flags="S", payload=b"")
-    # It is earlier than the last one, so it may be late, too: the next is the first of which something is known.
+    # The TSval of the SYN is lower than the last one, so the SYN may be a late packet, too. Therefore the next segment
+    # only sets the TSval to compare with, and the segment after it is timed.
     flow.client(21 * MS, 1021)
     flow.client(22 * MS, 1022)
     assert flow.server(32 * MS, 8, tsecr=1022) == 10 * MS
 
 
-def test_a_syn_that_was_overtaken_does_not_have_a_tsval_timed_again(every: Bench) -> None:
+def test_a_late_syn_does_not_cause_a_second_sample_of_a_tsval(every: Bench) -> None:
     flow = every.flow().begun(999)
     flow.client(1 * MS, 1001)
     flow.client(2 * MS, 1000, flags="S", payload=b"")
@@ -36,7 +38,7 @@ def test_a_syn_that_was_overtaken_does_not_have_a_tsval_timed_again(every: Bench
     assert flow.server(4 * MS, 5, tsecr=1001) is None
 
 
-def test_a_syn_forgets_what_waited(every: Bench) -> None:
+def test_a_syn_discards_pending_rtt_samples(every: Bench) -> None:
     def waiting() -> Flow:
         flow = every.flow().begun(1000)
         for sample in range(1, 5):
@@ -52,7 +54,7 @@ def test_a_syn_forgets_what_waited(every: Bench) -> None:
     assert (counted["rtt_begun"], counted["rtt_not_begun"]) == (1, 0)
 
 
-def test_a_port_reused_without_a_syn_is_believed_after_a_silence(every: Bench) -> None:
+def test_a_port_reused_without_a_syn_is_accepted_after_a_silence(every: Bench) -> None:
     flow = every.flow().begun(50_000)
     flow.client(1 * MS, 50_001)
     flow.client(1 * MS + MAX_AGE, 1000)
@@ -60,7 +62,7 @@ def test_a_port_reused_without_a_syn_is_believed_after_a_silence(every: Bench) -
     assert flow.server(10 * MS + MAX_AGE, 5, tsecr=1001) is None
     silent = every.flow().begun(50_000)
     silent.client(1 * MS, 50_001)
-    silent.client(1 * MS + MAX_AGE + 1, 1000)  # the first TSval, which waits for an edge
+    silent.client(1 * MS + MAX_AGE + 1, 1000)  # the first TSval, which is not timed
     assert silent.server(2 * MS + MAX_AGE, 5, tsecr=1000) is None
     silent.client(3 * MS + MAX_AGE, 1001)
     assert silent.server(13 * MS + MAX_AGE, 6, tsecr=1001) == 10 * MS
@@ -83,7 +85,7 @@ def test_flows_differ_in_each_address_and_port(every: Bench) -> None:
     assert flow.server(3 * MS, 5, tsecr=1001) == 2 * MS
 
 
-def test_it_does_not_matter_which_endpoint_has_the_lower_address(every: Bench) -> None:
+def test_either_endpoint_may_have_the_lower_address(every: Bench) -> None:
     for client, server in [("10.200.1.1", "10.200.2.1"), ("10.200.4.1", "10.200.3.1"), ("10.200.5.1", "10.200.5.1")]:
         for ports in [(40_000, 443), (443, 40_000)]:
             flow = every.flow(client=client, server=server)
@@ -94,7 +96,7 @@ def test_it_does_not_matter_which_endpoint_has_the_lower_address(every: Bench) -
             assert flow.client(7 * MS, 1002, tsecr=5001, flags="A", payload=b"") == 2 * MS
 
 
-def test_the_same_flow_on_two_interfaces_is_two_flows(every: Bench) -> None:
+def test_the_same_flow_on_two_interfaces_counts_as_two_flows(every: Bench) -> None:
     with Namespace("two interfaces") as namespace:
         namespace.ip("link add left index 4321 type veth peer name right", "link set left up")
         row = every.register(Interface("left", 4321, 14))
@@ -117,7 +119,7 @@ def test_the_same_flow_on_two_interfaces_is_two_flows(every: Bench) -> None:
     assert row not in (every.row, UNKNOWN_ROW)
 
 
-def test_an_interface_without_a_row_is_counted_by_the_nameless_one(every: Bench) -> None:
+def test_an_interface_without_a_row_is_counted_in_the_unknown_row(every: Bench) -> None:
     with Namespace("unregistered") as namespace:
         namespace.ip("link add left index 987 type veth peer name right", "link set left up")
         with namespace.entered(), every.counting() as known, every.counting(UNKNOWN_ROW) as unknown:
@@ -129,8 +131,9 @@ def test_an_interface_without_a_row_is_counted_by_the_nameless_one(every: Bench)
     assert unknown["rtt_begun"] == 1
 
 
-def test_a_packet_that_comes_in_and_leaves_by_the_same_interface_is_two_flows(every: Bench) -> None:
-    """A router on a stick sees each packet twice: coming in and going out. Each way is matched by itself."""
+def test_a_packet_received_and_sent_on_the_same_interface_belongs_to_two_flows(every: Bench) -> None:
+    """On a router with one interface, each packet is received and transmitted there. The program matches the packets of
+    each flow separately."""
     flow = every.flow()
     data = flow.frame(0, "PA", 1001, 0, b"data")
     first = flow.frame(0, "A", 1000, 0, b"")
@@ -140,7 +143,8 @@ def test_a_packet_that_comes_in_and_leaves_by_the_same_interface_is_two_flows(ev
             assert every.feed(frame, START_NS + at_ns, INGRESS) is None
             assert every.feed(frame, START_NS + at_ns + MS // 2, EGRESS) is None
     assert (counted["flows_created"], counted["rtt_begun"]) == (2, 2)
-    # The reply comes in 20 ms after the data went out; and goes out 21 ms after the data came in.
+    # The reply is received 20 ms after the data was transmitted. The reply is transmitted 21 ms after the data was
+    # received.
     came_in = every.feed(reply, START_NS + 1 * MS + MS // 2 + 20 * MS, INGRESS)
     went_out = every.feed(reply, START_NS + 1 * MS + 21 * MS, EGRESS)
     assert came_in

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the sampling rules of bpf/tcp_timestamp.h: which echo completes an RTT sample, and how many can be pending."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which echo completes an RTT sample, and how many samples can be
+pending."""
 
 from collections.abc import Callable
 from ipaddress import ip_network
@@ -12,7 +13,7 @@ from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS,
 pytestmark = pytest.mark.parallel
 
 
-# Defaults but for the clock, and smaller tables.
+# The defaults, except for the packet clock and smaller tables.
 CONFIG = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096)
 MAX_AGE = CONFIG.max_age_ns
 INTERVAL = CONFIG.sample_interval_ns
@@ -33,7 +34,7 @@ def test_an_rtt_is_the_time_from_a_tsval_to_its_echo(bench: Bench, version: int)
     assert counted["rtt_begun"] == 1
 
 
-def test_both_directions_are_measured_each_for_the_subnet_and_side_that_answers(bench: Bench) -> None:
+def test_each_direction_is_measured_for_the_subnet_and_side_that_replied(bench: Bench) -> None:
     flow = bench.flow().begun(1000)
     flow.server(0, 5000, tsecr=1000, flags="A", payload=b"")
 
@@ -63,7 +64,7 @@ def test_an_older_echo_does_not_match_after_a_newer_one(every: Bench) -> None:
     assert counted["rtt_superseded"] == 1
 
 
-def test_an_echo_of_an_earlier_tsval_leaves_later_ones_waiting(every: Bench) -> None:
+def test_an_echo_of_an_earlier_tsval_keeps_later_samples_pending(every: Bench) -> None:
     flow = every.flow().begun(1000)
     flow.client(10 * MS, 1010)
     flow.client(20 * MS, 1020)
@@ -79,7 +80,7 @@ def test_a_tsval_matches_once(every: Bench) -> None:
     assert flow.server(31 * MS, 6, tsecr=1010) is None
 
 
-def test_an_echo_of_what_was_never_sent_matches_nothing_and_forgets_nothing(every: Bench) -> None:
+def test_an_echo_of_a_tsval_that_was_never_sent_changes_nothing(every: Bench) -> None:
     flow = every.flow().begun(1000)
     flow.client(10 * MS, 1010)
     with every.counting() as counted:
@@ -89,7 +90,7 @@ def test_an_echo_of_what_was_never_sent_matches_nothing_and_forgets_nothing(ever
     assert flow.server(30 * MS, 7, tsecr=1010) == 20 * MS
 
 
-def test_what_waited_longer_than_the_maximum_age_never_matches(bench: Bench) -> None:
+def test_a_sample_older_than_the_maximum_age_never_matches(bench: Bench) -> None:
     flow = bench.flow().begun(1000)
     flow.client(0, 1001)
     assert flow.server(MAX_AGE, 5, tsecr=1001) == MAX_AGE
@@ -101,7 +102,7 @@ def test_what_waited_longer_than_the_maximum_age_never_matches(bench: Bench) -> 
     assert counted["rtt_clamped 1"] == 0
 
 
-def test_what_waited_longer_than_the_maximum_age_makes_room(every: Bench) -> None:
+def test_a_sample_older_than_the_maximum_age_is_replaced(every: Bench) -> None:
     flow = every.flow().begun(1000)
     for sample in range(4):
         flow.client(sample * MS, 1001 + sample)
@@ -115,7 +116,7 @@ def test_what_waited_longer_than_the_maximum_age_makes_room(every: Bench) -> Non
     assert flow.server(MAX_AGE + 2 * MS, 5, tsecr=2001) == 2 * MS - 1
 
 
-def test_four_wait_and_the_fifth_does_not_take_their_place(every: Bench) -> None:
+def test_four_samples_are_pending_and_a_fifth_is_not_started(every: Bench) -> None:
     flow = every.flow().begun(1000)
     with every.counting() as counted:
         for sample in range(1, 6):
@@ -123,7 +124,7 @@ def test_four_wait_and_the_fifth_does_not_take_their_place(every: Bench) -> None
     assert (counted["rtt_begun"], counted["rtt_not_begun"]) == (4, 1)
     rtts = [flow.server(100 * MS + sample, sample, tsecr=1000 + sample) for sample in range(1, 6)]
     assert rtts == [100 * MS + sample - sample * MS for sample in range(1, 5)] + [None]
-    # A place that is free again is used again.
+    # After a sample is complete, its place is used again.
     flow.client(200 * MS, 1200)
     assert flow.server(210 * MS, 10, tsecr=1200) == 10 * MS
 
@@ -138,7 +139,7 @@ def test_one_sample_in_an_interval_for_each_flow_and_direction(bench: Bench) -> 
     flow.client(1 * MS + INTERVAL, 1101)
     assert flow.server(INTERVAL + 2 * MS, 5102, tsecr=1101) == 1 * MS
 
-    # The other direction, and another flow, have intervals of their own.
+    # The other direction of the flow has an interval of its own, and so has another flow.
     flow = bench.flow().begun(1000)
     other = bench.flow().begun(1000)
     flow.server(0, 5000, tsecr=1000, flags="A", payload=b"")
@@ -149,7 +150,7 @@ def test_one_sample_in_an_interval_for_each_flow_and_direction(bench: Bench) -> 
     assert other.server(3 * MS, 5003, tsecr=1001) == 2 * MS
 
 
-def test_an_interval_of_zero_takes_every_edge(every: Bench) -> None:
+def test_with_interval_zero_every_edge_starts_a_sample(every: Bench) -> None:
     flow = every.flow().begun(1000)
     rtts = []
     for sample in range(1, 11):
@@ -172,8 +173,8 @@ def test_a_segment_without_timestamp_is_neither_origin_nor_reply(every: Bench) -
     assert flow.server(3 * MS, 5, tsecr=1001) == 2 * MS
 
 
-def test_every_rtt_begun_is_accounted_for(every: Bench) -> None:
-    """Begun = counted + expired + superseded, once nothing waits any more."""
+def test_every_started_sample_is_accounted_for(every: Bench) -> None:
+    """If no sample is pending, started samples = counted RTTs + expired samples + superseded samples."""
     flow = every.flow().begun(1000)
     with every.counting() as counted:
         for sample in range(1, 5):

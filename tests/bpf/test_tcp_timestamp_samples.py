@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and similar ones that do not."""
+"""Tests the sampling rules of bpf/tcp_timestamp.h: which packets start an RTT sample, and which similar packets do
+not."""
 
 from collections.abc import Callable
 
@@ -15,12 +16,12 @@ WRAP = 1 << 32
 
 
 def test_a_pure_ack_is_never_an_origin(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """With sequence numbers, the data that follows with the TSval of the ACK is measured: see bpf/test_oddities.py."""
+    """The method tcp_sequence measures the data that follows with the TSval of the ACK: see bpf/test_oddities.py."""
     methods = ("tcp_timestamp",)
     flow = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods)).flow().begun(1000)
     flow.client(1 * MS, 1001, flags="A", payload=b"")
     assert flow.server(900 * MS, 5, tsecr=1001) is None
-    # Nor is data that follows with the TSval of the ACK: the echo may be the ACK's.
+    # Data that follows with the TSval of the ACK starts no sample either, because the echo may be a reply to the ACK.
     flow.client(901 * MS, 1901, flags="A", payload=b"")
     flow.client(902 * MS, 1901)
     assert flow.server(950 * MS, 6, tsecr=1901) is None
@@ -50,7 +51,7 @@ def test_the_first_tsval_of_a_flow_joined_midway_waits_for_an_edge(every: Bench)
 
 
 def test_a_retransmission_with_the_same_tsval_is_never_timed(every: Bench) -> None:
-    """Karn's rule: the echo may answer either."""
+    """Karn's rule: the echo may be a reply to either transmission."""
     flow = every.flow().begun(1000)
     flow.client(10 * MS, 1010)
     with every.counting() as counted:
@@ -75,7 +76,7 @@ def test_an_older_tsval_that_arrives_late_is_no_origin(every: Bench) -> None:
         flow.client(11 * MS, 1005)
         assert flow.server(20 * MS, 5, tsecr=1005) is None
         assert flow.server(30 * MS, 6, tsecr=1010) == 20 * MS
-    assert counted["rtt_begun"] == 1 + 1  # the client's, and the server's second TSval
+    assert counted["rtt_begun"] == 1 + 1  # the client's sample, and the sample of the server's second TSval
 
 
 @pytest.mark.parametrize("before", [WRAP - 1, WRAP - 5, (1 << 31) - 1, 1 << 31])
@@ -83,12 +84,12 @@ def test_tsval_wraps_around(every: Bench, before: int) -> None:
     flow = every.flow().begun(before)
     with every.counting() as counted:
         flow.client(10 * MS, (before + 10) % WRAP)
-        flow.client(11 * MS, (before + 5) % WRAP)  # older, though the number may be greater
+        flow.client(11 * MS, (before + 5) % WRAP)  # older, although the number may be greater
     assert counted["rtt_begun"] == 1
     assert flow.server(20 * MS, 5, tsecr=(before + 10) % WRAP) == 10 * MS
 
 
-def test_tsval_zero_is_a_tsval_like_any_other(every: Bench) -> None:
+def test_tsval_zero_has_no_special_meaning(every: Bench) -> None:
     flow = every.flow().begun(WRAP - 1)
     flow.client(10 * MS, 0)
     assert flow.server(20 * MS, 0, tsecr=0) == 10 * MS
@@ -98,7 +99,7 @@ def test_tsval_zero_is_a_tsval_like_any_other(every: Bench) -> None:
     assert joined.server(20 * MS, 0, tsecr=1) == 10 * MS
 
 
-def test_a_syn_is_no_origin_and_begins_no_flow(every: Bench) -> None:
+def test_a_syn_starts_no_sample_and_no_flow(every: Bench) -> None:
     flow = every.flow()
     with every.counting() as counted:
         flow.client(0, 1000, flags="S", payload=b"")
@@ -108,7 +109,9 @@ def test_a_syn_is_no_origin_and_begins_no_flow(every: Bench) -> None:
         assert flow.server(20 * MS, 5000, tsecr=1001, flags="SA", payload=b"") is None
     assert counted["flows_created"] == 1
     with every.counting() as counted:
-        assert flow.client(30 * MS, 1030, tsecr=5000, flags="A", payload=b"") is None  # nor is the SYN-ACK an origin
+        assert (
+            flow.client(30 * MS, 1030, tsecr=5000, flags="A", payload=b"") is None
+        )  # the SYN-ACK has started no sample either
         flow.client(31 * MS, 1031, tsecr=5000)
         assert flow.server(41 * MS, 5041, tsecr=1031) == 10 * MS
     assert counted["flows_created"] == 0
@@ -133,7 +136,7 @@ def test_syn_with_data_is_no_origin(every: Bench) -> None:
 
 
 @pytest.mark.parametrize("flags", ["R", "RA"])
-def test_a_rst_is_neither_origin_nor_match_nor_flow(every: Bench, flags: str) -> None:
+def test_a_rst_starts_and_completes_no_sample_and_starts_no_flow(every: Bench, flags: str) -> None:
     unknown = every.flow()
     with every.counting() as counted:
         unknown.client(0, 1000, flags=flags, payload=b"")
@@ -145,8 +148,8 @@ def test_a_rst_is_neither_origin_nor_match_nor_flow(every: Bench, flags: str) ->
     flow = every.flow().begun(1000)
     flow.client(1 * MS, 1001)
     assert flow.server(5 * MS, 4, tsecr=1001, flags=flags) is None
-    assert flow.server(6 * MS, 5, tsecr=1001) == 5 * MS  # it has matched nothing
+    assert flow.server(6 * MS, 5, tsecr=1001) == 5 * MS  # the RST has not completed the sample
     flow.client(7 * MS, 1007, flags=flags)
     assert flow.server(8 * MS, 6, tsecr=1007) is None
-    flow.client(9 * MS, 1007)  # the RST was no edge
+    flow.client(9 * MS, 1007)  # the TSval of the RST was not stored
     assert flow.server(10 * MS, 7, tsecr=1007) == 1 * MS

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests tunnels: the inner packet is measured if configured and complete, otherwise the tunnel itself."""
+"""Tests tunnels. The inner packet is measured if the tunnels option is on and the inner packet is complete; otherwise
+the outer packet is measured."""
 
 from collections.abc import Callable
 from typing import Any
@@ -22,7 +23,7 @@ V4, V6 = IP(src="192.0.2.1", dst="192.0.2.2"), IPv6(src="2001:db8:ffff::1", dst=
 INNER_ETHER = Ether(src=MAC, dst=MAC)
 VXLAN_HEADER = UDP(sport=50_000, dport=4789) / VXLAN(vni=7, flags=0x08)
 
-# By name: everything in front of the inner IP header. Protocols and types are scapy's, by what follows.
+# All headers before the inner IP header, by name. scapy sets the protocol and type fields according to the next layer.
 TUNNELS: dict[str, Packet] = {
     "IPv4 in IPv4": ETHER / V4,
     "IPv4 in IPv6": ETHER / V6,

@@ -3,7 +3,7 @@
 
     trees.py         minimal installations made by debootstrap, kept in the cache folder
     installation.py  a fresh installation: an overlay of a tree, with a copy of this checkout
-    enter.sh         what installation.py runs in the namespaces: mounts, then the command
+    enter.sh         the script that installation.py runs in the namespaces: mounts the tree, then runs the command
     command.py       the command line
 
 Only the standard library is used, so the host's Python runs it without a venv.

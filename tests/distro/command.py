@@ -2,7 +2,7 @@
 """The command line: `python3 -m tests.distro [RELEASE...] [--steps STEP...]`, as root.
 
 Each release gets one fresh installation, in which the steps run one after the other. Exit status 0: all steps passed;
-1: a step failed, or an installation could not be made; 2: the arguments are wrong.
+1: a step failed, or an installation could not be created; 2: the arguments are wrong.
 """
 
 import argparse
@@ -22,12 +22,12 @@ STEPS = {
     "test": "make test",
 }
 DEFAULT_STEPS = ["demo", "test"]
-TAIL_LINES = 40  # of a failed step's output
+TAIL_LINES = 40  # lines of the output that are printed if a step fails
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a step of a release ended. `step` is empty if the installation could not be made."""
+    """The result of one step in one release. `step` is empty if the installation could not be created."""
 
     release: str
     step: str
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     """Run the command and return its exit status."""
     chosen = _parser().parse_args(arguments)
     if os.geteuid() != 0:
-        print("distrotest: needs root, for debootstrap and for mounts", file=sys.stderr)
+        print("distrotest: debootstrap and mounts need root", file=sys.stderr)
         return 1
     results: list[Result] = []
     try:
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def run_release(release: str, steps: Sequence[str], logs: Path) -> list[Result]:
-    """Run the steps in a fresh installation of a release, and write the output of each to a file in `logs`."""
+    """Run the steps in a fresh installation of a release, and write the output of each step to a file in `logs`."""
     results = []
     began = time.monotonic()
     try:
@@ -92,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _release(name: str) -> str:
-    # `choices` and nargs="*" do not go together before Python 3.12: an empty list would have to be a choice.
+    # Before Python 3.12, argparse does not support `choices` with nargs="*": an empty list would have to be one of the
+    # choices.
     if name not in RELEASES:
         raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(RELEASES)})")
     return name

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Runs a command in a Debian tree, of which an overlay takes all writes. Call it in mount and PID namespaces of its own.
+# Runs a command in a Debian tree. An overlay receives all writes. Call this script in its own mount and PID namespaces.
 #
 #     enter.sh TREE WORK [OPTIONS SOURCE TARGET]... -- COMMAND [ARGUMENT...]
 #
-# WORK has the folders upper, work and root. Each TARGET is a path in the tree; SOURCE is bind mounted there with the
-# mount OPTIONS, for instance `ro`. The script stays the first process of the PID namespace: bash reaps orphans.
+# WORK contains the folders upper, work and root. Each TARGET is a path in the tree; SOURCE is bind-mounted there with
+# the mount OPTIONS, for example `ro`. The script stays the first process of the PID namespace, because bash reaps
+# orphans.
 set -euo pipefail
 tree=$1 work=$2 root=$2/root
 shift 2
@@ -21,7 +22,7 @@ mount -t tmpfs tmpfs "$root/tmp"
 while [ "$1" != -- ]; do
     if [ -d "$2" ]; then
         mkdir -p "$root$3"
-    elif [ ! -e "$root$3" ]; then # it exists if it is in a folder that was mounted before
+    elif [ ! -e "$root$3" ]; then # the target exists if a folder that was mounted before contains it
         mkdir -p "$(dirname "$root$3")"
         touch "$root$3"
     fi

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fresh installations: an overlay of a tree with a copy of this checkout in /checkout, removed after use.
 
-What the host needs to reach Debian, PyPI and Go's modules is handed in, if the host has it: resolv.conf, apt's settings
-of proxies and of date checks, the variables in HANDED_VARIABLES, and the files and folders that these variables name.
-Downloaded packages are kept in the cache folder: apt's beside the tree, pip's for all releases. Programs that the
-Makefile builds with Go are shared with the host.
+The installation receives the host's settings for the access to Debian, PyPI and the Go modules, as far as the host has
+them: resolv.conf, apt's settings of proxies and of date checks, the variables in HANDED_VARIABLES, and the files and
+folders that these variables name. Downloaded packages are kept in the cache folder: apt has a folder for each release
+next to its tree, and pip has one folder for all releases. Programs that the Makefile builds with Go are shared with the
+host.
 """
 
 import contextlib
@@ -33,9 +34,10 @@ class Installation:
     work: Path
 
     def run(self, command: str, output: IO[str]) -> int:
-        """Run a shell command in /checkout as root, write what it prints to `output`, and return its exit status.
+        """Run a shell command in /checkout as root, write its output to `output`, and return its exit status.
 
-        No process and no mount of the command is left when this returns. Files stay until the installation is removed.
+        After this method returns, no process and no mount of the command exists. Files stay until the installation is
+        removed.
         """
         variables = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         mounts = [
@@ -78,20 +80,21 @@ class Installation:
             if not (cache / package.name).exists():
                 with tempfile.NamedTemporaryFile(dir=cache) as copy:
                     shutil.copy(package, copy.name)
-                    with contextlib.suppress(FileExistsError):  # another run was first
+                    with contextlib.suppress(FileExistsError):  # another run has copied the package already
                         os.link(copy.name, cache / package.name)
 
 
 @contextlib.contextmanager
 def fresh(release: str) -> Iterator[Installation]:
-    """Make a fresh installation of a release with a copy of this checkout, and remove it afterwards.
+    """Create a fresh installation of a release with a copy of this checkout, and remove the installation afterwards.
 
-    It is removed even if this process is killed. Raises DistroError.
+    The installation is removed even if this process is killed. Raises DistroError.
     """
     tree(release)
     work = Path(tempfile.mkdtemp(prefix="otel-epping-distro-", dir="/var/tmp"))
-    # The shell waits for the end of its input. The kernel closes that input when this process ends, however it ends.
-    # The processes of the installation may then need a moment more to end, so the shell tries again.
+    # The shell waits until its input is closed. The kernel closes the input when this process ends, even if it is
+    # killed. At that time, processes of the installation may still be running for a moment, so the shell tries several
+    # times.
     remove = 'cat; for i in 1 2 3 4 5; do rm -rf "$0" 2>/dev/null && exit; sleep 1; done; rm -rf "$0"'
     remover = subprocess.Popen(["sh", "-c", remove, str(work)], stdin=subprocess.PIPE, start_new_session=True)
     try:
@@ -103,12 +106,12 @@ def fresh(release: str) -> Iterator[Installation]:
         _copy_checkout(work / "checkout")
         yield Installation(release, work)
     finally:
-        remover.communicate()  # closes its input and waits for its end
+        remover.communicate()  # closes the shell's input and waits until the shell has ended
 
 
 def _copy_checkout(target: Path) -> None:
-    """Copy the files of this checkout as they are now: the tracked ones and the new ones that git does not ignore."""
-    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT)]  # the checkout may be another user's
+    """Copy the current files of this checkout: the tracked files, and the new files that git does not ignore."""
+    git = ["git", "-c", f"safe.directory={CHECKOUT}", "-C", str(CHECKOUT)]  # the checkout may belong to another user
     listed = subprocess.run(
         [*git, "ls-files", "-z", "--cached", "--others", "--exclude-standard"], capture_output=True, text=True
     )
@@ -122,7 +125,7 @@ def _copy_checkout(target: Path) -> None:
 
 
 def _apt_settings() -> str:
-    """Return the host's settings of proxies and of date checks, in the format of apt.conf."""
+    """Return the host's settings for proxies and for date checks, in the format of apt.conf."""
     if not shutil.which("apt-config"):
         return ""
     dump = subprocess.run(["apt-config", "dump"], capture_output=True, text=True, check=True).stdout
@@ -130,7 +133,8 @@ def _apt_settings() -> str:
 
 
 def _apt_cache(release: str) -> Path:
-    """Return the folder of a release's downloaded packages, which goes when the tree is made again."""
+    """Return the folder for the downloaded packages of a release. The folder is deleted when the tree is created
+    again."""
     folder = cache_folder() / release / "archives"
     folder.mkdir(exist_ok=True)
     return folder

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`make distrotest` (tests/distro): its arguments, and how it enters a tree. Here that is the root of this machine."""
+"""Tests `make distrotest` (tests/distro): its arguments, and a command in a tree. The tree is the root folder of this
+machine."""
 
 import subprocess
 from pathlib import Path
@@ -33,7 +34,7 @@ def test_a_tree_of_an_unknown_release_is_an_error() -> None:
         trees.tree("buster")
 
 
-def test_a_command_in_a_tree_writes_to_the_overlay_only(tmp_path: Path) -> None:
+def test_a_command_in_a_tree_writes_only_to_the_overlay(tmp_path: Path) -> None:
     for name in ("upper", "work", "root"):
         (tmp_path / name).mkdir()
     handed = tmp_path / "handed"

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Minimal Debian installations ("trees"), made by debootstrap and kept in the cache folder.
+"""Minimal Debian installations ("trees"), created by debootstrap and kept in the cache folder.
 
-A tree holds what debootstrap installs and the packages in INCLUDE, nothing else. Nothing may write to a tree: run
-commands in an overlay of it. The cache folder is ${XDG_CACHE_HOME:-~/.cache}/otel-epping/distro:
+A tree contains only the packages that debootstrap installs and the packages in INCLUDE. Nothing may write to a tree:
+run commands in an overlay of it. The cache folder is ${XDG_CACHE_HOME:-~/.cache}/otel-epping/distro:
 
     RELEASE/root    the tree
-    RELEASE/recipe  the debootstrap arguments that made it; the time of this file is the age of the tree
-    RELEASE.lock    shared by the users of the tree, exclusive while it is made
+    RELEASE/recipe  the arguments of debootstrap; the modification time of this file is the age of the tree
+    RELEASE.lock    locked shared by the users of the tree, exclusively while the tree is created
 """
 
 import fcntl
@@ -21,20 +21,21 @@ from typing import IO
 RELEASES = ("bookworm", "trixie", "sid")
 MIRROR = os.environ.get("DEBIAN_MIRROR", "http://deb.debian.org/debian")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-INCLUDE = ("ca-certificates", "make")  # what a user needs before the first `make`
+INCLUDE = ("ca-certificates", "make")  # the packages that a user needs before the first `make`
 SID_MAX_AGE_S = 7 * 24 * 3600
 
-# Runs a command in its own mount and PID namespaces. All processes and mounts in them end with this process, also when
-# it is killed: the kernel sends SIGKILL to unshare, and then to the first process of the namespace.
+# Runs a command in its own mount and PID namespaces. All processes and mounts in them end together with this process,
+# even if it is killed: the kernel sends SIGKILL to unshare, and then to the first process of the namespace.
 NAMESPACE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
 NAMESPACE += ["--propagation", "private"]
 
-# The locks of the trees that this process uses. The kernel releases them when the process ends, however it ends.
+# The locks of the trees that this process uses. The kernel releases the locks when the process ends, even if it is
+# killed.
 _locks: dict[str, IO[str]] = {}
 
 
 class DistroError(Exception):
-    """A tree could not be made or used; the message names cause and cure."""
+    """A tree could not be created or used. The message names the cause and the cure."""
 
 
 def cache_folder() -> Path:
@@ -44,7 +45,8 @@ def cache_folder() -> Path:
 
 
 def tree(release: str) -> Path:
-    """Return the root folder of a release's tree, and make the tree if it is missing, outdated or, for sid, too old.
+    """Return the root folder of a release's tree. Create the tree if it is missing or outdated, or if a tree of sid is
+    too old.
 
     The tree stays unchanged until this process ends. Needs root. Raises DistroError.
     """
@@ -75,7 +77,7 @@ def _recipe(release: str) -> list[str]:
 
 
 def _usable(home: Path, release: str) -> bool:
-    """Tell whether the tree is complete, made by today's recipe, and young enough."""
+    """Return true if the tree is complete, was created with the current recipe, and is young enough."""
     recipe = home / "recipe"
     if not recipe.exists() or recipe.read_text() != " ".join(_recipe(release)):
         return False
@@ -83,12 +85,12 @@ def _usable(home: Path, release: str) -> bool:
 
 
 def _make(home: Path, release: str) -> None:
-    """Make a tree beside its final place and move it there once it is complete."""
+    """Create a tree next to its final place, and move it to that place after it is complete."""
     if os.geteuid() != 0:
         raise DistroError("debootstrap needs root")
     _install_debootstrap()
     new = home.with_name(f"{release}.new")
-    shutil.rmtree(new, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(new, ignore_errors=True)  # a run that was killed may have left this folder
     new.mkdir()
     log = home.with_name(f"{release}.debootstrap.log")
     _say(f"{release}: debootstrap from {MIRROR}, output in {log}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official OpenTelemetry Collector and Prometheus as processes in the lab, on the ports that they always have."""
+"""The official OpenTelemetry Collector and Prometheus, run as processes in the lab on their default ports."""
 
 import json
 import subprocess
@@ -23,21 +23,24 @@ _STOP_S = 20.0
 
 
 def built(name: Literal["otelcol", "prometheus"]) -> str:
-    """The path of the binary, which `make integration` has built before; else this takes minutes."""
+    """Return the path of the binary. `make integration` builds it before the tests; without that, this call takes
+    minutes."""
     return subprocess.run([HERE / "build.sh", name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def fetch(namespace: Namespace, request: urllib.request.Request | str) -> bytes:
-    """The body of the answer, inside of the namespace. Raises OSError for any answer but a good one."""
+    """Return the body of the response to a request from inside the namespace. Raises OSError unless the status is a
+    success."""
     with namespace.entered(), urllib.request.urlopen(request, timeout=10) as answer:
         body: bytes = answer.read()
         return body
 
 
 class Backend:
-    """A process that is ready when `health` answers; a context manager that has it run from entry to `stop`, or exit.
+    """A process that is ready when the URL `health` responds. As a context manager, it runs from entry until `stop` or
+    exit.
 
-    `log` is what it printed so far.
+    `log` is the output of the process so far.
     """
 
     def __init__(self, namespace: Namespace, log: Path, health: str, argv: list[str], **variables: str) -> None:
@@ -46,7 +49,8 @@ class Backend:
 
     def __enter__(self) -> "Backend":
         with self._log.open("w") as log:
-            # None of the variables that may be set here: they are for others.
+            # The process inherits none of the environment variables, because those set here may be meant for other
+            # programs.
             self._process = self.namespace.popen(self._argv, env=self._variables, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
         while not self._ready():
@@ -64,7 +68,7 @@ class Backend:
         return self._log.read_text()
 
     def stop(self) -> None:
-        """Ends it as a service manager does: it has time to hand on what it has."""
+        """Ends the process as a service manager does, so that the process can still forward the data that it has."""
         self._process.terminate()
         assert self._process.wait(_STOP_S) == 0, self.log
 
@@ -77,14 +81,15 @@ class Backend:
 
 
 def collector(namespace: Namespace, folder: Path) -> Backend:
-    """The Collector; its files are in the folder."""
+    """Return the Collector. It writes its files to the folder."""
     config = HERE / "collector-pipelines.yaml"
     argv = [built("otelcol"), f"--config={config}"]
     return Backend(namespace, folder / "otelcol.log", _COLLECTOR_HEALTH, argv, FOLDER=str(folder))
 
 
 def prometheus(namespace: Namespace, folder: Path, *options: str) -> Backend:
-    """Prometheus as it is out of the box, but for its receiver of OTLP; its data is in the folder."""
+    """Return Prometheus with its default configuration, except that its OTLP receiver is on. The folder holds its
+    data."""
     config = folder / "prometheus.yml"
     config.touch()
     argv = [
@@ -99,7 +104,7 @@ def prometheus(namespace: Namespace, folder: Path, *options: str) -> Backend:
 
 
 def query(prometheus: Backend, expression: str, time_ns: int) -> list[dict[str, Any]]:
-    """What Prometheus' HTTP API answers to an instant query."""
+    """Return the result of an instant query to Prometheus' HTTP API."""
     parameters = urllib.parse.urlencode({"query": expression, "time": f"{time_ns / 1e9:.3f}"})
     result: list[dict[str, Any]] = _api(prometheus, f"query?{parameters}")["result"]
     return result
@@ -114,7 +119,7 @@ def _api(prometheus: Backend, path: str) -> dict[str, Any]:
 
 
 class Tap(Sink):
-    """Keeps the requests of an agent, byte for byte as they were sent, and hands them on to the Collector by HTTP."""
+    """Stores the requests of an agent byte for byte, and forwards them to the Collector over HTTP."""
 
     def __init__(self, namespace: Namespace) -> None:
         self._namespace = namespace

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Prints the path of the official OpenTelemetry Collector, or of Prometheus, and builds it from source if need be.
+# Prints the path of the official OpenTelemetry Collector or of Prometheus. Builds the program from source if it is
+# missing.
 #
 #     build.sh otelcol|prometheus
 #
-# What is built is pinned here: the Collector and its components in collector.yaml, its builder and Prometheus in go.mod.
-# Binaries are kept outside of the tree, in ~/.cache/otel-epping/NAME-VERSION, 94 MB both: no time is needed later. The
-# first time it is 6 minutes of CPU, and 4 GB that Go keeps (`go clean -cache -modcache` gives them back).
+# The versions are pinned: those of the Collector and its components in collector.yaml, those of the Collector's builder
+# and of Prometheus in go.mod. Both binaries, 94 MB together, are kept outside of the tree, in
+# ~/.cache/otel-epping/NAME-VERSION. Later calls take no time. The first build takes 6 minutes of CPU time, and Go keeps
+# 4 GB (`go clean -cache -modcache` deletes them).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
@@ -29,25 +31,25 @@ esac
 
 home="$cache/$name-$version"
 mkdir -p "$home"
-exec 9>"$home/lock" # of two who want it at the same time, one builds it
+exec 9>"$home/lock" # of several calls at the same time, only one builds the program
 flock 9
 if [ -x "$home/$name" ] && cat "${pins[@]}" | cmp -s - "$home/pins"; then
     echo "$home/$name"
     exit
 fi
 
-export PATH="$PATH:/usr/local/go/bin" CGO_ENABLED=0 # as the official ones; and no C compiler is needed
+export PATH="$PATH:/usr/local/go/bin" CGO_ENABLED=0 # as in the official builds; so no C compiler is needed
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"       # git may refuse a tree that belongs to another user
 command -v go >/dev/null || {
-    echo "$name is built with Go $(awk '$1 == "go" { print $2 }' "$here/go.mod") or later, which is not on this machine" >&2
+    echo "$name needs Go $(awk '$1 == "go" { print $2 }' "$here/go.mod") or later, which is not installed" >&2
     exit 1
 }
 work="$home/build"
-rm -rf "$work" # of one that was killed
+rm -rf "$work" # a build that was killed may have left this folder
 mkdir "$work"
 trap 'rm -rf "$work"' EXIT
 
-compile() { # PACKAGE [FLAG...]: compiles it, from the module of the working directory, and shows how far it has come
+compile() { # PACKAGE [FLAG...]: compiles a package of the module in the working directory, and shows the progress
     local package=$1 all
     shift
     all=$(go list -deps "$@" "$package" | wc -l)
@@ -57,11 +59,12 @@ compile() { # PACKAGE [FLAG...]: compiles it, from the module of the working dir
 }
 
 {
-    echo "$name $version is built from source, once; it takes minutes"
+    echo "building $name $version from source; this takes minutes, and is needed only once"
     began=$SECONDS
     if [ "$name" = prometheus ]; then
         cd "$here"
-        # The ways to discover targets, for clouds of all kinds, are most of its code; we only push.
+        # Most of the code of Prometheus discovers targets in many kinds of clouds. We only push, so we leave this code
+        # out.
         compile github.com/prometheus/prometheus/cmd/prometheus -tags=remove_all_sd \
             -ldflags="-s -w -X github.com/prometheus/common/version.Version=3.${version#v0.3}"
     else
@@ -73,6 +76,6 @@ compile() { # PACKAGE [FLAG...]: compiles it, from the module of the working dir
     fi
     cat "${pins[@]}" >"$work/pins"
     mv "$work/$name" "$work/pins" "$home"
-    echo "$name $version took $((SECONDS - began)) s and $(du -sh "$home/$name" | cut -f1) in $home"
+    echo "building $name $version took $((SECONDS - began)) s and $(du -sh "$home/$name" | cut -f1), in $home"
 } >&2
 echo "$home/$name"

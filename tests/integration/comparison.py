@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Requests of OTLP taken apart into points that can be compared, however they were put together."""
+"""Splits OTLP requests into points, so that two sets of requests can be compared even if their points are grouped
+differently."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -9,12 +10,12 @@ from typing import Any
 from google.protobuf import json_format
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric, MetricsData
 
-Series = tuple[str, tuple[tuple[str, Any], ...]]  # name of the metric, and attributes in order
+Series = tuple[str, tuple[tuple[str, Any], ...]]  # the name of the metric, and the sorted attributes
 CUMULATIVE = 2
 
 
 def read(path: Path) -> list[MetricsData]:
-    """What the Collector's file exporter wrote: JSON, a request a line."""
+    """Returns the requests that the Collector's file exporter wrote as JSON, one request per line."""
     return [json_format.Parse(line, MetricsData()) for line in path.read_text().splitlines()]
 
 
@@ -24,7 +25,7 @@ def _plain(attributes: Iterable[Any]) -> tuple[tuple[str, Any], ...]:
 
 
 def metrics(requests: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], Metric, Any]]:
-    """Each metric with what surrounds it, and its data."""
+    """Yields each metric with its resource and scope, and with its data."""
     for request in requests:
         for resource in request.resource_metrics:
             for scope in resource.scope_metrics:
@@ -37,7 +38,8 @@ def metrics(requests: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], Metric, 
 
 
 def points(requests: Iterable[Any]) -> Counter[tuple[Any, ...]]:
-    """Every point, with all that is said of it: what two sets of requests must have in common to say the same."""
+    """Counts the points, each with its resource, scope, metric and attributes. Two sets of requests with equal results
+    have the same meaning."""
     found: Counter[tuple[Any, ...]] = Counter()
     for around, metric, data in metrics(requests):
         kind = metric.WhichOneof("data")
@@ -49,13 +51,13 @@ def points(requests: Iterable[Any]) -> Counter[tuple[Any, ...]]:
             bare.CopyFrom(point)
             bare.ClearField("attributes")
             if kind == "exponential_histogram" and not bare.negative.bucket_counts:
-                bare.ClearField("negative")  # without buckets it says the same: the Collector writes it, we don't
+                bare.ClearField("negative")  # the Collector writes this field even without buckets; the agent does not
             found[(around, said, meaning, attributes, bare.SerializeToString(deterministic=True))] += 1
     return found
 
 
 def series(requests: Iterable[Any]) -> dict[Series, list[Any]]:
-    """The points of each series, in the order of time."""
+    """Returns the points of each series, sorted by time."""
     found: dict[Series, list[Any]] = {}
     for _, metric, data in metrics(requests):
         for point in data.data_points:
@@ -66,6 +68,6 @@ def series(requests: Iterable[Any]) -> dict[Series, list[Any]]:
 
 
 def buckets(point: Any) -> dict[int, int]:
-    """The counts of a histogram that are not 0, by index."""
+    """Returns the bucket counts of a histogram that are not 0, by index."""
     first = point.positive.offset
     return {first + i: count for i, count in enumerate(point.positive.bucket_counts) if count}

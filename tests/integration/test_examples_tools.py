@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests examples with the tools that read them: the Collector, Helm, and Docker Compose's reader of files.
+"""Tests the examples with the tools that read them: the Collector, Helm, and the library with which Docker Compose
+reads files.
 
-All are built with Go, pinned, and kept where build.sh keeps what it builds.
+All three tools are built with Go from pinned versions, and kept in the same cache folder as the binaries of build.sh.
 """
 
 import json
@@ -23,7 +24,7 @@ CHART = EXAMPLES / "helm" / "otel-epping"
 CONFIGURATIONS = sorted((EXAMPLES / "collector").glob("*.yaml"))
 HELM = "v3.22.0"
 COMPOSE = "v2.16.2"
-# What a first build takes, on a slow machine.
+# The time limit of a first build on a slow machine.
 _BUILD_S = 1800
 
 
@@ -34,7 +35,7 @@ def otelcol() -> Path:
 
 
 def installed(name: str, package: str, version: str) -> Path:
-    """A command that `go install` makes, kept."""
+    """Returns a command that `go install` builds. Commands are kept between runs."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     command = cache / "otel-epping" / f"{name}-{version}" / package.rpartition("/")[2]
     if not command.exists():
@@ -51,12 +52,12 @@ def helm() -> Path:
 
 @pytest.fixture(scope="module")
 def compose() -> Path:
-    """The Compose Specification's own tool, which reads files with the code that Docker Compose reads them with."""
+    """The command of compose-go, the library with which Docker Compose reads files."""
     return installed("compose", "github.com/compose-spec/compose-go/v2/cmd", COMPOSE)
 
 
 def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
-    # Of itself, a Helm that isn't built by its Makefile takes Kubernetes to be very old.
+    # A Helm that was not built by its Makefile assumes a very old version of Kubernetes by default.
     command = [helm, "template", "try", CHART, "--kube-version", kubernetes_validate.latest_version()]
     return subprocess.run(
         [*command, *(argument for value in values for argument in ("--set", value))], capture_output=True, text=True
@@ -65,7 +66,7 @@ def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.timeout(_BUILD_S)
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: path.stem)
-def test_the_collector_takes_it(otelcol: Path, path: Path) -> None:
+def test_the_collector_accepts_the_configuration(otelcol: Path, path: Path) -> None:
     text = path.read_text()
     # The head of the file names each variable, with an example.
     used = set(re.findall(r"\$\{env:(\w+)\}", text))
@@ -91,7 +92,7 @@ def test_the_collector_takes_it(otelcol: Path, path: Path) -> None:
     ],
     ids=["defaults", "all", "lan"],
 )
-def test_the_chart_makes_what_kubernetes_takes(helm: Path, values: tuple[str, ...]) -> None:
+def test_kubernetes_accepts_the_manifest_of_the_chart(helm: Path, values: tuple[str, ...]) -> None:
     made = template(helm, *values)
     assert made.returncode == 0, made.stderr
     (document,) = yaml.safe_load_all(made.stdout)
@@ -103,8 +104,8 @@ def test_the_chart_makes_what_kubernetes_takes(helm: Path, values: tuple[str, ..
 
 
 @pytest.mark.timeout(_BUILD_S)
-def test_the_chart_is_the_manifest(helm: Path) -> None:
-    """With its defaults it is that of examples/kubernetes, but for names."""
+def test_the_chart_equals_the_manifest(helm: Path) -> None:
+    """With its default values, the chart creates the pods of examples/kubernetes, except for their names."""
 
     def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
         (document,) = (each for each in documents if each["kind"] == "DaemonSet")
@@ -130,7 +131,7 @@ def test_the_chart_is_the_manifest(helm: Path) -> None:
         ("settings.PATH=x", "PATH"),
     ],
 )
-def test_the_chart_refuses(helm: Path, value: str, named: str) -> None:
+def test_the_chart_refuses_invalid_values(helm: Path, value: str, named: str) -> None:
     made = template(helm, value)
     assert made.returncode != 0
     assert "specifications of the schema" in made.stderr
@@ -138,16 +139,16 @@ def test_the_chart_refuses(helm: Path, value: str, named: str) -> None:
 
 
 @pytest.mark.timeout(_BUILD_S)
-def test_helm_finds_nothing_to_complain_of(helm: Path) -> None:
+def test_helm_lint_finds_no_fault(helm: Path) -> None:
     subprocess.run([helm, "lint", "--strict", CHART], check=True, stdout=subprocess.DEVNULL)
 
 
 @pytest.mark.timeout(_BUILD_S)
-def test_compose_takes_the_sidecar(compose: Path) -> None:
+def test_compose_accepts_the_sidecar(compose: Path) -> None:
     def read(*how: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([compose, *how, EXAMPLES / "sidecar" / "compose.yaml"], capture_output=True, text=True)
 
-    # This tool looks up no variables (v2.16), so all that can be seen of ours is that it is asked for.
+    # This tool (v2.16) does not look up variables. So the test can only check that the tool asks for our variable.
     assert "OTEL_EXPORTER_OTLP_ENDPOINT is missing a value: where a Collector listens" in read().stderr
     taken = read("--no-interpolation", "--format", "json")
     assert taken.returncode == 0, taken.stderr

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports from the agent to the official Collector and on to Prometheus, and compares each step with the truth.
+"""Tests exports from the agent to the official Collector and on to Prometheus, and compares each step with the true
+values.
 
-Two agents watch the same real connections. One exports cumulative counts over HTTP, the default temporality; the other
-exports deltas over gRPC, which the Collector adds up (`delta_to_cumulative`). The traffic passes once, for all tests.
+Two agents watch the same real connections. One agent exports cumulative counts over HTTP, the default temporality. The
+other agent exports deltas over gRPC, and the Collector adds the deltas up (`delta_to_cumulative`). The traffic runs
+once, for all tests.
 """
 
 import math
@@ -28,15 +30,17 @@ CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"
 TRAFFIC_S = 10.0
 SUFFIXES = {"s": "_seconds", "By": "_bytes"}
-# As Prometheus names it, of the RTTs whose truth is known: those of replies that came through the link that delays.
+# The selector in Prometheus of the RTTs whose true values are known: those of replies that passed the delaying link.
 RTT = 'epping_rtt_duration_seconds{{instance="{}",epping_rtt_side="external",epping_rtt_method="tcp_timestamp"}}'
-# How far a median may lie above the true delay, as in the demo: the link runs in user space.
+# The permitted difference between a median and the true delay. As in the demo, the link runs in user space and adds
+# time.
 SLACK_S, SLACK = 0.002, 0.10
 
 
 @dataclass
 class Run:
-    """`sent` is what the cumulative agent sent; `passed` what the Collector's file exporters wrote, by pipeline."""
+    """`sent` has the requests of the cumulative agent. `passed` has the requests in the Collector's files, by
+    pipeline."""
 
     lab: Lab
     prometheus: Backend
@@ -45,12 +49,12 @@ class Run:
 
     @property
     def end_ns(self) -> int:
-        """When Prometheus knows all of it: a second after the last point."""
+        """A time at which Prometheus has all points: one second after the last point."""
         everything = [*self.sent, *self.passed["accumulated"]]
         return max(int(points[-1].time_unix_nano) for points in comparison.series(everything).values()) + 10**9
 
     def last(self, agent: str) -> dict[Series, Any]:
-        """The last point of each series that Prometheus was given of an agent."""
+        """Returns the last point of each series of an agent that Prometheus received."""
         requests = self.sent if agent == CUMULATIVE else self.passed["accumulated"]
         return {series: points[-1] for series, points in comparison.series(requests).items()}
 
@@ -88,12 +92,13 @@ def ran(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
 
 
 def prometheus_name(name: str, unit: str, is_counter: bool) -> str:
-    """How Prometheus names a metric: dots become underscores, the unit is spelled out, a counter is a total."""
+    """Returns Prometheus' name of a metric: dots become underscores, the unit is appended, and a counter ends in
+    _total."""
     return name.replace(".", "_") + SUFFIXES.get(unit, "") + ("_total" if is_counter else "")
 
 
 def names() -> dict[str, str]:
-    """Our name of each metric, and Prometheus' one."""
+    """Returns Prometheus' name for each of our metric names."""
     return {
         metric.name: prometheus_name(metric.name, metric.unit, metric.kind == "counter")
         for metric in metric_table.METRICS
@@ -106,7 +111,7 @@ def labels(attributes: tuple[tuple[str, Any], ...]) -> frozenset[tuple[str, str]
 
 
 def held(run: Run, agent: str) -> dict[tuple[str, frozenset[tuple[str, str]]], Any]:
-    """All that Prometheus has of an agent, by name and labels: its samples, histograms too."""
+    """Returns all values that Prometheus has of an agent, by name and labels: numbers, and native histograms."""
     found = {}
     for result in query(run.prometheus, f'{{instance="{agent}",__name__!="target_info"}}', run.end_ns):
         metric: dict[str, str] = result["metric"]
@@ -118,27 +123,28 @@ def held(run: Run, agent: str) -> dict[tuple[str, frozenset[tuple[str, str]]], A
 
 
 def same_buckets(native: dict[str, Any], point: Any) -> bool:
-    """Are the buckets of a native histogram, as (lower, upper] in seconds, those of the point?"""
+    """Returns true if the buckets of a native histogram, given as (lower, upper] in seconds, equal those of the
+    point."""
     per_doubling = 2**point.scale
     found = {}
     for rule, lower, upper, count in native.get("buckets", ()):
         index = math.log2(float(upper)) * per_doubling - 1
-        assert rule == 0, "open at the lower end, closed at the upper one"
+        assert rule == 0, "the bucket must exclude its lower bound and include its upper bound"
         assert float(upper) / float(lower) == pytest.approx(2 ** (1 / per_doubling))
         assert index == pytest.approx(round(index), abs=1e-6)
         found[round(index)] = int(count)
     return found == comparison.buckets(point)
 
 
-def test_the_collector_hands_on_exactly_what_the_agent_sent(ran: Run) -> None:
+def test_the_collector_forwards_exactly_the_points_that_the_agent_sent(ran: Run) -> None:
     sent, passed = comparison.points(ran.sent), comparison.points(ran.passed[CUMULATIVE])
-    figure("points sent, and equal on the other side of the Collector", f"{sent.total()}, {(sent & passed).total()}")
+    figure("points sent, and of these, equal points after the Collector", f"{sent.total()}, {(sent & passed).total()}")
     assert sent.total() > 1000
     assert passed == sent
 
 
-def test_deltas_add_up(ran: Run) -> None:
-    """Each number and each bucket, after delta_to_cumulative, is the sum of the agent's deltas."""
+def test_the_sums_of_the_deltas_equal_the_accumulated_values(ran: Run) -> None:
+    """After delta_to_cumulative, each number and each bucket is the sum of the agent's deltas."""
     deltas, totals = comparison.series(ran.passed[DELTA]), ran.last(DELTA)
     assert totals.keys() == deltas.keys()
     kinds = {metric.name: (metric, data) for _, metric, data in comparison.metrics(ran.passed[DELTA])}
@@ -152,20 +158,20 @@ def test_deltas_add_up(ran: Run) -> None:
             assert (total.min, total.max) == (min(p.min for p in points), max(p.max for p in points))
             found: Counter[int] = Counter()
             for point in points:
-                coarser = point.scale - total.scale  # where all of them together span over 160 buckets
+                coarser = point.scale - total.scale  # positive if all points together span more than 160 buckets
                 for index, count in comparison.buckets(point).items():
                     found[index >> coarser] += count
             assert comparison.buckets(total) == found
         elif metric.HasField("sum") and data.is_monotonic:
             assert data.aggregation_temporality == 1
             assert total.as_int == sum(point.as_int for point in points)
-        else:  # a gauge, or what goes up and down: never a delta
+        else:  # a gauge or an up-down counter, which is never exported as a delta
             assert total == points[-1]
 
 
 @pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
 def test_prometheus_holds_every_series_with_its_value(ran: Run, agent: str) -> None:
-    """Names with units, labels, numbers and histograms, bucket for bucket."""
+    """Compares the names with their units, the labels, the numbers, and each bucket of the histograms."""
     found, prometheus_names = held(ran, agent), names()
     sent = {
         (prometheus_names[name], labels(attributes)): point for (name, attributes), point in ran.last(agent).items()
@@ -189,7 +195,7 @@ def test_the_resource_is_in_target_info(ran: Run, agent: str) -> None:
 
 @pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
 @pytest.mark.parametrize("form", ["{}", "rate({}[5m])"])
-def test_quantiles_of_each_subnet_are_the_true_ones(ran: Run, agent: str, form: str) -> None:
+def test_quantiles_of_each_subnet_match_the_true_delays(ran: Run, agent: str, form: str) -> None:
     by_subnet = f"sum by (epping_subnet) ({form.format(RTT.format(agent))})"
     quantiles = {
         q: {
@@ -198,11 +204,11 @@ def test_quantiles_of_each_subnet_are_the_true_ones(ran: Run, agent: str, form: 
         }
         for q in (0, 0.5, 0.95)
     }
-    bucket = 2 ** (1 / 2**4)  # how far apart the bounds of a bucket are
+    bucket = 2 ** (1 / 2**4)  # the ratio between the bounds of a bucket
     for network in ran.lab.networks:
         subnet = str(network.subnet)
         least, median, p95 = (quantiles[q][subnet] for q in quantiles)
-        figure(f"{agent} {form} {subnet}: true, least, median, p95 in ms", _in_ms(network, least, median, p95))
+        figure(f"{agent} {form} {subnet}: delay, minimum, median, p95 in ms", _in_ms(network, least, median, p95))
         true = network.delay_ns / 1e9
         assert true / bucket <= least <= median <= p95
         assert median <= (true + max(SLACK_S, true * SLACK)) * bucket
@@ -213,7 +219,8 @@ def _in_ms(network: Network, *times: float) -> str:
 
 
 def test_prometheus_and_we_compute_the_same_quantiles(ran: Run) -> None:
-    """Within a bucket: how to interpolate in one is everybody's own choice, and Prometheus knows no extremes."""
+    """The results agree within one bucket. They differ because interpolation inside a bucket is not standardized, and
+    because Prometheus has no minimum and maximum."""
     points = {
         labels(attributes): point
         for (name, attributes), point in ran.last(CUMULATIVE).items()

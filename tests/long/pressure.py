@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures how many RTTs of established flows remain with more flows than the table has entries: `make pressure`.
+"""Shows how many RTTs of established flows are still measured if there are more flows than flow table entries: `make
+pressure`.
 
-Established flows send a segment now and then, and get replies. Meanwhile new flows of one or two packets come, SYNs
-without a reply, and on request handshakes with a reply. All packets run through the program by BPF_PROG_TEST_RUN, in
-virtual time and always in the same order.
+Each established flow sends a segment at intervals, and gets a reply. At the same time, new flows of one or two packets,
+SYNs without a reply and, if requested, handshakes with a reply appear. BPF_PROG_TEST_RUN sends all packets through the
+program, in virtual time and always in the same order.
 
-The result depends on r: the new entries between two packets of an established flow, as a share of the table.
+The result depends on r, the number of new entries between two packets of an established flow, divided by the number of
+entries in the table.
 """
 
 import itertools
@@ -26,7 +28,7 @@ from tests.long.fuzz import builders
 from tests.long.fuzz.meaning import ACK, SYN
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, SECOND, START_NS, Bench, Counted, Feeder
 
-# Places in a frame of Ethernet, IPv4 and TCP with two NOPs and a timestamp.
+# Offsets in a frame with Ethernet, IPv4, and TCP with two NOPs and a timestamp.
 SOURCE, SOURCE_PORT, DESTINATION_PORT, SEQUENCE, TSVAL = 26, 34, 36, 38, 58
 FIRST_PORT = 1024
 PSH = 8
@@ -36,22 +38,23 @@ runs = itertools.count(1)
 
 @dataclass(frozen=True)
 class Load:
-    """What is fed: numbers are of the whole run."""
+    """The traffic of one run. Numbers of flows and packets are totals of the run."""
 
-    flows: int = 500  # established ones
-    period_ms: int = 500  # between two segments of one of them
+    flows: int = 500  # established flows
+    period_ms: int = 500  # between two segments of the same established flow
     rtt_ms: int = 20
     duration_ms: int = 20_000
     strangers: int = 0  # new flows
-    packets_of_each: int = 1
-    syns: int = 0  # without a reply
-    handshakes: int = 0  # of which the SYN-ACK comes after `rtt_ms`
-    hosts: int = 1 << 20  # from which strangers and SYNs come
+    packets_of_each: int = 1  # packets of each new flow
+    syns: int = 0  # SYNs without a reply
+    handshakes: int = 0  # handshakes whose SYN-ACK comes after `rtt_ms`
+    hosts: int = 1 << 20  # number of hosts that send the new flows and the SYNs
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of it: RTTs by tcp_timestamp and tcp_handshake, and what the interface's counters say."""
+    """The result of a run: the numbers of RTTs by tcp_timestamp and by tcp_handshake, and the changes of the
+    interface's counters."""
 
     samples: int
     handshakes: int
@@ -60,7 +63,7 @@ class Outcome:
 
 
 class Traffic:
-    """Packets of a few shapes, written over in place."""
+    """Packets of a few forms. Addresses, ports and numbers are overwritten in place."""
 
     def __init__(self, bench: Bench, hosts: int, number: int) -> None:
         self.bench, self.hosts = bench, hosts
@@ -83,7 +86,7 @@ class Traffic:
         return feeder
 
     def unheard(self, feeder: Feeder, first: int, number: int, now_ns: int, packets: int = 1) -> None:
-        """Packets of somebody who was never heard of before."""
+        """Feeds packets from a new combination of host and port."""
         port, host = divmod(number, self.hosts)
         struct.pack_into(">I", feeder.data, SOURCE, first + host)
         struct.pack_into(">H", feeder.data, SOURCE_PORT, FIRST_PORT + port)
@@ -91,7 +94,8 @@ class Traffic:
             feeder.run(now_ns)
 
     def established(self, kind: str, flow: int, sent_ms: int, now_ns: int) -> None:
-        """A segment of an established flow, its reply; or a handshake's, for which `flow` is its number."""
+        """Feeds a segment of an established flow, its reply, or a packet of a handshake, for which `flow` is the number
+        of the handshake."""
         feeder: Feeder = getattr(self, kind)
         port = SOURCE_PORT if kind in ("data", "hello") else DESTINATION_PORT
         struct.pack_into(">H", feeder.data, port, FIRST_PORT + flow)
@@ -103,7 +107,8 @@ class Traffic:
 
 
 def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
-    """What established flows and handshakes send in each ms: kind, number, ms in which the question was sent."""
+    """Returns the packets of established flows and handshakes by ms: (kind, number, ms in which the request was
+    sent)."""
     chance, due = random.Random(1), defaultdict(list)
     for flow in range(load.flows):
         for sent_ms in range(chance.randrange(load.period_ms), load.duration_ms, load.period_ms):
@@ -119,8 +124,8 @@ def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
 
 
 def run(bench: Bench, load: Load) -> Outcome:
-    """Feeds it all; the strangers and SYNs in equal parts between the packets of a ms, and from ms to ms."""
-    number = next(runs)  # no flow of it was in an earlier run, and its times are later
+    """Feeds all traffic. New flows and SYNs are spread evenly over time and between the packets of each ms."""
+    number = next(runs)  # each run has other flows and later times than earlier runs
     due, traffic = timeline(load), Traffic(bench, load.hosts, number)
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()
@@ -143,7 +148,7 @@ def run(bench: Bench, load: Load) -> Outcome:
 
 
 def rtts(bench: Bench) -> tuple[int, int]:
-    """RTTs so far by tcp_timestamp and by tcp_handshake."""
+    """Returns the numbers of RTTs so far by tcp_timestamp and by tcp_handshake."""
     of = bench.slots["key"]["method"]
     ended = bench.histograms["ended"]
     timestamp, handshake = (ended[of == methods.ALL.index(name)].sum() for name in ("tcp_timestamp", "tcp_handshake"))
@@ -152,7 +157,8 @@ def rtts(bench: Bench) -> tuple[int, int]:
 
 @contextmanager
 def one_cpu() -> Iterator[None]:
-    """Each CPU has a list of free entries of its own, by which runs would differ."""
+    """Uses only one CPU. Each CPU has its own list of free entries, so the results of runs on several CPUs would
+    differ."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(allowed)})
     try:
@@ -162,7 +168,7 @@ def one_cpu() -> Iterator[None]:
 
 
 def measured(config: EppingConfig, load: Load) -> Outcome:
-    """The load on a program of its own."""
+    """Runs the load on a program of its own."""
     bench = Bench(config)
     try:
         return run(bench, load)
@@ -171,33 +177,33 @@ def measured(config: EppingConfig, load: Load) -> Outcome:
 
 
 def print_full() -> None:
-    """A million new flows and a million SYNs, at the default size of the table."""
+    """Prints the results with a million new flows and a million SYNs, at the default size of the table."""
     config, load = EppingConfig(packet_clock=True), Load()
     quiet = measured(config, load)
     pressed = measured(config, replace(load, strangers=1_000_000, packets_of_each=2, syns=1_000_000, handshakes=2_000))
     print(
-        f"{load.flows} flows that speak every {load.period_ms} ms, for {load.duration_ms // 1000} s; max_flows "
+        f"{load.flows} flows that send every {load.period_ms} ms for {load.duration_ms // 1000} s; max_flows "
         f"{config.max_flows}\n1,000,000 new flows of two packets, 1,000,000 SYNs, 2000 handshakes: "
         f"{pressed.samples} of {quiet.samples} RTTs, {pressed.handshakes} of 2000; took {pressed.seconds:.1f} s"
     )
     for name in ("flows_created", "flow_insert_failed", "subnet_insert_failed", "rtt_begun", "rtt_expired"):
-        print(f"  {name:22}{pressed.counted[name]:>9}   in a quiet run {quiet.counted[name]:>6}")
+        print(f"  {name:22}{pressed.counted[name]:>9}   without new flows {quiet.counted[name]:>6}")
 
 
 def print_table() -> None:
-    """The share of RTTs that is left, by r."""
+    """Prints the share of RTTs that are still measured, by r."""
     config = EppingConfig(packet_clock=True, max_flows=4096)
     ratios = (0.1, 0.25, 0.5, 0.75, 1, 3, 10, 20)
     print(
-        f"\nshare of RTTs that is left, by r; max_flows {config.max_flows}\n{'r':30}"
+        f"\nshare of RTTs that are still measured, by r; max_flows {config.max_flows}\n{'r':30}"
         + "".join(f"{r:7}" for r in ratios)
     )
     shapes: dict[str, dict[str, Any]] = {
-        "64 flows, others of 1 packet": {"flows": 64},
-        "1024 flows, others of 1 packet": {"flows": 1024},
-        "2048 flows, others of 1 packet": {"flows": 2048},
-        "64 flows, others of 2 packets": {"flows": 64, "packets_of_each": 2},
-        "1024 flows, others of 2 packets": {"flows": 1024, "packets_of_each": 2},
+        "64 flows, new ones of 1 packet": {"flows": 64},
+        "1024 flows, new ones of 1 packet": {"flows": 1024},
+        "2048 flows, new ones of 1 packet": {"flows": 2048},
+        "64 flows, new ones of 2 packets": {"flows": 64, "packets_of_each": 2},
+        "1024 flows, new ones of 2 packets": {"flows": 1024, "packets_of_each": 2},
     }
     for name, shape in shapes.items():
         load = Load(**shape, duration_ms=4000)
@@ -214,12 +220,12 @@ def print_table() -> None:
         / 1000
         for r in ratios
     ]
-    print(f"{'handshakes, others SYNs':30}" + "".join(f"{share:7.1%}" for share in shares))
+    print(f"{'handshakes, new SYNs':30}" + "".join(f"{share:7.1%}" for share in shares))
     print("r: new flows between two packets of a flow, SYNs between a SYN and its SYN-ACK, as a share of the table")
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     if len(sys.argv) > 1:
         sys.exit(f"usage: python -m {__spec__.name}")
     print_full()

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs two agents under churn for a chosen time: `make soak` for 20 minutes, test_soak.py for 100 seconds.
+"""Runs two agents under churn for a given time: `make soak` for 20 minutes, test_soak.py for 100 seconds.
 
-The agents watch the same interfaces while flows, subnets, interfaces and collectors come and go. There are more subnets
-than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real collector that
-is killed again and again. The other agent has a limit on series and exports deltas over gRPC to a receiver that first
-rejects requests and then goes away. The test sends all packets itself, so it knows how many packets and RTTs there are.
-In the end both agents must have exported each packet and each RTT exactly once.
+The agents watch the same interfaces, while flows, subnets, interfaces and collectors appear and disappear. There are
+more subnets than slots, and each conversation is a new flow. One agent exports cumulative counts over HTTP to a real
+collector, which is killed repeatedly. The other agent has a limit on series and exports deltas over gRPC to a receiver,
+which first rejects requests and then disappears. The test sends all packets itself, so it knows the number of packets
+and RTTs. At the end, both agents must have exported each packet and each RTT exactly once.
 """
 
 import argparse
@@ -35,23 +35,26 @@ from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivi
 
 AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/long/soak_agent.py")
 ROUNDS = 4
-# Of each conversation. The first timestamp of either side gives no RTT, as it may be old, and the last has no echo.
+# The number of RTTs of each conversation. The first timestamp of each endpoint gives no RTT because it may be old, and
+# the last timestamp has no echo.
 RTTS = (ROUNDS - 1) + (ROUNDS - 2)
-CONVERSATIONS = 12  # at a time
+CONVERSATIONS = 12  # per call of speak()
 PAUSE_S = 0.04
 MAX_SUBNETS = 1024
-SUBNETS = 3000  # on either side, for each interface
+SUBNETS = 3000  # on each side of each interface
 CHURN_S = 5.0
-INTERFACES = 3  # at a time
-# Further names, which are used again: an agent keeps the counts of each interface that it has watched.
+INTERFACES = 3  # at the same time
+# The number of further names for interfaces. They are used again and again, because an agent keeps the counts of each
+# interface that it has watched.
 OTHER_NAMES = 2
 INTERVAL = "500ms"
-MAX_NEW_FDS = 2  # connections that are open at one time and not at the other
+MAX_NEW_FDS = 2  # some connections are open only at the first or only at the last count
 ASKING_S = 0.2
 
 
 class Traffic:
-    """Conversations through veth pairs, soakN and peerN. The agents watch soakN. Counts the packets and RTTs sent."""
+    """Conversations through the veth pairs soakN and peerN. The agents watch soakN. Counts the packets and RTTs that
+    are sent."""
 
     def __init__(self, ns: Namespace) -> None:
         self.packets = self.rtts = self.comings = 0
@@ -59,7 +62,7 @@ class Traffic:
         self._chance = random.Random(1)
         self._ends: dict[str, tuple[socket.socket, socket.socket]] = {}
         self._flows = 0
-        ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # or the kernel sends packets of its own
+        ns.sysctl("net.ipv6.conf.default.disable_ipv6", 1)  # otherwise the kernel sends packets itself
         for number in range(INTERFACES):
             self._make(number)
 
@@ -73,7 +76,8 @@ class Traffic:
         self._ends[near] = (ends[0], ends[1])
 
     def replace_an_interface(self) -> None:
-        """Delete an interface, add one with the same or another name in turns, and wait until both agents watch it."""
+        """Delete an interface, and add one with the same name or, every second time, another name. Wait until both
+        agents watch it."""
         name = list(self._ends)[1]
         for end in self._ends.pop(name):
             end.close()
@@ -83,11 +87,11 @@ class Traffic:
         self._make(number)
         deadline = time.monotonic() + PATIENCE_S
         while attached(self._ns, f"soak{number}") != [2, 2]:
-            assert time.monotonic() < deadline, f"soak{number} is new and not watched"
+            assert time.monotonic() < deadline, f"the agents do not watch the new interface soak{number}"
             time.sleep(0.02)
 
     def speak(self) -> None:
-        """Send some conversations as new flows, between random subnets, known or new."""
+        """Send some conversations as new flows, between random subnets."""
         for _ in range(CONVERSATIONS):
             self._flows += 1
             near, far = self._ends[self._chance.choice(list(self._ends))]
@@ -112,7 +116,8 @@ def _segment(source: bytes, destination: bytes, ports: tuple[int, int], tsval: i
 
 @dataclass
 class Account:
-    """The points of a metric from one agent, in order of arrival. Checks that each follows from those before."""
+    """The points of one metric from one agent, in order of arrival. Checks that times and values are consistent with
+    earlier points."""
 
     values: dict[Any, int] = field(default_factory=dict)
     _latest: dict[Any, Any] = field(default_factory=dict)
@@ -153,7 +158,7 @@ class Exported:
 
     @property
     def subnet_packets(self) -> int:
-        """Each packet counts for its source subnet and for its destination subnet; both may be the overflow point."""
+        """Each packet counts for its source subnet and for its destination subnet. Both may be the overflow point."""
         return self._accounts[PACKETS].total
 
     def __str__(self) -> str:
@@ -169,7 +174,7 @@ class Exported:
 
 
 class Agent:
-    """An agent on all interfaces, with these additional environment variables."""
+    """An agent that watches all soak interfaces, with additional environment variables."""
 
     def __init__(self, ns: Namespace, log: Path, **variables: str) -> None:
         self._log = log
@@ -199,7 +204,8 @@ class Agent:
 
 @dataclass
 class Collectors:
-    """A collector that forwards to the sink `behind`, and the sink `direct`. Both return to the same ports."""
+    """A real collector that forwards to the sink `behind`, and the sink `direct`. After a restart, both have the same
+    ports as before."""
 
     ns: Namespace
     behind: Sink
@@ -221,7 +227,8 @@ class Collectors:
     def take_away(self) -> None:
         self.kills += 1
         self.forwarder.__exit__()
-        # If the answer to a delta is lost, the delta is sent twice. So this sink rejects requests before it goes.
+        # If the response to a delta is lost, the delta is sent twice. Therefore this sink rejects requests before it
+        # stops.
         self.direct.fail_with(503)
         time.sleep(0.1)
         self.direct.__exit__()
@@ -239,7 +246,8 @@ def attached(ns: Namespace, name: str) -> list[int]:
 
 
 def run(duration_s: float) -> list[str]:
-    """Run for so long, or twice as long if memory seems to grow, and return a report. Raises AssertionError."""
+    """Run for `duration_s`, or up to twice as long if memory seems to grow, and return a report. Raises
+    AssertionError."""
     with ExitStack() as undo:
         ns = undo.enter_context(Namespace("soak"))
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
@@ -279,26 +287,29 @@ def run(duration_s: float) -> list[str]:
         exported["cumulative"].take(collectors.behind)
         exported["delta"].take(collectors.direct)
         lines = [
-            f"{traffic.packets} packets and {traffic.rtts} RTTs offered; collectors gone {collectors.kills} times, "
-            f"interfaces {traffic.comings}"
+            f"{traffic.packets} packets and {traffic.rtts} RTTs sent; collectors stopped {collectors.kills} times, "
+            f"interfaces replaced {traffic.comings} times"
         ]
         for name, one in exported.items():
             lines.append(f"{name}: {one}; descriptors {fds[name]}; {agents[name].memory}")
         print("\n".join(lines))
         for name, one in exported.items():
             packets = (one.interface_packets, one.subnet_packets / 2)
-            assert packets == (traffic.packets, traffic.packets), f"{name}: {packets} of {traffic.packets} packets"
-            assert one.rtts == traffic.rtts, f"{name}: {one.rtts} of {traffic.rtts} RTTs"
+            assert packets == (traffic.packets, traffic.packets), (
+                f"{name}: exported {packets} of {traffic.packets} packets"
+            )
+            assert one.rtts == traffic.rtts, f"{name}: exported {one.rtts} of {traffic.rtts} RTTs"
             agents[name].memory.check()
             first, last = fds[name]
-            assert last - first <= MAX_NEW_FDS, f"{name}: descriptors went from {first} to {last}"
+            assert last - first <= MAX_NEW_FDS, f"{name}: the number of descriptors grew from {first} to {last}"
         return lines
 
 
 def _churn(
     duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], exported: dict[str, Exported]
 ) -> dict[str, tuple[int, int]]:
-    """Run round after round, and return how many descriptors each agent has after the first and the last round."""
+    """Run round after round. Return the number of descriptors of each agent after the first round and after the last
+    round."""
 
     def fds() -> dict[str, int]:
         return {name: agent.fds for name, agent in agents.items()}
@@ -343,7 +354,7 @@ def _churn(
 
 
 def _settle(sink: Sink) -> None:
-    """Wait until the collector has forwarded everything: until no request comes for a second."""
+    """Wait until the collector has forwarded everything, that is, until no request has come for a second."""
     count, since = -1, time.monotonic()
     while time.monotonic() - since < 1:
         if len(sink.received) != count:
@@ -352,9 +363,9 @@ def _settle(sink: Sink) -> None:
 
 
 def main() -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.long.soak", description=__doc__)
-    parser.add_argument("minutes", type=float, nargs="?", default=20.0, help="how long it takes (default 20)")
+    parser.add_argument("minutes", type=float, nargs="?", default=20.0, help="duration of the run (default: 20)")
     run(parser.parse_args().minutes * 60)
     print("all packets and RTTs were exported exactly once")
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping, which reports its memory on SIGUSR1: a line of JSON in the file $SOAK_HOLDS.
+"""Runs otel-epping with a handler of SIGUSR1, which appends a line of JSON about the memory to the file $SOAK_HOLDS.
 
-malloc_bytes   bytes allocated by malloc(): numpy's arrays, requests, C and C++
-blocks         blocks of Python's own allocator for small objects
+malloc_bytes   bytes allocated by malloc(): numpy's arrays, requests, C and C++ objects
+blocks         blocks allocated by Python's own allocator for small objects
 """
 
 import ctypes
@@ -23,13 +23,13 @@ class _Mallinfo2(ctypes.Structure):
 
 
 def _answer() -> None:
-    """Answer SIGUSR1 in the main thread. A thread of our own would keep its capabilities."""
+    """Install the handler of SIGUSR1 in the main thread. A separate thread would keep its capabilities."""
     answers = os.open(os.environ["SOAK_HOLDS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     mallinfo2 = ctypes.CDLL(None).mallinfo2
     mallinfo2.restype = _Mallinfo2
 
     def say(_: int, __: FrameType | None) -> None:
-        # What only waits to be collected isn't held, nor are names of attributes by Python's cache of 4096 of them.
+        # Garbage does not count as held memory. Neither do the names of attributes in Python's cache of 4096 of them.
         sys._clear_type_cache()
         gc.collect()
         malloc = mallinfo2()

@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks whether the memory of an agent stays flat.
 
-Resident memory cannot show this within minutes. Arrays and requests of up to a megabyte are allocated and freed in
+Resident memory cannot show this within minutes. Arrays and requests of up to one megabyte are allocated and freed in
 glibc's arena of the exporting thread. glibc returns freed memory to the kernel only from the end of an arena, so the
-arena has 4 MB now and 11 MB a minute later. The memory that is allocated and not free is exact: the agent reports it
-(soak_agent.py).
+arena may have 4 MB at one time and 11 MB a minute later. The amount of allocated memory is exact. The agent reports
+this amount (soak_agent.py).
 
-A round is one interface that is replaced, one collector that is killed, and 1500 flows, with seven to eleven exports.
-The agent is asked several times a round, and the smallest answer counts, which is one between two exports. Growth is
-the median of the slopes between any two rounds of the second half (Theil-Sen estimator), so that neither noise nor a
-single step, such as a table that doubles, counts for much. In the first half the agent sees names for the first time,
-slots come into use and tables fill up.
+In each round, one interface is replaced, one collector is killed, 1500 flows are sent, and there are seven to eleven
+exports. The agent reports its memory several times per round. Only the smallest report of a round counts, because it
+was made between two exports. The growth is the median of the slopes between any two rounds of the second half
+(Theil-Sen estimator). Therefore neither noise nor a single step, such as a table that doubles its size, has much
+influence. In the first half, memory grows because names, slots and tables are used for the first time.
 
-Without a leak, the blocks of a round vary by about 10 (standard deviation), the slope of 8 rounds by 1.5, and the slope
-of 17 rounds by 0.5. One small object leaked by each export is a slope of 6.8 to 10. So after 17 rounds, 8 of them in
-the second half, a slope above 2.4 means a leak or chance: the run then goes on, for twice the time at most
-(`looks_flat`). A slope above 4 at the end means a leak (`check`).
+Without a leak, the number of blocks varies from round to round by about 10 (standard deviation), the slope of 8 rounds
+by 1.5, and the slope of 17 rounds by 0.5. A leak of one small object per export gives a slope of 6.8 to 10. So after 17
+rounds, 8 of them in the second half, a slope above 2.4 is either a leak or chance, and the run continues for at most
+twice the time (`looks_flat`). A slope above 4 at the end is a leak (`check`).
 """
 
 import json
@@ -28,13 +28,13 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-MAX_BLOCKS = 4.0  # a round
-# Exceeded by 90 bytes that C code leaks for each flow, or by 15 kB for each export. Tables that fill up are 50 kB.
-MAX_BYTES = 131_072.0  # a round
-# In all rounds. glibc keeps up to half of this: the rest is for holes in the arenas. 1 kB leaked for each flow would be
-# 1.5 MB a round.
+MAX_BLOCKS = 4.0  # per round
+# A leak in C code of 90 bytes per flow, or of 15 kB per export, exceeds this. A table that grows needs 50 kB.
+MAX_BYTES = 131_072.0  # per round
+# In all rounds together. glibc keeps up to half of this; the rest allows for holes in the arenas. A leak of 1 kB per
+# flow would be 1.5 MB per round.
 MAX_RESIDENT_KB = 12_288
-# The share of these limits below which growth looks like none.
+# If the growth is below this share of the limits, there is certainly no leak.
 FLAT = 0.6
 
 
@@ -53,7 +53,7 @@ def slope(values: Sequence[float]) -> float:
 
 @dataclass
 class Memory:
-    """The memory of an agent, round by round. The agent appends its answers to the file `answers`."""
+    """The memory of an agent, round by round. The agent appends its reports to the file `answers`."""
 
     pid: int
     answers: Path
@@ -62,13 +62,13 @@ class Memory:
     _resident_kb: list[int] = field(default_factory=list)
 
     def ask(self) -> None:
-        """Ask the agent for its memory once more in this round."""
+        """Request one more report from the agent in this round."""
         os.kill(self.pid, signal.SIGUSR1)
         status = Path(f"/proc/{self.pid}/status").read_text()
         self._resident_kb.append(int(status.split("VmRSS:")[1].split()[0]))
 
     def end_round(self) -> None:
-        """Keep the smallest of the answers of this round."""
+        """Keep the smallest report of this round."""
         lines = self.answers.read_text().splitlines()
         answers = [json.loads(line) for line in lines[self._read :]]
         assert answers, "the agent does not report its memory"
@@ -82,12 +82,13 @@ class Memory:
         return self.rounds[len(self.rounds) // 2 :]
 
     def growth(self) -> tuple[float, float, int]:
-        """Return the growth in the second half: blocks a round, bytes a round, and kB resident in all."""
+        """Return the growth in the second half: blocks per round, bytes per round, and the total growth of resident
+        memory in kB."""
         blocks, malloc_bytes, resident_kb = zip(*self._second_half, strict=True)
         return slope(blocks), slope(malloc_bytes), resident_kb[-1] - resident_kb[0]
 
     def looks_flat(self) -> bool:
-        """Return whether the growth is clearly below the limits."""
+        """Return true if the growth is clearly below the limits."""
         limits = (MAX_BLOCKS, MAX_BYTES, MAX_RESIDENT_KB)
         return all(value <= FLAT * limit for value, limit in zip(self.growth(), limits, strict=True))
 
@@ -102,6 +103,6 @@ class Memory:
         blocks, malloc_bytes, resident_kb = self.growth()
         return (
             f"{self.rounds[0]} at first, {self._second_half[0]} half-way, {self.rounds[-1]} at the end of "
-            f"{len(self.rounds)} rounds; since half-way {blocks:+.1f} blocks and {malloc_bytes:+.0f} bytes a round, "
+            f"{len(self.rounds)} rounds; since half-way {blocks:+.1f} blocks and {malloc_bytes:+.0f} bytes per round, "
             f"{resident_kb:+} kB resident"
         )

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the fuzzer (tests/long/fuzz) for a short time, and proves that the fuzzer finds faults: in a model with a wrong
-rule, and in programs compiled from sources with an injected fault.
+"""Runs the fuzzer (tests/long/fuzz) for a short time, and proves that the fuzzer finds faults: a wrong rule in the
+model, and faults that are injected into the sources of the program.
 """
 
 import random
@@ -41,12 +41,12 @@ def trial() -> Iterator[Trial]:
 
 
 def first_fault(trial: Trial) -> tuple[episodes.Episode, list[str]]:
-    """Return the first episode with a disagreement, and the disagreement."""
+    """Return the first episode in which program and model disagree, and the disagreements."""
     for number in range(MOST_EPISODES):
         episode = episodes.make(f"{SEED}", number, trial.config)
         if found := trial.run(episode):
             return episode, found
-    raise AssertionError(f"{MOST_EPISODES} episodes, and the fault was not found")
+    raise AssertionError(f"the fault was not found in {MOST_EPISODES} episodes")
 
 
 def check_agreement(trial: Trial, config: str, packets: int) -> None:
@@ -60,7 +60,7 @@ def test_program_and_model_agree(trial: Trial) -> None:
     check_agreement(trial, "every", 16_000)
 
 
-def test_they_agree_about_tunnels() -> None:
+def test_program_and_model_agree_about_tunnels() -> None:
     trial = Trial(command.CONFIGS["tunnels"])
     try:
         check_agreement(trial, "tunnels", 5_000)
@@ -68,13 +68,13 @@ def test_they_agree_about_tunnels() -> None:
         trial.close()
 
 
-def test_an_episode_is_the_same_each_time_and_another_with_another_seed() -> None:
+def test_an_episode_depends_only_on_its_number_and_the_seed() -> None:
     for number in (0, 7, 15, 23, 31):
         assert episodes.make("1", number, EppingConfig()) == episodes.make("1", number, EppingConfig())
         assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
-# A wrong rule for the model: where, name and value, and the subject of the first disagreement.
+# Wrong rules for the model: the module, the name in it, the wrong value, and the subject of the first disagreement.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
     (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),
@@ -94,7 +94,7 @@ WRONG_RULES: list[tuple[Any, str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("where", "name", "value", "about"), WRONG_RULES, ids=[rule[1] for rule in WRONG_RULES])
-def test_a_model_that_is_wrong_is_found_out(
+def test_a_wrong_rule_in_the_model_is_found(
     trial: Trial, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any, about: str
 ) -> None:
     monkeypatch.setattr(where, name, value)
@@ -102,26 +102,38 @@ def test_a_model_that_is_wrong_is_found_out(
     assert any(about in line for line in found), found
 
 
-# A fault of the program: file, what stands there, what somebody might have written; packets that show it, at
-# most; the configuration that shows it.
+# Faults of the program: the file, the correct text, the faulty text, the greatest number of packets that are needed to
+# show the fault, and the configuration that shows it.
 FAULTS = {
-    "a pure ACK begins": (
+    "a pure ACK starts a sample": (
         "tcp_timestamp.h",
         "return packet->payload || flags & TCP_FIN;",
         "return true;",
         3,
         "tcp_timestamp",
     ),
-    "an option read too far": ("tcp_options.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
-    "a tag too short": ("link_headers.h", "ROW(0x8909, 8)", "ROW(0x8909, 6)", 2, "tcp_timestamp"),
-    "a cut segment is whole": ("parse.h", "packet->tcp_flags |= TCP_IS_CUT;", "", 9, "tcp_sequence"),
-    "a length beyond the packet": ("fast_path.h", "total + ETH_HLEN > wire_length(skb)", "false", 3, "tcp_timestamp"),
-    "a keep-alive is retransmitted": ("tcp_analysis.h", "packet->payload <= 1 &&", "false &&", 3, "tcp_timestamp"),
+    "an option is read beyond its end": ("tcp_options.h", "i + TCPOLEN_TIMESTAMP > length ||", "", 2, "tcp_timestamp"),
+    "the length of a tag is too small": ("link_headers.h", "ROW(0x8909, 8)", "ROW(0x8909, 6)", 2, "tcp_timestamp"),
+    "a fragmented segment counts as whole": ("parse.h", "packet->tcp_flags |= TCP_IS_CUT;", "", 9, "tcp_sequence"),
+    "a length beyond the packet is accepted": (
+        "fast_path.h",
+        "total + ETH_HLEN > wire_length(skb)",
+        "false",
+        3,
+        "tcp_timestamp",
+    ),
+    "a keep-alive counts as retransmitted": (
+        "tcp_analysis.h",
+        "packet->payload <= 1 &&",
+        "false &&",
+        3,
+        "tcp_timestamp",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_program_that_is_wrong_is_found_out(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_injected_fault_of_the_program_is_found(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, right, wrong, most, config = FAULTS[fault]
     sources = Path(shutil.copytree(loader.source_folder(), tmp_path / "bpf"))
     text = (sources / file).read_text()
@@ -132,7 +144,7 @@ def test_a_program_that_is_wrong_is_found_out(fault: str, tmp_path: Path, monkey
     try:
         episode, _ = first_fault(trial)
         steps = shrink(trial, episode, lambda text: None)
-        # What is left shows it by itself, and nothing of it can be spared.
+        # The remaining packets alone show the fault, and none of them can be left out.
         assert trial.run(episode, steps)
         assert 1 <= len(steps) <= most
     finally:
@@ -183,7 +195,7 @@ def test_the_model_reads_whole_packets_as_scapy_does() -> None:
             continue
         packet = (IP if read.version == 4 else IPv6)(step.frame[read.network_at :])
         ours, theirs = as_the_model_reads(read), as_scapy_reads(packet)
-        # scapy has the whole payload, the model 8 bytes of it or, if there are fewer, nothing.
+        # scapy has the whole payload. The model has its first 8 bytes, or nothing if the payload is shorter.
         assert ours == theirs or (ours[0] == "udp" and ours[:-1] == theirs[:-1] and len(theirs[-1]) < 8), step
         seen[read.version, ours[0]] += 1
     assert {(version, kind) for version in (4, 6) for kind in ("tcp", "udp", "icmp", "")} == set(seen)
@@ -195,7 +207,7 @@ def test_scapy_finds_ip_after_the_same_link_headers() -> None:
         read = meaning.read(step.frame, link_header, len(step.frame))
         if link_header and read.version:
             packet = Ether(step.frame).getlayer(IP if read.version == 4 else IPv6)
-            # scapy knows no label behind PPP, and no tag of the type that was used before 802.1ad.
+            # scapy knows neither an MPLS label after PPP nor the tags that were used before 802.1ad.
             if packet is not None:
                 assert bytes(packet) == step.frame[read.network_at :]
                 found += 1

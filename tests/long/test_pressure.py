@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that established flows are measured however many new flows and SYNs come, and that metrics show the pressure.
+"""Tests that established flows are still measured with many new flows and SYNs, and that the metrics show the pressure.
 
-`make pressure` does so with a million of each, and prints how many RTTs remain where the table is too small.
+`make pressure` runs a million new flows and a million SYNs, and prints how many RTTs are still measured if the table is
+too small.
 """
 
 from dataclasses import replace
@@ -20,40 +21,41 @@ pytestmark = pytest.mark.parallel
 TABLE = 4096  # max_flows of the bench
 PERIODS = 4
 ENOUGH = 0.95
-# From hosts of one subnet each, or they would take all slots for subnets from tests that come later.
+# The hosts are in one subnet. In many subnets, they would take all slots from later tests.
 LOAD = Load(flows=200, period_ms=500, duration_ms=500 * PERIODS, hosts=250)
-POSSIBLE = LOAD.flows * (PERIODS - 1)  # a flow's first segment may be a retransmission, so it is not timed
+POSSIBLE = LOAD.flows * (PERIODS - 1)  # the first segment of a flow is not timed: it may be a retransmission
 
 PRESSURE = {
-    "half of the table is new in each period": replace(LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2),
-    "four times the table, of one packet each": replace(LOAD, strangers=4 * TABLE * PERIODS),
-    "four times the table in SYNs": replace(LOAD, syns=4 * TABLE * PERIODS),
-    "both": replace(LOAD, strangers=2 * TABLE * PERIODS, syns=2 * TABLE * PERIODS),
+    "new flows for half of the table in each period": replace(LOAD, strangers=TABLE * PERIODS // 2, packets_of_each=2),
+    "new flows of one packet for four times the table": replace(LOAD, strangers=4 * TABLE * PERIODS),
+    "SYNs for four times the table": replace(LOAD, syns=4 * TABLE * PERIODS),
+    "new flows and SYNs": replace(LOAD, strangers=2 * TABLE * PERIODS, syns=2 * TABLE * PERIODS),
 }
 
 
-def test_a_quiet_run_has_an_rtt_of_each_segment(every: Bench) -> None:
+def test_without_new_flows_each_segment_gives_an_rtt(every: Bench) -> None:
     assert run(every, LOAD).samples == POSSIBLE
 
 
 @pytest.mark.parametrize("pressure", PRESSURE)
-def test_established_flows_go_on_being_measured(every: Bench, pressure: str) -> None:
+def test_established_flows_are_still_measured(every: Bench, pressure: str) -> None:
     load = PRESSURE[pressure]
     outcome = run(every, load)
     assert ENOUGH * POSSIBLE <= outcome.samples <= POSSIBLE
-    # The strangers really came, and none was refused.
+    # The new flows were really created, and none was rejected.
     assert load.strangers <= outcome.counted["flows_created"]
     assert outcome.counted["flow_insert_failed"] == 0
 
 
-def test_handshakes_outlast_half_a_table_of_syns(every: Bench) -> None:
+def test_handshakes_are_measured_with_syns_for_half_of_the_table(every: Bench) -> None:
     load = Load(flows=0, rtt_ms=100, duration_ms=1000, handshakes=200, hosts=250)
     assert run(every, load).handshakes == 200
     assert run(every, replace(load, syns=TABLE // 2 * 10)).handshakes >= ENOUGH * 200
 
 
 def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
-    """Return sums of exported counts over all subnets, by metric and its one attribute of interest."""
+    """Return the sums of the exported counts over all subnets, by metric and the value of its distinguishing
+    attribute."""
     found: dict[tuple[str, str], int] = {}
     for metric in producer.produce().metrics:
         for point in metric.data.data_points:
@@ -65,7 +67,7 @@ def exported(producer: EppingMetricProducer) -> dict[tuple[str, str], int]:
     return found
 
 
-def test_pressure_shows_in_what_is_exported(every: Bench) -> None:
+def test_exported_metrics_show_the_pressure(every: Bench) -> None:
     producer = EppingMetricProducer(every.collector)
     before = exported(producer)
     load = replace(LOAD, strangers=4 * TABLE, syns=4 * TABLE)
@@ -76,7 +78,7 @@ def test_pressure_shows_in_what_is_exported(every: Bench) -> None:
         return after.get((metric, kind), 0) - before.get((metric, kind), 0)
 
     assert more("epping.flow.count") == outcome.counted["flows_created"] >= load.strangers
-    # Flows that had to make room count as ended in silence, for the subnets of both their ends.
+    # An evicted flow counts as ended by silence, for the subnets of both its hosts.
     assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
     assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)

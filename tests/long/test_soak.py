@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `make soak` for 100 seconds, or for twice as long if the first answer is not clear."""
+"""Runs the soak test for 100 seconds, or for up to twice as long if the first result is not clear."""
 
 import pytest
 
@@ -7,5 +7,5 @@ from tests.long import soak
 
 
 @pytest.mark.timeout(400)
-def test_churn_is_exported_once_and_leaves_nothing_behind() -> None:
+def test_packets_are_exported_once_under_churn_without_a_leak() -> None:
     soak.run(100)

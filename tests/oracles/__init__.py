@@ -1,24 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds our samples against tools that we did not write: a command of its own, for any capture.
+"""Compares our samples with those of other tools. This is a command of its own, for any capture.
 
-    .venv/bin/python tests/oracles pping CAPTURE OUTPUT      tcp_timestamp against Kathie Nichols' pping
-    .venv/bin/python tests/oracles tshark CAPTURE            the other methods against Wireshark's analysis
-    .venv/bin/python tests/oracles coverage CAPTURE...       flows that get an RTT, and why the others get none
-    .venv/bin/python tests/oracles links                     link headers of the tests, against tshark and tcpdump
-    .venv/bin/python tests/oracles all FOLDER                every capture, with the references next to it
+    .venv/bin/python tests/oracles pping CAPTURE OUTPUT      compares tcp_timestamp with Kathie Nichols' pping
+    .venv/bin/python tests/oracles tshark CAPTURE            compares the other methods with Wireshark's analysis
+    .venv/bin/python tests/oracles coverage CAPTURE...       lists the flows without an RTT, with the reasons
+    .venv/bin/python tests/oracles links                     checks that tshark and tcpdump can read the tests' packets
+    .venv/bin/python tests/oracles all FOLDER                runs all checks for each capture in a folder
 
-`ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. Everything else here reads
-the capture on its own (`frames`, `dissect`), so that an error in the program's way to read a packet shows.
+`ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. All other modules read the
+capture with separate code (`frames`, `dissect`), so that they find errors in the program's parser.
 
     frames       the records of a capture file
-    dissect      from bytes to the facts of a TCP packet, by the RFCs
+    dissect      reads the fields of a TCP packet from a frame, by the RFCs
     ours         our samples
-    rules        the sampling rules of tcp_timestamp once more, slow and plain, with the reason why a TSval gave no RTT
-    nichols      what pping does, by its source, and what it printed
-    pping        ours against pping's: every difference has a name, or it is an error
-    wireshark    what tshark found: asked now, or read from CSV files made earlier
-    tshark       ours against Wireshark's
+    rules        the sampling rules of tcp_timestamp in simple Python, with the reason why a TSval gave no RTT
+    nichols      pping's rules, according to its source code, and its output
+    pping        compares our samples with pping's: each difference must be explained by a rule
+    wireshark    tshark's results, from running tshark or from CSV files
+    tshark       compares our samples with Wireshark's
     coverage     flows and their RTTs
-    layouts      link types and link headers that the tests make, as tshark and tcpdump read them
-    report       a tally, and the verdict
+    layouts      the link types and link headers of the tests, as tshark and tcpdump read them
+    report       counts, errors, and the verdict
 """

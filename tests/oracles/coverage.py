@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How many TCP flows get an RTT, and what could have been measured and was not. Over all captures together
+"""Checks how many TCP flows get an RTT, and which flows could have been measured but were not. The limits for all
+captures together are:
 
-- flows whose handshake is in the capture: at least 99.5 %;
-- flows with payload in both directions: at least 99 %;
-- each direction with CLEAN or more clean exchanges: at least one RTT of the end that acknowledges, and never SILENT of
-  them in a row, over SILENCE_NS or more, without one.
+- flows whose handshake is in the capture: at least 99.5 % get an RTT;
+- flows with payload in both directions: at least 99 % get an RTT;
+- each direction with CLEAN or more clean exchanges gets an RTT. No SILENT or more clean exchanges in a row, over
+SILENCE_NS or more, are without an RTT.
 
-A clean exchange is a segment that anybody could time: its sender had nothing else under way, nobody sent it again, and
-the next packet back acknowledges it, and nothing more, within the maximum age. Flows of which no packet has a time are
-left out.
+A clean exchange is a segment that any tool could time. Its sender had no other data in flight, and no part of it was
+retransmitted. The next packet in the other direction acknowledges exactly this segment within the maximum age. Flows
+without any packet time are ignored.
 """
 
 from bisect import bisect_right
@@ -24,10 +25,11 @@ from tests.oracles.report import Report
 LEAST_SHARE = 0.99
 LEAST_SHARE_WITH_HANDSHAKE = 0.995
 CLEAN = 3
-# A TSval that a pure ACK had first times no segment; that does not go on for long.
+# A TSval that a pure ACK has sent first gives no RTT. This affects only a few segments in a row.
 SILENT = 5
 SILENCE_NS = 1_000_000_000
-# Within a tick of a clock, TSvals tell no two segments apart; the slowest in use tick 10 times a second.
+# Segments within one tick of the sender's clock have the same TSval. The slowest clocks in use tick 10 times per
+# second.
 TICK_NS = 200_000_000
 
 End = tuple[bytes, int]
@@ -36,9 +38,9 @@ End = tuple[bytes, int]
 class Flow:
     """A connection.
 
-    packets   that are whole
-    methods   that gave it an RTT
-    replies   frames that ended an RTT of data, by the end that sent them
+    packets   its complete packets
+    methods   the methods that gave it an RTT
+    replies   the frames that ended an RTT of data, by the endpoint that sent them
     """
 
     def __init__(self) -> None:
@@ -48,12 +50,12 @@ class Flow:
 
     @property
     def both_ways(self) -> bool:
-        """Whether either end sent payload."""
+        """True if both endpoints sent payload."""
         return len({packet.source for packet in self.packets if packet.payload}) == 2
 
     @property
     def has_handshake(self) -> bool:
-        """Whether its SYN, the SYN-ACK of that, and the ACK of this follow each other in the capture."""
+        """True if the capture has the SYN, the SYN-ACK of this SYN, and the ACK of this SYN-ACK, in this order."""
         syns: set[tuple[End, int]] = set()
         accepted: set[tuple[End, int]] = set()
         for packet in self.packets:
@@ -68,38 +70,39 @@ class Flow:
         return False
 
     def why_none(self) -> str:
-        """What stands in the way of an RTT; several things may."""
+        """Returns the possible reasons why the flow has no RTT."""
         reasons = []
         again = sequence.sent_again(self.packets)
         first = [p for p in self.packets if p.frame not in again and (p.payload or p.flags & FIN) and not p.flags & SYN]
         ends = {(p.source, sequence.end_of(p)) for p in first}
         if not any(p.flags & SYN for p in self.packets):
-            reasons.append("joined mid-way")
+            reasons.append("the capture starts mid-way")
         if len([p for p in self.packets if p.flags & (SYN | ACK) == SYN]) > 1:
-            reasons.append("SYN sent again")
+            reasons.append("SYN retransmitted")
         if not any((p.destination, p.ack) in ends for p in self.packets if not p.flags & RST):
-            reasons.append("no acknowledgement of just one segment")
+            reasons.append("no acknowledgement of exactly one segment")
         if not all(p.time_ns for p in self.packets):
             reasons.append("packets without a time")
         tsvals = {(p.source, p.timestamp[0]) for p in first if p.timestamp}
         if tsvals:
             echoed = {(p.destination, p.timestamp[1]) for p in self.packets if p.timestamp}
-            reasons.append(f"timestamps, {len(tsvals)} of data, {len(tsvals & echoed)} echoed")
+            reasons.append(f"{len(tsvals)} TSvals of data, {len(tsvals & echoed)} of them echoed")
         else:
             reasons.append("no timestamps")
-        return f"{len(self.packets)} packets, {len(first)} with new data or FIN, {len(again)} sent again; " + ", ".join(
-            reasons
+        return (
+            f"{len(self.packets)} packets, {len(first)} with new data or FIN, {len(again)} retransmitted; "
+            + ", ".join(reasons)
         )
 
     def clean_exchanges(self) -> dict[End, list[Packet]]:
-        """The clean exchanges that each end answered: its answers."""
+        """Returns the replies of each endpoint that complete a clean exchange."""
         found: dict[End, list[Packet]] = defaultdict(list)
         copies = sequence.copies(self.packets)
         again = sequence.sent_again(self.packets)
         doubted = {(p.source, p.seq) for p in self.packets if p.frame in again - copies.keys()}
         waiting: dict[End, Packet | None] = {}
-        reached: dict[End, int] = {}  # where the next segment of an end begins
-        acked: dict[End, int] = {}  # what was acknowledged to it
+        reached: dict[End, int] = {}  # the next sequence number of each endpoint
+        acked: dict[End, int] = {}  # the acknowledgement number that each endpoint received last
         for packet in self.packets:
             if packet.frame in copies:
                 continue
@@ -127,7 +130,7 @@ class Flow:
 
 
 def check(captures: Iterable[Path], ours: Ours) -> Report:
-    """Counts over all captures. Raises EppingError if one can't be read."""
+    """Counts over all captures. Raises EppingError if a capture cannot be read."""
     report = Report("coverage")
     counted: Counter[str] = Counter()
     for capture in captures:
@@ -157,7 +160,7 @@ def _check_directions(name: str, flow: Flow, counted: Counter[str], report: Repo
         frames_of_rtts = flow.replies[end]
         counted["directions"] += 1
         if not frames_of_rtts:
-            count, where = len(answers), "and has no RTT"
+            count, where = len(answers), "but has no RTT"
         elif run := _silent_run(answers, frames_of_rtts):
             count, where = len(run), f"in a row without an RTT, frames {run[0].frame} to {run[-1].frame}"
         else:
@@ -167,7 +170,8 @@ def _check_directions(name: str, flow: Flow, counted: Counter[str], report: Repo
 
 
 def _silent_run(answers: list[Packet], frames_of_rtts: set[int]) -> list[Packet]:
-    """The longest row of answers without an RTT, if there are SILENT or more over SILENCE_NS; or none."""
+    """Returns the longest series of replies without an RTT, if it has SILENT or more replies over SILENCE_NS or
+    more."""
     runs: list[list[Packet]] = [[]]
     rtts = sorted(frames_of_rtts)
     before = 0
@@ -197,20 +201,22 @@ def _sum_up(counted: Counter[str], ours: Ours, report: Report) -> None:
     if counted["untimed"]:
         report.tally["TCP flows without times"] = counted["untimed"]
     report.tally[f"directions with {CLEAN} or more clean exchanges"] = counted["directions"]
-    report.tally["of these, measured all along"] = counted["measured directions"]
+    report.tally["of these, measured without a long gap"] = counted["measured directions"]
     if share("covered", "flows") < LEAST_SHARE:
-        report.errors.append(f"{counted['covered']} of {counted['flows']} flows are less than {LEAST_SHARE:.0%}")
+        report.errors.append(
+            f"{counted['covered']} of {counted['flows']} flows have an RTT: less than {LEAST_SHARE:.0%}"
+        )
     if covered < LEAST_SHARE_WITH_HANDSHAKE:
         report.errors.append(
-            f"{counted['covered, with handshake']} of {counted['with handshake']} flows with a handshake are less than "
-            f"{LEAST_SHARE_WITH_HANDSHAKE:.1%}"
+            f"{counted['covered, with handshake']} of {counted['with handshake']} flows with a handshake have an RTT: "
+            f"less than {LEAST_SHARE_WITH_HANDSHAKE:.1%}"
         )
 
 
 def _flows(capture: Path, ours: Ours, report: Report) -> dict[str, Flow]:
     observed = ours.run(capture)
     if lost := observed.account["evicted"]:
-        report.errors.append(f"{capture.name}: of the RTTs begun, {lost} are in no count: {observed.account}")
+        report.errors.append(f"{capture.name}: {lost} of the started RTT samples are in no counter: {observed.account}")
     records = observed.seen(list(frames.read(capture)), report)
     flows: dict[tuple[object, ...], Flow] = {}
     by_frame: dict[int, tuple[Flow, Packet]] = {}

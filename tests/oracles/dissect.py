@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the bytes of a frame to the facts of the TCP packet in it, by the RFCs and by nothing of ours.
+"""Reads the fields of the TCP packet in a frame, by the RFCs and without any code of the project.
 
-Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP. Behind these any stack of
-802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032), whose first nibble tells IP
-(RFC 4928). IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with the timestamp option (RFC
-7323). What is in a tunnel is not looked at.
+Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP. They may be followed by
+any stack of 802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516), and MPLS (RFC 3032), after which the
+first nibble identifies IP (RFC 4928). IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with
+the timestamp option (RFC 7323). Packets inside tunnels are not read.
 """
 
 import socket
@@ -25,13 +25,13 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
 _PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
-_MOST_LENGTH = 1500  # IEEE 802.3: what is less is no EtherType, but the length of what follows
+_MOST_LENGTH = 1500  # IEEE 802.3: a value up to this is a length, not an EtherType
 _SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
-# AF_INET, and what the BSDs and macOS take for AF_INET6
+# AF_INET, and the numbers of AF_INET6 on Linux, the BSDs and macOS
 _FAMILIES = {2: IPV4, 10: IPV6, 24: IPV6, 28: IPV6, 30: IPV6}
 
-# Bytes in front of what may be PPP's own framing.
+# The number of bytes before a possible PPP framing.
 _PPP_FRAMING = {PPP: 0, PPP_HDLC: 0, CISCO_HDLC: 0, PPP_PPPD: 2, PPP_WITH_DIRECTION: 1}
 
 _ICMP, _TCP, _FRAGMENT, _AH, _ICMPV6 = 1, 6, 44, 51, 58
@@ -39,30 +39,31 @@ _EXTENSIONS = {0, 43, _AH, 60, 135}
 
 
 class CutShortError(Exception):
-    """A header says more than there is, or makes no sense; the text says which."""
+    """A header is longer than the packet, truncated or invalid. The message names the header."""
 
 
 class NotTcpError(Exception):
-    """Behind its extension headers, an IPv6 packet is of another protocol."""
+    """The extension headers of an IPv6 packet are followed by another protocol than TCP."""
 
 
 @dataclass(slots=True, eq=False)
 class Packet:
-    """A TCP packet. If it has a `fault` it is not whole, and what stands behind the fault may not be filled in."""
+    """A TCP packet. If `fault` is set, the packet is not complete, and fields after the faulty place may have no
+    value."""
 
     frame: int
     time_ns: int
-    stack: tuple[str, ...] = ()  # what stands between the link header and the IP header
+    stack: tuple[str, ...] = ()  # the headers between the link header and the IP header
     version: int = 0
     source: tuple[bytes, int] = (b"", 0)  # address and port
     destination: tuple[bytes, int] = (b"", 0)
     seq: int = 0
     ack: int = 0
-    flags: int = 0  # with the four reserved bits in front
+    flags: int = 0  # including the four reserved bits before the flags
     window: int = 0
     checksum: int = 0
     identification: int | None = None  # of IPv4
-    payload: int = 0  # bytes, on the wire
+    payload: int = 0  # bytes on the wire
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     ip_options: bytes = b""
     tcp_options: bytes = b""
@@ -72,7 +73,7 @@ class Packet:
 
     @property
     def flow(self) -> tuple[object, ...]:
-        """The connection, the same for both directions."""
+        """The key of the connection, the same for both directions."""
         return (self.version, *sorted((self.source, self.destination)))
 
     def __str__(self) -> str:
@@ -80,7 +81,7 @@ class Packet:
 
 
 def endpoint(end: tuple[bytes, int]) -> str:
-    """Address:port as pping prints it."""
+    """Returns address:port in pping's format."""
     address, port = end
     if not address:
         return "?"
@@ -95,7 +96,7 @@ def _unpack(layout: str, data: bytes, at: int, what: str) -> tuple[int, ...]:
 
 
 def link_payload(frame: Frame) -> tuple[int, int]:
-    """Ethertype (0: none) and offset of what follows the link header. Raises CutShortError."""
+    """Returns the EtherType of the header after the link header (0: none), and its offset. Raises CutShortError."""
     data, link = frame.data, frame.link_type
     if link == ETHERNET:
         return _unpack("!H", data, 12, "Ethernet")[0], 14
@@ -108,7 +109,7 @@ def link_payload(frame: Frame) -> tuple[int, int]:
         return _unpack("!H", data, 0, "cooked")[0], 20
     if link in (NULL, LOOP):
         (family,) = _unpack("!I", data, 0, "loopback")
-        # In the byte order of the machine that captured; no family is greater than 255.
+        # The number is in the byte order of the machine that made the capture. No family is greater than 255.
         return _FAMILIES.get(family if family < 256 else family >> 24, 0), 4
     if link == PPPOE:
         return _PPPOE, 0
@@ -126,7 +127,8 @@ def link_payload(frame: Frame) -> tuple[int, int]:
 
 
 def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
-    """Ethertype IPV4, IPV6 or 0, offset of the IP header and of the end, and the names of the headers in front."""
+    """Returns the EtherType IPV4, IPV6 or 0, the offset of the IP header, the end of the packet, and the names of the
+    headers before IP."""
     data, end = frame.data, frame.length
     ethertype, at = link_payload(frame)
     stack: list[str] = []
@@ -137,7 +139,7 @@ def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
         elif ethertype == _PPPOE:
             stack.append("PPPoE")
             length, protocol = _unpack("!4xHH", data, at, "PPPoE")
-            # The length is that of what follows it, the protocol included; behind that is padding.
+            # The length includes the protocol field after it. Bytes after this length are padding.
             ethertype, end, at = _PPP.get(protocol, 0), min(end, at + 6 + length), at + 8
         elif ethertype in _MPLS:
             stack.append("MPLS")
@@ -156,7 +158,8 @@ def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
 
 
 def options(data: bytes) -> Iterator[tuple[int, bytes | None]]:
-    """IPv4 or TCP options but NOPs, each with its value: what follows the end of options; None if it is broken."""
+    """Yields IPv4 or TCP options except NOPs: (kind, value). The value of the end of options is the bytes after it. The
+    value of a broken option is None."""
     at = 0
     while at < len(data):
         if data[at] == 1:
@@ -174,7 +177,7 @@ def options(data: bytes) -> Iterator[tuple[int, bytes | None]]:
 
 
 def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
-    """TSval and TSecr of the first timestamp option in front of anything broken."""
+    """Returns TSval and TSecr of the first timestamp option, unless a broken option comes before it."""
     for kind, value in options(tcp_options):
         if kind == 8 and value is not None and len(value) == 8:
             tsval, tsecr = struct.unpack("!II", value)
@@ -183,37 +186,37 @@ def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
 
 
 def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
-    """Offset of the payload and its bytes on the wire."""
+    """Returns the offset of the payload and its number of bytes on the wire."""
     data, room = frame.data, frame.length - at
     first, total, packet.identification, fragment = _unpack("!BxHHH", data, at, "IPv4")
     header = (first & 15) * 4
-    total = total or room  # segmentation offload: too long for the field
+    total = total or room  # segmentation offload: the length does not fit into the field
     packet.snapped = at + total > len(data)
     if first >> 4 != 4 or header < 20:
-        raise CutShortError("the IPv4 header is none")
+        raise CutShortError("the IPv4 header is invalid")
     if total < header:
         raise CutShortError("the IPv4 packet is shorter than its header")
     if at + header > len(data):
         raise CutShortError("the capture ends in the IPv4 options")
     packet.ip_options = data[at + 20 : at + header]
     if total > room:
-        packet.fault = f"IPv4 promises {total} bytes, of which {room} were on the wire"
+        packet.fault = f"the IPv4 header announces {total} bytes, but {room} were on the wire"
     if fragment & 0x1FFF:  # the first fragment has the TCP header
         raise CutShortError("a fragment")
     return at + header, total - header
 
 
 def _ipv6(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
-    """Offset of the payload and its bytes on the wire."""
+    """Returns the offset of the payload and its number of bytes on the wire."""
     data, room = frame.data, frame.length - at - 40
     first, length, protocol = _unpack("!B3xHB", data, at, "IPv6")
     left = length or room  # a jumbogram (RFC 2675), or segmentation offload
     at += 40
     packet.snapped = at + left > len(data)
     if first >> 4 != 6:
-        raise CutShortError("the IPv6 header is none")
+        raise CutShortError("the IPv6 header is invalid")
     if left > room:
-        raise CutShortError(f"IPv6 promises {length} bytes, of which {room} were on the wire")
+        raise CutShortError(f"the IPv6 header announces {length} bytes, but {room} were on the wire")
     while protocol in _EXTENSIONS or protocol == _FRAGMENT:
         packet.extensions = True
         following, units, place = _unpack("!BBH", data, at, "IPv6 extension")
@@ -238,7 +241,7 @@ def _tcp(data: bytes, at: int, length: int, packet: Packet) -> None:
     )
     header = (offset >> 4) * 4
     if header < 20 or header > length:
-        raise CutShortError(f"a TCP header of {header} bytes in {length}")
+        raise CutShortError(f"a TCP header of {header} bytes in a packet of {length} bytes")
     if at + header > len(data):
         raise CutShortError("the capture ends in the TCP options")
     packet.payload = length - header
@@ -248,7 +251,7 @@ def _tcp(data: bytes, at: int, length: int, packet: Packet) -> None:
 
 
 def is_icmp(frame: Frame) -> bool:
-    """Whether a frame carries ICMP or ICMPv6."""
+    """Returns true if a frame carries ICMP or ICMPv6."""
     try:
         ethertype, at, _, _ = _network(frame)
         if ethertype == IPV4:
@@ -259,7 +262,7 @@ def is_icmp(frame: Frame) -> bool:
 
 
 def tcp_packet(frame: Frame) -> Packet | None:
-    """The TCP packet in a frame, or None if there is nothing that says it is one."""
+    """Returns the TCP packet in a frame, or None if no IP header announces TCP."""
     packet = Packet(frame.number, frame.time_ns)
     data = frame.data
     try:
@@ -280,7 +283,7 @@ def tcp_packet(frame: Frame) -> Packet | None:
         if packet.version == 4 and protocol != _TCP:
             return None
         at, length = (_ipv4 if packet.version == 4 else _ipv6)(frame, at, packet)
-        # Some senders count the padding of a short frame as part of the IP packet; PPPoE knows better.
+        # Some senders include the padding of a short frame in the IP length. The length in a PPPoE header is correct.
         _tcp(data, at, min(length, end - at), packet)
     except NotTcpError:
         return None

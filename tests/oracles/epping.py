@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Holds `otel-epping watch` against ePPing, live: both on one interface, at the same time, over the same packets.
+"""Compares `otel-epping watch` with ePPing, live: both run on the same interface at the same time and see the same
+packets.
 
-    .venv/bin/python tests/oracles/epping.py PPING      the path of a built pping of xdp-project/bpf-examples
+.venv/bin/python tests/oracles/epping.py PPING      the path of a compiled pping of xdp-project/bpf-examples
 
-It makes the lab (otel_epping/lab), starts both programs on its interface with sampling off, and lets hosts talk: TCP
-with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets of known delay, flows from their SYN to their end. A
-third one listens and records the packets. Then it compares
+The script creates the lab (otel_epping/lab), starts both programs on its interface with sampling off, and makes the
+hosts communicate: TCP with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets of known delay, flows from
+their SYN to their end. A listener records the packets. Then the script compares
 
-    flows          that were told to open and close: which, in which order, why, and by whom
+    flows          the events of opening and closing: which flows, in which order, the reason, and which host caused it
     RTTs           line by line
     distributions  of each subnet and side: deciles within one bucket of scale 4
 
-What is in one output alone must have a reason that shows in the packets; each reason has a name and is tallied. What
-has none is an error, and the exit code is 1; it is 2 if one of the programs did not run.
+Each difference between the outputs must have a reason that the packets show. Each reason has a name, and the script
+counts the differences by reason. A difference without a reason is an error, and the exit code is 1. The exit code is 2
+if one of the programs did not run.
 """
 
 import argparse
@@ -34,7 +36,7 @@ from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
 
-if not __package__:  # the file was run: what is on sys.path is its folder, not the root
+if not __package__:  # the file itself was run, so sys.path has its folder instead of the root
     sys.path[0] = str(Path(__file__).resolve().parents[2])
 
 import dpkt
@@ -46,35 +48,36 @@ from otel_epping.lab.namespaces import LabError, Namespace
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from tests.support.patience import PATIENCE_S
 
-# Two lines of one flow are the same RTT if they, and their RTTs, are no further apart than this. Packets of a flow's
-# direction that end an RTT are 50 ms apart here. The programs see a packet one after the other, 15 us apart as a rule;
-# but an interrupt, or the hypervisor, may come between them at either end of an RTT, or between a process and its two
-# clocks, and then it is milliseconds. One RTT in a thousand may even be further apart, if all that was counted of the
-# flow says that it is the same.
+# Two lines of one flow are the same RTT if neither their times nor their RTTs differ by more than this. In each
+# direction of a flow, packets that end an RTT are 50 ms apart here. The programs see a packet one after the other,
+# usually within 15 us. But an interrupt or the hypervisor may come in between, at either end of an RTT, or between the
+# two clock readings of a process; then the difference is several milliseconds. One RTT in a thousand may differ even
+# more, if all counts of the flow in both lines are equal.
 TOLERANCE_NS = 5_000_000
-# What the RTTs of a pair may be apart in the median.
+# The maximum median of the differences between the RTTs of the pairs.
 CLOCKS_APART_NS = 50_000
-# Packets of both directions are handled by two CPUs; so long may one of them be at it.
+# Two CPUs handle the packets of the two directions. One of them may need this time for a packet.
 CPU_RACE_NS = 500_000
 SCALE = 4
-PING_INTERVAL_S = 0.23  # no delay of the lab is a multiple of it, so that no request passes the reply to another
-# Sampling off, all that can be had. ePPing times a SYN by its TSval, which is for us the method tcp_handshake.
+PING_INTERVAL_S = 0.23  # no delay of the lab is a multiple of this, so that no request is sent when a reply arrives
+# Sampling is off, so that both programs report all RTTs. ePPing times a SYN by its TSval; our program times it by the
+# method tcp_handshake.
 THEIR_OPTIONS = ("--tcp", "--icmp", "--include-local", "--include-SYN", "-r", "0", "-F", "jsonl")
 METHODS = "tcp_timestamp,tcp_handshake,icmp_echo"
 OUR_OPTIONS = ("--sample-interval", "0", "--format", "jsonl", "--methods", METHODS)
-# ePPing forgets a timestamp once it is so many times older than the flow's smoothed RTT (TIMESTAMP_RTT_LIFETIME).
+# ePPing forgets a timestamp when its age is this many times the smoothed RTT of the flow (TIMESTAMP_RTT_LIFETIME).
 TIMESTAMP_RTT_LIFETIME = 8
 COUNTS = ("sent_packets", "sent_bytes", "rec_packets", "rec_bytes")
 
 _SO_TIMESTAMPNS = 35  # asm-generic/socket.h
 _ETH_P_ALL = 3
 
-Flow = tuple[str, int, str, int]  # of the reply, as both print it
+Flow = tuple[str, int, str, int]  # addresses and ports of the reply, in the form that both programs print
 
 
 @dataclass
 class Line:
-    """A line of either output."""
+    """A line of the output of one of the programs."""
 
     time_ns: int
     flow: Flow
@@ -88,7 +91,7 @@ class Line:
 
 @dataclass
 class Segment:
-    """A TCP packet that was on the wire; `tsval` and `tsecr` are None without the timestamp option."""
+    """A TCP packet that was on the wire. `tsval` and `tsecr` are None if the packet has no timestamp option."""
 
     time_ns: int
     flags: int
@@ -102,7 +105,7 @@ class Segment:
 
 
 class Listener:
-    """Records all packets of an interface, from a thread of its own."""
+    """Records all packets of an interface in a separate thread."""
 
     def __init__(self, namespace: Namespace, interface: str) -> None:
         with namespace.entered():
@@ -146,7 +149,7 @@ class Listener:
 
 
 def ping(host: Namespace, addresses: list[str], seconds: float) -> None:
-    """Echo requests to every address."""
+    """Sends echo requests to every address."""
     with ExitStack() as stack:
         with host.entered():
             v4 = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP))
@@ -161,7 +164,7 @@ def ping(host: Namespace, addresses: list[str], seconds: float) -> None:
 
 
 def is_attached(lab: Lab) -> bool:
-    """Whether both programs are on both hooks."""
+    """Returns true if both programs are attached to both hooks."""
     with lab.router.entered():
         ifindex = socket.if_nametoindex(WAN_INTERFACE)
         hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
@@ -174,7 +177,7 @@ def start(lab: Lab, argv: list[str], folder: Path, name: str, cwd: Path) -> subp
 
 
 def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segment]]:
-    """Runs both over the lab's traffic; their output is in `folder`, the packets are returned."""
+    """Runs both programs over the lab's traffic. Their outputs are in `folder`. Returns the packets by flow."""
     theirs = [str(pping), *THEIR_OPTIONS, "-i", WAN_INTERFACE]
     ours = [sys.executable, "-m", "otel_epping", "watch", *OUR_OPTIONS, "-i", WAN_INTERFACE]
     with Lab() as lab:
@@ -187,7 +190,7 @@ def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segmen
         while not is_attached(lab):
             for name, process in programs.items():
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise LabError(f"{name} does not watch: {(folder / f'{name}.log').read_text()}")
+                    raise LabError(f"{name} does not start to watch: {(folder / f'{name}.log').read_text()}")
             time.sleep(0.1)
         listener = Listener(lab.router, WAN_INTERFACE)
         clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
@@ -203,7 +206,7 @@ def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segmen
 
 
 def lines_of(path: Path) -> list[Line]:
-    """All lines of an output, in the order of their times."""
+    """Returns all lines of an output, sorted by time."""
     lines = []
     for text in path.read_text().splitlines():
         fields = json.loads(text)
@@ -224,7 +227,8 @@ def by_flow(lines: list[Line], kind: str) -> dict[Flow, list[Line]]:
 
 
 class Comparison:
-    """Both outputs, and the packets; `errors` is what has no explanation, `tally` what was found, by name."""
+    """Compares the outputs by means of the packets. `errors` has the unexplained differences; `tally` counts all
+    results by name."""
 
     def __init__(self, ours: list[Line], theirs: list[Line], segments: dict[Flow, list[Segment]]) -> None:
         self.ours, self.theirs, self.segments = ours, theirs, segments
@@ -233,7 +237,7 @@ class Comparison:
         self.pairs: list[tuple[Line, Line]] = []
 
     def has_timestamps(self, flow: Flow) -> bool:
-        """Of ICMP, and of a TCP flow whose SYN had the option in both directions."""
+        """Returns true for ICMP, and for a TCP flow whose SYNs in both directions had the timestamp option."""
         client = (*flow[2:], *flow[:2])
         both = (self.segments.get(flow), self.segments.get(client))
         return not any(both) or all(segments and segments[0].tsval is not None for segments in both)
@@ -247,11 +251,11 @@ class Comparison:
     # -- RTTs
 
     def apart_ns(self) -> list[int]:
-        """By how much the RTTs of each pair differ, in rising order."""
+        """Returns the difference between the RTTs of each pair, in rising order."""
         return sorted(abs(ours.rtt_ns - theirs.rtt_ns) for ours, theirs in self.pairs)
 
     def match(self) -> None:
-        """Pairs the RTTs of both, and explains the rest."""
+        """Pairs the RTTs of both programs, and explains the RTTs without a partner."""
         ours, theirs = by_flow(self.ours, "rtt"), by_flow(self.theirs, "rtt")
         for flow in ours.keys() | theirs.keys():
             left = list(ours[flow])
@@ -267,20 +271,22 @@ class Comparison:
         self.tally.update(f"RTT of both: {ours.fields.get('method', ours.protocol)}" for ours, _ in self.pairs)
         apart = sum(apart_ns > TOLERANCE_NS for apart_ns in self.apart_ns())
         if apart:
-            self.tally["of these: one program was held up on its way from the packet to the clock"] = apart
+            self.tally["of these: one program was delayed between the packet and its clock reading"] = apart
         if apart > len(self.pairs) / 1000:
             self.errors.append(f"{apart} RTTs of {len(self.pairs)} are over {TOLERANCE_NS} ns apart")
 
     @staticmethod
     def _same(line: Line, others: list[Line]) -> Line | None:
-        """The other's line of the same reply: by its time, and by its RTT, or else by the packets counted so far."""
+        """Returns the other program's line of the same reply. The times must agree, and either the RTTs or the packet
+        counts."""
         near = [one for one in others if abs(one.time_ns - line.time_ns) <= TOLERANCE_NS]
         same = [one for one in near if abs(one.rtt_ns - line.rtt_ns) <= TOLERANCE_NS]
         same = same or [one for one in near if all(one.fields[name] == line.fields[name] for name in COUNTS)]
         return min(same, key=lambda one: abs(one.time_ns - line.time_ns), default=None)
 
     def _exchange(self, line: Line) -> tuple[list[Segment], Segment, list[Segment]] | None:
-        """Of a TCP RTT: what its origin's endpoint sent before the reply; the reply; which of the former it echoes."""
+        """Returns for a TCP RTT: the earlier segments of the origin's sender, the reply, and the earlier segments whose
+        TSval the reply echoes."""
         replies = self.segments.get(line.flow)
         if not replies:
             return None
@@ -291,8 +297,9 @@ class Comparison:
     def _why_theirs(self, line: Line) -> str | None:
         exchange = self._exchange(line)
         if exchange and exchange[1].flags & dpkt.tcp.TH_RST:
-            return "a RST, which may be anybody's, ended it"
-        # Its answer may have come before the data: so this is no round trip, or the end of a longer one.
+            return "a RST, which anybody may have sent, completed it"
+        # The reply to the pure ACK may have come before the data. So this time is no RTT of the data, or only the end
+        # of a longer one.
         if exchange and exchange[2] and exchange[2][0].is_pure_ack:
             return "a pure ACK had the TSval first"
         return None
@@ -304,13 +311,14 @@ class Comparison:
         if not self.has_timestamps(line.flow):
             return "the flow has no timestamps"
         if any(one.flags & dpkt.tcp.TH_FIN for one in exchange[0]):
-            return "ePPing ends a direction with its FIN, and does not wait for what is under way"
+            return "ePPing ends a direction with its FIN, and does not wait for outstanding replies"
         if line.rtt_ns > TIMESTAMP_RTT_LIFETIME * self._smoothed_ns(line):
             return f"it is over {TIMESTAMP_RTT_LIFETIME} times the smoothed RTT, so ePPing may have forgotten it"
         return None
 
     def _smoothed_ns(self, line: Line) -> float:
-        """ePPing's smoothed RTT of a flow before a line (calculate_srtt() there); infinite if there was none."""
+        """Returns ePPing's smoothed RTT of a flow before a line (calculate_srtt() in ePPing). Infinite if there is no
+        earlier RTT."""
         smoothed = math.inf
         for other in self.theirs:
             if other.flow == line.flow and "rtt" in other.fields and other.time_ns < line.time_ns:
@@ -318,7 +326,8 @@ class Comparison:
         return smoothed
 
     def check_pairs(self) -> None:
-        """All other fields of a pair must be equal, but for a packet that another CPU was counting at the moment."""
+        """Checks that all other fields of a pair are equal, except for a packet that another CPU was counting at the
+        same time."""
         apart_ns = self.apart_ns()
         if not apart_ns or median(apart_ns) > CLOCKS_APART_NS:
             self.errors.append(
@@ -340,7 +349,7 @@ class Comparison:
     # -- flows
 
     def compare_flows(self) -> None:
-        """A flow's openings and closings, in their order, must be equal."""
+        """Checks that both programs report the same openings and closings of each flow, in the same order."""
         ours, theirs = by_flow(self.ours, "flow_event"), by_flow(self.theirs, "flow_event")
         for flow in ours.keys() | theirs.keys():
             our_story, their_story = self._story(ours[flow]), self._story(theirs[flow])
@@ -364,10 +373,10 @@ class Comparison:
     # -- distributions
 
     def compare_distributions(self) -> Iterator[str]:
-        """A row for each subnet and side. Deciles must be equal within a bucket.
+        """Yields one row for each subnet and side. The deciles of both programs must be equal within one bucket.
 
-        Lines of one output alone, which have been explained, shift the ranks by as many; and where a bucket is narrower
-        than two readings of the clock are apart, nothing can be told from it.
+        Each line without a partner shifts the ranks by one; these lines were explained before. Where a bucket is
+        narrower than the difference between two clock readings, the comparison uses this difference instead.
         """
         blur_ns = quantiles(self.apart_ns(), n=100)[-1]
         ours, theirs = self._by_place(self.ours), self._by_place(self.theirs)
@@ -387,7 +396,7 @@ class Comparison:
             yield f"  {place[0]}  {place[1]:18} {len(left):5} {len(right):5}  {medians}  {verdict}"
 
     def _by_place(self, lines: list[Line]) -> dict[tuple[str, str], list[int]]:
-        """RTTs by side and server, of flows with timestamps."""
+        """Returns the RTTs of flows with timestamps, by side and server."""
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for line in lines:
             if "rtt" in line.fields and self.has_timestamps(line.flow):
@@ -398,20 +407,20 @@ class Comparison:
 
 
 def is_near(ns: int, low_ns: int, high_ns: int, blur_ns: float) -> bool:
-    """Whether a time lies in a span that is wider by a bucket, or by the blur, at either end."""
+    """Returns true if a time lies in a range that is extended at both ends, by a bucket or by the blur."""
     bucket, low, high = (math.floor(math.log2(time_ns / 1e9) * 2**SCALE) for time_ns in (ns, low_ns, high_ns))
     return low - 1 <= bucket <= high + 1 or low_ns - blur_ns <= ns <= high_ns + blur_ns
 
 
 def main() -> int:
-    """Runs the comparison; 0 if nothing is left unexplained."""
+    """Runs the comparison. Returns 0 if all differences are explained."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pping", type=Path, help="a built pping, with its pping_kern.o beside it")
-    parser.add_argument("--seconds", type=float, default=10, help="how long the hosts talk (default 10)")
+    parser.add_argument("pping", type=Path, help="a compiled pping; its pping_kern.o must be in the same folder")
+    parser.add_argument("--seconds", type=float, default=10, help="how long the hosts communicate (default: 10)")
     arguments = parser.parse_args()
     pping = arguments.pping.resolve()
     if not pping.is_file():
-        parser.error(f"{pping} is no file")
+        parser.error(f"{pping} is not a file")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         try:

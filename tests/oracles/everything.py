@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks every capture of a folder against the references next to it, and prints a table of the results."""
+"""Compares every capture of a folder with the reference files next to it, and prints a table of the results."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,10 +14,10 @@ SUFFIXES = (".pcap", ".pcapng", ".cap", ".pcap.gz", ".pcapng.gz")
 
 
 def check(folder: Path, ours: Ours) -> bool:
-    """Checks all captures and prints what came of it; whether all hold."""
+    """Checks all captures and prints the results. Returns true if no check has an error."""
     captures = [path for path in sorted(folder.iterdir()) if path.name.endswith(SUFFIXES)]
     if not captures:
-        raise EppingError(f"{folder} holds no capture ({', '.join(SUFFIXES)})")
+        raise EppingError(f"{folder} contains no capture ({', '.join(SUFFIXES)})")
     rows: list[tuple[str, str]] = []
     reports: list[Report] = []
 

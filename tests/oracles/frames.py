@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The records of a capture file (pcap or pcapng, gzip or not), read by scapy's raw readers.
+"""The records of a capture file (pcap or pcapng, plain or compressed with gzip), read by scapy's raw readers.
 
 Frames are numbered from 1, as tshark and Wireshark number them.
 """
@@ -20,10 +20,10 @@ _TIME_OFFSET = 14  # the option if_tsoffset of an interface
 
 
 class Frame(NamedTuple):
-    """A record: `length` is that of the packet on the wire, of which `data` may be but the beginning.
+    """A record. `length` is the packet's length on the wire; `data` may contain only its first bytes.
 
-    `time_ns` is 0 if the record has no time, or one that cannot be meant: zero or before, later than 64 bits of
-    nanoseconds hold, or a fraction of a second or more.
+    `time_ns` is 0 if the record has no time or an invalid time: zero or negative, greater than 64 bits of nanoseconds
+    allow, or with a fraction of one second or more.
     """
 
     number: int
@@ -34,7 +34,8 @@ class Frame(NamedTuple):
 
 
 class _PcapNg(RawPcapNgReader):
-    """scapy's reader, which leaves out the offset of an interface's times; `offset_s` is that of the latest packet."""
+    """scapy's reader ignores the time offset of an interface. This class reads it: `offset_s` is the offset of the
+    latest packet."""
 
     offset_s = 0
 
@@ -60,11 +61,12 @@ class _PcapNg(RawPcapNgReader):
 
 
 def read(path: Path) -> Iterator[Frame]:
-    """All records of a file, up to where it is torn. Raises EppingError if it is no capture."""
+    """Yields all records of a file, up to the place where it is truncated. Raises EppingError if it is not a
+    capture."""
     try:
         reader = _open(path)
     except (OSError, Scapy_Exception, EOFError) as error:
-        raise EppingError(f"{path} is no pcap or pcapng file: {error}") from error
+        raise EppingError(f"{path} is not a pcap or pcapng file: {error}") from error
     with reader:
         record: Any
         for number, (data, record) in enumerate(reader, 1):
@@ -78,7 +80,7 @@ def read(path: Path) -> Iterator[Frame]:
             else:
                 part_ns = (record.usec & 0xFFFF_FFFF) * (1 if reader.nano else 1000)
                 time_ns = record.sec * SECOND + part_ns if part_ns < SECOND else 0
-                # The upper half of the field says how long a frame check sequence is.
+                # The upper half of the field is the length of the frame check sequence.
                 link_type = reader.linktype & 0xFFFF
             yield Frame(number, time_ns if 0 < time_ns <= _MOST_NS else 0, link_type, data, length)
 

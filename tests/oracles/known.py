@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture with known RTTs and hand-made references, and the checkers of tests/oracles for it."""
+"""A capture with known RTTs and hand-made reference files, and the checkers of tests/oracles for this capture."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,11 +17,12 @@ from tests.oracles.wireshark import Found
 from tests.support.transcript import Transcript
 
 CLIENT, SERVER = 0, 1
-PLAIN_PORT = 40_001  # of the client, in the flow without timestamps
+PLAIN_PORT = 40_001  # the client's port in the flow without timestamps
 
 
 def _known() -> Transcript:
-    """A flow with timestamps, one without, in which a segment is sent again, a DNS query and a ping."""
+    """Returns a transcript: a flow with timestamps, a flow without timestamps and with a retransmission, a DNS query
+    and a ping."""
     said = Transcript()
     said.segment(0, CLIENT, "S", (1, 0))
     said.tshark_says("ack_rtt", said.segment(20, SERVER, "SA", (50, 1), ack=1), 1, "0.020000000")
@@ -64,7 +65,7 @@ def _known() -> Transcript:
 
 
 class Check:
-    """The known capture, what the program found in it, and the checkers over it."""
+    """The known capture, the program's results for it, and the checkers."""
 
     def __init__(self, folder: Path, ours: Ours) -> None:
         self.folder, self.ours = folder, ours
@@ -76,7 +77,7 @@ class Check:
         return self.folder / f"made.{suffix}"
 
     def change(self, suffix: str, old: str, new: str) -> None:
-        """Spoils a reference."""
+        """Changes a reference file."""
         text = self.reference(suffix).read_text()
         assert text.count(old) == 1
         self.reference(suffix).write_text(text.replace(old, new))
@@ -91,13 +92,13 @@ class Check:
         return tshark.compare(self.records, observed or self.observed, found or self.found(), "made")
 
     def with_samples(self, change: Callable[[Sample], Sample | None], *more: Sample) -> Observed:
-        """What the program found, with other samples."""
+        """Returns the program's results with changed samples."""
         samples = [*filter(None, map(change, self.observed.samples)), *more]
         return replace(self.observed, samples=samples)
 
 
 def fails(report: Report, *texts: str) -> None:
-    """Each text is in an error of its own, and there are no others."""
+    """Checks that the report has exactly one error for each of these texts, in this order."""
     assert len(report.errors) == len(texts), str(report)
     for error, text in zip(report.errors, texts, strict=True):
         assert text in error
@@ -105,12 +106,12 @@ def fails(report: Report, *texts: str) -> None:
 
 @pytest.fixture(scope="session")
 def ours() -> Iterator[Ours]:
-    """Our samples of any capture, from programs that are loaded once."""
+    """Our samples of any capture. The programs are loaded once per session."""
     with closing(Ours()) as ours:
         yield ours
 
 
 @pytest.fixture
 def check(tmp_path: Path, ours: Ours) -> Check:
-    """The checkers over the known truths."""
+    """The checkers for the known capture."""
     return Check(tmp_path, ours)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks whether tshark and tcpdump read what tests/support/link_types.py and tests/long/fuzz/links.py make.
+"""Checks that tshark or tcpdump can read the packets that tests/support/link_types.py and tests/long/fuzz/links.py
+create.
 
-These are every link type of captures, and every header between Ethernet and IP. Each gets two UDP packets after it. It
-is enough if one of the tools finds both packets by their ports. UNREAD names what neither tool reads, with the reason;
-if a tool reads it, that is an error.
+These modules create every link type of captures, and every header between Ethernet and IP. Each is followed by two UDP
+packets. At least one of the tools must find both packets by their ports. UNREAD has the exceptions that neither tool
+reads, with the reasons. It is an error if a tool reads one of them.
 """
 
 import re
@@ -32,32 +33,32 @@ TOOLS = {
     "tcpdump": ("tcpdump -n -r", r"\.(\d+) > \S+\.(\d+): UDP"),
 }
 UNREAD = {
-    "null of Linux": "10 is no address family of any BSD: libpcap on Linux writes what the kernel has",
-    "null of Windows": "23 is taken for IPX, which BSD has there",
-    "ATM without LLC": "both take it for LLC",
-    "ATM with PPP": "both take it for LLC",
-    "DOCSIS": "tshark asks for checksums",
-    "DOCSIS with an extended header": "tshark asks for checksums",
-    "Cisco HDLC with direction": "of no tool",
-    "Frame Relay with direction": "of no tool",
-    "MPLS": "of no tool as a link type",
-    "NFLOG, big-endian": "both read the byte order of the machine they run on",
-    "802.3br": "tshark asks for checksums",
-    "802.1Q of old, 0x9300": "of no tool",
-    "802.1Qau": "of no tool",
-    "Broadcom": "tshark names the tag alone",
-    "DSA 802.1Q": "of no tool",
-    "ISL": "both tell it by its destination address, which the program does not look at",
-    "Marvell": "of no tool as a tag behind an EtherType",
-    "Realtek": "tshark names the tag alone",
-    "Realtek, 8": "tshark names the tag alone",
-    "TRILL label": "of no tool alone",
-    "pseudowire": "tshark takes any frame whose address begins with 0 for one behind a control word",
+    "null of Linux": "10 is not an address family of any BSD, but libpcap on Linux writes the number of the kernel",
+    "null of Windows": "the tools read 23 as IPX, as on BSD",
+    "ATM without LLC": "both tools read it as LLC",
+    "ATM with PPP": "both tools read it as LLC",
+    "DOCSIS": "tshark requires correct checksums",
+    "DOCSIS with an extended header": "tshark requires correct checksums",
+    "Cisco HDLC with direction": "no tool reads it",
+    "Frame Relay with direction": "no tool reads it",
+    "MPLS": "no tool reads it as a link type",
+    "NFLOG, big-endian": "both tools expect the byte order of the machine on which they run",
+    "802.3br": "tshark requires correct checksums",
+    "802.1Q of old, 0x9300": "no tool reads it",
+    "802.1Qau": "no tool reads it",
+    "Broadcom": "tshark shows only the tag",
+    "DSA 802.1Q": "no tool reads it",
+    "ISL": "both tools identify it by its destination address, which the program does not read",
+    "Marvell": "no tool reads it as a tag after an EtherType",
+    "Realtek": "tshark shows only the tag",
+    "Realtek, 8": "tshark shows only the tag",
+    "TRILL label": "no tool reads it alone",
+    "pseudowire": "tshark expects a control word before every frame whose address starts with 0",
 }
 
 
 def check() -> Report:
-    """Raises EppingError if a tool is missing."""
+    """Checks all link types and headers. Raises EppingError if a tool is not installed."""
     missing = [tool for tool in TOOLS if not shutil.which(tool)]
     if missing:
         raise EppingError(f"{' and '.join(missing)} not installed: apt-get install tshark tcpdump")
@@ -67,16 +68,16 @@ def check() -> Report:
         for name, link, frames in made():
             path.write_bytes(pcap([Packet(BEGIN_NS, frame, len(frame), link) for frame in frames], link=link))
             readers = [tool for tool in TOOLS if FOUND in found(tool, path)]
-            report.tally[f"read by {' and '.join(readers) or 'none of them'}"] += 1
+            report.tally[f"read by {' and '.join(readers) or 'no tool'}"] += 1
             if not readers and name not in UNREAD:
-                report.errors.append(f"{name}: read by none of them")
+                report.errors.append(f"{name}: not read by any tool")
             if readers and name in UNREAD:
-                report.errors.append(f"{name}: read by {' and '.join(readers)}, take it out of UNREAD")
+                report.errors.append(f"{name}: read by {' and '.join(readers)}, remove it from UNREAD")
     return report
 
 
 def made() -> Iterator[tuple[str, int, list[bytes]]]:
-    """Name, link type, and the two packets."""
+    """Yields the name, the link type, and the two frames."""
     for name, (link, make) in LINKS.items():
         yield name, link, [make(packet) for packet in PACKETS]
     for name in builders.ALL_LINKS:
@@ -90,7 +91,7 @@ def made() -> Iterator[tuple[str, int, list[bytes]]]:
 
 
 def found(tool: str, path: Path) -> str:
-    """The ports that a tool finds, in order."""
+    """Returns the ports that a tool finds, in order."""
     command, pattern = TOOLS[tool]
     done = subprocess.run([*command.split(), str(path)], capture_output=True, text=True, errors="replace", check=False)
     return " ".join(port for ports in re.findall(pattern, done.stdout) for port in ports)

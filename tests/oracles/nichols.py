@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models Kathie Nichols' pping: reads what it printed (`pping -r CAPTURE -m`), and predicts it from pping's source.
+"""Models Kathie Nichols' pping: reads its output (`pping -r CAPTURE -m`), and predicts the output from pping's source
+code.
 
-Written after pping.cpp of pollere/pping and the parsers of libtins that it calls. pping records the first appearance of
-a TSval, once it has seen both directions of a flow, and matches it with the first appearance of its echo. The same
-double-precision arithmetic gives the same printed digits.
+The model follows pping.cpp of pollere/pping and the parsers of libtins that it calls. After pping has seen both
+directions of a flow, it records the first appearance of each TSval, and matches it with the first appearance of its
+echo. The model uses the same double-precision arithmetic, so it gives the same printed digits.
 
-pping ignores much that we measure. Each reason has a name here (`Pping.why_not`), which shows that pping could not have
-an RTT of ours that it lacks.
+pping ignores many packets that our program measures. Each reason has a name here (`Pping.why_not`), which shows why
+pping lacks one of our RTTs.
 """
 
 import math
@@ -24,8 +25,8 @@ from tests.oracles.frames import Frame
 TSVAL_MAX_AGE = 10.0
 FLOW_MAX_IDLE = 300.0
 MAX_FLOWS = 10_000
-# Those for which libtins has a parser (DLT_NULL, DLT_RAW...); it knows some of Wi-Fi, too, which we don't. On Linux
-# DLT_RAW is 12, and libpcap takes link type 12 for it.
+# The link types for which libtins has a parser (DLT_NULL, DLT_RAW...). libtins also reads some Wi-Fi link types, which
+# our program does not. On Linux, DLT_RAW is 12, and libpcap reads link type 12 as DLT_RAW.
 LINK_TYPES = {ETHERNET, NULL, RAW, RAW_BSDOS, SLL}
 
 _GREATEST_FAMILY = 255
@@ -34,7 +35,8 @@ End = tuple[bytes, int]
 
 
 class Line(NamedTuple):
-    """A line of output: when the reply came, the RTT, and the two ends; in whole microseconds, as printed."""
+    """A line of pping's output: the time of the reply, the RTT, and the two endpoints. Times are in microseconds, as
+    printed."""
 
     number: int
     time_us: int
@@ -55,7 +57,8 @@ def _end(printed: str) -> End:
 
 
 def read(path: Path) -> list[Line]:
-    """The lines of a file with pping's output. Raises EppingError if a line isn't of the form of `pping -m`."""
+    """Returns the lines of a file with pping's output. Raises EppingError if a line does not have the format of `pping
+    -m`."""
     lines = []
     for number, text in enumerate(path.read_text().splitlines(), 1):
         try:
@@ -64,13 +67,13 @@ def read(path: Path) -> list[Line]:
             lines.append(Line(number, _microseconds(time), _microseconds(rtt), _end(source), _end(destination)))
         except (ValueError, OSError):
             raise EppingError(
-                f"{path}, line {number} is not of pping: make the file by pping -r CAPTURE -m -q"
+                f"{path}, line {number} is not a line of pping: create the file with pping -r CAPTURE -m -q"
             ) from None
     return lines
 
 
 class Match(NamedTuple):
-    """An RTT that pping should print."""
+    """An RTT that pping should print, according to the model."""
 
     reply: Packet
     origin: Packet
@@ -80,7 +83,7 @@ class Match(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class _Recorded:
-    """A TSval in its table."""
+    """A TSval in pping's table."""
 
     time: float
     packet: Packet
@@ -103,10 +106,10 @@ class _State:
 
 
 class Pping:
-    """pping's run over the TCP packets of a capture.
+    """The model of pping's run over the TCP packets of a capture.
 
-    There are versions that see more: `behind_tags` have a filter that also sees tagged packets, and `every_null` are
-    built where libtins knows the address families of null links in both orders of bytes and of all systems.
+    Some builds of pping see more packets. With `behind_tags`, pping's filter also sees packets with tags. With
+    `every_null`, libtins knows the address families of null links in both byte orders and of all systems.
     """
 
     def __init__(
@@ -120,9 +123,10 @@ class Pping:
         self._records = records
         self._behind_tags = behind_tags
         self._every_null = every_null
-        self.passed: dict[int, str] = {}  # frame -> why it was passed over
-        self._recorded: dict[int, _Recorded] = {}  # frame -> what its TSval is recorded as, perhaps by another
-        self._found: dict[int, tuple[_Recorded, Packet | None] | None] = {}  # reply -> what it looked up, as it was
+        self.passed: dict[int, str] = {}  # frame -> why pping ignored it
+        self._recorded: dict[int, _Recorded] = {}  # frame -> the record of its TSval, perhaps from an earlier packet
+        # reply -> the record that it found, and that record's earlier match
+        self._found: dict[int, tuple[_Recorded, Packet | None] | None] = {}
         self._state = _State()
         for packet in packets:
             reason = self._unseen(packet)
@@ -136,7 +140,7 @@ class Pping:
                 self._clean()
 
     def why_not(self, origin: Packet, reply: Packet) -> str | None:
-        """Why pping has no RTT from `origin` to `reply`; None if there is no reason that we know."""
+        """Returns the reason why pping has no RTT from `origin` to `reply`, or None if no reason is known."""
         for packet in (reply, origin):
             if packet.frame in self.passed:
                 return self.passed[packet.frame]
@@ -146,50 +150,50 @@ class Pping:
         if found is None:
             return None
         if found[1]:
-            return f"its match was {'a RST' if found[1].flags & 4 else 'another packet'} before"
+            return f"it had matched the TSval with {'a RST' if found[1].flags & 4 else 'another packet'} before"
         if found[0].time <= 0.0:
-            return "it takes what came in the very moment its clock starts, or before, for matched"
+            return "it treats a TSval from the start of its clock or before as matched"
         return None
 
     def _unseen(self, packet: Packet) -> str:
-        """Why its filter (`tcp`) or libtins lets a packet go by, or ""."""
+        """Returns the reason why pping's filter (`tcp`) or libtins ignores a packet, or ""."""
         link_type = self._records[packet.frame].link_type
         if link_type not in LINK_TYPES:
             return "libtins does not read this link type"
         if link_type == NULL and not self._every_null:
             if packet.version == 6:
-                return "its filter looks for BSD's numbers of IPv6, and libtins for Linux's"
-            # libtins reads the address family in the order of the machine that it runs on.
+                return "its filter expects the BSD numbers of IPv6, and libtins those of Linux"
+            # libtins reads the address family in the byte order of the machine on which it runs.
             if int.from_bytes(self._records[packet.frame].data[:4], sys.byteorder) > _GREATEST_FAMILY:
-                return "libtins reads null links in its own order of bytes only"
+                return "libtins reads null links only in its own byte order"
         if packet.stack and not self._behind_tags:
-            return f"its filter does not see behind {packet.stack[0]}"
+            return f"its filter ignores packets with {packet.stack[0]}"
         if packet.extensions:
-            return "its filter does not see behind IPv6 extension headers"
+            return "its filter ignores packets with IPv6 extension headers"
         if packet.version == 6 and packet.snapped:
-            return "libtins takes IPv6 packets for malformed that are not captured whole"
+            return "libtins rejects truncated IPv6 packets"
         if packet.fault and packet.fault != "a fragment" and not packet.tcp_options:
-            return "libtins takes it for malformed"
+            return "libtins rejects the packet as malformed"
         for data in (packet.ip_options, packet.tcp_options):
             if any(value is None for _, value in options(data)):
-                return "libtins takes broken options for malformed"
+                return "libtins rejects packets with broken options"
         if any(kind == 0 and padding for kind, padding in options(packet.ip_options)):
-            return "libtins takes padded IPv4 options for malformed"
+            return "libtins rejects packets with padded IPv4 options"
         return ""
 
     def _see(self, packet: Packet) -> str:
-        """What process_packet() does; why it returned early, or ""."""
+        """Does the same as process_packet(). Returns the reason why that function would return early, or ""."""
         state = self._state
         if packet.timestamp is None:
-            return "it reads no timestamp there"
+            return "it finds no timestamp in the packet"
         first = next(value for kind, value in options(packet.tcp_options) if kind == 8)
         if first is None or len(first) != 8:
-            return "libtins reads only the first timestamp option, which is none"
+            return "libtins reads only the first timestamp option, which is invalid"
         tsval, tsecr = packet.timestamp
         if tsval == 0:
-            return "it passes over a TSval of 0"
+            return "it ignores a TSval of 0"
         if tsecr == 0 and packet.flags != SYN:
-            return "it passes over a TSecr of 0"
+            return "it ignores a TSecr of 0"
         seconds, us = divmod(self._records[packet.frame].time_ns // 1000, 1_000_000)
         if state.offset < 0:
             state.offset = seconds
@@ -199,7 +203,7 @@ class Pping:
         flow = state.flows.get(name)
         if flow is None:
             if len(state.flows) > MAX_FLOWS:
-                return f"it had {MAX_FLOWS} flows already"
+                return f"its table was full with {MAX_FLOWS} flows"
             flow = state.flows[name] = _Flow()
             if reverse in state.flows:
                 state.flows[reverse].both_ways = flow.both_ways = True
@@ -223,6 +227,6 @@ class Pping:
 
 
 def _printed(state: _State, time: float) -> tuple[int, int]:
-    """Time and RTT as its printf() shows them."""
+    """Returns the time and the RTT as pping's printf() prints them."""
     fraction = int((state.now - math.floor(state.now)) * 1e6)
     return int(state.now + state.offset) * 1_000_000 + fraction, _microseconds(f"{state.now - time:.6f}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replays a capture as `otel-epping replay` does, frame by frame, and records which frame completed which RTT.
 
-Each RTT adds one to a histogram. All addresses are in one subnet here, so there is a histogram for each method and
-side, which identifies the method.
+Each RTT increments one histogram. All addresses are in one subnet here, so each method and side has one histogram, and
+the histogram identifies the method.
 """
 
 import ctypes
@@ -21,7 +21,8 @@ from tests.oracles.frames import Frame
 from tests.oracles.report import Report
 from tests.support.flow_table import forget_flows
 
-# Of struct flow_counters; each counts what a subnet sent, and what was sent to it.
+# Fields of struct flow_counters. Each field counts the segments that a subnet sent, and the segments that were sent to
+# it.
 KINDS = ("retransmitted", "out_of_order", "zero_window")
 SENT = 0
 MAX_AGE_NS = EppingConfig().max_age_ns
@@ -32,7 +33,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """An RTT of ours: which frame was the reply. One below a microsecond counts as one."""
+    """One of our RTTs, with the frame of its reply. RTTs below one microsecond count as one microsecond."""
 
     frame: int
     method: str
@@ -41,10 +42,10 @@ class Sample:
 
 @dataclass
 class Observed:
-    """What the program found in a capture: RTTs in the order of the frames that ended them, and the frames of each kind
-    of segment that it counts. `max_flows` is how many flows it remembers, `frames` how many it
-    saw, and `stopped` why no more were, if there are more. `duplicates` are packets that were captured twice. `account`
-    tells what became of the RTTs that were begun (counts.rtt_outcomes()).
+    """The program's results for a capture: RTTs in the order of the frames that ended them, and the frames of each kind
+    of segment that the program counts. `max_flows` is the size of the flow table. `frames` is the number of frames that
+    the program saw, and `stopped` the reason why it saw no more, if there are more. `duplicates` is the number of
+    packets that were captured twice. `account` has the outcomes of the started RTT samples (counts.rtt_outcomes()).
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -56,20 +57,21 @@ class Observed:
     account: dict[str, int] = field(default_factory=dict)
 
     def seen(self, records: list[Frame], report: Report) -> list[Frame]:
-        """Those of all records that the program saw. That there are more, or not as many, is reported."""
+        """Returns the records that the program saw. Adds a note or an error to the report if the number of records
+        differs."""
         if self.stopped:
-            report.notes.append(f"read no further than frame {self.frames}: {self.stopped}")
+            report.notes.append(f"no frame after {self.frames} was read: {self.stopped}")
         elif self.frames != len(records):
-            report.errors.append(f"{self.frames} frames were replayed, of {len(records)} that scapy finds")
+            report.errors.append(f"{self.frames} frames were replayed, but scapy finds {len(records)}")
         return records[: self.frames]
 
     def of(self, method: str) -> list[Sample]:
-        """The samples of a method."""
+        """Returns the samples of a method."""
         return [sample for sample in self.samples if sample.method == method]
 
 
 class Ours:
-    """The loaded program, for any number of captures, one after the other."""
+    """The loaded program. It can replay any number of captures, one after the other."""
 
     def __init__(self, names: tuple[str, ...] = methods.ALL, max_flows: int = EppingConfig().max_flows) -> None:
         self.methods = names
@@ -83,7 +85,7 @@ class Ours:
         self._reader = self._replayer.reader()
 
     def run(self, path: Path) -> Observed:
-        """Replays a capture, up to where it is torn or of a link type that we don't know."""
+        """Replays a capture, up to a truncated record or an unknown link type."""
         forget_flows(self._replayer.program.maps)
         self._forget("transactions")
         observed = Observed(max_flows=self._max_flows)
@@ -113,16 +115,17 @@ class Ours:
         return observed
 
     def close(self) -> None:
-        """Lets the program go."""
+        """Unloads the program."""
         self._replayer.close()
 
     def _totals(self) -> tuple[int, dict[str, int]]:
-        """Duplicates and account of all captures so far; what waited when another began was forgotten with its flow."""
+        """Returns duplicates and account of all captures so far. Samples that were pending at the start of a later
+        capture were removed with their flows."""
         reading = self._reader.read()
         return counts.duplicates(reading), counts.rtt_outcomes(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Records, sums: Records) -> list[Sample]:
-        """RTTs by which the histograms are ahead of what they were."""
+        """Returns the RTTs that the histograms have counted since the state `ended` and `sums`."""
         samples = []
         for slot in np.flatnonzero(self._histograms["ended"] != ended).tolist():
             assert self._histograms["ended"][slot] == ended[slot] + 1, "two RTTs of one method in one packet"
@@ -131,12 +134,12 @@ class Ours:
         return samples
 
     def _array(self, name: str) -> Records:
-        """All of an array of the program, as it is at every moment."""
+        """Returns a view of an array of the program. The view always shows the current values."""
         array = map_array.Array(name, self._replayer.program.maps[name])
         return array.rows(0, array.length)
 
     def _forget(self, name: str) -> None:
-        """Empties a hash map."""
+        """Deletes all elements of a hash map."""
         fd = self._replayer.program.maps[name].fd
         key = ctypes.create_string_buffer(map_array.map_info(fd)["key_size"])
         while _library.bpf_map_get_next_key(fd, None, key) == 0:

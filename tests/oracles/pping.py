@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks tcp_timestamp against pping: each of our samples is one of pping's; each of pping's that we lack has a reason.
+"""Compares tcp_timestamp with pping. Each of our samples must be one of pping's, and each of pping's that our program
+lacks must have a reason.
 
-Each RTT is derived in three ways: by our program, by the rules (`rules`), and from pping's source (`nichols`). All of
-them refer to the frames of the capture. The frames decide what a line of pping's output is, never the other way round.
+Each RTT is derived in three ways: by our program, by the rules (`rules`), and by the model of pping (`nichols`). All
+three refer to the frames of the capture. The lines of pping's output are assigned to frames by the model, and never
+decide which frames are compared.
 """
 
 from collections import defaultdict
@@ -19,16 +21,17 @@ from tests.oracles.rules import Rule, Rules
 METHOD = "tcp_timestamp"
 TOLERANCE_NS = 1000
 BOTH = "ours and pping's"
-_TICK_US = 1  # pping's time may be printed a microsecond short
+_TICK_US = 1  # pping may print a time that is one microsecond too small
 
 
 def check(capture: Path, output: Path, ours: Ours) -> Report:
-    """Runs our program over a capture and compares. Raises EppingError if a file can't be read."""
+    """Runs our program over a capture and compares the results. Raises EppingError if a file cannot be read."""
     return compare(list(frames.read(capture)), ours.run(capture), nichols.read(output), f"{capture.name} against pping")
 
 
 def compare(records: list[Frame], observed: Observed, lines: list[Line], title: str) -> Report:
-    """Compares what the program found in a capture's records with the lines that pping printed of it."""
+    """Compares the program's results for the records of a capture with the lines that pping printed for the same
+    capture."""
     report = Report(title)
     comparison = _Comparison(observed.seen(records, report), observed, lines, report)
     comparison.check_rules()
@@ -54,18 +57,18 @@ class _Comparison:
         for behind_tags, every_null in ((True, False), (False, True), (True, True)):
             if len(self.found) == len(lines):
                 break
-            # There are versions of pping that see more.
+            # Some builds of pping see more packets.
             wider = Pping(packets, records, behind_tags, every_null)
             found = _locate(lines, wider.matches)
             if len(found) > len(self.found):
                 self.pping, self.found = wider, found
 
     def check_rules(self) -> None:
-        """The program does what its rules say, no more and no less."""
+        """Checks that the program's samples are exactly those that its rules give."""
         for frame, sample in self.samples.items():
             expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
             if expected is None:
-                self._error(f"ours, {self._describe(sample)}: by the rules it is no sample")
+                self._error(f"ours, {self._describe(sample)}: the rules give no sample")
             elif expected[1] != sample.rtt_ns:
                 self._error(
                     f"ours, {self._describe(sample)}: but frames {expected[0]} and {frame} are {expected[1]} ns apart"
@@ -77,18 +80,18 @@ class _Comparison:
                 self.report.tally[f"by the rules only: {doubt.rule.value}"] += 1
             else:
                 self._error(
-                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, we nothing"
+                    f"frames {origin} to {frame}, {self.packets[frame]}: the rules give {rtt_ns} ns, the program none"
                 )
 
     def check_lines(self) -> None:
-        """Each line of pping's is an RTT of ours, or a rule excludes it."""
+        """Checks that each line of pping's is one of our RTTs, or that a rule excludes it."""
         for line in self.lines:
             match = self.found.get(line.number)
             if match is None and self.stopped and (line.time_us + _TICK_US) * 1000 >= self.last_ns:
                 self.report.tally["pping's only: beyond the frames that we can read"] += 1
                 continue
             if match is None and self._has_untimed(line):
-                self.report.tally["pping's only: it takes for a time what cannot be meant"] += 1
+                self.report.tally["pping's only: it accepts an invalid time"] += 1
                 continue
             if match is None:
                 self._error(f"pping's line {line.number}, {_describe(line)}: {self._nearest(line)}")
@@ -109,10 +112,12 @@ class _Comparison:
             elif self._evicted():
                 self.report.tally[f"pping's only: {Rule.EVICTED.value}"] += 1
             else:
-                self._error(f"pping's line {line.number}, {_describe(line)}: frames {origin} to {frame}, we have none")
+                self._error(
+                    f"pping's line {line.number}, {_describe(line)}: frames {origin} to {frame}, we have no RTT"
+                )
 
     def check_samples(self) -> None:
-        """Each RTT of ours is in pping's output, or pping could not have it."""
+        """Checks that each of our RTTs is in pping's output, or that pping has a reason to lack it."""
         for frame, sample in self.samples.items():
             expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
             if frame in self.shared or not expected:
@@ -120,19 +125,19 @@ class _Comparison:
             origin = self.packets[expected[0]]
             reason = self.pping.why_not(origin, self.packets[frame])
             if reason:
-                self.report.tally[f"ours only: of pping, {reason}"] += 1
+                self.report.tally[f"ours only, reason in pping: {reason}"] += 1
             else:
                 self._error(f"ours, {self._describe(sample)}: is not one of pping's (frames {origin.frame} to {frame})")
 
     def _other_origin(self, match: Match) -> str | None:
-        """Why we rightly time another packet with that TSval than pping does, by the same reply; or None."""
+        """Returns the reason why pping and our program time different packets with the echoed TSval, or None."""
         frame, theirs = match.reply.frame, match.origin
         origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))
         if origin < theirs.frame:
-            # The reason tells the tale of the earlier packet only: whatever pping timed, it timed by this reply.
+            # The reason concerns only the earlier packet. pping has timed a later packet by this reply.
             reason = self.pping.passed.get(origin)
             return (
-                f"both have the reply, pping a later packet with that TSval: of the first, {reason}" if reason else None
+                f"same reply, pping times a later packet with this TSval; the first one: {reason}" if reason else None
             )
         for packet in self.packets.values():
             if (
@@ -142,16 +147,17 @@ class _Comparison:
                 and packet.flags & dissect.SYN
                 and (packet.seq - theirs.seq) & 0xFFFFFFFF < 1 << 31
             ):
-                return "both have the reply, pping a packet of an earlier connection with that TSval"
+                return "same reply, pping times a packet of an earlier connection with this TSval"
         return None
 
     def _has_untimed(self, line: Line) -> bool:
-        """Whether a packet of the line's flow has no time, or one that cannot be meant."""
+        """Returns true if a packet of the line's flow has no time or an invalid time."""
         ends = {line.source, line.destination}
         return any(not p.time_ns and {p.source, p.destination} == ends for p in self.packets.values())
 
     def _evicted(self) -> bool:
-        """A set of the table is full before all are (bpf/flow_table.h)."""
+        """Returns true if the flow table may have evicted flows: a set of the table may be full before the others
+        (bpf/flow_table.h)."""
         return self.rules.flows > self.max_flows // 2
 
     def _error(self, text: str) -> None:
@@ -162,7 +168,7 @@ class _Comparison:
         return f"frame {sample.frame}, {packet}, {sample.rtt_ns} ns"
 
     def _nearest(self, line: Line) -> str:
-        """What the capture has in place of a line that it does not bear out."""
+        """Describes the nearest match in the capture for a line that has no match."""
         near = [
             match
             for match in self.pping.matches
@@ -171,7 +177,7 @@ class _Comparison:
             and abs(match.time_us - line.time_us) <= _TICK_US
         ]
         if not near:
-            return "no such packet and reply are in the capture"
+            return "the capture has no such packet and reply"
         match = min(near, key=lambda match: abs(match.rtt_us - line.rtt_us))
         return f"frames {match.origin.frame} and {match.reply.frame} are {match.rtt_us} us apart"
 
@@ -182,7 +188,7 @@ def _describe(line: Line) -> str:
 
 
 def _locate(lines: Iterable[Line], matches: Iterable[Match]) -> dict[int, Match]:
-    """The frames of each line, where the capture has any: number of the line -> match."""
+    """Returns the match of each line that has one: number of the line -> match."""
     waiting: dict[tuple[object, ...], list[Match]] = defaultdict(list)
     for match in matches:
         waiting[match.reply.source, match.reply.destination, match.time_us].append(match)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a checker found: a tally by rule, and what it cannot explain."""
+"""The result of a check: counts by rule, and unexplained differences."""
 
 from collections import Counter
 from dataclasses import dataclass, field
 
-# More errors than these are one error, shown often enough.
+# No more errors than this are printed, because the others usually have the same cause.
 SHOWN = 20
 
 
 @dataclass
 class Report:
-    """The outcome of one check of one capture; it holds if there is no error."""
+    """The result of one check of one capture. The check holds if there is no error."""
 
     title: str
     tally: Counter[str] = field(default_factory=Counter)

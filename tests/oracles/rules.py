@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements the sampling rules of tcp_timestamp again, slow and plain: why a TSval gave no RTT, with the frames.
+"""Implements the sampling rules of tcp_timestamp again, in slow and simple code: shows why a TSval gave no RTT, and
+which frames prove it.
 
-The rules are those at the head of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every edge is timed.
+The rules are those at the start of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every edge starts a
+sample.
 """
 
 from collections.abc import Iterable
@@ -13,38 +15,39 @@ from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.ours import MAX_AGE_NS
 
 OUTSTANDING = 4
-LEAST_RTT_NS = 1000  # what is less counts as this
-STILL_NS = 100_000_000  # a TSval that is sent for longer may be taken for one that stands still
+LEAST_RTT_NS = 1000  # shorter RTTs count as this
+STILL_NS = 100_000_000  # the program may consider a TSval that is sent for longer as standing still
 _WORD = 1 << 64
 
 
 class Rule(Enum):
-    """Why a TSval and its echo are no RTT of ours."""
+    """The reason why a TSval and its echo are not one of our RTTs."""
 
-    NOT_WHOLE = "one of the two is no whole TCP packet"
-    SYN = "origin is a SYN or SYN-ACK: its answer belongs to the handshake"
-    PURE_ACK = "origin is a pure ACK"
-    FIRST = "first TSval of a direction: it may have been sent before we looked"
-    NOT_ADVANCING = "origin's TSval does not advance"
-    NEW_CONNECTION = "origin's TSval went back after a silence: a new connection, which begins with it"
-    NOT_BEGUN = f"{OUTSTANDING} TSvals waited already"
-    RESET = "one of the two is a RST"
-    NO_ACK = "reply has no ACK flag: its TSecr is void"
+    NOT_WHOLE = "one of the two packets is not complete"
+    SYN = "the origin is a SYN or SYN-ACK, whose reply belongs to the handshake"
+    PURE_ACK = "the origin is a pure ACK"
+    FIRST = "the first TSval of a direction, which may have been sent before the capture started"
+    NOT_ADVANCING = "the TSval of the origin does not advance"
+    NEW_CONNECTION = "the TSval of the origin is lower after a silence, so the origin starts a new connection"
+    NOT_BEGUN = f"{OUTSTANDING} TSvals were pending already"
+    RESET = "one of the two packets is a RST"
+    NO_ACK = "the reply has no ACK flag, so its TSecr is invalid"
     SUPERSEDED = "a later TSval was echoed first"
-    BEGUN_ANEW = "a SYN came between them"
+    BEGUN_ANEW = "a SYN came between the two packets"
     TOO_OLD = "the reply came after the maximum age"
-    BACKWARDS = "the reply is older than its origin: the capture's time runs backwards"
-    ANSWERED = "an earlier reply had echoed it"
-    SENT_AGAIN = "the origin was sent again with the same TSval: nobody can tell which one was echoed"
-    EVICTED = "more flows than the program remembers"
-    # Either is right: the program may time a direction by sequence numbers from then on, until timestamps work again.
-    LEFT_TO_SEQUENCE = "timestamps of the origin's sender had stopped, stood still, or were not echoed before"
-    PERHAPS_SENT_AGAIN = "what was sent before, or a late copy of the origin, has the TSval of the origin"
+    BACKWARDS = "the reply is older than its origin, because the capture's time runs backwards"
+    ANSWERED = "an earlier reply had echoed the TSval"
+    SENT_AGAIN = "the origin was retransmitted with the same TSval, so it is unknown which one was echoed"
+    EVICTED = "there are more flows than entries in the flow table"
+    # For these two, both results are correct: the program may time a direction by sequence numbers from then on, until
+    # timestamps work again.
+    LEFT_TO_SEQUENCE = "the timestamps of the origin's sender had stopped, stood still, or were not echoed before"
+    PERHAPS_SENT_AGAIN = "a retransmission, or a late copy of the origin, has the TSval of the origin"
 
 
 @dataclass(slots=True)
 class Reason:
-    """A rule, and the frames that show that it applies."""
+    """A rule, and the frames that show that the rule applies."""
 
     rule: Rule
     evidence: str = ""
@@ -59,26 +62,26 @@ class _Waiting:
 
 @dataclass(slots=True)
 class _Half:
-    """What one end of a connection sent."""
+    """The state of one endpoint of a connection, from the packets that it sent."""
 
     edge: Packet | None = None  # the packet that set `last_tsval`
     last_tsval: int = 0
-    fault: Reason | None = None  # why sequence numbers may time this end
-    unechoed: Packet | None = None  # an acknowledgement of what waits that did not echo it
+    fault: Reason | None = None  # why sequence numbers may time this endpoint
+    unechoed: Packet | None = None  # an acknowledgement that did not echo the pending TSval
     waiting: list[_Waiting | None] = field(default_factory=lambda: [None] * OUTSTANDING)
 
 
 def _later(a: int, b: int) -> bool:
-    """RFC 7323 section 5.2: timestamps wrap around."""
+    """Compares timestamps, which wrap around (RFC 7323 section 5.2)."""
     return 0 < (a - b) & 0xFFFFFFFF < 1 << 31
 
 
 class Rules:
     """Applies the rules to all TCP packets of a capture.
 
-    `rtts` are the RTTs that must come out: frame of the reply -> (frame of the origin, ns). Those of `doubtful`, by the
-    frame of the reply, may come out. So may those that are `possible`: where the program forgot what is in doubt, there
-    was room for another TSval.
+    `rtts` are the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). The program may or
+    may not give the RTTs of the replies in `doubtful`. It may also give the RTTs in `possible`: if the program has
+    discarded a doubtful sample, it had room for another TSval.
     """
 
     def __init__(self, packets: Iterable[Packet]) -> None:
@@ -91,7 +94,7 @@ class Rules:
         self._copies = sequence.copies(packets)
         self._again = sequence.sent_again(packets) - self._copies.keys()
         self._packets: dict[int, Packet] = {}
-        self._fate: dict[int, Reason] = {}  # of an origin
+        self._fate: dict[int, Reason] = {}  # by the frame of the origin
         self._halves: dict[tuple[object, ...], dict[tuple[bytes, int], _Half]] = {}
         for packet in packets:
             self._packets[packet.frame] = packet
@@ -99,7 +102,8 @@ class Rules:
         self.flows = len(self._halves)
 
     def why_not(self, origin: int, reply: int) -> Reason | None:
-        """Why the echo in frame `reply` of the TSval of frame `origin` is no RTT; None if the rules know no reason."""
+        """Returns the reason why the echo in frame `reply` of the TSval of frame `origin` is not an RTT; None if no
+        rule excludes it."""
         if reply in self.rtts and self.rtts[reply][0] == origin:
             return None
         for frame in (reply, origin):
@@ -119,12 +123,13 @@ class Rules:
             if packet.flags & (SYN | ACK) == SYN or packet.flags & RST:
                 self._fate[packet.frame] = Reason(Rule.SYN if packet.flags & SYN else Rule.RESET)
                 return
-            # Both ends the same: what it sends and what it gets are kept apart all the same, and never meet.
+            # If both endpoints are equal, the state of sender and receiver is kept separately, and nothing ever
+            # matches.
             halves = {packet.destination: _Half()} | {packet.source: _Half()}
             self._halves[packet.flow] = halves
         self._look_for_faults(halves[packet.source], halves[packet.destination], packet)
         if packet.timestamp is None:
-            if packet.flags & SYN:  # it says that this end sends none
+            if packet.flags & SYN:  # this endpoint will send no timestamps
                 self._begin_anew(halves[packet.source], packet)
             return
         if packet.flags & RST:
@@ -135,7 +140,8 @@ class Rules:
         self._begin(halves[packet.source], packet)
 
     def _look_for_faults(self, sender: _Half, receiver: _Half, packet: Packet) -> None:
-        """Whether this packet shows that timestamps do not time its sender, or its receiver; what was sent again."""
+        """Checks whether this packet shows that timestamps no longer work for its sender or receiver, or that it is a
+        retransmission."""
         if packet.flags & (SYN | RST):
             return
         is_new = packet.payload > 0 and packet.frame not in self._again
@@ -162,12 +168,12 @@ class Rules:
         return not advances and packet.time_ns - sender.edge.time_ns >= STILL_NS
 
     def _doubt(self, sender: _Half, again: Packet) -> None:
-        """What is sent again with the TSval of what waits (Karn's rule, RFC 6298 section 3)."""
+        """Handles a retransmission with the TSval of a pending sample (Karn's rule, RFC 6298 section 3)."""
         assert again.timestamp
         for place, waiting in enumerate(sender.waiting):
             if waiting is None or waiting.tsval != again.timestamp[0]:
                 continue
-            # The same identification shows a copy, however late it is.
+            # An equal identification shows that the packet is a copy, even if it comes late.
             is_copy = bool(again.identification) and again.identification == waiting.packet.identification
             if waiting.packet.seq == again.seq and waiting.packet.payload == again.payload and not is_copy:
                 self._fate[waiting.packet.frame] = Reason(Rule.SENT_AGAIN, f"in frame {again.frame}")
@@ -183,14 +189,14 @@ class Rules:
             reason = Reason(Rule.SYN)
             self._begin_anew(sender, packet)
             if edge and _later(sender.last_tsval, tsval):
-                # It may have been overtaken by what came after it.
+                # The SYN may have been overtaken by later packets.
                 self._fate[packet.frame] = reason
                 return
         elif edge is None:
             reason = Reason(Rule.FIRST)
         elif tsval == sender.last_tsval or not _later(tsval, sender.last_tsval):
             reason = Reason(Rule.NOT_ADVANCING, f"{tsval} in frame {packet.frame}, {sender.last_tsval} in {edge.frame}")
-            # A time that went back looks like a long silence.
+            # If the time went backwards, the difference looks like a long silence.
             silence_ns = (packet.time_ns - edge.time_ns) % _WORD
             if tsval == sender.last_tsval or (silence_ns <= MAX_AGE_NS and not sender.fault):
                 self._fate[packet.frame] = reason

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds which TCP segment an acknowledgement answers, and what was sent before, by sequence numbers from the capture.
+"""Finds the TCP segment that an acknowledgement acknowledges, and retransmissions, by the sequence numbers in the
+capture.
 
-This shows that an RTT of ours is right where tshark has none, and names the reason why tshark has none.
+This shows that our RTT is correct if tshark has none, and gives the reason why tshark has none.
 """
 
 import struct
@@ -11,13 +12,15 @@ from tests.oracles import dissect
 from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.frames import Frame
 
-# A packet that is captured at two places of its way is captured twice within this time.
+# A packet that is captured at two places on its way is captured twice within this time.
 COPY_NS = 1_000_000
-# With the same identification it is the same packet after this time, too (RFC 6864, 5.3), as between two tunnels.
+# With the same identification, it is the same packet after this time, too (RFC 6864 section 5.3), for example between
+# two tunnels.
 LATE_COPY_NS = 100_000_000
-# Without an identification in the IPv4 header, a segment that was sent again may look the same.
+# Without an identification in the IPv4 header, a retransmission may look like a copy after this time.
 COPY_WITHOUT_ID_NS = 100_000
-# RFC 5681, 3.2: as many duplicate acknowledgements, or fewer if some were lost, ask for a fast retransmission.
+# RFC 5681 section 3.2: this number of duplicate acknowledgements requests a fast retransmission. It is lower than in
+# the RFC because some may be lost.
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
@@ -28,9 +31,11 @@ _Way = tuple[object, object]
 
 
 def sent_again(packets: list[Packet]) -> set[int]:
-    """Frames of segments that carry nothing but what was sent before (sequence numbers wrap around: RFC 9293, 3.4).
+    """Returns the frames of segments that contain only data that was sent before. Sequence numbers wrap around (RFC
+    9293 section 3.4).
 
-    What a server refused of a SYN does not count: nobody has it (RFC 7413, 3).
+    Data of a SYN that the server refused does not count as sent before, because the server did not keep it (RFC 7413
+    section 3).
     """
     refusals = set(refused(packets).values())
     greatest: dict[_Way, int] = {}
@@ -50,11 +55,11 @@ def sent_again(packets: list[Packet]) -> set[int]:
 
 
 def refused(packets: list[Packet]) -> dict[int, int]:
-    """Frames that begin anew with what a SYN carried and the server refused -> the SYN-ACK that refused it.
+    """Returns the frames that send the refused data of a SYN again -> the frame of the SYN-ACK that refused the data.
 
-    RFC 7413, 4.1.3: such a SYN-ACK acknowledges the SYN alone.
+    Such a SYN-ACK acknowledges only the SYN (RFC 7413 section 4.1.3).
     """
-    carried: dict[_Way, int] = {}  # where the data of a SYN begins
+    carried: dict[_Way, int] = {}  # the sequence number of the first data byte in a SYN
     refusals: dict[_Way, Packet] = {}
     found = {}
     for packet in packets:
@@ -71,10 +76,11 @@ def refused(packets: list[Packet]) -> dict[int, int]:
 
 
 def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
-    """Frames that hold a packet which was captured before, elsewhere on its way -> the first such frame.
+    """Returns the frames of packets that were captured before at another place -> the first frame of the same packet.
 
-    TTL and link header may differ, nothing else. What looks the same is no copy if duplicate acknowledgements asked for
-    it in between, nor is a pure acknowledgement without an identification, of which a sender may send several.
+    Copies may differ only in the TTL and the link header. A packet is not a copy if duplicate acknowledgements have
+    requested it since the first one. A pure acknowledgement without an identification is not a copy either, because a
+    sender may send several equal ones.
     """
     recent: dict[tuple[object, ...], tuple[Packet, tuple[int, int]]] = {}
     acked: dict[_Way, tuple[int, int]] = {}  # the latest acknowledgement number, and how often it was repeated
@@ -100,16 +106,19 @@ def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
 
 
 def are_copies(first: Frame, second: Frame) -> bool:
-    """Whether two frames hold the same packet: the same bytes behind what a link or a router may change."""
+    """Returns true if two frames hold the same packet: the bytes after those that a link or a router may change are
+    equal."""
     size = min(len(first.data), len(second.data)) - _CHANGEABLE
     return size >= _LEAST_SAME and first.data[-size:] == second.data[-size:]
 
 
 def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
-    """Whether a segment was sent after those that its sender is ahead by; None if the capture does not say.
+    """Returns true if a segment was sent after the segments with higher numbers, False if before them, and None if
+    unknown.
 
-    A sender counts the identification of its IPv4 packets up (RFC 6864 lets it do otherwise): a segment that was
-    overtaken on its way has an earlier one, a segment that was sent again a later one.
+    Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. If the
+    segment was overtaken on its way, its identification is lower; if it is a retransmission, its identification is
+    higher.
     """
     before = [
         packet
@@ -124,12 +133,12 @@ def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
 
 
 def end_of(packet: Packet) -> int:
-    """The number that acknowledges all of a segment."""
+    """Returns the number that acknowledges the whole segment."""
     return (packet.seq + packet.payload + bool(packet.flags & SYN) + bool(packet.flags & FIN)) & 0xFFFFFFFF
 
 
 class Acknowledgements:
-    """Finds what acknowledgements answer."""
+    """Finds the segments that acknowledgements refer to."""
 
     def __init__(self, records: list[Frame], packets: list[Packet]) -> None:
         self._records = records
@@ -143,7 +152,8 @@ class Acknowledgements:
                 self._by_end[packet.source, packet.destination, (packet.seq + 1) & 0xFFFFFFFF].append(packet)
 
     def origin(self, reply: int, rtt_ns: int) -> Packet | None:
-        """The segment that the packet in frame `reply` acknowledges, sent `rtt_ns` before; a microsecond is none."""
+        """Returns the segment that frame `reply` acknowledges and that was sent `rtt_ns` before it. RTTs below 1 us
+        count as 1 us."""
         packet = self._packets[reply]
         for segment in self._by_end.get((packet.destination, packet.source, packet.ack), ()):
             if segment.frame < reply and max(packet.time_ns - segment.time_ns, 1000) == rtt_ns:
@@ -151,7 +161,8 @@ class Acknowledgements:
         return None
 
     def is_first(self, origin: Packet, reply: int) -> bool:
-        """Whether a segment was sent once, and frame `reply` is the first that acknowledges it, of just its end."""
+        """Returns true if a segment was sent only once, and frame `reply` is the first to acknowledge it, and
+        acknowledges exactly its end."""
         answer, end = self._packets[reply], end_of(origin)
         sent = 0
         for packet in self._packets.values():
@@ -164,31 +175,32 @@ class Acknowledgements:
         return sent == 1 and answer.ack == end
 
     def copies_of(self, origin: Packet) -> set[int]:
-        """The frames of the copies of a segment."""
+        """Returns the frames of the copies of a segment."""
         return {frame for frame, first in self._copies.items() if first == origin.frame}
 
     def why_not(self, origin: Packet, reply: int) -> str | None:
-        """Why tshark has no time for an acknowledgement that we have found to be one; None if we know no reason."""
+        """Returns the reason why tshark has no time for an acknowledgement that we have matched, or None if no reason
+        is known."""
         answer = self._packets[reply]
         if answer.time_ns == origin.time_ns:
-            return "shows no time of zero"
+            return "does not show a time of zero"
         if origin.flags & SYN and answer.ack != end_of(origin):
-            return "times no SYN of which the data is refused"
+            return "does not time a SYN whose data is refused"
         between = (packet for packet in self._packets.values() if origin.frame < packet.frame < reply)
         for packet in between:
             if packet.source != answer.source or packet.destination != answer.destination:
                 continue
             if packet.flags & SYN and not packet.flags & ACK:
-                return "begins anew with the SYN, which came after its SYN-ACK"
+                return "restarts at the SYN, which came after its SYN-ACK"
             if packet.flags & RST and packet.ack == answer.ack:
-                return "takes the acknowledgement of a RST, which came before"
+                return "uses the acknowledgement in an earlier RST"
         if self.in_a_tunnel(answer, reply):
-            return "takes what is in a tunnel for the same connection"
+            return "takes tunnelled packets for the same connection"
         return None
 
     def in_a_tunnel(self, packet: Packet, frame: int) -> bool:
-        """Whether there are packets of the same connection inside of others, up to a frame."""
-        # IPv4 and IPv6 headers alike end with source and destination, and TCP begins with its ports.
+        """Returns true if tunnelled packets of the same connection were captured up to this frame."""
+        # IPv4 and IPv6 headers both end with the source and the destination, and TCP headers start with the ports.
         ends = [
             one[0] + other[0] + struct.pack("!HH", one[1], other[1])
             for one, other in ((packet.source, packet.destination), (packet.destination, packet.source))
@@ -197,6 +209,6 @@ class Acknowledgements:
             record.number <= frame
             and record.number not in self._packets
             and any(end in record.data for end in ends)
-            and not dissect.is_icmp(record)  # an error message cites the packet that it is about
+            and not dissect.is_icmp(record)  # an ICMP error quotes the packet that caused it
             for record in self._records
         )

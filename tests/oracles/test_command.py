@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the checkers accept a capture of known RTTs and real captures; and the command that runs them.
+"""Tests that the checkers accept a capture of known RTTs and real captures. Tests the command that runs the checkers,
+too.
 
-The real captures are in ../shared/pcaps. If that folder does not exist, the run warns and uses the known ones only.
+The real captures are in ../shared/pcaps. If that folder does not exist, the test prints a warning and uses only the
+known capture.
 """
 
 import subprocess
@@ -24,10 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 REAL = ROOT.parent / "shared" / "pcaps"
 
 
-def test_known_truths_hold(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_known_capture_has_no_error(check: Check, capsys: pytest.CaptureFixture[str]) -> None:
     assert everything.check(check.folder, check.ours), capsys.readouterr().out
     assert check.pping().tally == {
-        "pping's only: origin is a SYN or SYN-ACK: its answer belongs to the handshake": 1,
+        "pping's only: the origin is a SYN or SYN-ACK, whose reply belongs to the handshake": 1,
         pping.BOTH: 3,
     }
     assert check.tshark().tally == {
@@ -42,9 +44,9 @@ def test_known_truths_hold(check: Check, capsys: pytest.CaptureFixture[str]) -> 
     assert tally["with an RTT by tcp_sequence (50.0%)"] == tally["with an RTT by tcp_timestamp (50.0%)"] == 1
 
 
-def test_real_captures_hold(ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
+def test_real_captures_have_no_error(ours: Ours, capsys: pytest.CaptureFixture[str]) -> None:
     if not REAL.is_dir():
-        warnings.warn(f"no real captures in {REAL}: the checkers were tried on made ones only", stacklevel=1)
+        warnings.warn(f"no real captures in {REAL}: the checkers ran only on generated captures", stacklevel=1)
         return
     held = everything.check(REAL, ours)
     printed = capsys.readouterr().out
@@ -53,7 +55,7 @@ def test_real_captures_hold(ours: Ours, capsys: pytest.CaptureFixture[str]) -> N
 
 
 class Mute(Ours):
-    """A program that finds nothing in the first of the flows."""
+    """A program that finds no RTT in the first flow."""
 
     def __init__(self, ours: Ours) -> None:
         self.methods, self._ours = ours.methods, ours
@@ -63,11 +65,14 @@ class Mute(Ours):
         return replace(observed, samples=[sample for sample in observed.samples if sample.frame > 7])
 
 
-def test_coverage_of_too_few(check: Check) -> None:
+def test_coverage_of_too_few_flows_is_an_error(check: Check) -> None:
     report = coverage.check([check.capture], Mute(check.ours))
-    flows, handshakes = "1 of 2 flows are less than 99%", "1 of 2 flows with a handshake are less than 99.5%"
+    flows, handshakes = (
+        "1 of 2 flows have an RTT: less than 99%",
+        "1 of 2 flows with a handshake have an RTT: less than 99.5%",
+    )
     fails(report, flows, handshakes)
-    said = "7 packets, 4 with new data or FIN, 0 sent again; timestamps, 4 of data, 3 echoed"
+    said = "7 packets, 4 with new data or FIN, 0 retransmitted; 4 TSvals of data, 3 of them echoed"
     assert report.notes == [f"made.pcap, 10.0.0.1:40000 > 11.0.0.2:443: {said}"]
 
 
@@ -100,7 +105,7 @@ def test_the_command_without_tshark(check: Check) -> None:
 
 
 def _documented() -> list[list[str]]:
-    """The commands of CONTRIBUTING.md, as far as their arguments are no placeholders."""
+    """Returns the commands of CONTRIBUTING.md. The arguments from the first placeholder on are omitted."""
     lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
     commands = [line.partition("#")[0].split() for line in lines if line.startswith("    .venv/bin/python ")]
     return [list(takewhile(lambda word: not word[0].isupper(), command)) for command in commands]
@@ -108,7 +113,7 @@ def _documented() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", _documented(), ids=" ".join)
 def test_every_command_that_is_documented_runs(command: list[str], tmp_path: Path) -> None:
-    """As it stands there, from the project's folder, and by its path from elsewhere."""
+    """Runs each command as documented, from the root of the project and, by its absolute path, from another folder."""
     assert (ROOT / command[1]).exists()
     for folder, script in ((ROOT, command[1]), (tmp_path, str(ROOT / command[1]))):
         done = subprocess.run(

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the checkers over odd conversations: which packets are copies, which RTTs a method may give, what is missing."""
+"""Runs the checkers over unusual conversations: which packets are copies, which RTTs a method may give, and which RTTs
+are missing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -33,7 +34,8 @@ def packets_of(transcript: Transcript, folder: Path) -> list[Packet]:
 @VERSIONS
 @pytest.mark.parametrize("name", ODDITIES)
 def test_copies_are_known(tmp_path: Path, name: str, version: int) -> None:
-    """But pure ACKs of IPv6, which say the same twice if two segments were lost. What was sent again is no copy."""
+    """All copies must be found, except pure ACKs over IPv6: such an ACK may be sent twice if two segments were lost.
+    Retransmissions must not count as copies."""
     talk: Talk = ODDITIES[name](version=version)
     packets = packets_of(talk.transcript, tmp_path)
     copies = sequence.copies(packets)
@@ -48,7 +50,8 @@ def test_copies_are_known(tmp_path: Path, name: str, version: int) -> None:
 
 
 def segments(*said: tuple[float, int, str, tuple[int, int] | None, int, int, int]) -> Transcript:
-    """(ms, sender, flags, timestamps, bytes, sequence and acknowledgement number) of each."""
+    """Returns a transcript of segments: (ms, sender, flags, timestamps, bytes, sequence number, acknowledgement
+    number)."""
     transcript = Transcript()
     for at_ms, sender, flags, times, size, seq, ack in said:
         transcript.segment(at_ms, sender, flags, times, size, seq=seq, ack=ack)
@@ -58,8 +61,8 @@ def segments(*said: tuple[float, int, str, tuple[int, int] | None, int, int, int
 BEGUN = ((0, 0, "A", (1, 9), 0, 100, 500), (1, 1, "A", (1, 9), 0, 500, 100))
 
 
-def test_what_is_sent_again_with_its_tsval_has_no_rtt(tmp_path: Path) -> None:
-    """Whether the first or the second was echoed, nobody can tell. With a TSval of its own, the second has an RTT."""
+def test_a_retransmission_with_the_same_tsval_gives_no_rtt(tmp_path: Path) -> None:
+    """It is unknown which transmission was echoed. A retransmission with a new TSval gives an RTT."""
     first = (10, 0, "PA", (10, 1), 50, 100, 500)
     lost = segments(*BEGUN, first, (15, 0, "PA", (10, 1), 50, 100, 500), (40, 1, "A", (2, 10), 0, 500, 150))
     rules = Rules(packets_of(lost, tmp_path))
@@ -71,15 +74,16 @@ def test_what_is_sent_again_with_its_tsval_has_no_rtt(tmp_path: Path) -> None:
     assert Rules(packets_of(other, tmp_path)).rtts == {5: (4, 25_000_000)}
 
 
-def test_a_copy_is_not_sent_again(tmp_path: Path) -> None:
+def test_a_copy_is_not_a_retransmission(tmp_path: Path) -> None:
     transcript = segments(*BEGUN, (10, 0, "PA", (10, 1), 50, 100, 500))
     transcript.copy(10.06, 3)
     transcript.segment(40, 1, "A", (2, 10), 0, 500, 150)
     assert Rules(packets_of(transcript, tmp_path)).rtts == {5: (3, 30_000_000)}
 
 
-def test_a_tsval_that_others_have_too_may_have_an_rtt(tmp_path: Path) -> None:
-    """Two segments of one tick, the later of which is sent again: the echo is probably of the first."""
+def test_a_tsval_of_several_segments_may_give_an_rtt(tmp_path: Path) -> None:
+    """Two segments have the same TSval, and the second one is retransmitted. The echo is probably that of the first
+    segment."""
     transcript = segments(
         *BEGUN,
         (10, 0, "PA", (10, 1), 50, 100, 500),
@@ -92,8 +96,9 @@ def test_a_tsval_that_others_have_too_may_have_an_rtt(tmp_path: Path) -> None:
     assert rules.doubtful[6].rule == Rule.PERHAPS_SENT_AGAIN
 
 
-def test_room_of_what_is_in_doubt(tmp_path: Path) -> None:
-    """Four TSvals wait, one of them in doubt: the program may have forgotten it, and begun a fifth."""
+def test_a_doubtful_sample_may_make_room_for_another(tmp_path: Path) -> None:
+    """Four TSvals are pending, one of them doubtful. The program may have discarded the doubtful one and started a
+    fifth."""
     asked = [(10 + place, 0, "PA", (10 + place, 1), 50, 100 + 50 * place, 500) for place in range(4)]
     again = (14.5, 0, "PA", (13, 1), 25, 275, 500)
     fifth = (20, 0, "PA", (20, 1), 50, 300, 500)
@@ -105,8 +110,8 @@ def test_room_of_what_is_in_doubt(tmp_path: Path) -> None:
     assert not Rules(packets_of(certain, tmp_path)).possible
 
 
-def test_a_late_copy_is_right_either_way(tmp_path: Path) -> None:
-    """As the same packet or as one that was sent again, to the program; tshark has it sent again."""
+def test_a_late_copy_may_count_as_a_copy_or_as_a_retransmission(tmp_path: Path) -> None:
+    """The program may treat the packet as a copy or as a retransmission. tshark treats it as a retransmission."""
     transcript = segments(*BEGUN, (10, 0, "PA", None, 50, 100, 500))
     transcript.copy(16, 3)
     records = list(frames.read(transcript.write(tmp_path)))
@@ -127,8 +132,8 @@ RETURNING = {
 
 
 @pytest.mark.parametrize("name", RETURNING)
-def test_either_method_is_right_once_timestamps_had_stopped(tmp_path: Path, ours: Ours, name: str) -> None:
-    """The checker holds whether timestamps that return give RTTs at once, later, or never."""
+def test_either_method_is_correct_after_timestamps_had_stopped(tmp_path: Path, ours: Ours, name: str) -> None:
+    """The check has no error, whether returning timestamps give RTTs at once, later, or never."""
     capture = ODDITIES[name]().transcript.write(tmp_path)
     records = list(frames.read(capture))
     observed = ours.run(capture)
@@ -147,7 +152,7 @@ def test_either_method_is_right_once_timestamps_had_stopped(tmp_path: Path, ours
 
 
 def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
-    """Ours is the RTT of the first, tshark's that of the copy; what is neither is an error."""
+    """Our RTT is that of the first packet, tshark's is that of the copy. Any other RTT is an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "PA", None, 50, 100, 500)
     transcript.copy(0.06, 1)
@@ -166,8 +171,9 @@ def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_late", [True, False])
-def test_the_identification_shows_what_was_overtaken(tmp_path: Path, is_late: bool) -> None:
-    """tshark goes by the time between two segments. Who counts identifications says which was sent first."""
+def test_the_identification_shows_which_segment_was_overtaken(tmp_path: Path, is_late: bool) -> None:
+    """tshark decides by the time between the two segments. If the sender increments the identification, it shows which
+    segment was sent first."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", None, 50, 100, 500)
     if is_late:
@@ -191,13 +197,13 @@ def test_the_identification_shows_what_was_overtaken(tmp_path: Path, is_late: bo
     observed.kinds["retransmitted" if is_late else "out_of_order"] = {3}
     tally = tshark.compare(records, observed, Found(kinds=kinds), "made").tally
     assert tally == {
-        "retransmissions: to us, out of order to tshark, sent later by its IPv4 identification"
+        "retransmissions: to us, out of order to tshark, sent later, according to its IPv4 identification"
         if is_late
-        else "retransmissions: retransmission to tshark, overtaken by its IPv4 identification": 1
+        else "retransmissions: retransmission to tshark, overtaken, according to its IPv4 identification": 1
     }
 
 
-def test_tshark_may_time_the_copy_of_a_question(tmp_path: Path) -> None:
+def test_tshark_may_time_the_copy_of_a_request(tmp_path: Path) -> None:
     transcript = Transcript()
     transcript.say(0, 0, ICMP(id=9, seq=1))
     transcript.copy(0.03, 1, hops=1)
@@ -212,8 +218,9 @@ def test_tshark_may_time_the_copy_of_a_question(tmp_path: Path) -> None:
     fails(tshark.compare(records, observed, found, "made"), "tshark has 3970000 ns from frame 2")
 
 
-def test_what_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:
-    """A segment that was sent once, and the first acknowledgement of just its end. Any later one proves nothing."""
+def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:
+    """The segment was sent only once, and the first acknowledgement acknowledges exactly its end. Later
+    acknowledgements prove nothing."""
     transcript = Transcript()
     transcript.segment(0, 0, "PA", None, 50, 100, 500)
     first = transcript.segment(30, 1, "A", None, 0, 500, 150)
@@ -227,12 +234,12 @@ def test_what_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:
     assert compared(first, 30_000_000).tally == {
         "tcp_sequence: ours only: tshark has no time, but the capture shows it": 1
     }
-    fails(compared(second, 40_000_000), "from frame 1: tshark has no time there")
-    fails(compared(first, 31_000_000), "acknowledges nothing that was sent then")
+    fails(compared(second, 40_000_000), "from frame 1: tshark has no time for this frame")
+    fails(compared(first, 31_000_000), "acknowledges no segment that was sent at that time")
 
 
-def test_a_line_of_a_packet_without_a_time(tmp_path: Path) -> None:
-    """pping takes for a time whatever stands there; a line of another flow is still an error."""
+def test_a_line_of_pping_for_a_packet_without_a_time(tmp_path: Path) -> None:
+    """pping uses any value as a time, so its line is accepted. A line of another flow is still an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", (1, 9))
     transcript.segment(1, 1, "A", (1, 9))
@@ -243,9 +250,9 @@ def test_a_line_of_a_packet_without_a_time(tmp_path: Path) -> None:
     records, lines = list(frames.read(capture)), nichols.read(tmp_path / "made.pping")
     observed = Observed(frames=len(records))
     report = pping.compare(records, observed, lines, "made")
-    assert report.tally == {"pping's only: it takes for a time what cannot be meant": 1}
+    assert report.tally == {"pping's only: it accepts an invalid time": 1}
     other = [line._replace(source=(line.source[0], 1)) for line in lines]
-    fails(pping.compare(records, observed, other, "made"), "no such packet and reply are in the capture")
+    fails(pping.compare(records, observed, other, "made"), "the capture has no such packet and reply")
 
 
 class Silenced(Ours):
@@ -260,19 +267,20 @@ class Silenced(Ours):
 
 
 def test_a_direction_that_is_not_measured(tmp_path: Path, ours: Ours) -> None:
-    """Of 30 clean exchanges in each: none at all, or none for a while. A few are no error."""
+    """Each direction has 30 clean exchanges. It is an error if none gives an RTT, or none for a while; a short gap is
+    no error."""
     talk = ODDITIES["no timestamps"]()
     capture = talk.transcript.write(tmp_path)
     report = coverage.check([capture], ours)
     assert report.holds, str(report)
     assert report.tally["directions with 3 or more clean exchanges"] == 2
-    assert report.tally["of these, measured all along"] == 2
+    assert report.tally["of these, measured without a long gap"] == 2
 
     def of_server(sample: Sample) -> bool:
         return sample.method == "tcp_sequence" and talk.transcript.sender(sample.frame) == SERVER
 
     silent = coverage.check([capture], Silenced(ours, lambda sample: not of_server(sample)))
-    fails(silent, "11.0.0.2:443 answered 30 clean exchanges and has no RTT")
+    fails(silent, "11.0.0.2:443 answered 30 clean exchanges but has no RTT")
     begin_ns = talk.transcript.packets[0].time_ns
 
     def heard_again(after_s: int) -> Callable[[Sample], bool]:
@@ -287,8 +295,8 @@ def test_a_direction_that_is_not_measured(tmp_path: Path, ours: Ours) -> None:
     assert coverage.check([capture], Silenced(ours, heard_again(1))).holds
 
 
-def test_flows_with_a_handshake_and_no_rtt(tmp_path: Path, ours: Ours) -> None:
+def test_flows_with_a_handshake_but_without_an_rtt(tmp_path: Path, ours: Ours) -> None:
     capture = ODDITIES["plain"]().transcript.write(tmp_path)
     report = coverage.check([capture], Silenced(ours, lambda sample: False))
     assert report.tally["TCP flows whose handshake is in the capture"] == 1
-    assert "0 of 1 flows with a handshake are less than 99.5%" in report.errors
+    assert "0 of 1 flows with a handshake have an RTT: less than 99.5%" in report.errors

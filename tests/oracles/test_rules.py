@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the checker against pping names every rule, with small captures and pping's lines, worked out by hand.
+"""Tests that the checker for pping names every rule. The captures are small, and pping's lines were written by hand.
 
-A packet is (ms, sender, flags, TSval, TSecr, bytes of payload). All captures but those that begin with a SYN start with
-a pure ACK of either end, TSval 1, so that the flow is known. An echo of 99 matches no TSval.
+A packet is (ms, sender, flags, TSval, TSecr, bytes of payload). Every capture that does not start with a SYN starts
+with a pure ACK of each endpoint with TSval 1, so that the flow is known. An echo of 99 matches no TSval.
 """
 
 import sys
@@ -25,7 +25,7 @@ BEGUN: list[Said] = [(0, CLIENT, "A", 1, 99, 0), (1, SERVER, "A", 1, 99, 0)]
 ASKED: Said = (10, CLIENT, "PA", 10, 99, 100)
 ANSWERED: Said = (30, SERVER, "A", 2, 10, 0)
 
-# What is said; pping's lines as (number of the reply, RTT in ms); and the tally.
+# The packets; pping's lines as (number of the reply, RTT in ms); and the expected tally.
 SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = {
     "an RTT": ([*BEGUN, ASKED, ANSWERED], [(4, 20)], {pping.BOTH: 1}),
     "SYN": (
@@ -67,7 +67,8 @@ SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = 
         {Rule.BEGUN_ANEW.value: 1},
     ),
     "a SYN that was overtaken": (
-        # Nothing is known after it, so the next TSval is a first one, and the one after that is timed.
+        # After the late SYN, no TSval is known. So the next TSval counts as a first TSval, and the one after it is
+        # timed.
         [
             *BEGUN,
             ASKED,
@@ -85,18 +86,18 @@ SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = 
     "answered before": (
         [*BEGUN, ASKED, (30, SERVER, "A", 0, 10, 0), (35, SERVER, "A", 2, 10, 0)],
         [(5, 25)],
-        {"ours only: of pping, it passes over a TSval of 0": 1, Rule.ANSWERED.value: 1},
+        {"ours only, reason in pping: it ignores a TSval of 0": 1, Rule.ANSWERED.value: 1},
     ),
     "no echo that pping reads": (
         [*BEGUN, (10, CLIENT, "PA", 10, 0, 100), ANSWERED],
         [],
-        {"ours only: of pping, it passes over a TSecr of 0": 1},
+        {"ours only, reason in pping: it ignores a TSecr of 0": 1},
     ),
     "one direction first": (
-        # The client's second TSval is the first that is timed by us, while pping waits for the server.
+        # We time the client's second TSval, while pping waits until it has seen the server.
         [(0, CLIENT, "A", 1, 99, 0), ASKED, (30, SERVER, "A", 1, 10, 0)],
         [],
-        {"ours only: of pping, it had not seen the other direction of the flow yet": 1},
+        {"ours only, reason in pping: it had not seen the other direction of the flow yet": 1},
     ),
 }
 
@@ -141,7 +142,7 @@ def test_more_flows_than_the_program_remembers(tmp_path: Path) -> None:
     transcript = Transcript()
     for at_ms, sender, flags, tsval, tsecr, size in [*BEGUN, ASKED]:
         transcript.segment(at_ms, sender, flags, (tsval, tsecr), size)
-    for port in range(1, 3001):  # heard of both ends, as the flow is, and after more than the second that it is kept
+    for port in range(1, 3001):
         for speaker in (CLIENT, SERVER):
             transcript.segment(1100, speaker, "A", (1, 99), port=port)
     transcript.pping_says(transcript.segment(1200, SERVER, "A", (2, 10)), 1190)
@@ -151,20 +152,20 @@ def test_more_flows_than_the_program_remembers(tmp_path: Path) -> None:
         few.close()
 
 
-def test_every_rule_was_named() -> None:
-    """Of what is not in SCENES there is a test of its own."""
+def test_every_rule_has_a_test() -> None:
+    """Each rule that is not in SCENES must have a test of its own."""
     named = {what for _, _, tally in SCENES.values() for what in tally}
-    doubts = {Rule.SENT_AGAIN, Rule.PERHAPS_SENT_AGAIN, Rule.LEFT_TO_SEQUENCE}  # of oracles/test_oddities.py
+    doubts = {Rule.SENT_AGAIN, Rule.PERHAPS_SENT_AGAIN, Rule.LEFT_TO_SEQUENCE}  # tested in oracles/test_oddities.py
     assert {rule for rule in Rule if rule.value not in named} == {Rule.NOT_WHOLE, Rule.EVICTED, *doubts}
 
 
 def test_links_that_pping_does_not_read(tmp_path: Path, ours: Ours) -> None:
     said, _, _ = SCENES["an RTT"]
     tagged = tally_of(said, [], tmp_path, ours, link="802.1Q")
-    assert tagged == {"ours only: of pping, its filter does not see behind 802.1Q": 1}
+    assert tagged == {"ours only, reason in pping: its filter ignores packets with 802.1Q": 1}
     for link in ("cooked v2", "PPP", "Cisco HDLC", "PPPoE", "PPP with direction", "pppd", "loop"):
         tally = tally_of(said, [], tmp_path, ours, link=link)
-        assert tally == {"ours only: of pping, libtins does not read this link type": 1}, link
+        assert tally == {"ours only, reason in pping: libtins does not read this link type": 1}, link
 
 
 def test_links_that_pping_reads(tmp_path: Path, ours: Ours) -> None:
@@ -172,12 +173,12 @@ def test_links_that_pping_reads(tmp_path: Path, ours: Ours) -> None:
         assert tally_of(*SCENES["an RTT"][:2], tmp_path, ours, link=link) == {pping.BOTH: 1}, link
 
 
-def test_null_links_that_one_pping_reads_and_another_does_not(tmp_path: Path, ours: Ours) -> None:
-    """libtins takes the address family for a number of the machine that it runs on, in its order of bytes."""
+def test_null_links_that_only_some_builds_of_pping_read(tmp_path: Path, ours: Ours) -> None:
+    """libtins expects the address families of the machine on which it runs, in the byte order of this machine."""
     said, lines, _ = SCENES["an RTT"]
     foreign = "null, big-endian, macOS" if sys.byteorder == "little" else "null, little-endian, FreeBSD"
-    own_order_only = "ours only: of pping, libtins reads null links in its own order of bytes only"
-    of_linux_only = "ours only: of pping, its filter looks for BSD's numbers of IPv6, and libtins for Linux's"
+    own_order_only = "ours only, reason in pping: libtins reads null links only in its own byte order"
+    of_linux_only = "ours only, reason in pping: its filter expects the BSD numbers of IPv6, and libtins those of Linux"
     for link, version, reason in ((foreign, 4, own_order_only), ("null of Linux", 6, of_linux_only)):
         for printed, tally in (([], {reason: 1}), (lines, {pping.BOTH: 1})):
             folder = tmp_path / f"{version}{bool(printed)}"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the checkers reject spoiled references and missing, surplus or wrong samples, and say what is wrong."""
+"""Tests that the checkers reject changed references, and missing, surplus or wrong samples, and that they report the
+difference."""
 
 from dataclasses import replace
 
@@ -21,7 +22,7 @@ def same(sample: Sample) -> Sample:
     return sample
 
 
-# ---- against pping: what is false fails
+# ---- comparison with pping: each wrong value must give an error
 
 
 def test_a_line_of_another_rtt(check: Check) -> None:
@@ -36,7 +37,7 @@ def test_a_line_that_is_a_microsecond_off(check: Check) -> None:
 
 def test_a_line_of_no_packet(check: Check) -> None:
     check.change("pping", "1700000000.080250", "1700000000.080350")
-    fails(check.pping(), "no such packet and reply are in the capture", "is not one of pping's")
+    fails(check.pping(), "the capture has no such packet and reply", "is not one of pping's")
 
 
 def test_a_line_that_is_missing(check: Check) -> None:
@@ -47,13 +48,13 @@ def test_a_line_that_is_missing(check: Check) -> None:
 
 def test_a_file_that_is_not_of_pping(check: Check) -> None:
     check.reference("pping").write_text("RTT 3\n")
-    with pytest.raises(EppingError, match=r"made\.pping, line 1 is not of pping"):
+    with pytest.raises(EppingError, match=r"made\.pping, line 1 is not a line of pping"):
         check.pping()
 
 
 def test_a_sample_that_is_missing(check: Check) -> None:
     observed = check.with_samples(lambda sample: None if sample.frame == 5 else sample)
-    fails(check.pping(observed), "the rules give 30250000 ns, we nothing", "frames 4 to 5, we have none")
+    fails(check.pping(observed), "the rules give 30250000 ns, the program none", "frames 4 to 5, we have no RTT")
 
 
 def test_a_sample_that_is_off(check: Check) -> None:
@@ -65,16 +66,16 @@ def test_a_sample_that_is_off(check: Check) -> None:
 
 def test_a_sample_too_many(check: Check) -> None:
     observed = check.with_samples(same, Sample(3, pping.METHOD, MS))
-    fails(check.pping(observed), "by the rules it is no sample")
+    fails(check.pping(observed), "the rules give no sample")
 
 
 def test_frames_that_were_not_replayed(check: Check) -> None:
     observed = replace(check.observed, frames=len(check.records) - 1)
-    fails(check.pping(observed), f"{observed.frames} frames were replayed, of {len(check.records)} that scapy finds")
+    fails(check.pping(observed), f"{observed.frames} frames were replayed, but scapy finds {len(check.records)}")
 
 
 def test_a_capture_that_is_torn(check: Check) -> None:
-    """What is behind the tear is nobody's fault; what is in front of it is judged."""
+    """Lines after the truncation are ignored; lines before it are checked."""
     check.capture.write_bytes(check.capture.read_bytes()[:700])
     observed = check.ours.run(check.capture)
     report = check.pping(observed)
@@ -83,7 +84,7 @@ def test_a_capture_that_is_torn(check: Check) -> None:
     assert "is truncated in the middle of a packet" in report.notes[0]
 
 
-# ---- against tshark: what is false fails
+# ---- comparison with tshark: each wrong value must give an error
 
 
 def test_a_row_of_another_time(check: Check) -> None:
@@ -98,23 +99,24 @@ def test_an_answer_of_another_time(check: Check, suffix: str, method: str) -> No
     fails(check.tshark(), method)
 
 
-def test_an_answer_that_tshark_has_not(check: Check) -> None:
+def test_an_answer_that_tshark_does_not_have(check: Check) -> None:
     check.reference("dns.csv").write_text("")
-    fails(check.tshark(), "dns, frame 18, 15125000 ns: tshark has no time there")
+    fails(check.tshark(), "dns, frame 18, 15125000 ns: tshark has no time for this frame")
 
 
 def test_an_answer_that_tshark_cannot_pair(check: Check) -> None:
     check.reference("dns.csv").write_text("")
     check.reference("icmp.csv").write_text("")
-    odd = {"calls the response malformed": {18}, "pairs echoes by their checksum, which is bad": {20}}
+    odd = {"calls the response malformed": {18}, "matches echoes by their checksum, which is wrong": {20}}
     report = check.tshark(found=replace(check.found(), odd=odd))
     assert report.holds
     assert report.tally["dns: ours only: tshark calls the response malformed"] == 1
-    assert report.tally["icmp_echo: ours only: tshark pairs echoes by their checksum, which is bad"] == 1
+    assert report.tally["icmp_echo: ours only: tshark matches echoes by their checksum, which is wrong"] == 1
 
 
-def test_what_tshark_prints() -> None:
-    """A frame with a frame inside has two of each; so has tshark 4.0 with occurrence=a and aggregator=,"""
+def test_the_parser_of_the_output_of_tshark() -> None:
+    """A frame that contains another frame has two values of each field. tshark 4.0 prints both with occurrence=a and
+    aggregator=,"""
 
     def line(frame: int, **fields: str) -> str:
         return "\t".join([str(frame), *(fields.get(name.replace(".", "_"), "") for name in COLUMNS)])
@@ -138,35 +140,35 @@ def test_what_tshark_prints() -> None:
     assert found.kinds == {kind: {6} if kind in RETRANSMISSIONS[::2] else set() for kind in KINDS}
     assert found.odd == {
         "calls the response malformed": {24},
-        "pairs echoes by their checksum, which is bad": {22},
-        "reads no response that the snap length cut": {26},
+        "matches echoes by their checksum, which is wrong": {22},
+        "does not read a response that the snap length truncated": {26},
     }
 
 
 def test_a_file_that_is_not_of_tshark(check: Check) -> None:
     check.reference("dns.csv").write_text("1,2\n18,soon\n")
-    with pytest.raises(EppingError, match=r"made\.dns\.csv, line 2 is not what tshark"):
+    with pytest.raises(EppingError, match=r"made\.dns\.csv, line 2 is not a line of tshark"):
         check.tshark()
 
 
-def test_an_rtt_of_what_was_sent_again(check: Check) -> None:
+def test_an_rtt_of_a_retransmission(check: Check) -> None:
     observed = check.with_samples(same, Sample(16, "tcp_sequence", 30 * MS))
-    fails(check.tshark(observed), "of a range that was sent before, frame 15")
+    fails(check.tshark(observed), "the origin contains only data that was sent before, frame 15")
     kinds: dict[str, set[int]] = {kind: set() for kind in KINDS}
     kinds["retransmission"] = {15}
     found = replace(check.found(), kinds=kinds)
-    fails(check.tshark(observed, found), "of a retransmission, frame 15")
+    fails(check.tshark(observed, found), "the origin is a retransmission, frame 15")
 
 
-def test_an_rtt_of_nothing(check: Check) -> None:
+def test_an_rtt_without_a_segment(check: Check) -> None:
     observed = check.with_samples(same, Sample(13, "tcp_sequence", 3 * MS), Sample(17, "tcp_handshake", MS))
-    handshake, sequence = "tcp_handshake, frame 17, None, 1000000 ns: is no TCP packet", "acknowledges nothing"
+    handshake, sequence = "tcp_handshake, frame 17, None, 1000000 ns: is not a TCP packet", "acknowledges no segment"
     fails(check.tshark(observed), handshake, sequence)
 
 
-def test_a_handshake_of_no_syn(check: Check) -> None:
+def test_a_handshake_without_a_syn(check: Check) -> None:
     observed = check.with_samples(same, Sample(12, "tcp_handshake", 30 * MS))
-    fails(check.tshark(observed), "of no SYN or SYN-ACK, frame 11")
+    fails(check.tshark(observed), "the origin is not a SYN or SYN-ACK, frame 11")
 
 
 def test_retransmissions_are_counted(check: Check) -> None:
@@ -174,7 +176,7 @@ def test_retransmissions_are_counted(check: Check) -> None:
     kinds["retransmission"] = {15}
     assert check.tshark(found=replace(check.found(), kinds=kinds)).tally["retransmissions: ours and tshark's"] == 1
     kinds["retransmission"] = {4, 5, 6, 7, 15}
-    fails(check.tshark(found=replace(check.found(), kinds=kinds)), "1 retransmissions, of tshark's 5 that we look at")
+    fails(check.tshark(found=replace(check.found(), kinds=kinds)), "1 retransmissions, but tshark has 5 that count")
     kinds["retransmission"] = set()
     mine = replace(check.observed, kinds=check.observed.kinds | {"retransmitted": {4, 5, 6, 7, 15}})
-    fails(check.tshark(mine, replace(check.found(), kinds=kinds)), "5 retransmissions, of tshark's 0")
+    fails(check.tshark(mine, replace(check.found(), kinds=kinds)), "5 retransmissions, but tshark has 0")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Methods other than tcp_timestamp against Wireshark's analysis: each of our samples is one of its response times."""
+"""Compares the methods other than tcp_timestamp with Wireshark's analysis. Each of our samples must be one of its
+response times."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,20 +13,20 @@ from tests.oracles.report import Report
 from tests.oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Found
 
 TOLERANCE_NS = 1000
-# How far a copy is from its first, in frames.
+# The maximum distance between the first packet and its copy, in frames.
 _NEAR_FRAMES = 100
-# Of retransmissions; and where there are but a few.
+# The permitted difference between the numbers of retransmissions: a share, and a number of frames for small captures.
 LEEWAY = 0.05
 LEEWAY_FRAMES = 2
 
 
 def check(capture: Path, found: Found, ours: Ours) -> Report:
-    """Runs our program over a capture and compares. Raises EppingError if the file can't be read."""
+    """Runs our program over a capture and compares the results. Raises EppingError if the file cannot be read."""
     return compare(list(frames.read(capture)), ours.run(capture), found, f"{capture.name} against tshark")
 
 
 def compare(records: list[Frame], observed: Observed, found: Found, title: str) -> Report:
-    """Compares what the program found in a capture's records with what tshark found there."""
+    """Compares the program's results for the records of a capture with tshark's results."""
     report = Report(title)
     comparison = _Comparison(observed.seen(records, report), found, report)
     if found.ack_rtt is not None:
@@ -54,16 +55,16 @@ class _Comparison:
         self.acknowledgements = sequence.Acknowledgements(records, packets)
 
     def check_tcp(self, samples: list[Sample], answers: Answers, fault_of: Callable[[Packet], str]) -> None:
-        """Each sample is the time to the acknowledgement of a segment of the right kind."""
+        """Checks that each sample is the time from a segment of the right kind to its acknowledgement."""
         for sample in samples:
             what = f"{sample.method}, frame {sample.frame}, {self.packets.get(sample.frame)}, {sample.rtt_ns} ns"
             if sample.frame not in self.packets:
-                self.report.errors.append(f"{what}: is no TCP packet")
+                self.report.errors.append(f"{what}: is not a TCP packet")
                 continue
             origin = self.acknowledgements.origin(sample.frame, sample.rtt_ns)
             theirs = answers.get(sample.frame, [])
             if not origin:
-                self.report.errors.append(f"{what}: acknowledges nothing that was sent then; {_say(theirs)}")
+                self.report.errors.append(f"{what}: acknowledges no segment that was sent at that time; {_say(theirs)}")
             elif fault := fault_of(origin):
                 self.report.errors.append(f"{what}: {fault}, frame {origin.frame}")
             elif _agree(sample, theirs):
@@ -80,7 +81,7 @@ class _Comparison:
                 self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
 
     def _times_the_copy(self, sample: Sample, origin: Packet, theirs: list[Answer]) -> bool:
-        """Whether tshark's time is that from a copy of the segment, which was captured twice."""
+        """Returns true if tshark's time starts at a copy of the segment, which was captured twice."""
         reply_ns = self.packets[sample.frame].time_ns
         return any(
             answer.frame in self.acknowledgements.copies_of(origin)
@@ -89,7 +90,7 @@ class _Comparison:
         )
 
     def check_answers(self, samples: list[Sample], answers: Answers) -> None:
-        """Each sample is the time that tshark gives for the same reply."""
+        """Checks that each sample equals tshark's time for the same reply."""
         for sample in samples:
             theirs = answers.get(sample.frame, [])
             if _agree(sample, theirs):
@@ -102,7 +103,8 @@ class _Comparison:
                 self.report.errors.append(f"{sample.method}, frame {sample.frame}, {sample.rtt_ns} ns: {_say(theirs)}")
 
     def _answers_the_first(self, sample: Sample, answer: Answer) -> bool:
-        """Whether tshark's question is a copy of one that was captured the right time before the reply."""
+        """Returns true if tshark's request is a copy of an earlier request, and our RTT starts at that earlier
+        request."""
         reply, copy = self.records[sample.frame], self.records[answer.frame]
         return any(
             reply.time_ns - first.time_ns == sample.rtt_ns
@@ -112,20 +114,20 @@ class _Comparison:
         )
 
     def check_retransmissions(self, ours: dict[str, set[int]], theirs: dict[str, set[int]]) -> None:
-        """As many retransmissions as tshark has, within LEEWAY; all differences are told by kind."""
+        """Checks that the number of retransmissions equals tshark's, within LEEWAY. Counts all differences by kind."""
         tally = self.report.tally
         mine, others = ours["retransmitted"], set().union(*(theirs[kind] for kind in RETRANSMISSIONS))
         beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
         late = (mine - others) & self.again & theirs["out_of_order"]
         proven = {frame for frame in late if sequence.was_sent_later(self.packets[frame], self.packets)}
-        proven |= mine & self.late_copies  # either is right: a copy, however late, or a packet that comes again
+        proven |= mine & self.late_copies  # both are correct: a late copy, or a retransmission
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
-            kind = "out of order" if frame in ours["out_of_order"] else "nothing of the kind"
+            kind = "out of order" if frame in ours["out_of_order"] else "an ordinary segment"
             tally[f"retransmissions: {label} to tshark, {beyond.get(frame, f'to us {kind}')}"] += 1
         for frame in sorted(mine - others):
-            kind = next((kind for kind in KINDS if frame in theirs[kind]), "nothing of the kind").replace("_", " ")
-            proof = ", sent later by its IPv4 identification" if frame in proven else ""
+            kind = next((kind for kind in KINDS if frame in theirs[kind]), "an ordinary segment").replace("_", " ")
+            proof = ", sent later, according to its IPv4 identification" if frame in proven else ""
             tally[f"retransmissions: to us, {kind} to tshark{proof}"] += 1
         if mine & others:
             tally["retransmissions: ours and tshark's"] += len(mine & others)
@@ -136,35 +138,36 @@ class _Comparison:
         if abs(count - expected) > max(LEEWAY * expected, LEEWAY_FRAMES):
             frames_of = ", ".join(map(str, sorted((mine ^ (others - beyond.keys())) - proven)[:10]))
             self.report.errors.append(
-                f"{count} retransmissions, of tshark's {expected} that we look at: frames {frames_of}"
+                f"{count} retransmissions, but tshark has {expected} that count: frames {frames_of}"
             )
 
     def _beyond(self, frame: int) -> str | None:
-        """Why a segment is none that we look at, or None."""
+        """Returns the reason why we do not consider a segment of tshark's, or None."""
         packet = self.packets.get(frame)
         if packet is None or packet.fault:
-            return "no whole TCP packet outside of a tunnel to us"
+            return "not a complete TCP packet outside of a tunnel to us"
         if frame in self.copies:
             return "a copy to us, captured twice"
         if frame in self.late_copies:
             return "a late copy to us, captured twice"
         if frame in self.refused:
-            return "what the server refused of the SYN"
+            return "data of the SYN that the server refused"
         if packet.flags & (SYN | ACK) == SYN:
-            return "a SYN, which begins no flow"
+            return "a SYN, which starts no flow"
         if packet.flags & RST:
             return "a RST"
         if packet.frame in self.again and sequence.was_sent_later(packet, self.packets) is False:
-            return "overtaken by its IPv4 identification"
+            return "overtaken, according to its IPv4 identification"
         if self._is_counted_on(packet):
-            return "which goes on counting in the connection before"
+            return "which continues with the numbers of the previous connection"
         inside = self.acknowledgements.in_a_tunnel(packet, frame)
-        return "what is in a tunnel it takes for the same connection" if inside else None
+        return "which takes tunnelled packets for the same connection" if inside else None
 
     def _is_counted_on(self, packet: Packet) -> bool:
-        """Whether tshark takes what is new for sent before: after a SYN-ACK that begins anew it counts on as it did.
+        """Returns true if tshark takes new data for a retransmission. After a SYN-ACK that starts a new connection,
+        tshark continues with the old numbers.
 
-        Such a SYN-ACK it calls both a retransmission and one of a connection that uses the ports again.
+        tshark marks such a SYN-ACK both as a retransmission and as a reuse of the ports.
         """
         if not self.found.kinds or packet.frame in self.again:
             return False
@@ -177,23 +180,23 @@ class _Comparison:
         )
 
     def _odd(self, sample: Sample) -> str | None:
-        """Why tshark pairs a reply with nothing, by its own fields."""
+        """Returns the reason why tshark does not match a reply, according to tshark's own fields."""
         names = [name for name, frames in self.found.odd.items() if sample.frame in frames]
         return names[0] if names else None
 
     def of_a_syn(self, origin: Packet) -> str:
-        """What is wrong with a segment as the origin of a handshake's RTT, or ""."""
-        return "" if origin.flags & SYN else "of no SYN or SYN-ACK"
+        """Returns the fault of a segment as the origin of a handshake's RTT, or ""."""
+        return "" if origin.flags & SYN else "the origin is not a SYN or SYN-ACK"
 
     def of_a_first_transmission(self, origin: Packet) -> str:
-        """What is wrong with a segment as the origin of a tcp_sequence RTT, or ""."""
+        """Returns the fault of a segment as the origin of a tcp_sequence RTT, or ""."""
         for kind in RETRANSMISSIONS:
             if not self.found.kinds or origin.frame not in self.found.kinds[kind]:
                 continue
             inside = self.acknowledgements.in_a_tunnel(origin, origin.frame)
             if origin.frame not in self.refused and not inside and not self._is_counted_on(origin):
-                return f"of a {kind.replace('_', ' ')}"
-        return "of a range that was sent before" if origin.frame in self.again else ""
+                return f"the origin is a {kind.replace('_', ' ')}"
+        return "the origin contains only data that was sent before" if origin.frame in self.again else ""
 
 
 def _agree(sample: Sample, theirs: list[Answer]) -> bool:
@@ -201,4 +204,6 @@ def _agree(sample: Sample, theirs: list[Answer]) -> bool:
 
 
 def _say(theirs: list[Answer]) -> str:
-    return "tshark has " + (", ".join(f"{a.rtt_ns} ns from frame {a.frame}" for a in theirs) or "no time there")
+    return "tshark has " + (
+        ", ".join(f"{a.rtt_ns} ns from frame {a.frame}" for a in theirs) or "no time for this frame"
+    )

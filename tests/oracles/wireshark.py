@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from otel_epping.errors import EppingError
 
-# Kinds of segments, by the names of tshark's flags behind tcp.analysis.
+# The kinds of segments, by the names of tshark's flags after "tcp.analysis.".
 RETRANSMISSIONS = ("retransmission", "fast_retransmission", "spurious_retransmission")
 KINDS = (
     *RETRANSMISSIONS,
@@ -35,16 +35,17 @@ _TIMES = {
 _NS = {"ack_rtt": 10**9, "dns": 10**9, "icmp": 10**6}
 
 
-_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # each packet has them
+_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has the first field, so the filter compares the value
 
-# Why tshark pairs a reply with nothing, the field by which it says so itself, and what is in that field.
+# The reasons why tshark does not match a reply: the text, the field in which tshark reports the reason, and the value
+# of this field.
 ODDITIES = (
     ("calls the response malformed", "_ws.malformed", "DNS"),
     ("calls the acknowledgement malformed", "_ws.malformed", "TCP"),
-    ("reads no response that the snap length cut", "_ws.short", "DNS"),
-    ("pairs echoes by their checksum, which is bad", "icmp.checksum.status", "0"),
-    ("pairs echoes by their checksum, which is bad", "icmpv6.checksum.status", "0"),
-    *(("reads a packet in fragments where the last one is", name, value) for name in _FLAGS for value in ("1", "True")),
+    ("does not read a response that the snap length truncated", "_ws.short", "DNS"),
+    ("matches echoes by their checksum, which is wrong", "icmp.checksum.status", "0"),
+    ("matches echoes by their checksum, which is wrong", "icmpv6.checksum.status", "0"),
+    *(("matches a fragmented packet at its last fragment", name, value) for name in _FLAGS for value in ("1", "True")),
 )
 COLUMNS = (
     *(name for pairs in _TIMES.values() for pair in pairs for name in pair),
@@ -55,7 +56,7 @@ _FILTER = " or ".join(f"{name} == 1" if name in _FLAGS else name for name in COL
 
 
 class Answer(NamedTuple):
-    """The frame that was answered, and after what time."""
+    """The frame of the request, and the time from the request to the reply."""
 
     frame: int
     rtt_ns: int
@@ -66,22 +67,24 @@ Answers = dict[int, list[Answer]]  # by the frame of the reply
 
 @dataclass
 class Found:
-    """What tshark found; None is what it was not asked for."""
+    """tshark's results. A field is None if tshark was not run for it."""
 
     ack_rtt: Answers | None = None
     dns: Answers | None = None
     icmp: Answers | None = None
     kinds: dict[str, set[int]] | None = None
-    odd: dict[str, set[int]] = field(default_factory=dict)  # frames, by what ODDITIES say of them
+    odd: dict[str, set[int]] = field(default_factory=dict)  # frames by the texts in ODDITIES
 
 
 def ask(capture: Path) -> Found:
-    """Runs tshark over a capture. Raises EppingError if it isn't there or cannot read the file."""
+    """Runs tshark over a capture. Raises EppingError if tshark is not installed or cannot read the file."""
     tshark = shutil.which("tshark")
     if not tshark:
-        raise EppingError("tshark is not installed: apt-get install tshark, or give the CSV files it made elsewhere")
+        raise EppingError(
+            "tshark is not installed: apt-get install tshark, or pass CSV files that tshark wrote elsewhere"
+        )
     fields = [part for name in ("frame.number", *COLUMNS) for part in ("-e", name)]
-    # All occurrences of a field, for a frame may have headers within headers.
+    # Print all occurrences of a field, because a frame may have headers inside of headers.
     form = ["-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=,"]
     done = subprocess.run(
         [tshark, "-n", "-r", str(capture), "-Y", _FILTER, *form, *fields],
@@ -95,7 +98,7 @@ def ask(capture: Path) -> Found:
 
 
 def parse(output: str) -> Found:
-    """What tshark prints: a line per frame, the frame's number and COLUMNS, tabs between them."""
+    """Parses tshark's output: one line per frame with the frame's number and the COLUMNS, separated by tabs."""
     kinds: dict[str, set[int]] = {kind: set() for kind in KINDS}
     found = Found(defaultdict(list), defaultdict(list), defaultdict(list), kinds, defaultdict(set))
     for line in output.splitlines():
@@ -116,7 +119,7 @@ def parse(output: str) -> Found:
 
 
 def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None = None) -> Found:
-    """Reads CSV files. Raises EppingError for a line that is not of tshark."""
+    """Reads CSV files. Raises EppingError for a line that tshark did not write."""
     return Found(
         ack_rtt=_answers(ack_rtt, _NS["ack_rtt"]) if ack_rtt else None,
         dns=_answers(dns, _NS["dns"]) if dns else None,
@@ -125,14 +128,15 @@ def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None
 
 
 def _answers(path: Path, ns: int) -> Answers:
-    """The first column is the frame, the last two are the frame that it answers and the time."""
+    """Reads answers. The first column is the frame of the reply; the last two columns are the frame of the request and
+    the time."""
     found: Answers = defaultdict(list)
     with path.open(newline="") as file:
         for number, row in enumerate(csv.reader(file), 1):
             try:
                 found[int(row[0])].append(Answer(int(row[-2]), _ns(row[-1], ns)))
             except (ValueError, IndexError, InvalidOperation):
-                raise EppingError(f"{path}, line {number} is not what tshark -T fields -E separator=, prints") from None
+                raise EppingError(f"{path}, line {number} is not a line of tshark -T fields -E separator=,") from None
     return found
 
 

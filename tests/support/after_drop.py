@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the program, drops all capabilities, and then performs each operation of an agent; prints a line for each.
+"""Loads the program, drops all capabilities, and then performs each operation of an agent. Prints a line for each
+operation.
 
 kernel/load/test_capabilities.py runs this script as nobody. The last step tries to write to the counts, which are
 mapped read-only.
@@ -21,7 +22,7 @@ from otel_epping.kernel.load import capabilities
 
 
 def main(interface: str) -> None:
-    """Watch an interface that is made later; a line on standard input says when it is there."""
+    """Watch an interface that is created later. A line on standard input says that the interface exists."""
     collector = EppingCollector(EppingConfig(events=True))
     reader = collector.reader()
     capabilities.drop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects what a sink received from one agent: metrics, points by series, and totals."""
+"""Collects the data that a sink received from one agent: metrics, points by series, and totals."""
 
 import time
 from collections import Counter
@@ -26,14 +26,14 @@ class Arrived:
     points: dict[str, list[Point]]
 
     def series(self, name: str) -> dict[tuple[tuple[str, Any], ...], list[Point]]:
-        """Return the points of each series of a metric, in order of time."""
+        """Return the points of each series of a metric, sorted by time."""
         found: dict[tuple[tuple[str, Any], ...], list[Point]] = {}
         for point in sorted(self.points.get(name, []), key=lambda point: point.point.time_unix_nano):
             found.setdefault(tuple(sorted(point.attributes.items())), []).append(point)
         return found
 
     def totals(self, name: str, value: Callable[[Any], int] = lambda point: int(point.as_int)) -> Counter[Any]:
-        """Return the total of each series: the sum of delta points, or the last cumulative point."""
+        """Return the total of each series: the sum of its delta points, or its last cumulative point."""
         return Counter(
             {
                 series: sum(value(point.point) for point in points)

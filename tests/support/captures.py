@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds captures byte by byte from the specifications of the formats, also captures that no tool would write.
+"""Builds captures byte by byte from the specifications of the formats. Some of them are captures that no tool would
+write.
 
 Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng, https://www.tcpdump.org/linktypes.html
 """
@@ -28,7 +29,7 @@ class Packet(NamedTuple):
 
 
 def packet(number: int, size: int = 60, cut: int = 0) -> Packet:
-    """Return a packet with unique content: `size` bytes are captured, and `cut` more are not."""
+    """Return a packet with unique content. `size` bytes are captured; on the wire, the packet has `cut` more bytes."""
     data = bytes((number + place) % 251 for place in range(size))
     return Packet(BEGIN_NS + number * 1_000_001_000, data, size + cut)
 
@@ -63,7 +64,7 @@ def interface(link: int = ETHERNET, order: str = "<", snap_length: int = 0, opti
 
 
 def enhanced(one: Packet, order: str = "<", number: int = 0, ticks: int | None = None, options: bytes = b"") -> bytes:
-    """Return an Enhanced Packet Block. Its time is in microseconds, or `ticks`."""
+    """Return an Enhanced Packet Block. Its time is the packet's time in microseconds, or `ticks`."""
     ticks = one.time_ns // 1000 if ticks is None else ticks
     head = struct.pack(f"{order}IIIII", number, ticks >> 32, ticks & 0xFFFFFFFF, len(one.data), one.original)
     return block(6, head + one.data + bytes(-len(one.data) % 4) + options, order)
@@ -87,7 +88,7 @@ def pcapng(packets: Sequence[Packet], order: str = "<") -> bytes:
 
 
 def read(path: Path | str) -> tuple[list[Packet], str]:
-    """Return all packets of a capture, and the error at its end, or ''."""
+    """Return all packets of a capture, and the error that ended the reading, or ''."""
     found: list[Packet] = []
     try:
         with Capture(str(path)) as capture:
@@ -104,8 +105,8 @@ def read(path: Path | str) -> tuple[list[Packet], str]:
 def read_bytes(path: Path, content: bytes) -> tuple[list[Packet], str]:
     """Write a file with this content, and read it.
 
-    A file of that name is removed first: ext4 flushes a file that was truncated and written again when it is closed,
-    which takes 3 ms (auto_da_alloc in ext4(5)).
+    An existing file of that name is removed first. Otherwise ext4 would flush the file when it is closed, which takes 3
+    ms (auto_da_alloc in ext4(5)).
     """
     path.unlink(missing_ok=True)
     path.write_bytes(content)
@@ -113,9 +114,9 @@ def read_bytes(path: Path, content: bytes) -> tuple[list[Packet], str]:
 
 
 def records(packets: Sequence[Packet], order: str = "<", more: bytes = b"", swapped: bool = False) -> bytes:
-    """Return records of a pcap file of microseconds.
+    """Return the records of a pcap file with microseconds.
 
-    `more` follows each header. `swapped` writes the two lengths in the order of old files.
+    `more` is inserted after each record header. `swapped` writes the two lengths in the order of old files.
     """
     parts = []
     for one in packets:

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes certificates and keys with the `openssl` command: a CA, and certificates that the CA issues."""
+"""Creates certificates and keys with the `openssl` command: a CA, and certificates that the CA issues."""
 
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
-# Python 3.13 requires these by default (ssl.VERIFY_X509_STRICT).
+# Python 3.13 requires these extensions by default (ssl.VERIFY_X509_STRICT).
 _CA = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
 _NAMES = """subjectAltName=DNS:localhost,IP:127.0.0.1
 subjectKeyIdentifier=hash
@@ -20,7 +20,8 @@ def openssl(*arguments: str, folder: Path) -> None:
 
 
 class Authority:
-    """A CA in a folder. NAME.pem is a certificate and NAME.key its key; ca.pem and ca.key are those of the CA."""
+    """A CA in a folder. NAME.pem is a certificate and NAME.key is its key; ca.pem and ca.key belong to the CA
+    itself."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,9 +40,10 @@ class Authority:
         return Authority(folder)
 
     def issue(self, name: str, days: int = 1) -> tuple[Path, Path]:
-        """Issue a certificate for 127.0.0.1 and return it and its key. With 0 days the certificate has expired.
+        """Issue a certificate for 127.0.0.1, and return the certificate and its key. With `days` 0, the certificate is
+        expired.
 
-        OpenSSL 3.5 accepts no negative number of days.
+        OpenSSL 3.5 accepts no negative number of days, so this method then waits until the certificate has expired.
         """
         (self.folder / "names").write_text(_NAMES)
         request = ["-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"]

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs otel-epping as a user does: the real command in its own process, in a network namespace of the tests.
 
-    ns      the namespace, one for the session: a test that changes its links restores them
-    epping  runs a command to its end, and checks that it shows no traceback
+    ns      the namespace. The session has only one: a test that changes its links restores them
+    epping  runs a command to its end, and checks that it prints no traceback
     said    the one line at the end of a failed run
-    start   starts an agent in the background and waits until it watches, and has dropped its capabilities
+    start   starts an agent in the background, and waits until it watches and has dropped its capabilities
     public  a folder that the user nobody can read
 
-Agents run as the user nobody (unprivileged.py), all other commands as the user who runs the tests. `epping` and `start`
-accept a `command`, which may take something away from otel-epping before it runs.
+Agents run as the user nobody (unprivileged.py). All other commands run as the user who runs the tests. `epping` and
+`start` accept a `command`, which may remove rights or files from the environment of otel-epping before it runs.
 """
 
 import os
@@ -32,7 +32,7 @@ COMMAND = [sys.executable, "-m", "otel_epping"]
 
 @pytest.fixture(scope="session")
 def ns() -> Iterator[Namespace]:
-    """A host with loopback, `up0` and its peer `up1` up, and `down0` down."""
+    """A host whose interfaces are loopback, `up0` and its peer `up1`, which are up, and `down0`, which is down."""
     with Namespace("cli") as namespace:
         namespace.ip(
             "link add up0 type veth peer name up1",
@@ -52,7 +52,7 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
 def epping(
     ns: Namespace, *arguments: str, command: list[str] | None = None, settings: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run otel-epping to its end. `command` may take something away from otel-epping first."""
+    """Run otel-epping to its end. `command` may restrict the environment of otel-epping first."""
     usual = AGENT if arguments[:1] == ("run",) else COMMAND
     process = ns.popen(
         [*(command or usual), *arguments],
@@ -67,7 +67,8 @@ def epping(
 
 
 def said(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line at the end of a failed run. For wrong arguments, Click prints the usage before."""
+    """Return the one line at the end of a failed run. If the arguments are wrong, Click prints the usage before this
+    line."""
     *before, last = result.stderr.splitlines()
     if result.returncode == 2:
         assert [line.split(" ")[0] for line in before] in ([], ["Usage:", "Try", ""])
@@ -88,7 +89,7 @@ class Agent:
     log: Path
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + PATIENCE_S  # on a busy machine the compilation takes long
+        deadline = time.monotonic() + PATIENCE_S  # the compilation takes long on a busy machine
         while self.log.read_text().count(text) < times:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -136,7 +137,7 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder outside of pytest's, which only its user can read."""
+    """A folder that every user can read. Folders of pytest can be read only by their owner."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A conversation whose RTTs are known, as packets of a capture, and the table that `replay` prints for it.
+"""A conversation with known RTTs as packets of a capture, and the table that `replay` prints for the conversation.
 
-A client talks TCP, DNS and ICMP with a server, over IPv4 or IPv6, in subnets that no other conversation has.
+A client exchanges TCP, DNS and ICMP packets with a server, over IPv4 or IPv6, in subnets that no other conversation
+uses.
 """
 
 from collections.abc import Callable
@@ -15,10 +16,10 @@ from scapy.packet import Packet as ScapyPacket
 from tests.support.captures import BEGIN_NS, Packet
 
 MS = 1_000_000
-# The distance of the server, by method. A handshake includes the client, which is near.
+# The RTTs to the server, by method. NEAR_MS is the RTT to the client, which is nearer.
 HANDSHAKE_MS, DATA_MS, DNS_MS, ECHO_MS, NEAR_MS = 20.5, 30.25, 15.125, 7.0, 1.5
 
-# method -> RTT in ms, as the program counts them for server and client
+# method -> RTT in ms that the program must count for the server and for the client
 SERVER = {"tcp_timestamp": DATA_MS, "tcp_handshake": HANDSHAKE_MS, "icmp_echo": ECHO_MS, "dns": DNS_MS}
 CLIENT = {"tcp_timestamp": NEAR_MS, "tcp_handshake": NEAR_MS}
 
@@ -72,7 +73,7 @@ class Conversation:
     def packets(
         self, link: int, make: Callable[[bytes], bytes], snap_length: int = 65_535, begin_ns: int = BEGIN_NS
     ) -> list[Packet]:
-        """Return the packets as a link carries them."""
+        """Return the packets as a link transports them."""
         frames = [(begin_ns + at_ns, make(ip)) for at_ns, ip in self.ip]
         return [Packet(time_ns, frame[:snap_length], len(frame), link) for time_ns, frame in frames]
 
@@ -80,7 +81,7 @@ class Conversation:
 def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
     """Return the rows of a printed table by subnet and method.
 
-    A row has RTTs and times. The first row of a subnet has packets and bytes too.
+    A row has RTTs and times. The first row of a subnet has packets and bytes, too.
     """
     rows = {}
     subnet = ""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two hosts for tests that count each packet, and what runs on the hooks of their interfaces.
+"""Two hosts for tests that count each packet, and helpers for the programs on the hooks of their interfaces.
 
 hosts      two namespaces; `hosts.join(0)` adds veth0 to both
 """
@@ -26,7 +26,7 @@ class Hosts:
     there: Namespace
 
     def join(self, number: int) -> str:
-        """Add a pair of interfaces and return their name, which is the same on both sides."""
+        """Add a pair of interfaces, and return their name, which is the same in both namespaces."""
         name = f"veth{number}"
         self.here.ip(f"link add {name} type veth peer name {name} netns {self.there.path}")
         for host, namespace in ((1, self.here), (2, self.there)):
@@ -55,7 +55,7 @@ def udp_socket(namespace: Namespace, address: str, port: int) -> socket.socket:
 
 
 def latest_total(sink: Sink, metric: str, interface: str = "") -> int:
-    """Return the sum of the latest cumulative points of a metric, of all interfaces or one."""
+    """Return the sum of the latest cumulative points of a metric, for all interfaces or for one."""
     points = sink.points(metric)
     latest_ns = max(one.point.time_unix_nano for one in points)
     wanted = {semconv.INTERFACE: interface}.items() if interface else {}.items()
@@ -66,13 +66,13 @@ def latest_total(sink: Sink, metric: str, interface: str = "") -> int:
 
 # r0 = skb->len; if r0 == LENGTH goto drop; r0 = -1; exit; drop: r0 = 2; exit (linux/bpf.h)
 def dropping(length: int) -> bytes:
-    """Return a program that drops packets of one length (TC_ACT_SHOT) and passes all others on (TC_ACT_UNSPEC)."""
+    """Return a program that drops packets of this length (TC_ACT_SHOT) and passes all other packets (TC_ACT_UNSPEC)."""
     code = "6110000000000000 15000200%s b7000000ffffffff 9500000000000000 b700000002000000 9500000000000000"
     return bytes.fromhex(code % struct.pack("<I", length).hex())
 
 
 def runs(fd: int) -> int:
-    """Return how many packets a program has processed, while kernel.bpf_stats_enabled is on."""
+    """Return how many packets a program has processed. The kernel counts only while kernel.bpf_stats_enabled is on."""
     shown = subprocess.run(
         ["bpftool", "-j", "prog", "show", "id", str(program_id(fd))], capture_output=True, text=True, check=True
     )

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent as a process in the lab, with real connections through the interface that it watches.
 
-    lab      hosts in network namespaces, one lab for the session, without traffic unless a test starts some
-    agents   starts `otel-epping run` on the router's interface, as nobody with the needed capabilities only, and ends
+    lab      hosts in network namespaces. The session has only one lab; it has no traffic unless a test starts some
+    agents   starts `otel-epping run` on the router's interface, as nobody with only the needed capabilities, and ends
              it after the test
-    talking  real TCP connections while the body runs
-    quiet    waits until no packet is on the wire, so that totals can be compared to the packet
+    talking  real TCP connections while the body of the `with` statement runs
+    quiet    waits until no packet is on the wire, so that totals can be compared exactly
 
-Every agent has a name (`service.instance.id`), so that one sink can receive from many. The agents watch the same
-packets at the same time, so their counts must be equal to the packet. arrivals.py sorts the points by agent.
+Every agent has a name (`service.instance.id`), so that one sink can receive data from many agents. The agents watch the
+same packets at the same time, so their counts must be exactly equal. arrivals.py separates the points by agent.
 """
 
 import json
@@ -32,7 +32,7 @@ T = TypeVar("T")
 
 
 def figure(name: str, value: object) -> None:
-    """Print a measured value; `pytest -s` shows it."""
+    """Print a measured value. `pytest -s` shows it."""
     print(f"\n[measured] {name}: {value}")
 
 
@@ -40,7 +40,7 @@ def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
     """Wait until the condition is true, and return its value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {timeout_s} s: {what}"
+        assert time.monotonic() < deadline, f"this did not become true within {timeout_s} s: {what}"
         time.sleep(0.02)
     return value
 
@@ -69,13 +69,13 @@ class Agent:
         return self._out.read_text()
 
     def watching(self) -> "Agent":
-        """Wait until the agent counts."""
+        """Wait until the agent watches its interface."""
 
         def watches() -> bool:
             assert self.process.poll() is None, self.log
             return "watching" in self.log
 
-        eventually(watches, PATIENCE_S, f"{self.name} watches; it says: {self.log}")
+        eventually(watches, PATIENCE_S, f"{self.name} watches; its log is: {self.log}")
         assert_unprivileged(self.process, self.log)
         return self
 
@@ -96,7 +96,7 @@ class Agent:
 
 @contextmanager
 def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
-    """A host with many interfaces: v0, v1..."""
+    """A host with many interfaces: v0, v1 and so on."""
     with Namespace(name) as namespace:
         for index in range(interfaces):
             namespace.ip(f"link add v{index} type ifb", f"link set v{index} up")
@@ -105,18 +105,18 @@ def crowded(name: str, interfaces: int) -> Iterator[Namespace]:
 
 @contextmanager
 def talking(lab: Lab) -> Iterator[None]:
-    """Run real TCP connections while the body runs, and wait until no packet is on the wire."""
+    """Run real TCP connections while the body runs. Then wait until no packet is on the wire."""
     clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
     try:
         yield
-    finally:  # a failed test must not keep them talking: the next one would wait for quiet
+    finally:  # end the connections after a failed test, too, because the next test waits until no packet passes
         errors = [traffic.finish(client).errors for client in clients]
     assert not any(errors), errors
     quiet(lab)
 
 
 def link_packets(namespace: Namespace) -> int:
-    """Return how many packets the WAN interface received and transmitted, by the kernel's statistics."""
+    """Return how many packets the WAN interface received and transmitted, according to the kernel's statistics."""
     statistics = json.loads(namespace.run("ip", "-s", "-j", "link", "show", WAN_INTERFACE))[0]["stats64"]
     return int(statistics["rx"]["packets"]) + int(statistics["tx"]["packets"])
 
@@ -139,7 +139,7 @@ def lab() -> Iterator[Lab]:
 
 @pytest.fixture
 def agents(lab: Lab, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Starts agents: (name, endpoint, interval, **variables). Each agent ends with its test."""
+    """Returns a function (name, endpoint, interval, **variables) that starts agents. Each agent ends with its test."""
     started: list[Agent] = []
 
     def start(name: str, endpoint: str, interval: str, **variables: str) -> Agent:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds link headers of captures: with scapy, or by hand where scapy has none."""
+"""Builds the link headers of captures, with scapy or, where scapy does not support them, by hand."""
 
 import struct
 from collections.abc import Callable
@@ -62,7 +62,7 @@ def _ppp_framed(ip: bytes) -> bytes:
 
 
 def _ppp_compressed(ip: bytes) -> bytes:
-    """RFC 1661 section 6.5: the protocol in one byte."""
+    """RFC 1661 section 6.5: the protocol number has one byte."""
     return b"\xff\x03" + bytes([_ppp_protocol(ip)]) + ip
 
 
@@ -93,7 +93,7 @@ def _loopback(ip: bytes) -> bytes:
 Frame = Callable[[bytes], bytes]
 
 
-CHECKSUM = b"\xfc\xfc\xfc\xfc"  # of a frame; no test reads it
+CHECKSUM = b"\xfc\xfc\xfc\xfc"  # the frame check sequence; no test reads it
 
 
 def _behind(front: bytes, frame: Frame, behind: bytes = b"") -> Frame:
@@ -101,7 +101,7 @@ def _behind(front: bytes, frame: Frame, behind: bytes = b"") -> Frame:
 
 
 def _llc(front: bytes) -> Frame:
-    """LLC with SNAP (RFC 1042) after a header."""
+    """Appends LLC with SNAP (RFC 1042) to a header."""
     return lambda ip: front + b"\xaa\xaa\x03\0\0\0" + struct.pack(">H", _ethertype(ip)) + ip
 
 
@@ -147,7 +147,7 @@ _WIRELESS_QOS = _wireless(0x88, 0x02, b"\0\0")
 
 
 def _wireless_aggregate(ip: bytes) -> bytes:
-    """IEEE 802.11 9.3.2.2.2: an A-MSDU of one packet."""
+    """IEEE 802.11 9.3.2.2.2: an A-MSDU that contains one packet."""
     inner = _llc(b"")(ip)
     header = bytes.fromhex("020000000002 020000000001") + struct.pack(">H", len(inner))
     return b"\x88\x01\0\0" + _ADDRESSES + b"\x10\0\x80\0" + header + inner
@@ -193,12 +193,12 @@ def _enc(order: str) -> Frame:
 
 
 def _pktap(link: int, frame: Frame) -> Frame:
-    """pktap(4): length, type, link type, name, flags, family, lengths, and more."""
+    """pktap(4): length, type, link type, name, flags, family, lengths, and other fields."""
     return _behind(struct.pack("<III24sIIII", 108, 1, link, b"en0", 1, 2, 14, 0).ljust(108, b"\0"), frame)
 
 
 def _ppi(link: int, frame: Frame) -> Frame:
-    """A field of type 2 with 20 bytes."""
+    """A PPI header with one field, which has the type 2 and 20 bytes."""
     return _behind(struct.pack("<BBHI", 0, 0, 32, link) + struct.pack("<HH", 2, 20) + bytes(20), frame)
 
 
@@ -247,7 +247,7 @@ def _mpls(ip: bytes) -> bytes:
 
 
 def _cooked_as(hardware: int, protocol: int, frame: Frame) -> Frame:
-    """Linux cooked capture with the type of a device that has further headers."""
+    """Linux cooked capture whose hardware type announces further headers."""
     return _behind(struct.pack(">HHH8sH", 0, hardware, 6, b"", protocol), frame)
 
 
@@ -259,7 +259,8 @@ def _arcnet(front: bytes, new: bytes, at: int) -> Frame:
 
 
 def _arcnet_exception(ip: bytes) -> bytes:
-    """tcpdump's print-arcnet.c: flag and sequence number all ones, then type, flag and sequence number."""
+    """tcpdump's print-arcnet.c: a flag and a sequence number of all ones, followed by type, flag and sequence
+    number."""
     kind = bytes([212 if ip[0] >> 4 == 4 else 196])
     return b"\1\2" + kind + b"\xff\xff\xff" + kind + b"\0\0\1" + ip
 
@@ -268,7 +269,7 @@ def _ppp_short(ip: bytes) -> bytes:
     return bytes([_ppp_protocol(ip)]) + ip
 
 
-# name -> link type, and a function that makes a frame of an IP packet
+# name -> link type, and a function that creates a frame from an IP packet
 LINKS: dict[str, tuple[int, Callable[[bytes], bytes]]] = {
     "ethernet": (1, _ethernet),
     "802.1Q": (1, _tagged),

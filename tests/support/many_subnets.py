@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates traffic of many subnets, adds up the exports, and compares the two.
+"""Simulates traffic of many subnets, adds up the exports, and compares traffic and exports.
 
-Crowd     sends packets from and to numbered subnets through the program, and counts them
-Receiver  takes an exporter's metrics, and checks that every series continues where it was
+Crowd     sends packets from and to numbered subnets through the program, and counts the packets
+Receiver  receives an exporter's metrics, and checks that every series continues correctly
 """
 
 import ipaddress
@@ -31,7 +31,8 @@ SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 6
 
 
 def address_of(subnet: int) -> bytes:
-    """Return an address of a numbered subnet. The subnets are /24s in few /16s, and these are in fewer /8s."""
+    """Return an address of a numbered subnet. The subnets are /24 networks. They belong to a few /16 networks, and
+    these belong to two /8 networks."""
     return bytes([20 + subnet % 2, subnet % 6, subnet, 9])
 
 
@@ -52,8 +53,8 @@ class Bounds(NamedTuple):
 
 
 def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
-    """Set this idle timeout, and free all slots but the overflow slot."""
-    bench.collector._readers.clear()  # a failed test may have left one
+    """Set this idle timeout, and free all slots except the overflow slot."""
+    bench.collector._readers.clear()  # a failed test may have left a reader
     crowd, reader, slots = Crowd(bench), bench.collector.reader(), bench.collector.slots
     forget_flows(bench.collector.program.maps)
     slots.idle_ns = SECOND
@@ -67,16 +68,17 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
 
 
 class Crowd:
-    """Sends packets of subnets, and counts packets and bytes (twice, as each has two ends), RTTs and their sum.
+    """Sends packets of subnets. Counts packets and bytes, RTTs, and the sum of the RTTs. Packets and bytes count twice,
+    because each packet has a source and a destination subnet.
 
-    The packets' clock only goes forward, and the clock of idle subnets goes with it.
+    The time of the packets only advances. The clock for idle subnets advances with it.
     """
 
     _days = itertools.count()
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # Later readers also report what is there already.
+        # New readers report earlier counts, too.
         there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
         self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
         self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
@@ -112,7 +114,7 @@ class Crowd:
         self.now_ns += round(seconds * SECOND)
 
     def ping(self, subnet: int, rtt_ns: int) -> None:
-        """Send an echo request and its reply. No flow remembers the slots; the slot cache does."""
+        """Send an echo request and its reply. No flow stores the slots for these packets, only the slot cache does."""
         before = self.truth.copy()
         self._port += 1
         for entry, kind in ((EGRESS, 8), (INGRESS, 0)):
@@ -128,14 +130,14 @@ class Crowd:
         frame[FLAGS] = flags
         ports = (443, port) if entry == INGRESS else (port, 443)
         struct.pack_into("!HH", frame, PORTS, *ports)
-        # The sequence number advances with the timestamp: each segment follows the last.
+        # The sequence number advances with the timestamp, so each segment continues the previous one.
         here, there = (4 * tsecr, 4 * tsval) if entry == INGRESS else (4 * tsval, 4 * tsecr)
         struct.pack_into("!II", frame, PORTS + 4, *((there, here) if entry == INGRESS else (here, there)))
         struct.pack_into("!II", frame, TSVAL, tsval, tsecr)
         self._send(entry, frame, subnet)
 
     def talk(self, subnet: int, rtt_ns: int) -> None:
-        """Send two segments of the subnet's TCP flow, which remembers its slots. The second answers the first."""
+        """Send a segment of the subnet's TCP flow and its reply. The flow stores its slots."""
         if subnet not in self._talks:
             self._talks[subnet] = 1
             self._segment(EGRESS, subnet, 2000 + subnet, 1, 0)
@@ -148,7 +150,7 @@ class Crowd:
 
 @dataclass
 class _Stream:
-    """The received points of a series. `ended` is the value that the series had when it started again."""
+    """The received points of a series. `ended` is the sum of the values that the series had at each restart."""
 
     start_ns: int = 0
     time_ns: int = 0
@@ -162,28 +164,28 @@ class _Stream:
 def _value(point: Any) -> Counter[Any]:
     if not isinstance(point, ExponentialHistogramDataPoint):
         return Counter({"value": point.value})
-    # At scale 0, to which all histograms can be reduced.
+    # Convert the buckets to scale 0, to which all histograms can be reduced.
     value: Counter[Any] = Counter({RTTS: point.count, RTT_NS: round(point.sum * 1e9)})
     for i, count in enumerate(point.positive.bucket_counts):
         value[(point.positive.offset + i) >> point.scale] += count
     assert point.count == sum(point.positive.bucket_counts)
-    if semconv.SUBNET in (point.attributes or {}):  # the overflow point may have RTTs from before the reader existed
+    if semconv.SUBNET in (point.attributes or {}):  # the overflow point may include RTTs that are older than the reader
         mean = point.sum / point.count
         assert point.min * (1 - 1e-9) <= mean <= point.max * (1 + 1e-9)
     return value
 
 
 class Receiver:
-    """Adds up what an exporter delivers."""
+    """Adds up the exported points."""
 
     def __init__(self, producer: EppingMetricProducer) -> None:
         self.producer = producer
-        self.subnets: set[Any] = set()  # of the latest export
+        self.subnets: set[Any] = set()  # the subnets of the latest export
         self._is_delta = producer.temporality is AggregationTemporality.DELTA
         self._streams: dict[Any, _Stream] = {}
 
     def export(self, arrives: Any = lambda: True) -> bool:
-        """Export, drop requests for which `arrives` is false, and return whether all requests arrived."""
+        """Export. Requests for which `arrives` returns false are lost. Return true if all requests arrived."""
         self.producer.read()
         self.subnets, seen, whole = set(), set[Any](), True
         for batch in self.producer.batches():
@@ -200,7 +202,7 @@ class Receiver:
             if not metric.name.startswith("epping.agent"):
                 for point in metric.data.data_points:
                     name = metric.name, *sorted((point.attributes or {}).items())
-                    assert name not in seen, f"twice in an export: {name}"
+                    assert name not in seen, f"the series is twice in one export: {name}"
                     seen.add(name)
                     if metric.name != metric_table.ACTIVE_FLOWS.name:
                         self._hear(self._streams.setdefault(name, _Stream()), point)
@@ -214,16 +216,16 @@ class Receiver:
         assert start_ns <= time_ns
         assert min(value.values()) >= 0
         if self._is_delta or start_ns != stream.start_ns:
-            assert start_ns >= stream.time_ns, "a point overlaps the one before"
+            assert start_ns >= stream.time_ns, "a point overlaps the previous point"
             stream.ended += stream.value
         else:
             assert time_ns > stream.time_ns
             for key, before in stream.value.items():
-                assert value[key] >= before, "a series counts backwards"
+                assert value[key] >= before, "the value of a series has decreased"
         stream.start_ns, stream.time_ns, stream.value = start_ns, time_ns, value
 
     def total(self, name: str, **attributes: str) -> Counter[Any]:
-        """Return the sum of all series of a metric that have these attributes, such as `subnet`."""
+        """Return the sum of all series of a metric that have all these attributes, such as `subnet`."""
         wanted = {f"epping.{key}": value for key, value in attributes.items()}
         found: Counter[Any] = Counter()
         for (metric, *labels), stream in self._streams.items():
@@ -232,7 +234,7 @@ class Receiver:
         return found
 
     def check(self, truth: Counter[str]) -> None:
-        """Check that everything counted was exported once."""
+        """Check that all counts were exported exactly once."""
         for name in (PACKETS, IO):
             assert self.total(name)["value"] == truth[name], name
         rtts = self.total(metric_table.RTT.name)

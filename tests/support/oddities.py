@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP conversations with odd timestamps, data in the SYN, lost segments and copied packets, whose RTTs are known.
+"""Unusual TCP conversations with known RTTs: odd timestamps, data in the SYN, lost segments, and packets that are
+captured twice.
 
-A client sends requests, a server answers, and the client acknowledges. The capture is made FAR_MS from the server and
-NEAR_MS from the client: every RTT of the server is FAR_MS and every RTT of the client is NEAR_MS, by each method. Any
-other RTT is wrong. `Talk.rtts` says how many RTTs each method gives when each exchange is measured.
+A client sends requests, a server replies, and the client acknowledges the replies. The capture is made FAR_MS from the
+server and NEAR_MS from the client. So with each method, every RTT of the server is FAR_MS, and every RTT of the client
+is NEAR_MS. Any other RTT is wrong. `Talk.rtts` has the number of RTTs that each method gives if each exchange is
+measured.
 
     from tests.support.oddities import ODDITIES
     talk = ODDITIES["timestamps stop"](version=6)
     capture = talk.transcript.write(folder)      # PATH of a pcap file
-    talk.rtts["tcp_sequence", SERVER]            # how many; (method, end) -> count
+    talk.rtts["tcp_sequence", SERVER]            # the number of RTTs; the key is (method, endpoint)
     talk.transcript.sender(frame)                # CLIENT or SERVER; frames count from 1
     talk.far_ms, talk.near_ms, talk.copies, talk.retransmitted
 
-    python -m tests.support.oddities FOLDER   # writes all of them, IPv4 and IPv6, with a list of what to expect
+    python -m tests.support.oddities FOLDER   # writes all conversations over IPv4 and IPv6, and lists the RTTs
 """
 
 import sys
@@ -28,25 +30,26 @@ CLIENT, SERVER = 0, 1
 FAR_MS, NEAR_MS = 30.0, 1.0
 REQUEST, ANSWER = 100, 200  # bytes
 EXCHANGES = 30
-# Late in a tick of the clocks: a retransmission soon after has a later TSval.
+# These times are late in a tick of the clocks, so that a retransmission shortly afterwards has a later TSval.
 _BEGIN_MS, _GAP_MS = 100.9, 200.0
-# Early in a tick: a packet soon after is in the same tick.
+# These times are early in a tick, so that a packet shortly afterwards is in the same tick.
 _EAGER_BEGIN_MS, _EAGER_MS = 100.1, 0.02
-# Before the first exchange.
+# The number of the exchange before the first one.
 HANDSHAKE = -1
 _WORD = 1 << 32
 
-# (ms since the conversation began, number of the exchange or HANDSHAKE) -> TSval; None: the segment has no timestamp.
+# (ms since the start of the conversation, number of the exchange or HANDSHAKE) -> TSval, or None if the segment has no
+# timestamp
 Clock = Callable[[float, int], int | None]
 
 
 def running(at_ms: float, exchange: int) -> int | None:
-    """The clock of Linux: one tick each ms."""
+    """A clock like that of Linux, with one tick per ms."""
     return 1_000_000 + int(at_ms)
 
 
 def wrapping(at_ms: float, exchange: int) -> int | None:
-    """A clock that passes 2^32 in the middle of the conversation."""
+    """A clock that wraps around at 2^32 in the middle of the conversation."""
     return (_WORD - 3000 + int(at_ms)) % _WORD
 
 
@@ -63,7 +66,7 @@ def handshake_only(at_ms: float, exchange: int) -> int | None:
 
 
 def changing(*phases: tuple[int, Clock]) -> Clock:
-    """A clock that runs, and changes from each of these exchanges on."""
+    """A clock that runs at first, and is replaced by another clock from each of these exchanges on."""
 
     def clock(at_ms: float, exchange: int) -> int | None:
         current = [phase for begin, phase in phases if exchange >= begin]
@@ -73,7 +76,7 @@ def changing(*phases: tuple[int, Clock]) -> Clock:
 
 
 def frozen(begin: int, end: int = EXCHANGES) -> Clock:
-    """A clock that stands still from one exchange until another."""
+    """A clock that stands still from exchange `begin` until exchange `end`."""
     value = running(_BEGIN_MS + begin * _GAP_MS, begin)
     assert value is not None
     return changing((begin, constant(value)), (end, running))
@@ -82,13 +85,13 @@ def frozen(begin: int, end: int = EXCHANGES) -> Clock:
 class Talk:
     """One conversation.
 
-    clocks          of client and server
-    fast_open       bytes of the request that the SYN carries (RFC 7413)
-    refused         the server does not accept these bytes: they are sent after the handshake
-    early           the server's first answer follows the SYN-ACK, before the client has acknowledged it
-    eager           each request follows the acknowledgement of the last answer within a tick of the client's clock
-    lossy           every fourth request is lost after the capture, and sent again after three duplicate ACKs
-    copy_after_ms   each packet is captured once more after this time, with `hops` routers in between
+    clocks          the timestamp clocks of client and server
+    fast_open       the number of bytes of the request in the SYN (RFC 7413)
+    refused         the server does not accept these bytes, so the client sends them again after the handshake
+    early           the server sends its first reply before the client has acknowledged the SYN-ACK
+    eager           each request follows the acknowledgement of the last reply within a tick of the client's clock
+    lossy           every fourth request is lost after the capture, and retransmitted after three duplicate ACKs
+    copy_after_ms   each packet is captured once more after this time; there are `hops` routers in between
     """
 
     def __init__(
@@ -112,7 +115,7 @@ class Talk:
         self._clocks = clocks or (running, running)
         self._copy_after_ms, self._hops = copy_after_ms, hops
         self._next = [1000, 500_000]  # sequence numbers
-        self._latest: list[int | None] = [None, None]  # TSval of each end
+        self._latest: list[int | None] = [None, None]  # the latest TSval of each endpoint
         self._shake_hands(fast_open, refused, early)
         for exchange in range(EXCHANGES):
             at_ms = _BEGIN_MS + exchange * _GAP_MS
@@ -147,20 +150,21 @@ class Talk:
             self._segment(again_ms + self.far_ms, SERVER, "A", HANDSHAKE)
 
     def _ask(self, at_ms: float, exchange: int, size: int = REQUEST) -> None:
-        """Send a request. The RTT from the request to the answer is one of the server."""
+        """Send a request. The RTT from the request to the reply counts for the server."""
         self.rtts[self._method(CLIENT, at_ms, at_ms + self.far_ms, exchange), SERVER] += 1
         self._segment(at_ms, CLIENT, "PA", exchange, size)
 
     def _answer(self, at_ms: float, exchange: int) -> None:
-        """Send the answer and its acknowledgement."""
+        """Send the reply and its acknowledgement."""
         self.rtts[self._method(SERVER, at_ms, at_ms + self.near_ms, exchange), CLIENT] += 1
         self._segment(at_ms, SERVER, "PA", exchange, ANSWER)
         self._segment(at_ms + self.near_ms, CLIENT, "A", exchange)
 
     def _lose(self, at_ms: float, exchange: int) -> None:
-        """Send four segments, the first of which is lost. The fast retransmission (RFC 5681, 3.2) has its own RTT.
+        """Send four segments, the first of which is lost, and a fast retransmission (RFC 5681 section 3.2).
 
-        With timestamps the retransmission is timed, as its TSval is new. Without timestamps it is not (Karn's rule).
+        With timestamps, the retransmission gives an RTT, because its TSval is new. Without timestamps, it gives none
+        (Karn's rule).
         """
         spacing_ms = self.far_ms / 100
         lost, echo = self._next[CLIENT], self._echo(SERVER)
@@ -176,7 +180,8 @@ class Talk:
         self._answer(again_ms + self.far_ms, exchange)
 
     def _method(self, sender: int, at_ms: float, answered_ms: float, exchange: int) -> str:
-        """Return the method that times data of `sender`: its TSval advances and is echoed, or its sequence number."""
+        """Return the method that times data of `sender`: timestamps if its TSval advances and is echoed, otherwise
+        sequence numbers."""
         value, latest = self._clocks[sender](at_ms, exchange), self._latest[sender]
         echoed = self._clocks[1 - sender](answered_ms, exchange) is not None
         advances = value is not None and (latest is None or 0 < (value - latest) % _WORD < _WORD // 2)
@@ -210,7 +215,7 @@ class Talk:
             self.copies += 1
 
     def _echo(self, sender: int) -> int:
-        """TS.Recent (RFC 7323, 4.3): the last TSval of the other end."""
+        """Return TS.Recent (RFC 7323 section 4.3), the last TSval of the other endpoint."""
         return self._latest[1 - sender] or 0
 
 
@@ -221,12 +226,12 @@ _gone_for_a_while = changing((_MIDWAY, absent), (_BACK, running))
 _zeroed = changing((_MIDWAY, _zero))
 _copied = partial(Talk, copy_after_ms=0.06)
 
-# name -> conversation; each takes `version`
+# name -> conversation; each function takes the argument `version`
 ODDITIES: dict[str, Callable[..., Talk]] = {
     "plain": Talk,
     "timestamps wrap": partial(Talk, wrapping, wrapping),
     "no timestamps": partial(Talk, absent, absent),
-    # ---- absent
+    # ---- timestamps are absent
     "timestamps stop after the handshake": partial(Talk, handshake_only, handshake_only),
     "timestamps of the client stop after the handshake": partial(Talk, handshake_only, running),
     "timestamps of the server stop after the handshake": partial(Talk, running, handshake_only),
@@ -236,7 +241,7 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "timestamps of the server stop": partial(Talk, running, _gone),
     "timestamps stop and return": partial(Talk, _gone_for_a_while, _gone_for_a_while),
     "timestamps of the client stop and return": partial(Talk, _gone_for_a_while, running),
-    # ---- still
+    # ---- timestamps stand still
     "timestamps stand still": partial(Talk, constant(1234), constant(5678)),
     "timestamps of the client stand still": partial(Talk, constant(1234), running),
     "timestamps of the server stand still": partial(Talk, running, constant(5678)),
@@ -244,12 +249,12 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "timestamps of the client freeze": partial(Talk, frozen(_MIDWAY), running),
     "timestamps of the server freeze": partial(Talk, running, frozen(_MIDWAY)),
     "timestamps freeze and return": partial(Talk, frozen(_MIDWAY, _BACK), frozen(_MIDWAY, _BACK)),
-    # ---- zero
+    # ---- timestamps are zero
     "timestamps are zero": partial(Talk, _zero, _zero),
     "timestamps of the client are zero": partial(Talk, _zero, running),
     "timestamps of the server are zero": partial(Talk, running, _zero),
     "timestamps become zero": partial(Talk, _zeroed, _zeroed),
-    # ---- taken by a pure ACK
+    # ---- the TSval of a request was sent in a pure ACK before
     "requests follow acknowledgements": partial(Talk, eager=True),
     "requests follow acknowledgements without timestamps": partial(Talk, absent, absent, eager=True),
     # ---- lost segments
@@ -257,7 +262,8 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "lossy without timestamps": partial(Talk, absent, absent, lossy=True),
     "lossy, timestamps stop": partial(Talk, _gone, _gone, lossy=True),
     "lossy, timestamps freeze": partial(Talk, frozen(_MIDWAY - 1), frozen(_MIDWAY - 1), lossy=True),
-    # The lost segment and its retransmission have the same TSval, the first that stands still. Its echo gives no RTT.
+    # The lost segment and its retransmission have the same TSval, the first one that stands still. Its echo gives no
+    # RTT.
     "lost as timestamps freeze": partial(Talk, frozen(_MIDWAY), frozen(_MIDWAY), lossy=True),
     # ---- TCP fast open
     "fast open": partial(Talk, fast_open=50),
@@ -275,9 +281,9 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "copied, fast open": partial(_copied, fast_open=50),
     "copied and lossy": partial(_copied, lossy=True),
     "copied and lossy without timestamps": partial(_copied, absent, absent, lossy=True),
-    # True fast retransmissions soon after the first transmission, 0.6 ms and 83 us. Without timestamps, headers differ
-    # from those of the first transmission by the identification of IPv4; in IPv6 by nothing, but duplicate ACKs come
-    # in between.
+    # Real fast retransmissions, 0.6 ms or 83 us after the first transmission. Without timestamps, the IPv4 header of
+    # the retransmission differs only in the identification. In IPv6 the headers are equal, but duplicate ACKs come in
+    # between.
     "lossy in a data centre": partial(Talk, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy in a data centre without timestamps": partial(Talk, absent, absent, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy at a switch without timestamps": partial(Talk, absent, absent, far_ms=0.08, near_ms=0.02, lossy=True),
@@ -285,7 +291,7 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
 
 
 def write(folder: Path) -> None:
-    """Write all conversations as NNv4.pcap and NNv6.pcap, and print what to expect of each."""
+    """Write all conversations as NNv4.pcap and NNv6.pcap, and print the expected RTTs of each."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, (name, make) in zip(count(1), ODDITIES.items(), strict=False):
         for version in (4, 6):

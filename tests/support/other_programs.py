@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small programs of others for the hooks of an interface, written in BPF instructions.
+"""Small programs for the hooks of an interface, as other software may attach them. They are written in BPF
+instructions.
 
-A program ends with TCX_NEXT, so that the next program of the hook runs too, or with another verdict.
+A program ends with TCX_NEXT, so that the next program on the hook runs, too, or with another verdict.
 """
 
 import ctypes
@@ -30,17 +31,18 @@ CONTEXT, STACK = 6, 10
 
 
 def copy(to: int, register: int) -> bytes:
-    """to = register"""
+    """to = register, as one instruction"""
     return struct.pack("=BBhi", 0xBF, register << 4 | to, 0, 0)
 
 
 def set_to(register: int, value: int) -> bytes:
-    """register = value"""
+    """register = value, as one instruction"""
     return struct.pack("=BBhi", 0xB7, register, 0, value)
 
 
 def call(helper: int, *arguments: int | bytes) -> bytes:
-    """Call a helper on the packet. Numbers are passed as values, bytes (a multiple of 4) by stack address."""
+    """Return instructions that call a helper on the packet. Numbers are passed as values. Bytes (a multiple of 4) are
+    written to the stack, and their address is passed."""
     code = b""
     for register, argument in enumerate(arguments, 2):
         if isinstance(argument, bytes):
@@ -54,7 +56,7 @@ def call(helper: int, *arguments: int | bytes) -> bytes:
 
 
 def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> int:
-    """Load a program that makes these calls and ends with a verdict, and return its descriptor."""
+    """Load a program that makes these calls and returns a verdict. Return its file descriptor."""
     code = b"".join([copy(CONTEXT, 1), *calls, set_to(0, verdict), struct.pack("=BBhi", 0x95, 0, 0, 0)])
     library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     arguments = kind, b"neighbour", b"GPL", code, ctypes.c_size_t(len(code) // 8), None
@@ -65,7 +67,7 @@ def load(calls: Sequence[bytes] = (), verdict: int = TCX_NEXT, kind: int = BPF_P
 
 @contextmanager
 def loaded(verdict: int, kind: int = BPF_PROG_TYPE_SCHED_CLS) -> Iterator[int]:
-    """Load a program that gives a verdict, and close its descriptor after the body."""
+    """Load a program that returns a verdict, and close its file descriptor after the body."""
     program = load(verdict=verdict, kind=kind)
     try:
         yield program
@@ -81,9 +83,9 @@ def attached(
     verdict: int = TCX_NEXT,
     place: int = libbpf.BPF_F_BEFORE,
 ) -> Iterator[None]:
-    """Attach the program to hooks of an interface while the body runs, before or after the programs there.
+    """Attach the program to hooks of an interface while the body runs, before or after the other programs there.
 
-    The interface is one of the calling thread's namespace.
+    The interface must be in the network namespace of the calling thread.
     """
     with ExitStack() as stack:
         program = load(calls, verdict)
@@ -97,7 +99,7 @@ def attached(
 def xdp(name: str, program: int) -> Iterator[None]:
     """Attach an XDP program to an interface in generic mode while the body runs.
 
-    The interface is one of the calling thread's namespace.
+    The interface must be in the network namespace of the calling thread.
     """
     attach = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_xdp_attach
     ifindex, generic = socket.if_nametoindex(name), 1 << 1  # XDP_FLAGS_SKB_MODE, linux/if_link.h
@@ -117,7 +119,8 @@ def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
 
 @contextmanager
 def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """Attach a filter: with priority 1, before which the kernel puts no other filter, or as the last one."""
+    """Attach a filter while the body runs: either with priority 1, before which the kernel puts no other filter, or as
+    the last one."""
     ifindex = socket.if_nametoindex(name)
     with loaded(verdict) as program:
         libbpf.tc_create_qdisc(ifindex)
@@ -131,5 +134,6 @@ def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
                 libbpf.tc_detach(ifindex, point, handle, priority)
 
 
-# By kind of hook: attaches a program that gives a verdict, `first` or `last`, while the body runs.
+# By kind of hook: a function that attaches a program with a verdict, as the `first` or `last` program, while the body
+# runs.
 PUT = {"tcx": on_tcx, "clsact": on_clsact}

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An OTLP receiver, gRPC or HTTP, with configurable answers: first errors, then a response.
+"""An OTLP receiver for gRPC or HTTP with configurable responses: first errors, then a success.
 
-The lab's `Sink` shows what a request contains; this receiver shows how an exporter handles an answer. Its errors ask
-for another try soon, as each transport defines it, so that no test waits for a second.
+The lab's `Sink` shows the contents of requests; this receiver shows how an exporter handles the responses. Its errors
+request a retry after a short time, in the way that each transport defines, so that no test waits for a second.
 """
 
 import socket
@@ -27,9 +27,9 @@ GRPC, HTTP = "grpc", "http"
 
 @dataclass
 class Receiver:
-    """`errors` are the status codes of the next answers, `response` is the body of later ones.
+    """`errors` has the status codes of the next responses. `response` is the body of all later responses.
 
-    `bodies` are the requests.
+    `bodies` has the received requests.
     """
 
     protocol: str
@@ -39,7 +39,7 @@ class Receiver:
     bodies: list[bytes] = field(default_factory=list)
 
     def next_error(self, body: bytes) -> Any:
-        """Record a request, and return the error for it, if any."""
+        """Record a request, and return the error for it, or None."""
         self.bodies.append(body)
         return self.errors.pop(0) if self.errors else None
 
@@ -72,7 +72,7 @@ def receiver(protocol: str) -> Iterator[Receiver]:
 
 @dataclass
 class Relay:
-    """`bytes` is how many bytes a client has sent through `port`."""
+    """`bytes` counts the bytes that a client has sent through `port`."""
 
     port: int
     bytes: int = 0
@@ -85,7 +85,7 @@ def relay(port: int) -> Iterator[Relay]:
         one = Relay(listener.getsockname()[1])
 
         def back(far: socket.socket, near: socket.socket) -> None:
-            with suppress(OSError):  # the client is gone
+            with suppress(OSError):  # the client has closed the connection
                 while data := far.recv(65536):
                     near.sendall(data)
 

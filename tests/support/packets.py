@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in every form that the program must read, and a conversation that shows whether the program read them.
+"""Packets in every form that the program must read, and a conversation that shows whether the program has read them.
 
-Packets are built by scapy, or by hand from their RFCs. An RTT shows that the program read a timestamp: a segment of the
-tested form is sent and answered, and the program has to find both its TSval and its TSecr. A form is a function that
-takes a plain segment of `Flow.frame()` and returns it changed.
+Packets are built by scapy, or by hand from their RFCs. An RTT shows that the program read the timestamps: a segment and
+its reply are sent in the tested form, and the program must find the TSval of the first and the TSecr of the second. A
+form is a function that changes a plain segment of `Flow.frame()`.
 """
 
 import struct
@@ -20,11 +20,11 @@ from otel_epping.lab.namespaces import Namespace
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, Bench, Flow
 
 ETHERNET, IPV4, IPV6, TCP_TIMESTAMP = 14, 20, 40, 32
-LEAST_FRAME = ETHERNET + 1  # the minimum of a test run
-# With both addresses, scapy sends no ARP request.
+LEAST_FRAME = ETHERNET + 1  # the minimum for BPF_PROG_TEST_RUN
+# If both addresses are set, scapy sends no ARP request.
 MAC = "02:00:00:00:00:01"
 ETHER = Ether(src=MAC, dst=MAC)
-# IANA protocol numbers of the extension headers that the program skips, and of two others
+# IANA's protocol numbers of the extension headers that the program skips, and of two headers that are also used here
 HOP_BY_HOP, ROUTING, FRAGMENT, AH, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
 EXTENSIONS = (HOP_BY_HOP, ROUTING, AH, DESTINATION, MOBILITY)
 NOP, EOL = b"\x01", b"\x00"
@@ -34,7 +34,7 @@ Transform = Callable[[bytes], bytes]
 
 
 def fed(bench: Bench, frame: bytes | Packet, **how: int | str) -> tuple[str, int, int]:
-    """Feed a received packet, check that it is counted once, and return its kind, packets and bytes."""
+    """Feed a received packet, check that it is counted once, and return its kind and the counted packets and bytes."""
     with bench.counting() as counted:
         assert bench.feed(frame, **how) is None  # type: ignore[arg-type]
     ((name, tally),) = [(name, tally) for name, tally in counted.changes.items() if isinstance(tally, tuple)]
@@ -44,7 +44,7 @@ def fed(bench: Bench, frame: bytes | Packet, **how: int | str) -> tuple[str, int
 
 
 class Conversation:
-    """A flow whose segments have a chosen form: `rtt(form)` sends data of that form, and a reply of that form."""
+    """A flow whose segments have a chosen form. `rtt(form)` sends data in that form and a reply in that form."""
 
     def __init__(self, flow: Flow) -> None:
         self.flow = flow.begun(0)
@@ -52,7 +52,7 @@ class Conversation:
         self.now_ns = flow.start_ns
 
     def rtt(self, form: Transform, options: Callable[[int, int], bytes] | None = None, **how: int) -> int | None:
-        """Return the RTT of 5 ms, or None. `options` makes TCP options from (TSval, TSecr)."""
+        """Return the RTT of 5 ms, or None. `options` is a function from (TSval, TSecr) to TCP options."""
         self.tsval += 10
         self.now_ns += 10 * MS
         options = options or (lambda tsval, tsecr: 2 * NOP + timestamp(tsval, tsecr))
@@ -74,7 +74,7 @@ class Conversation:
 
 @contextmanager
 def without_link_header(bench: Bench) -> Iterator[int]:
-    """Enter a namespace, and yield the index of an interface whose packets begin with the IP header."""
+    """Enter a namespace, and yield the index of an interface whose packets start with the IP header."""
     with Namespace("no link header") as namespace:
         namespace.ip("link add plain index 5000 type veth peer name right", "link set plain up")
         bench.register(Interface("plain", 5000, 0))
@@ -95,7 +95,7 @@ def set_byte(frame: bytes, at: int, value: int) -> bytes:
 
 
 def with_length(frame: bytes) -> bytes:
-    """Return the frame with the right length field in its IP header."""
+    """Return the frame with the correct length field in its IP header."""
     if frame[12:14] == b"\x08\x00":
         return frame[:16] + struct.pack(">H", len(frame) - ETHERNET) + frame[18:]
     return frame[:18] + struct.pack(">H", len(frame) - ETHERNET - IPV6) + frame[20:]
@@ -110,13 +110,15 @@ def with_ip_options(size: int) -> Transform:
 
 
 def with_extensions(*headers: tuple[int, int]) -> Transform:
-    """Insert extension headers (protocol number, units of length beyond the minimum) after the IPv6 header."""
+    """Return a form that inserts extension headers (protocol number, units of length beyond the minimum) after the IPv6
+    header."""
 
     def form(frame: bytes) -> bytes:
         chain = b""
         protocols = [number for number, _ in headers] + [frame[20]]
         for (number, units), following in zip(headers, protocols[1:], strict=True):
-            # RFC 4302 2.2: 4-byte words minus 2; RFC 8200 4.2: 8-byte units, the first one not counted
+            # The length counts words of 4 bytes, minus 2 (RFC 4302 section 2.2), or units of 8 bytes, minus 1 (RFC 8200
+            # section 4.2)
             size = (units + 2) * 4 if number == AH else (units + 1) * 8
             chain += bytes([following, units]) + bytes(size - 2)
         frame = set_byte(frame, 20, protocols[0])
@@ -133,12 +135,13 @@ def v6_kind(packet: Packet) -> Packet:
     return ETHER / IPv6(src="2001:dba::1", dst="2001:dbb::1") / packet
 
 
-# The version numbers, and the type bits of an Initial packet (RFC 9000 17.2.2, RFC 9369 3.2).
+# The version numbers, and the type bits of an Initial packet (RFC 9000 section 17.2.2, RFC 9369 section 3.2).
 QUIC_VERSIONS = {1: (0x00000001, 0x00), 2: (0x6B3343CF, 0x10)}
 
 
 def quic(kind: int, version: int = 1) -> Packet:
-    """Return a packet with a long header (RFC 9000 17.2). Types in version 1: 0 Initial, 2 Handshake, 3 Retry."""
+    """Return a packet with a long header (RFC 9000 section 17.2). The types in version 1 are 0 Initial, 2 Handshake, 3
+    Retry."""
     number, initial = QUIC_VERSIONS[version]
     types = ((kind << 4) + initial) & 0x30
     return Raw(struct.pack("!BI", 0xC0 | types, number) + bytes(1195))

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long tests wait for a condition. A shorter limit makes no test faster, and the machine may be busy."""
+"""The time for which tests wait for a condition. It is long because the machine may be busy; it does not slow down
+tests."""
 
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ PATIENCE_S = 60.0
 
 
 def becomes(value: Callable[[], Any], expected: Any) -> None:
-    """Call `value` until it returns what is expected."""
+    """Call `value` until it returns the expected value."""
     deadline = time.monotonic() + PATIENCE_S
     while (found := value()) != expected and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -17,8 +18,8 @@ def becomes(value: Callable[[], Any], expected: Any) -> None:
 
 
 def stays(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Check that the condition is true now and for so many seconds."""
+    """Check that the condition is true now and stays true for this number of seconds."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        assert condition(), f"not for {seconds} s: {what}"
+        assert condition(), f"this was not true for {seconds} s: {what}"
         time.sleep(0.05)

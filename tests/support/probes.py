@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asks the probes of an agent: start it with the options PROBED."""
+"""Sends requests to the health probes of an agent. The agent must be started with the options PROBED."""
 
 import http.client
 import json

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Feeds packets to the loaded kernel program and reads what it counted.
+"""Feeds packets to the loaded kernel program and reads its counts.
 
-BPF_PROG_TEST_RUN runs the program in the kernel on bytes of the caller. Built with `packet_clock`, the program takes
-its time from the packet too. So a test sets the time of each packet to the nanosecond, and results never vary.
+BPF_PROG_TEST_RUN runs the program in the kernel on a packet of the caller. If `packet_clock` is set, the program takes
+the time from the packet, too. So a test sets the time of each packet to the nanosecond, and results are reproducible.
 
-    Bench   a loaded program: feed a packet, see which RTT it completed, and read the counters
-    Flow    a TCP connection between two subnets of its own, segment by segment
+    Bench   a loaded program: feed a packet, get the RTT that it completed, and read the counters
+    Flow    a TCP connection between two subnets that no other flow uses, segment by segment
 
-Results are read from the maps directly, not by the Reader, which has its own tests.
+Results are read directly from the maps, not by the Reader, which has its own tests.
 """
 
 import ctypes
@@ -50,7 +50,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Feeder:
-    """An entry point with its own buffers. A tight loop may change the buffers before each `run`."""
+    """An entry point of the program with its own buffers. A fast loop may change the buffers before each `run`."""
 
     def __init__(self, program_fd: int) -> None:
         self.data = ctypes.create_string_buffer(_DATA_BYTES)
@@ -74,7 +74,7 @@ class Feeder:
 
 
 class Rtt(NamedTuple):
-    """An RTT that the program counted: subnet, side and interface row."""
+    """An RTT that the program counted, with the subnet, the side and the interface row that it was counted for."""
 
     ns: int
     subnet: Network
@@ -84,9 +84,9 @@ class Rtt(NamedTuple):
 
 @dataclass
 class Counted:
-    """The changes of an interface's counters inside `Bench.counting()`: name -> increase, without zeros.
+    """The increases of an interface's counters inside `Bench.counting()`, by name. Unchanged counters are omitted.
 
-    Names of tallies, such as "received tcp", hold (packets, bytes). Others are "ecn 3" or "rtt_clamped 0".
+    The values of names such as "received tcp" are (packets, bytes). Examples of other names: "ecn 3", "rtt_clamped 0".
     """
 
     changes: dict[str, Any]
@@ -96,7 +96,7 @@ class Counted:
 
 
 class Bench:
-    """A loaded program with the packet's clock, in which the loopback interface is registered."""
+    """A loaded program with the packet clock. The loopback interface is registered in the program."""
 
     def __init__(self, config: EppingConfig) -> None:
         assert config.packet_clock
@@ -112,7 +112,7 @@ class Bench:
         self._flows = 0
 
     def array(self, name: str) -> npt.NDArray[Any]:
-        """Return a view of an array of the program, which changes as the program counts."""
+        """Return a view of an array of the program. The view always shows the current values."""
         array = map_array.Array(name, self.collector.program.maps[name])
         return array.rows(0, array.length)
 
@@ -122,7 +122,8 @@ class Bench:
         return self.row_of(interface.ifindex)
 
     def row_of(self, ifindex: int) -> int:
-        """Return the row of an interface, its number (bpf/maps.h: open addressing, 4 probes)."""
+        """Return the row of an interface, which is its number. The lookup uses open addressing with 4 probes
+        (bpf/maps.h)."""
         for row in range(ifindex, ifindex + 4):
             found = self.array("interfaces")[row % 4096]
             if found["ifindex"] == ifindex:
@@ -138,7 +139,8 @@ class Bench:
         wire_len: int = 0,
         segments: int = 0,
     ) -> Rtt | None:
-        """Run the program on a packet and return the RTT that it completed, if any. More than one is an error."""
+        """Run the program on a packet, and return the RTT that it completed, or None. Completing several RTTs is an
+        error."""
         feeder = self.feeders[entry]
         feeder.set(bytes(frame), ifindex, wire_len, segments)
         counts, sums = self.histograms["ended"].copy(), self.histograms["sum_ns"].copy()
@@ -152,19 +154,19 @@ class Bench:
         return Rtt(int(self.histograms["sum_ns"][slot] - sums[slot]), subnet, side, interface)
 
     def describe(self, slot: int) -> tuple[Network, int, int]:
-        """Return subnet, side and interface row of a slot. A subnet has the configured prefix length."""
-        assert self.slots["live"][slot], f"slot {slot} is nobody's"
+        """Return the subnet, the side and the interface row of a slot. Subnets have the configured prefix length."""
+        assert self.slots["live"][slot], f"slot {slot} is not in use"
         key = self.slots["key"][slot]
         packed = key["prefix"].tobytes()
         if key["family"] == 4:
             assert packed[:12] == bytes(10) + b"\xff\xff"
-            # strict: a bit set beyond the prefix is an error
+            # IPv4Network rejects an address with bits beyond the prefix
             return ipaddress.IPv4Network((packed[12:], self.config.prefix_v4)), int(key["side"]), int(key["interface"])
         assert key["family"] == 6
         return ipaddress.IPv6Network((packed, self.config.prefix_v6)), int(key["side"]), int(key["interface"])
 
     def slot_of(self, subnet: Network, side: int, row: int | None = None) -> int | None:
-        """Return the slot that the program would look up in its hash map."""
+        """Return the slot of a subnet in the program's hash map, or None."""
         packed = subnet.network_address.packed
         if subnet.version == 4:
             packed = bytes(10) + b"\xff\xff" + packed
@@ -173,7 +175,7 @@ class Bench:
         return None if value is None else int.from_bytes(value, "little")
 
     def traffic_of(self, slot: int) -> dict[str, tuple[int, int]]:
-        """Return packets and bytes of a slot: "from udp" -> (packets, bytes), without zeros."""
+        """Return the packets and bytes of a slot: "from udp" -> (packets, bytes). Counters that are 0 are omitted."""
         rows = self.traffic[slot]["classes"]
         found = {}
         for direction in ("from", "to"):
@@ -185,7 +187,7 @@ class Bench:
         return found
 
     def counters(self, row: int | None = None) -> dict[str, Any]:
-        """Return all counters of an interface, summed over CPUs."""
+        """Return all counters of an interface, summed over the CPUs."""
         rows = self.interface_counters[self.row if row is None else row]
         found: dict[str, Any] = {}
         for direction in ("received", "transmitted"):
@@ -199,7 +201,7 @@ class Bench:
 
     @contextmanager
     def counting(self, row: int | None = None) -> Iterator[Counted]:
-        """Yield what the body adds to the counters of an interface."""
+        """Yield the changes of an interface's counters. They are complete after the body."""
         before = self.counters(row)
         counted = Counted({})
         yield counted
@@ -212,7 +214,7 @@ class Bench:
                 counted.changes[name] = after - before[name]
 
     def flow(self, version: int = 4, ifindex: int = 1, client: str = "", server: str = "") -> "Flow":
-        """Return a flow between two subnets that were not used before, at the default prefix lengths or longer."""
+        """Return a flow between two new subnets. They differ at the default prefix lengths and at longer ones."""
         self._flows += 1
         high, low = divmod(self._flows, 256)
         if version == 4:
@@ -226,10 +228,11 @@ class Bench:
 
 
 class Flow:
-    """A TCP connection. The client is on the internal side: its segments are transmitted, those of the server received.
+    """A TCP connection. The client is on the internal side: its segments are transmitted, and those of the server are
+    received.
 
-    `client()` and `server()` send one segment, data by default, and return the RTT in ns that it completed, or None.
-    Every RTT is checked to be counted for the subnet and the side of the segment's sender.
+    `client()` and `server()` send one segment, with data by default, and return the RTT in ns that it completed, or
+    None. They check that each RTT is counted for the subnet and the side of the segment's sender.
     """
 
     def __init__(self, bench: Bench, ifindex: int, client: str, server: str) -> None:
@@ -240,7 +243,7 @@ class Flow:
         self.start_ns = START_NS
 
     def frame(self, sender: int, flags: str, tsval: int | None, tsecr: int, payload: bytes) -> bytes:
-        """Return a segment of endpoint 0 (client) or 1 (server). With `tsval` None there is no timestamp option."""
+        """Return a segment of endpoint 0 (client) or 1 (server). If `tsval` is None, it has no timestamp option."""
         layer = IP if self.addresses[0].version == 4 else IPv6
         options: list[Any] = [] if tsval is None else [("NOP", None), ("NOP", None), ("Timestamp", (tsval, tsecr))]
         network = layer(src=str(self.addresses[sender]), dst=str(self.addresses[1 - sender]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Functions of several tests that look at a reading."""
+"""Functions that several tests use to examine a reading."""
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ from otel_epping.series import histogram
 
 
 def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
-    """Return packets and bytes of each row of a reading: (rows, from or to, class, packets or bytes)."""
+    """Return the packets and bytes of each row of a reading, shape (rows, from or to, classes, packets or bytes)."""
     ways = [
         np.stack([reading.counters["classes"][way][field] for field in ("packets", "bytes")], -1)
         for way in ("from", "to")
@@ -20,11 +20,11 @@ def traffic(reading: Reading) -> npt.NDArray[np.uint64]:
 
 
 def dense(runs: SparseHistograms, buckets: int) -> Counts:
-    """Return all buckets of all rows: (rows, buckets)."""
+    """Return all buckets of all rows, shape (rows, buckets)."""
     found = np.zeros((len(runs.first), buckets), np.uint64)
     for row, (whole, first) in enumerate(zip(found, runs.first.tolist(), strict=True)):
         counts = runs.counts[runs.starts[row] : runs.starts[row + 1]]
-        assert not counts[: max(0, -first)].any(), "counts in front of bucket 0"
+        assert not counts[: max(0, -first)].any(), "there are counts before bucket 0"
         whole[max(0, first) : first + len(counts)] = counts[max(0, -first) :]
     return found
 
@@ -35,7 +35,7 @@ def buckets_of(reading: Reading, row: int, buckets: int) -> Counts:
 
 
 def runs_of(dense: Counts) -> SparseHistograms:
-    """Return histograms of (rows, buckets) as runs of minimum width."""
+    """Convert histograms of shape (rows, buckets) to runs of minimum width."""
     first, starts, counts = [], [0], []
     for row in dense:
         occupied = np.flatnonzero(row)
@@ -49,7 +49,7 @@ def runs_of(dense: Counts) -> SparseHistograms:
 
 
 def fit(buckets: histogram.Buckets, most: int = histogram.MAX_BUCKETS) -> histogram.Buckets:
-    """Return the finest scale at which at most `most` buckets hold the histogram."""
+    """Reduce the scale of a histogram until it has at most `most` buckets."""
     while len(buckets.counts) > most:
         buckets = histogram.halve(buckets)
     return buckets

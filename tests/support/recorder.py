@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes RTTs of given values, which the kernel program counts and the OpenTelemetry SDK exports in this process.
+"""Creates RTTs of given values. The kernel program counts them, and the OpenTelemetry SDK exports them in this process.
 
-The pitfalls of SDK 1.45 by number. Each was reproduced before `otel/install.py` was written:
+The pitfalls of SDK 1.45, with the tests for them. Each was reproduced before `otel/install.py` was written:
 
  1  a provider without data never calls its exporter        test_a_provider_without_data_exports_ours
  2  an exception in a collect callback ends the thread      test_a_reader_outlives_a_reading_that_fails
  3  a provider ignores readers that were added later        test_the_readers_shutdown_exports_the_last_interval
- 4  ... or clears them before it shuts them down            the same: we shut the reader down and remove no reader
+ 4  ... or removes them before it shuts them down           the same test: we shut down the reader and remove none
  5  Prometheus' reader fails on exponential histograms      test_prometheus_scrapes_the_very_same_counts
  6  exporters reject numpy's numbers                         test_points_hold_plain_numbers_only
  7  unknown minima and maxima must be None                   test_unknown_extremes_are_left_off_the_wire
@@ -15,10 +15,10 @@ The pitfalls of SDK 1.45 by number. Each was reproduced before `otel/install.py`
 10  exporters ignore the time they are given                test_an_export_keeps_its_deadline
 11  exporters ignore partial success                        test_what_a_receiver_rejects_is_counted_and_said_once
 12  a dead collector delays the shutdown                    otel/test_export_shutdown.py
-13  an ambiguous failure counts twice in delta              the exporter cannot know; cumulative, the default, is
-                                                            not affected: test_an_export_that_failed_is_repeated
+13  after an ambiguous failure, deltas count twice          the exporter cannot detect this; cumulative counts, the
+                                                            default, are correct: test_an_export_that_failed_is_repeated
 14  the first export after an outage may fail               otel/test_export_outage.py
-15  otlp-json-file pins versions that break otlp            nothing depends on it; `pip check` in CI would tell
+15  otlp-json-file requires versions that break otlp        no package depends on it; `pip check` in CI would report it
 """
 
 import dataclasses
@@ -39,9 +39,10 @@ from otel_epping.otel import metric_table, semconv
 from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 
 PACKETS = metric_table.SUBNET_PACKETS.name
-# Few subnets, as preparing their memory takes time.
+# There are few subnets, because the preparation of their memory takes time.
 CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
-# The offset of timestamps in a segment of Flow.frame(): Ethernet, IPv4, TCP, two NOPs, kind and length.
+# The offsets of the timestamps in a segment of Flow.frame(): after Ethernet, IPv4, TCP, two NOPs, and kind and length
+# of the option.
 TSVAL, TSECR = 58, 62
 SDK_RTT = "sdk.rtt"
 
@@ -59,7 +60,8 @@ def sink() -> Iterator[Sink]:
 
 
 class Conversation:
-    """A flow that makes RTTs of given values fast: two segments each, written in place."""
+    """A flow that creates RTTs of given values in a fast loop. Each RTT needs two segments, which are changed in
+    place."""
 
     def __init__(self, bench: Bench) -> None:
         flow = bench.flow().begun()
@@ -100,13 +102,13 @@ def of_subnet(sink: Sink, subnet: str) -> list[Point]:
 
 
 def packets_fed(bench: Bench) -> int:
-    """Return how many packets the program has processed, by its own counters."""
+    """Return how many packets the program has processed, according to its own counters."""
     counters = bench.counters()
     return sum(count[0] for name, count in counters.items() if name.startswith(("received", "transmitted")))
 
 
 def scrape(port: int) -> dict[str, Any]:
-    """Return families of metrics by name, as Prometheus' own parser reads them."""
+    """Return the metric families by name, parsed by Prometheus' own parser."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
         return {family.name: family for family in text_string_to_metric_families(response.read().decode())}
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Simulates older kernels and sandboxes: bpf(2), or some of its commands, fail for a process and its children.
+"""Simulates older kernels and sandboxes: makes bpf(2), or some of its commands, fail for a process and its children.
 
-Run as a script with an errno, the numbers of commands, and the command to execute: installs a seccomp filter
-(linux/filter.h).
+The script installs a seccomp filter (linux/filter.h). Its arguments are an errno, the numbers of the commands, and the
+command line to execute.
 """
 
 import ctypes
@@ -21,11 +21,12 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 
 
 def refusing(number: int, *commands: str) -> list[str]:
-    """Return the prefix of a command line under which these commands of bpf(2), or all of bpf(2), fail."""
+    """Return the first part of a command line. Under it, these commands of bpf(2) fail or, without commands, all of
+    bpf(2)."""
     return [sys.executable, __file__, str(number), ",".join(commands)]
 
 
-# A kernel without TCX hooks: queries of a hook and links to a hook are invalid arguments.
+# Simulates a kernel without TCX hooks: queries of hooks and links to hooks fail with EINVAL.
 BEFORE_TCX = refusing(errno.EINVAL, PROG_QUERY, LINK_CREATE)
 
 
@@ -34,7 +35,7 @@ def _main(number: str, commands: str, *command: str) -> None:
     code = [
         (_LOAD, 0, 0, 0),  # the number of the system call
         (_IF_EQUAL, 0, len(refused) + 1, _BPF[platform.machine()]),
-        (_LOAD, 0, 0, 16),  # its first argument
+        (_LOAD, 0, 0, 16),  # the first argument of the system call
         *((condition, len(refused) - place, 0, each) for place, (condition, each) in enumerate(refused)),
         (_RETURN, 0, 0, _ALLOW),
         (_RETURN, 0, 0, _ERRNO | int(number)),

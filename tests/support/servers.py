@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""HTTP and gRPC servers on 127.0.0.1 that answer OTLP exports as a test says."""
+"""HTTP and gRPC servers on 127.0.0.1 that reply to OTLP exports with the responses that a test sets."""
 
 import ssl
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +20,9 @@ _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 class HttpServer(ThreadingHTTPServer):
-    """Answers each POST with what `reply` returns for its headers and body: (status, headers, body).
+    """Replies to each POST with the result of `reply` for its headers and body: (status, headers, body).
 
-    It listens in the caller's network namespace, and serves inside a `with` block.
+    The server listens in the caller's network namespace, and serves while the `with` block runs.
     """
 
     daemon_threads = True
@@ -47,7 +47,7 @@ class HttpServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Nothing: the client reports a failed handshake."""
+        """Does nothing, because the client reports a failed handshake."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the bytes of a capture to a pipe, so many of them for each read."""
+"""Writes the bytes of a capture to a pipe, with a fixed number of bytes for each read."""
 
 import array
 import fcntl
@@ -29,7 +29,7 @@ def _write(pipe: int, content: bytes, size: int, given_up: threading.Event) -> N
 
 @contextmanager
 def delivered(content: bytes, size: int) -> Iterator[str]:
-    """Return a path from which `content` can be read once, `size` bytes at a time; at most 64 kiB."""
+    """Return a path from which `content` can be read once. Each read gets at most `size` bytes, and at most 64 KiB."""
     read_end, write_end = os.pipe()
     given_up = threading.Event()
     writer = threading.Thread(target=_write, args=(write_end, content, size, given_up))

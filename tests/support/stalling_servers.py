@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that accept a request and then delay it, each in another way, to test deadlines of exports."""
+"""Servers that accept a request and then delay the response, each in another way. They test the deadlines of
+exports."""
 
 import gzip
 import socket
@@ -24,14 +25,14 @@ def drip(client: socket.socket, text: bytes) -> None:
 
 
 def silent(client: socket.socket) -> None:
-    """Read everything, and send nothing."""
+    """Read all data, and send nothing."""
     with suppress(OSError):
         while client.recv(65536):
             pass
 
 
 def deaf(client: socket.socket) -> None:
-    """Read nothing: the TCP window closes."""
+    """Read nothing, so that the TCP window closes."""
     time.sleep(60)
 
 
@@ -41,7 +42,7 @@ def _after_request(answer: Manners) -> Manners:
         reading = threading.Thread(target=silent, args=(client,), daemon=True)
         reading.start()
         answer(client)
-        reading.join()  # to close the connection with unread data would reset it
+        reading.join()  # closing the connection with unread data would reset it
 
     return manners
 
@@ -83,7 +84,7 @@ def _bomb(client: socket.socket) -> None:
     client.sendall(_OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-# HOLDING servers never finish an answer; FLOODING servers send too much at once.
+# HOLDING servers never finish a response. FLOODING servers send too much data at once.
 HOLDING: dict[str, Manners] = {
     "silent": silent,
     "deaf": deaf,
@@ -96,7 +97,7 @@ FLOODING: dict[str, Manners] = {"flood": _after_request(_flood), "bomb": _after_
 
 
 class Server:
-    """Listens on `port` and counts accepted connections."""
+    """Listens on `port`, and counts the accepted connections."""
 
     def __init__(self, listener: socket.socket, manners: Manners) -> None:
         self.port: int = listener.getsockname()[1]
@@ -118,7 +119,7 @@ class Server:
 
 @contextmanager
 def serving(manners: Manners) -> Iterator[Server]:
-    """Run a server that behaves so, on 127.0.0.1 of the caller's network namespace."""
+    """Run a server with this behaviour on 127.0.0.1 of the caller's network namespace."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield Server(listener, manners)
-        listener.shutdown(socket.SHUT_RDWR)  # ends accept(), which would keep the socket listening
+        listener.shutdown(socket.SHUT_RDWR)  # ends accept(); otherwise the socket would stay open

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs systemd as process 1 in its own namespaces, with no units but those of a test.
+"""Runs systemd as process 1 in its own namespaces, with only the units of a test.
 
-It has its own processes, mounts and cgroup, and none of this machine's units. It ends with its parent, and all its
-processes end with it. An empty cgroup may remain.
+This systemd has its own processes, mounts and cgroup, and none of the units of this machine. It ends with its parent
+process, and all its processes end with it. An empty cgroup may remain.
 """
 
 import os
@@ -12,7 +12,7 @@ from pathlib import Path
 
 _SYSTEMD = "/lib/systemd/systemd"
 
-# A shell function: prints the capabilities of the threads of a unit's main process as name=value.
+# A shell function that prints the capabilities of all threads of a unit's main process, as name=value.
 HELD = r"""
 held() {
     sed -nE 's/^(Uid|Cap(Inh|Prm|Eff|Amb)|NoNewPrivs):\s*([0-9a-f]+).*/\1=\3/p' \
@@ -21,7 +21,7 @@ held() {
 """
 NOTHING_HELD = {f"Cap{name}=0000000000000000" for name in ("Inh", "Prm", "Eff", "Amb")} | {"NoNewPrivs=1"}
 
-# A cgroup for systemd, which makes its own cgroups in this one and not next to the host's.
+# Creates a cgroup for systemd, so that systemd creates its own cgroups inside it and not next to those of the host.
 _CGROUP = """
 set -e
 mount --make-rprivate /
@@ -47,7 +47,7 @@ for turn in $(seq 100); do
 done
 exit 1
 """
-# Runs the whole script, whatever the exit codes of systemctl are.
+# Runs the whole script, even if a command of it fails.
 _TEST_SERVICE = """
 [Unit]
 DefaultDependencies=no
@@ -61,9 +61,9 @@ StandardError=file:{folder}/said
 
 
 def under_systemd(folder: Path, unit: str, script: str, timeout_s: float) -> str:
-    """Run a shell script under a systemd that has `unit` as epping.service, and return its output.
+    """Run a shell script under a systemd that has `unit` as epping.service, and return the output of the script.
 
-    `folder` holds the files of this function and of the caller.
+    `folder` contains the files of this function and of the caller.
     """
     assert Path(_SYSTEMD).exists(), "systemd is not installed: apt-get install systemd"
     where = {"name": f"otel-epping-test-{os.getpid()}", "folder": folder, "systemd": _SYSTEMD}

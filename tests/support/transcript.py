@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture that a test writes packet by packet, and the output of other tools for it, worked out by hand.
+"""A capture that a test composes packet by packet, and the output of other tools for this capture, written by hand.
 
-Two endpoints talk, the client (0) and the server (1); times are milliseconds since the capture began. Adding a packet
-returns its frame number, so that a reference can name it.
+There are two endpoints, the client (0) and the server (1). Times are in milliseconds since the start of the capture. A
+method that adds a packet returns its frame number, so that a reference can name it.
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ PORTS = 40_000, 443
 
 
 class Transcript:
-    """A capture on a link of LINKS, and pping's lines and tshark's rows for it."""
+    """A capture with a link type of LINKS, and the lines of pping and rows of tshark for it."""
 
     def __init__(self, version: int = 4, link: str = "ethernet") -> None:
         self.packets: list[captures.Packet] = []
@@ -35,22 +35,22 @@ class Transcript:
         self._ip: list[bytes] = []
 
     def sender(self, frame: int) -> int:
-        """Return the sender of a packet: 0 the client, 1 the server."""
+        """Return the sender of a packet: 0 is the client, 1 is the server."""
         return self._senders[frame - 1]
 
     def say(self, at_ms: float, sender: int, layer: ScapyPacket, length: int | None = None) -> int:
-        """Add any packet. `length` replaces the length in its IPv4 header."""
+        """Add any packet. `length` replaces the length field in its IPv4 header."""
         source, destination = ADDRESSES[self.version][sender], ADDRESSES[self.version][1 - sender]
         network = IPv6 if self.version == 6 else IP
         packet = network(src=source, dst=destination) / layer
         if self.version == 4:
-            packet.id = len(self.packets) + 1  # as hosts count; a copy of a packet has the same identification
+            packet.id = len(self.packets) + 1  # hosts increment the identification; a copy of a packet has the same one
         if length is not None:
             packet.len = length
         return self._capture(at_ms, sender, bytes(packet))
 
     def copy(self, at_ms: float, frame: int, hops: int = 0) -> int:
-        """Add the IP packet of an earlier frame once more, after `hops` routers."""
+        """Add a copy of the IP packet of an earlier frame, as it looks after `hops` routers."""
         packet: ScapyPacket
         if self.version == 4:
             packet = IP(self._ip[frame - 1])
@@ -81,14 +81,14 @@ class Transcript:
         length: int | None = None,
         port: int = PORTS[0],
     ) -> int:
-        """Add a TCP segment. `times` are TSval and TSecr, and `port` is the client's."""
+        """Add a TCP segment. `times` are TSval and TSecr, and `port` is the port of the client."""
         options: list[Any] = [] if times is None else [("NOP", None), ("NOP", None), ("Timestamp", times)]
         ports = (port, PORTS[1]) if sender == 0 else (PORTS[1], port)
         tcp = TCP(sport=ports[0], dport=ports[1], flags=flags, seq=seq, ack=ack, window=500, options=options)
         return self.say(at_ms, sender, tcp / bytes(size), length)
 
     def pping_says(self, reply: int, rtt_ms: float) -> None:
-        """Add a line of `pping -m`: the reply, and its RTT."""
+        """Add a line of `pping -m` for a reply and its RTT."""
         sender = self.sender(reply)
         ends = [f"{ADDRESSES[self.version][end]}:{PORTS[end]}" for end in (sender, 1 - sender)]
         seconds, ns = divmod(self._at_ns[reply - 1], SECOND)
@@ -96,7 +96,8 @@ class Transcript:
         self.pping.append(f"{seconds}.{ns // 1000:06d} {rtt} {rtt} 0 0 0 {ends[0]}+{ends[1]}")
 
     def tshark_says(self, kind: str, reply: int, asked: int, time: str) -> None:
-        """Add a row of tshark: the reply, the packet that it answers, and the time between in tshark's unit."""
+        """Add a row of tshark: the reply, the packet to which it replies, and the time between them in tshark's
+        unit."""
         self.rows[kind].append(f"{reply},{self._at_ns[reply - 1] / SECOND:.9f},{asked},{time}")
 
     def write(self, folder: Path, name: str = "made") -> Path:

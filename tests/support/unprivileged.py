@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping as recommended: as nobody, with the three needed capabilities only. Reads in /proc which are left.
+"""Runs otel-epping as recommended: as nobody, with only the three needed capabilities. Reads from /proc which
+capabilities remain.
 
-setpriv(1) grants the capabilities as ambient ones, as systemd does. Checkout and virtual environment may be in a folder
-that only root can read, such as /root, so they are mounted at another place for nobody.
+setpriv(1) grants the capabilities as ambient capabilities, as systemd does. The checkout and the virtual environment
+may be in a folder that only root can read, such as /root. Therefore they are mounted at another place for nobody.
 """
 
 import subprocess
@@ -15,15 +16,16 @@ REPOSITORY = Path(__file__).parents[2]
 NOBODY_UID = "65534"
 NEEDED = ("bpf", "net_admin", "perfmon")
 NET_ADMIN = 1 << 12
-# A change of the user clears the signal at the end of the parent (prctl(2), PR_SET_PDEATHSIG).
+# A change of the user ID clears the signal that the process gets when its parent ends (prctl(2), PR_SET_PDEATHSIG). So
+# setpriv sets the signal after that.
 _SETPRIV = ["setpriv", "--pdeathsig", "KILL", "--reuid", NOBODY_UID, "--clear-groups"]
 _BIND = 'mount --bind "$0" /mnt && mount --bind "$1" /srv && shift && exec "$@"'
 
 
 def nobody_with(*capabilities: str, ambient: bool = True) -> list[str]:
-    """Return a command that runs another as nobody with these capabilities.
+    """Return the first part of a command line that runs the rest as nobody with these capabilities.
 
-    If not `ambient`, the other command has none, but could gain these.
+    If `ambient` is false, the command has no capability, but could gain these.
     """
     names = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     kinds = ("inh-caps", "ambient-caps", "bounding-set") if ambient else ("bounding-set",)
@@ -31,12 +33,12 @@ def nobody_with(*capabilities: str, ambient: bool = True) -> list[str]:
 
 
 def fields(status: Path) -> dict[str, str]:
-    """Return the fields of a status file of /proc."""
+    """Return the fields of a status file in /proc."""
     return {name: value.strip() for name, _, value in (line.partition(":") for line in status.read_text().splitlines())}
 
 
 def held(status: dict[str, str]) -> dict[str, int]:
-    """Return the capabilities that a thread has or can pass on."""
+    """Return the capabilities that a thread has or can pass on, by set."""
     return {name: int(status[name], 16) for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")}
 
 
@@ -50,26 +52,26 @@ def threads(pid: int) -> list[dict[str, str]]:
 
 
 def assert_holds_nothing(pid: int, kept: int = 0) -> None:
-    """Check that no thread holds a capability but `kept`, can pass one on, or can gain one."""
+    """Check that no thread holds a capability except `kept`, and that no thread can pass one on or gain one."""
     statuses = threads(pid)
     assert statuses
     for status in statuses:
         assert not any(capabilities & ~kept for capabilities in held(status).values()), status
         assert held(status)["CapInh"] == held(status)["CapAmb"] == 0, status
         assert status["NoNewPrivs"] == "1", status
-        # Only root could gain capabilities by execve(2), and only root may limit that (the bounding set).
+        # Only root could gain capabilities by execve(2), and only root can restrict this with the bounding set.
         assert status["Uid"].startswith(NOBODY_UID) or int(status["CapBnd"], 16) == 0, status
 
 
 def innermost(pid: int) -> int:
-    """Return the last of a chain of child processes, as a command in front may fork."""
+    """Return the last process of a chain of child processes, because a wrapper command may fork."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         (pid,) = map(int, children)
     return pid
 
 
 def assert_unprivileged(process: subprocess.Popen[str], log: str) -> None:
-    """Check that a watching agent holds no capability but those that its log says it keeps.
+    """Check that a running agent holds no capability except those that it keeps according to its log.
 
     CAP_NET_ADMIN is kept for clsact filters on kernels without TCX; kernel/attach/test_clsact.py tests that case.
     """
@@ -81,7 +83,8 @@ CAPABLE_NOBODY = nobody_with(*NEEDED)
 
 
 def as_nobody(setpriv: list[str], *arguments: str, python: str = "/srv/bin/python") -> list[str]:
-    """Return a command that runs Python as nobody with the capabilities of `setpriv`: otel-epping by default."""
+    """Return a command that runs Python as nobody with the capabilities of `setpriv`. By default, Python runs
+    otel-epping."""
     binds = ["unshare", "--mount", "sh", "-c", _BIND, str(REPOSITORY), sys.prefix]
     return [*binds, *setpriv, "env", "PYTHONPATH=/mnt", python, *(arguments or ("-m", "otel_epping"))]
 

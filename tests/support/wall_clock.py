@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the machine's clock back for a moment. Namespaces cannot have their own wall clock.
+"""Sets the machine's clock back for a moment. No namespace can have a wall clock of its own.
 
-If the test is killed meanwhile, a separate process restores the clock by CLOCK_MONOTONIC, as soon as its standard input
-is closed.
+If the test is killed during that moment, a separate process restores the clock by means of CLOCK_MONOTONIC, as soon as
+its standard input is closed.
 """
 
 import subprocess
@@ -22,11 +22,11 @@ time.clock_settime_ns(time.CLOCK_REALTIME, time.monotonic_ns() + difference_ns)
 
 @contextmanager
 def set_back(seconds: int) -> Iterator[None]:
-    """Set the clock back by so much while the body runs. Keep the body short."""
+    """Set the clock back by this number of seconds while the body runs. Keep the body short."""
     command = [sys.executable, "-c", _GUARD]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    ) as guard:  # the end of the block closes its input, and waits
+    ) as guard:  # the end of the block closes its input, and waits for its end
         assert guard.stdout is not None
         assert guard.stdout.readline() == b"\n"
         time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() - seconds * 10**9)

@@ -17,12 +17,12 @@ from tests.vm import expected, images, kernels, plan, store
 from tests.vm.cache import VmError, folder, say
 from tests.vm.machine import Machine, Result, require_qemu, share
 
-_LONGEST = 500  # of a result's text; results.jsonl has all of it
+_LONGEST = 500  # characters of a result's text that are printed; results.jsonl has the whole text
 _STATES = {True: "ok", False: "RED", None: "not tried"}
 
 
 def main() -> int:
-    """Run the machines one after the other. Returns 1 if a result is red, 2 if a machine could not be made."""
+    """Run the machines one after the other. Returns 1 if a result is red, 2 if a machine could not be prepared."""
     parser = argparse.ArgumentParser(prog="vm", description="Runs the agent on other kernels, in QEMU.")
     parser.add_argument("--all", action="store_true", help="every kernel with every userland")
     parser.add_argument("--only", default="", help="comma-separated tests, kernels, and pairs such as sid+trixie")
@@ -64,9 +64,9 @@ def _run(runs: list[plan.Run]) -> int:
 
 @contextmanager
 def _ingredients() -> Iterator[tuple[Path, Path]]:
-    """Make what every machine gets: the agent, and captures with the events that this machine finds in them."""
+    """Prepare the data for every machine: the agent, and captures with the events that replay finds on this machine."""
     home = folder() / "given"
-    shutil.rmtree(home, ignore_errors=True)  # left by a run that was killed
+    shutil.rmtree(home, ignore_errors=True)  # a run that was killed may have left this folder
     home.mkdir()
     product, captures = home / "product", home / "captures"
     product.mkdir()
@@ -112,7 +112,7 @@ def _line(result: Result) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout, with a + if what is tested differs from it."""
+    """Return the commit of the checkout. A + is appended if the tested files differ from the commit."""
     git = ["git", "-C", str(images.ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "bpf", "otel_epping"]).returncode
@@ -120,5 +120,5 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    os.umask(0o022)  # the user nobody runs the agent too
+    os.umask(0o022)  # the user nobody runs the agent, too
     sys.exit(main())

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages of a Debian release, by apt with a configuration of its own: this machine's is neither read nor changed."""
+"""Reads packages of a Debian release with apt and a separate configuration. The configuration of this machine is
+neither read nor changed."""
 
 import fcntl
 import os
@@ -24,7 +25,7 @@ Acquire::IndexTargets::deb::Contents-deb::DefaultEnabled "false";
 Acquire::Check-Valid-Until "{valid}";
 APT::Sandbox::User "root";
 """
-# What belongs to a kernel: newer ones have their image and modules in packages of their own.
+# The packages of a kernel. Newer kernels have the image and the modules in separate packages.
 _KERNEL = re.compile(r"linux-(image|base|binary|modules)-\d\S*")
 
 
@@ -38,7 +39,7 @@ def sources(suite: str) -> str:
 
 
 class Suite:
-    """A release or its backports, as the mirror has it now. Raises VmError if apt cannot read it."""
+    """A release or its backports, in the current state of the mirror. Raises VmError if apt cannot read it."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -47,7 +48,7 @@ class Suite:
             (home / part).mkdir(parents=True, exist_ok=True)
         (home / "status").touch()
         (home / "sources.list").write_text(sources(name))
-        # sid has no releases: a mirror's copy may be past its date.
+        # sid has no releases, and a mirror's copy of its index may have expired.
         (home / "apt.conf").write_text(_CONFIG.format(home=home, valid=str(name != "sid").lower()))
         self._environment = os.environ | {"APT_CONFIG": str(home / "apt.conf"), "LC_ALL": "C"}
         with (home / "lock").open("w") as lock:  # apt does not wait for the lock on its lists
@@ -61,7 +62,7 @@ class Suite:
         return done.stdout
 
     def versions(self, packages: list[str]) -> dict[str, str]:
-        """Return the version of each package. Raises VmError for one that the suite does not have."""
+        """Return the version of each package. Raises VmError if the suite lacks one of the packages."""
         shown = self._run("apt-cache", "show", "--no-all-versions", *packages)
         names = re.findall(r"^Package: (.*)$", shown, re.MULTILINE)
         return dict(zip(names, re.findall(r"^Version: (.*)$", shown, re.MULTILINE), strict=True))
@@ -83,5 +84,5 @@ class Suite:
 
 @cache
 def suite(name: str) -> Suite:
-    """Return a suite; its lists are downloaded once in each run."""
+    """Return a suite. Its package lists are downloaded once per run."""
     return Suite(name)

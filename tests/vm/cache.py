@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache folder: what takes minutes to make is made once for each content."""
+"""The cache folder. Folders that take minutes to create are kept there, each with a key of the inputs from which it was
+created."""
 
 import fcntl
 import hashlib
@@ -14,7 +15,7 @@ _BEGAN = time.monotonic()
 
 
 class VmError(Exception):
-    """A machine could not be made or run; the message names cause and cure."""
+    """A machine could not be prepared or run. The message names the cause and the cure."""
 
 
 def say(line: str) -> None:
@@ -32,7 +33,7 @@ def folder() -> Path:
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return a key for contents: equal for equal parts."""
+    """Return a key for contents. Equal parts give equal keys."""
     whole = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -41,9 +42,10 @@ def digest(*parts: str | bytes) -> str:
 
 
 def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder `name` of the cache, and let `make` fill it if it has another key or is missing.
+    """Return the folder `name` of the cache. If it is missing or has another key, `make` fills it first.
 
-    `make` gets an empty folder, which replaces the old one once it is complete. Of two processes, one makes it.
+    `make` gets an empty folder, which replaces the old one after it is complete. If two processes need the folder, only
+    one of them calls `make`.
     """
     home = folder() / name
     home.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +55,7 @@ def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
         if stamp.exists() and stamp.read_text() == key:
             return home
         new = home.with_name(f"{home.name}.new")
-        shutil.rmtree(new, ignore_errors=True)  # left by a run that was killed
+        shutil.rmtree(new, ignore_errors=True)  # a run that was killed may have left this folder
         new.mkdir()
         began = time.monotonic()
         make(new)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures with every method, and the events that this machine's own kernel finds in them."""
+"""Captures with packets for every method, and the events that replay finds in them with this machine's own kernel."""
 
 import os
 import random
@@ -19,7 +19,7 @@ from tests.vm.cache import VmError
 from tests.vm.guest.replaying import ARGUMENTS
 from tests.vm.images import ROOT
 
-# A folder with other captures (*.pcap), to be compared as well.
+# A folder with further captures (*.pcap) for the comparison.
 CAPTURES = os.environ.get("CAPTURES", "")
 _TALKS = (("ethernet", 4), ("802.1Q", 6), ("PPPoE", 4), ("raw", 6))
 _FLOWS = 200
@@ -27,7 +27,8 @@ CLIENT, SERVER = 0, 1
 
 
 def make(target: Path) -> None:
-    """Write captures into the folder `target`, and NAME.events beside each: the events that replay finds here."""
+    """Write captures into the folder `target`, and next to each one NAME.events with the events that replay finds on
+    this machine."""
     target.mkdir()
     for link, version in _TALKS:
         name = f"{link} IPv{version}"
@@ -47,7 +48,7 @@ def make(target: Path) -> None:
 
 
 def _talk(said: Transcript, chance: random.Random) -> Transcript:
-    """Many TCP flows, with timestamps and without, and questions of each kind; packets in the order of their times."""
+    """Add many TCP flows, with and without timestamps, and requests of each kind, in the order of their times."""
     for flow in range(_FLOWS):
         port, at_ms = 20_000 + flow, 200.0 * flow
         stamped = flow % 3 > 0
@@ -61,7 +62,7 @@ def _talk(said: Transcript, chance: random.Random) -> Transcript:
         said.segment(at_ms + rtt_ms + 0.5, CLIENT, "A", times(101, 900), seq=1, ack=1, port=port)
         asked_ms = at_ms + rtt_ms + 1
         said.segment(asked_ms, CLIENT, "PA", times(110, 900), 100, seq=1, ack=1, port=port)
-        if chance.random() < 0.2:  # sent again
+        if chance.random() < 0.2:  # a retransmission
             said.segment(asked_ms + 0.7, CLIENT, "PA", times(111, 900), 100, seq=1, ack=1, port=port)
         said.segment(asked_ms + rtt_ms, SERVER, "PA", times(910, 110), 300, seq=1, ack=101, port=port)
         end = "FA" if chance.random() < 0.5 else "RA"
@@ -71,7 +72,7 @@ def _talk(said: Transcript, chance: random.Random) -> Transcript:
 
 
 def _ask(said: Transcript, chance: random.Random, at_ms: float, number: int) -> None:
-    """A question of one of three kinds, and its answer."""
+    """Add a request of one of three kinds, and its reply."""
     rtt_ms = chance.uniform(1, 9)
     kind = number % 3
     if kind == 0:

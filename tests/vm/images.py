@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Disk images of Debian releases with what the tests need, and the agent's dependencies in a virtual environment."""
+"""Disk images of Debian releases with the packages for the tests, and with the agent's dependencies in a virtual
+environment."""
 
 import os
 import shlex
@@ -16,12 +17,13 @@ from tests.vm.cache import VmError, digest, folder, kept
 ROOT = Path(__file__).parents[2]
 RELEASES = ("bookworm", "trixie", "sid")
 VENV = "/opt/otel-epping"
-# What docs/ tells users to install, and behind it what the tests need.
+# The packages that docs/ tells users to install, followed by the packages that only the tests need.
 _PRODUCT = ("bpftool", "iproute2", "libbpf1", "linux-libc-dev", "python3-bpfcc", "python3-venv")
 _TESTS = ("ethtool", "iputils-ping", "kmod", "ppp", "pppoe", "procps", "wireguard-tools")
 _SHOWN = ("libbpfcc", "libbpf1", "python3")
 
-# Runs in mount and process namespaces of its own: what it mounts is gone when it ends, however it ends. /bin/sh -e.
+# This script of /bin/sh -e runs in its own mount and process namespaces. Its mounts disappear when it ends, even if it
+# is killed.
 _BUILD = """
 mkdir {new}/upper {new}/work
 mount -t overlay -o lowerdir={tree},upperdir={new}/upper,workdir={new}/work overlay {new}/merged
@@ -76,7 +78,7 @@ def wheel(target: Path) -> Path:
 
 
 def product(target: Path) -> str:
-    """Unpack what the wheel installs into the folder `target`, and return a key of its content."""
+    """Unpack the files that the wheel installs into the folder `target`, and return a key of their contents."""
     with zipfile.ZipFile(wheel(target)) as archive:
         archive.extractall(target)
         names = sorted(archive.namelist())
@@ -86,7 +88,8 @@ def product(target: Path) -> str:
 
 
 def userland(release: str) -> Userland:
-    """Return the image of a release; made if packages, dependencies or the recipe differ from those of the cache."""
+    """Return the image of a release. The image is created if the packages, the dependencies or the recipe have
+    changed."""
     versions = suite(release).versions([*_PRODUCT, *_TESTS, *_SHOWN])
     pins = [(ROOT / name).read_text() for name in ("pyproject.toml", "constraints.txt")]
     key = digest(_BUILD, *(f"{name}={version}" for name, version in versions.items()), *pins)
@@ -119,7 +122,7 @@ def _make(release: str, new: Path) -> None:
         )
     if done.returncode:
         last = "".join(log.read_text(errors="replace").strip().splitlines()[-1:])
-        raise VmError(f"the image of {release} could not be made: {last} (all output is in {log})")
+        raise VmError(f"the image of {release} could not be created: {last} (all output is in {log})")
     for name in ("upper", "work", "wheel"):
         shutil.rmtree(new / name)
     (new / "merged").rmdir()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The initramfs of a machine: busybox, the modules of its disks, and a script that mounts them."""
+"""The initramfs of a machine: busybox, the modules for its disks, and a script that mounts the disks."""
 
 import lzma
 import shutil
@@ -9,8 +9,8 @@ from pathlib import Path
 
 _MODULES = ("virtio_pci", "virtio_blk", "ext4", "overlay", "9p", "9pnet_virtio")
 _BUSYBOX = Path("/bin/busybox")
-# The disks stay as they are: what the guest writes is in memory. The checkout comes from the share but is copied from
-# there, because Landlock, by which the agent confines itself, cannot name folders of 9p.
+# The disks are not changed: the guest writes to memory. The checkout comes from the share, but is copied to another
+# file system. The reason is that the agent restricts itself with Landlock, which does not support folders of 9p.
 _INIT = """#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -31,12 +31,13 @@ exec switch_root /root /bin/sh /share/init
 
 
 def recipe() -> list[str]:
-    """Return what an initramfs depends on besides its kernel."""
+    """Return everything except the kernel that determines an initramfs."""
     return [_INIT, *_MODULES]
 
 
 def make(usr: Path, release: str, target: Path) -> None:
-    """Write the initramfs of a kernel whose modules are in `usr`/lib/modules/`release`, with depmod done."""
+    """Write the initramfs of a kernel. Its modules are in `usr`/lib/modules/`release`, and depmod has been run on
+    them."""
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         root = Path(name)
         root.chmod(0o755)
@@ -57,7 +58,7 @@ def make(usr: Path, release: str, target: Path) -> None:
 
 
 def _with_dependencies(usr: Path, release: str, module: str) -> list[Path]:
-    """Return the files of a module, those that it needs first. A module that is built in has none."""
+    """Return the files of a module and of its dependencies, dependencies first. A built-in module has no file."""
     command = ["modprobe", "--dirname", str(usr), "--set-version", release, "--show-depends", module]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [Path(line.split()[1]) for line in lines if line.startswith("insmod ")]

@@ -38,7 +38,7 @@ class Kernel:
 
 
 def release_of(packages: Iterable[str]) -> str:
-    """Return what `uname -r` says of a kernel, from the names of its packages."""
+    """Return the output of `uname -r` for a kernel, from the names of its packages."""
     (release,) = {name.removeprefix("linux-image-") for name in packages if name.startswith("linux-image-")}
     return release
 
@@ -56,7 +56,7 @@ def newest() -> str:
 
 
 def kernel(name: str) -> Kernel:
-    """Return the kernel of a suite; downloaded and unpacked if the cache has no such version."""
+    """Return the kernel of a suite. It is downloaded and unpacked if the cache does not have this version."""
     packages = suite(name).kernel_packages()
     release = release_of(packages)
     key = digest(*(f"{package}={version}" for package, version in packages.items()), *initramfs.recipe())
@@ -70,7 +70,7 @@ def _make(name: str, release: str, packages: list[str], new: Path) -> None:
     suite(name).download(packages, unpacked)
     usr = unpacked / "usr"
     modules = usr / "lib/modules" / release
-    if not modules.exists():  # before Debian 13 packages had them in /lib
+    if not modules.exists():  # before Debian 13, packages had the modules in /lib
         modules.parent.mkdir(parents=True, exist_ok=True)
         (unpacked / "lib/modules" / release).rename(modules)
     (image,) = [*unpacked.glob("boot/vmlinuz-*"), *modules.glob("vmlinuz")]
@@ -83,8 +83,8 @@ def _make(name: str, release: str, packages: list[str], new: Path) -> None:
 
 
 def disk(content: Path, target: Path, used_bytes: int) -> None:
-    """Make an ext4 image of a folder's content, for reading only."""
-    plain = "^has_journal,^metadata_csum,^orphan_file"  # checksums take an emulated CPU long
+    """Create a read-only ext4 image with the contents of a folder."""
+    plain = "^has_journal,^metadata_csum,^orphan_file"  # checksums are slow on an emulated CPU
     size = f"{used_bytes * 13 // 10 // 2**20 + 64}M"
     subprocess.run(
         ["mke2fs", "-q", "-t", "ext4", "-O", plain, "-m", "0", "-i", "8192", "-d", content, target, size], check=True

@@ -19,10 +19,10 @@ Result = dict[str, Any]
 _MEMORY_MB = 2048
 _CPUS = 2
 _BOOT_S = 180  # until the first result
-_BOOTS = 3  # at most, of a machine that does not come to its tests
+_BOOTS = 3  # maximum number of boots of a machine that does not start its tests
 _LIMIT_S = 3600
 _APPEND = "console=ttyS0 panic=-1 quiet mitigations=off random.trust_cpu=on"
-# Two cards of each kind, each pair on a wire of its own.
+# There are two cards of each kind. Each pair is connected by a wire of its own.
 _CARDS = ("e1000e", "virtio-net-pci")
 _INIT = f"""
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
@@ -51,17 +51,18 @@ sleep 60
 
 
 class Machine:
-    """A kernel and a userland. It keeps nothing: each run begins with the same disks."""
+    """A kernel and a userland. A machine keeps no data: each run starts with the same disks."""
 
     def __init__(self, kernel: Kernel, userland: Userland) -> None:
         self.kernel = kernel
         self.userland = userland
 
     def run(self, share: Path, tests: list[str], tell: Callable[[Result], None]) -> None:
-        """Boot with a folder made by `share()`, run the tests, and tell each result when it comes.
+        """Boot with a folder from `share()`, run the tests, and pass each result to `tell` as soon as it arrives.
 
-        A machine that does not come to its end is a red result. One that does not come to its tests is booted again:
-        the emulator now and then runs an instruction that another CPU of the guest is changing, and the kernel panics.
+        It is a red result if the machine does not reach the end of its tests. If it does not reach the start of its
+        tests, it is booted again: the emulator sometimes executes an instruction that another CPU of the guest is
+        changing, and then the kernel panics.
         """
         (share / "plan.json").write_text(json.dumps(tests))
         (share / "results.jsonl").touch()
@@ -74,11 +75,11 @@ class Machine:
                 break
         if not seen or (seen[-1]["test"], seen[-1]["name"]) != ("machine", "end"):
             last = (share / "console").read_text(errors="replace").strip().splitlines()[-1:]
-            text = f"the machine did not come to its end; its console ends in: {''.join(last)}"
+            text = f"the machine did not reach the end of its tests; its console ends with: {''.join(last)}"
             tell({"test": "machine", "name": "end", "ok": False, "text": text})
 
     def _results(self, share: Path) -> Iterator[Result]:
-        """Boots, and yields the results until the machine ends, or says nothing for too long."""
+        """Boots, and yields the results until the machine ends, or until it has written no result for too long."""
         lines = share / "results.jsonl"
         with (share / "console").open("w") as console:
             command = self._command(share)
@@ -118,7 +119,8 @@ class Machine:
 
 @contextmanager
 def share(product: Path, captures: Path, name: str) -> Iterator[Path]:
-    """Make the folder shared with a machine. What the machine wrote stays there until its next run."""
+    """Create the folder that is shared with a machine. The files that the machine writes are kept until its next
+    run."""
     path = folder() / "runs" / name
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which kernel runs with which userland, and which tests."""
+"""Selects which kernel runs with which userland, and which tests run there."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -8,9 +8,9 @@ from tests.vm.cache import VmError
 from tests.vm.images import RELEASES
 from tests.vm.kernels import SUITES
 
-# What the compiler and the kernel decide together.
+# Tests that depend on both the compiler and the kernel.
 PAIR_TESTS = ("loading", "settings", "hooks", "watch", "replay")
-# What the kernel decides: tried once for each kernel, with the userland of its own release.
+# Tests that depend only on the kernel. They run once for each kernel, with the userland of its own release.
 KERNEL_TESTS = ("neighbours", "devices", "cards")
 QUICK_TESTS = ("loading", "hooks", "watch", "replay")
 TESTS = (*PAIR_TESTS, *KERNEL_TESTS)
@@ -44,14 +44,15 @@ def everything() -> list[Run]:
 
 
 def chosen(runs: Sequence[Run], only: Collection[str]) -> list[Run]:
-    """Return the runs that are asked for, by tests (devices), kernels (sid), and pairs (sid+trixie): each narrows.
+    """Return the requested runs. `only` has tests (devices), kernels (sid) and pairs (sid+trixie); each kind restricts
+    the runs.
 
-    A test can be chosen for any pair. Raises VmError if nothing is left.
+    A test can be chosen for any pair. Raises VmError if no run remains.
     """
     pairs = {f"{run.kernel}+{run.userland}" for run in runs}
     if unknown := set(only) - pairs - set(SUITES) - set(TESTS):
         known = ", ".join([*TESTS, *SUITES, *sorted(pairs)])
-        raise VmError(f"ONLY={','.join(sorted(unknown))}: there is no such test or machine: choose among {known}")
+        raise VmError(f"ONLY={','.join(sorted(unknown))}: there is no such test or machine; choose from {known}")
     tests = [test for test in TESTS if test in only]
     machines = [name for name in only if name not in TESTS]
     left = [
@@ -60,5 +61,5 @@ def chosen(runs: Sequence[Run], only: Collection[str]) -> list[Run]:
         if not machines or run.kernel in machines or f"{run.kernel}+{run.userland}" in machines
     ]
     if not left:
-        raise VmError(f"ONLY={','.join(only)}: no machine is left; ALL=1 has all of them")
+        raise VmError(f"ONLY={','.join(only)}: no machine is left; add ALL=1 to choose from all machines")
     return left

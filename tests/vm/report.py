@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes the last results of `make vmtest` as tables into docs/platforms.md and docs/performance.md.
 
-A table stands between two comments, which stay: `<!-- vmtest: NAME -->` and `<!-- end of NAME -->`.
+A table is between two comments, which are kept: `<!-- vmtest: NAME -->` and `<!-- end of NAME -->`.
 """
 
 import re
@@ -27,7 +27,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """Return the cell for some results: ok, red with their names, a known limit, or that nothing was tried."""
+    """Return the cell for some results: ok, the names of red results, a known limit, or not tested."""
     red = [str(result["name"]) for result in results if result["ok"] is False]
     if red:
         return f"**red**: {', '.join(red)}".removesuffix(": ")
@@ -42,7 +42,7 @@ def kernels(results: Iterable[Result]) -> list[str]:
 
 
 def pairs(results: Sequence[Result]) -> str:
-    """Kernels and userlands: what compiler and kernel decide together."""
+    """The table of kernels and userlands, with the tests that depend on both compiler and kernel."""
     versions = {release: _versions(results, release) for release in RELEASES}
     rows = [
         [release, *(_pair(_of(results, release=release, userland=userland)) for userland in RELEASES)]
@@ -60,9 +60,9 @@ def _pair(results: Sequence[Result]) -> str:
 
 
 def devices(results: Sequence[Result]) -> str:
-    """Kinds of interfaces on each kernel, cards behind them."""
+    """The table of interfaces on each kernel. The last rows are cards."""
     found = [result for result in results if result["test"] == "devices"]
-    # In the order in which they were judged; those that were made on no kernel come last.
+    # The rows are in the order of the tests. Kinds that could not be created on any kernel come last.
     judged = [result for result in found if not result["name"].endswith(": made")]
     known = list(dict.fromkeys(str(result["kind"]) for result in [*judged, *found] if "kind" in result))
     releases = kernels(result for result in results if result["test"] in ("devices", "cards"))
@@ -80,23 +80,23 @@ def _device(results: Sequence[Result]) -> str:
 
 
 def _without_kind(result: Result) -> str:
-    """Return what was tried of a kind: the pass, and whether it is the parent's result."""
+    """Return the part of the name after the kind: the pass, and `parent` if it is the result of the parent."""
     return ", ".join(part for part in str(result["name"]).split(": ") if part != result["kind"])
 
 
 def neighbours(results: Sequence[Result]) -> str:
-    """Others' qdiscs and filters beside ours, on each kernel."""
+    """The table of qdiscs and filters of other programs in addition to those of the agent, on each kernel."""
     found = [result for result in results if result["test"] == "neighbours"]
     names = list(dict.fromkeys(str(result["name"]) for result in found))
     releases = kernels(found)
-    # The row has the name already.
+    # The row has the name already, so it is removed from the results.
     found = [result | {"case": result["name"], "name": ""} for result in found]
     rows = [[name, *(verdict(_of(found, release=release, case=name)) for release in releases)] for name in names]
     return table(["on the interface", *releases], rows)
 
 
 def verifier(results: Sequence[Result]) -> str:
-    """What the verifier goes through, and how long a start takes, on each pair."""
+    """The table of the instructions that the verifier processes, and of the time to start, on each pair."""
     rows = []
     for release in kernels(results):
         for userland in RELEASES:
@@ -122,7 +122,7 @@ def verifier(results: Sequence[Result]) -> str:
 
 
 def when(results: Sequence[Result]) -> str:
-    """The dates of the results, and the commits that were tested."""
+    """The dates of the results, and the tested commits."""
     dates = sorted({str(result["date"]) for result in results})
     commits = sorted({str(result["commit"]) for result in results})
     return f"Results of {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}, of commit {', '.join(commits)}."
@@ -145,11 +145,12 @@ def _of(results: Iterable[Result], **wanted: str) -> list[Result]:
 
 
 def replaced(text: str, name: str, content: str) -> str:
-    """Return a document with the content between a table's comments replaced. Raises VmError if it has none."""
+    """Return a document in which the text between the comments of a table is replaced. Raises VmError if it has no such
+    comments."""
     pattern = re.compile(rf"(<!-- vmtest: {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
     new, count = pattern.subn(lambda found: f"{found[1]}{content}\n{found[2]}", text)
     if count != 1:
-        raise VmError(f"there is not one place for the table {name!r}")
+        raise VmError(f"the document must have exactly one place for the table {name!r}")
     return new
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The last results of each machine, as JSON lines in the cache folder: RESULTS/KERNEL+USERLAND.jsonl."""
+"""The last results of each machine, as JSON lines in the cache folder: results/KERNEL+USERLAND.jsonl."""
 
 import json
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ _FOLDER = "results"
 
 
 def write(kernel: str, userland: str, results: Iterable[Result]) -> Path:
-    """Replace the results of the tests that were run, and keep those of others."""
+    """Replace the results of the tests that were run, and keep the results of other tests."""
     results = list(results)
     path = folder() / _FOLDER / f"{kernel}+{userland}.jsonl"
     path.parent.mkdir(exist_ok=True)

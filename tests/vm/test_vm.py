@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What needs no machine of `make vmtest`: which kernels and tests are chosen, and the tables of the results."""
+"""Tests the parts of `make vmtest` that need no machine: the choice of kernels and tests, and the tables of the
+results."""
 
 from typing import Any
 
@@ -25,7 +26,7 @@ def test_a_release_is_found_among_the_packages_of_a_kernel() -> None:
     assert kernels.release_of(["linux-modules-7.3.4-amd64", "linux-image-7.3.4-amd64"]) == "7.3.4-amd64"
 
 
-def test_all_is_every_kernel_with_every_userland_and_each_kernel_with_all_tests_once() -> None:
+def test_all_runs_every_pair_and_all_tests_once_for_each_kernel() -> None:
     runs = plan.everything()
     assert len({(run.kernel, run.userland) for run in runs}) == len(kernels.SUITES) * 3
     assert sorted(run.kernel for run in runs if run.tests == list(plan.TESTS)) == sorted(kernels.SUITES)
@@ -41,7 +42,7 @@ def test_all_is_every_kernel_with_every_userland_and_each_kernel_with_all_tests_
         (["devices"], 15),
     ],
 )
-def test_only_narrows(only: list[str], expected: int) -> None:
+def test_only_restricts_the_runs(only: list[str], expected: int) -> None:
     runs = plan.chosen(plan.everything(), only)
     assert len(runs) == expected
     if only == ["devices"]:
@@ -49,7 +50,7 @@ def test_only_narrows(only: list[str], expected: int) -> None:
 
 
 @pytest.mark.parametrize(("only", "cause"), [("nonsense", "no such test"), ("sid", "no machine is left")])
-def test_only_that_cannot_be(only: str, cause: str) -> None:
+def test_only_without_a_matching_run_is_an_error(only: str, cause: str) -> None:
     with pytest.raises(cache.VmError, match=cause):
         plan.chosen(plan.quick("trixie-backports"), [only])
 
@@ -65,7 +66,7 @@ def test_only_that_cannot_be(only: str, cause: str) -> None:
         ([result("devices", "VRF", False, limit="no packets")], "**red**: VRF"),
     ],
 )
-def test_cells(results: list[dict[str, Any]], cell: str) -> None:
+def test_the_cells_of_the_tables(results: list[dict[str, Any]], cell: str) -> None:
     assert report.verdict(results) == cell
 
 
@@ -110,7 +111,7 @@ def test_the_table_of_the_verifier() -> None:
     assert line == "| 6.1.0-57-amd64 | bookworm: not tested | 100,000 | 90,000 | 60,000 (dns) | 2.5 s | 14 s |"
 
 
-def test_a_table_replaces_what_is_between_its_comments() -> None:
+def test_a_table_replaces_the_text_between_its_comments() -> None:
     text = "before\n<!-- vmtest: pairs -->\nold\n<!-- end of pairs -->\nafter\n"
     assert report.replaced(text, "pairs", "new") == text.replace("old", "new")
     with pytest.raises(cache.VmError):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds whole packets, layer by layer.
 
-Checksums are 0: neither program nor model reads them, and scapy would take 100 us for a packet. In test_fuzz.py, scapy
-and dpkt read what is built here.
+Checksums are 0: neither the program nor the model reads them, and scapy would need 100 us for each packet. test_fuzz.py
+checks with scapy and dpkt that they can read these packets.
 """
 
 import struct
@@ -13,16 +13,17 @@ from tests.long.fuzz.meaning import AUTHENTICATION, FRAGMENT, ICMP_OF
 
 MAC = bytes.fromhex("020000000001")
 IP_ETHERTYPE = {4: 0x0800, 6: 0x86DD}
-IP_PROTOCOL = {4: 4, 6: 41}  # of IP in IP
+IP_PROTOCOL = {4: 4, 6: 41}  # the protocol numbers of IP in IP
 PPP_IP = {4: 0x0021, 6: 0x0057}
-PPPOE = bytes.fromhex("88641100")  # its type, version and code
-# Those that the talks use; ALL_LINKS has the rarer ones.
+PPPOE = bytes.fromhex("88641100")  # EtherType, then version, type and code of PPPoE
+# The link headers that the talks use. ALL_LINKS has the rare ones, too.
 LINKS = ("802.1Q", "802.1ad", "802.1Q of old", "pppoe", "mpls")
 ALL_LINKS = (*LINKS, "pppoe, one byte", *sorted(links.BUILDERS.keys() - set(LINKS)))
 
 
 def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
-    """Ethernet and the headers named in `stack`, outermost first, in front of an IP packet of that version."""
+    """Returns an Ethernet header and the headers named in `stack`, outermost first, for an IP packet of this
+    version."""
     headers = b""
     following = IP_ETHERTYPE[version]
     bottom = True
@@ -39,14 +40,15 @@ def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
         else:
             following, header = links.BUILDERS[name](following, chance_bits)
             headers = header + headers
-        # A label in front of labels is not the last one.
+        # A label that is followed by other labels is not the bottom of the stack.
         bottom = following not in links.LABELS
     return MAC + MAC + struct.pack(">H", following) + headers
 
 
 def with_session_length(frame: bytes, link_bytes: int, more: int = 0) -> bytes:
-    """The length of a PPPoE session's packet made true, or a lie of so many bytes more; without one, the frame as it is
-    (RFC 2516 section 4: what follows its header of 6 bytes)."""
+    """Returns the frame with the correct length in its PPPoE header, or with a length that is wrong by `more` bytes. A
+    frame without a PPPoE header is returned unchanged. The length counts the bytes after the PPPoE header of 6 bytes
+    (RFC 2516 section 4)."""
     at = frame.find(PPPOE, 12, link_bytes) + 2
     if at < 12:
         return frame
@@ -55,7 +57,7 @@ def with_session_length(frame: bytes, link_bytes: int, more: int = 0) -> bytes:
 
 
 def ip(source: bytes, destination: bytes, protocol: int, payload: bytes, ecn: int = 0) -> bytes:
-    """An IP packet without options, of the version that the addresses are of."""
+    """Returns an IP packet without options. The length of the addresses determines the IP version."""
     if len(source) == 4:
         head = struct.pack(">BBHHHBBH", 0x45, ecn, 20 + len(payload), 1, 0x4000, 64, protocol, 0)
     else:
@@ -72,53 +74,54 @@ def tcp(
     payload: bytes = b"",
     window: int = 1024,
 ) -> bytes:
-    """A TCP segment; `options` fill whole words."""
+    """Returns a TCP segment. The length of `options` must be a multiple of 4 bytes."""
     offset = (20 + len(options)) // 4
     numbers = sequence % (1 << 32), acknowledged % (1 << 32)
     return struct.pack(">HHIIBBHHH", *ports, *numbers, offset << 4, flags, window, 0, 0) + options + payload
 
 
 def timestamp(tsval: int, tsecr: int) -> bytes:
-    """The timestamp option behind two NOPs, as nearly everybody sends it (RFC 7323 appendix A)."""
+    """Returns the timestamp option after two NOPs, the usual order on the wire (RFC 7323 appendix A)."""
     return struct.pack(">BBBBII", 1, 1, 8, 10, tsval % (1 << 32), tsecr % (1 << 32))
 
 
 def udp(ports: tuple[int, int], payload: bytes) -> bytes:
-    """A UDP datagram."""
+    """Returns a UDP datagram."""
     return struct.pack(">HHHH", *ports, 8 + len(payload), 0) + payload
 
 
 def echo(version: int, request: bool, identifier: int, number: int, payload: bytes = b"abcdefgh") -> bytes:
-    """An ICMP echo request or reply."""
+    """Returns an ICMP echo request or reply."""
     kind = {4: (0, 8), 6: (129, 128)}[version][request]
     return struct.pack(">BBHHH", kind, 0, 0, identifier, number) + payload
 
 
 def icmp_protocol(version: int) -> int:
-    """The protocol number of ICMP."""
+    """Returns the protocol number of ICMP or ICMPv6."""
     return ICMP_OF[version]
 
 
 def dns(transaction: int, is_response: bool) -> bytes:
-    """A query for the address of a. (RFC 1035 section 4.1), or its response without an answer."""
+    """Returns a query for the address of `a.` (RFC 1035 section 4.1), or a response without an answer record."""
     flags = 0x8180 if is_response else 0x0100
     return struct.pack(">HHHHHH", transaction, flags, 1, 0, 0, 0) + b"\x01a\x00\x00\x01\x00\x01"
 
 
 def quic(version: int, kind: int) -> bytes:
-    """The begin of a long header packet (RFC 9000 section 17.2); kind 0 is Initial, in the numbers of version 1."""
+    """Returns the start of a long header packet (RFC 9000 section 17.2). Kind 0 is Initial; the kinds have the numbers
+    of QUIC version 1."""
     number, first = {1: (1, 0), 2: (0x6B3343CF, 1)}[version]
     return struct.pack(">BIB", 0xC0 | (kind + first & 3) << 4, number, 8) + bytes(range(8)) + bytes(30)
 
 
 def gre(flags: int, kind: int, payload: bytes) -> bytes:
-    """GRE (RFC 2784, RFC 2890) with the optional words that the flags name."""
+    """Returns a GRE header (RFC 2784, RFC 2890) with the optional words that the flags announce, and the payload."""
     return struct.pack(">HH", flags, kind) + bytes(4 * (flags & 0xB000).bit_count()) + payload
 
 
 def extension(protocol: int, following: int, units: int) -> bytes:
-    """An IPv6 extension header, `units` longer than the least (RFC 8200 section 4.2, RFC 4302 section 2.2). That of a
-    fragment has one length; it is of a whole packet (RFC 6946)."""
+    """Returns an IPv6 extension header that is `units` longer than the minimum (RFC 8200 section 4.2, RFC 4302 section
+    2.2). A fragment header has a fixed length and describes a whole packet (RFC 6946)."""
     if protocol == FRAGMENT:
         return bytes([following, units]) + bytes(6)
     size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8

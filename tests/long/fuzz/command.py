@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python -m tests.long.fuzz --packets 2000000 --seed 1`, as root.
 
-Packets are divided among configurations, and configurations among CPUs; each process has its own program. The same seed
-makes the same packets. A disagreement is reduced to the packets that show it and printed as Python; the work on its
-configuration ends. `--only CONFIG:NUMBER` runs that episode alone. Exit status 0: program and model agree.
+The packets are divided among configurations, and the configurations among CPUs. Each process has its own program. The
+same seed gives the same packets. After a disagreement, no more packets are fed to that configuration. The disagreement
+is reduced to the packets that show it, and printed as Python. `--only CONFIG:NUMBER` runs only the episode with this
+number. Exit status 0: program and model agree.
 """
 
 import argparse
@@ -44,7 +45,7 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A configuration, and what is to be fed to it: so many mutated packets, or one episode."""
+    """The work for one configuration: either a number of mutated packets, or only one episode."""
 
     config: str
     seed: int
@@ -54,7 +55,7 @@ class Task:
 
 @dataclass
 class Outcome:
-    """What came of it."""
+    """The result of a task. `fault` describes a disagreement, if there was one."""
 
     config: str
     packets: int = 0
@@ -66,7 +67,7 @@ class Outcome:
 
 
 def run(task: Task) -> Outcome:
-    """The task, with a program of its own."""
+    """Runs a task with a program of its own."""
     trial = Trial(CONFIGS[task.config])
     try:
         return feed(task, trial)
@@ -75,7 +76,7 @@ def run(task: Task) -> Outcome:
 
 
 def feed(task: Task, trial: Trial) -> Outcome:
-    """Feeds episodes to the program until there were enough, or one is not agreed upon."""
+    """Feeds episodes to the program until enough packets were fed, or until program and model disagree."""
     outcome, began = Outcome(task.config), time.monotonic()
     number = task.only or 0
     while outcome.mutated < task.packets or task.only is not None:
@@ -97,7 +98,7 @@ def feed(task: Task, trial: Trial) -> Outcome:
 
 
 def report(task: Task, trial: Trial, episode: episodes.Episode, number: int, found: list[str]) -> str:
-    """A disagreement, in words and as Python."""
+    """Describes a disagreement in words and as Python."""
     _say(f"{task.config}: episode {number} ({episode.name}): {len(found)} disagreements, the first: {found[0]}")
     steps = shrink(trial, episode, lambda text: _say(f"{task.config}: {text}"))
     link = f"link header {episode.link_header}, interface {episode.role.name if episode.role else 'unknown'}"
@@ -111,7 +112,7 @@ def report(task: Task, trial: Trial, episode: episodes.Episode, number: int, fou
 
 
 def describe(step: Step, begin_ns: int, link_header: int) -> str:
-    """A step as Python, and what the model makes of it."""
+    """Returns a step as Python, with a comment that says how the model reads it."""
     meaning = read(step.frame, link_header, step.wire_length or len(step.frame))
     about = f"{(step.at_ns - begin_ns) / MS:.6f} ms, {meaning.kind}, {step.note or 'whole'}"
     return f"  # {about}\n  {step._replace(note='')!r},"
@@ -134,9 +135,11 @@ def _tasks(arguments: argparse.Namespace) -> list[Task]:
 
 
 def main() -> None:
-    """The command."""
+    """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m tests.long.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--packets", type=int, default=2_000_000, help="mutated packets, of all configurations")
+    parser.add_argument(
+        "--packets", type=int, default=2_000_000, help="number of mutated packets, for all configurations together"
+    )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--config", action="append", choices=list(CONFIGS), help="only this one; may be repeated")
     parser.add_argument("--only", metavar="CONFIG:NUMBER", help="only this episode")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which packets are copies of others, seen twice on their way: docs/methods.md as code."""
+"""Decides which packets are copies of packets that were captured before: docs/methods.md as code."""
 
 from typing import Any
 
@@ -14,13 +14,13 @@ _ECHOES = {4: (8, 0), 6: (128, 129)}  # types of a request and a reply
 
 
 class Copies:
-    """Packets that were seen, and what their receiver had acknowledged."""
+    """The packets that were seen. Each is stored with the acknowledgement number that its receiver had sent before."""
 
     def __init__(self) -> None:
         self._seen: dict[object, tuple[int, Any]] = {}
 
     def has(self, seen: Seen, frame: bytes) -> bool:
-        """Whether this packet is a copy. If not, it is remembered."""
+        """Returns true if this packet is a copy. Otherwise the packet is stored."""
         meaning = seen.meaning
         if meaning.kind not in ("tcp", "udp", "icmp"):
             return False
@@ -40,7 +40,7 @@ class Copies:
         return False
 
     def _within(self, seen: Seen, identification: int, was_asked: Any, asked: Any) -> int:
-        """How soon a copy may come, in ns; 0: it is no copy."""
+        """Returns the time in ns within which an equal packet is a copy. 0: an equal packet is never a copy."""
         meaning = seen.meaning
         if meaning.kind != "tcp":
             asks = _echo(meaning) or _DNS_PORT in (meaning.source[1], meaning.destination[1])
@@ -57,12 +57,12 @@ class Copies:
 
 
 def _may_be_said_twice(meaning: Meaning, identification: int) -> bool:
-    """An acknowledgement or RST that another one may be equal to."""
+    """Returns true for an ACK or RST that its sender may repeat without any difference."""
     return meaning.kind == "tcp" and not identification and not meaning.payload and not meaning.flags & (SYN | FIN)
 
 
 def _shared(meaning: Meaning) -> tuple[object, ...]:
-    """What a copy has in common with what it is a copy of."""
+    """Returns the fields that are equal in a packet and its copy."""
     ends, kind = (meaning.source, meaning.destination), meaning.kind
     if kind == "tcp":
         numbers = meaning.sequence, meaning.acknowledged, meaning.flags, meaning.window, meaning.is_first_fragment

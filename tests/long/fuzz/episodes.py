@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes sequences of packets, each from its seed and number alone.
+"""Creates sequences of packets. Each sequence depends only on its seed and number.
 
-Most episodes are random: conversations or parts of captures, at the same time, with most of their packets mutated.
-Every few episodes, one is a sweep. Sweeps go through all cases of a kind and continue where the last one ended: a
-packet truncated at every byte, TCP options of every kind and length at every place, chains of extension headers, stacks
-of link headers.
+Most episodes are random: simultaneous conversations, or parts of captures, with most of their packets mutated. Every
+eighth episode is a sweep. A sweep goes through the cases of one kind. It continues where the last sweep of that kind
+ended. The kinds are packets truncated at every byte, TCP options of every kind and length at every offset, chains of
+extension headers, and stacks of link headers.
 """
 
 import itertools
@@ -21,14 +21,14 @@ from tests.long.fuzz.rules import Step
 
 START_NS = 1_760_000_000_000_000_000
 MS = talks.MS
-STEPS = 1000  # of an episode, about
+STEPS = 1000  # approximate number of packets in an episode
 SWEEP_EVERY = 8
 
 
 @dataclass(frozen=True)
 class Episode:
-    """Packets in order, and the interface that they pass: its link header, 14 or 0, its role, None if the program was
-    told of no such interface."""
+    """Packets in their order, and the interface on which they appear. `link_header` is 14 or 0 bytes. `role` is None if
+    the interface is not registered in the program."""
 
     name: str
     steps: list[Step]
@@ -37,12 +37,13 @@ class Episode:
 
     @property
     def mutated(self) -> int:
-        """How many of the packets are not whole any more, or not what their talk would have sent."""
+        """The number of packets that were truncated or changed, or that were moved, repeated or shifted in time."""
         return sum(bool(step.note) for step in self.steps)
 
 
 def make(seed: str, index: int, config: EppingConfig) -> Episode:
-    """The episode with this number; for the configuration, as to silences and how much is in tunnels."""
+    """Returns the episode with this number. The configuration influences the lengths of silences and the share of
+    tunnels."""
     chance = random.Random(f"{seed}/{index}")
     if index % SWEEP_EVERY == SWEEP_EVERY - 1:
         return sweep(chance, index // SWEEP_EVERY)
@@ -67,7 +68,8 @@ def make(seed: str, index: int, config: EppingConfig) -> Episode:
 
 
 def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_age_ns: int) -> list[Step]:
-    """Most packets mutated, some lost, sent twice or overtaken, with silences between them, and time gone back."""
+    """Returns the steps with disturbances: most packets are mutated, some are lost, duplicated or reordered; silences
+    are inserted, and some times go backwards."""
     share = chance.choice((0.3, 0.6, 0.9, 1.0))
     shift_ns, result = START_NS, []
     for step in steps:
@@ -94,7 +96,7 @@ def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_ag
 
 
 def sweep(chance: random.Random, number: int) -> Episode:
-    """One of the sweeps, in turn."""
+    """Returns the next sweep. The kinds of sweeps take turns."""
     sweeps: tuple[Callable[[random.Random, int], Episode], ...] = (
         cut_everywhere,
         every_option,
@@ -105,7 +107,7 @@ def sweep(chance: random.Random, number: int) -> Episode:
 
 
 def numbered(name: str, packets: Iterator[bytes | tuple[bytes, int]], link_header: int = ETHERNET) -> Episode:
-    """An episode of packets a millisecond apart, coming in and going out in turn."""
+    """Returns an episode with one packet per millisecond, received and transmitted alternately."""
     steps = []
     for place, packet in enumerate(itertools.islice(packets, 2 * STEPS)):
         frame, wire_length = packet if isinstance(packet, tuple) else (packet, 0)
@@ -114,12 +116,13 @@ def numbered(name: str, packets: Iterator[bytes | tuple[bytes, int]], link_heade
 
 
 def any_packet(chance: random.Random, link_header: int) -> Step:
-    """A packet out of any talk."""
+    """Returns a random packet of a random conversation."""
     return chance.choice(chance.choice(talks.TALKS)(chance, talks.any_hosts(chance, link_header)))
 
 
 def cut_everywhere(chance: random.Random, number: int) -> Episode:
-    """Packets cut off at every byte, by the network and by a capture; with a link header every second time."""
+    """Truncates packets at every byte, as on the network and as by a capture. Every second episode has a link
+    header."""
     link_header = ETHERNET * (number % 2)
 
     def packets() -> Iterator[tuple[bytes, int]]:
@@ -133,8 +136,8 @@ def cut_everywhere(chance: random.Random, number: int) -> Episode:
 
 
 def every_option(chance: random.Random, number: int) -> Episode:
-    """Lists of TCP options: `before` NOPs, an option of a kind and a length, a timestamp behind it, in a header of
-    each size. The cases go on from episode to episode."""
+    """Lists of TCP options: `before` NOPs, an option of some kind and length, and a timestamp, in TCP headers of each
+    size. The next episode of this kind continues with the next cases."""
     kinds = (0, 1, 2, 3, 4, 5, 8, 19, 30, 254)
     cases = itertools.product(range(0, 41, 4), range(4), kinds, range(42))
     count = 11 * 4 * len(kinds) * 42
@@ -148,7 +151,8 @@ def every_option(chance: random.Random, number: int) -> Episode:
             options = (bytes([1]) * before + option + builders.timestamp(clock, clock - 1)[2:]).ljust(40, b"\x01")[
                 :room
             ]
-            # Comes in and goes out in turn: each answers the one before, if both have a timestamp.
+            # The packets are received and transmitted alternately. Each packet replies to the previous one if both have
+            # a timestamp.
             ports = (443, 40_000) if place % 2 == 0 else (40_000, 443)
             segment = builders.tcp(ports, clock, clock, ACK, options, b"data")
             yield hosts.step(place % 2 == 1, 6, segment, 0).frame
@@ -157,7 +161,7 @@ def every_option(chance: random.Random, number: int) -> Episode:
 
 
 def every_chain(chance: random.Random, number: int) -> Episode:
-    """Chains of up to four IPv6 extension headers of each kind, each of some length."""
+    """Chains of up to three IPv6 extension headers, with all combinations of kinds and random lengths."""
     chains = [chain for length in range(4) for chain in itertools.product(mutations.EXTENSIONS, repeat=length)]
     hosts = talks.any_hosts(chance, 0)
     while hosts.version != 6:
@@ -180,7 +184,8 @@ def every_chain(chance: random.Random, number: int) -> Episode:
 
 
 def every_stack(chance: random.Random, number: int) -> Episode:
-    """Stacks of link headers, in and out of sensible order, up to more than there may be, each packet whole and cut."""
+    """Stacks of link headers in sensible and other orders, with up to more headers than the program permits. Some
+    packets are truncated."""
     stacks = [stack for length in range(3) for stack in itertools.product(builders.ALL_LINKS, repeat=length)]
     stacks += [stack for length in range(3, 5) for stack in itertools.product(builders.LINKS, repeat=length)]
     stacks += [(name,) * length for name in builders.ALL_LINKS for length in range(3, 11)]
@@ -200,6 +205,6 @@ def every_stack(chance: random.Random, number: int) -> Episode:
 
 
 def layout(frame: bytes, link_header: int) -> str:
-    """A word on a packet, for who reads a report."""
+    """Describes a packet briefly for the reader of a report."""
     meaning = read(frame, link_header, len(frame))
     return f"{meaning.kind} v{meaning.version} network at {meaning.network_at}, transport at {meaning.transport_at}"

@@ -11,91 +11,94 @@ from enum import Enum
 
 from tests.long.fuzz.meaning import ACK, FIN, RST, SYN, Meaning
 
-OVERTAKEN_NS = 3_000_000  # how late what was overtaken may be, if the round trip of the handshake is not known
-ASKS_AGAIN = 2  # so many times more than once, an acknowledgement asks for what is missing
+OVERTAKEN_NS = 3_000_000  # the maximum delay of an out-of-order segment if the RTT of the handshake is unknown
+ASKS_AGAIN = 2  # this number of duplicates of an acknowledgement request a retransmission
 IDLE_NS = 300_000_000_000  # a flow that was silent for longer has ended
 
 
 class Segment(Enum):
-    """What a segment is to those that its sender sent before."""
+    """How a segment relates to the earlier segments of its sender."""
 
-    EMPTY = "neither payload, SYN nor FIN; or a RST, which may be anybody's"
-    NEXT = "begins where the last one ended"
-    AGAIN = "sent again"
-    OVERTAKEN = "fills a gap, too soon to have been sent again"
-    OTHER = "behind a gap, the first one seen, a keep-alive, a probe of a closed window or what goes on after it"
+    EMPTY = "has no payload, SYN or FIN; or is a RST, which anybody may have sent"
+    NEXT = "starts where the last one ended"
+    AGAIN = "is a retransmission"
+    OVERTAKEN = "fills a gap, too early for a retransmission"
+    OTHER = "follows a gap, is the first one seen, a keep-alive or a zero-window probe, or follows such a probe"
 
 
 @dataclass(eq=False)
 class Half:
-    """What one endpoint of a flow sent."""
+    """The state of one endpoint of a flow, mostly from the segments that this endpoint has sent."""
 
-    looked_up: bool = False  # its subnet, once a flow
+    looked_up: bool = False  # the subnet is looked up once per flow
     finished: bool = False
 
-    following: int | None = None  # where it goes on: the number behind the greatest that was sent; None: not known yet
-    advanced_ns: int = 0  # and when that was known first
-    first: int = 0  # where it began: behind its SYN. It begins as 0, which one in 2^32 is: benign
-    acknowledged: int = 0  # the greatest acknowledgement; 0, which one in 2^32 is, counts for none: benign
-    duplicates: int = 0  # of it, that say nothing else
+    following: int | None = None  # the next sequence number after the greatest one that was sent. None: unknown
+    advanced_ns: int = 0  # the time when `following` last changed
+    first: int = 0  # the sequence number after its SYN. 0: unknown. In 1 of 2^32 flows 0 is a real number: benign
+    acknowledged: int = 0  # its greatest acknowledgement number. 0: none. In 1 of 2^32 cases 0 is real: benign
+    duplicates: int = 0  # the number of pure duplicates of this acknowledgement
     window: int | None = None
 
-    begun_ns: int | None = None  # when the latest RTT was begun, by either method
-    newest: int | None = None  # its newest TSval; None: sequence numbers time it
-    newest_ns: int = 0  # and when that was first seen
-    waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # TSval, when
-    timed: tuple[int, int] | None = None  # of a sender without timestamps: the ACK of the segment, and its time
+    begun_ns: int | None = None  # when the latest RTT sample was started, by either method
+    newest: int | None = None  # its newest TSval. None: its segments are timed by sequence numbers
+    newest_ns: int = 0  # when `newest` was first seen
+    waiting: list[tuple[int, int] | None] = field(default_factory=lambda: [None] * 4)  # (TSval, time) if pending
+    timed: tuple[int, int] | None = None  # the pending sample by sequence number: (ACK that completes it, time)
     leaves_one_out: bool = False
-    tsval: int = 0  # the last one, whether timestamps time it or not
-    handed_over: bool = False  # its timestamps ceased to work
-    advanced: bool = False  # and an echo is awaited
-    # An acknowledgement of this ought to echo what waits longest, or something later; and once one did not. Of one that
-    # was handed over for that: an echo of this TSval, or a later one, shows that echoes come again.
+    tsval: int = 0  # the last TSval, even if its segments are timed by sequence numbers
+    handed_over: bool = False  # its timestamps no longer work, so sequence numbers time its segments
+    advanced: bool = False  # its TSval has advanced, so an echo is expected
+    # An acknowledgement of the number `awaited` must echo the oldest pending TSval or a later one. `unechoed`: once,
+    # such an acknowledgement did not. If the sender was handed over for this reason, `awaited` is a TSval: an echo of
+    # it, or of a later TSval, shows that the echoes work again.
     awaited: int = 0
     unechoed: bool = False
-    # What acknowledges its latest SYN-ACK. It begins as 0, so of 2^32 handshakes one is taken for repeated: benign.
+    # The number that acknowledges its latest SYN-ACK. The initial value is 0, so 1 of 2^32 handshakes counts as
+    # repeated: benign.
     accepted: int = 0
-    accepted_ns: int | None = None  # None: that does not wait any more
+    accepted_ns: int | None = None  # None: that sample is not pending
 
     @property
     def waits(self) -> bool:
-        """Whether an RTT was begun by what it sent, its SYN-ACK aside, and has not ended."""
+        """True if a sample is pending that a segment of this endpoint started. SYN-ACKs do not count."""
         return self.timed is not None or any(waiting is not None for waiting in self.waiting)
 
 
 @dataclass(eq=False)
 class Flow:
-    """A connection, seen one way through an interface."""
+    """A connection whose packets pass through an interface, with each endpoint on one side of the interface."""
 
     halves: dict[object, Half]
     last_ns: int | None = None
     closed: bool = False
     copied: bool = False  # a copy of one of its segments was seen
     syn_ns: int | None = None  # when the SYN was seen, if only one was
-    handshake_ns: int | None = None  # from then to the ACK of the SYN-ACK
+    handshake_ns: int | None = None  # the time from the SYN to the ACK of the SYN-ACK
 
 
 def distance(a: int, b: int) -> int:
-    """How far number a is ahead of b, less than 0 if it is behind: RFC 9293 section 3.4, RFC 7323 section 5.2."""
+    """Returns how far `a` is ahead of `b`. A negative number: `a` is older (RFC 9293 section 3.4, RFC 7323 section
+    5.2)."""
     return (a - b + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def later(a: int, b: int) -> bool:
-    """Whether number a is ahead of b."""
+    """Returns true if `a` is ahead of `b`."""
     return distance(a, b) > 0
 
 
 def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: int) -> Segment:
-    """What this segment is; both halves remember what it says."""
+    """Classifies a segment, and updates both halves of the flow."""
     flags = meaning.flags
     if flags & RST:
         return Segment.EMPTY
     size = meaning.payload + bool(flags & SYN) + bool(flags & FIN)
     begin = distance(meaning.sequence, sender.following or 0)
-    # A SYN that is not the one before is of a new connection.
+    # A SYN with a sequence number that differs from the previous SYN's starts a new connection.
     begins = (meaning.sequence + 1) % (1 << 32)
     known = sender.following is not None and not (flags & SYN and begins != sender.first)
-    segment, goes_on = Segment.EMPTY, begin > 0  # where even an empty one shows that something is missing
+    segment, goes_on = Segment.EMPTY, begin > 0  # an empty segment ahead of the expected number shows a gap
     if size:
         segment = compare(flow, sender, receiver, meaning, begin, now_ns) if known else Segment.OTHER
         probes = begin == 0 and segment is Segment.OTHER and is_probe(receiver, meaning)
@@ -106,7 +109,8 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
         acknowledge(sender, receiver, meaning, now_ns)
     sender.window = meaning.window
     if flags & SYN and flags & ACK and segment is Segment.OTHER:
-        # The SYN was not remembered, for it begins no flow; but this says where its sender goes on.
+        # The SYN was not stored, because a SYN starts no flow. But the SYN-ACK has the next number of the SYN's
+        # sender.
         receiver.following, receiver.advanced_ns, receiver.acknowledged = meaning.acknowledged, now_ns, 0
         receiver.first = meaning.acknowledged
     if flags & SYN:
@@ -115,21 +119,21 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
 
 
 def is_probe(receiver: Half, meaning: Meaning) -> bool:
-    """Of a segment that is the next one: whether it asks for a window that is closed."""
+    """Returns true if a segment of kind NEXT is a zero-window probe."""
     return meaning.payload == 1 and receiver.window == 0
 
 
 def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: int, now_ns: int) -> Segment:
-    """What a segment is that is not empty, and begins so far ahead of where its sender goes on."""
+    """Classifies a segment that is not empty. `begin` is its start, relative to the expected sequence number."""
     flags, payload = meaning.flags, meaning.payload
     size = payload + bool(flags & SYN) + bool(flags & FIN)
     if begin > 0 or (begin == -1 and payload <= 1 and not flags & (SYN | FIN)):
         return Segment.OTHER
     last = (meaning.sequence + size) % (1 << 32)
     if receiver.acknowledged and not later(last, receiver.acknowledged):
-        return Segment.AGAIN  # the other end has it
+        return Segment.AGAIN  # the other endpoint has received it before
     if begin == 0:
-        # The ACK of a first fragment is unknown, as the end of its segment is.
+        # The number that acknowledges a first fragment is unknown, because the end of its segment is unknown.
         return Segment.OTHER if is_probe(receiver, meaning) or meaning.is_first_fragment else Segment.NEXT
     if begin == -1 and begin + size > 0 and not flags & SYN:
         return Segment.OTHER
@@ -139,7 +143,7 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
 
 
 def acknowledge(sender: Half, receiver: Half, meaning: Meaning, now_ns: int) -> None:
-    """What a segment says of the other direction."""
+    """Updates both halves from the acknowledgement in a segment."""
     number = meaning.acknowledged
     if receiver.following is None:
         receiver.following, receiver.advanced_ns = number, now_ns
@@ -150,8 +154,8 @@ def acknowledge(sender: Half, receiver: Half, meaning: Meaning, now_ns: int) -> 
 
 
 def behaviour(flow: Flow, sender: Half, meaning: Meaning, segment: Segment, now_ns: int) -> Iterator[tuple[str, str]]:
-    """What this segment shows, as counted for the subnet that sent it and for the other: names of the fields of
-    struct flow_counters, with the place in them."""
+    """Yields the flow counters that a segment increments: (field for the subnet of the sender, field for the other
+    subnet). A name is a field of struct flow_counters and an index in it."""
     flags = meaning.flags
     accepts = bool(flags & SYN and flags & ACK) and segment is Segment.OTHER
     if accepts or flow.last_ns is None or now_ns - flow.last_ns > IDLE_NS:
@@ -175,5 +179,5 @@ def behaviour(flow: Flow, sender: Half, meaning: Meaning, segment: Segment, now_
 
 
 def both(name: str) -> tuple[str, str]:
-    """The same for either end."""
+    """Returns the same counter for both endpoints."""
     return name, name

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and builds the headers between an Ethernet header and IP, as their standards define them.
 
-A header is named by the EtherType before it. Most headers have a fixed size and end with the EtherType of what follows.
-The program's own choices are:
+A header is named by the EtherType before it. Most headers have a fixed size and end with the EtherType of the next
+header. The standards leave two choices to the program:
 
-- With fewer than 8 bytes after the EtherType of such a header, a packet is malformed: no IP header would fit.
-- After the last MPLS label is IP if the first nibble says so. Otherwise there is an Ethernet frame if one of the usual
-  EtherTypes is where a frame, or a frame after a control word, would have it.
+- If fewer than 8 bytes follow the EtherType of such a header, the packet is malformed, because no IP header would fit.
+- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise it expects an Ethernet
+  frame if one of the usual EtherTypes is at the place where a frame has it, with or without a control word before the
+  frame.
 """
 
 import struct
@@ -18,11 +19,12 @@ class MalformedError(Exception):
 
 
 class NotIpError(Exception):
-    """There is no IP in the packet, or none that the program looks for."""
+    """The packet contains no IP packet, or it contains headers that the program does not read."""
 
 
 def number(frame: bytes, at: int, size: int) -> int:
-    """An unsigned number in network byte order; MalformedError if the packet ends before it does."""
+    """Returns an unsigned number in network byte order. Raises MalformedError if the packet ends before the end of the
+    number."""
     if at + size > len(frame):
         raise MalformedError
     return int.from_bytes(frame[at : at + size], "big")
@@ -43,7 +45,7 @@ PPPOE, LABELS, NSH, MACSEC, TRILL, BATMAN, ARISTA, REALTEK = (
 )
 JUMBO_LLC, LLC_WITHOUT_LENGTH, LONGEST_802_3 = 0x8870, 4, 1500
 PSEUDOWIRE_TYPES = {IPV4, IPV6, 0x8100, 0x88A8, PPPOE}
-# By EtherType: what is in front of the EtherType of what follows, in bytes.
+# By EtherType: the number of bytes before the EtherType of the next header.
 FIXED = {
     0x22E9: 2,  # IEEE 802.1Qau: flow identifier
     0x6558: 12,  # two addresses
@@ -59,7 +61,7 @@ FIXED = {
     0x8909: 1 + 1 + 2 + 2,  # version, length, option, group
     0x8926: 4,  # direction, virtual interfaces
     0x892F: 2 + 2,  # path and size, sequence number
-    0x893B: 2,  # the one half of a label
+    0x893B: 2,  # one half of a label
     0x893F: 2 + 4,  # priorities; E-CIDs with their extensions
     0xDADA: 2 + 4,  # reserved; the tag
     0xF1C1: 2 + 2,  # reserved, sequence number
@@ -68,11 +70,11 @@ PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: LABELS[0], 0x0283: LABELS[0]}  # RFC 
 NSH_NEXT = {1: IPV4, 2: IPV6, 4: NSH, 5: LABELS[0]}  # RFC 8300 section 11.2.5; 3 is a frame
 BATMAN_BYTES = {0x01: 14, 0x40: 10, 0x42: 18}  # broadcast, unicast, unicast with four addresses
 
-Read = tuple[int, int, int | None]  # the next EtherType, where what follows it begins, and where the packet ends
+Read = tuple[int, int, int | None]  # the next EtherType, the offset after it, and the end of the packet or None
 
 
 def read_header(frame: bytes, kind: int, at: int) -> Read:
-    """A header that begins there."""
+    """Reads the header of this kind that starts at offset `at`."""
     is_llc = kind <= LONGEST_802_3 or kind == JUMBO_LLC
     if kind not in FIXED and kind not in READERS and not is_llc:
         raise NotIpError
@@ -85,13 +87,13 @@ def read_header(frame: bytes, kind: int, at: int) -> Read:
 
 
 def behind(frame: bytes, at: int) -> Read:
-    """There is the EtherType of what follows it."""
+    """Reads the EtherType of the next header at offset `at`."""
     return number(frame, at, 2), at + 2, None
 
 
 def read_llc(frame: bytes, length: int, at: int) -> Read:
-    """IEEE 802.2: SNAP with the EtherTypes of RFC 1042 or IEEE 802.1H; IP; or Cisco ISL, which has LLC for a part of
-    its header of 26 bytes."""
+    """Reads IEEE 802.2: SNAP with the EtherTypes of RFC 1042 or IEEE 802.1H; IP directly in LLC; or Cisco ISL, whose
+    header of 26 bytes contains an LLC header."""
     end = at + length if length <= LONGEST_802_3 and length != LLC_WITHOUT_LENGTH else None
     head = frame[at : at + 6]
     if head[:3] == b"\x06\x06\x03":
@@ -104,7 +106,7 @@ def read_llc(frame: bytes, length: int, at: int) -> Read:
 
 
 def read_pppoe(frame: bytes, at: int) -> Read:
-    """RFC 2516 section 4; RFC 1661 section 6.5: a protocol of one byte is odd."""
+    """RFC 2516 section 4. A protocol number of one byte is odd (RFC 1661 section 6.5)."""
     size = 1 if frame[at + 6] % 2 else 2
     kind = PPP.get(number(frame, at + 6, size))
     if kind is None:
@@ -139,34 +141,35 @@ def read_nsh(frame: bytes, at: int) -> Read:
 
 
 def read_macsec(frame: bytes, at: int) -> Read:
-    """IEEE 802.1AE section 9: what is neither encrypted nor changed, with a channel identifier or without one."""
+    """Reads IEEE 802.1AE section 9, if the data is neither encrypted nor changed. The channel identifier is
+    optional."""
     if frame[at] & 0x0C:
         raise NotIpError
     return behind(frame, at + 1 + 1 + 4 + (8 if frame[at] & 0x20 else 0))
 
 
 def read_trill(frame: bytes, at: int) -> Read:
-    """RFC 6325 section 3: version, options, hop count; two nicknames; the options; a frame."""
+    """Reads RFC 6325 section 3: version, options and hop count; two nicknames; the options; then an Ethernet frame."""
     options = number(frame, at, 2) >> 6 & 0x1F
     return behind(frame, at + 6 + 4 * options + 12)
 
 
 def read_batman(frame: bytes, at: int) -> Read:
-    """batman-adv of compatibility version 15."""
+    """Reads headers of batman-adv with the compatibility version 15."""
     if frame[at + 1] != 15 or frame[at] not in BATMAN_BYTES:
         raise NotIpError
     return behind(frame, at + BATMAN_BYTES[frame[at]] + 12)
 
 
 def read_arista(frame: bytes, at: int) -> Read:
-    """Subtype 1: a version, in which bit 5 means 48 bits, and a timestamp of 64 or 48 bits."""
+    """Reads subtype 1: a version, and a timestamp of 64 bits, or of 48 bits if bit 5 of the version is set."""
     if number(frame, at, 2) != 1:
         raise NotIpError
     return behind(frame, at + 4 + (6 if frame[at + 3] & 0x20 else 8))
 
 
 def read_realtek(frame: bytes, at: int) -> Read:
-    """Protocol 0xa with a tag of 2 bytes, protocol 0x04 with one of 6."""
+    """Reads protocol 0xa, which has a tag of 2 bytes, or protocol 0x04, which has a tag of 6 bytes."""
     if frame[at] >> 4 == 0xA:
         return behind(frame, at + 2)
     if frame[at] == 0x04:
@@ -189,11 +192,12 @@ READERS: dict[int, Callable[[bytes, int], Read]] = {
 # ---- building
 
 Built = tuple[int, bytes]  # a header's EtherType, and the header
-Builder = Callable[[int, int], Built]  # of the EtherType of what follows, and some bits that mean nothing
+Builder = Callable[[int, int], Built]  # arguments: the EtherType of the next header, and bits to fill the header with
 
 
 def fixed(kind: int) -> Builder:
-    """What has no meaning in it is filled with these bits."""
+    """Returns a builder of a header with a fixed size. The fields that the program does not read are filled with
+    `bits`."""
 
     def build(following: int, bits: int) -> Built:
         size = FIXED[kind]
@@ -207,12 +211,12 @@ def number_of(ethertype: int) -> bytes:
 
 
 def frame_of(following: int) -> bytes:
-    """An Ethernet header."""
+    """Returns an Ethernet header."""
     return MAC + MAC + number_of(following)
 
 
 def variable(kind: int, head: bytes, carries_frame: bool = False) -> Builder:
-    """Always the same header."""
+    """Returns a builder of a header whose bytes are always the same."""
     return lambda following, _: (kind, head + (frame_of(following) if carries_frame else number_of(following)))
 
 
@@ -229,7 +233,7 @@ def nsh(following: int, bits: int) -> Built:
 
 
 def llc(following: int, bits: int) -> Built:
-    """The greatest length: a builder does not know how much follows."""
+    """Uses the greatest length, because a builder does not know how many bytes follow."""
     if following == IPV4 and bits % 3 == 0:
         return LONGEST_802_3, b"\x06\x06\x03"
     return LONGEST_802_3, b"\xaa\xaa\x03" + (b"\0\0\xf8" if bits % 3 == 1 else b"\0\0\0") + number_of(following)
@@ -240,7 +244,7 @@ def jumbo_llc(following: int, bits: int) -> Built:
 
 
 def pseudowire(following: int, bits: int) -> Built:
-    """An Ethernet frame behind the last label, with a control word or without one."""
+    """Builds an Ethernet frame after the last label, with or without a control word."""
     control_word = bytes(4) if bits % 2 else b""
     return LABELS[bits % 4 // 2], struct.pack(">I", 16 << 12 | 1 << 8 | 64) + control_word + frame_of(following)
 

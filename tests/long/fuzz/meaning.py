@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models what a packet is, read from its bytes as the RFCs define it.
+"""Models the meaning of a packet, read from its bytes as the RFCs define them.
 
-The program's own choices, which no RFC makes, are these constants, the comments next to them, and the following:
+Where the RFCs leave a choice, the program has made it. These choices are the constants below, the comments next to
+them, and the following rules:
 
 - A packet is `malformed` if its IP header, a header before it, or its TCP header is broken, truncated, or longer than
-  the packet says; or if the IP header promises more bytes than there were on the wire.
+  the packet's length field; or if the IP header announces more bytes than the packet had on the wire.
 - A packet with a truncated UDP or ICMP header keeps its kind, but is not measured.
-- Headers are needed, payload is not: captures truncate it.
-- A first fragment counts as the packet that it starts, if it has all of a TCP, UDP or ICMP header. The end of a TCP
-  segment is unknown in a first fragment. All other fragments count as fragments.
-- In tunnels, one inner packet is read, and only if the tunnel's header is complete.
+- All headers must be complete. The payload may be truncated, because captures truncate it.
+- A first fragment counts as the packet that it starts, if it has a complete TCP, UDP or ICMP header. The end of a TCP
+  segment in a first fragment is unknown. All other fragments count as fragments.
+- In a tunnel, the program reads one inner packet, and only if the header of the tunnel is complete.
 """
 
 from contextlib import suppress
@@ -22,11 +23,11 @@ from tests.long.fuzz.links import MalformedError, NotIpError, number
 ETHERNET = 14
 IP_VERSIONS = {0x0800: 4, 0x86DD: 6}
 TAG = 0x8100
-MOST_LINK_HEADERS = 8  # with more of them a packet is not IP to the program
+MOST_LINK_HEADERS = 8  # a packet with more link headers counts as not IP
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
-MOST_EXTENSIONS = 8  # more of them are malformed to the program, and so are
-MOST_EXTENSION_BYTES = 2048
+MOST_EXTENSIONS = 8  # a packet with more extension headers, or with
+MOST_EXTENSION_BYTES = 2048  # more bytes of them, is malformed
 
 TCP, UDP, GRE = 6, 17, 47
 IP_IN_IP = {4: 4, 41: 6}
@@ -38,33 +39,34 @@ FIN, SYN, RST, ACK = 1, 2, 4, 16
 
 @dataclass(slots=True)
 class Meaning:
-    """What matters of a packet. Endpoints are (address, port), the port of ICMP being 0."""
+    """The properties of a packet that influence the counts. Endpoints are (address, port); the port is 0 for ICMP."""
 
     kind: str = "malformed"
     version: int = 0
-    protocol: int = 0  # of the transport header
+    protocol: int = 0  # the protocol number of the transport header
     source: tuple[bytes, int] = (b"", 0)
     destination: tuple[bytes, int] = (b"", 0)
     ecn: int = 0
-    network_at: int = 0  # where the IP header begins
-    transport_at: int = 0  # where what follows the IP headers begins
-    headers: int = 0  # bytes in front of the payload; of an ICMP message all but its first 8 bytes
+    network_at: int = 0  # the offset of the IP header
+    transport_at: int = 0  # the offset after the IP headers
+    headers: int = 0  # bytes before the payload. The payload of an ICMP message starts after 8 bytes
     flags: int = 0
     sequence: int = 0
     acknowledged: int = 0
-    payload: int = 0  # bytes behind the header of TCP, UDP or ICMP, whether the capture has them or not
-    checksum: bytes = b""  # of TCP, UDP and ICMP with code 0
+    payload: int = 0  # bytes after the header of TCP, UDP or ICMP, even if the capture lacks them
+    checksum: bytes = b""  # for TCP, UDP, and ICMP with code 0
     window: int = 0
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
     echo: tuple[int, bytes] | None = None  # ICMP type; identifier and sequence number
     link_end: int = 0
-    is_first_fragment: bool = False  # more of the packet is in other fragments
-    head: bytes = b""  # of UDP: the first 8 bytes of payload, or none if there are fewer
+    is_first_fragment: bool = False  # other fragments contain the rest of the packet
+    head: bytes = b""  # the first 8 bytes of UDP payload; empty if the payload is shorter
 
 
 @dataclass(slots=True)
 class Place:
-    """Where an IP header begins, of which version it is said to be, and where the link says that the packet ends."""
+    """The offset of an IP header, its version according to the header before it, and the end of the packet according to
+    the link header."""
 
     version: int
     at: int
@@ -74,7 +76,8 @@ class Place:
 def read(
     frame: bytes, link_header: int, wire_length: int, *, tunnels: bool = False, aggregate: bool = False
 ) -> Meaning:
-    """What a packet is; of one that is not IP, or malformed, nothing but that. With `tunnels`: what is inside."""
+    """Returns the meaning of a packet. If the packet is malformed or not IP, only the kind is set. With `tunnels`, the
+    result describes the inner packet."""
     meaning = Meaning()
     try:
         place = read_link(frame, link_header, wire_length, aggregate)
@@ -91,7 +94,7 @@ def read(
 
 
 def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Place:
-    """What is behind the link headers."""
+    """Returns the place of the IP header after the link headers."""
     if not link_header:
         version = number(frame, 0, 1) >> 4
         if version not in (4, 6):
@@ -100,7 +103,7 @@ def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Plac
     kind, at, headers = number(frame, 12, 2), ETHERNET, 0
     while kind not in IP_VERSIONS:
         kind, at, length = links.read_header(frame, kind, at)
-        # Of an aggregate, the length is that of its first packet.
+        # The length field of an aggregate is that of its first packet.
         if length is not None and not aggregate:
             end = min(end, length)
         headers += 1
@@ -110,15 +113,15 @@ def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Plac
 
 
 def look_inside(frame: bytes, place: Place) -> None:
-    """Goes to the IP header inside of a tunnel, if there is all of the tunnel's header."""
+    """Moves to the IP header inside a tunnel, if the header of the tunnel is complete."""
     with suppress(MalformedError, NotIpError):
         place.version, place.at = read_tunnel(frame, place.version, place.at)
 
 
 def read_tunnel(frame: bytes, version: int, at: int) -> tuple[int, int]:
-    """What follows an IP header that is no fragment and has no extensions: IP (RFC 2003, 2473, 4213), GRE (RFC 2784,
-    2890), or VXLAN (RFC 7348), with a tag or none. Whether the outer packet says that it is that long is not asked: the
-    inner one says it, too."""
+    """Returns the version and the offset of the inner IP header. The outer IP header must be neither a fragment nor
+    have extension headers. It is followed by IP (RFC 2003, 2473, 4213), GRE (RFC 2784, 2890) or VXLAN (RFC 7348), with
+    at most one tag. The length field of the outer packet is not checked, because that of the inner packet is."""
     if number(frame, at, 1) >> 4 != version:
         raise MalformedError
     if version == 4:
@@ -157,7 +160,7 @@ def read_ipv4(frame: bytes, end: int, meaning: Meaning) -> None:
         raise MalformedError
     header = (frame[at] & 15) * 4
     on_the_wire = end - at
-    # 0: an aggregate too long for the field, of which the link knows the length (BIG TCP).
+    # 0: an aggregate that is too long for the length field. The link knows its length (BIG TCP).
     total = (frame[at + 2] << 8 | frame[at + 3]) or on_the_wire
     if header < 20 or not header <= total <= on_the_wire or at + header > len(frame):
         raise MalformedError
@@ -192,7 +195,7 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
     try:
         protocol, rest = skip_extensions(frame, frame[at + 6], rest, meaning)
     except MalformedError:
-        # After a fragment header the chain of headers is not whole, which is no fault of a fragment.
+        # The chain of headers may continue in another fragment, so a fragment is not malformed for this reason.
         if not meaning.is_first_fragment:
             raise
         meaning.kind = "fragment"
@@ -207,8 +210,9 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
 
 
 def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> tuple[int, int]:
-    """Goes past extension headers; what follows them, and how many bytes of the packet are left (RFC 8200 4.2). Stops
-    at the fragment header of what is not the begin of a packet; that of a whole packet (RFC 6946) is one of many."""
+    """Skips extension headers. Returns the next protocol, and the number of bytes of the packet that follow (RFC 8200
+    section 4.2). Stops at a fragment header that is not of a first fragment. The fragment header of a whole packet (RFC
+    6946) is skipped like other headers."""
     seen, begin = 0, meaning.transport_at
     while protocol in (HOP_BY_HOP, ROUTING, DESTINATION, MOBILITY, AUTHENTICATION, FRAGMENT):
         at = meaning.transport_at
@@ -219,7 +223,7 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
                 break
             meaning.is_first_fragment |= bool(offset_and_more & 1)
             units = 0
-        # RFC 4302 section 2.2: of an authentication header in words of 4 bytes, less 2.
+        # The length field of an authentication header counts words of 4 bytes, minus 2 (RFC 4302 section 2.2).
         size = (units + 2) * 4 if protocol == AUTHENTICATION else (units + 1) * 8
         seen += 1
         if size > rest or seen > MOST_EXTENSIONS:
@@ -232,7 +236,8 @@ def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) ->
 
 
 def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
-    """A first fragment is the packet that it begins, if it has all of a transport header that the program reads."""
+    """Treats a first fragment as the packet that it starts, if it has a complete transport header that the program
+    reads."""
     meaning.is_first_fragment = True
     try:
         read_transport(frame, protocol, rest, meaning)
@@ -243,7 +248,8 @@ def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning
 
 
 def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
-    """`rest` bytes of the IP packet follow its headers, whether the capture has them or not, if the link agrees."""
+    """Reads the transport header. `rest` is the number of bytes after the IP headers according to the length field,
+    even if the capture lacks them. A length in a link header may reduce this number."""
     rest = max(0, min(rest, meaning.link_end - meaning.transport_at))
     meaning.protocol = protocol
     if protocol == TCP:
@@ -287,8 +293,8 @@ def read_tcp(frame: bytes, rest: int, meaning: Meaning) -> None:
 
 
 def find_timestamp(options: bytes) -> tuple[int, int] | None:
-    """The first timestamp option (RFC 7323 section 3.2). Nothing counts that follows the end of the list (RFC 9293
-    section 3.1), an option shorter than 2 bytes, or one that is longer than what is left."""
+    """Returns the first timestamp option (RFC 7323 section 3.2). The list ends at its end marker (RFC 9293 section
+    3.1), at an option shorter than 2 bytes, or at an option that is longer than the rest of the list."""
     while len(options) >= 2 and options[0] != 0:
         if options[0] == 1:
             options = options[1:]
@@ -309,20 +315,20 @@ def read_udp(frame: bytes, rest: int, meaning: Meaning) -> None:
         return
     set_ports(frame, at, meaning)
     meaning.checksum = frame[at + 6 : at + 8]
-    # Padding and what else follows the IP packet is none of its payload.
+    # Padding and other bytes after the IP packet do not belong to its payload.
     if rest >= 16 and at + 16 <= len(frame):
         meaning.head = frame[at + 8 : at + 16]
 
 
 def set_ports(frame: bytes, at: int, meaning: Meaning) -> None:
-    """TCP and UDP begin with the two ports."""
+    """Reads the two ports at the start of a TCP or UDP header."""
     meaning.source = meaning.source[0], frame[at] << 8 | frame[at + 1]
     meaning.destination = meaning.destination[0], frame[at + 2] << 8 | frame[at + 3]
 
 
 @lru_cache(maxsize=1 << 16)
 def prefix(address: bytes, bits: int) -> bytes:
-    """The first `bits` bits of an address, and zeros."""
+    """Returns an address with only its first `bits` bits; the other bits are 0."""
     all_bits = 8 * len(address)
     mask = (1 << all_bits) - (1 << (all_bits - bits))
     return (int.from_bytes(address, "big") & mask).to_bytes(len(address), "big")

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models which RTT samples a sequence of packets completes: docs/methods.md as code.
 
-A method is a class that is shown packets and says, for each packet that answers another, when the other was sent.
+A method is a class that receives all packets. For each packet that replies to an earlier packet, it returns the time of
+the earlier packet.
 """
 
 from collections import Counter
@@ -16,42 +17,43 @@ from tests.long.fuzz.timing import Fault, Timing
 
 @dataclass
 class Seen:
-    """A packet on its way through the methods.
+    """A packet, with the data that all methods need.
 
-    `way` is in or out: packets of one flow that pass the interface both ways, as on a router that sends back where it
-    comes from, are two flows. In a capture nothing tells, and it is None; `way_back` is that of a reply.
+    `way` is "in" or "out". If packets of one connection pass the interface twice, once in each direction, as on a
+    router that sends them back through the same interface, they count as two flows. In a capture, the direction is
+    unknown, and `way` is None. `way_back` is the direction of a reply.
     """
 
     meaning: Meaning
     now_ns: int
     way: str | None
     way_back: str | None
-    flow: Flow | None = None  # of TCP, if there is one; then all that follows is known
+    flow: Flow | None = None  # only for TCP. If it is set, all fields below are set, too
     sender: Half | None = None
     receiver: Half | None = None
     segment: Segment | None = None
 
 
-# What asks the same this soon is the same question, seen twice.
+# An equal request within this time is a copy of the first request, captured twice.
 COPY_NS = 20_000_000
 
 
 class Method(Protocol):
-    """A way to measure."""
+    """A method of measurement."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None: ...
 
     def see(self, seen: Seen) -> int | None:
-        """When what this packet answers was sent, if it answers anything."""
+        """Returns the time of the packet that this packet replies to, if there is one."""
 
 
 def too_soon(half: Half, now_ns: int, interval_ns: int) -> bool:
-    """Whether another RTT must not begin yet."""
+    """Returns true if the sample interval forbids another sample now."""
     return bool(interval_ns) and half.begun_ns is not None and 0 <= now_ns - half.begun_ns < interval_ns
 
 
 class TcpTimestamp:
-    """From a TSval sent for the first time to the first TSecr that echoes it."""
+    """Measures from the first segment with a TSval to the first TSecr that echoes this TSval."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters, self.timing = config, counters, Timing(config, counters)
@@ -69,7 +71,8 @@ class TcpTimestamp:
         return asked_ns
 
     def recall(self, half: Half, meaning: Meaning) -> int | None:
-        """An echo is of what was sent, and takes all before it out of the waiting: an endpoint never goes back."""
+        """Matches an echo with the pending samples. Older samples are superseded, because an endpoint never echoes an
+        older TSval later."""
         assert meaning.timestamp is not None
         tsecr, asked_ns, before = meaning.timestamp[1], None, list(half.waiting)
         for place, waiting in enumerate(before):
@@ -87,15 +90,15 @@ class TcpTimestamp:
         return asked_ns
 
     def advances(self, half: Half, tsval: int, meaning: Meaning, now_ns: int) -> bool:
-        """Whether a TSval is surely sent for the first time: not by a SYN, not if it is the first that we see, or the
-        first after a silence in which all before it grew too old."""
+        """Returns true if a TSval is certainly sent for the first time. False for a SYN, for the first TSval that is
+        seen, and for the first TSval after a silence in which all pending samples expired."""
         known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
         if meaning.flags & SYN or not known:
             if half.handed_over:
                 return self.timing.takes_back(half, tsval, bool(meaning.payload or meaning.flags & FIN), now_ns)
             self.timing.abandon(half)
             if known and later(newest, tsval):
-                half.newest = None  # a new connection, or the SYN of this one was overtaken
+                half.newest = None  # a new connection, or a late SYN of this connection
                 return False
             known = False
         if known and not later(tsval, newest):
@@ -108,7 +111,8 @@ class TcpTimestamp:
         return known
 
     def remember(self, half: Half, tsval: int, now_ns: int) -> None:
-        """In the first place that is free or too old; at most one in an interval."""
+        """Stores a sample in the first place that is free or has an expired sample. Stores at most one sample per
+        interval."""
         if too_soon(half, now_ns, self.config.sample_interval_ns):
             return
         for place, waiting in enumerate(half.waiting):
@@ -126,8 +130,8 @@ class TcpTimestamp:
 
 
 class TcpSequence:
-    """From a segment that continues what was sent before to the acknowledgement of just its last byte, one at a time,
-    where timestamps do not time an endpoint."""
+    """Measures from a segment that continues the earlier data to the acknowledgement of exactly its last byte. One
+    sample is pending at a time. Only for endpoints whose segments are not timed by timestamps."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters, self.timing = config, counters, Timing(config, counters)
@@ -149,7 +153,8 @@ class TcpSequence:
                 return asked_ns
             self.timing.hand_over(sender, Fault.MISSING)
         if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
-            # Karn's rule, RFC 6298 section 3. One that fills a gap ends it too: its acknowledgement may be of either.
+            # Karn's rule, RFC 6298 section 3. A segment that fills a gap ends the sample, too: the acknowledgement may
+            # be a reply to either segment.
             self.counters["rtt_repeated"] += sender.timed is not None
             sender.timed = None
         elif seen.segment is Segment.NEXT:
@@ -157,14 +162,16 @@ class TcpSequence:
         return asked_ns
 
     def acknowledge(self, half: Half, acknowledged: int) -> int | None:
-        """Of just the timed segment, or of more, which gives no RTT; of less, it goes on waiting."""
+        """Completes the sample if exactly the timed segment is acknowledged. An ACK of more data ends the sample
+        without an RTT. After an ACK of less data, the sample stays pending."""
         if half.timed is None or later(half.timed[0], acknowledged):
             return None
         (end, sent_ns), half.timed = half.timed, None
         if end == acknowledged:
             return sent_ns
         self.counters["rtt_superseded"] += 1
-        # Who is acknowledged by twos gets the other of the next pair timed, and soon.
+        # A receiver that acknowledges every second segment would never acknowledge exactly this one. So the next sample
+        # starts at the other segment of a pair, without waiting for the interval.
         half.leaves_one_out, half.begun_ns = True, None
         return None
 
@@ -185,7 +192,8 @@ class TcpSequence:
 
 
 class Exchanges:
-    """Questions that wait for the one answer with their identifier (docs/methods.md; RFC 6298 section 3: Karn)."""
+    """Requests that wait for the first reply with their identifier (docs/methods.md; Karn's rule, RFC 6298 section
+    3)."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters = config, counters
@@ -193,7 +201,8 @@ class Exchanges:
         self.aliases: dict[object, object] = {}
 
     def ask(self, seen: Seen, identifier: object, grace_ns: int = 0, is_unique: bool = False) -> None:
-        """What asks for the same again is no new question; unless that is old, and identifiers are not unique."""
+        """Stores a request. An equal request is a repetition, unless the first one has expired and identifiers are not
+        unique."""
         key = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
         age_ns = seen.now_ns - asked_ns
@@ -208,14 +217,16 @@ class Exchanges:
         self.counters["rtt_begun"] += 1
 
     def alias(self, seen: Seen, identifier: object, asked_as: object) -> None:
-        """An answer to this is one to a question, too; unless somebody asked just this."""
+        """Stores a second identifier whose reply completes the same request, unless a request with that identifier
+        exists."""
         ends = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way)
         if (*ends, identifier) not in self.asked:
             self.asked[(*ends, identifier)] = 0, "alias"
             self.aliases[(*ends, identifier)] = (*ends, asked_as)
 
     def answer(self, seen: Seen, identifier: object) -> tuple[bool, int | None]:
-        """Whether that was asked, and when, if this is the first answer and it was asked once."""
+        """Returns whether a request with this identifier was seen, and its time if this is the first reply and the
+        request was not repeated."""
         key: object = (seen.meaning.version, seen.meaning.destination, seen.meaning.source, seen.way_back, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
         if state == "alias":
@@ -228,7 +239,7 @@ class Exchanges:
 
 
 class TcpHandshake(Exchanges):
-    """From a SYN to its SYN-ACK, and from the SYN-ACK to its ACK."""
+    """Measures from a SYN to its SYN-ACK, and from the SYN-ACK to its ACK."""
 
     def see(self, seen: Seen) -> int | None:
         meaning = seen.meaning
@@ -238,7 +249,7 @@ class TcpHandshake(Exchanges):
         if flags == SYN:
             following = (meaning.sequence + 1) % (1 << 32)
             self.ask(seen, following, COPY_NS, is_unique=True)
-            if meaning.payload:  # RFC 7413: the server may acknowledge it, or not
+            if meaning.payload:  # RFC 7413: the server may or may not acknowledge this payload
                 self.alias(seen, (following + meaning.payload) % (1 << 32), following)
         elif flags == SYN | ACK:
             _, asked_ns = self.answer(seen, meaning.acknowledged)
@@ -277,7 +288,8 @@ class TcpHandshake(Exchanges):
 
 
 class IcmpEcho(Exchanges):
-    """From an echo request to the reply with its identifier and sequence number (RFC 792, RFC 4443 section 4)."""
+    """Measures from an echo request to the reply with the same identifier and sequence number (RFC 792, RFC 4443
+    section 4)."""
 
     def see(self, seen: Seen) -> int | None:
         if seen.meaning.echo is None:
@@ -292,11 +304,11 @@ class IcmpEcho(Exchanges):
 
 
 class Dns(Exchanges):
-    """From a query to UDP port 53 to the response with its identifier (RFC 1035 section 4.1.1)."""
+    """Measures from a query to UDP port 53 to the response with the same identifier (RFC 1035 section 4.1.1)."""
 
     def see(self, seen: Seen) -> int | None:
         head = seen.meaning.head
-        # All zeros: nothing is asked.
+        # A payload of zeros is not a query.
         if not any(head):
             return None
         transaction, is_response = head[:2], bool(head[2] & 0x80)
@@ -308,7 +320,8 @@ class Dns(Exchanges):
 
 
 class QuicHandshake(Exchanges):
-    """From the first Initial to the first long header packet back (RFC 9000 section 17.2, RFC 9369 section 3.2)."""
+    """Measures from the first Initial to the first long header packet in the other direction (RFC 9000 section 17.2,
+    RFC 9369 section 3.2)."""
 
     INITIAL: ClassVar = {b"\x00\x00\x00\x01": 0, b"\x6b\x33\x43\xcf": 1}
     FLIGHT_NS = 200_000_000

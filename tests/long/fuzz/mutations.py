@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutates whole packets.
 
-A mutation takes a step and the meaning of its packet, and returns the step changed. Most mutations know where the
-headers are, as bits flipped at random places seldom get far into a program.
+A mutation takes a step and the meaning of its packet, and returns the changed step. Most mutations use the offsets of
+the headers, because bits that are flipped at random places seldom reach deep code paths.
 """
 
 import itertools
@@ -24,7 +24,8 @@ from tests.long.fuzz.meaning import (
 )
 from tests.long.fuzz.rules import Step
 
-SHORTEST_FRAME = 15  # the kernel takes none shorter in a test run, and behind the types of IP none without its header
+# The minimum length of a frame in BPF_PROG_TEST_RUN. With an EtherType of IP, the frame needs a complete IP header.
+SHORTEST_FRAME = 15
 SHORTEST_OF_TYPE = {b"\x08\x00": ETHERNET + 20, b"\x86\xdd": ETHERNET + 40}
 MOST_WIRE_LENGTH = 65_536
 BYTES = (0, 1, 2, 4, 5, 6, 8, 10, 17, 0x0F, 0x40, 0x45, 0x4F, 0x60, 0x80, 0x88, 0xC0, 0xFF)
@@ -35,7 +36,7 @@ Mutation = Callable[[random.Random, Step, Meaning], Step]
 
 
 def fit(step: Step) -> Step:
-    """The step as a test run of the kernel takes it: neither too short nor too long."""
+    """Returns the step with a frame that is neither too short nor too long for BPF_PROG_TEST_RUN."""
     frame = step.frame[: talks.LONGEST_FRAME]
     least = SHORTEST_OF_TYPE.get(frame[12:14], SHORTEST_FRAME)
     if len(frame) < least:
@@ -45,12 +46,12 @@ def fit(step: Step) -> Step:
 
 
 def put(step: Step, at: int, data: bytes) -> Step:
-    """Bytes of the frame replaced."""
+    """Replaces bytes of the frame."""
     return step._replace(frame=step.frame[:at] + data + step.frame[at + len(data) :])
 
 
 def cut(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Ends early; as a capture ends it, with the length that it had, or for good."""
+    """Truncates the frame: either like a capture, which keeps the original length, or like the network."""
     begin = min(meaning.network_at or SHORTEST_FRAME, len(step.frame))
     size = chance.randrange(begin, len(step.frame) + 1)
     if chance.random() < 0.3:
@@ -59,7 +60,7 @@ def cut(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def turn_bits(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """A few bits, in the headers as a rule."""
+    """Flips a few bits, usually in the headers."""
     frame = bytearray(step.frame)
     end = len(frame) if chance.random() < 0.1 else min(len(frame), (meaning.headers or 60) + 8)
     for _ in range(chance.choice((1, 1, 2, 4))):
@@ -68,7 +69,7 @@ def turn_bits(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def set_bytes(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """A few bytes become ones that mean something in many places."""
+    """Sets a few bytes to values that have a meaning in many header fields."""
     frame = bytearray(step.frame)
     end = min(len(frame), (meaning.headers or 60) + 8)
     for _ in range(chance.choice((1, 1, 2, 4))):
@@ -77,7 +78,8 @@ def set_bytes(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def lie_about_length(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """A length field says something else: that of PPPoE, total or payload length, IHL, data offset, length of UDP."""
+    """Changes a length field: that of PPPoE, the total or payload length, the IHL, the data offset, or the length of
+    UDP."""
     at, transport = meaning.network_at, meaning.transport_at
     place = chance.randrange(4)
     if chance.random() < 0.3 and builders.PPPOE in step.frame[:at]:
@@ -99,7 +101,7 @@ def lie_about_length(chance: random.Random, step: Step, meaning: Meaning) -> Ste
 
 
 def any_options(chance: random.Random, tsval: int, tsecr: int) -> bytes:
-    """A list of TCP options, in any order, of any length, some of them broken."""
+    """Returns a list of TCP options in any order and of any length. Some options are broken."""
     options = b""
     while len(options) < 40 and chance.random() < 0.9:
         kind = chance.random()
@@ -120,7 +122,7 @@ def any_options(chance: random.Random, tsval: int, tsecr: int) -> bytes:
 
 
 def change_options(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Other TCP options, the lengths of the segment and of its packet being true."""
+    """Replaces the TCP options. The lengths of the segment and of its packet stay correct."""
     if meaning.kind != "tcp":
         return turn_bits(chance, step, meaning)
     at = meaning.transport_at
@@ -132,7 +134,7 @@ def change_options(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def replace_transport(step: Step, meaning: Meaning, payload: bytes) -> Step:
-    """Something else behind the IP headers, whose length field is made true."""
+    """Replaces the data after the IP headers, and corrects the length field of the IP header."""
     frame = step.frame[: meaning.transport_at] + payload
     at = meaning.network_at
     if meaning.version == 4:
@@ -141,7 +143,7 @@ def replace_transport(step: Step, meaning: Meaning, payload: bytes) -> Step:
 
 
 def insert_extensions(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """A chain of IPv6 extension headers; for IPv4, options."""
+    """Inserts a chain of IPv6 extension headers, or IPv4 options."""
     at = meaning.network_at
     if meaning.version == 4:
         words = chance.randrange(11)
@@ -164,7 +166,7 @@ def insert_extensions(chance: random.Random, step: Step, meaning: Meaning) -> St
 
 
 def change_tunnel(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Into a tunnel, or another one more; what is in one already may get bits of its outer headers turned."""
+    """Puts the packet into a tunnel, or into another tunnel. May change one byte of the new outer headers."""
     at = meaning.network_at
     if not meaning.version or at > 100:
         return turn_bits(chance, step, meaning)
@@ -179,7 +181,7 @@ def change_tunnel(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_link(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Other headers in front of IP, in any order, up to more than there may be."""
+    """Replaces the headers before IP by other ones, in any order, with up to more headers than the program permits."""
     if not meaning.network_at or not meaning.version:
         return turn_bits(chance, step, meaning)
     names = chance.choice((builders.LINKS, builders.ALL_LINKS))
@@ -189,7 +191,7 @@ def change_link(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_numbers(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Sequence numbers, flags, windows, timestamps, identifiers: of the same flow, and nearly the same."""
+    """Changes the sequence numbers, flags, windows, timestamps or identifiers slightly. The flow stays the same."""
     at = meaning.transport_at
     if not at or at + 20 > len(step.frame):
         return turn_bits(chance, step, meaning)
@@ -204,7 +206,7 @@ def change_numbers(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_payload(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """What the methods look at in UDP and ICMP: ports, the first 8 bytes."""
+    """Changes the fields that the methods read in UDP and ICMP: the ports and the first 8 bytes."""
     at = meaning.transport_at
     if meaning.kind not in ("udp", "icmp") or at + 8 > len(step.frame):
         return turn_bits(chance, step, meaning)
@@ -212,7 +214,7 @@ def change_payload(chance: random.Random, step: Step, meaning: Meaning) -> Step:
         ports = builders.udp((chance.choice((53, 443, 40_000)), chance.choice((53, 443, 40_000))), b"")[:4]
         return put(step, at, ports)
     if chance.random() < 0.2:
-        # An empty datagram, and what a short Ethernet frame is filled up with.
+        # An empty datagram, followed by the padding of a short Ethernet frame.
         shorter = replace_transport(step, meaning, step.frame[at : at + 4] + b"\x00\x08\x00\x00")
         return shorter._replace(frame=shorter.frame + bytes(chance.randrange(20)))
     place = at + chance.randrange(16 if meaning.kind == "udp" else 8)
@@ -220,14 +222,15 @@ def change_payload(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def pad(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Bytes behind the packet, as Ethernet has them, zeros or not."""
+    """Appends bytes after the packet, like the padding of Ethernet: zeros or random bytes."""
     size = chance.choice((1, 6, 18, 46))
     padding = bytes(size) if chance.random() < 0.5 else chance.randbytes(size)
     return step._replace(frame=step.frame + padding, wire_length=0)
 
 
 def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """The flags and the offset of IPv4, the fragment header of IPv6; or really the first fragment, of any size."""
+    """Sets the fragment fields of IPv4, or inserts the fragment header of IPv6. May truncate the packet to a real first
+    fragment."""
     at = meaning.network_at
     if meaning.version not in (4, 6):
         return turn_bits(chance, step, meaning)
@@ -245,12 +248,12 @@ def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def go_back(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """The other way through the interface, as on a router that sends back where it comes from."""
+    """Sends the packet through the interface in the other direction, as on a router with one interface."""
     return step._replace(ingress=not step.ingress)
 
 
 def aggregate(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Several segments at once (GRO, GSO)."""
+    """Makes the packet an aggregate of several segments (GRO, GSO)."""
     length = step.wire_length or len(step.frame)
     return step._replace(
         segments=chance.choice((1, 2, 3, 44, 65_535)),
@@ -259,13 +262,14 @@ def aggregate(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def rubbish(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Random bytes, behind a good beginning or none."""
+    """Replaces the frame by random bytes. May keep a valid start of the frame."""
     keep = chance.choice((0, 12, 14, meaning.network_at, meaning.transport_at))
     return step._replace(frame=step.frame[:keep] + chance.randbytes(chance.randrange(15, 120)), wire_length=0)
 
 
 def is_whole(step: Step, link_header: int) -> bool:
-    """Whether it is known how long the headers are that each segment of an aggregate has, in a tunnel or not."""
+    """Returns true if the length of the headers is known, both with and without tunnels. Each segment of an aggregate
+    has these headers."""
     length = step.wire_length or len(step.frame)
     kinds = {read(step.frame, link_header, length, tunnels=tunnels).kind for tunnels in (False, True)}
     return not kinds & {"malformed", "non_ip"}
@@ -290,8 +294,8 @@ MUTATIONS: dict[Mutation, int] = {
 
 
 def mutate(chance: random.Random, step: Step, link_header: int) -> Step:
-    """One mutation, seldom two or three; or an aggregate of the whole packet."""
-    tunnels = chance.random() < 0.7  # what is inside, as a rule
+    """Applies one mutation, sometimes two or three; or makes an aggregate of a whole packet."""
+    tunnels = chance.random() < 0.7  # usually, the mutations change the inner packet
     meaning = read(step.frame, link_header, step.wire_length or len(step.frame), tunnels=tunnels)
     if chance.random() < 0.03 and is_whole(step, link_header):
         chosen: list[Mutation] = [aggregate]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is counted of a sequence of packets: docs/design.md and docs/metrics.md as code."""
+"""Computes the counts for a sequence of packets: docs/design.md and docs/metrics.md as code."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -16,14 +16,15 @@ from tests.long.fuzz.timing import Timing
 RTT_MIN_NS, RTT_MAX_NS = 1_000, 64_000_000_000
 CLASSES = ("tcp_timestamp", "udp", "tcp_other", "icmp", "other")
 EXTERNAL, INTERNAL, UNKNOWN = 0, 1, 2
-# Where the source of a packet is that comes in through an interface, and of one that goes out.
+# The side of the source address of a received packet, and of a transmitted packet.
 SIDES = {Role.WAN: (EXTERNAL, INTERNAL), Role.LAN: (INTERNAL, EXTERNAL), Role.CAPTURE: (UNKNOWN, UNKNOWN)}
 
 TRAFFIC = "tcp_timestamp"  # the method under which the traffic of a subnet is counted
 
 
 class Step(NamedTuple):
-    """A packet, and how it comes to the program; `wire_length` 0: as long as the frame; `note`: how it was made."""
+    """A packet, and how the program receives it. If `wire_length` is 0, the frame is complete. `note` says how the
+    packet was made."""
 
     ingress: bool
     frame: bytes
@@ -34,7 +35,7 @@ class Step(NamedTuple):
 
 
 class Subnet(NamedTuple):
-    """Whose traffic or RTTs. The traffic of a subnet is counted under the first method."""
+    """The key of traffic or RTTs. The traffic of a subnet is counted under the method TRAFFIC."""
 
     version: int
     prefix: bytes
@@ -47,12 +48,12 @@ OVERFLOW = Subnet(0, b"", 0, "")
 
 @dataclass
 class Tally:
-    """What must have been counted.
+    """The expected counts.
 
-    interface   by the names of struct interface_counters; "received tcp" and the like for packets, "... bytes"
-    traffic     by subnet, then "from udp" and the like for packets, "... bytes"
-    behaviour   by subnet, by the names of struct flow_counters and of the counters of ECN, with the place in them
-    rtts        by subnet, in ns, as the histogram has them: clamped to its range
+    interface   by the names of struct interface_counters; names such as "received tcp" count packets, "... bytes" bytes
+    traffic     by subnet; then names such as "from udp" count packets, "... bytes" bytes
+    behaviour   by subnet; then by the fields of struct flow_counters and the ECN counters, with an index in the field
+    rtts        by subnet, in ns, limited to the range of the histogram
     """
 
     interface: Counter[str] = field(default_factory=Counter)
@@ -62,12 +63,12 @@ class Tally:
 
 
 class Model:
-    """What the program must count of the packets that it is shown; it knows no flow and no subnet to begin with."""
+    """The counts that the program must have after the same packets. A new model knows no flow and no subnet."""
 
     def __init__(self, config: EppingConfig, link_header: int, role: Role = Role.WAN) -> None:
         self.config, self.link_header, self.role = config, link_header, role
         self.tally = Tally()
-        self.flows: dict[object, Flow] = {}  # of TCP, by either end
+        self.flows: dict[object, Flow] = {}  # TCP flows, by the key of each direction
         self.subnets: set[Subnet] = set()
         self.copies = Copies() if config.copies else None
         self.timing = Timing(config, self.tally.interface)
@@ -86,7 +87,8 @@ class Model:
         )
         interface = self.tally.interface
         segments = step.segments or 1
-        # An aggregate is on the wire in segments, each with the headers; on the way out they are in its length already.
+        # On the wire, an aggregate is several segments, each with its own headers. The length of a transmitted
+        # aggregate includes these headers already.
         size = (step.wire_length or len(step.frame)) + (segments - 1) * meaning.headers * step.ingress
         way = f"{'received' if step.ingress else 'transmitted'} {meaning.kind}"
         interface[way] += segments
@@ -128,19 +130,19 @@ class Model:
                 self.timing.check_clock(seen.sender, meaning, seen.segment)
             if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
                 self.timing.doubt(seen.sender, meaning)
-        # A packet may end two RTTs, and has been looked at by all methods before the first is counted.
+        # A packet may complete two RTTs. All methods see the packet before the first RTT is counted.
         ended = [(name, method.see(seen)) for name, method in self.methods]
         for name, asked_ns in ended:
             if asked_ns is not None:
                 self.record(seen, sides[0], name, asked_ns)
 
     def find_flow(self, seen: Seen) -> None:
-        """A flow is what its two directions sent. A SYN begins none, nor does a RST."""
+        """Finds or creates the flow of a packet. A SYN creates no flow, nor does a RST."""
         version, source, destination = seen.meaning.version, seen.meaning.source, seen.meaning.destination
         here: object = (version, source, destination, seen.way)
         there: object = (version, destination, source, seen.way_back)
         if source == destination:
-            there = here, "nobody can tell who of the two replies"
+            there = here, "both endpoints are equal, so requests and replies look alike"
         if here not in self.flows:
             if seen.meaning.flags & RST or seen.meaning.flags & (SYN | ACK) == SYN:
                 return
@@ -150,7 +152,8 @@ class Model:
         seen.sender, seen.receiver = seen.flow.halves[here], seen.flow.halves[there]
 
     def subnet(self, version: int, address: bytes, side: int, method: str, half: Half | None = None) -> Subnet:
-        """The subnet of an address, or the overflow: first come, first served. A flow asks once for each end."""
+        """Returns the subnet of an address, or OVERFLOW if all slots are used. A flow looks up each of its two subnets
+        only once."""
         bits = self.config.prefix_v4 if version == 4 else self.config.prefix_v6
         subnet = Subnet(version, prefix(address, bits), side, method)
         if subnet in self.subnets:
@@ -164,12 +167,12 @@ class Model:
         return subnet if known else OVERFLOW
 
     def record(self, seen: Seen, side: int, method: str, asked_ns: int) -> None:
-        """An RTT, for the subnet of the reply's source."""
+        """Counts an RTT for the subnet of the reply's source."""
         rtt_ns = seen.now_ns - asked_ns
         if not 0 <= rtt_ns <= self.config.max_age_ns:
             self.tally.interface["rtt_expired"] += 1
             return
-        # The subnet of a flow is known by now.
+        # A flow has looked up its subnets before.
         half = seen.sender if method == TRAFFIC else None
         subnet = self.subnet(seen.meaning.version, seen.meaning.source[0], side, method, half)
         self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_MIN_NS
@@ -179,7 +182,7 @@ class Model:
 
 
 def class_of(meaning: Meaning) -> str:
-    """The class that a packet's traffic is counted in."""
+    """Returns the class in which a packet's traffic is counted."""
     if meaning.kind == "tcp":
         return "tcp_timestamp" if meaning.timestamp else "tcp_other"
     return meaning.kind if meaning.kind in CLASSES else "other"

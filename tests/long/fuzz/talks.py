@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes conversations: whole packets in the order and at the times in which two hosts would send them.
+"""Creates conversations: whole packets, in the order and at the times at which two hosts would send them.
 
-A talk is a list of steps that begins at time 0. Usually the internal host speaks first.
+A talk is a list of steps that starts at time 0. Usually the internal host sends the first packet.
 """
 
 import random
@@ -19,15 +19,15 @@ from tests.long.fuzz.rules import Step
 
 MS = 1_000_000
 PSH = 8
-# See command.py. Captures add shapes of packets if the folder exists; the fuzzer works without them.
+# If this folder exists, its captures add more forms of packets. The fuzzer works without it. See command.py.
 CAPTURES = Path(__file__).parents[4] / "shared" / "pcaps"
-LONGEST_FRAME = 3000  # a test run of the kernel takes about as much
-SNAPPED = 256  # of a frame of a capture
+LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of about this length
+SNAPPED = 256  # bytes that are kept of each captured frame
 MOST_LINK_HEADERS = 8
 
 
 class Hosts(NamedTuple):
-    """Who talks to whom, over which link, and in which tunnel."""
+    """The two hosts of a conversation, the link headers before their packets, and their tunnel, if there is one."""
 
     version: int
     inside: bytes
@@ -44,8 +44,9 @@ class Hosts(NamedTuple):
 
 
 def any_hosts(chance: random.Random, link_header: int, tunnels: float = 0) -> Hosts:
-    """Two hosts of a few, in a few subnets, so that some talks meet each other; behind Ethernet with or without tags,
-    or behind no link header at all; some of them, a share of `tunnels`, in a tunnel."""
+    """Returns two random hosts. There are only few hosts in few subnets, so that some talks share a flow. The packets
+    have an Ethernet header, with or without tags, or no link header at all. `tunnels` is the share of host pairs in a
+    tunnel."""
     version = chance.choice((4, 6))
     if version == 4:
         ends = [bytes([10 + side, chance.randrange(3), chance.randrange(3), chance.randrange(1, 4)]) for side in (0, 1)]
@@ -62,7 +63,8 @@ def any_hosts(chance: random.Random, link_header: int, tunnels: float = 0) -> Ho
 
 
 def any_tunnel(chance: random.Random, outer: int) -> Callable[[bytes, int], bytes]:
-    """What puts an IP packet into a tunnel, whose outer packets are of version `outer` and go one way or the other."""
+    """Returns a function that puts an IP packet into a tunnel. The outer packets have the IP version `outer`, and the
+    second argument selects their direction."""
     ends = [
         bytes([192, 0, 2, 1 + end]) if outer == 4 else bytes.fromhex("20010db8ff") + bytes([0] * 10 + [end])
         for end in (0, 1)
@@ -91,14 +93,14 @@ def any_tunnel(chance: random.Random, outer: int) -> Callable[[bytes, int], byte
 
 
 def any_link(chance: random.Random, version: int) -> bytes:
-    """Ethernet, as a rule without anything more."""
+    """Returns an Ethernet header, usually without further headers."""
     if chance.random() < 0.6:
         return builders.link((), version)
     return builders.link(any_stack(chance), version, chance.getrandbits(20))
 
 
 def any_stack(chance: random.Random) -> list[str]:
-    """Headers in an order that makes sense: tags, then a PPPoE session, then labels."""
+    """Returns headers in a sensible order: tags, then a PPPoE session, then MPLS labels."""
     rare = tuple(links.BUILDERS) if chance.random() < 0.3 else ()
     tags = [chance.choice(("802.1Q", "802.1ad", "802.1Q of old", *rare)) for _ in range(chance.choice((0, 1, 1, 2, 3)))]
     session = [chance.choice(("pppoe", "pppoe, one byte"))] * chance.choice((0, 0, 1))
@@ -109,15 +111,16 @@ _ODDITIES = ("missing", "still", "slow", "zero", "unechoed")
 
 
 def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """A connection: with or without its handshake, timestamps, end; some replies late, some segments twice."""
+    """A TCP connection with or without handshake, timestamps and end. Some replies are late, and some segments are
+    repeated."""
     steps: list[Step] = []
     ports = chance.choice((40_000, 40_001, chance.randrange(1024, 65_536))), chance.choice((443, 80, 53))
-    # By some endpoints, and in some talks by those that stop or begin to.
+    # The share of segments with a timestamp, by endpoint. In some talks, endpoints start or stop sending timestamps.
     with_timestamps = [chance.choice((0, 0, 0.1, 1, 1, 1))] * 2 if chance.random() < 0.9 else [1, 0]
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
-    heard = [0, 0]  # the newest TSval that has come from this end
-    # What is odd about timestamps from some segment on, until some other, by end.
+    heard = [0, 0]  # the newest TSval that each endpoint has sent
+    # How the timestamps of each endpoint misbehave between two segments of the talk.
     oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
     oddity_begins = chance.choice((0, 0, 3, 6))
     oddity_ends = oddity_begins + chance.choice((4, 10, 100))
@@ -125,7 +128,8 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     rtt_ns = chance.choice((0, 500, 2 * MS, 20 * MS, 150 * MS, 400 * MS))
 
     def say(end: int, flags: int, size: int = 0, back: int = 0, ahead: int = 0, window: int = 1024) -> None:
-        """A segment that begins before or beyond what was sent last; `sequence` is where the greatest one ends."""
+        """Sends a segment that starts before or after the expected number. `sequence` is the end of the greatest
+        segment."""
         odd = oddity[end] if oddity_begins <= len(steps) < oddity_ends else ""
         has_timestamp = chance.random() < with_timestamps[end] and odd != "missing"
         tsval, tsecr = clock[end] + now_ns // MS, heard[1 - end]
@@ -154,25 +158,25 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
         sequence[end] = max(sequence[end], begin + size + bool(flags & (SYN | FIN)))
 
     def disturbance(end: int) -> None:
-        """A segment that is not just the next one."""
+        """Sends a segment that is not the next one in order, or several such segments."""
         nonlocal now_ns
         size = chance.randrange(1, 30)
         kind = chance.randrange(6)
-        if kind == 0:  # sent again, whole, in part, or with more
+        if kind == 0:  # a retransmission of the whole segment, of a part, or with more data
             say(end, ACK | PSH, size, back=chance.choice((1, size, size + 5, max(1, size - 5))))
-        elif kind == 1:  # one is missing; it comes soon, late, or never
+        elif kind == 1:  # a segment is missing; the segment for the gap comes early or late
             say(end, ACK | PSH, size, ahead=10)
             now_ns += chance.choice((1, MS, 3 * MS - 1, 3 * MS, 50 * MS))
             say(end, ACK | PSH, 10, back=size + 10)
-        elif kind == 2:  # a keep-alive, and its answer
+        elif kind == 2:  # a keep-alive and its reply
             say(end, ACK, chance.choice((0, 1)), back=1)
             say(1 - end, ACK)
-        elif kind == 3:  # a window closes, and is asked for
+        elif kind == 3:  # a window closes, and the sender probes it
             say(1 - end, ACK, window=0)
             now_ns += 10 * MS
             say(end, ACK, chance.choice((1, 1, 2)))
             say(1 - end, ACK, window=chance.choice((0, 1024)))
-        elif kind == 4:  # a port used again
+        elif kind == 4:  # a reused port
             say(end, SYN, ahead=chance.choice((0, 1000)))
             say(1 - end, SYN | ACK, ahead=chance.choice((0, 1000)))
         else:
@@ -181,7 +185,7 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     if chance.random() < 0.7:
         data = chance.choice((0, 0, 0, 30))
         say(0, SYN, data)
-        if chance.random() < 0.3:  # the server does not take it
+        if chance.random() < 0.3:  # the server does not accept this data
             sequence[0] -= data
         now_ns += rtt_ns
         say(1, SYN | ACK, chance.choice((0, 0, 0, 0, 10)))
@@ -206,7 +210,8 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
 
 
 def questions(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """Pings, queries or QUIC handshakes, some of them asked twice, some not answered, some answered twice."""
+    """Pings, DNS queries or QUIC handshakes. Some requests are repeated, some get no reply, and some get two
+    replies."""
     steps: list[Step] = []
     kind = chance.choice(("icmp_echo", "dns", "quic_handshake"))
     port = chance.choice((40_000, 53, chance.randrange(1024, 65_536)))
@@ -243,7 +248,8 @@ def questions(chance: random.Random, hosts: Hosts) -> list[Step]:
 
 
 def others(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """What nobody measures: other protocols, unassigned ones too, other UDP, and what is not IP."""
+    """Packets that no method measures: other protocols, unassigned protocol numbers, other UDP ports, and packets
+    without IP."""
     steps = []
     for place in range(chance.randrange(1, 6)):
         protocol = chance.choice((17, 17, 47, 50, 132, 4, 41, 1, 58, 59, chance.randrange(148, 253)))
@@ -261,7 +267,7 @@ TALKS: tuple[Callable[[random.Random, Hosts], list[Step]], ...] = (tcp, tcp, tcp
 
 @cache
 def captures() -> list[list[tuple[int, bytes, int]]]:
-    """Captures of Ethernet: time in ns, frame, length on the wire."""
+    """Reads the captures with Ethernet headers. Each packet is (time in ns, frame, length on the wire)."""
     found = []
     for path in sorted(CAPTURES.glob("*.pcap")):
         with path.open("rb") as file:
@@ -272,7 +278,8 @@ def captures() -> list[list[tuple[int, bytes, int]]]:
 
 
 def captured(chance: random.Random, link_header: int, most: int) -> list[Step]:
-    """A part of a capture, the host with the lesser address being the one inside. Without a link header, IP only."""
+    """Returns a part of a capture. The endpoint with the lower address is internal. Without a link header, only IP
+    packets are used."""
     records = chance.choice(captures())
     begin = chance.randrange(max(1, len(records) - most))
     steps = []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which method times the segments of an endpoint: docs/methods.md as code."""
+"""Chooses the method that times the segments of an endpoint: docs/methods.md as code."""
 
 from collections import Counter
 from enum import IntEnum
@@ -12,7 +12,7 @@ STILL_NS = 250_000_000
 
 
 class Fault(IntEnum):
-    """Why timestamps do not time what an endpoint sends."""
+    """The reason why the segments of an endpoint are not timed by timestamps."""
 
     MISSING = 0
     STILL = 1
@@ -20,7 +20,7 @@ class Fault(IntEnum):
 
 
 class Timing:
-    """Hands an endpoint over to sequence numbers and back, if both methods are on."""
+    """Switches an endpoint from timestamps to sequence numbers and back, if both methods are enabled."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.counters = counters
@@ -28,23 +28,23 @@ class Timing:
         self.always_by_sequence = "tcp_timestamp" not in config.methods
 
     def by_sequence(self, half: Half) -> bool:
-        """Whether sequence numbers time it."""
+        """Returns true if the segments of this endpoint are timed by sequence numbers."""
         return half.newest is None if self.hands_over else self.always_by_sequence
 
     def begin(self, half: Half, meaning: Meaning) -> None:
-        """A SYN begins a connection."""
+        """Resets an endpoint at a SYN, which starts a connection."""
         self.abandon(half)
         half.handed_over = half.advanced = half.unechoed = half.leaves_one_out = False
         if not meaning.timestamp:
             half.newest = None
 
     def abandon(self, half: Half) -> None:
-        """Nothing that waits will be answered."""
+        """Discards all pending samples, because they will not be completed."""
         self.counters["rtt_abandoned"] += sum(waiting is not None for waiting in (*half.waiting, half.timed))
         half.waiting, half.timed = [None] * 4, None
 
     def hand_over(self, half: Half, fault: Fault) -> None:
-        """From now on sequence numbers time it."""
+        """Switches to sequence numbers."""
         self.abandon(half)
         self.counters[f"timestamp_fault {fault.value}"] += 1
         half.newest = None
@@ -52,7 +52,7 @@ class Timing:
         half.unechoed = fault is Fault.UNECHOED
 
     def check_clock(self, half: Half, meaning: Meaning, segment: Segment) -> None:
-        """A segment that continues what was sent, with a TSval that did not advance for long."""
+        """Checks a segment that continues the earlier data: its TSval must not stand still for more than STILL_NS."""
         if not self.hands_over or half.waits or segment is not Segment.NEXT:
             return
         if meaning.timestamp is None or half.newest is None or later(meaning.timestamp[0], half.newest):
@@ -61,7 +61,7 @@ class Timing:
             self.hand_over(half, Fault.STILL)
 
     def doubt(self, half: Half, meaning: Meaning) -> None:
-        """A segment sent again with the TSval that it had before: Karn's rule, RFC 6298 section 3."""
+        """Discards the sample of a retransmission with the same TSval: Karn's rule, RFC 6298 section 3."""
         if not meaning.timestamp or half.newest is None:
             return
         for place, waiting in enumerate(half.waiting):
@@ -70,11 +70,12 @@ class Timing:
                 self.counters["rtt_repeated"] += 1
 
     def miss_echo(self, half: Half, meaning: Meaning) -> None:
-        """An acknowledgement that echoes nothing of what waits. The first may echo what was sent before it."""
+        """Notes an acknowledgement that echoes no pending TSval. The first such acknowledgement may echo an older
+        TSval."""
         if not self.hands_over or later(half.awaited, meaning.acknowledged):
             return
         if later(meaning.acknowledged, half.following or 0):
-            return  # of a segment that was not seen, and may echo what was not seen
+            return  # it acknowledges a segment that was not seen, and may echo a TSval that was not seen
         if meaning.timestamp and later(meaning.timestamp[1], half.tsval):
             return
         if not meaning.timestamp or not meaning.timestamp[1] or half.unechoed:
@@ -83,22 +84,22 @@ class Timing:
             half.unechoed, half.awaited = True, ((half.following or 0) + 1) % (1 << 32)
 
     def takes_back(self, half: Half, tsval: int, is_answered: bool, now_ns: int) -> bool:
-        """Whether timestamps time it again, from this segment on: its TSval is new. After a lack of echoes one must
-        come first."""
+        """Returns true if this segment has a new TSval, so that timestamps time the endpoint again from this segment
+        on. If the echoes were missing before, an echo must come first."""
         is_new, half.tsval = later(tsval, half.tsval), tsval
         if not is_new or not is_answered:
             return False
         if half.unechoed:
             half.awaited, half.advanced = tsval, True
             return False
-        if half.waits:  # this segment is timed in its place
+        if half.waits:  # this segment is timed instead
             self.abandon(half)
             half.begun_ns = None
         self._work_again(half, now_ns)
         return True
 
     def hand_back(self, half: Half, tsecr: int, now_ns: int) -> None:
-        """Echoes come again."""
+        """Switches back to timestamps when the echoes work again."""
         if half.advanced and not half.waits and not later(half.awaited, tsecr) and not later(tsecr, half.tsval):
             self._work_again(half, now_ns)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs an episode through the program and the model, and reports their disagreements.
 
-The program is emptied before each episode: no flows, pending requests, subnets or used slots. Counters remain, as the
-program only adds to them; the result of an episode is the difference.
+Before each episode, the program's flows, pending requests, subnets and used slots are removed. The counters remain,
+because the program only increments them. The result of an episode is the difference of the counters.
 """
 
 import bisect
@@ -24,7 +24,7 @@ from tests.support.flow_table import forget_flows
 from tests.support.prog_test_run import EGRESS, INGRESS, Bench
 
 _MAP_TYPES_OF_KEYS = {1: "hash", 9: "lru_hash"}  # enum bpf_map_type, linux/bpf.h
-# What becomes of an RTT that was begun.
+# The counters of ended RTT samples. Each started sample must be pending or be counted in one of them.
 ENDS = ("rtt_measured", "rtt_expired", "rtt_superseded", "rtt_repeated", "rtt_abandoned")
 _MAPPED = bytes(10) + b"\xff\xff"
 _IFINDEX = 1
@@ -34,7 +34,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What the program had counted at some time."""
+    """The counts of the program at some time."""
 
     interface: Counter[str]
     traffic: Counts
@@ -45,7 +45,7 @@ class Snapshot:
 
 
 class HashMap:
-    """A hash map of the program, to be looked at and emptied in one system call."""
+    """A hash map of the program. All its elements can be read and deleted in one system call."""
 
     def __init__(self, fd: int) -> None:
         info = map_array.map_info(fd)
@@ -56,12 +56,12 @@ class HashMap:
         self._place = ctypes.create_string_buffer(8)
 
     def take_all(self) -> list[tuple[bytes, bytes]]:
-        """All elements, which the map has no more."""
+        """Returns all elements, and deletes them from the map."""
         count = ctypes.c_uint32(self._most)
         result = _library.bpf_map_lookup_and_delete_batch(
             self._fd, None, self._place, self._keys, self._values, ctypes.byref(count), None
         )
-        if result < 0 and ctypes.get_errno() != 2:  # ENOENT: that was all
+        if result < 0 and ctypes.get_errno() != 2:  # ENOENT: the map has no more elements
             raise OSError(ctypes.get_errno(), "BPF_MAP_LOOKUP_AND_DELETE_BATCH")
         keys, values = self._keys.raw, self._values.raw
         return [
@@ -74,11 +74,12 @@ class HashMap:
 
 
 class Trial:
-    """A loaded program of one configuration, and its model. To be used on one CPU, so that an LRU map is one list."""
+    """A loaded program with one configuration, and its model. Use it on one CPU only, because an LRU map has one list
+    per CPU."""
 
     def __init__(self, config: EppingConfig) -> None:
         self.config = config
-        self.rtts = 0  # how many the model had in the last run
+        self.rtts = 0  # the number of RTTs in the model after the last run
         self.bench = Bench(config)
         self._flow_counters = self.bench.array("flow_counters")
         maps = self.bench.collector.program.maps
@@ -98,7 +99,8 @@ class Trial:
         self.bench.close()
 
     def run(self, episode: Episode, steps: list[Step] | None = None) -> list[str]:
-        """What program and model disagree about after these steps of the episode (all of them), in words."""
+        """Runs these steps of the episode (default: all steps), and describes the disagreements of program and
+        model."""
         self._prepare(episode)
         steps = episode.steps if steps is None else steps
         model = Model(self.config, episode.link_header, episode.role or Role.WAN)
@@ -110,13 +112,13 @@ class Trial:
                 feeder.set(step.frame, _IFINDEX, step.wire_length, step.segments)
                 feeder.run(step.at_ns)
             except OSError as error:
-                return [f"the kernel refuses the test run: {error}"]
+                return [f"the kernel rejects the test run: {error}"]
             model.see(step)
         self.rtts = sum(map(len, model.tally.rtts.values()))
         return self._differences(before, self._snapshot(known=episode.role is not None), model.tally)
 
     def _prepare(self, episode: Episode) -> None:
-        """Forgets what was before, and makes the interface as the episode has it."""
+        """Removes the state of earlier episodes, and registers the interface of this episode."""
         for table in self._forgotten:
             table.take_all()
         forget_flows(self.bench.collector.program.maps)
@@ -152,7 +154,7 @@ class Trial:
         )
 
     def _traffic(self) -> Counts:
-        """(slots, from or to, classes, packets or bytes)"""
+        """Returns packets and bytes, shape (slots, from or to, classes, packets or bytes)."""
         rows = self.bench.traffic["classes"]
         total: Counts = np.stack(
             [[rows[way][unit].sum(1).reshape(len(rows), -1) for unit in ("packets", "bytes")] for way in ("from", "to")]
@@ -160,7 +162,7 @@ class Trial:
         return total.transpose(2, 0, 3, 1)
 
     def _behaviour(self) -> dict[str, Counts]:
-        """By the name of the counter and the place in it: (slots,)"""
+        """Returns the counts by the name of the counter and the index in it. Each array has the shape (slots,)."""
         flows = self._flow_counters
         places = [(name, place) for name in flows.dtype.names or () for place in range(flows.dtype[name].shape[0])]
         counted = {f"{name} {place}": flows[name][:, place].copy() for name, place in places}
@@ -178,19 +180,22 @@ class Trial:
         ]
         waiting = self.bench.collector.waiting()
         if counted["rtt_begun"] != sum(counted[end] for end in ENDS) + waiting:
-            found.append(f"of {counted['rtt_begun']} RTTs begun, {waiting} wait, and the others are not all counted")
+            found.append(
+                f"{counted['rtt_begun']} RTT samples started, {waiting} are pending, but some others are in no counter"
+            )
         slots, wrong = self._slots()
         found += wrong
         names = {slot: subnet for subnet, slot in slots.items()}
         for subnet in {*tally.traffic, *tally.rtts} - set(slots):
-            found.append(f"{subnet}: the model has it, the program hasn't")
+            found.append(f"{subnet}: the model has it, the program does not")
         found += self._compare_traffic(after.traffic - before.traffic, tally, slots, names)
         found += self._compare_behaviour(before, after, tally, slots, names)
         found += self._compare_rtts(before, after, tally, slots, names)
         return found
 
     def _slots(self) -> tuple[dict[Subnet, int], list[str]]:
-        """The slots of all subnets that the program has; and those whose row says another subnet than the key."""
+        """Returns the program's slots by subnet, and errors. It is an error if a slot's row has another key than the
+        hash map."""
         slots, wrong = {OVERFLOW: 0}, []
         taken = self._subnets.take_all()
         for packed, value in taken:
@@ -208,7 +213,7 @@ class Trial:
             )
             slots[subnet] = slot
             if self.bench.slots["key"][slot].tobytes() != packed or not self.bench.slots["live"][slot]:
-                wrong.append(f"slot {slot} is not of {subnet}, to which it was given")
+                wrong.append(f"slot {slot} was assigned to {subnet}, but its row has another key")
             libbpf.map_update(self.bench.collector.program.maps["free_slots"].fd, None, value)
         return slots, wrong
 
@@ -252,7 +257,7 @@ class Trial:
             rtts = expected.get(slot, [])
             in_buckets = np.zeros(len(after.buckets[slot]), np.uint32)
             for rtt_ns in rtts:
-                # Bucket i holds what is above its edge, and not above the next one.
+                # Bucket i counts the values above its edge and up to the next edge, inclusive.
                 in_buckets[bisect.bisect_left(self._edges, rtt_ns) - 1] += 1
             model = len(rtts), sum(rtts)
             program = int(after.ended[slot] - before.ended[slot]), int(after.sums[slot] - before.sums[slot])
@@ -263,8 +268,8 @@ class Trial:
 
 
 def shrink(trial: Trial, episode: Episode, narrate: Callable[[str], None]) -> list[Step]:
-    """The fewest steps found that still make a disagreement: the first after which there is one, then as many of those
-    before it left out as can be (Zeller's delta debugging)."""
+    """Returns the fewest steps found that still show a disagreement. First drops all steps after the first
+    disagreement, then as many of the steps before it as possible (Zeller's delta debugging)."""
     low, high = 0, len(episode.steps)
     while high - low > 1:
         middle = (low + high) // 2
@@ -272,7 +277,7 @@ def shrink(trial: Trial, episode: Episode, narrate: Callable[[str], None]) -> li
     steps = episode.steps[:high]
     size = max(1, len(steps) // 2)
     while True:
-        narrate(f"{len(steps)} packets show it")
+        narrate(f"{len(steps)} packets show the disagreement")
         begin = 0
         while begin < len(steps):
             fewer = steps[:begin] + steps[begin + size :]

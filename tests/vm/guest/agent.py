@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent and reads what it exports to its standard output."""
+"""Runs the agent, and reads its exports from its standard output."""
 
 import json
 import os
@@ -17,29 +17,30 @@ from tests.vm.guest.results import SHARE
 COMMAND = (sys.executable, "-m", "otel_epping")
 _START_S = 300.0
 _INTERVAL_S = 3
-# An application's clock starts before the packet is sent and stops after the reply is read. But the clock of TCP
-# timestamps ticks in milliseconds, and an RTT begins with the first segment of a tick, which may be an acknowledgement
-# just before the request. The agent exports seconds as floating-point numbers.
+# The application's clock starts before the packet is sent and stops after the reply is read. But TCP timestamps tick in
+# milliseconds, and an RTT starts with the first segment of a tick, which may be an acknowledgement shortly before the
+# request. The agent exports seconds as floating-point numbers, so they are rounded.
 _TICK_MS = {"tcp_timestamp": 1.0}
 _ROUNDING_MS = 0.001
 
 
 class Rtt(NamedTuple):
-    """RTTs of a series: how many, and the shortest in ms."""
+    """The RTTs of a series: their number, and the shortest one in ms."""
 
     number: int
     least_ms: float
 
 
 class NotStartedError(Exception):
-    """The agent ended before it watched, or took too long; the message has its log."""
+    """The agent ended before it watched its interfaces, or it took too long. The message has its log."""
 
 
 Series = tuple[str, str, str]  # interface, subnet, method
 
 
 class Agent:
-    """`otel-epping run` in a namespace; every packet is measured. `prefix` is a command that runs it."""
+    """`otel-epping run` in a namespace. Every packet is measured. `prefix` is the start of the command line, before the
+    agent."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Agent:
             )
         while "watching" not in self.log:
             if self.process.poll() is not None or time.monotonic() > began + _START_S:
-                raise NotStartedError(f"the agent does not watch: {self.log[-1500:]}")
+                raise NotStartedError(f"the agent did not start to watch: {self.log[-1500:]}")
             time.sleep(0.2)
         self.start_s = time.monotonic() - began
 
@@ -71,13 +72,13 @@ class Agent:
         return self._log.read_text()
 
     def stop(self) -> int:
-        """Wait for an export of all there is, end the agent and return its exit code."""
+        """Wait for an export of all counts, end the agent, and return its exit code."""
         time.sleep(_INTERVAL_S + 1)
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
 
     def exported(self, metric: str) -> list[dict[str, Any]]:
-        """Return the data points of a metric, in their last state."""
+        """Return the last data point of each series of a metric."""
         text, at, decoder = self._out.read_text(), 0, json.JSONDecoder()
         points: dict[str, dict[str, Any]] = {}
         while (at := text.find("{", at)) >= 0:
@@ -103,7 +104,7 @@ class Agent:
         return found
 
     def kinds(self, interface: str) -> dict[str, int]:
-        """Return the packets of an interface by what they are."""
+        """Return the number of packets of an interface by kind."""
         counts: dict[str, int] = {}
         for point in self.exported("epping.interface.packet.count"):
             of = point["attributes"]
@@ -114,7 +115,8 @@ class Agent:
 
 
 def judged(rtt: Rtt | None, method: str, application_ms: float) -> tuple[bool, str]:
-    """Judge by the shortest RTT: not below netem's delay, not above what the application measured."""
+    """Judge by the shortest RTT: it must be at least netem's delay, and at most the time that the application
+    measured."""
     if rtt is None:
         return False, f"no RTT (application {application_ms:.3f} ms)"
     ok = DELAY_MS <= rtt.least_ms <= application_ms + _TICK_MS.get(method, 0.0) + _ROUNDING_MS

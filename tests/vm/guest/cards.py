@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Emulated cards, with a VLAN on each: RTTs, and packets as the card counts them; with large segments and without.
+"""Emulated cards, with a VLAN on each. Checks the RTTs, and compares the packets with the counters of the card, with
+and without large segments.
 
-The two cards of a kind are on a wire inside QEMU, which carries frames and no large segments. So virtio has no
-segmentation here; e1000e has.
+QEMU connects the two cards of a kind by a wire that transports frames but no large segments. Therefore virtio has no
+segmentation here, while e1000e has.
 """
 
 import json
@@ -23,7 +24,7 @@ _SHOWN = ("tcp-segmentation-offload", "generic-segmentation-offload", "generic-r
 
 
 def check(results: Results) -> None:
-    """Judge each kind of card."""
+    """Test each kind of card."""
     for number, driver in enumerate(_DRIVERS, 50):
         with results.attempt(driver):
             _card(results, driver, number)
@@ -56,7 +57,7 @@ def _card(results: Results, driver: str, number: int) -> None:
         if not large:
             for namespace, device in ((pair.near, near), (pair.far, far)):
                 namespace.run("ethtool", "-K", device, *_OFF.split())
-            time.sleep(5)  # a card that is reset takes its time
+            time.sleep(5)  # a card needs some time after a reset
         with results.attempt(name):
             _judge(results, name, pair, near, number)
 
@@ -84,7 +85,7 @@ def _judge(results: Results, name: str, pair: Pair, near: str, number: int) -> N
     for point in agent.exported("epping.interface.packet.count"):
         if point["attributes"]["network.interface.name"] == near:
             counted[point["attributes"]["network.io.direction"] == "transmit"] += point["value"]
-    # Neighbour discovery and the like may pass between the readings.
+    # A few other packets, such as neighbour discovery, may pass between the two readings.
     card = [later - earlier for earlier, later in zip(before, after, strict=True)]
     ok = code == 0 and all(abs(ours - theirs) <= 0.01 * theirs for ours, theirs in zip(counted, card, strict=True))
     features = [line.strip() for line in pair.near.run("ethtool", "-k", near).splitlines()]

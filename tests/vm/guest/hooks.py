@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hooks, privileges and what is left: the agent on a veth interface, judged by RTTs of five methods."""
+"""Tests hooks, privileges, and the clean-up, with the agent on a veth interface. The RTTs of five methods are
+checked."""
 
 import os
 import time
@@ -17,7 +18,7 @@ _SUBNET_V4, _SUBNET_V6 = "10.9.0.0/24", "fd09:1::/48"
 
 
 def check(results: Results) -> None:
-    """Run with `auto` and `clsact`, as root and as nobody, and end by SIGTERM and by SIGKILL."""
+    """Run with `auto` and `clsact`, as root and as nobody. End the agent with SIGTERM and with SIGKILL."""
     pair = Pair()
     pair.veth("near0", "far0", "10.9.0")
     pair.near.ip("address add fd09:1::1/48 dev near0")
@@ -56,7 +57,8 @@ def _run(results: Results, pair: Pair, name: str, hook: str, prefix: tuple[str, 
 
 
 def _talk(pair: Pair) -> dict[tuple[str, str], float]:
-    """Make packets for each method; the shortest times that the applications measured, in ms."""
+    """Send packets for each method. Return the shortest times that the applications measured, in ms, by (subnet,
+    method)."""
     targets = [(_V4, ""), (_V6, "")]
     times = {}
     for exchange, timestamps in (("tcp_timestamp", 1), ("tcp_sequence", 0)):
@@ -95,12 +97,12 @@ def _kill(results: Results, pair: Pair, hook: str) -> None:
     results.tell(
         f"kill -9, {hook}",
         ok,
-        f"left by the killed: {behind or 'nothing'}; while the next runs: {meanwhile}; after it: {left or 'nothing'}"
-        + ("; processes are left" if alive else ""),
+        f"left by the killed agent: {behind or 'nothing'}; while the next agent runs: {meanwhile}; "
+        f"after it: {left or 'nothing'}" + ("; processes are left" if alive else ""),
     )
 
 
 def attached(namespace: Namespace, device: str) -> list[str]:
-    """Return what the agent has on a device: programs, as bpftool shows them."""
+    """Return the agent's programs on a device, as bpftool shows them."""
     shown = namespace.run("bpftool", "net", "show", "dev", device)
     return [line.split(" id ")[0] for line in shown.splitlines() if "epping" in line]

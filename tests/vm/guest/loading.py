@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles and loads the program: with its defaults, each method alone, and with other settings."""
+"""Compiles and loads the program with its defaults, with each method alone, and with other settings."""
 
 import re
 import subprocess
@@ -16,7 +16,7 @@ from otel_epping.kernel.config import EppingConfig
 from tests.vm.guest.agent import COMMAND
 from tests.vm.guest.results import SHARE, Results
 
-_LINE = re.compile(r"(ok     |MISSING) (.{14}) (.*)")  # what otel_epping/cli/check.py prints
+_LINE = re.compile(r"(ok     |MISSING) (.{14}) (.*)")  # a line of otel_epping/cli/check.py
 _VERIFIED = re.compile(r"(ingress|egress) ([\d,]+)")
 _SETTINGS: dict[str, dict[str, Any]] = {
     "tunnels": {"tunnels": True},
@@ -36,7 +36,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
 
 
 def default(results: Results) -> None:
-    """Run `otel-epping check --verbose`: each of its lines is a result."""
+    """Run `otel-epping check --verbose`. Each line of its output is a result."""
     done = subprocess.run([*COMMAND, "check", "--verbose"], capture_output=True, text=True, cwd="/tmp")
     print(done.stdout, done.stderr, flush=True)
     for line in done.stdout.splitlines():
@@ -54,7 +54,7 @@ def default(results: Results) -> None:
 
 
 def _from_9p(results: Results) -> None:
-    """Load the program from a file system on which Landlock does not work: with a warning."""
+    """Load the program from a file system on which Landlock does not work. The agent must print a warning."""
     check = [sys.executable, "-m", "otel_epping", "check", "--max-subnets", "64"]
     done = subprocess.run(check, capture_output=True, text=True, cwd=Path(SHARE, "product"))
     warned = "Landlock could not be applied" in done.stderr

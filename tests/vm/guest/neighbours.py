@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Others' qdiscs and filters on the same interface, and an interface that goes and comes again."""
+"""Tests qdiscs and filters of other programs on the same interface, and an interface that is removed and added
+again."""
 
 import re
 import time
@@ -12,14 +13,14 @@ from tests.vm.guest.network import Pair
 from tests.vm.guest.results import Results
 
 _HOOKS = ("auto", "clsact")
-# Numbers, and the name of the hook that the last filter of all was put on or taken from.
+# Numbers, and the name of the hook that the last of all filters was added to or removed from.
 _CHANGING = re.compile(r"\b(id|tag|index|ref|bind) \S+|(?<=^filter )(parent ffff:|ingress|egress) ?|\s+$")
 _FIRST = "other program's accepting filter at pref 1"
 _INGRESS = "other program's ingress qdisc"
 
 
 def check(results: Results) -> None:
-    """Each of _CASES on an interface of its own. Nothing of the others may change."""
+    """Run each of _CASES on an interface of its own. The qdiscs and filters of other programs must not change."""
     pair = Pair()
     traffic.Server(pair.far)
     for number, (name, prepare) in enumerate(_CASES.items(), 1):
@@ -29,13 +30,13 @@ def check(results: Results) -> None:
             for command in prepare(number):
                 pair.near.run("tc", *command.split())
             for hook in _HOOKS:
-                _beside(results, name, pair, number, hook)
+                _with_agent(results, name, pair, number, hook)
     with results.attempt("interface is removed and added again"):
         _again(results, pair)
 
 
 def _netem_and_filters(number: int) -> list[str]:
-    """A delay of the host itself, and filters behind which others follow."""
+    """A delay on the interface, and filters after which other filters run."""
     near = f"near{number}"
     return [
         f"qdisc add dev {near} root netem delay 10ms limit 10000",
@@ -47,7 +48,8 @@ def _netem_and_filters(number: int) -> list[str]:
 
 
 def _ingress_qdisc(number: int) -> list[str]:
-    """The ingress qdisc instead of clsact: there can be one of them only, and ingress has no filters for egress."""
+    """The ingress qdisc instead of clsact. An interface can have only one of them, and ingress has no filters for
+    egress."""
     near = f"near{number}"
     return [
         f"qdisc add dev {near} ingress",
@@ -56,12 +58,12 @@ def _ingress_qdisc(number: int) -> list[str]:
 
 
 def _accepting_filter(number: int) -> list[str]:
-    """A filter that accepts every packet, at a priority that leaves room before it."""
+    """A filter that accepts every packet, at a priority that permits other filters before it."""
     return _accepting(number, 100)
 
 
 def _first_accepting_filter(number: int) -> list[str]:
-    """A filter that accepts every packet, at the first priority: those behind it see none."""
+    """A filter that accepts every packet, at the first priority. Filters after it see no packets."""
     return _accepting(number, 1)
 
 
@@ -81,7 +83,7 @@ _CASES: dict[str, Callable[[int], list[str]]] = {
 }
 
 
-def _beside(results: Results, case: str, pair: Pair, number: int, hook: str) -> None:
+def _with_agent(results: Results, case: str, pair: Pair, number: int, hook: str) -> None:
     near, name = f"near{number}", f"{case}, {hook}"
     filters = hook == "clsact" or not tcx.is_known()
     before = _state(pair, near)
@@ -107,7 +109,7 @@ def _beside(results: Results, case: str, pair: Pair, number: int, hook: str) -> 
 
 
 def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> None:
-    """The agent must end with one line that names the cure, and change nothing."""
+    """The agent must end with one line that names the cure, and must change nothing."""
     before = _state(pair, near)
     try:
         agent = Agent(f"neighbours {name}", pair.near, [near], "--hook", hook)
@@ -122,7 +124,7 @@ def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> N
 
 
 def _state(pair: Pair, device: str) -> list[str]:
-    """Return the qdiscs and filters of a device, without what changes by itself."""
+    """Return the qdiscs and filters of a device, without the values that change by themselves."""
     shown = pair.near.run("tc", "qdisc", "show", "dev", device)
     for side in ("ingress", "egress"):
         shown += pair.near.run("tc", "filter", "show", "dev", device, side)

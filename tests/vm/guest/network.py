@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two namespaces, links between them, and a delay that netem makes: the truth for every RTT."""
+"""Two namespaces, links between them, and a delay by netem, which is the expected RTT."""
 
 from otel_epping.lab.namespaces import Namespace
 
@@ -7,7 +7,8 @@ DELAY_MS = 20
 
 
 class Pair:
-    """The namespace `near`, whose interfaces are watched, and `far`, which delays what it sends by DELAY_MS."""
+    """The namespace `near`, whose interfaces are watched, and the namespace `far`, which delays its packets by
+    DELAY_MS."""
 
     def __init__(self) -> None:
         self.near = Namespace("near")
@@ -21,7 +22,8 @@ class Pair:
         return self.near, self.far
 
     def veth(self, near: str, far: str, network: str = "", delay: bool = True) -> None:
-        """Make a link with the addresses NETWORK.1 and NETWORK.2, if a network is given, e.g. 10.1.0."""
+        """Create a link. If `network` is given, for example 10.1.0, the ends have the addresses NETWORK.1 and
+        NETWORK.2."""
         self.near.ip(f"link add {near} type veth peer name {far} netns {self.far.path}")
         for host, (namespace, device) in enumerate(((self.near, near), (self.far, far)), 1):
             if network:
@@ -31,6 +33,6 @@ class Pair:
             self.delay(far)
 
     def delay(self, device: str) -> None:
-        """Delay what the far side sends through a device."""
+        """Delay the packets that the far side sends through a device."""
         # By default netem keeps 1,000 packets and drops the rest.
         self.far.run("tc", "qdisc", "add", "dev", device, "root", "netem", "delay", f"{DELAY_MS}ms", "limit", "10000")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping replay` of the host's captures: the events must be those that the host found."""
+"""Runs `otel-epping replay` on the host's captures. The events must be those that the host has found."""
 
 import subprocess
 
@@ -10,16 +10,18 @@ ARGUMENTS = ("replay", "--events", "--format", "jsonl", "--sample-interval", "0"
 
 
 def check(results: Results) -> None:
-    """Replay each capture in /share/captures and compare with NAME.events beside it, whatever the order."""
+    """Replay each capture in /share/captures, and compare the events with NAME.events next to it, in any order."""
     captures = sorted((SHARE / "captures").glob("*.pcap"))
     for capture in captures:
         done = subprocess.run([*COMMAND, *ARGUMENTS, capture], capture_output=True, text=True, cwd="/tmp")
         expected = sorted(capture.with_suffix(".events").read_text().splitlines())
         found = sorted(done.stdout.splitlines())
         missing, more = len(set(expected) - set(found)), len(set(found) - set(expected))
-        text = f"{len(found)} events, {missing} of the host's missing, {more} that the host does not have"
+        text = (
+            f"{len(found)} events, {missing} of the host's events are missing, {more} events are not among the host's"
+        )
         if done.returncode:
             text += f"; {done.stderr.strip()[-500:]}"
         results.tell(capture.stem, done.returncode == 0 and found == expected, text)
     if not captures:
-        results.tell("captures", False, "the host gave no captures")
+        results.tell("captures", False, "the host has provided no captures")

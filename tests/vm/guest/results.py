@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of a machine, as JSON lines in the folder that it shares with the host."""
+"""The results of a machine, as JSON lines in the folder that the machine shares with the host."""
 
 import json
 import time
@@ -13,7 +13,7 @@ SHARE = Path("/share")
 
 
 class NotTriedError(Exception):
-    """Something could not be tried here; the message says why."""
+    """Something could not be tested on this machine. The message gives the reason."""
 
 
 class Results:
@@ -24,7 +24,7 @@ class Results:
         self._since = time.monotonic()
 
     def tell(self, name: str, ok: bool | None, text: str, **data: Any) -> None:
-        """Write a result: ok, red (False), or not tried (None)."""
+        """Write a result: passed (True), red (False), or not tried (None)."""
         now = time.monotonic()
         line = {"test": self._test, "name": name, "ok": ok, "text": text, "seconds": round(now - self._since, 1)}
         self._since = now
@@ -33,11 +33,11 @@ class Results:
 
     @contextmanager
     def attempt(self, name: str, **data: Any) -> Iterator[None]:
-        """Tell an exception of the body as a red result, or as not tried."""
+        """Write a result if the body raises an exception: not tried for NotTriedError, red for other exceptions."""
         try:
             yield
         except NotTriedError as error:
             self.tell(name, None, str(error), **data)
         except Exception as error:
-            traceback.print_exc()  # into the console's log
+            traceback.print_exc()  # written to the log of the console
             self.tell(name, False, f"{type(error).__name__}: {error}", **data)

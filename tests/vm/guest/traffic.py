@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP, DNS and ICMP between two namespaces, timed by the application's own clock.
+"""TCP, DNS and ICMP between two namespaces. The times are measured by the application's own clock.
 
-A socket belongs for life to the namespace it was made in, so all of it runs in threads of this process.
+A socket always belongs to the namespace in which it was created, so all sockets can be used by threads of this process.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ _AT_ONCE = 8
 
 @dataclass
 class Clock:
-    """Shortest times that the application measured to an address, in ms; `error` if it did not get through."""
+    """The shortest times that the application measured to an address, in ms. `error` is set if it failed."""
 
     connect_ms: float = float("inf")
     exchange_ms: float = float("inf")
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Server:
-    """Echoes on TCP, or sends as many bytes as it is asked for; answers every DNS query with the query."""
+    """Echoes TCP data, or sends the requested number of bytes. Replies to every DNS query with the query."""
 
     def __init__(self, namespace: Namespace) -> None:
         with namespace.entered():
@@ -90,14 +90,15 @@ def _converse(namespace: Namespace, address: str, via: str, turns: int, bulk: in
             while bulk > 0:
                 received = len(connection.recv(65536))
                 if not received:
-                    raise ConnectionError("closed before all had come")
+                    raise ConnectionError("the connection was closed before all bytes had arrived")
                 bulk -= received
 
 
 def talk(
     namespace: Namespace, targets: Iterable[tuple[str, str]], connections: int = 3, turns: int = 10, bulk: int = 0
 ) -> dict[str, Clock]:
-    """Talk TCP to each (address, device to bind to or empty): connections one after the other, addresses at once."""
+    """Exchange TCP data with each (address, device to bind to, or ""). Addresses run in parallel, connections to one
+    address in sequence."""
 
     def one(target: tuple[str, str]) -> tuple[str, Clock]:
         address, via = target
@@ -114,7 +115,7 @@ def talk(
 
 
 def resolve(namespace: Namespace, address: str, queries: int = 8) -> float:
-    """Ask the DNS server; the shortest time in ms."""
+    """Send queries to the DNS server, and return the shortest time in ms."""
     best = float("inf")
     for _ in range(queries):
         with _socket(namespace, address, socket.SOCK_DGRAM, "") as asker:
@@ -126,6 +127,6 @@ def resolve(namespace: Namespace, address: str, queries: int = 8) -> float:
 
 
 def ping(namespace: Namespace, address: str, count: int = 8) -> float:
-    """Send echo requests; the shortest time in ms that ping may have measured: it rounds to 0.1 ms."""
+    """Send echo requests, and return an upper limit of the shortest time in ms. ping rounds times to 0.1 ms."""
     said = namespace.run("ping", "-n", "-i", "0.2", "-c", str(count), "-w", "20", address)
     return min(float(time) for time in re.findall(r"time=([\d.]+) ms", said)) + 0.05

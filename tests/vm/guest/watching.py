@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping watch` on a veth interface."""
+"""Runs `otel-epping watch` on a veth interface."""
 
 import re
 import signal
@@ -16,7 +16,7 @@ _START_S = 180.0
 
 
 def check(results: Results) -> None:
-    """Compare the RTTs that it prints with the application's own clock."""
+    """Compare the printed RTTs with the application's own clock."""
     pair = Pair()
     pair.veth("near0", "far0", "10.9.0")
     traffic.Server(pair.far)

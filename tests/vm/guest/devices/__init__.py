@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every kind of interface: how it is made, and whether the RTTs on it and on its parent are right.
+"""Creates every kind of interface, and checks the RTTs on the interface and on its parent.
 
-site.py       what a kind needs: namespaces, a number for its names and addresses, and what it says of itself
+site.py       the helpers for a kind: namespaces, a number for its names and addresses, and its expected results
 ethernet.py   interfaces on top of Ethernet
-tunnels.py    IP and Ethernet in IP
+tunnels.py    tunnels for IP and Ethernet over IP
 encrypted.py  MACsec, WireGuard, IPsec
 processes.py  interfaces of a process: tun, tap, PPPoE
-check.py      makes all of them, runs the agent on all at once, judges
+check.py      creates all interfaces, runs one agent on all of them, and checks the results
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent on every kind of interface at once and judges each by its shortest RTT."""
+"""Runs one agent on every kind of interface, and judges each interface by its shortest RTT."""
 
 from tests.vm.guest import traffic
 from tests.vm.guest.agent import Agent, Rtt, judged
@@ -46,7 +46,7 @@ _OFF = "tso off gso off gro off"
 
 
 def check(results: Results) -> None:
-    """Three passes: with large segments, with them and `--tunnels`, and without either."""
+    """Run three passes: with large segments, with large segments and `--tunnels`, and without both."""
     pair = Pair()
     watched: list[Watched] = []
     for number, (kind, make) in enumerate(KINDS.items(), 1):
@@ -101,7 +101,8 @@ def _judge(rtts: dict[tuple[str, str, str], Rtt], device: str, subnet: str, cloc
 
 
 def _without_large_segments(pair: Pair) -> None:
-    """Take them from every interface. ethtool fails for one that lacks a feature, and switches the others off."""
+    """Switch large segments off on every interface. If an interface lacks a feature, ethtool fails but switches the
+    other features off."""
     for namespace in pair.sides:
         names = [line.split(": ")[1].split("@")[0] for line in namespace.run("ip", "-o", "link").splitlines()]
         script = f"for device in {' '.join(names)}; do ethtool -K $device {_OFF}; done 2>/dev/null || true"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces that encrypt: the parent shows none of the inner packets."""
+"""Interfaces that encrypt. The parent shows no inner packets."""
 
 from otel_epping.lab.namespaces import Namespace
 from tests.vm.guest.devices.ethernet import mac
@@ -39,7 +39,7 @@ def wireguard(site: Site) -> list[Watched]:
 
 
 def vti(site: Site) -> list[Watched]:
-    """IPsec of a tunnel interface that marks packets."""
+    """IPsec with a VTI device, which marks the packets."""
     site.under()
     for namespace, _, host, other in site.each():
         add(namespace, f"vti1 type vti {site.ends(host)} key 9")
@@ -55,7 +55,7 @@ def vti(site: Site) -> list[Watched]:
 
 
 def xfrm(site: Site) -> list[Watched]:
-    """IPsec of an xfrm interface."""
+    """IPsec with an xfrm interface."""
     site.under()
     for namespace, device, host, other in site.each():
         add(namespace, f"xfrm0 type xfrm dev {device} if_id 42")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces on top of Ethernet: the packets on the parent are the same."""
+"""Interfaces on top of Ethernet. The parent shows the same packets."""
 
 import json
 
@@ -12,7 +12,7 @@ def veth(site: Site) -> list[Watched]:
 
 
 def vlan(site: Site) -> list[Watched]:
-    """802.1Q: the tag is in the packet's metadata."""
+    """802.1Q with offload: the tag is in the metadata of the packet."""
     site.under()
     _tag(site, "vlan0", "802.1Q", 7)
     site.up("vlan0", "vlan0")
@@ -42,7 +42,7 @@ def qinq(site: Site) -> list[Watched]:
 
 
 def bond(site: Site) -> list[Watched]:
-    """Active-backup with two members."""
+    """A bond with two members in active-backup mode."""
     site.under(addresses=False)
     site.under(addresses=False, suffix="b")
     for namespace, device, _, _ in site.each():
@@ -66,7 +66,7 @@ def vlan_on_bond(site: Site) -> list[Watched]:
 
 
 def bridge(site: Site) -> list[Watched]:
-    """The address is the bridge's."""
+    """The bridge itself has the IP address."""
     site.under(addresses=False)
     near = site.pair.near
     add(near, "bridge0 type bridge")
@@ -90,7 +90,7 @@ def ipvlan_l2(site: Site) -> list[Watched]:
 
 
 def ipvlan_l3(site: Site) -> list[Watched]:
-    """It resolves no addresses, so both sides are told those of Ethernet."""
+    """ipvlan in mode l3 does not resolve addresses, so both sides get neighbour entries with the Ethernet addresses."""
     site.under(addresses=False)
     add(site.pair.near, f"link {site.near} name ipvlan1 type ipvlan mode l3")
     site.up("ipvlan1", site.far)
@@ -101,9 +101,9 @@ def ipvlan_l3(site: Site) -> list[Watched]:
 
 
 def vrf(site: Site) -> list[Watched]:
-    """The address is that of the member below; the application's socket is bound to the VRF.
+    """The member interface has the IP address; the socket of the application is bound to the VRF.
 
-    The kernel passes no packet of a VRF through the hooks of the VRF's own device.
+    The kernel does not pass packets of a VRF through the hooks of the VRF device itself.
     """
     site.under(addresses=False)
     near = site.pair.near
@@ -122,7 +122,7 @@ def netkit_l3(site: Site) -> list[Watched]:
 
 
 def _netkit(site: Site, mode: str) -> list[Watched]:
-    """A pair, as veth is."""
+    """A netkit pair, which connects two namespaces like a veth pair."""
     near, far = f"netkit{mode}", f"peer{mode}"
     add(site.pair.near, f"{near} type netkit mode {mode} forward peer forward name {far} netns {site.pair.far.path}")
     site.up(near, far)

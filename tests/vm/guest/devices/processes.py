@@ -30,7 +30,7 @@ def tap(site: Site) -> list[Watched]:
 
 
 def _carried(site: Site, mode: int) -> list[Watched]:
-    """A device on each side; a thread carries its packets in UDP over the underlying link."""
+    """Create a device on each side. A thread transports its packets in UDP over the underlying link."""
     site.under()
     device = f"{site.kind}7"
     subprocess.run(["modprobe", "tun"], check=True)
@@ -53,12 +53,12 @@ def _carry(handle: int, carrier: socket.socket) -> None:
         for ready in select.select([handle, carrier.fileno()], [], [])[0]:
             try:
                 os.write(carrier.fileno() if ready == handle else handle, os.read(ready, 65536))
-            except OSError:  # while a side is not up yet
+            except OSError:  # one of the sides is not up yet
                 time.sleep(0.1)
 
 
 def pppoe(site: Site) -> list[Watched]:
-    """pppd and pppoe-server, with the kernel's PPPoE on the near side."""
+    """Run pppd and pppoe-server. The near side uses the PPPoE implementation of the kernel."""
     site.under(addresses=False)
     subprocess.run(["modprobe", "pppoe"], check=True)
     Path("/etc/ppp").mkdir(exist_ok=True)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a kind of interface is made of."""
+"""The parts from which each kind of interface is created."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,10 +11,11 @@ from tests.vm.guest.results import NotTriedError
 
 @dataclass(frozen=True)
 class Watched:
-    """An interface of the near side that is watched, and the address that is reached through it.
+    """A watched interface of the near side, and an address that is reached through this interface.
 
-    `inner` and `inner_tunnels` say whether the parent shows the same RTTs, without and with `--tunnels`. `via` is the
-    device that the application must bind its socket to. `limit` says why no packet is expected on the interface.
+    `inner` and `inner_tunnels` say whether the parent shows the same RTTs without and with `--tunnels`. `via` is the
+    device to which the application must bind its socket. `limit` is the reason why no packets are expected on the
+    interface.
     """
 
     kind: str
@@ -29,9 +30,9 @@ class Watched:
 
 
 class Site:
-    """Two namespaces, and a number and a name that no other kind has.
+    """Two namespaces, with a number and a name that no other kind has.
 
-    `near` and `far` are the ends of its underlying link.
+    `near` and `far` are the two ends of the underlying link.
     """
 
     def __init__(self, pair: Pair, number: int, kind: str) -> None:
@@ -42,12 +43,13 @@ class Site:
         self.far = f"far{number}"
 
     def under(self, addresses: bool = True, suffix: str = "") -> None:
-        """Make the underlying link, with addresses 10.NUMBER.0.1 and .2."""
+        """Create the underlying link, with the addresses 10.NUMBER.0.1 and 10.NUMBER.0.2."""
         network = f"10.{self.number}.0" if addresses else ""
         self.pair.veth(self.near + suffix, self.far + suffix, network)
 
     def each(self) -> list[tuple[Namespace, str, int, int]]:
-        """Return, for the near and the far side: namespace, underlying device, own host number, that of the other."""
+        """Return for the near and the far side: the namespace, the underlying device, its own host number, and that of
+        the other side."""
         return [(self.pair.near, self.near, 1, 2), (self.pair.far, self.far, 2, 1)]
 
     def ends(self, host: int) -> str:
@@ -63,7 +65,7 @@ class Site:
         return f"10.{100 + self.number}.0.0/24"
 
     def up(self, near: str, far: str) -> None:
-        """Give both devices their inner addresses and take them up."""
+        """Give both devices their inner addresses, and set them up."""
         for namespace, device, host in ((self.pair.near, near, 1), (self.pair.far, far, 2)):
             namespace.ip(
                 f"address add 10.{100 + self.number}.0.{host}/24 dev {device}",
@@ -79,7 +81,7 @@ class Site:
         via: str = "",
         limit: str = "",
     ) -> Watched:
-        """Return the interface with the inner addresses, and the underlying link as its parent."""
+        """Return the watched interface with the inner addresses. Its parent is the underlying link."""
         return Watched(
             self.kind,
             device,
@@ -93,7 +95,7 @@ class Site:
         )
 
 
-# What ip says of a type that the kernel does not know, and of one that it does not know itself.
+# Error messages of ip if the kernel does not know a type, and if ip itself does not know it.
 _UNKNOWN = {
     "Unknown device type": "this kernel does not have it",
     "Operation not supported": "this kernel does not have it",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""IP and Ethernet in IP: the parent shows the inner packets with `--tunnels`, if the program can enter the tunnel."""
+"""Tunnels for IP and Ethernet over IP. With `--tunnels`, the parent shows the inner packets if the program can read the
+tunnel."""
 
 from tests.vm.guest.devices.site import Site, Watched, add
 
@@ -25,7 +26,7 @@ def vxlan(site: Site) -> list[Watched]:
 
 
 def gre_multipoint(site: Site) -> list[Watched]:
-    """GRE without a remote address: the neighbour entry has it."""
+    """GRE without a remote address. The neighbour entry has the remote address."""
     site.under()
     inner = f"10.{100 + site.number}.0"
     for namespace, _, host, other in site.each():
@@ -40,7 +41,7 @@ def gre_multipoint(site: Site) -> list[Watched]:
 
 
 def geneve(site: Site) -> list[Watched]:
-    """The program does not enter Geneve."""
+    """The program does not read the inner packets of Geneve."""
     site.under()
     for namespace, _, _, other in site.each():
         add(namespace, f"geneve0 type geneve id 42 remote 10.{site.number}.0.{other}")
@@ -49,7 +50,7 @@ def geneve(site: Site) -> list[Watched]:
 
 
 def sit(site: Site) -> list[Watched]:
-    """IPv6 in IPv4."""
+    """IPv6 over IPv4."""
     site.under()
     network = f"fd{site.number}:9:"
     for namespace, _, host, _ in site.each():
