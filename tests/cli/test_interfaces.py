@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests interfaces that are unknown, down, without link header, of an unsupported type or removed; and several at once."""
+"""Tests one or several interfaces: unknown, down, without link header, of an unsupported type, or removed."""
 
 import fcntl
 import os
@@ -58,9 +58,7 @@ def test_ethernet_and_loopback_have_a_link_header(ns: Namespace) -> None:
 @pytest.mark.parametrize(
     "hardware", [24, 32, 256, 257, 258, 259, 512, 513, 519, 768, 769, 774, 776, 778, 823, 825, 65534]
 )
-def test_other_types_that_carry_ip_have_no_ethernet_header(
-    ns: Namespace, tun: Callable[[int], None], hardware: int
-) -> None:
+def test_other_types_with_ip_have_no_ethernet_header(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
     tun(hardware)
     with ns.entered():
         assert interfaces.find("tun0").link_header == 0

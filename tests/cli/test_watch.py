@@ -238,9 +238,7 @@ def test_a_second_signal_ends_the_command_if_its_pipe_is_not_read(ns: Namespace,
 # Users who run `watch` by hand are usually root.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 @pytest.mark.parametrize(("hook", "kept"), [("tcx", 0), ("clsact", NET_ADMIN)])
-def test_capabilities_that_the_command_keeps(
-    ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int
-) -> None:
+def test_capabilities(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:
     one = watch(ns, "-i", "lo", "--hook", hook, command=command).watching()
     sets = held(fields(Path(f"/proc/{one.process.pid}/status")))
     assert sets == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapAmb": 0}
