@@ -52,7 +52,7 @@ def test_a_killed_loader_is_reported_in_one_line(ns: Namespace, library: str) ->
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("with_loader", [True, False], ids=["and its loader", "alone"])
 def test_an_agent_stopped_during_loading_logs_only_the_stop(ns: Namespace, number: int, with_loader: bool) -> None:
-    """A service manager may signal the loader with_loader. A user who stops the agent signals only the agent."""
+    """A service manager may also signal the loader. A user who stops the agent signals only the agent."""
     agent, loader = loading(ns)
     agent.send_signal(number)
     if with_loader:
