@@ -266,8 +266,7 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
 
 
 def test_totals_equal_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """TAP devices have no offloads, so the kernel counts packets as on the wire. The agent does the same
-    with aggregates.
+    """TAP devices have no offloads, so the kernel counts packets as on the wire. So does the agent, also in aggregates.
 
     Both count all packets, also those of ARP. The difference is 0, so no packet is missing or counted twice.
     """
