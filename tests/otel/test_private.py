@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that only otel/private.py uses private members of OpenTelemetry's SDK and exporters, grpc, requests, urllib3."""
+"""Tests that only otel/private.py uses private members of OpenTelemetry, its exporters, grpc, requests and urllib3."""
 
 import ast
 from collections.abc import Iterator

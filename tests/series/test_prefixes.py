@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which subnets are exported individually, which in a covering prefix, and which in the overflow point."""
+"""Tests which subnets are exported individually, which in a covering prefix, and which on the overflow point."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -113,7 +113,7 @@ def test_all_other_subnets_are_exported_in_covering_prefixes(bench: Bench) -> No
     # A quarter of the 16 series is reserved for covering prefixes: two /16, one /8 and one /0.
     assert sorted(network.prefixlen for network in wide) == [0, 8, 16, 16]
     assert all(any(network.supernet_of(network_of(subnet)) for network in found) for subnet in range(60))  # type: ignore[arg-type]
-    # No subnet is in the overflow point. The histogram of a covering prefix has the RTTs of its subnets.
+    # No subnet is on the overflow point. The histogram of a covering prefix has the RTTs of its subnets.
     assert receiver.total(RTT, subnet="0.0.0.0/0")[RTTS] > 0
     assert sum(found.values()) == sum(crowd.packets_of.values())
     assert receiver.producer._limiter

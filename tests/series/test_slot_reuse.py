@@ -93,7 +93,7 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
     receiver.export()
     receiver.check(crowd.truth)
     assert packets(receiver, 3) == crowd.packets_of[3]
-    # No slot was free for its subnet, so its two new packets are counted in the overflow point.
+    # No slot was free for its subnet, so its two new packets are counted on the overflow point.
     assert packets(receiver, 1) == crowd.packets_of[1] - 2
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(1, MS)
@@ -246,7 +246,7 @@ def test_no_counts_are_lost_when_slots_are_reused_during_an_outage(
     receiver.check(crowd.truth)
     assert receiver.total(RTT)[RTTS] >= 36
     assert packets(receiver, 0) == crowd.packets_of[0]
-    assert packets(receiver, 11) == 0, "the subnet is in the overflow point, because memory is limited"
+    assert packets(receiver, 11) == 0, "the subnet is on the overflow point, because memory is limited"
 
 
 def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:

@@ -295,7 +295,7 @@ def row() -> tuple[Kernel, TemporalityTracker, Received]:
 
 
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
-    """Histograms and counters are read in parallel. So the packet of an RTT may be in an earlier reading than the RTT."""
+    """Histograms and counters are read in parallel. So the packet of an RTT may be in the reading before the RTT."""
     kernel, tracker, received = row
     kernel.packet(1, 100)
     assert delivered(tracker, kernel, received) == [1]
