@@ -113,7 +113,7 @@ def test_packets_that_are_not_ip(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_link_type(tmp_path: Path) -> None:
-    """In pcapng, packets of other link types are read. In pcap, reading ends with an error, because a file has one link type."""
+    """In pcapng, packets of other link types are read. A pcap file has only one link type."""
     packets = [packet(1), packet(2), packet(3)._replace(link=220), packet(4)]
     (tmp_path / "capture").write_bytes(pcapng(packets))
     found, error = frames(tmp_path / "capture")
