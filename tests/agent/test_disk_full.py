@@ -44,7 +44,7 @@ def test_counts_are_exported_while_the_disk_is_full(ns: Namespace, tmp_path: Pat
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.SUBNET_PACKETS.name))
         latest = [one for one in sink.points(metric_table.SUBNET_PACKETS.name) if one.point.time_unix_nano == latest_ns]
         assert sum(one.point.as_int for one in latest) > 4 * 40
-    # A failed write to standard error cannot be reported. The exit code reports lost output of the console exporter.
+    # A failed write to standard error cannot be reported. The exit code is 1 if the console exporter lost output.
     assert code == (0 if full == "stderr" else 1)
     if full == "stderr":
         assert out.read_text().count("resource_metrics") >= 8

@@ -74,7 +74,7 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
 
 
 def test_an_agent_whose_reader_has_died_is_not_alive(bench_of: Callable[..., Bench]) -> None:
-    """Sets the time of the last reading back. It is as old after a reader died or an export exceeded its deadline."""
+    """Sets the time of the last reading back, as if the reader had died or an export had exceeded its deadline."""
     collector = bench_of(CONFIG).collector
     with Sink() as sink:
         readers = [ProducerExporter(exporter(sink), collector) for _ in range(2)]

@@ -2,7 +2,7 @@
 """Runs the agent, which holds no capability, next to other programs on the same hooks.
 
 The agent moves to the front of the hooks, and attaches again after another process detached its program. It reports
-both in probes, log, metrics and to systemd.
+both events in its probes, its log and its metrics, and to systemd.
 `check` lists the programs on the hooks.
 """
 
@@ -117,7 +117,7 @@ def links_of(agent: Agent) -> list[str]:
 def test_a_removed_program_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
-    """With clsact, the program is removed from one of two interfaces. With TCX, it is removed from both.
+    """With clsact, the program is removed from one of two interfaces. With TCX, the program is removed from both.
 
     On TCX hooks, the agent has no capability.
     """

@@ -67,7 +67,7 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
 
 
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """A program attached before the agent drops packets of 101 bytes. One attached later drops packets of 102 bytes.
+    """A program attached before the agent drops packets of 101 bytes. Another, attached later, drops those of 102.
 
     The agent is first and sees all packets.
     """

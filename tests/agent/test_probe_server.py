@@ -43,7 +43,7 @@ def probes() -> Iterator[ProbeServer]:
 
 
 def ask(probes: ProbeServer, path: str, method: str = "GET") -> tuple[int, str]:
-    """Return the status and the body of a response. It must arrive within AT_ONCE_S."""
+    """Send a request, and return the status and the body of the response, which must arrive within AT_ONCE_S."""
     connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
     try:
         connection.request(method, path)
@@ -58,7 +58,7 @@ def connect(probes: ProbeServer) -> socket.socket:
 
 
 def exchange(probes: ProbeServer, request: bytes) -> bytes:
-    """Send a request, and return everything until the server closes the connection."""
+    """Send a request, and return all bytes that the server sends until it closes the connection."""
     with connect(probes) as client:
         client.sendall(request)
         answer = b""

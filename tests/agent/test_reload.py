@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests SIGHUP. Settings that need no restart take effect without a lost count. Others are logged and ignored."""
+"""Tests SIGHUP: changes that need no restart take effect, and others are logged and ignored. No count is lost."""
 
 import os
 import resource
@@ -57,7 +57,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(f"settings are unchanged: cannot read {path}")
     converse(ns, TURNS)
-    # An agent that started without limits on series needs a restart for max_series. With limits, see
+    # This agent started without limits on series, so a new max_series needs a restart. See also
     # test_limits_are_reloaded_if_the_agent_started_with_limits.
     again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
     reload(again, "needs a restart: sample_interval, scale, max_series")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent in sandboxes, in containers and under limits. It works, or one line names the cause, as in `check`."""
+"""Runs the agent in sandboxes and under limits. It works, or one line names the cause. `check` gives the same line."""
 
 import errno
 from collections.abc import Callable

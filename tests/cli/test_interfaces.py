@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests one or several interfaces: unknown, down, without link header, of an unsupported type, or removed."""
+"""Tests interfaces that are unknown, down, without link header, of an unsupported type or removed, and two at once."""
 
 import fcntl
 import os

@@ -58,7 +58,7 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     ids=lambda value: value[0] if isinstance(value, tuple) else value,
 )
 def test_ctrl_c_during_imports_ends_the_command(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
-    """This holds from the first line of otel_epping on. Earlier, while Python starts, Python may show a traceback."""
+    """From the first line of otel_epping on, Ctrl-C gives no traceback. Earlier, Python itself may show a traceback."""
     assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
 
 

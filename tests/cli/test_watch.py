@@ -109,7 +109,7 @@ def reset(lab: Lab, address: str) -> None:
 
 
 def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callable[..., Watch]) -> None:
-    """The output has each flow from its SYN to its end. Its RTTs are the delays of the lab's link."""
+    """The output has each flow from its SYN to its end. The RTTs in the output are the delays of the lab's link."""
     options = ("-i", WAN_INTERFACE, "--sample-interval", "0")
     begun_ns = time.time_ns()
     both = [watch(lab.router, *options, "--format", "jsonl"), watch(lab.router, *options)]

@@ -40,7 +40,10 @@ def reader(bench: Bench) -> EventReader:
 
 
 def ask_dns(bench: Bench, count: int, begin_ns: int) -> None:
-    """Feed DNS queries at intervals of 1 us, with responses after 1, 2, 3... ns. Each response gives an event."""
+    """Feed DNS queries at intervals of 1 us. The delays of the responses are 1 ns, 2 ns, and so on up to 1 us.
+
+    Each response gives an event.
+    """
     asker, answerer = "10.251.0.1", "10.251.1.1"
     query = UDP(sport=40000, dport=53) / DNS(id=0, qd=DNSQR(qname="example.org"))
     response = UDP(sport=53, dport=40000) / DNS(id=0, qr=1, qd=DNSQR(qname="example.org"))
@@ -124,7 +127,10 @@ def echo(kind: str) -> Packet:
 
 
 def brief(events: Events) -> list[tuple[int, int, int, int, bytes, int]]:
-    """Return of each event: type, reason, trigger, protocol, last four bytes of the source address, source port."""
+    """Return the main fields of each event.
+
+    They are: type, reason, trigger, protocol, the last four bytes of the source address, and the source port.
+    """
     return [
         (
             *(int(event[name]) for name in ("type", "reason", "trigger", "protocol")),

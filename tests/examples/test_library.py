@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the library example unchanged. It exports the application's and our metrics with the application's resource."""
+"""Runs the library example unchanged. It exports its own metrics and ours, both with its own resource."""
 
 import os
 import subprocess

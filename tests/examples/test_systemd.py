@@ -11,8 +11,8 @@ from tests.support.systemd_namespace import HELD, NOTHING_HELD, under_systemd
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "examples" / "systemd" / "otel-epping@.service"
 NAME = UNIT.name
-# On the scale of systemd-analyze, 10 is a unit without any hardening. Our unit had 1.9 with systemd 252. The rest is
-# the host's network, which the agent needs for its purpose, and the three capabilities.
+# On the scale of systemd-analyze, 10 is a unit without any hardening. Our unit had 1.9 with systemd 252. What
+# remains is access to the host's network, which the agent has to watch, and the three capabilities.
 GREATEST_EXPOSURE = 2.0
 
 

@@ -77,7 +77,7 @@ class Demo:
         return {folder for folder in Path("/proc").glob("[0-9]*") if mark in _read(folder / "environ")}
 
     def look(self) -> set[tuple[str, str]]:
-        """Find the namespaces, programs and maps that its processes hold. Return all that were found so far."""
+        """Find the namespaces, programs and maps that the processes hold. Return all objects that were found so far."""
         host = str(Path("/proc/self/ns/net").readlink())
         for process in self.processes():
             for entry in (process / "ns/net", *_listed(process / "fd")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs agents whose receivers respond as no OTLP receiver should. Tests the log, and that no count is lost."""
+"""Runs agents whose receivers send invalid or late responses. Tests the log, and that no count is lost."""
 
 import re
 import socket
@@ -91,7 +91,7 @@ ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
 def test_a_response_other_than_otlp_acknowledges_nothing(
     ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
 ) -> None:
-    """With delta temporality, all counts arrive when the receiver responds correctly, also the agent's own metrics."""
+    """With delta temporality, all counts arrive after the receiver responds correctly, also the agent's own metrics."""
     proxy.answer = reply
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(2)
@@ -180,7 +180,7 @@ def test_a_receiver_that_never_completes_a_response_delays_no_reading(
 
 @pytest.mark.parametrize("preference", ["delta", "cumulative", "lowmemory"])
 def test_all_points_have_the_requested_temporality(ns: Namespace, start: Callable[..., Agent], preference: str) -> None:
-    """This holds for all metrics, also with limits on series.
+    """All metrics have the requested temporality, also with limits on series.
 
     The specification says that asynchronous counters are cumulative with lowmemory. Up-down counters are always
     cumulative.

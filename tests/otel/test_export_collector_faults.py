@@ -31,7 +31,7 @@ HOURS = 5
 
 @contextmanager
 def rude(ns: Namespace, manners: str) -> Iterator[int]:
-    """Yield a port that accepts connections. It never responds ("silent"), or resets them during a request ("cut")."""
+    """Yield a port that accepts connections. `silent`: it never responds. `cut`: it resets connections in a request."""
     with ns.entered():
         listener = socket.create_server(("127.0.0.1", 0))
     taken: list[socket.socket] = []
@@ -113,7 +113,7 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
 def test_an_exporter_that_hangs_delays_neither_others_nor_the_end(
     ns: Namespace, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    """Some collectors are silent, with the exporter's default timeout of 10 s. Nobody reads one standard output."""
+    """A collector is silent, and the timeout is the exporter's default of 10 s. Another agent writes to a full pipe."""
     with ExitStack() as undo:
         sink = undo.enter_context(Sink(namespace=ns))
         silent = f"http://127.0.0.1:{undo.enter_context(rude(ns, 'silent'))}"

@@ -24,7 +24,7 @@ def in_a_pause(sink: Sink, interval_s: float) -> None:
 
 
 def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """Delta sums are exact, because a refused connection never loses only the response to a delivered request."""
+    """The collector refuses connections, so no request is delivered without its response. So delta sums are exact."""
     interval_s = 1.0
     fast = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     with (

@@ -107,7 +107,7 @@ def test_resident_memory_with_a_thousand_subnets(
 def test_requests_stay_small_with_twelve_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
-    """One agent exports to a collector with the default limit of 4 MiB, and one to the sink, which records sizes."""
+    """One agent exports to a collector with the default limit of 4 MiB, another to the sink, which records sizes."""
     with (
         Sink(namespace=lab.router) as sink,
         Sink(namespace=lab.router) as forwarded,

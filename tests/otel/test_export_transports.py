@@ -83,7 +83,7 @@ VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFEREN
 
 
 def fewest_exports(sink: Sink, agents: list[Agent]) -> int:
-    """Return the number of intervals that the sink has at least of each agent."""
+    """Return the smallest number of intervals that the sink has received from an agent."""
     times: dict[str, set[int]] = {agent.name: set() for agent in agents}
     for point in sink.points(INTERFACE_PACKETS):
         times[str(point.resource["service.instance.id"])].add(point.point.time_unix_nano)
@@ -202,7 +202,7 @@ def test_histograms_are_complete(one: tuple[str, Arrived]) -> None:
 
 
 def test_minimum_and_maximum_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
-    """This holds for all points, although RTTs are counted during the reading."""
+    """Minimum and maximum of all points fit their buckets, although RTTs are counted during the reading."""
     preference, agent = one
     points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
@@ -266,7 +266,7 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
 
 
 def test_totals_equal_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """TAP devices have no offloads, so the kernel counts packets as on the wire. So does the agent, also in aggregates.
+    """TAP devices have no offloads, so the kernel counts packets as on the wire. The agent counts them in the same way.
 
     Both count all packets, also those of ARP. The difference is 0, so no packet is missing or counted twice.
     """

@@ -73,7 +73,7 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
 
 
 def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every subnet has a histogram of 160 buckets with large counts. No other points are larger for their weight."""
+    """Every subnet has a histogram of 160 buckets with large counts. No other points have more bytes per weight."""
     flows(bench, 2000)
     read = Reader.read
 

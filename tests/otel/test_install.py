@@ -95,7 +95,7 @@ if "shutdown" in sys.argv:
 
 @pytest.mark.parametrize("end", ["", "shutdown", "close"])
 def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, end: str) -> None:
-    """The application ends without a call, after a shutdown of the reader, or after the collector was closed."""
+    """The application just ends, or shuts the reader down before, or closes the collector before."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", APPLICATION, sink.grpc_endpoint, *end.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests, with a real provider, that deltas of the SDK are added to the next export if their export failed."""
+"""Tests, with a real provider, that deltas of the SDK are exported again after their export has failed."""
 
 from itertools import pairwise
 
@@ -42,7 +42,7 @@ class Receiver:
 
 
 def test_deltas_are_complete_after_failures() -> None:
-    """One counter and one scope have no new data when the export succeeds. Their deltas arrive, too."""
+    """When the export succeeds, one counter and one scope have no new data. Their earlier deltas arrive, too."""
     receiver = Receiver(AggregationTemporality.DELTA)
     for arrives in (True, False, False, True, False, True):
         receiver.add("one", "orders", 1)

@@ -88,7 +88,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
 
 
 def test_an_agent_in_a_time_namespace(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The monotonic clock of the agent is eleven days ahead of the kernel's. So slots seem to be eleven days old."""
+    """The monotonic clock of the agent is eleven days ahead of that of the kernel. So slots seem eleven days old."""
     ahead = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", "1000000", "--boottime", "1000000", "--"]
     with Sink(namespace=ns) as sink:
         began_ns = time.time_ns()

@@ -113,7 +113,7 @@ def test_levels(level: str, count: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_the_json_log_of_an_agent_is_json_to_the_end(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """The agent logs at the lowest level, without a receiver. Messages of exporters and of the end are JSON too."""
+    """The agent logs at the lowest level, without a receiver. Messages of exporters and the last line are JSON too."""
     grpc = protocol == "grpc"
     settings = {"OTEL_EPPING_LOG_FORMAT": "json", "OTEL_EPPING_LOG_LEVEL": "debug"}
     settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000" if grpc else "2000"}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests interface names, host names and resources that are not UTF-8. They are escaped, and no two share a series."""
+"""Tests interface names, host names and resources that are not UTF-8. All are escaped. Each has its own series."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ NAMES = {b"caf\xe9": r"caf\xe9", b"caf\xe8": r"caf\xe8", rb"caf\xe9": r"caf\x5cx
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Namespace]:
-    """A host with a veth for each two of the names. All interfaces are up."""
+    """A host with interfaces of these names. Two names belong to each veth pair. All interfaces are up."""
     with Namespace("names") as namespace:
         names = [os.fsdecode(name) for name in [*NAMES, "café".encode(), b"plain0"]]
         for one, other in zip(names[::2], names[1::2], strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the deadline after the first signal. It ends a process that hangs, but not a process that is about to end."""
+"""Tests the deadline after the first signal. It ends only a process that hangs, not a process that already exits."""
 
 import subprocess
 import sys

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests standard streams that are closed or full, or lack characters. Each command ends as with normal streams."""
+"""Tests standard streams that are closed, full or of a narrow encoding. Commands end as with normal streams."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def redirected(redirections: str, command: list[str]) -> list[str]:
-    """Return a command that runs this command with redirections of a shell."""
+    """Return a command that runs `command` in a shell with these redirections."""
     return ["sh", "-c", f'exec "$0" "$@" {redirections}', *command]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the stop of an agent. The last export comes first, and nothing delays the stop beyond its deadline."""
+"""Tests how an agent stops: it exports before it detaches, and nothing delays the stop beyond its deadline."""
 
 import socket
 import subprocess

@@ -104,7 +104,7 @@ def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """This also holds for a file with several names."""
+    """A file is also read once if it is named by several paths."""
     (tmp_path / "link.pcap").symlink_to(good)
     (tmp_path / "same.pcap").hardlink_to(good)
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "link.pcap"), str(tmp_path / "same.pcap"), good)
@@ -136,7 +136,7 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
-    """A packet that is truncated within a header is not malformed. A complete packet that ends within a header is."""
+    """A packet truncated within a header is not malformed. A complete packet that ends within a header is malformed."""
     whole = [one for one in PACKETS if len(one.data) > 60]
     cut = [one._replace(data=one.data[:50]) for one in whole]
     malformed = [one._replace(data=one.data[:50], original=50) for one in whole[:2]]
@@ -155,7 +155,7 @@ def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> 
 
 
 def test_invalid_times_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
-    """For example, a file declares seconds and contains microseconds. Valid times that are equal give an RTT."""
+    """An invalid time is, for example, microseconds in a file that declares seconds. Valid equal times give an RTT."""
     parts = [section(), interface(options=option(9, b"\x00") + option(0, b""))]
     parts += [enhanced(one, ticks=one.time_ns // 1000) for one in PACKETS]
     (tmp_path / "capture").write_bytes(b"".join(parts))
@@ -198,7 +198,7 @@ def test_events(ns: Namespace, good: str, truncated: str) -> None:
     assert sorted(talk) == sorted(
         [*((ms, "11.1.0.1") for ms in SERVER.values()), *((ms, "10.1.0.1") for ms in CLIENT.values())]
     )
-    assert len(rtts) == 2 * RTTS - 1  # one echo reply is cut off
+    assert len(rtts) == 2 * RTTS - 1  # the file ends within an echo reply
     assert {event["timestamp"] for event in events} <= {BEGIN_NS + at_ns for at_ns, _ in TALK.ip}
     assert [event["flow_event"] for event in events if "flow_event" in event].count("opening") >= 2
 
@@ -248,7 +248,7 @@ def test_ctrl_c(ns: Namespace) -> None:
     with process:
         os.write(process.stdin.fileno(), pcap(PACKETS))
         rtts = 0
-        while rtts < RTTS:  # events are printed immediately
+        while rtts < RTTS:  # the command prints events immediately
             rtts += "rtt" in json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         rest, stderr = process.stdout.read(), process.stderr.read()

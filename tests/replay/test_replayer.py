@@ -38,7 +38,7 @@ def fresh(version: int = 4) -> Conversation:
 
 
 def table(replayer: Replayer) -> str:
-    """Return the table of a new reader. A reader that has read before would only have the extremes since then."""
+    """Return the table of a new reader. A reader returns only extremes since its last reading."""
     return subnet_table.table(replayer.reader().read(), replayer.config)
 
 

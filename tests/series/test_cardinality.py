@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that totals are exact and series are monotonic, whatever limits and events a subnet meets.
+"""Tests that totals are exact and series are monotonic, with all limits and any sequence of events.
 
 The tests run random sequences of traffic, failed exports, and freed and reused slots through the maps of the program.
 """

@@ -63,8 +63,7 @@ def test_the_busiest_subnets_are_exported_individually(bench: Bench) -> None:
     together = 2 * sum(1 + subnet for subnet in range(5))
     apart = sum(receiver.total(PACKETS, subnet=str(network_of(subnet)))["value"] for subnet in range(8))
     assert apart == sum(crowd.packets_of.values()) - together
-    # A subnet takes the place of another one when it is at least twice as busy. It is exported individually with its
-    # new counts only.
+    # A subnet replaces another one when it is at least twice as busy. Its series has only its new counts.
     for _ in range(3):
         crowd.ping(4, 5 * MS)
     receiver.export()
@@ -169,7 +168,7 @@ def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench:
     receiver.export()
     assert exported(receiver) == names(1)
     receiver.check(crowd.truth)
-    # Counts that were exported earlier stay in their series, the overflow point.
+    # Counts that were exported on the overflow point stay there.
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT)[RTTS] == 7
 

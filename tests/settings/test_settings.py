@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the table of settings for flags, variables and the file: the errors with their texts, and the results."""
+"""Tests the table of settings for flags, variables and the file: the values, their sources, and the errors."""
 
 import json
 import re
@@ -74,7 +74,7 @@ def test_the_tests_cover_every_setting() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Users can set every field of EppingConfig except three, which the commands and mirror ports set."""
+    """Users can set every field of EppingConfig except three. The commands and the setting `mirror` set these three."""
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
     assert Settings().kernel == EppingConfig()
@@ -172,7 +172,7 @@ def test_errors_in_a_file_have_the_line_the_key_and_the_valid_values(path: Path,
 
 
 def test_an_invalid_file_stops_every_command_that_reads_it(ns: Namespace, path: Path) -> None:
-    """This also holds if a flag overrides the setting, and if the command does not have the setting."""
+    """An invalid setting is also an error if a flag overrides it, or if the command does not use the setting."""
     path.write_text("interval: soon\n")
     for command in (
         ["run", "-i", "lo", "--interval", "1s"],

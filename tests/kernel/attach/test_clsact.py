@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the clsact hook. It counts the same packets as TCX, works next to other programs, and is cleaned up."""
+"""Tests the clsact hook: it counts the same packets as TCX, works next to other filters, and leaves no filters."""
 
 import itertools
 import os
@@ -143,7 +143,7 @@ def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Call
 
 
 def test_an_ingress_qdisc_is_an_error_with_the_cure(ns: Namespace, up0: str) -> None:
-    """An ingress qdisc takes the place of the clsact qdisc. A filter for egress would see received packets."""
+    """An ingress qdisc takes the place of the clsact qdisc. There, an egress filter would see received packets."""
     ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
     refused = epping(ns, "run", "-i", up0, *CLSACT)
     assert refused.returncode == 1
@@ -183,7 +183,7 @@ def test_our_qdisc_stays_if_another_filter_uses_it(hosts: Hosts, start: Callable
 
 
 def test_the_next_agent_removes_filters_of_a_killed_agent(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """Filters on interfaces that the next agent does not watch are also removed. Those of a running agent stay."""
+    """Filters on interfaces that the next agent does not watch are also removed. Filters of a running agent stay."""
     living = start("-i", "lo", *CLSACT, **ANYWHERE)
     killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
     before = filters(ns, "lo")
@@ -229,7 +229,7 @@ def test_a_new_interface_with_the_same_name_is_watched(hosts: Hosts, start: Call
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
     """A seccomp filter simulates such a kernel.
 
-    There, the agent needs CAP_NET_ADMIN to attach to later interfaces. It keeps this capability and logs that.
+    On this kernel, the agent needs CAP_NET_ADMIN to attach to later interfaces. It keeps and logs this capability.
     """
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout

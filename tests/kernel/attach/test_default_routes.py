@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `auto`: it selects interfaces with a default route of any form, and is updated after each change of routes."""
+"""Tests that `auto` selects interfaces with a default route of any form, and follows each change of routes."""
 
 import select
 import struct
@@ -19,7 +19,7 @@ GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 
 class Router:
-    """The default routes of a host with two interfaces. The updates are those of InterfaceMonitor."""
+    """The default routes of a host with two interfaces. They are updated as InterfaceMonitor does it."""
 
     def __init__(self, host: Namespace) -> None:
         self.host = host
@@ -44,7 +44,7 @@ class Router:
 
 @pytest.fixture(params=[1, 0], ids=["compat", "objects_only"])
 def ip(request: pytest.FixtureRequest) -> Iterator[Router]:
-    """A router. Depending on the sysctl, routes with a nexthop object name their interface too, or do not."""
+    """A router. The sysctl decides if netlink messages of routes with a nexthop object also contain the interface."""
     with Namespace("routes") as host, host.entered():
         host.sysctl("net.ipv4.nexthop_compat_mode", request.param)
         host.ip("link set lo up")  # the interface of a blackhole nexthop

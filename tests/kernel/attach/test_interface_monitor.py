@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that interfaces which appear or disappear are attached, detached, counted and logged, with the same series."""
+"""Tests that interfaces are attached and detached when they appear and disappear, and that their series continue."""
 
 import fcntl
 import logging
@@ -177,7 +177,7 @@ def test_an_interface_that_is_created_again_continues_its_series(
 def test_deleted_and_created_with_the_same_index(
     host: Namespace, start_monitor: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
-    """Both happen before the monitor checks again. Only a netlink message shows that the interface is another one."""
+    """The interface is deleted and created before the monitor checks again. Only a netlink message shows this."""
     veth(host, name, ADDRESS.format(name), options="index 777")
     monitor = start_monitor(name)
     send(host, name, 3)
@@ -329,7 +329,7 @@ def open_descriptors() -> set[str]:
 
 
 def test_many_interfaces_at_a_time(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str) -> None:
-    """20 interfaces are created and deleted, twice. At the end no descriptor of them is open."""
+    """20 interfaces are created and deleted, twice. At the end, none of their descriptors is open."""
     monitor = start_monitor(f"{name}-*")
     descriptors = open_descriptors()
     for _ in range(2):
@@ -411,7 +411,7 @@ def test_roles_of_selected_interfaces(
 def test_limits_of_interface_numbers_and_of_equal_indexes() -> None:
     """After the last number, packets are counted without an interface name.
 
-    Four interfaces can have the same index modulo 4096. A fifth is rejected.
+    At most four interfaces can have the same index modulo 4096. A fifth one is rejected.
     """
     with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:
         attachments = collector.attachments

@@ -187,7 +187,7 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_program_that_hides_no_packets_is_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The monitor moves our program before it nevertheless, because the other program may start to hide packets."""
+    """The monitor moves our program to the front nevertheless. The other program may start to hide packets later."""
     caplog.set_level(logging.INFO)
     watched = watch(hook)
     with PUT[hook](watched.name, other_programs.VERDICTS["UNSPEC"], "first"):
@@ -223,7 +223,7 @@ def test_one_hook_only(watch: Watch) -> None:
 
 
 def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The monitor moves our program three times at once, then ever less often, and only if packets are missing."""
+    """The monitor moves our program three times at once. After that, it waits longer, and for missing packets."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     ok = other_programs.VERDICTS["OK"]
@@ -301,7 +301,7 @@ def test_a_program_attached_together_with_an_agent_is_found(watch: Watch) -> Non
     OtherAgents().announce(socket.if_nametoindex(watched.name))
     with other_programs.attached(watched.name, verdict=other_programs.VERDICTS["OK"]):
         watched.look(1.1)
-        assert watched.is_ready, "the monitor takes the program for the other agent's"
+        assert watched.is_ready, "the monitor assumes that the program belongs to the other agent"
         until = time.monotonic() + WITHIN_S
         while watched.is_ready:
             assert time.monotonic() < until
@@ -398,12 +398,12 @@ def test_a_repeatedly_removed_program_is_attached_ever_less_often(
         watched.look(0.3)
         assert not watched.is_ready
     again = [each.getMessage() for each in caplog.records if f"{watched.name} egress" in each.getMessage()]
-    assert 2 <= len(again) <= 4  # at once, after 2, 4 and 8 s
+    assert 2 <= len(again) <= 4  # the program is attached again at once, and after 2, 4 and 8 s
     assert "find that process with bpftool net show and tc monitor" in again[-1]
 
 
 def test_an_ingress_qdisc_replaces_the_clsact_qdisc(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the ingress qdisc. When it is deleted, the monitor attaches our program again."""
+    """The log names the ingress qdisc. After the ingress qdisc is deleted, the monitor attaches our program again."""
     watched = watch("clsact")
     remove_qdisc(watched)
     watched.hosts.here.run("tc", "qdisc", "add", "dev", watched.name, "ingress")
@@ -469,7 +469,7 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 
 
 def test_an_xdp_program_that_drops_some_packets_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Another program on the hook is not blamed either: packets are still missing after ours has moved before it."""
+    """Another program on the hook is no fault either. Our program moves before it, and packets are still missing."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     with (

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how the loader moves blocks of compiled instructions. The kernel runs each program before and after."""
+"""Tests how the loader moves blocks of compiled instructions. The kernel runs both forms of each program."""
 
 import ctypes
 import os
@@ -27,7 +27,7 @@ EXIT, GOTO = 0x95, 0x05
 
 
 class Block(NamedTuple):
-    """Instructions, and how the block ends: with a jump, with an exit, or by continuing with the next block."""
+    """The instructions of a block and its end: a jump, an exit, or None to continue with the next block."""
 
     body: list[Step]
     ending: Step | None = None

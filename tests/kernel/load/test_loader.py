@@ -31,7 +31,7 @@ def load() -> EppingCollector:
 
 
 def interpreter(folder: Path, bcc: str | None) -> str:
-    """Return a Python interpreter. Its module `bcc` has this source. None: it has no such module."""
+    """Return a Python interpreter whose module `bcc` has the source `bcc`. None: the interpreter has no such module."""
     venv.create(folder, symlinks=True, with_pip=False)
     if bcc is not None:
         (site,) = folder.glob("lib/python3*/site-packages")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the reports of `check` about kernels, machines and compilers: for tested and for untested ones."""
+"""Tests the texts of `check` for tested and for untested kernels, machines and compilers."""
 
 import platform
 from pathlib import Path

@@ -72,7 +72,7 @@ class Lab:
 
     @contextmanager
     def talking(self, conversations: int = 1) -> Iterator[None]:
-        """Open TCP connections, each with REQUESTS requests and responses. They are open while the body runs."""
+        """Open TCP connections, each with REQUESTS requests and responses. They stay open while the body runs."""
         with self.server.entered():
             listener = socket.create_server(("10.7.0.2", 5000))
         with closing(listener):
@@ -122,7 +122,7 @@ def rtts(reader: Reader) -> set[tuple[str, int]]:
 
 
 def flows_of(collector: EppingCollector, name: str) -> Flows | None:
-    """Return the unidirectional flows that the latest check found on an interface. None: it found no such flows."""
+    """Return the unidirectional flows that the latest check found on an interface. None: the check found none."""
     found = [
         flows for number, flows in collector.directions.flows.items() if collector.attachments.names[number] == name
     ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which HTTP responses count as a success. Those of an OTLP receiver do, and those of a proxy do not."""
+"""Tests that the HTTP responses of an OTLP receiver count as success, and that those of a proxy do not."""
 
 import gzip
 import time

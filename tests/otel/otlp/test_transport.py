@@ -178,7 +178,7 @@ def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> No
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
-    """The limit is 4 MiB. The request is not repeated, because the server does not ask for that."""
+    """The limit is 4 MiB. The request is not repeated, because the server sends no time to wait."""
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20
     with receiver(GRPC) as server:
@@ -272,7 +272,7 @@ MEMBERS = {
 def test_an_exporter_with_another_internal_structure_is_not_changed(
     protocol: str, member: str, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A private member of the exporter has another type than expected. The log reports this."""
+    """A private member of the exporter has another type than expected. A warning is logged."""
     exporter = build(protocol, "http://127.0.0.1:9")
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         holder = exporter if member in vars(exporter) else type(exporter)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests files that are not captures. Each is rejected at once. The error names its format and the cure."""
+"""Tests files that are not captures. Each file is rejected at once. The error names its format and the cure."""
 
 import io
 import json

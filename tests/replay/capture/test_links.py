@@ -81,7 +81,7 @@ def test_packets_of_different_link_types_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_packets_truncated_within_the_link_header(tmp_path: Path, name: str) -> None:
-    """A truncated packet becomes too short for a frame. The next packet is complete, however short the first one is."""
+    """A truncated packet gives a frame without IP. The packet after it is complete, however short the first one is."""
     link, make = LINKS[name]
     frame = make(bytes(PACKETS[1]))
     header = len(frame) - len(PACKETS[1])

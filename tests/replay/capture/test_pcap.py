@@ -54,7 +54,7 @@ def test_the_fcs_length_is_not_part_of_the_link_type(tmp_path: Path) -> None:
 
 
 def test_invalid_times_are_missing_times(tmp_path: Path) -> None:
-    """A time of zero is invalid, and a fraction that is at least one second. The limit depends on the unit."""
+    """A time is invalid if it is zero, or if its fraction is one second or more. The limit depends on the unit."""
     for nanoseconds, unit_ns in ((False, 1000), (True, 1)):
         per_second = 10**9 // unit_ns
         times = [(0, 0), (0, 1), (5, per_second - 1), (5, per_second), (5, 2**32 - 1), (2**32 - 1, 0)]
@@ -192,7 +192,7 @@ def test_packets_may_be_longer_than_the_snap_length(tmp_path: Path) -> None:
 
 
 def test_the_fcs_is_removed_from_packets(tmp_path: Path) -> None:
-    """The link type field says that four bytes of FCS follow each packet. A truncated packet has fewer or none."""
+    """The link type field says that packets end with four bytes of FCS. A truncated packet has fewer or no FCS bytes."""
     packets = [packet(1, 64), packet(2, 63, 1), packet(3, 60, 4), packet(4, 20, 44)]
     found, error = read_bytes(tmp_path / "capture", pcap(packets, nanoseconds=True, link=0x2400_0001))
     assert not error
