@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent with a full disk. It writes two things only: its log, and the output of the console exporter."""
+"""Runs the agent with a full disk. The agent writes only its log and the output of the console exporter."""
 
 import subprocess
 from pathlib import Path
@@ -17,7 +17,7 @@ FULL = Path("/dev/full")
 
 
 @pytest.mark.parametrize("full", ["stderr", "stdout", "both"])
-def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: str) -> None:
+def test_counts_are_exported_while_the_disk_is_full(ns: Namespace, tmp_path: Path, full: str) -> None:
     log, out = tmp_path / "log", tmp_path / "out"
     with (
         Sink(namespace=ns) as sink,
@@ -44,7 +44,7 @@ def test_a_full_disk_keeps_no_count_back(ns: Namespace, tmp_path: Path, full: st
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.SUBNET_PACKETS.name))
         latest = [one for one in sink.points(metric_table.SUBNET_PACKETS.name) if one.point.time_unix_nano == latest_ns]
         assert sum(one.point.as_int for one in latest) > 4 * 40
-    # A failed write to standard error cannot be reported. Output of the console exporter is reported as lost.
+    # A failed write to standard error cannot be reported. The exit code is 1 if the console exporter lost output.
     assert code == (0 if full == "stderr" else 1)
     if full == "stderr":
         assert out.read_text().count("resource_metrics") >= 8

@@ -25,7 +25,7 @@ def listening(ns: Namespace) -> str:
 
 
 @pytest.mark.parametrize("hook", ["tcx", "clsact"])
-def test_an_agents_life(ns: Namespace, start: Callable[..., Agent], hook: str) -> None:
+def test_probes_report_failed_exports_and_no_interface(ns: Namespace, start: Callable[..., Agent], hook: str) -> None:
     with Sink(namespace=ns) as sink:
         ns.ip("link add gone0 type veth peer name gone1", "link set gone0 up", "link set gone1 up")
         settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint, "OTEL_EXPORTER_OTLP_TIMEOUT": "0.5"}
@@ -36,13 +36,13 @@ def test_an_agents_life(ns: Namespace, start: Callable[..., Agent], hook: str) -
         assert set(checks) == {"attached", "seen", "read", "exported"}
 
         sink.fail_with(503)
-        eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "a failed export shows")
+        eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "/readyz reports the failed export")
         _, checks = ask(ns, "/readyz")
         assert [name for name, check in checks.items() if not check["ok"]] == ["exported"]
         assert checks["exported"]["text"] == "exports fail: otlp_proto_grpc"
-        assert ask(ns, "/livez")[0] == 200, "another start of ours brings no receiver back"
+        assert ask(ns, "/livez")[0] == 200, "a restart of the agent would not repair the receiver"
         sink.recover()
-        eventually(lambda: ask(ns, "/readyz")[0] == 200, PATIENCE_S, "an export that gets through shows")
+        eventually(lambda: ask(ns, "/readyz")[0] == 200, PATIENCE_S, "/readyz reports that exports succeed again")
 
         ns.ip("link delete gone0")
         status, checks = ask(ns, "/readyz")
@@ -52,14 +52,14 @@ def test_an_agents_life(ns: Namespace, start: Callable[..., Agent], hook: str) -
         assert str(PORT) not in listening(ns)
 
 
-def test_a_receiver_that_hangs_shows_as_counts_that_are_not_read(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_a_receiver_that_hangs_makes_the_agent_unready(ns: Namespace, start: Callable[..., Agent]) -> None:
     with ns.entered():
         black_hole = socket.create_server(("127.0.0.1", 0))
     with black_hole:
         endpoint = f"http://127.0.0.1:{black_hole.getsockname()[1]}"
         agent = start("-i", "lo", "--interval", "100ms", *PROBED, OTEL_EXPORTER_OTLP_ENDPOINT=endpoint)
         assert ask(ns, "/readyz")[0] == 200
-        eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "no reading for two intervals and a second")
+        eventually(lambda: ask(ns, "/readyz")[0] == 503, PATIENCE_S, "/readyz reports late readings")
         _, checks = ask(ns, "/readyz")
         assert [name for name, check in checks.items() if not check["ok"]] == ["read"]
         assert ask(ns, "/livez")[0] == 200
@@ -73,8 +73,8 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
     assert as_text(health.ready()) == "the kernel program is being loaded"
 
 
-def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..., Bench]) -> None:
-    """The time of the last reading is set back, as after the reader died or an export exceeded its deadline."""
+def test_an_agent_whose_reader_has_died_is_not_alive(bench_of: Callable[..., Bench]) -> None:
+    """Sets the time of the last reading back, as if the reader had died or an export had exceeded its deadline."""
     collector = bench_of(CONFIG).collector
     with Sink() as sink:
         readers = [ProducerExporter(exporter(sink), collector) for _ in range(2)]
@@ -85,7 +85,7 @@ def test_a_reader_that_has_died_is_a_reason_to_start_again(bench_of: Callable[..
         assert all(check.ok for check in health.live())
         (late,) = [check for check in health.ready() if check.name == "read"]
         assert (late.ok, late.text) == (False, "counts were read 22 s ago; the interval is 10 s")
-        longest_s = 20 + 1 + readers[1].max_export_s  # two intervals, a second, and the export
+        longest_s = 20 + 1 + readers[1].max_export_s  # two intervals, one second, and the longest export
         readers[1].producer.read_at_s = time.monotonic() - longest_s + 2
         assert all(check.ok for check in health.live())
         readers[1].producer.read_at_s = time.monotonic() - longest_s - 2
@@ -102,7 +102,7 @@ def test_nothing_listens_by_default(ns: Namespace, start: Callable[..., Agent]) 
     assert not tasks.exists()
 
 
-def test_where_it_listens(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_addresses_on_which_the_agent_listens(ns: Namespace, start: Callable[..., Agent]) -> None:
     settings = {"OTEL_EPPING_HEALTH_PORT": str(PORT), "OTEL_METRICS_EXPORTER": "console"}
     loopback = start("-i", "lo", **settings)
     assert f"127.0.0.1:{PORT}" in listening(ns)
@@ -113,11 +113,11 @@ def test_where_it_listens(ns: Namespace, start: Callable[..., Agent]) -> None:
     )
     assert loopback.stop() == 0
     everywhere = start("-i", "lo", "--health-address", "::", **settings)
-    assert ask(ns, "/readyz")[0] == 200, "IPv4 as well"
+    assert ask(ns, "/readyz")[0] == 200, "the address :: accepts IPv4 connections too"
     assert everywhere.stop() == 0
 
 
-def test_addresses_that_are_none(ns: Namespace) -> None:
+def test_invalid_addresses_are_rejected(ns: Namespace) -> None:
     for address in ("192.0.2.1", "no such host", "::x", "." * 80):
         words = said(epping(ns, "run", "-i", "lo", *PROBED, "--health-address", address))
         assert words.startswith(f"cannot listen on {address} port {PORT} for health probes ("), words

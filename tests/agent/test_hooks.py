@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent, which holds no capability, next to programs of others on the same hooks.
+"""Runs the agent, which holds no capability, next to other programs on the same hooks.
 
-The agent comes first, attaches again after it was detached, and reports this in probes, log, metrics and to systemd.
+The agent moves to the front of the hooks, and attaches again after another process detached its program. It reports
+both events in its probes, its log and its metrics, and to systemd.
 `check` lists the programs on the hooks.
 """
 
@@ -28,7 +29,7 @@ WITHIN_S = 5.0
 
 
 def exchange(hosts: Hosts, packets: int = 20) -> None:
-    """Send packets both ways between the hosts."""
+    """Send packets in both directions between the hosts."""
     with (
         closing(udp_socket(hosts.here, "10.77.0.1", 9)) as here,
         closing(udp_socket(hosts.there, "10.77.0.2", 9)) as there,
@@ -56,7 +57,7 @@ def sink(hosts: Hosts) -> Iterator[Sink]:
 
 @pytest.fixture
 def run(hosts: Hosts, sink: Sink, start: Callable[..., Agent]) -> Callable[..., Agent]:
-    """Starts an agent on veth0 with probes."""
+    """Return a function that starts an agent on veth0, with health probes."""
 
     def run(hook: str, **settings: str) -> Agent:
         arguments = ("-i", "veth0", "--hook", hook, "--interval", "200ms", *PROBED)
@@ -84,7 +85,7 @@ def test_a_program_that_accepts_all_packets_runs_after_ours(
 
 
 @pytest.mark.parametrize("hook", PUT)
-def test_one_that_comes_before_us_is_overtaken(hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str) -> None:
+def test_the_agent_moves_to_the_front(hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str) -> None:
     hosts.join(0)
     with ExitStack() as other:
         agent = run(hook)
@@ -107,7 +108,7 @@ def links_of(agent: Agent) -> list[str]:
     """Return the ids of the links that the agent has open."""
     texts = []
     for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):  # closed since
+        with suppress(FileNotFoundError):  # the agent has closed this descriptor meanwhile
             texts.append(file.read_text())
     return [text.split("link_id:")[1].split()[0] for text in texts if "link_id:" in text]
 
@@ -116,14 +117,17 @@ def links_of(agent: Agent) -> list[str]:
 def test_a_removed_program_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
-    """Removed on one interface of two. On TCX hooks, the agent has no capability."""
+    """With clsact, the program is removed from one of two interfaces. With TCX, the program is removed from both.
+
+    On TCX hooks, the agent has no capability.
+    """
     hosts.join(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.bind(str(public / "notify"))
         (public / "notify").chmod(0o777)
         systemd.settimeout(PATIENCE_S)
         agent = run(hook, NOTIFY_SOCKET=str(public / "notify"), OTEL_EPPING_LAN="lo")
-        eventually(lambda: is_ready(hosts), PATIENCE_S, "it begins")
+        eventually(lambda: is_ready(hosts), PATIENCE_S, "the agent is ready")
         if hook == "clsact":
             hosts.here.run("tc", "qdisc", "del", "dev", "veth0", "clsact")
         else:
@@ -135,7 +139,7 @@ def test_a_removed_program_is_attached_again(
             pass
         agent.wait_for("veth0 ingress: another process detached otel-epping's program: attached again")
         agent.wait_for("veth0 egress: another process detached otel-epping's program: attached again")
-        eventually(lambda: is_ready(hosts), PATIENCE_S, "it is attached again")
+        eventually(lambda: is_ready(hosts), PATIENCE_S, "the program is attached again")
         while "packets are seen" not in systemd.recv(4096).decode():
             pass
         exchange(hosts)
@@ -147,7 +151,7 @@ def test_a_removed_program_is_attached_again(
 # ---- check
 
 
-def test_check_shows_who_is_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]) -> None:
+def test_check_lists_the_programs_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]) -> None:
     hosts.join(0)
 
     def rows(*arguments: str) -> list[str]:
@@ -177,7 +181,7 @@ def test_check_shows_who_is_on_the_hooks(hosts: Hosts, run: Callable[..., Agent]
         assert row.endswith(f": {end}"), found
 
 
-def test_check_with_clsact_says_what_comes_before_filters(hosts: Hosts) -> None:
+def test_check_with_clsact_reports_programs_before_filters(hosts: Hosts) -> None:
     hosts.join(0)
     with ExitStack() as others:
         others.enter_context(hosts.here.entered())
@@ -193,7 +197,7 @@ def test_check_with_clsact_says_what_comes_before_filters(hosts: Hosts) -> None:
     assert "MISSING veth0          interface veth0 has an ingress qdisc" in result.stdout
 
 
-def test_check_of_what_is_not_there(hosts: Hosts) -> None:
+def test_check_of_an_unknown_interface(hosts: Hosts) -> None:
     result = epping(hosts.here, "check", "-i", "nope", "--max-subnets", "64")
     assert result.returncode == 1
     assert "MISSING nope           there is no interface 'nope'" in result.stdout

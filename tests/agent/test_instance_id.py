@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `service.instance.id`: the same after a restart, and different for two agents that run at the same time."""
+"""Tests that `service.instance.id` is the same after a restart, and differs between agents that run simultaneously."""
 
 import uuid
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from tests.support.patience import PATIENCE_S
 pytestmark = pytest.mark.parallel
 
 
-def test_a_restarted_agent_is_the_same(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """Also after kill -9. An id that the user sets takes precedence."""
+def test_a_restarted_agent_keeps_its_id(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """The id also stays the same after kill -9. An id that the user sets takes precedence."""
     seen = []
     for variables in ({}, {}, {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=mine"}):
         with Sink(namespace=ns) as sink:
@@ -28,13 +28,13 @@ def test_a_restarted_agent_is_the_same(ns: Namespace, start: Callable[..., Agent
             agent.process.kill()
             agent.process.wait()
             seen.append(sink.points(metric_table.SUBNET_LIMIT.name)[0].resource["service.instance.id"])
-    first, second, said = seen
+    first, second, configured = seen
     assert first == second
     assert uuid.UUID(str(first)).version == 5
-    assert said == "mine"
+    assert configured == "mine"
 
 
-def test_what_distinguishes_agents(ns: Namespace) -> None:
+def test_agents_differ_by_interfaces_and_network_namespace(ns: Namespace) -> None:
     def fresh(*interfaces: str) -> str:
         with InstanceId(interfaces) as instance:
             return instance.value
@@ -46,7 +46,7 @@ def test_what_distinguishes_agents(ns: Namespace) -> None:
         assert fresh("eth0", "eth1") != here
 
 
-def test_the_second_of_two_gets_an_id_of_its_own() -> None:
+def test_further_agents_on_the_same_interfaces_get_random_ids() -> None:
     with ExitStack() as held:
         ids = [held.enter_context(InstanceId(["eth0"])).value for _ in range(3)]
     assert [uuid.UUID(each).version for each in ids] == [5, 4, 4]

@@ -25,7 +25,7 @@ INTERFACE_PACKETS = "epping.interface.packet.count"
 
 
 def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Two threads send both ways at full speed. The other interface is counted to the packet."""
+    """Two threads send at full speed, one in each direction. Every packet of the remaining interface is counted."""
     kept, gone = hosts.join(0), hosts.join(1)
     sent = dict.fromkeys(("10.77.1.1", "10.77.1.2"), 0)
 
@@ -67,7 +67,7 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
 
 
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """A program that was there before the agent drops packets of 101 bytes, a later one packets of 102 bytes.
+    """A program attached before the agent drops packets of 101 bytes. Another, attached later, drops those of 102.
 
     The agent is first and sees all packets.
     """
@@ -108,7 +108,7 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
 
 
 def test_full_maps_lose_no_packet(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Ten subnets with four slots, and three thousand flows with 1024 entries."""
+    """Ten subnets share four slots, and 3000 flows share 1024 entries of the flow table."""
     name = hosts.join(0)
     with hosts.there.entered():
         end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the probe server with malicious clients: other clients still get their answers at once."""
+"""Tests the probe server with malicious clients. Other clients still get their responses at once."""
 
 import http.client
 import json
@@ -43,7 +43,7 @@ def probes() -> Iterator[ProbeServer]:
 
 
 def ask(probes: ProbeServer, path: str, method: str = "GET") -> tuple[int, str]:
-    """Return status and body of an answer that comes at once."""
+    """Send a request, and return the status and the body of the response, which must arrive within AT_ONCE_S."""
     connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
     try:
         connection.request(method, path)
@@ -58,14 +58,14 @@ def connect(probes: ProbeServer) -> socket.socket:
 
 
 def exchange(probes: ProbeServer, request: bytes) -> bytes:
-    """Send a request, and return everything until the server closes the connection."""
+    """Send a request, and return all bytes that the server sends until it closes the connection."""
     with connect(probes) as client:
         client.sendall(request)
         answer = b""
         try:
             while received := client.recv(4096):
                 answer += received
-        except ConnectionResetError:  # it hung up on what it had not read
+        except ConnectionResetError:  # the server closed the connection before it had read the whole request
             pass
         return answer
 
@@ -74,18 +74,18 @@ LISTEN = "0A"
 
 
 def held(probes: ProbeServer) -> int:
-    """Return how many connections the server holds.
+    """Return how many connections the server has open.
 
-    Connections that only the kernel still knows have no inode. Counting all descriptors of this process would be wrong:
-    threads of earlier tests may close theirs meanwhile.
+    A connection that the process has closed, but the kernel still lists, has no inode. Counting all descriptors of
+    this process would be wrong, because threads of earlier tests may close descriptors at the same time.
     """
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
-    fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ..., inode is the tenth
+    fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ...; the tenth field is the inode
     at_port = [each for each in fields if each[1].endswith(f":{probes.port:04X}") and each[3] != LISTEN]
     return sum(each[9] != "0" for each in at_port)
 
 
-def test_checks_are_named_and_one_that_fails_is_a_503(probes: ProbeServer) -> None:
+def test_a_failed_check_is_named_in_a_503_response(probes: ProbeServer) -> None:
     status, body = ask(probes, "/readyz")
     assert status == 503
     assert json.loads(body) == {
@@ -99,13 +99,13 @@ def test_checks_are_named_and_one_that_fails_is_a_503(probes: ProbeServer) -> No
     assert (status, json.loads(body)["status"]) == (200, "ok")
 
 
-def test_verbose_is_as_kubernetes_has_it(probes: ProbeServer) -> None:
+def test_verbose_output_has_the_format_of_kubernetes(probes: ProbeServer) -> None:
     expected = "[+]attached ok: watching eth0\n[-]exported failed: exports fail: <b>\nreadyz check failed\n"
     assert ask(probes, "/readyz?verbose") == (503, expected)
     assert ask(probes, "/livez?verbose=1") == (200, "[+]read ok: counts were read 1 s ago\nlivez check passed\n")
 
 
-def test_what_else_may_be_asked(probes: ProbeServer) -> None:
+def test_other_methods_and_paths(probes: ProbeServer) -> None:
     assert ask(probes, "/livez", "HEAD") == (200, "")
     assert ask(probes, "/metrics") == (404, "not found: use /livez or /readyz or /broken\n")
     assert ask(probes, "/livez", "DELETE")[0] == 501
@@ -138,7 +138,7 @@ def test_an_invalid_request_is_answered_or_disconnected_at_once(probes: ProbeSer
     assert ask(probes, "/livez")[0] == 200
 
 
-def test_noise(probes: ProbeServer) -> None:
+def test_random_bytes(probes: ProbeServer) -> None:
     random.seed(1)
     for _ in range(300):
         noise = random.randbytes(random.randrange(200)) + b"\r\n\r\n"
@@ -148,21 +148,21 @@ def test_noise(probes: ProbeServer) -> None:
 
 
 def test_many_silent_and_many_slow_clients(probes: ProbeServer) -> None:
-    """Many more clients than the server keeps: probes are answered at once, and all of the clients are disconnected."""
+    """300 clients connect. The server keeps at most 65, answers probes at once, and disconnects all 300 clients."""
     threads = set(threading.enumerate())
     clients = [connect(probes) for _ in range(300)]
     try:
-        eventually(lambda: 0 < held(probes) <= 65, 1, "it keeps some, and no more than so many")
+        eventually(lambda: 0 < held(probes) <= 65, 1, "the server keeps between 1 and 65 connections")
         for turn in range(20):
             for client in clients[:150]:
                 try:
                     client.sendall(b"GET /livez HTTP/1.1\r\n"[turn : turn + 1])
-                except OSError:  # hung up on
+                except OSError:  # the server has closed this connection
                     continue
             assert ask(probes, "/livez")[0] == 200
-            assert set(threading.enumerate()) <= threads, "no thread is begun for a client"
-            time.sleep(0.15)  # over two seconds in all, the time that each of them has
-        assert held(probes) == 0, "its own ends of their connections are closed"
+            assert set(threading.enumerate()) <= threads, "the server starts no threads for clients"
+            time.sleep(0.15)  # 20 turns take more than 2 s, the time limit of a connection
+        assert held(probes) == 0, "the server has closed all connections"
     finally:
         for client in clients:
             client.close()
@@ -172,7 +172,7 @@ def test_clients_that_disconnect_first(probes: ProbeServer) -> None:
     for _ in range(200):
         client = connect(probes)
         client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() is a reset
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends a RST
         client.close()
     with connect(probes) as client:
         client.sendall(b"GET /livez HTTP/1.1\r\n")
@@ -182,7 +182,7 @@ def test_clients_that_disconnect_first(probes: ProbeServer) -> None:
     eventually(lambda: held(probes) == 0, PATIENCE_S, "no connection is left")
 
 
-def test_it_takes_no_time_while_nobody_asks(probes: ProbeServer) -> None:
+def test_the_server_does_not_wake_up_without_requests(probes: ProbeServer) -> None:
     ask(probes, "/livez")
     threads = [int(task.name) for task in Path("/proc/self/task").iterdir()]
     serving = next(thread.native_id for thread in threading.enumerate() if thread.name == "health")
@@ -201,7 +201,8 @@ def test_ipv6_and_closing() -> None:
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
     with ProbeServer("::1", 0, {"/livez": live}) as probes:
         idle = socket.create_connection(("::1", probes.port))
-        # Who came later is answered, so the one before was taken in: else its connection would be reset.
+        # The response to this later client shows that the server has accepted the idle client. Without that,
+        # closing the server would reset the idle connection.
         connection = http.client.HTTPConnection("::1", probes.port, timeout=AT_ONCE_S)
         connection.request("GET", "/livez")
         assert connection.getresponse().status == 200

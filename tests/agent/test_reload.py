@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests SIGHUP: settings that need no restart take effect without losing a count; others are logged and ignored."""
+"""Tests SIGHUP: changes that need no restart take effect, and others are logged and ignored. No count is lost."""
 
 import os
 import resource
@@ -57,25 +57,26 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(f"settings are unchanged: cannot read {path}")
     converse(ns, TURNS)
-    # The first bound needs one, too; see the other test.
+    # This agent started without limits on series, so a new max_series needs a restart. See also
+    # test_limits_are_reloaded_if_the_agent_started_with_limits.
     again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
     reload(again, "take effect after a restart: sample_interval, scale, max_series")
     assert agent.stop() == 0
-    assert "stopping" not in agent.log.read_text()  # which is no warning
+    assert "stopping" not in agent.log.read_text()  # this line has the level info
     packets = [
         point
         for point in sink.points("epping.interface.packet.count")
         if point.attributes[semconv.INTERFACE] == "lo" and point.attributes[semconv.PACKET_KIND] == "tcp"
     ]
-    # Each turn is two segments with their acknowledgements or so; the program itself exports over lo, too.
+    # Each turn sends about two segments and their acknowledgements. The agent's own exports add packets on lo.
     assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
 
 
 @pytest.mark.parametrize("field", ["interface", "lan", "mirror"])
-def test_interfaces_that_could_not_be_followed_are_tried_again(
+def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
     ns: Namespace, caplog: pytest.LogCaptureFixture, field: str
 ) -> None:
-    """The same settings are read twice. The first time, there is no descriptor for a netlink socket."""
+    """The same settings are read twice. The first time, the process has no free descriptor for a netlink socket."""
     before = Settings(interface=("lo",))
     changed: dict[str, Any] = {field: ("up1",)}
     wanted = replace(before, **changed)
@@ -100,7 +101,7 @@ def test_interfaces_that_could_not_be_followed_are_tried_again(
     assert caplog.text.count("was loaded without a mirror port") == (field == "mirror")
 
 
-def test_bounds_are_reloaded_where_there_are_some(
+def test_limits_are_reloaded_if_the_agent_started_with_limits(
     ns: Namespace, start: Callable[..., Agent], sink: Sink, public: Path
 ) -> None:
     path = public / "settings.yaml"

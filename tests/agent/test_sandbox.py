@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent in sandboxes, containers and under limits: it works, or one line says the cause, as `check` does."""
+"""Runs the agent in sandboxes and under limits. It works, or one line names the cause. `check` gives the same line."""
 
 import errno
 from collections.abc import Callable
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.parallel
 
 
 def in_mounts(script: str) -> list[str]:
-    """Return a command that runs another in its own mount namespace, prepared by a script."""
+    """Return a prefix that runs a command in its own mount namespace, after a script has prepared the namespace."""
     return ["unshare", "--mount", "sh", "-c", f'{script} && exec "$0" "$@"']
 
 
@@ -52,7 +52,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_work_is_one_line_with_the_cause(ns: Namespace, case: str) -> None:
+def test_a_sandbox_that_is_too_strict_is_reported_in_one_line(ns: Namespace, case: str) -> None:
     before, words = REFUSED[case]
     refusal = said(epping(ns, "run", "-i", "lo", command=[*before, *COMMAND]))
     assert words in refusal
@@ -75,8 +75,8 @@ WORKS = {
 
 
 @pytest.mark.parametrize("case", WORKS)
-def test_what_works(ns: Namespace, start: Callable[..., Agent], case: str) -> None:
+def test_the_agent_works_in_these_sandboxes(ns: Namespace, start: Callable[..., Agent], case: str) -> None:
     checked = epping(ns, "check", command=[*WORKS[case], *COMMAND])
     assert (checked.returncode, checked.stderr) == (0, "")
-    if case != "no files":  # without which there is no log to wait for
+    if case != "no files":  # the agent cannot write a log, for which start() waits
         assert start("-i", "lo", command=[*WORKS[case], *COMMAND], OTEL_METRICS_EXPORTER="console").stop() == 0

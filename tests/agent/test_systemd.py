@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the notifications to systemd over a real datagram socket; test_systemd_service.py runs systemd itself."""
+"""Tests the notifications to systemd over a real datagram socket. test_systemd_service.py runs systemd itself."""
 
 import os
 import signal
@@ -27,75 +27,75 @@ from tests.support.recorder import CONFIG, exporter
 
 @pytest.fixture(params=["path", "abstract"])
 def address(request: pytest.FixtureRequest, public: Path) -> str:
-    """An address of either kind."""
+    """An address of a Unix socket: a path or an abstract address."""
     return str(public / "notify") if request.param == "path" else f"@otel-epping-test-{os.getpid()}"
 
 
 @pytest.fixture
-def ear(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """The receiving end of NOTIFY_SOCKET."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
-        ear.bind(address.replace("@", "\0", 1))
-        ear.settimeout(10)
+def receiver(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
+    """The socket that receives the messages to NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(address.replace("@", "\0", 1))
+        receiver.settimeout(10)
         monkeypatch.setenv("NOTIFY_SOCKET", address)
-        yield ear
+        yield receiver
 
 
-def heard(ear: socket.socket) -> dict[str, str]:
-    """Return the next message as names and values."""
-    return dict(line.split("=", 1) for line in ear.recv(4096).decode().split("\n"))
+def next_message(receiver: socket.socket) -> dict[str, str]:
+    """Return the variables of the next message."""
+    return dict(line.split("=", 1) for line in receiver.recv(4096).decode().split("\n"))
 
 
-def test_what_each_call_says(ear: socket.socket) -> None:
+def test_each_call_sends_its_variables(receiver: socket.socket) -> None:
     notifier = Notifier()
     notifier.ready("watching lo")
-    assert heard(ear) == {"READY": "1", "STATUS": "watching lo"}
+    assert next_message(receiver) == {"READY": "1", "STATUS": "watching lo"}
     notifier.report("fine", alive=True)
-    assert heard(ear) == {"STATUS": "fine"}, "nobody asked for a watchdog"
+    assert next_message(receiver) == {"STATUS": "fine"}, "systemd has no watchdog for this service"
     before_us = time.monotonic_ns() // 1000
     with notifier.reloading("watching eth0"):
-        message = heard(ear)
+        message = next_message(receiver)
         assert message["RELOADING"] == "1"
         assert before_us <= int(message["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
-    assert heard(ear) == {"READY": "1", "STATUS": "watching eth0"}
+    assert next_message(receiver) == {"READY": "1", "STATUS": "watching eth0"}
     notifier.stopping("bye")
-    assert heard(ear) == {"STOPPING": "1", "STATUS": "bye"}
+    assert next_message(receiver) == {"STOPPING": "1", "STATUS": "bye"}
 
 
-def test_a_reload_that_fails_ends_all_the_same(ear: socket.socket) -> None:
+def test_the_end_of_a_failed_reload_is_sent(receiver: socket.socket) -> None:
     with suppress(RuntimeError), Notifier().reloading("as before"):
-        assert "RELOADING" in heard(ear)
+        assert "RELOADING" in next_message(receiver)
         raise RuntimeError
-    assert heard(ear) == {"READY": "1", "STATUS": "as before"}
+    assert next_message(receiver) == {"READY": "1", "STATUS": "as before"}
 
 
-def test_the_watchdog_is_fed_in_half_of_its_time_and_only_alive(
-    ear: socket.socket, monkeypatch: pytest.MonkeyPatch
+def test_watchdog_messages_are_sent_at_half_the_timeout_while_alive(
+    receiver: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WATCHDOG_USEC", "3000000")
     monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
     notifier = Notifier()
     assert notifier.interval_s == 1.5
     notifier.report("fine", alive=True)
-    assert heard(ear) == {"STATUS": "fine", "WATCHDOG": "1"}
+    assert next_message(receiver) == {"STATUS": "fine", "WATCHDOG": "1"}
     notifier.report("the reader hangs", alive=False)
-    assert heard(ear) == {"STATUS": "the reader hangs"}
+    assert next_message(receiver) == {"STATUS": "the reader hangs"}
 
 
 @pytest.mark.parametrize("settings", [{"WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "0"}])
-def test_a_watchdog_that_is_not_on_us(
-    ear: socket.socket, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+def test_a_watchdog_of_another_process_or_without_a_valid_timeout_is_ignored(
+    receiver: socket.socket, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
 ) -> None:
     for name, value in ({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())} | settings).items():
         monkeypatch.setenv(name, value)
     notifier = Notifier()
     assert notifier.interval_s == 10
     notifier.report("fine", alive=True)
-    assert heard(ear) == {"STATUS": "fine"}
+    assert next_message(receiver) == {"STATUS": "fine"}
 
 
-def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without the variable there is nothing to do. Without the socket nothing can be sent, and the agent goes on."""
+def test_without_a_receiver_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If NOTIFY_SOCKET is not set, the notifier does nothing. If the socket does not exist, the message is dropped."""
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert Notifier().interval_s is None
     Notifier().ready("x")
@@ -103,9 +103,9 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     Notifier().ready("x")
 
 
-def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> None:
+def test_a_systemd_that_does_not_read_delays_nothing(receiver: socket.socket) -> None:
     notifier = Notifier()
-    ear.setblocking(False)
+    receiver.setblocking(False)
     began = time.monotonic()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as filler:
         filler.setblocking(False)
@@ -118,7 +118,7 @@ def test_a_systemd_that_does_not_read_holds_nobody_up(ear: socket.socket) -> Non
 
 
 def test_a_dead_reader_is_logged_once_and_stops_the_watchdog(
-    ear: socket.socket,
+    receiver: socket.socket,
     monkeypatch: pytest.MonkeyPatch,
     bench_of: Callable[[EppingConfig], Bench],
     caplog: pytest.LogCaptureFixture,
@@ -142,18 +142,18 @@ def test_a_dead_reader_is_logged_once_and_stops_the_watchdog(
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    assert "WATCHDOG" not in heard(ear)
-    assert "WATCHDOG" not in heard(ear)
+    assert "WATCHDOG" not in next_message(receiver)
+    assert "WATCHDOG" not in next_message(receiver)
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith("not alive: counts were read 1000 s ago; the interval is 1 s")
 
 
-# Abstract sockets belong to a network namespace, and the agent is in another.
+# Abstract sockets belong to a network namespace, and the agent is in another network namespace than this test.
 @pytest.mark.parametrize("address", ["path"], indirect=True)
-def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent is ready when it counts, sends its state, and announces its end."""
+def test_messages_of_a_running_agent(receiver: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
+    """The agent sends READY when it counts packets, then its state, and STOPPING before it ends."""
     with Sink(namespace=ns) as sink:
-        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # as systemd's own is
+        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket has the same mode
         running = start(
             *("-i", "lo", "--interval", "100ms"),
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],
@@ -161,19 +161,19 @@ def test_an_agents_life(ear: socket.socket, ns: Namespace, start: Callable[..., 
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
             OTEL_EXPORTER_OTLP_TIMEOUT="0.5",
         )
-        message = heard(ear)
+        message = next_message(receiver)
         assert message["READY"] == "1"
         assert message["STATUS"].startswith("watching lo; ")
-        assert [heard(ear).get("WATCHDOG") for _ in range(4)] == ["1"] * 4
+        assert [next_message(receiver).get("WATCHDOG") for _ in range(4)] == ["1"] * 4
         sink.fail_with(503)
-        while "exports fail: otlp_proto_grpc" not in (message := heard(ear))["STATUS"]:
+        while "exports fail: otlp_proto_grpc" not in (message := next_message(receiver))["STATUS"]:
             pass
-        assert message["WATCHDOG"] == "1", "another start of ours brings no receiver back"
+        assert message["WATCHDOG"] == "1", "a restart of the agent would not repair the receiver"
         sink.recover()
-        while not heard(ear)["STATUS"].endswith("exports arrive"):
+        while not next_message(receiver)["STATUS"].endswith("exports arrive"):
             pass
         running.process.send_signal(signal.SIGTERM)
-        while "STOPPING" not in (message := heard(ear)):
+        while "STOPPING" not in (message := next_message(receiver)):
             pass
         assert message == {"STOPPING": "1", "STATUS": "exporting the last interval"}
         assert running.process.wait(PATIENCE_S) == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent as a service of systemd: ready when it counts, restarted by the watchdog, and stopped in order."""
+"""Runs the agent as a systemd service. It is ready when it counts, killed by the watchdog, and stopped in order."""
 
 import sys
 from pathlib import Path
@@ -44,17 +44,17 @@ show stopped
 """
 
 
-def test_a_service(tmp_path: Path) -> None:
+def test_start_watchdog_and_stop(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    said = under_systemd(tmp_path, UNIT.format(log=log), SCRIPT.replace("{log}", str(log)), 40)
-    first, *parts = said.split("-- ")
+    output = under_systemd(tmp_path, UNIT.format(log=log), SCRIPT.replace("{log}", str(log)), 40)
+    first, *parts = output.split("-- ")
     held = parts.pop(1).splitlines()
     states = {name: dict(line.split("=", 1) for line in lines) for name, *lines in map(str.splitlines, parts)}
-    assert first.split() == ["1"], "systemctl returned when it watched, and not before"
+    assert first.split() == ["1"], "systemctl start returned after the agent had logged that it watches the interface"
     assert states["ready"]["ActiveState"] == "active"
     assert states["ready"]["StatusText"].startswith("watching lo; ")
     assert set(held[1:]) == NOTHING_HELD | {f"Uid={NOBODY_UID}"}
-    assert states["guarded"]["ActiveState"] == "active", "longer than the watchdog waits"
+    assert states["guarded"]["ActiveState"] == "active", "the agent survives the time limit of the watchdog"
     assert (states["frozen"]["ActiveState"], states["frozen"]["Result"]) == ("failed", "watchdog")
     assert (states["stopped"]["ActiveState"], states["stopped"]["Result"]) == ("inactive", "success")
     assert "exporting the last interval" in log.read_text()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs every benchmark by its command, with the smallest sizes."""
+"""Runs every benchmark by its command, with the smallest sizes of its workload."""
 
 import json
 import subprocess
@@ -19,16 +19,16 @@ from bench.workloads import MIXED
 from otel_epping.lab.namespaces import start
 from tests.support.command import environment
 
-# Those that take as long as all the others.
+# These benchmarks take as long as all others together.
 HALF = ["agent_usage", "live_traffic", "memory", "start"]
 
 COMPARED = "somebody"
-# Reads the clock five times (bpf_ktime_get_ns), so that it takes longer than nothing; r0 = TC_ACT_UNSPEC; exit.
+# Calls bpf_ktime_get_ns() five times, so that its run time can be measured; r0 = TC_ACT_UNSPEC; exit.
 SLOW = 5 * bytes.fromhex("8500000005000000") + bytes.fromhex("b7000000ffffffff 9500000000000000")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a benchmark to its end in another thread; its processes end with it."""
+    """Run benchmarks until they end, and return their output. Their processes end with the calling thread."""
     process = start(
         [sys.executable, "-m", "bench", *arguments],
         stdout=subprocess.PIPE,
@@ -47,7 +47,7 @@ def id_of(program_fd: int) -> str:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Run all benchmarks, half of them at a time, and compare with another program that is on both hooks."""
+    """The results of all benchmarks, compared with another program on both hooks. Two halves run in parallel."""
     theirs = programs.Contender(COMPARED, {"both": programs.load(COMPARED, SLOW)})
     folder = tmp_path_factory.mktemp("bench")
 
@@ -73,7 +73,7 @@ def test_a_benchmark_measures(everything: Any, name: str) -> None:
     assert any(isinstance(cell, float) and cell > 0 for cell in numbers)
 
 
-def test_a_packet_is_measured_by_all_programs(everything: Any) -> None:
+def test_each_program_has_a_result(everything: Any) -> None:
     gross, net, _ = everything["kernel"]["tables"]
     for table, name in ((gross, programs.NULL), (gross, COMPARED), (net, programs.OURS), (net, LARGE), (net, LRU)):
         assert any(row[name] for row in table["rows"]), name
@@ -81,19 +81,20 @@ def test_a_packet_is_measured_by_all_programs(everything: Any) -> None:
     assert {"kernel.few_mixed_share", "kernel.many_mixed_share"} <= set(everything["kernel"]["figures"])
 
 
-def test_mixed_packets_end_round_trip_times(everything: Any) -> None:
+def test_mixed_packets_complete_rtt_samples(everything: Any) -> None:
     rows = everything["kernel"]["tables"][1]["rows"]
     assert all((row["RTTs"] or 0) > 0 for row in rows if MIXED in row["packets"])
     assert {row["packets"] for row in rows} > {MIXED, f"{MIXED}, skewed"}
 
 
-def test_flows_are_as_long_as_those_of_the_study() -> None:
-    # Packets and flows that the study counted (bench/traffic_model.py). The longest flow dominates the mean of a draw.
+def test_the_mean_flow_length_is_that_of_the_study() -> None:
+    # The study counted these packets and flows (bench/traffic_model.py). The longest flow of a sample dominates the
+    # mean of the sample.
     lengths = traffic_model.real_lengths(np.random.default_rng(1), 4_000_000)
     assert lengths.mean() == pytest.approx(316_857_594_090 / 4_032_376_751, rel=0.1)
 
 
-def test_a_figure_is_held_against_its_goal() -> None:
+def test_a_figure_is_compared_with_its_goal() -> None:
     least = goals.GOALS[0]
     assert least.compared
     for figures, compared, word in (
@@ -105,7 +106,7 @@ def test_a_figure_is_held_against_its_goal() -> None:
         assert goals.verdict(least, figures, compared)[2] == word
 
 
-def test_what_cannot_be_run_is_one_line() -> None:
+def test_invalid_arguments_are_reported_in_one_line() -> None:
     result = bench("memory", "--compare", "nobody")
     assert result.returncode == 1
     assert result.stderr == "bench: no program 'nobody' is loaded: see bpftool prog list\n"

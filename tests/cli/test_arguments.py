@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests what a user types: help, options, variables, and where the output goes. Errors name cause and valid values."""
+"""Tests help, options, variables and redirected output. Errors name the cause and the valid values."""
 
 import re
 import sys
@@ -68,7 +68,7 @@ TIME = "is not a time such as 100ms, 2.5s or 1m"
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_bad_arguments_say_what_is_allowed(ns: Namespace, arguments: list[str], cure: str) -> None:
+def test_errors_for_bad_arguments_list_the_valid_values(ns: Namespace, arguments: list[str], cure: str) -> None:
     result = epping(ns, *arguments)
     line = said(result)
     assert result.returncode == 2
@@ -78,7 +78,7 @@ def test_bad_arguments_say_what_is_allowed(ns: Namespace, arguments: list[str], 
             assert option in line
 
 
-# Option, a value that its variable must not have, one that it may have.
+# (option, an invalid value, a valid value)
 OPTIONS = [
     ("interval", "5 parsecs", "1m"),
     ("sample-interval", "soon", "0"),
@@ -115,9 +115,7 @@ def test_variables_set_options(ns: Namespace, option: str, bad: str) -> None:
         (["watch"], "INTERFACE", "/(/"),
     ],
 )
-def test_an_error_names_the_variable_that_a_value_is_from(
-    ns: Namespace, arguments: list[str], name: str, value: str
-) -> None:
+def test_an_error_names_the_variable_of_the_value(ns: Namespace, arguments: list[str], name: str, value: str) -> None:
     words = said(epping(ns, *arguments, settings={f"OTEL_EPPING_{name}": value}))
     assert words.startswith(f"Invalid value for variable OTEL_EPPING_{name}: ")
 
@@ -140,7 +138,7 @@ def test_a_value_that_the_command_rejects_is_reported_with_its_variable(
         assert said(epping(ns, "watch", settings=settings)).startswith(f"OTEL_EPPING_{name}: {words}")
 
 
-def test_a_file_is_named_with_the_line_of_an_interface_that_there_is_not(ns: Namespace, public: Path) -> None:
+def test_an_unknown_interface_is_reported_with_its_line_in_the_file(ns: Namespace, public: Path) -> None:
     path = public / "settings.yaml"
     path.write_text("scale: 3\ninterface: nope\n")
     assert said(epping(ns, "run", "--config", str(path))).startswith(f"{path}:2: there is no interface 'nope'")
@@ -158,8 +156,8 @@ SERVICES = {
 }
 
 
-def test_what_kubernetes_sets_for_a_service_is_ignored(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """A Service called otel-epping-health, and one called otel-epping."""
+def test_variables_that_kubernetes_sets_for_a_service_are_ignored(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """The variables are those of two Services, which are called otel-epping-health and otel-epping."""
     variables = {f"OTEL_EPPING_{name}": value for name, value in SERVICES.items()}
     assert re.search(r"^health_port: null +# default$", epping(ns, "config", settings=variables).stdout, re.M)
     agent = start("-i", "lo", "--log-level", "debug", OTEL_METRICS_EXPORTER="console", **variables)
@@ -178,15 +176,15 @@ def test_variable_with_several_interfaces(ns: Namespace) -> None:
 
 
 @pytest.mark.parametrize("name", ["INTERFACE", "LAN", "MIRROR"])
-def test_an_interface_that_is_not_there_names_its_variable(ns: Namespace, name: str) -> None:
+def test_an_unknown_interface_is_reported_with_its_variable(ns: Namespace, name: str) -> None:
     words = said(epping(ns, "run", settings={f"OTEL_EPPING_{name}": "nope"}))
     assert words.startswith(f"OTEL_EPPING_{name}: there is no interface 'nope'")
 
 
-def test_flags_win_over_variables(ns: Namespace) -> None:
+def test_flags_override_variables(ns: Namespace) -> None:
     settings = {variable(option): bad for option, bad, _ in OPTIONS} | {"OTEL_EPPING_INTERFACE": "lo"}
     flags = [f"--{option}={good}" for option, _, good in OPTIONS]
-    # With these flags all options are good, and the next thing to complain of is the interface.
+    # With these flags all options are valid, so the error is about the interface.
     assert "no interface 'nope'" in said(epping(ns, "run", "--interface", "nope", *flags, settings=settings))
 
 
@@ -194,7 +192,7 @@ def test_flags_win_over_variables(ns: Namespace) -> None:
     "line",
     ["check | head -n 1", "check | true", "check <&-", "--help | true", "run -i nope 2>&-", "check >/dev/full"],
 )
-def test_streams_that_are_closed(ns: Namespace, line: str) -> None:
+def test_streams_that_are_closed_or_full_give_at_most_one_line(ns: Namespace, line: str) -> None:
     arguments, redirection = re.fullmatch(r"([^|<>2]+?)( [|<>2].*)", line).groups()  # type: ignore[union-attr]
     script = f'"$@" {arguments}{redirection}'
     result = epping(ns, command=["sh", "-c", script, "sh", *COMMAND])
@@ -203,8 +201,11 @@ def test_streams_that_are_closed(ns: Namespace, line: str) -> None:
 
 
 @pytest.mark.parametrize("streams", [">/dev/full", "2>/dev/full", ">/dev/full 2>&1"])
-def test_output_that_a_full_disk_refuses_does_not_hide_a_mistake(ns: Namespace, streams: str) -> None:
-    """When the command fails, its output is still in the buffer: up to 8 KiB, and 128 KiB from Python 3.14 on."""
+def test_a_full_disk_does_not_hide_the_error(ns: Namespace, streams: str) -> None:
+    """When the command fails, its output is still in the buffer of standard output.
+
+    The buffer holds up to 8 KiB, and 128 KiB from Python 3.14 on.
+    """
     program = "print('in the buffer'); from otel_epping.__main__ import main; main()"
     shell = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$@" {streams}', "sh", sys.executable, "-c", program]
     result = epping(ns, "run", "-i", "nope", command=shell)

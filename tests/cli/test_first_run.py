@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the first run: for each thing that a machine lacks, one line gives the cause and the cure, also in `check`.
+"""Tests the first run. For each missing requirement, one line gives the cause and the cure, also in `check`.
 
-The tests really take things away: capabilities by setpriv(1), the kernel's release by setarch(8), packages by a mount
-over their files that only the process under test sees.
+The tests really remove the requirements. setpriv(1) removes capabilities, setarch(8) reports an old kernel release,
+and a mount that only the process under test sees hides the files of packages.
 """
 
 import json
@@ -39,21 +39,21 @@ TOO_OLD = "is too old: use Linux 5.15 or newer"
 
 
 def without(*paths: str) -> list[str]:
-    """Return a command that runs another with these directories and files empty."""
+    """Return a prefix that runs a command with these directories and files empty."""
     hide = 'if test -d "$path"; then mount -t tmpfs none "$path"; else mount --bind /dev/null "$path"; fi || exit'
     script = f'for path in {" ".join(paths)}; do {hide}; done; exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
 def kernel_maps(size: int) -> list[dict[str, Any]]:
-    """Return the kernel's maps with so many elements, by which a test finds the maps of its agent."""
+    """Return the BPF maps that have `size` elements. A test finds the maps of its agent by an unusual size."""
     listed = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
     return [entry for entry in json.loads(listed) if entry["max_entries"] == size]
 
 
 def assert_freed(size: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while left := kernel_maps(size):  # the kernel frees maps when all CPUs have let go of them
+    while left := kernel_maps(size):  # the kernel frees a map when no CPU uses it any more
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
@@ -64,7 +64,7 @@ def test_without_privileges(ns: Namespace, command: list[str]) -> None:
 
 
 def missing(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the lines of a `check` that found something missing."""
+    """Return the lines of a `check` that report a missing requirement."""
     assert result.returncode == 1
     return "\n".join(line for line in result.stdout.splitlines() if line.startswith("MISSING "))
 
@@ -97,7 +97,7 @@ def test_packages_that_are_missing(ns: Namespace, paths: Callable[[], list[str]]
     assert of_check in missing(epping(ns, "check", command=command))
     result = epping(ns, "run", "-i", "lo", command=command)
     assert result.returncode == 1
-    # What a compiler or a linker says may come before the last line.
+    # Messages of a compiler or a linker may precede the last line.
     assert result.stderr.splitlines()[-1].startswith("otel-epping: ")
     assert of_run in result.stderr.splitlines()[-1]
 
@@ -122,7 +122,7 @@ def test_the_wrong_bcc_does_no_harm_next_to_the_right_one(ns: Namespace, lattice
 
 
 def test_wrong_bcc_is_recognised(ns: Namespace, lattice_python: str) -> None:
-    # As root, which alone may look into pytest's folder: this one never watches anything.
+    # The command runs as root, because only root may read pytest's directory. It never watches an interface.
     result = epping(ns, "run", "-i", "lo", command=[*without(BCC), lattice_python, "-m", "otel_epping"])
     line = result.stderr.splitlines()[-1]
     assert "site-packages/bcc" in line
@@ -133,7 +133,7 @@ def test_wrong_bcc_is_recognised(ns: Namespace, lattice_python: str) -> None:
 # ---- check
 
 
-def test_check_says_what_the_program_takes(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_check_reports_the_memory_of_the_program(ns: Namespace, start: Callable[..., Agent]) -> None:
     result = epping(ns, "check")
     assert result.returncode == 0
     assert result.stderr == ""
@@ -161,7 +161,7 @@ def test_verbose_check_has_the_verifiers_figures_of_each_method(ns: Namespace) -
     found = {line[1]: line for line in map(figures.fullmatch, result.stdout.splitlines()) if line}
     assert list(found) == ["verifier", "dns", "icmp_echo"]
     for line in found.values():
-        # A million is the kernel's limit.
+        # The kernel's limit is a million instructions.
         assert all(0 < int(count.replace(",", "")) < 500_000 for count in line.groups()[1:])
 
 

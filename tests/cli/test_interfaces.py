@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests interfaces that are unknown, down, without link header, of a foreign type, or removed, and several at once."""
+"""Tests interfaces that are unknown, down, without link header, of an unsupported type or removed, and two at once."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ from tests.support.lab_agent import eventually
 from tests.support.patience import PATIENCE_S
 
 
-def test_unknown_interface_names_those_there_are(ns: Namespace) -> None:
+def test_the_error_for_an_unknown_interface_lists_the_known_ones(ns: Namespace) -> None:
     line = "there is no interface 'eth7': choose one of down0, down1, lo, up0, up1"
     assert said(epping(ns, "run", "-i", "lo", "-i", "eth7")) == line
 
@@ -35,7 +35,7 @@ def test_interface_that_is_down(ns: Namespace) -> None:
 
 @pytest.fixture
 def tun(ns: Namespace) -> Iterator[Callable[[int], None]]:
-    """Makes the interface tun0, up, with this hardware type (linux/if_arp.h)."""
+    """Return a function that creates the interface tun0, up, with a given hardware type (linux/if_arp.h)."""
     fds: list[int] = []
 
     def tun(hardware: int) -> None:
@@ -58,20 +58,20 @@ def test_ethernet_and_loopback_have_a_link_header(ns: Namespace) -> None:
 @pytest.mark.parametrize(
     "hardware", [24, 32, 256, 257, 258, 259, 512, 513, 519, 768, 769, 774, 776, 778, 823, 825, 65534]
 )
-def test_others_that_carry_ip_have_no_ethernet_header(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
+def test_other_types_with_ip_have_no_ethernet_header(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
     tun(hardware)
     with ns.entered():
         assert interfaces.find("tun0").link_header == 0
 
 
 @pytest.mark.parametrize("hardware", [280, 801, 804], ids=["CAN", "Wi-Fi monitor", "IEEE 802.15.4"])
-def test_foreign_link_types_are_refused(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
+def test_link_types_without_ip_are_rejected(ns: Namespace, tun: Callable[[int], None], hardware: int) -> None:
     tun(hardware)
     with ns.entered(), pytest.raises(EppingError, match=f"ARPHRD {hardware}.*does not carry IP"):
         interfaces.find("tun0")
 
 
-def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_counts_of_a_removed_interface_are_exported(ns: Namespace, start: Callable[..., Agent]) -> None:
     ns.ip("link add gone0 type veth peer name gone1", "address add 10.8.0.1/24 dev gone0")
     ns.ip("link set gone0 up", "link set gone1 up")
     with Sink(namespace=ns) as sink:
@@ -90,21 +90,21 @@ def test_interface_that_goes_away(ns: Namespace, start: Callable[..., Agent]) ->
         points = sink.points(metric_table.SUBNET_PACKETS.name)
         udp = [point for point in points if point.attributes[semconv.TRAFFIC_CLASS] == "udp"]
         assert sum(point.point.as_int for point in udp) >= 7
-        # What goes out through an interface that faces the LAN comes from outside.
+        # Packets that leave through an interface that faces the LAN come from an external subnet.
         sides = {(point.attributes[semconv.SUBNET_DIRECTION], point.attributes[semconv.SIDE]) for point in udp}
         assert sides == {("from", "external"), ("to", "internal")}
 
 
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
-def test_series_of_an_interface_that_is_gone_end(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
+def test_series_of_a_removed_interface_end(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
     def named() -> set[str]:
-        """Return the interfaces that the next export has points of."""
+        """Return the interfaces of the points in the next export."""
         sink.clear()
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
         return {str(point.attributes[semconv.INTERFACE]) for point in sink.points(metric_table.INTERFACE_ATTACHED.name)}
 
     def wait_for(*names: str) -> None:
-        eventually(lambda: named() == set(names), PATIENCE_S, f"the agent exports what it has of {names}")
+        eventually(lambda: named() == set(names), PATIENCE_S, f"the agent exports points of {names} only")
 
     with Sink(namespace=ns) as sink:
         settings = {
@@ -120,7 +120,7 @@ def test_series_of_an_interface_that_is_gone_end(ns: Namespace, start: Callable[
         assert agent.stop() == 0
 
 
-def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_two_agents_count_the_same_with_their_own_options(ns: Namespace, start: Callable[..., Agent]) -> None:
     settings = {
         "OTEL_EPPING_INTERFACE": "lo",
         "OTEL_EPPING_LAN": "up0",
@@ -137,7 +137,7 @@ def test_two_agents_count_the_same_and_heed_their_options(ns: Namespace, start: 
         converse(ns)
         assert [agent.stop() for agent in agents] == [0, 0]
         assert "watching lo, up0:" in agents[0].log.read_text()
-        assert "watching lo, up0:" in agents[1].log.read_text()  # named twice, it is one
+        assert "watching lo, up0:" in agents[1].log.read_text()  # lo is named twice and listed once
         for sink, subnet, scale in ((first, "127.0.0.0/8", 2), (second, "127.0.0.0/24", 3)):
             rtts = sink.points(metric_table.RTT.name)
             assert {point.attributes[semconv.SUBNET] for point in rtts} == {subnet}

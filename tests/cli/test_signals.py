@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests signals: Ctrl-C during the compilation, a second signal during the stop, and a signal that arrives twice."""
+"""Tests Ctrl-C during the start, a second signal during the stop, and a signal that arrives twice."""
 
 import os
 import signal
@@ -23,26 +23,26 @@ RUN = ("run", "-i", "lo")
 
 
 def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
-    """Press Ctrl-C when a module is imported, and return exit status and output.
+    """Press Ctrl-C when the module `at` is imported, and return the exit status and the output.
 
-    A terminal signals all processes in the foreground.
+    As a terminal does, the test signals the whole process group.
     """
     python = ("-X", "importtime", "-m", "otel_epping", *arguments)
-    # A capture and a demonstration are root's: the one for its files, the other for its network namespaces.
+    # `replay` and `demo` run as root: `replay` to read its files, `demo` to create network namespaces.
     command = as_nobody(CAPABLE_NOBODY, *python) if arguments[0] in ("run", "watch") else [sys.executable, *python]
     settings = environment({"OTEL_METRICS_EXPORTER": "console,otlp"})
     process = ns.popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     assert process.stderr
-    said = []
+    output = []
     for line in process.stderr:
-        said.append(line)
+        output.append(line)
         if line.split("|")[-1].strip() == at:
             os.killpg(process.pid, signal.SIGINT)
             break
     rest = process.communicate(timeout=PATIENCE_S)[1]
-    said += rest.splitlines(keepends=True)
-    assert any(line.split("|")[-1].strip() == at for line in said), f"{at} is never imported"
-    return process.returncode, [line for line in said if not line.startswith(IMPORTED)]
+    output += rest.splitlines(keepends=True)
+    assert any(line.split("|")[-1].strip() == at for line in output), f"{at} was not imported"
+    return process.returncode, [line for line in output if not line.startswith(IMPORTED)]
 
 
 @pytest.mark.parametrize(
@@ -57,17 +57,17 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else value,
 )
-def test_ctrl_c_while_python_imports_just_ends_it(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
-    """From our first line on. Before, while Python starts, Python itself may show a traceback."""
+def test_ctrl_c_during_imports_ends_the_command(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
+    """From the first line of otel_epping on, Ctrl-C gives no traceback. Earlier, Python itself may show a traceback."""
     assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
 
 
 @pytest.mark.parametrize("at", ["opentelemetry.sdk.metrics", "grpc._cython.cygrpc"])
-def test_ctrl_c_while_it_compiles(ns: Namespace, at: str) -> None:
-    """The agent imports modules meanwhile that it needs later."""
-    status, said = interrupted(ns, *RUN, at=at)
+def test_ctrl_c_during_the_compilation(ns: Namespace, at: str) -> None:
+    """During the compilation, the agent imports modules that it needs later."""
+    status, output = interrupted(ns, *RUN, at=at)
     assert status == 0
-    (line,) = said
+    (line,) = output
     assert line.endswith("stopped before an interface was watched\n")
 
 
@@ -78,7 +78,7 @@ def black_hole(ns: Namespace) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def test_second_signal_ends_at_once(start: Callable[..., Agent], black_hole: str) -> None:
+def test_a_second_signal_ends_the_agent_at_once(start: Callable[..., Agent], black_hole: str) -> None:
     agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=black_hole)
     agent.process.send_signal(signal.SIGTERM)
     agent.wait_for("stopping")
@@ -88,8 +88,8 @@ def test_second_signal_ends_at_once(start: Callable[..., Agent], black_hole: str
     assert agent.log.read_text().splitlines()[-1].startswith("otel-epping: stopped at once")
 
 
-def test_a_signal_doubled_on_its_way_is_one(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """As timeout(1) does: it signals its child, and then the process group that the child is in."""
+def test_a_signal_that_arrives_twice_counts_once(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """timeout(1) sends a signal twice: to its child, and then to the child's process group."""
     with Sink(namespace=ns) as sink:
         agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
         agent.process.send_signal(signal.SIGTERM)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `otel-epping watch` as a user runs it, with real connections, and every way in which it can end."""
+"""Tests `otel-epping watch` as a user runs it, with real connections, and all ways in which the command ends."""
 
 import json
 import os
@@ -35,11 +35,11 @@ STANDARD = re.compile(
     rf"|((TCP|ICMP|ICMPv6) {FLOW} (opening|closing) due to [\w -]+ from (src|dest|garbage collection)))"
 )
 PPVIZ = re.compile(rf"{NUMBER} {NUMBER} {NUMBER} {FLOW}")
-RING_EVENTS = 40_000  # more than there is room for: bpf/events.h
+RING_EVENTS = 40_000  # more events than the ring buffer of bpf/events.h holds
 
 
 class Watch:
-    """A running watch, with its output in a file or, if `piped`, in `process.stdout`."""
+    """A running `watch` command. Its output is in a file or, if `piped`, in `process.stdout`."""
 
     def __init__(
         self, namespace: Namespace, folder: Path, *arguments: str, piped: bool = False, command: list[str] = AGENT
@@ -67,7 +67,7 @@ class Watch:
             assert self.process.poll() is None, self.log
             return "watching" in self.log
 
-        eventually(watches, PATIENCE_S, f"it watches; it says: {self.log}")
+        eventually(watches, PATIENCE_S, f"the command watches; its log: {self.log}")
         assert_unprivileged(self.process, self.log)
         return self
 
@@ -80,7 +80,10 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Starts a watch: (namespace, *arguments, piped=False, command=AGENT). It ends with its test."""
+    """Return a function (namespace, *arguments, piped=False, command=AGENT) that starts a `watch` command.
+
+    The command is killed at the end of the test.
+    """
     started: list[Watch] = []
 
     def start(*arguments: Any, **how: Any) -> Watch:
@@ -98,15 +101,15 @@ def flow_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def reset(lab: Lab, address: str) -> None:
-    """Open a connection from the client that ends in a RST, after a request and its answer."""
+    """Open a connection from the client, exchange a request and a response, and end it with a RST."""
     with lab.client.entered(), socket.create_connection((address, traffic.PORT)) as connection:
         connection.sendall(traffic.request(100, 100))
         assert len(connection.recv(200)) == 100
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) -> None:
-    """Flows from their SYN to their end, with the delays of the lab's link as RTTs."""
+def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callable[..., Watch]) -> None:
+    """The output has each flow from its SYN to its end. The RTTs in the output are the delays of the lab's link."""
     options = ("-i", WAN_INTERFACE, "--sample-interval", "0")
     begun_ns = time.time_ns()
     both = [watch(lab.router, *options, "--format", "jsonl"), watch(lab.router, *options)]
@@ -122,38 +125,38 @@ def test_what_it_prints_is_what_happened(lab: Lab, watch: Callable[..., Watch]) 
 
     lines = [json.loads(line) for line in both[0].lines]
     assert all(begun_ns <= line["timestamp"] <= ended_ns for line in lines)
-    told: dict[tuple[str, int, str, int], list[tuple[str, str]]] = defaultdict(list)
+    flow_events: dict[tuple[str, int, str, int], list[tuple[str, str]]] = defaultdict(list)
     rtts = defaultdict(list)
     least: dict[tuple[str, int, str, int], int] = {}
     for line in lines:
         flow = flow_of(line)
         if "rtt" not in line:
-            told[flow].append((line["flow_event"], line["reason"]))
+            flow_events[flow].append((line["flow_event"], line["reason"]))
             continue
         rtts[flow[0]].append(line["rtt"])
-        # A reply of a server comes in, at the router's interface to it.
+        # Replies of servers are received on the router's interface to the servers (ingress).
         assert line["match_on_egress"] == (flow[0] not in lab.addresses)
         least[flow] = min(line["rtt"], least.get(flow, line["rtt"]))
         assert line["min_rtt"] == least[flow]
 
-    assert {flow[0] for flow in told} > set(lab.addresses)
+    assert {flow[0] for flow in flow_events} > set(lab.addresses)
     endings: Counter[str] = Counter()
-    for (source, *_), events in told.items():
-        # The client's direction is reported in the direction of the server's packets, so reversed.
+    for (source, *_), events in flow_events.items():
+        # Addresses of events are reversed: for the flow of the client's packets, the source is the server.
         opening = "SYN" if source in lab.addresses else "SYN-ACK"
         assert events[0] == ("opening", opening)
         ((what, why),) = events[1:]
         assert what == "closing"
         endings[why] += 1
     assert endings["FIN"] > 20
-    assert endings["RST"] >= 2  # both directions of the one that was reset
+    assert endings["RST"] >= 2  # both directions of the connection that was reset
 
     for network, address in zip(lab.networks, lab.addresses, strict=True):
         assert network.delay_ns <= median(rtts[address]) <= network.delay_ns + 5_000_000
         assert min(rtts[address]) >= network.delay_ns
 
     assert all(STANDARD.fullmatch(line) for line in both[1].lines)
-    # Another program, with a clock of its own, but the same flows.
+    # The second command has its own program and its own clock, but sees the same flows.
     openings = sorted(line.split(maxsplit=1)[1] for line in both[1].lines if " opening " in line)
     assert openings == sorted(
         f"{line['protocol']} {line['src_ip']}:{line['src_port']}+{line['dest_ip']}:{line['dest_port']}"
@@ -188,7 +191,7 @@ def test_lines_come_at_once_and_a_broken_pipe_ends_it_quietly(ns: Namespace, wat
 
 
 def ask_dns(ns: Namespace, count: int) -> None:
-    """Send queries out of the interface up0, and their responses into it: each gives an event."""
+    """Send DNS queries out of the interface up0, and receive their responses there. Each response gives an event."""
     query = ETHER / IP(src="10.9.0.1", dst="10.9.0.2") / UDP(sport=40000, dport=53) / DNS(qd=DNSQR(qname="a"))
     response = ETHER / IP(src="10.9.0.2", dst="10.9.0.1") / UDP(sport=53, dport=40000) / DNS(qr=1, qd=DNSQR(qname="a"))
     frames = [bytearray(bytes(query)), bytearray(bytes(response))]
@@ -201,7 +204,7 @@ def ask_dns(ns: Namespace, count: int) -> None:
         far.bind(("up1", 0))
         for number in range(count):
             for frame, sender in zip(frames, (near, far), strict=True):
-                struct.pack_into(">H", frame, 42, number)  # the transaction's identifier
+                struct.pack_into(">H", frame, 42, number)  # the ID of the DNS message
                 sender.send(frame)
 
 
@@ -210,21 +213,21 @@ def test_lost_events_are_reported(ns: Namespace, watch: Callable[..., Watch]) ->
     os.kill(one.process.pid, signal.SIGSTOP)
     ask_dns(ns, RING_EVENTS)
     os.kill(one.process.pid, signal.SIGCONT)
-    eventually(lambda: "lost" in one.log, PATIENCE_S, "it tells that events were lost")
-    converse(ns, turns=3)  # it goes on
+    eventually(lambda: "lost" in one.log, PATIENCE_S, "lost events are reported")
+    converse(ns, turns=3)  # later events are still printed
     assert one.stop() == 0
-    first, *told = one.log.splitlines()
+    first, *lost = one.log.splitlines()
     assert first == "otel-epping: watching up0, lo"
-    *reports, total = [int(re.fullmatch(r"otel-epping: lost (\d+) events.*", line)[1]) for line in told]  # type: ignore[index]
+    *reports, total = [int(re.fullmatch(r"otel-epping: lost (\d+) events.*", line)[1]) for line in lost]  # type: ignore[index]
     assert total == sum(reports) > 0
     lines = [json.loads(line) for line in one.lines]
     assert sum(line.get("method") == "dns" for line in lines) + total == RING_EVENTS
     assert {line["src_ip"] for line in lines} == {"10.9.0.2", "127.0.0.1"}
 
 
-def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callable[..., Watch]) -> None:
+def test_a_second_signal_ends_the_command_if_its_pipe_is_not_read(ns: Namespace, watch: Callable[..., Watch]) -> None:
     one = watch(ns, "-i", "up0", "--format", "jsonl", "--methods", "dns", piped=True).watching()
-    ask_dns(ns, 2000)  # more than a pipe holds
+    ask_dns(ns, 2000)  # more output than a pipe holds
     time.sleep(0.3)
     one.process.send_signal(signal.SIGTERM)
     stays(lambda: one.process.poll() is None, 1.2, "the command waits for the reader of the pipe")
@@ -232,21 +235,21 @@ def test_a_second_signal_ends_it_when_nobody_reads(ns: Namespace, watch: Callabl
     assert one.log.splitlines()[-1].startswith("otel-epping: stopped at once")
 
 
-# Users who run it by hand are usually root.
+# Users who run `watch` by hand are usually root.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 @pytest.mark.parametrize(("hook", "kept"), [("tcx", 0), ("clsact", NET_ADMIN)])
-def test_what_it_holds(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:
+def test_capabilities(ns: Namespace, watch: Callable[..., Watch], command: list[str], hook: str, kept: int) -> None:
     one = watch(ns, "-i", "lo", "--hook", hook, command=command).watching()
     sets = held(fields(Path(f"/proc/{one.process.pid}/status")))
     assert sets == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapAmb": 0}
     assert one.log.count("CAP_NET_ADMIN: kept") == bool(kept)
     converse(ns, turns=3)
-    eventually(lambda: any(STANDARD.fullmatch(line) for line in one.lines), PATIENCE_S, "it prints what happens")
+    eventually(lambda: any(STANDARD.fullmatch(line) for line in one.lines), PATIENCE_S, "events are printed")
     assert one.stop() == 0
     assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
 
 
-def test_a_mistake_is_one_line(ns: Namespace) -> None:
+def test_invalid_arguments_are_reported_in_one_line(ns: Namespace) -> None:
     assert said(epping(ns, "watch", "-i", "nonesuch")).startswith("there is no interface 'nonesuch': choose one of")
     wrong = said(epping(ns, "watch", "-i", "lo", "--format", "xml"))
     assert "'xml' is not one of 'standard', 'json', 'jsonl', 'ppviz'" in wrong

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares events as text, byte by byte, with the output of ePPing's own code.
+"""Compares the text of events, byte by byte, with the output of ePPing's own code.
 
-The expected lines are from pping.c and json_writer.c of xdp-project/bpf-examples, compiled unchanged. A main() of a few
-lines passed the events below to handle_event(), with a constant clock, in UTC.
+The expected lines were printed by pping.c and json_writer.c of xdp-project/bpf-examples, compiled unchanged. A short
+main() passed the events below to handle_event(), with a constant clock and the time zone UTC.
 """
 
 import io
@@ -23,9 +23,9 @@ from tests.support.prog_test_run import Bench
 pytestmark = pytest.mark.parallel
 
 
-CLOCK_NS = 1_763_853_703_123_456_789  # when the program's clock was 0
+CLOCK_NS = 1_763_853_703_123_456_789  # the Unix time at which the program's clock was 0
 
-# type; time, RTT and least RTT in ns; sent and received packets and bytes; egress; family; source; destination;
+# type; time, RTT and minimum RTT in ns; sent and received packets and bytes; egress; family; source; destination;
 # protocol; reason; trigger
 NUMBERS = (
     "type", "time_ns", "rtt_ns", "min_rtt_ns", "sent_packets", "sent_bytes", "received_packets", "received_bytes",
@@ -68,7 +68,7 @@ PPVIZ = """\
 1.76385458e+09 1000 0.001 198.51.100.2:53+10.1.0.2:40000
 """
 
-# A line each; broken here in two, for the width of this page.
+# Each event is one line. It is split in two here, because of the line length of this file.
 JSON_LINES = """\
 {"timestamp":1763854579666667776,"src_ip":"192.0.2.10","src_port":443,"dest_ip":"10.1.0.2","dest_port":55078
   ,"protocol":"TCP","flow_event":"opening","reason":"SYN","triggered_by":"dest"}
@@ -101,7 +101,7 @@ EXPECTED = dict(zip(FORMATS, (STANDARD, JSON_ARRAY, JSON_LINES, PPVIZ), strict=T
 
 @pytest.fixture(scope="module")
 def dtype(bench_of: Callable[[EppingConfig], Bench]) -> np.dtype[np.void]:
-    """The layout of an event in the loaded program."""
+    """The numpy type of an event of the loaded program."""
     config = EppingConfig(packet_clock=True, events=True, max_subnets=1024, max_flows=65536, sample_interval_ns=0)
     return EventReader(bench_of(config).collector).dtype
 
@@ -116,7 +116,7 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def packed(address: str) -> np.ndarray:
-    """struct address of bpf/maps.h."""
+    """Return an address as a struct address of bpf/maps.h."""
     ip = ipaddress.ip_address(address)
     mapped = ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
     return np.frombuffer(mapped, np.uint64)
@@ -148,14 +148,14 @@ def written(format: str, *batches: Events) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_to_the_byte_as_epping(format: str, dtype: np.dtype[np.void]) -> None:
+def test_output_equals_the_output_of_epping(format: str, dtype: np.dtype[np.void]) -> None:
     events = events_of(EVENTS, dtype)
     assert set(events["type"].tolist()) == {RTT, OPENING, CLOSING}
     assert written(format, events) == EXPECTED[format]
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_batches_of_any_size_make_one_output(format: str, dtype: np.dtype[np.void]) -> None:
+def test_the_output_does_not_depend_on_batches(format: str, dtype: np.dtype[np.void]) -> None:
     events = events_of(EVENTS, dtype)
     assert written(format, events[:0], events[:1], events[1:1], events[1:2], events[2:]) == EXPECTED[format]
 
@@ -166,14 +166,14 @@ def test_no_events(format: str, text: str) -> None:
     assert written(format) == text
 
 
-def test_a_method_that_epping_has_not_is_named_in_json(dtype: np.dtype[np.void]) -> None:
+def test_json_names_a_method_that_epping_does_not_have(dtype: np.dtype[np.void]) -> None:
     events = events_of(EVENTS, dtype)
     before = [json.loads(line) for line in written("jsonl", events).splitlines()]
     assert not any("method" in line for line in before)
     events["method"] = ALL.index("dns")
     after = [json.loads(line) for line in written("jsonl", events).splitlines()]
     for line, plain in zip(after, before, strict=True):
-        # A flow that opens or closes does so by no method.
+        # Events that open or close a flow have no method.
         assert list(line.items()) == [*plain.items(), *([("method", "dns")] if "rtt" in plain else [])]
 
 
@@ -181,6 +181,6 @@ def test_time_of_day_is_local(monkeypatch: pytest.MonkeyPatch, dtype: np.dtype[n
     monkeypatch.setenv("TZ", "IST-5:30")
     time.tzset()
     events = events_of(EVENTS, dtype)
-    events["time_ns"] += 3_600_000_000_000  # an hour that no other test asked for
-    # 23:36:19 in London
+    events["time_ns"] += 3_600_000_000_000  # no other test has cached the text of this hour
+    # 00:36:19 in UTC
     assert written("standard", events).startswith("06:06:19.666667776 TCP ")

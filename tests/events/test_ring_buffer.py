@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that events leave the kernel complete and in order, that lost events are counted, and idle flows reported."""
+"""Tests that events arrive complete and in order, that lost events are counted, and that idle flows are reported."""
 
 import struct
 from collections.abc import Callable
@@ -33,14 +33,17 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @pytest.fixture
 def reader(bench: Bench) -> EventReader:
-    """A reader with an empty ring."""
+    """A reader whose ring buffer is empty."""
     reader = EventReader(bench.collector)
     reader.read()
     return reader
 
 
 def ask_dns(bench: Bench, count: int, begin_ns: int) -> None:
-    """Feed queries answered after 1, 2, 3... ns, a microsecond apart: each gives an event."""
+    """Feed DNS queries at intervals of 1 us. The delays of the responses are 1 ns, 2 ns, and so on up to 1 us.
+
+    Each response gives an event.
+    """
     asker, answerer = "10.251.0.1", "10.251.1.1"
     query = UDP(sport=40000, dport=53) / DNS(id=0, qd=DNSQR(qname="example.org"))
     response = UDP(sport=53, dport=40000) / DNS(id=0, qr=1, qd=DNSQR(qname="example.org"))
@@ -62,7 +65,7 @@ def check_dns(events: Events, begin_ns: int) -> None:
     assert (events["time_ns"] == begin_ns + numbers * 1000 + numbers % 1000 + 1).all()
 
 
-def test_read_takes_each_event_once(bench: Bench, reader: EventReader) -> None:
+def test_each_event_is_read_once(bench: Bench, reader: EventReader) -> None:
     assert len(reader.read()) == 0
     assert not reader.wait(0)
     ask_dns(bench, 3, START_NS)
@@ -74,14 +77,14 @@ def test_read_takes_each_event_once(bench: Bench, reader: EventReader) -> None:
     assert not reader.wait(0)
 
 
-def test_events_stay_whole_and_in_order_round_the_ring(bench: Bench, reader: EventReader) -> None:
-    """The ring's size is not a multiple of an event's: one event lies across its end."""
+def test_events_are_complete_and_in_order_when_the_ring_wraps_around(bench: Bench, reader: EventReader) -> None:
+    """The size of the ring is not a multiple of the size of an event. So one event crosses the end of the ring."""
     size = map_array.map_info(bench.collector.program.maps["events"].fd)["max_entries"]
     stride = reader.dtype.itemsize + 8
     assert size % stride
     batch = 5000
     for turn in range(2 * size // (batch * stride) + 1):
-        begin_ns = START_NS + (turn + 1) * 100 * SECOND  # queries of the same number, long forgotten
+        begin_ns = START_NS + (turn + 1) * 100 * SECOND  # so late that earlier queries with the same ID have expired
         ask_dns(bench, batch, begin_ns)
         events = reader.read()
         assert len(events) == batch
@@ -89,12 +92,12 @@ def test_events_stay_whole_and_in_order_round_the_ring(bench: Bench, reader: Eve
     assert reader.lost == 0
 
 
-def test_what_finds_no_room_is_counted(bench: Bench, reader: EventReader) -> None:
+def test_events_are_counted_as_lost_when_the_ring_is_full(bench: Bench, reader: EventReader) -> None:
     room = map_array.map_info(bench.collector.program.maps["events"].fd)["max_entries"] // (reader.dtype.itemsize + 8)
     begin_ns, lost = START_NS + 5000 * SECOND, reader.lost
     ask_dns(bench, room + 500, begin_ns)
     events = reader.read()
-    # The kernel keeps a byte free: a full ring would look as an empty one.
+    # The kernel never fills the last byte, because a full ring would look like an empty one.
     assert len(events) in (room, room - 1)
     check_dns(events, begin_ns)
     assert reader.lost - lost == room + 500 - len(events)
@@ -107,7 +110,7 @@ def test_a_program_without_events_has_no_reader(every: Bench) -> None:
         EventReader(every.collector)
 
 
-# ---- flows that end without a word
+# ---- idle flows
 
 
 def tcp(sender: int, flags: str, tsval: int, tsecr: int, payload: bytes = b"") -> Packet:
@@ -124,7 +127,10 @@ def echo(kind: str) -> Packet:
 
 
 def brief(events: Events) -> list[tuple[int, int, int, int, bytes, int]]:
-    """Type, reason, trigger, protocol, last four bytes of the source, its port."""
+    """Return the main fields of each event.
+
+    They are: type, reason, trigger, protocol, the last four bytes of the source address, and the source port.
+    """
     return [
         (
             *(int(event[name]) for name in ("type", "reason", "trigger", "protocol")),
@@ -135,10 +141,10 @@ def brief(events: Events) -> list[tuple[int, int, int, int, bytes, int]]:
     ]
 
 
-def test_silent_flows_are_closed_as_epping_closes_them(bench: Bench, reader: EventReader) -> None:
+def test_idle_flows_are_closed_after_the_timeouts_of_epping(bench: Bench, reader: EventReader) -> None:
     idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 10_000 * SECOND
-    idle_flows.close_idle(start_ns)  # what other tests left
+    idle_flows.close_idle(start_ns)  # flows of earlier tests
     bench.feed(tcp(0, "PA", 1, 0, b"question"), start_ns, EGRESS)
     bench.feed(tcp(1, "PA", 9, 1, b"answer"), start_ns + 5 * MS, INGRESS)
     bench.feed(tcp(0, "A", 2, 9), start_ns + 10 * MS, EGRESS)
@@ -153,31 +159,31 @@ def test_silent_flows_are_closed_as_epping_closes_them(bench: Bench, reader: Eve
 
     assert len(idle_flows.close_idle(start_ns + 29 * SECOND)) == 0
     now_ns = start_ns + 31 * SECOND
-    closed = idle_flows.close_idle(now_ns)  # ICMP echo: 30 s
+    closed = idle_flows.close_idle(now_ns)  # the timeout of ICMP echo is 30 s
     assert closed["time_ns"].tolist() == [now_ns]
     assert brief(closed) == [(CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 1, bytes([10, 253, 1, 1]), 0x1234)]
 
     assert len(idle_flows.close_idle(start_ns + 299 * SECOND)) == 0
-    closed = idle_flows.close_idle(start_ns + 301 * SECOND)  # all others: 300 s
+    closed = idle_flows.close_idle(start_ns + 301 * SECOND)  # the timeout of all other flows is 300 s
     assert sorted(brief(closed)) == [
         (CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 6, bytes([10, 252, 0, 1]), 40000),
         (CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 6, bytes([10, 252, 1, 1]), 443),
     ]
-    assert len(idle_flows.close_idle(start_ns + 302 * SECOND)) == 0  # the flow is gone
+    assert len(idle_flows.close_idle(start_ns + 302 * SECOND)) == 0  # the flow is no longer in the table
 
     bench.feed(tcp(0, "PA", 300_000, 9, b"question"), start_ns + 303 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 300_009, 300_000, b"answer"), start_ns + 303 * SECOND + MS, INGRESS)
-    assert OPENING in reader.read()["type"]  # and opens anew
+    assert OPENING in reader.read()["type"]  # later packets open the flow again
 
 
-def test_what_was_never_answered_goes_in_silence(bench: Bench, reader: EventReader) -> None:
-    """ePPing: UNOPENED_FLOW_LIFETIME. A direction that was not reported open is not reported closed."""
+def test_an_unanswered_flow_ends_without_an_event(bench: Bench, reader: EventReader) -> None:
+    """A direction that was not reported as open is not reported as closed (UNOPENED_FLOW_LIFETIME of ePPing)."""
     idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 20_000 * SECOND
     idle_flows.close_idle(start_ns)
     bench.feed(tcp(0, "S", 1, 0), start_ns, EGRESS)
     assert len(idle_flows.close_idle(start_ns + 31 * SECOND)) == 0
-    # Its entry is gone: so what comes now opens with itself.
+    # The flow table entry is deleted. So the flow opens because of the next segment, and not because of the SYN.
     bench.feed(tcp(0, "PA", 60_000, 0, b"question"), start_ns + 60 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 9, 60_000, b"answer"), start_ns + 60 * SECOND + MS, INGRESS)
     opened = reader.read()

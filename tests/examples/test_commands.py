@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that commands and names in examples/ for units and containers exist in the agent."""
+"""Tests that the agent has all commands, settings and metrics that the files in examples/ name."""
 
 import re
 import shlex
@@ -37,13 +37,13 @@ def agents(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parse(command: list[str]) -> dict[str, Any]:
-    """Return the settings of a command line; fails as the agent would."""
+    """Return the settings of a command line. Raises if the agent would reject the command line."""
     name, *arguments = command
     assert name == "run"
     return run.make_context("run", arguments).params
 
 
-def test_the_unit_runs_what_there_is() -> None:
+def test_the_command_of_the_unit_is_valid() -> None:
     unit = (EXAMPLES / "systemd" / "otel-epping@.service").read_text()
     (line,) = re.findall(r"^ExecStart=(.*)$", unit, re.MULTILINE)
     program, *command = shlex.split(line.replace("%I", "eth0"))
@@ -51,11 +51,11 @@ def test_the_unit_runs_what_there_is() -> None:
     assert parse(command)["health_port"] is None
 
 
-def test_the_image_runs_what_there_is() -> None:
+def test_the_command_and_files_of_the_image_exist() -> None:
     text = (EXAMPLES / "docker" / "Dockerfile").read_text()
     (comment,) = re.findall(r"^# .* otel-epping (run .*)$", text, re.MULTILINE)
     parse(shlex.split(comment))
-    # Each that is taken from the tree is let through to the build, and is there.
+    # The file excludes everything, and includes paths again by "!". Each of these paths exists.
     ignored = (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     for kept in [line[1:] for line in ignored if line.startswith("!")]:
         assert (EXAMPLES.parent / kept).exists(), kept
@@ -68,26 +68,26 @@ def test_manifests_follow_kubernetes_schema(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_manifests_run_what_there_is(path: Path) -> None:
+def test_commands_of_manifests_are_valid(path: Path) -> None:
     found = list(agents(path))
     assert len(found) == 1
     for container in found:
         declared = [variable["name"] for variable in container["env"]]
-        # Kubernetes puts in what was declared before, and leaves alone what was not.
+        # Kubernetes replaces references to variables that are declared earlier, and does not change other references.
         for place, variable in enumerate(container["env"]):
             assert set(_REFERENCE.findall(variable.get("value", ""))) <= set(declared[:place]), variable
         for argument in container["args"]:
             assert set(_REFERENCE.findall(argument)) <= set(declared), argument
         parameters = parse([_REFERENCE.sub("192.0.2.1", argument) for argument in container["args"]])
         assert parameters["health_port"] == container["ports"][0]["containerPort"]
-        assert parameters["health_address"] == "192.0.2.1", "the kubelet asks at this address"
+        assert parameters["health_address"] == "192.0.2.1", "the kubelet sends its probes to this address"
         probes = {name: probe["httpGet"]["path"] for name, probe in container.items() if name.endswith("Probe")}
         assert probes["livenessProbe"] == probes["startupProbe"] == "/livez"
         assert probes.get("readinessProbe", "/readyz") == "/readyz"
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.stem)
-def test_manifests_give_no_more_than_is_needed(path: Path) -> None:
+def test_manifests_grant_only_the_required_privileges(path: Path) -> None:
     for container in agents(path):
         context = container["securityContext"]
         assert context["capabilities"] == {"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]}
@@ -101,6 +101,6 @@ def test_names_exist(path: Path) -> None:
     settings = {f"OTEL_EPPING_{(parameter.name or '').upper()}" for parameter in run.params}
     assert set(re.findall(r"\bOTEL_EPPING_[A-Z0-9_]*[A-Z0-9]", text)) <= settings
     names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
-    labels = {name.replace(".", "_") for name in names}  # as Prometheus has them, with the unit behind
+    labels = {name.replace(".", "_") for name in names}  # names of Prometheus, without the unit suffix
     for name in re.findall(r"\bepping[._][\w.]*\w", text):
         assert name in names | labels or name.removesuffix("_seconds") in labels, name

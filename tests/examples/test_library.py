@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the library example unchanged: it exports both kinds of metrics, with the application's resource."""
+"""Runs the library example unchanged. It exports its own metrics and ours, both with its own resource."""
 
 import os
 import subprocess
@@ -16,7 +16,7 @@ LIBRARY = Path(__file__).parents[2] / "examples" / "library.py"
 OWN = "my.requests"
 
 
-def test_library_adds_the_network_to_an_application() -> None:
+def test_library_adds_network_metrics_to_an_application() -> None:
     networks = DEFAULT_NETWORKS[:3]
     with Lab(networks) as lab, Sink(namespace=lab.router) as sink, collector(sink, namespace=lab.router) as forwarder:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
@@ -43,5 +43,5 @@ def test_library_adds_the_network_to_an_application() -> None:
         for point in rtts:
             assert point.point.count > 0
         assert {point.resource["service.name"] for point in (*own, *rtts)} == {"my-application"}
-        # The application's counter comes once: the added pipeline doesn't send what others send already.
+        # The application's counter is exported once, because the added pipeline does not export it again.
         assert [point.point.as_int for point in own] == [3]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the unit of examples/systemd with systemd: well-formed, hardened, and the agent works in it."""
+"""Tests with systemd that the unit of examples/systemd is well-formed and hardened, and that the agent works in it."""
 
 import re
 import subprocess
@@ -11,8 +11,8 @@ from tests.support.systemd_namespace import HELD, NOTHING_HELD, under_systemd
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "examples" / "systemd" / "otel-epping@.service"
 NAME = UNIT.name
-# Of 10, where 10 is a unit without any hardening. It was 1.9 with systemd 252; what is left is the host's network,
-# which is what the agent is for, and the three capabilities.
+# On the scale of systemd-analyze, 10 is a unit without any hardening. Our unit had 1.9 with systemd 252. What
+# remains is access to the host's network, which the agent has to watch, and the three capabilities.
 GREATEST_EXPOSURE = 2.0
 
 
@@ -30,15 +30,15 @@ def test_it_is_well_formed(tmp_path: Path) -> None:
 
 
 def test_it_is_hardened() -> None:
-    said = _analyze("security", "--offline=true", "--no-pager", str(UNIT))
-    (exposure,) = re.findall(r"Overall exposure level for .*: ([\d.]+)", said)
-    assert float(exposure) <= GREATEST_EXPOSURE, said
+    output = _analyze("security", "--offline=true", "--no-pager", str(UNIT))
+    (exposure,) = re.findall(r"Overall exposure level for .*: ([\d.]+)", output)
+    assert float(exposure) <= GREATEST_EXPOSURE, output
 
 
 def test_the_agent_works_under_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     unit = UNIT.read_text().replace("/opt/otel-epping/bin/otel-epping", f"{sys.executable} -m otel_epping")
-    # What isn't installed here, but in a tree; and no network to wait for.
+    # The agent is not installed here, but runs from this repository. The test does not wait for a network.
     here = f"""[Service]
 BindReadOnlyPaths={ROOT} {Path(sys.prefix).resolve()}
 Environment=PYTHONPATH={ROOT} OTEL_METRICS_EXPORTER=console
@@ -55,13 +55,13 @@ StandardError=file:{log}
     systemctl stop otel-epping@lo
     systemctl show -p Result otel-epping@lo
     """
-    said = under_systemd(tmp_path, unit, script, 60)
+    output = under_systemd(tmp_path, unit, script, 60)
     text = log.read_text() if log.exists() else ""
-    assert "ActiveState=active\n" in said, said + text
-    assert "StatusText=watching lo; " in said
-    held = {line for line in said.splitlines() if line.startswith(("Cap", "NoNewPrivs", "Uid"))}
+    assert "ActiveState=active\n" in output, output + text
+    assert "StatusText=watching lo; " in output
+    held = {line for line in output.splitlines() if line.startswith(("Cap", "NoNewPrivs", "Uid"))}
     (uid,) = held - NOTHING_HELD
     assert held >= NOTHING_HELD
     assert uid != "Uid=0"
-    assert said.endswith("Result=success\n"), said + text
+    assert output.endswith("Result=success\n"), output + text
     assert "exporting the last interval" in text

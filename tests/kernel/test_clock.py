@@ -19,21 +19,21 @@ START_NS = 1_760_000_000 * SECOND
 
 
 class Machine:
-    """A clock on the wall, and one that only runs."""
+    """A machine with a wall clock, which may be set, and a monotonic clock."""
 
     def __init__(self) -> None:
         self.wall_ns, self.elapsed_ns = START_NS, 0
         self.clock = Clock(lambda: self.wall_ns, lambda: self.elapsed_ns)
 
     def after(self, elapsed_ns: int, step_ns: int = 0) -> int:
-        """What the clock says, so much time and a step later; negative: behind the one on the wall."""
+        """Let time pass, then set the wall clock by a step. Return the tested clock minus the wall clock, in ns."""
         self.elapsed_ns += elapsed_ns
         self.wall_ns += elapsed_ns + step_ns
         return self.clock() - self.wall_ns
 
 
 @given(st.lists(st.tuples(st.integers(0, HOUR), st.integers(-10 * HOUR, 10 * HOUR)), max_size=50))
-def test_it_is_never_behind_and_each_time_is_later(steps: list[tuple[int, int]]) -> None:
+def test_the_clock_is_never_behind_and_always_increases(steps: list[tuple[int, int]]) -> None:
     machine = Machine()
     times = [machine.clock()]
     for elapsed_ns, step_ns in steps:
@@ -43,18 +43,18 @@ def test_it_is_never_behind_and_each_time_is_later(steps: list[tuple[int, int]])
 
 
 @given(st.lists(st.integers(1, HOUR), max_size=50))
-def test_a_clock_that_nobody_sets_is_followed_to_the_nanosecond(pauses: list[int]) -> None:
+def test_without_steps_the_clock_equals_the_wall_clock(pauses: list[int]) -> None:
     machine = Machine()
     assert [machine.after(pause_ns) for pause_ns in pauses] == [0] * len(pauses)
 
 
 def test_a_step_forward_is_followed_at_once() -> None:
-    """Fifty years, as at boot without a battery."""
+    """The step is 50 years, as after a boot without a battery for the clock."""
     assert Machine().after(SECOND, 50 * 365 * 24 * HOUR) == 0
 
 
 @pytest.mark.parametrize("interval_ns", [SECOND // 10, 60 * SECOND])
-def test_an_hour_back_is_made_good_in_two(interval_ns: int, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_step_back_of_an_hour_is_compensated_in_two_hours(interval_ns: int, caplog: pytest.LogCaptureFixture) -> None:
     machine = Machine()
     ahead_ns = [machine.after(interval_ns, -HOUR)]
     for _ in range(2 * HOUR // interval_ns):
@@ -63,8 +63,10 @@ def test_an_hour_back_is_made_good_in_two(interval_ns: int, caplog: pytest.LogCa
     assert ahead_ns[len(ahead_ns) // 2] == pytest.approx(HOUR / 2, abs=interval_ns)
     assert ahead_ns[-1] == 0
     assert ahead_ns[-3] > 0
-    (said,) = caplog.messages
-    assert said.startswith(f"the clock was set back: exported times are {ahead_ns[0] / SECOND:.0f} s ahead of it, and ")
+    (message,) = caplog.messages
+    assert message.startswith(
+        f"the clock was set back: exported times are {ahead_ns[0] / SECOND:.0f} s ahead of it, and "
+    )
 
 
 def test_threads_never_get_the_same_time() -> None:

@@ -39,7 +39,7 @@ def load(config: EppingConfig | None = None) -> EppingCollector:
 def test_defaults_are_those_of_the_source() -> None:
     source = (ROOT / "bpf" / "config.h").read_text()
     defined = {name: int(value) for name, value in re.findall(r"^#define (\w+) (\d+)$", source, re.MULTILINE)}
-    assert defined.pop("MALFORMED_MARK") == MALFORMED_MARK  # no knob
+    assert defined.pop("MALFORMED_MARK") == MALFORMED_MARK  # not a setting
     assert set(re.findall(r"^#ifndef (\w+)$", source, re.MULTILINE)) == set(defined)
     knobs = EppingConfig().defines()
     assert knobs.pop("CPUS") == possible_cpus()
@@ -47,12 +47,12 @@ def test_defaults_are_those_of_the_source() -> None:
     assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
     assert 10**9 / defined.pop("TICK_NS") == 250
     assert defined.pop("HASH_KEY") % 2 == 1
-    assert knobs.pop("METHODS") == (1 << len(methods.ALL)) - 1  # bpf/methods.h has all of its table
+    assert knobs.pop("METHODS") == (1 << len(methods.ALL)) - 1  # in bpf/methods.h, all methods are enabled
     assert knobs == defined
 
 
 @pytest.mark.parametrize("knob", RANGES)
-def test_a_value_out_of_range_is_refused(knob: str) -> None:
+def test_a_value_out_of_range_is_an_error(knob: str) -> None:
     for good in RANGES[knob]:
         assert EppingConfig(**{knob: good}).defines()[knob.upper()] == good  # type: ignore[arg-type]
     least, greatest = RANGES[knob]
@@ -65,7 +65,7 @@ def test_a_value_out_of_range_is_refused(knob: str) -> None:
         assert "\n" not in message
 
 
-def test_the_least_of_everything_loads() -> None:
+def test_a_program_with_all_minimum_values_loads() -> None:
     least = {knob: limits[0] for knob, limits in RANGES.items()}
     with load(EppingConfig(**least)) as collector:  # type: ignore[arg-type]
         assert map_array.map_info(collector.program.maps["subnets"].fd)["max_entries"] == 1
@@ -75,13 +75,13 @@ def test_kernel_memory_at_defaults() -> None:
     with load(EppingConfig()) as collector:
         by_map = collector.kernel_bytes
         assert by_map.keys() == collector.program.maps.keys()
-        # What the tables hold at the very least, lest the figures be empty.
+        # The minimum sizes of the tables: the reported figures must not be too small.
         assert by_map["histograms"] >= 16_385 * 4 * 415
         assert by_map["flows"] >= 80_000 * 160
         assert sum(by_map.values()) <= (64 + 4 * possible_cpus()) * MIB
 
 
-def test_a_layout_that_the_kernel_does_not_share_is_found() -> None:
+def test_a_layout_of_another_size_is_an_error() -> None:
     with load() as collector:
         histograms = collector.program.maps["histograms"]
         assert histograms.layout
@@ -104,7 +104,7 @@ def test_attaching_again_does_not_detach() -> None:
             hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
             collector.attachments.attach("left")
             assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
-            with suppress(EppingError):  # or it does nothing
+            with suppress(EppingError):  # the second call may fail or do nothing
                 collector.attachments.attach("left")
             assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
             collector.attachments.detach("left")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares sparse histograms with whole ones in plain numpy, and fitting many at once with fitting one at a time."""
+"""Compares sparse histograms with dense numpy arrays, and fitting many histograms at once with fitting each of them."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 BUCKETS = 24
-# Zeros more often than not, at the ends and between; and counts beyond 32 bits, and beyond what a float holds exactly.
+# Many counts are zero, at the ends and in between. Some exceed 32 bits, or the integers that a float holds exactly.
 COUNT = st.sampled_from([0, 0, 0, 1, 2, 2**32 - 1, 2**32, 2**53 + 1, 2**60])
 HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_size=8).map(
     lambda rows: np.array(rows, np.uint64).reshape(-1, BUCKETS)
@@ -24,15 +24,15 @@ HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_s
 
 @st.composite
 def wider(draw: st.DrawFn, runs: SparseHistograms, least: int = 0) -> SparseHistograms:
-    """The same histograms in runs that are wider by some buckets, which are empty, from bucket `least` on."""
+    """The same histograms in wider runs. The additional buckets are empty, and no run starts before bucket `least`."""
     before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
-    behind = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
-    lengths = before + runs.lengths + behind
+    after = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
+    lengths = before + runs.lengths + after
     return runs.widen(runs.first - before, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
 
 @given(HISTOGRAMS)
-def test_runs_are_whole_histograms(whole: Counts) -> None:
+def test_runs_hold_complete_histograms(whole: Counts) -> None:
     runs = runs_of(whole)
     assert (dense(runs, BUCKETS) == whole).all()
     assert (runs.totals() == whole.sum(axis=1)).all()
@@ -43,7 +43,7 @@ def test_runs_are_whole_histograms(whole: Counts) -> None:
 
 
 @given(st.data(), HISTOGRAMS)
-def test_selected_rows_are_those_rows_in_their_order(data: st.DataObject, whole: Counts) -> None:
+def test_select_returns_the_rows_in_the_given_order(data: st.DataObject, whole: Counts) -> None:
     rows = np.array(data.draw(st.lists(st.integers(0, len(whole) - 1))) if len(whole) else [], np.int64)
     selected = runs_of(whole).select(rows)
     assert (dense(selected, BUCKETS) == whole[rows]).all()
@@ -51,7 +51,7 @@ def test_selected_rows_are_those_rows_in_their_order(data: st.DataObject, whole:
 
 
 @given(st.data(), HISTOGRAMS, st.integers(0, 3))
-def test_wider_and_more_runs_hold_the_same(data: st.DataObject, whole: Counts, more: int) -> None:
+def test_wider_and_more_runs_hold_the_same_counts(data: st.DataObject, whole: Counts, more: int) -> None:
     runs = data.draw(wider(runs_of(whole), least=-4))
     assert (dense(runs, BUCKETS + 3) == np.pad(whole, ((0, 0), (0, 3)))).all()
     grow = runs.grow(len(whole) + more)
@@ -60,7 +60,7 @@ def test_wider_and_more_runs_hold_the_same(data: st.DataObject, whole: Counts, m
 
 
 @given(st.data(), HISTOGRAMS)
-def test_rows_are_put_where_they_belong(data: st.DataObject, whole: Counts) -> None:
+def test_assign_replaces_the_given_rows(data: st.DataObject, whole: Counts) -> None:
     runs = data.draw(wider(runs_of(whole)))
     other = runs._replace(counts=runs.counts + np.uint64(1))
     rows = np.flatnonzero(data.draw(st.lists(st.booleans(), min_size=len(whole), max_size=len(whole))))
@@ -78,7 +78,9 @@ def test_spans_are_ranges_one_after_the_other(parts: list[tuple[int, int]], step
 
 
 @given(st.data(), HISTOGRAMS, st.integers(-300, 300), st.integers(0, 6), st.integers(2, BUCKETS))
-def test_many_are_fitted_as_one_is(data: st.DataObject, whole: Counts, offset: int, scale: int, most: int) -> None:
+def test_fitting_many_histograms_equals_fitting_each(
+    data: st.DataObject, whole: Counts, offset: int, scale: int, most: int
+) -> None:
     fitted = histogram.fit_all(data.draw(wider(runs_of(whole), least=-4)), offset, scale, most)
     assert fitted.starts[-1] == len(fitted.counts)
     for row, counts in enumerate(whole):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the demo is right, detects wrong results, and leaves nothing behind however it ends.
+"""Tests that the demo measures correctly, detects wrong results, and leaves nothing behind however it ends.
 
-All processes of a demo inherit an environment variable that no other process has, so the tests find what the demo made.
-The full demo takes half a minute in which the machine is idle, so it runs in parallel with the others.
+All processes of a demo inherit an environment variable that no other process has. By this variable, the tests find the
+processes, namespaces and BPF objects of the demo. The full demo takes half a minute and almost no CPU time, so it runs
+in parallel with the other tests.
 """
 
 import os
@@ -24,11 +25,11 @@ from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
 from tests.support.patience import PATIENCE_S
 
 COMMAND = [sys.executable, "-m", "otel_epping", "demo"]
-# What is seen of a demo that is under way: a line of its output, or a program of its traffic.
-GONE_S = 10  # sooner than its traffic would end by itself
+GONE_S = 10  # less time than the traffic of a demo takes to end by itself
+# Texts that show how far a demo is: a line of its output, and the command of its traffic.
 STARTING, MEASURING = "lab:", "lab.traffic talk"
 
-# The demo on a lab whose link holds packets of two subnets longer, and shorter, than the table says.
+# A demo whose link delays packets of one subnet longer, and of another subnet shorter, than the table of the lab says.
 LIARS = {"198.51.100.0/24": 3, "203.0.113.0/24": 0.5}
 LYING = f"""
 import sys
@@ -38,8 +39,9 @@ from otel_epping import cli; from otel_epping.lab import demo
 class LyingLab(demo.Lab):
     def __init__(self):
         super().__init__()
-        said = [replace(each, delay_ns=int(each.delay_ns * {LIARS}.get(str(each.subnet), 1))) for each in self.networks]
-        self.networks = tuple(said)
+        self.networks = tuple(
+            replace(each, delay_ns=int(each.delay_ns * {LIARS}.get(str(each.subnet), 1))) for each in self.networks
+        )
 
 demo.Lab = LyingLab
 demo._SECONDS = 3
@@ -50,7 +52,7 @@ cli.main()
 
 @dataclass
 class Demo:
-    """A demo that runs, and what it has been seen to own."""
+    """A running demo, and the namespaces and BPF objects that were found in its processes."""
 
     mark: str
     process: subprocess.Popen[str]
@@ -75,7 +77,7 @@ class Demo:
         return {folder for folder in Path("/proc").glob("[0-9]*") if mark in _read(folder / "environ")}
 
     def look(self) -> set[tuple[str, str]]:
-        """Takes down the namespaces, programs and maps that its processes hold, and returns them."""
+        """Find the namespaces, programs and maps that the processes hold. Return all objects that were found so far."""
         host = str(Path("/proc/self/ns/net").readlink())
         for process in self.processes():
             for entry in (process / "ns/net", *_listed(process / "fd")):
@@ -88,7 +90,7 @@ class Demo:
         return self.owned
 
     def assert_gone(self) -> None:
-        """Asserts that nothing of it is left once it had time to go."""
+        """Assert that all processes, namespaces, programs and maps of the demo are gone within GONE_S."""
         deadline = time.monotonic() + GONE_S
         while (left := self._left()) and time.monotonic() < deadline:
             time.sleep(0.1)
@@ -145,7 +147,7 @@ def begin(folder: Path, command: list[str], **settings: str) -> Demo:
 
 @pytest.fixture(scope="module", autouse=True)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The demo as it is, from before the first test, with settings that a user may have for other programs."""
+    """The unchanged demo, started before the first test, with settings that a user may have for other programs."""
     settings = {
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://192.0.2.1:4317",
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
@@ -158,12 +160,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def interrupt(demo: Demo) -> None:
-    """Ctrl-C: the terminal signals the process group in the foreground."""
+    """Press Ctrl-C: as a terminal does, signal the whole process group."""
     os.killpg(demo.process.pid, signal.SIGINT)
 
 
 @pytest.mark.parametrize("when", [STARTING, MEASURING], ids=["starting", "measuring"])
-def test_ctrl_c_ends_it_and_all_it_made(tmp_path: Path, when: str) -> None:
+def test_ctrl_c_leaves_nothing(tmp_path: Path, when: str) -> None:
     demo = begin(tmp_path, COMMAND)
     demo.wait_for(when)
     owned = demo.look()
@@ -186,11 +188,11 @@ def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
 
 
 def verdicts(output: str) -> dict[str, str]:
-    """The last word of each row of the table."""
+    """Return the last word of the table row of each subnet."""
     return dict(re.findall(r"^ *([0-9a-f.:]+/\d+) .* (agrees|differs) *$", output, re.M))
 
 
-def test_a_link_that_lies_is_found_out(tmp_path: Path) -> None:
+def test_a_link_with_wrong_delays_is_detected(tmp_path: Path) -> None:
     demo = begin(tmp_path, [sys.executable, "-c", LYING])
     assert demo.process.wait(PATIENCE_S) == 1
     found = verdicts(demo.text())
@@ -215,11 +217,11 @@ TRUE = SubnetResult(NETWORK, count=100, min_s=0.0501, median_s=0.051, p95_s=0.06
         (SubnetResult(NETWORK, 0, 0.0, 0.0, 0.0, 0.0, 0.0), False),
     ],
 )
-def test_what_agrees_with_the_truth(result: SubnetResult, agrees: bool) -> None:
+def test_when_a_result_agrees_with_the_delay(result: SubnetResult, agrees: bool) -> None:
     assert result.agrees is agrees
 
 
-def test_without_root_one_line_says_so() -> None:
+def test_without_root_the_error_is_one_line() -> None:
     nobody = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
     ended = subprocess.run([*nobody, *COMMAND], capture_output=True, text=True, timeout=PATIENCE_S)
     assert ended.returncode == 1

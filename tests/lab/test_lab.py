@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the lab, which the live tests measure with, by plain sockets and the clock of this process."""
+"""Tests the lab, which the live tests use, with plain sockets and the clock of this process."""
 
 import json
 import socket
@@ -55,7 +55,7 @@ def connect(lab: Lab, address: str) -> socket.socket:
 @pytest.mark.parametrize("network", DEFAULT_NETWORKS, ids=lambda network: str(network.subnet))
 def test_round_trips_take_the_delay_of_their_subnet(lab: Lab, network: Network) -> None:
     address = server_address(network)
-    connect(lab, address).close()  # neighbour discovery happens here
+    connect(lab, address).close()  # this connection does the neighbour discovery
     started_ns = time.monotonic_ns()
     connection = connect(lab, address)
     rtts_ns = [time.monotonic_ns() - started_ns]
@@ -69,7 +69,7 @@ def test_round_trips_take_the_delay_of_their_subnet(lab: Lab, network: Network) 
     assert statistics.median(rtts_ns) <= network.delay_ns + max(0.15 * network.delay_ns, 3 * MS)
 
 
-def test_longest_prefix_decides_and_other_addresses_pass_at_once() -> None:
+def test_the_longest_prefix_decides_and_other_addresses_have_no_delay() -> None:
     networks = [Network(ip_network("198.18.0.0/15"), 40 * MS), Network(ip_network("198.18.7.0/24"), 10 * MS)]
     with Lab(networks) as lab:
         lab.servers.ip("address add 192.0.2.77 dev lo")
@@ -110,7 +110,7 @@ def test_only_the_legacy_host_sends_no_timestamps(lab: Lab) -> None:
         try:
             while True:
                 packet = dpkt.ethernet.Ethernet(capture.recv(2000)).data
-                # A reset carries no timestamps (RFC 7323 section 3.2 leaves that open).
+                # The kernel sends a RST without timestamps, as RFC 7323 section 3.2 permits.
                 if isinstance(packet.data, dpkt.tcp.TCP) and not packet.data.flags & dpkt.tcp.TH_RST:
                     options = dict(dpkt.tcp.parse_opts(packet.data.opts))
                     with_timestamps.setdefault(packet.src, set()).add(dpkt.tcp.TCP_OPT_TIMESTAMP in options)
@@ -121,7 +121,7 @@ def test_only_the_legacy_host_sends_no_timestamps(lab: Lab) -> None:
         assert with_timestamps[socket.inet_pton(family, net.format(2))] == {False}
 
 
-def test_the_link_carries_3000_packets_a_second_without_being_late() -> None:
+def test_the_link_forwards_3000_packets_a_second_in_time() -> None:
     with Lab() as lab:
         lab.serve()
         started = time.monotonic()
@@ -144,12 +144,12 @@ def test_a_full_queue_is_counted() -> None:
             for number in range(24_000):
                 sender.sendto(b"", ("192.0.2.10", 6000))
                 if number % 100 == 0:
-                    time.sleep(0.008)  # the device's own queue is 1000 packets
+                    time.sleep(0.008)  # the queue of the device itself holds only 1000 packets
     assert lab.statistics is not None
     assert 0 < lab.statistics.dropped_queue_full <= 4_000
 
 
-# ---- nothing is left behind
+# ---- clean-up
 
 
 def namespace_inodes(lab: Lab) -> set[str]:
@@ -157,12 +157,12 @@ def namespace_inodes(lab: Lab) -> set[str]:
 
 
 def traces_of(inodes: set[str]) -> list[str]:
-    """Every process, open descriptor or mount on this machine that keeps one of the namespaces alive."""
+    """Return every process, open descriptor and mount on this machine that keeps one of the namespaces alive."""
     found = []
     for link in [*Path("/proc").glob("[0-9]*/task/[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")]:
         try:
             target = str(link.readlink())
-        except OSError:  # gone meanwhile
+        except OSError:  # the process or descriptor has gone meanwhile
             continue
         if target in inodes:
             found.append(str(link))
@@ -194,7 +194,7 @@ def test_nothing_is_left_after_exit() -> None:
         assert traces_of(inodes)
     assert talking.poll() is not None
     assert traces_of(inodes) == []
-    assert open_descriptors() <= descriptors, "none is left (threads of earlier tests may close theirs meanwhile)"
+    assert open_descriptors() <= descriptors, "no descriptor is left open"
     assert socket.if_nameindex() == interfaces
 
 
@@ -219,7 +219,7 @@ def test_nothing_is_left_after_the_parent_was_killed() -> None:
         assert parent.stdout is not None
         inodes = set(json.loads(parent.stdout.readline()))
         processes = {trace.split("/")[2] for trace in traces_of(inodes)} - {str(parent.pid)}
-        assert len(processes) == 4, "link, serve, talk and the collector"
+        assert len(processes) == 4, "the processes are the link, serve, talk and the collector"
         parent.kill()
     assert wait_until(lambda: not traces_of(inodes)), traces_of(inodes)
     assert wait_until(lambda: not [process for process in processes if Path("/proc", process).exists()])
@@ -227,7 +227,7 @@ def test_nothing_is_left_after_the_parent_was_killed() -> None:
     assert not [file for file in temporary_files() - files if "epping" in file.name]
 
 
-def test_a_failing_command_says_what_failed() -> None:
+def test_the_error_of_a_failing_command_names_its_cause() -> None:
     with Namespace("example") as namespace:
         with pytest.raises(LabError, match=r"in namespace example: `ip -batch -` failed .*no-such-device"):
             namespace.ip("link set no-such-device up")
@@ -247,7 +247,7 @@ def exporter_for(protocol: str, endpoint: str, compress: bool) -> MetricExporter
 
 
 def export_once(exporter: MetricExporter) -> None:
-    """Export a counter `apples` of 3 and a histogram `sizes`, through the official SDK."""
+    """Export a counter `apples` with the value 3, and a histogram `sizes`, through the official SDK."""
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)
     provider = MeterProvider([reader], resource=Resource({"service.name": "test"}))
     meter = provider.get_meter("test")
@@ -291,11 +291,11 @@ def test_the_sink_fails_on_request_and_recovers(protocol: str) -> None:
         sink.wait_for(lambda sink: sink.rejected == 1, PATIENCE_S)
         assert sink.requests == []
         sink.recover()
-        assert_apples_arrived(sink)  # both exporters take 503 and UNAVAILABLE as a reason to try again
+        assert_apples_arrived(sink)  # the exporters repeat the request after 503 and UNAVAILABLE
         exporting.join()
 
 
-def test_wait_for_says_what_came_instead() -> None:
+def test_the_timeout_of_wait_for_lists_the_received_requests() -> None:
     with Sink() as sink, pytest.raises(TimeoutError, match="0 requests accepted, 0 rejected"):
         sink.wait_for(lambda sink: sink.requests, 0.05)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests attach(): an existing reader of the SDK exports the kernel's counts, and survives a reading that fails."""
+"""Tests attach(). An existing reader of the SDK exports the kernel's counts, and survives a failed reading."""
 
 import random
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, scra
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program for this file: readers start without counts."""
+    """A program that no other test uses, so that readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
-def test_a_reader_outlives_a_reading_that_fails(shared: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Meanwhile it exports the application's own metrics."""
+def test_a_reader_survives_a_failed_reading(shared: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While readings fail, the SDK's reader exports the application's own metrics."""
     reader = PeriodicExportingMetricReader(exporter(sink), 50)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)
@@ -47,7 +47,7 @@ def test_a_reader_outlives_a_reading_that_fails(shared: Bench, sink: Sink, monke
     provider.shutdown()
 
 
-def test_an_exporter_outlives_a_reading_that_fails(shared: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exporter_survives_a_failed_reading(shared: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = PeriodicExportingMetricReader(ProducerExporter(exporter(sink), shared.collector), float("inf"))
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)
@@ -62,7 +62,7 @@ def test_an_exporter_outlives_a_reading_that_fails(shared: Bench, sink: Sink, mo
     provider.shutdown()
 
 
-def test_attaching_adds_to_what_the_reader_collects_and_can_be_undone(shared: Bench) -> None:
+def test_attaching_adds_metrics_and_can_be_undone(shared: Bench) -> None:
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)
@@ -81,7 +81,7 @@ def test_attaching_adds_to_what_the_reader_collects_and_can_be_undone(shared: Be
     provider.shutdown()
 
 
-def test_prometheus_scrapes_the_very_same_counts(bench: Bench) -> None:
+def test_prometheus_scrapes_the_same_counts(bench: Bench) -> None:
     reader = PrometheusMetricReader()
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     attach(reader, bench.collector, Resource.create())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs agents whose receivers answer as no OTLP receiver should: what is logged, and that no count is lost."""
+"""Runs agents whose receivers send invalid or late responses. Tests the log, and that no count is lost."""
 
 import re
 import socket
@@ -31,7 +31,7 @@ FAST = ("-i", "lo", "--interval", "200ms", "--sample-interval", "0")
 
 
 class Proxy(HttpServer):
-    """Answers by `answer`: (status, headers, body). Requests that it answers with 200 and no body are in `taken`."""
+    """Responds with `answer`: (status, headers, body). Requests with the response 200 and no body are in `taken`."""
 
     def __init__(self) -> None:
         self.answer: Answer = (200, {}, b"")
@@ -52,7 +52,7 @@ class Proxy(HttpServer):
             time.sleep(0.02)
 
     def sums(self, name: str) -> int:
-        """Return the sum of all points of a metric. For deltas, this is everything counted."""
+        """Return the sum of all points of a metric. With delta temporality, this is the total count."""
         return sum(
             int(point.count if kind == "exponential_histogram" else point.as_int)
             for request in self.taken
@@ -91,7 +91,7 @@ ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
 def test_a_response_other_than_otlp_acknowledges_nothing(
     ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
 ) -> None:
-    """With delta temporality, all counts arrive once the receiver is reachable, also the agent's own."""
+    """With delta temporality, all counts arrive after the receiver responds correctly, also the agent's own metrics."""
     proxy.answer = reply
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(2)
@@ -106,7 +106,7 @@ def test_a_response_other_than_otlp_acknowledges_nothing(
     assert cause.startswith(words)
     assert proxy.sums(metric_table.RTT.name) >= 20
     assert proxy.sums(metric_table.EXPORT_FAILED.name) >= failed
-    assert proxy.sums(metric_table.INTERFACE_EVENTS.name) == 1, "attached"
+    assert proxy.sums(metric_table.INTERFACE_EVENTS.name) == 1, "one event: the interface was attached"
     assert proxy.sums("epping.interface.packet.count") * 2 == proxy.sums(metric_table.SUBNET_PACKETS.name)
 
 
@@ -125,9 +125,7 @@ def test_each_cause_is_logged_once_while_exports_fail(proxy: Proxy, start: Calla
     assert agent.stop() == 1
 
 
-def test_a_receiver_that_asks_for_an_hour_is_left_alone_until_the_end(
-    proxy: Proxy, start: Callable[..., Agent]
-) -> None:
+def test_a_receiver_that_asks_for_an_hour_gets_only_the_last_export(proxy: Proxy, start: Callable[..., Agent]) -> None:
     proxy.answer = (429, {"Retry-After": "3600"}, b"slow down")
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(1)
@@ -136,7 +134,7 @@ def test_a_receiver_that_asks_for_an_hour_is_left_alone_until_the_end(
     assert causes(agent) == ["HTTP 429 Too Many Requests: slow down (Retry-After: 3600 s)"]
     proxy.answer = (200, {}, b"")
     assert agent.stop() == 0
-    assert proxy.count == 2, "what was counted is sent before the agent ends"
+    assert proxy.count == 2, "the agent exports the last interval before it ends"
 
 
 def probe(ns: Namespace, path: str) -> tuple[int, str]:
@@ -149,14 +147,16 @@ def probe(ns: Namespace, path: str) -> tuple[int, str]:
 
 
 def counts_are_read(ns: Namespace) -> bool:
-    """Return whether counts were read within two intervals and a second, though no export succeeds."""
+    """Return true if counts were read within the last two intervals plus one second, although no export succeeds."""
     status, text = probe(ns, "/readyz")
     return status == 503 and "[+]read ok" in text
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_a_receiver_that_drips_holds_no_export(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """The receiver never completes an answer. Counts are read at each interval, and the agent is alive."""
+def test_a_receiver_that_never_completes_a_response_delays_no_reading(
+    ns: Namespace, start: Callable[..., Agent], protocol: str
+) -> None:
+    """Counts are read at each interval, and the agent is alive."""
     with ns.entered():
         dripping = serving(HOLDING["chunks" if protocol == "http/protobuf" else "silent"])
         with dripping as server:
@@ -169,7 +169,7 @@ def test_a_receiver_that_drips_holds_no_export(ns: Namespace, start: Callable[..
             agent.wait_for("export failed")
             stays(lambda: counts_are_read(ns), 2, "the export in progress does not delay readings")
             if protocol != "grpc":  # gRPC uses one connection for several calls
-                eventually(lambda: server.connections >= 3, PATIENCE_S, "exports follow each other")
+                eventually(lambda: server.connections >= 3, PATIENCE_S, "further exports are tried")
             assert probe(ns, "/livez")[0] == 200
             assert counts_are_read(ns)
             began = time.monotonic()
@@ -179,12 +179,11 @@ def test_a_receiver_that_drips_holds_no_export(ns: Namespace, start: Callable[..
 
 
 @pytest.mark.parametrize("preference", ["delta", "cumulative", "lowmemory"])
-def test_all_points_are_of_the_temporality_that_was_asked_for(
-    ns: Namespace, start: Callable[..., Agent], preference: str
-) -> None:
-    """Of all metrics, also with limits on series.
+def test_all_points_have_the_requested_temporality(ns: Namespace, start: Callable[..., Agent], preference: str) -> None:
+    """All metrics have the requested temporality, also with limits on series.
 
-    By the specification, asynchronous counters are cumulative with lowmemory, and up-down counters always are.
+    The specification says that asynchronous counters are cumulative with lowmemory. Up-down counters are always
+    cumulative.
     """
     with Sink(namespace=ns) as sink:
         agent = start(
@@ -216,7 +215,7 @@ def test_all_points_are_of_the_temporality_that_was_asked_for(
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_explicit_buckets_where_a_variable_asks_for_them(
+def test_explicit_buckets_are_exported_if_a_variable_asks_for_them(
     ns: Namespace, start: Callable[..., Agent], protocol: str
 ) -> None:
     with Sink(namespace=ns) as sink:
@@ -243,10 +242,10 @@ def test_explicit_buckets_where_a_variable_asks_for_them(
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_a_dns_server_that_is_silent_holds_no_export(
+def test_a_silent_dns_server_delays_no_reading(
     ns: Namespace, start: Callable[..., Agent], public: Path, protocol: str
 ) -> None:
-    """The C library waits for the server for at least ten seconds, and cannot be interrupted."""
+    """The C library waits for the server for at least 10 s, and cannot be interrupted."""
     resolver = public / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.1\n")
     with ns.entered(), socket.socket(type=socket.SOCK_DGRAM) as silent:
@@ -260,7 +259,7 @@ def test_a_dns_server_that_is_silent_holds_no_export(
         )
         agent.wait_for("export failed")
         stays(lambda: counts_are_read(ns), 2, "the query in progress does not delay readings")
-        assert silent.recv(512), "it was asked"
+        assert silent.recv(512), "the DNS server got a query"
         began = time.monotonic()
         assert agent.stop() == 1
         assert time.monotonic() - began < 3

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs agents with faulty collectors, which are silent, close connections or reject large requests.
+"""Runs agents with faulty collectors. These are silent, close connections or reject large requests.
 
-The agent ends in time without an answer, and an exporter that hangs delays no other exporter. Where a collector comes
-back, deltas show that each packet was exported once.
+The agent ends in time without a response, and an exporter that hangs delays no other exporter. If a collector works
+again, the deltas show that each packet was exported once.
 """
 
 import re
@@ -25,19 +25,19 @@ from tests.support.patience import PATIENCE_S
 from tests.support.servers import Answer, HttpServer
 
 PACKETS = metric_table.SUBNET_PACKETS.name
-RST = struct.pack("ii", 1, 0)  # struct linger: closing is a reset
+RST = struct.pack("ii", 1, 0)  # struct linger: close() sends a RST
 HOURS = 5
 
 
 @contextmanager
 def rude(ns: Namespace, manners: str) -> Iterator[int]:
-    """A port that accepts connections, and is `silent` or `cut`s them in the middle of a request."""
+    """Yield a port that accepts connections. `silent`: it never responds. `cut`: it resets connections in a request."""
     with ns.entered():
         listener = socket.create_server(("127.0.0.1", 0))
     taken: list[socket.socket] = []
 
     def serve() -> None:
-        with suppress(OSError):  # closed
+        with suppress(OSError):  # the listener was closed
             while True:
                 taken.append(listener.accept()[0])
                 if manners == "cut":
@@ -59,14 +59,14 @@ def rude(ns: Namespace, manners: str) -> Iterator[int]:
 
 
 def total(sink: Sink, name: str = PACKETS) -> int:
-    """Return the sum of delta points."""
+    """Return the sum of all points of a metric, which must be deltas."""
     points = sink.points(name)
     assert {one.temporality for one in points} == {1}
     return sum(one.point.as_int for one in points)
 
 
-def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent logs the outage once, and then exports everything once."""
+def test_collectors_that_work_again(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """The agent logs each cause of the outage once. Afterwards it exports each count once."""
     with ExitStack() as undo:
         agents, ports = {}, {}
         with ExitStack() as meanwhile:
@@ -90,12 +90,14 @@ def test_collectors_that_come_to_their_senses(ns: Namespace, start: Callable[...
         for protocol, agent in agents.items():
             assert agent.stop() == 0
             causes = re.findall("export failed.*", agent.log.read_text())
-            assert len(causes) == len(set(causes)), "each cause once: silent, then gone"
+            assert len(causes) == len(set(causes)), (
+                "each cause is logged once: first a silent collector, then a closed port"
+            )
             check_truth(sinks[protocol])
 
 
 def check_truth(sink: Sink) -> None:
-    """Check that each packet is from one subnet and to one."""
+    """Check that each packet is counted for its source subnet and for its destination subnet."""
     assert total(sink) == 2 * total(sink, "epping.interface.packet.count") > 0
 
 
@@ -108,14 +110,14 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
     return took
 
 
-def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
+def test_an_exporter_that_hangs_delays_neither_others_nor_the_end(
     ns: Namespace, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    """Silent collectors, with the exporter's default timeout of 10 s; and standard output that nobody reads."""
+    """A collector is silent, and the timeout is the exporter's default of 10 s. Another agent writes to a full pipe."""
     with ExitStack() as undo:
         sink = undo.enter_context(Sink(namespace=ns))
         silent = f"http://127.0.0.1:{undo.enter_context(rude(ns, 'silent'))}"
-        beside_console = start(
+        with_console = start(
             *("-i", "lo", "--interval", "100ms"),
             output=subprocess.PIPE,
             OTEL_METRICS_EXPORTER="console,otlp",
@@ -134,9 +136,9 @@ def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
             OTEL_EXPORTER_OTLP_ENDPOINT=silent,
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )
-        # 64 KiB, and the pipe is full; exports over OTLP go on.
+        # The pipe is full after 64 KiB. Exports over OTLP continue.
         sink.wait_for(lambda one: len(one.received) >= 40, PATIENCE_S)
-        agents = [beside_console, grpc, http]
+        agents = [with_console, grpc, http]
         for agent in agents:
             agent.process.terminate()
         took = wait_for_end(agents, time.monotonic())
@@ -153,7 +155,7 @@ def test_nothing_that_hangs_holds_up_another_exporter_or_the_end(
 
 @contextmanager
 def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
-    """An HTTP receiver with a limit on the size of requests, and its answers so far."""
+    """Yield the URL of an HTTP receiver with a limit on the size of requests, and a list of its response statuses."""
     answers: list[int] = []
 
     def reply(_: Message, body: bytes) -> Answer:
@@ -187,11 +189,11 @@ def rss_kb(agent: Agent) -> int:
     return int(Path(f"/proc/{agent.process.pid}/status").read_text().split("VmRSS:")[1].split()[0])
 
 
-def test_an_outage_of_hours_takes_no_memory_and_loses_nothing(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """As many failed exports as in five hours at 60 s each, with delta temporality and steady traffic."""
+def test_a_long_outage_takes_no_memory_and_loses_no_counts(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """As many exports fail as in five hours at intervals of 60 s, with delta temporality and steady traffic."""
     exports = HOURS * 60
     with Sink(namespace=ns) as sink:
-        sink.fail_with(400)  # not to be tried again: the next export is at the next interval
+        sink.fail_with(400)  # final errors: the agent does not repeat the request before the next interval
         agent = start(
             *("-i", "lo", "--interval", "20ms", "--sample-interval", "0"),
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,

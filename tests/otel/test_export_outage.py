@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stops and starts the collector of running agents: the outage is logged once, and no count is lost."""
+"""Stops and starts the collector of running agents. The outage is logged once, and no count is lost."""
 
 import re
 import time
@@ -17,14 +17,14 @@ from tests.support.patience import PATIENCE_S
 
 
 def in_a_pause(sink: Sink, interval_s: float) -> None:
-    """Wait until the collector has forwarded everything and no export is due soon. Stopping it then loses nothing."""
+    """Wait until the collector has forwarded all requests and no export is due soon. Stopping it then loses nothing."""
     count = len(sink.received)
-    eventually(lambda: len(sink.received) > count, PATIENCE_S, "an export")
+    eventually(lambda: len(sink.received) > count, PATIENCE_S, "the collector forwards an export")
     time.sleep(0.35 * interval_s)
 
 
-def test_nothing_is_lost_while_the_collector_is_away(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """Refused connections are clean failures, so delta sums are exact. With a lost answer, they would not be."""
+def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Callable[..., Agent]) -> None:
+    """The collector refuses connections, so no request is delivered without its response. So delta sums are exact."""
     interval_s = 1.0
     fast = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     with (

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures agents with thousands of subnets: their memory, and the size of their requests.
 
-The addresses are made up; raw sockets send the packets through the lab's link.
+Raw sockets send packets with made-up addresses through the lab's link.
 """
 
 import socket
@@ -24,7 +24,7 @@ MOST_REQUEST_BYTES = int(2.5 * 2**20)
 
 
 def frame(source: str, destination: str, ports: tuple[int, int], tsval: int, tsecr: int) -> bytes:
-    """Return an Ethernet frame with a TCP segment: timestamps, and four bytes of data."""
+    """Return an Ethernet frame with a TCP segment, which has timestamps and four bytes of data."""
     tcp = struct.pack("!HHIIBBHHH", *ports, tsval, tsecr, 8 << 4, 0x18, 1024, 0, 0)
     tcp += struct.pack("!BBBBII", 1, 1, 8, 10, tsval, tsecr) + b"data"
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, socket.IPPROTO_TCP, 0)
@@ -33,7 +33,7 @@ def frame(source: str, destination: str, ports: tuple[int, int], tsval: int, tse
 
 
 class Crowd:
-    """Flows between `pairs` pairs of subnets, on both ends of the lab's link: real packets of made-up hosts."""
+    """Flows between `pairs` pairs of subnets. The packets are sent on both ends of the lab's link."""
 
     def __init__(self, lab: Lab, pairs: int) -> None:
         self._ends = []
@@ -46,7 +46,10 @@ class Crowd:
         self._round = 0
 
     def speak(self) -> None:
-        """Send a segment from each inner host and a reply from each outer one: RTTs of both from the third round on."""
+        """Send a segment from each inner host, and a reply from each outer host.
+
+        From the third round on, both sides have RTTs.
+        """
         self._round += 1
         now = self._round
         inner, outer = self._ends
@@ -54,7 +57,7 @@ class Crowd:
             part = self._pairs[start : start + 250]
             for ours, theirs in part:
                 inner.send(frame(ours, theirs, (40_000, 443), now, now - 1))
-            time.sleep(0.03)  # the link is a process in user space
+            time.sleep(0.03)  # gives the link, which is a process in user space, time to forward
             for ours, theirs in part:
                 outer.send(frame(theirs, ours, (443, 40_000), now, now))
             time.sleep(0.03)
@@ -104,11 +107,11 @@ def test_resident_memory_with_a_thousand_subnets(
 def test_requests_stay_small_with_twelve_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
-    """To a collector with its default limit of 4 MiB, and to the sink, which records the size of each request."""
+    """One agent exports to a collector with the default limit of 4 MiB, another to the sink, which records sizes."""
     with (
         Sink(namespace=lab.router) as sink,
-        Sink(namespace=lab.router) as behind,
-        collector(behind, namespace=lab.router) as forwarder,
+        Sink(namespace=lab.router) as forwarded,
+        collector(forwarded, namespace=lab.router) as forwarder,
     ):
         direct = agents("direct", sink.grpc_endpoint, "60s", OTEL_EPPING_SAMPLE_INTERVAL="0").watching()
         through = agents("through", forwarder.grpc_endpoint, "60s", OTEL_EPPING_SAMPLE_INTERVAL="0").watching()
@@ -117,12 +120,12 @@ def test_requests_stay_small_with_twelve_thousand_subnets(
             crowd.speak()
         quiet(lab)
         assert (direct.stop(), through.stop()) == (0, 0), direct.log + through.log
-        settle(behind)
+        settle(forwarded)
         sizes = [received.size for received in sink.received]
         figure("requests for 12000 subnets, bytes", sizes)
         assert len(sizes) > 1
         assert max(sizes) <= MOST_REQUEST_BYTES
-        for one in (arrived(sink, "direct"), arrived(behind, "through")):
+        for one in (arrived(sink, "direct"), arrived(forwarded, "through")):
             assert len(subnets(one, PACKETS)) >= 12_000
             assert len(subnets(one, metric_table.RTT.name)) >= 11_500
             check_truth(one)

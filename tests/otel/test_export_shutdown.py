@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how a running agent ends: on a signal, by kill -9, and with a dead collector.
+"""Tests how a running agent ends: after a signal, after kill -9, and with a dead collector.
 
-The agents export directly to the sink, which records the headers too.
+The agents export directly to the sink, which also records the headers.
 """
 
 import json
@@ -23,14 +23,12 @@ from tests.support.arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_tr
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S
 
-# One request to a collector that isn't there takes an exporter about 7 s; there may be a second one.
+# If no collector listens, an exporter gives up a request after about 7 s. The agent may send two requests.
 MOST_SHUTDOWN_S = 20.0
 
 
-def test_the_last_interval_is_flushed_on_each_signal_and_headers_and_names_are_honoured(
-    lab: Lab, agents: Callable[..., Agent]
-) -> None:
-    """No export is due within the minute, so everything arrives because of the signal."""
+def test_signals_flush_the_last_interval_with_headers_and_names(lab: Lab, agents: Callable[..., Agent]) -> None:
+    """No export is due within the minute, so all exports arrive because of the signal."""
     with Sink(namespace=lab.router) as sink:
         variables = {
             "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=lab%201,authorization=Bearer t",
@@ -49,7 +47,7 @@ def test_the_last_interval_is_flushed_on_each_signal_and_headers_and_names_are_h
         for agent in (term, sigint):
             one = arrived(sink, agent.name)
             check_truth(one)
-            # The first interface neighbours it talks to may need discovery before `before`.
+            # The agent may have counted packets of neighbour discovery before the first call of link_packets().
             assert 0 <= one.interface_packets() - passed <= 30
             assert one.rtts > 50
             assert {p.resource["service.name"] for p in one.points[PACKETS]} == {"mine"}
@@ -83,7 +81,7 @@ def processes(lab: Lab) -> list[str]:
     return found
 
 
-def test_kill_9_leaves_nothing_behind(lab: Lab, agents: Callable[..., Agent]) -> None:
+def test_kill_9_leaves_no_program_and_no_process(lab: Lab, agents: Callable[..., Agent]) -> None:
     assert attached(lab) == [0, 0]
     with Sink(namespace=lab.router) as sink:
         agent = agents("killed", sink.grpc_endpoint, "60s").watching()
@@ -95,10 +93,8 @@ def test_kill_9_leaves_nothing_behind(lab: Lab, agents: Callable[..., Agent]) ->
         assert processes(lab) == []
 
 
-def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
-    lab: Lab, agents: Callable[..., Agent]
-) -> None:
-    """A working exporter (console) next to a failing one is complete, and the failure is logged once."""
+def test_shutdown_with_a_dead_collector_ends_in_time_and_logs_the_loss(lab: Lab, agents: Callable[..., Agent]) -> None:
+    """The console exporter delivers all points although another exporter fails. The failure is logged once."""
     dead = "http://127.0.0.1:9"  # the port of `discard`, on which no process listens
     grpc = agents("dead-grpc", dead, "60s", OTEL_METRICS_EXPORTER="otlp,console")
     http = agents("dead-http", dead, "60s", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
@@ -123,7 +119,8 @@ def test_shutdown_with_a_dead_collector_is_bounded_and_says_what_is_lost(
         assert "Traceback" not in agent.log
         *_, last = agent.log.splitlines()
         assert last.startswith("otel-epping: the last interval was not delivered")
-        # An exporter gives up after three pauses of 7 s in all, more or less by chance: so after our 8 s now and then.
+        # An exporter gives up after three pauses, which take about 7 s in total and vary randomly. So it sometimes
+        # exceeds our deadline of 8 s.
         in_time = not last.endswith(f"no answer within {STOP_S:g} s")
         assert agent.log.count("export failed, counts stay pending") == in_time
     assert "succeed again" not in grpc.log

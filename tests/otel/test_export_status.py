@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the log of exports: each cause once, and the exporters' own messages."""
+"""Tests the log of exports: each cause is logged once, and so are the exporters' own messages."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ assert delivery.failing == ("otlp", "other")
     ]
 
 
-def test_what_exporters_log_is_logged_once_and_is_the_cause_where_there_is_no_other() -> None:
+def test_messages_of_exporters_are_logged_once_and_serve_as_the_cause() -> None:
     lines = logged("""
 for seconds in (1.25, 2.5):
     exporters.warning("Transient error, retrying in %.2fs", seconds)
@@ -67,17 +67,17 @@ logging.getLogger("urllib3.connectionpool").warning("Failed to parse headers (ur
     ]
 
 
-def test_causes_take_no_memory_without_end() -> None:
+def test_the_memory_for_causes_is_limited() -> None:
     lines = logged("""
 for turn in range(2):
     for number in range(1000):
         exporters.warning("x" * number)
 assert len(delivery._exporters_log._once._kinds) < 100
 """)
-    assert len(lines) == 2000, "forgotten, so logged again"
+    assert len(lines) == 2000, "old causes are forgotten, and therefore logged again"
 
 
-def test_what_differs_from_request_to_request_is_no_other_cause() -> None:
+def test_addresses_times_and_ids_do_not_make_another_cause() -> None:
     texts = [
         "ipv4:10.0.0.1:4317: Connection refused, retrying in 1.06s (id 0x7f00aa11)",
         "ipv4:10.0.0.2:9: Connection refused, retrying in 12.5s (id 0x7f00aa22)",

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports over every protocol, compression and temporality to a collector of others, all on the same packets.
+"""Exports the same packets over every protocol, compression and temporality to a collector of another project.
 
 The agents watch the lab's router and export to a collector, which forwards to our `Sink`. So the tests check what
-another implementation of OTLP understood.
+another implementation of OTLP has understood.
 """
 
 import socket
@@ -26,11 +26,11 @@ from tests.support.lab_agent import Agent, eventually, figure, link_packets, qui
 from tests.support.patience import PATIENCE_S
 
 PROTOCOLS = ("grpc", "http/protobuf")
-COMPRESSIONS = ("", "gzip")  # the SDK's gRPC exporter knows no "none": it fails, and so leaves the variable out
+COMPRESSIONS = ("", "gzip")  # "": the variable is not set, because the SDK's gRPC exporter rejects "none"
 PREFERENCES = ("cumulative", "delta", "lowmemory")
 TABLE = {metric.name: metric for metric in metric_table.METRICS}
 
-# Counters that are instruments of the SDK.
+# Counters that are observable instruments of the SDK.
 OBSERVED = {
     metric_table.EXPORT_FAILED,
     metric_table.EXPORT_REJECTED,
@@ -40,7 +40,7 @@ OBSERVED = {
 
 
 def check_histogram(point: Any) -> None:
-    """Check that a point is complete and consistent."""
+    """Check that a histogram point is complete and consistent."""
     counts = list(point.positive.bucket_counts)
     assert point.count == sum(counts) > 0
     assert point.zero_count == 0
@@ -56,7 +56,7 @@ def check_histogram(point: Any) -> None:
 
 
 def contradicts(point: Any) -> bool:
-    """Return whether minimum or maximum are missing or not in the outermost buckets, or the mean is out of range."""
+    """Return true if minimum or maximum are missing or not in the outermost buckets, or the mean is out of range."""
     if not point.HasField("min"):
         return True
     first, last = (buckets.index_of(round(value * 1e9), point.scale) for value in (point.min, point.max))
@@ -67,7 +67,7 @@ def contradicts(point: Any) -> bool:
 
 @dataclass
 class Matrix:
-    """The results of the agents of the matrix. `passed` is the kernel's count of packets meanwhile."""
+    """The results of the agents of the matrix. `passed` is the number of packets that the kernel counted meanwhile."""
 
     agents: dict[str, Arrived]
     exit_codes: dict[str, int]
@@ -83,7 +83,7 @@ VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFEREN
 
 
 def fewest_exports(sink: Sink, agents: list[Agent]) -> int:
-    """Return how many intervals the sink has of the agent of which it has fewest."""
+    """Return the smallest number of intervals that the sink has received from an agent."""
     times: dict[str, set[int]] = {agent.name: set() for agent in agents}
     for point in sink.points(INTERFACE_PACKETS):
         times[str(point.resource["service.instance.id"])].add(point.point.time_unix_nano)
@@ -111,7 +111,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
                 )
             )
             undo.callback(agents[-1].kill)
-            if len(agents) % 4 == 0:  # as many compilers at once as make sense
+            if len(agents) % 4 == 0:  # at most four compilers run at once
                 agents[-1].watching()
         for agent in agents:
             agent.watching()
@@ -134,7 +134,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
 
 @pytest.fixture(params=VARIANTS, ids=lambda one: variant(*one))
 def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
-    """The temporality preference of an agent of the matrix, and its points."""
+    """The temporality preference of one agent of the matrix, and the points of this agent."""
     name = variant(*request.param)
     assert matrix.exit_codes[name] == 0, matrix.logs[name]
     assert "export failed" not in matrix.logs[name]
@@ -160,7 +160,7 @@ def test_every_variant_delivers_all_metrics_that_have_data(one: tuple[str, Arriv
     assert {metric.name for metric in always} <= set(agent.metrics) <= set(TABLE)
 
 
-def test_names_units_kinds_and_attributes_are_those_of_the_table(one: tuple[str, Arrived]) -> None:
+def test_metrics_are_those_of_the_table(one: tuple[str, Arrived]) -> None:
     _, agent = one
     for name, metric in agent.metrics.items():
         row = TABLE[name]
@@ -182,7 +182,7 @@ def test_temporality_is_the_preferred_one(one: tuple[str, Arrived]) -> None:
         elif TABLE[name].kind == "gauge":
             expected = 0
         elif TABLE[name] in OBSERVED and preference == "lowmemory":
-            expected = CUMULATIVE  # an observable counter: the specification's "lowmemory"
+            expected = CUMULATIVE  # in the specification, "lowmemory" makes observable counters cumulative
         assert {point.temporality for point in points} == {expected}, name
 
 
@@ -193,7 +193,7 @@ def test_integers_are_integers(one: tuple[str, Arrived]) -> None:
             assert {point.point.WhichOneof("value") for point in points} == {"as_int"}, name
 
 
-def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
+def test_histograms_are_complete(one: tuple[str, Arrived]) -> None:
     _, agent = one
     points = agent.points[metric_table.RTT.name]
     assert points
@@ -201,8 +201,8 @@ def test_histograms_are_whole(one: tuple[str, Arrived]) -> None:
         check_histogram(point.point)
 
 
-def test_least_and_greatest_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
-    """Always, although RTTs are counted during the reading."""
+def test_minimum_and_maximum_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
+    """Minimum and maximum of all points fit their buckets, although RTTs are counted during the reading."""
     preference, agent = one
     points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
@@ -226,7 +226,7 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
             if preference == "cumulative":
                 assert len(set(starts)) == 1, name
             else:
-                # A series that had nothing to tell for a while begins anew where its last empty interval ended.
+                # A series that was not exported for a while starts again at the end of its last empty interval.
                 assert all(previous <= start for previous, start in zip(times, starts[1:], strict=False))
     assert longest >= 3
     if preference != "cumulative":
@@ -251,7 +251,7 @@ def test_rtts_are_those_of_the_lab(one: tuple[str, Arrived], lab: Lab) -> None:
         assert points[-1].attributes[semconv.NETWORK_TYPE] == f"ipv{network.subnet.version}"
 
 
-def test_resource_is_ours_and_what_the_variables_say(one: tuple[str, Arrived]) -> None:
+def test_the_resource_has_our_attributes_and_those_of_the_variables(one: tuple[str, Arrived]) -> None:
     _, agent = one
     resource = agent.points[PACKETS][0].resource
     assert resource["service.name"] == "otel-epping"
@@ -265,18 +265,18 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
     check_truth(one[1])
 
 
-def test_totals_are_those_of_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """TAP devices have no offloads, so the kernel counts packets as on the wire. We do so too, also for aggregates.
+def test_totals_equal_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
+    """TAP devices have no offloads, so the kernel counts packets as on the wire. The agent counts them in the same way.
 
-    ARP and the like are packets for both. The difference is 0: no packet is missing or counted twice.
+    Both count all packets, also those of ARP. The difference is 0, so no packet is missing or counted twice.
     """
-    # Before the count of `passed` began, the agent saw what was left of its own start: neighbour discovery, at most.
+    # Before the kernel's count started, the agent may have counted packets of neighbour discovery.
     extra = one[1].interface_packets() - matrix.passed
-    assert 0 <= extra <= 30, "neighbour discovery while agents start is all that may be more"
+    assert 0 <= extra <= 30, "only packets of neighbour discovery while agents start may be additional"
     assert matrix.passed > 1000
 
 
-def test_all_variants_agree_to_the_packet(matrix: Matrix) -> None:
+def test_all_variants_have_the_same_totals(matrix: Matrix) -> None:
     tcp = {
         name: Counter(
             {s: n for s, n in agent.totals(PACKETS).items() if str(dict(s)[semconv.TRAFFIC_CLASS])[:3] == "tcp"}
@@ -288,5 +288,6 @@ def test_all_variants_agree_to_the_packet(matrix: Matrix) -> None:
     assert all(other == first for other in tcp.values())
     rtts = [agent.rtts for agent in matrix.agents.values()]
     figure("RTTs that each of the agents counted", rtts)
-    # Each draws its own samples, at most one in 100 ms a flow and direction, so these agree only about.
+    # Each agent takes its own RTT samples, at most one per flow and direction in 100 ms. So the numbers of RTTs are
+    # only approximately equal.
     assert min(rtts) > 0.95 * max(rtts) > 100

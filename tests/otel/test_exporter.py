@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how an export is split into requests, how long it may take, and what is sent again after a failure."""
+"""Tests how an export is split into requests, how long it may take, and which requests are repeated after failures."""
 
 import dataclasses
 import time
@@ -37,13 +37,13 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_s
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program for this file: readers start without counts."""
+    """A program that no other test uses, so that readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 def flows(bench: Bench, count: int) -> None:
-    """Feed a packet each of `count` flows, each with two new subnets."""
+    """Feed one packet of each of `count` flows. Each flow has two new subnets."""
     sender = bench.feeders[EGRESS]
     frame = bytearray(bench.flow().frame(0, "PA", 1000, 0, b"data"))
     for number in range(count):
@@ -73,7 +73,7 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
 
 
 def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every subnet has a histogram of 160 buckets and large counts: the most bytes for its weight."""
+    """Every subnet has a histogram of 160 buckets with large counts. No other points have more bytes per weight."""
     flows(bench, 2000)
     read = Reader.read
 
@@ -101,17 +101,17 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
 
 
 class Slow(OTLPMetricExporter):
-    """An exporter with a slow way to the receiver."""
+    """An exporter that takes at least 0.1 s for each request."""
 
     def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
         time.sleep(0.1)
         return super().export(*arguments, **options)
 
 
-def test_an_export_keeps_its_deadline_and_the_next_goes_on(
+def test_an_export_keeps_its_deadline_and_the_next_one_continues(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also when every request succeeds, but slowly: the next export continues with the rest."""
+    """Every request succeeds, but slowly. The next export continues with the requests that were not sent."""
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
     monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
     flows(bench, 200)
@@ -138,14 +138,15 @@ def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypat
     began = time.monotonic()
     provider.force_flush()
     took = time.monotonic() - began
-    # The exporter waits 1 s, then 2 s, each give or take a fifth; the 4 s that come next are beyond its time.
+    # The exporter waits 1 s, then 2 s, each with a random deviation of up to 20 %. The next wait of 4 s would exceed
+    # its timeout.
     print("\n[measured] export of many requests to a dead collector, timeout 5 s:", round(took, 2), "s")
     assert took < 5.5
     assert wrapped.failed >= 1
 
 
 class Poisoned(OTLPMetricExporter):
-    """An exporter to a receiver that slowly rejects each request with one of the subnets."""
+    """An exporter whose receiver slowly rejects each request that contains a certain subnet."""
 
     subnet = "20.0.100.0/24"
 
@@ -156,7 +157,7 @@ class Poisoned(OTLPMetricExporter):
         return super().export(metrics_data, *arguments, **options)
 
 
-def test_a_request_that_always_fails_does_not_keep_others_back(
+def test_a_request_that_always_fails_does_not_block_others(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
@@ -167,16 +168,16 @@ def test_a_request_that_always_fails_does_not_keep_others_back(
         reader.force_flush()
     found = {point.attributes[semconv.SUBNET] for point in sink.points(PACKETS)}
     assert Poisoned.subnet not in found
-    assert len(found) >= 380, "only those of one request are missing"
+    assert len(found) >= 380, "only the subnets of one request are missing"
     reader.shutdown()
 
 
 @pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
-def test_an_export_that_failed_is_repeated(shared: Bench, sink: Sink, temporality: AggregationTemporality) -> None:
+def test_a_failed_export_is_repeated(shared: Bench, sink: Sink, temporality: AggregationTemporality) -> None:
     reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink, temporality), shared.collector, 60)
     conversation = Conversation(shared)
     conversation.record([5 * MS] * 3)
-    sink.fail_with(403)  # not retried by the exporter
+    sink.fail_with(403)  # the exporter itself does not repeat the request
     reader.force_flush()
     assert not sink.points(metric_table.RTT.name)
     sink.recover()
@@ -194,8 +195,8 @@ def test_an_export_that_failed_is_repeated(shared: Bench, sink: Sink, temporalit
     reader.shutdown()
 
 
-def test_a_part_that_failed_is_the_only_one_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Delta: every third request is rejected. In the end every packet is exported once."""
+def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With delta temporality, every third request is rejected. In the end, every packet is exported once."""
 
     class Moody(OTLPMetricExporter):
         turn = 0
@@ -218,9 +219,7 @@ def test_a_part_that_failed_is_the_only_one_repeated(bench: Bench, sink: Sink, m
     reader.shutdown()
 
 
-def test_a_reading_that_fails_is_an_export_that_failed(
-    bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_reading_is_a_failed_export(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
     results: list[Failure | None] = []
     wrapped = ProducerExporter(exporter(sink), bench.collector, on_result=results.append)
     reader = PeriodicExportingMetricReader(wrapped, 60_000)
@@ -235,7 +234,7 @@ def test_a_reading_that_fails_is_an_export_that_failed(
     (failure,) = results
     assert failure
     assert failure.text == "cannot read the kernel's counts: no memory to read"
-    assert len(sink.points("orders")) == 1, "the application's own metrics get through"
+    assert len(sink.points("orders")) == 1, "the application's own metrics are exported"
     monkeypatch.undo()
     reader.force_flush()
     assert results == [failure, None]

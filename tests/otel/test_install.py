@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests install() next to an application's provider: the last interval is exported, however the application ends."""
+"""Tests install() next to an application's provider. The last interval is exported however the application ends."""
 
 import os
 import random
@@ -27,12 +27,12 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, pack
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program for this file: readers start without counts."""
+    """A program that no other test uses, so that readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
-def test_a_provider_without_data_exports_ours(bench: Bench, sink: Sink) -> None:
+def test_our_metrics_are_exported_if_the_provider_has_no_data(bench: Bench, sink: Sink) -> None:
     provider = MeterProvider(shutdown_on_exit=False)
     reader = install(provider, exporter(sink), bench.collector, 60)
     Conversation(bench).record([5 * MS])
@@ -42,7 +42,7 @@ def test_a_provider_without_data_exports_ours(bench: Bench, sink: Sink) -> None:
     provider.shutdown()
 
 
-def test_the_applications_resource_is_ours_and_its_metrics_are_not_exported_twice(bench: Bench, sink: Sink) -> None:
+def test_the_applications_resource_is_used_and_its_metrics_are_exported_once(bench: Bench, sink: Sink) -> None:
     theirs = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     resource = Resource.create({"service.name": "shop"})
     provider = MeterProvider(metric_readers=[theirs], resource=resource, shutdown_on_exit=False)
@@ -95,7 +95,7 @@ if "shutdown" in sys.argv:
 
 @pytest.mark.parametrize("end", ["", "shutdown", "close"])
 def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, end: str) -> None:
-    """By atexit alone, with the reader shut down before, and with the collector closed before the reader."""
+    """The application just ends, or shuts the reader down before, or closes the collector before."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", APPLICATION, sink.grpc_endpoint, *end.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -161,9 +161,9 @@ reader.shutdown()
 
 
 @pytest.mark.parametrize("way", ["fork", "close", "thread", "multiprocessing"])
-def test_forked_workers_export_nothing_of_the_collector(sink: Sink, way: str) -> None:
+def test_forked_workers_do_not_export_our_metrics(sink: Sink, way: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    # Python 3.12 and later warn a process that forks while it has threads, as the SDK's.
+    # From Python 3.12 on, fork() warns in a process that has threads, such as those of the SDK.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, sink.http_endpoint, way]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr
@@ -171,13 +171,13 @@ def test_forked_workers_export_nothing_of_the_collector(sink: Sink, way: str) ->
     assert done.stdout == "{'lo': True}\n"
     rtts = [point for point in sink.points(metric_table.RTT.name) if point.attributes[semconv.SUBNET] != "127.0.0.0/24"]
     assert sum(point.point.count for point in rtts) == 10
-    mine = {point.resource["service.instance.id"] for point in rtts}
-    assert len(mine) == 1
-    assert {point.resource["service.instance.id"] for point in sink.points(metric_table.MEMORY_USAGE.name)} == mine
+    ours = {point.resource["service.instance.id"] for point in rtts}
+    assert len(ours) == 1
+    assert {point.resource["service.instance.id"] for point in sink.points(metric_table.MEMORY_USAGE.name)} == ours
     assert len({point.resource["service.instance.id"] for point in sink.points("shop.orders")}) == 4
 
 
-def test_flushes_from_three_threads_tell_each_packet_once(bench: Bench, sink: Sink) -> None:
+def test_flushes_from_three_threads_export_each_packet_once(bench: Bench, sink: Sink) -> None:
     provider = MeterProvider(shutdown_on_exit=False)
     reader = install(provider, exporter(sink, AggregationTemporality.DELTA), bench.collector, 60)
     stop = threading.Event()

@@ -23,16 +23,17 @@ pytestmark = pytest.mark.parallel
 ROOT = Path(__file__).resolve().parents[2]
 MAPS_H = (ROOT / "bpf/maps.h").read_text()
 METHODS_H = (ROOT / "bpf/methods.h").read_text()
-# Values that have no enum of their own in the program, but are the rows of arrays: their order is the standard's.
+# The ECN values have no enum in the program. They are the indexes of an array, in the order of the standard.
 ECN_BY_CODEPOINT = {0b00: "not_ect", 0b01: "ect_1", 0b10: "ect_0", 0b11: "ce"}
 
 
 def enum(name: str) -> dict[str, int]:
-    """Return the enumerators of an enum of bpf/maps.h, in lower case and without prefix.
+    """Return the enumerators of an enum of bpf/maps.h, in lower case and without their prefix.
 
-    The last one, which counts the others, is left out. Its name is the plural of the prefix: CLASSES of CLASS_.
+    The last enumerator, which counts the others, is left out. Its name is the plural of the prefix, such as CLASSES for
+    CLASS_.
     """
-    if name == "method":  # made from the table of methods
+    if name == "method":  # the macro table of methods defines this enum
         return {method.lower(): number for number, method in enumerate(re.findall(r"ROW\(METHOD_(\w+),", METHODS_H))}
     body = re.search(rf"enum {name} {{(.*?)}}", MAPS_H, re.DOTALL)
     assert body, f"no enum {name}"
@@ -73,7 +74,7 @@ def test_code_points_are_those_of_rfc_3168() -> None:
 
 @pytest.fixture(scope="module")
 def dtypes() -> dict[str, np.dtype[Any]]:
-    """The records as which the compiled program's arrays are read."""
+    """The numpy record types of the arrays of the compiled program."""
     with EppingCollector(EppingConfig()) as collector:
         reader = collector.reader()
         return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
@@ -85,12 +86,12 @@ COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
-    """Columns raises if labels and fields do not match."""
+    """The constructor of Columns raises if labels and fields do not match."""
     columns = Columns(TABLES[table], dtypes[table])
     series = [column for its_columns in columns.by_metric.values() for column in its_columns]
     assert len(series) == len(set(series))
     unused = dtypes[table]["unused"].itemsize // 8 if "unused" in (dtypes[table].names or ()) else 0
-    assert set(series) == set(range(dtypes[table].itemsize // 8 - unused)), "the last ones are unused"
+    assert set(series) == set(range(dtypes[table].itemsize // 8 - unused)), "only the columns at the end are unused"
 
 
 @pytest.mark.unit
@@ -107,7 +108,7 @@ def test_an_axis_or_an_attribute_distinguishes_the_counters_of_a_metric() -> Non
 
 
 @pytest.mark.unit
-def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> None:
+def test_every_attribute_of_a_point_is_in_the_tables() -> None:
     used = {key for metric in metric_table.METRICS for key in metric.keys}
     assert used | {semconv.OVERFLOW} == set(semconv.ATTRIBUTES)
     of_subnet = {semconv.SUBNET, semconv.NETWORK_TYPE, semconv.INTERFACE, semconv.SIDE}
@@ -118,7 +119,7 @@ def test_every_attribute_of_a_point_is_in_the_metrics_row_and_explained() -> Non
 
 
 @pytest.mark.unit
-def test_values_of_attributes_are_in_their_explanation() -> None:
+def test_descriptions_of_attributes_list_their_values() -> None:
     for key, labels in {
         semconv.SIDE: semconv.SIDES,
         semconv.METHOD: methods.ALL,
@@ -150,12 +151,12 @@ def test_units_and_names_follow_the_conventions() -> None:
 
 
 @pytest.mark.unit
-def test_the_documentation_is_made_from_the_table() -> None:
+def test_the_documentation_is_generated_from_the_table() -> None:
     assert (ROOT / "docs/metrics.md").read_text() == metrics_page.markdown(), "run `make docs`"
 
 
 @pytest.mark.unit
-def test_names_are_written_nowhere_else() -> None:
+def test_no_other_module_contains_a_metric_or_attribute_name() -> None:
     names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
     found = []
     for path in sorted((ROOT / "otel_epping").rglob("*.py")):

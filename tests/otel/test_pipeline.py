@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pipelines: the exporters that the OTEL_* variables select, or one line with the variable and the cure."""
+"""Tests pipelines. The OTEL_* variables select the exporters, or one line names the wrong variable and the cure."""
 
 import os
 import socket
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program for this file: readers start without counts."""
+    """A program that no other test uses, so that readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets OTEL_* variables, and unsets all others."""
+    """Return a function that sets OTEL_* variables, and unsets all others."""
 
     def set_variables(**values: str) -> None:
         for name in [name for name in os.environ if name.startswith("OTEL_")]:
@@ -41,10 +41,10 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return set_variables
 
 
-def test_our_own_instruments_arrive_next_to_the_kernels(
+def test_metrics_of_instruments_and_of_the_kernel_are_exported(
     shared: Bench, sink: Sink, variables: Callable[..., None]
 ) -> None:
-    """They have the same scope as the kernel's, and OTLP's encoder keeps only one of two equal scopes in a request."""
+    """Both have the same scope, and the OTLP encoder keeps only one of two equal scopes in a request."""
     variables(OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
     pipelines = Pipelines(shared.collector, 60, lambda *_: None)
     Conversation(shared).record([5 * MS])
@@ -53,8 +53,8 @@ def test_our_own_instruments_arrive_next_to_the_kernels(
     assert names >= {metric_table.RTT.name, metric_table.READ_DURATION.name, metric_table.EXPORT_FAILED.name}
 
 
-def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:
-    """One pushes deltas and one is scraped; otel/test_export_shutdown.py has two that push."""
+def test_each_of_several_exporters_exports_all_counts(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:
+    """One exporter pushes deltas, and one is scraped. otel/test_export_shutdown.py has two exporters that push."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,7 +65,8 @@ def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variabl
         OTEL_EXPORTER_PROMETHEUS_HOST="127.0.0.1",
         OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
     )
-    # Not flushed by us: Prometheus' reader keeps what it is made to collect, and the next scrape has it twice.
+    # The test does not flush. Otherwise the Prometheus reader would keep the collected points, and the next scrape
+    # would contain them twice.
     pipelines = Pipelines(bench.collector, 0.1, lambda *_: None)
     conversation = Conversation(bench)
     for _ in range(5):
@@ -100,7 +101,7 @@ def test_each_of_several_exporters_is_complete(bench: Bench, sink: Sink, variabl
         ),
     ],
 )
-def test_variables_that_do_not_fit_are_named_with_their_cure(
+def test_wrong_variables_are_named_with_their_cure(
     variables: Callable[..., None], values: dict[str, str], named: str, cure: str
 ) -> None:
     variables(**values)
@@ -111,7 +112,7 @@ def test_variables_that_do_not_fit_are_named_with_their_cure(
     assert "\n" not in str(failure.value)
 
 
-def test_an_exporter_that_cannot_be_made_is_named(shared: Bench, variables: Callable[..., None]) -> None:
+def test_an_exporter_that_cannot_be_created_is_named(shared: Bench, variables: Callable[..., None]) -> None:
     variables(OTEL_METRICS_EXPORTER="prometheus", OTEL_EXPORTER_PROMETHEUS_HOST="nowhere.invalid")
     with pytest.raises(EppingError, match="cannot set up the exporter prometheus"):
         Pipelines(shared.collector, 60, lambda *_: None)
@@ -131,7 +132,7 @@ def test_an_exporter_that_cannot_be_made_is_named(shared: Bench, variables: Call
         ({"OTEL_METRICS_EXPORTER": "prometheus"}, ["prometheus"]),
     ],
 )
-def test_exporters_are_those_that_the_variables_name(
+def test_the_variables_select_the_exporters(
     variables: Callable[..., None], values: dict[str, str], names: list[str]
 ) -> None:
     variables(**values)

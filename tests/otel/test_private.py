@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Only otel/private.py uses private members of the OpenTelemetry SDK, its exporters, grpc, requests and urllib3."""
+"""Tests that only otel/private.py uses private members of OpenTelemetry, its exporters, grpc, requests and urllib3."""
 
 import ast
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = ROOT / "otel_epping/otel/private.py"
 LIBRARIES = {"opentelemetry", "grpc", "requests", "urllib3"}
-# These packages know no objects of the libraries; tests/test_project.py checks their imports.
+# These packages use no objects of the libraries. tests/test_project.py checks their imports.
 BELOW = ("kernel", "series", "events", "process")
 # Documented members of NamedTuple, and os._exit().
 PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}
@@ -25,7 +25,7 @@ def is_private(name: str) -> bool:
 
 
 def uses(source: str) -> Iterator[str]:
-    """Private members of other objects, whether read, written, imported, overridden or named for getattr()."""
+    """Yield private members of other objects that a source reads, writes, imports, overrides or names in getattr()."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):
@@ -54,7 +54,7 @@ def test_no_other_module_uses_a_private_member() -> None:
     assert {path: names for path, names in found.items() if names} == {}
 
 
-def test_the_module_of_private_members_uses_some() -> None:
+def test_uses_in_the_module_of_private_members_are_found() -> None:
     found = set(uses(PRIVATE.read_text()))
     assert {
         "_preferred_temporality",
@@ -88,5 +88,5 @@ def test_a_use_is_found(source: str) -> None:
 @pytest.mark.parametrize(
     "source", ["self._client", "cls._made", "row._replace(x=1)", "leaf._fields_", "from otel_epping.x import _y"]
 )
-def test_own_members_are_none(source: str) -> None:
+def test_own_members_are_not_reported(source: str) -> None:
     assert list(uses(source)) == []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that deltas of the SDK whose export failed are added to the next export, with a real provider."""
+"""Tests, with a real provider, that deltas of the SDK are exported again after their export has failed."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 class Receiver:
-    """The totals of an application's counters at the receiver: (scope, metric, attributes) -> sum."""
+    """A receiver's totals of the counters of an application: (scope, metric, attributes) -> sum."""
 
     def __init__(self, temporality: AggregationTemporality) -> None:
         self.reader = InMemoryMetricReader({Counter: temporality})
@@ -41,8 +41,8 @@ class Receiver:
                     self.spans.setdefault(key, []).append((point.start_time_unix_nano, point.time_unix_nano))
 
 
-def test_deltas_arrive_whole_after_failures() -> None:
-    """Also for a counter, and for a scope, without new data when the export succeeds."""
+def test_deltas_are_complete_after_failures() -> None:
+    """When the export succeeds, one counter and one scope have no new data. Their earlier deltas arrive, too."""
     receiver = Receiver(AggregationTemporality.DELTA)
     for arrives in (True, False, False, True, False, True):
         receiver.add("one", "orders", 1)
@@ -58,11 +58,13 @@ def test_deltas_arrive_whole_after_failures() -> None:
         ("two", "rare", "a"): 21,
     }
     spans = receiver.spans["one", "orders", "a"]
-    assert all(start is not None and end <= start for (_, end), (start, _) in pairwise(spans)), "none is counted twice"
+    assert all(start is not None and end <= start for (_, end), (start, _) in pairwise(spans)), (
+        "intervals do not overlap"
+    )
     receiver.provider.shutdown()
 
 
-def test_cumulative_counters_need_nothing() -> None:
+def test_cumulative_counters_are_not_kept() -> None:
     receiver = Receiver(AggregationTemporality.CUMULATIVE)
     for arrives in (False, True):
         receiver.add("one", "orders", 1)
@@ -71,7 +73,9 @@ def test_cumulative_counters_need_nothing() -> None:
     receiver.provider.shutdown()
 
 
-def test_what_is_kept_is_bounded(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_number_of_kept_points_is_limited(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(sdk_deltas, "_MAX_POINTS", 10)
     receiver = Receiver(AggregationTemporality.DELTA)
     for number in range(12):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the kernel's counts as points of the SDK: equal to what the SDK would have counted, in plain numbers."""
+"""Tests the kernel's counts as points of the SDK. They equal the SDK's own counts, and hold plain Python numbers."""
 
 import io
 import json
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.parallel
 
 
 def lowered(point: Any, scale: int) -> tuple[list[int], int]:
-    """Return counts and offset of a point at a lower scale."""
+    """Return the bucket counts and the offset of a point, converted to a lower scale."""
     one = histogram.Buckets(np.array(list(point.positive.bucket_counts), "u8"), point.positive.offset, point.scale)
     one = histogram.trim(*one)
     while one.scale > scale:
@@ -58,12 +58,12 @@ def check_equal(ours: ExponentialHistogramDataPoint, sdks: ExponentialHistogramD
 
 @pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
 @pytest.mark.parametrize("widest", ["fits", "is scaled down"])
-def test_the_kernel_counts_what_the_sdk_would_have(
+def test_the_kernels_histograms_equal_those_of_the_sdk(
     shared: Bench, sink: Sink, temporality: AggregationTemporality, widest: str
 ) -> None:
-    """5000 RTTs, log-uniform, recorded by kernel and SDK and exported by the same exporter are equal, twice."""
+    """Kernel and SDK record the same 5000 log-uniform RTTs, and the same exporter exports both, in two intervals."""
     draw = random.Random(5)
-    # At scale 4, 160 buckets are ten doublings: 1 ms to 1 s fit, 1 us to 60 s don't.
+    # At scale 4, 160 buckets cover ten doublings. RTTs from 1 ms to 1 s fit, and RTTs from 1 us to 60 s do not.
     low, high = (20.0, 29.9) if widest == "fits" else (10.0, 35.8)
     view = View(
         instrument_name=SDK_RTT,
@@ -131,7 +131,7 @@ def test_the_console_prints_valid_json(shared: Bench) -> None:
     assert {"shop.orders", metric_table.RTT.name, PACKETS} <= set(names)
 
 
-def test_unknown_extremes_are_left_off_the_wire(sink: Sink) -> None:
+def test_unknown_extremes_are_not_exported(sink: Sink) -> None:
     one = histogram.Buckets(np.array([2, 3], "u8"), buckets.first_index(4), 4)
     unknown = sdk_points.rtt_point({}, 1, 2, one, 5_000, (buckets.RTT_MAX_NS, 0))
     known = sdk_points.rtt_point({}, 1, 2, one, 5_000, (1_000, 1_050))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the metrics of the agent about itself with what the kernel and other sources report."""
+"""Compares the metrics of the agent about itself with the figures of the kernel and of other sources."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
 
 @contextmanager
 def bpf_stats() -> Iterator[None]:
-    """Makes the kernel count runs of programs while the body runs."""
+    """Make the kernel count the runs of BPF programs while the body runs."""
     fd = ctypes.CDLL("libbpf.so.1").bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     assert fd >= 0
     try:
@@ -42,7 +42,7 @@ def bpf_stats() -> Iterator[None]:
 
 @contextmanager
 def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], None]]:
-    """Exports the kernel's counts, and then the instruments of the same reading."""
+    """Yield a function that exports the kernel's counts, and then the instruments of the same reading."""
     own = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     provider = MeterProvider(metric_readers=[own], shutdown_on_exit=False)
     reader = install(provider, exporter(sink), collector, 60)
@@ -57,7 +57,7 @@ def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], N
 
 
 def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
-    """Return the newest values of a metric by its attribute."""
+    """Return the newest values of a metric by the value of its attribute."""
     points = sink.points(metric.name)
     newest = max((point.point.time_unix_nano for point in points), default=0)
     return {
@@ -67,7 +67,7 @@ def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
     }
 
 
-def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
+def test_interfaces_program_runs_memory_and_durations(ns: Namespace) -> None:
     with Sink() as sink, EppingCollector(SMALL) as collector, exporting(collector, sink) as export:
         with ns.entered():
             ns.ip("link add gone0 type veth peer name gone1", "link set gone0 up")
@@ -76,7 +76,7 @@ def test_what_the_agent_takes_and_watches(ns: Namespace) -> None:
         converse(ns)
         export()
         assert latest(sink, metric_table.INTERFACE_ATTACHED) == {"lo": 1, "gone0": 1}
-        assert latest(sink, metric_table.PROGRAM_RUNS) == {}, "the kernel doesn't count"
+        assert latest(sink, metric_table.PROGRAM_RUNS) == {}, "the kernel does not count runs by default"
         counted = sum(point.point.as_int for point in sink.points(ALL_PACKETS))
         sink.clear()
 
@@ -111,7 +111,7 @@ def small() -> Iterator[Bench]:
 
 
 def test_flows_evicted(small: Bench) -> None:
-    """All new flows, less those that are still in the table."""
+    """The evicted flows are all created flows except those that are still in the table."""
     with Sink() as sink, exporting(small.collector, sink) as export:
         for strangers in (300, 3000, 0, 2000):
             run(small, Load(flows=0, strangers=strangers, packets_of_each=2, hosts=250, duration_ms=1000))
@@ -124,7 +124,7 @@ def test_flows_evicted(small: Bench) -> None:
         assert small.counters()["flows_created"] == 5300
 
 
-def test_flows_that_come_while_the_table_is_looked_through_are_not_taken_for_evicted(
+def test_flows_created_during_a_reading_do_not_count_as_evicted(
     bench_of: Callable[[EppingConfig], Bench],
 ) -> None:
     bench = bench_of(EppingConfig(packet_clock=True, max_subnets=1024, max_flows=1 << 17, sample_interval_ns=0))
@@ -135,10 +135,10 @@ def test_flows_that_come_while_the_table_is_looked_through_are_not_taken_for_evi
         flow = bench.flow(client="10.1.1.1", server="10.2.2.2")
         frame = bytearray(flow.frame(0, "PA", 1000, 0, b"data"))
         feeder = bench.feeders[EGRESS]
-        for number in range(20_000):  # so few that no set of the table is full
+        for number in range(20_000):  # so few flows that no set of the table is full
             if stop.is_set():
                 break
-            frame[34:36] = (number + 1024).to_bytes(2, "big")  # the source's port
+            frame[34:36] = (number + 1024).to_bytes(2, "big")  # the source port
             feeder.set(bytes(frame))
             feeder.run(START_NS)
 
@@ -148,5 +148,5 @@ def test_flows_that_come_while_the_table_is_looked_through_are_not_taken_for_evi
     stop.set()
     coming.join()
     flows = [reading.flows for reading in readings]
-    assert flows[-1] - flows[0] > 50, "flows really came meanwhile"
+    assert flows[-1] - flows[0] > 50, "flows were created during the readings"
     assert [reading.flows_evicted for reading in readings] == [0] * 20

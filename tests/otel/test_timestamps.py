@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the machine's clock back an hour and forward again while agents export.
+"""Sets the machine's clock back by an hour and forward again while agents export.
 
-One agent has another kernel time, as after a suspension: the kernel's clock stands still, the wall clock does not.
+One agent has another monotonic clock than the kernel program. This simulates a suspension, during which the kernel's
+clock stands still and the wall clock does not.
 """
 
 import socket
@@ -28,7 +29,7 @@ SECOND = 10**9
 
 
 def series(sink: Sink) -> Iterator[tuple[str, list[Point]]]:
-    """All series of all metrics, those of the SDK too, in the order of arrival."""
+    """Yield all series of all metrics, also those of the SDK. Their points are in the order of arrival."""
     for name in {metric.name for _, metric in sink.metrics()}:
         found: dict[str, list[Point]] = {}
         for point in sink.points(name):
@@ -38,7 +39,7 @@ def series(sink: Sink) -> Iterator[tuple[str, list[Point]]]:
 
 
 def check_times(sink: Sink, earliest_ns: int, *, delta: bool) -> int:
-    """Whether each series is one of intervals that follow one another; how many points there were."""
+    """Check that the intervals of each series follow each other. Return the number of points."""
     count = 0
     for name, points in series(sink):
         times = [(one.point.start_time_unix_nano, one.point.time_unix_nano) for one in points]
@@ -67,7 +68,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         converse(ns)
         sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
         with set_back(HOUR_S):
-            # New slots were made after the step, and are exported with the time of a clock that is ahead.
+            # Slots created after the step are exported with the time of our clock, which is ahead of the wall clock.
             with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for host in range(1, 20):
                     sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))
@@ -79,15 +80,15 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         assert agent.stop() == 0
         assert check_times(sink, began_ns, delta=temporality == "delta") > 100
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.RTT.name))
-        assert 0 <= time.time_ns() - latest_ns < 10 * SECOND  # forward it was followed at once
+        assert 0 <= time.time_ns() - latest_ns < 10 * SECOND  # our clock follows a step forward at once
         assert "127.7.0.19/32" in {
             one.attributes[semconv.SUBNET] for one in sink.points(metric_table.SUBNET_PACKETS.name)
         }
     assert agent.log.read_text().count("the clock was set back") == 1
 
 
-def test_a_clock_that_is_not_the_kernels(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """In a time namespace that is eleven days ahead: what the kernel says of slots is, by that, of eleven days ago."""
+def test_an_agent_in_a_time_namespace(ns: Namespace, start: Callable[..., Agent]) -> None:
+    """The monotonic clock of the agent is eleven days ahead of that of the kernel. So slots seem eleven days old."""
     ahead = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", "1000000", "--boottime", "1000000", "--"]
     with Sink(namespace=ns) as sink:
         began_ns = time.time_ns()
@@ -102,10 +103,10 @@ def test_a_clock_that_is_not_the_kernels(ns: Namespace, start: Callable[..., Age
 
 
 @pytest.mark.parametrize("made", [GrpcExporter, HttpExporter])
-def test_a_request_never_has_more_time_than_the_exporter_gives_it(
+def test_a_step_of_the_wall_clock_does_not_extend_the_timeout(
     made: type[GrpcExporter | HttpExporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would, where the clock is set back between two tries: the exporters reckon by the clock on the wall."""
+    """The official exporters compute the remaining time by the wall clock, which may be set back between two tries."""
     clock = count(time.time(), -HOUR_S)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         exporter = made(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests low and high limits on file descriptors: surplus interfaces are rejected, and nothing else fails."""
+"""Tests low and high limits on file descriptors. Interfaces over the limit are rejected, and nothing else fails."""
 
 import os
 import re
@@ -38,7 +38,7 @@ def limited(soft: int, hard: int) -> list[str]:
 
 
 def counted(sink: Sink, event: str) -> int:
-    """Return how many interfaces were attached or rejected, by the agent's own metric."""
+    """Return how many interface events of this kind the agent has counted in its own metric."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 
@@ -52,10 +52,13 @@ def test_the_soft_limit_is_raised_to_the_hard_one(many: Namespace, start: Callab
 
 
 @pytest.mark.parametrize("hook", ["tcx", "clsact"])
-def test_interfaces_too_many_are_refused_at_the_start_and_later(
+def test_too_many_interfaces_are_rejected_at_the_start_and_later(
     many: Namespace, start: Callable[..., Agent], hook: str
 ) -> None:
-    """Over HTTP, which uses a descriptor for each connection. An interface takes the place of one that leaves."""
+    """The agent exports over HTTP, with a descriptor for each connection.
+
+    When an interface is deleted, a rejected one is attached.
+    """
     with Sink(namespace=many) as sink:
         agent = start(
             "-i", "lo", "-i", "v*", "--hook", hook, "--interval", "100ms",
@@ -64,21 +67,21 @@ def test_interfaces_too_many_are_refused_at_the_start_and_later(
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.http_endpoint.removesuffix("/v1/metrics"),
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )  # fmt: skip
-        refused = REFUSED.findall(agent.log.read_text())
-        assert 0 < len(refused) < INTERFACES
-        eventually(lambda: counted(sink, "refused") == len(refused), PATIENCE_S, "refused ones are counted")
-        assert counted(sink, "attached") == INTERFACES + 1 - len(refused)
+        rejected = REFUSED.findall(agent.log.read_text())
+        assert 0 < len(rejected) < INTERFACES
+        eventually(lambda: counted(sink, "refused") == len(rejected), PATIENCE_S, "rejected interfaces are counted")
+        assert counted(sink, "attached") == INTERFACES + 1 - len(rejected)
         many.ip("link add late type ifb", "link set late up", "link delete v0")
-        agent.wait_for(f"attached to {refused[0]}")
+        agent.wait_for(f"attached to {rejected[0]}")
         converse(many, 3)
         requests = len(sink.received)
-        eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports go on")
-        assert len(REFUSED.findall(agent.log.read_text())) == len(refused)  # logged once each
+        eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports continue")
+        assert len(REFUSED.findall(agent.log.read_text())) == len(rejected)  # each one is logged once
         assert agent.stop() == 0
 
 
-def test_descriptors_beyond_those_of_select(ns: Namespace, public: Path) -> None:
-    """As some supervisors leak descriptors to us. An interface takes two descriptors."""
+def test_descriptor_numbers_above_the_limit_of_select(ns: Namespace, public: Path) -> None:
+    """Some supervisors leak descriptors to the agent. An interface takes two descriptors."""
     path = public / "settings.yaml"
     path.write_text("interface: lo\n")
     command = ["sh", "-c", "ulimit -n 3000; " + 'exec "$0" "$@"', *AGENT, "run", "--config", str(path)]
@@ -108,14 +111,14 @@ def test_descriptors_beyond_those_of_select(ns: Namespace, public: Path) -> None
         process.wait()
 
 
-def test_an_agent_outlives_a_time_without_descriptors(ns: Namespace, start: Callable[..., Agent], public: Path) -> None:
-    """Interfaces, settings, exports and probes fail meanwhile, and work again afterwards."""
+def test_an_agent_survives_a_time_without_descriptors(ns: Namespace, start: Callable[..., Agent], public: Path) -> None:
+    """Without descriptors, interfaces, settings, exports and probes fail. They work again afterwards."""
     path = public / "settings.yaml"
     path.write_text("interface: lo\nhealth_port: 9872\n")
     with Sink(namespace=ns) as sink:
         agent = start(
             "--config", str(path), "--interval", "100ms",
-            command=COMMAND,  # of our user, whose limits we may change
+            command=COMMAND,  # runs as our user, so the test may change its limits
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.http_endpoint.removesuffix("/v1/metrics"),
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )  # fmt: skip
@@ -133,7 +136,7 @@ def test_an_agent_outlives_a_time_without_descriptors(ns: Namespace, start: Call
         agent.process.send_signal(signal.SIGHUP)
         agent.wait_for("attached to up1")
         requests = len(sink.received)
-        eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports go on")
+        eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports continue")
         with ns.entered():
             assert urllib.request.urlopen("http://127.0.0.1:9872/livez").status == 200
         assert agent.stop() == 0

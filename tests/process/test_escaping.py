@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the escaping of text from outside: no information is lost, and any output can carry the result."""
+"""Tests the escaping of text from outside. No information is lost, and any output can contain the escaped text."""
 
 import pytest
 from hypothesis import given
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
         (b"", ""),
     ],
 )
-def test_what_is_not_printable_is_written_in_hexadecimal(raw: bytes, text: str) -> None:
+def test_unprintable_bytes_are_written_in_hexadecimal(raw: bytes, text: str) -> None:
     assert escaped(raw) == text
     assert escaped(raw.decode("utf-8", "surrogateescape")) == text
     assert unescaped(text) == raw
@@ -33,7 +33,7 @@ def test_what_is_not_printable_is_written_in_hexadecimal(raw: bytes, text: str) 
 
 
 @given(st.binary() | st.text("\\x019abef\xe9").map(str.encode))
-def test_nothing_is_lost(raw: bytes) -> None:
+def test_escaping_is_reversible(raw: bytes) -> None:
     assert unescaped(escaped(raw)) == raw
     assert escaped(raw).isprintable()
     assert plain(escaped(raw)) == raw.decode("utf-8", "surrogateescape")

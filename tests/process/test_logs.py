@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the log: one line for each event of any logger, and JSON to the last line."""
+"""Tests the log. Each event of any logger is one line. In the JSON format, all lines are JSON, also the last one."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """Return the lines of a log as objects, and check the fields that each must have."""
+    """Return the lines of a JSON log as objects. Check that each object has the required fields."""
     found = [json.loads(line) for line in text.splitlines()]
     for each in found:
         assert re.fullmatch(RFC_3339, each["time"]), each
@@ -40,22 +40,22 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedProcess[str]:
-    """Run a process with this log and return its output."""
+    """Run Python code in a process with this log format and level, and return its output."""
     script = f"import logging\nfrom otel_epping.process import logs\nlogs.configure({form!r}, {level!r})\n{body}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-# Whatever ends up in a log: (what happens, what the line tells, whether it is an exception)
+# Events of all kinds: (the code, a text in the line, true if the event is an exception)
 EVENTS = {
     "a message": ("logging.getLogger('x').warning('one\\ntwo')", "one two", False),
-    "an exception told of": ("try:\n 1 / 0\nexcept Exception:\n logging.getLogger('x').exception('oh')", "oh", True),
+    "a logged exception": ("try:\n 1 / 0\nexcept Exception:\n logging.getLogger('x').exception('oh')", "oh", True),
     "uncaught": ("def f(): 1 / 0\nf()", "uncaught exception, the process ends", True),
     "uncaught in a thread": (
         "import threading\nthread = threading.Thread(target=lambda: 1 / 0)\nthread.start()\nthread.join()",
         "uncaught exception, the thread ends",
         True,
     ),
-    "uncaught in passing": (
+    "uncaught in a finalizer": (
         "class X:\n def __del__(self): 1 / 0\nx = X()\ndel x",
         "exception ignored",
         True,
@@ -89,17 +89,17 @@ def test_an_uncaught_exception_has_its_traceback_and_the_exit_code() -> None:
 
 
 @pytest.mark.unit
-def test_fields_of_an_event_are_fields() -> None:
+def test_extra_fields_of_an_event_are_json_fields() -> None:
     body = "logging.getLogger('x').info('seen', extra={'interface': 'eth0', 'packets': 3, 'of': {1, 2}, 'where': b''})"
     (record,) = objects(logged("json", body).stderr)
     assert (record["interface"], record["packets"]) == ("eth0", 3)
-    assert record["of"] == "{1, 2}", "what is no JSON is told all the same"
+    assert record["of"] == "{1, 2}", "a value that JSON does not have is logged as text"
     assert set(record) == {"time", "level", "message", "logger", "thread", "interface", "packets", "of", "where"}
 
 
 @pytest.mark.unit
-def test_what_a_terminal_would_obey_is_written_out() -> None:
-    """A receiver's error message is in our log and may contain anything."""
+def test_control_characters_are_escaped() -> None:
+    """The log contains error messages of receivers, and these may contain any character."""
     (line,) = logged("text", r"logging.getLogger('x').error('red \x1b[31m\x00 \u2028 café')").stderr.splitlines()
     assert line.endswith(r"ERROR red \x1b[31m\x00 café")
 
@@ -112,8 +112,8 @@ def test_levels(level: str, count: int) -> None:
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
-def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """At the lowest level and without a receiver: messages of exporters and the end are in our format."""
+def test_the_json_log_of_an_agent_is_json_to_the_end(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
+    """The agent logs at the lowest level, without a receiver. Messages of exporters and the last line are JSON too."""
     grpc = protocol == "grpc"
     settings = {"OTEL_EPPING_LOG_FORMAT": "json", "OTEL_EPPING_LOG_LEVEL": "debug"}
     settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000" if grpc else "2000"}
@@ -123,7 +123,7 @@ def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callabl
     with Sink(namespace=ns) as sink:
         endpoint = sink.grpc_endpoint if grpc else sink.http_endpoint.removesuffix("/v1/metrics")
         settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
-        if grpc:  # the core of which has something to say of a connection that goes
+        if grpc:  # the core of gRPC logs a message when a connection ends
             agent = start("-i", "lo", "-i", "up0", "--interval", "200ms", **settings)
             sink.wait_for(lambda received: received.requests, PATIENCE_S)
     if not grpc:
@@ -144,7 +144,7 @@ def test_the_agents_log_in_json_is_json_to_the_end(ns: Namespace, start: Callabl
     assert "hush" not in agent.log.read_text()
 
 
-def test_the_last_words_of_a_second_signal_are_json_too(ns: Namespace, start: Callable[..., Agent]) -> None:
+def test_the_last_line_after_a_second_signal_is_json(ns: Namespace, start: Callable[..., Agent]) -> None:
     with ns.entered():
         listener = socket.create_server(("127.0.0.1", 0))
     with listener:
@@ -158,7 +158,7 @@ def test_the_last_words_of_a_second_signal_are_json_too(ns: Namespace, start: Ca
     assert objects(agent.log.read_text())[-1]["message"].startswith("stopped at once")
 
 
-def test_what_ends_a_start_is_json_with_its_detail(ns: Namespace) -> None:
+def test_an_error_at_the_start_is_json(ns: Namespace) -> None:
     result = epping(ns, "run", "-i", "nowhere", "--log-format", "json")
     assert result.returncode == 1
     (record,) = objects(result.stderr)
@@ -173,11 +173,11 @@ def test_what_ends_a_start_is_json_with_its_detail(ns: Namespace) -> None:
         (["--log-level", "loud"], "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
     ],
 )
-def test_what_is_no_format_or_level(ns: Namespace, arguments: list[str], words: str) -> None:
+def test_invalid_formats_and_levels_are_errors(ns: Namespace, arguments: list[str], words: str) -> None:
     assert words in said(epping(ns, "run", "-i", "lo", *arguments))
 
 
-def test_a_log_that_cannot_be_written_ends_nothing(ns: Namespace) -> None:
+def test_the_agent_continues_if_its_log_cannot_be_written(ns: Namespace) -> None:
     with Path("/dev/full").open("w") as full:
         command = [*AGENT, "run", "-i", "lo", "--interval", "100ms"]
         settings = environment({"OTEL_METRICS_EXPORTER": "console"})
@@ -196,6 +196,6 @@ def test_a_log_that_cannot_be_written_ends_nothing(ns: Namespace) -> None:
 
 
 @pytest.mark.unit
-def test_last_words_are_text_without_a_log() -> None:
+def test_the_exit_message_is_text_without_a_log() -> None:
     assert not any(isinstance(handler.formatter, logs._Json) for handler in logging.getLogger().handlers)
     assert logs.exit_message("cause: cure", "a compiler's\nlog") == "a compiler's\nlog\notel-epping: cause: cure"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests names of interfaces, hosts and resources that are not UTF-8: always escaped, and never two in one series."""
+"""Tests interface names, host names and resources that are not UTF-8. All are escaped. Each has its own series."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,13 +19,13 @@ from tests.support.unprivileged import AGENT
 pytestmark = pytest.mark.parallel
 
 
-# The kernel takes all bytes but those of white space, '/' and ':'.
+# The kernel accepts all bytes in names except white space, '/' and ':'.
 NAMES = {b"caf\xe9": r"caf\xe9", b"caf\xe8": r"caf\xe8", rb"caf\xe9": r"caf\x5cxe9", b"caf\x1b[m": r"caf\x1b[m"}
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Namespace]:
-    """A host with a pair of interfaces for every two names, all up."""
+    """A host with interfaces of these names. Two names belong to each veth pair. All interfaces are up."""
     with Namespace("names") as namespace:
         names = [os.fsdecode(name) for name in [*NAMES, "café".encode(), b"plain0"]]
         for one, other in zip(names[::2], names[1::2], strict=True):
@@ -35,7 +35,7 @@ def host() -> Iterator[Namespace]:
         yield namespace
 
 
-def test_the_kernels_names_are_escaped_and_found_again(host: Namespace) -> None:
+def test_interfaces_are_found_by_their_escaped_names(host: Namespace) -> None:
     with host.entered():
         assert {link.name for link in links.links()} == {*NAMES.values(), "café", "plain0", "lo"}
         for text in (*NAMES.values(), "café"):
@@ -43,7 +43,7 @@ def test_the_kernels_names_are_escaped_and_found_again(host: Namespace) -> None:
             assert find(text).ifindex == next(link.ifindex for link in links.links() if link.name == text)
 
 
-def test_patterns_see_characters_and_single_bytes(host: Namespace) -> None:
+def test_patterns_match_characters_and_single_bytes(host: Namespace) -> None:
     with host.entered():
         assert set(present(["caf?"])) == {r"caf\xe9", r"caf\xe8", "café"}
         assert present([r"caf\xe9*"]) == [r"caf\xe9"]
@@ -54,7 +54,7 @@ def test_patterns_see_characters_and_single_bytes(host: Namespace) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_each_interface_has_its_own_series(host: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """Selected by the kernel's name, by the escaped name, and by a pattern."""
+    """The interfaces are selected by the kernel's name, by the escaped name, and by a pattern."""
     with Sink(namespace=host) as sink:
         endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint.removesuffix("/v1/metrics")
         agent = start(

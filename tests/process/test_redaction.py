@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that secrets in headers and endpoints never appear in the output: at any level, whatever fails."""
+"""Tests that secrets in headers and endpoints never appear in the output, at any level and after any error."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from tests.support.patience import PATIENCE_S
 pytestmark = pytest.mark.parallel
 
 
-# Well formed; with a line break, which no transport takes; without a name; with a name that is none.
+# A valid header; a value with a line break, which no transport accepts; no name; an invalid name.
 HEADERS = ["authorization=Bearer s3cr3t-one", "x-key=s3cr3t%0Atwo", "s3cr3t;three", "Authorization: Basic s3cr3t=="]
 
 
@@ -50,7 +50,7 @@ def test_no_log_has_a_secret(start: Callable[..., Agent]) -> None:
 
 @pytest.mark.unit
 @pytest.mark.parametrize(
-    ("variable", "value", "said", "left"),
+    ("variable", "value", "text", "redacted"),
     [
         (
             "HEADERS",
@@ -68,19 +68,19 @@ def test_no_log_has_a_secret(start: Callable[..., Agent]) -> None:
     ],
 )
 def test_a_secret_is_hidden_in_all_its_forms(
-    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, said: str, left: str
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, text: str, redacted: str
 ) -> None:
     monkeypatch.setenv(f"OTEL_EXPORTER_OTLP_{variable}", value)
-    assert redaction.redact(said) == left.replace("{}", redaction.HIDDEN)
+    assert redaction.redact(text) == redacted.replace("{}", redaction.HIDDEN)
 
 
 @pytest.mark.unit
 def test_tracebacks_are_logged_without_secrets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    secret = "".join(["s3", "cr3t"])  # which does not stand in the lines of a traceback
+    secret = "".join(["s3", "cr3t"])  # so the source lines in a traceback do not contain the secret
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization={secret}")
-    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())  # to be put back
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())  # restored after the test
     redaction.install()
     try:
         try:
@@ -96,6 +96,6 @@ def test_tracebacks_are_logged_without_secrets(
     logging.warning("%d of %d", 1, 2)
     assert secret not in caplog.text
     assert f"ValueError: cannot send {redaction.HIDDEN}" in caplog.text
-    assert "process/test_redaction.py" in caplog.text  # where it was raised
+    assert "process/test_redaction.py" in caplog.text  # the traceback names this file
     assert "\nValueError: harmless" in caplog.text
     assert "1 of 2" in caplog.text

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The deadline after the first signal: it ends a process that hangs, and not one that is about to end."""
+"""Tests the deadline after the first signal. It ends only a process that hangs, not a process that already exits."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 {}
 """
 HANGS = "while True: time.sleep(1)"
-# The interpreter deletes modules and their objects after it has reset the signal handlers.
+# The interpreter resets the signal handlers before it deletes modules and their objects.
 ENDS_SLOWLY = """
 class Slow:
     def __del__(self, sleep=time.sleep):
@@ -30,6 +30,6 @@ sys.exit(5)
 @pytest.mark.parametrize(
     ("end", "status", "message"), [(HANGS, 3, "otel-epping: at the deadline\n"), (ENDS_SLOWLY, 5, "")]
 )
-def test_the_exit_code(end: str, status: int, message: str) -> None:
+def test_the_deadline_sets_the_exit_code_only_if_the_process_hangs(end: str, status: int, message: str) -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM.format(end)], capture_output=True, text=True, timeout=10)
     assert (done.returncode, done.stderr) == (status, message)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests standard streams that are closed, full or of a narrow encoding: each command ends as with normal streams."""
+"""Tests standard streams that are closed, full or of a narrow encoding. Commands end as with normal streams."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ COMMANDS = {
 
 
 def redirected(redirections: str, command: list[str]) -> list[str]:
-    """Return the command with redirections."""
+    """Return a command that runs `command` in a shell with these redirections."""
     return ["sh", "-c", f'exec "$0" "$@" {redirections}', *command]
 
 
@@ -43,7 +43,7 @@ def test_commands_end_as_with_open_streams(ns: Namespace, arguments: tuple[str, 
 
 
 def is_ready(ns: Namespace) -> bool:
-    """Return whether the agent's probe reports that it is ready."""
+    """Return true if the probe of the agent reports that the agent is ready."""
     try:
         with ns.entered(), urllib.request.urlopen("http://127.0.0.1:9871/readyz") as answer:
             return bool(answer.status == 200)
@@ -53,7 +53,7 @@ def is_ready(ns: Namespace) -> bool:
 
 @pytest.mark.parametrize("streams", CLOSED)
 def test_an_agent_works_and_opens_no_file_as_a_standard_stream(ns: Namespace, streams: str) -> None:
-    """Its standard error may be closed, so the test asks its probes."""
+    """The standard error of the agent may be closed. So the test checks the probe instead of the log."""
     command = redirected(streams, [*AGENT, "run", "-i", "lo", "--health-port", "9871"])
     with ns.popen(command, env=environment({"OTEL_METRICS_EXPORTER": "console"}), stdin=subprocess.DEVNULL) as agent:
         try:
@@ -81,7 +81,7 @@ def test_an_application_that_has_closed_its_streams_can_load_the_program(streams
     assert done.returncode == 7
 
 
-def test_output_has_no_character_that_its_encoding_lacks(ns: Namespace) -> None:
+def test_characters_that_the_encoding_lacks_are_escaped(ns: Namespace) -> None:
     narrow = ["env", "PYTHONIOENCODING=latin-1:strict", *COMMAND]
     result = epping(ns, "config", "-i", "ca→f", "--health-address", os.fsdecode(b"\xe9"), command=narrow)
     assert result.returncode == 0, result.stderr
@@ -89,7 +89,7 @@ def test_output_has_no_character_that_its_encoding_lacks(ns: Namespace) -> None:
     assert r"there is no interface 'ca\u2192f'" in said(epping(ns, "run", "-i", "ca→f", command=narrow))
 
 
-def test_a_full_disk_is_named_as_what_it_is(ns: Namespace) -> None:
+def test_a_full_disk_is_reported(ns: Namespace) -> None:
     for arguments in (("--help",), ("check",), ("config", "--schema")):
         result = epping(ns, *arguments, command=redirected(">/dev/full", COMMAND))
         assert result.returncode == 1

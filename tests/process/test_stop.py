@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the deadline of the stop: the last export comes first, and neither a receiver nor the kernel can exceed it."""
+"""Tests how an agent stops: it exports before it detaches, and nothing delays the stop beyond its deadline."""
 
 import socket
 import subprocess
@@ -27,8 +27,8 @@ def host() -> Iterator[Namespace]:
         yield namespace
 
 
-def held(host: Namespace) -> int:
-    """Return how many hooks of the host's interfaces have a program."""
+def programs_on_hooks(host: Namespace) -> int:
+    """Return how many programs are on the hooks of the host's interfaces."""
     with host.entered():
         ifindexes = [link.ifindex for link in links.links()]
         filters = [
@@ -40,24 +40,24 @@ def held(host: Namespace) -> int:
 
 
 def test_the_last_export_comes_before_interfaces_are_detached(host: Namespace, start: Callable[..., Agent]) -> None:
-    """The kernel needs at least 10 ms to remove a TCX link, so some hundred interfaces take seconds."""
+    """The kernel needs at least 10 ms to remove a TCX link, so several hundred interfaces take seconds."""
     with Sink(namespace=host) as sink:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = start("-i", "v*", "--interval", "1h", namespace=host, **endpoint)
-        assert held(host) == 2 * INTERFACES
+        assert programs_on_hooks(host) == 2 * INTERFACES
         assert agent.stop() == 0
         attached = [point.point.as_int for point in sink.points(metric_table.INTERFACE_ATTACHED.name)]
     assert attached == [1] * INTERFACES
-    assert held(host) == 0
+    assert programs_on_hooks(host) == 0
 
 
 @pytest.mark.parametrize("hook", ["tcx", "clsact"])
-def test_interfaces_are_detached_though_the_receiver_hangs(
+def test_interfaces_are_detached_even_if_the_receiver_hangs(
     host: Namespace, start: Callable[..., Agent], hook: str
 ) -> None:
     with host.entered():
         receiver = socket.create_server(("127.0.0.1", 0))
-    with receiver:  # takes connections, and says nothing
+    with receiver:  # accepts connections, and never responds
         endpoint = f"http://127.0.0.1:{receiver.getsockname()[1]}"
         agent = start(
             "-i", "v*", "--interval", "1h", "--hook", hook,
@@ -70,10 +70,10 @@ def test_interfaces_are_detached_though_the_receiver_hangs(
         assert agent.stop() == 1
         assert time.monotonic() - began < 12
     assert agent.log.read_text().endswith("otel-epping: the last interval was not delivered: no answer within 8 s\n")
-    assert held(host) == 0
+    assert programs_on_hooks(host) == 0
 
 
-def test_a_stop_while_interfaces_are_attached_ends_that(host: Namespace, start: Callable[..., Agent]) -> None:
+def test_a_stop_interrupts_attaching_to_interfaces(host: Namespace, start: Callable[..., Agent]) -> None:
     host.ip(*(part for index in range(200) for part in (f"link add w{index} type ifb", f"link set w{index} up")))
     agent = start("-i", "v*", namespace=host, OTEL_METRICS_EXPORTER="console")
     host.ip(*(f"link set w{index} name v{INTERFACES + index}" for index in range(200)))
@@ -88,14 +88,14 @@ from otel_epping.process.signals import Stop
 stop = Stop("at once", 0.3)
 stop.at_deadline = sys.argv[1], 5
 os.kill(os.getpid(), signal.SIGTERM)
-threading.Thread(target=time.sleep, args=(60,)).start()  # which the interpreter would wait for
+threading.Thread(target=time.sleep, args=(60,)).start()  # the interpreter would wait for this thread
 while True:
     time.sleep(60)
 """
 
 
 @pytest.mark.parametrize(("words", "written"), [("too late", "otel-epping: too late\n"), ("", "")])
-def test_the_deadline_ends_the_process_whatever_it_waits_for(words: str, written: str) -> None:
+def test_the_deadline_ends_a_waiting_process(words: str, written: str) -> None:
     done = subprocess.run(
         [COMMAND[0], "-c", WAITING, words], capture_output=True, text=True, check=False, timeout=PATIENCE_S
     )

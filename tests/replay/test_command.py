@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `otel-epping replay` as a user runs it: its table, events and exports, and every way in which it can end."""
+"""Tests `otel-epping replay` as a user runs it: table, events, exports, and all ways in which the command ends."""
 
 import json
 import os
@@ -37,14 +37,14 @@ def good(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def torn(tmp_path: Path) -> str:
+def truncated(tmp_path: Path) -> str:
     content = pcap(OTHER.packets(*LINKS["raw"]), link=101)
-    (tmp_path / "torn.pcap").write_bytes(content[:-1])
-    return str(tmp_path / "torn.pcap")
+    (tmp_path / "truncated.pcap").write_bytes(content[:-1])
+    return str(tmp_path / "truncated.pcap")
 
 
 def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """The table of several files in different formats. Packets that could not be measured are listed below it."""
+    """The files have different formats. Packets that cannot be measured are listed below the table."""
     odd = [Packet(BEGIN_NS + 10**9, bytes(60), 60), Packet(BEGIN_NS + 10**9, bytes(10), 60)]
     (tmp_path / "other.pcapng.gz").write_bytes(compressed(pcapng([*OTHER.packets(*LINKS["cooked v2"]), *odd])))
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "other.pcapng.gz"))
@@ -62,10 +62,10 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
     assert lines[5].startswith(f"1 file starts before an earlier file ends, the first is {tmp_path}/other.pcapng.gz: ")
 
 
-def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
-    """The complete part is read, and so are other files. A terminal shows a progress bar."""
+def test_a_truncated_file(ns: Namespace, good: str, truncated: str) -> None:
+    """The complete part of a truncated file is read, and so are other files. A terminal shows a progress bar."""
     ours, theirs = pty.openpty()
-    command = [*COMMAND, "replay", *ALL, torn, good]
+    command = [*COMMAND, "replay", *ALL, truncated, good]
     process = ns.popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment({}))
     os.close(theirs)
     stdout, _ = process.communicate(timeout=PATIENCE_S)
@@ -74,26 +74,28 @@ def test_a_torn_file(ns: Namespace, good: str, torn: str) -> None:
     assert process.returncode == 1
     assert {subnet for subnet, _ in rows_of(stdout)} == {OTHER.client, OTHER.server, TALK.client, TALK.server}
     assert "2 files: 19 packets" in stdout
-    at = Path(torn).stat().st_size - len(OTHER.ip[-1][1]) - 16 + 1
-    assert shown.splitlines()[-1] == f"otel-epping: {torn}: is truncated in the middle of a packet, at byte {at}"
+    at = Path(truncated).stat().st_size - len(OTHER.ip[-1][1]) - 16 + 1
+    assert shown.splitlines()[-1] == f"otel-epping: {truncated}: is truncated in the middle of a packet, at byte {at}"
     assert "replaying" in shown
 
 
-def test_files_that_cannot_be_read_keep_no_others_from_it(ns: Namespace, good: str, torn: str, tmp_path: Path) -> None:
-    """Each has an error line, wherever it is among the others. The result has all other files."""
+def test_files_that_cannot_be_read_do_not_stop_the_others(
+    ns: Namespace, good: str, truncated: str, tmp_path: Path
+) -> None:
+    """Each unreadable file has an error line, whatever its position. The result has all other files."""
     (tmp_path / "usb.pcap").write_bytes(pcap(PACKETS, link=220))
     (tmp_path / "empty.pcap").touch()
     usb, empty, nothing = (str(tmp_path / f"{name}.pcap") for name in ("usb", "empty", "nothing"))
-    result = epping(ns, "replay", *ALL, nothing, torn, usb, str(tmp_path), good, empty)
+    result = epping(ns, "replay", *ALL, nothing, truncated, usb, str(tmp_path), good, empty)
     assert result.returncode == 1
     assert {subnet for subnet, _ in rows_of(result.stdout)} == {OTHER.client, OTHER.server, TALK.client, TALK.server}
     assert "\n2 files: 19 packets spanning " in result.stdout
     lines = result.stderr.splitlines()
-    assert [line.split(": ")[1] for line in lines] == [nothing, torn, usb, str(tmp_path), empty]
+    assert [line.split(": ")[1] for line in lines] == [nothing, truncated, usb, str(tmp_path), empty]
 
 
-def test_no_file_that_can_be_read(ns: Namespace, tmp_path: Path) -> None:
-    """Each has an error line, before the compilation of a second."""
+def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
+    """Each file has an error line. The lines come before the compilation, which takes a second."""
     names = [str(tmp_path / name) for name in "ab"]
     result = epping(ns, "replay", *names)
     assert result.returncode == 1
@@ -102,7 +104,7 @@ def test_no_file_that_can_be_read(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """Under any names."""
+    """A file is also read once if it is named by several paths."""
     (tmp_path / "link.pcap").symlink_to(good)
     (tmp_path / "same.pcap").hardlink_to(good)
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "link.pcap"), str(tmp_path / "same.pcap"), good)
@@ -117,7 +119,7 @@ def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Pat
 
 
 def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
-    """In the order of a shell for `tcpdump -C`: capture10 before capture2."""
+    """A shell sorts the files of `tcpdump -C` by name: capture10 comes before capture2."""
     for number in (1, 2, 10):
         later = [
             one._replace(time_ns=one.time_ns + number * 10**9) for one in Conversation(number).packets(*LINKS["raw"])
@@ -133,14 +135,14 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
     assert "before an earlier file" not in epping(ns, "replay", *ALL, files[0], files[2], files[1]).stdout
 
 
-def test_packets_cut_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
-    """A packet truncated within a header is not malformed; a whole packet that ends within a header is."""
+def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
+    """A packet truncated within a header is not malformed. A complete packet that ends within a header is malformed."""
     whole = [one for one in PACKETS if len(one.data) > 60]
     cut = [one._replace(data=one.data[:50]) for one in whole]
-    liars = [one._replace(data=one.data[:50], original=50) for one in whole[:2]]
+    malformed = [one._replace(data=one.data[:50], original=50) for one in whole[:2]]
     runts = [one._replace(data=one.data[:16], original=16) for one in whole[:3]]
     (tmp_path / "capture").write_bytes(pcap([each for pair in zip(cut, PACKETS, strict=False) for each in pair]))
-    (tmp_path / "odd").write_bytes(pcap([*liars, *runts, *(one._replace(data=one.data[:20]) for one in whole[:4])]))
+    (tmp_path / "odd").write_bytes(pcap([*malformed, *runts, *(one._replace(data=one.data[:20]) for one in whole[:4])]))
     result = epping(ns, "replay", *ALL, str(tmp_path / "capture"))
     tcp = sum(one.data[23] == 6 for one in whole)
     assert 0 < tcp < len(whole)
@@ -152,8 +154,8 @@ def test_packets_cut_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
     ) in result.stdout
 
 
-def test_times_that_cannot_be_meant_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
-    """Such as microseconds in a file that declares seconds. Equal times that are right give an RTT."""
+def test_invalid_times_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
+    """An invalid time is, for example, microseconds in a file that declares seconds. Valid equal times give an RTT."""
     parts = [section(), interface(options=option(9, b"\x00") + option(0, b""))]
     parts += [enhanced(one, ticks=one.time_ns // 1000) for one in PACKETS]
     (tmp_path / "capture").write_bytes(b"".join(parts))
@@ -168,7 +170,7 @@ def test_times_that_cannot_be_meant_give_no_rtt(ns: Namespace, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("make", ["fifo", "device"])
-def test_what_is_no_regular_file(ns: Namespace, good: str, tmp_path: Path, make: str) -> None:
+def test_a_fifo_and_a_device(ns: Namespace, good: str, tmp_path: Path, make: str) -> None:
     content = Path(good).read_bytes()
     if make == "fifo":
         path = str(tmp_path / "fifo")
@@ -183,26 +185,26 @@ def test_what_is_no_regular_file(ns: Namespace, good: str, tmp_path: Path, make:
         assert said(epping(ns, "replay", *ALL, "/dev/null")) == "/dev/null: is empty"
 
 
-def test_events(ns: Namespace, good: str, torn: str) -> None:
-    """Each RTT has its time. A JSON array is closed however reading ends. Other messages go to standard error."""
-    result = epping(ns, "replay", *ALL, "--events", "--format", "json", good, torn)
+def test_events(ns: Namespace, good: str, truncated: str) -> None:
+    """Each RTT event has its time. The JSON array is closed even after an error. Messages go to standard error."""
+    result = epping(ns, "replay", *ALL, "--events", "--format", "json", good, truncated)
     assert result.returncode == 1
     *remarks, last = result.stderr.splitlines()
     assert remarks[0].startswith("2 files: 19 packets")
-    assert last.startswith(f"otel-epping: {torn}: is truncated")
+    assert last.startswith(f"otel-epping: {truncated}: is truncated")
     events = json.loads(result.stdout)
     rtts = [(event["rtt"] / 1e6, event["src_ip"]) for event in events if "rtt" in event]
     talk = [(rtt, ip) for rtt, ip in rtts if "." in ip]
     assert sorted(talk) == sorted(
         [*((ms, "11.1.0.1") for ms in SERVER.values()), *((ms, "10.1.0.1") for ms in CLIENT.values())]
     )
-    assert len(rtts) == 2 * RTTS - 1  # one echo reply is cut off
+    assert len(rtts) == 2 * RTTS - 1  # the file ends within an echo reply
     assert {event["timestamp"] for event in events} <= {BEGIN_NS + at_ns for at_ns, _ in TALK.ip}
     assert [event["flow_event"] for event in events if "flow_event" in event].count("opening") >= 2
 
 
 def test_export(ns: Namespace, good: str) -> None:
-    """The export has the capture's times, once. The table is printed too."""
+    """All counts are exported once, with the times of the capture. The table is printed too."""
     with Sink(namespace=ns) as sink:
         result = epping(
             ns, "replay", *ALL, "--otlp", good, settings={"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
@@ -225,7 +227,7 @@ def test_export(ns: Namespace, good: str) -> None:
             assert (point.point.start_time_unix_nano, point.point.time_unix_nano) == (BEGIN_NS, end_ns)
 
 
-def test_an_export_that_fails(ns: Namespace, good: str) -> None:
+def test_a_failed_export(ns: Namespace, good: str) -> None:
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     result = epping(ns, "replay", *ALL, "--otlp", good, settings=settings)
     assert result.returncode == 1
@@ -235,7 +237,7 @@ def test_an_export_that_fails(ns: Namespace, good: str) -> None:
 
 
 def test_ctrl_c(ns: Namespace) -> None:
-    """The table has what was read until then. A pipe has no progress bar."""
+    """The result has all packets that were read before the signal. If the input is a pipe, no progress bar is shown."""
     command = [*COMMAND, "replay", *ALL, "-", "--events", "--format", "jsonl"]
     process = ns.popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment({})
@@ -246,7 +248,7 @@ def test_ctrl_c(ns: Namespace) -> None:
     with process:
         os.write(process.stdin.fileno(), pcap(PACKETS))
         rtts = 0
-        while rtts < RTTS:  # events are printed as they come
+        while rtts < RTTS:  # the command prints events immediately
             rtts += "rtt" in json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         rest, stderr = process.stdout.read(), process.stderr.read()
@@ -267,6 +269,6 @@ def test_ctrl_c(ns: Namespace) -> None:
         (["--otlp", "x"], "OTEL_METRICS_EXPORTER: there is no exporter 'paper'"),
     ],
 )
-def test_errors_that_are_known_at_once_are_reported_at_once(ns: Namespace, arguments: list[str], cause: str) -> None:
+def test_errors_in_arguments_are_reported_at_once(ns: Namespace, arguments: list[str], cause: str) -> None:
     result = epping(ns, "replay", *arguments, settings={"OTEL_METRICS_EXPORTER": "paper"})
     assert said(result).startswith(cause)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that events depend on the packets only, not on the number of bytes that each read of the capture returns."""
+"""Tests that events depend only on the packets, not on the number of bytes that each read of the capture returns."""
 
 import random
 from collections.abc import Callable
@@ -24,7 +24,7 @@ CONFIG = EppingConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 @cache
 def packets() -> list[Packet]:
-    """Conversations over half an hour. Some become idle for good, some for about the idle timeout."""
+    """Return conversations over half an hour. Some of them end, and some pause for about the idle timeout."""
     _, make = LINKS["ethernet"]
     chance = random.Random(5)
     found = []
@@ -45,7 +45,7 @@ def replayed(path: str, format: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_events_do_not_depend_on_the_bytes_of_a_read(
+def test_events_do_not_depend_on_the_size_of_reads(
     format: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "capture"
@@ -70,8 +70,8 @@ def test_byte_by_byte(
         assert replayed(pipe, "jsonl", capsys) == whole
 
 
-def test_a_flow_that_is_silent_for_too_long_begins_anew(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """The check is made before the packet that ends the idle time, at the time of that packet."""
+def test_a_flow_opens_again_after_the_idle_timeout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Idle flows are closed before the packet that ends the pause is handled. The event has the time of this packet."""
     _, make = LINKS["ethernet"]
     talk = [(BEGIN_NS + pause_s * SECOND + at_ns, make(ip)) for pause_s in (0, 400) for at_ns, ip in Conversation(0).ip]
     path = tmp_path / "capture"

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that totals are exact and series are monotonic, whatever happens to subnets.
+"""Tests that totals are exact and series are monotonic, with all limits and any sequence of events.
 
-Runs random sequences of traffic, of failed exports, and of slots that are freed and reused, through the program's maps.
+The tests run random sequences of traffic, failed exports, and freed and reused slots through the maps of the program.
 """
 
 import random
@@ -26,11 +26,11 @@ pytestmark = pytest.mark.parallel
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
-# Too few slots, at times, for a subnet has two: packets and TCP's RTTs are counted in one, those of pings in another.
+# At times, this is too few slots. A subnet has two: one for packets and RTTs of TCP, and one for RTTs of pings.
 MAX_SUBNETS = 30
 CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
-# Flows that were silent for five minutes aren't active any more, and don't keep a subnet.
+# After five idle minutes, a flow is no longer active, and no longer keeps its subnet from being idle.
 LONG_S = 400
 BOUNDS = {
     "idle": Bounds(IDLE_S * SECOND),
@@ -51,7 +51,7 @@ def narrow() -> Iterator[Bench]:
 
 @dataclass
 class Step:
-    """Some subnets send, time passes, and one of the exporters exports, which may fail."""
+    """Some subnets send packets, time passes, and one of the exporters exports. The export may fail."""
 
     pings: list[tuple[int, int]]
     talks: list[tuple[int, int]]
@@ -78,10 +78,10 @@ STEPS = st.lists(
 
 
 @pytest.mark.parametrize("bounds", [*BOUNDS.values(), CHANGING], ids=[*BOUNDS, "changing"])
-# An example that fails leaves the program as it is, so others that are like it can't be tried after it.
+# Hypothesis cannot shrink a failing example, because the example changes the state of the program.
 @settings(max_examples=15, deadline=None, phases=(Phase.generate,), report_multiple_bugs=False)
 @given(STEPS, st.integers(0, 2**32))
-def test_totals_are_true_and_series_monotone(
+def test_totals_are_exact_and_series_are_monotonic(
     narrow: Bench, bounds: Bounds | None, steps: list[Step], seed: int
 ) -> None:
     first = bounds or BOUNDS["all of it"]
@@ -109,11 +109,11 @@ def test_totals_are_true_and_series_monotone(
     for receiver in receivers:
         assert receiver.export()
         receiver.check(crowd.truth)
-    check_that_all_comes_back(crowd, receivers)
+    check_that_everything_is_freed(crowd, receivers)
 
 
-def check_that_all_comes_back(crowd: Crowd, receivers: list[Receiver]) -> None:
-    """Without traffic: no series, no used slot, and no count that was not exported."""
+def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> None:
+    """Check that, after a time without traffic, no series and no used slot is left, and all counts are exported."""
     forget_flows(crowd.bench.collector.program.maps)
     crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
     for _ in range(5):

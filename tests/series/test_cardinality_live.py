@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an agent with limits on series: totals are exact to the packet though slots are freed and series end."""
+"""Runs an agent with limits on series. Every packet is in the totals, although slots are freed and series end."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def latest(one: Arrived, metric: metric_table.Metric) -> int:
     return int(points[-1].point.as_int)
 
 
-def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., Agent]) -> None:
+def test_an_agent_with_all_limits_loses_no_counts(lab: Lab, agents: Callable[..., Agent]) -> None:
     bounds = {
         "OTEL_EPPING_IDLE_TIMEOUT": "2s",
         "OTEL_EPPING_MAX_SERIES": str(MOST),
@@ -38,8 +38,8 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
             (deltas,) = one.series(metric_table.SUBNET_RETIRED.name).values()
             return sum(int(each.point.as_int) for each in deltas)
 
-        eventually(lambda: retired() > 20, 15, "slots are taken back")
-        # Slots are reused after a grace period and two readings; each request is one reading.
+        eventually(lambda: retired() > 20, 15, "slots are freed")
+        # Slots are reused after a grace period and two readings. In this test, each request is one reading.
         requests = len(sink.requests)
         eventually(lambda: len(sink.requests) >= requests + 4, PATIENCE_S, "the agent exports")
         before = arrived(sink, agent.name).rtts
@@ -55,4 +55,4 @@ def test_an_agent_with_all_bounds_loses_nothing(lab: Lab, agents: Callable[..., 
                 exported.setdefault(point.point.time_unix_nano, set()).add((subnet, point.attributes[semconv.SIDE]))
         assert max(len(subnets) for subnets in exported.values()) <= MOST
         assert latest(one, metric_table.SERIES_LIMIT) == MOST
-        figure("slots taken back", retired())
+        figure("freed slots", retired())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares arithmetic on histograms with the SDK's mapping, with exact recomputation and with numpy's percentiles."""
+"""Compares operations on histograms with the SDK's mapping, with counting again, and with percentiles of numpy."""
 
 from collections import Counter
 
@@ -35,7 +35,7 @@ def mapping(scale: int) -> Mapping:
 
 
 def of_indexes(indexes: list[int], scale: int) -> Buckets:
-    """Return the histogram in which each index was counted."""
+    """Return the histogram that counts each of these bucket indexes."""
     counted = Counter(indexes)
     first, last = min(counted), max(counted)
     return Buckets(np.array([counted[i] for i in range(first, last + 1)], np.uint64), first, scale)
@@ -50,7 +50,7 @@ def same(one: Buckets, other: Buckets) -> bool:
 
 
 @given(RTTS_NS, SCALES.filter(lambda scale: scale > 0))
-def test_halving_is_counting_anew_at_the_next_scale(rtts_ns: list[int], scale: int) -> None:
+def test_halving_equals_counting_at_the_next_lower_scale(rtts_ns: list[int], scale: int) -> None:
     assert same(histogram.halve(of_rtts(rtts_ns, scale)), of_rtts(rtts_ns, scale - 1))
 
 
@@ -71,7 +71,7 @@ def test_fitting_finds_the_finest_scale_and_loses_no_count(rtts_ns: list[int], s
 
 
 @given(st.lists(st.integers(0, 2**40), min_size=1).filter(any), st.integers(-500, 500), SCALES)
-def test_trimming_takes_off_nothing_but_empty_ends(counts: list[int], offset: int, scale: int) -> None:
+def test_trimming_removes_only_empty_ends(counts: list[int], offset: int, scale: int) -> None:
     trimmed = histogram.trim(np.array(counts, np.uint64), offset, scale)
     assert trimmed.counts[0]
     assert trimmed.counts[-1]
@@ -85,7 +85,8 @@ def test_bounds_are_where_the_sdk_changes_to_the_next_bucket(scale: int) -> None
     every = Buckets(np.ones(buckets.bucket_count(scale), np.uint64), first, scale)
     sdk = mapping(scale)
     for index, bound in enumerate(histogram.upper_bounds(every).tolist(), first):
-        # Floating point: next to the bound, except for powers of two, which are exact and inclusive.
+        # Because of floating point, compare values close to the bound. Powers of two are exact, and belong to the
+        # lower bucket.
         assert sdk.map_to_index(bound * (1 - 1e-12)) == index
         assert sdk.map_to_index(bound * (1 + 1e-12)) == index + 1
         if (index + 1) % 2**scale == 0:
@@ -104,7 +105,7 @@ def test_a_quantile_is_at_most_half_a_bucket_from_that_of_the_values(rtts_ns: li
     found = histogram.quantile(of_rtts(rtts_ns, scale), q, float(values.min()), float(values.max()))
     true = float(np.percentile(values, q * 100, method="inverted_cdf"))
     half_a_bucket = 2 ** (2.0 ** -(scale + 1))
-    # A last digit more, as percentile() may choose the neighbour where q * n is whole but for rounding: then either.
+    # If q * n is almost an integer, percentile() may round to the neighbouring value. Then both values are right.
     neighbours = [
         float(np.percentile(values, p * 100, method="inverted_cdf")) for p in (max(0, q - 1e-9), min(1, q + 1e-9))
     ]

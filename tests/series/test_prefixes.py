@@ -43,7 +43,7 @@ def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporalit
 
 
 def exported(receiver: Receiver) -> set[str]:
-    """Return the subnets of the latest export, except the client's."""
+    """Return the subnets of the latest export, except the subnet of the client."""
     return {subnet for subnet, _ in receiver.subnets} - {str(ip_network(f"{CLIENT}/24", strict=False))}
 
 
@@ -51,19 +51,19 @@ def names(*subnets: int) -> set[str]:
     return {str(network_of(subnet)) for subnet in subnets}
 
 
-def test_the_busiest_are_exported_individually_and_the_others_on_the_overflow_point(bench: Bench) -> None:
+def test_the_busiest_subnets_are_exported_individually(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=4))
     for subnet in range(8):
         for _ in range(1 + subnet):
             crowd.ping(subnet, 5 * MS)
     receiver.export()
-    assert exported(receiver) == names(5, 6, 7)  # and our own subnet is the busiest
+    assert exported(receiver) == names(5, 6, 7)  # the fourth series is the client's subnet, which is the busiest
     receiver.check(crowd.truth)
     assert receiver.total(RTT, subnet=str(network_of(7)))[RTTS] == 8
     together = 2 * sum(1 + subnet for subnet in range(5))
     apart = sum(receiver.total(PACKETS, subnet=str(network_of(subnet)))["value"] for subnet in range(8))
     assert apart == sum(crowd.packets_of.values()) - together
-    # One that is busier than another, but not twice as busy, waits; and then takes its place, with all that is new.
+    # A subnet replaces another one when it is at least twice as busy. Its series has only its new counts.
     for _ in range(3):
         crowd.ping(4, 5 * MS)
     receiver.export()
@@ -97,7 +97,7 @@ def test_no_subnet_is_aggregated_before_its_individual_counts_are_delivered(
     receiver.check(crowd.truth)
 
 
-def test_all_are_exported_in_covering_prefixes(bench: Bench) -> None:
+def test_all_other_subnets_are_exported_in_covering_prefixes(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=16, roll_up=True))
     for turn in range(4):
         for subnet in range(60):
@@ -109,22 +109,22 @@ def test_all_are_exported_in_covering_prefixes(bench: Bench) -> None:
     found = {ip_network(name): receiver.total(PACKETS, subnet=name)["value"] for name in exported(receiver)}
     assert names(*range(8)) <= exported(receiver)
     wide = [network for network in found if network.prefixlen < 24]
-    # Of four: two are narrow, one is wider; the last is kept for IPv6, or another interface.
+    # A quarter of the 16 series is reserved for covering prefixes: two /16, one /8 and one /0.
     assert sorted(network.prefixlen for network in wide) == [0, 8, 16, 16]
     assert all(any(network.supernet_of(network_of(subnet)) for network in found) for subnet in range(60))  # type: ignore[arg-type]
-    # Nothing is on the overflow point, and the histograms of all that are covered are in one, bucket for bucket.
+    # No subnet is on the overflow point. The histogram of a covering prefix has the RTTs of its subnets.
     assert receiver.total(RTT, subnet="0.0.0.0/0")[RTTS] > 0
     assert sum(found.values()) == sum(crowd.packets_of.values())
     assert receiver.producer._limiter
     assert (receiver.producer._limiter.overflowed, receiver.producer._limiter.rolled_up) == (0, 61 - 12)
 
 
-def test_bounds_can_be_changed(bench: Bench) -> None:
+def test_limits_can_be_changed(bench: Bench) -> None:
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=16, roll_up=True))
 
     def lengths(limits: Limits) -> list[int]:
         receiver.producer.limits = limits
-        for _ in range(2):  # the second export delivers what the first one left
+        for _ in range(2):  # the second export delivers the counts that are pending after the first one
             for subnet in range(40):
                 crowd.ping(subnet, MS)
             receiver.export()
@@ -138,7 +138,7 @@ def test_bounds_can_be_changed(bench: Bench) -> None:
     assert lengths(Limits()) == 41 * [24]
 
 
-def test_fewer_subnets_are_all_exported_individually_again(bench: Bench) -> None:
+def test_subnets_below_the_limit_are_exported_individually_again(bench: Bench) -> None:
     bench.collector.change_idle_timeout(10**9)
     crowd, receiver = Crowd(bench), receiver_of(bench, Limits(max_series=8, roll_up=True))
     for subnet in range(20):
@@ -168,12 +168,12 @@ def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench:
     receiver.export()
     assert exported(receiver) == names(1)
     receiver.check(crowd.truth)
-    # Earlier counts stay in the series in which they were exported.
+    # Counts that were exported on the overflow point stay there.
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT)[RTTS] == 7
 
 
-def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> None:
+def test_covering_prefixes_are_shorter_prefixes_of_the_same_address(every: Bench) -> None:
     dtype = every.slots.dtype["key"]
     key = np.zeros((), dtype)
     for family, address, expected in (
@@ -191,7 +191,7 @@ def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> 
             assert address_bits == wide.network_address.packed
             assert {4: 24, 6: 48}[family] - int(record["shorter"]) == wide.prefixlen
             assert keys.is_covering(found), level
-    # A subnet that is as wide itself has fewer.
+    # A subnet with a short prefix has fewer covering prefixes.
     few = SubnetKeys(dtype, EppingConfig(prefix_v4=8, prefix_v6=0))
     assert [level for level, _ in few.covering(key.tobytes())] == []
     key["family"] = 4
@@ -199,19 +199,19 @@ def test_covering_prefixes_are_the_same_bits_and_fewer_of_them(every: Bench) -> 
 
 
 @pytest.mark.parametrize(
-    ("wrong", "said"),
+    ("wrong", "words"),
     [
         ({"max_series": 0}, "max_series is 0"),
         ({"min_samples": -1}, "min_samples is -1"),
         ({"roll_up": True}, "roll_up needs max_series"),
     ],
 )
-def test_limits_that_make_no_sense_are_refused(wrong: dict[str, int], said: str) -> None:
-    with pytest.raises(EppingError, match=said):
+def test_invalid_limits_are_errors(wrong: dict[str, int], words: str) -> None:
+    with pytest.raises(EppingError, match=words):
         Limits(**wrong)  # type: ignore[arg-type]
 
 
-def test_an_idle_timeout_out_of_range_is_refused(bench: Bench) -> None:
+def test_an_idle_timeout_out_of_range_is_an_error(bench: Bench) -> None:
     with pytest.raises(EppingError, match="idle_timeout_ns is -1"):
         bench.collector.change_idle_timeout(-1)
     with pytest.raises(EppingError, match="idle_timeout_ns is -1"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the reuse of slots of idle subnets: while flows still refer to them, exports fail, and readers come and go."""
+"""Tests the reuse of slots of idle subnets while flows refer to them, exports fail, and readers start and end."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,13 +22,13 @@ pytestmark = pytest.mark.parallel
 
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
-# Room for two subnets of one method each, and our own.
+# Slots for two subnets with RTTs of one method each, and for the client's subnet.
 CONFIG = EppingConfig(
     packet_clock=True, max_subnets=3, max_flows=256, sample_interval_ns=0, methods=("tcp_timestamp", "icmp_echo")
 )
 IDLE_S = 60
 RTT = metric_table.RTT.name
-LONG_S = 301  # until a flow isn't active any more
+LONG_S = 301  # after this time, a flow is no longer active
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def slot(crowd: Crowd, subnet: int) -> int | None:
 
 
 def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
-    """Let time pass until all subnets are idle but one, which has a flow."""
+    """Let time pass until all subnets are idle except `while_speaking`, which has an active flow."""
     for _ in range(3):
         crowd.sleep(LONG_S)
         crowd.talk(while_speaking, MS)
@@ -66,7 +66,7 @@ def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
 
 
 def own(receiver: Receiver, metric: metric_table.Metric) -> int:
-    """Return the present value of a metric of the agent about itself."""
+    """Return the current value of a metric of the agent about itself."""
     receiver.producer.read()
     first = next(receiver.producer.batches())
     (found,) = (each for each in receiver.producer.metrics(first).metrics if each.name == metric.name)
@@ -74,7 +74,7 @@ def own(receiver: Receiver, metric: metric_table.Metric) -> int:
     return int(point.value)  # type: ignore[union-attr]
 
 
-def test_a_flow_that_speaks_again_counts_into_a_slot_of_its_own(crowd: Crowd) -> None:
+def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(crowd: Crowd) -> None:
     receiver = receiver_of(crowd.bench)
     crowd.talk(1, MS)
     crowd.talk(2, MS)
@@ -85,7 +85,7 @@ def test_a_flow_that_speaks_again_counts_into_a_slot_of_its_own(crowd: Crowd) ->
     assert slot(crowd, 1) is None
     assert not crowd.bench.slots["live"][was]
     assert not crowd.bench.histograms["ended"][was]
-    # Another subnet gets the slot, and then the flow speaks that remembers it.
+    # Another subnet gets the slot. Then the flow that refers to the slot sends again.
     crowd.talk(3, MS)
     assert slot(crowd, 3) == was
     crowd.talk(1, MS)
@@ -93,7 +93,7 @@ def test_a_flow_that_speaks_again_counts_into_a_slot_of_its_own(crowd: Crowd) ->
     receiver.export()
     receiver.check(crowd.truth)
     assert packets(receiver, 3) == crowd.packets_of[3]
-    # There was no slot for it, so what it said now is with the others.
+    # No slot was free for its subnet, so its two new packets are counted on the overflow point.
     assert packets(receiver, 1) == crowd.packets_of[1] - 2
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(1, MS)
@@ -103,7 +103,7 @@ def test_a_flow_that_speaks_again_counts_into_a_slot_of_its_own(crowd: Crowd) ->
     receiver.check(crowd.truth)
 
 
-def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
+def test_extremes_and_start_time_are_those_of_the_new_owner(crowd: Crowd) -> None:
     receiver = receiver_of(crowd.bench)
     crowd.talk(1, 5 * SECOND)
     crowd.talk(2, MS)
@@ -126,9 +126,7 @@ def test_extremes_and_start_of_a_slot_are_its_new_owners(crowd: Crowd) -> None:
 
 
 @pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
-def test_a_subnet_that_comes_back_while_its_slot_is_taken_back_goes_on(
-    crowd: Crowd, temporality: AggregationTemporality
-) -> None:
+def test_a_subnet_that_sends_while_its_slot_is_being_freed(crowd: Crowd, temporality: AggregationTemporality) -> None:
     receiver, slow = receiver_of(crowd.bench, temporality), receiver_of(crowd.bench)
     crowd.ping(1, MS)
     slow.export()
@@ -137,8 +135,8 @@ def test_a_subnet_that_comes_back_while_its_slot_is_taken_back_goes_on(
         crowd.sleep(IDLE_S)
     receiver.export()
     was = slot(crowd, 1)
-    assert was is None, "nobody finds it any more"
-    assert crowd.bench.slots["live"].sum() == 3, "but somebody has yet to read it"
+    assert was is None, "the program no longer finds the slot"
+    assert crowd.bench.slots["live"].sum() == 3, "the slots are not free before the slow reader has read them"
     crowd.ping(1, 2 * MS)
     receiver.export()
     receiver.check(crowd.truth)
@@ -153,7 +151,7 @@ def test_a_subnet_that_comes_back_while_its_slot_is_taken_back_goes_on(
     assert crowd.bench.collector.slots.retired == 3
 
 
-def test_a_subnet_with_an_active_flow_is_not_idle_and_no_flow_ends_because_slots_are_taken_back(crowd: Crowd) -> None:
+def test_a_subnet_with_an_active_flow_is_not_idle(crowd: Crowd) -> None:
     receiver = receiver_of(crowd.bench)
     crowd.talk(2, MS)
     crowd.ping(1, MS)
@@ -172,7 +170,7 @@ def test_a_subnet_with_an_active_flow_is_not_idle_and_no_flow_ends_because_slots
     assert receiver.total(CLOSED, subnet=subnet)["value"] == 1
 
 
-def test_slots_wait_for_a_slow_reader_and_not_for_one_that_is_gone(crowd: Crowd) -> None:
+def test_slots_wait_for_a_slow_reader_until_it_is_deleted(crowd: Crowd) -> None:
     receiver, slow = receiver_of(crowd.bench), receiver_of(crowd.bench, DELTA)
     crowd.talk(1, MS)
     crowd.talk(2, MS)
@@ -180,7 +178,7 @@ def test_slots_wait_for_a_slow_reader_and_not_for_one_that_is_gone(crowd: Crowd)
     was = slot(crowd, 1)
     retire(crowd, receiver, while_speaking=2)
     assert crowd.bench.slots["live"][was]
-    # It has read once when the slots were taken back, but is not done before it has read all that was counted then.
+    # The slot is freed only after the slow reader has read the final counts of the slot. The export may fail.
     slow.export(lambda: False)
     assert not crowd.bench.slots["live"][was]
     crowd.talk(3, MS)
@@ -195,7 +193,7 @@ def test_slots_wait_for_a_slow_reader_and_not_for_one_that_is_gone(crowd: Crowd)
     assert not crowd.bench.slots["live"][was]
 
 
-def test_slots_that_are_being_taken_back_get_free_though_no_more_are(crowd: Crowd) -> None:
+def test_slots_being_freed_become_free_after_the_idle_timeout_is_off(crowd: Crowd) -> None:
     receiver, slow = receiver_of(crowd.bench), receiver_of(crowd.bench)
     crowd.ping(1, MS)
     slow.export()
@@ -210,14 +208,14 @@ def test_slots_that_are_being_taken_back_get_free_though_no_more_are(crowd: Crow
         each.export()
         each.check(crowd.truth)
         crowd.sleep(IDLE_S)
-    assert slot(crowd, 2) is None, "it came while no slot was free, and nobody has asked for it again"
+    assert slot(crowd, 2) is None, "its only packet arrived while no slot was free"
     crowd.ping(2, MS)
     assert slot(crowd, 2)
     assert crowd.bench.collector.slots.retired == 3
 
 
-def test_a_slot_is_not_idle_when_it_is_first_seen(crowd: Crowd) -> None:
-    """The slot is in use without counts: the counts of its first packet were read a moment before."""
+def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
+    """The reading has the slot without counts, because the counters were read just before its first packet."""
     program, reader = crowd.bench.collector.program, crowd.bench.collector.reader()
     slots = Slots(program.maps, Control(program.maps["control"]), IDLE_S * SECOND)
     crowd.talk(1, MS)
@@ -230,7 +228,7 @@ def test_a_slot_is_not_idle_when_it_is_first_seen(crowd: Crowd) -> None:
 
 
 @pytest.mark.parametrize("temporality", [CUMULATIVE, DELTA])
-def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
+def test_no_counts_are_lost_when_slots_are_reused_during_an_outage(
     crowd: Crowd, temporality: AggregationTemporality
 ) -> None:
     receiver = receiver_of(crowd.bench, temporality, Limits(max_series=5))
@@ -248,7 +246,7 @@ def test_nothing_is_lost_when_slots_are_used_again_in_an_outage(
     receiver.check(crowd.truth)
     assert receiver.total(RTT)[RTTS] >= 36
     assert packets(receiver, 0) == crowd.packets_of[0]
-    assert packets(receiver, 11) == 0, "memory is bounded: it is on the overflow point"
+    assert packets(receiver, 11) == 0, "the subnet is on the overflow point, because memory is limited"
 
 
 def test_freed_slots_and_overflows_are_metrics(crowd: Crowd) -> None:
@@ -285,7 +283,7 @@ def test_the_generation_of_a_row_changes_with_its_owner_for_every_reader(crowd: 
     late = crowd.bench.collector.reader().read()
     reading = early.read()
     generations.append(int(reading.generation[row]))
-    assert [each % 2 for each in generations] == [1, 0, 1], "odd with an owner"
+    assert [each % 2 for each in generations] == [1, 0, 1], "the generation is odd while the row has an owner"
     assert generations == sorted(set(generations))
     assert (late.generation == reading.generation).all()
     assert (reading.generation % 2 == (reading.created_ns != 0)).all()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TemporalityTracker under random sequences of counting, exports and failures.
+"""Tests TemporalityTracker with random sequences of counting, exports and failures.
 
-Each test keeps the same counts a second time in the simplest way, and compares.
+Each test also keeps the same counts in the simplest way, and compares both.
 """
 
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
 
 
 class Kernel:
-    """What the program would have counted so far."""
+    """The counts that the program would have so far."""
 
     def __init__(self) -> None:
         self.now_ns = STARTED_NS
@@ -89,7 +89,7 @@ class Kernel:
 
 @dataclass
 class Received:
-    """The sum of the points of one row that a receiver has."""
+    """A receiver's sum of the points of one row."""
 
     buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
     sum_ns: int = 0
@@ -100,7 +100,8 @@ class Received:
     max_ns: int = 0
 
 
-# One step: rows and interfaces that appear, packets (row, octets, RTT or none), and which parts of the rows arrive.
+# One step: (number of new rows, true if an interface appears, packets as (row, octets, RTT or None), number of parts of
+# the export, for each part true if the part arrives).
 ROW = st.integers(0, 7)
 PACKETS = st.lists(st.tuples(ROW, st.integers(1, 1500), st.none() | st.integers(1, 10**6)), max_size=12)
 STEPS = st.lists(
@@ -118,7 +119,7 @@ Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
 
 
 def count(kernel: Kernel, step: Step) -> None:
-    """Do the kernel's part of a step."""
+    """Count the new rows, interfaces and packets of a step as the kernel program does."""
     new_rows, new_interface, packets, *_ = step
     for _ in range(new_rows):
         kernel.add_row()
@@ -131,13 +132,13 @@ def count(kernel: Kernel, step: Step) -> None:
 
 
 def receive(received: Received, tracker: TemporalityTracker, row: int) -> None:
-    """Add a delta point of a row to what was received, and check that it continues the last one."""
+    """Add a delta point of a row to the received counts. Check that the point continues the previous one."""
     pending = tracker.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), tracker.reading.time_ns
-    assert received.until_ns <= start_ns < now_ns, "points overlap, or go back in time"
+    assert received.until_ns <= start_ns < now_ns, "points do not overlap or go back in time"
     buckets = dense(pending.buckets, BUCKETS)[0]
-    assert (buckets < 2**40).all(), "a negative count"
-    assert (pending.counters < 2**40).all(), "a negative count"
+    assert (buckets < 2**40).all(), "no count is negative"
+    assert (pending.counters < 2**40).all(), "no count is negative"
     received.buckets += buckets
     received.sum_ns += int(pending.sum_ns[0])
     received.counters += pending.counters[0]
@@ -153,7 +154,7 @@ def receive(received: Received, tracker: TemporalityTracker, row: int) -> None:
 
 @settings(deadline=None)
 @given(STEPS)
-def test_delta_exported_and_pending_counts_make_the_whole(steps: list[Step]) -> None:
+def test_exported_and_pending_deltas_add_up_to_the_total(steps: list[Step]) -> None:
     kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     receiver: dict[int, Received] = {}
     for step in steps:
@@ -174,13 +175,13 @@ def test_delta_exported_and_pending_counts_make_the_whole(steps: list[Step]) -> 
             assert received.sum_ns + int(pending.sum_ns[row]) == int(kernel.sum_ns[row])
             assert (received.counters + pending.counters[row] == kernel.counters[row]).all()
         silent = np.setdiff1d(every, rows)
-        assert not pending.counters[silent].any(), "a row with something to tell was left out"
+        assert not pending.counters[silent].any(), "a row that is not exported has no pending counts"
 
 
 @settings(deadline=None)
 @given(STEPS)
-def test_delta_intervals_of_a_row_follow_each_other_without_gap_or_overlap(steps: list[Step]) -> None:
-    """A point starts where the last reading ended that left nothing pending, or when the row was made."""
+def test_delta_intervals_of_a_row_have_no_gap_or_overlap(steps: list[Step]) -> None:
+    """A point starts at the last reading after which nothing was pending, or when the row was created."""
     kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     start_ns: dict[int, int] = {}
     for step in steps:
@@ -223,7 +224,7 @@ def test_delta_extremes_are_those_of_the_exported_rtts(steps: list[Step]) -> Non
 
 @settings(deadline=None)
 @given(STEPS)
-def test_cumulative_exports_everything_whatever_was_acknowledged(steps: list[Step]) -> None:
+def test_cumulative_exports_do_not_depend_on_acknowledgements(steps: list[Step]) -> None:
     kernel, tracker = Kernel(), TemporalityTracker(delta=False, started_ns=STARTED_NS)
     rtts_ns: dict[int, list[int]] = {}
     for step in steps:
@@ -251,7 +252,7 @@ def test_cumulative_exports_everything_whatever_was_acknowledged(steps: list[Ste
 
 @settings(deadline=None)
 @given(STEPS)
-def test_interfaces_are_exported_as_rows_are(steps: list[Step]) -> None:
+def test_interfaces_are_exported_like_rows(steps: list[Step]) -> None:
     kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     received: Counts = np.zeros((64, 3), np.uint64)
     received_ns: list[int] = []
@@ -267,11 +268,11 @@ def test_interfaces_are_exported_as_rows_are(steps: list[Step]) -> None:
             received_ns = [tracker.reading.time_ns] * len(pending)
 
 
-# ---- what one reading sees of an event and the next one of the rest: counters of one packet aren't read at once
+# ---- events that are split over two readings, because the counters of one packet are not read at the same time
 
 
 def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received, row: int = 1) -> list[int]:
-    """Take a reading and deliver it. `received` gets what the producer exports of `row`: sums only with buckets."""
+    """Take a reading and deliver it. Add the exported counts of `row` to `received`, sums only if there are buckets."""
     tracker.update(kernel.read())
     rows: list[int] = tracker.rows().tolist()
     if row in rows:
@@ -294,7 +295,7 @@ def row() -> tuple[Kernel, TemporalityTracker, Received]:
 
 
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
-    """Histograms and counters are read in parallel: an RTT may be in the next reading, and its packet in this one."""
+    """Histograms and counters are read in parallel. So the packet of an RTT may be in the reading before the RTT."""
     kernel, tracker, received = row
     kernel.packet(1, 100)
     assert delivered(tracker, kernel, received) == [1]
@@ -304,7 +305,7 @@ def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, Te
     assert received.sum_ns == received.min_ns == received.max_ns == 5_000
 
 
-def test_an_rtt_read_before_its_packet_is_exported_and_the_packet_in_the_next_point(
+def test_an_rtt_read_before_its_packet_is_exported_first(
     row: tuple[Kernel, TemporalityTracker, Received],
 ) -> None:
     kernel, tracker, received = row
@@ -315,7 +316,7 @@ def test_an_rtt_read_before_its_packet_is_exported_and_the_packet_in_the_next_po
     assert (int(received.buckets.sum()), received.sum_ns, int(received.counters.sum())) == (1, 5_000, 100)
 
 
-def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(
+def test_an_rtt_read_after_its_packet_keeps_its_extremes(
     row: tuple[Kernel, TemporalityTracker, Received],
 ) -> None:
     kernel, tracker, received = row
@@ -332,14 +333,14 @@ def test_the_extremes_of_an_rtt_read_after_its_packet_stay_with_it(
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
-    """A slot between others may come into use after it was read, while its counters are read all the same."""
+    """A slot may come into use after its key was read, but before its counters are read."""
     kernel: Any = Kernel()
     tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
     kernel.add_row()
     created_ns, kernel.created_ns[1] = kernel.created_ns[1], 0
     kernel.packet(1, 100)
     tracker.update(kernel.read())
-    assert tracker.rows().tolist() == [], "nobody knows yet whose row this is"
+    assert tracker.rows().tolist() == [], "the subnet of the row is not known yet"
     kernel.created_ns[1] = created_ns
     tracker.update(kernel.read())
     assert tracker.rows().tolist() == [1]

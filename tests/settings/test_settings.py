@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the table of settings for flags, variables and the file: what is rejected, with which text, and the results."""
+"""Tests the table of settings for flags, variables and the file: the values, their sources, and the errors."""
 
 import json
 import re
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.parallel
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# A value of each setting that is not its default, as it is written in a file, and as a flag or variable.
+# For each setting, a value other than the default: as written in a file, and as written in a flag or variable.
 OTHERS: dict[str, tuple[Any, str]] = {
     "interface": (["auto", "eth*", "/^veth[0-9]{1,3}$/"], "auto,eth*,/^veth[0-9]{1,3}$/"),
     "lan": (["br0"], "br0"),
@@ -60,7 +60,7 @@ def path(public: Path) -> Path:
 def shown(
     ns: Namespace, *arguments: str, settings: dict[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return what `config` prints: the values and their sources."""
+    """Return the values that `config` prints, and their sources."""
     result = epping(ns, "config", *arguments, settings=settings)
     assert result.returncode == 0, result.stderr
     found = [LINE.fullmatch(line) for line in result.stdout.splitlines()]
@@ -68,19 +68,19 @@ def shown(
 
 
 @pytest.mark.unit
-def test_every_setting_is_tried_here() -> None:
+def test_the_tests_cover_every_setting() -> None:
     assert list(OTHERS) == [setting.key for setting in DEFINITIONS]
 
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Every option of a user is a setting. Two settings belong to single commands, and mirror ports have copies."""
+    """Users can set every field of EppingConfig except three. The commands and the setting `mirror` set these three."""
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
     assert Settings().kernel == EppingConfig()
 
 
-def test_bounds_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
+def test_limits_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
     assert Settings().limits == Limits()
     assert not Settings().is_bounded
     for command in (["run", "-i", "lo"], ["config"]):
@@ -88,7 +88,7 @@ def test_bounds_are_off_by_default_and_must_fit_together(ns: Namespace) -> None:
         assert line == "roll_up needs max_series: set how many subnets may be exported individually"
 
 
-def test_what_config_prints_is_a_file_that_says_the_same(ns: Namespace, path: Path) -> None:
+def test_the_output_of_config_is_a_file_with_the_same_settings(ns: Namespace, path: Path) -> None:
     path.write_text(yaml.safe_dump({key: value for key, (value, _) in OTHERS.items()}, sort_keys=False))
     values, sources = shown(ns, "--config", str(path))
     assert values == {key: value for key, (value, _) in OTHERS.items()}
@@ -101,7 +101,7 @@ def test_what_config_prints_is_a_file_that_says_the_same(ns: Namespace, path: Pa
     assert shown(ns, "--config", str(again))[0] == values
 
 
-def test_defaults_printed_are_a_file_too(ns: Namespace, path: Path) -> None:
+def test_printed_defaults_are_a_valid_file(ns: Namespace, path: Path) -> None:
     values, sources = shown(ns)
     assert set(sources.values()) == {"default"}
     path.write_text(yaml.safe_dump(values))
@@ -127,7 +127,7 @@ def test_flags_set_everything(ns: Namespace) -> None:
     assert sources == {key: f"--{key.replace('_', '-')}" for key in OTHERS}
 
 
-def test_a_flag_goes_before_a_variable_and_that_before_the_file(ns: Namespace, path: Path) -> None:
+def test_flags_override_variables_and_variables_override_the_file(ns: Namespace, path: Path) -> None:
     path.write_text("scale: 1\nmax_flows: 100\nprefix_v4: 8\ntunnels: true\ninterface: [eth0, eth1]\n")
     variables = {"OTEL_EPPING_SCALE": "2", "OTEL_EPPING_MAX_FLOWS": "200", "OTEL_EPPING_CONFIG": str(path)}
     values, sources = shown(ns, "--scale", "3", "--no-tunnels", "-i", "lo", settings=variables)
@@ -163,7 +163,7 @@ REFUSED = [
 
 @pytest.mark.unit
 @pytest.mark.parametrize(("text", "complaint"), REFUSED, ids=[text for text, _ in REFUSED])
-def test_a_file_is_refused_with_line_and_key_and_what_is_allowed(path: Path, text: str, complaint: str) -> None:
+def test_errors_in_a_file_have_the_line_the_key_and_the_valid_values(path: Path, text: str, complaint: str) -> None:
     path.write_text(text)
     with pytest.raises(EppingError) as caught:
         file.read(str(path))
@@ -171,8 +171,8 @@ def test_a_file_is_refused_with_line_and_key_and_what_is_allowed(path: Path, tex
     assert "\n" not in str(caught.value)
 
 
-def test_a_refused_file_stops_every_command_that_reads_it(ns: Namespace, path: Path) -> None:
-    """Also if a flag overrides the setting, and for a setting that the command does not have."""
+def test_an_invalid_file_stops_every_command_that_reads_it(ns: Namespace, path: Path) -> None:
+    """An invalid setting is also an error if a flag overrides it, or if the command does not use the setting."""
     path.write_text("interval: soon\n")
     for command in (
         ["run", "-i", "lo", "--interval", "1s"],
@@ -185,8 +185,8 @@ def test_a_refused_file_stops_every_command_that_reads_it(ns: Namespace, path: P
         assert line == f"{path}:1: interval: 'soon' is not a time such as 100ms, 2.5s or 1m"
 
 
-def test_a_capture_has_no_hook(ns: Namespace, path: Path) -> None:
-    """`replay` has no such flag, though a file for all commands may have the setting."""
+def test_replay_has_no_hook(ns: Namespace, path: Path) -> None:
+    """`replay` has no flag --hook, but it accepts a file that has the setting `hook` for other commands."""
     assert "No such option '--hook'" in said(epping(ns, "replay", "--hook", "tcx", "x"))
     path.write_text("hook: clsact\n")
     assert said(epping(ns, "replay", "x", "--config", str(path))) == "x: No such file or directory"
@@ -202,7 +202,7 @@ def test_a_file_that_cannot_be_read(ns: Namespace, path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
-def test_a_file_is_unicode_whatever_the_locale(ns: Namespace, path: Path, encoding: str) -> None:
+def test_a_file_is_unicode_in_every_locale(ns: Namespace, path: Path, encoding: str) -> None:
     path.write_text("interface: café\r\n", encoding=encoding)
     narrow = ["env", "LC_ALL=C", "PYTHONUTF8=0", "PYTHONCOERCECLOCALE=0", *COMMAND]
     assert "interface: [café]" in epping(ns, "config", "--config", str(path), command=narrow).stdout
@@ -210,38 +210,38 @@ def test_a_file_is_unicode_whatever_the_locale(ns: Namespace, path: Path, encodi
 
 @pytest.mark.unit
 @pytest.mark.parametrize("text", ["", "# nothing\n", "{}", "scale:\ninterval: null\ninterface: ~\n"])
-def test_what_is_empty_sets_nothing(path: Path, text: str) -> None:
+def test_an_empty_file_or_value_sets_nothing(path: Path, text: str) -> None:
     path.write_text(text)
     assert file.read(str(path)) == {}
 
 
 @pytest.mark.unit
-def test_values_are_as_they_are_written(path: Path) -> None:
-    """YAML 1.1 would read these values as False, 8 and 90."""
+def test_values_are_not_converted_as_in_yaml(path: Path) -> None:
+    """YAML 1.1 would read `no` as False and `1:30` as 90. YAML 1.2 would read `0o10` as 8."""
     path.write_text("interface: [no, 0o10, 1:30]\ninterval: 60\n")
     given = file.read(str(path))
     assert given["interface"].value == ("no", "0o10", "1:30")
     assert given["interval_ns"].value == 60 * 10**9
 
 
-def test_a_variable_that_there_is_not(ns: Namespace) -> None:
+def test_an_unknown_variable_is_an_error(ns: Namespace) -> None:
     for command in (["run", "-i", "lo"], ["config"], ["check"]):
         line = said(epping(ns, *command, settings={"OTEL_EPPING_MAX_SUBNET": "1"}))
         assert line == "there is no variable OTEL_EPPING_MAX_SUBNET: did you mean OTEL_EPPING_MAX_SUBNETS?"
 
 
-def test_variables_of_other_commands_and_of_kubernetes_are_left_alone(ns: Namespace) -> None:
+def test_variables_of_other_commands_and_of_kubernetes_are_ignored(ns: Namespace) -> None:
     names = ["OTEL_EPPING_FORMAT", "OTEL_EPPING_PORT", "OTEL_EPPING_SERVICE_PORT_OTLP_GRPC"]
     names += ["OTEL_EPPING_COLLECTOR_SERVICE_HOST", "OTEL_EPPING_COLLECTOR_PORT_4317_TCP_ADDR"]
     assert set(shown(ns, settings=dict.fromkeys(names, "x"))[1].values()) == {"default"}
 
 
 @pytest.mark.unit
-def test_the_documentation_is_made_from_the_table() -> None:
+def test_the_documentation_is_generated_from_the_table() -> None:
     assert (ROOT / "docs/settings.md").read_text() == settings_page.markdown(), "run `make docs`"
 
 
-def test_the_schema_has_every_setting_and_takes_its_values(ns: Namespace) -> None:
+def test_the_schema_has_every_setting_and_accepts_its_values(ns: Namespace) -> None:
     schema = json.loads(epping(ns, "config", "--schema").stdout)
     assert list(schema["properties"]) == list(OTHERS)
     assert schema["additionalProperties"] is False
@@ -262,7 +262,7 @@ PYTHON = {"integer": int, "number": (int, float), "string": str, "boolean": bool
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Return whether a value matches a schema, as far as our schemas go."""
+    """Return true if a value matches a schema. Supports only the keywords that our schemas use."""
     assert schema.keys() <= {"type", "enum", "items", "minimum", "maximum", "pattern", "examples"}
     if "type" in schema and not isinstance(value, PYTHON[schema["type"]]):  # type: ignore[arg-type]
         return False

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the clsact hook: it counts as TCX does, next to other programs, and leaves nothing after a killed agent."""
+"""Tests the clsact hook: it counts the same packets as TCX, works next to other filters, and leaves no filters."""
 
 import itertools
 import os
@@ -23,14 +23,14 @@ from tests.support.seccomp import BEFORE_TCX
 from tests.support.unprivileged import AGENT
 
 CLSACT = ("--hook", "clsact")
-# For tests that do not look at exports: an exporter that cannot fail or delay the end.
+# Tests that do not check exports use an exporter that cannot fail or delay the end of the agent.
 ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
 ACCEPT = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)  # r0 = TC_ACT_OK; exit
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
 def filters(namespace: Namespace, name: str) -> list[Filter]:
-    """Return all filters of an interface, without heads of lists, which have no handle."""
+    """Return all filters of an interface. List heads have no handle and are left out."""
     with namespace.entered():
         ifindex = socket.if_nametoindex(name)
         return [one for way in POINTS for one in traffic_control.filters(ifindex, way) if one.handle]
@@ -47,7 +47,7 @@ def up0(ns: Namespace) -> Iterator[str]:
     assert not has_qdisc(ns, "lo")
 
 
-def test_it_counts_what_tcx_counts_and_leaves_nothing(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
+def test_clsact_counts_the_same_as_tcx_and_leaves_nothing(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
     with Sink(namespace=ns) as first, Sink(namespace=ns) as second:
         agents = [
             start("-i", "lo", *hook, "--sample-interval", "0", OTEL_EXPORTER_OTLP_ENDPOINT=sink.http_endpoint,
@@ -56,7 +56,7 @@ def test_it_counts_what_tcx_counts_and_leaves_nothing(ns: Namespace, up0: str, s
         ]  # fmt: skip
         converse(ns)
         assert len(filters(ns, "lo")) == 2
-        # Both see each packet of the loopback interface that the agents' own exports don't add to: compared by RTTs.
+        # The exports of both agents add packets to the loopback interface. So the test compares only RTTs of TCP.
         assert [agent.stop() for agent in agents] == [0, 0]
         counts = []
         for sink in (first, second):
@@ -67,10 +67,10 @@ def test_it_counts_what_tcx_counts_and_leaves_nothing(ns: Namespace, up0: str, s
         assert "kept" not in agents[1].log.read_text()
 
 
-def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """The first program drops packets of 101 bytes, the last one packets of 102; packets of 100 pass.
+def test_other_filters_see_all_packets_and_stay(hosts: Hosts, start: Callable[..., Agent]) -> None:
+    """The first program drops packets of 101 bytes, and the last one drops packets of 102 bytes.
 
-    The agent sees all of them, though the first program has the lowest priority there is.
+    Packets of 100 bytes pass. The agent sees all packets, although the first program has priority 1.
     """
     name = hosts.join(0)
     hosts.here.run("tc", "qdisc", "add", "dev", name, "clsact")
@@ -114,8 +114,8 @@ def test_others_before_and_after_see_all_packets_and_stay(hosts: Hosts, start: C
 
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
-def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """A filter with a verdict runs after ours if the kernel chose its priority or the priority is low."""
+def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
+    """Other filters run after ours, whether the kernel has chosen their priority (0) or they have priority 2."""
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)
@@ -142,8 +142,8 @@ def test_what_others_accept_is_seen(hosts: Hosts, start: Callable[..., Agent], w
         assert "other programs run first" not in agent.log.read_text()
 
 
-def test_an_ingress_qdisc_is_refused_with_the_cure(ns: Namespace, up0: str) -> None:
-    """It takes the place of the clsact qdisc, and a filter for egress would see received packets."""
+def test_an_ingress_qdisc_is_an_error_with_the_cure(ns: Namespace, up0: str) -> None:
+    """An ingress qdisc takes the place of the clsact qdisc. There, an egress filter would see received packets."""
     ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
     refused = epping(ns, "run", "-i", up0, *CLSACT)
     assert refused.returncode == 1
@@ -155,15 +155,13 @@ def test_an_ingress_qdisc_is_refused_with_the_cure(ns: Namespace, up0: str) -> N
     ns.run("tc", "qdisc", "del", "dev", up0, "ingress")
 
 
-def test_an_ingress_qdisc_does_not_matter_to_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
+def test_tcx_works_with_an_ingress_qdisc(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
     ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
     assert start("-i", up0, **ANYWHERE).stop() == 0
     ns.run("tc", "qdisc", "del", "dev", up0, "ingress")
 
 
-def test_a_qdisc_that_is_there_stays_though_nobody_uses_it(
-    ns: Namespace, up0: str, start: Callable[..., Agent]
-) -> None:
+def test_an_unused_qdisc_of_somebody_else_stays(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     agent = start("-i", up0, *CLSACT, **ANYWHERE)
     assert len(filters(ns, up0)) == 2
@@ -173,7 +171,7 @@ def test_a_qdisc_that_is_there_stays_though_nobody_uses_it(
     ns.run("tc", "qdisc", "del", "dev", up0, "clsact")
 
 
-def test_a_qdisc_of_ours_that_others_use_by_now_stays(hosts: Hosts, start: Callable[..., Agent]) -> None:
+def test_our_qdisc_stays_if_another_filter_uses_it(hosts: Hosts, start: Callable[..., Agent]) -> None:
     name = hosts.join(0)
     agent = start("-i", name, *CLSACT, namespace=hosts.here, **ANYWHERE)
     other = load("other", dropping(101))
@@ -184,14 +182,12 @@ def test_a_qdisc_of_ours_that_others_use_by_now_stays(hosts: Hosts, start: Calla
     os.close(other)
 
 
-def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
-    ns: Namespace, up0: str, start: Callable[..., Agent]
-) -> None:
-    """Also from an interface that the next agent does not watch, but not from a running agent."""
+def test_the_next_agent_removes_filters_of_a_killed_agent(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
+    """Filters on interfaces that the next agent does not watch are also removed. Filters of a running agent stay."""
     living = start("-i", "lo", *CLSACT, **ANYWHERE)
     killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
-    mine = filters(ns, "lo")
-    assert len(mine) == 4
+    before = filters(ns, "lo")
+    assert len(before) == 4
     killed.process.kill()
     killed.process.wait()
     assert len(filters(ns, "lo") + filters(ns, up0)) == 6
@@ -199,16 +195,14 @@ def test_what_a_killed_agent_left_is_taken_away_at_the_next_start(
     assert "removed filters of a killed agent from lo, up0" in following.log.read_text()
     assert not has_qdisc(ns, up0)
     assert len(filters(ns, "lo")) == 4
-    assert len(set(mine) & set(filters(ns, "lo"))) == 2
-    living.stop()  # the one that made the qdisc, and not the last to use it
+    assert len(set(before) & set(filters(ns, "lo"))) == 2
+    living.stop()  # this agent has created the qdisc, and another agent still uses it
     assert len(filters(ns, "lo")) == 2
     following.stop()
 
 
-def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
-    ns: Namespace, up0: str, start: Callable[..., Agent]
-) -> None:
-    """Filters that differ from ours by their handle only are not changed."""
+def test_a_filter_of_somebody_else_with_our_name_stays(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
+    """The agent does not change a filter that differs from its own filters only by the handle."""
     other = load("epping_ingress", dropping(101))
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
@@ -219,7 +213,7 @@ def test_a_name_that_somebody_else_took_keeps_nothing_from_working(
     os.close(other)
 
 
-def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, start: Callable[..., Agent]) -> None:
+def test_a_new_interface_with_the_same_name_is_watched(hosts: Hosts, start: Callable[..., Agent]) -> None:
     name = hosts.join(0)
     agent = start("-i", name, *CLSACT, namespace=hosts.here, **ANYWHERE)
     hosts.here.ip(f"link delete {name}")
@@ -233,7 +227,10 @@ def test_an_interface_that_goes_and_comes_back_is_watched_again(hosts: Hosts, st
 
 
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """Simulated by a seccomp filter. Later interfaces need CAP_NET_ADMIN there, which is kept and logged."""
+    """A seccomp filter simulates such a kernel.
+
+    On this kernel, the agent needs CAP_NET_ADMIN to attach to later interfaces. It keeps and logs this capability.
+    """
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout
     agent = start("-i", "auto", command=command, **ANYWHERE)
@@ -249,6 +246,6 @@ def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agen
     assert agent.stop() == 0
 
 
-def test_check_says_which_hook_is_used(ns: Namespace) -> None:
+def test_check_reports_the_hook(ns: Namespace) -> None:
     for hook, words in (("auto", "TCX links"), ("clsact", "clsact filters")):
         assert f"hook           {words}" in epping(ns, "check", "--hook", hook, "--max-subnets", "64").stdout

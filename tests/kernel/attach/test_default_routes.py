@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `auto`: interfaces with a default route, in every form that the kernel has, and after each change of routes."""
+"""Tests that `auto` selects interfaces with a default route of any form, and follows each change of routes."""
 
 import select
 import struct
@@ -14,12 +14,12 @@ from otel_epping.lab.namespaces import Namespace
 pytestmark = pytest.mark.parallel
 
 
-# Interfaces of the host; with each, the addresses of a neighbour.
+# The interfaces of the host, and the IPv4 and IPv6 addresses of a neighbour on each of them.
 GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 
 class Router:
-    """Default routes of a host with two interfaces, followed as InterfaceMonitor does."""
+    """The default routes of a host with two interfaces. They are updated as InterfaceMonitor does it."""
 
     def __init__(self, host: Namespace) -> None:
         self.host = host
@@ -28,7 +28,7 @@ class Router:
         self._routes.refresh(links.links())
 
     def __call__(self, *commands: str) -> list[str]:
-        """Return the interfaces with a default route after some commands of `ip`."""
+        """Run commands of `ip`, and return the interfaces that have a default route afterwards."""
         self.host.ip(*commands)
         changed = False
         while select.select([self._changes], [], [], 0.05)[0]:
@@ -44,10 +44,10 @@ class Router:
 
 @pytest.fixture(params=[1, 0], ids=["compat", "objects_only"])
 def ip(request: pytest.FixtureRequest) -> Iterator[Router]:
-    """A router, with and without interfaces in routes that have a nexthop object."""
+    """A router. The sysctl decides if netlink messages of routes with a nexthop object also contain the interface."""
     with Namespace("routes") as host, host.entered():
         host.sysctl("net.ipv4.nexthop_compat_mode", request.param)
-        host.ip("link set lo up")  # which a blackhole leads to
+        host.ip("link set lo up")  # the interface of a blackhole nexthop
         for number, name in enumerate(GATEWAYS):
             host.ip(
                 f"link add {name} type veth peer name p{number}",
@@ -79,7 +79,7 @@ def test_nexthop_objects(ip: Router, family: int, default: str) -> None:
     assert ip("nexthop add id 5 blackhole") == []
 
 
-def test_a_blackhole_that_becomes_a_way_out(ip: Router) -> None:
+def test_a_blackhole_that_is_replaced_by_a_nexthop(ip: Router) -> None:
     assert ip("nexthop add id 1 blackhole", "route add default nhid 1") == []
     assert ip("nexthop replace id 1 via 10.7.0.2 dev a0") == ["a0"]
     assert ip("nexthop replace id 1 blackhole") == []
@@ -91,7 +91,7 @@ def test_a_resilient_group(ip: Router) -> None:
     assert ip("nexthop del id 1") == ["a1"]
 
 
-def test_ipv4_by_way_of_ipv6(ip: Router) -> None:
+def test_ipv4_over_an_ipv6_nexthop(ip: Router) -> None:
     assert ip("route add 0.0.0.0/0 via inet6 fd07::2 dev a0") == ["a0"]
     assert ip("nexthop add id 1 via fd08::2 dev a1", "route replace 0.0.0.0/0 nhid 1") == ["a1"]
 
@@ -102,7 +102,7 @@ def test_several_nexthops_of_one_route(ip: Router) -> None:
     assert ip("route add ::/0 nexthop via fd07::2 dev a0 nexthop via fd08::2 dev a1") == ["a0", "a1"]
 
 
-def test_halves(ip: Router) -> None:
+def test_pairs_of_routes_that_cover_all_addresses(ip: Router) -> None:
     assert ip("route add 0.0.0.0/1 via 10.7.0.2", "route add 128.0.0.0/1 via 10.7.0.2") == ["a0"]
     assert ip("route del 0.0.0.0/1", "route del 128.0.0.0/1") == []
     assert ip("route add 2000::/3 via fd08::2 dev a1") == ["a1"]
@@ -110,21 +110,24 @@ def test_halves(ip: Router) -> None:
 
 
 def test_routes_that_end_without_a_message(ip: Router) -> None:
-    """With the last address of an interface, and with the interface itself, even if it is up again at once."""
+    """The kernel deletes such routes with the last address of an interface, or when the interface goes down.
+
+    The routes stay deleted even if the interface is up again at once.
+    """
     assert ip("route add default via 10.7.0.2 dev a0") == ["a0"]
     assert ip("address del 10.7.0.1/24 dev a0") == []
     assert ip("address add 10.7.0.1/24 dev a0", "route add default via 10.7.0.2 dev a0") == ["a0"]
     assert ip("link set a0 down", "link set a0 up") == []
 
 
-def test_types_and_tables_that_do_not_count(ip: Router) -> None:
+def test_other_types_and_tables_are_ignored(ip: Router) -> None:
     assert ip("route add unreachable default metric 9", "route add default via 10.7.0.2 dev a0 table 7") == []
     assert ip("route add default via 10.8.0.2 dev a1 table 70000") == []
 
 
 @pytest.mark.parametrize("table", [7, 70000])
 def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
-    """Not every kernel has the VRF module: the device is a message as the kernel sends it, the route is real."""
+    """The route is real. The VRF device is only a netlink message, because not every kernel has the VRF module."""
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO
@@ -159,5 +162,5 @@ def attribute(kind: int, value: bytes) -> bytes:
         (b"", 0, True),
     ],
 )
-def test_what_is_a_default_route(destination: bytes, bits: int, expected: bool) -> None:
+def test_is_default(destination: bytes, bits: int, expected: bool) -> None:
     assert is_default(routes.Route(254, destination, bits, (3,), 0)) is expected

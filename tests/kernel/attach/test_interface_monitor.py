@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests real interfaces that appear and disappear: attached, detached, counted, logged once; their series continue."""
+"""Tests that interfaces are attached and detached when they appear and disappear, and that their series continue."""
 
 import fcntl
 import logging
@@ -26,13 +26,15 @@ from otel_epping.kernel.reading import Reading
 from otel_epping.lab.namespaces import Namespace
 
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
-SMALL = EppingConfig(max_subnets=4096, max_flows=64)  # of each interface, some subnets of IPv6 talk by themselves
+SMALL = EppingConfig(
+    max_subnets=4096, max_flows=64
+)  # each interface sends some IPv6 packets by itself, which take subnets
 NUMBERS = count()
 
 
 @pytest.fixture
 def host() -> Iterator[Namespace]:
-    """A host whose interfaces are veths. This thread enters it."""
+    """A host whose interfaces are veths. The thread of the test enters its network namespace."""
     with Namespace("follow") as namespace, namespace.entered():
         yield namespace
 
@@ -50,23 +52,23 @@ def reader(collector: EppingCollector) -> Reader:
 
 @pytest.fixture
 def name() -> str:
-    """A new name for an interface, as counts belong to names."""
+    """A new interface name for each test, because counts belong to names."""
     return f"v{next(NUMBERS)}"
 
 
 @pytest.fixture
-def following(host: Namespace, collector: EppingCollector) -> Iterator[Callable[..., InterfaceMonitor]]:
-    """Follows interfaces, and detaches from them at the end of the test."""
-    followers: list[InterfaceMonitor] = []
+def start_monitor(host: Namespace, collector: EppingCollector) -> Iterator[Callable[..., InterfaceMonitor]]:
+    """Return a function that starts a monitor. The monitors are closed at the end of the test."""
+    monitors: list[InterfaceMonitor] = []
 
-    def following(*wan: str, lan: tuple[str, ...] = ()) -> InterfaceMonitor:
-        followers.append(InterfaceMonitor(collector.attachments, Selection(wan, lan)))
-        followers[-1].begin()
-        return followers[-1]
+    def start_monitor(*wan: str, lan: tuple[str, ...] = ()) -> InterfaceMonitor:
+        monitors.append(InterfaceMonitor(collector.attachments, Selection(wan, lan)))
+        monitors[-1].begin()
+        return monitors[-1]
 
-    yield following
-    for follower in followers:
-        follower.close()
+    yield start_monitor
+    for monitor in monitors:
+        monitor.close()
 
 
 def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
@@ -77,11 +79,11 @@ def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
     )
 
 
-def settle(follower: InterfaceMonitor) -> list[str]:
-    """Follow until nothing more happens, and return the watched interfaces."""
-    while select.select([follower], [], [], 0.05)[0]:
-        follower.follow()
-    return follower._attachments.watched
+def settle(monitor: InterfaceMonitor) -> list[str]:
+    """Handle messages until no more arrive, and return the watched interfaces."""
+    while select.select([monitor], [], [], 0.05)[0]:
+        monitor.follow()
+    return monitor._attachments.watched
 
 
 def on_hooks(name: str) -> list[int]:
@@ -104,14 +106,14 @@ def send(host: Namespace, name: str, packets: int = 5) -> None:
 
 
 def sent(reader: Reader, name: str) -> int:
-    """Return the counted UDP packets out of interfaces of a name."""
+    """Return the counted UDP packets that were sent out of interfaces with this name."""
     reading = reader.read()
     record = reading.interfaces[list(reading.names.values()).index(name)]
     return int(record["transmitted"]["packets"][1])
 
 
 def identifier(reading: Reading, name: str) -> int:
-    """Return the number of an interface in keys."""
+    """Return the number that stands for an interface in the keys of subnets."""
     (found,) = (each for each, known in reading.names.items() if known == name)
     return found
 
@@ -119,23 +121,23 @@ def identifier(reading: Reading, name: str) -> int:
 ADDRESS = "address add 10.8.0.1/24 dev {}"
 
 
-def test_one_that_comes_and_goes(
+def test_an_interface_that_appears_and_disappears(
     host: Namespace,
-    following: Callable[..., InterfaceMonitor],
+    start_monitor: Callable[..., InterfaceMonitor],
     collector: EppingCollector,
     name: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.INFO)
     before = dict(collector.attachments.counts)
-    follower = following(f"{name}*")
-    assert settle(follower) == []
+    monitor = start_monitor(f"{name}*")
+    assert settle(monitor) == []
     veth(host, name)
-    assert settle(follower) == [name]
+    assert settle(monitor) == [name]
     assert on_hooks(name) == [1, 1]
     assert collector.attachments.state()[name]
     host.ip(f"link delete {name}")
-    assert settle(follower) == []
+    assert settle(monitor) == []
     assert not collector.attachments.state()[name]
     assert [record.getMessage() for record in caplog.records] == [
         f"no interface matches {name}* yet: the agent attaches when one appears",
@@ -146,20 +148,24 @@ def test_one_that_comes_and_goes(
     assert [after[event] - before[event] for event in ("attached", "detached", "refused")] == [1, 1, 0]
 
 
-def test_one_that_comes_back_goes_on_with_its_series(
-    host: Namespace, following: Callable[..., InterfaceMonitor], collector: EppingCollector, reader: Reader, name: str
+def test_an_interface_that_is_created_again_continues_its_series(
+    host: Namespace,
+    start_monitor: Callable[..., InterfaceMonitor],
+    collector: EppingCollector,
+    reader: Reader,
+    name: str,
 ) -> None:
     veth(host, name, ADDRESS.format(name))
-    follower = following(name)
+    monitor = start_monitor(name)
     indexes = set()
     for turn in range(1, 4):
         indexes.add(ifindex(name))
         send(host, name, 5)
         host.ip(f"link delete {name}")
-        assert settle(follower) == []
+        assert settle(monitor) == []
         assert sent(reader, name) == 5 * turn
         veth(host, name, ADDRESS.format(name))
-        assert settle(follower) == [name]
+        assert settle(monitor) == [name]
     assert len(indexes) == 3
     reading = reader.read()
     assert list(reading.names.values()).count(name) == 1
@@ -168,70 +174,72 @@ def test_one_that_comes_back_goes_on_with_its_series(
     assert len(ours) == len({key.tobytes() for key in ours}) == 2  # 10.8.0.0/24, as source and as destination
 
 
-def test_made_anew_under_the_same_index(
-    host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str
+def test_deleted_and_created_with_the_same_index(
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
-    """All between two looks: only a message shows that it is another interface."""
+    """The interface is deleted and created before the monitor checks again. Only a netlink message shows this."""
     veth(host, name, ADDRESS.format(name), options="index 777")
-    follower = following(name)
+    monitor = start_monitor(name)
     send(host, name, 3)
     host.ip(f"link delete {name}")
     veth(host, name, ADDRESS.format(name), options="index 777")
-    assert settle(follower) == [name]
+    assert settle(monitor) == [name]
     assert on_hooks(name) == [1, 1]
     send(host, name, 4)
     assert sent(reader, name) == 7
 
 
-def test_renamed(host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str) -> None:
+def test_renamed(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], reader: Reader, name: str) -> None:
     veth(host, name, ADDRESS.format(name))
-    follower = following(f"/^{name}($|x)/")
+    monitor = start_monitor(f"/^{name}($|x)/")
     send(host, name, 3)
     host.ip(f"link set {name} name {name}x")
-    assert settle(follower) == [f"{name}x"]
+    assert settle(monitor) == [f"{name}x"]
     send(host, f"{name}x", 4)
     host.ip(f"link set {name}x name z{name}")
-    assert settle(follower) == []
+    assert settle(monitor) == []
     host.ip(f"link set z{name} name {name}")
-    assert settle(follower) == [name]
+    assert settle(monitor) == [name]
     send(host, name, 5)
     assert [sent(reader, each) for each in (name, f"{name}x")] == [8, 4]
 
 
 def test_names_that_are_exchanged(
-    host: Namespace, following: Callable[..., InterfaceMonitor], reader: Reader, name: str
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
     veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
     veth(host, f"{name}b", "address add 10.8.0.2/24 dev " + f"{name}b")
-    follower = following(f"{name}?")
+    monitor = start_monitor(f"{name}?")
     for old, new in (("a", "c"), ("b", "a"), ("c", "b")):
         host.ip(f"link set {name}{old} name {name}{new}")
-    assert sorted(settle(follower)) == [f"{name}a", f"{name}b"]
+    assert sorted(settle(monitor)) == [f"{name}a", f"{name}b"]
     assert [on_hooks(f"{name}{each}") for each in "ab"] == [[1, 1], [1, 1]]
     send(host, f"{name}a", 2)
     send(host, f"{name}b", 3)
     assert [sent(reader, f"{name}{each}") for each in "ab"] == [2, 3]
 
 
-def test_moved_to_another_namespace(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
+def test_moved_to_another_namespace(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str) -> None:
     veth(host, name)
-    follower = following(name)
+    monitor = start_monitor(name)
     with Namespace("elsewhere") as elsewhere:
         host.ip(f"link set {name} netns {elsewhere.path}")
-        assert settle(follower) == []
+        assert settle(monitor) == []
         with elsewhere.entered():
             assert on_hooks(name) == [0, 0]
 
 
-def test_down_and_up_changes_nothing(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
+def test_down_and_up_changes_nothing(
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str
+) -> None:
     veth(host, name)
-    follower = following(name)
-    before = dict(follower._attachments.counts)
+    monitor = start_monitor(name)
+    before = dict(monitor._attachments.counts)
     host.ip(f"link set {name} down")
-    assert settle(follower) == [name]
+    assert settle(monitor) == [name]
     host.ip(f"link set {name} up")
-    assert settle(follower) == [name]
-    assert follower._attachments.counts == before
+    assert settle(monitor) == [name]
+    assert monitor._attachments.counts == before
 
 
 LONG = "-" + 126 * "n"  # with a name of one letter, an alternative name of ALTIFNAMSIZ - 1 bytes
@@ -239,34 +247,34 @@ LONG = "-" + 126 * "n"  # with a name of one letter, an alternative name of ALTI
 
 @pytest.mark.parametrize("selects", ["{}", "{}*", "/{}/"])
 def test_an_alternative_name(
-    host: Namespace, following: Callable[..., InterfaceMonitor], name: str, selects: str
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str, selects: str
 ) -> None:
     long = f"{name}{LONG}"[:127]
     veth(host, name, f"link property add dev {name} altname {long}")
-    follower = following(selects.format(long), name)
-    assert settle(follower) == [name]
+    monitor = start_monitor(selects.format(long), name)
+    assert settle(monitor) == [name]
     assert on_hooks(name) == [1, 1]
-    follower.select(Selection([selects.format(long)]))
+    monitor.select(Selection([selects.format(long)]))
     host.ip(f"link set {name} name {name}x")
-    assert settle(follower) == [f"{name}x"]
+    assert settle(monitor) == [f"{name}x"]
 
 
-def test_an_alternative_name_that_comes_goes_and_is_the_name_of_another(
-    host: Namespace, following: Callable[..., InterfaceMonitor], name: str
+def test_an_alternative_name_is_added_removed_and_used_by_another(
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str
 ) -> None:
     veth(host, f"{name}a")
     alternative = f"{name}-an-alternative-name"
-    follower = following(alternative)
-    assert settle(follower) == []
+    monitor = start_monitor(alternative)
+    assert settle(monitor) == []
     host.ip(f"link property add dev {name}a altname {alternative} altname {name}b")
-    assert settle(follower) == [f"{name}a"]
+    assert settle(monitor) == [f"{name}a"]
     host.ip(f"link property del dev {name}a altname {alternative}")
-    assert settle(follower) == []
-    follower.select(Selection([f"{name}b"]))
-    assert settle(follower) == [f"{name}a"]
+    assert settle(monitor) == []
+    monitor.select(Selection([f"{name}b"]))
+    assert settle(monitor) == [f"{name}a"]
     host.ip(f"link property del dev {name}a altname {name}b")
     veth(host, f"{name}b")
-    assert settle(follower) == [f"{name}b"]
+    assert settle(monitor) == [f"{name}b"]
 
 
 def test_find_knows_alternative_names(host: Namespace, name: str) -> None:
@@ -281,70 +289,70 @@ def test_find_knows_alternative_names(host: Namespace, name: str) -> None:
         find(f"{name}-with-a-long-name")
 
 
-def test_auto_is_those_with_a_default_route(
-    host: Namespace, following: Callable[..., InterfaceMonitor], name: str
+def test_auto_selects_interfaces_with_a_default_route(
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str
 ) -> None:
     four, six, many = (name + each for each in ("four", "six", "many"))
     for number, each in enumerate((four, six, many)):
         veth(host, each, f"address add 10.9.{number}.1/24 dev {each}")
-    follower = following("auto")
-    assert settle(follower) == []
+    monitor = start_monitor("auto")
+    assert settle(monitor) == []
     host.ip(f"route add default via 10.9.0.2 dev {four}")
-    assert settle(follower) == [four]
+    assert settle(monitor) == [four]
     host.ip(f"route add ::/0 dev {six} metric 7", f"route add 2001:db8::/32 dev {many}")
-    assert sorted(settle(follower)) == [four, six]
+    assert sorted(settle(monitor)) == [four, six]
     host.ip(f"route add 10.66.0.0/16 dev {many}", f"route add default via 10.9.2.2 dev {many} table 7")
     host.ip("route add unreachable default metric 9999")
-    assert sorted(settle(follower)) == [four, six]
+    assert sorted(settle(monitor)) == [four, six]
     host.ip(f"route add default metric 5 nexthop via 10.9.0.2 dev {four} nexthop via 10.9.2.2 dev {many}")
-    assert sorted(settle(follower)) == [four, many, six]
+    assert sorted(settle(monitor)) == [four, many, six]
     host.ip("route delete default metric 5", f"route delete default via 10.9.0.2 dev {four}")
-    assert settle(follower) == [six]
-    host.ip(f"link set {six} down")  # its routes go without a message of their own
-    assert settle(follower) == []
+    assert settle(monitor) == [six]
+    host.ip(f"link set {six} down")  # the kernel deletes the routes without a message about each of them
+    assert settle(monitor) == []
     assert list(present(["auto", "lo"])) == ["lo"]
 
 
-def test_messages_that_were_missed(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
+def test_messages_that_were_missed(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str) -> None:
     veth(host, f"{name}a")
-    follower = following(f"{name}?")
+    monitor = start_monitor(f"{name}?")
     overrun = links.LinkChanges(routes=False)
     host.ip(*[f"link set {name}a {state}" for _ in range(300) for state in ("down", "up")], f"link delete {name}a")
     veth(host, f"{name}b")
     assert None in overrun.read()
     overrun.close()
-    assert settle(follower) == [f"{name}b"]
+    assert settle(monitor) == [f"{name}b"]
 
 
 def open_descriptors() -> set[str]:
     return {file.name for file in Path("/proc/self/fd").iterdir()}
 
 
-def test_churn(host: Namespace, following: Callable[..., InterfaceMonitor], name: str) -> None:
-    """Twenty interfaces at a time. At the end only their counts are left."""
-    follower = following(f"{name}-*")
+def test_many_interfaces_at_a_time(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str) -> None:
+    """20 interfaces are created and deleted, twice. At the end, none of their descriptors is open."""
+    monitor = start_monitor(f"{name}-*")
     descriptors = open_descriptors()
     for _ in range(2):
         host.ip(*[f"link add {name}-{each} type veth peer name {name}-{each + 10}" for each in range(10)])
-        assert len(settle(follower)) == 20
+        assert len(settle(monitor)) == 20
         host.ip(*[f"link delete {name}-{each}" for each in range(10)])
-        assert settle(follower) == []
+        assert settle(monitor) == []
     assert open_descriptors() <= descriptors
 
 
-def test_links_of_a_foreign_kind_are_left_out_once(
-    host: Namespace, following: Callable[..., InterfaceMonitor], name: str, caplog: pytest.LogCaptureFixture
+def test_an_interface_without_ip_is_rejected_and_logged_once(
+    host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    follower = following(f"{name}*")
-    foreign(name)
-    assert settle(follower) == []
+    monitor = start_monitor(f"{name}*")
+    add_interface_without_ip(name)
+    assert settle(monitor) == []
     veth(host, f"{name}x", f"link set {name} alias other")
-    assert settle(follower) == [f"{name}x"]
+    assert settle(monitor) == [f"{name}x"]
     assert sum("does not carry IP" in record.getMessage() for record in caplog.records) == 1
 
 
-def foreign(name: str) -> None:
-    """Add a tun device that reports another type."""
+def add_interface_without_ip(name: str) -> None:
+    """Add a tun device that reports the type of IEEE 802.15.4."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
     fcntl.ioctl(descriptor, 0x400454CD, 804)  # TUNSETLINK, ARPHRD_IEEE802154
@@ -353,23 +361,27 @@ def foreign(name: str) -> None:
 
 
 def test_another_selection(
-    host: Namespace, following: Callable[..., InterfaceMonitor], collector: EppingCollector, reader: Reader, name: str
+    host: Namespace,
+    start_monitor: Callable[..., InterfaceMonitor],
+    collector: EppingCollector,
+    reader: Reader,
+    name: str,
 ) -> None:
     veth(host, f"{name}a", ADDRESS.format(f"{name}a"))
     veth(host, f"{name}b")
-    follower = following(f"{name}a")
-    held = dict(collector.attachments._watched)[f"{name}a"]
+    monitor = start_monitor(f"{name}a")
+    hooks = dict(collector.attachments._watched)[f"{name}a"]
     send(host, f"{name}a", 3)
-    follower.select(Selection([f"{name}b", f"{name}c"], [f"{name}a"]))
+    monitor.select(Selection([f"{name}b", f"{name}c"], [f"{name}a"]))
     assert sorted(collector.attachments.watched) == [f"{name}a", f"{name}b"]
-    assert collector.attachments._watched[f"{name}a"] == held  # without a gap
+    assert collector.attachments._watched[f"{name}a"] == hooks  # still the same links, so no packet is missed
     send(host, f"{name}a", 4)
     assert sent(reader, f"{name}a") == 7
     reading = reader.read()
     keys = reading.slots["key"][reading.slots["key"]["interface"] == identifier(reading, f"{name}a")]
     assert set(keys["side"][keys["family"] == 4].tolist()) == {0, 1}
     veth(host, f"{name}c")
-    assert sorted(settle(follower)) == [f"{name}{each}" for each in "abc"]
+    assert sorted(settle(monitor)) == [f"{name}{each}" for each in "abc"]
 
 
 @pytest.mark.parametrize(
@@ -388,14 +400,19 @@ def test_another_selection(
         (["[!e]*"], [], [], {"lo": Role.WAN, "ppp2": Role.WAN}),
     ],
 )
-def test_what_selects_what(wan: list[str], lan: list[str], mirror: list[str], expected: dict[str, Role]) -> None:
+def test_roles_of_selected_interfaces(
+    wan: list[str], lan: list[str], mirror: list[str], expected: dict[str, Role]
+) -> None:
     existing = [links.Link(number, (name,), 1, True) for number, name in enumerate(("lo", "eth0", "eth1", "ppp2"))]
     roles = {link.name: Selection(wan, lan, mirror).role_of(link, {3}) for link in existing}
     assert {name: role for name, role in roles.items() if role} == expected
 
 
-def test_the_limits_of_numbers_and_of_places() -> None:
-    """After the last number, counts go on without a name. Where four interfaces share a place, a fifth has none."""
+def test_limits_of_interface_numbers_and_of_equal_indexes() -> None:
+    """After the last number, packets are counted without an interface name.
+
+    At most four interfaces can have the same index modulo 4096. A fifth one is rejected.
+    """
     with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:
         attachments = collector.attachments
         for number in range(1, INTERFACES + 1):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that numbers of interfaces are reused and that series of removed interfaces end.
+"""Tests that interface numbers are reused, and that series of removed interfaces end.
 
-A series ends once all of its counts are exported. No count is lost, exported twice or counted for another interface.
+A series ends when all of its counts are exported. No count is lost, exported twice or counted for another interface.
 """
 
 import socket
@@ -70,12 +70,12 @@ def test_a_number_belongs_to_a_name_until_it_ends(numbers: InterfaceNumbers, clo
     assert not numbers.gone()
     clock.pass_by(1)
     (gone,) = numbers.gone()
-    assert numbers.assign("a") == (1, 1), "it came back"
+    assert numbers.assign("a") == (1, 1), "the interface was created again"
     assert not numbers.gone()
     assert not numbers.end(gone, NOTHING)
     numbers.mark_gone("a")
     clock.pass_by()
-    assert not numbers.end(gone, NOTHING), "it went once more"
+    assert not numbers.end(gone, NOTHING), "the interface was removed again in the meantime"
     (gone,) = numbers.gone()
     assert numbers.end(gone, NOTHING)
     assert not numbers.end(gone, NOTHING)
@@ -85,7 +85,7 @@ def test_a_number_belongs_to_a_name_until_it_ends(numbers: InterfaceNumbers, clo
     assert numbers.assign("a") == (4, 3)
 
 
-def test_counts_of_a_number_begin_at_zero(numbers: InterfaceNumbers, clock: Time) -> None:
+def test_counts_of_a_reused_number_start_at_zero(numbers: InterfaceNumbers, clock: Time) -> None:
     numbers.assign("a")
     numbers.assign("b")
     numbers.mark_gone("a")
@@ -96,11 +96,11 @@ def test_counts_of_a_number_begin_at_zero(numbers: InterfaceNumbers, clock: Time
     assert numbers.end(gone, raw[0])
     identifier, number = numbers.assign("c")
     assert numbers.numbers_of([identifier, 2]) == [number, 2] == [1, 2]
-    raw[0] += np.array([1, 2, 3], np.uint64)  # past 2^64
+    raw[0] += np.array([1, 2, 3], np.uint64)  # the second counter overflows
     assert numbers.counted([1, 2], raw).tolist() == [[1, 2, 3], [1, 1, 1]]
 
 
-def test_identifiers_that_are_in_use_are_left_out(numbers: InterfaceNumbers, clock: Time) -> None:
+def test_identifiers_in_use_are_not_assigned(numbers: InterfaceNumbers, clock: Time) -> None:
     numbers.assign("stays")
     seen = set()
     for turn in range(70_000):
@@ -116,7 +116,7 @@ def test_identifiers_that_are_in_use_are_left_out(numbers: InterfaceNumbers, clo
     assert seen == set(range(2, 1 << 16))
 
 
-def test_beyond_the_last_number(numbers: InterfaceNumbers) -> None:
+def test_names_after_the_last_number_share_one(numbers: InterfaceNumbers) -> None:
     for each in range(INTERFACES):
         assert numbers.assign(f"i{each}")[1] == each + 1
     assert numbers.assign("last") == (UNKNOWN_INTERFACE, UNKNOWN_INTERFACE)
@@ -174,7 +174,7 @@ Series = tuple[tuple[str, object], ...]
 
 @dataclass
 class Exporter:
-    """An exporter that may fail, and the points of its receiver: by series of two metrics and interface."""
+    """An exporter that may fail. It holds the points of its receiver by series, and totals by metric and interface."""
 
     producer: EppingMetricProducer
     latest: dict[str, set[str]] = field(default_factory=dict)  # metric -> interfaces in the latest export
@@ -203,9 +203,9 @@ class Exporter:
         assert start_ns < time_ns
         assert value > 0
         before_start_ns, before_ns, before = self.points.get(key, (0, 0, 0))
-        assert time_ns > before_ns, "one point of a series in an export"
+        assert time_ns > before_ns, "a series has one point in each export"
         if self.producer.temporality is DELTA or start_ns != before_start_ns:
-            assert start_ns >= before_ns, "a series that begins anew begins where the one before ended"
+            assert start_ns >= before_ns, "a series that starts again starts at or after the end of its last point"
             before = 0
         assert value >= before
         self.totals[metric, name] += value - before
@@ -216,7 +216,7 @@ METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:
-    """Return the UDP packets that the receiver has: of the interface, and from and to its subnets."""
+    """Return the UDP packets that the receiver has: first those of the interface, then those of its subnets."""
     return [exporter.totals[metric.name, name] for metric in METRICS]
 
 
@@ -236,11 +236,11 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
     second.export(arrives=False)
     send("va", 4)
     vanish(host, collector, "va")
-    for _ in range(3):  # not for long enough
+    for _ in range(3):  # the interface was removed less than GONE_NS ago
         first.export()
         second.export(arrives=False)
     clock.pass_by()
-    for _ in range(3):  # one has delivered, and the other not
+    for _ in range(3):  # only the first exporter has delivered all counts
         first.export()
         second.export(arrives=False)
     assert sent(first, "va") == packets(7)
@@ -256,14 +256,14 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
         exporter.export()
         assert exporter.latest == {metric.name: set() for metric in METRICS}
 
-    appear(host, collector, "vb")  # with the number of a
+    appear(host, collector, "vb")  # reuses the number of va
     send("vb", 2)
     for exporter in (first, second):
         exporter.export()
         assert sent(exporter, "vb") == packets(2)
     assert collector.attachments.numbers.used == 2
     vanish(host, collector, "vb")
-    appear(host, collector, "va")  # the name again, with another number
+    appear(host, collector, "va")  # the same name with another number
     send("va", 5)
     for _ in range(2):
         for exporter in (first, second):
@@ -272,20 +272,22 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
     assert sent(first, "vb") == sent(second, "vb") == packets(2)
 
 
-def test_one_that_is_back_before_its_end_goes_on(host: Namespace, collector: EppingCollector, clock: Time) -> None:
+def test_series_continue_if_the_interface_returns_before_they_end(
+    host: Namespace, collector: EppingCollector, clock: Time
+) -> None:
     exporter = Exporter(EppingMetricProducer(collector))
     for turn in range(1, 4):
         appear(host, collector, "va")
         send("va", 5)
         vanish(host, collector, "va")
         clock.pass_by()
-        exporter.export()  # its end would come with the next
+        exporter.export()  # the series would end at the next export
         assert sent(exporter, "va") == packets(5 * turn)
-    assert len(exporter.points) == 3, "the same series"
+    assert len(exporter.points) == 3, "all points are of the same three series"
     assert all(value == 15 for *_, value in exporter.points.values())
 
 
-def test_slots_of_an_interface_are_free_again(host: Namespace, collector: EppingCollector, clock: Time) -> None:
+def test_slots_of_a_removed_interface_are_freed(host: Namespace, collector: EppingCollector, clock: Time) -> None:
     reader = collector.reader()
     for turn in range(3):
         appear(host, collector, f"va{turn}")
@@ -304,8 +306,8 @@ def test_slots_of_an_interface_are_free_again(host: Namespace, collector: Epping
         assert reading.names == {0: ""}
 
 
-def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector: EppingCollector, clock: Time) -> None:
-    """An open connection through a veth whose far end is in another host."""
+def test_flows_of_a_removed_interface_end_as_idle(host: Namespace, collector: EppingCollector, clock: Time) -> None:
+    """The test has an open connection through a veth. The other end of the veth is in another namespace."""
     with Namespace("far") as far:
         host.ip(
             f"link add va type veth peer name vb netns {far.path}", "address add 10.8.0.1/24 dev va", "link set va up"
@@ -330,12 +332,12 @@ def test_flows_of_an_interface_end_in_silence_with_it(host: Namespace, collector
             for _ in range(2):
                 reading = reader.read()
             assert not (reading.slots["live"] != 0).any()
-            assert reading.flows_evicted == flows, "none had to make room"
+            assert reading.flows_evicted == flows, "no flow was evicted"
 
 
 @pytest.mark.parametrize("ends", [False, True])
-def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, ends: bool) -> None:
-    """A reply arrives where the flow's interface was, by index and by number."""
+def test_flows_of_a_removed_interface_do_not_match_on_its_successor(clock: Time, ends: bool) -> None:
+    """A reply arrives on an interface that has the index and the number of the flow's removed interface."""
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
     attachments, reader = bench.collector.attachments, bench.collector.reader()
     attachments.numbers.now_ns = clock
@@ -359,7 +361,7 @@ def test_what_the_program_remembers_is_not_of_the_next_interface(clock: Time, en
 
 
 def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
-    """Each exists for a moment, as with containers: each has a name meanwhile, and nothing is left of them."""
+    """As with containers, each interface exists briefly. Each gets a number, and all numbers are free at the end."""
     exporters = [Exporter(EppingMetricProducer(collector, temporality)) for temporality in (CUMULATIVE, DELTA)]
     attachments = collector.attachments
     for begin in range(0, 5000, 250):
@@ -381,7 +383,7 @@ def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
     assert (attachments.roles, attachments.state()) == ({}, {})
 
 
-def test_one_without_a_name_gets_it_when_a_number_is_free(
+def test_an_interface_without_a_number_gets_one_later(
     host: Namespace, collector: EppingCollector, clock: Time, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
@@ -419,7 +421,7 @@ def udp(reading: Reading, name: str) -> int:
     return int(record["transmitted"]["packets"][1])
 
 
-def test_one_that_cannot_be_attached_to_gives_its_number_back(collector: EppingCollector, clock: Time) -> None:
+def test_the_number_is_freed_if_attaching_fails(collector: EppingCollector, clock: Time) -> None:
     reader = collector.reader()
     for each in range(3):
         with pytest.raises(EppingError, match="cannot attach to"):

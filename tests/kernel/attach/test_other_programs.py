@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests other programs on the hooks of an interface, with every verdict: each packet is counted once, or the interface
-is not ready within 5 seconds.
+"""Tests other programs on the hooks of an interface, with every verdict. Each packet is counted once, or the interface
+becomes not ready within 5 seconds.
 
-The hook monitor runs in this process, on real interfaces. agent/test_hooks.py tests the agent.
+The hook monitor runs in this process, on real interfaces. agent/test_hooks.py tests the whole agent.
 """
 
 import itertools
@@ -62,7 +62,7 @@ class Watched:
         return found
 
     def exchange(self) -> list[int]:
-        """Send packets both ways, and return how many were counted, received and transmitted."""
+        """Send packets in both directions, and return how many received and transmitted ones were counted."""
         before = self.counted()
         for _ in range(PACKETS):
             for end, address in zip(self.ends, self.addresses[::-1], strict=True):
@@ -71,14 +71,14 @@ class Watched:
         return [after - each for after, each in zip(self.counted(), before, strict=True)]
 
     def look(self, seconds: float = 1.5) -> None:
-        """Let the monitor look for a while."""
+        """Let the monitor check the hooks for some time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(self.monitor.wait_s(), 0.05))
             self.monitor.check()
 
     def until(self, condition: Callable[[], object], seconds: float = WITHIN_S) -> None:
-        """Let the monitor look until the condition is true."""
+        """Let the monitor check the hooks until the condition is true."""
         until = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < until, self.faults
@@ -90,12 +90,12 @@ class Watched:
 
     @property
     def is_ready(self) -> bool:
-        """Return whether this interface would let the agent be ready."""
+        """Return true if this interface does not keep the agent from being ready."""
         return self.collector.attachments.state()[self.name] and not self.faults
 
 
 class Watch:
-    """Watches interfaces of a pair of hosts. `before` prepares an interface."""
+    """Watches interfaces between a pair of hosts. `before` prepares an interface before the agent attaches to it."""
 
     def __init__(self, hosts: Hosts, collectors: dict[str, EppingCollector], undo: ExitStack) -> None:
         self.hosts, self._collectors, self._undo = hosts, collectors, undo
@@ -132,12 +132,12 @@ def watch(hosts: Hosts, collectors: dict[str, EppingCollector]) -> Iterator[Watc
         yield Watch(hosts, collectors, undo)
 
 
-# ---- other programs that are there before
+# ---- other programs that were attached before ours
 
 
 @pytest.mark.parametrize("verdicts", [("OK",), ("SHOT", "STOLEN"), ("REDIRECT", "PIPE", "TRAP")], ids="+".join)
 @pytest.mark.parametrize("hook", HOOKS)
-def test_programs_that_are_there_run_after_ours(watch: Watch, hook: str, verdicts: tuple[str, ...]) -> None:
+def test_programs_attached_before_run_after_ours(watch: Watch, hook: str, verdicts: tuple[str, ...]) -> None:
     with ExitStack() as others:
 
         def before(name: str) -> None:
@@ -151,15 +151,15 @@ def test_programs_that_are_there_run_after_ours(watch: Watch, hook: str, verdict
         assert watched.collector.attachments.counts["moved"] == watched.collector.attachments.counts["unseen"] == 0
 
 
-# ---- other programs that come and go while we watch
+# ---- other programs that are attached and detached later
 
 
 @pytest.mark.parametrize("put", PUTS)
 @pytest.mark.parametrize("hook", HOOKS)
-def test_those_that_come_hide_nothing_for_long(
+def test_programs_attached_later_hide_packets_only_briefly(
     watch: Watch, collectors: dict[str, EppingCollector], hook: str, put: str
 ) -> None:
-    """One interface for each verdict."""
+    """Each verdict is tested on its own interface."""
     every = watch.all(collectors[hook], len(other_programs.VERDICTS))
     assert [each.exchange() for each in every] == [[PACKETS, PACKETS]] * len(every)
     with ExitStack() as others:
@@ -186,8 +186,8 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_one_that_hides_nothing_makes_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The monitor moves before the program all the same, as it may begin to hide packets."""
+def test_a_program_that_hides_no_packets_is_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The monitor moves our program to the front nevertheless. The other program may start to hide packets later."""
     caplog.set_level(logging.INFO)
     watched = watch(hook)
     with PUT[hook](watched.name, other_programs.VERDICTS["UNSPEC"], "first"):
@@ -199,7 +199,7 @@ def test_one_that_hides_nothing_makes_no_fault(watch: Watch, hook: str, caplog: 
 
 
 @pytest.mark.parametrize("hook", HOOKS)
-def test_three_that_come_and_go(watch: Watch, hook: str) -> None:
+def test_three_programs_are_attached_and_detached(watch: Watch, hook: str) -> None:
     watched = watch(hook)
     for verdicts in (("UNSPEC", "OK", "SHOT"), ("STOLEN", "UNSPEC", "REDIRECT")):
         with ExitStack() as others:
@@ -212,7 +212,7 @@ def test_three_that_come_and_go(watch: Watch, hook: str) -> None:
 
 
 def test_one_hook_only(watch: Watch) -> None:
-    """Received packets are hidden, transmitted ones are not."""
+    """Received packets are hidden, and transmitted packets are not."""
     watched = watch("tcx")
     with other_programs.attached(watched.name, hooks=[libbpf.BPF_TCX_INGRESS], verdict=other_programs.VERDICTS["OK"]):
         assert watched.exchange() == [0, PACKETS]
@@ -222,8 +222,8 @@ def test_one_hook_only(watch: Watch) -> None:
         assert watched.exchange() == [PACKETS, PACKETS]
 
 
-def test_one_that_insists_on_the_first_place(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The monitor moves three times at once, then less and less often, and only if packets are missing."""
+def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    """The monitor moves our program three times at once. After that, it waits longer, and for missing packets."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     ok = other_programs.VERDICTS["OK"]
@@ -235,24 +235,24 @@ def test_one_that_insists_on_the_first_place(watch: Watch, caplog: pytest.LogCap
         assert moved <= 2 * 3
         assert watched.exchange() == [PACKETS, PACKETS]
         watched.look(4)
-        assert watched.is_ready, "nothing is hidden"
+        assert watched.is_ready, "no packets are hidden"
         others.enter_context(other_programs.attached(watched.name, verdict=ok))
         watched.exchange()
         watched.until(lambda: not watched.is_ready)
 
 
-def test_a_filter_that_nobody_can_come_before_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """A filter of another protocol has priority 1."""
+def test_a_filter_before_which_nobody_can_attach_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    """A filter for another protocol than ours has priority 1, so our filter cannot be placed before it."""
 
     def before(name: str) -> None:
         run = watch.hosts.here.run
         run("tc", "qdisc", "add", "dev", name, "clsact")
         filter_of = ("tc", "filter", "add", "dev", name, "ingress", "pref", "1", "protocol", "ip")
-        run(*filter_of, "bpf", "bytecode", "1,6 0 0 4294967295,")  # matches, and so accepts, each packet
+        run(*filter_of, "bpf", "bytecode", "1,6 0 0 4294967295,")  # matches each packet, and thereby accepts it
 
     watched = watch("clsact", before)
     assert "other programs run first: bpf" in caplog.text
-    assert watched.is_ready, "nothing was hidden yet"
+    assert watched.is_ready, "no packets were hidden yet"
     assert watched.exchange() == [0, PACKETS]
     watched.until(lambda: not watched.is_ready)
     assert "(pref 1) runs before otel-epping: give it a place after otel-epping" in watched.faults[0]
@@ -274,7 +274,7 @@ def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pyt
 
 
 def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The first agent does not move when the second one starts, nor the second when the first one ends."""
+    """The first agent does not move when the second starts. The second agent does not move when the first ends."""
     caplog.set_level(logging.INFO)
     config = EppingConfig(max_subnets=64, max_flows=64, hook="tcx")
     with EppingCollector(config) as first, EppingCollector(config) as second:
@@ -296,12 +296,12 @@ def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixtur
     assert "moved" not in caplog.text
 
 
-def test_one_that_comes_together_with_an_agent_is_found_by_what_is_missing(watch: Watch) -> None:
+def test_a_program_attached_together_with_an_agent_is_found(watch: Watch) -> None:
     watched = watch("tcx")
     OtherAgents().announce(socket.if_nametoindex(watched.name))
     with other_programs.attached(watched.name, verdict=other_programs.VERDICTS["OK"]):
         watched.look(1.1)
-        assert watched.is_ready, "it was taken for the agent's"
+        assert watched.is_ready, "the monitor assumes that the program belongs to the other agent"
         until = time.monotonic() + WITHIN_S
         while watched.is_ready:
             assert time.monotonic() < until
@@ -312,7 +312,7 @@ def test_one_that_comes_together_with_an_agent_is_found_by_what_is_missing(watch
         watched.until(lambda: watched.is_ready)
 
 
-# ---- what is taken away
+# ---- removed and replaced programs
 
 
 def detach_links(watched: Watched) -> None:
@@ -322,7 +322,7 @@ def detach_links(watched: Watched) -> None:
 
 
 def replace_programs(watched: Watched) -> None:
-    """Put another program into our links."""
+    """Replace the program of our links by another program."""
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for *_, hook in watched.collector.attachments.hooks():
             assert isinstance(hook, TcxLink)
@@ -348,7 +348,7 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Put another program, which accepts all packets, under our priority and handle."""
+    """Replace the program of our filters, with the same priority and handle, by one that accepts all packets."""
     found = [each for way in POINTS for each in clsact.in_order(socket.if_nametoindex(watched.name), way)]
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for each in found:
@@ -382,13 +382,15 @@ def test_a_removed_program_is_attached_again(
     lost = 1 if take is remove_one_filter else 2
     assert watched.collector.attachments.counts["reattached"] == before + lost
     assert sum("detached otel-epping's program: attached again" in each.getMessage() for each in caplog.records) == lost
-    assert not watched.is_ready, "packets were missed"
+    assert not watched.is_ready, "packets were missed in the meantime"
     assert watched.exchange() == [PACKETS, PACKETS]
     watched.until(lambda: watched.is_ready)
     assert watched.exchange() == [PACKETS, PACKETS]
 
 
-def test_a_program_that_is_removed_repeatedly_waits(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_repeatedly_removed_program_is_attached_ever_less_often(
+    watch: Watch, caplog: pytest.LogCaptureFixture
+) -> None:
     watched = watch("clsact")
     until = time.monotonic() + 9
     while time.monotonic() < until:
@@ -396,26 +398,26 @@ def test_a_program_that_is_removed_repeatedly_waits(watch: Watch, caplog: pytest
         watched.look(0.3)
         assert not watched.is_ready
     again = [each.getMessage() for each in caplog.records if f"{watched.name} egress" in each.getMessage()]
-    assert 2 <= len(again) <= 4  # at once, after 2, 4 and 8 s
+    assert 2 <= len(again) <= 4  # the program is attached again at once, and after 2, 4 and 8 s
     assert "find that process with bpftool net show and tc monitor" in again[-1]
 
 
-def test_a_qdisc_that_cannot_hold_us(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """An ingress qdisc in the place of the clsact qdisc is named. When it is gone, the monitor attaches."""
+def test_an_ingress_qdisc_replaces_the_clsact_qdisc(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the ingress qdisc. After the ingress qdisc is deleted, the monitor attaches our program again."""
     watched = watch("clsact")
     remove_qdisc(watched)
     watched.hosts.here.run("tc", "qdisc", "add", "dev", watched.name, "ingress")
     watched.look(4)
     assert not watched.is_ready
     refused = [each for each in caplog.records if "cannot be attached again: interface" in each.getMessage()]
-    assert len(refused) == 2, "once for each direction"
+    assert len(refused) == 2, "the fault is logged once for each direction"
     assert "has an ingress qdisc" in refused[0].getMessage()
     watched.hosts.here.run("tc", "qdisc", "del", "dev", watched.name, "ingress")
     watched.until(lambda: watched.is_ready, 20)
     assert watched.exchange() == [PACKETS, PACKETS]
 
 
-def test_an_interface_that_goes_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_removed_interface_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     watched = watch("tcx")
     watched.hosts.here.ip(f"link delete {watched.name}")
     watched.look(2.5)
@@ -423,7 +425,7 @@ def test_an_interface_that_goes_is_no_fault(watch: Watch, caplog: pytest.LogCapt
     assert caplog.text == ""
 
 
-def test_without_a_descriptor_the_monitor_goes_on(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_monitor_continues_after_a_time_without_descriptors(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     watched = watch("clsact")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
@@ -439,7 +441,9 @@ def test_without_a_descriptor_the_monitor_goes_on(watch: Watch, caplog: pytest.L
     assert "cannot check the hooks of interfaces ([Errno 24] Too many open files)" in faults[0]
     assert caplog.text.count("Too many open files") == 1
     watched.look(1.5)
-    assert watched.exchange() == [PACKETS, PACKETS], "attached again, though the change came meanwhile"
+    assert watched.exchange() == [PACKETS, PACKETS], (
+        "attached again, although no descriptor was free when the qdisc was deleted"
+    )
     watched.until(lambda: not watched.collector.attachments.faults)
 
 
@@ -464,8 +468,8 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
     assert "packets are seen again" in caplog.text
 
 
-def test_an_xdp_program_that_drops_a_part_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Another program on the hook is no fault either: the monitor moves before it, and packets are still missing."""
+def test_an_xdp_program_that_drops_some_packets_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
+    """Another program on the hook is no fault either. Our program moves before it, and packets are still missing."""
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     with (
@@ -498,7 +502,7 @@ def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:
 
 
 def test_packets_that_bypass_the_queue(watch: Watch) -> None:
-    """A socket with PACKET_QDISC_BYPASS sends after the hook. Few such packets are no fault, a stream is."""
+    """Packets of a socket with PACKET_QDISC_BYPASS do not pass the hook. Few of them are no fault, but a stream is."""
     watched = watch("tcx")
     watched.look(2.1)
     frame = bytes.fromhex("020000000002 020000000001 88b5") + bytes(46)
@@ -519,8 +523,8 @@ def test_packets_that_bypass_the_queue(watch: Watch) -> None:
     assert "PACKET_QDISC_BYPASS" in watched.faults[0]
 
 
-def test_what_broadcasts_and_aggregates_count_is_no_fault(watch: Watch) -> None:
-    """The kernel copies its broadcasts, and counts an aggregate of TCP segments as one packet."""
+def test_broadcasts_and_aggregates_are_no_fault(watch: Watch) -> None:
+    """The kernel receives a copy of its own broadcasts, and counts an aggregate of TCP segments as one packet."""
     watched = watch("tcx")
     watched.ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with watched.hosts.there.entered():

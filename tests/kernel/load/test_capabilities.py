@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests capabilities: which are required, which the loader has, and that the running agent has none.
+"""Tests which capabilities are required, which capabilities the loader has, and that the running agent has none.
 
-The tests grant and remove real capabilities, and read those of each thread in /proc.
+The tests grant and remove real capabilities, and read the capabilities of each thread from /proc.
 """
 
 import errno
@@ -51,7 +51,7 @@ THREE = NET_ADMIN | 1 << 38 | 1 << 39
 OLD_KERNEL = ["setarch", "--uname-2.6"]
 
 
-# ---- what is asked for
+# ---- required capabilities
 
 
 @pytest.mark.parametrize("lacking", NEEDED)
@@ -76,16 +76,16 @@ def test_check_without_any(ns: Namespace) -> None:
     assert result.returncode == 1
     rows = {line[8:22].strip(): line[23:] for line in result.stdout.splitlines() if line.startswith("MISSING")}
     assert {name for name in rows if name.startswith("CAP_")} == set(capabilities.NEEDED)
-    # Which old kernels count maps against.
+    # Old kernels count the memory of maps against this limit.
     assert "too small for maps: use ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
 
 
-# ---- what is left
+# ---- capabilities of the running agent
 
 
 @pytest.fixture(scope="module")
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """Otel-epping in a Python with file capabilities, as in a container image."""
+    """The command otel-epping, run by a Python whose file has capabilities, as in a container image."""
     folder = tmp_path_factory.mktemp("capable")
     folder.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
@@ -98,18 +98,18 @@ def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 
 @pytest.mark.parametrize("given", ["ambient", "root", "file"])
-def test_nothing_is_held_once_it_runs(
+def test_the_running_agent_has_no_capabilities(
     ns: Namespace, start: Callable[..., Agent], capable_python: list[str], given: str
 ) -> None:
-    # Root may run it, too, and then nothing must be left of that either.
+    # If root runs the agent, it must drop the capabilities of root, too.
     command = {"ambient": AGENT, "root": COMMAND, "file": capable_python}[given]
     with Sink(namespace=ns) as sink:
         agent = start(
-            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # which takes a thread of its own
+            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # the probe server has its own thread
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
             command=command,
         )
-        sink.wait_for(lambda received: received.requests, PATIENCE_S)  # so all of its threads are there
+        sink.wait_for(lambda received: received.requests, PATIENCE_S)  # after the first export, all threads are running
         assert len(threads(agent.process.pid)) > 1
         assert_holds_nothing(agent.process.pid)
         converse(ns)
@@ -119,8 +119,9 @@ def test_nothing_is_held_once_it_runs(
 
 
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
-    """Not started by `start`, which checks that no thread has a capability."""
-    # The kernel's name of the thread is the program's, but from Python 3.14 on it is that of the Thread object.
+    """The test does not use the fixture `start`, which checks that no thread has a capability."""
+    # Before Python 3.14, the kernel's name of a thread is that of the program. Since then, it is that of the Thread
+    # object. Both are "python" here.
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
@@ -133,8 +134,8 @@ def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_pat
     assert agent.stop() == 0
 
 
-def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
-    """A later interface and every kind of access to the maps. Counts are mapped read-only."""
+def test_the_work_of_the_agent_needs_no_capability(ns: Namespace) -> None:
+    """Covers an interface that appears later, and every kind of access to the maps. Counts are mapped read-only."""
     process = ns.popen(
         as_nobody(CAPABLE_NOBODY, "/mnt/tests/support/after_drop.py", "later0"),
         stdin=subprocess.PIPE,
@@ -153,33 +154,33 @@ def test_what_the_agent_does_needs_none(ns: Namespace) -> None:
         assert process.stdout.readline() == "attached\n"
         converse_between(ns, far)
         output, errors = process.communicate("\n", timeout=PATIENCE_S)
-    said = dict(line.partition(" ")[::2] for line in output.splitlines())
-    assert int(said["packets"]) >= 10, output + errors
-    assert int(said["flows"]) >= 1
-    assert int(said["events"].split()[0]) > 0
-    assert int(said["watched"]) > 0
-    assert int(said["silent"]) == 0
-    assert said["weighed"] == "True"
+    results = dict(line.partition(" ")[::2] for line in output.splitlines())
+    assert int(results["packets"]) >= 10, output + errors
+    assert int(results["flows"]) >= 1
+    assert int(results["events"].split()[0]) > 0
+    assert int(results["watched"]) > 0
+    assert int(results["silent"]) == 0
+    assert results["weighed"] == "True"
     assert "attached again" in output
     assert output.count("moved True") == output.count("taken away True") == 2
     assert "attached by the monitor True True" in output
     assert output.count("refused") == 2
-    assert "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF" in said["refused"]
+    assert "missing CAP_NET_ADMIN, CAP_PERFMON, CAP_BPF" in results["refused"]
     assert "written" not in output
     assert process.returncode == -signal.SIGSEGV
 
 
-# ---- where a kernel asks for more
+# ---- kernels that require a capability at run time
 
 
 @pytest.mark.parametrize(("forbidden", "kept"), [(MAP_UPDATE, "CAP_BPF"), (LINK_CREATE, "CAP_NET_ADMIN")])
-def test_what_a_kernel_asks_for_at_run_time_is_found_out(ns: Namespace, forbidden: str, kept: str) -> None:
+def test_a_capability_required_at_run_time_is_detected(ns: Namespace, forbidden: str, kept: str) -> None:
     ask = "from otel_epping.kernel.load import capabilities as capabilities; print(*capabilities.needed_at_run_time())"
     answer = ns.run(*refusing(errno.EPERM, forbidden), sys.executable, "-c", ask)
     assert answer.split() == [kept]
 
 
-def test_kept_counts_are_exported(ns: Namespace) -> None:
+def test_a_kept_capability_is_logged(ns: Namespace) -> None:
     command = [*refusing(errno.EPERM, LINK_CREATE), *AGENT]
     kept = "CAP_NET_ADMIN: kept, because this kernel requires it to use the loaded program"
     result = epping(ns, "check", command=command)
@@ -191,7 +192,7 @@ def test_kept_counts_are_exported(ns: Namespace) -> None:
     assert last == "otel-epping: cannot attach to lo (Operation not permitted): see otel-epping check"
 
 
-def test_what_is_kept_is_kept_alone() -> None:
+def test_all_other_capabilities_are_dropped() -> None:
     def status() -> dict[str, str]:
         return fields(Path("/proc/thread-self/status"))
 
@@ -199,13 +200,13 @@ def test_what_is_kept_is_kept_alone() -> None:
         kept = thread.submit(status).result()
     assert held(kept) == {"CapInh": 0, "CapPrm": NET_ADMIN, "CapEff": NET_ADMIN, "CapAmb": 0}
     assert int(kept["CapBnd"], 16) == 0
-    assert int(status()["CapEff"], 16) & THREE == THREE  # of this thread, nothing is taken
+    assert int(status()["CapEff"], 16) & THREE == THREE  # this thread keeps its capabilities
 
 
-# ---- what the loader is given
+# ---- capabilities and environment of the loader
 
 
-# Who is root gives it no more.
+# The loader has the same capabilities if root runs the agent.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command: list[str]) -> None:
     secret = "s3cr3t-of-the-exporter"
@@ -227,7 +228,7 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
     assert status["NoNewPrivs"] == "1"
     assert b"PATH=" in variables
     assert secret.encode() not in variables
-    assert b"ARCH=mips" not in variables  # BCC would compile for it
+    assert b"ARCH=mips" not in variables  # BCC would compile for this architecture
     agent.kill()
     agent.communicate()
 
@@ -243,7 +244,7 @@ def loaders(parent: int) -> list[Path]:
 
 
 def converse_between(near: Namespace, far: Namespace) -> None:
-    """Send requests and answers over a TCP connection from one host to another."""
+    """Exchange requests and responses over a TCP connection between two hosts."""
     with near.entered():
         listener = socket.create_server(("10.8.0.1", 0))
     with far.entered():
@@ -257,8 +258,8 @@ def converse_between(near: Namespace, far: Namespace) -> None:
             time.sleep(0.01)
 
 
-def test_headers_that_are_links_to_elsewhere_are_read(tmp_path: Path) -> None:
-    """As Debian 13 has them."""
+def test_headers_that_are_symbolic_links_are_read(tmp_path: Path) -> None:
+    """Debian 13 has such headers."""
     elsewhere, include = tmp_path / "uapi" / "asm", tmp_path / "include"
     elsewhere.mkdir(parents=True)
     (include / "some-linux-gnu" / "asm").mkdir(parents=True)
@@ -284,10 +285,11 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
 
 
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
-def test_the_compiler_reads_its_headers_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str
-) -> None:
-    """Landlock confines it. On a kernel without Landlock this fails, and only capabilities confine the loader."""
+def test_the_compiler_can_read_only_its_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str) -> None:
+    """Landlock confines the compiler. This test fails on a kernel without Landlock.
+
+    On such a kernel, the loader is confined only by its capabilities.
+    """
     source = tmp_path / "bpf"
     shutil.copytree(loader.source_folder(), source)
     program = source / "epping.bpf.c"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the errors for a program that cannot be compiled or loaded: the cause, the place and the cure."""
+"""Tests the errors for a program that cannot be compiled or loaded. They name the cause, the line and the cure."""
 
 import json
 import os
@@ -31,7 +31,7 @@ def load() -> EppingCollector:
 
 
 def interpreter(folder: Path, bcc: str | None) -> str:
-    """Return a Python with a module `bcc` of this source, or with none."""
+    """Return a Python interpreter whose module `bcc` has the source `bcc`. None: the interpreter has no such module."""
     venv.create(folder, symlinks=True, with_pip=False)
     if bcc is not None:
         (site,) = folder.glob("lib/python3*/site-packages")
@@ -40,7 +40,7 @@ def interpreter(folder: Path, bcc: str | None) -> str:
     return str(folder / "bin" / "python")
 
 
-WRONG = "class Crystal: pass"  # all that matters of PyPI's bcc: there is no BPF in it
+WRONG = "class Crystal: pass"  # like PyPI's package bcc, this module has no class BPF
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, *interpreters: str) -> EppingError:
@@ -57,15 +57,13 @@ def test_another_package_called_bcc_is_named(tmp_path: Path, monkeypatch: pytest
     assert message.index("pip uninstall bcc") < message.index("apt-get install python3-bpfcc")
 
 
-def test_another_package_called_bcc_does_no_harm_next_to_bcc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_right_bcc_is_used_if_another_package_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "interpreters", lambda: [interpreter(tmp_path, WRONG), loader.SYSTEM_PYTHON])
     with load() as collector:
         assert collector.program.interpreter == loader.SYSTEM_PYTHON
 
 
-def test_another_package_called_bcc_is_named_though_another_interpreter_has_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_bcc_is_named_if_the_next_interpreter_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without = interpreter(tmp_path / "without", None)
     assert str(tmp_path / "wrong") in str(refusal(monkeypatch, interpreter(tmp_path / "wrong", WRONG), without))
 
@@ -76,15 +74,15 @@ def test_no_bcc_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`import bcc` raises OSError then, from ctypes."""
+    """In this case, ctypes raises OSError during `import bcc`."""
     broken = interpreter(tmp_path, "import ctypes\nctypes.CDLL('libbcc-that-is-not-there.so.0')")
     error = refusal(monkeypatch, broken)
     assert "apt-get install" in str(error)
     assert "libbcc-that-is-not-there" in f"{error} {error.detail}"
 
 
-def test_without_privilege_the_error_says_so() -> None:
-    """The error does not ask to install something: making a map fails first."""
+def test_the_error_names_missing_capabilities() -> None:
+    """The error does not ask the user to install a package, because the creation of a map fails first."""
     attempt = "from otel_epping.kernel.collector import EppingCollector; EppingCollector()"
     unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
     result = subprocess.run(
@@ -108,14 +106,14 @@ def test_too_many_cpus_are_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of bpf/ that the loader uses."""
+    """A copy of bpf/, from which the loader compiles the program."""
     folder = shutil.copytree(loader.source_folder(), tmp_path / "bpf")
     monkeypatch.setattr(loader, "source_folder", lambda: folder)
     load().close()
     return folder
 
 
-def test_a_compile_error_comes_with_the_compilers_log(source: Path) -> None:
+def test_a_compile_error_has_the_log_of_the_compiler(source: Path) -> None:
     header = source / "tcp_timestamp.h"
     text = header.read_text()
     header.write_text(text + "static int broken(void) { return no_such_name; }\n")
@@ -127,7 +125,7 @@ def test_a_compile_error_comes_with_the_compilers_log(source: Path) -> None:
     assert "no_such_name" in caught.value.detail
 
 
-def test_a_refusal_by_the_verifier_comes_with_its_log(source: Path) -> None:
+def test_a_rejection_by_the_verifier_has_its_log(source: Path) -> None:
     program = source / "epping.bpf.c"
     text = program.read_text()
     assert text.count("return TC_ACT_UNSPEC;") == 1
@@ -138,7 +136,7 @@ def test_a_refusal_by_the_verifier_comes_with_its_log(source: Path) -> None:
     assert "invalid access to packet" in caught.value.detail
 
 
-# Where what is wrong, and where the verifier finds it: the file, the text that goes, the text that comes in its place.
+# Faults, named by where the verifier finds them: (file, text to replace, its replacement)
 FAULTS = {
     "in the main file": ("epping.bpf.c", "return TC_ACT_UNSPEC;", "return *(int *)(long)skb->data;"),
     "an index without a bound": (
@@ -169,7 +167,7 @@ def test_a_rejection_names_the_line_the_compiler_and_the_kernel(source: Path, fa
     assert len(caught.value.detail.splitlines()) < 200
 
 
-# What a fault in the compiler ends the process with; "-" before the version is known.
+# A module `bcc` that ends the process with a signal, as a fault in the compiler does.
 CRASHING = """
 import os, signal
 __version__ = "9.9.9"
@@ -181,21 +179,21 @@ class BPF:
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGABRT", "SIGILL", "SIGBUS"])
-def test_a_crash_of_the_compiler_is_reported_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_crash_of_the_compiler_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     error = refusal(monkeypatch, interpreter(tmp_path, CRASHING.format(signal=name)))
     assert str(error).startswith(f"the compiler crashed (BCC 9.9.9, {name}): please report")
     assert "memory" not in str(error)
 
 
-def test_a_loader_that_is_killed_may_have_been_short_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_for_a_killed_loader_mentions_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     error = refusal(monkeypatch, interpreter(tmp_path, CRASHING.format(signal="SIGKILL")))
     assert "killed by signal 9" in str(error)
     assert "memory" in str(error)
 
 
 @pytest.mark.parametrize("old", [False, True], ids=["no libbpf", "libbpf.so.0 only"])
-def test_a_libbpf_that_is_missing_or_too_old_is_one_line(tmp_path: Path, old: bool) -> None:
-    """The error does not say that BCC is missing. A mount namespace hides the library."""
+def test_a_missing_or_old_libbpf_is_one_line(tmp_path: Path, old: bool) -> None:
+    """A mount namespace hides the library. The error does not mention BCC."""
     library = Path("/proc/self/maps").read_text()
     path = re.search(r"/\S*/libbpf\.so\.1\S*", library)
     assert path, "this process has loaded libbpf.so.1"
@@ -218,26 +216,26 @@ def test_a_libbpf_that_is_missing_or_too_old_is_one_line(tmp_path: Path, old: bo
     assert "BCC" not in checked.stdout
 
 
-def test_a_kernel_that_does_not_say_how_much_it_verified(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Such as Linux 5.15: /proc/self/fdinfo has no such line."""
+def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On Linux 5.15, for example, /proc/self/fdinfo has no line for this number."""
     info = map_array.map_info
 
-    def silent(fd: int) -> dict[str, int]:
+    def without_number(fd: int) -> dict[str, int]:
         return {name: value for name, value in info(fd).items() if name != "verified_insns"}
 
-    monkeypatch.setattr(map_array, "map_info", silent)
+    monkeypatch.setattr(map_array, "map_info", without_number)
     with load() as collector:
         assert collector.verified_instructions is None
     texts = {finding.name: finding.text for finding in findings(EppingConfig(), verbose=True)}
     assert "does not report the number of instructions" in texts["verifier"]
 
 
-# What BCC calls an architecture, and where Debian has its headers.
+# For each machine, another architecture as BCC names it, and the directory of the headers that Debian has for it.
 ARCHITECTURES = {"x86_64": ("arm64", "/usr/aarch64-linux-gnu"), "aarch64": ("x86_64", "/usr/x86_64-linux-gnu")}
 
 
 def compiled_for(architecture: str, includes: list[str]) -> list[str]:
-    """Return hashes of the compiled instructions, and of the layouts of all maps."""
+    """Return two hashes: of the compiled instructions, and of the layouts of all maps."""
     script = """
 import hashlib, json, os, sys
 from pathlib import Path
@@ -246,7 +244,7 @@ from otel_epping.kernel.load import compiler as child
 source, defines, includes = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3:]
 if includes:
     child.HEADERS[:] = map(Path, includes)
-    child.WARNINGS.append("-fcf-protection=none")  # BCC 0.31 asks for what only x86 has
+    child.WARNINGS.append("-fcf-protection=none")  # BCC 0.31 uses an option that only x86 has
 os.environ["BCC_KERNEL_SOURCE"] = str(source / "stubs")
 bcc, libbpf = child.find_bcc()
 defines |= child.bytecode.PLACEHOLDERS | {"HASH_KEY": 3}
@@ -271,7 +269,7 @@ for what in (code, json.dumps(maps).encode()):
 
 
 def test_the_program_is_the_same_compiled_for_another_architecture() -> None:
-    """Same instructions and layouts: BCC's compiler takes C's types from the target."""
+    """The instructions and layouts are the same, although BCC's compiler uses the C types of the target."""
     other, headers = ARCHITECTURES[platform.machine()]
     ours = compiled_for("", [])
     assert len(ours) == 2

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills the loader while it works, as the kernel does when memory is short: the loader takes 160 MB for a second."""
+"""Kills the loader while it works, as the kernel does when memory is short. The loader takes 160 MB for a second."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ from tests.support.unprivileged import AGENT
 def loader_of(pid: int) -> int | None:
     """Return the loader that any thread of an agent has started."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # a thread or a child that ends meanwhile
+        with suppress(OSError):  # the thread or the child has ended meanwhile
             for child in children.read_text().split():
                 if "load/compiler.py" in Path(f"/proc/{child}/cmdline").read_text():
                     return int(child)
@@ -28,7 +28,7 @@ def loader_of(pid: int) -> int | None:
 
 
 def loading(ns: Namespace, library: str = "libbcc") -> tuple[subprocess.Popen[str], int]:
-    """Return an agent and its loader as soon as it has loaded this library."""
+    """Start an agent. Return the agent and its loader as soon as the loader has loaded this library."""
     settings = environment({"OTEL_METRICS_EXPORTER": "console"})
     agent = ns.popen([*AGENT, "run", "-i", "lo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     deadline = time.monotonic() + PATIENCE_S
@@ -39,7 +39,7 @@ def loading(ns: Namespace, library: str = "libbcc") -> tuple[subprocess.Popen[st
 
 
 @pytest.mark.parametrize("library", ["python", "libbcc"], ids=["at its start", "when it has loaded the compiler"])
-def test_a_loader_that_is_killed_is_one_clear_line(ns: Namespace, library: str) -> None:
+def test_a_killed_loader_is_reported_in_one_line(ns: Namespace, library: str) -> None:
     agent, loader = loading(ns, library)
     os.kill(loader, signal.SIGKILL)
     _, stderr = agent.communicate(timeout=PATIENCE_S)
@@ -50,12 +50,12 @@ def test_a_loader_that_is_killed_is_one_clear_line(ns: Namespace, library: str) 
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("too", [True, False], ids=["and its loader", "alone"])
-def test_an_agent_that_is_stopped_while_it_loads_says_just_that(ns: Namespace, number: int, too: bool) -> None:
-    """Stopped by a service manager, which may signal the loader too, or by hand."""
+@pytest.mark.parametrize("with_loader", [True, False], ids=["and its loader", "alone"])
+def test_an_agent_stopped_during_loading_logs_only_the_stop(ns: Namespace, number: int, with_loader: bool) -> None:
+    """A service manager may also signal the loader. A user who stops the agent signals only the agent."""
     agent, loader = loading(ns)
     agent.send_signal(number)
-    if too:
+    if with_loader:
         os.kill(loader, number)
     _, stderr = agent.communicate(timeout=PATIENCE_S)
     assert agent.returncode == 0
@@ -68,5 +68,7 @@ def test_a_loader_does_not_outlive_its_agent(ns: Namespace) -> None:
     agent.kill()
     agent.communicate()
     eventually(
-        lambda: not Path(f"/proc/{loader}/exe").exists(), 0.3, "the loader is gone, though it had work for a second"
+        lambda: not Path(f"/proc/{loader}/exe").exists(),
+        0.3,
+        "the loader ends before its work is done, which takes about a second",
     )

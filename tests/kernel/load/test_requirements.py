@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests what `check` reports for kernels, machines and compilers that were tested, and for others."""
+"""Tests the texts of `check` for tested and for untested kernels, machines and compilers."""
 
 import platform
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_versions_of_bcc() -> None:
     assert requirements.tested_bcc("0.3.0") == f"should work, but was tested only with BCC {known}"
 
 
-def test_what_was_tried_is_in_the_documentation() -> None:
+def test_tested_versions_are_in_the_documentation() -> None:
     text = PLATFORMS.read_text()
     for version in requirements.TESTED_BCC:
         assert f"BCC {version}" in text

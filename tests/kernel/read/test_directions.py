@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests mirror ports, which receive both directions of conversations, and links that carry one direction only.
+"""Tests mirror ports, which receive both directions of a conversation, and links that carry only one direction.
 
-Mirror ports are detected, and measured if they are configured as such. The kernel's mirred action copies the traffic
-of a host with a server to `span0`, as a switch does to a SPAN port. The peer, `mon0`, is on the monitoring host.
+Mirror ports are detected. RTTs are measured on them if they are configured as mirror ports. The kernel's mirred action
+copies the traffic between a client and a server to `span0`, as a switch copies traffic to a SPAN port. Its peer `mon0`
+is on the monitoring host.
 """
 
 import logging
@@ -41,21 +42,21 @@ BOTH = ("ingress", "egress")
 
 @dataclass
 class Lab:
-    """A client and a server, and a host that gets copies of the packets of the client's interface."""
+    """A client, a server, and a monitoring host that gets copies of the packets of the client's interface."""
 
     client: Namespace
     server: Namespace
     monitor: Namespace
 
     def mirror(self, *directions: str) -> None:
-        """Copy packets of these directions."""
+        """Copy the packets of these directions of the client's interface: "ingress", "egress" or both."""
         self.client.run("tc", "qdisc", "replace", "dev", "a0", "clsact")
         for direction in directions:
             match = "protocol all u32 match u32 0 0"
             self.client.run(*f"tc filter add dev a0 {direction} {match} action mirred egress mirror dev span0".split())
 
     def resolve(self, address: str, queries: int) -> None:
-        """Send DNS queries to an address of the server, one after the other."""
+        """Send DNS queries to an address of the server, and wait for the response to each."""
         with self.server.entered():
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.bind((address, 53))
@@ -71,7 +72,7 @@ class Lab:
 
     @contextmanager
     def talking(self, conversations: int = 1) -> Iterator[None]:
-        """Open TCP connections on which the server answered REQUESTS requests each. They end with the body."""
+        """Open TCP connections, each with REQUESTS requests and responses. They stay open while the body runs."""
         with self.server.entered():
             listener = socket.create_server(("10.7.0.2", 5000))
         with closing(listener):
@@ -80,7 +81,7 @@ class Lab:
                 with self.client.entered():
                     ends.append((socket.create_connection(("10.7.0.2", 5000), PATIENCE_S), listener.accept()[0]))
                 for _ in range(REQUESTS):
-                    time.sleep(0.005)  # until the clocks of the timestamps have ticked
+                    time.sleep(0.005)  # wait until the clocks of the TCP timestamps have advanced
                     for sender, receiver in (ends[-1], ends[-1][::-1]):
                         sender.sendall(b"data")
                         assert receiver.recv(4) == b"data"
@@ -113,7 +114,7 @@ def collector() -> Iterator[EppingCollector]:
 
 
 def rtts(reader: Reader) -> set[tuple[str, int]]:
-    """Return the methods and sides with RTTs."""
+    """Return the pairs of method and side that have RTTs."""
     reading = reader.read()
     rows = np.flatnonzero(reading.buckets.totals())
     keys = reading.slots["key"][rows]
@@ -121,7 +122,7 @@ def rtts(reader: Reader) -> set[tuple[str, int]]:
 
 
 def flows_of(collector: EppingCollector, name: str) -> Flows | None:
-    """Return the result of the latest look for an interface with flows of one direction only."""
+    """Return the unidirectional flows that the latest check found on an interface. None: the check found none."""
     found = [
         flows for number, flows in collector.directions.flows.items() if collector.attachments.names[number] == name
     ]
@@ -130,7 +131,7 @@ def flows_of(collector: EppingCollector, name: str) -> Flows | None:
 
 @pytest.mark.parametrize("role", [Role.WAN, Role.LAN])
 @pytest.mark.parametrize(("where", "interface"), [("monitor", "mon0"), ("client", "span0")], ids=["ingress", "egress"])
-def test_a_mirror_port_is_found_out(
+def test_a_mirror_port_is_detected(
     lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture, role: Role, where: str, interface: str
 ) -> None:
     lab.mirror(*BOTH)
@@ -138,10 +139,12 @@ def test_a_mirror_port_is_found_out(
     with getattr(lab, where).entered():
         collector.attachments.attach(interface, role)
     reader.read()
-    for _ in range(2):  # logged once
+    for _ in range(2):  # the warning is logged only the first time
         with lab.talking(3):
             assert rtts(reader) == set()
-            eventually(lambda: bool(reader.read() and collector.directions.mirrors), PATIENCE_S, "it is noticed")
+            eventually(
+                lambda: bool(reader.read() and collector.directions.mirrors), PATIENCE_S, "the flows are reported"
+            )
     assert collector.directions.mirrors == {interface}
     flows = flows_of(collector, interface)
     assert flows
@@ -155,11 +158,13 @@ def test_a_mirror_port_is_found_out(
         collector.attachments.attach(interface, Role.MIRROR)
     with lab.talking():
         assert rtts(reader) >= {("tcp_timestamp", 2), ("tcp_handshake", 2)}
-    collector.reader().read()  # a new reader looks at once
+    collector.reader().read()  # a new reader checks immediately
     assert not collector.directions.mirrors
 
 
-def test_no_mirror_port(lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_ordinary_interface_is_not_a_mirror_port(
+    lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture
+) -> None:
     reader = collector.reader()
     with lab.client.entered():
         collector.attachments.attach("a0")
@@ -173,7 +178,7 @@ def test_no_mirror_port(lab: Lab, collector: EppingCollector, caplog: pytest.Log
 
 @pytest.mark.parametrize("role", Role)
 @pytest.mark.parametrize("direction", BOTH)
-def test_a_direction_that_is_missing(
+def test_a_missing_direction_is_reported(
     lab: Lab, collector: EppingCollector, caplog: pytest.LogCaptureFixture, role: Role, direction: str
 ) -> None:
     lab.mirror(direction)
@@ -183,9 +188,9 @@ def test_a_direction_that_is_missing(
     now_ns = 0
     collector.directions.now_ns = lambda: now_ns
     with lab.talking(4):
-        eventually(lambda: bool(reader.read() and flows_of(collector, "mon0")), PATIENCE_S, "it is noticed")
+        eventually(lambda: bool(reader.read() and flows_of(collector, "mon0")), PATIENCE_S, "the flows are reported")
         assert flows_of(collector, "mon0") == Flows(0, 0, 4)
-        assert not caplog.records, "flows just joined lack a direction too"
+        assert not caplog.records, "flows may lack a direction shortly after their first packet"
         now_ns = 20_000_000_000
         for _ in range(2):
             collector.reader().read()
@@ -212,7 +217,7 @@ def test_a_mirror_port_without_tcp(
     address: str,
     expected: set[str],
 ) -> None:
-    """The direction of traffic within one subnet cannot be known."""
+    """Mirror ports are also detected by traffic between subnets. Traffic within one subnet has no known direction."""
     lab.server.ip("address add 10.9.0.2/24 dev b0")
     lab.client.ip("route add 10.9.0.0/24 dev a0")
     lab.mirror(*directions)
@@ -241,7 +246,7 @@ def test_an_agent_at_a_mirror_port(lab: Lab, start: Callable[..., Agent]) -> Non
         assert ask(lab.monitor, "/readyz")[0] == 200
         with lab.talking():
             agent.wait_for("mon0: both directions of TCP flows (1) arrive the same way")
-            eventually(lambda: ask(lab.monitor, "/readyz")[0] == 503, PATIENCE_S, "it is not ready")
+            eventually(lambda: ask(lab.monitor, "/readyz")[0] == 503, PATIENCE_S, "the agent is not ready")
         text = "both directions arrive the same way on mon0: use --mirror for mirror ports"
         assert ask(lab.monitor, "/readyz")[1]["measured"] == {"ok": False, "text": text}
         sink.clear()
@@ -277,7 +282,7 @@ KEY = np.dtype(
 
 
 def keys_of(*flows: tuple[int, int, int, int, int]) -> np.typing.NDArray[Any]:
-    """Return keys of flows: interface, address and port of the internal end, and of the external one."""
+    """Return keys of flows from (interface, internal address, internal port, external address, external port)."""
     keys = np.zeros(len(flows), KEY)
     for key, (interface, inside, inside_port, outside, outside_port) in zip(keys, flows, strict=True):
         key["interface"], key["internal_port"], key["external_port"] = interface, inside_port, outside_port
@@ -292,7 +297,7 @@ def test_flows_are_counted_by_interface() -> None:
     assert count(np.zeros(0, np.uint16), keys_of(), 1) == {}
 
 
-def test_of_many_flows_some_are_compared_both_ways() -> None:
+def test_of_many_flows_a_sample_is_checked() -> None:
     flows = [(1, 7, 1024 + port % 60_000, 8, 80 + port // 60_000) for port in range(100_000)]
     keys = keys_of(*flows, *((1, *flow[3:], *flow[1:3]) for flow in flows))
     one_in = share(len(keys))
@@ -304,7 +309,7 @@ def test_of_many_flows_some_are_compared_both_ways() -> None:
     assert found.same_way == pytest.approx(200_000, rel=0.2)
 
 
-def test_what_is_suspect() -> None:
+def test_which_traffic_is_checked() -> None:
     def tcp(*segments: int) -> Traffic:
         return Traffic((segments[0], segments[1]), (1000, 0))
 
@@ -314,7 +319,7 @@ def test_what_is_suspect() -> None:
     assert directions.suspects({1: tcp(9, 0), 2: tcp(0, 20)})
     directions.update({1: Flows(0, 4, 0)}, {1: "mon0"}, {1: Role.WAN}, {1: tcp(10, 0)})
     assert directions.mirrors == {"mon0"}
-    assert not directions.suspects({1: tcp(30, 0)}), "it is known already"
+    assert not directions.suspects({1: tcp(30, 0)}), "the interface is already known to be a mirror port"
     directions.update({}, {2: "eth0"}, {}, {2: tcp(1000, 1000)})
     assert (directions.mirrors, directions.flows) == (frozenset(), {})
     assert not directions.suspects({2: tcp(1005, 1000)})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a reading has everything in the program's maps, though it reads only buckets known to be in use."""
+"""Tests that a reading has all counts of the program's maps, although it reads only buckets known to be in use."""
 
 import threading
 from collections.abc import Callable
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.parallel
 
 LEAST, GREATEST = buckets.RTT_MIN_NS, buckets.RTT_MAX_NS
 MS = 1_000_000
-# Their bucket counts leave different remainders, and none, when divided into blocks.
+# Divided into blocks, the numbers of buckets at these scales leave different remainders. One remainder is zero.
 SCALES = (1, 2, 4, 5)
 
 
@@ -39,7 +39,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes windows of a few rows, so that there are many windows."""
+    """Makes the mapped windows only a few rows large, so that a reading needs many windows."""
     monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
@@ -50,7 +50,7 @@ def slot_of(bench: Bench, conversation: Conversation) -> int:
 
 
 def talks(bench: Bench, count: int) -> tuple[list[Conversation], list[int]]:
-    """Some conversations, and the slots that have their RTTs; one each, so that there are slots."""
+    """Return conversations and the slots of their RTTs. Each conversation has one RTT, which creates its slot."""
     conversations = [Conversation(bench) for _ in range(count)]
     for conversation in conversations:
         conversation.record([MS])
@@ -62,7 +62,7 @@ def whole(bench: Bench, reading: Reading) -> Counts:
 
 
 def check(bench: Bench, reading: Reading) -> None:
-    """A reading against all of the maps, none of whose buckets has wrapped around."""
+    """Check that a reading equals the maps. No bucket may have wrapped around."""
     rows = len(reading.sum_ns)
     assert (whole(bench, reading) == bench.histograms["buckets"][:rows]).all()
     assert (reading.buckets.totals() == bench.histograms["ended"][:rows]).all()
@@ -71,7 +71,7 @@ def check(bench: Bench, reading: Reading) -> None:
 
 
 def write(bench: Bench, slot: int, **fields: Any) -> None:
-    """Puts a row of histograms into the map, as it is but for these fields."""
+    """Write the row of a slot into the map of histograms. Only these fields change."""
     row = bench.histograms[slot].copy()
     for name, value in fields.items():
         row[name] = value
@@ -79,7 +79,7 @@ def write(bench: Bench, slot: int, **fields: Any) -> None:
 
 
 @pytest.mark.usefixtures("narrow_windows")
-def test_buckets_are_found_wherever_they_come_into_use(bench_of_scale: Bench) -> None:
+def test_new_buckets_are_found_anywhere_in_the_histogram(bench_of_scale: Bench) -> None:
     bench, chance = bench_of_scale, np.random.default_rng(6)
     readers = [bench.collector.reader(), bench.collector.reader()]
     conversations: list[Conversation] = []
@@ -87,7 +87,8 @@ def test_buckets_are_found_wherever_they_come_into_use(bench_of_scale: Bench) ->
         if turn % 5 == 0:
             conversations += talks(bench, 3)[0]
         for conversation in conversations:
-            # Most stay near where they were; now and then one goes to the ends of the histogram, or anywhere.
+            # Most RTTs fall near the earlier ones. Some fall anywhere. From turn 21 on, one falls into the first or
+            # the last bucket.
             near = (MS * chance.uniform(1, 2, chance.integers(0, 4))).astype(np.int64)
             far = np.exp(chance.uniform(np.log(LEAST), np.log(GREATEST), chance.integers(0, 3))).astype(np.int64)
             ends = np.array([LEAST, GREATEST])[chance.integers(0, 2, int(turn > 20))]
@@ -108,7 +109,7 @@ def test_a_reading_keeps_little_more_than_the_buckets_in_use(every: Bench) -> No
     assert not reading.buckets.lengths[unused].any()
 
 
-def test_rows_in_which_no_rtt_ended_are_not_looked_at(every: Bench) -> None:
+def test_rows_without_a_completed_rtt_are_not_read(every: Bench) -> None:
     _, (slot,) = talks(every, 1)
     reader = every.collector.reader()
     before = whole(every, reader.read())
@@ -118,8 +119,11 @@ def test_rows_in_which_no_rtt_ended_are_not_looked_at(every: Bench) -> None:
     write(every, slot, buckets=counts)
 
 
-def test_a_row_in_the_middle_of_an_rtt_is_read_later(every: Bench) -> None:
-    """Of two RTTs, the second has begun and is in its bucket, far from any other, and not yet in the sum."""
+def test_a_row_is_read_later_if_an_rtt_is_being_counted(every: Bench) -> None:
+    """The program has counted one of two RTTs completely.
+
+    The second RTT is already in its bucket, far from the other buckets, but not yet in the sum.
+    """
     _, (slot,) = talks(every, 1)
     reader = every.collector.reader()
     check(every, reader.read())
@@ -135,14 +139,14 @@ def test_a_row_in_the_middle_of_an_rtt_is_read_later(every: Bench) -> None:
     check(every, reader.read())
 
 
-def test_a_bucket_that_comes_into_use_when_others_have_wrapped_around_is_found(every: Bench) -> None:
+def test_a_new_bucket_is_found_after_others_have_wrapped_around(every: Bench) -> None:
     _, (slot,) = talks(every, 1)
     reader = every.collector.reader()
     was = whole(every, reader.read())[slot]
     row = every.histograms[slot].copy()
     place = int(np.flatnonzero(was)[0])
     assert was[place] == 1
-    for turn in range(1, 4):  # one less than 2^32 in a bucket each time, which is empty after the first
+    for turn in range(1, 4):  # each turn adds 2^32 - 1 RTTs to the bucket `place`; its 32-bit count is 0 after turn 1
         counts = every.histograms["buckets"][slot].copy()
         counts[[place]] -= 1
         counts[[place + 17 * turn]] += 1
@@ -154,7 +158,7 @@ def test_a_bucket_that_comes_into_use_when_others_have_wrapped_around_is_found(e
     write(every, slot, **{name: row[name] for name in ("began", "ended", "buckets")})
 
 
-def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_row_is_read_again_if_an_rtt_was_counted_meanwhile(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (conversation,), _ = talks(every, 1)
     reader = every.collector.reader()
     reader.read()
@@ -173,9 +177,7 @@ def test_a_row_is_read_again_if_an_rtt_ended_meanwhile(every: Bench, monkeypatch
     assert not later
 
 
-def test_a_row_that_outgrows_its_run_while_it_is_widened_is_read_again(
-    every: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_row_is_read_again_if_it_needs_more_buckets_meanwhile(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     (conversation,), _ = talks(every, 1)
     reader = every.collector.reader()
     reader.read()
@@ -193,7 +195,7 @@ def test_a_row_that_outgrows_its_run_while_it_is_widened_is_read_again(
     assert not later
 
 
-def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> None:
+def test_rtts_counted_during_readings_are_not_lost(every: Bench) -> None:
     conversations, slots = talks(every, 4)
     reader = every.collector.reader()
     enough = threading.Event()
@@ -215,11 +217,11 @@ def test_what_is_counted_while_it_is_read_is_read_in_the_end(every: Bench) -> No
     finally:
         enough.set()
         thread.join()
-    assert (last > first).all(), "nothing was counted meanwhile"
+    assert (last > first).all(), "RTTs were counted during the readings"
     check(every, reader.read())
 
 
-def test_delta_exported_and_pending_counts_make_the_whole_while_runs_widen(every: Bench) -> None:
+def test_delta_and_pending_counts_are_complete_while_runs_widen(every: Bench) -> None:
     conversations, slots = talks(every, 6)
     chance = np.random.default_rng(7)
     reader, ledger = every.collector.reader(), TemporalityTracker(delta=True, started_ns=1)
@@ -240,8 +242,8 @@ def test_delta_exported_and_pending_counts_make_the_whole_while_runs_widen(every
             assert (received.get(slot, 0) + counts == every.histograms["buckets"][slot]).all()
 
 
-def test_without_threads_it_is_read_one_after_the_other(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As at the end of the interpreter, from Python 3.12 on."""
+def test_without_threads_the_maps_are_read_one_after_the_other(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From Python 3.12 on, no thread can be started while the interpreter shuts down."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")

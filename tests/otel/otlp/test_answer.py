@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which HTTP answers are a success: those of an OTLP receiver, and not those of a proxy before it."""
+"""Tests that the HTTP responses of an OTLP receiver count as success, and that those of a proxy do not."""
 
 import gzip
 import time
@@ -27,8 +27,8 @@ STATUS = Status(code=3, message="no such tenant").SerializeToString()
 
 
 def answer(status: int, body: bytes = b"", form: str = "", **headers: str) -> Answer:
-    said = {name.replace("_", "-"): value for name, value in headers.items()}
-    return http_answer(Reply(status, "Reason", said | ({"content-type": form} if form else {}), body))
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return http_answer(Reply(status, "Reason", named | ({"content-type": form} if form else {}), body))
 
 
 def failure(status: int, body: bytes = b"", form: str = "", **headers: str) -> Failure:
@@ -44,28 +44,28 @@ def failure(status: int, body: bytes = b"", form: str = "", **headers: str) -> F
         (200, b"", PROTOBUF),
         (200, b"", ""),
         (200, b"", "Application/X-Protobuf; q=1"),
-        (201, b"", ""),  # Fluent Bit's default
+        (201, b"", ""),  # the default status of Fluent Bit
         (202, b"", ""),
         (204, b"", ""),
         (200, b"{}", JSON),
         (200, b'{"partialSuccess": {}}', JSON),
     ],
 )
-def test_an_answer_of_a_receiver_is_a_success(status: int, body: bytes, form: str) -> None:
+def test_responses_of_receivers_are_a_success(status: int, body: bytes, form: str) -> None:
     assert answer(status, body, form) == Answer()
 
 
-def test_a_later_version_of_otlp_may_say_more() -> None:
+def test_unknown_fields_of_later_otlp_versions_are_ignored() -> None:
     assert answer(200, PARTIAL + b"\x9a\x06\x03new", PROTOBUF) == Answer(None, 2, "too old")
 
 
 @pytest.mark.parametrize("form", [PROTOBUF, ""])
-def test_points_that_were_rejected(form: str) -> None:
+def test_rejected_points_are_reported(form: str) -> None:
     assert answer(200, PARTIAL, form) == Answer(None, 2, "too old")
     assert answer(200, gzip.compress(PARTIAL, mtime=0), form, content_encoding="gzip") == Answer(None, 2, "too old")
     assert answer(200, zlib.compress(PARTIAL), form, content_encoding="deflate") == Answer(None, 2, "too old")
-    said = b'{"partialSuccess": {"rejectedDataPoints": "2", "errorMessage": "too old"}}'
-    assert answer(200, said, JSON) == Answer(None, 2, "too old")
+    partial = b'{"partialSuccess": {"rejectedDataPoints": "2", "errorMessage": "too old"}}'
+    assert answer(200, partial, JSON) == Answer(None, 2, "too old")
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_points_that_were_rejected(form: str) -> None:
         (200, b"OK", ""),
         (200, b'{"error": "log in"}', JSON),
         (200, b"log in", JSON),
-        (200, STATUS, PROTOBUF),  # another message: field 1 is a number there
-        (200, b"\x0a\x04\x0a\x02\x12\x00", PROTOBUF),  # the request, echoed
+        (200, STATUS, PROTOBUF),  # another message, whose field 1 is a number
+        (200, b"\x0a\x04\x0a\x02\x12\x00", PROTOBUF),  # an echo of the request
         (200, b"\x9a\x06\x03new", ""),
         (200, PARTIAL, "application/grpc"),
         (200, gzip.compress(PARTIAL, mtime=0), PROTOBUF),
@@ -97,16 +97,16 @@ def test_points_that_were_rejected(form: str) -> None:
         (100, b"", ""),
     ],
 )
-def test_any_other_answer_is_a_failure_with_its_status(status: int, body: bytes, form: str) -> None:
+def test_any_other_response_is_a_failure_with_its_status(status: int, body: bytes, form: str) -> None:
     assert not failure(status, body, form).is_transient
 
 
-def test_a_status_without_a_body_that_claims_one() -> None:
+def test_a_response_without_a_body_must_have_no_content_length() -> None:
     assert answer(204, b"", content_length="0") == Answer()
     failure(204, b"", content_length="2")
 
 
-def test_a_body_that_unpacks_to_too_much_is_not_unpacked() -> None:
+def test_invalid_or_huge_compressed_bodies_are_a_failure() -> None:
     failure(200, gzip.compress(b"\x00" * 2**24), PROTOBUF, content_encoding="gzip")
     failure(200, b"rubbish", PROTOBUF, content_encoding="gzip")
     failure(200, gzip.compress(PARTIAL, mtime=0)[:11], PROTOBUF, content_encoding="gzip")
@@ -120,7 +120,7 @@ def test_a_body_that_unpacks_to_too_much_is_not_unpacked() -> None:
         *((status, False) for status in (400, 401, 403, 404, 408, 413, 500, 501, 505)),
     ],
 )
-def test_what_is_sent_again_is_what_the_specification_names(status: int, is_transient: bool) -> None:
+def test_requests_are_repeated_after_the_statuses_of_the_specification(status: int, is_transient: bool) -> None:
     assert failure(status).is_transient is is_transient
 
 
@@ -134,7 +134,7 @@ def test_the_text_of_the_receiver_is_in_the_failure() -> None:
     assert "slow down" in failure(429, b"slow down", "text/plain").text
     assert len(failure(500, b"x" * 10_000, "text/plain").text) < 300
     pages = [failure(502, f"<p>request {id}</p>".encode(), HTML) for id in ("a1b2", "c3d4")]
-    assert pages[0].kind == pages[1].kind, "the same cause, whatever its id"
+    assert pages[0].kind == pages[1].kind, "the cause is the same although the ids differ"
 
 
 @pytest.mark.parametrize(
@@ -150,4 +150,4 @@ def test_retry_after_as_a_date() -> None:
     assert found
     assert 55 < found <= 60
     assert failure(503, retry_after=formatdate(0, usegmt=True)).retry_after_s == 0
-    assert failure(400, retry_after="3").retry_after_s is None, "of no use: it is not sent again"
+    assert failure(400, retry_after="3").retry_after_s is None, "Retry-After is ignored if the request is not repeated"

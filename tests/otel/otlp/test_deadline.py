@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that no receiver can delay a request beyond its deadline, and that Retry-After is respected."""
+"""Tests that no receiver can delay a request beyond its deadline, and that the exporter respects Retry-After."""
 
 import socket
 import threading
@@ -35,12 +35,12 @@ pytestmark = pytest.mark.unit
 
 
 TIMEOUT_S = 0.3
-REQUEST = Request(bytes(2**21), 1)  # more than a socket's buffers take from a peer that does not read
+REQUEST = Request(bytes(2**21), 1)  # more bytes than the buffers of a socket hold if the receiver does not read
 
 
 @contextmanager
 def sending(protocol: str, endpoint: str, timeout_s: float = TIMEOUT_S, **options: Any) -> Iterator[RequestSender]:
-    """Yield a sender, and shut its exporter down in the end."""
+    """Yield a sender, and shut its exporter down at the end."""
     exporter = (GrpcExporter if protocol == GRPC else HttpExporter)(endpoint, timeout=timeout_s, **options)
     found = sender(exporter)
     assert found
@@ -56,7 +56,7 @@ def timed(sender: RequestSender, request: Request = REQUEST) -> tuple[Answer, fl
 
 @pytest.fixture
 def no_thread_is_left() -> Iterator[None]:
-    """Checks that each abandoned thread ends soon after."""
+    """Checks that the abandoned threads of a test end soon after the test."""
     yield
     deadline = time.monotonic() + PATIENCE_S
     while any(thread.name == http_exchange.THREAD_NAME for thread in threading.enumerate()):
@@ -69,7 +69,7 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.mark.parametrize("manners", HOLDING)
 @pytest.mark.parametrize("protocol", [GRPC, HTTP])
 def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str, tls: bool) -> None:
-    """With TLS, the handshake never completes."""
+    """If TLS is used, the handshake never completes."""
     with serving(HOLDING[manners]) as server:
         endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
         with sending(protocol, endpoint) as one:
@@ -82,7 +82,7 @@ def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str
 
 @pytest.mark.usefixtures("no_thread_is_left")
 @pytest.mark.parametrize("manners", FLOODING)
-def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
+def test_a_huge_response_takes_little_memory(manners: str) -> None:
     with serving(FLOODING[manners]) as server, sending(HTTP, f"http://127.0.0.1:{server.port}", 5) as one:
         timed(one)
         with measure_usage() as spent:
@@ -93,8 +93,8 @@ def test_an_answer_of_any_size_takes_no_memory(manners: str) -> None:
         assert spent.peak_mb < 64
 
 
-def test_a_resolver_that_is_silent_holds_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The only timeouts of getaddrinfo() are those of resolv.conf(5), half a minute and more."""
+def test_a_silent_resolver_blocks_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
+    """getaddrinfo() has only the timeouts of resolv.conf(5), which are at least half a minute."""
     go_on, asked = threading.Event(), []
 
     def getaddrinfo(*arguments: Any, **options: Any) -> Any:
@@ -109,15 +109,15 @@ def test_a_resolver_that_is_silent_holds_one_thread_and_no_export(monkeypatch: p
             assert answer.failure
             assert "collector.test:4318: no answer of a DNS server within" in answer.failure.text
             assert TIMEOUT_S - 0.1 < seconds < TIMEOUT_S + 0.4
-        assert asked == ["collector.test"], "no thread for each export"
+        assert asked == ["collector.test"], "the exports share one thread for the query"
         go_on.set()
         answer, _ = timed(one)
         assert answer.failure
         assert "collector.test:4318: the name cannot be resolved" in answer.failure.text
 
 
-def test_an_address_that_is_silent_leaves_time_for_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A name with an address that does not answer and an address that does."""
+def test_a_silent_address_leaves_time_for_the_next_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name has two addresses. The first one does not accept connections, and the second one does."""
     with Sink() as sink, socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         fillers = [socket.socket() for _ in range(4)]
         for filler in fillers:
@@ -134,8 +134,8 @@ def test_an_address_that_is_silent_leaves_time_for_the_next_one(monkeypatch: pyt
             filler.close()
 
 
-def test_a_request_that_was_given_up_is_not_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With delta temporality, the receiver would have the counts twice."""
+def test_an_abandoned_request_is_not_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise, with delta temporality, the receiver would get the counts twice."""
     resolve, go_on = socket.getaddrinfo, threading.Event()
 
     def late(*arguments: Any, **options: Any) -> Any:
@@ -152,7 +152,7 @@ def test_a_request_that_was_given_up_is_not_sent_later(monkeypatch: pytest.Monke
 
 
 class Replies(HttpServer):
-    """Answers each request with the next status and headers. `times` are the times of requests."""
+    """Responds to each request with the next status and headers. `times` are the times of the requests."""
 
     def __init__(self, *replies: tuple[int, dict[str, str]]) -> None:
         self.times: list[float] = []
@@ -165,7 +165,7 @@ class Replies(HttpServer):
         super().__init__(reply)
 
 
-def test_retry_after_is_heeded_between_tries() -> None:
+def test_retry_after_is_respected_between_tries() -> None:
     with Replies((503, {"Retry-After": "1"})) as server, sending(HTTP, f"{server.url}/v1/metrics", 5) as one:
         assert one.send(REQUEST) == Answer()
     first, second = server.times
@@ -173,7 +173,7 @@ def test_retry_after_is_heeded_between_tries() -> None:
 
 
 @pytest.mark.parametrize("value", ["3600", "1e300", "Fri, 31 Dec 2999 23:59:59 GMT"])
-def test_retry_after_beyond_the_deadline_is_heeded_by_the_next_exports(value: str) -> None:
+def test_the_next_exports_respect_retry_after_beyond_the_deadline(value: str) -> None:
     with Replies((429, {"Retry-After": value})) as server, sending(HTTP, f"{server.url}/v1/metrics", 1) as one:
         answer, seconds = timed(one)
         assert answer.failure
@@ -188,7 +188,7 @@ def test_retry_after_beyond_the_deadline_is_heeded_by_the_next_exports(value: st
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "Thu, 01 Jan 1970 00:00:00 GMT"])
-def test_a_receiver_that_asks_for_haste_gets_few_tries(value: str) -> None:
+def test_a_retry_after_of_zero_does_not_cause_many_tries(value: str) -> None:
     with Replies(*[(503, {"Retry-After": value})] * 20) as server, sending(HTTP, f"{server.url}/v1/metrics", 5) as one:
         assert one.send(REQUEST).failure
         assert len(server.times) == 6
@@ -196,7 +196,7 @@ def test_a_receiver_that_asks_for_haste_gets_few_tries(value: str) -> None:
 
 
 class Grpc:
-    """A gRPC server that answers with a status and trailing metadata: (name, value) pairs."""
+    """A gRPC server that responds with a status and with trailing metadata, as (name, value) pairs."""
 
     def __init__(self, code: grpc.StatusCode, *metadata: tuple[str, str | bytes]) -> None:
         self.calls = 0
@@ -215,7 +215,7 @@ class Grpc:
 
 
 def details(seconds: int) -> bytes:
-    """Return an error of gRPC's "richer error model"."""
+    """Return the error details, in gRPC's "richer error model", that ask the client to wait."""
     packed = AnyMessage()
     packed.Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return bytes(Status(code=8, details=[packed]).SerializeToString())
@@ -231,7 +231,7 @@ def details(seconds: int) -> bytes:
     ids=lambda pair: pair[0],
 )
 @pytest.mark.parametrize("code", [grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE])
-def test_a_grpc_server_that_asks_to_wait_is_left_alone(code: grpc.StatusCode, metadata: tuple[str, Any]) -> None:
+def test_a_grpc_server_that_asks_to_wait_gets_no_request(code: grpc.StatusCode, metadata: tuple[str, Any]) -> None:
     server = Grpc(code, metadata)
     with server.listening() as endpoint, sending(GRPC, endpoint, 2) as one:
         answer, seconds = timed(one)
@@ -251,7 +251,7 @@ def test_a_grpc_server_that_asks_to_wait_is_left_alone(code: grpc.StatusCode, me
         (grpc.StatusCode.RESOURCE_EXHAUSTED, (("grpc-status-details-bin", b"\xff\xff"),)),
     ],
 )
-def test_a_grpc_status_that_is_final_is_not_tried_again(code: grpc.StatusCode, metadata: Any) -> None:
+def test_a_request_is_not_repeated_after_a_final_grpc_status(code: grpc.StatusCode, metadata: Any) -> None:
     server = Grpc(code, *metadata)
     with server.listening() as endpoint, sending(GRPC, endpoint, 5) as one:
         answer, seconds = timed(one)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares encoded requests with what the SDK's encoder makes of the same counts."""
+"""Compares our encoded requests with those of the SDK's encoder for the same counts."""
 
 import logging
 import random
@@ -38,13 +38,13 @@ pytestmark = pytest.mark.parallel
 
 RESOURCE = Resource({"service.name": "test", "host.name": "b\u00fccher"})
 NOTHING = MetricsData([ResourceMetrics(RESOURCE, [], "")])
-# More than there are subnets in the tests, but for the one that overflows.
+# The test of requests feeds more subnets than this, so that some overflow. The other tests feed fewer.
 SUBNETS = 40
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """Few slots: most subnets are counted in the overflow slot."""
+    """A program with few slots. The subnets that get none are counted in the overflow slot."""
     with closing(Bench(replace(CONFIG, max_subnets=SUBNETS))) as bench:
         loopback = socket.if_nametoindex("lo")
         bench.collector.attachments.register(Interface("l\u00f6\u00f6p", loopback, 14))
@@ -52,7 +52,7 @@ def bench() -> Iterator[Bench]:
 
 
 def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -> None:
-    """Feed narrow and wide RTTs, old and new subnets, all classes of packets, and ECN."""
+    """Feed RTTs with a narrow or wide distribution, old and new subnets, all traffic classes, and ECN."""
     conversations += [Conversation(bench) for _ in range(6)]
     for conversation in conversations:
         low = draw.choice([10, 20, 29])
@@ -62,7 +62,7 @@ def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -
 
 
 @pytest.mark.parametrize("temporality", [AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA])
-def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: AggregationTemporality) -> None:
+def test_a_request_equals_that_of_the_sdks_encoder(bench: Bench, temporality: AggregationTemporality) -> None:
     draw = random.Random(11)
     conversations: list[Conversation] = []
     producer = EppingMetricProducer(bench.collector, temporality)
@@ -78,14 +78,14 @@ def test_a_request_says_what_the_sdks_encoder_says(bench: Bench, temporality: Ag
             assert ExportMetricsServiceRequest.FromString(ours.body) == expected
             assert ours.points == sum(len(metric.data.data_points) for metric in theirs.scope_metrics[0].metrics)
             seen |= {metric.name for metric in theirs.scope_metrics[0].metrics}
-            if draw.random() < 0.7:  # otherwise it is exported again
+            if draw.random() < 0.7:  # otherwise the counts of the batch are exported again
                 producer.acknowledge(batch)
     assert metric_table.RTT.name in seen
     assert semconv.OVERFLOW in str(expected)
     assert len(seen) > len({counter.metric for counter in SUBNET_COUNTERS}) // 2
 
 
-def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+def test_rejected_points_are_counted_and_logged_once(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     partial = ExportMetricsPartialSuccess(rejected_data_points=2, error_message="too old")
     with receiver(GRPC) as server:
         server.response = ExportMetricsServiceResponse(partial_success=partial).SerializeToString()
@@ -96,14 +96,14 @@ def test_what_a_receiver_rejects_is_counted_and_said_once(bench: Bench, caplog: 
         wrapped.shutdown()
         assert len(server.bodies) == 3
     assert (wrapped.rejected, wrapped.failed) == (6, 0)
-    said = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
-    assert said == ["the receiver rejected 2 data points: too old"]
+    logged = [record.getMessage() for record in caplog.records if "rejected" in record.getMessage()]
+    assert logged == ["the receiver rejected 2 data points: too old"]
 
 
-def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
+def test_an_exporter_that_fails_to_send_our_requests_gets_sdk_objects(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """As another release of it might be built, with a difference that shows at the first request only."""
+    """Another release of the exporter may have another internal structure, which shows only at the first request."""
     inner = exporter(sink)
     wrapped = ProducerExporter(inner, bench.collector)
 
@@ -117,6 +117,6 @@ def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
         wrapped.export(NOTHING)
     assert wrapped.failed == 0
     assert [point.point.count for point in sink.points(metric_table.RTT.name)] == [2, 2]
-    (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the exporter encodes all requests from now on" in said.getMessage()
+    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "the exporter encodes all requests from now on" in error.getMessage()
     wrapped.shutdown()

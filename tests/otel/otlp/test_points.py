@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares encoded points with those of the SDK's encoder for the same numbers, to the last bit.
+"""Compares our encoded points, to the last bit, with those of the SDK's encoder for the same numbers.
 
-Protobuf parses and serializes both requests again. So the tests compare which fields are set, and their bits, but not
-the order of fields.
+Protobuf parses and serializes both requests again. So the tests compare which fields are set, and their values, but not
+the order of the fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,18 +57,18 @@ ALONE = [ResourceMetrics(RESOURCE, [], RESOURCE.schema_url)]
 
 
 def below(bits: int) -> st.SearchStrategy[int]:
-    """Numbers of any length up to so many bits. Without this, most numbers would have the full length."""
+    """Numbers whose length in bits is uniform from 0 to `bits`. Plain integers would mostly have the full length."""
     return st.integers(0, bits).flatmap(lambda length: st.integers(2**length >> 1, 2**length - 1))
 
 
 def attributes(prefix: str) -> st.SearchStrategy[Pairs]:
-    """Short and long attributes, in any script, some of them flags."""
+    """Attributes with short and long values in any script, and with boolean values."""
     keys = st.text(max_size=5).map(prefix.__add__)
     return st.dictionaries(keys, st.text(max_size=5) | st.text(min_size=60, max_size=70) | st.booleans(), max_size=3)
 
 
 def check(ours: Request, *sdks: Metric) -> None:
-    """Check that the SDK's encoder gives the same for its metrics, and the number of points."""
+    """Check that our request equals that of the SDK's encoder for these metrics, and that its point count is right."""
     scope = ScopeMetrics(OURS.scope, sdks, OURS.schema_url)
     expected = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, [scope], RESOURCE.schema_url)]))
     parsed = ExportMetricsServiceRequest.FromString(ours.body)
@@ -80,7 +80,7 @@ def check(ours: Request, *sdks: Metric) -> None:
 OVERFLOW: Pairs = {semconv.OVERFLOW: True}
 UNICODE: Pairs = {semconv.INTERFACE: "größer-网络0", semconv.SUBNET: "2001:db8::/48"}
 EMPTY: Pairs = {semconv.SIDE: ""}
-# A subnet's attributes, a counter's labels, start, value.
+# (attributes of a subnet, labels of a counter, start, value)
 NUMBERS = st.lists(st.tuples(attributes("a"), attributes("b"), below(63), below(63)), min_size=1, max_size=20)
 SOME_NUMBERS = [(OVERFLOW, {}, 5, 1), (UNICODE, EMPTY, 5, 2**63 - 1), (EMPTY, OVERFLOW, 0, 0), ({}, {}, 0, 0)]
 
@@ -107,7 +107,7 @@ def test_numbers(
 
 
 def test_a_negative_number() -> None:
-    """Of an up-down counter. Our values are never negative, but the field may be."""
+    """An up-down counter may be negative. Our values never are, but the field of the message can be."""
     ours = number_points([Column.of([b""])], np.array([1]), 2, np.array([-3]))
     metric = metric_table.ACTIVE_FLOWS
     check(
@@ -120,7 +120,7 @@ def unsigned(numbers: Sequence[int]) -> npt.NDArray[np.uint64]:
     return np.array(numbers, np.uint64)
 
 
-# Counts, index of the first bucket, scale, sum, least, greatest.
+# (counts, index of the first bucket, scale, sum, minimum, maximum)
 INT32 = st.integers(-(2**31), 2**31 - 1)
 RUN = st.tuples(
     st.lists(st.just(0) | below(7) | below(55), max_size=170),
@@ -133,10 +133,10 @@ RUN = st.tuples(
 HISTOGRAMS = st.lists(st.tuples(attributes("a"), attributes("b"), below(63), RUN), min_size=1, max_size=8)
 Histogram = tuple[Pairs, Pairs, int, tuple[list[int], int, int, int, int, int]]
 SOME_HISTOGRAMS: list[Histogram] = [
-    (OVERFLOW, {}, 5, ([1], 0, 0, 0, 1, 1)),  # all varints of one byte, and offset, scale and sum at their defaults
-    (UNICODE, EMPTY, 5, ([], -1, -1, 2**64 - 1, 5, 0)),  # no bucket, no extremes
+    (OVERFLOW, {}, 5, ([1], 0, 0, 0, 1, 1)),  # varints of one byte; offset, scale and sum have their default values
+    (UNICODE, EMPTY, 5, ([], -1, -1, 2**64 - 1, 5, 0)),  # no buckets, no minimum and maximum
     ({}, {}, 0, ([2**64 - 1], 2**31 - 1, -10, 2**53 + 1, 0, 5)),
-    ({}, {}, 0, ([2**64 - 1, 0], -(2**31), 20, 3, 1, 2)),  # the sum over both overflows
+    ({}, {}, 0, ([2**64 - 1, 0], -(2**31), 20, 3, 1, 2)),  # the count, which is the sum of the buckets, is 2^64 - 1
     ({}, {}, 0, ([], 0, 0, 0, 0, 0)),
 ]
 
@@ -187,8 +187,8 @@ RTTS_NS = st.lists(st.integers(RTT_MIN_NS, RTT_MAX_NS), min_size=1, max_size=50)
 
 @settings(deadline=None)
 @given(st.lists(RTTS_NS, min_size=1, max_size=5), st.sampled_from(buckets.SCALES))
-def test_histograms_of_rtts_are_the_points_of_the_sdks_path(rtts_ns: list[list[int]], scale: int) -> None:
-    """The points of sdk_points.rtt_point() for the same buckets."""
+def test_histograms_of_rtts_equal_the_points_of_sdk_points(rtts_ns: list[list[int]], scale: int) -> None:
+    """The points equal those of sdk_points.rtt_point() for the same buckets."""
     runs = []
     for each in rtts_ns:
         indexes = [buckets.index_of(rtt, scale) for rtt in each]
@@ -223,7 +223,7 @@ BOUNDARIES = [number for bits in range(0, 64, 7) for number in (2**bits - 1, 2**
 @given(st.lists(below(64), max_size=50))
 @example(BOUNDARIES)
 @example([])
-def test_varints_are_protobufs(numbers: list[int]) -> None:
+def test_varints_are_those_of_protobuf(numbers: list[int]) -> None:
     written, lengths = protobuf.varints(unsigned(numbers))
     packed = protobuf.field(Pb2Histogram.Buckets.BUCKET_COUNTS_FIELD_NUMBER, written.tobytes())
     assert list(Pb2Histogram.Buckets.FromString(b"".join(packed)).bucket_counts) == numbers
@@ -231,14 +231,14 @@ def test_varints_are_protobufs(numbers: list[int]) -> None:
     assert lengths.tolist() == [len(protobuf.varint(number)) for number in numbers]
 
 
-def test_no_points_are_no_bytes() -> None:
+def test_zero_points_are_zero_bytes() -> None:
     none, times = Column.of([]), np.zeros(0, np.int64)
     assert number_points([none], times, 1, unsigned([])) == Points(b"", 0)
     runs = HistogramArrays(np.zeros(1, np.int64), unsigned([]), times, times, unsigned([]), unsigned([]), unsigned([]))
     assert histogram_points([none], times, 1, runs) == Points(b"", 0)
 
 
-def test_a_slot_that_is_used_again_has_new_attributes() -> None:
+def test_a_reused_slot_has_new_attributes() -> None:
     pieces = Pieces()
     for row in (0, 5, 3, 40):
         pieces[row] = b"%d" % row

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a request has all fields of the official encoder, in the same places, and ours."""
+"""Tests that a request has all fields of the official encoder in the same places, and also our metrics."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def scope(*metrics: Metric) -> ScopeMetrics:
 
 @pytest.fixture
 def theirs() -> list[ResourceMetrics]:
-    """Return what an SDK passes to an exporter: two scopes, with a counter, a gauge and both kinds of histograms."""
+    """The metrics that an SDK passes to an exporter: two scopes with a counter, a histogram and a gauge."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], Resource({"service.name": "shop"}, "https://example.com/1"))
     shop = provider.get_meter("shop", "1.2", "https://example.com/2", {"region": "Zürich"})
@@ -57,7 +57,7 @@ def theirs() -> list[ResourceMetrics]:
     return list(data.resource_metrics)
 
 
-def test_a_request_has_their_metrics_and_small_and_written_ones_of_ours(theirs: list[ResourceMetrics]) -> None:
+def test_a_request_has_the_sdks_metrics_and_ours(theirs: list[ResourceMetrics]) -> None:
     other = ResourceMetrics(Resource({"service.name": "other"}), [scope(SMALL)], "")
     made = request([*theirs, other], scope(SMALL), [WRITTEN])
     (first,) = theirs
@@ -66,7 +66,7 @@ def test_a_request_has_their_metrics_and_small_and_written_ones_of_ours(theirs: 
     assert made.points == 3 + 1 + 1 + 1
 
 
-def test_a_request_of_nothing_but_ours(theirs: list[ResourceMetrics]) -> None:
+def test_a_request_with_our_metrics_only(theirs: list[ResourceMetrics]) -> None:
     alone = ResourceMetrics(theirs[0].resource, [], theirs[0].schema_url)
     made = request([alone], scope(), iter([WRITTEN]))
     merged = ResourceMetrics(theirs[0].resource, [scope(OURS)], theirs[0].schema_url)
@@ -74,14 +74,14 @@ def test_a_request_of_nothing_but_ours(theirs: list[ResourceMetrics]) -> None:
     assert made.points == 1
 
 
-def test_metrics_without_points_are_left_off(theirs: list[ResourceMetrics]) -> None:
+def test_metrics_without_points_are_left_out(theirs: list[ResourceMetrics]) -> None:
     none = number_points([Column.of([])], np.zeros(0, np.int64), 2, np.zeros(0, np.uint64))
     empty = sum_metric(metric_table.ACTIVE_FLOWS, none, CUMULATIVE)
     assert request(theirs, scope(), [empty, WRITTEN]) == request(theirs, scope(), [WRITTEN])
 
 
-def test_a_metric_that_cannot_be_encoded_is_an_error_as_ever(theirs: list[ResourceMetrics]) -> None:
-    """The request is not sent without the metric."""
+def test_a_metric_that_cannot_be_encoded_is_an_error(theirs: list[ResourceMetrics]) -> None:
+    """As in the official encoder, the error prevents a request that lacks only this metric."""
     broken = NumberDataPoint({}, 1, 2, "three")  # type: ignore[arg-type]
     metric = Metric("broken", "", "", Sum([broken], CUMULATIVE, is_monotonic=True))
     with pytest.raises(Exception, match="broken"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TLS as the variables configure it: with real servers, renewed certificates, and variables of other programs."""
+"""Tests TLS with real servers: settings by variables, renewed certificates, and variables of other programs."""
 
 import logging
 import shutil
@@ -61,7 +61,7 @@ def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any
 
 @contextmanager
 def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
-    """Yield the sender of an agent with these variables."""
+    """Yield the sender of an agent that has these variables."""
     said = standard.read(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
@@ -87,7 +87,7 @@ def _authority(folder: Path) -> Authority:
 
 @pytest.fixture(scope="module")
 def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
-    """Two CAs, each with a certificate for `server` and one for `client`. Tests work on copies."""
+    """Two CAs. Each has issued a certificate for `server` and one for `client`. Tests use copies of them."""
     return _authority(tmp_path_factory.mktemp("ca")), _authority(tmp_path_factory.mktemp("other"))
 
 
@@ -108,7 +108,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_a_receiver_is_checked_and_a_client_shows_its_certificate(protocol: str, authority: Authority) -> None:
+def test_the_certificates_of_receiver_and_client_are_checked(protocol: str, authority: Authority) -> None:
     folder = authority.folder
     trusted = {"CERTIFICATE": str(authority.pem)}
     pair = {"CLIENT_CERTIFICATE": str(folder / "client.pem"), "CLIENT_KEY": str(folder / "client.key")}
@@ -129,7 +129,7 @@ def test_a_receiver_is_checked_and_a_client_shows_its_certificate(protocol: str,
             assert one.send(REQUEST).failure
 
 
-def test_the_certificate_and_key_of_one_file(protocol: str, authority: Authority) -> None:
+def test_certificate_and_key_in_one_file(protocol: str, authority: Authority) -> None:
     both = authority.folder / "both.pem"
     both.write_bytes(b"".join((authority.folder / f"client.{each}").read_bytes() for each in ("key", "pem")))
     files = {"CERTIFICATE": str(authority.pem), "CLIENT_CERTIFICATE": str(both)}
@@ -137,8 +137,8 @@ def test_the_certificate_and_key_of_one_file(protocol: str, authority: Authority
         assert one.send(REQUEST) == Answer()
 
 
-def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority, renewed: Authority) -> None:
-    """The receiver already has a certificate of the new CA. The files are replaced as mv(1) does it."""
+def test_a_renewed_ca_is_read_again(protocol: str, authority: Authority, renewed: Authority) -> None:
+    """The receiver already has a certificate of the new CA. The test replaces the file by rename(2), as mv(1) does."""
     files = {"CERTIFICATE": str(authority.pem)}
     with listening(protocol, renewed.folder) as port, sending(protocol, port, **files) as one:
         assert one.send(REQUEST).failure
@@ -148,10 +148,10 @@ def test_a_ca_that_is_renewed_is_read_again(protocol: str, authority: Authority,
         assert one.send(REQUEST) == Answer()
 
 
-def test_a_clients_certificate_that_is_renewed_is_read_again(
+def test_a_renewed_client_certificate_is_read_again(
     protocol: str, authority: Authority, renewed: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The receiver changes to another CA. While the key does not match the new certificate, the old pair is used."""
+    """The receiver changes to another CA. The old pair is used while the key does not match the new certificate."""
     certificate, key = renewed.folder / "client.pem", renewed.folder / "client.key"
     ours = authority.folder
     files = {"CLIENT_CERTIFICATE": str(ours / "client.pem"), "CLIENT_KEY": str(ours / "client.key")}
@@ -167,7 +167,7 @@ def test_a_clients_certificate_that_is_renewed_is_read_again(
         (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
         assert "renewed certificates are not used yet: OTEL_EXPORTER_OTLP_CLIENT_KEY is " in warning
         shutil.copy(key, ours / "client.key")
-        assert one.send(REQUEST).failure, "the new pair, which this receiver does not know"
+        assert one.send(REQUEST).failure, "the sender uses the new pair, whose CA this receiver does not trust"
         assert "certificates were renewed" in caplog.text
     with (
         listening(protocol, ours, renewed.pem) as port,
@@ -177,20 +177,20 @@ def test_a_clients_certificate_that_is_renewed_is_read_again(
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
-def test_the_certificate_of_the_exporter_goes_before_those_of_others(
+def test_the_certificate_of_the_exporter_takes_precedence(
     authority: Authority, renewed: Authority, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     with listening(HTTP, authority.folder) as port:
-        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # which goes before the other one
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)  # this variable takes precedence over CURL_CA_BUNDLE
         monkeypatch.setenv(variable, str(renewed.pem))
         with sending(HTTP, port, CERTIFICATE=str(authority.pem)) as one:
             assert one.send(REQUEST) == Answer()
         monkeypatch.setenv(variable, str(authority.pem))
         with sending(HTTP, port) as one:
-            assert one.send(REQUEST) == Answer(), "of use where ours is not set"
+            assert one.send(REQUEST) == Answer(), "the variables of other programs are used if ours is not set"
 
 
-def test_a_header_goes_before_netrc_and_a_user_in_the_url(
+def test_a_header_takes_precedence_over_netrc_and_url(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     netrc = tmp_path / "netrc"
@@ -213,8 +213,8 @@ def test_a_header_goes_before_netrc_and_a_user_in_the_url(
         assert seen[-1] == "Basic bWU6cGFzcw=="
 
 
-def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
-    """It answers a handshake with an HTTP response."""
+def test_a_receiver_without_tls_is_reported(protocol: str) -> None:
+    """The receiver responds to the handshake with an HTTP response."""
 
     def refuse(client: socket.socket) -> None:
         client.recv(65536)
@@ -226,7 +226,7 @@ def test_a_receiver_without_tls_is_recognised(protocol: str) -> None:
     assert "the receiver does not speak TLS: use http:// in the endpoint" in answer.failure.text
 
 
-def test_a_receiver_of_the_other_protocol_is_recognised(protocol: str, authority: Authority) -> None:
+def test_a_receiver_of_the_other_protocol_is_reported(protocol: str, authority: Authority) -> None:
     other = HTTP if protocol == GRPC else GRPC
     with listening(other, authority.folder) as port, sending(protocol, port, CERTIFICATE=str(authority.pem)) as one:
         answer = one.send(REQUEST)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how encoded requests are sent with the settings of the official exporters."""
+"""Tests that encoded requests are sent with the settings of the official exporters."""
 
 import logging
 import socket
@@ -62,7 +62,7 @@ Build = Callable[..., Any]
 
 
 def counters(count: int) -> Request:
-    """Return a request with so many points."""
+    """Return a request with `count` points."""
     attributes = Column.of(number_attributes({semconv.SUBNET: f"10.{i // 256}.{i % 256}.0/24"}) for i in range(count))
     written = number_points([attributes], np.full(count, 1), 2, np.arange(count))
     return request([RESOURCE], OURS, [sum_metric(metric_table.SUBNET_PACKETS, written, CUMULATIVE)])
@@ -75,7 +75,7 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def build() -> Iterator[Build]:
-    """Makes exporters by protocol and endpoint, and shuts them down in the end."""
+    """Return a function that creates an exporter for a protocol and an endpoint. All are shut down at the end."""
     with ExitStack() as undo:
 
         def build(protocol: str, endpoint: str, timeout: float = TIMEOUT_S, **options: Any) -> MetricExporter:
@@ -99,8 +99,8 @@ def sender_of(exporter: MetricExporter) -> RequestSender:
     return found
 
 
-def test_a_collector_gets_what_was_written(build: Build) -> None:
-    """A collector of others, by both transports, with and without compression."""
+def test_a_collector_receives_our_requests(build: Build) -> None:
+    """The collector is another OTLP implementation. The test uses both protocols, with and without compression."""
     sent = counters(1000)
     gzip = {GRPC: grpc.Compression.Gzip, HTTP: HttpCompression.Gzip}
     with Sink() as sink, collector(sink) as forwarder:
@@ -114,7 +114,7 @@ def test_a_collector_gets_what_was_written(build: Build) -> None:
 
 
 @pytest.mark.parametrize("compressed", [False, True])
-def test_compression_and_headers_are_the_exporters(protocol: str, build: Build, compressed: bool) -> None:
+def test_compression_and_headers_are_those_of_the_exporter(protocol: str, build: Build, compressed: bool) -> None:
     gzip = {GRPC: grpc.Compression.Gzip, HTTP: HttpCompression.Gzip}
     options = {"compression": gzip[protocol]} if compressed else {}
     sent = counters(1000)
@@ -137,15 +137,15 @@ def test_a_request_is_sent_again_after_a_transient_error(protocol: str, server: 
     assert server.bodies == [sent.body] * 3
 
 
-def test_a_request_that_is_refused_fails_at_once(protocol: str, server: Receiver, build: Build) -> None:
+def test_a_rejected_request_fails_at_once(protocol: str, server: Receiver, build: Build) -> None:
     sending = sender_of(build(protocol, server.endpoint))
     server.errors = [FINAL[protocol]]
     assert sending.send(counters(3)).failure
     assert len(server.bodies) == 1
-    assert sending.send(counters(3)) == SUCCESS, "the next one is another matter"
+    assert sending.send(counters(3)) == SUCCESS, "the next request succeeds"
 
 
-def test_a_receiver_that_is_silent_costs_no_more_than_the_timeout(protocol: str, build: Build) -> None:
+def test_a_silent_receiver_takes_no_more_than_the_timeout(protocol: str, build: Build) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         sending = sender_of(build(protocol, f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.5))
         began = time.monotonic()
@@ -159,7 +159,7 @@ def test_points_that_the_receiver_rejects_are_reported(protocol: str, server: Re
     sending = sender_of(build(protocol, server.endpoint))
     assert sending.send(counters(3)) == Answer(None, 2, "too old")
     server.response = b""
-    assert sending.send(counters(3)) == SUCCESS, "and of the next none"
+    assert sending.send(counters(3)) == SUCCESS, "no points of the next request are rejected"
 
 
 def test_a_response_that_is_not_otlp_is_a_failure(protocol: str, server: Receiver, build: Build) -> None:
@@ -178,7 +178,7 @@ def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> No
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
-    """4 MiB. It is not sent again: the server does not say when it would have more room."""
+    """The limit is 4 MiB. The request is not repeated, because the server sends no time to wait."""
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20
     with receiver(GRPC) as server:
@@ -197,7 +197,7 @@ def test_nothing_is_sent_after_shutdown(protocol: str, server: Receiver, build: 
 
 def test_shutdown_ends_a_wait_between_two_tries(protocol: str, build: Build) -> None:
     with Sink() as sink:
-        sink.fail_with(503)  # which asks for no haste: the exporter waits for a second, then two
+        sink.fail_with(503)  # without Retry-After: the exporter waits for 1 s, then for 2 s
         exporter = build(protocol, sink.grpc_endpoint if protocol == GRPC else sink.http_endpoint, timeout=30)
         answers: list[Answer] = []
         sending = threading.Thread(target=lambda: answers.append(sender_of(exporter).send(counters(3))))
@@ -232,9 +232,9 @@ def test_the_exporters_own_metrics_count_the_points(
     provider.shutdown()
 
 
-def test_the_exporter_still_exports_next_to_it(protocol: str, server: Receiver, build: Build) -> None:
+def test_the_exporter_itself_still_exports(protocol: str, server: Receiver, build: Build) -> None:
     exporter = build(protocol, server.endpoint)
-    for sending in (sender_of(exporter), sender_of(exporter)):  # a second one, in place of the first
+    for sending in (sender_of(exporter), sender_of(exporter)):  # the second sender replaces the first one
         sending.send(counters(3))
     metric = sdk_points.sum_metric(
         metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
@@ -247,14 +247,14 @@ def test_the_exporter_still_exports_next_to_it(protocol: str, server: Receiver, 
 
 
 class OwnGrpcExporter(GrpcExporter):
-    """An exporter of a user, who may override the export."""
+    """An exporter class of a user, which may override export()."""
 
 
 class OwnHttpExporter(HttpExporter):
-    """The same over HTTP."""
+    """An exporter class of a user for HTTP."""
 
 
-def test_exporters_that_would_have_to_read_requests_get_none(build: Build, protocol: str) -> None:
+def test_exporters_that_need_sdk_objects_get_no_sender(build: Build, protocol: str) -> None:
     assert sender(ConsoleMetricExporter()) is None
     assert sender(build(protocol, "http://127.0.0.1:9", max_export_batch_size=100)) is None
     own = OwnGrpcExporter("http://127.0.0.1:9") if protocol == GRPC else OwnHttpExporter("http://127.0.0.1:9")
@@ -269,10 +269,10 @@ MEMBERS = {
 
 
 @pytest.mark.parametrize(("protocol", "member"), [(p, member) for p, members in MEMBERS.items() for member in members])
-def test_an_exporter_of_another_build_is_left_as_it_is(
+def test_an_exporter_with_another_internal_structure_is_not_changed(
     protocol: str, member: str, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One of its members is something else, which is logged."""
+    """A private member of the exporter has another type than expected. A warning is logged."""
     exporter = build(protocol, "http://127.0.0.1:9")
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         holder = exporter if member in vars(exporter) else type(exporter)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the checks of certificates and keys before TLS uses them: each error has variable, value and cure."""
+"""Tests the checks of certificates and keys before TLS uses them. Each error names variable, value and cure."""
 
 import time
 from pathlib import Path
@@ -21,7 +21,7 @@ CERTIFICATE, CLIENT, KEY = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """ca.pem, client.pem and client.key of a client, and files that are wrong in one way each."""
+    """A directory with ca.pem, client.pem and client.key, and with files that each have one fault."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder)
     authority.issue("client")
@@ -60,7 +60,7 @@ RIGHT: list[dict[str, str]] = [
 
 
 @pytest.mark.parametrize("files", RIGHT, ids=str)
-def test_what_is_right_is_used(protocol: str, folder: Path, files: dict[str, str]) -> None:
+def test_valid_files_are_used(protocol: str, folder: Path, files: dict[str, str]) -> None:
     (otlp,) = read(protocol, folder, **files).otlp.values()
     trusted, key, client = otlp.certificates.read()
     assert (trusted is not None) == ("ca" in files)
@@ -89,7 +89,9 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("files", "name", "words"), WRONG, ids=str)
-def test_what_is_wrong_is_named(protocol: str, folder: Path, files: dict[str, str], name: str, words: str) -> None:
+def test_invalid_files_are_errors_with_the_variable(
+    protocol: str, folder: Path, files: dict[str, str], name: str, words: str
+) -> None:
     with pytest.raises(EppingError) as failure:
         read(protocol, folder, **files)
     text = str(failure.value)
@@ -98,7 +100,7 @@ def test_what_is_wrong_is_named(protocol: str, folder: Path, files: dict[str, st
     assert "\n" not in text
 
 
-def test_the_variable_of_the_signal_goes_before_the_general_one(folder: Path) -> None:
+def test_the_variable_for_metrics_takes_precedence(folder: Path) -> None:
     with pytest.raises(EppingError, match="OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE is '/nowhere'"):
         standard.read(
             {
@@ -109,7 +111,7 @@ def test_the_variable_of_the_signal_goes_before_the_general_one(folder: Path) ->
         )
 
 
-def test_one_that_expired_is_a_warning_because_it_may_be_renewed(
+def test_an_expired_certificate_is_a_warning_because_it_may_be_renewed(
     protocol: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (warning,) = read(protocol, folder, client="expired.pem", key="expired.key").warnings
@@ -119,6 +121,8 @@ def test_one_that_expired_is_a_warning_because_it_may_be_renewed(
     assert "check the clock" in read(protocol, folder, client="client.pem", key="client.key").warnings[0]
 
 
-def test_without_tls_the_files_are_not_looked_at(folder: Path) -> None:
-    said = standard.read({CERTIFICATE: str(folder / "nowhere"), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"})
-    assert [otlp.certificates for otlp in said.otlp.values()] == [Certificates()]
+def test_without_tls_the_files_are_not_read(folder: Path) -> None:
+    variables = standard.read(
+        {CERTIFICATE: str(folder / "nowhere"), "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1"}
+    )
+    assert [otlp.certificates for otlp in variables.otlp.values()] == [Certificates()]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the standard variables: each form that the specification allows; each error has variable, value and cure."""
+"""Tests the standard variables in each form that the specification allows. Errors name variable, value and cure."""
 
 import os
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ GRPC = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
 HTTP = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
 
 
-def only(said: StandardVariables) -> Otlp:
-    (otlp,) = said.otlp.values()
+def only(read: StandardVariables) -> Otlp:
+    (otlp,) = read.otlp.values()
     return otlp
 
 
@@ -34,7 +34,7 @@ def error(variables: Mapping[str, str]) -> str:
     return text
 
 
-# Endpoint -> target, and whether with TLS.
+# Endpoint -> (target, true if TLS is used)
 TARGETS = {
     "": ("localhost:4317", False),
     "http://collector:4317": ("collector:4317", False),
@@ -70,14 +70,14 @@ def test_targets_of_grpc(endpoint: str) -> None:
 
 
 @pytest.mark.parametrize("value", ["true", "TRUE", " True "])
-def test_insecure_holds_where_the_endpoint_does_not_say(value: str) -> None:
+def test_insecure_is_used_if_the_endpoint_has_no_scheme(value: str) -> None:
     for endpoint, secure in (("collector:1", False), ("dns:collector:1", False), ("https://collector:1", True)):
         assert only(standard.read({ENDPOINT: endpoint, INSECURE: value})).secure is secure
     for endpoint, secure in (("collector:1", True), ("unix:/run/x", True), ("http://collector:1", False)):
         assert only(standard.read({ENDPOINT: endpoint, INSECURE: "False"})).secure is secure
 
 
-# Endpoint -> URL; for all signals, then for metrics.
+# Endpoint -> (URL if the variable is for all signals, URL if it is for metrics)
 URLS = {
     "": ("http://localhost:4318/v1/metrics",) * 2,
     "http://collector:4318": ("http://collector:4318/v1/metrics", "http://collector:4318/"),
@@ -99,7 +99,7 @@ def test_urls_of_http(endpoint: str) -> None:
     assert only(standard.read({METRICS_ENDPOINT: " ", ENDPOINT: endpoint, **HTTP})).endpoint == of_all
 
 
-# (protocol, endpoint): part of the error
+# (protocol, endpoint) -> text in the error
 ENDPOINT_ERRORS = {
     ("grpc", "http://::1:4317"): "not in brackets: write http://[::1]:4317",
     ("grpc", "2001:db8::1:4317"): "not in brackets: write http://[2001:db8::1]:4317",
@@ -130,14 +130,14 @@ ENDPOINT_ERRORS = {
 
 
 @pytest.mark.parametrize(("protocol", "endpoint"), ENDPOINT_ERRORS)
-def test_endpoints_that_are_none(protocol: str, endpoint: str) -> None:
+def test_invalid_endpoints_are_errors(protocol: str, endpoint: str) -> None:
     for name in (ENDPOINT, METRICS_ENDPOINT):
         text = error({name: endpoint, **(GRPC if protocol == "grpc" else HTTP)})
         assert text.startswith(f"{name} is ")
         assert ENDPOINT_ERRORS[protocol, endpoint] in text
 
 
-# Variables that are wrong: what the error begins with, and what is in it
+# (a wrong variable, text in the error). The error starts with the name of the variable.
 ERRORS = [
     ({"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"}, "use grpc or http/protobuf"),
     ({INSECURE: "1"}, "neither true nor false"),
@@ -232,7 +232,7 @@ def test_a_user_in_a_url_is_basic_authentication_over_grpc_too() -> None:
         (GRPC, "grpc-timeout=s3cr3t", "'grpc-timeout': the exporter sets it"),
     ],
 )
-def test_headers_that_are_none_are_named_without_their_value(protocol: dict[str, str], value: str, words: str) -> None:
+def test_errors_for_invalid_headers_do_not_contain_the_value(protocol: dict[str, str], value: str, words: str) -> None:
     text = error({HEADERS: value, **protocol})
     assert text.startswith(f"{HEADERS} is invalid in ")
     assert words in text
@@ -252,10 +252,10 @@ def test_headers_that_are_none_are_named_without_their_value(protocol: dict[str,
         ("0", MAX_TIMEOUT_S, True),
     ],
 )
-def test_a_timeout_that_can_only_be_milliseconds_is_taken_as_that(value: str, seconds: float, warns: bool) -> None:
-    said = standard.read({TIMEOUT: value})
-    assert only(said).timeout_s == seconds
-    assert any(TIMEOUT in warning for warning in said.warnings) is warns
+def test_a_large_timeout_is_taken_as_milliseconds(value: str, seconds: float, warns: bool) -> None:
+    settings = standard.read({TIMEOUT: value})
+    assert only(settings).timeout_s == seconds
+    assert any(TIMEOUT in warning for warning in settings.warnings) is warns
 
 
 @pytest.mark.parametrize(
@@ -272,12 +272,12 @@ def test_a_timeout_that_can_only_be_milliseconds_is_taken_as_that(value: str, se
         ({ENDPOINT: "http://collector:1", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/ca"}, "for TLS, write https://"),
     ],
 )
-def test_what_is_unlikely_to_be_meant_is_a_warning(variables: dict[str, str], words: str) -> None:
+def test_probable_mistakes_are_warnings(variables: dict[str, str], words: str) -> None:
     (warning,) = standard.read(variables).warnings
     assert words in warning
 
 
-def test_values_of_the_specification_are_those_of_any_case_and_empty_is_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_values_are_case_insensitive_and_empty_ones_are_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [name for name in os.environ if name.startswith("OTEL_")]
     for name in names:
         monkeypatch.delenv(name)
@@ -296,19 +296,24 @@ def test_values_of_the_specification_are_those_of_any_case_and_empty_is_unset(mo
     }
     for name, value in values.items():
         monkeypatch.setenv(name, value)
-    said = standard.read()
-    assert said.exporters == ("otlp_proto_http", "console")
-    assert only(said).compression == "gzip"
-    assert (said.interval_s, said.explicit_buckets) == (1.0, True)
-    said.apply()
+    settings = standard.read()
+    assert settings.exporters == ("otlp_proto_http", "console")
+    assert only(settings).compression == "gzip"
+    assert (settings.interval_s, settings.explicit_buckets) == (1.0, True)
+    settings.apply()
     assert os.environ["OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"] == "lowmemory"
     assert os.environ["OTEL_SERVICE_NAME"] == "mine"
     assert os.environ[ATTRIBUTES] == "a=1,b=2=3"
     assert "OTEL_METRICS_EXEMPLAR_FILTER" not in os.environ
 
 
-def test_nothing_is_needed() -> None:
-    said = standard.read({})
-    assert said.exporters == ("otlp_proto_grpc",)
-    assert (said.interval_s, said.timeout_s, said.explicit_buckets, said.warnings) == (60, 30, False, ())
-    assert only(said)[:5] == ("localhost:4317", False, {}, "none", 10)
+def test_defaults() -> None:
+    settings = standard.read({})
+    assert settings.exporters == ("otlp_proto_grpc",)
+    assert (settings.interval_s, settings.timeout_s, settings.explicit_buckets, settings.warnings) == (
+        60,
+        30,
+        False,
+        (),
+    )
+    assert only(settings)[:5] == ("localhost:4317", False, {}, "none", 10)

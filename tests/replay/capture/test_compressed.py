@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests compressed captures: every format, whole, truncated, damaged, with several members, and without its package."""
+"""Tests compressed captures of every format: complete, truncated, damaged, in several members, without the package."""
 
 import bz2
 import gzip
@@ -37,7 +37,8 @@ COMPRESS: dict[str, Compress] = {
     "zstd": zstd.compress,
     "lz4": lambda content: LZ4.compress(content, content_checksum=True),
 }
-# What is lost in front of damage, at most: a block of the format, and what is uncompressed at a time.
+# The maximum number of bytes before a damaged place that are lost: a block of the format, plus the bytes that are
+# decompressed at a time.
 BLOCK = {"gzip": 1 << 16, "bzip2": 900_000 + 4096, "xz": 8192, "lzma": 8192, "zstd": (128 << 10) + 4096, "lz4": 70_000}
 EACH = pytest.mark.parametrize("name", COMPRESS)
 PACKETS = [packet(number) for number in range(40)]
@@ -50,14 +51,14 @@ def _incompressible(count: int, size: int) -> list[Any]:
 
 
 @EACH
-def test_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path, name: str) -> None:
+def test_the_format_is_detected_by_content_and_not_by_name(tmp_path: Path, name: str) -> None:
     for content in (CONTENT, pcapng(PACKETS)):
         found, error = read_bytes(tmp_path / "capture.pcap", COMPRESS[name](content))
         assert ([one.data for one in found], error) == ([one.data for one in PACKETS], "")
 
 
 @EACH
-def test_more_than_a_window(tmp_path: Path, name: str) -> None:
+def test_captures_larger_than_a_window(tmp_path: Path, name: str) -> None:
     packets = _incompressible(220, 10_000)
     content = pcap(packets, nanoseconds=True)
     assert len(content) > 2 * WINDOW
@@ -72,7 +73,7 @@ def test_byte_by_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in COMPRESS if name != "lzma"])
 def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
-    """As `cat`, pbzip2 and pzstd make them. xz and gzip have zeros as padding between members."""
+    """`cat`, pbzip2 and pzstd create such files. In xz and gzip, zeros may follow each member as padding."""
     compress = COMPRESS[name]
     padding = bytes(8) if name in ("gzip", "xz") else b""
     parts = compress(CONTENT[:100]) + padding + compress(CONTENT[100:]) + padding
@@ -80,15 +81,15 @@ def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("magic", [0x50, 0x5F])
-def test_frames_of_zstd_to_skip(tmp_path: Path, magic: int) -> None:
-    """RFC 8878, 3.1.2; pzstd begins with one."""
+def test_skippable_frames_of_zstd(tmp_path: Path, magic: int) -> None:
+    """RFC 8878 section 3.1.2 defines them. Files of pzstd start with such a frame."""
     skipped = bytes([magic, 0x2A, 0x4D, 0x18, 4, 0, 0, 0]) + b"abcd"
     content = skipped + zstd.compress(CONTENT) + skipped
     assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")
 
 
-def test_the_greatest_window_of_zstd(tmp_path: Path) -> None:
-    """As `zstd --long=31` writes it."""
+def test_the_largest_window_of_zstd(tmp_path: Path) -> None:
+    """`zstd --long=31` uses this window."""
     parameter = zstd.CompressionParameter
     compressor = zstd.ZstdCompressor(options={int(parameter.window_log): 31, int(parameter.content_size_flag): 0})
     content = compressor.compress(CONTENT) + compressor.flush()
@@ -97,8 +98,8 @@ def test_the_greatest_window_of_zstd(tmp_path: Path) -> None:
 
 
 @EACH
-def test_torn(tmp_path: Path, name: str) -> None:
-    """All data that can be uncompressed is read."""
+def test_truncated(tmp_path: Path, name: str) -> None:
+    """All data that can be decompressed is read."""
     packets = _incompressible(600, 1000)
     content = COMPRESS[name](pcap(packets, nanoseconds=True))
     counts = []
@@ -109,7 +110,7 @@ def test_torn(tmp_path: Path, name: str) -> None:
         assert error.endswith(" of the decompressed data")
         counts.append(len(found))
     assert counts == sorted(counts)
-    # bzip2 compresses blocks of 900 kB, of which a part tells nothing.
+    # bzip2 compresses blocks of 900 kB. A part of such a block cannot be decompressed.
     assert counts[-1] > 500 or name == "bzip2"
 
 
@@ -127,7 +128,7 @@ def test_damaged(tmp_path: Path, name: str) -> None:
 
 
 @EACH
-def test_bytes_that_follow(tmp_path: Path, name: str) -> None:
+def test_bytes_after_the_end(tmp_path: Path, name: str) -> None:
     found, error = read_bytes(tmp_path / "capture", COMPRESS[name](CONTENT) + b"no member")
     assert found == PACKETS
     assert f"the {name} file is damaged" in error or "is truncated" in error
@@ -143,7 +144,7 @@ def test_compressed_twice(tmp_path: Path, name: str) -> None:
 
 
 @EACH
-def test_nothing_compressed(tmp_path: Path, name: str) -> None:
+def test_a_compressed_empty_file(tmp_path: Path, name: str) -> None:
     assert read_bytes(tmp_path / "capture", COMPRESS[name](b"")) == ([], f"{tmp_path}/capture: is empty")
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests files that are not captures: each is rejected at once, with its format and the cure."""
+"""Tests files that are not captures. Each file is rejected at once. The error names its format and the cure."""
 
 import io
 import json
@@ -33,7 +33,7 @@ def _tar() -> bytes:
     return archive.getvalue()
 
 
-# Endace ERF: a time in units of 2^-32 s, an Ethernet record of 80 bytes.
+# Endace ERF: a time in units of 2^-32 s, and an Ethernet record of 80 bytes.
 ERF = (1_700_000_000 << 32).to_bytes(8, "little") + bytes([2, 4, 0, 80, 0, 0, 0, 60, 0, 0]) + bytes(62)
 
 EDITCAP = "convert it with editcap -F pcapng IN OUT"
@@ -66,13 +66,13 @@ FILES: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_is_refused_by_its_name(tmp_path: Path, name: str) -> None:
+def test_a_known_format_is_named_in_the_error(tmp_path: Path, name: str) -> None:
     content, meaning = FILES[name]
     path = tmp_path / "capture.pcap"
     assert read_bytes(path, content) == ([], f"{path}: {meaning}")
 
 
-def test_what_nobody_knows(tmp_path: Path) -> None:
+def test_an_unknown_format(tmp_path: Path) -> None:
     path = tmp_path / "capture"
     expected = f"{path}: is neither pcap nor pcapng (it begins with 7f 45 4c 46), at byte 0"
     assert read_bytes(path, b"\x7fELF" + bytes(300)) == ([], expected)

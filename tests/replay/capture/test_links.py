@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 ETHERNET_HEADER = 14
-MORE_BEHIND = re.compile("PPPoE|802.1Q|MPLS")  # headers that are left to the kernel program
+MORE_HEADERS = re.compile("PPPoE|802.1Q|MPLS")  # the kernel program parses these headers
 HAS_TRAILER = re.compile("NFLOG|netANALYZER|802.3br|DOCSIS|checksum")
 PACKETS = (
     IP(src="192.0.2.1", dst="198.51.100.2") / UDP(sport=1, dport=2) / b"data",
@@ -31,7 +31,7 @@ PACKETS = (
 
 
 def frames(path: Path) -> tuple[list[tuple[bytes, int]], str]:
-    """Return the frames of a capture as (bytes, original length), and the error at its end, or ''."""
+    """Return the frames of a capture as (bytes, original length), and the error at its end. '': no error."""
     found: list[tuple[bytes, int]] = []
     try:
         with Capture(str(path)) as capture:
@@ -58,19 +58,19 @@ def test_every_link_type(tmp_path: Path, name: str) -> None:
         assert original == len(frame) + cut
         if link == 1:
             assert frame == put_in
-        elif set(frame[:12]) == {0} and not MORE_BEHIND.search(name):
+        elif set(frame[:12]) == {0} and not MORE_HEADERS.search(name):
             assert len(frame) == ETHERNET_HEADER + len(given)
         assert (MPLS in seen) == (name == "MPLS")
         assert (PPPoE in seen) == name.startswith("PPPoE")
 
 
-def test_every_link_type_that_is_read_is_tried() -> None:
+def test_the_tests_cover_every_supported_link_type() -> None:
     assert {link for link, _ in LINKS.values()} == set(link_types.LINK_TYPES)
     assert not set(link_types.LINK_TYPES) & set(link_types.UNSUPPORTED)
 
 
-def test_links_side_by_side(tmp_path: Path) -> None:
-    """Packets of many interfaces in turn. Each is converted without changing the packets next to it."""
+def test_packets_of_different_link_types_in_turn(tmp_path: Path) -> None:
+    """The capture has packets of many interfaces in turn. A conversion does not change the neighbouring packets."""
     ip = bytes(PACKETS[0])
     packets = [Packet(BEGIN_NS, make(ip), len(make(ip)), link) for _ in range(3) for link, make in LINKS.values()]
     (tmp_path / "capture").write_bytes(pcapng(packets))
@@ -80,8 +80,8 @@ def test_links_side_by_side(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_cut_within_the_link_header(tmp_path: Path, name: str) -> None:
-    """However short a packet is, the next one is whole, and the rest is too short for a frame."""
+def test_packets_truncated_within_the_link_header(tmp_path: Path, name: str) -> None:
+    """A truncated packet gives a frame without IP. The packet after it is complete, however short the first one is."""
     link, make = LINKS[name]
     frame = make(bytes(PACKETS[1]))
     header = len(frame) - len(PACKETS[1])
@@ -97,8 +97,8 @@ def test_cut_within_the_link_header(tmp_path: Path, name: str) -> None:
         assert len(each) <= ETHERNET_HEADER + 4 or each[12:14] not in (b"\x08\0", b"\x86\xdd")
 
 
-def test_packets_of_a_link_other_than_ip(tmp_path: Path) -> None:
-    """The packet keeps its type, or gets an unknown type."""
+def test_packets_that_are_not_ip(tmp_path: Path) -> None:
+    """The frame gets the EtherType of the packet, or an unknown EtherType."""
     others = {
         101: b"\x55" * 40,
         0: bytes(4) + b"\x45" * 40,
@@ -112,8 +112,8 @@ def test_packets_of_a_link_other_than_ip(tmp_path: Path) -> None:
         assert frame[12:14] == (b"\x08\x06" if link == 113 else bytes(2))
 
 
-def test_a_link_that_is_not_known(tmp_path: Path) -> None:
-    """All packets of other links are read. A pcap file has one link, so only its first packets are read."""
+def test_an_unsupported_link_type(tmp_path: Path) -> None:
+    """In pcapng, packets of other link types are read. A pcap file has only one link type."""
     packets = [packet(1), packet(2), packet(3)._replace(link=220), packet(4)]
     (tmp_path / "capture").write_bytes(pcapng(packets))
     found, error = frames(tmp_path / "capture")
@@ -127,8 +127,8 @@ def test_a_link_that_is_not_known(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LINKS)
-def test_whatever_is_in_a_link_header(name: str) -> None:
-    """Random bytes, with or without a valid beginning: only bytes of the packet and of its record are written."""
+def test_random_link_headers(name: str) -> None:
+    """The headers are random bytes, with or without a valid beginning. No bytes outside the packet's record change."""
     link, make = LINKS[name]
     chance = random.Random(name)
     guard, record, count = 8, 16, 300

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pcap: every form of the header, records of every length, truncated and damaged files. dpkt reads the same."""
+"""Tests pcap: every form of the header, records of every length, truncated and damaged files. dpkt is the reference."""
 
 import io
 import random
@@ -34,8 +34,8 @@ def test_every_header(tmp_path: Path, order: str, nanoseconds: bool) -> None:
     assert [one.data for one in found] == list(contents)
 
 
-def test_more_than_a_window(tmp_path: Path) -> None:
-    """Records across the ends of windows, and more records in a window than in a batch."""
+def test_captures_larger_than_a_window(tmp_path: Path) -> None:
+    """Records cross the ends of windows, and some windows have more records than a batch."""
     chance = random.Random(1)
     sizes = [chance.choice([0, 1, 60, 1514, 9000, 65_536, 262_144]) for _ in range(300)] + [14] * 10_000
     packets = [packet(number, size) for number, size in enumerate(sizes)]
@@ -48,13 +48,13 @@ def test_no_packets(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture", pcap([])) == ([], "")
 
 
-def test_the_length_of_the_check_sequence_is_no_link_type(tmp_path: Path) -> None:
+def test_the_fcs_length_is_not_part_of_the_link_type(tmp_path: Path) -> None:
     found, _ = read_bytes(tmp_path / "capture", pcap(PACKETS, link=0x2400_0001))
     assert {one.link for one in found} == {1}
 
 
-def test_times_that_cannot_be_meant(tmp_path: Path) -> None:
-    """Zero, and a fraction of a second or more, are not times. Each unit has its own limit."""
+def test_invalid_times_are_missing_times(tmp_path: Path) -> None:
+    """A time is invalid if it is zero, or if its fraction is one second or more. The limit depends on the unit."""
     for nanoseconds, unit_ns in ((False, 1000), (True, 1)):
         per_second = 10**9 // unit_ns
         times = [(0, 0), (0, 1), (5, per_second - 1), (5, per_second), (5, 2**32 - 1), (2**32 - 1, 0)]
@@ -66,7 +66,7 @@ def test_times_that_cannot_be_meant(tmp_path: Path) -> None:
         assert [one.time_ns for one in found] == expected_ns
 
 
-def test_torn_at_every_byte(tmp_path: Path) -> None:
+def test_truncated_at_every_byte(tmp_path: Path) -> None:
     content = pcap(PACKETS[:3], nanoseconds=True)
     ends = [FILE_HEADER]
     for one in PACKETS[:3]:
@@ -85,8 +85,8 @@ def test_torn_at_every_byte(tmp_path: Path) -> None:
             assert error.endswith(f"is truncated in the middle of a packet, at byte {ends[whole]}")
 
 
-def test_any_byte_damaged(tmp_path: Path) -> None:
-    """Any change of a byte gives packets or an error, and as many packets as before the byte."""
+def test_damage_at_every_byte(tmp_path: Path) -> None:
+    """With any changed byte, the packets before this byte are read. The rest gives packets or an error."""
     content = pcap(PACKETS[:3], nanoseconds=True)
     intact = FILE_HEADER + RECORD_HEADER + len(PACKETS[0].data)
     for place in range(len(content)):
@@ -96,7 +96,7 @@ def test_any_byte_damaged(tmp_path: Path) -> None:
             assert place < intact or found[0] == PACKETS[0]
 
 
-def test_a_record_too_long_to_be_one(tmp_path: Path) -> None:
+def test_a_record_that_is_too_long_is_damage(tmp_path: Path) -> None:
     record = struct.pack("<IIII", BEGIN_NS // 10**9, 0, 262_145, 262_145)
     found, error = read_bytes(tmp_path / "capture", pcap(PACKETS[:1], nanoseconds=True) + record + bytes(300_000))
     assert found == PACKETS[:1]
@@ -123,14 +123,14 @@ def header(
 @pytest.mark.parametrize(
     ("magic", "more"),
     [
-        (0xA1B2CD34, 8),  # Kuznetzov's, of Red Hat 6
-        (0xA1B2CD34, 12),  # and for more than one processor, of SuSE 6.3
-        (0xA1B2C3D4, 8),  # and before it had a magic number
-        (0xA1B2C3D4, 4),  # of Nokia
+        (0xA1B2CD34, 8),  # the format of Kuznetzov's patch, in Red Hat 6
+        (0xA1B2CD34, 12),  # this format for several processors, in SuSE 6.3
+        (0xA1B2C3D4, 8),  # this format before it had its own magic number
+        (0xA1B2C3D4, 4),  # the format of Nokia
     ],
 )
-def test_longer_headers_of_records(tmp_path: Path, order: str, magic: int, more: int) -> None:
-    """A file with several packets, and a file with two. The last packet may be truncated."""
+def test_longer_record_headers(tmp_path: Path, order: str, magic: int, more: int) -> None:
+    """One file has several packets, and one has two. Each is also read with a truncated last packet."""
     extra = bytes(range(0x80, 0x80 + more))
     for packets in (TIMED, TIMED[:2]):
         content = header(magic, order) + records(packets, order, extra)
@@ -154,7 +154,7 @@ def test_lengths_in_the_old_order(tmp_path: Path, order: str, version: tuple[int
 
 
 def test_lengths_of_version_2_3_in_the_new_order(tmp_path: Path) -> None:
-    """Files with either order exist."""
+    """For version 2.3, files with either order of the two lengths exist."""
     assert read_bytes(tmp_path / "capture", header(0xA1B2C3D4, "<", (2, 3)) + records(TIMED)) == (TIMED, "")
 
 
@@ -173,7 +173,7 @@ def test_aix(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_ixia(tmp_path: Path, order: str) -> None:
-    """lcap of hardware and of software: the length of all records follows the file header."""
+    """The lcap formats of hardware and of software have the total length of all records after the file header."""
     body = records(TIMED, order)
     content = header(0x1C0001AB, order) + struct.pack(f"{order}I", len(body)) + body
     assert read_bytes(tmp_path / "capture", content) == (TIMED, "")
@@ -184,23 +184,23 @@ def test_ixia(tmp_path: Path, order: str) -> None:
     ]
 
 
-def test_the_snap_length_limits_nothing(tmp_path: Path) -> None:
-    """Some writers set it to zero, or write longer packets."""
+def test_packets_may_be_longer_than_the_snap_length(tmp_path: Path) -> None:
+    """Some writers set the snap length to zero, or write packets that are longer."""
     for snap_length in (0, 10, 0xFFFF_FFFF):
         content = header(0xA1B2C3D4, snap_length=snap_length) + records(TIMED)
         assert read_bytes(tmp_path / "capture", content) == (TIMED, "")
 
 
-def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path) -> None:
-    """The link type says that four FCS bytes follow each packet. A truncated packet has none of them."""
+def test_the_fcs_is_removed_from_packets(tmp_path: Path) -> None:
+    """The link type field says that packets end with four bytes of FCS. A truncated packet has fewer or no FCS bytes."""
     packets = [packet(1, 64), packet(2, 63, 1), packet(3, 60, 4), packet(4, 20, 44)]
     found, error = read_bytes(tmp_path / "capture", pcap(packets, nanoseconds=True, link=0x2400_0001))
     assert not error
     assert [(len(one.data), one.original) for one in found] == [(60, 60), (60, 60), (60, 60), (20, 60)]
 
 
-def test_zeros_are_no_packets(tmp_path: Path) -> None:
-    """After a crash, a file may have its full size, with zeros where nothing was written yet."""
+def test_zeros_are_not_packets(tmp_path: Path) -> None:
+    """After a crash, a file may have its full size, but contain zeros where no data was written."""
     content = pcap(PACKETS, nanoseconds=True)
     found, error = read_bytes(tmp_path / "capture", content + bytes(1 << 20))
     assert found == PACKETS

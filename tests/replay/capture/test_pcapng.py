@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pcapng: sections, interfaces and clocks of all kinds, all blocks that hold packets. dpkt reads the same."""
+"""Tests pcapng: sections, interfaces and clocks of all kinds, and all packet blocks. dpkt is the reference."""
 
 import io
 import struct
@@ -35,7 +35,7 @@ ORDERS = pytest.mark.parametrize("order", ["<", ">"])
 
 
 @ORDERS
-def test_plain(tmp_path: Path, order: str) -> None:
+def test_enhanced_packet_blocks(tmp_path: Path, order: str) -> None:
     content = pcapng(PACKETS, order)
     assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")
     oracle = dpkt.pcapng.Reader(io.BytesIO(content))
@@ -45,8 +45,11 @@ def test_plain(tmp_path: Path, order: str) -> None:
 
 
 @ORDERS
-def test_all_blocks_that_hold_packets(tmp_path: Path, order: str) -> None:
-    """Among other blocks, one longer than the window. A simple packet has no time, and ends at the snap length."""
+def test_all_kinds_of_packet_blocks(tmp_path: Path, order: str) -> None:
+    """The file also has other blocks, one of them longer than the window.
+
+    A simple packet block has no time, and the snap length limits its data.
+    """
     one, two, three, four = PACKETS
     parts = [
         section(order),
@@ -67,7 +70,7 @@ def test_all_blocks_that_hold_packets(tmp_path: Path, order: str) -> None:
     assert found == [one, two, *untimed, four]
 
 
-def test_sections_of_both_orders_with_interfaces_of_their_own(tmp_path: Path) -> None:
+def test_sections_of_both_byte_orders_with_their_own_interfaces(tmp_path: Path) -> None:
     parts = [
         section("<") + interface(1, "<") + interface(113, "<") + enhanced(PACKETS[0], "<", 1),
         section(">", length=0) + interface(101, ">") + enhanced(PACKETS[1], ">"),
@@ -86,11 +89,11 @@ def test_sections_of_both_orders_with_interfaces_of_their_own(tmp_path: Path) ->
     [*((digits, 10**digits) for digits in (0, 3, 6, 9, 12)), *((0x80 | bits, 2**bits) for bits in (10, 30, 33))],
 )
 def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) -> None:
-    """Units of powers of ten and of two, and times relative to an offset of the interface."""
+    """The units of time are powers of ten and of two. Times are relative to an offset of the interface."""
     offset_s = -3_000
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
-    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # 64 bits of picoseconds are half a year
+    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # 64 bits of picoseconds cover about half a year
     parts = [
         section(order),
         interface(order=order),
@@ -103,7 +106,7 @@ def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) ->
     assert [one.time_ns for one in found] == [expected_ns, PACKETS[1].time_ns, 0]
 
 
-def test_more_than_a_window(tmp_path: Path) -> None:
+def test_captures_larger_than_a_window(tmp_path: Path) -> None:
     sizes = [0, 1, 2, 3, 60, 1514, 65_536, 262_144] * 20 + [14] * 10_000
     packets = in_microseconds([packet(number, size) for number, size in enumerate(sizes)])
     content = pcapng(packets)
@@ -112,7 +115,7 @@ def test_more_than_a_window(tmp_path: Path) -> None:
 
 
 @ORDERS
-def test_torn_at_every_byte(tmp_path: Path, order: str) -> None:
+def test_truncated_at_every_byte(tmp_path: Path, order: str) -> None:
     blocks = [section(order), interface(order=order), *(enhanced(one, order) for one in PACKETS[:2])]
     blocks += [block(5, bytes(8), order), obsolete(PACKETS[2], order)]
     ends = [sum(map(len, blocks[: count + 1])) for count in range(len(blocks))]
@@ -129,8 +132,8 @@ def test_torn_at_every_byte(tmp_path: Path, order: str) -> None:
             assert error.endswith(f"is truncated in the middle of a block, at byte {[0, *ends][whole]}")
 
 
-def test_any_byte_damaged(tmp_path: Path) -> None:
-    """Any change of a byte gives packets or an error, and as many packets as before the byte."""
+def test_damage_at_every_byte(tmp_path: Path) -> None:
+    """With any changed byte, the packets before this byte are read. The rest gives packets or an error."""
     head = section() + interface(options=option(TIME_RESOLUTION, b"\x06") + END_OF_OPTIONS) + enhanced(PACKETS[0])
     content = head + simple(PACKETS[1]) + obsolete(PACKETS[2]) + enhanced(PACKETS[3]._replace(data=b"data"))
     for place in range(len(content)):
@@ -174,8 +177,8 @@ def test_another_version(tmp_path: Path) -> None:
 @ORDERS
 @pytest.mark.parametrize("resolution", [0, 3, 6, 9, 12, 0x80 | 10, 0x80 | 33])
 @pytest.mark.parametrize("offset_s", [0, -3_000, 1_700_000_000, -(2**63), 2**63 - 1])
-def test_times_that_cannot_be_meant(tmp_path: Path, order: str, resolution: int, offset_s: int) -> None:
-    """Times until zero, or beyond 64 bits of nanoseconds, count as missing. All others are exact."""
+def test_invalid_times_are_missing_times(tmp_path: Path, order: str, resolution: int, offset_s: int) -> None:
+    """Times up to zero, and times from 2^63 ns on, count as missing. All other times are exact."""
     per_second = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
@@ -192,8 +195,8 @@ def test_times_that_cannot_be_meant(tmp_path: Path, order: str, resolution: int,
 
 
 @ORDERS
-def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path, order: str) -> None:
-    """For an interface that declares an FCS."""
+def test_the_fcs_is_removed_from_packets(tmp_path: Path, order: str) -> None:
+    """The FCS is removed only for an interface that declares the length of its FCS."""
     parts = [
         section(order),
         interface(order=order, options=option(FCS_LENGTH, b"\x04", order) + END_OF_OPTIONS),
@@ -205,8 +208,8 @@ def test_the_check_sequence_is_no_part_of_a_packet(tmp_path: Path, order: str) -
     assert [(len(one.data), one.original) for one in found] == [(60, 60), (64, 64), (20, 60), (20, 64)]
 
 
-def test_blocks_that_hold_no_packets(tmp_path: Path) -> None:
-    """Names, statistics, custom blocks, systemd's journal, decryption secrets, and types that are not specified yet."""
+def test_other_blocks_are_skipped(tmp_path: Path) -> None:
+    """Such blocks are names, statistics, custom blocks, systemd's journal, decryption secrets and unspecified types."""
     others = [block(kind, bytes(range(40))) for kind in (4, 5, 7, 8, 9, 0xA, 0xBAD, 0x4000_0BAD, 0x204, 0x7FFF_0000)]
     content = section() + interface()
     for one, other in zip(PACKETS, [b"".join(others[i::4]) for i in range(4)], strict=True):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the sources of captures: files, plain or compressed, and pipes; and files that are not captures."""
+"""Tests the sources of captures: plain files, compressed files and pipes. Also tests files that are not captures."""
 
 import os
 import random
@@ -22,19 +22,19 @@ PACKETS = [packet(number) for number in range(40)]
 CONTENT = pcap(PACKETS, nanoseconds=True)
 
 
-def test_gzip_is_known_by_its_bytes_and_not_by_its_name(tmp_path: Path) -> None:
+def test_gzip_is_detected_by_content_and_not_by_name(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture.pcap", compressed(CONTENT)) == (PACKETS, "")
     assert read_bytes(tmp_path / "capture.gz", CONTENT) == (PACKETS, "")
 
 
 def test_gzip_files_one_after_the_other(tmp_path: Path) -> None:
-    """As `cat` makes them, and bgzip."""
+    """`cat` and bgzip create such files."""
     parts = compressed(CONTENT[:100]) + compressed(CONTENT[100:]) + bytes(8)
     assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
 
 
-def test_gzip_torn_at_every_byte(tmp_path: Path) -> None:
-    """All data that can be uncompressed is read."""
+def test_gzip_truncated_at_every_byte(tmp_path: Path) -> None:
+    """All data that can be decompressed is read."""
     chance = random.Random(2)
     packets = [one._replace(data=chance.randbytes(60)) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -45,12 +45,15 @@ def test_gzip_torn_at_every_byte(tmp_path: Path) -> None:
         assert "the gzip file is truncated, at byte" in error or size == 1
         counts.append(len(found))
     assert counts == sorted(counts)
-    assert counts[-9] == len(packets)  # all but the trailer
+    assert counts[-9] == len(packets)  # only the trailer is missing
     assert counts[len(counts) // 2] > len(packets) // 3
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
-    """Packets before the damage are read, also in a file of several windows. With a damaged trailer, all are."""
+    """Packets before the damage are read, also in a file of several windows.
+
+    If only the trailer is damaged, all packets are read.
+    """
     chance = random.Random(3)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=30_000)), original=30_000) for one in PACKETS * 2]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -71,15 +74,15 @@ def _damaged(content: bytes, place: int) -> bytes:
     return content[:place] + bytes([content[place] ^ 0x55] * 3) + content[place + 3 :]
 
 
-def test_packets_and_errors_do_not_depend_on_the_bytes_of_a_read(tmp_path: Path) -> None:
-    """Whole, truncated and damaged captures, plain or compressed, from a file and from a pipe."""
+def test_packets_and_errors_do_not_depend_on_the_size_of_reads(tmp_path: Path) -> None:
+    """Complete, truncated and damaged captures, plain or compressed, are read from a file and from a pipe."""
     chance = random.Random(4)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=100)), original=100) for one in PACKETS[:10]]
     for plain in (pcap(packets, nanoseconds=True), pcapng(packets)):
         for content in (plain, compressed(plain), compressed(plain[:500]) + compressed(plain[500:]) + bytes(40)):
             damaged = [_damaged(content, chance.randrange(24, len(content) - 3)) for _ in range(6)]
-            torn = [content[: chance.randrange(len(content))] for _ in range(3)]
-            for each in (content, *damaged, *torn):
+            truncated = [content[: chance.randrange(len(content))] for _ in range(3)]
+            for each in (content, *damaged, *truncated):
                 found, error = read_bytes(tmp_path / "capture", each)
                 assert (found == packets and not error) or each != content
                 for size in (1, 7, 100, 401):
@@ -87,8 +90,8 @@ def test_packets_and_errors_do_not_depend_on_the_bytes_of_a_read(tmp_path: Path)
                         assert read(pipe) == (found, error.replace(f"{tmp_path}/capture", pipe))
 
 
-def test_damaged_gzip_gives_all_that_is_whole(tmp_path: Path) -> None:
-    """All that zlib makes of the bytes before the damage; the rest of the damaged block is lost."""
+def test_damaged_gzip_gives_the_packets_before_the_damage(tmp_path: Path) -> None:
+    """All packets are read that zlib decompresses from the bytes before the damage. The rest of this block is lost."""
     chance = random.Random(5)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=3000)), original=3000) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -100,7 +103,7 @@ def test_damaged_gzip_gives_all_that_is_whole(tmp_path: Path) -> None:
         assert len(found) >= (len(whole) - 24) // 3016
 
 
-def test_a_foreign_file(tmp_path: Path) -> None:
+def test_a_file_of_another_format(tmp_path: Path) -> None:
     found, error = read_bytes(tmp_path / "capture", b"\x01\x02\x03\x04 is no magic number")
     assert not found
     assert error.endswith("capture: is neither pcap nor pcapng (it begins with 01 02 03 04), at byte 0")
@@ -112,7 +115,7 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert read_bytes(tmp_path / "capture", compressed(b"")) == ([], f"{tmp_path}/capture: is empty")
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
     assert read(tmp_path) == ([], f"{tmp_path}: is a directory; name the files in it: {tmp_path}/*")
     assert read(tmp_path / "nothing") == ([], f"{tmp_path}/nothing: No such file or directory")
     (tmp_path / "secret").touch(mode=0)
@@ -122,7 +125,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 @contextmanager
 def without_access(path: Path) -> Iterator[None]:
-    """Become nobody for a while, as root can read every file."""
+    """Run the body as user nobody, because root can read every file."""
     if not os.access(path, os.R_OK):
         yield
         return
@@ -137,7 +140,7 @@ def without_access(path: Path) -> Iterator[None]:
 
 
 def _flushed(content: bytes) -> bytes:
-    """Return the beginning of a gzip file of a program that flushes and continues."""
+    """Return the first part of a gzip file from a program that flushes and then continues to write."""
     member = zlib.compressobj(wbits=31)
     return member.compress(content) + member.flush(zlib.Z_SYNC_FLUSH)
 
@@ -170,8 +173,8 @@ def test_standard_input_byte_by_byte(content: bytes) -> None:
 
 
 @pytest.mark.parametrize("content", [CONTENT, _flushed(CONTENT)], ids=["plain", "gzip"])
-def test_a_pipe_is_not_waited_for(content: bytes) -> None:
-    """Packets that arrived are returned, for users who look at packets during the capture."""
+def test_packets_of_a_pipe_are_returned_at_once(content: bytes) -> None:
+    """Packets are returned before the pipe ends, for users who watch a capture that is in progress."""
     with pipe() as process:
         assert process.stdin
         assert process.stdout
@@ -179,7 +182,7 @@ def test_a_pipe_is_not_waited_for(content: bytes) -> None:
         assert process.stdout.readline()
 
 
-def test_knows_neither_the_kernel_program_nor_opentelemetry() -> None:
+def test_the_package_imports_neither_kernel_nor_opentelemetry() -> None:
     program = "import sys, otel_epping.replay.capture; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert "otel_epping.replay.capture.pcapng" in loaded
