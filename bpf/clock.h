@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Two clocks, whose times are never compared with each other. The precise clock is CLOCK_MONOTONIC. It is read only
- * where an RTT sample starts or ends, because a read takes 45 ns on the machine that docs/performance.md describes. The
- * coarse clock counts the ticks of the kernel's timer (jiffies) since some time before boot. To read it costs one load
- * from memory, while bpf_ktime_get_coarse_ns() takes 20 ns. It is precise enough for timeouts.
+ * Two clocks. The program never compares a time of one clock with a time of the other. The precise clock is
+ * CLOCK_MONOTONIC. It is read only where an RTT sample starts or ends, because a read takes 45 ns on the machine that
+ * docs/performance.md describes. The coarse clock counts the ticks of the kernel's timer (jiffies) since some time
+ * before boot. A read costs one load from memory, while bpf_ktime_get_coarse_ns() takes 20 ns. This clock is precise
+ * enough for timeouts.
  */
 #pragma once
 

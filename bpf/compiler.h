@@ -43,7 +43,7 @@ static __always_inline u64 bounded(u64 number, u64 limit)
 /*
  * Marks the code that follows as cold, that is, rarely executed. The loader moves this code, and all code that is
  * reached only from here, to the end of the program (otel_epping/kernel/load/bytecode.py). COLD is a number that the
- * loader defines. It finds this instruction by the number, and removes the instruction.
+ * loader defines. The loader finds this instruction by the number, and removes the instruction.
  */
 static __always_inline void cold(void)
 {

@@ -15,7 +15,7 @@
 
 #define MAX_DIRECT_BYTES (1ULL << 29)
 
-/* In the order of DIRECT_TABLES in the loader. */
+/* The order is that of DIRECT_TABLES in the loader. */
 enum direct_table {
     DIRECT_CONTROL,
     DIRECT_INTERFACES,

@@ -4,7 +4,7 @@
  * its reply, and counts the round-trip time in the histogram of the subnet that replied. It does not change, delay or
  * drop any packet. User space sees only the maps of this program.
  *
- * process_packet() is the path of a packet, from top to bottom.
+ * process_packet() shows the path of a packet from top to bottom.
  */
 #include <linux/pkt_cls.h>
 

@@ -25,7 +25,7 @@ struct flow_key {
 
 _Static_assert(sizeof(struct flow_key) - sizeof(struct address[2]) == sizeof(u64), "one word follows the addresses");
 
-/* The state of one endpoint as a sender, except its outstanding segments. Coarse times: see clock.h. */
+/* The state of one endpoint as a sender, except its outstanding segments. clock.h explains coarse and precise times. */
 struct half_flow {
     u64 tsval_changed_ns;    /* coarse time at which the TSval last changed; 0: timestamps do not time this endpoint */
     u64 next_seq_changed_ns; /* coarse time at which next_seq last advanced; 0: no segment seen yet */
@@ -39,7 +39,7 @@ struct half_flow {
     u32 first_seq;   /* one past the sequence number of its SYN; 0: no SYN seen */
     u8 has_sent;     /* 1: it sent a packet since the flow was last closed */
     u8 pending;      /* bit i: entry i of struct outstanding waits for its reply */
-    u8 dup_acks;     /* duplicate acknowledgements of `acked`, the first acknowledgement not counted */
+    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`, without the first acknowledgement */
     u8 timing_flags; /* see tcp_method_choice.h */
     u32 echo_due;    /* an acknowledgement of this sequence number must echo a pending TSval; with
                       * TIMING_AWAITS_ECHO, the TSval whose echo shows that echoes work again */
@@ -104,7 +104,7 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 /*
  * If IPv6 prefixes have at most 64 bits, one half of each prefix is 0: the first half for IPv4, the second half for
- * IPv6. Then one word has the whole prefix.
+ * IPv6. Then one word can hold a whole prefix.
  */
 #define PREFIX_WORDS (PREFIX_V6 > 64 ? 2 : 1)
 

@@ -7,10 +7,10 @@
  * (docs/performance.md).
  *
  * Only the assignment of a row to another flow takes a lock. Unanswered flows, in which only one endpoint has sent
- * packets, are evicted first, and so are closed flows. Among these, the flow with the oldest last packet is evicted. So
- * a flood of unanswered packets evicts unanswered flows. A flow in which both endpoints have sent packets keeps its row
- * for FLOW_PROTECTED_NS after its last packet. If all flows of a set are protected, the new flow gets no row and is
- * counted. So if there are too many flows, the program measures some of them instead of none.
+ * packets, are evicted first, and so are closed flows. Among these, the flow whose last packet is the oldest is
+ * evicted. So a flood of unanswered packets evicts unanswered flows. A flow in which both endpoints have sent packets
+ * keeps its row for FLOW_PROTECTED_NS after its last packet. If all flows of a set are protected, the new flow gets no
+ * row and is counted. So if there are too many flows, the program measures some of them instead of none.
  */
 #pragma once
 

@@ -6,8 +6,8 @@
  * The two halves of an address are mixed one after the other. In between, the high bits of the hash are folded into its
  * low bits. Hosts of one network differ in the last bytes of their addresses. On a little-endian machine these bytes
  * are the high bits of a half, and a multiplication never moves high bits to lower places. For the same reason the last
- * word of a key is mixed twice. If it were mixed only once, keys with consecutive ports would be concentrated in few
- * places.
+ * word of a key is mixed twice. If it were mixed only once, keys with consecutive ports would share a small part of the
+ * table.
  *
  * In slot_cache.h both halves of a prefix may be combined into one word. So it is possible to construct an IPv6 prefix
  * that collides with an IPv4 prefix. Such a collision costs a look-up, but does not change any count.

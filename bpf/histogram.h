@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts an RTT in the exponential histogram of a slot, in the same bucket that an OpenTelemetry SDK would choose.
+ * Counts an RTT in the exponential histogram of a slot. The program chooses the same bucket as an OpenTelemetry SDK.
  *
  * At scale s, bucket i holds the values v in seconds with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data
  * model, "ExponentialHistogram"). In whole nanoseconds the lower edges are T(i) = floor(1e9 * 2^(i/2^s)), exact

@@ -22,7 +22,7 @@
 #define CACHE_LINE 64
 
 #define INTERFACES 1024     /* maximum number of interfaces that have a number, and so a name, at the same time */
-#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four for each, so that each finds a place */
+#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four per interface, so that each finds a place */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
 #define OVERFLOW_SLOT 0
@@ -48,8 +48,9 @@ struct subnet_key {
     u8 family;
     u8 side;
     u8 method;
-    u8 shorter; /* 0 in this program. User space: by how many bits a prefix is shorter than a subnet's
-                   (series/prefixes.py). */
+    /* 0 in this program. In user space: the number of bits by which a prefix is shorter than the prefix of a subnet
+     * (series/prefixes.py). */
+    u8 shorter;
     u8 zero[2];
 };
 
@@ -191,7 +192,7 @@ struct interface_counters {
     u64 rtt_repeated;   /* the request was sent again before its reply */
     u64 rtt_abandoned;  /* the reply cannot be recognized any more (tcp_method_choice.h) */
     u64 rtt_measured;
-    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions that sequence numbers time from then on */
+    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that changed to sequence numbers */
     u64 duplicates;                        /* packets seen a second time (copies.h) */
 };
 

@@ -160,7 +160,7 @@ static __always_inline enum segment analyze_segment(const struct context *ctx)
     track_acknowledgement(ctx);
     if (ctx->sender->window != window_of(packet))
         ctx->sender->window = window_of(packet);
-    /* A SYN creates no flow. But the SYN-ACK says at which sequence number the sender of the SYN continues. */
+    /* A SYN creates no flow. But the SYN-ACK shows at which sequence number the sender of the SYN continues. */
     if ((flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
         advance(ctx->receiver, packet->ack_seq, ctx->now_ns);
         ctx->receiver->acked = 0;

@@ -28,8 +28,8 @@ static __always_inline void time_syn_ack(const struct context *ctx)
     ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins */
     server->syn_ack_end = end;
     server->syn_ack_ns = precise_now(ctx->skb);
-    /* If this packet answers a SYN, the RTT since the SYN was added last. The RTT of another method may have been added
-     * before. */
+    /* If this packet answers a SYN, the last RTT in the array is the RTT from the SYN to this packet. An RTT of another
+     * method may precede it. */
     ctx->flow->syn_ns = 0;
     if (last < MAX_RTTS_PER_PACKET && packet->rtts[last].method == METHOD_TCP_HANDSHAKE)
         ctx->flow->syn_ns = packet->rtts[last].sent_ns;

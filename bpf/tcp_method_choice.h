@@ -106,7 +106,7 @@ static __always_inline void reset_timing(const struct context *ctx)
  * This is the case if the acknowledgement has no echo at all, or if it is the second such acknowledgement. The first
  * one may acknowledge several segments and echo the TSval of the earliest segment (RFC 7323 section 4.3). The next
  * acknowledgement then echoes a later TSval. If a segment was not seen, its acknowledgement may echo a TSval later than
- * last_tsval, which proves nothing.
+ * last_tsval. This does not show that echoes do not work.
  */
 static __always_inline void note_missing_echo(const struct context *ctx)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Parses TCP options: the timestamp option. */
+/* Parses the timestamp option of TCP. */
 #pragma once
 
 #include "packet.h"

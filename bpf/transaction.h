@@ -29,8 +29,8 @@
  */
 static __always_inline u8 is_external(bool is_source, u32 source_side)
 {
-    /* The same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would double the
-     * verifier's work. */
+    /* This is the same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would
+     * double the verifier's work. */
     return (is_source ^ source_side) & 1 & ~(source_side >> 1);
 }
 

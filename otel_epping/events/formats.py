@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats events as text, exactly as ePPing prints them, so that scripts for ePPing's output can read it.
+"""Formats events as text, exactly as ePPing prints them. Scripts for ePPing's output can read this text.
 
     standard  time of day, RTT, minimum RTT so far, protocol, flow; or a flow that opens or closes, with the reason
     json      one JSON array of objects, times in ns; valid JSON only after close()
@@ -76,7 +76,7 @@ def _rows(events: Events) -> Iterator[_Event]:
 
 @lru_cache(65536)
 def _address(family: int, packed: bytes) -> str:
-    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes; IPv4 is mapped (::ffff:a.b.c.d)."""
+    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes, also for IPv4 (::ffff:a.b.c.d)."""
     return socket.inet_ntop(socket.AF_INET, packed[12:]) if family == 4 else socket.inet_ntop(socket.AF_INET6, packed)
 
 

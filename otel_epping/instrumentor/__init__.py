@@ -13,8 +13,8 @@ Settings come from arguments of instrument(), from OTEL_EPPING_* variables (envi
 that OTEL_EPPING_CONFIG names, or from `instrumentation/development: python: otel_epping:` in the file that
 OTEL_CONFIG_FILE names. If the settings name no interface, the interfaces with a default route are watched.
 
-In each network namespace, only the first instrumented process measures. All other instrumented processes of the
-namespace do not measure. The workers that a server forks from the measuring process do not export metrics of
+In each network namespace, only the first instrumented process measures the network. All other instrumented processes of
+the namespace do not measure it. The workers that a server forks from the measuring process do not export metrics of
 otel-epping.
 
 If the measurement cannot start (no privileges, no BCC, a wrong setting), the cause is logged as one warning, and the

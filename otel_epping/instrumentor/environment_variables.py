@@ -28,7 +28,7 @@ OTEL_EPPING_SAMPLE_INTERVAL = "OTEL_EPPING_SAMPLE_INTERVAL"
 """Minimum time between two RTT samples in one direction of a flow."""
 
 OTEL_EPPING_MAX_AGE = "OTEL_EPPING_MAX_AGE"
-"""Maximum RTT. A packet whose reply takes longer is not measured."""
+"""Maximum RTT. A packet whose reply takes longer than this time is not measured."""
 
 OTEL_EPPING_METHODS = "OTEL_EPPING_METHODS"
 """Methods that measure RTTs, comma-separated; docs/methods.md describes each."""
@@ -37,7 +37,7 @@ OTEL_EPPING_TUNNELS = "OTEL_EPPING_TUNNELS"
 """Whether to measure the packets inside GRE, VXLAN and IP-in-IP tunnels."""
 
 OTEL_EPPING_HOOK = "OTEL_EPPING_HOOK"
-"""How the program is attached: `tcx`, `clsact` or `auto`."""
+"""The hook to which the program is attached: `tcx`, `clsact` or `auto`."""
 
 OTEL_EPPING_SCALE = "OTEL_EPPING_SCALE"
 """Scale of the exponential histograms."""
@@ -55,7 +55,7 @@ OTEL_EPPING_MAX_SERIES = "OTEL_EPPING_MAX_SERIES"
 """Number of the busiest subnets that are exported individually."""
 
 OTEL_EPPING_ROLL_UP = "OTEL_EPPING_ROLL_UP"
-"""Whether all other subnets are exported as covering prefixes instead of on the overflow point."""
+"""Whether subnets that are not exported individually are exported as covering prefixes, not on the overflow point."""
 
 OTEL_EPPING_MIN_SAMPLES = "OTEL_EPPING_MIN_SAMPLES"
 """Number of RTT samples that a subnet must have before it is exported individually."""

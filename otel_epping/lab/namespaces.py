@@ -7,8 +7,8 @@ namespace. The kernel removes the namespace and its interfaces after the last de
 in it has ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this
 process, even after SIGKILL.
 
-In Linux each thread has its own namespace: `Namespace.entered()` moves only the calling thread. A socket stays in the
-namespace in which it was opened. So one thread may use sockets of several namespaces.
+In Linux each thread can be in another network namespace: `Namespace.entered()` moves only the calling thread. A socket
+stays in the namespace in which it was opened. So one thread may use sockets of several namespaces.
 """
 
 import ctypes
@@ -49,7 +49,7 @@ def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
 
 
 class Namespace:
-    """A new network namespace with its loopback interface up; a context manager that closes it.
+    """A new network namespace with its loopback interface up; a context manager that closes the namespace.
 
     IPv6 duplicate address detection and router advertisements are off, so that addresses work at once. `name` is for
     error messages. Raises LabError if this process does not have the privilege to create a namespace.
@@ -131,7 +131,7 @@ class Namespace:
             raise LabError(f"in namespace {self.name}: cannot set {key}={value}: {error.strerror}") from error
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-        """Starts a process in the namespace. It ends with the calling thread (see start()), or with close()."""
+        """Starts a process in the namespace. It ends when the calling thread ends (see start()) or in close()."""
         with self.entered():
             process = start(argv, **popen_options)
         self._processes.append(process)

@@ -38,7 +38,7 @@ class Totals:
 
 
 def finish(talking: subprocess.Popen[str]) -> Totals:
-    """Ends a `talk` process, and returns its totals. Raises LabError if it failed."""
+    """Ends a `talk` process, and returns its totals. Raises LabError if the process failed."""
     talking.terminate()
     return result(talking)
 
