@@ -61,7 +61,7 @@ class SubnetResult:
 
     @property
     def agrees(self) -> bool:
-        """Whether no RTT is shorter than the configured delay, and the median of 10 or more RTTs is within tolerance."""
+        """Whether at least 10 RTTs arrived, none is shorter than the delay, and the median is within the tolerance."""
         delay_s = self.network.delay_ns / 1e9
         return (
             self.count >= _MIN_COUNT
