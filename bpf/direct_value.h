@@ -4,8 +4,8 @@
  * (Linux 5.2), with which libbpf implements global variables. A look-up would write the key of each row to memory and
  * take twice as many instructions. Direct access reduces the time per packet by 5 to 8 % (docs/performance.md).
  *
- * To the kernel such a table is an array with one entry that holds all rows. BCC does not know this kind of access. So
- * the program contains a placeholder number instead of the address, and the loader replaces the number with the
+ * For the kernel, such a table is an array with one entry, which holds all rows. BCC does not know this kind of access.
+ * So the program contains a placeholder number instead of the address, and the loader replaces the number with the
  * descriptor of the map (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to 512 MB
  * (BPF_MAX_VAR_OFF), so tables that may be larger are accessed by look-ups.
  */

@@ -19,7 +19,7 @@
 
 /*
  * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. They are enough for
- * eight years of intervals of one second.
+ * eight years with one interval per second.
  */
 #define RTT_BITS 36
 #define RTT_MASK ((1ULL << RTT_BITS) - 1)

@@ -57,7 +57,7 @@ static __always_inline bool starts_sample(const struct context *ctx)
 }
 
 /*
- * Starts an RTT sample: stores the TSval and its time until the echo arrives. At most one sample starts in
+ * Starts an RTT sample: stores the TSval and its send time until the echo arrives. At most one sample starts in
  * SAMPLE_INTERVAL_NS. A sample never replaces a sample that still waits. Otherwise no RTT would be measured on a path
  * whose RTT is longer than MAX_OUTSTANDING intervals.
  */

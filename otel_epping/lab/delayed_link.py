@@ -44,7 +44,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
 _QUEUE_LIMIT = 20_000  # packets: 30 MB at 1500 bytes each; the process needs 4 s to forward them
-_READS_PER_TURN = 32  # limits how long reading delays the writing of due packets
+_READS_PER_TURN = 32  # so that reading does not delay the writing of due packets for long
 _FRAME_SIZE = 65536
 _RECENT = 10_000  # packets: LinkStatistics reports the lateness of the last 10,000
 
