@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Two clocks, whose times are never compared with each other. The precise clock is CLOCK_MONOTONIC. It is read only
- * where an RTT sample starts or ends: a read takes 45 ns on the machine of docs/performance.md. The coarse clock counts
- * ticks (jiffies) since some time before boot. It costs one load from memory (bpf_ktime_get_coarse_ns() takes 20 ns)
- * and is precise enough for timeouts.
+ * Two clocks. The program never compares a time of one clock with a time of the other. The precise clock is
+ * CLOCK_MONOTONIC. It is read only where an RTT sample starts or ends, because a read takes 45 ns on the machine that
+ * docs/performance.md describes. The coarse clock counts the ticks of the kernel's timer (jiffies) since some time
+ * before boot. A read costs one load from memory, while bpf_ktime_get_coarse_ns() takes 20 ns. This clock is precise
+ * enough for timeouts.
  */
 #pragma once
 
@@ -11,8 +12,8 @@
 
 static __always_inline u64 packet_time(struct __sk_buff *skb)
 {
-    /* The verifier accepts accesses only through the context pointer itself. Without the barrier the compiler computes
-     * the address of the field once for several reads. */
+    /* The verifier accepts a read of a field only through the context pointer itself. Without the barrier the compiler
+     * would compute the address of the field once and use this address for several reads. */
     barrier_var(skb);
     return skb->tstamp;
 }

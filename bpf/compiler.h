@@ -5,10 +5,10 @@
 #include "config.h"
 
 /*
- * Hides the value of a variable from the compiler, as libbpf's barrier_var() does. So the register that is compared is
- * the register that is used, and not another one with the same value. The variable must have 64 bits: of a shorter one
- * the compiler would compare a copy that is cut to 32 bits. (The verifier still knows the value: it stays in the same
- * register. hide_from_verifier() in packet.h hides it from both.)
+ * Hides the value of a variable from the compiler, as libbpf's barrier_var() does. So the program uses the same
+ * register that it has compared, and not another register with the same value. The variable must have 64 bits. If it
+ * were shorter, the compiler would compare a copy that is cut to 32 bits. The verifier still knows the value, which
+ * stays in the same register. hide_from_verifier() in packet.h hides a value from the compiler and the verifier.
  */
 #define barrier_var(variable)                                               \
     do {                                                                    \
@@ -17,16 +17,17 @@
     } while (0)
 
 /*
- * Returns the number, which must be less than `limit`, a constant. All indexes into arrays and all offsets into packets
- * are bounded in this way. No packet exceeds a bound. If one did, the program would end here, and the packet would pass
- * unchanged.
+ * Returns `number`, which must be less than the constant `limit`. All indexes into arrays and all offsets into packets
+ * are bounded in this way. No packet leads to a number that is too large. If one did, the program would end here, and
+ * the packet would pass unchanged.
  *
- * A comparison in C is not enough. The compiler may compare one register and index with another one that has the same
- * value, or with one that it shifted or cut to 32 bits before the comparison. It may drop a comparison whose result it
- * knows but the verifier does not. LLVM 14 and LLVM 19 do so in different places. Here one register is compared and
- * returned, by instructions that the compiler cannot separate, and the compiler knows nothing of the result. The number
- * has 64 bits, because LLVM compares a 32-bit number in a copy. `exit` needs no branch in C, which the compiler might
- * merge with other branches. r0 is written on this path only, so it needs no declaration.
+ * A comparison in C is not enough. The compiler may compare one register and use another register as the index: a
+ * register with the same value, or a register that it shifted or cut to 32 bits before the comparison. The compiler may
+ * also remove a comparison if it can prove the result, even if the verifier cannot. LLVM 14 and LLVM 19 do this in
+ * different places. The instructions here compare and return one register, and the compiler cannot separate them. The
+ * compiler does not know anything about the result. The number has 64 bits, because LLVM would compare a copy of a
+ * 32-bit number. The instruction `exit` avoids a branch in C, which the compiler might merge with other branches. Only
+ * the path to `exit` writes r0, so r0 is not declared as changed.
  */
 static __always_inline u64 bounded(u64 number, u64 limit)
 {
@@ -42,7 +43,7 @@ static __always_inline u64 bounded(u64 number, u64 limit)
 /*
  * Marks the code that follows as cold, that is, rarely executed. The loader moves this code, and all code that is
  * reached only from here, to the end of the program (otel_epping/kernel/load/bytecode.py). COLD is a number that the
- * loader defines and finds again. The loader removes the instruction.
+ * loader defines. The loader finds this instruction by the number, and removes the instruction.
  */
 static __always_inline void cold(void)
 {

@@ -1,26 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The compile-time constants of the program, each with its unit and default. BCC compiles the program when the agent
- * starts, and the agent passes these constants as -DNAME=value (otel_epping/kernel/config.py). METHODS is in methods.h.
+ * starts, and the agent passes these constants as -DNAME=value (otel_epping/kernel/config.py). The constant METHODS is
+ * in methods.h.
  */
 #pragma once
 
-/* Slots for subnets. The overflow slot is an additional one. */
+/* Number of slots for subnets, without the overflow slot. */
 #ifndef MAX_SUBNETS
 #define MAX_SUBNETS 16384
 #endif
 
-/* Entries of the flow table (flow_table.h). */
+/* Number of entries of the flow table (flow_table.h). */
 #ifndef MAX_FLOWS
 #define MAX_FLOWS 80000
 #endif
 
-/* An odd number, random at each start (hash.h). */
+/* An odd number that is chosen at random at each start (hash.h). */
 #ifndef HASH_KEY
 #define HASH_KEY 2177342782468422677
 #endif
 
-/* Bits of an IPv4 or IPv6 address that identify its subnet: 0 to 32, and 0 to 128. */
+/* Number of leading bits of an address that identify its subnet: 0 to 32 for IPv4, 0 to 128 for IPv6. */
 #ifndef PREFIX_V4
 #define PREFIX_V4 24
 #endif
@@ -28,7 +29,7 @@
 #define PREFIX_V6 48
 #endif
 
-/* Minimum time in ns between the starts of two RTT samples of one flow and direction. 0: no minimum. */
+/* Minimum time in ns between the starts of two RTT samples in one direction of a flow. 0: no minimum. */
 #ifndef SAMPLE_INTERVAL_NS
 #define SAMPLE_INTERVAL_NS 100000000
 #endif
@@ -51,22 +52,25 @@
 #define TICK_NS 4000000
 #endif
 
-/* The highest possible CPU number plus one. Tables per CPU have this many rows for each entry. */
+/*
+ * The highest possible CPU number plus one. A table with counts per CPU has this number of rows for each slot or
+ * interface.
+ */
 #ifndef CPUS
 #define CPUS 1
 #endif
 
-/* 1: measure the packets inside of tunnels instead of the tunnel's own packets (tunnel.h). */
+/* 1: measure the packets inside tunnels instead of the outer packets (tunnel.h). */
 #ifndef TUNNELS
 #define TUNNELS 0
 #endif
 
-/* 1: recognize packets that are seen twice, in a capture or on a mirror port (copies.h). */
+/* 1: recognize a packet that a capture or a mirror port contains twice (copies.h). */
 #ifndef COPIES
 #define COPIES 0
 #endif
 
-/* 1: report each RTT and each flow that opens or closes to user space, too (events.h). */
+/* 1: also report each RTT, and each flow that opens or closes, to user space as an event (events.h). */
 #ifndef EVENTS
 #define EVENTS 0
 #endif
@@ -77,8 +81,8 @@
 #endif
 
 /*
- * The value that the program writes into skb->mark of a malformed packet, with PACKET_CLOCK only. User space knows
- * which packets of a capture are whole. The mark distinguishes a malformed packet from one whose headers the snap
- * length cut off (otel_epping/replay/replayer.py). On an interface the program changes no packet.
+ * With PACKET_CLOCK, the program writes this value into skb->mark of a malformed packet. User space knows which packets
+ * of a capture are complete. So it can distinguish a malformed packet from a packet whose headers were cut off by the
+ * snap length (otel_epping/replay/replayer.py). When attached to an interface, the program does not change any packet.
  */
 #define MALFORMED_MARK 1

@@ -1,20 +1,20 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the program knows of the packet that it processes: the packet itself, the interface, both ends, the flow. */
+/* The context of the packet that is processed: the packet itself, the interface, both endpoints, the flow. */
 #pragma once
 
 #include "flow_maps.h"
 #include "packet.h"
 
-/* One end of the packet. */
+/* One endpoint of the packet: its source or its destination. */
 struct endpoint {
     const struct address *address;
     u32 side; /* enum side */
-    u32 slot; /* of its subnet, for TRAFFIC_METHOD */
+    u32 slot; /* slot of the endpoint's subnet for TRAFFIC_METHOD */
 };
 
 /*
- * The compiler keeps the fields in registers, and not in memory, as long as no BPF helper gets a pointer into the
- * context.
+ * The compiler keeps the fields in registers, and not in memory, as long as no pointer into the context is passed to a
+ * BPF helper.
  */
 struct context {
     struct __sk_buff *skb;
@@ -25,13 +25,13 @@ struct context {
     u64 cpu;
     u16 interface; /* identifier: struct interface.id */
     bool ingress;
-    /* ---- of TCP only */
+    /* ---- TCP only */
     bool has_flow;
     bool only_ack;     /* see has_only_ack() */
     u8 segment;        /* enum segment */
-    u64 now_ns;        /* coarse time; 0 for other packets */
-    struct flow *flow; /* this field and the next three: only with has_flow */
-    u64 source_index;  /* of the sender in `flow` */
+    u64 now_ns;        /* coarse time; 0 for packets other than TCP */
+    struct flow *flow; /* this field and the next three are valid only with has_flow */
+    u64 source_index;  /* index of the sender in the arrays of `flow` */
     struct half_flow *sender;
     struct half_flow *receiver;
 #if EVENTS
@@ -41,8 +41,8 @@ struct context {
 };
 
 /*
- * The TCP flags of the segment. Each function reads them anew: if the value were passed on, the verifier would keep
- * track of each comparison with it.
+ * Returns the TCP flags of the segment. Each function calls flags_of() again. If the flags were passed from one
+ * function to the next, the verifier would keep track of each comparison with them.
  */
 static __always_inline u16 flags_of(const struct context *ctx)
 {
@@ -60,8 +60,8 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 }
 
 /*
- * Adds an RTT that this packet ends: it answers a packet that was sent at `sent_ns`. 0 is no time, because some packets
- * of a capture have none.
+ * Adds an RTT that this packet completes: it answers a packet that was sent at `sent_ns`. If `sent_ns` is 0, the time
+ * is unknown and no RTT is added: some packets of a capture have no time.
  */
 static __always_inline void add_rtt(struct context *ctx, enum method method, u64 sent_ns)
 {

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Copies of packets. A capture of several interfaces, or a mirror port, shows a packet at two points of its path. The
- * first copy is measured. The second is counted as a duplicate. Both have the same transport header and the same
- * identification in the IPv4 header. TTL, link header and ECN may change on the path.
+ * Recognizes copies of packets. A capture of several interfaces, or a mirror port, may contain the same packet twice,
+ * from two points of its path. The program measures the first copy and counts the second copy as a duplicate. Both
+ * copies have the same transport header and the same identification in the IPv4 header. TTL, link header and ECN may
+ * change on the path.
  *
- * A retransmitted segment can have the same headers if its sender sets no identification (IPv6, RFC 6864). Then only
- * time distinguishes a copy from a retransmission: a sender retransmits after a reply of the receiver or after a
- * timeout, which takes an RTT.
+ * A retransmitted segment can have the same headers as the first one if it has no identification (IPv6, or IPv4 with
+ * RFC 6864). Then only the time distinguishes a copy from a retransmission. A sender retransmits after a reply of the
+ * receiver or after a timeout, so at least one RTT later.
  */
 #pragma once
 
@@ -16,27 +17,33 @@
 
 #if COPIES
 
-/* More packets than pass in COPY_NS at a million packets per second. */
+/* The table has more rows than packets pass in COPY_NS at a million packets per second. */
 #define RECENT_BITS 15
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
-/* A copy may come this late for any RTT of its flow: with an identification, and without. */
+/*
+ * Within this time a repeated packet is a copy, whatever the RTT of its flow is. The first time is for packets with an
+ * identification, the second one for packets without.
+ */
 #define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000
 
 struct recent_packet {
-    u64 hash; /* of all fields that a copy shares */
+    u64 hash; /* hash of all fields that are equal in a copy */
     u64 seen_ns;
-    u32 acked; /* half_flow.acked and .dup_acks of the receiver at that time */
+    u32 acked; /* half_flow.acked and half_flow.dup_acks of the receiver at that time */
     u32 dup_acks;
 };
 
 _Static_assert(RECENT_PACKETS > COPY_NS / 1000, "a packet per microsecond");
 
-/* Benign race: all CPUs share the table. At worst a copy counts as a retransmission, as without this table. */
+/* Benign race: all CPUs share the table. At worst a copy counts as a retransmission, as it would without this table. */
 BPF_F_TABLE("array", u32, struct recent_packet, recent_packets, RECENT_PACKETS, BPF_F_MMAPABLE);
 
-/* The hash has only fields of the packet's kind: parse_fast_path() leaves the others as they were. */
+/*
+ * The hash includes only fields that packets of this kind have. In all other fields parse_fast_path() leaves the values
+ * of an earlier packet.
+ */
 static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 {
     u64 hash = mix(HASH_KEY, packet->source.half[0]);
@@ -56,27 +63,27 @@ static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 }
 
 /*
- * Whether the sender may send two segments that are the same. Two identical acknowledgements may be two segments
- * (RFC 5681 section 4.2), and so may two RSTs. Only time distinguishes them from a copy.
+ * Returns whether the sender may send two identical segments. Two identical acknowledgements may be two different
+ * segments (RFC 5681 section 4.2), and so may two RSTs. Their headers do not distinguish such segments from copies.
  */
 static __always_inline bool may_repeat_unchanged(const struct packet *packet)
 {
     return !packet->identification && !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
 }
 
-/* Returns the time in ns within which the same segment is a copy; 0: it is no copy. */
+/* Returns the time in ns within which a repeated segment is a copy, or 0 if it is not a copy. */
 static __always_inline u64 segment_copy_window(const struct context *ctx, const struct recent_packet *recent)
 {
     const struct packet *packet = ctx->packet;
     const struct half_flow *receiver = ctx->receiver;
     u64 within_ns = packet->identification ? COPY_WITH_ID_NS : COPY_WITHOUT_ID_NS;
 
-    /* If other segments of the flow have copies, this one may have one, too. */
+    /* If other segments of the flow have copies, this segment may be a copy, too. */
     if (may_repeat_unchanged(packet) && !(ctx->has_flow && ctx->flow->has_copies))
         return 0;
     if (!ctx->has_flow || packet->tcp_flags & TCP_SYN)
         return COPY_NS;
-    /* A fast retransmission: duplicate acknowledgements requested it in the meantime. */
+    /* Duplicate acknowledgements requested this segment in the meantime, so it is a fast retransmission. */
     if (is_requested_by_dup_acks(ctx, packet->seq) &&
         (receiver->acked != recent->acked || receiver->dup_acks != recent->dup_acks))
         return 0;
@@ -86,9 +93,9 @@ static __always_inline u64 segment_copy_window(const struct context *ctx, const 
 }
 
 /*
- * Returns the time in ns within which the same packet is a copy; 0: it is no copy. Of a datagram the program reads only
- * the first bytes, and the checksum may not be filled in yet. So a datagram needs an identification, or an identifier
- * of a request.
+ * Returns the time in ns within which a repeated packet is a copy, or 0 if it is not a copy. The program reads only the
+ * first bytes of a datagram, and the checksum may not be filled in yet. So a datagram can be a copy only if it has an
+ * IPv4 identification or the identifier of a request.
  */
 static __always_inline u64 copy_window(const struct context *ctx, u64 kind, const struct recent_packet *recent)
 {
@@ -103,7 +110,7 @@ static __always_inline u64 copy_window(const struct context *ctx, u64 kind, cons
                : 0;
 }
 
-/* Whether this packet is a copy of one seen before. If not, the packet is stored. */
+/* Returns whether this packet is a copy of an earlier packet. If it is not, stores it in the table. */
 static __always_inline bool is_copy(const struct context *ctx, u64 kind)
 {
     u64 now_ns = precise_now(ctx->skb), hash;
@@ -120,10 +127,11 @@ static __always_inline bool is_copy(const struct context *ctx, u64 kind)
     if (recent->hash == hash) {
         u64 within_ns = copy_window(ctx, kind, recent);
 
-        /* Unsigned: the times of a capture may run backwards, and an earlier packet is no copy. */
+        /* The difference is unsigned: the times of a capture may run backwards, and a packet with an earlier time is
+         * not a copy. */
         if (within_ns && now_ns - recent->seen_ns <= within_ns) {
             if (kind == KIND_TCP && may_repeat_unchanged(ctx->packet))
-                recent->hash = 0; /* a packet has one copy: the next one is another packet */
+                recent->hash = 0; /* a packet has at most one copy, so the next one is a new packet */
             else if (ctx->has_flow)
                 ctx->flow->has_copies = 1;
             return true;

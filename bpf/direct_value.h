@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Tables whose rows the program reaches by address, without a look-up: the kernel's "lookup-free direct value access"
- * (Linux 5.2), with which libbpf implements global variables. A look-up would write each row's key to memory and take
- * twice the instructions: direct access saves 5 to 8 % of a packet's time (docs/performance.md).
+ * (Linux 5.2), with which libbpf implements global variables. A look-up would write the key of each row to memory and
+ * take twice as many instructions. Direct access reduces the time per packet by 5 to 8 % (docs/performance.md).
  *
- * To the kernel such a table is an array with one entry that holds all rows. BCC does not know this kind of access. So
- * the program has a placeholder number for the address, and the loader replaces it with the map's descriptor
- * (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to 512 MB (BPF_MAX_VAR_OFF), so tables that
- * may be larger are looked up.
+ * For the kernel, such a table is an array with one entry, which holds all rows. BCC does not know this kind of access.
+ * So the program contains a placeholder number instead of the address, and the loader replaces the number with the
+ * descriptor of the map (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to 512 MB
+ * (BPF_MAX_VAR_OFF), so tables that may be larger are accessed by look-ups.
  */
 #pragma once
 
@@ -15,7 +15,7 @@
 
 #define MAX_DIRECT_BYTES (1ULL << 29)
 
-/* In the order of DIRECT_TABLES in the loader. */
+/* The order is that of DIRECT_TABLES in the loader. */
 enum direct_table {
     DIRECT_CONTROL,
     DIRECT_INTERFACES,
@@ -25,7 +25,7 @@ enum direct_table {
     DIRECT_PACKETS,
 };
 
-/* The address of the first row. DIRECT is a number that the loader defines. */
+/* Returns the address of the first row. DIRECT is a number that the loader defines. */
 #define DIRECT_ADDRESS(number, type)                                           \
     ({                                                                         \
         type *address;                                                         \
@@ -38,8 +38,8 @@ enum direct_table {
  * Declares an array of `length` rows and NAME_row(), which returns the address of a row. The compiler computes that
  * address once, and not again for each field.
  *
- * To BCC the rows are an array of bytes, and its size is an enumerator: BCC takes seconds for an array of structs, and
- * takes `sizeof` for a field.
+ * BCC sees the rows as an array of bytes, because BCC needs seconds for an array of structs. The size of this array is
+ * an enumerator, because BCC mistakes `sizeof` for the name of a field.
  */
 #define DIRECT_TABLE(number, type, name, length)                                          \
     enum { name##_bytes = sizeof(type) * (length) };                                      \

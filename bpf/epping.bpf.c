@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The kernel program of otel-epping. It reads the packets of an interface in both directions, matches each packet with
- * its reply, and counts the round-trip time in the histogram of the subnet that replied. It changes, delays and drops
- * no packet. User space sees only its maps.
+ * its reply, and counts the round-trip time in the histogram of the subnet that replied. It does not change, delay or
+ * drop any packet. User space sees only the maps of this program.
  *
- * process_packet() is the path of a packet, from top to bottom.
+ * process_packet() shows the path of a packet from top to bottom.
  */
 #include <linux/pkt_cls.h>
 
@@ -18,7 +18,7 @@
 #include "packet.h"
 #include "parse.h"
 
-/* The subnets and the flow of a packet, and what is counted for them. */
+/* The subnets and the flow of a packet, and their counters. */
 #include "context.h"
 #include "traffic.h"
 #include "subnet.h"
@@ -42,12 +42,15 @@
 #include "dns.h"
 #include "quic_handshake.h"
 
-/* Packets that are seen twice. */
+/* Packets that the program sees twice. */
 #include "copies.h"
 
 #define INTERFACE_PROBES 4
 
-/* Finds an interface. User space fills the table before it attaches the program, and first of all the last row. */
+/*
+ * Returns the row of an interface, or the last row if the interface is not in the table. User space fills the table,
+ * beginning with the last row, before it attaches the program.
+ */
 static __always_inline struct interface *find_interface(u32 ifindex)
 {
     for (u32 i = 0; i < INTERFACE_PROBES; i++) {
@@ -60,7 +63,9 @@ static __always_inline struct interface *find_interface(u32 ifindex)
     return interfaces_row(UNKNOWN_INTERFACE_ROW);
 }
 
-/* Finds the slots of both ends: in the flow of a TCP segment, or in the slot cache. */
+/*
+ * Finds the slots of both endpoints. A TCP flow stores them itself. For all other packets they are in the slot cache.
+ */
 static __always_inline void find_slots(struct context *ctx)
 {
     u32 epoch = current_control()->epoch;
@@ -85,7 +90,7 @@ static __always_inline void measure(struct context *ctx, u64 kind)
     EACH_METHOD(MEASURE)
 }
 
-/* Updates the flow of a TCP segment, and calls the methods of TCP. */
+/* Updates the flow of a TCP segment, and calls the TCP methods. */
 static __always_inline void process_segment(struct context *ctx)
 {
     if (ctx->has_flow) {
@@ -129,7 +134,7 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         kind -= KIND_HAS_OFFSET;
     }
 
-    u64 kind_row = bounded(kind, KINDS); /* a copy: the compiler keeps what it knows of `kind` */
+    u64 kind_row = bounded(kind, KINDS); /* a copy, because the compiler must not forget the value of `kind` */
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
     if (PACKET_CLOCK && kind == KIND_MALFORMED)
@@ -150,12 +155,12 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
     find_slots(&ctx);
     count_traffic(&ctx, class_of(kind, packet), tally);
 #if COPIES
-    /* The verifier follows one path from here for all packets that is_copy() lets pass. That saves up to 20 % of its
+    /* From here the verifier follows one path for all packets that are not copies. This saves up to 20 % of its
      * work. */
     ctx.now_ns = hide_from_verifier(packet, ctx.now_ns);
 #endif
 
-    /* Compiled twice, see has_only_ack(). */
+    /* process_segment() is compiled twice: see has_only_ack(). */
     if (ctx.has_flow && has_only_ack(packet)) {
         ctx.only_ack = true;
         process_segment(&ctx);
@@ -166,7 +171,7 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         measure(&ctx, kind);
     }
 #if EVENTS
-    /* The verifier follows one path from here for all sides. That saves 10 % of its work. */
+    /* From here the verifier follows one path for all sides. This saves 10 % of its work. */
     ctx.source.side = hide_from_verifier(packet, ctx.source.side);
     track_event_flow(&ctx, kind);
 #endif
@@ -180,9 +185,9 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
 }
 
 /*
- * 1 on ingress, 0 on egress. Compiling takes longer than anything else at start, so the program is compiled once and
- * loaded twice. The loader replaces DIRECTION with 1 or 0 (otel_epping/kernel/load/bytecode.py), and the verifier
- * removes the code of the other direction.
+ * Returns 1 on ingress and 0 on egress. At start, compiling takes longer than any other step. So the program is
+ * compiled once and loaded twice. The loader replaces DIRECTION with 1 or 0 (otel_epping/kernel/load/bytecode.py), and
+ * the verifier removes the code of the other direction.
  */
 static __always_inline u64 is_ingress(void)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Events for `watch` and `replay --events`, compiled for these commands only: each RTT, and each flow that opens or
- * closes, goes to user space through a ring buffer.
+ * Events for `watch` and `replay --events`. This code is compiled for these commands only. It sends each RTT, and each
+ * flow that opens or closes, to user space through a ring buffer.
  *
- * Which events are reported, when, and for which direction follows ePPing (xdp-project/bpf-examples,
- * pping/pping_kern.c: update_forward_flowstate() and the functions next to it), so that programs that read its output
- * can read ours. The direction of a flow is open once the other endpoint has sent a packet after it. The event has the
- * source and destination of that packet, so it is in the opposite direction.
+ * The rules for events, their times and their directions are those of ePPing (xdp-project/bpf-examples,
+ * pping/pping_kern.c: update_forward_flowstate() and the functions next to it). So programs that read ePPing's output
+ * can read ours. A direction of a flow opens when a packet in the opposite direction follows. The opening event has the
+ * source and destination of that packet.
  */
 #pragma once
 
@@ -17,16 +17,16 @@ enum event_reason { REASON_NONE, REASON_SYN, REASON_SYN_ACK, REASON_FIRST_PACKET
 enum event_trigger { TRIGGER_SOURCE, TRIGGER_DESTINATION };
 
 struct event {
-    u64 time_ns; /* of the reply; of the packet that opened or closed the flow */
+    u64 time_ns; /* time of the reply, or of the packet that opened or closed the flow */
     u64 rtt_ns;
-    u64 min_rtt_ns;   /* of this direction so far */
+    u64 min_rtt_ns;   /* minimum RTT of this direction so far */
     u64 sent_packets; /* by the endpoint that waited for the reply */
-    u64 sent_bytes;   /* of payload */
+    u64 sent_bytes;   /* bytes of payload */
     u64 received_packets;
     u64 received_bytes;
     struct address source;
     struct address destination;
-    u16 source_port; /* in network byte order; for ICMP echo the identifier, in both ports */
+    u16 source_port; /* in network byte order; for ICMP echo, both ports are the identifier */
     u16 destination_port;
     u8 type;
     u8 reason;
@@ -45,8 +45,9 @@ struct event {
 enum event_flow_state { EVENT_FLOW_EMPTY, EVENT_FLOW_WAITING, EVENT_FLOW_OPEN, EVENT_FLOW_CLOSED };
 
 /*
- * One endpoint: what it sent, and what it received. Benign race: two CPUs may process packets of one flow at the same
- * time. At worst an event is missing or reported twice, and the counts of a flow lack some packets.
+ * The state of one endpoint, and the counts of the packets that it sent and received. Benign race: two CPUs may process
+ * packets of one flow at the same time. At worst an event is missing or reported twice, and the counts of a flow lack
+ * some packets.
  */
 struct event_half {
     u64 opened_ns; /* time of its first packet */
@@ -61,7 +62,7 @@ struct event_half {
 };
 
 struct event_flow {
-    struct event_half half[2]; /* [0] of the internal endpoint, [1] of the external one */
+    struct event_half half[2]; /* [0] is the internal endpoint, [1] the external one */
 };
 
 struct event_flow_key {
@@ -72,7 +73,7 @@ struct event_flow_key {
 _Static_assert(sizeof(struct event_flow_key) == sizeof(struct flow_key) + sizeof(u64), "a hash key without padding");
 
 BPF_RINGBUF_OUTPUT(events, EVENT_PAGES);
-BPF_ARRAY(events_lost, u64, 1); /* events for which the ring buffer had no room */
+BPF_ARRAY(events_lost, u64, 1); /* number of events that were lost because the ring buffer was full */
 BPF_TABLE("lru_hash", struct event_flow_key, struct event_flow, event_flows, MAX_FLOWS);
 
 /* Structs that are too large for the stack: the event that a CPU fills in, and an empty flow. */

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The fast path of the parser, for most packets: an Ethernet header, an IPv4 header without options, no fragment, and
- * then UDP, or TCP with a timestamp option at its usual place. All fields have a fixed offset, so one or two
- * comparisons with the packet's end are enough, and each field is one load. That takes half of the instructions of the
- * slow path in parse.h, which parses header by header and handles all other packets.
+ * The fast path of the parser, for most packets. Such a packet is not a fragment. It has an Ethernet header, an IPv4
+ * header without options, and then a UDP header, or a TCP header with a timestamp option at its usual place. All fields
+ * have a fixed offset, so one or two comparisons with the packet's end are enough, and one load reads each field. The
+ * fast path takes half as many instructions as the slow path in parse.h, which parses header by header and handles all
+ * other packets.
  */
 #pragma once
 
@@ -14,13 +15,13 @@
 #include "transport_headers.h"
 
 #define FAST_VERSION_IHL 0x45 /* version 4, 5 words: no options */
-#define FAST_DOFF 8           /* words: the fixed header, and 12 bytes of options */
+#define FAST_DOFF 8           /* in words of 4 bytes: the fixed header, and 12 bytes of options */
 
 /* The EtherType of IPv4 and the first byte of the IPv4 header, which follows it. The mask excludes the TOS byte. */
 #define FAST_TYPE_AND_VERSION __cpu_to_be32((u32)ETH_P_IP << 16 | FAST_VERSION_IHL << 8)
 #define FAST_TYPE_MASK __cpu_to_be32(0xffffff00)
 
-/* From the start of the packet to the last byte that is read. */
+/* Number of bytes from the start of the packet to the last byte that is read. */
 #define FAST_UDP_BYTES (ETH_HLEN + sizeof(struct iphdr) + sizeof(struct udphdr) + sizeof(u64))
 #define FAST_TCP_BYTES (ETH_HLEN + sizeof(struct iphdr) + FAST_DOFF * 4)
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Tracks the flows of all protocols as ePPing does, and reports its events (events.h). */
+/* Tracks the flows of all protocols and reports their events, as ePPing does (events.h). */
 #pragma once
 
 #include "events.h"
@@ -7,7 +7,7 @@
 
 #if EVENTS
 
-/* Fills in an event of this packet's flow. With `backwards`, the event is of the opposite direction. */
+/* Fills in an event of this packet's flow. With `backwards`, the event has the opposite direction of the packet. */
 static __always_inline struct event *fill_event(const struct context *ctx, u8 type, u64 time_ns, bool backwards)
 {
     const struct packet *packet = ctx->packet;
@@ -45,7 +45,7 @@ static __always_inline void report_rtt(const struct context *ctx, u8 method, u64
 
     if (!event)
         return;
-    if (!half) /* evicted from the table */
+    if (!half) /* the flow was evicted from the table */
         half = &unknown;
     if (!half->min_rtt_ns || rtt_ns < half->min_rtt_ns)
         half->min_rtt_ns = rtt_ns;
@@ -66,13 +66,16 @@ static __always_inline void report_flow(const struct context *ctx, u8 type, u64 
     if (!event)
         return;
     event->reason = reason;
-    /* The endpoint that closed the flow. For an opening this is always the destination of the event, because the event
-     * has the opposite direction of the one that opened. */
+    /* The endpoint that opened or closed the flow. For an opening it is always the destination, because the event has
+     * the opposite direction of the packet that opened the flow. */
     event->trigger = type == EVENT_OPENING || backwards ? TRIGGER_DESTINATION : TRIGGER_SOURCE;
     send_event(event);
 }
 
-/* Whether ePPing would time this packet, with our methods. A flow without such a packet is no flow to ePPing. */
+/*
+ * Returns whether ePPing would start an RTT sample with this packet if it had our methods. ePPing ignores a flow
+ * without such a packet.
+ */
 static __always_inline bool may_start_sample(const struct packet *packet, enum packet_kind kind)
 {
     if (kind == KIND_TCP)
@@ -123,7 +126,7 @@ static __always_inline void open_half(struct event_half *half, const struct pack
                                                   : REASON_SYN;
 }
 
-/* Before RTTs are recorded: the first packet of a sender, and the first packet that answers a receiver. */
+/* Updates the flow of the packet before its RTTs are recorded: opens a direction, and counts the packet. */
 static __always_inline void track_event_flow(struct context *ctx, enum packet_kind kind)
 {
     const struct packet *packet = ctx->packet;
@@ -150,14 +153,16 @@ static __always_inline void track_event_flow(struct context *ctx, enum packet_ki
         return;
     if (receiver->state == EVENT_FLOW_WAITING && !(packet->tcp_flags & TCP_RST)) {
         receiver->state = EVENT_FLOW_OPEN;
-        if (kind != KIND_UDP) /* UDP has no openings */
+        if (kind != KIND_UDP) /* UDP flows have no opening event */
             report_flow(ctx, EVENT_OPENING, receiver->opened_ns, receiver->reason, false);
     }
     receiver->received_packets++;
     receiver->received_bytes += packet->payload;
 }
 
-/* After RTTs are recorded: a FIN closes the direction in which it was sent, and a RST closes both. */
+/*
+ * Closes flows after the RTTs of the packet are recorded. A FIN closes its direction, and a RST closes both directions.
+ */
 static __always_inline void close_event_flow(const struct context *ctx)
 {
     struct event_half *sender = ctx->event_sender, *receiver = ctx->event_receiver;

@@ -9,9 +9,9 @@
 /* ---- TCP flows (flow_table.h) */
 
 /*
- * Both directions share an entry. The sides of a packet say which of its endpoints is internal and which is external.
- * So a flow that enters and leaves by the same interface has two entries. In a capture the sides are unknown: there the
- * external endpoint is the one with the greater address and port.
+ * Both directions of a flow share an entry. The side of a packet's source says which endpoint is internal and which is
+ * external. So a flow that enters and leaves through the same interface has two entries. In a capture the sides are
+ * unknown. Then the external endpoint is the endpoint with the greater address and port.
  */
 struct flow_key {
     struct address internal;
@@ -25,7 +25,7 @@ struct flow_key {
 
 _Static_assert(sizeof(struct flow_key) - sizeof(struct address[2]) == sizeof(u64), "one word follows the addresses");
 
-/* The state of one endpoint as a sender, except its outstanding segments. Coarse times: see clock.h. */
+/* The state of one endpoint as a sender, except its outstanding segments. clock.h explains coarse and precise times. */
 struct half_flow {
     u64 tsval_changed_ns;    /* coarse time at which the TSval last changed; 0: timestamps do not time this endpoint */
     u64 next_seq_changed_ns; /* coarse time at which next_seq last advanced; 0: no segment seen yet */
@@ -35,11 +35,11 @@ struct half_flow {
     u32 last_tsval;
     u32 next_seq;    /* one past the greatest sequence number that it sent */
     u32 acked;       /* the greatest acknowledgement number that it sent */
-    u32 window;      /* of its last segment, plus 1; 0: no segment seen yet */
+    u32 window;      /* window of its last segment, plus 1; 0: no segment seen yet */
     u32 first_seq;   /* one past the sequence number of its SYN; 0: no SYN seen */
     u8 has_sent;     /* 1: it sent a packet since the flow was last closed */
     u8 pending;      /* bit i: entry i of struct outstanding waits for its reply */
-    u8 dup_acks;     /* duplicate acknowledgements of `acked`, the first acknowledgement not counted */
+    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`, without the first acknowledgement */
     u8 timing_flags; /* see tcp_method_choice.h */
     u32 echo_due;    /* an acknowledgement of this sequence number must echo a pending TSval; with
                       * TIMING_AWAITS_ECHO, the TSval whose echo shows that echoes work again */
@@ -51,16 +51,16 @@ _Static_assert(MAX_OUTSTANDING <= 8, "a bit of `pending` for each");
 /* The segments of one endpoint that wait for their reply. */
 struct outstanding {
     u64 sent_ns[MAX_OUTSTANDING];
-    u32 expected[MAX_OUTSTANDING]; /* the TSval; in [0] also the acknowledgement number (tcp_method_choice.h) */
+    u32 expected[MAX_OUTSTANDING]; /* TSval to be echoed; for tcp_sequence, [0] is the acknowledgement number */
 };
 
-/* A flow that is silent for longer is closed. Its next packet opens another flow. */
+/* A flow without packets for longer than this time is closed. Its next packet opens another flow. */
 #define FLOW_IDLE_NS 300000000000ULL
 #define BOTH_ENDS 3
 
 /*
- * Index 0 is the internal endpoint, 1 the external one. The program reads the first cache line for each packet, and
- * user space at each reading.
+ * Index 0 is the internal endpoint, index 1 the external one. The program reads the first cache line for each packet,
+ * and user space reads this cache line in each scan of the table.
  */
 struct flow {
     struct flow_key key;
@@ -68,8 +68,8 @@ struct flow {
     u64 cached_slots[2]; /* epoch << 32 | slot of the endpoint's subnet */
     struct half_flow half[2];
     struct outstanding outstanding[2];
-    u64 syn_ns;       /* precise time of the SYN that its SYN-ACK answers; 0: not seen, or seen more than once */
-    u64 handshake_ns; /* from that SYN to the ACK of the SYN-ACK; 0: not seen */
+    u64 syn_ns;       /* precise time of the SYN that the SYN-ACK answers; 0: no SYN seen, or more than one */
+    u64 handshake_ns; /* time from that SYN to the ACK of the SYN-ACK; 0: unknown */
     u64 closed_ends;  /* bit i: endpoint i sent a FIN; BOTH_ENDS: the flow is closed */
     u64 has_copies;   /* 1: a segment was seen a second time (copies.h) */
 };
@@ -83,7 +83,10 @@ _Static_assert(sizeof(struct flow) == 5 * CACHE_LINE, "all rows begin with a cac
 
 BPF_F_TABLE("array", u32, struct flow, flows, FLOW_SETS *FLOW_WAYS, BPF_F_MMAPABLE);
 
-/* A tag for each row of a set: 0 if the row is free, else some bits of the hash of its flow's key, and TAG_* bits. */
+/*
+ * Each row of a set has a tag. The tag is 0 if the row is free. Otherwise it has bits of the hash of the flow's key,
+ * and the TAG_* bits.
+ */
 struct flow_set {
     u32 tags[FLOW_WAYS];
 };
@@ -99,7 +102,10 @@ BPF_ARRAY(flow_locks, u64, FLOW_SETS);
 
 #define SLOT_CACHE_BITS 12
 
-/* If IPv6 subnets have at most 64 bits, one half of a prefix is constant: 0, or for IPv4 the same in all prefixes. */
+/*
+ * If IPv6 prefixes have at most 64 bits, one half of each prefix is 0: the first half for IPv4, the second half for
+ * IPv6. Then one word can hold a whole prefix.
+ */
 #define PREFIX_WORDS (PREFIX_V6 > 64 ? 2 : 1)
 
 struct prefix {
@@ -107,9 +113,9 @@ struct prefix {
 };
 
 /*
- * The slots of two subnets, internal and external as in struct flow_key. Row cpu << SLOT_CACHE_BITS | hash. Two rows
- * that differ in the last bit of the hash are the two places of a pair: 0 is the place of the most recent one. Unless
- * subnets of IPv6 have more than 64 bits, both places are in one cache line.
+ * The slots of two subnets, internal and external as in struct flow_key. The row number is cpu << SLOT_CACHE_BITS |
+ * hash. A pair of subnets has two places: two rows that differ only in the last bit of the hash. The row with last bit
+ * 0 has the pair that was added last. If IPv6 prefixes have at most 64 bits, both places are in one cache line.
  */
 struct slot_cache_entry {
     struct prefix internal;

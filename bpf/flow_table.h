@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The table of TCP flows: a set-associative array, like a CPU's cache. The hash of a flow selects a set of FLOW_WAYS
- * rows and the row of the set to look at first. Most flows are in that row. So finding a flow costs the cache line of
- * the set's tags, the cache lines of the flow itself, and no call. The kernel's hash maps cost one more cache line,
- * each in another page, and two calls (docs/performance.md).
+ * rows, and the row of this set to check first. Most flows are in that row. So to find a flow, the program reads the
+ * cache line with the tags of the set and the cache lines of the flow itself, and calls no function. A look-up in a
+ * hash map of the kernel reads one more cache line, each cache line in a different page, and makes two calls
+ * (docs/performance.md).
  *
- * Only the assignment of a row to another flow takes a lock. Flows of which only one end has sent, and closed flows,
- * are evicted first, then the flow that was silent for longest. So a flood of unanswered packets evicts unanswered
- * flows. A flow of which both ends have sent keeps its row for FLOW_PROTECTED_NS. If all flows of a set are protected,
- * the new flow is refused and counted: with too many flows some are measured, instead of none.
+ * Only the assignment of a row to another flow takes a lock. Unanswered flows, in which only one endpoint has sent
+ * packets, are evicted first, and so are closed flows. Among these, the flow whose last packet is the oldest is
+ * evicted. So a flood of unanswered packets evicts unanswered flows. A flow in which both endpoints have sent packets
+ * keeps its row for FLOW_PROTECTED_NS after its last packet. If all flows of a set are protected, the new flow gets no
+ * row and is counted. So if there are too many flows, the program measures some of them instead of none.
  */
 #pragma once
 
@@ -18,17 +20,17 @@
 
 #define FLOW_PROTECTED_NS 1000000000ULL
 
-/* The bits of a tag that are not from the hash. */
+/* The bits of a tag that do not come from the hash. */
 #define TAG_IN_USE 1
-#define TAG_BIDIRECTIONAL 2 /* both ends have sent */
+#define TAG_BIDIRECTIONAL 2 /* both endpoints have sent packets */
 #define TAG_HASH_BITS 2     /* the hash begins at this bit */
-/* The highest bits of a tag are the row of its set to look at first. */
+/* The highest bits of a tag are the number of the row that is checked first. */
 #define TAG_WAY_SHIFT 28
 
 _Static_assert(FLOW_WAYS == 1 << (32 - TAG_WAY_SHIFT), "the highest bits of a tag are a row");
 _Static_assert(MAX_OUTSTANDING == 4, "pending_count() adds up four bits");
 
-/* The number of segments of an endpoint that wait for their reply. */
+/* Returns the number of segments of an endpoint that wait for their reply. */
 static __always_inline u64 pending_count(const struct half_flow *half)
 {
     u64 pending = half->pending;
@@ -36,13 +38,13 @@ static __always_inline u64 pending_count(const struct half_flow *half)
     return (pending & 1) + (pending >> 1 & 1) + (pending >> 2 & 1) + (pending >> 3 & 1);
 }
 
-/* Where a flow is, or would be. */
+/* The set and the tag of a flow, whether or not the flow is in the table. */
 struct flow_place {
     u32 set;
     u32 tag;
 };
 
-/* The word of a key after its addresses: ports, interface, family. */
+/* Returns the word that follows the addresses in a key: ports, interface and family. */
 static __always_inline u64 ports_word(const struct flow_key *key)
 {
     u64 word;
@@ -86,8 +88,8 @@ static __always_inline bool has_key(const struct flow *flow, const struct flow_k
 }
 
 /*
- * Returns the flow with this key, or NULL. All tags together are a fiftieth of the size of all rows, so a CPU's cache
- * may hold them. A flow that is not in the first row of its set still costs the reading of one row only.
+ * Returns the flow with this key, or NULL. All tags together have 1/80 of the size of all rows, so they may fit into a
+ * CPU's cache. If a flow is not in the row that is checked first, the program still reads only one row.
  */
 static __always_inline struct flow *lookup_flow(const struct flow_key *key, struct flow_place place)
 {
@@ -115,8 +117,8 @@ static __always_inline struct flow *lookup_flow(const struct flow_key *key, stru
 }
 
 /*
- * Returns the row of a set to assign to a new flow, or FLOW_WAYS if none may be evicted. The row of a flow with the
- * same tag comes first, so that no two rows of a set have the same tag. A free row comes second.
+ * Returns the row of a set to assign to a new flow, or FLOW_WAYS if no flow may be evicted. The first choice is the row
+ * of a flow with the same tag, so that no two rows of a set have the same tag. The second choice is a free row.
  */
 static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_place place, u64 now_ns)
 {
@@ -135,7 +137,7 @@ static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_
             rank = 0;
         else if (!tag)
             rank = 1;
-        else /* the highest bit: protected flows come last */
+        else /* the highest bit is set for flows that may be protected: they come last */
             rank = (flow->last_ns ?: now_ns) | (u64)(tag & TAG_BIDIRECTIONAL) << 62;
         if (rank < lowest) {
             lowest = rank;
@@ -149,14 +151,15 @@ static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_
 }
 
 /*
- * Assigns a row to a new flow. No CPU must find the row half written, so its key has no ports and no family in the
- * meantime. The exchanges are full barriers.
+ * Writes a new flow into a row. Another CPU must not find the row while it is half written, so the ports and the family
+ * of its key are 0 in the meantime. The exchanges are full barriers.
  *
  * Benign race: a CPU that found the old flow in this row some nanoseconds earlier may still write the state of the old
  * flow's sender, or a slot, into the new flow. At worst one RTT of the new flow is lost or wrong, or some of its
- * packets count for the old flow's subnet. It is rare: the old flow was silent for long, or unanswered.
+ * packets count for the old flow's subnet. This is rare, because the old flow was unanswered, or had no packets for a
+ * long time.
  *
- * The segments that wait in the old flow count as abandoned, for the interface of the new flow.
+ * The segments of the old flow that wait for a reply count as abandoned, on the interface of the new flow.
  */
 static __always_inline void init_flow(struct flow *flow, const struct flow_key *key,
                                       struct interface_counters *counters)
@@ -173,7 +176,7 @@ static __always_inline void init_flow(struct flow *flow, const struct flow_key *
     __sync_lock_test_and_set(ports, ports_word(key));
 }
 
-/* Assigns a row to a flow that has none. Returns the flow, or NULL if it gets no row. */
+/* Assigns a row to a flow that is not in the table. Returns the flow, or NULL if it gets no row. */
 static __always_inline struct flow *insert_flow(const struct flow_key *key, struct flow_place place, u64 now_ns,
                                                 struct interface_counters *counters)
 {
@@ -181,7 +184,8 @@ static __always_inline struct flow *insert_flow(const struct flow_key *key, stru
     u64 *lock = flow_locks.lookup(&place.set);
     struct flow *flow = 0;
 
-    /* Another CPU assigns a row of this set, most likely to the same flow. Then the next packet finds the flow. */
+    /* If the lock is taken, another CPU is assigning a row of this set, most likely to the same flow. The next packet
+     * then finds the flow. */
     if (!lock || __sync_lock_test_and_set(lock, 1)) {
         counters->flow_insert_failed++;
         return 0;
@@ -203,10 +207,10 @@ static __always_inline struct flow *insert_flow(const struct flow_key *key, stru
 }
 
 /*
- * Marks a flow in the table as protected from eviction, or no longer protected.
+ * Marks a flow in the table as protected from eviction, or as no longer protected.
  *
- * Benign race, some nanoseconds wide: another CPU assigns the row to a new flow between the read of the tag and the
- * store. At worst the new flow is not found in its row, and gets another row.
+ * Benign race: within a few nanoseconds, between the read of the tag and the store, another CPU may assign the row to a
+ * new flow. At worst the new flow is not found in its row, and gets another row.
  */
 static __always_inline void mark_bidirectional(struct flow_place place, bool bidirectional)
 {

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The hash of the tables that this program implements itself. HASH_KEY is an odd number that is random at each start:
- * without knowing it, nobody can choose flows that collide with a given flow.
+ * The hash of the tables that this program implements itself. HASH_KEY is an odd number that is chosen at random at
+ * each start. Nobody who does not know this number can construct flows that collide with a given flow.
  *
- * The halves of an address are mixed one after the other, with a fold in between. On a little-endian machine the last
- * bytes of an address, in which hosts of one network differ, are the high bits of a half, and a product carries high
- * bits nowhere. For the same reason the last word of a key is mixed twice. Mixed once, keys with consecutive ports
- * share few places.
+ * The two halves of an address are mixed one after the other. In between, the high bits of the hash are folded into its
+ * low bits. Hosts of one network differ in the last bytes of their addresses. On a little-endian machine these bytes
+ * are the high bits of a half, and a multiplication never moves high bits to lower places. For the same reason the last
+ * word of a key is mixed twice. If it were mixed only once, keys with consecutive ports would share a small part of the
+ * table.
  *
- * In slot_cache.h both halves of a prefix are one word. So an IPv6 prefix can be constructed that collides with an IPv4
- * prefix. Such a collision costs a look-up and changes no count.
+ * In slot_cache.h both halves of a prefix may be combined into one word. So it is possible to construct an IPv6 prefix
+ * that collides with an IPv4 prefix. Such a collision costs a look-up, but does not change any count.
  */
 #pragma once
 

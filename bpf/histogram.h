@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts an RTT into the exponential histogram of a slot, in the same bucket that an OpenTelemetry SDK chooses.
+ * Counts an RTT in the exponential histogram of a slot. The program chooses the same bucket as an OpenTelemetry SDK.
  *
  * At scale s, bucket i holds the values v in seconds with 2^(i/2^s) < v <= 2^((i+1)/2^s) (OpenTelemetry metrics data
  * model, "ExponentialHistogram"). In whole nanoseconds the lower edges are T(i) = floor(1e9 * 2^(i/2^s)), exact
- * integers that user space computes (otel_epping/kernel/buckets.py). The program finds the bucket without logarithm or
- * search: the leading s + 2 bits of the RTT select a cell, a range so narrow that it contains at most one edge. The
- * cell has the bucket below that edge, and one comparison with the edge gives the bucket.
+ * integers that user space computes (otel_epping/kernel/buckets.py). The program finds the bucket without a logarithm
+ * or a search. The leading s + 2 bits of the RTT select a cell: a range that is so narrow that it contains at most one
+ * edge. The cell stores this edge and the bucket below the edge, so one comparison is enough.
  */
 #pragma once
 
@@ -17,7 +17,10 @@
 /* The leading bit of RTT_MIN_NS: 2^9 <= 1000 < 2^10. */
 #define CELL_FIRST_OCTAVE 9
 
-/* An RTT has 36 bits. The other 28 bits of a min_word or max_word are the interval: eight years at one per second. */
+/*
+ * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. They are enough for
+ * eight years with one interval per second.
+ */
 #define RTT_BITS 36
 #define RTT_MASK ((1ULL << RTT_BITS) - 1)
 #define ATOMIC_MAX_TRIES 8
@@ -52,18 +55,19 @@ static __always_inline u64 bucket_of(u64 rtt_ns)
     u32 index = ((octave - CELL_FIRST_OCTAVE) << (SCALE + 1)) | fraction;
     struct cell *cell = cells.lookup(&index);
 
-    return cell ? cell->bucket + (rtt_ns > cell->edge_ns) : 0; /* there is always a cell */
+    return cell ? cell->bucket + (rtt_ns > cell->edge_ns) : 0; /* the cell always exists */
 }
 
 /*
- * Sets a word to the maximum of itself and a value.
+ * Sets a word to `value` if `value` is greater.
  *
- * With interval << 36 | RTT as the value, this gives maxima per interval without any reset: the first RTT of a new
- * interval is greater than all words of the previous one. Even and odd intervals have separate words. So user space can
- * first raise the interval and then read the words of the interval that ended.
+ * The value is interval << 36 | RTT. So the first value of a new interval is greater than all values of the previous
+ * interval, and the word never has to be reset. Even and odd intervals have separate words. So user space can first
+ * raise the number of the interval and then read the words of the interval that ended.
  *
- * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. For this, as many CPUs must count RTTs of
- * one subnet within nanoseconds. At worst the minimum or maximum of an interval lacks one RTT.
+ * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. This happens only if more than
+ * ATOMIC_MAX_TRIES CPUs count RTTs of one subnet within nanoseconds. At worst the minimum or maximum of an interval
+ * lacks one RTT.
  */
 static __always_inline void atomic_max(u64 *word, u64 value)
 {
@@ -98,10 +102,11 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     u32 interval = control->interval;
     u64 tag = (u64)interval << RTT_BITS, parity = bounded(interval & 1, 2);
 
-    /* An atomic addition waits for its cache line, and stalls the code after it. These loads request both lines early.
-     */
+    /* These loads request both cache lines early, because an atomic addition waits for its cache line and stalls the
+     * code after it. */
     asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
-    /* A reader that reads `ended` first, and then the same number in `began`, has a consistent row (histograms.py). */
+    /* A reader that reads `ended` first, and later reads the same number in `began`, has a consistent row
+     * (histograms.py). */
     __sync_fetch_and_add(&histogram->began, 1);
     __sync_fetch_and_add(&histogram->buckets[bucket], 1);
     __sync_fetch_and_add(&histogram->sum_ns, rtt_ns);

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Method icmp_echo: from an echo request to the reply with its identifier and sequence number (RFC 792, RFC 4443). */
+/*
+ * Method icmp_echo measures the time from an echo request to the reply with the same identifier and sequence number
+ * (RFC 792, RFC 4443).
+ */
 #pragma once
 
 #include "transaction.h"

@@ -17,7 +17,10 @@
 #define IPV6_FRAGMENT_OFFSET __cpu_to_be16(0xfff8)
 #define IPV6_FRAGMENT_BYTES 8
 
-/* Enough for any chain of extension headers in practice. A packet with a longer chain counts as malformed. */
+/*
+ * The maximum number of extension headers, and their maximum length in bytes. Real packets have fewer. A packet that
+ * exceeds one of these limits counts as malformed.
+ */
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048
 
@@ -37,7 +40,8 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
         return KIND_MALFORMED;
 
     u64 header = ip->ihl * 4;
-    /* 0: an aggregate of more than 64 kB, too long for the field (BIG TCP). The kernel's iph_totlen() does the same. */
+    /* A length of 0 means an aggregate of more than 64 kB, which is too long for the field (BIG TCP). The kernel's
+     * iph_totlen() follows the same rule. */
     u64 total = __be16_to_cpu(ip->tot_len) ?: limit;
 
     if (total < header || total > limit || !take(cursor, header - sizeof(*ip)))
@@ -58,8 +62,9 @@ static __always_inline enum packet_kind parse_ipv4(struct cursor *cursor, u64 li
 }
 
 /*
- * Skips the extension headers that follow the IPv6 header, and subtracts their length from `rest`. A whole packet may
- * have a fragment header, too (RFC 6946). Reads by offset, for the same reason as skip_link_headers().
+ * Skips the extension headers that follow the IPv6 header, and subtracts their length from `rest`. A packet that is not
+ * fragmented may also have a fragment header (RFC 6946). The function reads by offset, for the same reason as
+ * skip_link_headers().
  */
 static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, struct packet *packet, u64 *rest)
 {
@@ -83,7 +88,8 @@ static __always_inline enum packet_kind skip_extensions(struct __sk_buff *skb, s
         if (bpf_skb_load_bytes(skb, packet->headers, &extension, sizeof(extension)))
             return KIND_MALFORMED;
 
-        /* Lengths are in units of 8 bytes after the first 8 (RFC 8200 4.2); of AH in units of 4 bytes (RFC 4302). */
+        /* The length field counts units of 8 bytes, without the first 8 bytes (RFC 8200 4.2). The length field of AH
+         * counts units of 4 bytes, without the first 8 bytes (RFC 4302). */
         u32 size =
             packet->protocol == IPPROTO_AH ? (extension.common.hdrlen + 2) * 4 : (extension.common.hdrlen + 1) * 8;
 
@@ -110,7 +116,7 @@ static __always_inline enum packet_kind parse_ipv6(struct __sk_buff *skb, struct
     if (!ip || ip->version != 6)
         return KIND_MALFORMED;
 
-    /* 0: a jumbogram or an aggregate of more than 64 kB (RFC 2675). */
+    /* A length of 0 means a jumbogram or an aggregate of more than 64 kB (RFC 2675). */
     u64 left = __be16_to_cpu(ip->payload_len) ?: limit - sizeof(*ip);
     const u64 *addresses = (void *)&ip->saddr;
 

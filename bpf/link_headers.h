@@ -2,8 +2,8 @@
 /*
  * Parses the headers between the Ethernet header and the network header, in any order. docs/links.md lists them.
  *
- * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER.
- * Other headers are cases of read_link_header().
+ * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER. Each
+ * other header is a case in read_link_header().
  */
 #pragma once
 
@@ -15,28 +15,30 @@
 /* The maximum number of headers. A packet with more headers counts as non-IP. */
 #define LINK_HEADERS 8
 
-/* A header's EtherType, and the bytes after that EtherType. The last two of these are the next EtherType. */
-#define EACH_FIXED_HEADER(ROW)                                                      \
-    ROW(0x22e9, 4)  /* congestion notification tag, IEEE 802.1Qau */                \
-    ROW(0x6558, 14) /* an Ethernet frame, RFC 1701 */                               \
-    ROW(0x8100, 4)  /* IEEE 802.1Q */                                               \
-    ROW(0x8874, 6)  /* Broadcom's switch tag, Linux net/dsa/tag_brcm.c */           \
-    ROW(0x88a8, 4)  /* IEEE 802.1ad */                                              \
-    ROW(0x88e7, 18) /* backbone service instance tag, and a frame: IEEE 802.1ah */  \
-    ROW(0x8903, 16) /* Cisco FabricPath: its tag, and a frame */                    \
-    ROW(0x8909, 8)  /* Cisco MetaData: a security group, draft-smith-kandula-sxp */ \
-    ROW(0x8926, 6)  /* Cisco VN-Tag */                                              \
-    ROW(0x892f, 6)  /* HSR, IEC 62439-3 */                                          \
-    ROW(0x893b, 4)  /* fine-grained label of TRILL, RFC 7172 */                     \
-    ROW(0x893f, 8)  /* E-tag, IEEE 802.1BR */                                       \
-    ROW(0x9100, 4)  /* used for 802.1ad before 0x88a8 was assigned */               \
-    ROW(0x9200, 4)  /* the same */                                                  \
-    ROW(0x9300, 4)  /* the same */                                                  \
-    ROW(0xdada, 8)  /* Marvell's switch tag, Linux net/dsa/tag_dsa.c */             \
-    ROW(0xdadb, 4)  /* 802.1Q as a switch tag, Linux net/dsa/tag_8021q.c */         \
+/*
+ * The EtherType of a header, and the number of bytes after this EtherType. The last two of them are the next EtherType.
+ */
+#define EACH_FIXED_HEADER(ROW)                                                               \
+    ROW(0x22e9, 4)  /* congestion notification tag, IEEE 802.1Qau */                         \
+    ROW(0x6558, 14) /* an Ethernet frame, RFC 1701 */                                        \
+    ROW(0x8100, 4)  /* IEEE 802.1Q */                                                        \
+    ROW(0x8874, 6)  /* Broadcom's switch tag, Linux net/dsa/tag_brcm.c */                    \
+    ROW(0x88a8, 4)  /* IEEE 802.1ad */                                                       \
+    ROW(0x88e7, 18) /* backbone service instance tag, and an Ethernet frame, IEEE 802.1ah */ \
+    ROW(0x8903, 16) /* Cisco FabricPath tag, and an Ethernet frame */                        \
+    ROW(0x8909, 8)  /* Cisco MetaData tag with a security group, draft-smith-kandula-sxp */  \
+    ROW(0x8926, 6)  /* Cisco VN-Tag */                                                       \
+    ROW(0x892f, 6)  /* HSR, IEC 62439-3 */                                                   \
+    ROW(0x893b, 4)  /* fine-grained label of TRILL, RFC 7172 */                              \
+    ROW(0x893f, 8)  /* E-tag, IEEE 802.1BR */                                                \
+    ROW(0x9100, 4)  /* used for 802.1ad before 0x88a8 was assigned */                        \
+    ROW(0x9200, 4)  /* used for 802.1ad, like 0x9100 */                                      \
+    ROW(0x9300, 4)  /* used for 802.1ad, like 0x9100 */                                      \
+    ROW(0xdada, 8)  /* Marvell's switch tag, Linux net/dsa/tag_dsa.c */                      \
+    ROW(0xdadb, 4)  /* 802.1Q as a switch tag, Linux net/dsa/tag_8021q.c */                  \
     ROW(0xf1c1, 6)  /* redundancy tag, IEEE 802.1CB */
 
-#define ETH_P_LLC_JUMBO 0x8870 /* LLC in a frame that is too long for an 802.3 length */
+#define ETH_P_LLC_JUMBO 0x8870 /* LLC in a frame that is too long for the length field of 802.3 */
 #define ETH_P_TRILL 0x22f3
 #define ETH_P_BATMAN_ADVANCED 0x4305
 #define ETH_P_REALTEK_TAG 0x8899
@@ -51,14 +53,14 @@
 #define PPP_COMPRESSED 0x01 /* if the first byte is odd, the protocol field has one byte: RFC 1661 6.5 */
 #define MPLS_BOTTOM_OF_STACK 0x01
 #define MPLS_BYTES 4
-#define LLC_SNAP 0xaaaa03000000 /* with organization 0, for EtherTypes: IEEE 802 */
-#define SNAP_BRIDGED 0x0000f8   /* an organization with EtherTypes, too: IEEE 802.1H */
+#define LLC_SNAP 0xaaaa03000000 /* SNAP with organization 0: an EtherType follows (IEEE 802) */
+#define SNAP_BRIDGED 0x0000f8   /* another organization with an EtherType after it (IEEE 802.1H) */
 #define SNAP_CISCO 0x00000c
 #define LLC_IP 0x060603
-#define ISL_BYTES 12 /* after what looks like an 802.3 header */
+#define ISL_BYTES 12 /* number of bytes after a header that looks like 802.3 */
 #define MACSEC_ENCRYPTED 0x0c
-#define MACSEC_HAS_CHANNEL 0x20 /* an identifier of 8 bytes */
-#define ARISTA_SHORTER 0x20     /* by 2 bytes */
+#define MACSEC_HAS_CHANNEL 0x20 /* the tag has a channel identifier of 8 bytes */
+#define ARISTA_SHORTER 0x20     /* the header is 2 bytes shorter */
 #define TRILL_BYTES 6
 #define NSH_MIN_BYTES 8
 #define BATMAN_VERSION 15
@@ -77,7 +79,10 @@ static __always_inline u64 be16_at(const struct link_header *header, u32 place)
     return __be16_to_cpu(header->words[place]);
 }
 
-/* RFC 2516. The length field counts the bytes after it. Further bytes are padding. */
+/*
+ * Reads a PPPoE header (RFC 2516). The length field counts the bytes of the packet after the field. All further bytes
+ * are padding.
+ */
 static __always_inline void read_pppoe(const struct link_header *header, volatile struct link_step *step)
 {
     bool is_compressed = header->bytes[6] & PPP_COMPRESSED;
@@ -95,7 +100,10 @@ static __always_inline void read_pppoe(const struct link_header *header, volatil
         step->header_bytes = 0;
 }
 
-/* IEEE 802.2. An 802.3 length counts the bytes after it. The kernel has ETH_P_802_2 for LLC without a length. */
+/*
+ * Reads an LLC header (IEEE 802.2). A length in 802.3 counts the bytes after the length field. The kernel uses
+ * ETH_P_802_2 for LLC without a length.
+ */
 static __always_inline void read_llc(const struct link_header *header, u16 length, volatile struct link_step *step)
 {
     u64 all = __be64_to_cpu(header->all);
@@ -111,7 +119,7 @@ static __always_inline void read_llc(const struct link_header *header, u16 lengt
     }
 }
 
-/* RFC 8300: base header, service path header, context headers. */
+/* Reads an NSH header (RFC 8300), which consists of base header, service path header and context headers. */
 static __always_inline void read_nsh(const struct link_header *header, volatile struct link_step *step)
 {
     step->header_bytes = (be16_at(header, 0) & 0x3f) * 4;
@@ -140,7 +148,10 @@ static __always_inline void read_nsh(const struct link_header *header, volatile 
     }
 }
 
-/* Linux uapi/linux/batadv_packet.h: the header of a unicast or broadcast packet, with the Ethernet header inside. */
+/*
+ * Returns the length of a batman-adv header (Linux uapi/linux/batadv_packet.h) and of the Ethernet header inside, for
+ * unicast and broadcast packets. Returns 0 for all other packets.
+ */
 static __always_inline u64 batman_bytes(const struct link_header *header)
 {
     if (header->bytes[1] != BATMAN_VERSION)
@@ -157,7 +168,10 @@ static __always_inline u64 batman_bytes(const struct link_header *header)
     }
 }
 
-/* Whether the bytes at `offset` look like an Ethernet header: they have an EtherType of most frames with IP. */
+/*
+ * Returns whether the bytes at `offset` look like an Ethernet header, that is, have an EtherType that is common in
+ * frames with IP.
+ */
 static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 {
     __be16 protocol = 0;
@@ -169,8 +183,9 @@ static __always_inline bool begins_frame(struct __sk_buff *skb, u64 offset)
 }
 
 /*
- * RFC 3032. The last label does not say what follows. The first nibble of an IP packet is its version (RFC 4928).
- * Otherwise an Ethernet frame may follow (RFC 4448), with or without a control word, whose first nibble is zero.
+ * Reads an MPLS label (RFC 3032). The last label does not name the protocol of the data after it. If the first nibble
+ * of the data is 4 or 6, the data are an IP packet of this version (RFC 4928). Otherwise the data may be an Ethernet
+ * frame, with or without a control word before the frame (RFC 4448). The first nibble of a control word is 0.
  */
 static __always_inline void read_label(struct __sk_buff *skb, const struct link_header *header,
                                        volatile struct link_step *step)
@@ -192,7 +207,10 @@ static __always_inline void read_label(struct __sk_buff *skb, const struct link_
         step->header_bytes = 0;
 }
 
-/* Fills in `step` for the header of EtherType `protocol` that begins with these bytes. Returns whether it is known. */
+/*
+ * Fills in `step` for a header with the EtherType `protocol`, whose first bytes are `header`. Returns false if the
+ * EtherType is unknown.
+ */
 static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol, const struct link_header *header,
                                              volatile struct link_step *step)
 {
@@ -223,7 +241,7 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
     case ETH_P_NSH_BASE:
         read_nsh(header, step);
         return true;
-    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: clear text if neither bit E nor bit C is set */
+    case ETH_P_MACSEC_TAG: /* IEEE 802.1AE 9.3: the data are clear text if neither bit E nor bit C is set */
         if (!(header->bytes[0] & MACSEC_ENCRYPTED))
             step->header_bytes = 8 + (header->bytes[0] & MACSEC_HAS_CHANNEL) / 4;
         return true;
@@ -243,13 +261,14 @@ static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol
 }
 
 /*
- * Skips all headers after an Ethernet header that is `bytes` long and has the EtherType `first`. Sets `bytes` to the
- * offset of the network header, `version` to its IP version, and `end` to the greatest offset at which the packet may
- * end. Returns KIND_OTHER for an IP packet, else KIND_NON_IP or KIND_MALFORMED (cut short).
+ * Skips all headers between the Ethernet header and the network header. `bytes` is the length of the Ethernet header,
+ * and `first` its EtherType. Sets `bytes` to the offset of the network header, `version` to its IP version, and `end`
+ * to the greatest offset at which the packet may end. Returns KIND_OTHER for an IP packet, KIND_MALFORMED if a header
+ * is incomplete, and KIND_NON_IP otherwise.
  *
- * The program reads by offset, and keeps the offset in the packet's row of the map, where the verifier does not know
- * its value. With a known offset, or a pointer, the verifier would follow the code after this once for each possible
- * sequence of headers.
+ * The function reads by offset, and keeps the offset in the packet's row of the map, where the verifier does not know
+ * its value. With a known offset, or with a pointer, the verifier would follow the rest of the program once for each
+ * possible sequence of headers.
  */
 static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb, struct packet *packet, u16 first,
                                                           u64 *bytes, u64 *end, u64 *version)
@@ -272,7 +291,8 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_OTHER;
         }
 
-        /* A header and the IP packet after it have at least 8 bytes together. A helper that fails writes zeros. */
+        /* A header and the IP packet after it have at least 8 bytes together. If the helper fails, it fills `header`
+         * with zeros. */
         bool is_cut = bpf_skb_load_bytes(skb, step->offset, &header, sizeof(header));
 
         if (!read_link_header(skb, protocol, &header, step))
@@ -281,7 +301,7 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_MALFORMED;
         if (!step->header_bytes)
             return KIND_NON_IP;
-        /* The length in an aggregate (GRO, GSO) is that of one of its packets. */
+        /* In an aggregate (GRO, GSO) the length field has the length of only one of its packets. */
         if (step->total_bytes && step->offset + step->total_bytes < step->end && !skb->gso_segs)
             step->end = step->offset + step->total_bytes;
         step->offset += step->header_bytes;

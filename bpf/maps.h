@@ -1,17 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The maps that user space reads or writes: subnets, interfaces, histograms, traffic. flow_maps.h has those that match
- * packets with their replies. User space learns the layouts from BCC's description of the compiled tables
- * (otel_epping/kernel/map_array.py), by the names in this file. BCC describes arrays of one dimension only, so no field
- * has two.
+ * The maps that user space reads or writes: subnets, interfaces, histograms, traffic. The maps that match packets with
+ * their replies are in flow_maps.h. User space reads the layouts and the names of all fields from BCC's description of
+ * the compiled tables (otel_epping/kernel/map_array.py). BCC describes only arrays of one dimension, so no field has
+ * two dimensions.
  *
- * Arrays that user space reads are BPF_F_MMAPABLE, and their counts only grow. Nothing is cleared or swapped when they
- * are read, so no count is lost between two reads.
+ * Arrays that user space reads have the flag BPF_F_MMAPABLE, and their counts only grow. A read does not clear or swap
+ * anything, so no count is lost between two reads.
  *
- * Packets are frequent, so each CPU adds to rows of its own, in cache lines of its own, without a lock: a tc program
- * runs with bottom halves disabled, so no other run on the same CPU interrupts it. RTTs are rare, so all CPUs share the
- * histograms and add to them atomically: memory does not grow with CPUs. The rows of a slot are adjacent, for all CPUs,
- * so that user space maps only the slots in use.
+ * Packets are frequent, so each CPU adds to its own rows, in its own cache lines, without a lock. A tc program runs
+ * with bottom halves disabled, so no other run of the program interrupts it on the same CPU. RTTs are rare, so all CPUs
+ * share the histograms and add to them atomically. So the size of the histograms does not depend on the number of CPUs.
+ * In arrays with a row for each CPU, the rows of a slot are adjacent, so that user space maps only the slots in use.
  */
 #pragma once
 
@@ -21,8 +21,8 @@
 
 #define CACHE_LINE 64
 
-#define INTERFACES 1024     /* interfaces that have a number, and so a name, at the same time */
-#define INTERFACE_ROWS 4096 /* of the hash table of interfaces: four times as many, so that each finds a place */
+#define INTERFACES 1024     /* maximum number of interfaces that have a number, and so a name, at the same time */
+#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four per interface, so that each finds a place */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
 #define OVERFLOW_SLOT 0
@@ -37,7 +37,7 @@ struct address {
 
 enum family { FAMILY_V4 = 4, FAMILY_V6 = 6 };
 
-/* Where an endpoint is, seen from the interface: on the internet's side, or on the customers' side. */
+/* The side of an endpoint, seen from the interface: towards the internet (external) or the customers (internal). */
 enum side { SIDE_EXTERNAL, SIDE_INTERNAL, SIDE_UNKNOWN };
 
 /* ---- subnets: key -> slot. A slot is a row of the arrays `slots`, `histograms` and `flow_counters`. */
@@ -48,8 +48,9 @@ struct subnet_key {
     u8 family;
     u8 side;
     u8 method;
-    u8 shorter; /* 0 in this program. User space: by how many bits a prefix is shorter than a subnet's
-                   (series/prefixes.py). */
+    /* 0 in this program. In user space: the number of bits by which a prefix is shorter than the prefix of a subnet
+     * (series/prefixes.py). */
+    u8 shorter;
     u8 zero[2];
 };
 
@@ -61,7 +62,7 @@ BPF_QUEUE(free_slots, u32, MAX_SUBNETS);
 struct slot {
     struct subnet_key key;
     u64 created_ns;
-    u64 live; /* 1: the row is complete and belongs to `key`. Written last. */
+    u64 live; /* 1: the row is complete and belongs to `key`. This field is written last. */
 };
 
 BPF_F_TABLE("array", u32, struct slot, slots, SLOTS, BPF_F_MMAPABLE);
@@ -69,8 +70,8 @@ BPF_F_TABLE("array", u32, struct slot, slots, SLOTS, BPF_F_MMAPABLE);
 /* ---- control: values that user space changes while the program runs */
 
 struct control {
-    /* User space raises the epoch when it takes slots back and when it frees slots. Slots that were cached in an older
-     * epoch are looked up again. */
+    /* User space raises the epoch when it reclaims slots and when it frees them for reuse. Slots that were cached in an
+     * older epoch are looked up again. */
     u32 epoch;
     /* Number of the export interval, for minima and maxima per interval (histogram.h). */
     u32 interval;
@@ -86,19 +87,20 @@ static __always_inline const struct control *current_control(void)
 /* ---- interfaces */
 
 /*
- * A hash table by ifindex, with open addressing and 4 probes. Counts belong to an interface's number, which user space
- * assigns to a name. An interface that comes back under its name has another ifindex and keeps its number. User space
- * reuses numbers. Keys contain the identifier, which user space reuses only after 65,535 other interfaces. The last row
- * is for all interfaces that are not in the table. It is a row like the others, so the verifier follows only one path.
+ * A hash table by ifindex, with open addressing and 4 probes. Counts belong to the number of an interface, which user
+ * space assigns to the interface's name. An interface that is created again with the same name has another ifindex, but
+ * the same number. User space reuses numbers. Keys of maps contain the identifier `id`, which user space reuses only
+ * after 65,535 other interfaces. The last row is for all interfaces that are not in the table. It is a row like the
+ * others, so the verifier follows only one path.
  */
 struct interface {
     u32 ifindex;
-    u16 link_header; /* bytes of the Ethernet header that devices of this type have, or 0 (packet_start.h) */
+    u16 link_header; /* length of the Ethernet header of this type of device, or 0 without one (packet_start.h) */
     u16 number;
     u16 id;
     u16 unused;
-    /* enum side of the sender: [0] of packets that leave through the interface, [1] of packets that arrive. It depends
-     * on what the interface faces. In a capture it is unknown. */
+    /* enum side of the sender: [0] for packets that leave through the interface, [1] for packets that arrive. The
+     * values depend on the network that the interface faces. In a capture the sides are unknown. */
     u16 side[2];
 };
 
@@ -107,8 +109,9 @@ DIRECT_TABLE(DIRECT_INTERFACES, struct interface, interfaces, INTERFACE_ROWS + 1
 /* ---- histograms */
 
 /*
- * For each RTT the program raises `began` before all other fields, and `ended` after them. A reader that reads `ended`,
- * then the other fields, and then the same number in `began`, has no RTT of which only a part is counted.
+ * For each RTT the program increments `began` before it changes the other fields, and `ended` after that. A reader
+ * reads `ended` first, then the other fields, then `began`. If `began` and `ended` are equal, the reader has each RTT
+ * in all fields or in none.
  */
 struct histogram {
     u64 began;
@@ -121,7 +124,7 @@ struct histogram {
 
 BPF_F_TABLE("array", u32, struct histogram, histograms, SLOTS, BPF_F_MMAPABLE);
 
-/* RTTs of one cell are in `bucket` if they are at most `edge_ns`, and else in the next bucket (histogram.h). */
+/* An RTT of a cell belongs to `bucket` if it is at most `edge_ns`, and otherwise to the next bucket (histogram.h). */
 struct cell {
     u64 edge_ns;
     u64 bucket;
@@ -143,22 +146,22 @@ enum traffic_class { CLASS_TCP_TIMESTAMP, CLASS_UDP, CLASS_TCP_OTHER, CLASS_ICMP
 
 #define ECN_CODEPOINTS 4 /* RFC 3168 section 5 */
 
-/* What the subnet sent, and what was sent to the subnet. */
+/* The packets that the subnet sent, and the packets that were sent to the subnet. */
 struct two_way_tally {
     struct tally from;
     struct tally to;
 };
 
 /*
- * Row slot * CPUS + cpu. TCP with timestamps and UDP, which are nine in ten packets, are in the first cache line. ECN
- * code point 0 is not counted: user space subtracts the others from all packets. ECN counters have 32 bits and wrap
- * around, so that a row has no more than three cache lines.
+ * The row number is slot * CPUS + cpu. TCP with timestamps and UDP, which are nine of ten packets, are in the first
+ * cache line. ECN code point 0 is not counted: user space subtracts the packets with other code points from all
+ * packets. ECN counters have only 32 bits, so that a row has three cache lines. They wrap around.
  */
 struct traffic {
     struct two_way_tally classes[CLASSES];
     u32 ecn_from[ECN_CODEPOINTS - 1];
     u32 ecn_to[ECN_CODEPOINTS - 1];
-    u64 unused; /* to the end of the cache line */
+    u64 unused; /* fills the cache line */
 };
 
 _Static_assert(sizeof(struct two_way_tally[CLASS_UDP + 1]) == CACHE_LINE, "TCP with timestamps and UDP: a cache line");
@@ -166,11 +169,14 @@ _Static_assert(sizeof(struct traffic) == 3 * CACHE_LINE, "three cache lines");
 
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
-/* Why timestamps do not time a direction (tcp_method_choice.h). In the order of TIMESTAMP_FAULTS in otel/semconv.py. */
+/*
+ * The reasons why timestamps do not time a direction (tcp_method_choice.h), in the order of TIMESTAMP_FAULTS in
+ * otel/semconv.py.
+ */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
 enum packet_kind { KIND_TCP, KIND_UDP, KIND_ICMP, KIND_OTHER, KIND_FRAGMENT, KIND_NON_IP, KIND_MALFORMED, KINDS };
 
-/* Row number of the interface * CPUS + cpu. */
+/* The row number is interface.number * CPUS + cpu. */
 struct interface_counters {
     struct tally received[KINDS];
     struct tally transmitted[KINDS];
@@ -178,7 +184,7 @@ struct interface_counters {
     u64 flows_created;
     u64 flow_insert_failed;
     u64 subnet_insert_failed;
-    u64 rtt_clamped[2]; /* [0] up to RTT_MIN_NS, [1] down to RTT_MAX_NS */
+    u64 rtt_clamped[2]; /* [0] raised to RTT_MIN_NS, [1] lowered to RTT_MAX_NS */
     u64 rtt_begun;      /* RTT samples started */
     u64 rtt_not_begun;  /* not started: MAX_OUTSTANDING timestamps already wait for their reply */
     u64 rtt_expired;    /* no reply within MAX_AGE_NS */
@@ -186,7 +192,7 @@ struct interface_counters {
     u64 rtt_repeated;   /* the request was sent again before its reply */
     u64 rtt_abandoned;  /* the reply cannot be recognized any more (tcp_method_choice.h) */
     u64 rtt_measured;
-    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that sequence numbers time from then on */
+    u64 timestamp_fault[TIMESTAMP_FAULTS]; /* directions of flows that changed to sequence numbers */
     u64 duplicates;                        /* packets seen a second time (copies.h) */
 };
 
@@ -194,12 +200,12 @@ _Static_assert(sizeof(struct interface_counters) % CACHE_LINE == 0, "no cache li
 
 DIRECT_TABLE(DIRECT_INTERFACE_COUNTERS, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS)
 
-/* ---- TCP events per subnet; rare, so all CPUs share the rows and add to them atomically, as with histograms */
+/* ---- TCP events per subnet. They are rare, so all CPUs share the rows and add atomically, as in histograms. */
 
 enum opening { OPENED_SYN, OPENED_MIDWAY, OPENINGS };
 enum closing { CLOSED_FIN, CLOSED_RST, CLOSINGS };
 
-/* [0] counts segments from the subnet, [1] segments to it. A flow counts for the subnets of both of its ends. */
+/* [0] counts segments from the subnet, [1] segments to the subnet. A flow counts for the subnets of both endpoints. */
 struct flow_counters {
     u64 retransmitted[2];
     u64 out_of_order[2];

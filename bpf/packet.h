@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* What the parser finds in a packet, and the functions that read a packet's bytes. */
+/* The fields that the parser finds in a packet, and the functions that read the bytes of a packet. */
 #pragma once
 
 #include "maps.h"
@@ -8,15 +8,15 @@
 #define TCP_SYN 0x02
 #define TCP_RST 0x04
 #define TCP_ACK 0x10
-/* Not on the wire: the packet is the first fragment of a segment, so the end of the segment is unknown. */
+/* This flag is not on the wire. It means that the packet is a first fragment, so the end of the segment is unknown. */
 #define TCP_IS_CUT 0x100
 
-/* A flag in what parse_packet() returns: the packet begins packet.start_offset bytes after the start of the skb. */
+/* A flag in the return value of parse_packet(): the packet begins packet.start_offset bytes after the skb's start. */
 #define KIND_HAS_OFFSET 8
 
 _Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
 
-/* The ACK of a handshake may also echo a timestamp. */
+/* Two, because the ACK of a handshake may also echo a timestamp. */
 #define MAX_RTTS_PER_PACKET 2
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
@@ -28,12 +28,12 @@ struct link_step {
     u64 end;            /* where the packet ends */
     u64 next_ethertype; /* of the next header; 0: it is in the last two bytes of this header */
     u64 header_bytes;   /* length of this header; 0: no IP packet follows */
-    u64 total_bytes;    /* from the start of this header to the end of the packet; 0: the header does not say */
+    u64 total_bytes;    /* from the start of this header to the end of the packet; 0: no length in this header */
 };
 
 /*
- * A map with a row for each CPU, and not a struct on the stack: the verifier keeps track of values on the stack, and
- * would follow the rest of the program once for each way in which the parser finds them. The fields that most packets
+ * This struct is in a map with a row for each CPU, and not on the stack. The verifier keeps track of values on the
+ * stack. So it would follow the rest of the program once for each path through the parser. The fields that most packets
  * use are in the first two cache lines.
  */
 struct packet {
@@ -45,7 +45,7 @@ struct packet {
     u32 payload; /* bytes after the transport header */
     u32 seq;     /* TCP */
     u32 ack_seq; /* TCP */
-    u16 window;  /* TCP, not scaled */
+    u16 window;  /* TCP, before window scaling */
 #if COPIES
     u16 identification; /* IPv4 */
     u16 checksum;       /* TCP, UDP, ICMP */
@@ -55,16 +55,16 @@ struct packet {
     u16 echo_sequence; /* ICMP echo; its identifier is in both ports */
     u64 udp_head;      /* the first 8 bytes of UDP payload, in network byte order; 0 if there are fewer */
     bool has_timestamp;
-    u16 tcp_flags;      /* of the TCP header, and TCP_IS_CUT */
-    u16 more_fragments; /* not 0: the first fragment of a packet. Only parse_slow_path() writes it. */
+    u16 tcp_flags;      /* flags of the TCP header, and TCP_IS_CUT */
+    u16 more_fragments; /* not 0: this is the first fragment of a packet. Only the slow path writes this field. */
     u8 echo;            /* enum echo */
     u8 family;
     u8 protocol;
     u8 ecn;
-    u8 rtt_count;     /* entries in use of rtts */
+    u8 rtt_count;     /* number of entries of `rtts` in use */
     u64 start_offset; /* with KIND_HAS_OFFSET, bytes of the skb before the packet */
     u64 scratch;      /* see hide_from_verifier() */
-    /* For each packet that this packet answers: when that packet was sent, and the method that measures the RTT. */
+    /* For each packet that this packet answers: its send time, and the method that measures the RTT. */
     struct {
         u64 sent_ns;
         u64 method;
@@ -77,9 +77,10 @@ _Static_assert(__builtin_offsetof(struct packet, rtts[1]) <= 2 * CACHE_LINE, "mo
 DIRECT_TABLE(DIRECT_PACKETS, struct packet, packets, CPUS)
 
 /*
- * Returns the same number, of which the verifier now knows nothing, because it comes from a map. Otherwise the verifier
- * would follow the code after a point where several paths meet once for each path. It costs a store and a load, so it
- * is for rare packets. (barrier_var() is not enough: the verifier knows the register's value.)
+ * Returns `number` unchanged. The verifier does not know the value of the result, because the result is read from a
+ * map. Where several paths meet, the verifier would otherwise follow the code after this point once for each path. A
+ * call costs a store and a load, so it is meant for rare packets. barrier_var() is not enough, because the verifier
+ * still knows the value of the register.
  */
 static __always_inline u64 hide_from_verifier(struct packet *packet, u64 number)
 {
@@ -95,7 +96,10 @@ struct cursor {
     void *end;
 };
 
-/* Returns the header of `size` bytes at the cursor and moves the cursor past it, or NULL if the packet ends before. */
+/*
+ * Returns the header of `size` bytes at the cursor and moves the cursor to its end. Returns NULL if the packet ends
+ * earlier.
+ */
 static __always_inline void *take(struct cursor *cursor, u64 size)
 {
     void *header = cursor->at;
@@ -107,9 +111,9 @@ static __always_inline void *take(struct cursor *cursor, u64 size)
 }
 
 /*
- * Returns the bytes on the wire, link header included. wire_len includes the headers of all segments of an outgoing skb
- * (qdisc_pkt_len_init()), and the bytes that a capture cut off. For an incoming packet it lacks the link header, and
- * len is greater.
+ * Returns the number of bytes on the wire, with the link header. wire_len includes the headers of all segments of an
+ * outgoing skb (qdisc_pkt_len_init()), and the bytes that a capture cut off. For an incoming packet wire_len does not
+ * include the link header, so len is greater.
  */
 static __always_inline u64 wire_length(struct __sk_buff *skb)
 {
@@ -117,8 +121,9 @@ static __always_inline u64 wire_length(struct __sk_buff *skb)
 }
 
 /*
- * Whether a segment is whole and has ACK as its only flag among SYN, FIN, RST and ACK, as nearly all segments have. The
- * code for segments is compiled twice. In the copy for these segments the compiler leaves out a fifth of it.
+ * Returns whether a segment is complete and has the flag ACK, but not SYN, FIN or RST. Nearly all segments are of this
+ * kind. The code for segments is compiled twice. In the copy for segments of this kind, the compiler omits a fifth of
+ * the code.
  */
 static __always_inline bool has_only_ack(const struct packet *packet)
 {
@@ -126,8 +131,9 @@ static __always_inline bool has_only_ack(const struct packet *packet)
 }
 
 /*
- * Returns the index of the source where both directions share an entry: 0 for the internal endpoint, 1 for the external
- * one. In a capture the sides are unknown, and any order serves that is the same in both directions.
+ * Returns the index of the packet's source in an entry that both directions share: 0 for the internal endpoint, 1 for
+ * the external one. In a capture the sides are unknown. Then the order of the addresses and ports decides, which is the
+ * same in both directions.
  */
 static __always_inline u64 source_index(const struct packet *packet, u32 source_side)
 {

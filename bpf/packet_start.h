@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the start of a packet: its Ethernet header or, without one, its network header. link_headers.h has the headers
- * between the two.
+ * Finds the start of a packet: its Ethernet header or, if it has none, its network header. link_headers.h parses the
+ * headers between these two.
  *
- * The kernel or the network card removes the outer VLAN tag. It is then not in the packet, and the program ignores it.
+ * The kernel or the network card removes the outer VLAN tag from the packet, so the program does not see this tag.
  *
  * The type of a device does not say whether a packet has an Ethernet header. A packet that a VTI or xfrm interface
  * receives has the Ethernet header of the underlying interface. A packet of a multipoint GRE device begins with the
- * outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet header. So, on an
- * interface, the program reads the packet at the kernel's network header, as the protocol in skb->protocol.
+ * outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet header. So, when
+ * attached to an interface, the program reads a packet without an Ethernet header from the kernel's network header on.
+ * It takes the protocol from skb->protocol.
  */
 #pragma once
 
@@ -17,25 +18,25 @@
 
 #include "packet.h"
 
-#define PACKET_LOOPBACK 5 /* of linux/if_packet.h, which stubs/ replaces by an empty file */
+#define PACKET_LOOPBACK 5 /* from linux/if_packet.h, which stubs/ replaces with an empty file */
 
 /*
- * Whether the kernel's network header begins in the first `bytes` of the packet. struct __sk_buff does not have its
- * offset. But a helper reads relative to the network header, up to the end of the linear part. It can read the byte at
- * (length of the linear part - bytes) if and only if the network header begins before `bytes`. The network header
- * begins in the linear part, or at its end.
+ * Returns whether the kernel's network header begins in the first `bytes` bytes of the packet. struct __sk_buff does
+ * not have the offset of the network header. But a BPF helper reads bytes relative to the network header, up to the end
+ * of the linear part. The helper can read the byte at (length of the linear part - bytes) if and only if the network
+ * header begins before `bytes`. The network header begins in the linear part, or at its end.
  */
 static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 bytes)
 {
     u64 linear = skb->data_end - skb->data;
     u8 byte;
 
-    barrier_var(linear); /* or the compiler negates a pointer */
+    barrier_var(linear); /* otherwise the compiler negates a pointer */
 
     return linear < bytes || !bpf_skb_load_bytes_relative(skb, linear - bytes, &byte, 1, BPF_HDR_START_NET);
 }
 
-/* The number of bytes before the kernel's network header, at most 255, by binary search. */
+/* Returns the number of bytes before the kernel's network header, at most 255. Finds it by binary search. */
 static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *packet)
 {
     u64 offset = 0;
@@ -46,8 +47,8 @@ static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *
 }
 
 /*
- * Whether the packet has no Ethernet header. The program looks for the kernel's network header only if this is in
- * doubt: the EtherType differs from skb->protocol, or the packet begins like an IP header of version 4 or 6.
+ * Returns whether the packet has no Ethernet header. The program looks for the kernel's network header only in case of
+ * doubt: if the EtherType differs from skb->protocol, or if the packet begins like an IP header of version 4 or 6.
  */
 static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct ethhdr *ethernet)
 {
@@ -57,15 +58,16 @@ static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct e
 }
 
 /*
- * Whether the packet is a copy of a transmitted broadcast or multicast packet, which the kernel made for sockets of
- * this host (dev_loopback_xmit()). It has no Ethernet header, was not on the wire, and the device does not count it.
+ * Returns whether the packet is a copy that the kernel made of a transmitted broadcast or multicast packet, for sockets
+ * of this host (dev_loopback_xmit()). Such a copy has no Ethernet header and was not on the wire. The device does not
+ * count it.
  */
 static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 {
     return !PACKET_CLOCK && skb->pkt_type == PACKET_LOOPBACK;
 }
 
-/* The offset of the network header, for a packet without an Ethernet header. */
+/* Returns the offset of the network header, for a packet without an Ethernet header. */
 static __always_inline u64 find_start_offset(struct __sk_buff *skb, struct packet *packet)
 {
     return PACKET_CLOCK || network_begins_before(skb, 1) ? 0 : network_offset(skb, packet);

@@ -10,13 +10,13 @@
 #include "tunnel.h"
 #include "fast_path.h"
 
-/* If the linear part of an skb ends inside the headers, so many bytes are pulled into it. */
+/* If the linear part of an skb ends inside the headers, this number of bytes is pulled into the linear part. */
 #define HEADER_BYTES 256
 
-/* More than the length of all headers together that the program skips. */
+/* More than the total length of all headers that the program can skip. */
 #define MAX_HEADER_BYTES 4096
 
-/* Moves the cursor to the offset `bytes`. Returns false if the packet is shorter. The bound is for the verifier. */
+/* Moves the cursor to the offset `bytes`. Returns false if the packet is shorter. The verifier needs the bound. */
 static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u64 bytes)
 {
     if (bytes > MAX_HEADER_BYTES)
@@ -29,12 +29,15 @@ static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u
     return cursor->at <= cursor->end;
 }
 
-/* The EtherType of a packet without a link header: from skb->protocol, or else from the version of its IP header. */
+/*
+ * Returns the EtherType of a packet without a link header: from skb->protocol, or else from the version of its IP
+ * header.
+ */
 static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr *first)
 {
     u16 protocol = __be16_to_cpu(skb->protocol);
 
-    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may set none. */
+    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may not set it. */
     if (!PACKET_CLOCK && protocol && protocol != ETH_P_ALL)
         return protocol;
     return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;
@@ -77,7 +80,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     if (TUNNELS)
         enter_tunnel(skb, &link_header, &version);
 
-    /* The verifier follows one path from here, for all headers before the network header. */
+    /* From here the verifier follows one path for all combinations of headers before the network header. */
     u64 link = hide_from_verifier(packet, link_header);
 
     version = hide_from_verifier(packet, version);
@@ -96,11 +99,12 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
         barrier_var(malformed); /* if the compiler knew the kind, most packets would take more instructions */
         return malformed;
     }
-    /* If the link header gives a shorter length than the IP header, it is right, and nothing after `end` is payload. */
+    /* If the length in the link header is shorter than the length in the IP header, the link header is right: no byte
+     * after `end` is payload. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
 
-    /* The verifier follows one path from here for IPv4 and IPv6, so it checks each transport header once. */
+    /* From here the verifier follows one path for both IPv4 and IPv6, so it checks each transport header once. */
     rest = hide_from_verifier(packet, rest);
     if (!seek(skb, &cursor, hide_from_verifier(packet, packet->headers)))
         return KIND_MALFORMED;
@@ -121,7 +125,10 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
     }
 }
 
-/* A first fragment with an incomplete transport header, or without one, is KIND_FRAGMENT like all others. */
+/*
+ * If the transport header of a first fragment is incomplete, or is not TCP, UDP or ICMP, the fragment is KIND_FRAGMENT
+ * like all other fragments.
+ */
 static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind kind, struct packet *packet)
 {
     cold();
@@ -130,8 +137,9 @@ static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind 
 }
 
 /*
- * As a rule the linear part of an skb has all headers, and often nothing else. Pointers reach only the linear part. If
- * a header is not there, the first bytes are pulled into it, once. That moves bytes and changes none.
+ * Usually the linear part of an skb has all headers, and often nothing else. Pointers reach only the linear part. If a
+ * header is not in the linear part, the first HEADER_BYTES bytes are pulled into it, at most once. This moves bytes but
+ * does not change them.
  */
 static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
@@ -152,9 +160,9 @@ static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_heade
 }
 
 /*
- * Fills in the fields of `packet` that its kind has. Without a whole IP header the addresses stay empty. Returns an
- * enum packet_kind, with KIND_HAS_OFFSET where needed, or KINDS if the packet must not be counted. It has 64 bits,
- * because each comparison of a 32-bit number takes two shifts.
+ * Fills in the fields of `packet` that packets of its kind have. Without a complete IP header the addresses stay 0.
+ * Returns an enum packet_kind, with KIND_HAS_OFFSET where needed, or KINDS if the packet must not be counted. The
+ * result has 64 bits, because each comparison of a 32-bit number takes two more instructions.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method quic_handshake: from a client's first Initial packet to the first packet with a long header from the server,
- * for versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). The rest of the connection shows no RTT to an
- * observer: packet numbers are encrypted, and hardly any endpoint sets the spin bit.
+ * Method quic_handshake measures the time from a client's first Initial packet to the server's first packet with a long
+ * header. It supports QUIC versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). The rest of the connection
+ * shows no RTT to an observer: packet numbers are encrypted, and hardly any endpoint sets the spin bit.
  */
 #pragma once
 
@@ -14,7 +14,10 @@
 #define QUIC_V1_INITIAL 0x00
 #define QUIC_V2 0x6b3343cf
 #define QUIC_V2_INITIAL 0x10
-/* A ClientHello may take two packets. A lost one is sent again after 1 s at first (RFC 9002 section 6.2.2). */
+/*
+ * A ClientHello may take two packets, which are sent within this time. A client repeats a lost packet only after 1 s
+ * (RFC 9002 section 6.2.2).
+ */
 #define QUIC_FLIGHT_NS 200000000
 
 static __always_inline void quic_handshake(struct context *ctx)

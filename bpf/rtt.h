@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Records the RTTs that a packet ends: in the histogram of its source's subnet, and as events. */
+/* Records the RTTs that a packet completes: in the histogram of its source's subnet, and as events. */
 #pragma once
 
 #include "flow_events.h"

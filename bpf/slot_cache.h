@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A cache of the slots of both ends of a packet. A TCP flow stores these slots itself. Packets without a flow, above
- * all UDP, find them here for one cache line. Two look-ups in the hash of subnets would cost five cache lines and two
- * calls. Each CPU has a cache of its own, so no entry is ever read half written. A pair of subnets has two places, next
- * to each other. A new pair evicts the older one of the two.
+ * A cache of the slots of both endpoints of a packet. A TCP flow stores these slots itself. This cache is for packets
+ * without a flow, mainly UDP. A look-up in this cache reads one cache line. Two look-ups in the hash map of subnets
+ * would read five cache lines and make two calls. Each CPU has its own cache, so no entry is read while it is half
+ * written. A pair of subnets has two places, next to each other. A new pair evicts the older one of the two pairs
+ * there.
  */
 #pragma once
 
@@ -39,8 +40,10 @@ static __always_inline bool is_entry_of(const struct slot_cache_entry *entry, u6
     return entry->tag == tag && same_prefix(&entry->internal, internal) && same_prefix(&entry->external, external);
 }
 
-/* Finds the slots of both ends. If an end has no slot, the pair is not cached, and its next packet looks up both slots
- * again. */
+/*
+ * Finds the slots of both endpoints. If an endpoint has no slot of its own, the pair is not cached, and both slots are
+ * looked up again for the next packet of this pair.
+ */
 static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
 {
     const struct packet *packet = ctx->packet;
@@ -49,7 +52,7 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
-    /* Without this barrier the compiler chooses between the words of both addresses, one by one. */
+    /* Without these barriers the compiler would choose between both addresses for each word again. */
     barrier_var(inside);
     barrier_var(outside);
 

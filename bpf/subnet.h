@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the slot of an address's subnet. User space fills the queue of free slots, and only user space takes a slot
- * back: it deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into the queue again.
+ * Finds the slot of an address's subnet. User space fills the queue of free slots, and only user space reclaims a slot:
+ * it deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into the queue again.
  */
 #pragma once
 
@@ -23,7 +23,7 @@ static __always_inline struct address masked(const struct address *address, stru
     return (struct address){.half = {address->half[0] & mask.half[0], address->half[1] & mask.half[1]}};
 }
 
-/* Takes a free slot for a new subnet. Returns the overflow slot if none is free. */
+/* Takes a free slot for a new subnet. Returns the overflow slot if no slot is free. */
 static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_key *key)
 {
     u32 index;
@@ -39,7 +39,7 @@ static __always_inline u32 claim_slot(const struct context *ctx, struct subnet_k
     slot->key = *key;
     slot->created_ns = precise_now(ctx->skb);
     if (subnets.insert(key, &index)) {
-        /* Another CPU inserted the same key first. Or the table is full, which cannot happen: slots run out earlier. */
+        /* Another CPU inserted the same key first. (A full table is impossible, because the slots run out earlier.) */
         u32 *theirs = subnets.lookup(key);
 
         free_slots.push(&index, 0);

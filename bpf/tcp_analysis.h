@@ -1,21 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Classifies a segment by its sequence number: next, retransmitted, or out of order. The program keeps one sequence
- * number per endpoint, so the classification is limited to what this number shows. The rules are those of Wireshark's
- * TCP analysis (packet-tcp.c, tcp_analyze_sequence_number()).
+ * Classifies a segment by its sequence number: next, retransmitted, or out of order. The program keeps only the
+ * greatest sequence number of each endpoint, so the classification cannot be exact. The rules are those of
+ * Wireshark's TCP analysis (packet-tcp.c, tcp_analyze_sequence_number()).
  */
 #pragma once
 
 #include "flow.h"
 
-/* If the flow's RTT is unknown, a segment that comes this soon after a later one is out of order, not retransmitted. */
+/*
+ * If the flow's RTT is unknown, a segment within this time after a segment with a greater sequence number is out of
+ * order, not retransmitted.
+ */
 #define OUT_OF_ORDER_NS 3000000ULL
-/* This many duplicate acknowledgements cause a fast retransmission. RFC 5681 3.2 says 3; Wireshark allows one loss. */
+/*
+ * This number of duplicate acknowledgements causes a fast retransmission. RFC 5681 section 3.2 says 3. Wireshark uses
+ * 2, because one of them may not have been seen.
+ */
 #define FAST_RETRANSMIT_DUP_ACKS 2
 
 #define MAX_DUP_ACKS 255 /* half_flow.dup_acks has 8 bits */
 
-/* A window of 0 in half_flow.window, in which 0 means that no window was seen. */
+/* The value of half_flow.window for a window of 0. A value of 0 means that no window was seen yet. */
 #define WINDOW_ZERO 1
 
 static __always_inline u32 window_of(const struct packet *packet)
@@ -31,13 +37,13 @@ static __always_inline void advance(struct half_flow *sender, u32 end, u64 now_n
     sender->next_seq_changed_ns = now_ns;
 }
 
-/* Whether the other endpoint has acknowledged all of a segment that ends at `end`. */
+/* Returns whether the other endpoint has acknowledged the whole segment that ends at `end`. */
 static __always_inline bool is_acknowledged(const struct context *ctx, u32 end)
 {
     return ctx->receiver->acked && !after(end, ctx->receiver->acked);
 }
 
-/* Whether duplicate acknowledgements request the segment that begins at `begin`. */
+/* Returns whether duplicate acknowledgements request the segment that begins at `begin`. */
 static __always_inline bool is_requested_by_dup_acks(const struct context *ctx, u32 begin)
 {
     return ctx->receiver->dup_acks >= FAST_RETRANSMIT_DUP_ACKS && begin == ctx->receiver->acked;
@@ -63,7 +69,8 @@ static __always_inline enum segment classify_segment(const struct context *ctx)
     enum segment segment;
 
     if (end == begin) {
-        /* Its sequence number is where the sender continues. If that is past next_seq, a segment is missing. */
+        /* The sender continues at the sequence number of this segment. If this number is after next_seq, a segment is
+         * missing. */
         if (!sender->next_seq_changed_ns || after(begin, sender->next_seq)) {
             cold();
             advance(sender, begin, ctx->now_ns);
@@ -93,7 +100,7 @@ static __always_inline enum segment classify_segment(const struct context *ctx)
         segment = flags & TCP_IS_CUT ? SEGMENT_OTHER : SEGMENT_NEXT; /* the end of a cut segment is unknown */
     } else if (begin + 1 == sender->next_seq && after(end, sender->next_seq) && !(flags & TCP_SYN)) {
         cold();
-        segment = SEGMENT_OTHER; /* it begins with the byte that may have been a window probe */
+        segment = SEGMENT_OTHER; /* its first byte may be the byte of an earlier window probe */
     } else {
         cold();
         segment = retransmitted_or_out_of_order(ctx, begin, end);
@@ -103,7 +110,7 @@ static __always_inline enum segment classify_segment(const struct context *ctx)
     return segment;
 }
 
-/* Updates what the sender has acknowledged, and counts duplicate acknowledgements. */
+/* Updates the greatest acknowledgement number of the sender, and counts duplicate acknowledgements. */
 static __always_inline void track_acknowledgement(const struct context *ctx)
 {
     const struct packet *packet = ctx->packet;
@@ -115,7 +122,7 @@ static __always_inline void track_acknowledgement(const struct context *ctx)
         return;
     if (!ctx->receiver->next_seq_changed_ns) {
         cold();
-        /* No segment of the receiver was seen yet. Its next one begins at this acknowledgement, or later. */
+        /* No segment of the receiver was seen yet. Its next segment begins at this acknowledgement number, or later. */
         advance(ctx->receiver, packet->ack_seq, ctx->now_ns);
     }
     if (!sender->acked || flags & TCP_SYN || after(packet->ack_seq, sender->acked)) {
@@ -127,7 +134,10 @@ static __always_inline void track_acknowledgement(const struct context *ctx)
     }
 }
 
-/* Classifies a segment and updates the state of both ends. A RST changes no state, because anybody may have sent it. */
+/*
+ * Classifies a segment and updates the state of both endpoints. A RST changes no state, because anybody may have sent
+ * it.
+ */
 static __always_inline enum segment analyze_segment(const struct context *ctx)
 {
     struct packet *packet = ctx->packet;
@@ -139,7 +149,8 @@ static __always_inline enum segment analyze_segment(const struct context *ctx)
     enum segment segment = classify_segment(ctx);
     u64 number = segment;
 
-    /* The verifier follows the rest once for all classes, and not once for each. That saves a quarter of its work. */
+    /* From here the verifier follows one path for all classes, and not one path for each. This saves a quarter of its
+     * work. */
     if (ctx->only_ack)
         barrier_var(number);
     else
@@ -149,13 +160,13 @@ static __always_inline enum segment analyze_segment(const struct context *ctx)
     track_acknowledgement(ctx);
     if (ctx->sender->window != window_of(packet))
         ctx->sender->window = window_of(packet);
-    /* A SYN creates no flow. But the SYN-ACK says at which sequence number the sender of the SYN continues. */
+    /* A SYN creates no flow. But the SYN-ACK shows at which sequence number the sender of the SYN continues. */
     if ((flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK) && segment == SEGMENT_OTHER) {
         advance(ctx->receiver, packet->ack_seq, ctx->now_ns);
         ctx->receiver->acked = 0;
         ctx->receiver->first_seq = packet->ack_seq;
     }
-    /* The same SYN may come again, however late. It then begins no new connection. */
+    /* The same SYN may be repeated at any later time. A repeated SYN does not start a new connection. */
     if (flags & TCP_SYN)
         ctx->sender->first_seq = packet->seq + 1;
     return segment;

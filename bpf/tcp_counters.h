@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Counts TCP events for the subnets of both ends of a flow: retransmitted and out-of-order segments, zero windows,
- * flows that open and close. User space counts the flows that end in silence: those that it no longer finds active
- * (otel_epping/kernel/read/flow_table.py).
+ * Counts TCP events for the subnets of both endpoints of a flow: retransmitted and out-of-order segments, zero windows,
+ * flows that open and close. Some flows end without FIN or RST. User space counts such a flow when it scans the flow
+ * table and the flow is no longer active (otel_epping/kernel/read/flow_table.py).
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
-/* Counts one for the subnet of the source, and one for the subnet of the destination. */
+/* Adds 1 to a counter of the source's subnet, and 1 to a counter of the destination's subnet. */
 #define COUNT_BOTH(field, of_source, of_destination)         \
     do {                                                     \
         __sync_fetch_and_add(&from->field[of_source], 1);    \
         __sync_fetch_and_add(&to->field[of_destination], 1); \
     } while (0)
 
-/* Signed: another CPU may have seen a later tick of the clock, and packets of a capture are not always in order. */
+/*
+ * The difference is signed, because another CPU may have read a later tick of the clock, and because the packets of a
+ * capture are not always in order.
+ */
 static __always_inline bool is_idle(const struct flow *flow, u64 now_ns)
 {
     return (s64)(now_ns - flow->last_ns) > (s64)FLOW_IDLE_NS;
@@ -33,13 +36,13 @@ static __always_inline void count_tcp_events(struct context *ctx)
         flow->last_ns = ctx->now_ns;
         check_tsval_clock(ctx); /* once per tick is enough */
     }
-    /* Most segments are the next one and cause no event. */
+    /* Most segments are the next segment in sequence and cause no event. */
     if (!opens && ctx->segment < SEGMENT_RETRANSMITTED && packet->window && !(flags & (TCP_SYN | TCP_FIN | TCP_RST)))
         return;
 
     cold();
 
-    /* Copies, because no helper gets a pointer into the context (context.h). */
+    /* Copies, because a pointer into the context must not be passed to a helper (context.h). */
     u32 source_slot = ctx->source.slot, destination_slot = ctx->destination.slot;
     struct flow_counters *from = flow_counters.lookup(&source_slot);
     struct flow_counters *to = flow_counters.lookup(&destination_slot);

@@ -1,15 +1,16 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_handshake: from a SYN to its SYN-ACK, for the server's subnet, and from the SYN-ACK to its ACK, for the
- * client's subnet (RFC 9293 section 3.5). A SYN waits in the table of transactions and creates no flow, so that a flood
- * of SYNs evicts only other SYNs. A SYN or SYN-ACK that is retransmitted is never timed (Karn's rule).
+ * Method tcp_handshake measures two times: from a SYN to its SYN-ACK, for the server's subnet, and from the SYN-ACK to
+ * its ACK, for the client's subnet (RFC 9293 section 3.5). A SYN waits in the table of transactions and creates no
+ * flow, so that a flood of SYNs evicts only other SYNs. A SYN or SYN-ACK that is retransmitted is never timed (Karn's
+ * rule).
  */
 #pragma once
 
 #include "flow.h"
 #include "transaction.h"
 
-/* Starts the sample from a SYN-ACK to its ACK, or ends it if the SYN-ACK is retransmitted. */
+/* Starts the RTT sample from a SYN-ACK to its ACK. If the SYN-ACK is retransmitted, drops the sample. */
 static __always_inline void time_syn_ack(const struct context *ctx)
 {
     const struct packet *packet = ctx->packet;
@@ -27,7 +28,8 @@ static __always_inline void time_syn_ack(const struct context *ctx)
     ctx->counters->rtt_abandoned += server->syn_ack_ns != 0; /* another connection begins */
     server->syn_ack_end = end;
     server->syn_ack_ns = precise_now(ctx->skb);
-    /* If this packet answers a SYN, that RTT was added last. An RTT of another method may come before it. */
+    /* If this packet answers a SYN, the last RTT in the array is the RTT from the SYN to this packet. An RTT of another
+     * method may precede it. */
     ctx->flow->syn_ns = 0;
     if (last < MAX_RTTS_PER_PACKET && packet->rtts[last].method == METHOD_TCP_HANDSHAKE)
         ctx->flow->syn_ns = packet->rtts[last].sent_ns;
@@ -45,7 +47,7 @@ static __always_inline void match_handshake_ack(struct context *ctx)
     cold();
     server->syn_ack_ns = 0;
     if (ctx->packet->ack_seq != server->syn_ack_end) {
-        ctx->counters->rtt_superseded++; /* the ACK of the SYN-ACK was lost before it came here */
+        ctx->counters->rtt_superseded++; /* the ACK of the SYN-ACK was lost before it arrived here */
         return;
     }
     add_rtt(ctx, METHOD_TCP_HANDSHAKE, sent_ns);

@@ -1,16 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Chooses the method that times the segments of an endpoint: timestamps while they work, and sequence numbers
- * otherwise. The choice is made for each direction of a flow, by what its segments show now. Sequence numbers time an
- * endpoint if
- * - a segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment, but a middlebox may strip it
- *   from one direction, or in the middle of a connection;
- * - its TSval stands still. Then two segments have the same TSval;
- * - its TSval is acknowledged and not echoed.
- * Timestamps time the endpoint again when a segment has a new TSval, and if TSvals were not echoed, when one is.
+ * otherwise. The choice is made for each direction of a flow, by its most recent segments. Sequence numbers time an
+ * endpoint in these cases:
+ * - A segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment, but a middlebox may strip it
+ *   from one direction, or in the middle of a connection.
+ * - Its TSval does not change from one segment to the next.
+ * - Its TSval is acknowledged but not echoed.
+ *
+ * Timestamps time the endpoint again when a segment has a new TSval. If the TSvals were not echoed before, a TSval must
+ * also be echoed first.
  *
  * half_flow.tsval_changed_ns is not 0 while timestamps time an endpoint. Both methods measure correct RTTs, so a choice
- * that is made too early makes no RTT wrong.
+ * that is made too early does not cause a wrong RTT.
  */
 #pragma once
 
@@ -26,13 +28,13 @@
 #define TIMING_AWAITS_ECHO 8  /* an echo of half_flow.echo_due, or of a later TSval, shows that echoes work again */
 
 /*
- * A TSval stands still if no RTT sample was started for longer. RFC 7323 section 5.4 allows clocks of one tick a
- * second. Clocks in use tick at least 10 times a second. But segments of one tick can take this long to pass a slow
- * link.
+ * A TSval counts as unchanged only after this time without a new RTT sample. RFC 7323 section 5.4 allows timestamp
+ * clocks with one tick per second. The clocks of real hosts tick at least 10 times per second. But on a slow link, the
+ * segments that were sent in one tick may need this time to pass.
  */
 #define TSVAL_STALLED_NS 250000000LL
 
-/* Drops the samples that wait for a reply, because no reply will match. */
+/* Drops the RTT samples that wait for a reply, because no reply can match them any more. */
 static __always_inline void abandon_pending(struct half_flow *half, struct interface_counters *counters)
 {
     counters->rtt_abandoned += pending_count(half);
@@ -50,15 +52,15 @@ static __always_inline void switch_to_sequence(struct half_flow *half, enum time
 }
 
 /*
- * Switches to sequence numbers if the TSval stands still: a segment that continues the data has no new TSval, nothing
- * waits for a reply, and no sample was started for TSVAL_STALLED_NS. Then the sender's clock stands still or runs
- * backwards, or each TSval is first sent by a pure ACK.
+ * Switches to sequence numbers if the TSval does not change: a segment that continues the data has no new TSval, no
+ * segment waits for a reply, and no RTT sample was started for TSVAL_STALLED_NS. Then the sender's timestamp clock has
+ * stopped or runs backwards, or each new TSval is first sent in a pure ACK.
  */
 static __always_inline void check_tsval_clock(const struct context *ctx)
 {
     struct half_flow *sender = ctx->sender;
 
-    /* Signed: the times of a capture may run backwards. */
+    /* The difference is signed, because the times of a capture may run backwards. */
     if (!CAN_SWITCH || ctx->segment != SEGMENT_NEXT ||
         (s64)(sender->next_seq_changed_ns - sender->sample_started_ns) <= TSVAL_STALLED_NS)
         return;
@@ -69,8 +71,8 @@ static __always_inline void check_tsval_clock(const struct context *ctx)
 }
 
 /*
- * Drops the sample of a TSval that a retransmitted segment repeats: an echo would answer the first or the second
- * segment (Karn's rule, RFC 6298 section 3). As a rule a retransmission has a new TSval.
+ * Drops the RTT sample of a TSval that a retransmitted segment repeats, because an echo could answer either segment
+ * (Karn's rule, RFC 6298 section 3). Usually a retransmission has a new TSval.
  */
 static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
 {
@@ -88,7 +90,7 @@ static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
     }
 }
 
-/* A SYN begins a connection: the method for its sender is not chosen yet. */
+/* Called for a SYN. It begins a connection, so the method for its sender is not chosen yet. */
 static __always_inline void reset_timing(const struct context *ctx)
 {
     struct half_flow *sender = ctx->sender;
@@ -100,10 +102,11 @@ static __always_inline void reset_timing(const struct context *ctx)
 }
 
 /*
- * Notes that an acknowledgement echoes no pending TSval, and switches to sequence numbers if echoes do not work. Echoes
- * do not work if the acknowledgement has no echo, or if this is the second one. The first one may acknowledge several
- * segments and echo the earliest (RFC 7323 section 4.3): the next acknowledgement then echoes a later one. An
- * acknowledgement of a segment that was not seen may echo a TSval that was not seen, which is later than last_tsval.
+ * Called for an acknowledgement that does not echo a pending TSval. Switches to sequence numbers if echoes do not work.
+ * This is the case if the acknowledgement has no echo at all, or if it is the second such acknowledgement. The first
+ * one may acknowledge several segments and echo the TSval of the earliest segment (RFC 7323 section 4.3). The next
+ * acknowledgement then echoes a later TSval. If a segment was not seen, its acknowledgement may echo a TSval later than
+ * last_tsval. This does not show that echoes do not work.
  */
 static __always_inline void note_missing_echo(const struct context *ctx)
 {
@@ -123,8 +126,8 @@ static __always_inline void note_missing_echo(const struct context *ctx)
 }
 
 /*
- * Switches an endpoint back to timestamps, if this segment has a new TSval that will be echoed. Returns whether the
- * segment starts a sample. If echoes were missing, an echo must be seen first: see restart_after_echo().
+ * Switches an endpoint back to timestamps if this segment has a new TSval that will be echoed. Returns whether the
+ * segment starts an RTT sample. If echoes were missing, an echo must be seen first: see restart_after_echo().
  */
 static __always_inline bool restart_timestamps(const struct context *ctx, bool is_echoed)
 {
@@ -141,7 +144,7 @@ static __always_inline bool restart_timestamps(const struct context *ctx, bool i
         sender->timing_flags |= TIMING_AWAITS_ECHO;
         return false;
     }
-    /* This segment is timed instead of the one that waits. */
+    /* This segment is timed instead of the segment that waits for its acknowledgement. */
     if (sender->pending) {
         abandon_pending(sender, ctx->counters);
         sender->sample_started_ns = 0;
@@ -151,7 +154,7 @@ static __always_inline bool restart_timestamps(const struct context *ctx, bool i
     return true;
 }
 
-/* Switches an endpoint whose TSvals were not echoed back to timestamps, if this segment echoes one. */
+/* If the TSvals of an endpoint were not echoed, and this segment echoes one of them, switches back to timestamps. */
 static __always_inline void restart_after_echo(const struct context *ctx)
 {
     const struct packet *packet = ctx->packet;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Parses TCP options: the timestamp option. */
+/* Parses the timestamp option of TCP. */
 #pragma once
 
 #include "packet.h"
@@ -9,17 +9,20 @@
 #define TCPOPT_TIMESTAMP 8
 #define TCPOLEN_TIMESTAMP 10
 #define MAX_OPTIONS 40
-/* Two NOPs, and kind and length of a timestamp: the first option bytes of almost all segments (RFC 7323 appendix A). */
+/*
+ * Two NOPs, then kind and length of the timestamp option: almost all segments have these bytes first (RFC 7323 appendix
+ * A).
+ */
 #define NOP_NOP_TIMESTAMP __cpu_to_be32(0x0101080a)
 #define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
 
 /*
  * Finds the timestamp option (RFC 7323 section 3.2). A malformed list of options ends the search, as in the kernel's
- * tcp_parse_options(): the segment then has no timestamp.
+ * tcp_parse_options(). The segment then counts as a segment without a timestamp.
  *
- * The loop goes byte by byte, and counts down the bytes of other options, instead of jumping from option to option. So
- * the verifier knows the offset at each step, and processes hundreds of instructions instead of a million. As a rule
- * the timestamp is after two NOPs, at the third byte.
+ * The loop reads byte by byte, and skips the bytes of other options one by one. It does not jump from option to option.
+ * So the verifier knows the offset at each step, and processes hundreds of instructions instead of a million. Usually
+ * the timestamp option follows two NOPs and begins at the third byte.
  */
 static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, struct packet *packet)
 {
@@ -52,6 +55,6 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
             packet->has_timestamp = true;
             return;
         }
-        skip = options[i + 1] - 1; /* 0 is malformed as well: skip becomes 255, which ends the search */
+        skip = options[i + 1] - 1; /* a length of 0 is malformed, too: skip becomes 255, which ends the search */
     }
 }

@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_sequence, for endpoints that timestamps do not time (tcp_method_choice.h): from a segment to the
- * acknowledgement of exactly its last byte. One segment at a time is timed in each direction. A segment after a gap is
- * not timed, because its acknowledgement waits until the gap is filled. A retransmission of any segment ends the sample
- * (Karn's rule, RFC 6298 section 3). So an acknowledgement after duplicate or selective acknowledgements ends no
- * sample.
+ * Method tcp_sequence measures the time from a segment to the acknowledgement of exactly its last byte. It is used for
+ * endpoints that timestamps do not time (tcp_method_choice.h). One segment at a time is timed in each direction. A
+ * segment after a gap is not timed, because its acknowledgement waits until the gap is filled. A retransmission of any
+ * segment drops the RTT sample (Karn's rule, RFC 6298 section 3). So an acknowledgement after duplicate or selective
+ * acknowledgements does not complete a sample.
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
 /*
- * Starts a sample. After an acknowledgement of more than the timed segment, one segment is skipped: if a receiver
- * acknowledges every second segment, and the sender sends two for each acknowledgement, the first of each two would be
- * timed each time, and no RTT would be measured.
+ * Starts an RTT sample. If the last acknowledgement covered more than the timed segment, one segment is skipped first.
+ * Otherwise it could happen that no RTT is ever measured: if the receiver acknowledges every second segment and the
+ * sender sends two segments for each acknowledgement, the first of the two would be timed each time.
  */
 static __always_inline void start_segment_sample(const struct context *ctx)
 {
@@ -34,7 +34,10 @@ static __always_inline void start_segment_sample(const struct context *ctx)
     ctx->counters->rtt_begun++;
 }
 
-/* Whether a segment of the sender waits for its acknowledgement. If it has waited for too long, the sample expires. */
+/*
+ * Returns whether a segment of the sender waits for its acknowledgement. If it has waited longer than MAX_AGE_NS, its
+ * RTT sample expires.
+ */
 static __always_inline bool has_pending_segment(const struct context *ctx)
 {
     struct half_flow *sender = ctx->sender;

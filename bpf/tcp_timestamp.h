@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_timestamp: from a segment to the first segment back that echoes its TSval as TSecr (RFC 7323 section 3).
- * This is the method of Kathie Nichols' pping and of ePPing. The rules below avoid errors that these tools or their
- * users have found.
+ * Method tcp_timestamp measures the time from a segment to the first segment in the other direction that echoes its
+ * TSval as TSecr (RFC 7323 section 3). This is the method of Kathie Nichols' pping and of ePPing. The rules below avoid
+ * errors that these tools or their users have found.
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
 /*
- * Updates the sender's TSval. Returns whether this segment starts a sample: it sends its TSval for the first time, and
- * the receiver must answer it.
- * - A SYN resets the sender's TSval, because a port may be reused. Its answer belongs to the handshake. If its TSval is
- *   earlier than the last one, later segments may also have overtaken it: then the sender's TSval is unknown.
- * - The first TSval of a flow that is joined midway may have been sent before: only the next one starts a sample.
- * - Only a TSval that advances is new. The same TSval was sent before; an earlier one may be retransmitted or
- * reordered.
- * - An earlier TSval after a silence of more than MAX_AGE_NS, when all samples have expired, belongs to a new
- * connection whose SYN was not seen.
- * - A pure ACK is answered only when the other application next sends, so it measures no round trip.
+ * Updates the sender's TSval. Returns whether this segment starts an RTT sample. It does so if it is the first segment
+ * with its TSval, and if the receiver must acknowledge it.
+ * - A SYN resets the sender's TSval, because a port may be reused. The method tcp_handshake times its reply. If the
+ *   TSval of the SYN is earlier than the last TSval, later segments may also have overtaken the SYN. Then the sender's
+ *   TSval is unknown.
+ * - If the beginning of a flow was not seen, its first TSval may have been sent before. So only its next TSval starts a
+ *   sample.
+ * - Only a TSval later than the last one is new. The same TSval was sent before. An earlier TSval may be retransmitted
+ *   or reordered.
+ * - An earlier TSval more than MAX_AGE_NS after the last new TSval, when all samples have expired, belongs to a new
+ *   connection whose SYN was not seen.
+ * - The reply to a pure ACK comes only when the other application sends data again, so a pure ACK does not start a
+ *   sample.
  */
 static __always_inline bool starts_sample(const struct context *ctx)
 {
@@ -54,8 +57,9 @@ static __always_inline bool starts_sample(const struct context *ctx)
 }
 
 /*
- * Starts a sample: stores the TSval and its time until the echo. At most one sample starts in SAMPLE_INTERVAL_NS. A
- * sample never replaces one that still waits: on a path longer than MAX_OUTSTANDING intervals no RTT would be measured.
+ * Starts an RTT sample: stores the TSval and its send time until the echo arrives. At most one sample starts in
+ * SAMPLE_INTERVAL_NS. A sample never replaces a sample that still waits. Otherwise no RTT would be measured on a path
+ * whose RTT is longer than MAX_OUTSTANDING intervals.
  */
 static __always_inline void start_sample(const struct context *ctx)
 {
@@ -68,7 +72,7 @@ static __always_inline void start_sample(const struct context *ctx)
     now_ns = precise_now(ctx->skb);
     for (int i = 0; i < MAX_OUTSTANDING; i++) {
         if (sender->pending & 1 << i) {
-            /* Signed: the times of a capture may run backwards. */
+            /* The difference is signed, because the times of a capture may run backwards. */
             if ((s64)(now_ns - outstanding->sent_ns[i]) <= (s64)MAX_AGE_NS)
                 continue;
             ctx->counters->rtt_expired++;
@@ -86,8 +90,8 @@ static __always_inline void start_sample(const struct context *ctx)
 }
 
 /*
- * Returns the time at which the TSval that TSecr echoes was sent, or 0. Ends this sample, so that it matches once, and
- * all earlier samples: an endpoint never echoes an earlier TSval again.
+ * Returns the time at which the echoed TSval was sent, or 0 if no RTT sample matches. Ends the sample of this TSval, so
+ * that it matches only once. Also ends all earlier samples, because an endpoint never echoes an earlier TSval again.
  */
 static __always_inline u64 match_echo(const struct context *ctx)
 {
@@ -97,18 +101,18 @@ static __always_inline u64 match_echo(const struct context *ctx)
     u64 sent_ns = 0;
     u8 pending = receiver->pending;
 
-    /* As a rule nothing waits, because SAMPLE_INTERVAL_NS limits the samples. */
+    /* Usually no sample waits, because SAMPLE_INTERVAL_NS limits the number of samples. */
     if (!pending)
         return 0;
     cold();
     if (!receiver->tsval_changed_ns)
         return 0;
-    /* A TSecr later than all TSvals sent is no echo. */
+    /* A TSecr that is later than all TSvals sent is not an echo. */
     if (!after(packet->tsecr, receiver->last_tsval)) {
         for (int i = 0; i < MAX_OUTSTANDING; i++) {
             if (!(pending & 1 << i) || after(outstanding->expected[i], packet->tsecr))
                 continue;
-            /* The times of a capture may run backwards, so that the same TSval starts two samples. */
+            /* The times of a capture may run backwards, so the same TSval may have started two samples. */
             if (outstanding->expected[i] == packet->tsecr && !sent_ns)
                 sent_ns = outstanding->sent_ns[i];
             else
@@ -127,8 +131,8 @@ static __always_inline u64 match_echo(const struct context *ctx)
 }
 
 /*
- * TSecr is valid only with ACK (RFC 7323 section 3.2). A RST starts and ends no sample, because anybody may have sent
- * it.
+ * TSecr is valid only with ACK (RFC 7323 section 3.2). A RST does not start or complete an RTT sample, because anybody
+ * may have sent it.
  */
 static __always_inline void tcp_timestamp(struct context *ctx)
 {

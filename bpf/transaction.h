@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Transactions: one request and one reply with the same identifier. The requests wait in an LRU hash of their own, so
- * that a flood of requests evicts no established TCP flow.
+ * Transactions: one request and one reply with the same identifier. The requests wait in their own LRU hash map, so
+ * that a flood of requests does not evict established TCP flows.
  *
- * A request that is sent again before its reply is never timed, because the reply may answer either (Karn's rule,
- * RFC 6298 section 3). Within `grace_ns` it is the same request, in two packets. A completed transaction stays in the
- * table for MAX_AGE_NS: the same request in this time is a repetition. A request whose identifier is unique, and never
- * reused, is a repetition at any time.
+ * A request that is sent again before its reply is never timed, because the reply may answer either of the two (Karn's
+ * rule, RFC 6298 section 3). But if both are sent within `grace_ns`, they are one request in two packets. A completed
+ * transaction stays in the table for MAX_AGE_NS: the same request within this time is a repetition. If an identifier is
+ * unique, that is, never reused, the same request is a repetition at any time.
  *
  * Benign race: two CPUs may see the same request, or two replies to it, at the same time. At worst a repetition is not
  * recognized, or an RTT is counted twice.
@@ -17,19 +17,20 @@
 #include "context.h"
 
 /*
- * The same request within this time is a copy of the packet, or the network delivers the packet twice. The shortest
- * retransmission timeout is 200 ms as a rule (Linux), and 1 s by RFC 6298.
+ * If the same request arrives again within this time, it is not a retransmission. It is a copy of the packet, or the
+ * network delivered the packet twice. The shortest retransmission timeout is 200 ms in Linux, and 1 s in RFC 6298.
  */
 #define COPY_NS 20000000
 
 /*
- * Whether the first of two endpoints is external. It distinguishes a packet that arrives from the same packet that
- * leaves by the same interface. In a capture nothing distinguishes them, and both directions must have the same key.
+ * Returns whether an endpoint of the packet is external. With `is_source` this endpoint is the source, otherwise the
+ * destination. The result differs between a packet that arrives and the same packet when it leaves through the same
+ * interface. In a capture the sides are unknown, and both directions must have the same key, so the result is 0.
  */
 static __always_inline u8 is_external(bool is_source, u32 source_side)
 {
-    /* The same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would double the
-     * verifier's work. */
+    /* This is the same as is_source == (source_side == SIDE_EXTERNAL), or 0 for SIDE_UNKNOWN. A branch here would
+     * double the verifier's work. */
     return (is_source ^ source_side) & 1 & ~(source_side >> 1);
 }
 
@@ -53,7 +54,7 @@ static __always_inline struct transaction_key transaction_key_of(const struct co
     };
 }
 
-/* This packet is a request. */
+/* Called for a packet that is a request. */
 static __always_inline void begin_transaction(const struct context *ctx, enum method method, u32 identifier,
                                               u64 grace_ns, bool is_unique)
 {
@@ -76,7 +77,7 @@ static __always_inline void begin_transaction(const struct context *ctx, enum me
     ctx->counters->rtt_begun++;
 }
 
-/* A reply with this identifier also answers the request `alias_of`. */
+/* Adds another identifier to a request: a reply with `identifier` also answers the request `alias_of`. */
 static __always_inline void add_transaction_alias(const struct context *ctx, enum method method, u32 identifier,
                                                   u32 alias_of)
 {
@@ -86,7 +87,10 @@ static __always_inline void add_transaction_alias(const struct context *ctx, enu
     transactions.insert(&key, &alias);
 }
 
-/* This packet may be a reply. Returns whether its request is in the table, even if the request is not timed. */
+/*
+ * Called for a packet that may be a reply. Returns true if its request is in the table, whether or not the request is
+ * timed.
+ */
 static __always_inline bool complete_transaction(struct context *ctx, enum method method, u32 identifier)
 {
     struct transaction_key key = transaction_key_of(ctx, method, identifier, false);

@@ -41,9 +41,10 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
 }
 
 /*
- * A datagram that is cut short cannot be measured. Its addresses are known, so it still counts as UDP. The payload is
- * read by offset if it is not in the linear part of the skb: drivers put the headers there, and the payload into pages
- * (eth_get_headlen()). Bytes after the IP packet (`rest`) are padding and are not read.
+ * An incomplete datagram cannot be measured. But its addresses are known, so it still counts as UDP. If the payload is
+ * not in the linear part of the skb, it is read by offset: drivers may put only the headers into the linear part, and
+ * the payload into pages (eth_get_headlen()). `rest` is the length of the rest of the IP packet. Further bytes are
+ * padding and are not read.
  */
 static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor *cursor, u64 rest,
                                       struct packet *packet)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * With TUNNELS, the program measures the packet inside of GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP
- * (RFC 2003, RFC 4213, RFC 2473): one tunnel deep, with at most one 802.1Q tag inside. A packet with an incomplete
- * tunnel header is measured as the outer packet.
+ * With TUNNELS, the program measures the packet inside a tunnel: GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP
+ * (RFC 2003, RFC 4213, RFC 2473). It does not look for a second tunnel inside the first one, and accepts at most one
+ * 802.1Q tag inside. If the tunnel header is incomplete, the program measures the outer packet.
  */
 #pragma once
 
@@ -24,7 +24,7 @@
 
 /*
  * inside_gre(), inside_vxlan() and inside_ip() parse a tunnel header at `offset`. They return the EtherType of the
- * inner packet and move `offset` to its start, or return 0 if there is no tunnel.
+ * inner packet and move `offset` to its start, or return 0 if the packet is not in a tunnel.
  */
 static __always_inline u16 inside_gre(struct __sk_buff *skb, u32 *offset)
 {
@@ -94,10 +94,13 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
     }
 }
 
-/* Sets `bytes` and `version` to offset and version of the inner IP header. Without a tunnel they stay unchanged. */
+/*
+ * Sets `bytes` and `version` to the offset and the version of the inner IP header. Without a tunnel, both are
+ * unchanged.
+ */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* The verifier follows one path to this point, and one path after the outer headers. */
+    /* These barriers, and the barriers after the outer headers, join the paths that the verifier follows. */
     u64 outer_bytes = *bytes, outer_version = *version;
 
     barrier_var(outer_bytes);

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads and prints single RTTs and flow events, for `otel-epping watch` and `replay --events`."""
+"""Reads and prints individual RTTs and flow events, for `otel-epping watch` and `replay --events`."""

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Formats events as text, byte for byte as ePPing prints them, so that scripts for ePPing's output work.
+"""Formats events as text, exactly as ePPing prints them. Scripts for ePPing's output can read this text.
 
     standard  time of day, RTT, minimum RTT so far, protocol, flow; or a flow that opens or closes, with the reason
     json      one JSON array of objects, times in ns; valid JSON only after close()
     jsonl     the same objects, one per line
     ppviz     RTTs only, times in seconds, as Kathleen Nichols' pping prints them and her viewer reads them
 
-A flow is `source:port+destination:port` of the *reply*: the host that replied comes first. For ICMP, both ports are the
-echo identifier. ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see print_event_standard(),
-print_event_json() and print_event_ppviz() there.
+A flow is printed as `source:port+destination:port` of the *reply*: the host that replied comes first. For ICMP, both
+ports are the echo identifier. The source code of ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see
+print_event_standard(), print_event_json() and print_event_ppviz().
 
-One addition: if ePPing does not have the method of an RTT, its JSON object ends with a field `method`.
+There is one addition: if the method of an RTT is not one of ePPing's methods, the JSON object of this RTT ends with a
+field `method`.
 """
 
 import socket
@@ -75,7 +76,7 @@ def _rows(events: Events) -> Iterator[_Event]:
 
 @lru_cache(65536)
 def _address(family: int, packed: bytes) -> str:
-    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes; IPv4 is mapped (::ffff:a.b.c.d)."""
+    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes, also for IPv4 (::ffff:a.b.c.d)."""
     return socket.inet_ntop(socket.AF_INET, packed[12:]) if family == 4 else socket.inet_ntop(socket.AF_INET6, packed)
 
 
@@ -149,7 +150,7 @@ class EventWriter:
             stream.write("[")
 
     def write(self, events: Events) -> None:
-        """Writes events in their order; shape (events,)."""
+        """Writes events in the given order; shape (events,)."""
         text = self._separator.join(self._line(event, self._to_unix_ns(event.time_ns)) for event in _rows(events))
         if text and self._has_written:
             text = self._separator + text
@@ -157,5 +158,5 @@ class EventWriter:
         self._has_written = self._has_written or bool(text)
 
     def close(self) -> None:
-        """Writes the end of the format. The stream stays open."""
+        """Writes the closing bracket, if the format needs one. The stream stays open."""
         self._stream.write(self._end)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Closes idle flows, which ended without FIN or RST, as ePPing's garbage collection does.
+"""Closes flows that have become idle without a FIN or RST, as ePPing's garbage collection does.
 
-The program keeps the state of each flow in an LRU hash, where an entry may stay for ever. IdleFlowCloser scans this map
-from time to time. It deletes idle flows, and reports each direction closed that was reported open before. The rules are
-those of ePPing: is_flow_old() and flowmap_cleanup() in pping/pping_kern.c.
+The program keeps the state of each flow in an LRU hash map, in which an entry may stay for ever. IdleFlowCloser scans
+this map from time to time. It deletes idle flows. If a direction of such a flow was reported as open, IdleFlowCloser
+reports that the direction is closed. The rules are those of ePPing: is_flow_old() and flowmap_cleanup() in
+pping/pping_kern.c.
 """
 
 import socket
@@ -26,7 +27,7 @@ _WAITING, _OPEN = 1, 2
 
 
 class IdleFlowCloser:
-    """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype."""
+    """Closes the idle flows of a program that was built with events. `dtype` is the same as EventReader.dtype."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["event_flows"]
@@ -41,7 +42,8 @@ class IdleFlowCloser:
     def close_idle(self, now_ns: int) -> Events:
         """Deletes all flows that are idle at `now_ns`, a time of the program's clock; returns their closing events.
 
-        The events have the shape (events,). They are sorted by flow key: the order of the map differs between programs.
+        The events have the shape (events,). They are sorted by flow key, because the order of the entries in the map is
+        different each time that the program is loaded.
         """
         found = []
         for keys, values in libbpf.map_batches(self._fd, self._key, self._value):
@@ -53,10 +55,11 @@ class IdleFlowCloser:
         return self._closing_events(keys[order], opened[order], now_ns)
 
     def _closing_events(self, keys: npt.NDArray[Any], opened: npt.NDArray[np.bool_], now_ns: int) -> Events:
-        """Returns a closing event for each direction that was open; `opened` has the shape (flows, 2).
+        """Returns a closing event for each direction that was reported as open; `opened` has the shape (flows, 2).
 
-        Half 0 is the direction from the internal endpoint. The source of an event is the receiving endpoint, as the
-        source of an RTT event is the replying endpoint.
+        Half 0 is the direction from the internal endpoint to the external one. The source of a closing event is the
+        endpoint that received the packets of the direction, just as the source of an RTT event is the endpoint that
+        replied.
         """
         rows, halves = np.nonzero(opened)
         flows = keys["flow"][rows]
@@ -78,7 +81,7 @@ class IdleFlowCloser:
 def _find_idle(
     protocol: npt.NDArray[Any], halves: npt.NDArray[Any], now_ns: int
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    """Returns masks of the idle flows, shape (flows,), and of the directions that were reported open, (flows, 2)."""
+    """Returns two masks: idle flows, shape (flows,), and directions that were reported as open, shape (flows, 2)."""
     state = halves["state"]
     # A packet may have arrived after the clock was read.
     age_ns = np.where(halves["last_ns"] < now_ns, now_ns - halves["last_ns"], 0)

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads single events from the program's ring buffer: each RTT, and each flow that opens or closes.
+"""Reads individual events from the program's ring buffer: each RTT, and each flow that opens or closes.
 
 Only a program built with `EppingConfig(events=True)` writes events. User space maps the ring buffer: a page with the
 reader's position, a page with the program's position, and the records. The records are mapped twice in sequence, so
-that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records have the same size, so the
-unread records are one numpy array. Reading them needs no system call.
+that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records have the same size, so all
+unread records together are one numpy array. Reading them needs no system call.
 """
 
 import mmap
@@ -25,7 +25,7 @@ Events = npt.NDArray[Any]
 
 # enum event_type of bpf/events.h.
 RTT, OPENING, CLOSING = range(3)
-# The next numbers of enum event_reason and enum event_trigger. Only user space uses them.
+# Further values of enum event_reason and enum event_trigger, which only user space uses.
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2
 
@@ -36,9 +36,9 @@ _HEADER_BYTES = 8
 
 
 class EventReader:
-    """Reads the events of a program; a program can have one reader. Raises EppingError if it was built without events.
+    """Reads the events of a program. Raises EppingError if the program was built without events.
 
-    `dtype` is the numpy type of an event.
+    A program can have only one reader. `dtype` is the numpy type of an event.
     """
 
     def __init__(self, collector: EppingCollector) -> None:
@@ -50,7 +50,7 @@ class EventReader:
         self.dtype = map_array.dtype_of(layout)
         self._no_events = np.zeros(0, self.dtype)
         size = self.dtype.itemsize
-        # numpy copies an opaque type in one operation, a structured type field by field.
+        # numpy copies an opaque type in one operation, but a structured type field by field.
         self._records = np.dtype(
             {
                 "names": ["header", "event"],
@@ -93,11 +93,11 @@ class EventReader:
         return events
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until the ring has an unread event, at most `timeout_s`; returns whether it has."""
+        """Waits up to `timeout_s` for an unread event; returns whether the ring has an unread event."""
         return bool(self._poll.poll(timeout_s * 1000))
 
     @property
     def lost(self) -> int:
-        """Number of events since the program was loaded for which the ring had no space."""
+        """Number of events that were lost since the program was loaded, because the ring was full."""
         value = libbpf.map_lookup(self._lost_fd, np.uint32(0).tobytes(), 8)
         return int.from_bytes(value or b"", "little")

@@ -11,13 +11,14 @@ or, from code:
 
 Settings come from arguments of instrument(), from OTEL_EPPING_* variables (environment_variables.py), from the file
 that OTEL_EPPING_CONFIG names, or from `instrumentation/development: python: otel_epping:` in the file that
-OTEL_CONFIG_FILE names. Without an interface among the settings, the interfaces with a default route are watched.
+OTEL_CONFIG_FILE names. If the settings name no interface, the interfaces with a default route are watched.
 
-Only one process of a network namespace measures: the first one. All other instrumented processes leave the measurement
-to that process. The workers that a server forks from the measuring process export nothing of otel-epping.
+In each network namespace, only the first instrumented process measures the network. All other instrumented processes of
+the namespace do not measure it. The workers that a server forks from the measuring process do not export metrics of
+otel-epping.
 
-A cause that prevents the measurement (no privileges, no BCC, a wrong setting) is logged as one warning; the application
-runs on.
+If the measurement cannot start (no privileges, no BCC, a wrong setting), the cause is logged as one warning, and the
+application continues.
 
 Metrics (docs/metrics.md has units, descriptions and attributes):
 
@@ -94,7 +95,7 @@ _ONCE = "\0otel-epping/instrumentor"
 
 
 def _arguments(options: dict[str, Any]) -> Iterator[str]:
-    """Writes options as flags, so that the code of the command line checks them."""
+    """Yields options as command-line flags, so that the code of the command line checks their values."""
     for key, value in options.items():
         flag = key.replace("_", "-")
         if isinstance(value, bool):
@@ -104,7 +105,7 @@ def _arguments(options: dict[str, Any]) -> Iterator[str]:
 
 
 def _settings(options: dict[str, Any]) -> Settings:
-    """Returns the settings from options, variables and the file. Raises EppingError if one of them is wrong."""
+    """Returns the settings from options, variables and the file. Raises EppingError if a setting is wrong."""
     command = click.command("otel-epping", context_settings=COMMAND)(all_options(lambda settings: settings))
     try:
         settings: Settings = command.main(list(_arguments(options)), standalone_mode=False)
@@ -114,9 +115,10 @@ def _settings(options: dict[str, Any]) -> Settings:
 
 
 def _claim(undo: ExitStack) -> bool:
-    """Claims the measurement of this network namespace; False if another process has it.
+    """Claims the measurement of this network namespace; returns False if another process has claimed it.
 
-    The claim is an abstract socket name: the kernel frees the name however the process ends.
+    The claim is the name of an abstract Unix socket. The kernel frees the name when the process ends, even after
+    SIGKILL.
     """
     holder = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM))
     try:
@@ -132,11 +134,11 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     _undo: Callable[[], None] | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """No library: the kernel's TCP/IP stack is measured."""
+        """Returns no library, because the kernel's TCP/IP stack is measured."""
         return _instruments
 
     def _instrument(self, **options: Any) -> None:
-        """Starts to measure. `meter_provider` defaults to the global one; all other options are settings."""
+        """Starts to measure. `meter_provider` defaults to the global provider; all other options are settings."""
         provider = options.pop("meter_provider", None) or get_meter_provider()
         with ExitStack() as undo:
             try:
@@ -148,13 +150,13 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
 
     def _start(self, provider: object, options: dict[str, Any], undo: ExitStack) -> None:
         if not isinstance(provider, MeterProvider) or not metric_readers(provider):
-            raise EppingError("no reader of metrics is configured: set OTEL_METRICS_EXPORTER, or OTEL_CONFIG_FILE")
+            raise EppingError("no metric reader is configured: set OTEL_METRICS_EXPORTER or OTEL_CONFIG_FILE")
         settings = _settings(options)
         for name in settings.selection.names:
             interfaces.find(name)
         present(list(settings.selection.all))
         if not _claim(undo):
-            _log.info("another process of this network namespace measures already")
+            _log.info("another process in this network namespace already measures the network")
             return
         collector = EppingCollector(settings.kernel, settings.idle_timeout_ns)
         undo.callback(collector.close)
@@ -172,7 +174,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         _log.info("watching %s", ", ".join(collector.attachments.watched))
 
     def _detach_at_exit(self, collector: EppingCollector, end_monitor: Callable[[], None]) -> None:
-        """Detaches before the provider's own shutdown, so that its last export has all counts.
+        """Detaches before the provider shuts down, so that the provider's last export has all counts.
 
         Functions registered with atexit run in reverse order, and the provider registered its shutdown earlier.
         """

@@ -1,34 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The environment variables that EppingInstrumentor reads, each with what it sets.
+"""The environment variables that EppingInstrumentor reads, each with a description of the setting.
 
-opentelemetry-instrument makes an option of each (entry point `opentelemetry_environment_variables`):
+opentelemetry-instrument has an option for each of these variables (entry point `opentelemetry_environment_variables`):
 `opentelemetry-instrument --epping_interface eth0 python app.py`. docs/settings.md has the allowed values and the
 defaults.
 """
 
 OTEL_EPPING_CONFIG = "OTEL_EPPING_CONFIG"
-"""Path of a YAML file of settings. A variable overrides the file."""
+"""Path of a YAML file with settings. The other variables override the file."""
 
 OTEL_EPPING_INTERFACE = "OTEL_EPPING_INTERFACE"
-"""Interfaces to watch: names, patterns such as `eth*`, or `auto` for those with a default route; comma-separated."""
+"""Interfaces to watch, comma-separated: names, patterns such as `eth*`, or `auto` (all with a default route)."""
 
 OTEL_EPPING_LAN = "OTEL_EPPING_LAN"
-"""The same for interfaces that face the local network."""
+"""Interfaces to watch that face the local network; syntax as in OTEL_EPPING_INTERFACE."""
 
 OTEL_EPPING_MIRROR = "OTEL_EPPING_MIRROR"
-"""The same for mirror, SPAN or TAP ports."""
+"""Interfaces to watch that are connected to mirror, SPAN or TAP ports; syntax as in OTEL_EPPING_INTERFACE."""
 
 OTEL_EPPING_PREFIX_V4 = "OTEL_EPPING_PREFIX_V4"
-"""Length of the IPv4 prefixes that are subnets."""
+"""Prefix length of the IPv4 subnets."""
 
 OTEL_EPPING_PREFIX_V6 = "OTEL_EPPING_PREFIX_V6"
-"""Length of the IPv6 prefixes that are subnets."""
+"""Prefix length of the IPv6 subnets."""
 
 OTEL_EPPING_SAMPLE_INTERVAL = "OTEL_EPPING_SAMPLE_INTERVAL"
-"""Minimum time between RTT samples of a flow and direction."""
+"""Minimum time between two RTT samples in one direction of a flow."""
 
 OTEL_EPPING_MAX_AGE = "OTEL_EPPING_MAX_AGE"
-"""Maximum RTT. A packet whose reply takes longer is not measured."""
+"""Maximum RTT. A packet whose reply takes longer than this time is not measured."""
 
 OTEL_EPPING_METHODS = "OTEL_EPPING_METHODS"
 """Methods that measure RTTs, comma-separated; docs/methods.md describes each."""
@@ -37,7 +37,7 @@ OTEL_EPPING_TUNNELS = "OTEL_EPPING_TUNNELS"
 """Whether to measure the packets inside GRE, VXLAN and IP-in-IP tunnels."""
 
 OTEL_EPPING_HOOK = "OTEL_EPPING_HOOK"
-"""How the program is attached: `tcx`, `clsact` or `auto`."""
+"""The hook to which the program is attached: `tcx`, `clsact` or `auto`."""
 
 OTEL_EPPING_SCALE = "OTEL_EPPING_SCALE"
 """Scale of the exponential histograms."""
@@ -49,13 +49,13 @@ OTEL_EPPING_MAX_FLOWS = "OTEL_EPPING_MAX_FLOWS"
 """Number of TCP flow table entries in the kernel."""
 
 OTEL_EPPING_IDLE_TIMEOUT = "OTEL_EPPING_IDLE_TIMEOUT"
-"""Time without packets after which a subnet gives its slots back; 0 for never."""
+"""Time without packets after which the slots of a subnet are freed; 0: slots are never freed."""
 
 OTEL_EPPING_MAX_SERIES = "OTEL_EPPING_MAX_SERIES"
-"""How many of the busiest subnets are exported individually."""
+"""Number of the busiest subnets that are exported individually."""
 
 OTEL_EPPING_ROLL_UP = "OTEL_EPPING_ROLL_UP"
-"""Whether all other subnets are exported as covering prefixes instead of on the overflow point."""
+"""Whether subnets that are not exported individually are exported as covering prefixes, not on the overflow point."""
 
 OTEL_EPPING_MIN_SAMPLES = "OTEL_EPPING_MIN_SAMPLES"
-"""RTT samples that a subnet must have before it is exported individually."""
+"""Number of RTT samples that a subnet must have before it is exported individually."""

@@ -9,14 +9,15 @@ RTT configured for its server subnet.
     delayed_link        the link that delays packets
     topology            `Lab`: client, legacy client, router and servers, with links, addresses and routes
     traffic             a server and a client program that exchange requests and replies over the link
-    sink                an OTLP receiver that keeps all requests, and can be set to fail
+    otlp_sink           an OTLP receiver that keeps all requests, and can be set to fail
     collector_process   an OpenTelemetry collector by other authors, between an exporter and the sink
     rotel, otelcol      the two supported collectors
     collectors          chooses the installed collector
     demo                `otel-epping demo`
 
 The lab needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN), /dev/net/tun, and the programs `ip` (iproute2) and `setpriv`
-(util-linux). Nothing outlives the process that created it, even after SIGKILL.
+(util-linux). No namespace, interface or process of the lab outlives the process that created the lab, even after
+SIGKILL.
 
 This package module imports nothing, so that its programs (`delayed_link`, `traffic`) start quickly.
 """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs an OpenTelemetry collector by other authors, which receives OTLP and forwards it to a `Sink`.
 
-So an independent implementation accepts or rejects what the exporter sends. `collectors.py` chooses the collector.
+So an independent implementation checks the requests of the exporter. `collectors.py` chooses the collector.
 """
 
 import socket
@@ -21,12 +21,12 @@ Protocol = Literal["grpc", "http"]
 
 
 class CollectorProcess(ABC):
-    """A collector that forwards to `sink` by the protocol `forward`; a context manager that listens from entry to exit.
+    """A collector that forwards to `sink` over the protocol `forward`; a context manager.
 
-    It listens on 127.0.0.1 of `namespace`, in which the sink must listen, too. Port 0 means any free port;
-    `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is the name of the program. It is a child
-    process in the foreground, and the kernel kills it when this process ends. Entering raises LabError if the collector
-    does not listen within 10 s.
+    From entry to exit the collector listens on 127.0.0.1 of `namespace`, in which the sink must listen, too. Port 0
+    means any free port; `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is the name of the
+    program. The collector is a child process in the foreground, and the kernel kills it when this process ends.
+    Entering raises LabError if the collector does not listen within 10 s.
     """
 
     name: str
@@ -55,7 +55,7 @@ class CollectorProcess(ABC):
         """Returns all environment variables of the process."""
 
     def _cure(self, last_lines: str) -> str:
-        """Returns a cure, if the last lines of the collector's output have a known cause; else ''."""
+        """Returns a cure if the last lines of the collector's output show an error with a known cause, else ''."""
         return ""
 
     @property

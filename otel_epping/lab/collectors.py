@@ -24,6 +24,6 @@ def collector(
     if find_otelcol():
         return Otelcol(sink, forward, grpc_port, http_port, namespace)
     raise LabError(
-        "no OpenTelemetry collector is installed: pip install 'otel-epping[demo]' has one for Python 3.10 to 3.13; "
-        "for other versions put the official collector, otelcol, into PATH"
+        "no OpenTelemetry collector is installed: pip install 'otel-epping[demo]' installs one on Python 3.10 to 3.13; "
+        "for other Python versions, put the official collector, otelcol, into PATH"
     )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A link between two hosts that delays each packet by half of its server subnet's RTT.
+"""A link between two hosts that delays each packet by half of the RTT of the packet's server subnet.
 
-The kernel's module for this, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
+The kernel module for delays, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
 and a process. The process reads frames from one device, keeps them until they are due, and writes them to the other
 device. A TAP device without a virtio header has no offloads: the kernel segments and checksums packets before it passes
 them on, so no frame is larger than the MTU.
@@ -12,7 +12,7 @@ starts when the process reads the packet, and no packet leaves early. So no RTT 
 the configured delay. Packets of one subnet have the same delay, and so keep their order.
 
 `DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
-the only descriptors of the devices, so the devices vanish when it ends. At its end it prints its `LinkStatistics`.
+the only descriptors of the devices, so the devices vanish when it ends. Before it ends, it prints its `LinkStatistics`.
 """
 
 import fcntl
@@ -43,10 +43,10 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
-_QUEUE_LIMIT = 20_000  # packets; 30 MB at 1500 bytes; the process forwards as many in 4 s
-_READS_PER_TURN = 32  # limits how long reading delays the writing of due packets
+_QUEUE_LIMIT = 20_000  # packets: 30 MB at 1500 bytes each; the process needs 4 s to forward them
+_READS_PER_TURN = 32  # so that reading does not delay the writing of due packets for long
 _FRAME_SIZE = 65536
-_RECENT = 10_000  # packets; LinkStatistics reports the lateness of the last ones
+_RECENT = 10_000  # packets: LinkStatistics reports the lateness of the last 10,000
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,10 @@ class Network:
 
 @dataclass(frozen=True)
 class LinkStatistics:
-    """Packets forwarded and dropped, lateness of the last 10,000 packets after their due time, and CPU time; in ns."""
+    """Numbers of packets, the lateness of the last 10,000 packets, and the CPU time; times in ns.
+
+    The lateness of a packet is the time between its due time and its forwarding.
+    """
 
     forwarded: int
     dropped_queue_full: int
@@ -72,8 +75,8 @@ class LinkStatistics:
 class DelayedLink:
     """A link between the interface `near_name` in `near` and the interface `far_name` in `far`, the servers' side.
 
-    The constructor creates the interfaces, down and without addresses. Set them up, then call `start()`; packets that
-    they send before are queued in the kernel. Raises LabError if /dev/net/tun is missing.
+    The constructor creates the interfaces. They are down and have no addresses. Set them up, then call `start()`.
+    Packets that they send before `start()` are queued in the kernel. Raises LabError if /dev/net/tun is missing.
     """
 
     def __init__(
@@ -123,7 +126,7 @@ class _DelayQueue:
         self._near, self._far = near, far
         self._networks = networks
         self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
-        # (due time in ns, sequence number, target descriptor, frame); the number keeps the order of equal due times.
+        # (due time in ns, sequence number, target descriptor, frame). The number orders frames with equal due times.
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._accepted = 0
         self._forwarded = self._queue_full = self._write_failed = 0
@@ -168,7 +171,7 @@ class _DelayQueue:
             self._late_ns.append(now_ns - due_ns)
 
     def _look_up(self, packed: bytes) -> int:
-        """Returns half of an address's delay in ns, rounded up: the delay of the longest matching prefix, or 0."""
+        """Returns half of the delay of an address's longest matching prefix in ns, rounded up; 0 if none matches."""
         if not packed:
             return 0
         address = ipaddress.ip_address(packed)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares.
+"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares the results with these RTTs.
 
 Clients exchange data through a router with servers in ten subnets; each subnet has its own delay (`otel_epping.lab`).
 The agent watches the router's interface, and exports to an OpenTelemetry collector by other authors. The collector
@@ -36,7 +36,7 @@ _SECONDS = 12
 _INTERVAL_S = 1
 _START_S = 15
 _STOP_S = 20
-# How far a median may exceed the configured delay, because the link runs in user space on a busy machine.
+# The limit by which a median may exceed the configured delay. The link runs in user space, and the machine may be busy.
 _TOLERANCE_S = 0.002
 _TOLERANCE = 0.10
 _MIN_COUNT = 10
@@ -61,7 +61,7 @@ class SubnetResult:
 
     @property
     def agrees(self) -> bool:
-        """Whether no RTT is shorter than the configured delay, and the median is within the tolerance."""
+        """Whether at least 10 RTTs arrived, none is shorter than the delay, and the median is within the tolerance."""
         delay_s = self.network.delay_ns / 1e9
         return (
             self.count >= _MIN_COUNT
@@ -77,7 +77,7 @@ def _latest(points: list[Point]) -> list[Point]:
 
 
 def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[SubnetResult]:
-    """Yields the results of each network from the points in the sink; count 0 if the sink has no RTTs of a network."""
+    """Yields the result of each network from the points in the sink; without RTTs of a network, its count is 0."""
     rtts = {
         point.attributes[semconv.SUBNET]: point.point
         for point in _latest(sink.points(metric_table.RTT.name))
@@ -148,7 +148,7 @@ def _measure(console: Console) -> tuple[list[SubnetResult], int]:
             f"lab: 2 clients, a router, a link with known delays, {len(lab.networks)} server subnets"
         )
         progress.console.print(f"collector: {forwarder.name}, OTLP/gRPC at {forwarder.grpc_endpoint}")
-        # Without the user's OTEL_* variables, which are for another agent and another collector.
+        # The user's OTEL_* variables are removed, because they are for another agent and another collector.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = ours | {
             "OTEL_METRICS_EXPORTER": "otlp",

@@ -2,13 +2,13 @@
 """Network namespaces without a name.
 
 `ip netns add` binds a namespace to a file, and a crash leaves the file behind. Here a namespace is only a file
-descriptor: a short-lived thread moves into a new namespace (`unshare(2)`), and we keep its descriptor. The kernel
-removes the namespace and its interfaces after the last descriptor is closed and the last process in it has ended.
-Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this process, even
-after SIGKILL.
+descriptor: a short-lived thread moves into a new namespace (`unshare(2)`), and this process keeps a descriptor of the
+namespace. The kernel removes the namespace and its interfaces after the last descriptor is closed and the last process
+in it has ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this
+process, even after SIGKILL.
 
-In Linux each thread has its own namespace: `Namespace.entered()` moves only the calling thread. A socket stays in the
-namespace in which it was opened. So one thread may use sockets of several namespaces.
+In Linux each thread can be in another network namespace: `Namespace.entered()` moves only the calling thread. A socket
+stays in the namespace in which it was opened. So one thread may use sockets of several namespaces.
 """
 
 import ctypes
@@ -29,15 +29,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class LabError(RuntimeError):
-    """The lab could not be built; the message has the cause, and the cure if one is known."""
+    """The lab could not be built; the message has the cause, and the cure if it is known."""
 
 
 def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-    """Starts a process in text mode that the kernel kills with SIGKILL when the calling *thread* ends.
+    """Starts a process in text mode. The kernel kills it with SIGKILL when the calling *thread* ends.
 
-    Call it from a thread that outlives the process. The process has a session of its own: Ctrl-C interrupts only the
-    calling process, which then stops the others in order. `popen_options` are passed to `subprocess.Popen`.
-    Raises LabError if `setpriv` is missing; if the program of `argv` is missing, the exit status is 127.
+    Call this function from a thread that outlives the process. The process has its own session: Ctrl-C interrupts only
+    the calling process, which then stops its child processes in order. `popen_options` are passed to
+    `subprocess.Popen`. Raises LabError if `setpriv` is missing; if the program of `argv` is missing, the exit status is
+    127.
     """
     try:
         return subprocess.Popen(
@@ -48,10 +49,10 @@ def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
 
 
 class Namespace:
-    """A new network namespace with its loopback interface up; a context manager that closes it.
+    """A new network namespace with its loopback interface up; a context manager that closes the namespace.
 
-    IPv6 duplicate address detection and router advertisements are off, so that addresses work at once.
-    `name` is for error messages. Raises LabError without the privilege to create a namespace.
+    IPv6 duplicate address detection and router advertisements are off, so that addresses work at once. `name` is for
+    error messages. Raises LabError if this process does not have the privilege to create a namespace.
     """
 
     def __init__(self, name: str) -> None:
@@ -70,7 +71,7 @@ class Namespace:
         self.close()
 
     def close(self) -> None:
-        """Kills all running processes started here, and closes the namespace. May be called twice."""
+        """Kills all running processes that popen() has started, and closes the namespace. May be called twice."""
         for process in self._processes:
             process.kill()
         for process in self._processes:
@@ -90,9 +91,10 @@ class Namespace:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Moves the calling thread into the namespace for the body: sockets and processes created there stay there.
+        """Moves the calling thread into the namespace for the body of a `with` statement.
 
-        Threads started in the body stay in the namespace, too. Take care that no library starts long-lived threads.
+        Sockets, processes and threads that are created in the body stay in the namespace. Make sure that no library
+        starts long-lived threads in the body.
         """
         origin = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -120,7 +122,7 @@ class Namespace:
         return self.run("ip", "-batch", "-", stdin="\n".join(commands))
 
     def sysctl(self, key: str, value: int | str) -> None:
-        """Sets a sysctl of the namespace, e.g. `net.ipv4.tcp_timestamps`. Raises LabError if the kernel rejects it."""
+        """Sets a sysctl of the namespace, such as `net.ipv4.tcp_timestamps`. Raises LabError if this fails."""
         try:
             # /proc/sys/net shows the namespace of the reading thread.
             with self.entered():
@@ -129,7 +131,7 @@ class Namespace:
             raise LabError(f"in namespace {self.name}: cannot set {key}={value}: {error.strerror}") from error
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-        """Starts a process in the namespace. It ends with the calling thread (see start()), or with close()."""
+        """Starts a process in the namespace. It ends when the calling thread ends (see start()) or in close()."""
         with self.entered():
             process = start(argv, **popen_options)
         self._processes.append(process)
@@ -147,7 +149,7 @@ def _new_namespace() -> int:
         except LabError as error:
             result.append(error)
 
-    # A thread cannot undo unshare(2), so a thread that ends at once calls it.
+    # A thread cannot undo unshare(2), so a separate thread calls unshare(2) and then ends.
     thread = threading.Thread(target=create)
     thread.start()
     thread.join()

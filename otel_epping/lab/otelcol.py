@@ -16,7 +16,7 @@ __all__ = ["Otelcol"]
 class Otelcol(CollectorProcess):
     """The official Collector. Entering raises LabError if it is not installed.
 
-    The Collector answers an export after the sink has answered it, so no data are lost if the Collector stops.
+    The Collector answers an export only after the sink has answered it, so no data are lost if the Collector stops.
     """
 
     name = "otelcol"

@@ -2,8 +2,8 @@
 """An OTLP metrics receiver that keeps all requests, for the tests and the demo.
 
 It listens on both OTLP transports, gRPC and HTTP with protobuf (POST /v1/metrics), with and without gzip. It keeps all
-requests in order of arrival, with size and headers. To simulate an outage, `fail_with(503)` makes it answer with HTTP
-status 503, or with the matching gRPC status (UNAVAILABLE), until `recover()`.
+requests in order of arrival, with their sizes and headers. To simulate an outage, `fail_with(503)` makes it answer with
+HTTP status 503, or with the matching gRPC status (UNAVAILABLE), until `recover()`.
 
 It runs in threads of the calling process, even if it listens in a `Namespace`: a listening socket belongs to the
 namespace in which it was opened, whichever thread serves it.
@@ -73,9 +73,9 @@ class Point(NamedTuple):
 class Sink:
     """The receiver; a context manager that listens on 127.0.0.1 (of `namespace`) from entry to exit.
 
-    Port 0 means any free port; `grpc_port` and `http_port` have the numbers in use. `grpc_endpoint` and `http_endpoint`
-    are the URLs for an exporter. Over gRPC, messages of more than 4 MiB are rejected (gRPC's default).
-    Raises OSError or RuntimeError if a port is in use.
+    Port 0 means any free port; `grpc_port` and `http_port` are the ports in use. `grpc_endpoint` and `http_endpoint`
+    are the URLs for an exporter. Over gRPC, messages of more than 4 MiB are rejected (gRPC's default). Raises OSError
+    or RuntimeError if a port is in use.
     """
 
     def __init__(self, grpc_port: int = 0, http_port: int = 0, namespace: Namespace | None = None) -> None:
@@ -83,7 +83,8 @@ class Sink:
         self._rejected = 0
         self._fail_status: int | None = None
         self._changed = threading.Condition()
-        # Created outside the namespace: gRPC starts threads here that all its servers and clients share.
+        # The server is created outside the namespace, because gRPC starts threads here that all its servers and clients
+        # share.
         self._grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(self._export_grpc)
         generic = grpc.method_handlers_generic_handler(_GRPC_SERVICE, {_GRPC_METHOD: handler})
@@ -125,7 +126,7 @@ class Sink:
             return self._rejected
 
     def clear(self) -> None:
-        """Deletes the requests so far."""
+        """Deletes all requests that were received so far."""
         with self._changed:
             self._received.clear()
 
@@ -140,9 +141,10 @@ class Sink:
             self._fail_status = None
 
     def wait_for(self, predicate: Callable[["Sink"], T], timeout_s: float) -> T:
-        """Waits until `predicate(sink)` is true, and returns its value. Evaluates it again after each request.
+        """Waits until `predicate(sink)` is true, and returns the value.
 
-        Raises TimeoutError with the number of accepted and rejected requests.
+        The predicate is evaluated again after each request. Raises TimeoutError with the number of accepted and
+        rejected requests.
         """
         with self._changed:
             result = self._changed.wait_for(lambda: predicate(self), timeout_s)
@@ -230,7 +232,7 @@ class _HttpHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Logs nothing: the caller's terminal is no server log."""
+        """Logs nothing, because the log lines of a server do not belong on the caller's terminal."""
 
 
 def _attributes(pairs: Iterable[KeyValue]) -> dict[str, AttributeValue]:

@@ -5,10 +5,10 @@
                       ├─ router ─ wan0 ═══ the link that delays packets ═══ uplink0 ─ servers
     legacy  10.2.0.2 ─┘
 
-`client` has Linux's default settings. `legacy` has TCP timestamps off, as Windows has. `router` forwards IPv4 and IPv6;
-its interface `wan0` is the place to measure. `servers` has one address in each server subnet: host 10. The link adds
-the RTT configured for each subnet, so RTTs measured at `wan0` can be compared with known values. The server subnets are
-reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so they are no real networks.
+`client` has Linux's default settings. `legacy` has TCP timestamps off, as in Windows. `router` forwards IPv4 and IPv6;
+RTTs are measured at its interface `wan0`. `servers` has one address in each server subnet: host 10. The link adds the
+RTT configured for each subnet, so RTTs measured at `wan0` can be compared with known values. The server subnets are
+reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so no real network uses them.
 """
 
 import ipaddress
@@ -52,7 +52,7 @@ class Lab:
     client, legacy, router, servers   the namespaces
     networks                          the server subnets and their RTTs
     addresses                         the servers' addresses, in the order of `networks`
-    statistics                        the link's LinkStatistics, after exit; None before
+    statistics                        the link's LinkStatistics after exit; None before exit
     """
 
     def __init__(self, networks: Sequence[Network] = DEFAULT_NETWORKS) -> None:
@@ -86,7 +86,7 @@ class Lab:
         return process
 
     def talk(self, host: Namespace, *options: str, addresses: Sequence[str] | None = None) -> subprocess.Popen[str]:
-        """Starts the client program in `host`, with connections to `addresses` (by default all servers' addresses).
+        """Starts the client program in `host`, with connections to `addresses` (default: all servers' addresses).
 
         `options` are options of `traffic talk`. traffic.finish() ends the program, traffic.result() waits for its end;
         both return its totals.

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server and client programs for the lab's traffic: `python -m otel_epping.lab.traffic serve|talk`.
 
-`serve` answers on TCP port 5000 of all addresses, IPv4 and IPv6. A request has 100 to 1400 bytes. Its first four bytes
-are the lengths of the request and of the answer. A write is one TCP segment in either direction, because asyncio sets
-TCP_NODELAY. `talk` keeps some connections to each given address, like the users of a web service. On each connection it
-sends a request, waits for the whole answer, pauses, and repeats. At its end (after `--duration`, or on SIGTERM) it
-prints a line of JSON: answered requests per address, and errors per address and kind. A broken connection counts as an
-error, and is opened again.
+`serve` answers on TCP port 5000 of all addresses, IPv4 and IPv6. A request has 100 to 1400 bytes. The first four bytes
+of a request are the lengths of the request and of the answer. Each write is one TCP segment in both directions, because
+asyncio sets TCP_NODELAY. `talk` keeps some connections to each given address, like the users of a web service. On each
+connection it sends a request, waits for the whole answer, pauses, and repeats. When it ends (after `--duration`, or on
+SIGTERM), it prints a line of JSON: answered requests per address, and errors per address and kind. If a connection
+breaks, `talk` counts an error and opens the connection again.
 """
 
 import argparse
@@ -38,7 +38,7 @@ class Totals:
 
 
 def finish(talking: subprocess.Popen[str]) -> Totals:
-    """Ends a `talk` process, and returns its totals. Raises LabError if it failed."""
+    """Ends a `talk` process, and returns its totals. Raises LabError if the process failed."""
     talking.terminate()
     return result(talking)
 
@@ -102,7 +102,7 @@ async def _talk(addresses: list[str], connections: int, pause_s: tuple[float, fl
     )
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, talking.cancel)
-    # The expected ways to end: the duration is over, or SIGTERM or SIGINT.
+    # The program is expected to end in one of these ways: the duration is over, or it receives SIGTERM or SIGINT.
     with suppress(asyncio.TimeoutError, asyncio.CancelledError):
         await asyncio.wait_for(talking, duration_s)
     print(json.dumps(vars(totals)), flush=True)
@@ -115,9 +115,16 @@ def _main() -> None:
     talk = commands.add_parser("talk", help="send requests to each address and print the totals as JSON")
     talk.add_argument("--connections", type=int, default=3, help="connections per address (default 3)")
     talk.add_argument(
-        "--pause", type=float, nargs=2, default=(0.05, 0.1), metavar=("MIN", "MAX"), help="between requests, seconds"
+        "--pause",
+        type=float,
+        nargs=2,
+        default=(0.05, 0.1),
+        metavar=("MIN", "MAX"),
+        help="pause between requests, in seconds",
     )
-    talk.add_argument("--duration", type=float, metavar="SECONDS", help="default: until SIGTERM")
+    talk.add_argument(
+        "--duration", type=float, metavar="SECONDS", help="how long to send requests (default: until SIGTERM)"
+    )
     talk.add_argument("addresses", nargs="+", metavar="ADDRESS")
     arguments = parser.parse_args()
     if arguments.command == "serve":
