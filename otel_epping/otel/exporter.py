@@ -130,7 +130,7 @@ class ProducerExporter(MetricExporter):
                     self._undelivered.acknowledge()
                 self._failure = Failure(f"cannot read the kernel's counts: {error}")
             else:
-                # Nothing is sent while the wait that the receiver asked for lasts.
+                # Nothing is sent during a wait that the receiver asked for.
                 self._failure = self._sender.pause if self._sender else None
                 if not self._failure:
                     self.failed += self._export_batches(metrics_data, deadline)
@@ -142,7 +142,7 @@ class ProducerExporter(MetricExporter):
 
     @property
     def max_export_s(self) -> float:
-        """Maximum duration of an export without its reading: the last request may start just before the deadline."""
+        """Maximum duration of an export, without the reading. The last request may start just before the deadline."""
         return self._timeout_s + (self._sender.max_send_s if self._sender else _MAX_TIMEOUT_S)
 
     def end_pause(self) -> None:

@@ -40,7 +40,7 @@ class _InstalledReader(PeriodicExportingMetricReader):
         super().__init__(*arguments, **options)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Exports the last interval and stops. Does nothing in a forked child: the connection is the parent's."""
+        """Exports the last interval and stops. Does nothing in a forked child of that process."""
         atexit.unregister(self.shutdown)
         if os.getpid() != self._process:
             return

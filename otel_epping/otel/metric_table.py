@@ -167,7 +167,7 @@ DUPLICATES = Metric(
 CLAMPED = Metric(
     "epping.agent.rtt.clamped",
     "{rtt}",
-    "Round-trip times outside the range of the histograms. Each is counted as the nearest bound of the range.",
+    "Round-trip times outside the range of the histograms. Such a time is counted as the nearest bound of the range.",
     (INTERFACE, BOUND),
 )
 INSERT_FAILED = Metric(
@@ -303,7 +303,7 @@ MEMORY_USAGE = Metric(
     (),
     "updowncounter",
 )
-# No metric has the version of otel-epping. It is the version of the instrumentation scope and the agent's
+# No metric contains the version of otel-epping. The instrumentation scope has the version, and so has the agent's
 # `service.version`.
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

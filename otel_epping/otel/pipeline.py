@@ -34,7 +34,7 @@ _SERVICE = "otel-epping"
 
 
 def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type[Any]]]:
-    """Returns names of exporters with their classes, which are exporters or readers.
+    """Returns the names and classes of exporters. A class is an exporter or a reader.
 
     A name is the name of an entry point. By default, the OTEL_* variables set the names. Raises EppingError for a name
     without an entry point, and for invalid variables.
@@ -156,7 +156,7 @@ class Pipelines:
         deadline = time.monotonic() + timeout_s
         for exporter in self.exporters:
             exporter.end_pause()
-        # Readers are shut down in parallel, because each may block. The provider's shutdown() would do it one by one.
+        # Readers are shut down in parallel, because each may block. The provider's shutdown() is sequential.
         threads = [threading.Thread(target=_shut_down, args=(reader,), daemon=True) for reader in self._readers]
         for thread, reader in zip(threads, self._readers, strict=True):
             try:

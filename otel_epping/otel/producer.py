@@ -77,7 +77,7 @@ class EppingMetricProducer:
         self._tracker = TemporalityTracker(
             delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns
         )
-        self._retired = self._retired_delivered = 0  # numbers of freed slots: exported, and delivered
+        self._retired = self._retired_delivered = 0  # freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
 
     def produce(self) -> ScopeMetrics:
@@ -93,7 +93,7 @@ class EppingMetricProducer:
         return self.metrics(batch)
 
     def read(self) -> None:
-        """Takes a new reading for batches(). While a thread calls it, no other thread may call read() or produce().
+        """Takes a new reading for batches(). While read() runs, no other thread may call read() or produce().
 
         Raises OSError if a map cannot be read.
         """
@@ -148,7 +148,7 @@ class EppingMetricProducer:
         return ScopeMetrics(batch.others.scope, made, batch.others.schema_url)
 
     def _split(self, rows: Indexes) -> list[Indexes]:
-        """Splits rows into parts of about _REQUEST_WEIGHT. Without rows, returns one part for the interfaces."""
+        """Splits rows into parts of about _REQUEST_WEIGHT. Without rows, returns one empty part for the interfaces."""
         reading = self._tracker.reading
         weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
         part = np.cumsum(weight) // _REQUEST_WEIGHT

@@ -53,7 +53,7 @@ def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Calla
 def _of_exporters(
     exporters: Sequence[ProducerExporter],
 ) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
-    producer = exporters[0].producer  # any of them: all producers read the same maps
+    producer = exporters[0].producer  # any producer: all of them read the same maps
     return {
         metric_table.READ_DURATION: lambda: [Observation(producer.read_seconds)],
         metric_table.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],

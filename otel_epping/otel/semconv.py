@@ -37,11 +37,12 @@ ATTRIBUTES = {
     + ".",
     INTERFACE: "The interface on which the packets were seen.",
     IO_DIRECTION: "`receive`: packets that arrive at the interface; `transmit`: packets that leave through it.",
-    SIDE: "The side of the interface on which the subnet is. `external`: the side of the internet; `internal`: the "
-    "side of the customers; `unknown`: in captures and at mirror ports. Packets arrive from the external side if the "
-    "role of the interface is `wan`, and from the internal side if the role is `lan`. This host is on the other side.",
+    SIDE: "The side of the interface where the subnet is located. `external`: the side of the internet; `internal`: "
+    "the side of the customers; `unknown`: in captures and at mirror ports. Packets arrive from the external side if "
+    "the role of the interface is `wan`, and from the internal side if the role is `lan`. This host is on the other "
+    "side.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
-    SUBNET_DIRECTION: "`from` or `to` the subnet.",
+    SUBNET_DIRECTION: "The direction of the packets or segments: `from` or `to` the subnet.",
     TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (includes all IP fragments except the first).",
     PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
     ECN: "The ECN code point: `not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",

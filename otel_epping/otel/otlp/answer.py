@@ -34,7 +34,7 @@ _MAX_SHOWN = 200  # characters of the receiver's text in a log line
 class Answer(NamedTuple):
     """The outcome of a request: a failure, or a success.
 
-    In a successful request, the receiver may have rejected some data points. `message` is the reason. Rejected points
+    In a successful request, the receiver may have rejected some data points. `message` has the reason. Rejected points
     must not be resent (OTLP specification, "Partial Success").
     """
 
@@ -64,7 +64,7 @@ def response_in(body: bytes) -> ExportMetricsServiceResponse | None:
         response = ExportMetricsServiceResponse.FromString(body)
     except DecodeError:
         return None
-    # If the wire type of a known field is wrong, protobuf parses it as an unknown field. This is not an OTLP response.
+    # protobuf treats a known field with a wrong wire type as unknown. Bytes with such a field are not an OTLP response.
     return None if _has_mistyped_field(response) or _has_mistyped_field(response.partial_success) else response
 
 
@@ -92,7 +92,7 @@ def _response(body: bytes, form: str, reply: Reply) -> ExportMetricsServiceRespo
         return None
     if form and form not in (*_PROTOBUF, _JSON):
         return None
-    # A 204 response has no Content-Length (RFC 9110, 8.6). If it has one, it does not come from an OTLP receiver.
+    # A 204 response has no Content-Length (RFC 9110, 8.6). An OTLP receiver does not send a 204 response with a length.
     if reply.status == 204 and reply.headers.get("content-length", "0") != "0":
         return None
     response = response_in(body)
@@ -145,7 +145,7 @@ def _message(body: bytes, form: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Converts a number or a date (RFC 9110, 10.2.3) to seconds. A past date is 0; an invalid value is None."""
+    """Converts a number or a date (RFC 9110, 10.2.3) to seconds. Returns 0 for a past date, None if invalid."""
     if value is None:
         return None
     seconds = math.nan

@@ -15,7 +15,7 @@ TLS_HINTS = {
 }
 SPEAKS_TLS = "if the receiver speaks TLS, use https:// in the endpoint"
 
-# Number of kinds that Once remembers: it limits the memory if a receiver sends a new text each time.
+# Number of kinds that Once remembers. The limit bounds its memory if a receiver sends a new text each time.
 _REMEMBERED = 64
 
 

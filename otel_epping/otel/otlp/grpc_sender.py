@@ -68,7 +68,7 @@ class GrpcSender(RequestSender):
         """Opens a new channel.
 
         If a channel cannot connect, it waits up to two minutes before its next attempt. If a firewall drops the packets
-        of a connection, its channel waits for TCP's timeout of 15 minutes.
+        of a connection, its channel waits for TCP's timeout, about 15 minutes.
         """
         self._exporter.reconnect()
         self._call = self._call_on(self._exporter.channel)
@@ -115,7 +115,7 @@ class GrpcSender(RequestSender):
 def _retry_after_s(metadata: Mapping[str, Any]) -> float | None:
     """Returns the retry delay that the server sent, or None.
 
-    The server sends it in a RetryInfo, which is part of the status details or sent separately, or in gRPC's pushback.
+    The delay is in a RetryInfo, which is part of the status details or sent separately, or it is in gRPC's pushback.
     """
     info = RetryInfo()
     with suppress(DecodeError, TypeError):

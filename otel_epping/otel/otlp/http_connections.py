@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provides connections for `requests` that an Exchange can shut down. They have the TLS settings of the exporter."""
+"""Provides connections for `requests` that an Exchange can shut down. The exporter's TLS settings apply."""
 
 import socket
 from typing import Any

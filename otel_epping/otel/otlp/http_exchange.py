@@ -93,7 +93,7 @@ class Exchange:
         return remaining
 
     def watch(self, sock: socket.socket) -> None:
-        """Keeps a duplicate descriptor, for shutting down the socket: TLS takes over the original descriptor."""
+        """Keeps a duplicate of the socket's descriptor for a shutdown, because TLS takes over the original."""
         with self._lock:
             self._close_handle()
             if self._given_up:
@@ -107,7 +107,7 @@ class Exchange:
             self._handle = None
 
     def connect(self, host: str, port: int, source: tuple[str, int] | None, options: _Options) -> socket.socket:
-        """Connects to the first address of a host that accepts. Each attempt gets a share of the remaining time."""
+        """Tries a host's addresses until a connection succeeds. Each attempt gets a share of the remaining time."""
         host += self._zone if host.lower().startswith("fe80:") else ""
         self.missing = "answer of a DNS server"
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)

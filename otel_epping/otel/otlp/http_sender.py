@@ -141,7 +141,7 @@ class HttpSender(RequestSender):
 
 
 def _without_zone(url: str) -> tuple[str, str]:
-    """Splits the zone of a link-local address off a URL. Returns the rest and the zone ("%eth0", or empty)."""
+    """Removes the zone of a link-local address from a URL. Returns the URL and the zone ("%eth0", or empty)."""
     found = _ZONE.search(url)
     return (_ZONE.sub(r"\1", url, count=1), f"%{found[2]}") if found else (url, "")
 
@@ -151,7 +151,7 @@ def _keep_unchanged(request: Any) -> Any:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields an error and its causes. The last is the root cause: `requests` wraps errors that urllib3 wrapped."""
+    """Yields an error and its causes. The last cause is the root: `requests` wraps errors that urllib3 wrapped."""
     seen: list[BaseException] = []
     todo: list[Any] = [error]
     while todo:

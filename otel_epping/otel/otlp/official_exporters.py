@@ -26,7 +26,8 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
     import grpc
 
     credentials = None
-    # If no credentials are passed, the exporter asks a plug-in for them, if a plug-in is configured, as on some clouds.
+    # If no credentials are passed, the exporter gets them from a plug-in, if one is configured. Some clouds have such
+    # plug-ins.
     provided = any("GRPC" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
     if otlp.secure and any(otlp.certificates) and not provided:
         credentials = grpc.ssl_channel_credentials(*otlp.certificates.read())

@@ -93,7 +93,7 @@ def _varint_field(number: int, numbers: Indexes) -> Column:
 
 
 def _message(number: int, *columns: Column) -> list[Column]:
-    """Makes the columns a field in each of n messages, by prepending a column with the field's key and length."""
+    """Adds a first column with a key and a length, so that the columns form a field in each of n messages."""
     lengths = np.sum([column.lengths for column in columns], axis=0)
     return [Column.of_varints(protobuf.key(number, protobuf.LEN), lengths), *columns]
 

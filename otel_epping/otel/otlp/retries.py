@@ -21,7 +21,7 @@ from otel_epping.otel.variables.certificates import Certificates
 
 _MAX_ATTEMPTS = 6
 _JITTER = (0.8, 1.2)
-# Maximum wait for a receiver that sends Retry-After, in seconds. During the wait, counts stay pending.
+# Maximum wait after a response with Retry-After, in seconds. During the wait, counts stay pending.
 MAX_PAUSE_S = 300.0
 _TIME_IS_UP = "time is up"
 

@@ -24,12 +24,12 @@ _HTTP = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 
 
 def sender(exporter: MetricExporter, certificates: Certificates | None = None) -> "RequestSender | None":
-    """Returns the sender for an official exporter, or None for any other exporter or if its private members differ.
+    """Returns the sender for an exporter. Returns None if it is not official, or if its private members differ.
 
     `certificates` are the files with which the exporter's TLS was set up. The files are read again when they change.
 
-    A subclass may override export(), and an exporter that splits requests needs the objects of the SDK. So both get
-    no sender.
+    A subclass may override export(), and an exporter that splits requests needs the objects of the SDK. So the
+    function returns None for both.
     """
     kind = type(exporter)
     if kind.__qualname__ != "OTLPMetricExporter" or kind.__module__ not in (_GRPC, _HTTP):

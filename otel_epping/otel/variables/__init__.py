@@ -4,7 +4,7 @@
 The SDK and its exporters read the same variables, but they treat invalid values differently: some log a warning, some
 raise an exception, and some ignore the value. So this package parses each variable by the rules of the specification,
 and passes the parsed values to exporters.
-The error for an invalid variable names the variable, its value, the cause and the cure. All invalid variables are
+The error for an invalid variable contains its name, its value, the cause and the cure. All invalid variables are
 reported together.
 
     environment.py   parses text, numbers, Booleans and enumerations; collects errors and warnings

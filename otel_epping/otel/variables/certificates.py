@@ -23,11 +23,11 @@ _EXPLICIT_0 = 0xA0  # tag of the version, which certificates of version 1 do not
 
 
 class _FileError(Exception):
-    """A file is invalid. The text has the cause and the cure. It is appended to the variable and its value."""
+    """A file is invalid. The text has the cause and the cure, and follows the variable's name and value."""
 
 
 class Certificates(NamedTuple):
-    """The files for TLS: trusted certificates, client certificate and client key. None stands for a file not set."""
+    """The files for TLS: trusted certificates, client certificate and client key. None: the file is not set."""
 
     trusted: Variable | None = None
     client: Variable | None = None
@@ -71,7 +71,7 @@ class Certificates(NamedTuple):
                 )
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns inode, modification time and size of each file. They change when a file is replaced or written."""
+        """Returns inode, modification time and size of each file. A file that is replaced or written changes them."""
         return tuple(_signature(variable.value) for variable in self if variable)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -144,14 +144,17 @@ def _reason(error: Exception) -> str:
 
 
 def _dates(variable: Variable) -> Iterator[str]:
-    """Yields a warning for a certificate that is not valid now. A later renewal or a corrected clock may help."""
+    """Yields a warning for a certificate that is not valid now.
+
+    This is not an error, because the certificate may be renewed later, or the clock may be wrong.
+    """
     try:
         begins, ends = validity(ssl.PEM_cert_to_DER_cert(_first_certificate(_read(variable.value))))
     except (_FileError, ValueError, IndexError):
         return
     now = time.time()
     if now > ends:
-        yield f"the certificate in {variable.name} expired at {_date(ends)}: renew it, then the file is read again"
+        yield f"the certificate in {variable.name} expired at {_date(ends)}: renew it, and the file is read again"
     elif now < begins:
         yield f"the certificate in {variable.name} is not valid before {_date(begins)}: check the clock"
 
@@ -174,7 +177,7 @@ def validity(der: bytes) -> tuple[float, float]:
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
-    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # serial number (after the version), signature, issuer
+    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (if after a version), signature, issuer
         _, _, rest = _element(rest)
     _, dates, _ = _element(rest)
     begin_tag, begin, dates = _element(dates)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses endpoints. OTLP/HTTP needs a URL. OTLP/gRPC needs a URL or any gRPC target.
+"""Parses endpoints. An endpoint of OTLP/HTTP is a URL. An endpoint of OTLP/gRPC is a URL or any gRPC target.
 
 Specification: protocol/exporter, "Endpoint" and "Endpoint URLs for OTLP/HTTP". gRPC targets:
 https://github.com/grpc/grpc/blob/master/doc/naming.md
@@ -107,7 +107,7 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
 
 
 def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
-    """Returns a target without a scheme, which gRPC resolves through DNS."""
+    """Parses a target without a scheme. gRPC resolves such a target through DNS."""
     parsed = _url(environment, variable, prefix="//", others=_TARGETS)
     if not parsed:
         return Endpoint("", False)
@@ -117,7 +117,7 @@ def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
 
 
 def _zoned(target: str) -> str:
-    """Escapes the zone of a link-local address as in a URL (RFC 6874), because gRPC reads "%a0" as a byte."""
+    """Escapes the zone of a link-local address as in a URL (RFC 6874): gRPC would read "%a0" as an escaped byte."""
     return re.sub(r"(\[[^]%]*)%(?!25)", r"\1%25", target)
 
 

@@ -51,7 +51,7 @@ class Environment:
     def find(self, *names: str) -> Variable | None:
         """Returns the first of these variables that is set. Pass the signal's name before the general one.
 
-        An empty value counts as unset (specification, "Parsing empty value"), and so does a value of white space. White
+        An empty value counts as unset (specification, "Parsing empty value"), and so does white space alone. White
         space around a value is removed, because files with secrets or variables often end in a line break.
         """
         for name in names:
@@ -60,7 +60,7 @@ class Environment:
         return None
 
     def text(self, *names: str, is_name: bool = False) -> Variable | None:
-        """Does the same as find(), and checks that the value is UTF-8 and has no control characters or outer quotes.
+        """Does the same as find(), and checks that the value is UTF-8 without control characters or surrounding quotes.
 
         With `is_name`, the value is only a name. So its unprintable characters are escaped and are not an error.
         """

@@ -20,7 +20,7 @@ _COMPRESSIONS = {GRPC: ("none", "gzip"), HTTP: ("none", "gzip", "deflate")}
 
 
 class Otlp(NamedTuple):
-    """The settings of an exporter. `secure` is for gRPC. For HTTP, the scheme of the endpoint selects TLS."""
+    """The settings of an exporter. `secure` is for gRPC. For HTTP, the endpoint's scheme decides."""
 
     endpoint: str
     secure: bool
@@ -61,7 +61,7 @@ def read_otlp(environment: Environment, protocol: str) -> Otlp:
         )
     sent = environment.find(*_names("HEADERS"))
     parsed = headers(environment, sent, grpc=protocol == GRPC) if sent else {}
-    if endpoint.user:  # sent as with HTTP (RFC 7617)
+    if endpoint.user:  # sent in a header, as HTTP clients do (RFC 7617)
         parsed.setdefault("authorization", f"Basic {b64encode(endpoint.user.encode()).decode()}")
     return Otlp(
         endpoint.target,

@@ -118,5 +118,5 @@ def test_an_exporter_that_cannot_take_our_requests_is_given_the_sdks_objects(
     assert wrapped.failed == 0
     assert [point.point.count for point in sink.points(metric_table.RTT.name)] == [2, 2]
     (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the exporter encodes all requests from now on" in said.getMessage()
+    assert "from now on, the exporter encodes all requests" in said.getMessage()
     wrapped.shutdown()
