@@ -177,7 +177,7 @@ def validity(der: bytes) -> tuple[float, float]:
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
-    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (if after a version), signature, issuer
+    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (unless just read), signature, issuer
         _, _, rest = _element(rest)
     _, dates, _ = _element(rest)
     begin_tag, begin, dates = _element(dates)
