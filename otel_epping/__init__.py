@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Passive network latency for OpenTelemetry: round-trip times, counted per subnet in the kernel, exported over OTLP.
+"""Measures network latency passively: counts round-trip times per subnet in the kernel, and exports them over OTLP.
 
-The public API is the names of `__all__`; docs/api.md documents them. A name is imported when it is first used, so that
-`import otel_epping` loads neither numpy nor the OpenTelemetry SDK.
+The public API consists of the names in `__all__`; docs/api.md documents them. A name is imported when it is first used,
+so `import otel_epping` alone loads neither numpy nor the OpenTelemetry SDK.
 
     from otel_epping import EppingCollector, EppingConfig, install
 
@@ -12,7 +12,7 @@ The public API is the names of `__all__`; docs/api.md documents them. A name is 
         ...
         reader.shutdown()
 
-Applications that OpenTelemetry instruments use `otel_epping.instrumentor.EppingInstrumentor`.
+An application that is instrumented with OpenTelemetry uses `otel_epping.instrumentor.EppingInstrumentor` instead.
 """
 
 from importlib import import_module
@@ -59,5 +59,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names of the module, with those that are not imported yet."""
+    """Returns the names of the module, including public names that are not imported yet."""
     return sorted({*globals(), *__all__})

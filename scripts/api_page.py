@@ -10,19 +10,19 @@ import otel_epping
 
 _HEAD = """# Library API
 
-`make docs` generates this page from docstrings. Edit the docstrings instead of this page.
+`make docs` generates this page from docstrings. To change the page, edit the docstrings.
 
-Import the names on this page with `from otel_epping import ...`. Other modules of the package are not public and may
-change without notice. A name is loaded when it is first used, so `import otel_epping` alone loads neither numpy nor the
+Import the names on this page from `otel_epping`. Other modules of the package are not public and may change without
+notice. A name is imported when it is first used, so `import otel_epping` alone loads neither numpy nor the
 OpenTelemetry SDK. [examples/library.py](../examples/library.py) is a complete program. Applications that are
-instrumented with OpenTelemetry do not need these names. They use `otel_epping.instrumentor.EppingInstrumentor` (see the
+instrumented with OpenTelemetry do not need this API. They use `otel_epping.instrumentor.EppingInstrumentor` (see the
 [README](../README.md)).
 
-If a name ends in `_ns`, its value is a time in nanoseconds, an integer. If a name ends in `_s`, its value is a time in
+If a name ends in `_ns`, the value is an integer number of nanoseconds. If a name ends in `_s`, the value is a number of
 seconds.
 """
 
-# The public members of each class. All other members are for use inside the package only.
+# The public members of each class. All other members are for use inside the package.
 _MEMBERS: dict[str, tuple[str, ...]] = {
     "EppingCollector": ("attach", "detach", "close"),
     "EppingConfig": (),
@@ -35,13 +35,13 @@ _MEMBERS: dict[str, tuple[str, ...]] = {
 
 
 def _signature(name: str, value: Callable[..., Any]) -> str:
-    """Returns the signature without the module paths of types."""
+    """Returns the signature without module paths."""
     text = str(inspect.signature(value)).replace("self, ", "").replace("(self)", "()")
     return name + re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text).replace("'", '"')
 
 
 def _section(level: int, name: str, value: Any) -> str:
-    # Rows of tables in docstrings start with a name and two spaces. They become a code block.
+    # A table row in a docstring begins with a name and two spaces. Rows are indented here, and so become a code block.
     body = re.sub(r"^(\w+ {2,}\S.*)$", r"    \1", inspect.getdoc(value) or "", flags=re.M)
     return f"\n{'#' * level} {name}\n\n```python\n{_signature(name, value)}\n```\n\n{body}\n"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The attributes of series: those of a row come from its subnet, those of a column from what the column counts."""
+"""Builds the attributes of series. A row stands for a subnet, and a column stands for a counter of the subnet."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,11 +22,11 @@ class Columns:
     """Maps the columns of a record of 64-bit counters to metrics and attributes.
 
     by_metric  the columns of each metric
-    labels     the attributes of each column's points; the last entry, at NO_LABELS, is empty
+    labels     the attributes of each column's points; the last entry, labels[NO_LABELS], is empty
     """
 
     def __init__(self, counters: Sequence[Counter], record: np.dtype[Any]) -> None:
-        # A record in which each counter has the number of its column.
+        # A record in which the value of each counter is the number of its own column.
         columns: Records = np.arange(record.itemsize // 8, dtype=np.uint64).view(record)
         self.by_metric: dict[metric_table.Metric, list[int]] = {}
         self.labels: list[Labels] = [{} for _ in range(record.itemsize // 8 + 1)]
@@ -41,7 +41,7 @@ class Columns:
 
 
 def subnet_labels(subnet: Subnet | None) -> Labels:
-    """Returns the attributes of a row's counters. A row without subnet is the overflow slot."""
+    """Returns the attributes of a row's counters. `subnet` is None for the overflow slot."""
     if subnet is None:
         return OVERFLOW
     return {
@@ -53,7 +53,7 @@ def subnet_labels(subnet: Subnet | None) -> Labels:
 
 
 def rtt_labels(subnet: Subnet | None) -> Labels:
-    """Returns the attributes of a row's RTT histogram. A row without subnet is the overflow slot."""
+    """Returns the attributes of a row's RTT histogram. `subnet` is None for the overflow slot."""
     if subnet is None:
         return OVERFLOW
     method = METHODS[subnet.method]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Maps the fields of the kernel program's counters to metrics and attributes.
+"""Maps the counters of the kernel program to metrics and attributes.
 
-Metrics are described in `metric_table.py`. To export another counter, add a row here. These rows follow the program's
-structs; the metric table does not depend on them.
+`metric_table.py` describes the metrics. To export another counter, add a row here. The rows depend on the structs of
+the kernel program; the metric table does not.
 """
 
 import dataclasses
@@ -13,12 +13,13 @@ from otel_epping.otel import metric_table, semconv
 
 @dataclass(frozen=True)
 class Counter:
-    """A field of the records of a reading, and its points.
+    """A counter in the records of a reading, and the metric and attributes of its data points.
 
-    metric      the metric of the points
-    field       name of the field; may be inside a struct, as in "received.packets"
-    axis        for an array: the attribute that tells its elements apart, and its values; None for a single number
-    attributes  attributes that all points of the field have
+    metric      the metric of the data points
+    field       name of the field; the name of a field inside a struct has a dot, as in "received.packets"
+    axis        if the field is an array: the attribute that distinguishes the elements, and the attribute's value for
+                each element; None if the field is a single number
+    attributes  attributes that all data points of the field have
     """
 
     metric: metric_table.Metric
@@ -30,7 +31,7 @@ class Counter:
 _CLASS_AXIS = (semconv.TRAFFIC_CLASS, semconv.TRAFFIC_CLASSES)
 _ECN_AXIS = (semconv.ECN, semconv.ECN_CODEPOINTS[1:])
 _DIRECTION_AXIS = (semconv.SUBNET_DIRECTION, semconv.SUBNET_DIRECTIONS)
-# Fields of the records of a reading's rows (kernel/read/subnet_counters.py).
+# Fields of the record that a reading has for each row (kernel/read/subnet_counters.py).
 SUBNET_COUNTERS = (
     Counter(metric_table.SUBNET_PACKETS, "classes.from.packets", _CLASS_AXIS, {semconv.SUBNET_DIRECTION: "from"}),
     Counter(metric_table.SUBNET_PACKETS, "classes.to.packets", _CLASS_AXIS, {semconv.SUBNET_DIRECTION: "to"}),
@@ -48,7 +49,7 @@ SUBNET_COUNTERS = (
 
 _FAULT_AXIS = (semconv.TIMESTAMP_FAULT, semconv.TIMESTAMP_FAULTS)
 _KIND_AXIS = (semconv.PACKET_KIND, semconv.PACKET_KINDS)
-# Fields of the program's struct interface_counters.
+# Fields of struct interface_counters of the kernel program (bpf/maps.h).
 INTERFACE_COUNTERS = (
     Counter(metric_table.INTERFACE_PACKETS, "received.packets", _KIND_AXIS, {semconv.IO_DIRECTION: "receive"}),
     Counter(metric_table.INTERFACE_PACKETS, "transmitted.packets", _KIND_AXIS, {semconv.IO_DIRECTION: "transmit"}),

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts exponential histograms to explicit buckets, for example for the Prometheus text format.
 
-One exponential histogram makes the whole scrape of the SDK's PrometheusMetricReader fail (1.45).
+With SDK 1.45, a single exponential histogram makes each scrape of a PrometheusMetricReader fail as a whole.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,8 @@ from opentelemetry.sdk.metrics.export import (
 from otel_epping.kernel import buckets
 from otel_epping.series import histogram
 
-# Two buckets per doubling: 53 buckets from 1 us to 64 s. A scrape has one line per bucket and subnet.
+# Scale 1 has two buckets per power of two: 53 buckets cover 1 us to 64 s. A scrape has a line for each bucket of each
+# subnet.
 _SCALE = 1
 
 
@@ -46,9 +47,10 @@ def _point(point: ExponentialHistogramDataPoint, bounds: Sequence[float], first:
 
 
 def _convert(metric: Metric, scale: int) -> Metric:
-    """Converts a metric of exponential histograms, which were made at `scale`. Returns any other metric unchanged.
+    """Converts exponential histograms to explicit buckets. Returns a metric of any other type unchanged.
 
-    All bounds are bounds of exponential buckets, so the conversion is exact.
+    `scale` is the scale at which the histograms were recorded. Each explicit bound is also a bound of exponential
+    buckets, so the conversion is exact.
     """
     if not isinstance(metric.data, ExponentialHistogram):
         return metric
@@ -62,5 +64,5 @@ def _convert(metric: Metric, scale: int) -> Metric:
 
 
 def to_explicit(scope: ScopeMetrics, scale: int) -> ScopeMetrics:
-    """Converts the exponential histograms of a scope, which were made at `scale`, to explicit buckets."""
+    """Converts all exponential histograms of a scope, which were recorded at `scale`, to explicit buckets."""
     return ScopeMetrics(scope.scope, [_convert(each, scale) for each in scope.metrics], scope.schema_url)

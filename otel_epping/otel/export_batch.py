@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The points of one request, as arrays: series, values and start times.
+"""Holds the data points of one request as arrays: series, values and start times.
 
-sdk_points.py makes the SDK's objects from a batch, otlp/encoder.py makes bytes. attributes.py names rows and columns.
+sdk_points.py converts a batch to objects of the SDK. otlp/encoder.py converts a batch to bytes. attributes.py has the
+attributes of rows and columns.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,15 +22,15 @@ from otel_epping.series.temporality import Unsent
 
 
 class RttSeries(NamedTuple):
-    """Histograms with RTTs, (n,), of at most histogram.MAX_BUCKETS buckets each.
+    """n RTT histograms, each with at least one RTT and at most histogram.MAX_BUCKETS buckets.
 
-    rows      (n,) their rows in the reading
-    start_ns  (n,) Unix time, ns
-    fitted    the histograms
-    sum_ns    (n,)
-    min_ns    (n,) not below the lower bound of the first bucket
-    max_ns    (n,) not above the upper bound of the last bucket; min_ns and max_ns are 0 if both are unknown, because of
-              the race described at EppingCollector._next_interval()
+    rows      (n,) the row of each histogram in the reading
+    start_ns  (n,) the start time of each histogram, Unix time, ns
+    fitted    the buckets of the histograms
+    sum_ns    (n,) the sum of all RTTs of each histogram
+    min_ns    (n,) the minimum RTT, which is not below the lower bound of the first bucket
+    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. min_ns and max_ns are both 0
+              if they are unknown, because of the race that is described at EppingCollector._next_interval()
     """
 
     rows: Indexes
@@ -41,9 +42,9 @@ class RttSeries(NamedTuple):
 
 
 class CounterSeries(NamedTuple):
-    """Points of a counter, (n,) each.
+    """n data points of one counter. All arrays have the shape (n,).
 
-    columns is NO_LABELS for a point that only has the attributes of its row. start_ns is Unix time, ns.
+    If the column of a point is NO_LABELS, the point has only the attributes of its row. start_ns is Unix time, ns.
     """
 
     metric: metric_table.Metric
@@ -56,20 +57,21 @@ class CounterSeries(NamedTuple):
 
 
 def _edges_ns(indexes: Indexes, scale: int) -> Counts:
-    """Returns the lower bounds of these buckets, ns. Few indexes differ, so each bound is computed once."""
+    """Returns the lower bound of each bucket, ns. Many indexes are equal, so each distinct bound is computed once."""
     distinct, which = np.unique(indexes, return_inverse=True)
     return np.array([edge_ns(index, scale) for index in distinct.tolist()], np.uint64)[which]
 
 
 def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSeries:
-    """Returns the histograms of rows that have RTTs. Bucket 0 has the OTLP index `offset` at `scale`.
+    """Returns the histogram of each row that has at least one RTT. Bucket 0 has the OTLP index `offset` at `scale`.
 
-    rows    (rows,) their numbers in the reading
-    unsent  their counts
+    rows    (rows,) the numbers of the rows in the reading
+    unsent  the pending counts of these rows
 
-    An RTT that is counted during a reading is in the buckets of that reading, while its minimum and maximum are in the
-    next reading, too (Interval.hand_out_min_max()). There they may lie outside of the buckets. Such a value is set to
-    the bound of the first or last bucket, which is at most one bucket from the true value.
+    An RTT that is counted while the maps are read is in the buckets of this reading only. But it contributes to the
+    minimum and maximum of this reading and of the next reading (Interval.hand_out_min_max()). So a minimum or maximum
+    may lie outside of the buckets. Such a value is set to the bound of the first or last bucket, which is at most one
+    bucket from the true value.
     """
     counted = np.flatnonzero(unsent.buckets.totals())
     fitted = histogram.fit_all(unsent.buckets.select(counted), offset, scale)
@@ -89,7 +91,7 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
 
 
 def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[Indexes, Indexes, Times, Counts]:
-    """Returns rows, columns, start times and values of a metric's points.
+    """Returns the rows, columns, start times and values of a metric's points.
 
     The overflow slot has one point, which is the sum of all columns.
     """
@@ -107,7 +109,7 @@ def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[I
 def counter_series(
     rows: Indexes, unsent: Unsent, columns: Columns, temporality: AggregationTemporality
 ) -> Iterator[CounterSeries]:
-    """Yields the points of each metric of these rows: a point for each count that is not 0."""
+    """Yields the series of each metric. A series has a point for each count of these rows that is not 0."""
     for metric, numbers in columns.by_metric.items():
         yield CounterSeries(metric, temporality, True, *_points_of(rows, unsent, numbers))
 
@@ -116,7 +118,8 @@ def counter_series(
 class ExportBatch:
     """The content of one request: the series of some rows of a reading.
 
-    The first batch of a reading also has `others`: the metrics of interfaces, and the agent's own metrics.
+    In the first batch of a reading, `others` has the metrics of interfaces and the agent's own metrics. In the other
+    batches, `others` has no metrics.
     """
 
     reading: Reading

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Logs failing exports: each new cause once, and a line when exports succeed again.
+"""Logs failed exports: each new cause once, and one line when exports succeed again.
 
-Also logs what the exporters log themselves, each text once. While a receiver is unavailable, an exporter logs the same
-line at each export.
+The log lines of the exporters themselves are passed on, too, but each text only once. Otherwise, while a receiver is
+unavailable, an exporter would repeat the same line at each export.
 """
 
 import logging
@@ -17,7 +17,7 @@ _LIBRARIES = ("opentelemetry.exporter", "opentelemetry.exporter.otlp", "urllib3"
 
 
 class _ExportersLog(logging.Handler):
-    """Passes each text that exporters log to the root logger once.
+    """Receives the log records of exporters, and passes each text to the root logger once.
 
     Keeps the last two warnings. They explain a failure for which an exporter returns no cause.
     """
@@ -35,14 +35,14 @@ class _ExportersLog(logging.Handler):
             logging.getLogger().handle(record)
 
     def take(self) -> str:
-        """Returns the last two warnings in one line, and forgets them."""
+        """Returns the last two warnings as one line, and forgets these warnings."""
         text = " ".join(" / ".join(self._last).split())
         self._last.clear()
         return text
 
 
 class ExportStatus:
-    """Receives the result of each export, from exporters in several threads."""
+    """Receives the result of each export. Several exporters call it, each from its own thread."""
 
     def __init__(self) -> None:
         self._failures: dict[str, int] = {}
@@ -59,11 +59,11 @@ class ExportStatus:
         return tuple(self._failures)
 
     def cause(self, failure: Failure) -> str:
-        """Returns the text of a failure, or what the exporter logged last if the failure has no text."""
+        """Returns the text of a failure. If it is empty, returns the last warnings that exporters logged."""
         return failure.text or self._exporters_log.take()
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:
-        """Receives the result of an export: the failure, or None."""
+        """Receives the result of an export: its failure, or None if the export succeeded."""
         if failure:
             cause = self.cause(failure)
             if self._causes.setdefault(exporter, Once()).is_new(failure.kind or kind_of(cause)):
@@ -74,7 +74,7 @@ class ExportStatus:
             exports = self._failures.pop(exporter)
             self._causes.pop(exporter, None)
             _log.warning(
-                "exports succeed again after %d failed; pending counts were delivered",
+                "exports succeed again after %d failed exports; pending counts were delivered",
                 exports,
                 extra={"exporter": exporter, "failed_exports": exports},
             )

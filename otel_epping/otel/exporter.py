@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Push exports: a MetricExporter that wraps another exporter and adds the collector's metrics to each export.
+"""Wraps a push exporter, and adds the collector's metrics to each export.
 
-Wrapping the exporter is the only public extension point of the SDK that sees whether an export succeeded. Each request
-that succeeded is acknowledged; the counts of all others stay pending in the producer.
+In the SDK, an exporter is the only public extension point that learns whether an export succeeded. The counts of a
+successful request are acknowledged. The counts of a failed request stay pending in the producer.
 
-For the official OTLP exporters, otlp/ encodes the requests itself, in a thirtieth of the time. Any other exporter gets
-objects of the SDK.
+For an official OTLP exporter, the package otlp/ encodes the requests, in a thirtieth of the time that the SDK needs.
+Any other exporter gets objects of the SDK.
 """
 
 import logging
@@ -42,18 +42,18 @@ from otel_epping.series.limits import Limits
 
 _log = logging.getLogger(__name__)
 
-# A request that fails sooner was rejected, and the next one may succeed. One that fails later was retried: the receiver
-# is unavailable, and the next request would fail too.
+# A request that fails within this time was rejected, and the next request may succeed. A request that fails later was
+# retried, so the receiver is unavailable, and the next request would fail, too.
 _UNAVAILABLE_S = 1.0
 _MIN_TIMEOUT_S = 30.0
-# Maximum time for an export, and for a request of an exporter whose timeout is not known.
+# Maximum duration of an export. It is also the assumed duration of a request if the exporter's timeout is not known.
 _MAX_TIMEOUT_S = 300.0
-# The exporter logged the cause.
+# A failure whose cause the exporter itself has logged.
 _UNKNOWN = Failure("")
 
 
 def temporality_of(preferring: MetricExporter | MetricReader) -> AggregationTemporality:
-    """Returns the temporality of all our metrics for an exporter or reader: the one it prefers for histograms."""
+    """Returns the temporality that an exporter or reader prefers for histograms. Our counters have it, too."""
     preferred = private.preferred_temporality(preferring) or {}
     return preferred.get(Histogram, AggregationTemporality.CUMULATIVE)
 
@@ -61,12 +61,14 @@ def temporality_of(preferring: MetricExporter | MetricReader) -> AggregationTemp
 class ProducerExporter(MetricExporter):
     """Exports a collector's metrics through `inner`, together with the SDK's own metrics if `forward_sdk` is set.
 
-    All our metrics have the temporality that `inner` prefers for histograms, so the metrics of a subnet stay together.
+    Our histograms and counters all have the temporality that `inner` prefers for histograms, so that the histogram and
+    the counters of a subnet cover the same time.
 
-    `failed` counts failed requests. `rejected` counts data points that the receiver rejected in requests it otherwise
-    accepted; they must not be resent (OTLP specification, "Partial Success"). `limits` bound the exported series.
-    `on_result` is called after each export with the failure, or None. `explicit_buckets` exports histograms with
-    explicit buckets. `certificates` are the files that the TLS of `inner` was set up with.
+    `failed` counts failed requests. `rejected` counts data points that the receiver rejected in requests that it
+    otherwise accepted. Rejected points must not be resent (OTLP specification, "Partial Success"). `limits` restrict
+    the exported series. `on_result` is called after each export with the failure, or with None after a success. With
+    `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files with which the TLS
+    of `inner` was set up.
     """
 
     def __init__(
@@ -85,32 +87,32 @@ class ProducerExporter(MetricExporter):
         self.failed = 0
         self.rejected = 0
         self.export_seconds = 0.0  # duration of the latest export, including its reading
-        self._messages = Once()  # of the receiver, about rejected points
+        self._messages = Once()  # texts of the receiver about rejected points
         self._inner = inner
         self._sender = sender(inner, certificates)
         self._explicit = explicit_buckets
         self._scale = collector.config.scale
-        self._failure: Failure | None = None  # of the current export
-        self._timeout_s = _MIN_TIMEOUT_S  # of the latest export
+        self._failure: Failure | None = None  # the failure of the current export
+        self._timeout_s = _MIN_TIMEOUT_S  # the timeout of the latest export
         self._encoder = BatchEncoder(self.producer)
         self._forward_sdk = forward_sdk
         self._on_result = on_result
-        self._first = 0  # the batch that the next export starts with
-        self._sdk_sent_ns = 0  # time of the latest reading with which the SDK's metrics were delivered
+        self._first = 0  # number of the batch with which the next export starts
+        self._sdk_sent_ns = 0  # time of the latest reading that was delivered together with the SDK's metrics
         self._undelivered = UndeliveredDeltas()
         self._lock = threading.Lock()
         self._process = os.getpid()
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Reads the kernel's counts and exports them in requests well below a receiver's size limit.
+        """Reads the kernel's counts and exports them. Each request is well below the size limit of a receiver.
 
-        In a forked child, where the SDK starts its readers again, exports only the SDK's own metrics.
+        In a forked child, the SDK starts its readers again. There, the collector's metrics are not exported.
         """
         if os.getpid() != self._process:
             if self._forward_sdk:
                 return self._inner.export(metrics_data, timeout_millis=timeout_millis)
             return MetricExportResult.SUCCESS
-        # The timeout of the SDK's last export is the export interval, which may be short.
+        # For its last export, the SDK passes the export interval as the timeout. The interval may be short.
         started = time.monotonic()
         self._timeout_s = min(max(timeout_millis / 1e3, _MIN_TIMEOUT_S), _MAX_TIMEOUT_S)
         deadline = started + self._timeout_s
@@ -128,7 +130,7 @@ class ProducerExporter(MetricExporter):
                     self._undelivered.acknowledge()
                 self._failure = Failure(f"cannot read the kernel's counts: {error}")
             else:
-                # Nothing is sent while the receiver asks to wait.
+                # Nothing is sent during a wait that the receiver asked for.
                 self._failure = self._sender.pause if self._sender else None
                 if not self._failure:
                     self.failed += self._export_batches(metrics_data, deadline)
@@ -140,16 +142,19 @@ class ProducerExporter(MetricExporter):
 
     @property
     def max_export_s(self) -> float:
-        """Maximum duration of an export, without its reading. The last request may start just before the deadline."""
+        """Maximum duration of an export, without the reading. The last request may start just before the deadline."""
         return self._timeout_s + (self._sender.max_send_s if self._sender else _MAX_TIMEOUT_S)
 
     def end_pause(self) -> None:
-        """Sends the next export even if the receiver asks to wait, because it is the last one."""
+        """Makes the next export, which is the last one, send its requests even if the receiver asked to wait."""
         if self._sender:
             self._sender.end_pause()
 
     def _export_batches(self, metrics_data: MetricsData, deadline: float) -> int:
-        """Returns the number of failed requests. All requests after the deadline count as one."""
+        """Sends the batches of the reading. Returns the number of failed requests.
+
+        All requests that could not be sent before the deadline count as one failed request.
+        """
         failed = 0
         first, self._first = self._first, 0
         for turn, batch in enumerate(self.producer.batches(first)):
@@ -168,13 +173,13 @@ class ProducerExporter(MetricExporter):
                 continue
             failed += 1
             if time.monotonic() - started > _UNAVAILABLE_S or (self._sender and self._sender.pause):
-                # The next export starts after this request, so a request that always fails does not block the others.
+                # The next export starts with the next batch. So a request that always fails does not block the others.
                 self._first = first + turn + 1
                 break
         return failed
 
     def _deliver(self, metrics_data: MetricsData, batch: ExportBatch, timeout_millis: float, *, with_sdk: bool) -> bool:
-        """Sends a batch, and the SDK's metrics with it if `with_sdk` is set. Returns whether the receiver has both."""
+        """Sends a batch, together with the SDK's metrics if `with_sdk` is set. Returns true if it succeeded."""
         resources = metrics_data.resource_metrics
         if with_sdk:
             resources = move_timestamps(resources, self._sdk_sent_ns, batch.reading.time_ns)
@@ -184,8 +189,8 @@ class ProducerExporter(MetricExporter):
             try:
                 answer = self._sender.send(self._encoder.request(resources, batch))
             except Exception:
-                # Either an unknown release of the exporter, or a metric of the application that cannot be encoded.
-                _log.exception("cannot send our own requests; the exporter encodes all requests from now on")
+                # The release of the exporter is unknown, or the application has a metric that cannot be encoded.
+                _log.exception("cannot send a directly encoded request; from now on, the exporter encodes all requests")
                 self._sender = None
             else:
                 return self._note(answer)
@@ -197,7 +202,10 @@ class ProducerExporter(MetricExporter):
         return self._send_sdk_objects(MetricsData([merged, *others]), timeout_millis)
 
     def _send_sdk_objects(self, metrics_data: MetricsData, timeout_millis: float) -> bool:
-        """Returns whether the export succeeded. An exception, for example from a full disk, is a failure."""
+        """Exports objects of the SDK. Returns true if the export succeeded.
+
+        An exception of the exporter, for example because a disk is full, counts as a failure.
+        """
         try:
             if self._sender:
                 return self._note(self._sender.send(encode_sdk_metrics(metrics_data)))
@@ -210,7 +218,10 @@ class ProducerExporter(MetricExporter):
         return result is MetricExportResult.SUCCESS
 
     def _note(self, answer: Answer) -> bool:
-        """Returns whether a request succeeded. Counts rejected points, and logs each cause of rejection once."""
+        """Records the outcome of a request. Returns true if the request succeeded.
+
+        Counts rejected points, and logs each reason for a rejection once.
+        """
         if answer.failure:
             self._failure = answer.failure
             return False
@@ -224,5 +235,5 @@ class ProducerExporter(MetricExporter):
         return self._inner.force_flush(timeout_millis)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Shuts the inner exporter down. The reader has exported the last interval before it calls this."""
+        """Shuts down the inner exporter. The reader exports the last interval before it calls this method."""
         self._inner.shutdown(timeout_millis=timeout_millis, **kwargs)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds the collector's metrics to an application that uses the OpenTelemetry SDK.
 
-install(provider, exporter, collector)  adds a reader and an exporter to a MeterProvider; acknowledges each request
-attach(reader, collector, resource)     adds the metrics to an existing reader of any kind, for example Prometheus
+install(provider, exporter, collector)  adds a reader with an exporter to a MeterProvider; failed exports lose no counts
+attach(reader, collector, resource)     adds the metrics to an existing reader of any kind, for example for Prometheus
 """
 
 import atexit
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 
 class _InstalledReader(PeriodicExportingMetricReader):
-    """A reader that is shut down once, in the process that made it: by the application, or at exit."""
+    """A reader that is shut down once, by the application or at exit, and only in the process that created it."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         self._process = os.getpid()
         super().__init__(*arguments, **options)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Exports the last interval and stops. Does nothing in a forked child: the connection belongs to the parent."""
+        """Exports the last interval and stops. Does nothing in a forked child of that process."""
         atexit.unregister(self.shutdown)
         if os.getpid() != self._process:
             return
@@ -54,14 +54,15 @@ def install(
     interval_s: float | None = None,
     limits: Limits | None = None,
 ) -> PeriodicExportingMetricReader:
-    """Exports the collector's metrics through `exporter`, with the resource of an application's provider.
+    """Exports the collector's metrics through `exporter`, with the resource of the application's provider.
 
-    Returns the reader. Shut it down before the process ends; otherwise it is shut down at exit. Call the reader's own
-    shutdown() and force_flush(): the provider's skip readers that were added later (SDK 1.45). `interval_s` defaults to
-    OTEL_METRIC_EXPORT_INTERVAL. `limits` bound the series that are exported.
+    Adds a reader to the provider, and returns the reader. Shut down the reader before the process ends; otherwise, it
+    is shut down at exit. Call shutdown() and force_flush() of the reader. The methods of the provider skip readers that
+    were added after the provider was created (SDK 1.45). `interval_s` is the time between exports. By default, the
+    variable OTEL_METRIC_EXPORT_INTERVAL sets this time. `limits` restrict the exported series.
 
-    Only the process that calls install() exports. Its forked children, for example the workers of a server that loads
-    the application first, export nothing of the collector.
+    Only the process that calls install() exports the collector's metrics. Its forked children do not export them. Such
+    children are, for example, the workers of a server that loads the application before it forks.
     """
     wrapped = ProducerExporter(exporter, collector, limits, forward_sdk=False)
     observe(provider, collector, [wrapped])
@@ -79,11 +80,14 @@ def attach(
     *,
     explicit_buckets: bool | None = None,
 ) -> Callable[[], None]:
-    """Adds the collector's metrics to what an existing reader collects. Returns a function that removes them again.
+    """Adds the collector's metrics to the metrics that an existing reader collects.
 
-    A reader does not report whether an export succeeded. With delta temporality, the counts of a failed export are
-    lost: prefer install() where possible. `explicit_buckets` converts histograms to explicit buckets; by default only
-    for a Prometheus reader.
+    Returns a function that removes the collector's metrics from the reader again.
+
+    A reader does not report whether an export succeeded. So with delta temporality, the counts of a failed export are
+    lost. Prefer install() where possible. `resource` is used only if the reader itself collects no metrics. `limits`
+    restrict the exported series. With `explicit_buckets`, histograms are converted to explicit buckets. By default,
+    this is done only for a Prometheus reader.
     """
     producer = EppingMetricProducer(collector, temporality_of(reader), limits)
     return attach_producer(reader, producer, resource, explicit_buckets=explicit_buckets)
@@ -96,7 +100,7 @@ def attach_producer(
     *,
     explicit_buckets: bool | None = None,
 ) -> Callable[[], None]:
-    """Does what attach() does, with a producer that exists already."""
+    """Does the same as attach(), but with an existing producer."""
     if explicit_buckets is None:
         explicit_buckets = "prometheus" in type(reader).__module__
     inner = private.collect_callback(reader)
@@ -104,13 +108,13 @@ def attach_producer(
 
     def collect(collecting: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
         data = inner(collecting, timeout_millis=timeout_millis) if inner else None
-        # The SDK starts the reader's thread again in a forked child, which would export the same counts once more.
+        # In a forked child, the SDK starts the reader's thread again. The child must not export the same counts again.
         if os.getpid() != process:
             return data
         try:
             ours = producer.produce()
         except Exception:
-            # An exception would end the reader's thread, and with it all exports of the application.
+            # An exception would end the reader's thread. Then the application would export nothing more.
             _log.exception("cannot read the kernel's counts; this export has only the application's metrics")
             return data
         if explicit_buckets:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every metric that otel-epping exports: name, unit, description and attributes (semconv.py).
+"""Defines every metric that otel-epping exports: name, unit, description and attributes (semconv.py).
 
 `counters.py` maps the kernel program's counters to these metrics. `make docs` generates docs/metrics.md from this file.
 """
@@ -36,7 +36,7 @@ SCOPE = InstrumentationScope("otel_epping", __version__, "https://opentelemetry.
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. `keys` are its attributes, in the order of the documentation."""
+    """A metric. `keys` are the names of its attributes, in the order of docs/metrics.md."""
 
     name: str
     unit: str
@@ -58,21 +58,22 @@ _DIRECTED_KEYS = (*_SUBNET_KEYS, SUBNET_DIRECTION)
 SUBNET_PACKETS = Metric(
     "epping.network.packet.count",
     "{packet}",
-    "Packets from and to a subnet. Each packet is counted twice: `from` its source's subnet and `to` its destination's "
-    "subnet. TCP packets of the class `tcp_other` have no timestamps, so the method `tcp_timestamp` cannot time them.",
+    "Packets from and to a subnet. Each packet is counted twice: with `from` for the subnet of its source, and with "
+    "`to` for the subnet of its destination. TCP packets of the class `tcp_other` have no timestamps, so the method "
+    "`tcp_timestamp` cannot measure their round-trip times.",
     (*_DIRECTED_KEYS, TRAFFIC_CLASS),
 )
 SUBNET_BYTES = Metric(
     "epping.network.io",
     "By",
-    "Bytes from and to a subnet, including link headers. Each packet is counted for the subnets of its source "
-    "and of its destination.",
+    "Bytes from and to a subnet, including link headers. The bytes of each packet are counted twice: for the subnet of "
+    "its source, and for the subnet of its destination.",
     (*_DIRECTED_KEYS, TRAFFIC_CLASS),
 )
 SUBNET_ECN = Metric(
     "epping.network.ecn.packet.count",
     "{packet}",
-    "IP packets from and to a subnet, by ECN code point. Packets without ECN (`not_ect`) are not counted here.",
+    "IP packets from and to a subnet, by ECN code point. Packets without ECN (`not_ect`) are not counted.",
     (*_DIRECTED_KEYS, ECN),
 )
 RETRANSMITTED = Metric(
@@ -90,19 +91,20 @@ OUT_OF_ORDER = Metric(
 ZERO_WINDOW = Metric(
     "epping.tcp.zero_window.count",
     "{segment}",
-    "TCP segments from and to a subnet that advertise a window of zero: the sender's receive buffer is full.",
+    "TCP segments from and to a subnet that advertise a window of zero, because the receive buffer of their sender is "
+    "full.",
     _DIRECTED_KEYS,
 )
 OPENED = Metric(
     "epping.flow.opened.count",
     "{flow}",
-    "TCP flows opened. Each flow is counted for the subnets of both endpoints.",
+    "Opened TCP flows. Each flow is counted for the subnets of both endpoints.",
     (*_SUBNET_KEYS, FLOW_OPENING),
 )
 CLOSED = Metric(
     "epping.flow.closed.count",
     "{flow}",
-    "TCP flows closed. Each flow is counted for the subnets of both endpoints.",
+    "Closed TCP flows. Each flow is counted for the subnets of both endpoints.",
     (*_SUBNET_KEYS, FLOW_CLOSING),
 )
 
@@ -117,8 +119,8 @@ ACTIVE_FLOWS = Metric(
 INTERFACE_PACKETS = Metric(
     "epping.interface.packet.count",
     "{packet}",
-    "Packets seen on an interface. Each packet is counted once here, and for two subnets unless it is `non_ip` or "
-    "`malformed`.",
+    "Packets seen on an interface. Each packet is counted once. Packets of the kinds `non_ip` and `malformed` are "
+    "counted only here, and not for subnets.",
     (INTERFACE, IO_DIRECTION, PACKET_KIND),
 )
 INTERFACE_BYTES = Metric(
@@ -130,139 +132,150 @@ INTERFACE_BYTES = Metric(
 ECN_PACKETS = Metric(
     "epping.ecn.packet.count", "{packet}", "IP packets seen on an interface, by ECN code point.", (INTERFACE, ECN)
 )
-FLOWS = Metric("epping.flow.count", "{flow}", "TCP flows first seen on an interface.", (INTERFACE,))
+FLOWS = Metric(
+    "epping.flow.count", "{flow}", "TCP flows for which an entry was created in the flow table.", (INTERFACE,)
+)
 UNIDIRECTIONAL = Metric(
     "epping.flow.unidirectional",
     "{flow}",
     "Active TCP flows of which only one direction is seen on an interface, so that no round-trip time can be measured. "
-    "Updated every 30 s, when the flow table is scanned; exported for interfaces that have had such a flow.",
+    "The value is updated every 30 s, when the flow table is scanned. It is exported only for interfaces that have had "
+    "such a flow.",
     (INTERFACE, FLOW_REVERSE),
     "updowncounter",
 )
 MEASUREMENTS = Metric(
     "epping.agent.measurement.count",
     "{measurement}",
-    "Packets selected for an RTT sample, and the outcome of each sample.",
+    "Packets that were selected to start an RTT sample, and the outcomes of RTT samples.",
     (INTERFACE, OUTCOME),
 )
 TIMESTAMPS_FAILED = Metric(
     "epping.agent.timestamp.fault.count",
     "{fault}",
-    "Directions of TCP flows whose timestamps stopped working. From then on, sequence numbers time them.",
+    "Directions of TCP flows in which the timestamps stopped working. From then on, their round-trip times are "
+    "measured with sequence numbers.",
     (INTERFACE, TIMESTAMP_FAULT),
 )
 DUPLICATES = Metric(
     "epping.interface.duplicate.count",
     "{packet}",
-    "Packets that were captured twice, as at a mirror port. The second copy is counted for the interface only.",
+    "Packets that were captured a second time, for example at a mirror port. The second copy is counted for the "
+    "interface, but not for subnets.",
     (INTERFACE,),
 )
 CLAMPED = Metric(
     "epping.agent.rtt.clamped",
     "{rtt}",
-    "Round-trip times outside the range of the histograms. They are counted as the nearest bound of the range.",
+    "Round-trip times outside the range of the histograms. Such a time is counted as the nearest bound of the range.",
     (INTERFACE, BOUND),
 )
 INSERT_FAILED = Metric(
     "epping.agent.insert.failed",
     "{entry}",
-    "Entries that could not be inserted because a table was full. Packets of a subnet without an entry are counted on "
-    "the overflow point.",
+    "Entries that could not be inserted into a table because the table was full. Packets of a subnet without an entry "
+    "are counted on the overflow point.",
     (INTERFACE, MAP),
 )
 
 INTERFACE_ATTACHED = Metric(
     "epping.agent.interface.attached",
     "{interface}",
-    "1 for a watched interface, 0 for an interface that is no longer watched and whose last counts are pending.",
+    "1 if the kernel program is attached to both hooks of the interface, otherwise 0. An interface that is no longer "
+    "watched has the value 0 until its last counts are delivered.",
     (INTERFACE,),
     "updowncounter",
 )
 INTERFACE_KERNEL_PACKETS = Metric(
     "epping.agent.interface.packet.count",
     "{packet}",
-    "The kernel's own packet counters while an interface is watched, as in `ip -s link`. Compare them with "
-    "`epping.interface.packet.count`, which counts every packet of a GSO or GRO aggregate; the kernel may count one.",
+    "Packets that the kernel itself counted while the interface was watched, as in `ip -s link`. Compare this metric "
+    "with `epping.interface.packet.count`, which counts every packet of a GSO or GRO aggregate. The kernel may count "
+    "an aggregate as one packet.",
     (INTERFACE, IO_DIRECTION),
     "updowncounter",
 )
-SUBNET_USAGE = Metric("epping.agent.subnet.usage", "{subnet}", "Slots in use by subnets.", (), "updowncounter")
+SUBNET_USAGE = Metric("epping.agent.subnet.usage", "{subnet}", "Slots that subnets use.", (), "updowncounter")
 FLOW_USAGE = Metric(
     "epping.agent.flow.usage",
     "{flow}",
-    "TCP flow table entries in use. When a set is full, a flow seen in only one direction is evicted first, then the "
-    "flow that has been idle longest.",
+    "TCP flow table entries in use. The table consists of sets. When a set is full, a closed flow or a flow seen in "
+    "only one direction is evicted first, then the flow that has been idle longest.",
     (),
     "updowncounter",
 )
-FLOW_LIMIT = Metric("epping.agent.flow.limit", "{flow}", "Size of the TCP flow table.", (), "updowncounter")
+FLOW_LIMIT = Metric(
+    "epping.agent.flow.limit", "{flow}", "Maximum number of TCP flow table entries.", (), "updowncounter"
+)
 SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Number of slots for subnets.", (), "updowncounter")
 # Exported only with an idle timeout or limits on series (series/limits.py).
 SUBNET_RETIRED = Metric(
     "epping.agent.subnet.retired",
     "{subnet}",
-    "Slots freed because their subnet was idle for `idle_timeout`. Only with "
-    "`idle_timeout`, `max_series` or `min_samples`.",
+    "Slots that were freed because their subnet was idle for `idle_timeout`. Exported only if "
+    "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
 )
 SERIES_USAGE = Metric(
     "epping.agent.series.usage",
     "{subnet}",
-    "Subnets and covering prefixes exported individually. Only with `idle_timeout`, `max_series` or `min_samples`.",
+    "Subnets and covering prefixes exported individually. Exported only if "
+    "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
     "updowncounter",
 )
 SERIES_LIMIT = Metric(
     "epping.agent.series.limit",
     "{subnet}",
-    "Maximum number of subnets and covering prefixes exported individually. Only with "
-    "`idle_timeout`, `max_series` or `min_samples`.",
+    "Maximum number of subnets and covering prefixes exported individually. Exported only if "
+    "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
     "updowncounter",
 )
 SERIES_OVERFLOWED = Metric(
     "epping.agent.series.overflowed",
     "{subnet}",
-    "Subnets beyond the limits that are summed on the overflow point. Only with "
-    "`idle_timeout`, `max_series` or `min_samples`.",
+    "Subnets beyond the limits whose counts are summed on the overflow point. Exported only if "
+    "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
     "updowncounter",
 )
 SERIES_ROLLED_UP = Metric(
     "epping.agent.series.rolled_up",
     "{subnet}",
-    "Subnets beyond the limits that are summed in covering prefixes. Only with "
-    "`idle_timeout`, `max_series` or `min_samples`.",
+    "Subnets beyond the limits whose counts are summed in covering prefixes. Exported only if "
+    "`idle_timeout`, `max_series` or `min_samples` is set.",
     (),
     "updowncounter",
 )
-# From here on, instruments of the SDK (self_metrics.py). Without data of an instrument, an SDK reader never exports.
+# The metrics from here on are instruments of the SDK (self_metrics.py). An SDK reader exports nothing until at least
+# one instrument has data.
 READ_DURATION = Metric(
     "epping.agent.read.duration", "s", "Duration of the latest reading of the kernel's maps.", (), "gauge"
 )
 EXPORT_DURATION = Metric(
     "epping.agent.export.duration",
     "s",
-    "Duration of the latest export, including its reading. With several exporters, that of the slowest.",
+    "Duration of the latest export, including its reading of the maps. With several exporters, the longest duration.",
     (),
     "gauge",
 )
 EXPORT_FAILED = Metric(
     "epping.agent.export.failed",
     "{request}",
-    "Failed export requests. Their counts stay pending for the next export.",
+    "Failed export requests. The counts of a failed request stay pending for the next export.",
     (),
 )
 EXPORT_REJECTED = Metric(
     "epping.agent.export.rejected",
     "{data_point}",
-    "Data points rejected in requests that the receiver otherwise accepted. They are not resent.",
+    "Data points that the receiver rejected in requests that it otherwise accepted. Rejected points are not resent.",
     (),
 )
 INTERFACE_EVENTS = Metric(
     "epping.agent.interface.event.count",
     "{event}",
-    "Events of selected interfaces, and of the program on their hooks.",
+    "Events of selected interfaces, and events of the kernel program that is attached to them.",
     (INTERFACE_EVENT,),
 )
 FLOW_EVICTED = Metric(
@@ -274,13 +287,13 @@ FLOW_EVICTED = Metric(
 PROGRAM_RUNS = Metric(
     "epping.agent.program.run.count",
     "{run}",
-    "Runs of the kernel program. Counted only while the sysctl `kernel.bpf_stats_enabled` is 1.",
+    "Runs of the kernel program. Runs are counted only while the sysctl `kernel.bpf_stats_enabled` is 1.",
     (IO_DIRECTION,),
 )
 PROGRAM_TIME = Metric(
     "epping.agent.program.time",
     "s",
-    "Run time of the kernel program. Counted only while the sysctl `kernel.bpf_stats_enabled` is 1.",
+    "Run time of the kernel program. The time is measured only while the sysctl `kernel.bpf_stats_enabled` is 1.",
     (IO_DIRECTION,),
 )
 MEMORY_USAGE = Metric(
@@ -290,6 +303,7 @@ MEMORY_USAGE = Metric(
     (),
     "updowncounter",
 )
-# There is no metric for the version: it is the version of the scope, and `service.version` of the agent.
+# No metric contains the version of otel-epping. The instrumentation scope has the version, and so has the agent's
+# `service.version`.
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

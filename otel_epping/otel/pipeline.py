@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports without an application: a MeterProvider with the exporters that the standard OTEL_* variables name."""
+"""Exports metrics without an application, through the exporters that the standard OTEL_* variables name."""
 
 import logging
 import socket
@@ -34,30 +34,32 @@ _SERVICE = "otel-epping"
 
 
 def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type[Any]]]:
-    """Returns exporter or reader classes by the names of their entry points, by default those of the OTEL_* variables.
+    """Returns the names and classes of exporters. A class is an exporter or a reader.
 
-    Raises EppingError for a name without an entry point, and for invalid variables.
+    A name is the name of an entry point. By default, the OTEL_* variables set the names. Raises EppingError for a name
+    without an entry point, and for invalid variables.
     """
     classes = []
     for name in standard.read().exporters if names is None else names:
         found = list(entry_points(group="opentelemetry_metrics_exporter", name=name))
         if not found:
-            raise EppingError(f"OTEL_METRICS_EXPORTER: there is no exporter {name!r}: pip install its package")
+            raise EppingError(f"OTEL_METRICS_EXPORTER: there is no exporter {name!r}: install its package with pip")
         classes.append((name, found[0].load()))
     return classes
 
 
 def _printable(value: Any) -> Any:
-    """Returns a resource attribute that OTLP can carry: strings must be UTF-8, but variables may hold other bytes."""
+    """Escapes unprintable text in a resource attribute. OTLP requires UTF-8, but variables may contain any bytes."""
     if isinstance(value, str):
         return printable(value)
     return tuple(map(_printable, value)) if isinstance(value, (list, tuple)) else value
 
 
 def default_resource(instance_id: str | None = None) -> Resource:
-    """Returns the resource set by OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME and the detectors, with our defaults.
+    """Returns the resource from OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, the detectors and our defaults.
 
-    `instance_id` replaces the service.instance.id that the SDK generated for this process, but no configured one.
+    `instance_id` replaces a service.instance.id that the SDK generated for this process. It does not replace a
+    configured service.instance.id.
     """
     configured = Resource.create()
     ours = {"service.name": _SERVICE, "service.version": __version__, "host.name": escaped(socket.gethostname())}
@@ -74,10 +76,10 @@ def default_resource(instance_id: str | None = None) -> Resource:
 class Pipelines:
     """A MeterProvider with one reader for each exporter in OTEL_METRICS_EXPORTER.
 
-    `exporters` are the push exporters; each exports every `interval_s`. `instance_id` becomes service.instance.id; by
-    default the SDK generates one. `on_result` is called after each export with the exporter's name and the failure, or
-    None. `variables` are the parsed OTEL_* variables; by default they are read now. `limits` bound the series that all
-    exporters export. Raises EppingError for invalid variables.
+    `exporters` are the push exporters; each of them exports once per `interval_s`. `instance_id` becomes
+    service.instance.id; by default, the SDK generates an id. `on_result` is called after each export with the
+    exporter's name and the failure, or None after a success. `variables` are the parsed OTEL_* variables; by default,
+    they are read now. `limits` restrict the series of each exporter. Raises EppingError for invalid variables.
     """
 
     def __init__(
@@ -141,24 +143,25 @@ class Pipelines:
         observe(self.provider, collector, self.exporters)
 
     def change_limits(self, limits: Limits) -> None:
-        """Sets other limits for all exporters, from their next readings on (see EppingMetricProducer)."""
+        """Sets other limits for all exporters. They apply from the next readings on (see EppingMetricProducer)."""
         for producer in self._producers:
             producer.limits = limits
 
     def shutdown(self, timeout_s: float = STOP_S) -> bool:
-        """Exports the last interval and stops. Returns whether all exporters finished in time; others keep running.
+        """Exports the last interval and stops. Returns true if all exporters finished in time.
 
-        Detach from the interfaces first if the last interval must be complete.
+        Exporters that did not finish keep running. If the last interval must be complete, detach the program from the
+        interfaces before this call.
         """
         deadline = time.monotonic() + timeout_s
         for exporter in self.exporters:
             exporter.end_pause()
-        # In parallel: the provider's own shutdown() shuts readers down one after the other, and each may block.
+        # Readers are shut down in parallel, because each may block. The provider's shutdown() is sequential.
         threads = [threading.Thread(target=_shut_down, args=(reader,), daemon=True) for reader in self._readers]
         for thread, reader in zip(threads, self._readers, strict=True):
             try:
                 thread.start()
-            except RuntimeError:  # the limit on threads is reached: one after the other
+            except RuntimeError:  # the limit on threads is reached: this thread shuts down the reader
                 _shut_down(reader)
         for thread in filter(threading.Thread.is_alive, threads):
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -166,7 +169,7 @@ class Pipelines:
 
 
 def _shut_down(reader: MetricReader) -> None:
-    """Lets a reader export a last time, without a timeout."""
+    """Shuts down a reader, which exports one last time. The shutdown has no timeout."""
     try:
         reader.shutdown(timeout_millis=threading.TIMEOUT_MAX)
     except Exception as error:

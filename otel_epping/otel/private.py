@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every private member of the OpenTelemetry SDK, its exporters and urllib3 that otel-epping uses.
+"""Contains all accesses to private members of the OpenTelemetry SDK, its exporters and urllib3.
 
-No other module uses one; tests/otel/test_private.py checks that. Each accessor names the public API that should
-replace it. Any release may change these members, so pyproject.toml allows only tested releases: `make compat` runs the
-export tests with the oldest and the newest of them.
+No other module uses private members; tests/otel/test_private.py checks this. The docstring of each accessor names the
+public API that should replace the accessor. Any release may change private members, so pyproject.toml allows only
+tested releases. `make compat` runs the export tests with the oldest and the newest allowed releases.
 """
 
 import inspect
@@ -23,18 +23,18 @@ Collect = Callable[..., MetricsData | None]
 
 
 class UnknownExporterError(Exception):
-    """An official exporter does not have the private members that otel-epping knows."""
+    """An official exporter does not have the private members that otel-epping expects."""
 
 
 def _expect_parameters(member: Callable[..., Any], *parameters: str) -> None:
-    """Raises UnknownExporterError if the member has other parameters."""
+    """Raises UnknownExporterError if the parameters of `member` differ from `parameters`."""
     found = tuple(inspect.signature(member).parameters)
     if found != parameters:
         raise UnknownExporterError(f"{member.__qualname__}{found} should be {parameters}")
 
 
 def _expect_type(value: Any, kind: type) -> None:
-    """Raises UnknownExporterError if the value is of another type."""
+    """Raises UnknownExporterError if `value` is not an instance of `kind`."""
     if not isinstance(value, kind):
         raise UnknownExporterError(f"found {type(value).__qualname__} where {kind.__qualname__} was expected")
 
@@ -43,23 +43,27 @@ def _expect_type(value: Any, kind: type) -> None:
 
 
 def preferred_temporality(of: MetricExporter | MetricReader) -> dict[type, AggregationTemporality] | None:
-    """Returns the temporality that an exporter or reader prefers, by class of instrument.
+    """Returns the temporality that an exporter or reader prefers for each class of instruments.
 
-    The SDK's PeriodicExportingMetricReader reads the same member of its exporter. Replacement: a public property. By
-    the specification, a reader should obtain the output temporality from its exporter (metrics SDK, "MetricReader").
+    The SDK's PeriodicExportingMetricReader reads the same member of its exporter. Replacement: a public property. The
+    specification says that a reader should obtain the output temporality from its exporter (metrics SDK,
+    "MetricReader").
     """
     return of._preferred_temporality
 
 
 def preferred_aggregation(exporter: MetricExporter) -> dict[type, Any] | None:
-    """Returns the aggregation that an exporter prefers, by class of instrument. Replacement: a public property."""
+    """Returns the aggregation that an exporter prefers for each class of instruments.
+
+    Replacement: a public property.
+    """
     return exporter._preferred_aggregation
 
 
 def collect_callback(reader: MetricReader) -> Collect | None:
-    """Returns the function with which a reader collects from its provider, None without a provider.
+    """Returns the function with which a reader collects metrics from its provider, or None without a provider.
 
-    Replacement, also of set_collect_callback(): registering a MetricProducer with the reader (specification, metrics
+    Replacement, also for set_collect_callback(): registering a MetricProducer with the reader (specification, metrics
     SDK, "MetricProducer"; opentelemetry-python #4768).
     """
     callback: Collect | None = reader._collect  # type: ignore[assignment]
@@ -67,7 +71,7 @@ def collect_callback(reader: MetricReader) -> Collect | None:
 
 
 def set_collect_callback(reader: MetricReader, callback: Collect | None) -> None:
-    """Sets the function with which a reader collects. Replacement: see collect_callback()."""
+    """Sets the function with which a reader collects metrics. Replacement: see collect_callback()."""
     reader._set_collect_callback(callback)  # type: ignore[arg-type]
 
 
@@ -75,10 +79,10 @@ def set_collect_callback(reader: MetricReader, callback: Collect | None) -> None
 
 
 def metric_readers(provider: MeterProvider) -> Iterable[MetricReader]:
-    """Returns the readers that a provider was made with; not those that add_metric_reader() added.
+    """Returns the readers with which a provider was created, without the readers that were added later.
 
-    Replacement: none is proposed. With add_metric_reader() an application can add readers and remove them
-    (opentelemetry-python #4818), but not list them.
+    Replacement: none is proposed. An application can add readers and remove them (opentelemetry-python #4818), but it
+    cannot list them.
     """
     return provider._metric_readers
 
@@ -92,23 +96,23 @@ def resource_of(provider: MeterProvider) -> Resource:
 
 
 def splits_requests(exporter: Any) -> bool:
-    """Returns whether an OTLP exporter is set up to split requests. Replacement: a public property."""
+    """Returns true if an OTLP exporter is configured to split requests. Replacement: a public property."""
     return getattr(exporter, "_max_export_batch_size", None) is not None
 
 
 class GrpcExporter:
     """The private members of the OTLP/gRPC exporter.
 
-    The replacement for this class is a public method of the exporter that sends a serialized request and returns the
-    server's response. None is proposed. Raises UnknownExporterError or AttributeError for an exporter that is built
-    otherwise.
+    Replacement: a public method of the exporter that sends a serialized request and returns the server's response. No
+    such method is proposed yet. Raises UnknownExporterError or AttributeError if the exporter does not have the
+    expected members.
 
     endpoint   target of the channel
     headers    metadata of each call
-    insecure   whether the channel has no TLS
-    timeout_s  time for one export
-    stopped    set when the exporter is shut down
-    metrics    the exporter's own metrics; None if it has none
+    insecure   true if the channel does not use TLS
+    timeout_s  timeout of one export
+    stopped    event that is set when the exporter is shut down
+    metrics    metrics about the exporter itself, or None if the exporter has no such metrics
     """
 
     def __init__(self, exporter: Any) -> None:
@@ -132,45 +136,45 @@ class GrpcExporter:
         return channel
 
     def reconnect(self) -> None:
-        """Replaces the channel by a new one.
+        """Replaces the channel with a new channel.
 
-        Replacement: none is needed once the exporter itself sends serialized requests, as it then reconnects too
-        (opentelemetry-python #4825).
+        Replacement: none is needed once the exporter itself can send serialized requests, because then the exporter
+        also reconnects (opentelemetry-python #4825).
         """
         self._exporter._channel.close()
         self._exporter._initialize_channel_and_stub()
 
     def set_credentials(self, credentials: "grpc.ChannelCredentials") -> None:
-        """Has the next channel use these credentials.
+        """Sets the credentials of the next channel.
 
-        Replacement: certificates that the exporter reloads (opentelemetry-specification #4247).
+        Replacement: an exporter that reloads its certificates (opentelemetry-specification #4247).
         """
         self._exporter._credentials = credentials
 
     def set_endpoint(self, endpoint: str) -> None:
-        """Has the next channel use this target as it is.
+        """Sets the target of the next channel. The channel uses the target unchanged.
 
-        Replacement: an argument `endpoint` that takes any gRPC target. The exporter parses it as a URL, and takes the
-        authority of dns://AUTHORITY/HOST for the host.
+        Replacement: an argument `endpoint` that accepts any gRPC target. At present, the exporter parses this argument
+        as a URL. So it connects to AUTHORITY if the target is dns://AUTHORITY/HOST.
         """
         self._exporter._endpoint = self.endpoint = endpoint
 
 
 class HttpExporter:
-    """The private members of the OTLP/HTTP exporter and of its client.
+    """The private members of the OTLP/HTTP exporter and of the exporter's client.
 
-    The replacement for this class is a public client that takes a serialized request and returns the response. The
-    client of opentelemetry-exporter-otlp-common is private (opentelemetry-python #5252). Raises UnknownExporterError or
-    AttributeError for an exporter that is built otherwise.
+    Replacement: a public client that takes a serialized request and returns the response. The client of
+    opentelemetry-exporter-otlp-common is private (opentelemetry-python #5252). Raises UnknownExporterError or
+    AttributeError if the exporter does not have the expected members.
 
-    endpoint           URL to post to
+    endpoint           URL to which requests are posted
     headers            headers of each request
-    timeout_s          time for one export
-    max_request_bytes  size of the largest request, before compression; 0 or less: no limit
-    session            what requests are sent through: TLS, proxies, credentials
-    compress           compresses the body of a request as the exporter is set up to
-    stopped            set when the exporter is shut down
-    metrics            the exporter's own metrics
+    timeout_s          timeout of one export
+    max_request_bytes  maximum size of a request before compression; if it is 0 or less, the size is not limited
+    session            the session that sends requests; it has the settings of TLS, proxies and credentials
+    compress           function that compresses the body of a request, with the compression that the exporter uses
+    stopped            event that is set when the exporter is shut down
+    metrics            metrics about the exporter itself
     """
 
     def __init__(self, exporter: Any) -> None:
@@ -194,10 +198,10 @@ class HttpExporter:
 
 
 class OpensSockets:
-    """Mix-in for connections of urllib3: open_socket() opens the socket, in place of urllib3's _new_conn().
+    """Mix-in for connections of urllib3. Its method open_socket() opens the socket, instead of urllib3's _new_conn().
 
-    Replacement: none is proposed. urllib3 #94 asked for it and was closed with `ConnectionCls`, which chooses the class
-    of connections and not how they open sockets.
+    Replacement: none is proposed. urllib3 #94 asked for such a method. It was closed when `ConnectionCls` was added,
+    but `ConnectionCls` sets only the class of connections, and not how a connection opens its socket.
     """
 
     _dns_host: str
@@ -206,6 +210,6 @@ class OpensSockets:
         return self.open_socket(self._dns_host)
 
     def open_socket(self, host: str) -> socket.socket:
-        """Opens a connection to a host: its name as it is looked up, without brackets."""
+        """Opens a connection to a host. `host` is a name, or an address without brackets."""
         default: socket.socket = super()._new_conn()  # type: ignore[misc]
         return default

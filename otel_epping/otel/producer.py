@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The MetricProducer: turns the kernel's counts into OpenTelemetry metrics.
+"""Turns the kernel's counts into OpenTelemetry metrics.
 
-It follows the specification (metrics SDK, "MetricProducer"): produce() returns the metrics of one instrumentation
-scope, and the temporality is its own setting. The Python SDK has no such interface yet, so `install.py` and
-`pipeline.py` connect the producer to a reader or an exporter.
+EppingMetricProducer follows the specification (metrics SDK, "MetricProducer"): produce() returns the metrics of one
+instrumentation scope, and the producer has its own setting of the temporality. The Python SDK has no such interface
+yet, so `install.py` and `pipeline.py` connect the producer to a reader or an exporter.
 """
 
 import threading
@@ -28,8 +28,9 @@ from otel_epping.series.limits import Limits
 from otel_epping.series.subnet import subnet_of
 from otel_epping.series.temporality import TemporalityTracker
 
-# A gRPC receiver accepts 4 MiB by default. The point of a counter has about 220 bytes. The point of a histogram with
-# 160 buckets has four times as many. So a request of this weight stays under 1 MiB.
+# By default, a gRPC receiver accepts requests of at most 4 MiB. A counter's point has about 220 bytes and the weight 1.
+# The point of a histogram with 160 buckets has about four times as many bytes. So a request of this weight stays below
+# 1 MiB.
 _REQUEST_WEIGHT = 4_000
 _HISTOGRAM_WEIGHT = 4
 
@@ -38,14 +39,15 @@ class EppingMetricProducer:
     """Turns the readings of a collector into metrics, for one exporter.
 
     collector    the running collector; the producer gets a reader of its own
-    temporality  CUMULATIVE by default. With DELTA, a point has what was counted since the series was last acknowledged
-    limits       limits on the exported series. They can be replaced, from the next reading on, if the producer was made
-                 with limits or an idle timeout
+    temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
+    limits       limits on the exported series. If the producer was created with limits, or the collector with an idle
+                 timeout, other limits can be set. They apply from the next reading on
 
-    read_seconds   duration of the latest reading
-    read_at_s      time.monotonic() at the end of the latest reading; before the first one, when the producer was made
-    flows_evicted  flows evicted from the flow table
-    columns        metrics and attributes of the counters of a row
+    read_seconds   duration of the latest reading, in seconds
+    read_at_s      time.monotonic() at the end of the latest reading; until the first reading ends, the time when the
+                   producer was created
+    flows_evicted  number of flows that were evicted from the flow table
+    columns        the metric and attributes of each counter of a row
     """
 
     def __init__(
@@ -75,13 +77,14 @@ class EppingMetricProducer:
         self._tracker = TemporalityTracker(
             delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns
         )
-        self._retired = self._retired_delivered = 0  # slots taken back: in the latest batch, and in delivered batches
+        self._retired = self._retired_delivered = 0  # freed slots: in the latest batch, and delivered
         self._lock = threading.Lock()
 
     def produce(self) -> ScopeMetrics:
-        """Reads, and returns all metrics at once. They count as delivered; any thread may call it.
+        """Reads the kernel's counts and returns all metrics at once. The metrics count as delivered.
 
-        For metric readers that do not report whether an export succeeded. Raises OSError if a map cannot be read.
+        This method is for metric readers that do not report whether an export succeeded. Any thread may call it. Raises
+        OSError if a map cannot be read.
         """
         with self._lock:
             self.read()
@@ -90,7 +93,7 @@ class EppingMetricProducer:
         return self.metrics(batch)
 
     def read(self) -> None:
-        """Takes a new reading for batches(). One thread at a time may call it, and not together with produce().
+        """Takes a new reading for batches(). While read() runs, no other thread may call read() or produce().
 
         Raises OSError if a map cannot be read.
         """
@@ -104,9 +107,9 @@ class EppingMetricProducer:
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
 
     def batches(self, first: int = 0) -> Iterator[ExportBatch]:
-        """Yields the latest reading in batches, each small enough for one request. acknowledge() delivered batches.
+        """Yields the latest reading in batches that each fit in one request. Call acknowledge() for delivered batches.
 
-        first  number of the batch to start with; after the last batch, the batches before `first` follow
+        first  number of the batch to start with; the batches before `first` are yielded after the last batch
         """
         parts = self._split(self._tracker.rows())
         for turn in range(len(parts)):
@@ -114,7 +117,7 @@ class EppingMetricProducer:
             yield self._batch(parts[index], is_first=index == 0)
 
     def acknowledge(self, batch: ExportBatch) -> None:
-        """Records that the receiver has this batch of the latest reading."""
+        """Records that the receiver has received this batch of the latest reading."""
         self._tracker.acknowledge(batch.rows)
         if self._limiter:
             self._limiter.acknowledge(batch.rows)
@@ -123,10 +126,10 @@ class EppingMetricProducer:
             self._retired_delivered = self._retired
 
     def metrics(self, batch: ExportBatch) -> ScopeMetrics:
-        """Returns a batch as the SDK's objects."""
+        """Converts a batch to objects of the SDK."""
         reading = batch.reading
 
-        @lru_cache(1)  # the points of a row follow each other within a metric
+        @lru_cache(1)  # one entry is enough: all points of a row in a metric are adjacent
         def of_subnet(row: int) -> Labels:
             return subnet_labels(subnet_of(reading, row, self.config))
 
@@ -145,7 +148,7 @@ class EppingMetricProducer:
         return ScopeMetrics(batch.others.scope, made, batch.others.schema_url)
 
     def _split(self, rows: Indexes) -> list[Indexes]:
-        """Splits rows into parts of about _REQUEST_WEIGHT. There is at least one part, as the interfaces need one."""
+        """Splits rows into parts of about _REQUEST_WEIGHT. Without rows, returns one empty part for the interfaces."""
         reading = self._tracker.reading
         weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
         part = np.cumsum(weight) // _REQUEST_WEIGHT
@@ -168,7 +171,7 @@ class EppingMetricProducer:
         )
 
     def _active_series(self, rows: Indexes) -> CounterSeries:
-        """Returns the active flows of rows that ever had a flow. Current values are cumulative with any temporality."""
+        """Returns the number of active flows for each row that ever had a flow, always as a cumulative series."""
         reading = self._tracker.reading
         rows = rows[reading.counters["opened"][rows].any(axis=1) | (reading.active[rows] != 0)]
         return CounterSeries(
@@ -195,7 +198,7 @@ class EppingMetricProducer:
                 yield sdk_points.sum_metric(metric, made, self.temporality)
 
     def _interface_states(self) -> Iterator[Metric]:
-        """Yields metrics of the current state of interfaces."""
+        """Yields the metrics that describe the current state of interfaces."""
         reading = self._tracker.reading
         attached = [((name,), int(now)) for name, now in self._collector.attachments.state().items()]
         unidirectional = [
@@ -214,10 +217,10 @@ class EppingMetricProducer:
         yield from self._states(metric_table.UNIDIRECTIONAL, unidirectional)
 
     def _states(self, metric: metric_table.Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
-        """Yields a metric of current values: (values of its attributes, value). Yields nothing without values.
+        """Yields a metric of current values. An element of `values` has the values of the attributes and of a point.
 
-        Sums that are not monotonic are cumulative with any temporality preference (specification, "OTLP metrics
-        exporter").
+        Yields nothing if `values` is empty. Sums that are not monotonic are always cumulative, whatever the preferred
+        temporality is (specification, "OTLP metrics exporter").
         """
         time_ns = self._tracker.reading.time_ns
         made = [

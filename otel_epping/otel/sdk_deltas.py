@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the SDK's delta counters whose export failed, and adds them to the next export.
+"""Keeps the counts of the SDK's delta counters whose export failed, and adds these counts to the next export.
 
 The SDK resets a delta counter when it collects the counter, even if the export then fails. Without this module, for
 example, the count of failed exports would be lost with each failed export.
@@ -21,7 +21,7 @@ from opentelemetry.sdk.metrics.export import (
 
 _log = logging.getLogger(__name__)
 
-# Maximum number of points that are kept: an application may add new attribute sets for as long as exports fail.
+# Maximum number of points that are kept. While exports fail, an application may add new attribute sets without limit.
 _MAX_POINTS = 10_000
 
 
@@ -65,18 +65,18 @@ class UndeliveredDeltas:
         self._kept: dict[_Key, _Kept] = {}
 
     def acknowledge(self) -> None:
-        """Forgets all points: the receiver has everything that add_to() last returned."""
+        """Forgets all points, because the receiver has received the metrics that add_to() last returned."""
         self._kept.clear()
 
     def add_to(self, resources: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
-        """Returns the metrics of an export plus all kept deltas, and keeps the sums until acknowledge()."""
+        """Adds all kept deltas to the metrics of an export. Keeps the sums until acknowledge() is called."""
         kept = self._kept
         self._kept = {_key(*each): each for each in _deltas(resources)}
         for key, old in kept.items():
             new = self._kept.get(key)
             self._kept[key] = new._replace(point=_sum(old.point, new.point)) if new else old
         if len(self._kept) > _MAX_POINTS:
-            _log.warning("the SDK's pending counts were dropped: over %d points waited for an export", _MAX_POINTS)
+            _log.warning("the SDK's pending counts were dropped: more than %d points waited for an export", _MAX_POINTS)
             self._kept.clear()
             return resources
         return self._merged(resources) if kept else resources

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Makes the OpenTelemetry SDK's data points from series.
 
-All numbers become Python's own here, as exporters fail on numpy's scalars.
+Numbers are converted to Python's int and float here, because exporters fail on numpy's scalars.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,10 +34,10 @@ def rtt_point(
     sum_ns: int,
     min_max_ns: tuple[int, int],
 ) -> ExponentialHistogramDataPoint:
-    """Returns the data point of one histogram. Times and sums are ns; the point has seconds.
+    """Returns the data point of one histogram. RTTs are passed in nanoseconds; the point has RTTs in seconds.
 
-    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown; then the point has no min and max,
-                as OTLP allows
+    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown. Then the point has no min and no
+                max, which OTLP allows
     """
     minimum, maximum = (value / _NS for value in min_max_ns) if min_max_ns[1] else (None, None)
     return ExponentialHistogramDataPoint(
@@ -98,7 +98,7 @@ def sum_metric(
     temporality: AggregationTemporality,
     is_monotonic: bool = True,
 ) -> Metric:
-    """Returns the metric of a counter, or of an up-down counter, which is not monotonic."""
+    """Returns the metric of a counter, or of an up-down counter if `is_monotonic` is false."""
     return Metric(metric.name, metric.description, metric.unit, Sum(points, temporality, is_monotonic))
 
 

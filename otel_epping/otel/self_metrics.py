@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers the SDK instruments for the agent's own metrics: reading, exporting, memory, program run time.
+"""Registers SDK instruments for the agent's own metrics: reading, exporting, memory and run time of the program.
 
-An SDK reader never calls its exporter while no instrument has data; these instruments always have data.
+As long as no instrument has data, an SDK reader never calls its exporter. The instruments here always have data.
 
-Metrics that the kernel program counts about itself are among the other counts (counters.INTERFACE_COUNTERS). So are
-metrics per interface: the SDK keeps every attribute set that it ever saw, and sums all attribute sets beyond 2,000.
+The kernel program's counters about itself are exported with its other counters (counters.INTERFACE_COUNTERS), not with
+SDK instruments. The same is true for all metrics per interface, because the SDK keeps every attribute set that it ever
+saw, and sums all attribute sets beyond 2,000.
 """
 
 import os
@@ -52,7 +53,7 @@ def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Calla
 def _of_exporters(
     exporters: Sequence[ProducerExporter],
 ) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
-    producer = exporters[0].producer  # all producers read the same maps
+    producer = exporters[0].producer  # any producer: all of them read the same maps
     return {
         metric_table.READ_DURATION: lambda: [Observation(producer.read_seconds)],
         metric_table.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
@@ -63,12 +64,12 @@ def _of_exporters(
 
 
 def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequence[ProducerExporter]) -> None:
-    """Creates the provider's instruments for the collector, and for its push exporters if there are any.
+    """Creates instruments of the provider for the collector and for the push exporters. `exporters` may be empty.
 
-    The instruments have data in the calling process only, not in its forked children.
+    The instruments have data only in the calling process, and not in forked children.
     """
     process = os.getpid()
-    # Not under metric_table.SCOPE: the OTLP encoder keeps only the last of two equal scopes in a request.
+    # This scope is not metric_table.SCOPE, because the OTLP encoder keeps only the last of two equal scopes.
     meter = provider.get_meter(__name__, __version__, metric_table.SCOPE.schema_url)
     create = {
         "counter": meter.create_observable_counter,
@@ -81,7 +82,7 @@ def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequ
             return []
         try:
             return list(look())
-        except OSError:  # no free descriptor to read /proc with: this export has no point
+        except OSError:  # no file descriptor is free to read /proc: the metric has no point now
             return []
 
     for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every attribute that otel-epping exports, and its values. No other module contains an attribute name.
+"""Defines every attribute that otel-epping exports, and its values. No other module contains an attribute name.
 
 Semantic conventions for passive round-trip times are in discussion (open-telemetry/semantic-conventions #3682, #3947).
-The names here and in `metric_table.py` will follow them.
+When they are accepted, the names here and in `metric_table.py` will be changed accordingly.
 """
 
 from otel_epping.kernel.methods import METHODS
@@ -35,34 +35,39 @@ ATTRIBUTES = {
     NETWORK_TYPE: "`ipv4` or `ipv6`.",
     NETWORK_TRANSPORT: ", ".join(f"`{transport}`" for transport in dict.fromkeys(row.transport for row in METHODS))
     + ".",
-    INTERFACE: "The interface on which packets were seen.",
+    INTERFACE: "The interface on which the packets were seen.",
     IO_DIRECTION: "`receive`: packets that arrive at the interface; `transmit`: packets that leave through it.",
-    SIDE: "`external`: the subnet is on the side that the interface faces, and its packets arrive there; `internal`: "
-    "the subnet is on the other side, or is this host; `unknown`: in captures and at mirror ports.",
+    SIDE: "The side of the interface where the subnet is located. `external`: the side of the internet; `internal`: "
+    "the side of the customers; `unknown`: in captures and at mirror ports. Packets arrive from the external side if "
+    "the role of the interface is `wan`, and from the internal side if the role is `lan`. This host is on the other "
+    "side.",
     METHOD: "; ".join(f"`{row.name}`: {row.summary}" for row in METHODS) + ".",
-    SUBNET_DIRECTION: "`from` or `to` the subnet.",
-    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (includes all fragments except the first).",
+    SUBNET_DIRECTION: "The direction of the packets or segments: `from` or `to` the subnet.",
+    TRAFFIC_CLASS: "`tcp_timestamp`, `tcp_other`, `udp`, `icmp`, `other` (includes all IP fragments except the first).",
     PACKET_KIND: "`tcp`, `udp`, `icmp`, `other`, `fragment`, `non_ip`, `malformed`.",
-    ECN: "`not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
-    MAP: "`flows`, `subnets`.",
-    BOUND: "`least`: below 1 us; `greatest`: above 64 s.",
+    ECN: "The ECN code point: `not_ect`, `ect_1`, `ect_0`, `ce` (RFC 3168).",
+    MAP: "The table that was full: `flows` or `subnets`.",
+    BOUND: "`least`: the round-trip time was below 1 us; `greatest`: it was above 64 s.",
     OUTCOME: "`begun`: an RTT sample was started; `not_begun`: no sample was started, because four packets of the flow "
-    "and direction were waiting already; `expired`: no reply within the maximum age; `superseded`: a later packet was "
-    "answered first; `repeated`: the packet was retransmitted, so the reply may belong to either copy; `abandoned`: "
-    "the flow restarted, lost its timestamps or was evicted; `measured`: the reply completed the sample. Samples that "
-    "are `begun` and in no other count still wait for a reply, or belonged to an evicted DNS, echo or QUIC request.",
-    TIMESTAMP_FAULT: "`missing`: segments without a timestamp; `still`: the TSval does not change, and no RTT sample "
+    "and direction already waited for a reply; `expired`: no reply arrived within the maximum age; `superseded`: a "
+    "later packet was answered first; `repeated`: the packet was retransmitted, so the reply may belong to either "
+    "copy; `abandoned`: the flow restarted, lost its timestamps or was evicted; `measured`: the reply completed the "
+    "sample. If a `begun` sample is in no other count, it still waits for a reply, or its DNS, echo or QUIC request "
+    "was evicted.",
+    TIMESTAMP_FAULT: "`missing`: segments have no timestamp; `still`: the TSval did not change, and no RTT sample "
     "was started for 250 ms; `unechoed`: a segment was acknowledged without an echo of its TSval.",
-    INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface is gone or no longer selected; "
-    "`refused`: attaching failed, for the cause in the log; `reattached`: another process had detached the program, "
-    "and it was attached again; `moved`: the program was moved back to the front of a hook, before a program that came "
-    "later; `unseen`: the kernel started to count packets in a direction that the program does not see.",
-    FLOW_OPENING: "`syn`: the SYN-ACK was seen; `midway`: the flow existed before, or had been idle for 5 minutes.",
+    INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface no longer exists or is no longer "
+    "selected; `refused`: the program could not be attached, for the reason in the log; `reattached`: the program was "
+    "attached again after another process had detached it; `moved`: the program was moved back to the front of a hook, "
+    "because another program had been attached before it; `unseen`: in one direction, the kernel counts packets that "
+    "the program does not see.",
+    FLOW_OPENING: "`syn`: the SYN-ACK was seen; `midway`: the flow was already open when it was first seen, or "
+    "had been idle for 5 minutes.",
     FLOW_CLOSING: "`fin`: both endpoints sent a FIN; `rst`: an endpoint sent an RST; `silence`: the flow was idle for "
     "5 minutes, or was evicted.",
-    FLOW_REVERSE: "Where the other direction is seen. `same_way`: the reverse flow passes the interface in the same "
-    "direction (mirror port); `missing`: the reverse flow was not seen (asymmetric routing).",
-    OVERFLOW: "`true` on the overflow point, which sums all subnets beyond the limit and has no other attribute.",
+    FLOW_REVERSE: "Where the other direction of the flow is seen. `same_way`: both directions pass the interface in "
+    "the same way, as at a mirror port; `missing`: the other direction was not seen, as with asymmetric routing.",
+    OVERFLOW: "`true` on the overflow point, which sums all subnets beyond the limits and has no other attribute.",
 }
 
 # ---- values, in the order of the enums of bpf/maps.h

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Moves the SDK's points to the collector's clock, which, unlike the SDK's clock, never runs backwards."""
+"""Replaces the timestamps of the SDK's points with times of the collector's clock, which never runs backwards."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,10 +9,10 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Res
 
 
 def move_timestamps(resources: Sequence[ResourceMetrics], since_ns: int, now_ns: int) -> list[ResourceMetrics]:
-    """Returns the metrics with the time `now_ns`. Points with delta temporality start at `since_ns` or later.
+    """Returns the metrics with the timestamp `now_ns`. Points with delta temporality start at `since_ns` or later.
 
-    The collector's clock is never behind the wall clock. So a start later than `now_ns` was taken after the reading
-    with that time, and is set to `now_ns`.
+    The collector's clock is never behind the wall clock. So a start time after `now_ns` was taken after the reading,
+    whose time is `now_ns`. Such a start time is set to `now_ns`.
     """
     return [
         replace(
@@ -32,7 +32,7 @@ def _move(metric: Metric, since_ns: int, now_ns: int) -> Metric:
 
     def moved(point: Any) -> Any:
         start_ns = point.start_time_unix_nano
-        if start_ns is not None:  # None for a gauge
+        if start_ns is not None:  # a gauge has no start time
             start_ns = min(max(start_ns, since_ns) if is_delta else start_ns, now_ns)
         return replace(point, start_time_unix_nano=start_ns, time_unix_nano=now_ns)
 

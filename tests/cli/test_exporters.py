@@ -109,7 +109,7 @@ def test_settings_that_are_probably_mistakes_are_warnings(ns: Namespace, start: 
         assert agent.stop() == 0
         assert {point.resource["site"] for point in sink.points("epping.agent.subnet.limit")} == {"a b"}
     (line,) = [line for line in agent.log.read_text().splitlines() if " WARNING " in line]
-    assert "OTEL_EXPORTER_OTLP_TIMEOUT=10000 is taken as milliseconds, 10 s" in line
+    assert "OTEL_EXPORTER_OTLP_TIMEOUT=10000 is read as milliseconds, 10 s" in line
 
 
 def test_a_name_that_cannot_be_resolved(start: Callable[..., Agent]) -> None:

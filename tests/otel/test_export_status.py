@@ -42,7 +42,7 @@ assert delivery.failing == ("otlp", "other")
     assert lines == [
         f"{failed}refused by 10.0.0.1:1",
         f"{failed}HTTP 404",
-        "WARNING exports succeed again after 4 failed; pending counts were delivered",
+        "WARNING exports succeed again after 4 failed exports; pending counts were delivered",
         f"{failed}refused",
         f"{failed}refused",
     ]

@@ -89,7 +89,7 @@ def test_each_of_several_exporters_exports_all_counts(bench: Bench, sink: Sink, 
 @pytest.mark.parametrize(
     ("values", "named", "cure"),
     [
-        ({"OTEL_METRICS_EXPORTER": "carrier_pigeon"}, "OTEL_METRICS_EXPORTER", "pip install"),
+        ({"OTEL_METRICS_EXPORTER": "carrier_pigeon"}, "OTEL_METRICS_EXPORTER", "install its package with pip"),
         ({"OTEL_METRICS_EXPORTER": "none"}, "OTEL_METRICS_EXPORTER", "use otlp or console"),
         ({"OTEL_METRICS_EXPORTER": " , "}, "OTEL_METRICS_EXPORTER", "use otlp or console"),
         ({"OTEL_SDK_DISABLED": "true"}, "OTEL_SDK_DISABLED", "unset it"),

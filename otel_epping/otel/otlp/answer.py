@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Interprets responses: only an ExportMetricsServiceResponse is a success.
 
-A proxy, a login page or another kind of server also responds. With delta temporality, counts that are wrongly taken as
-delivered are lost. So a response that is not OTLP is a failure, whatever its status.
+A response may also come from a proxy, a login page or another kind of server. With delta temporality, counts are lost
+if they are wrongly considered delivered. So a response that is not OTLP is a failure, whatever its HTTP status is.
 """
 
 import email.utils
@@ -23,7 +23,7 @@ from otel_epping.otel.otlp.failure import Failure, kind_of
 
 # An OTLP response has a few bytes. Longer bodies are not read or decompressed beyond this limit.
 MAX_BODY_BYTES = 2**20
-# OTLP requires 200. Fluent Bit answers 201 or 204, some vendors' intakes 202.
+# OTLP requires status 200. Fluent Bit responds with 201 or 204, and the receivers of some vendors with 202.
 _SUCCESS = (200, 201, 202, 204)
 _TRANSIENT = (429, 502, 503, 504)  # OTLP specification, "OTLP/HTTP Response", "Failures"
 _PROTOBUF = ("application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf")
@@ -34,8 +34,8 @@ _MAX_SHOWN = 200  # characters of the receiver's text in a log line
 class Answer(NamedTuple):
     """The outcome of a request: a failure, or a success.
 
-    In a successful request, the receiver may have rejected some data points, for the reason in `message`. Rejected
-    points must not be resent (OTLP specification, "Partial Success").
+    In a successful request, the receiver may have rejected some data points. `message` has the reason. Rejected points
+    must not be resent (OTLP specification, "Partial Success").
     """
 
     failure: Failure | None = None
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, response: ExportMetricsServiceResponse) -> "Answer":
-        """Returns the outcome of a request to which the receiver responded."""
+        """Returns the outcome of a request for which this OTLP response was received."""
         partial = response.partial_success
         return cls(None, partial.rejected_data_points, partial.error_message[:_MAX_SHOWN])
 
@@ -59,12 +59,12 @@ class Reply(NamedTuple):
 
 
 def response_in(body: bytes) -> ExportMetricsServiceResponse | None:
-    """Parses a response. Returns None if the bytes are something else."""
+    """Parses an OTLP response. Returns None if the bytes are not an OTLP response."""
     try:
         response = ExportMetricsServiceResponse.FromString(body)
     except DecodeError:
         return None
-    # protobuf reads a known field number with another wire type as an unknown field: this is another message.
+    # protobuf treats a known field with a wrong wire type as unknown. Bytes with such a field are not an OTLP response.
     return None if _has_mistyped_field(response) or _has_mistyped_field(response.partial_success) else response
 
 
@@ -92,16 +92,16 @@ def _response(body: bytes, form: str, reply: Reply) -> ExportMetricsServiceRespo
         return None
     if form and form not in (*_PROTOBUF, _JSON):
         return None
-    # A 204 has no Content-Length (RFC 9110, 8.6). One with a length does not come from an OTLP receiver.
+    # A 204 response has no Content-Length (RFC 9110, 8.6). An OTLP receiver does not send a 204 response with a length.
     if reply.status == 204 and reply.headers.get("content-length", "0") != "0":
         return None
     response = response_in(body)
-    # Unknown fields may come from a later version of OTLP, but only if the content type says protobuf.
+    # Unknown fields may come from a later version of OTLP. They are accepted if the content type says protobuf.
     return None if response and not form and len(UnknownFieldSet(response)) else response
 
 
 def _unpacked(reply: Reply) -> bytes | None:
-    """Returns the decompressed body, or None if it is too long or its encoding is not supported."""
+    """Returns the decompressed body, or None if the body is too long, is damaged or has an unsupported encoding."""
     coding = reply.headers.get("content-encoding", "identity").strip().lower()
     body: bytes | None = reply.body
     if coding in ("gzip", "x-gzip", "deflate") and reply.body:
@@ -130,12 +130,12 @@ def _failure(reply: Reply, body: bytes, form: str) -> Failure:
         text += f": {message}" if text == status else f". The server says: {message}"
     if retry_after_s is not None:
         text += f" (Retry-After: {retry_after_s:g} s)"
-    # The text of an OTLP Status is a cause. The text of a web page is not: it may contain times and request ids.
+    # The kind includes the text of an OTLP Status, but not that of a web page, which may contain times and request ids.
     return Failure(text, f"{status} {kind_of(message) if form in _PROTOBUF else ''}", transient, retry_after_s)
 
 
 def _message(body: bytes, form: str) -> str:
-    """Returns the message in the body of a failure: of an OTLP Status, else the beginning of the text."""
+    """Returns the message of the OTLP Status in the body. If the body is text, returns the beginning of the text."""
     if form in _PROTOBUF:
         with suppress(DecodeError):
             return str(Status.FromString(body).message)[:_MAX_SHOWN]
@@ -145,7 +145,7 @@ def _message(body: bytes, form: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Returns seconds from a number or a date (RFC 9110, 10.2.3), 0 for a past date, None if it is neither."""
+    """Converts a number or a date (RFC 9110, 10.2.3) to seconds. Returns 0 for a past date, None if invalid."""
     if value is None:
         return None
     seconds = math.nan
@@ -158,7 +158,7 @@ def _retry_after_s(value: str | None) -> float | None:
 
 
 def status_details(metadata: Mapping[str, Any]) -> Status | None:
-    """Returns the Status that a gRPC server sends with an error (googleapis, rpc/status.proto), None without one."""
+    """Returns the Status that a gRPC server sent with an error (googleapis, rpc/status.proto), or None."""
     with suppress(DecodeError, TypeError):
         if details := metadata.get("grpc-status-details-bin"):
             return Status.FromString(details)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Detects certificates and keys that are renewed while the agent runs, as by certbot, cert-manager or SPIFFE."""
+"""Detects certificates and keys that certbot, cert-manager or SPIFFE renew while the agent runs."""
 
 import logging
 
@@ -10,14 +10,14 @@ _log = logging.getLogger(__name__)
 
 
 class Renewal:
-    """Reports when the files have changed and are valid. Files that do not match yet, during a renewal, are ignored."""
+    """Detects files that have changed and are valid. During a renewal, files that do not match yet are ignored."""
 
     def __init__(self, certificates: Certificates) -> None:
         self.certificates = certificates
         self._used = self._seen = certificates.signature()
 
     def is_due(self) -> bool:
-        """Returns whether the files have changed and can be used."""
+        """Returns true if the files have changed since they were last used, and are valid."""
         found = self.certificates.signature()
         if found == self._used:
             self._seen = found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes the batches of one producer as OTLP requests. Keeps encoded attributes; numpy encodes the rest."""
+"""Encodes the batches of one producer as OTLP requests. Caches encoded attributes; numpy encodes the rest."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from otel_epping.series.subnet import subnet_of
 
 
 class BatchEncoder:
-    """Encodes batches. Keeps the encoded attributes of all rows, some 430 bytes per row."""
+    """Encodes batches. Caches the encoded attributes of all rows, about 430 bytes per row."""
 
     def __init__(self, producer: EppingMetricProducer) -> None:
         self._config = producer.config
@@ -34,9 +34,9 @@ class BatchEncoder:
                 self._of_rtts[row] = points.histogram_attributes(rtt_labels(subnet))
 
     def request(self, resources: Sequence[ResourceMetrics], batch: ExportBatch) -> Request:
-        """Encodes a request with the SDK's metrics, and the batch under the first of their resources.
+        """Encodes a request with the SDK's metrics and the batch. The batch is added to the first resource.
 
-        Raises the exceptions of the official encoder: EncodingException for a metric that it cannot encode.
+        Raises the exceptions of the official encoder, such as EncodingException for a metric that it cannot encode.
         """
         self._update(batch)
         time_ns = batch.reading.time_ns

@@ -1,29 +1,30 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes why an export failed. Imports no slow modules, because the agent's log needs it early."""
+"""Describes why an export failed. The agent's log imports this module early, so it imports no slow modules."""
 
 import re
 from collections import OrderedDict
 from typing import NamedTuple
 
-# Numbers, addresses and ids: the parts of a text that differ between requests that fail for the same cause.
+# Numbers, addresses and ids. These parts of a text differ between requests that fail for the same cause.
 _VARIABLE = re.compile(r"\b(?:0x)?[0-9a-fA-F-]{8,}\b|\d+(?:\.\d+)*")
 
-# OpenSSL's reason -> a hint, for gRPC and HTTP.
+# A hint for each reason that OpenSSL gives, for gRPC and HTTP.
 TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: use http:// in the endpoint",
     "CERTIFICATE_VERIFY_FAILED": "check that OTEL_EXPORTER_OTLP_CERTIFICATE is the certificate of the receiver's CA",
 }
 SPEAKS_TLS = "if the receiver speaks TLS, use https:// in the endpoint"
 
-# Bounds the memory when a receiver sends a new text each time.
+# Number of kinds that Once remembers. The limit bounds its memory if a receiver sends a new text each time.
 _REMEMBERED = 64
 
 
 class Failure(NamedTuple):
-    """A cause, as text for the log.
+    """The cause of a failed export. `text` is for the log.
 
-    kind           equal for equal causes, without the parts of the text that differ each time; '' means kind_of(text)
-    is_transient   whether to retry (OTLP specification, "Retryable Response Codes", "Failures")
+    kind           equal for failures with the same cause, even if their texts differ; if it is empty, kind_of(text) is
+                   the kind
+    is_transient   true if a retry may succeed (OTLP specification, "Retryable Response Codes", "Failures")
     retry_after_s  time that the receiver asks to wait before the retry, or None
     """
 
@@ -34,13 +35,13 @@ class Failure(NamedTuple):
 
 
 class Once:
-    """Remembers the latest kinds of texts, so that each is logged once."""
+    """Remembers the latest kinds of texts, so that each kind is logged once."""
 
     def __init__(self) -> None:
         self._kinds: OrderedDict[str, None] = OrderedDict()
 
     def is_new(self, kind: str) -> bool:
-        """Returns whether the kind is new, and remembers it."""
+        """Returns true if the kind is not remembered yet, and remembers it."""
         is_new = kind not in self._kinds
         self._kinds[kind] = None
         self._kinds.move_to_end(kind)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends requests through the channel of the official gRPC exporter (1.45).
 
-The exporter is configured with the target, credentials, headers, compression and timeout. We retry requests and
-interpret responses ourselves (retries.py, answer.py). gRPC's deadline covers the whole call, from name resolution to
+The target, credentials, headers, compression and timeout are those of the exporter. But retries.py retries requests,
+and answer.py interprets responses. gRPC's deadline covers the whole call, from name resolution to
 the last byte.
 """
 
@@ -24,7 +24,7 @@ from otel_epping.otel.private import GrpcExporter
 from otel_epping.otel.variables.certificates import Certificates
 
 _METHOD = "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export"
-# OTLP specification, "OTLP/gRPC Response", "Failures". RESOURCE_EXHAUSTED is transient only with a retry delay.
+# OTLP specification, "OTLP/gRPC Response", "Failures". RESOURCE_EXHAUSTED is transient only if it has a retry delay.
 _TRANSIENT = (
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -33,7 +33,7 @@ _TRANSIENT = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DATA_LOSS,
 )
-# After one of these, the next attempt uses a new connection.
+# After one of these statuses, the next attempt uses a new connection.
 _LOST = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
 _PUSHBACK = "grpc-retry-pushback-ms"  # gRFC A6
 _PEER = re.compile(r"ipv[46]:\S+?:\d+(?=[:;. ]|$)")
@@ -51,7 +51,7 @@ _HINTS = {
 class GrpcSender(RequestSender):
     """Sends requests through a gRPC exporter.
 
-    Raises UnknownExporterError or AttributeError for an exporter that is built otherwise.
+    Raises UnknownExporterError or AttributeError if the exporter does not have the expected private members.
     """
 
     def __init__(self, exporter: Any, certificates: Certificates | None = None) -> None:
@@ -62,13 +62,13 @@ class GrpcSender(RequestSender):
 
     @staticmethod
     def _call_on(channel: grpc.Channel) -> Callable[..., bytes]:
-        return channel.unary_unary(_METHOD)  # bytes in and out
+        return channel.unary_unary(_METHOD)  # the request and the response are bytes
 
     def _connect(self) -> None:
         """Opens a new channel.
 
-        A channel that could not connect waits up to two minutes before it connects again. A channel whose connection a
-        firewall dropped waits for TCP's timeout, a quarter of an hour.
+        If a channel cannot connect, it waits up to two minutes before its next attempt. If a firewall drops the packets
+        of a connection, its channel waits for TCP's timeout, about 15 minutes.
         """
         self._exporter.reconnect()
         self._call = self._call_on(self._exporter.channel)
@@ -85,7 +85,7 @@ class GrpcSender(RequestSender):
             if error.code() in _LOST and not self._stopped.is_set():
                 self._connect()
             return Answer(self._failure(error))
-        except ValueError as error:  # metadata that gRPC refuses, or a closed channel
+        except ValueError as error:  # gRPC refuses the metadata, or the channel is closed
             return Answer(Failure(f"{self._endpoint}: {error}", kind_of(str(error))))
         if response := response_in(body):
             return Answer.of(response)
@@ -103,7 +103,8 @@ class GrpcSender(RequestSender):
             hints.append(
                 SPEAKS_TLS
                 if self._exporter.insecure
-                else "if the receiver asks for a certificate, set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY"
+                else "if the receiver asks for a certificate, set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and "
+                "OTEL_EXPORTER_OTLP_CLIENT_KEY"
             )
         text += f": {hints[0]}" if hints else ""
         text += f" (the receiver asks to wait for {retry_after_s:g} s)" if retry_after_s else ""
@@ -112,7 +113,10 @@ class GrpcSender(RequestSender):
 
 
 def _retry_after_s(metadata: Mapping[str, Any]) -> float | None:
-    """Returns the retry delay of a RetryInfo, in the status details or on its own, or of gRPC's pushback; else None."""
+    """Returns the retry delay that the server sent, or None.
+
+    The delay is in a RetryInfo, which is part of the status details or sent separately, or it is in gRPC's pushback.
+    """
     info = RetryInfo()
     with suppress(DecodeError, TypeError):
         if alone := metadata.get("google.rpc.retryinfo-bin"):

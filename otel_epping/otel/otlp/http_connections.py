@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Connections of `requests` that an Exchange can shut down, with the TLS settings of the exporter."""
+"""Provides connections for `requests` that an Exchange can shut down. The exporter's TLS settings apply."""
 
 import socket
 from typing import Any
@@ -17,14 +17,14 @@ class _Watched(OpensSockets, HTTPConnection):
     """A connection that registers its socket with the exchange of the current thread."""
 
     def open_socket(self, host: str) -> socket.socket:
-        """Connects within the deadline of the exchange, if the current thread runs one."""
+        """Connects to the host. If the current thread runs an exchange, the deadline of the exchange applies."""
         exchange = Exchange.current()
         if not exchange:
             return super().open_socket(host)
         return exchange.connect(host, self.port, self.source_address, self.socket_options)
 
     def putrequest(self, *arguments: Any, **options: Any) -> None:
-        """Starts a request. The connection may be a reused one."""
+        """Starts a request. The connection may have been used before."""
         if (exchange := Exchange.current()) and self.sock:
             exchange.reused = True
             exchange.watch(self.sock)
@@ -47,7 +47,7 @@ class Adapter(HTTPAdapter):
     """Opens watched connections.
 
     `trusted` is a file of trusted certificates. It takes precedence over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which
-    otherwise override the setting of a session.
+    would otherwise override the setting of a session.
     """
 
     def __init__(self, trusted: str | None = None) -> None:
@@ -77,6 +77,6 @@ class Adapter(HTTPAdapter):
 
 
 def _watch(manager: PoolManager) -> PoolManager:
-    if manager.pool_classes_by_scheme == pool_classes_by_scheme:  # a SOCKS manager has others
+    if manager.pool_classes_by_scheme == pool_classes_by_scheme:  # a SOCKS manager has other classes
         manager.pool_classes_by_scheme = {"http": _Pool, "https": _PoolTls}
     return manager

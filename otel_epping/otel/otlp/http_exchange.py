@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one HTTP request in a thread of its own, with a deadline for the whole exchange.
+"""Runs one HTTP request in its own thread, with a deadline for the whole exchange.
 
-A socket timeout applies to each read, and the resolver's timeout cannot be set. A receiver that sends one byte per
+A socket timeout applies only to each read, and the resolver's timeout cannot be set. A receiver that sends one byte per
 second, or a DNS server that does not answer, could block a request without limit. So the exporting thread waits here
-until the deadline, then abandons the request and shuts its connection down.
+until the deadline. Then it abandons the request and shuts down the connection.
 """
 
 import os
@@ -36,8 +36,8 @@ class Exchange:
 
     def __init__(self, work: Callable[[], Any], timeout_s: float, zone: str = "") -> None:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-        self.reused = False  # the connection is a reused one, which the receiver may have closed meanwhile
-        self.missing = "whole answer"  # what the exchange waits for
+        self.reused = False  # the connection was used before, so the receiver may have closed it meanwhile
+        self.missing = "whole answer"  # the part for which the exchange waits
         self._deadline = time.monotonic() + timeout_s
         self._work = work
         self._zone = zone
@@ -54,7 +54,7 @@ class Exchange:
         return found
 
     def run_until_deadline(self) -> Any:
-        """Runs `work` and returns its result. Raises GivenUpError at the deadline, or the exception of `work`."""
+        """Runs `work` and returns its result. Raises GivenUpError at the deadline, and any error that `work` raises."""
         self._thread.start()
         if not self.wait(max(0.0, self._deadline - time.monotonic())):
             self._give_up()
@@ -64,7 +64,7 @@ class Exchange:
         return self._result
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for the thread. Returns whether it has ended."""
+        """Waits until the thread ends, at most `timeout_s`. Returns true if the thread has ended."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
@@ -72,7 +72,7 @@ class Exchange:
         _here.exchange = self
         try:
             self._result = self._work()
-        except BaseException as error:  # run_until_deadline() raises it
+        except BaseException as error:  # run_until_deadline() raises this error
             self._error = error
         finally:
             with self._lock:
@@ -86,14 +86,14 @@ class Exchange:
                     self._handle.shutdown(socket.SHUT_RDWR)
 
     def remaining_s(self) -> float:
-        """Returns the time until the deadline. Raises GivenUpError after it."""
+        """Returns the time until the deadline. Raises GivenUpError after the deadline."""
         remaining = self._deadline - time.monotonic()
         if self._given_up or remaining <= 0:
             raise GivenUpError
         return remaining
 
     def watch(self, sock: socket.socket) -> None:
-        """Keeps a duplicate descriptor of the socket, to shut it down: TLS takes the socket's own descriptor over."""
+        """Keeps a duplicate of the socket's descriptor for a shutdown, because TLS takes over the original."""
         with self._lock:
             self._close_handle()
             if self._given_up:
@@ -107,7 +107,7 @@ class Exchange:
             self._handle = None
 
     def connect(self, host: str, port: int, source: tuple[str, int] | None, options: _Options) -> socket.socket:
-        """Connects to the first address of the host that answers. Each address gets a share of the remaining time."""
+        """Tries a host's addresses until a connection succeeds. Each attempt gets a share of the remaining time."""
         host += self._zone if host.lower().startswith("fe80:") else ""
         self.missing = "answer of a DNS server"
         found = socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM)

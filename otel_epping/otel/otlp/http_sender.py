@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends requests through the session of the official HTTP exporter (1.45).
 
-The exporter is configured with the endpoint, headers, compression, timeout and session; the session has TLS, proxies
-and credentials. We retry requests and interpret responses ourselves (retries.py, answer.py).
+The endpoint, headers, compression, timeout and session are those of the exporter. The session has the settings of TLS,
+proxies and credentials. But retries.py retries requests, and answer.py interprets responses.
 """
 
 import os
@@ -34,22 +34,23 @@ _MAX_SHOWN = 200  # characters of an error in a log line
 _TIMED_OUT = (GivenUpError, requests.exceptions.Timeout, TimeoutError)
 _HINTS = {
     **TLS_HINTS,
-    "BadStatusLine": "the receiver does not speak HTTP/1.1: check that the port is that of OTLP/HTTP",
-    "CERTIFICATE_REQUIRED": "the receiver asks for a certificate: set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and _KEY",
+    "BadStatusLine": "the receiver does not speak HTTP/1.1: check that the endpoint has the port of OTLP/HTTP",
+    "CERTIFICATE_REQUIRED": "the receiver asks for a certificate: set OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE and "
+    "OTEL_EXPORTER_OTLP_CLIENT_KEY",
 }
 
 
 class HttpSender(RequestSender):
     """Sends requests through an HTTP exporter.
 
-    Raises UnknownExporterError or AttributeError for an exporter that is built otherwise.
+    Raises UnknownExporterError or AttributeError if the exporter does not have the expected private members.
     """
 
     def __init__(self, exporter: Any, certificates: Certificates | None = None) -> None:
         self._exporter = HttpExporter(exporter)
         super().__init__(self._exporter.timeout_s, self._exporter.stopped, self._exporter.metrics, certificates)
         self._url, self._zone = _without_zone(self._exporter.endpoint)
-        # A compressed response could decompress to any size.
+        # Responses must not be compressed, because a compressed response could decompress to any size.
         self._headers: Mapping[str, Any] = {"accept-encoding": "identity", **self._exporter.headers}
         self._session = self._exporter.session
         self._unfinished: Exchange | None = None
@@ -58,9 +59,9 @@ class HttpSender(RequestSender):
     def _prepare(self, session: requests.Session) -> None:
         trusted = session.verify if isinstance(session.verify, str) else None
         for prefix, adapter in list(session.adapters.items()):
-            if type(adapter) in (HTTPAdapter, Adapter):  # keeps an adapter of the application
+            if type(adapter) in (HTTPAdapter, Adapter):  # an adapter of the application is kept
                 session.mount(prefix, Adapter(trusted))
-        # The exporter's own credentials take precedence over .netrc: first a header, then a user in the URL.
+        # Credentials of the exporter take precedence over .netrc: first a header, then a user in the URL.
         user = urlsplit(self._url)
         if session.auth is None and "authorization" in {name.lower() for name in self._headers}:
             session.auth = _keep_unchanged
@@ -68,10 +69,10 @@ class HttpSender(RequestSender):
             session.auth = (unquote(user.username), unquote(user.password or ""))
 
     def send_with_retries(self, request: Request) -> Answer:
-        """Compresses a request and sends it. A request above the exporter's size limit fails."""
+        """Compresses a request and sends it. A request that exceeds the exporter's size limit fails."""
         if 0 < self._exporter.max_request_bytes < len(request.body):
             limit = self._exporter.max_request_bytes
-            text = f"the request has {len(request.body)} bytes, the exporter's limit is {limit}"
+            text = f"the request has {len(request.body)} bytes, and the exporter's limit is {limit} bytes"
             return Answer(Failure(text, "too large"))
         return super().send_with_retries(Request(self._exporter.compress(request.body), request.points))
 
@@ -110,7 +111,7 @@ class HttpSender(RequestSender):
         return timed_out(f"{self._where()}: no {exchange.missing} within {self.max_send_s:g} s")
 
     def _failure(self, error: Exception, exchange: Exchange) -> Failure:
-        """Describes the failure of an exchange without a response."""
+        """Describes why an exchange ended without a response."""
         causes = list(_causes(error))
         if any(isinstance(cause, _TIMED_OUT) for cause in causes):
             return self._timed_out(exchange)
@@ -121,7 +122,8 @@ class HttpSender(RequestSender):
         if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
             hints.append(SPEAKS_TLS)
         text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
-        # Errors of OpenSSL are permanent, except a connection closed during TLS. So are invalid headers and URLs.
+        # Errors of OpenSSL are permanent, except for a connection that is closed during TLS. Invalid headers and URLs
+        # are permanent errors, too.
         refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
         is_broken = isinstance(error, requests.exceptions.ConnectionError) or (
             isinstance(root, OSError) and not isinstance(root, requests.exceptions.RequestException)
@@ -129,7 +131,7 @@ class HttpSender(RequestSender):
         return Failure(text, kind_of(known), is_transient=is_broken and not refused)
 
     def _where(self) -> str:
-        """Returns host and port of the receiver, and of the proxy if one is used."""
+        """Returns the host and port of the receiver, and those of the proxy if a proxy is used."""
         url = urlsplit(self._url)
         where = url.netloc.rpartition("@")[2]
         proxies = self._session.merge_environment_settings(self._url, {}, None, None, None)["proxies"]
@@ -139,7 +141,7 @@ class HttpSender(RequestSender):
 
 
 def _without_zone(url: str) -> tuple[str, str]:
-    """Splits a URL into the URL without the zone of a link-local address and the zone ("%eth0", or empty)."""
+    """Removes the zone of a link-local address from a URL. Returns the URL and the zone ("%eth0", or empty)."""
     found = _ZONE.search(url)
     return (_ZONE.sub(r"\1", url, count=1), f"%{found[2]}") if found else (url, "")
 
@@ -149,7 +151,7 @@ def _keep_unchanged(request: Any) -> Any:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields the error and its causes; the last one is the root: `requests` wraps errors that urllib3 wrapped."""
+    """Yields an error and its causes. The last cause is the root: `requests` wraps errors that urllib3 wrapped."""
     seen: list[BaseException] = []
     todo: list[Any] = [error]
     while todo:

@@ -13,8 +13,8 @@ from otel_epping.otel.variables.otlp import Otlp
 def build(name: str, exporter_class: Any, otlp: Otlp) -> Any:
     """Builds an exporter. `exporter_class` was loaded from the entry point `name`.
 
-    Raises EppingError for certificates that can no longer be read: the agent drops its capabilities after the first
-    check.
+    Raises EppingError if certificates can no longer be read. This is possible because the agent drops its capabilities
+    after the first check.
     """
     environment = Environment({})
     otlp.certificates.check(environment)
@@ -26,7 +26,8 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
     import grpc
 
     credentials = None
-    # Without credentials, the exporter calls the plug-in that provides them, if one is configured, as on some clouds.
+    # If no credentials are passed, the exporter gets them from a plug-in, if one is configured. Some clouds have such
+    # plug-ins.
     provided = any("GRPC" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
     if otlp.secure and any(otlp.certificates) and not provided:
         credentials = grpc.ssl_channel_credentials(*otlp.certificates.read())
@@ -40,7 +41,7 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
         compression=compression,
     )
     if urlsplit(otlp.endpoint).netloc:
-        # dns://AUTHORITY/HOST: the exporter would connect to the authority.
+        # For a target dns://AUTHORITY/HOST, the exporter itself would connect to AUTHORITY.
         members = GrpcExporter(exporter)
         members.set_endpoint(otlp.endpoint)
         members.reconnect()

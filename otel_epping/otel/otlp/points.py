@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes arrays as OTLP data points, with the same fields that the SDK's encoder writes for `sdk_points.py`.
+"""Encodes arrays as OTLP data points. The fields are those that the SDK's encoder writes for points of sdk_points.py.
 
-The messages are those of opentelemetry/proto/metrics/v1/metrics.proto. Field numbers come from the generated classes.
+The messages are defined in opentelemetry/proto/metrics/v1/metrics.proto. Field numbers come from the generated classes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ _NS = 1e9
 
 
 class Points(NamedTuple):
-    """Data points, encoded as the field `data_points` of their metric, and their number."""
+    """Data points, encoded as the field `data_points` of a metric. `number` is the number of data points."""
 
     body: bytes
     number: int
@@ -32,13 +32,13 @@ class Points(NamedTuple):
 class HistogramArrays(NamedTuple):
     """n histograms. Histogram i has the bucket counts counts[starts[i] : starts[i + 1]].
 
-    starts  (n + 1,)
-    counts  (starts[n],)
+    starts  (n + 1,) index in `counts` of the first bucket of each histogram, and the length of `counts`
+    counts  (starts[n],) bucket counts of all histograms
     offset  (n,) OTLP index of the first bucket of each histogram
-    scale   (n,)
-    sum_ns  (n,)
-    min_ns  (n,) the minimum RTT, within its bucket
-    max_ns  (n,) the maximum RTT, within its bucket; 0 where minimum and maximum are not known
+    scale   (n,) scale of each histogram
+    sum_ns  (n,) sum of the RTTs of each histogram
+    min_ns  (n,) minimum RTT of each histogram, which lies in the first bucket
+    max_ns  (n,) maximum RTT of each histogram, which lies in the last bucket; 0 if minimum and maximum are unknown
     """
 
     starts: Indexes
@@ -66,12 +66,12 @@ def number_attributes(pairs: Mapping[str, str | bool]) -> bytes:
 
 
 def histogram_attributes(pairs: Mapping[str, str | bool]) -> bytes:
-    """Encodes attributes for histogram_points(); the field has another number than in number_points()."""
+    """Encodes attributes for histogram_points(), where the field number differs from that in number_points()."""
     return _attributes(ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER, pairs)
 
 
 def _record(message: type[Message], **types: str) -> npt.NDArray[Any]:
-    """Returns a record of 8-byte fields with their keys, in the layout of the wire format, and values of 0."""
+    """Returns a record in the layout of the wire format: 8-byte fields with the value 0, and the key of each field."""
     record = np.zeros((), [entry for name, type_ in types.items() for entry in ((f"{name} key", "u1"), (name, type_))])
     for name in types:
         record[f"{name} key"] = protobuf.key(message.DESCRIPTOR.fields_by_name[name].number, protobuf.I64)[0]
@@ -90,20 +90,20 @@ def _varint_field(number: int, numbers: Indexes) -> Column:
 
 
 def _message(number: int, *columns: Column) -> list[Column]:
-    """Prepends a column with the key and length, which makes the columns a message field of n messages."""
+    """Adds a first column with a key and a length, so that the columns form a field in each of n messages."""
     lengths = np.sum([column.lengths for column in columns], axis=0)
     return [Column.of_varints(protobuf.key(number, protobuf.LEN), lengths), *columns]
 
 
 def _points(*columns: Column) -> Points:
-    # The field has the same number in all types of metrics.
+    # The field `data_points` has the same number in all types of metrics.
     return Points(join(*_message(Sum.DATA_POINTS_FIELD_NUMBER, *columns)), len(columns[0].pieces))
 
 
 def number_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, values: protobuf.Integers) -> Points:
-    """Encodes points of counters: (n,) `values` counted since (n,) `start_ns`, Unix time.
+    """Encodes n data points of counters. `values` and `start_ns` have the shape (n,); times are Unix time, ns.
 
-    `attributes` are columns of number_attributes(); a point has the attributes of all columns.
+    The pieces of the columns `attributes` come from number_attributes(). A point has the attributes of all columns.
     """
     records = np.full(len(values), _NUMBER)
     records["start_time_unix_nano"] = start_ns
@@ -115,9 +115,9 @@ def number_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, v
 def histogram_points(
     attributes: Sequence[Column], start_ns: Times, time_ns: int, histograms: HistogramArrays
 ) -> Points:
-    """Encodes histogram points that count since (n,) `start_ns`, Unix time.
+    """Encodes n histogram points. `start_ns` has the shape (n,); times are Unix time, ns.
 
-    `attributes` are columns of histogram_attributes(); a point has the attributes of all columns.
+    The pieces of the columns `attributes` come from histogram_attributes(). A point has the attributes of all columns.
     """
     records = np.full(len(start_ns), _HISTOGRAM)
     records["start_time_unix_nano"] = start_ns
@@ -142,7 +142,8 @@ def _buckets(histograms: HistogramArrays) -> list[Column]:
     encoded, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]
     counts = encoded.tobytes()
-    # The only loop over points. A slice takes 60 ns, and numpy has no faster way to cut pieces of different lengths.
+    # This is the only loop over points. A slice takes 60 ns, and numpy has no faster way to cut pieces of different
+    # lengths.
     pieces = [counts[start:end] for start, end in pairwise(ends.tolist())]
     packed = Column(np.array(pieces, object), np.diff(ends))
     columns = _message(
@@ -154,5 +155,5 @@ def _buckets(histograms: HistogramArrays) -> list[Column]:
 
 
 def _sums(numbers: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Returns the sums of the first 0, 1, 2 .. n numbers."""
+    """Returns n + 1 sums: the sums of the first 0, 1, 2, ..., n numbers."""
     return np.concatenate([np.zeros(1, numbers.dtype), np.cumsum(numbers)])

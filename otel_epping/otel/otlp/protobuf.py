@@ -2,7 +2,7 @@
 """Encodes the parts of the protobuf wire format that OTLP data points need.
 
 See https://protobuf.dev/programming-guides/encoding. A message consists of its fields, in any order. So messages can be
-encoded piece by piece, and appending fields to an encoded message extends it.
+encoded piece by piece, and fields can be appended to an encoded message.
 """
 
 from typing import Final
@@ -17,7 +17,7 @@ VARINT: Final = 0
 I64: Final = 1
 LEN: Final = 2
 
-_BITS = 7  # of the number in each byte of a varint; the eighth bit is set if more bytes follow
+_BITS = 7  # bits of the number in each byte of a varint; the eighth bit is set if more bytes follow
 _MORE = 1 << _BITS
 
 
@@ -32,12 +32,12 @@ def varint(number: int) -> bytes:
 
 
 def key(number: int, wire_type: int) -> bytes:
-    """Encodes the key before a field's value: the field number and the wire type, VARINT, I64 or LEN."""
+    """Encodes the key that precedes a field's value: the field number and the wire type (VARINT, I64 or LEN)."""
     return varint(number << 3 | wire_type)
 
 
 def field(number: int, *parts: bytes) -> list[bytes]:
-    """Encodes a field of type LEN, a message or text, in parts. The parts are not joined, so nesting copies nothing."""
+    """Encodes a field of type LEN: a message or a text. The parts are not joined, so nested fields are not copied."""
     return [key(number, LEN), varint(sum(map(len, parts))), *parts]
 
 
@@ -47,13 +47,13 @@ def zigzag(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def varints(numbers: npt.NDArray[np.uint64]) -> tuple[Bytes, npt.NDArray[np.int64]]:
-    """Encodes (n,) numbers as in a packed field. Returns all bytes, and the (n,) numbers of bytes per number."""
+    """Encodes (n,) numbers as a packed field. Returns all bytes, and the length of each encoded number, shape (n,)."""
     lengths = np.ones(len(numbers), np.int64)
     rest = numbers >> np.uint64(_BITS)
     while rest.any():
         lengths += rest != 0
         rest >>= np.uint64(_BITS)
-    # One row per number, as wide as the longest; unused bytes are then masked out.
+    # Each number has a row that is as wide as the longest varint. The unused bytes are then masked out.
     rows = np.empty((len(numbers), int(lengths.max(initial=1))), np.uint8)
     for place in range(rows.shape[1]):
         rows[:, place] = numbers >> np.uint64(_BITS * place)

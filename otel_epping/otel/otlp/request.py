@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a request: the official encoder encodes the SDK's metrics, and our encoded data points are appended."""
+"""Builds a request from the output of the official encoder for the SDK's metrics, and from our encoded points."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from otel_epping.otel.otlp.protobuf import field
 
 
 class EncodedMetric(NamedTuple):
-    """A metric, encoded as a field of its scope in parts, and its number of data points."""
+    """A metric, encoded as a field of its scope. The parts are not joined; `points` is the number of data points."""
 
     parts: list[bytes]
     points: int
@@ -41,23 +41,23 @@ def _temporality(temporality: AggregationTemporality) -> "metrics_pb2.Aggregatio
 def sum_metric(
     metric: metric_table.Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
 ) -> EncodedMetric:
-    """Encodes a counter, or an up-down counter, with points of number_points()."""
+    """Encodes a counter, or an up-down counter if `is_monotonic` is false. number_points() encodes the points."""
     rest = metrics_pb2.Sum(aggregation_temporality=_temporality(temporality), is_monotonic=is_monotonic)
     return _metric(metric, field(metrics_pb2.Metric.SUM_FIELD_NUMBER, rest.SerializeToString(), points.body), points)
 
 
 def rtt_metric(points: Points, temporality: AggregationTemporality) -> EncodedMetric:
-    """Encodes the RTT histograms, with points of histogram_points()."""
+    """Encodes the RTT histograms. histogram_points() encodes the points."""
     rest = metrics_pb2.ExponentialHistogram(aggregation_temporality=_temporality(temporality))
     data = field(metrics_pb2.Metric.EXPONENTIAL_HISTOGRAM_FIELD_NUMBER, rest.SerializeToString(), points.body)
     return _metric(metric_table.RTT, data, points)
 
 
 def request(resources: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iterable[EncodedMetric]) -> Request:
-    """Encodes `resources`, and adds our scope under the first of them, with the metrics of `ours` and `metrics`.
+    """Encodes `resources`, and adds our scope to the first resource. Our scope has the metrics of `ours` and `metrics`.
 
-    Omits metrics without points. Raises the exceptions of the official encoder: EncodingException for a metric that it
-    cannot encode.
+    Omits metrics without points. Raises the exceptions of the official encoder, such as EncodingException for a metric
+    that it cannot encode.
     """
     metrics = [metric for metric in metrics if metric.points]
     first, *others = resources

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Retries a request after transient failures, until its timeout.
+"""Retries a request after transient failures, until the timeout of the request.
 
 The retry loops of the official exporters (1.45) are not used. They treat a redirect as a success, log neither the
 status nor the text of the last response, measure time with the wall clock, and ignore a Retry-After that is longer than
@@ -21,17 +21,17 @@ from otel_epping.otel.variables.certificates import Certificates
 
 _MAX_ATTEMPTS = 6
 _JITTER = (0.8, 1.2)
-# Maximum Retry-After that is honoured, in seconds. Meanwhile counts stay pending.
+# Maximum wait after a response with Retry-After, in seconds. During the wait, counts stay pending.
 MAX_PAUSE_S = 300.0
 _TIME_IS_UP = "time is up"
 
 
 class SendError(Exception):
-    """A request failed. The exporter's own metrics have this class name as `error.type`."""
+    """A request failed. The exporter's own metrics have the name of this class as `error.type`."""
 
 
 class RequestSender(ABC):
-    """Sends requests through an exporter. For one thread at a time.
+    """Sends requests through an exporter. Only one thread may use a sender at a time.
 
     max_send_s  maximum duration of send(), whatever the receiver does
     """
@@ -48,15 +48,15 @@ class RequestSender(ABC):
 
     @property
     def pause(self) -> Failure | None:
-        """The failure with which the receiver asked to wait; None when the wait is over."""
+        """The failure with which the receiver asked to wait, or None if no wait is pending."""
         return self._pause if time.monotonic() < self._next_s else None
 
     def end_pause(self) -> None:
-        """Ends the wait that the receiver asked for, so that the next request is sent."""
+        """Ends the wait that the receiver asked for. The next request is then sent at once."""
         self._next_s = 0.0
 
     def send(self, request: Request) -> Answer:
-        """Sends a request, with as many retries as its timeout allows."""
+        """Sends a request, with retries until the timeout. Records the request in the exporter's own metrics."""
         with self._metrics.export_operation(request.points) if self._metrics else nullcontext() as result:
             answer = self.send_with_retries(request)
             if result and answer.failure:
@@ -67,11 +67,11 @@ class RequestSender(ABC):
         return answer
 
     def send_with_retries(self, request: Request) -> Answer:
-        """Sends a request until it succeeds, fails permanently or times out."""
+        """Sends a request at most _MAX_ATTEMPTS times, until it succeeds, fails permanently or times out."""
         if self._renewal and self._renewal.is_due():
             self._renew(self._renewal.certificates)
         if self._stopped.is_set():
-            return Answer(Failure("the exporter is shut down, nothing is sent", "shut down"))
+            return Answer(Failure("the exporter is shut down, so nothing is sent", "shut down"))
         deadline = time.monotonic() + self.max_send_s
         answer = latest = self._try(request, self.max_send_s)
         for attempts in range(1, _MAX_ATTEMPTS):
@@ -84,14 +84,14 @@ class RequestSender(ABC):
             if delay_s >= deadline - time.monotonic() or self._stopped.wait(delay_s):
                 break
             latest = self._try(request, max(0.0, deadline - time.monotonic()))
-            # Reports the earlier failure rather than a timeout: it says more about the cause.
+            # An earlier failure is reported rather than a timeout, because it says more about the cause.
             if not latest.failure or latest.failure.kind != _TIME_IS_UP:
                 answer = latest
         return answer
 
     @abstractmethod
     def _renew(self, certificates: Certificates) -> None:
-        """Uses the current content of the files for new connections."""
+        """Makes new connections use the current content of the certificate files."""
 
     @abstractmethod
     def _try(self, request: Request, timeout_s: float) -> Answer:
@@ -99,5 +99,5 @@ class RequestSender(ABC):
 
 
 def timed_out(text: str) -> Failure:
-    """Returns the failure of a request without a response before its timeout."""
+    """Returns the failure of a request that timed out before a response arrived."""
     return Failure(text, _TIME_IS_UP, is_transient=True)

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Returns the sender of encoded requests for an official OTLP exporter.
 
-The exporter is configured with the endpoint, TLS, headers, compression, its own metrics and shutdown. It has no public
-way to send an encoded request, so the senders use private members (private.py). These are checked before the first
-request. An exporter whose members differ is used through its export().
+A sender uses the exporter's endpoint, TLS, headers, compression, metrics about itself and shutdown. The exporter has no
+public method that sends an encoded request, so the senders use its private members (private.py). These members are
+checked before the first request. If the members differ, the exporter's export() is used instead of a sender.
 """
 
 import logging
@@ -24,11 +24,12 @@ _HTTP = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 
 
 def sender(exporter: MetricExporter, certificates: Certificates | None = None) -> "RequestSender | None":
-    """Returns the sender for an exporter; None if it is not an official one, or if its private members differ.
+    """Returns the sender for an exporter. Returns None if it is not official, or if its private members differ.
 
-    `certificates` are the files that its TLS was set up with. They are read again when they change.
+    `certificates` are the files with which the exporter's TLS was set up. The files are read again when they change.
 
-    A subclass may override export(), and an exporter that splits requests needs the objects of the SDK: both get None.
+    A subclass may override export(), and an exporter that splits requests needs the objects of the SDK. So the
+    function returns None for both.
     """
     kind = type(exporter)
     if kind.__qualname__ != "OTLPMetricExporter" or kind.__module__ not in (_GRPC, _HTTP):
@@ -36,7 +37,7 @@ def sender(exporter: MetricExporter, certificates: Certificates | None = None) -
     if splits_requests(exporter):
         return None
     try:
-        # Each module imports its transport, and gRPC takes 20 MB: only the one in use is imported.
+        # Each module imports its transport, and gRPC takes 20 MB. So only the module in use is imported.
         if kind.__module__ == _GRPC:
             from otel_epping.otel.otlp.grpc_sender import GrpcSender
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks the files of certificates and keys before TLS uses them, and again when they are renewed.
 
-gRPC's C core aborts the process for a key without a certificate, and reports any other invalid file as a failed
-handshake. So OpenSSL checks the files first. The standard module `ssl` is enough: it checks that a key matches its
+gRPC's C core aborts the process if a key has no certificate. It reports any other invalid file as a failed handshake.
+So OpenSSL checks the files first, through the standard module `ssl`. This includes a check that a key matches its
 certificate.
 """
 
@@ -19,22 +19,25 @@ from otel_epping.otel.variables.environment import Environment, Variable
 _PEM_BEGIN = b"-----BEGIN "
 _DER_SEQUENCE = 0x30  # X.690: a certificate in DER starts with a SEQUENCE
 _UTC_TIME = 0x17
-_EXPLICIT_0 = 0xA0  # RFC 5280, 4.1: the version, absent in version 1
+_EXPLICIT_0 = 0xA0  # tag of the version, which certificates of version 1 do not have (RFC 5280, 4.1)
 
 
 class _FileError(Exception):
-    """A file is invalid. The text has the cause and the cure, and follows the name of the variable."""
+    """A file is invalid. The text has the cause and the cure, and follows the variable's name and value."""
 
 
 class Certificates(NamedTuple):
-    """The files of TLS: trusted certificates, client certificate and client key. Each is None if it is not set."""
+    """The files for TLS: trusted certificates, client certificate and client key. None: the file is not set."""
 
     trusted: Variable | None = None
     client: Variable | None = None
     key: Variable | None = None
 
     def check(self, environment: Environment) -> None:
-        """Checks that the files are readable and valid, and that the key matches the certificate."""
+        """Checks that the files are readable and valid, and that the key matches the certificate.
+
+        Adds errors and warnings to the environment.
+        """
         try:
             if self.trusted:
                 _check_trusted(self.trusted.value)
@@ -64,15 +67,18 @@ class Certificates(NamedTuple):
             else:
                 missing = client.name.replace("_CERTIFICATE", "_KEY")
                 environment.add_error(
-                    client, f"but {missing} is not set, and the file has no key: set both, or neither"
+                    client, f"but {missing} is not set, and the file contains no key: set both, or neither"
                 )
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns inode, modification time and size of each file, which change when a file is replaced or written."""
+        """Returns inode, modification time and size of each file. A file that is replaced or written changes them."""
         return tuple(_signature(variable.value) for variable in self if variable)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Returns trusted certificates, client key and client certificate, in gRPC's order. Raises OSError."""
+        """Reads the trusted certificates, client key and client certificate, in the order of gRPC's arguments.
+
+        Raises OSError if a file cannot be read.
+        """
         key = self.key or self.client
         trusted, private, client = (_contents(variable) for variable in (self.trusted, key, self.client))
         return trusted, private, client
@@ -99,12 +105,12 @@ def _read(path: str) -> bytes:
         raise _FileError(f"which cannot be read: {error.strerror}: {cure}") from None
     except (OSError, ValueError) as error:
         cause = error.strerror if isinstance(error, OSError) else error
-        raise _FileError(f"which cannot be read: {cause}: name a file in PEM") from None
+        raise _FileError(f"which cannot be read: {cause}: set the path of a PEM file") from None
     if not stat.S_ISREG(mode):
-        raise _FileError("which is not a regular file: name a file in PEM")
+        raise _FileError("which is not a regular file: set the path of a PEM file")
     if _PEM_BEGIN not in content:
-        form = "is in DER" if content[:1] == bytes([_DER_SEQUENCE]) else "holds nothing in PEM"
-        raise _FileError(f"which {form}: convert it to PEM with openssl")
+        form = "is in DER format" if content[:1] == bytes([_DER_SEQUENCE]) else "contains no PEM data"
+        raise _FileError(f"which {form}: convert it to PEM format with openssl")
     return content
 
 
@@ -114,7 +120,7 @@ def _check_trusted(path: str) -> None:
         ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
     except (ssl.SSLError, OSError, ValueError) as error:
         raise _FileError(
-            f"which holds no certificate that can be read ({_reason(error)}): name a file in PEM"
+            f"which contains no readable certificate ({_reason(error)}): set the path of a PEM file"
         ) from None
 
 
@@ -128,8 +134,8 @@ def _check_pair(certificate: str, key: str) -> None:
         if getattr(error, "reason", "") == "KEY_VALUES_MISMATCH":
             raise _FileError("which is not the key of the certificate: set a certificate and its key") from None
         if b"PRIVATE KEY-----" not in _read(key):
-            raise _FileError("which holds no key: name the file of the private key, in PEM") from None
-        cause = f"which does not load with its certificate ({_reason(error)}): create both again, in PEM"
+            raise _FileError("which contains no key: set the path of the private key, a PEM file") from None
+        cause = f"which cannot be loaded with its certificate ({_reason(error)}): create both again, in PEM format"
         raise _FileError(cause) from None
 
 
@@ -138,7 +144,10 @@ def _reason(error: Exception) -> str:
 
 
 def _dates(variable: Variable) -> Iterator[str]:
-    """Warns of a certificate that is not valid now. Not an error: it may be renewed, or the clock may be wrong."""
+    """Yields a warning for a certificate that is not valid now.
+
+    This is not an error, because the certificate may be renewed later, or the clock may be wrong.
+    """
     try:
         begins, ends = validity(ssl.PEM_cert_to_DER_cert(_first_certificate(_read(variable.value))))
     except (_FileError, ValueError, IndexError):
@@ -161,11 +170,14 @@ def _date(seconds: float) -> str:
 
 
 def validity(der: bytes) -> tuple[float, float]:
-    """Returns a certificate's notBefore and notAfter, Unix time (RFC 5280, 4.1). Raises ValueError or IndexError."""
+    """Returns notBefore and notAfter of a certificate as Unix times (RFC 5280, 4.1).
+
+    Raises ValueError or IndexError if the certificate is invalid.
+    """
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
-    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # serial number (after the version), signature, issuer
+    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (unless just read), signature, issuer
         _, _, rest = _element(rest)
     _, dates, _ = _element(rest)
     begin_tag, begin, dates = _element(dates)
@@ -174,7 +186,7 @@ def validity(der: bytes) -> tuple[float, float]:
 
 
 def _element(der: bytes) -> tuple[int, bytes, bytes]:
-    """Returns tag and content of the first element in DER (X.690), and the bytes after it."""
+    """Returns the tag and the content of the first element in DER (X.690), and the bytes after the element."""
     length, at = der[1], 2
     if length & 0x80:
         at += length & 0x7F

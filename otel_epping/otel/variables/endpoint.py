@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses endpoints: a URL for OTLP/HTTP; a URL or any gRPC target for OTLP/gRPC.
+"""Parses endpoints. An endpoint of OTLP/HTTP is a URL. An endpoint of OTLP/gRPC is a URL or any gRPC target.
 
 Specification: protocol/exporter, "Endpoint" and "Endpoint URLs for OTLP/HTTP". gRPC targets:
 https://github.com/grpc/grpc/blob/master/doc/naming.md
@@ -19,16 +19,17 @@ _PORTS = {"http": 80, "https": 443}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _TARGETS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _MAX_PORT = 65535
-_NO_ADDRESS = "where the brackets hold no IPv6 address: write, for example, http://[2001:db8::1]:4317"
-_LOCAL = ("unix", "unix-abstract")  # stay on this host, so TLS is not the default
+_NO_ADDRESS = "where the brackets contain no IPv6 address: write, for example, http://[2001:db8::1]:4317"
+_LOCAL = ("unix", "unix-abstract")  # these targets stay on this host, so TLS is not the default
 
 
 class Endpoint(NamedTuple):
     """The destination: a URL for OTLP/HTTP, a target for OTLP/gRPC.
 
-    secure  whether to use TLS; None if the endpoint does not specify it and OTEL_EXPORTER_OTLP_INSECURE decides
-    local   whether it is a socket of this host, for which plain text is the default
-    user    "user:password" from the URL, which a gRPC target cannot have; for HTTP they stay in the URL
+    secure  whether to use TLS; None if the endpoint does not specify this, so that OTEL_EXPORTER_OTLP_INSECURE decides
+    local   true if the target is a socket of this host, for which plain text is the default
+    user    "user:password" from the URL of OTLP/gRPC, because a gRPC target cannot contain this text. For OTLP/HTTP,
+            the text stays in the URL
     """
 
     target: str
@@ -38,7 +39,10 @@ class Endpoint(NamedTuple):
 
 
 def http_endpoint(environment: Environment, variable: Variable | None, *, of_signal: bool) -> Endpoint:
-    """Returns the URL to post to. The signal's path is appended to the general endpoint, but not to the signal's."""
+    """Returns the URL to which requests are posted.
+
+    The path v1/metrics is appended to the general endpoint. It is not appended to the endpoint of the signal.
+    """
     if not variable:
         return Endpoint(f"http://localhost:{HTTP_PORT}/{_PATH}", False)
     url = _url(environment, variable)
@@ -49,25 +53,25 @@ def http_endpoint(environment: Environment, variable: Variable | None, *, of_sig
         path = f"{path.removesuffix('/')}/{_PATH}"
         if url.path.rstrip("/").endswith(f"/{_PATH}"):
             environment.warnings.append(
-                f"{variable.name} ends with /{_PATH}, and /{_PATH} is appended to it: remove it, "
-                "or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT"
+                f"{variable.name} ends with /{_PATH}, and /{_PATH} is appended to it: remove the path, "
+                "or set OTEL_EXPORTER_OTLP_METRICS_ENDPOINT instead"
             )
     elif not url.path.strip("/"):
         environment.warnings.append(
             f"{variable.name} has no path, so / is used: if exports fail, append /{_PATH}, "
-            "or set OTEL_EXPORTER_OTLP_ENDPOINT, to which it is appended"
+            "or set OTEL_EXPORTER_OTLP_ENDPOINT, to which the path is appended"
         )
     if url.port == GRPC_PORT:
         environment.warnings.append(
             f"{variable.name} has the port {GRPC_PORT} of OTLP/gRPC, but the protocol is http/protobuf: "
-            f"if exports fail, set the port {HTTP_PORT}, or OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
+            f"if exports fail, set the port {HTTP_PORT}, or set OTEL_EXPORTER_OTLP_PROTOCOL=grpc"
         )
     query = f"?{url.query}" if url.query else ""
     return Endpoint(f"{url.scheme}://{url.netloc}{path or '/'}{query}", url.scheme == "https")
 
 
 def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoint:
-    """Returns the target to connect to."""
+    """Returns the target to which gRPC connects."""
     if not variable:
         return Endpoint(f"localhost:{GRPC_PORT}", False)
     found = _SCHEME.match(variable.value)
@@ -85,12 +89,12 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
         return Endpoint("", False)
     if url.path.strip("/") or url.query:
         environment.warnings.append(
-            f"the path in {variable.name} has no effect with gRPC: for HTTP, set the protocol to http/protobuf"
+            f"the path in {variable.name} has no effect with gRPC: to use HTTP, set the protocol to http/protobuf"
         )
     if url.port == HTTP_PORT:
         environment.warnings.append(
             f"{variable.name} has the port {HTTP_PORT} of OTLP/HTTP, but the protocol is grpc: "
-            f"if exports fail, set the port {GRPC_PORT}, or OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
+            f"if exports fail, set the port {GRPC_PORT}, or set OTEL_EXPORTER_OTLP_PROTOCOL=http/protobuf"
         )
     port = url.port or _PORTS[url.scheme]
     if not url.port:
@@ -103,7 +107,7 @@ def grpc_endpoint(environment: Environment, variable: Variable | None) -> Endpoi
 
 
 def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
-    """Returns a target without a scheme, which gRPC resolves through DNS."""
+    """Parses a target without a scheme. gRPC resolves such a target through DNS."""
     parsed = _url(environment, variable, prefix="//", others=_TARGETS)
     if not parsed:
         return Endpoint("", False)
@@ -113,7 +117,7 @@ def _host_and_port(environment: Environment, variable: Variable) -> Endpoint:
 
 
 def _zoned(target: str) -> str:
-    """Escapes the zone of a link-local address as in a URL (RFC 6874): gRPC reads "%a0" as an escaped byte."""
+    """Escapes the zone of a link-local address as in a URL (RFC 6874): gRPC would read "%a0" as an escaped byte."""
     return re.sub(r"(\[[^]%]*)%(?!25)", r"\1%25", target)
 
 
@@ -130,7 +134,7 @@ def _url(
     try:
         url = urlsplit(prefix + value)
         why = _error(value, url, prefix, others)
-    except ValueError:  # brackets that are not closed or hold no address
+    except ValueError:  # the brackets are not closed or contain no address
         why = _NO_ADDRESS if "]" in value else _brackets(value)
     if why:
         environment.add_error(variable, why)
@@ -139,7 +143,10 @@ def _url(
 
 
 def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -> str:
-    """Returns cause and cure for an invalid URL, or an empty string. Raises ValueError for an unclosed bracket."""
+    """Returns the cause and the cure for an invalid URL, or an empty string for a valid URL.
+
+    Raises ValueError for an unclosed bracket.
+    """
     host = url.hostname or ""
     scheme = _SCHEME.match(value)
     if not others and scheme and scheme[1].lower() in _TARGETS:
@@ -155,16 +162,16 @@ def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -
         return "which contains white space: remove it"
     literal = url.netloc.rpartition("@")[2]
     if not host:
-        return f"which names no host: write http://HOST:{GRPC_PORT}, or :{HTTP_PORT} for http/protobuf"
+        return f"which contains no host: write http://HOST:{GRPC_PORT}, or http://HOST:{HTTP_PORT} for http/protobuf"
     if literal.startswith("["):
         try:
             ipaddress.IPv6Address(host.replace("%25", "%", 1))
         except ValueError:
             return _NO_ADDRESS
     if not _is_port(literal.rpartition("]")[2].partition(":")):
-        return "which has no port after its colon: write a number from 1 to 65535"
+        return "which has no valid port after its colon: write a number from 1 to 65535"
     if url.fragment:
-        return "which has a fragment ('#'), which is not sent: write %23, or remove it"
+        return "which has a fragment ('#'), and fragments are not sent: write %23, or remove the fragment"
     return ""
 
 
@@ -174,7 +181,7 @@ def _is_port(after_host: tuple[str, str, str]) -> bool:
 
 
 def _brackets(value: str) -> str:
-    """Returns cause and cure for an IPv6 address without brackets. Its last part is taken as a port if possible."""
+    """Returns the cause and the cure for an IPv6 address without brackets. Its last part may be a port."""
     scheme, _, rest = value.rpartition("://")
     address, _, port = rest.partition("/")[0].rpartition(":")
     cure = "http://[2001:db8::1]:4317"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses values of variables: text, numbers, Booleans, enumerations. Collects errors instead of raising the first."""
+"""Parses text, numbers, Booleans and enumerations in variables. Collects all errors instead of raising the first."""
 
 import math
 import re
@@ -25,9 +25,10 @@ class Variable(NamedTuple):
 class Environment:
     """The variables of a process, and the errors found in them.
 
-    errors     one sentence for each invalid variable: variable, value, cause and cure
-    warnings   valid values that are probably not intended
-    canonical  variables that the SDK reads itself, in the form that it understands; None: to be unset
+    errors     a sentence for each invalid variable, with the variable, its value, the cause and the cure
+    warnings   a sentence for each valid value that is probably not intended
+    canonical  variables that the SDK itself reads, in the form that the SDK understands; None: the variable must be
+               unset
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -37,21 +38,21 @@ class Environment:
         self._variables = variables
 
     def add_error(self, variable: Variable, why: str, *, secret: bool = False) -> None:
-        """Collects an error. `why` has cause and cure: "which is not a number: ...". A secret value is not shown."""
+        """Collects an error. `why` has the cause and the cure: "which ...: set ...". A secret value is not shown."""
         shown = variable.name if secret else f"{variable.name} is {redact(variable.value)!r},"
         self.errors.append(f"{shown} {why}")
 
     def raise_errors(self) -> None:
         """Raises EppingError with all collected errors, if there are any."""
-        if errors := list(dict.fromkeys(self.errors)):  # exporters of both protocols read the same variables
+        if errors := list(dict.fromkeys(self.errors)):  # exporters of both protocols may report the same error
             several = f"{len(errors)} errors in OTEL_* variables: " if len(errors) > 1 else ""
             raise EppingError(several + "; ".join(errors))
 
     def find(self, *names: str) -> Variable | None:
         """Returns the first of these variables that is set. Pass the signal's name before the general one.
 
-        An empty value counts as unset (specification, "Parsing empty value"); so does white space alone. White space
-        around a value is removed, because files with secrets or environments end in a line break.
+        An empty value counts as unset (specification, "Parsing empty value"), and so does white space alone. White
+        space around a value is removed, because files with secrets or variables often end in a line break.
         """
         for name in names:
             if value := self._variables.get(name, "").strip():
@@ -59,9 +60,9 @@ class Environment:
         return None
 
     def text(self, *names: str, is_name: bool = False) -> Variable | None:
-        """Does what find() does, and checks the value: UTF-8, without control characters and surrounding quotes.
+        """Does the same as find(), and checks that the value is UTF-8 without control characters or surrounding quotes.
 
-        With `is_name`, the value is the name of something else, and its unprintable characters are escaped.
+        With `is_name`, the value is only a name. So its unprintable characters are escaped and are not an error.
         """
         if not (variable := self.find(*names)):
             return None
@@ -72,7 +73,7 @@ class Environment:
             value.encode()
         except UnicodeEncodeError:
             raw = value.encode("utf-8", "surrogateescape")
-            self.errors.append(f"{variable.name} is {raw!r}, which has bytes that are not UTF-8: set it in UTF-8")
+            self.errors.append(f"{variable.name} is {raw!r}, which has bytes that are not UTF-8: encode it in UTF-8")
             return None
         if not value.isprintable():
             self.add_error(variable, "which has control characters: remove them")
@@ -89,7 +90,7 @@ class Environment:
         """
         variable = self.text(*names)
         if variable and variable.value.lower() not in ("true", "false"):
-            self.add_error(variable, "which is neither true nor false: set one of them")
+            self.add_error(variable, "which is neither true nor false: set true or false")
             return False
         return variable is not None and variable.value.lower() == "true"
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Parses headers and checks resource attributes: lists of `name=value`, percent-encoded as in W3C Baggage.
+"""Parses headers and checks resource attributes. Both are lists of `name=value`, percent-encoded as in W3C Baggage.
 
-The value of a header may be secret. So an error names the header, or the position of the entry, but never the value.
+The value of a header may be secret. So an error contains the name of the header or the position of the entry, but never
+the value.
 """
 
 import re
@@ -13,7 +14,7 @@ from otel_epping.process.redaction import TOKEN
 _NAME = re.compile(TOKEN, re.ASCII)
 _GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"
 _NEVER = '";\\'  # W3C Baggage, "baggage-octet"; the comma separates entries
-# The exporter sets these headers. With other values, a request is not OTLP.
+# The exporter sets these headers. With other values, a request would not be OTLP.
 _RESERVED = {"content-type", "content-encoding", "content-length", "transfer-encoding", "connection", "te"}
 
 
@@ -24,13 +25,13 @@ def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict
         if not entry.strip():
             continue
         name, equals, value = (part.strip() for part in entry.partition("="))
-        # Without a valid name, as in "Authorization: Basic ...", the whole entry may be secret.
+        # If the name is invalid, as in "Authorization: Basic ...", the whole entry may be secret.
         if not equals or not _NAME.fullmatch(name):
             why = f"is invalid in entry {place}, which does not start with a header's name and '=': write name=value"
             environment.add_error(variable, f"{why}, without quotes, and %2C for a comma in a value", secret=True)
             continue
-        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # may also be a secret without a name
-            why = f"is invalid in entry {place}: gRPC allows letters, digits, '_', '.' and '-': use http/protobuf"
+        if grpc and not _GRPC_NAME.fullmatch(name.lower()):  # the entry may also be a secret without a name
+            why = f"is invalid in entry {place}: gRPC allows only letters, digits, '_', '.', '-': use http/protobuf"
             environment.add_error(variable, why, secret=True)
             continue
         if why := _name_error(name.lower(), grpc) or _value_error(value):
@@ -50,7 +51,7 @@ def _text_error(decoded: bytes, grpc: bool) -> str:
     try:
         text = decoded.decode()
     except UnicodeDecodeError:
-        return "its value is not UTF-8: percent-encode UTF-8"
+        return "its value is not UTF-8: encode it in UTF-8"
     if any(not each.isprintable() and each != "\t" for each in text):
         return "its value has control characters: remove them"
     if grpc and not text.isascii():
@@ -60,7 +61,7 @@ def _text_error(decoded: bytes, grpc: bool) -> str:
 
 def _name_error(name: str, grpc: bool) -> str:
     if name in _RESERVED or (grpc and name.startswith("grpc-")):
-        return "the exporter sets it: remove it"
+        return "the exporter itself sets this header: remove it"
     return ""
 
 
@@ -84,5 +85,5 @@ def check_attributes(environment: Environment, name: str) -> None:
         try:
             unquote_to_bytes(value).decode()
         except UnicodeDecodeError:
-            environment.add_error(variable, f"where {key!r} is not UTF-8: percent-encode UTF-8")
+            environment.add_error(variable, f"where {key!r} is not UTF-8: encode it in UTF-8")
     environment.canonical[name] = ",".join(entries)

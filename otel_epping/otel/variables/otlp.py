@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the settings of an OTLP metric exporter. The signal's variables take precedence over the general ones."""
+"""Reads the settings of an OTLP metric exporter.
+
+The signal's variables, OTEL_EXPORTER_OTLP_METRICS_*, take precedence over the general variables, OTEL_EXPORTER_OTLP_*.
+"""
 
 from base64 import b64encode
 from typing import NamedTuple
@@ -10,14 +13,14 @@ from otel_epping.otel.variables.environment import Environment, Variable
 from otel_epping.otel.variables.headers import headers
 
 GRPC, HTTP = "grpc", "http/protobuf"
-# Maximum time for a request: a longer export would delay the next one too much.
+# Maximum timeout of a request. A longer request would delay the next export too much.
 MAX_TIMEOUT_S = 300.0
 _DEFAULT_TIMEOUT_S = 10.0
 _COMPRESSIONS = {GRPC: ("none", "gzip"), HTTP: ("none", "gzip", "deflate")}
 
 
 class Otlp(NamedTuple):
-    """The settings of an exporter. `secure` is for gRPC; over HTTP, the scheme of the endpoint decides."""
+    """The settings of an exporter. `secure` is for gRPC. For HTTP, the endpoint's scheme decides."""
 
     endpoint: str
     secure: bool
@@ -32,7 +35,7 @@ def _names(option: str) -> tuple[str, str]:
 
 
 def read_protocol(environment: Environment) -> str:
-    """Returns `grpc`, which is also the default of the SDK for Python, or `http/protobuf`."""
+    """Returns `grpc` or `http/protobuf`. The default is `grpc`, as in the SDK for Python."""
     return environment.choice((GRPC, HTTP), *_names("PROTOCOL")) or GRPC
 
 
@@ -54,11 +57,11 @@ def read_otlp(environment: Environment, protocol: str) -> Otlp:
     elif variable and any(certificates):
         unused = ", ".join(each.name for each in certificates if each)
         environment.warnings.append(
-            f"{unused}: not used, because {variable.name} does not use TLS: for TLS, write https://"
+            f"{unused}: no effect, because {variable.name} does not use TLS: for TLS, write https://"
         )
     sent = environment.find(*_names("HEADERS"))
     parsed = headers(environment, sent, grpc=protocol == GRPC) if sent else {}
-    if endpoint.user:  # as HTTP does (RFC 7617)
+    if endpoint.user:  # sent in a header, as HTTP clients do (RFC 7617)
         parsed.setdefault("authorization", f"Basic {b64encode(endpoint.user.encode()).decode()}")
     return Otlp(
         endpoint.target,
@@ -77,7 +80,7 @@ def _is_secure(
     insecure: bool,
     certificates: Certificates,
 ) -> bool:
-    """Returns whether to use TLS: the endpoint decides, otherwise OTEL_EXPORTER_OTLP_INSECURE."""
+    """Returns whether to use TLS. If the endpoint does not specify this, OTEL_EXPORTER_OTLP_INSECURE decides."""
     configured = environment.find(*_names("INSECURE"))
     if endpoint.secure is not None:
         if configured and insecure and endpoint.secure and variable:
@@ -102,13 +105,13 @@ def _timeout_s(environment: Environment) -> float:
     """Returns the timeout of a request, including its retries.
 
     The specification defines milliseconds, but the SDK for Python reads seconds, and its users write seconds. So a
-    number up to MAX_TIMEOUT_S is taken as seconds, and a larger one as milliseconds.
+    number up to MAX_TIMEOUT_S is read as seconds, and a larger number is read as milliseconds.
     """
     variable = environment.text(*_names("TIMEOUT"))
     number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
         return _DEFAULT_TIMEOUT_S
-    if number == 0:  # no limit (specification, "Timeout"), but an export that never ends blocks all others
+    if number == 0:  # no limit (specification, "Timeout"), but an endless export would block all others
         environment.warnings.append(f"{variable.name}=0: a request still times out after {MAX_TIMEOUT_S:g} s")
         return MAX_TIMEOUT_S
     if number <= MAX_TIMEOUT_S:
@@ -116,8 +119,8 @@ def _timeout_s(environment: Environment) -> float:
     seconds = number / 1e3
     limited = min(seconds, MAX_TIMEOUT_S)
     environment.warnings.append(
-        f"{variable.name}={variable.value} is taken as milliseconds, {limited:g} s"
+        f"{variable.name}={variable.value} is read as milliseconds, {limited:g} s"
         + (", the maximum time for a request" if limited < seconds else "")
-        + f" (up to {MAX_TIMEOUT_S:g}, a number is taken as seconds, as the SDK for Python does)"
+        + f" (a number up to {MAX_TIMEOUT_S:g} is read as seconds, as in the SDK for Python)"
     )
     return limited

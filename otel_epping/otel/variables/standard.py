@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads all standard variables of a run: exporters and their settings, intervals, resource attributes."""
+"""Reads all standard variables: exporters and their settings, intervals and resource attributes."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from otel_epping.otel.variables.otlp import GRPC, HTTP, Otlp, read_otlp, read_pr
 
 _log = logging.getLogger(__name__)
 
-# Entry points of the official exporters.
+# Names of the entry points of the official exporters.
 OTLP_EXPORTERS = {GRPC: "otlp_proto_grpc", HTTP: "otlp_proto_http"}
 _PROTOCOLS = {name: protocol for protocol, name in OTLP_EXPORTERS.items()}
 _TEMPORALITY = "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"
@@ -35,12 +35,13 @@ class StandardVariables:
     """The parsed values of the standard variables.
 
     exporters         names of entry points, in the order of OTEL_METRICS_EXPORTER
-    otlp              by name, the settings of the official OTLP exporters
+    otlp              settings of the official OTLP exporters, by the name of the entry point
     interval_s        time between exports
-    timeout_s         time for all requests of an export
-    explicit_buckets  whether a variable explicitly asks for histograms with explicit buckets
+    timeout_s         maximum time for all requests of an export
+    explicit_buckets  true if a variable asks for histograms with explicit buckets
     warnings          lines for the log
-    canonical         variables that the SDK reads itself, in the form that it understands; None: to be unset
+    canonical         variables that the SDK itself reads, in the form that the SDK understands; None: the variable must
+                      be unset
     """
 
     exporters: tuple[str, ...]
@@ -63,7 +64,7 @@ class StandardVariables:
 
 
 def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
-    """Reads all variables. Raises EppingError with all invalid ones."""
+    """Reads all variables. Raises an EppingError that lists all invalid variables."""
     environment = Environment(variables)
     for name in _CONFIG_FILES:
         if variable := environment.find(name):
@@ -87,7 +88,7 @@ def read(variables: Mapping[str, str] = os.environ) -> StandardVariables:
     interval_s = _seconds(environment, "OTEL_METRIC_EXPORT_INTERVAL", _DEFAULT_INTERVAL_S, _MAX_INTERVAL_S)
     timeout_s = _seconds(environment, "OTEL_METRIC_EXPORT_TIMEOUT", _DEFAULT_TIMEOUT_S, _MAX_INTERVAL_S, zero=True)
     environment.raise_errors()
-    # The SDK does not treat an empty value as unset.
+    # The SDK does not treat an empty value as unset, so empty variables are removed.
     empty = {name: None for name, value in variables.items() if name.startswith("OTEL_") and not value.strip()}
     return StandardVariables(
         exporters,
@@ -110,7 +111,7 @@ def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
     if not names:
         environment.add_error(variable, "so nothing would be exported: use otlp or console")
     for name in sorted({name for name in names if names.count(name) > 1}):
-        environment.add_error(variable, f"which names {name} twice, so every export would be sent twice: name it once")
+        environment.add_error(variable, f"which has {name} twice, so each export would be sent twice: write it once")
     return tuple(dict.fromkeys(names))
 
 
@@ -122,7 +123,7 @@ def _seconds(environment: Environment, name: str, default_s: float, max_s: float
         return default_s
     if number < 1 and not (zero and number == 0):
         environment.add_error(
-            variable, "which is below 1 millisecond: set a number of milliseconds, 60000 for a minute"
+            variable, "which is below 1 millisecond: set a number of milliseconds, such as 60000 for a minute"
         )
         return default_s
     if number / 1e3 > max_s:

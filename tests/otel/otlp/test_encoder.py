@@ -117,6 +117,6 @@ def test_an_exporter_that_fails_to_send_our_requests_gets_sdk_objects(
         wrapped.export(NOTHING)
     assert wrapped.failed == 0
     assert [point.point.count for point in sink.points(metric_table.RTT.name)] == [2, 2]
-    (error,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
-    assert "the exporter encodes all requests from now on" in error.getMessage()
+    (said,) = [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "from now on, the exporter encodes all requests" in said.getMessage()
     wrapped.shutdown()
