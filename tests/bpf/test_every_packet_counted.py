@@ -41,7 +41,7 @@ class Family:
     frame: bytes
     prefix: int
     length_at: int
-    length_lacks: int  # bytes before those that the length field counts
+    length_lacks: int  # the length field omits this number of bytes at the start
     source_at: int
     destination_at: int
 

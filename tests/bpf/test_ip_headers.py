@@ -67,7 +67,7 @@ def test_nine_extension_headers_are_malformed(bench: Bench) -> None:
     assert fed(bench, form(conversation.segment(0, b"")))[0] == "malformed"
 
 
-def test_2048_bytes_of_extension_headers_and_not_more(bench: Bench) -> None:
+def test_at_most_2048_bytes_of_extension_headers(bench: Bench) -> None:
     conversation = Conversation(bench.flow(6))
     assert conversation.rtt(with_extensions((DESTINATION, 255))) == 5 * MS
     assert conversation.rtt(with_extensions((DESTINATION, 254), (ROUTING, 0))) == 5 * MS
@@ -93,7 +93,7 @@ def test_an_extension_header_longer_than_the_packet_is_malformed(bench: Bench) -
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("padding", [1, 6, 46])
-def test_padding_does_not_make_data_of_a_pure_ack(bench: Bench, version: int, padding: int) -> None:
+def test_a_padded_pure_ack_counts_as_a_pure_ack(bench: Bench, version: int, padding: int) -> None:
     flow = bench.flow(version).begun(1000)
     ack, data = flow.frame(0, "A", 1001, 0, b""), flow.frame(0, "PA", 1020, 0, b"x")
     bench.feed(ack + bytes(padding), flow.start_ns + 1 * MS, EGRESS)

@@ -186,7 +186,7 @@ def pushing(pair: Pair, name: str, protocols: tuple[int, ...]) -> Iterator[None]
 
 @pytest.mark.parametrize("offload", [True, False], ids=["offload", "no offload"])
 @pytest.mark.parametrize("protocols", [(CTAG,), (STAG,), (CTAG, STAG)], ids=["802.1Q", "802.1ad", "QinQ"])
-def test_tags_outside_of_the_data_both_ways(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
+def test_tags_outside_of_the_data_in_both_directions(pair: Pair, protocols: tuple[int, ...], offload: bool) -> None:
     """Only the last pushed tag is outside of the data; an earlier tag is in the packet."""
     for name in ("near", "far"):
         flags = pair.ethtool(name, ETHTOOL_GFLAGS)

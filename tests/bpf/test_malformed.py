@@ -91,7 +91,7 @@ def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, if
 
 
 @pytest.mark.parametrize(("version", "form"), FORMS)
-def test_a_packet_cut_off_anywhere_is_malformed(bench: Bench, version: int, form: Transform) -> None:
+def test_a_truncated_packet_is_malformed(bench: Bench, version: int, form: Transform) -> None:
     """The packet is shorter than the IP header says.
 
     After an Ethernet header, BPF_PROG_TEST_RUN requires a complete IP header. Without an Ethernet header, it accepts

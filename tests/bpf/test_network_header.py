@@ -191,7 +191,7 @@ def pushed(front: str) -> list[bytes]:
     return calls
 
 
-def test_a_packet_socket_that_names_no_protocol(tun: Tun) -> None:
+def test_a_packet_socket_without_a_protocol(tun: Tun) -> None:
     with tun.namespace.entered():
         tun.collector.attachments.attach(TUN)
         before = tun.counters()
@@ -222,7 +222,7 @@ def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
 # If these addresses were read as part of an Ethernet header, its EtherType would be that of IPv4 (followed by the first
 # byte of an IPv4 header), of IPv6, or of 802.1Q.
 @pytest.mark.parametrize("source", ["8.0.69.0", "8.0.70.1", "134.221.96.1", "129.0.1.1", "192.0.2.1"])
-def test_an_ethernet_device_that_is_given_ip_without_a_header(tun: Tun, source: str) -> None:
+def test_packets_without_a_link_header_on_an_ethernet_device(tun: Tun, source: str) -> None:
     """A shaper redirects packets from a PPP or tun device to an IFB device, which has the type Ethernet."""
     tun.namespace.ip("link add ifb-epping type ifb", "link set ifb-epping up")
     tun.namespace.run("tc", "qdisc", "add", "dev", TUN, "clsact")

@@ -236,7 +236,7 @@ def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[Epping
     assert connection.server(12 * MS, ack=10) == 2 * MS
 
 
-def test_a_port_used_again_without_timestamps_is_measured(connection: Connection) -> None:
+def test_a_reused_port_without_timestamps_is_measured(connection: Connection) -> None:
     connection.timestamps = True
     connection.opened()
     connection.client(10 * MS, 0, length=10)
@@ -272,7 +272,7 @@ def test_retransmitted_segments(connection: Connection, timestamps: bool) -> Non
     assert client["out_of_order"].tolist() == [0, 0]
 
 
-def test_overtaken_segments(connection: Connection) -> None:
+def test_out_of_order_segments(connection: Connection) -> None:
     """A segment that fills a gap within one round-trip time is out of order. A segment that comes later was
     retransmitted."""
     connection.opened()
@@ -284,7 +284,7 @@ def test_overtaken_segments(connection: Connection) -> None:
     assert (client["out_of_order"].tolist(), client["retransmitted"].tolist()) == ([1, 0], [1, 0])
 
 
-def test_a_fin_sent_again_is_retransmitted(connection: Connection) -> None:
+def test_a_repeated_fin_counts_as_retransmitted(connection: Connection) -> None:
     connection.opened()
     connection.client(10 * MS, 0, flags="FA")
     connection.client(300 * MS, 0, flags="FA")

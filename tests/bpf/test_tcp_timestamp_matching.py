@@ -13,7 +13,7 @@ from tests.support.prog_test_run import EGRESS, EXTERNAL, INGRESS, INTERNAL, MS,
 pytestmark = pytest.mark.parallel
 
 
-# The defaults, except for the packet clock and smaller tables.
+# The default configuration, but with the packet clock and with smaller tables.
 CONFIG = EppingConfig(packet_clock=True, max_subnets=1024, max_flows=4096)
 MAX_AGE = CONFIG.max_age_ns
 INTERVAL = CONFIG.sample_interval_ns

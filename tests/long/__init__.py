@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs that take long: soak, pressure and fuzzing. `make test` has short ones."""
+"""Long runs: soak, pressure and fuzzing. `make test` contains short versions of them."""

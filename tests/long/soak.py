@@ -180,7 +180,7 @@ class Agent:
         self._log = log
         holds = log.with_suffix(".holds")
         holds.touch()
-        holds.chmod(0o666)  # written by the user nobody
+        holds.chmod(0o666)  # the user nobody writes to this file
         settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2", "SOAK_HOLDS": str(holds)}
         options = ["-i", "soak*", "--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
         with log.open("w") as stderr:

@@ -47,7 +47,7 @@ class Held(NamedTuple):
 
 
 def slope(values: Sequence[float]) -> float:
-    """Return the growth from one value to the next."""
+    """Return the median growth from one value to the next."""
     return median((later - earlier) / (j - i) for (i, earlier), (j, later) in combinations(enumerate(values), 2))
 
 

@@ -201,7 +201,7 @@ def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
     packet.ip_options = data[at + 20 : at + header]
     if total > room:
         packet.fault = f"the IPv4 header announces {total} bytes, but {room} were on the wire"
-    if fragment & 0x1FFF:  # the first fragment has the TCP header
+    if fragment & 0x1FFF:  # only the first fragment has the TCP header
         raise CutShortError("a fragment")
     return at + header, total - header
 

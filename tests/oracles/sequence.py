@@ -24,7 +24,7 @@ COPY_WITHOUT_ID_NS = 100_000
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
-# Bytes of Ethernet and IPv4 headers, and of an ICMP or DNS header, which distinguish two packets.
+# The length of Ethernet and IPv4 headers, which may differ; and of an ICMP or DNS header, which must be equal.
 _CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]

@@ -35,7 +35,7 @@ def test_a_line_that_is_a_microsecond_off(check: Check) -> None:
     assert check.pping().holds
 
 
-def test_a_line_of_no_packet(check: Check) -> None:
+def test_a_line_without_a_packet(check: Check) -> None:
     check.change("pping", "1700000000.080250", "1700000000.080350")
     fails(check.pping(), "the capture has no such packet and reply", "is not one of pping's")
 
@@ -57,14 +57,14 @@ def test_a_sample_that_is_missing(check: Check) -> None:
     fails(check.pping(observed), "the rules give 30250000 ns, the program none", "frames 4 to 5, we have no RTT")
 
 
-def test_a_sample_that_is_off(check: Check) -> None:
+def test_a_sample_with_a_wrong_rtt(check: Check) -> None:
     observed = check.with_samples(
         lambda sample: replace(sample, rtt_ns=sample.rtt_ns + 2000) if sample.frame == 5 else sample
     )
     fails(check.pping(observed), "but frames 4 and 5 are 30250000 ns apart", "ours, frame 5")
 
 
-def test_a_sample_too_many(check: Check) -> None:
+def test_a_surplus_sample(check: Check) -> None:
     observed = check.with_samples(same, Sample(3, pping.METHOD, MS))
     fails(check.pping(observed), "the rules give no sample")
 
@@ -74,7 +74,7 @@ def test_frames_that_were_not_replayed(check: Check) -> None:
     fails(check.pping(observed), f"{observed.frames} frames were replayed, but scapy finds {len(check.records)}")
 
 
-def test_a_capture_that_is_torn(check: Check) -> None:
+def test_a_truncated_capture_is_compared_up_to_its_end(check: Check) -> None:
     """Lines after the truncation are ignored; lines before it are checked."""
     check.capture.write_bytes(check.capture.read_bytes()[:700])
     observed = check.ours.run(check.capture)
@@ -151,7 +151,7 @@ def test_a_file_that_is_not_of_tshark(check: Check) -> None:
         check.tshark()
 
 
-def test_an_rtt_of_a_retransmission(check: Check) -> None:
+def test_an_rtt_of_a_retransmission_is_an_error(check: Check) -> None:
     observed = check.with_samples(same, Sample(16, "tcp_sequence", 30 * MS))
     fails(check.tshark(observed), "the origin contains only data that was sent before, frame 15")
     kinds: dict[str, set[int]] = {kind: set() for kind in KINDS}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what tshark finds in a capture: runs tshark, or reads CSV files that tshark made earlier.
+"""Reads tshark's results for a capture: runs tshark, or reads CSV files that tshark wrote earlier.
 
 NAME.ack_rtt.csv    frame, time, source (IPv4, IPv6, port), destination (likewise), frame acknowledged, RTT in s
 NAME.dns.csv        frame of the response, its time, frame of the query, dns.time in s

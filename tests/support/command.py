@@ -105,7 +105,7 @@ class Agent:
 
 @pytest.fixture
 def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
-    """Starts an agent and waits until it watches."""
+    """Returns a function that starts an agent and waits until the agent watches its interfaces."""
     agents: list[Agent] = []
 
     def start(

@@ -28,7 +28,7 @@ from tests.support.transcript import Transcript
 
 CLIENT, SERVER = 0, 1
 FAR_MS, NEAR_MS = 30.0, 1.0
-REQUEST, ANSWER = 100, 200  # bytes
+REQUEST, ANSWER = 100, 200  # bytes of payload
 EXCHANGES = 30
 # These times are late in a tick of the clocks, so that a retransmission shortly afterwards has a later TSval.
 _BEGIN_MS, _GAP_MS = 100.9, 200.0

@@ -73,7 +73,7 @@ class Flow:
     last_ns: int | None = None
     closed: bool = False
     copied: bool = False  # a copy of one of its segments was seen
-    syn_ns: int | None = None  # when the SYN was seen, if only one was
+    syn_ns: int | None = None  # the time of the SYN, if there was only one
     handshake_ns: int | None = None  # the time from the SYN to the ACK of the SYN-ACK
 
 

@@ -67,7 +67,7 @@ FIXED = {
     0xF1C1: 2 + 2,  # reserved, sequence number
 }
 PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: LABELS[0], 0x0283: LABELS[0]}  # RFC 1332, 5072, 3032
-NSH_NEXT = {1: IPV4, 2: IPV6, 4: NSH, 5: LABELS[0]}  # RFC 8300 section 11.2.5; 3 is a frame
+NSH_NEXT = {1: IPV4, 2: IPV6, 4: NSH, 5: LABELS[0]}  # RFC 8300 section 11.2.5; 3: an Ethernet frame
 BATMAN_BYTES = {0x01: 14, 0x40: 10, 0x42: 18}  # broadcast, unicast, unicast with four addresses
 
 Read = tuple[int, int, int | None]  # the next EtherType, the offset after it, and the end of the packet or None

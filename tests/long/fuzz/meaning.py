@@ -134,7 +134,7 @@ def read_tunnel(frame: bytes, version: int, at: int) -> tuple[int, int]:
         return IP_IN_IP[protocol], inside
     if protocol == GRE:
         flags, kind = number(frame, inside, 2), number(frame, inside + 2, 2)
-        # Bits 0 to 3: checksum, routing (RFC 1701), key, sequence number; the last three, the version.
+        # Bits 0 to 3: checksum, routing (RFC 1701), key, sequence number; bits 13 to 15: the version.
         if flags & 0x4007:
             raise NotIpError
         inside += 4 + 4 * (flags & 0xB000).bit_count()

@@ -229,8 +229,8 @@ def pad(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Sets the fragment fields of IPv4, or inserts the fragment header of IPv6. May truncate the packet to a real first
-    fragment."""
+    """Sets the fragment fields of IPv4, or inserts the fragment header of IPv6. Or truncates the packet, so that it
+    becomes a real first fragment."""
     at = meaning.network_at
     if meaning.version not in (4, 6):
         return turn_bits(chance, step, meaning)

@@ -167,7 +167,7 @@ class Trial:
         places = [(name, place) for name in flows.dtype.names or () for place in range(flows.dtype[name].shape[0])]
         counted = {f"{name} {place}": flows[name][:, place].copy() for name, place in places}
         for name in ("ecn_from", "ecn_to"):
-            codepoints = self.bench.traffic[name].sum(1, dtype=np.uint32)  # wraps around
+            codepoints = self.bench.traffic[name].sum(1, dtype=np.uint32)  # wraps around at 32 bits
             counted |= {f"{name} {place}": codepoints[:, place] for place in range(codepoints.shape[1])}
         return counted
 

@@ -53,7 +53,7 @@ class Agent:
         self._log = SHARE / f"{name}.log"
         self._out = Path(tempfile.mkdtemp(), "out")
         environment = os.environ | {"OTEL_METRICS_EXPORTER": "console", "PYTHONUNBUFFERED": "1"}
-        environment.pop("PYTHONPATH")  # the agent is the installed one
+        environment.pop("PYTHONPATH")  # run the installed agent, not the checkout
         chosen = [word for interface in interfaces for word in ("-i", interface)]
         command = [*prefix, *COMMAND, "run", "--interval", f"{_INTERVAL_S}s", "--sample-interval", "0"]
         began = time.monotonic()
