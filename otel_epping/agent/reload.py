@@ -52,8 +52,11 @@ class Reloader:
         changed = [each for each in DEFINITIONS if getattr(new, each.field) != getattr(self._settings, each.field)]
         ignored = [each.key for each in changed if each.field in self._needs_restart]
         if ignored:
-            text = "these settings changed, and take effect after a restart: %s"
-            _log.warning(text, ", ".join(ignored), extra={"keys": ignored})
+            _log.warning(
+                "these settings changed, and take effect after a restart: %s",
+                ", ".join(ignored),
+                extra={"keys": ignored},
+            )
         applied = [each for each in changed if each.field not in self._needs_restart]
         keys = [each.key for each in applied]
         _log.info("settings reloaded; changes applied: %s", ", ".join(keys) or "none", extra={"keys": keys})
