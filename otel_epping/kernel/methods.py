@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The methods that measure round-trip times, in the order of EACH_METHOD (bpf/methods.h); see docs/methods.md."""
+"""The methods that measure round-trip times, in the order of EACH_METHOD (bpf/methods.h). See docs/methods.md."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ from otel_epping.errors import EppingError
 class Method(NamedTuple):
     """A method.
 
-    name       its name in settings and attributes
-    transport  its network transport: tcp, udp, quic or icmp
-    summary    the packets that start and complete its RTT samples
+    name       the name of the method in settings and attributes
+    transport  the network transport: tcp, udp, quic or icmp
+    summary    the packets that start and complete an RTT sample
     """
 
     name: str
@@ -31,7 +31,7 @@ ALL = tuple(method.name for method in METHODS)
 
 
 def mask(names: tuple[str, ...]) -> int:
-    """Returns the constant METHODS of bpf/methods.h. Raises EppingError for an unknown name, and if there is none."""
+    """Returns the constant METHODS of bpf/methods.h. Raises EppingError if a name is unknown, or `names` is empty."""
     for name in names:
         if name not in ALL:
             raise EppingError(f"there is no method {name!r}: choose among {', '.join(ALL)}")

@@ -91,7 +91,7 @@ def test_interfaces_that_could_not_be_followed_are_tried_again(
             reload()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        cause = "cannot follow other interfaces (Too many open files)"
+        cause = "cannot watch the new selection of interfaces (Too many open files)"
         assert f"the selection of interfaces is unchanged: {cause}" in caplog.text
         assert collector.attachments.watched == ["lo"]
         reload()
