@@ -22,7 +22,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
-    """Returns an array with at least `rows` rows: the array itself, or a copy with more rows, which contain `fill`."""
+    """Returns an array with at least `rows` rows: the array itself, or a copy with new rows that contain `fill`."""
     missing = rows - len(array)
     if missing <= 0:
         return array

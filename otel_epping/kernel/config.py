@@ -67,7 +67,7 @@ class EppingConfig:
     scale               scale of the exponential histograms. A range from x to 2x has 2^scale buckets
     methods             names of the methods that measure RTTs (docs/methods.md)
     tunnels             if true, measures the packets inside GRE, VXLAN and IP-in-IP tunnels, not the outer packets
-    hook                "tcx", "clsact" or "auto". "auto" means TCX if the kernel has it (Linux 6.6), otherwise clsact
+    hook                "tcx", "clsact" or "auto". "auto" means TCX if the kernel has it (Linux 6.6), or clsact
     copies              if true, recognizes packets that are seen twice, at mirror ports and in captures
     events              if true, reports single RTTs and flow events in a ring buffer, for `otel-epping watch`
     packet_clock        if true, takes the time from the packets of a capture instead of the kernel's clock

@@ -23,8 +23,8 @@ BPF_TCX_EGRESS = 47
 BPF_NETKIT_PRIMARY = 54
 BPF_NETKIT_PEER = 55
 
-# Attaches a program before another program. If no other program is named, this is the head of the hook's list
-# (bpf_mprog_attach() of kernel/bpf/mprog.c).
+# Attaches a program before another program. If no other program is given, the program is attached at the head of the
+# hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
 BPF_F_BEFORE = 1 << 3
 # The program names of every otel-epping agent begin with this prefix.
 PROGRAM_PREFIX = "epping_"

@@ -21,11 +21,11 @@ class Method(NamedTuple):
 
 METHODS = (
     Method("tcp_timestamp", "tcp", "the TSval of a segment and the TSecr that echoes it (RFC 7323)"),
-    Method("tcp_sequence", "tcp", "a segment without timestamps and the acknowledgement of exactly its end"),
-    Method("tcp_handshake", "tcp", "a SYN and its SYN-ACK, and the SYN-ACK and its ACK"),
+    Method("tcp_sequence", "tcp", "a segment without timestamps and an ACK whose number is the end of the segment"),
+    Method("tcp_handshake", "tcp", "a SYN and its SYN-ACK, and also the SYN-ACK and its ACK"),
     Method("icmp_echo", "icmp", "an echo request and its reply"),
-    Method("dns", "udp", "a DNS query over UDP and its response, the server's time included"),
-    Method("quic_handshake", "quic", "the first QUIC Initial and the first reply, versions 1 and 2"),
+    Method("dns", "udp", "a DNS query over UDP and its response (the RTT includes the server's time)"),
+    Method("quic_handshake", "quic", "the first QUIC Initial packet and the first reply (QUIC versions 1 and 2)"),
 )
 ALL = tuple(method.name for method in METHODS)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse histograms: for each row, only the range of buckets that are in use is stored.
+"""Sparse histograms: for each row, only the range from the first to the last used bucket is stored.
 
 This is typically a tenth of all buckets. The ranges of all rows are in one array, one after the other. Such a range is
 called a run.

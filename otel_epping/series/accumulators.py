@@ -17,7 +17,7 @@ from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import Reading
 from otel_epping.kernel.sparse_histograms import starts_of
 
-# Runs of series are widened to multiples of this many buckets, so that they seldom have to be widened again.
+# Runs of series are widened to multiples of this number of buckets, so that they seldom have to be widened again.
 _BLOCK = 8
 # The number of rows whose increments are computed at a time. Computing all rows at once would need as much additional
 # memory as all counts.
@@ -128,7 +128,7 @@ class Accumulators:
         np.add.at(buckets.counts, buckets.starts[series] + bucket - buckets.first[series], runs.counts[places])
 
     def _widen_runs(self, series: Indexes, bucket: Indexes) -> None:
-        """Extends the runs so that each run contains its bucket.
+        """Extends the runs of series so that each run contains the bucket that is given for it.
 
         series  (n,) the series whose runs are extended; a series may repeat
         bucket  (n,) the bucket that the run of each series must contain

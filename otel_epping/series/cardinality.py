@@ -42,7 +42,7 @@ class CardinalityLimiter:
 
     max_series  the maximum number of subnets and covering prefixes with series, as it was at the latest reading
 
-    `started_ns` is the Unix time when counting started, ns.
+    `started_ns` is the Unix time in ns when counting started.
     """
 
     def __init__(self, config: EppingConfig, reader: Reader, started_ns: int) -> None:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits on the number of exported series, so that an agent that runs for years exports a bounded number."""
+"""Limits on the number of exported series, so that an agent that runs for years has a bounded number of series."""
 
 from dataclasses import dataclass
 

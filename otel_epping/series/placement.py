@@ -3,7 +3,7 @@
 
 There are three kinds of numbers. Each of them is the index of some arrays:
 
-row     a row of a reading, which is one slot. A subnet has one slot for each method
+row     a row of a reading, which belongs to one slot. A subnet has one slot for each method
 subnet  the number of a subnet on one side of an interface. The number is used again when all rows of the subnet are
         gone. 0: no subnet
 series  the number of a series (registry.py). A series belongs to one method, and to a subnet or a covering prefix.
@@ -85,7 +85,7 @@ class Placement:
         return len(self._subnets) - self.overflowed - int(np.count_nonzero(self.is_individual))
 
     def rows(self) -> Indexes:
-        """Returns the rows that belong to a subnet, ascending."""
+        """Returns the rows that belong to a subnet, in ascending order."""
         return np.flatnonzero(self._rows["subnet"] != _NO_SUBNET)
 
     def subnets_of(self, rows: Indexes) -> Indexes:
@@ -175,7 +175,10 @@ class Placement:
             self._rows["series"][row] = _OVERFLOW if key is None else self._registry.find(key, method, start_ns)
 
     def aggregate(self, wanted: Indexes, budget: Budget) -> None:
-        """Moves individual subnets that are not in `wanted` to the overflow point, and subnets over the budget, too.
+        """Moves subnets to the overflow point, to free their series.
+
+        These are the individual subnets that are not in `wanted`. If there are more covering prefixes than the budget
+        allows, the subnets in covering prefixes are moved, too.
 
         A subnet stays in its series until all counts of these series are delivered.
         """

@@ -45,8 +45,8 @@ class Ranking:
     def busiest(self, eligible: Indexes, is_individual: Flags, limit: int) -> Indexes:
         """Returns the `limit` most active of these subnets, the most active first.
 
-        The activity of subnets that are exported individually counts twice. So such a subnet keeps its series until
-        another subnet is twice as active (hysteresis).
+        For this comparison, the activity of a subnet that is exported individually is doubled. So such a subnet keeps
+        its series until another subnet is twice as active (hysteresis).
         """
         individual = is_individual[eligible]
         order = np.lexsort((individual, self._activity[eligible] * np.where(individual, _HYSTERESIS, 1.0)))

@@ -60,7 +60,7 @@ class SeriesRegistry:
         return number
 
     def is_delivered(self, subnet: Key) -> bool:
-        """Returns true if all counts of a subnet or covering prefix are delivered. It must have series."""
+        """Returns true if all counts of a subnet or covering prefix are delivered. `subnet` must be in `by_subnet`."""
         return not self.pending[list(self.by_subnet[subnet])].any()
 
     def end_unused(self, users: Indexes) -> Indexes:

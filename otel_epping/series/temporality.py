@@ -105,7 +105,7 @@ class TemporalityTracker:
         return np.flatnonzero(exported & (self._start_ns != 0))
 
     def _find_pending(self) -> Flags:
-        """Returns which rows of the latest reading have counts that are not acknowledged.
+        """Returns, for each row of the latest reading, whether it has counts that are not acknowledged.
 
         Histograms and counters are read in parallel. So an RTT and its packet may be in different readings. A row is
         pending if either of them is not acknowledged.

@@ -64,7 +64,9 @@ def test_an_hour_back_is_made_good_in_two(interval_ns: int, caplog: pytest.LogCa
     assert ahead_ns[-1] == 0
     assert ahead_ns[-3] > 0
     (said,) = caplog.messages
-    assert said.startswith(f"the clock was set back: exported times are {ahead_ns[0] / SECOND:.0f} s ahead of it, and ")
+    assert said.startswith(
+        f"the system clock was set back: exported timestamps are {ahead_ns[0] / SECOND:.0f} s ahead of it, and "
+    )
 
 
 def test_threads_never_get_the_same_time() -> None:

@@ -58,8 +58,9 @@ class Attachments:
     hook            the kind of hook: "tcx" or "clsact"
     numbers         the identifiers and numbers of the interfaces
     roles           the role of each interface, by identifier
-    counts          numbers of events. Interfaces were attached, detached or refused (interface_monitor.py). The hook
-                    monitor attached the program again, moved the program, or found unseen packets (hook_monitor.py)
+    counts          how many times interfaces were attached, detached and refused (interface_monitor.py), and how many
+                    times the hook monitor attached the program again, moved the program, and found unseen packets
+                    (hook_monitor.py)
     faults          descriptions of the current faults of hooks; set by the hook monitor
     kernel_packets  [received, transmitted] packets that the kernel counted while an interface was watched, by name of
                     the interface; set by the hook monitor
@@ -126,7 +127,7 @@ class Attachments:
         return self.numbers.names
 
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Writes an interface to the program's table. Returns the identifier of the interface for its new counts.
+        """Writes an interface to the program's table. Returns the identifier that its counts have from now on.
 
         The row stays when the program is detached from the interface, because the program may still process the last
         packets of the interface. Raises EppingError if the table has no row for the interface.

@@ -4,12 +4,11 @@
 A filter stays when the process that added it ends, and all programs on the machine share the qdisc. The agent stores no
 information about filters and qdiscs. It reads four facts from the kernel:
 
-which filters belong to          the filters with our program name and one of our handles
-otel-epping
+which filters are ours           the filters with our program name and one of our handles
 whether a filter's owner lives   a living owner holds an abstract Unix socket, whose name contains the interface and the
                                  program. When the owner ends for any reason, the kernel frees the socket. Each network
                                  namespace has its own abstract sockets and its own filters
-whether we created the qdisc     the handles of our filters on the qdisc contain this
+whether we created the qdisc     the handles of our filters on the qdisc contain this information
 whether others use the qdisc     others use it if it has other filters, in either direction. If we created the qdisc, it
                                  is removed together with our last filter, unless it has other filters
 
@@ -71,7 +70,7 @@ def in_order(ifindex: int, direction: str) -> list[Filter]:
 
 
 def describe(found: Filter) -> str:
-    """Describes a filter, as tc(8) shows it."""
+    """Describes a filter in the style of tc(8)."""
     program = f" id {found.program}" if found.program else ""
     return f"{found.kind} {found.name}".strip() + f" (pref {found.priority}{program})"
 
@@ -159,8 +158,8 @@ class ClsactFilter:
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
         # The socket is opened before the filter is added, so that no other agent removes the filter as a stale filter.
-        # If a malicious user holds the address of the socket, other agents also conclude that the owner lives. So this
-        # has no effect.
+        # If a malicious user holds the address of the socket, other agents also conclude that the owner of the filter
+        # lives, and keep the filter.
         self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(

@@ -9,8 +9,8 @@ overtaken  Another program was attached and may run before our program. The moni
            increases. So two programs that both try to be first do not alternate forever. After ten minutes without a
            move, this limit starts again. Agents in the same network namespace announce their attachments, so they do
            not compete (other_agents.py).
-unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. The number of such
-           packets that is a fault depends on other known facts: see _cause().
+unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many such
+           packets are a fault. The limit depends on the interface: see _cause().
 
 While packets are hidden or the program is not attached to a hook, and for 3 s after that, the interface has a fault and
 the agent is not ready. Each fault is logged once, with its cause and cure. When packets are seen again, this is logged,
@@ -40,8 +40,9 @@ _SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK, linux/rtnetlink.h: filters of sev
 # Another agent announces itself immediately after it attaches its program. So the monitor waits for this time after it
 # has found a new program, because the program may belong to an agent whose announcement has not arrived yet.
 _ANNOUNCEMENT_S = 0.3
-# The number of unseen packets that is a fault if there is no known reason for a fault, and the number for a bond. On a
-# bond, each port may send and receive one packet per second that does not pass the bond (LACP).
+# If no reason for unseen packets is known, at least the first number of unseen packets is a fault. For a bond, this is
+# the second number, because each port of a bond may send and receive one packet per second that does not pass the bond
+# (LACP).
 _MANY, _MANY_ON_BOND = 20, 100
 # The number of moves to the front that are made even if no packets are missing.
 _MAX_FREE_MOVES = 3
@@ -61,7 +62,7 @@ class HookMonitor:
         self._changes = traffic_control.FilterChanges() if attachments.hook == "clsact" else None
         self._states: dict[tuple[str, str], HookState] = {}
         self._next_s = 0.0
-        self._missed_changes = False  # true after a failed check, whose notifications are lost
+        self._missed_changes = False  # true after a failed check, because its notifications are lost
 
     def close(self) -> None:
         """Closes the monitor. Before that, adds the latest packets that the kernel has counted to `kernel_packets`."""

@@ -9,9 +9,9 @@ _WINDOW = 4  # number of checks in the window; there is one check each second
 # Network cards report their counters up to a second late. After our count has stopped, packets that the kernel counts
 # within this time are ignored.
 _LATE_S = 2.0
-# The number of missing packets in a window that is a fault if there is a known reason for a fault.
+# If a reason for missing packets is known, at least this number of missing packets in a window is a fault.
 FEW = 3
-# One in this number of packets may be missing, because the kernel's counters and our counters are not read at the same
+# Up to a tenth of the packets may be missing, because the kernel's counters and our counters are not read at the same
 # time.
 _SHARE = 10
 _FIRST_WAIT_S, _MAX_WAIT_S, _RESET_S = 2.0, 60.0, 600.0

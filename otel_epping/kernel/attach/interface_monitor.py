@@ -193,9 +193,7 @@ class InterfaceMonitor:
         """Attaches to an interface, or updates its role."""
         try:
             interface = interface_of(link.name, link.ifindex, link.hardware)
-        except (
-            EppingError
-        ) as error:  # The link type does not carry IP. This is an error only if a selector is the name.
+        except EppingError as error:  # The link type does not carry IP. An error only if a selector is its name.
             if strict and set(link.names) & set(self._selection.names):
                 raise
             return self._refuse(link, error)

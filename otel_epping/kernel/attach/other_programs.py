@@ -49,12 +49,12 @@ class HookEntry:
 
 
 def likely_cause(name: str, device: links.Device) -> str:
-    """Returns the likely reason why the kernel counts packets that do not pass the hooks, and the cure."""
+    """Returns the likely reason for packets that the kernel counts but that do not pass the hooks, and the cure."""
     if device.xdp:
         ids = ", ".join(map(str, device.xdp))
         return (
             f"the XDP program on the interface (id {ids}) drops, redirects or sends back packets before the tc hooks: "
-            f"otel-epping cannot see these packets; bpftool net show dev {name}"
+            f"otel-epping cannot see these packets (see bpftool net show dev {name})"
         )
     return _CAUSE_OF_KIND.get(device.kind, _BYPASSES.format(name=name))
 

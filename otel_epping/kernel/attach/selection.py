@@ -2,7 +2,7 @@
 """Selects the interfaces to watch, by name, by pattern, or by default route. There are four kinds of selectors:
 
 eth0        the interface with this name
-eth*        a shell pattern: * ? [...]
+eth*        a shell pattern with *, ? or [...]
 /^veth/     a regular expression, which may match anywhere in the name
 auto        the interfaces with an IPv4 or IPv6 default route (default_routes.py)
 

@@ -10,7 +10,8 @@ program may later be put before it.
 Reading the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a revision
 number, which increases with each change. A request to attach a program can contain the expected revision. The kernel
 first compares the revisions (error ESTALE), and then checks whether the program is already in the list (error EEXIST).
-So the agent finds out whether the list has changed by a request to attach its program again, which always fails.
+So the agent sends a request to attach its program again. This request always fails, and its error shows whether the
+list has changed.
 """
 
 import ctypes

@@ -10,8 +10,9 @@ because no pass that BCC runs uses branch probabilities. So the source marks rar
 `relocate()` fills in two values that the compiler does not know: the direction for which the program is loaded
 (DIRECTION), and the descriptors of the maps that the program accesses by address (DIRECT, bpf/direct_value.h).
 
-linux/bpf.h defines the instructions. An instruction has 8 bytes. The load of a 64-bit constant has 16 bytes. In this
-file, positions are in units of 8 bytes. The offset of a jump is in the same units, and starts at the end of the jump.
+linux/bpf.h defines the instructions. An instruction has 8 bytes, but the load of a 64-bit constant has 16 bytes. In
+this file, positions are in units of 8 bytes. The offset of a jump is in the same units, relative to the end of the
+jump.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -82,7 +83,7 @@ class _Block(NamedTuple):
 
 
 class _Jump(NamedTuple):
-    """A jump whose target may not have its new position yet. `target` is the old position of the target."""
+    """A jump that is emitted before the new position of its target is known. `target` is the target's old position."""
 
     opcode: int
     registers: int
@@ -141,7 +142,7 @@ def _order(blocks: dict[int, _Block]) -> list[int]:
 def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
     """Returns the code of the blocks in this order, without marks.
 
-    If a block is no longer followed by the same block, the condition of its jump is inverted, or a jump is added.
+    If another block now comes after a block, the condition of the block's jump is inverted, or a jump is added.
     """
     units: list[bytes | _Jump] = []
     new_positions: dict[int, int] = {}

@@ -44,7 +44,7 @@ NEEDED = {
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
     "CAP_BPF": Capability(39, "to create the program's maps, whatever kernel.unprivileged_bpf_disabled is"),
 }
-# Linux 5.8 introduced these capabilities. Before, CAP_SYS_ADMIN was required, which still includes them.
+# Linux 5.8 introduced these capabilities. Before Linux 5.8, CAP_SYS_ADMIN was required, and it still includes them.
 _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 
@@ -152,8 +152,8 @@ def confine() -> None:
         wanted |= 1 << _SYS_ADMIN
     _drop_all_but(wanted, wanted)
     # The sizes of the maps are read from /proc/self/fdinfo. A process that got its capabilities from its executable
-    # file cannot read this, unless PR_SET_DUMPABLE is set. With PR_SET_DUMPABLE, another process can read our files in
-    # /proc only if it has all of our capabilities (ptrace(2), "access mode checking").
+    # file cannot read these files, unless PR_SET_DUMPABLE is set. With PR_SET_DUMPABLE, another process can read our
+    # files in /proc only if it has all of our capabilities (ptrace(2), "access mode checking").
     _prctl(_PR_SET_DUMPABLE, 1)
 
 

@@ -40,7 +40,7 @@ _WRONG_BCC = (
 # The kinds of failures after which the next interpreter is tried.
 _TRY_NEXT = ("no-bcc", "wrong-bcc", "no-libbpf")
 _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
-# Signals that a bug in the compiler can cause. SIGKILL has other causes, for example that the machine is out of memory.
+# Signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
 # BCC prints this text if it cannot create a map, and then reports that compiling failed.
 _MAP_FAILED = re.compile(r"could not open bpf map: (\w+), error: (.*)")
@@ -157,7 +157,9 @@ def _ended_early(outcome: _Outcome) -> EppingError:
             outcome.stderr,
         )
     killed = f"the loader was killed by signal {number}"
-    return EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", outcome.stderr)
+    return EppingError(
+        f"{killed}: it needs 200 MB of memory for a second; dmesg shows whether memory was exhausted", outcome.stderr
+    )
 
 
 def _failure(outcome: _Outcome) -> EppingError:

@@ -36,7 +36,7 @@ MAX_CPUS = 1024
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
-# For each error that means that a resource is exhausted: how to raise the limit of the resource.
+# By error number: how to raise the limit of the resource that is exhausted.
 SHORTAGES = {
     errno.EMFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n)",
     errno.ENFILE: "raise fs.file-max, the machine's limit of open files",

@@ -19,8 +19,8 @@ from typing import Any, NamedTuple
 
 DEBUG_SOURCE = 8  # of bcc.BPF(debug=)
 _LOG_BYTES = 1 << 24
-# BCC's listing has a line "; text of the source line // Line  42", and then a line for each of its instructions. This
-# consists of "  17:", a tab, and the instruction.
+# BCC's listing has one line for each source line: "; text of the source line // Line  42". After it come the lines of
+# its instructions. Each of them consists of the instruction's number ("  17:"), a tab, and the instruction.
 _LISTING = re.compile(r"^; (?P<text>.*) // Line *(?P<line>\d+)$|^ *(?P<instruction>\d+):\t", re.MULTILINE)
 # The verifier's log has a line "17: (b7) r1 = 0" for each instruction. The last line has the number of processed
 # instructions.

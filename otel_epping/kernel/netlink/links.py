@@ -50,7 +50,7 @@ class Link:
 def parse_link(body: bytes) -> Link | None:
     """Returns the interface that an RTM_NEWLINK or RTM_DELLINK message describes.
 
-    Returns None if the message has a different subject, for example the interface as a port of a bridge.
+    Returns None if the message describes the interface in another function, for example as a port of a bridge.
     """
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
     names, others, table = [], [], 0

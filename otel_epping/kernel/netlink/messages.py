@@ -3,8 +3,8 @@
 
 A message consists of a header, a struct that depends on the message type, and attributes. Numbers are in the machine's
 byte order. This file implements only the functions that links.py, routes.py and traffic_control.py need. pyroute2
-implements the whole protocol, but its import takes 10 MB of memory and 80 ms. This is more than the import of our
-settings and their model.
+implements the whole protocol, but its import takes 10 MB of memory and 80 ms. The import of all our settings and their
+model takes less.
 """
 
 import errno

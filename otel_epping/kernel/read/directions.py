@@ -8,8 +8,9 @@ There are two exceptions:
   entries, and each of them has packets of only one end.
 - With asymmetric routing, the packets of the other direction pass another interface.
 
-UDP and ICMP have no flows. For them, a mirror port is recognized by the slot cache (bpf/slot_cache.h). The slot cache
-then has an entry for a pair of subnets, and another entry for the same pair with the ends exchanged.
+The program does not keep flows of UDP and ICMP. For these protocols, a mirror port is recognized by the slot cache
+(bpf/slot_cache.h). At a mirror port, it has an entry for a pair of subnets, and another entry for the same pair with
+the ends exchanged.
 """
 
 import logging
@@ -53,7 +54,7 @@ _ONE_WAY = (
 class Flows(NamedTuple):
     """Numbers of active TCP flows of an interface.
 
-    both_ways  flows with packets of both ends: one end's packets are incoming, and the other end's are outgoing
+    both_ways  flows with packets of both ends. The packets of one end are incoming, the packets of the other outgoing
     same_way   flows with packets of one end, if another flow has the packets of the other end (as on a mirror port)
     one_way    flows with packets of one end, if no flow has the packets of the other end
     """
@@ -77,12 +78,12 @@ _NO_FLOWS = Flows(0, 0, 0)
 
 
 def share(flows: int) -> int:
-    """Returns n if one in n flows must be compared. `flows` is the number of flows with packets of only one end."""
+    """Returns n for a sample of one in n flows. `flows` is the number of flows with packets of only one end."""
     return flows // _COMPARED + 1
 
 
 def pick(keys: Records, share: int) -> Flags:
-    """Selects a sample of one in `share` flows. The two flows of a conversation are both selected or both not selected.
+    """Selects a sample of one in `share` flows. If one flow of a conversation is selected, the other is selected, too.
 
     keys  (n,) records of struct flow_key
     """
@@ -197,7 +198,7 @@ class Directions:
     def update(
         self, found: dict[int, Flows], names: dict[int, str], roles: dict[int, Role], traffic: dict[int, Traffic]
     ) -> None:
-        """Updates the state after a scan of the flow table. All parameters are by identifier of an interface."""
+        """Updates the state after a scan of the flow table. All parameters are by interface identifier."""
         now_ns = self.now_ns()
         self._traffic = traffic
         # An interface that ever had a flow of one end only stays listed, with its current numbers of flows.

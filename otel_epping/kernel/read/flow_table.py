@@ -69,7 +69,7 @@ class FlowTable:
 
     The times of packets (`last_ns`) come from a clock of the kernel (bpf/clock.h). The current time on that clock is
     computed from the latest packet. It is the time of this packet, plus the time since a scan first found this packet.
-    In a capture, the clock is that of the packets, and no time passes between packets.
+    In a capture, the clock is given by the timestamps of the packets, and no time passes between two packets.
 
     gone        identifiers of interfaces that went away. Their flows are not active, because no packets can arrive
     directions  the numbers of flows of each interface by identifier, from the latest call of active(); None if that

@@ -20,9 +20,11 @@ from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 BLOCK = 16
 # numpy copies an item of this type as a whole. This takes half the time that copying 16 numbers takes.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# A row is read again if new RTTs are counted in the row while it is read. This is the maximum number of attempts.
+# A row is read again if new RTTs are counted in the row while it is read. This is the maximum number of attempts in one
+# reading.
 _TRIES = 16
-# Runs are widened again if new RTTs are counted outside of them at the same time. This is the maximum number of times.
+# Runs are widened again if new RTTs are counted outside of the runs while they are read. This is the maximum number of
+# times in one reading.
 _PASSES = 4
 
 

@@ -61,7 +61,7 @@ class InterfaceCounters:
     def flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
         """Returns the number of flow table entries that were ever created, and the packets of each interface.
 
-        The packets are by identifier of the interface.
+        The keys of the second result are identifiers of interfaces.
         """
         identifiers = list(self._numbers.names)
         counts = self._count(list(range(self._numbers.used)))

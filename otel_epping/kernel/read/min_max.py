@@ -43,7 +43,7 @@ class MinMax:
         self.max_ns = grow(self.max_ns, rows)
 
     def reset(self, rows: Indexes) -> None:
-        """Forgets the RTTs of these rows."""
+        """Resets these rows, so that they have no RTT."""
         self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
 
     def merge(self, rows: Indexes | slice, min_ns: Counts, max_ns: Counts) -> None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs two functions in parallel. This saves time if both mostly run in the kernel or in numpy, without the GIL."""
+"""Runs two functions in parallel.
+
+This saves time if both functions spend most of their time in the kernel or in numpy, which release the GIL.
+"""
 
 import threading
 from collections.abc import Callable, Iterator

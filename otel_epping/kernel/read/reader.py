@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers. Each reader reads the program's maps at any time, sums counts over CPUs, and extends them to 64 bits."""
+"""Readers. A reader reads the program's maps, sums the counts over CPUs, and extends 32-bit counts to 64 bits."""
 
 import time
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Interval:
     """The interval of the program that starts with a reading, and the objects that all readers of a collector share.
 
     For each reading, the collector ends the previous interval, and lets one reader use the new interval
-    (EppingCollector._next_interval()). The methods do everything in a reading that affects other readers.
+    (EppingCollector._next_interval()). The methods of this class do the parts of a reading that affect other readers.
 
     number       the number of the new interval. The interval number - 1 has just ended
     rows         the number of rows that are in use
@@ -77,7 +77,7 @@ class Interval:
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
-        """Frees the numbers and slots of interfaces that are gone, if all readers have delivered their counts.
+        """Frees the numbers and slots of each interface that is gone, if all readers have delivered its counts.
 
         slots  as in Found
         """
@@ -233,9 +233,9 @@ class Reader:
     def _read_created(self, slots: Records, now_ns: int) -> None:
         """Converts the creation times of new slots from ns since boot to Unix time. This is done once per owner.
 
-        The result is limited to the time between this reader's previous reading and now. Two events could otherwise
-        move it out of this range: a step of the system clock, and a suspended machine, because the kernel's clock stops
-        during that time.
+        The result is limited to the time between this reader's previous reading and now. Without this limit, the result
+        could be out of this range after a step of the system clock. This could also happen after the machine was
+        suspended, because the kernel's clock stops while the machine is suspended.
         """
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns == 0))
         created_ns = slots["created_ns"][new].astype(np.int64)

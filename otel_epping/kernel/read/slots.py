@@ -165,7 +165,11 @@ class Slots:
         return rows
 
     def _release(self, reader: object, began_ns: int) -> None:
-        """Frees the slots for which this reader was the last reader that had not read the final counts."""
+        """Frees the reclaimed slots whose final counts all readers have now read.
+
+        reader    the reader that has just made a reading
+        began_ns  the time at which this reading began, on the clock of `now_ns`
+        """
         for closing in self._closing:
             if began_ns >= closing.final_ns:
                 closing.waiting.discard(reader)
