@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of arrays, and arrays with one row per slot, which grow as slots come into use."""
+"""Types of arrays, and functions for arrays that grow when more slots are in use."""
 
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ _T = TypeVar("_T", bound=np.generic)
 
 
 def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
-    """Returns an array with at least `rows` rows: the array itself, or a copy with additional rows of `fill`."""
+    """Returns an array with at least `rows` rows: the array itself, or a copy with new rows that contain `fill`."""
     missing = rows - len(array)
     if missing <= 0:
         return array
@@ -33,5 +33,5 @@ def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
 
 
 def as_matrix(records: Records) -> Counts:
-    """Returns a view of structs that consist of 64-bit counters only: (records, counters)."""
+    """Returns structs of 64-bit counters as a matrix of the shape (records, counters). The result is a view."""
     return records.view(np.uint64).reshape(len(records), -1)

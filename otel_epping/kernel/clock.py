@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock of exported timestamps: Unix time that follows every step forward and never runs backwards.
+"""The clock for exported timestamps: Unix time that follows every step forward and never runs backwards.
 
-When the system clock is set forward, this clock follows at once. The common case is a router that starts in 1970 and
-gets the time later. When the system clock is set back, this clock advances at half speed until the system clock has
-caught up: a step of one hour takes two hours. If it followed at once, points would be older than the points before
-them. Prometheus rejects such points, the OpenTelemetry Collector's deltatocumulative drops them, and other backends
-count an interval twice. If it stopped, all points would have the same time. At half speed no point is lost, but rates
-look doubled.
+When the system clock is set forward, this clock is set forward at once. A common case is a router whose clock starts in
+1970 and is set later. When the system clock is set back, this clock advances at half speed until the system clock has
+caught up. After a step of one hour, this takes two hours.
 
-The elapsed time is that of CLOCK_BOOTTIME, which advances while the machine is suspended, unlike CLOCK_MONOTONIC.
+If this clock followed a step back at once, points would be older than earlier points. Prometheus rejects such points,
+the OpenTelemetry Collector's deltatocumulative processor drops them, and other backends count an interval twice. If
+this clock stopped, all points would have the same time. At half speed no point is lost, but rates appear doubled.
+
+Elapsed time is read from CLOCK_BOOTTIME. Unlike CLOCK_MONOTONIC, it advances while the machine is suspended.
 """
 
 import logging
@@ -18,7 +19,7 @@ from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-_WARN_AHEAD_NS = 10**9  # smaller steps are NTP slewing
+_WARN_AHEAD_NS = 10**9  # smaller differences come from NTP, which adjusts the clock gradually
 
 
 def _since_boot_ns() -> int:
@@ -26,9 +27,9 @@ def _since_boot_ns() -> int:
 
 
 class Clock:
-    """Returns Unix time in ns when it is called, each time later than before. May be called by any thread.
+    """Returns Unix time in ns when it is called. Each result is later than the previous one. Any thread may call it.
 
-    `wall_ns` returns the system clock, which can be set. `elapsed_ns` returns a clock that cannot be set.
+    `wall_ns` reads the system clock, which can be set. `elapsed_ns` reads a clock that cannot be set.
     """
 
     def __init__(
@@ -48,8 +49,8 @@ class Clock:
             ahead_ns = self._latest_ns - wall_ns
             if ahead_ns > _WARN_AHEAD_NS and not self._is_ahead:
                 _log.warning(
-                    "the clock was set back: exported times are %.0f s ahead of it, and advance at half speed until it "
-                    "has caught up",
+                    "the system clock was set back: exported timestamps are %.0f s ahead of it, and advance at half "
+                    "speed until it has caught up",
                     ahead_ns / 1e9,
                 )
                 self._is_ahead = True

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collector: the loaded program, the interfaces that it watches, and the readers of its counts.
 
-The program only adds to its counts, and reading does not reset them. So any number of readers can read at any time, a
-failed export loses nothing, and the counts of an interval are the difference of two readings.
+The program only increases its counts, and reading does not reset them. So any number of readers can read at any time,
+and a failed export loses no counts. The counts of an interval are the difference between two readings.
 """
 
 import os
@@ -31,8 +31,8 @@ from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 
-# Slots are assigned in ascending order. When two CPUs compete for a slot, a few can be skipped. So if this number of
-# slots are free, all following slots are free, too.
+# Slots are assigned in ascending order, but when two CPUs compete for a slot, a few slots can be skipped. So if this
+# number of consecutive slots are free, all slots after them are free, too.
 _SCAN_ROWS = 1024
 
 
@@ -48,10 +48,13 @@ def _check_idle_timeout(idle_timeout_ns: int) -> None:
 
 
 class EppingCollector:
-    """Loads the program; a context manager that detaches and frees it. Raises EppingError if it cannot be loaded.
+    """Loads the program. As a context manager, it detaches and closes the program at the end of the `with` block.
 
-    `directions` is what readers found of flows that can't be measured. `started_ns` is when counting could begin, Unix
-    time. A subnet for which nothing was counted for `idle_timeout_ns` gives its slots back; with 0, none ever does.
+    `directions` has the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix time
+    in ns at which counting could start. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
+    freed. If `idle_timeout_ns` is 0, slots are never freed.
+
+    Raises EppingError if the program cannot be loaded.
     """
 
     def __init__(self, config: EppingConfig | None = None, idle_timeout_ns: int = 0) -> None:
@@ -60,13 +63,15 @@ class EppingCollector:
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._close_program = weakref.finalize(self, _close, list(self.program.entry_points.values()))
-        # Not at exit: other exit handlers may still read. The kernel closes the descriptors then.
+        # The finalizers do not run at exit, because other exit handlers may still read. The kernel closes the
+        # descriptors when the process ends.
         close_maps.atexit = self._close_program.atexit = False
         self.directions = Directions()
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
-        # Weak: a slot is freed when all readers have read it, and must not wait for a reader that no longer exists.
+        # These references are weak. A slot is freed when all readers have read it, and it must not wait for a reader
+        # that no longer exists.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
@@ -84,28 +89,29 @@ class EppingCollector:
         self.close()
 
     def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
-        """Attaches the program to both hooks of an interface, and keeps it attached and first there.
+        """Attaches the program to both hooks of an interface, and keeps it attached and first on these hooks.
 
-        A thread looks at the hooks each second: it attaches the program again when another program took it away, and
-        logs what hides packets from it. `role` is what the interface faces:
+        A thread checks the hooks each second. It attaches the program again if another process has detached it, and
+        logs the cause if packets are hidden from the program. `role` is the position of the interface in the network:
 
             wan     packets that arrive come from the external side
             lan     packets that arrive come from the internal side
-            mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and no side is known; set `copies` in
-                    the configuration to recognize packets that the port shows twice
+            mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and their sides are not known. Set
+                    `copies` in the configuration to recognize packets that arrive twice
 
-        Raises EppingError if there is no such interface, if it carries no IP, or if the kernel refuses the program.
+        Raises EppingError if the interface does not exist, is down or does not carry IP, or if the kernel refuses to
+        attach the program.
         """
         self.attachments.attach(interface, Role[role.upper()])
         if self._end_monitor is None:
             self._end_monitor = check_in_background(HookMonitor(self.attachments, self.interface_packets))
 
     def detach(self, interface: str) -> None:
-        """Detaches the program from an interface. Its counts stay readable until they are exported."""
+        """Detaches the program from an interface. The interface's counts stay readable until they are exported."""
         self.attachments.detach(interface)
 
     def _fill_tables(self) -> None:
-        """Writes the table of cells, the free slots and the first epoch, which lets the program count."""
+        """Writes the table of cells, the free slots and the first epoch. After that, the program counts."""
         maps = self.program.maps
         for row, cell in enumerate(buckets.cells(self.config.scale)):
             libbpf.map_update(maps["cells"].fd, np.uint32(row).tobytes(), cell.tobytes())
@@ -114,21 +120,21 @@ class EppingCollector:
 
     @property
     def idle_timeout_ns(self) -> int:
-        """The time after which an idle subnet gives its slots back; 0: never."""
+        """The time in ns after which the slots of an idle subnet are freed. 0: slots are never freed."""
         return self.slots.idle_ns
 
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:
-        """Sets the idle timeout, from the next reading on. Raises EppingError for a value out of range.
+        """Sets the idle timeout in ns, from the next reading on. Raises EppingError for a value out of range.
 
-        Do not call it if the timeout was 0 when a producer without limits was made: that producer does not expect
-        freed slots.
+        Do not call this method if a producer without limits was created while the timeout was 0. Such a producer does
+        not expect freed slots.
         """
         _check_idle_timeout(idle_timeout_ns)
         with self._lock:
             self.slots.idle_ns = idle_timeout_ns
 
     def now_ns(self) -> int:
-        """Returns the Unix time for a reading that is taken now, in ns. Each is later than the one before."""
+        """Returns the current Unix time in ns, for a new reading. Each result is later than the previous result."""
         return self._clock()
 
     def reader(self) -> Reader:
@@ -144,7 +150,10 @@ class EppingCollector:
         return reader
 
     def _count_rows(self) -> int:
-        """Returns the number of leading rows that contain all slots that are or were in use; row 0 always is."""
+        """Returns how many of the first rows must be read, so that all slots that are or were in use are included.
+
+        Row 0 is always in use.
+        """
         slots = self._arrays["slots"]
         while self._rows_in_use < slots.length:
             following = slots.rows(self._rows_in_use, min(self._rows_in_use + _SCAN_ROWS, slots.length))
@@ -156,12 +165,14 @@ class EppingCollector:
 
     @contextmanager
     def _next_interval(self, reader: Reader) -> Iterator[Interval]:
-        """Ends the program's current interval, and lends the new one to a reader (bpf/histogram.h).
+        """Ends the program's current interval, and lets one reader use the new interval (bpf/histogram.h).
 
-        No other reader gets an interval before the body ends. The rows in use are counted after the end of the
-        interval, so that each slot with an RTT in that interval is included. Benign race: a CPU that records an RTT at
-        this moment may update the minimum or maximum of the interval that was just read, which no reader reads again.
-        The RTT itself is counted in its bucket.
+        No other reader gets an interval before the `with` block ends. The rows in use are counted after the end of the
+        interval, so that each slot with an RTT in that interval is included.
+
+        Benign race: a CPU that records an RTT at this moment may update the minimum or maximum of the ended interval
+        after it was read. This update is lost, because no reader reads that interval again. The RTT itself is counted
+        in its bucket.
         """
         with self._lock:
             self._control.interval += 1
@@ -170,18 +181,21 @@ class EppingCollector:
                 self._control.interval,
                 self._count_rows(),
                 reader,
-                list(self._readers),  # strong references: a reader must not go while two threads read
+                list(self._readers),  # strong references, so that no reader is freed while two threads read
                 self.slots,
                 self.directions,
                 self.attachments,
             )
 
     def waiting(self) -> int:
-        """Returns the number of RTT samples that were started and wait for their reply."""
+        """Returns the number of RTT samples that were started and still wait for a reply."""
         return count_waiting(self._arrays["flows"], self.program.maps["transactions"])
 
     def interface_packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Returns the packets received and transmitted on interfaces, given by their numbers: (len(numbers), 2)."""
+        """Returns the numbers of packets received and transmitted on interfaces: (len(numbers), 2).
+
+        numbers  the numbers of the interfaces
+        """
         rows = self._arrays["interface_counters"].rows(0, (max(numbers) + 1) * self._cpus)
         counts = [rows[direction]["packets"].sum(axis=1, dtype=np.int64) for direction in ("received", "transmitted")]
         return np.stack([count.reshape(-1, self._cpus)[numbers].sum(axis=1) for count in counts], axis=1)
@@ -192,9 +206,9 @@ class EppingCollector:
         return {name: map_array.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
     def run_stats(self) -> dict[str, tuple[int, int]]:
-        """Returns (number of runs, total run time in ns) of each entry point, by name; nothing after close().
+        """Returns (number of runs, total run time in ns) of each entry point, by name. After close(), returns {}.
 
-        The kernel counts both while the sysctl kernel.bpf_stats_enabled is 1.
+        The kernel counts runs and run time only while the sysctl kernel.bpf_stats_enabled is 1.
         """
         if not self._close_program.alive:
             return {}
@@ -203,9 +217,9 @@ class EppingCollector:
 
     @property
     def verified_instructions(self) -> dict[str, int] | None:
-        """The number of instructions that the verifier processed for each entry point, by name. The limit is a million.
+        """The number of instructions that the verifier processed for each entry point, by name.
 
-        None if the kernel does not report the number (before Linux 5.16).
+        The kernel's limit is one million. None if the kernel does not report the number (before Linux 5.16).
         """
         infos = {name: map_array.map_info(fd) for name, fd in self.program.entry_points.items()}
         if not all("verified_insns" in info for info in infos.values()):
@@ -213,9 +227,9 @@ class EppingCollector:
         return {name: info["verified_insns"] for name, info in infos.items()}
 
     def close(self) -> None:
-        """Detaches from every interface and closes the program.
+        """Detaches the program from every interface, and closes it.
 
-        The maps stay until nothing references the collector or its readers.
+        The maps stay until nothing references the collector or its readers any more.
         """
         if self._end_monitor:
             self._end_monitor()

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of the kernel program, and the constants that the program is compiled with.
+"""The settings of the kernel program, and the constants with which the program is compiled.
 
-`bpf/config.h` describes each constant. The defaults there and here are the same, which a test checks.
+`bpf/config.h` describes each constant. A test checks that its defaults and the defaults in this file are the same.
 """
 
 import time
@@ -16,7 +16,8 @@ _CLOCK_MONOTONIC_COARSE = 6  # linux/time.h
 
 _POSSIBLE_CPUS = Path("/sys/devices/system/cpu/possible")
 
-# How the program is attached to interfaces: by TCX links or clsact filters. "auto" is TCX if the kernel has it.
+# How the program is attached to interfaces: by TCX links or by clsact filters. "auto" means TCX if the kernel supports
+# TCX, and clsact otherwise.
 HOOKS = ("auto", "tcx", "clsact")
 
 # The smallest and the largest value of each setting.
@@ -29,14 +30,14 @@ LIMITS: dict[str, tuple[int, int]] = {
     "max_age_ns": (1_000_000, 600_000_000_000),
     "scale": (SCALES[0], SCALES[-1]),
 }
-# Range of EppingCollector's idle timeout.
+# The smallest and the largest value of EppingCollector's idle timeout.
 IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
 
 
 def possible_cpus() -> int:
-    """Returns the highest possible CPU number plus one (the kernel's nr_cpu_ids): the rows of counters for each CPU.
+    """Returns the highest possible CPU number plus one (the kernel's nr_cpu_ids).
 
-    Raises EppingError if /sys cannot be read.
+    Tables with counters for each CPU have this number of rows. Raises EppingError if /sys cannot be read.
     """
     try:
         ranges = _POSSIBLE_CPUS.read_text().strip()
@@ -56,19 +57,20 @@ def tick_ns() -> int:
 class EppingConfig:
     """Configuration of the kernel program. Raises EppingError for a value out of range.
 
-    max_subnets         slots: combinations of subnet, interface, side and method that have a histogram of their own
-    max_flows           TCP flow table entries
-    prefix_v4           length of the IPv4 prefixes that are subnets, bits
-    prefix_v6           length of the IPv6 prefixes that are subnets, bits
-    sample_interval_ns  minimum time between RTT samples of a flow and direction, ns; 0 for all samples
-    max_age_ns          maximum RTT, ns: a packet whose reply takes longer is not measured
-    scale               scale of the exponential histograms: 2^scale buckets for each doubling
+    max_subnets         number of slots. Each combination of subnet, interface, side and method with a histogram of its
+                        own needs a slot
+    max_flows           number of entries in the TCP flow table
+    prefix_v4           prefix length of IPv4 subnets, in bits
+    prefix_v6           prefix length of IPv6 subnets, in bits
+    sample_interval_ns  minimum time between two RTT samples of a flow in one direction, in ns. 0: all samples are taken
+    max_age_ns          maximum RTT, in ns. An RTT is not counted if the reply takes longer
+    scale               scale of the exponential histograms. A range from x to 2x has 2^scale buckets
     methods             names of the methods that measure RTTs (docs/methods.md)
-    tunnels             measure the packets inside GRE, VXLAN and IP-in-IP tunnels, not the tunnel's own packets
-    hook                "tcx", "clsact" or "auto": TCX where the kernel has it (Linux 6.6), else clsact
-    copies              recognize packets that are seen twice, at mirror ports and in captures
-    events              report single RTTs and flow events in a ring buffer, for `otel-epping watch`
-    packet_clock        take the time from the packets of a capture instead of the kernel's clock
+    tunnels             if true, measures the packets inside GRE, VXLAN and IP-in-IP tunnels, not the outer packets
+    hook                "tcx", "clsact" or "auto". "auto" means TCX if the kernel has it (Linux 6.6), or clsact
+    copies              if true, recognizes packets that are seen twice, at mirror ports and in captures
+    events              if true, reports single RTTs and flow events in a ring buffer, for `otel-epping watch`
+    packet_clock        if true, takes the time from the packets of a capture instead of the kernel's clock
     """
 
     max_subnets: int = 16_384

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of counts: what each row has counted until some moment. Differences of two tables are what is exported."""
+"""The table of counts: all counts of each row at some moment. Exported counts are the difference between two tables."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 @dataclass
 class CountTable:
-    """Counts per row, 64 bits each, which only grow until the row is reset.
+    """Counts of each row. Each count has 64 bits. A count never decreases until its row is reset.
 
-    buckets   RTTs by bucket, (rows,)
+    buckets   (rows,) numbers of RTTs by bucket
     sum_ns    (rows,) sum of these RTTs, ns
     counters  (rows, counters) packets, bytes and all other counts
     """
@@ -24,7 +24,7 @@ class CountTable:
 
     @classmethod
     def empty(cls, counters: int) -> "CountTable":
-        """Returns a table without rows, for rows with this many counters."""
+        """Returns a table without rows. Later rows have this number of counters."""
         return cls(SparseHistograms.empty(0), np.zeros(0, np.uint64), np.zeros((0, counters), np.uint64))
 
     @property
@@ -33,31 +33,31 @@ class CountTable:
         return len(self.sum_ns)
 
     def grow(self, rows: int) -> None:
-        """Makes the table have at least `rows` rows; new rows are 0."""
+        """Extends the table to at least `rows` rows. The counts of new rows are 0."""
         self.buckets = self.buckets.grow(rows)
         self.sum_ns, self.counters = grow(self.sum_ns, rows), grow(self.counters, rows)
 
     def match(self, other: "CountTable") -> None:
-        """Gives the table the rows and runs of `other`, which has at least the rows and buckets of this table.
+        """Extends the table so that it has the same rows and runs as `other`.
 
-        delta(), differs() and assign() need two tables that match.
+        `other` must have all rows and buckets of this table. delta(), differs() and assign() need tables that match.
         """
         self.grow(other.rows)
         self.buckets = self.buckets.widen(other.buckets.first, other.buckets.starts)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets these rows to 0, if they are in the table: they have another owner."""
+        """Sets these rows to 0, because they have a new owner. Rows that are not in the table are ignored."""
         rows = rows[rows < self.rows]
         if len(rows):
             self.buckets = self.buckets.without(rows)
             self.sum_ns[rows] = self.counters[rows] = 0
 
     def differs(self, other: "CountTable") -> Flags:
-        """Returns which rows of two tables differ, by counters and sums: (rows,)."""
+        """Returns, for each row, whether its counters or sums differ between two tables. The shape is (rows,)."""
         return np.asarray((self.counters != other.counters).any(axis=1) | (self.sum_ns != other.sum_ns))
 
     def is_counted(self) -> Flags:
-        """Returns which rows have counted anything, by counters and sums: (rows,)."""
+        """Returns, for each row, whether any of its counters, or its sum, is not 0. The shape is (rows,)."""
         return np.asarray(self.counters.any(axis=1) | (self.sum_ns != 0))
 
     def select(self, rows: Indexes) -> "CountTable":
@@ -65,7 +65,7 @@ class CountTable:
         return CountTable(self.buckets.select(rows), self.sum_ns[rows], self.counters[rows])
 
     def delta(self, rows: Indexes, since: "CountTable") -> "CountTable":
-        """Returns what these rows have counted since the earlier table `since`."""
+        """Returns the counts of these rows minus their counts in the earlier table `since`."""
         return CountTable(
             self.buckets.delta(rows, since.buckets),
             self.sum_ns[rows] - since.sum_ns[rows],

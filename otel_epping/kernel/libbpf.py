@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The functions of libbpf.so.1 that the agent calls. Each raises OSError with the kernel's errno.
+"""The functions of libbpf.so.1 that the agent calls. Each function raises OSError with the kernel's errno.
 
-BCC depends on libbpf, so libbpf is installed wherever BCC is. Without LLVM, loading it takes little time and memory.
+BCC depends on libbpf, so libbpf is installed wherever BCC is installed. libbpf does not need LLVM, so loading libbpf
+takes little time and memory.
 """
 
 import ctypes
@@ -22,9 +23,10 @@ BPF_TCX_EGRESS = 47
 BPF_NETKIT_PRIMARY = 54
 BPF_NETKIT_PEER = 55
 
-# Without a program to be before: at the head of the hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
+# Attaches a program before another program. If no other program is given, the program is attached at the head of the
+# hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
 BPF_F_BEFORE = 1 << 3
-# The names of the programs of every otel-epping agent begin with this.
+# The program names of every otel-epping agent begin with this prefix.
 PROGRAM_PREFIX = "epping_"
 
 # enum bpf_tc_attach_point, libbpf.h
@@ -48,14 +50,14 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise EppingError(missing_message()) from error
-    # libbpf also prints the errors that it returns, and one of them, that a qdisc exists already, is expected.
+    # libbpf also prints the errors that it returns. One of these errors is expected: the qdisc already exists.
     library.libbpf_set_print(None)
     library.libbpf_version_string.restype = ctypes.c_char_p
     return library
 
 
 def missing_message() -> str:
-    """Returns the error message, with the cure, for a machine without libbpf.so.1."""
+    """Returns the error message for a machine without libbpf.so.1. It names the cure."""
     try:
         ctypes.CDLL("libbpf.so.0")
     except OSError:
@@ -76,24 +78,24 @@ def _check(result: int) -> int:
 
 
 def create_cell() -> int:
-    """Creates an array map with one element of 4 bytes. Returns its descriptor."""
+    """Creates an array map with one element of 4 bytes. Returns the descriptor of the map."""
     return _check(int(_library().bpf_map_create(_BPF_MAP_TYPE_ARRAY, b"epping_cell", 4, 4, 1, None)))
 
 
 def load_noop() -> int:
-    """Loads a program for the hooks of an interface that passes every packet on. Returns its descriptor."""
+    """Loads a program that does nothing when it is attached to an interface. Returns the program's descriptor."""
     load = _library().bpf_prog_load
     return _check(int(load(_BPF_PROG_TYPE_SCHED_CLS, b"epping_noop", b"GPL", _NOOP, len(_NOOP) // 8, None)))
 
 
 class _LinkOptions(ctypes.Structure):
-    """The first members of struct bpf_link_create_opts. libbpf before 1.3 has no others for a TCX hook."""
+    """The first members of struct bpf_link_create_opts. libbpf before 1.3 has no further members for a TCX hook."""
 
     _fields_ = (("size", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("reserved", ctypes.c_uint32))
 
 
 def link_create(program_fd: int, ifindex: int, attach_type: int, flags: int = 0) -> int:
-    """Attaches a program to a hook of an interface, as the last program unless `flags` say otherwise.
+    """Attaches a program to a hook of an interface. The program runs last unless `flags` define another position.
 
     Returns the descriptor of the link. The kernel detaches the program when the descriptor is closed.
     """
@@ -107,7 +109,10 @@ def link_update(link_fd: int, program_fd: int) -> None:
 
 
 def link_detach(link_fd: int) -> None:
-    """Detaches a link's program at once. Closing the descriptor has no effect while another process has a copy."""
+    """Detaches a link's program at once.
+
+    Closing the link's descriptor instead would have no effect while another process has a copy of the descriptor.
+    """
     _check(_library().bpf_link_detach(link_fd))
 
 
@@ -125,7 +130,7 @@ class _LinkInfo(ctypes.Structure):
 
 
 def link_target(link_fd: int) -> tuple[int, int]:
-    """Returns the id of a TCX link's program, and the index of its interface, which is 0 after a detach."""
+    """Returns the id of a TCX link's program, and the index of the link's interface. The index is 0 after a detach."""
     info = _LinkInfo()
     size = ctypes.c_uint32(ctypes.sizeof(info))
     _check(_library().bpf_obj_get_info_by_fd(link_fd, ctypes.byref(info), ctypes.byref(size)))
@@ -193,7 +198,7 @@ def _tc_options(**values: int) -> Any:
 
 
 def tc_create_qdisc(ifindex: int) -> bool:
-    """Adds a clsact qdisc to an interface. Returns False if the interface has one, or an ingress qdisc in its place."""
+    """Adds a clsact qdisc to an interface. Returns False if the interface already has a clsact or ingress qdisc."""
     try:
         _check(_library().bpf_tc_hook_create(_tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)))
     except FileExistsError:
@@ -202,15 +207,15 @@ def tc_create_qdisc(ifindex: int) -> bool:
 
 
 def tc_remove_qdisc(ifindex: int) -> None:
-    """Removes the clsact qdisc of an interface, with all its filters."""
+    """Removes the clsact qdisc of an interface, together with all filters of the qdisc."""
     _check(_library().bpf_tc_hook_destroy(_tc_hook(ifindex, BPF_TC_INGRESS | BPF_TC_EGRESS)))
 
 
 def tc_attach(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
     """Adds a program to a clsact qdisc, as a direct-action filter.
 
-    With priority 0 the kernel chooses the priority: 49152, or one less than the lowest of the priorities that it has
-    chosen for other filters.
+    With priority 0, the kernel chooses the priority. This is 49152, or one less than the lowest priority that the
+    kernel has chosen for another filter.
     """
     options = _tc_options(program_fd=program_fd, handle=handle, priority=priority)
     _check(_library().bpf_tc_attach(_tc_hook(ifindex, point), options))
@@ -222,12 +227,12 @@ def tc_detach(ifindex: int, point: int, handle: int, priority: int) -> None:
 
 
 def map_update(map_fd: int, key: bytes | None, value: bytes) -> None:
-    """Sets an element of a map. With key None, pushes the value to a queue."""
+    """Sets an element of a map. If `key` is None, the map is a queue, and the value is pushed to the queue."""
     _check(_library().bpf_map_update_elem(map_fd, key, value, 0))
 
 
 def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
-    """Returns the value of `size` bytes at `key`; None if there is none."""
+    """Returns the value of `size` bytes at `key`, or None if the map has no such key."""
     value = ctypes.create_string_buffer(size)
     if _library().bpf_map_lookup_elem(map_fd, key, value) < 0:
         return None
@@ -235,17 +240,17 @@ def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
 
 
 def map_delete(map_fd: int, key: bytes) -> bool:
-    """Deletes an element. Returns whether it existed."""
+    """Deletes an element. Returns true if the element existed."""
     return int(_library().bpf_map_delete_elem(map_fd, key)) == 0
 
 
 def map_batches(
     map_fd: int, key: np.dtype[Any], value: np.dtype[Any]
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yields the elements of a hash map in batches of up to 4096, as an array of keys and one of values.
+    """Yields the elements of a hash map in batches of up to 4096. A batch is an array of keys and an array of values.
 
-    The arrays are reused for the next batch. Elements that are added meanwhile may be missing. The caller may delete
-    the elements of a batch before it takes the next one.
+    The arrays are reused for the next batch. Elements that are added during the iteration may be missing. The caller
+    may delete the elements of a batch before it requests the next batch.
     """
     keys, values = np.empty(_BATCH_SIZE, key), np.empty(_BATCH_SIZE, value)
     position, next_position = ctypes.c_uint32(), ctypes.c_uint32()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's array maps as numpy arrays, without a copy.
 
-BCC describes the layout of each table of the compiled program, the loader passes the description on, and the dtype is
-made from it. So no C layout is repeated in Python. The size of each layout is compared with the value size that the
-kernel reports. A compiler that aligns fields in another way causes an error at the start, not wrong numbers.
+BCC describes the layout of each table of the compiled program. The loader passes this description to the agent, which
+makes the dtype from it. So no C layout is repeated in Python. The size of each layout is compared with the value size
+that the kernel reports. So if a compiler aligns fields differently, the agent fails at its start instead of reporting
+wrong numbers.
 """
 
 import ctypes
@@ -19,7 +20,7 @@ import numpy.typing as npt
 from otel_epping.errors import EppingError
 from otel_epping.kernel.program import Map
 
-# The size of a part that is mapped at a time. This limits memory, and most of a part that is read fits into the cache.
+# The size of a part of a map that is mapped at a time. This limits the memory, and most of a part fits into the cache.
 _PART_BYTES = 3 << 20
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -30,7 +31,7 @@ _library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 
 
 def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
-    """Returns the dtype of a layout as layout() in load/compiler.py makes it."""
+    """Returns the dtype for a layout that layout() in load/compiler.py has returned."""
     names, formats, offsets = [], [], []
     for name, offset, element, count in layout["fields"]:
         base = dtype_of(element) if isinstance(element, dict) else np.dtype(element.replace("u", "uint"))
@@ -41,7 +42,7 @@ def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
 
 
 def map_info(fd: int) -> dict[str, int]:
-    """Returns the numbers in /proc/self/fdinfo of a map or program: value_size, max_entries, memlock (bytes), ..."""
+    """Returns the numbers in /proc/self/fdinfo of a map or program, such as value_size or memlock (in bytes)."""
     info = {}
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -51,9 +52,9 @@ def map_info(fd: int) -> dict[str, int]:
 
 
 class _Pages:
-    """Pages of a map. They stay mapped as long as this object exists, which numpy takes as an array of bytes and keeps.
+    """Pages of a map, which stay mapped while this object exists. A numpy array of the pages references this object.
 
-    Python's mmap module is not used, because it holds the GIL while the kernel maps. Raises OSError.
+    Python's mmap module is not used, because it holds the GIL while the kernel maps the pages. Raises OSError.
     """
 
     def __init__(self, fd: int, size: int, offset: int) -> None:
@@ -72,9 +73,10 @@ class _Pages:
 class Array:
     """A BPF_F_MMAPABLE array of structs, read-only. The program may change rows while they are read.
 
-    The kernel maps all pages of a mapping at once, and they count as resident memory of the process: 2.2 kB for each
-    subnet, which would double the agent's memory for a subnet. So rows are mapped when they are needed, which takes
-    0.3 us for each page, and unmapped with the last numpy array that shows them. Copy rows to keep them.
+    The kernel maps all pages of a mapping at once, and these pages count as resident memory of the process. For the
+    whole table this would be 2.2 kB for each subnet, which would double the agent's memory per subnet. So rows are
+    mapped only when they are needed. Mapping takes 0.3 us for each page. The rows are unmapped when the last numpy
+    array that shows them is freed. To keep rows, copy them.
 
     dtype   the dtype of a row
     length  the number of rows
@@ -97,31 +99,31 @@ class Array:
         self._fd = array.fd
 
     def rows(self, begin: int, end: int) -> npt.NDArray[Any]:
-        """Maps the rows from `begin` to `end` - 1, at least one."""
+        """Maps the rows from `begin` to `end` - 1. `end` must be greater than `begin`."""
         size = self.dtype.itemsize
         page = begin * size // mmap.PAGESIZE * mmap.PAGESIZE
         mapped = np.asarray(_Pages(self._fd, end * size - page, page))
         return np.frombuffer(mapped, self.dtype, end - begin, begin * size - page)
 
     def parts(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
-        """Divides the first `rows` rows into parts of up to 3 MB. Yields (first row, last row + 1) of each.
+        """Divides the first `rows` rows into parts of up to 3 MB. Yields (first row, last row + 1) of each part.
 
-        The length of a part is a multiple of `multiple`, except for the last part.
+        The number of rows of each part except the last one is a multiple of `multiple`.
         """
         part = max(_PART_BYTES // self.dtype.itemsize // multiple, 1) * multiple
         for begin in range(0, rows, part):
             yield begin, min(begin + part, rows)
 
     def windows(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-        """Yields (first row, rows) for each of parts()."""
+        """Yields (number of the first row, mapped rows) of each part that parts() yields."""
         for begin, end in self.parts(rows, multiple):
             yield begin, self.rows(begin, end)
 
 
 def write(array: Map, row: int, value: bytes) -> None:
-    """Writes a row of a direct table (bpf/direct_value.h), where an update by bpf(2) would write all rows.
+    """Writes one row of a direct table (bpf/direct_value.h). An update by bpf(2) would write all rows.
 
-    The program may read the row while a part of it is written, as with an update by bpf(2). Raises OSError.
+    The program may see a partly written row. This is also possible with an update by bpf(2). Raises OSError.
     """
     offset = row * len(value)
     page = offset // mmap.PAGESIZE * mmap.PAGESIZE

@@ -9,11 +9,11 @@ from typing import Any
 class Map:
     """A map of the loaded program.
 
-    fd          its descriptor
-    layout      the layout of its value, as load/compiler.py describes it; None if the value is not a struct
-    key_layout  the layout of its key, likewise
-    rows        the number of rows of a direct table (bpf/direct_value.h), which is a map with one value; each row has
-                the layout `layout`. None for other maps
+    fd          the descriptor of the map
+    layout      the layout of the values, as load/compiler.py describes it; None if a value is not a struct
+    key_layout  the layout of the keys, as load/compiler.py describes it; None if a key is not a struct
+    rows        the number of rows of a direct table (bpf/direct_value.h); None for other maps. A direct table is a map
+                with one value, which consists of rows with the layout `layout`
     """
 
     fd: int
@@ -26,12 +26,12 @@ class Map:
 class Program:
     """The loaded program.
 
-    entry_points  descriptors of epping_ingress and epping_egress, by name
-    maps          its maps, by name
-    compiler      the compiler's versions: "BCC 0.31.0 with LLVM 19.1"
-    bcc_version   the version of BCC: "0.31.0"
+    entry_points  the descriptors of epping_ingress and epping_egress, by name
+    maps          the maps of the program, by name
+    compiler      the compiler's versions, such as "BCC 0.31.0 with LLVM 19.1"
+    bcc_version   the version of BCC, such as "0.31.0"
     interpreter   the path of the Python interpreter that has BCC
-    verifier_s    how long the kernel took to verify both entry points, in parallel
+    verifier_s    the time in seconds that the kernel took to verify both entry points in parallel
     """
 
     entry_points: dict[str, int]

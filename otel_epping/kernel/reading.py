@@ -14,7 +14,7 @@ OVERFLOW_SLOT = 0
 
 
 class Gone(NamedTuple):
-    """An interface that went away: its identifier, and the time, ns of CLOCK_MONOTONIC."""
+    """An interface that went away: its identifier, and the CLOCK_MONOTONIC time in ns at which it went away."""
 
     identifier: int
     gone_ns: int
@@ -22,30 +22,31 @@ class Gone(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """Everything that the program has counted until one moment: since it was loaded, or since a slot got its owner.
+    """All counts of the program at one moment. Counts start when the program is loaded, or when a slot gets its owner.
 
-    Arrays have one row per slot. They belong to the reader and are valid until its next reading.
-    Row 0 is the overflow slot. Any other row has an owner, the subnet in its key, if its generation is odd.
+    Arrays have one row per slot. They belong to the reader and are valid until the reader's next reading.
+    Row 0 is the overflow slot. Another row has an owner if its generation is odd. The owner is the subnet in its key.
 
     time_ns      Unix time of the reading, ns
     slots        (rows,) the program's struct slot: key (prefix, interface, family, side, method), created_ns, live
-    created_ns   (rows,) Unix time at which the owner got the slot, ns; 0 without owner
-    generation   (rows,) changes whenever the row gets an owner or loses it: odd with an owner, even without. A consumer
-                 that keeps anything per row must reset a row whose generation has changed; see RowOwners
-    buckets      (rows,) RTTs; bucket 0 has the OTLP index `buckets.first_index(scale)`
+    created_ns   (rows,) Unix time at which the owner got the slot, ns; 0 if the row has no owner
+    generation   (rows,) number that changes whenever the row gets or loses an owner. It is odd if the row has an owner,
+                 and even otherwise. A consumer that keeps state for a row must reset this state when the generation of
+                 the row has changed; see RowOwners
+    buckets      (rows,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
     sum_ns       (rows,) sum of RTTs, ns
     min_ns       (rows,) minimum RTT since this reader's previous reading, ns; NO_MIN_NS if there was no RTT
-    max_ns       (rows,) maximum RTT since then, ns; 0 if there was no RTT
+    max_ns       (rows,) maximum RTT since this reader's previous reading, ns; 0 if there was no RTT
     counters     (rows,) records of SubnetCounters
-    active       (rows,) ends of active TCP flows
-    flows        flow table entries in use
-    flows_evicted  flows evicted from the flow table, or a few more
-    names        name of each interface by its identifier, as in slots["key"]["interface"]; '' is all interfaces without
-                 a number
+    active       (rows,) number of ends of active TCP flows. A flow has two ends, one for each address
+    flows        number of flow table entries in use
+    flows_evicted  number of flows evicted from the flow table. The number may be a few too high
+    names        name of each interface, by the identifier in slots["key"]["interface"]. The name '' stands for all
+                 interfaces without a number
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
-    interfaces_since_ns  (len(names),) Unix time from which on these count, ns
-    gone         interfaces in `names` that went away. Their counts are final. An interface ends when all readers have
-                 delivered its counts
+    interfaces_since_ns  (len(names),) Unix time in ns at which the counts of each interface start
+    gone         interfaces in `names` that went away. Their counts do not change any more. When all readers have
+                 delivered the counts of such an interface, its number is freed
     """
 
     time_ns: int
@@ -67,20 +68,22 @@ class Reading:
 
     @property
     def counts(self) -> CountTable:
-        """Buckets, sums and counters as one table: a view."""
+        """Buckets, sums and counters as one table, which is a view of these arrays."""
         return CountTable(self.buckets, self.sum_ns, as_matrix(self.counters))
 
 
 class RowOwners:
-    """Remembers which generation each row had, and so finds rows that have another owner, or none any more."""
+    """Keeps the previous generation of each row, to find rows that have got a new owner or have lost their owner."""
 
     def __init__(self) -> None:
         self._generation: Words = np.zeros(0, np.uint32)
 
     def update(self, generation: Words) -> Indexes:
-        """Returns the rows whose generation has changed since the previous call. Rows are 0 before the first call.
+        """Returns the rows whose generation has changed since the previous call.
 
-        generation  (rows,) as in Reading; never fewer rows than before
+        The first call compares with the generation 0.
+
+        generation  (rows,) as in Reading. The number of rows must not be lower than in the previous call
         """
         self._generation = grow(self._generation, len(generation))
         changed = np.flatnonzero(generation != self._generation)

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse histograms: for each row, only the range of buckets that is in use is kept, typically a tenth of all buckets.
+"""Sparse histograms: for each row, only the range from the first to the last used bucket is stored.
 
-The ranges of all rows lie in one array, one after the other. Such a range is called a run.
+This is typically a tenth of all buckets. The ranges of all rows are in one array, one after the other. Such a range is
+called a run.
 """
 
 from typing import NamedTuple, TypeVar
@@ -15,9 +16,9 @@ _T = TypeVar("_T", np.uint32, np.uint64)
 
 
 def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
-    """Concatenates ranges: begin, begin + step, begin + 2 * step..., `length` numbers of each range.
+    """Concatenates ranges of numbers. Each range consists of `length` numbers: begin, begin + step, begin + 2 * step...
 
-    spans([10, 50], [3, 2]) is [10, 11, 12, 50, 51].
+    spans([10, 50], [3, 2]) returns [10, 11, 12, 50, 51].
     """
     ends = np.cumsum(lengths)
     total = int(ends[-1]) if len(ends) else 0
@@ -25,14 +26,14 @@ def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
 
 
 def starts_of(lengths: Indexes) -> Indexes:
-    """Returns where each run starts if the runs lie one after the other, and where the last run ends: (rows + 1,)."""
+    """Returns the start positions of runs that follow each other, and the end of the last run: (rows + 1,)."""
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts
 
 
 def sums(counts: npt.NDArray[_T], starts: Indexes) -> npt.NDArray[_T]:
-    """Returns the sum of each run, in the type of `counts`; `starts` as in SparseHistograms: (rows,)."""
+    """Returns the sum of each run, (rows,), in the type of `counts`. `starts` is as in SparseHistograms."""
     totals = np.zeros(len(starts) - 1, counts.dtype)
     occupied = np.flatnonzero(np.diff(starts))
     if len(occupied):
@@ -41,14 +42,14 @@ def sums(counts: npt.NDArray[_T], starts: Indexes) -> npt.NDArray[_T]:
 
 
 class SparseHistograms(NamedTuple):
-    """A histogram per row. The buckets of a row's run are kept; all other buckets of the row are 0.
+    """One histogram per row. Only the buckets in the row's run are stored. All other buckets of the row are 0.
 
-    A run may have no buckets. A run may also have empty buckets at its ends, even before bucket 0; then `first` is
-    negative.
+    A run may have no buckets. A run may also have empty buckets at its start and end. `first` is negative if the run
+    starts before bucket 0.
 
-    first   (rows,) number of the bucket that the run starts with
-    starts  (rows + 1,) where the run starts in `counts`; it ends where the next run starts
-    counts  (buckets of all runs,)
+    first   (rows,) number of the first bucket of each run
+    starts  (rows + 1,) the position in `counts` where each run starts. A run ends where the next run starts
+    counts  (buckets of all runs,) the counts of all runs, one run after the other
 
     For example, a row whose buckets 30 and 32 have 5 RTTs and 1 RTT can have the run [5, 0, 1] with `first` 30.
     """
@@ -76,9 +77,9 @@ class SparseHistograms(NamedTuple):
         return sums(self.counts, self.starts)
 
     def _places(self, rows: Indexes) -> Indexes | slice:
-        """Returns where the buckets of these rows are in `counts`, one run after the other.
+        """Returns the positions in `counts` of the buckets of these rows, one run after the other.
 
-        This is a slice if the runs lie next to each other. A slice saves most of the time of copying and subtracting.
+        The result is a slice if the runs are adjacent. With a slice, copying and subtracting take much less time.
         """
         begins, lengths = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
         if len(rows) and (begins[1:] == (begins + lengths)[:-1]).all():
@@ -86,7 +87,7 @@ class SparseHistograms(NamedTuple):
         return spans(begins, lengths)
 
     def grow(self, rows: int) -> "SparseHistograms":
-        """Returns the histograms with at least `rows` rows; new rows have no buckets."""
+        """Returns the histograms, extended to at least `rows` rows. New rows have no buckets."""
         return SparseHistograms(grow(self.first, rows), grow(self.starts, rows + 1, int(self.starts[-1])), self.counts)
 
     def select(self, rows: Indexes) -> "SparseHistograms":
@@ -96,13 +97,13 @@ class SparseHistograms(NamedTuple):
         return SparseHistograms(self.first[rows], starts_of(lengths), counts)
 
     def delta(self, rows: Indexes, since: "SparseHistograms") -> "SparseHistograms":
-        """Returns these rows minus the same rows of `since`, which has the same runs."""
+        """Returns these rows minus the same rows of `since`. `since` must have the same runs."""
         lengths = self.starts[rows + 1] - self.starts[rows]
         places = self._places(rows)
         return SparseHistograms(self.first[rows], starts_of(lengths), self.counts[places] - since.counts[places])
 
     def assign(self, rows: Indexes, other: "SparseHistograms") -> None:
-        """Overwrites these rows with the same rows of `other`, which has the same runs."""
+        """Overwrites these rows with the same rows of `other`. `other` must have the same runs."""
         places = self._places(rows)
         self.counts[places] = other.counts[places]
 
@@ -115,9 +116,9 @@ class SparseHistograms(NamedTuple):
         return SparseHistograms(first, starts_of(lengths), self.counts[kept])
 
     def widen(self, first: Indexes, starts: Indexes) -> "SparseHistograms":
-        """Returns the same histograms with other runs, given by their `first` and `starts`.
+        """Returns the same histograms with longer runs. `first` and `starts` define the new runs.
 
-        Each run must contain the row's present run.
+        The new run of each row must contain the present run of the row.
         """
         lengths = np.diff(starts)
         changed = np.flatnonzero((first != self.first) | (lengths != self.lengths))

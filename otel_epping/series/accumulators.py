@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums up the counts of series from what rows have counted between readings.
+"""Sums up the counts of each series from the increments of rows between readings.
 
-The series of a row may change, and so may the row's owner. What a row has counted between two readings is added once,
-to the series that the row belongs to at the later reading. So the counts of a series never decrease.
+The series of a row may change, and the owner of a row may change, too. The increment of a row between two readings is
+added once, to the series that the row belongs to at the later reading. So the counts of a series never decrease.
 """
 
 from collections.abc import Iterator
@@ -17,19 +17,20 @@ from otel_epping.kernel.read.subnet_counters import packets_of
 from otel_epping.kernel.reading import Reading
 from otel_epping.kernel.sparse_histograms import starts_of
 
-# Runs of series are widened to multiples of this many buckets, so that they seldom have to be widened again.
+# Runs of series are widened to multiples of this number of buckets, so that they seldom have to be widened again.
 _BLOCK = 8
-# Rows whose increments are computed at a time. All rows at once would need as much memory as all counts.
+# The number of rows whose increments are computed at a time. Computing all rows at once would need as much additional
+# memory as all counts.
 _ROWS_AT_ONCE = 2048
 
 
 class Increments(NamedTuple):
-    """What rows have counted since the previous reading.
+    """The counts that rows have added since the previous reading.
 
-    rows    (rows,) their numbers, ascending
-    counts  their increments, with a row for each of these rows
-    min_ns  (rows,)
-    max_ns  (rows,)
+    rows    (rows,) the numbers of the rows, ascending
+    counts  the increments: a table with one row for each of `rows`
+    min_ns  (rows,) minimum RTTs
+    max_ns  (rows,) maximum RTTs
     """
 
     rows: Indexes
@@ -39,9 +40,9 @@ class Increments(NamedTuple):
 
 
 class ReadingDelta:
-    """Computes what rows have counted between readings; keeps the counts of the previous reading.
+    """Computes the increments of rows between readings. Keeps the counts of the previous reading for that.
 
-    Call start() once for each reading, and then increments().
+    For each reading, call start() once, and then increments().
     """
 
     def __init__(self, counters: int) -> None:
@@ -49,7 +50,7 @@ class ReadingDelta:
         self._min_max = MinMax()
 
     def start(self, reading: Reading, changed: Indexes) -> None:
-        """Prepares for a reading. Rows `changed` have another owner and count from 0."""
+        """Prepares for a reading. The rows in `changed` have a new owner, so their counts start from 0."""
         counts = reading.counts
         self._previous.reset(changed)
         self._previous.match(counts)
@@ -58,13 +59,13 @@ class ReadingDelta:
         self._min_max.merge(slice(counts.rows), reading.min_ns, reading.max_ns)
 
     def events(self, reading: Reading) -> tuple[Counts, Counts]:
-        """Returns how many RTTs and how many packets each row has counted: (rows,) each."""
+        """Returns the number of RTTs and the number of packets that each row has added. Both have the shape (rows,)."""
         previous = self._previous.counters.view(reading.counters.dtype)[:, 0]
         rtts = reading.buckets.totals() - self._previous.buckets.totals()
         return rtts, packets_of(reading.counters) - packets_of(previous)
 
     def increments(self, reading: Reading, rows: Indexes) -> Iterator[Increments]:
-        """Yields what these rows have counted, some rows at a time. What other rows have counted stays for later."""
+        """Yields the increments of these rows, for some rows at a time. The increments of other rows stay for later."""
         counts = reading.counts
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
             some = rows[begin : begin + _ROWS_AT_ONCE]
@@ -76,8 +77,8 @@ class ReadingDelta:
 class Accumulators:
     """The counts of all series.
 
-    counts   a row for each series
-    min_max  minima and maxima of what was added since start()
+    counts   a table with one row for each series
+    min_max  minima and maxima of the increments that were added since start()
     """
 
     def __init__(self, counters: int) -> None:
@@ -87,8 +88,8 @@ class Accumulators:
     def start(self, series: int, ended: Indexes) -> None:
         """Prepares to add the increments of a reading.
 
-        series  how many series there may be
-        ended   series that have ended; their numbers may belong to new series, which count from 0
+        series  the number of rows that the arrays need, one for each series
+        ended   series that have ended. Their numbers may belong to new series, whose counts start from 0
         """
         self.min_max = MinMax()
         self.min_max.grow(series)
@@ -96,7 +97,10 @@ class Accumulators:
         self.counts.reset(ended)
 
     def add(self, increments: Increments, to: Indexes) -> Indexes:
-        """Adds each row's increments to its series, `to`, (rows,). Returns the series that have counted anything."""
+        """Adds the increments of each row to the row's series. Returns the series that have a new count.
+
+        to  (rows,) the series of each row
+        """
         np.minimum.at(self.min_max.min_ns, to, increments.min_ns)
         np.maximum.at(self.min_max.max_ns, to, increments.max_ns)
         self._add_buckets(increments.counts, to)
@@ -104,7 +108,8 @@ class Accumulators:
         counted = np.flatnonzero(increments.counts.is_counted())
         if not len(counted):
             return counted
-        # Several rows may have the same series. Sorted by series, these are neighbours, which reduceat() adds up.
+        # Several rows may have the same series. Sorting by series makes them neighbours, so that reduceat() can add
+        # them up.
         counted = counted[np.argsort(to[counted], kind="stable")]
         begins = np.flatnonzero(np.diff(to[counted], prepend=-1))
         series = to[counted][begins]
@@ -123,7 +128,11 @@ class Accumulators:
         np.add.at(buckets.counts, buckets.starts[series] + bucket - buckets.first[series], runs.counts[places])
 
     def _widen_runs(self, series: Indexes, bucket: Indexes) -> None:
-        """Makes the runs of these series, (n,), contain these buckets, (n,)."""
+        """Extends the runs of series so that each run contains the bucket that is given for it.
+
+        series  (n,) the series whose runs are extended; a series may repeat
+        bucket  (n,) the bucket that the run of each series must contain
+        """
         buckets = self.counts.buckets
         first, end = buckets.first.copy(), buckets.first + buckets.lengths
         outside = np.flatnonzero((bucket < first[series]) | (bucket >= end[series]))

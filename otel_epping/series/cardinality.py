@@ -1,22 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits cardinality: turns the rows of a reading into series, of which there are at most as many as may be exported.
+"""Limits cardinality: turns the rows of a reading into a limited number of series.
 
-A subnet is exported individually, in series of its own. Subnets beyond the limit are aggregated, in a prefix that
-covers them or on the overflow point. What a row counts is added to the series that the row belongs to at that time. So
-totals are exact wherever a subnet is exported, the counts of a series never decrease, and no count is in two series.
-A slot may go to another subnet even while counts of its former owner wait for delivery.
+A subnet can be exported individually, in series of its own. Subnets beyond the limit are aggregated, either in a
+covering prefix or on the overflow point. The new counts of a row are added to the series that the row belongs to at
+the time of the reading. So totals are exact even when subnets move between series, the counts of a series never
+decrease, and no count is in two series. A slot may go to another subnet even while counts of its former owner wait for
+delivery.
 
 The rules:
 
 - The most active subnets are exported individually (ranking.py). A subnet that is exported individually keeps its own
   series until another subnet is twice as active.
-- A series ends when no row counts into it any more and all of its counts are delivered. A subnet that comes back gets a
-  new series, which starts at the time of the previous reading.
-- There are never more subnets and covering prefixes with series than `max_series`. If no series can end because
-  nothing is delivered, new subnets count on the overflow point.
-- With `roll_up`, as soon as there are more subnets than `max_series`, a quarter of `max_series` is reserved for
-  covering prefixes. A subnet gets the longest prefix that still has room (placement.py): the longest until half of that
-  quarter is in use, the next until three quarters of it are, the shortest until all of it is.
+- A series ends when no row belongs to it any more and all of its counts are delivered. A subnet that comes back gets a
+  new series. The new series starts at the time of the previous reading.
+- At most `max_series` subnets and covering prefixes have series. If no series can end because counts are not delivered,
+  new subnets are counted on the overflow point.
+- With `roll_up`, a quarter of `max_series` is reserved for covering prefixes as soon as there are more subnets than
+  `max_series`. An aggregated subnet gets the longest covering prefix that the reserve still allows (placement.py). New
+  prefixes of the longest length are made until half of the reserve is in use. New prefixes of the next length are made
+  until three quarters of the reserve are in use. New prefixes of the shortest length may use the whole reserve.
 """
 
 from dataclasses import replace
@@ -38,9 +40,9 @@ from otel_epping.series.registry import SeriesRegistry
 class CardinalityLimiter:
     """Makes readings of limited size from the readings of one reader, for one exporter.
 
-    max_series  limit on subnets and covering prefixes with series, at the latest reading
+    max_series  the maximum number of subnets and covering prefixes with series, as it was at the latest reading
 
-    `started_ns` is the Unix time when counting started, ns.
+    `started_ns` is the Unix time in ns when counting started.
     """
 
     def __init__(self, config: EppingConfig, reader: Reader, started_ns: int) -> None:
@@ -73,9 +75,9 @@ class CardinalityLimiter:
         return self._placement.rolled_up
 
     def limit(self, reading: Reading, limits: Limits) -> Reading:
-        """Returns the reading with a row for each series instead of each slot. It is valid until the next call.
+        """Returns a copy of the reading that has one row per series instead of one row per slot.
 
-        Minima and maxima are those since the previous call.
+        The result is valid until the next call. Its minima and maxima cover the time since the previous call.
         """
         self.max_series = limits.max_series or self._config.max_subnets
         changed = self._owners.update(reading.generation)
@@ -91,7 +93,7 @@ class CardinalityLimiter:
         return self._reading(reading, rows)
 
     def acknowledge(self, series: Indexes) -> None:
-        """Records that the receiver has everything that these series have counted until the latest reading."""
+        """Records that the receiver has all counts of these series until the latest reading."""
         self._registry.pending[series] = False
 
     def _rank(self, reading: Reading, rows: Indexes, ended_subnets: Indexes) -> None:

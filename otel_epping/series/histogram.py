@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Arithmetic on exponential histograms: pure functions on arrays of counts.
 
-A histogram is an array of counts, the OTLP index `offset` of the first bucket, and the `scale`. Bucket i holds the
-values v with 2^(i/2^scale) < v <= 2^((i+1)/2^scale), in seconds here (OpenTelemetry metrics data model,
-"ExponentialHistogram").
+A histogram consists of an array of counts, the OTLP index `offset` of the first bucket, and the `scale`. Bucket i holds
+the values v with 2^(i/2^scale) < v <= 2^((i+1)/2^scale) (OpenTelemetry metrics data model, "ExponentialHistogram").
+Here, values are in seconds.
 """
 
 from typing import NamedTuple
@@ -14,12 +14,13 @@ import numpy.typing as npt
 from otel_epping.kernel.arrays import Counts, Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms, spans, starts_of
 
-# The default max_size of SDKs. Backends such as Mimir and the deltatocumulative processor keep as many without merging.
+# The default max_size of OpenTelemetry SDKs. Mimir and the deltatocumulative processor keep up to this number of
+# buckets without merging buckets.
 MAX_BUCKETS = 160
 
 
 class Buckets(NamedTuple):
-    """One histogram. Its first and last bucket are not empty."""
+    """One histogram. Its first bucket and its last bucket are not empty."""
 
     counts: Counts
     offset: int
@@ -27,12 +28,12 @@ class Buckets(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Histograms as they are exported: a run of buckets per row, whose first and last bucket are not empty.
+    """Histograms as they are exported: one run of buckets per row. The first and last bucket of a run are not empty.
 
-    starts  (rows + 1,) where the run starts in `counts`; it ends where the next run starts
-    counts  (buckets of all runs,)
+    starts  (rows + 1,) the position in `counts` where each run starts. A run ends where the next run starts
+    counts  (buckets of all runs,) the counts of all runs, one run after the other
     offset  (rows,) OTLP index of the run's first bucket, at the row's scale
-    scale   (rows,)
+    scale   (rows,) the scale of each row
     """
 
     starts: Indexes
@@ -49,7 +50,7 @@ def trim(counts: Counts, offset: int, scale: int) -> Buckets:
 
 
 def halve(buckets: Buckets) -> Buckets:
-    """Returns the histogram at the next lower scale. This is exact: each bucket there is a pair of buckets here."""
+    """Returns the histogram at the next lower scale. This is exact: each new bucket is the union of two old buckets."""
     odd = buckets.offset & 1
     padded = np.zeros(odd + len(buckets.counts) + (odd + len(buckets.counts)) % 2, np.uint64)
     padded[odd : odd + len(buckets.counts)] = buckets.counts
@@ -57,9 +58,10 @@ def halve(buckets: Buckets) -> Buckets:
 
 
 def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
-    """Returns each histogram at the highest scale, not above `scale`, at which it has at most `most` buckets. Exact.
+    """Returns each histogram at the highest scale at which it has at most `most` buckets.
 
-    Bucket 0 of `runs` has the OTLP index `offset` at `scale`.
+    The result is exact. No scale in it is higher than `scale`. Bucket 0 of `runs` has the OTLP index `offset` at
+    `scale`.
     """
     occupied = np.flatnonzero(runs.counts)
     bounds = np.searchsorted(occupied, runs.starts)
@@ -74,7 +76,7 @@ def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUC
     while (wide := (last >> halvings) - (first >> halvings) >= most).any():
         halvings += wide
     if halvings.any():
-        # Each halving turns bucket i into bucket i >> 1. Neighbours that become the same bucket are added up.
+        # Each halving turns bucket i into bucket i >> 1. The counts of buckets that become the same bucket are added.
         halved = np.where(lengths, (last >> halvings) - (first >> halvings) + 1, 0)
         place = (spans(first, lengths) >> np.repeat(halvings, lengths)) + np.repeat(
             starts_of(halved)[:-1] - (first >> halvings), lengths
@@ -91,9 +93,10 @@ def upper_bounds(buckets: Buckets) -> npt.NDArray[np.float64]:
 
 
 def quantile(buckets: Buckets, q: float, minimum: float, maximum: float) -> float:
-    """Returns the q-quantile (0 to 1) in seconds: the geometric middle of its bucket, but from `minimum` to `maximum`.
+    """Returns the q-quantile in seconds, with q from 0 to 1.
 
-    The error is at most half a bucket: 2^(2^-(scale+1)) - 1, 2.2 % at scale 4.
+    This is the geometric mean of the bounds of the quantile's bucket, limited to the range from `minimum` to `maximum`.
+    The relative error is at most that of half a bucket: 2^(2^-(scale+1)) - 1, which is 2.2 % at scale 4.
     """
     cumulative = np.cumsum(buckets.counts)
     rank = max(1, int(np.ceil(q * int(cumulative[-1]))))

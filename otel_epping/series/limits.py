@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Limits on the number of exported series, so that an agent that runs for years exports a bounded number."""
+"""Limits on the number of exported series, so that an agent that runs for years has a bounded number of series."""
 
 from dataclasses import dataclass
 
@@ -13,11 +13,11 @@ RANGES: dict[str, tuple[int, int]] = {
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits on series; each is off by default. Raises EppingError for a value out of range.
+    """Limits on series. By default, no limit is set. Raises EppingError for a value out of range.
 
-    max_series   maximum number of subnets and covering prefixes exported individually; None: the number of slots
+    max_series   maximum number of subnets and covering prefixes that have series. None: the number of slots
     min_samples  number of RTTs that a subnet must have before it is exported individually
-    roll_up      subnets beyond these limits are exported in covering prefixes, not on the overflow point
+    roll_up      if true, subnets beyond these limits are exported in covering prefixes, not on the overflow point
     """
 
     max_series: int | None = None
@@ -34,5 +34,5 @@ class Limits:
 
     @property
     def any(self) -> bool:
-        """Whether any limit is set."""
+        """True if any limit is set."""
         return self != Limits()

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Places subnets: decides which series the rows of each subnet count into.
+"""Places subnets: decides to which series the counts of each subnet's rows are added.
 
-There are three kinds of numbers, and arrays for each:
+There are three kinds of numbers. Each of them is the index of some arrays:
 
-row     a row of a reading: one slot, which a subnet has for each method
-subnet  number of a subnet on one side of an interface; used again when all rows of the subnet are gone. 0: no subnet
-series  number of a series (registry.py): a subnet, or a covering prefix, and a method. 0: the overflow point
+row     a row of a reading, which belongs to one slot. A subnet has one slot for each method
+subnet  the number of a subnet on one side of an interface. The number is used again when all rows of the subnet are
+        gone. 0: no subnet
+series  the number of a series (registry.py). A series belongs to one method, and to a subnet or a covering prefix.
+        0: the overflow point
 
-A subnet is exported individually, in series of its own, or aggregated: in the series of a covering prefix, or on the
-overflow point.
+A subnet is either exported individually, in series of its own, or aggregated. An aggregated subnet is in the series of
+a covering prefix, or on the overflow point.
 """
 
 from collections.abc import Iterator
@@ -24,22 +26,26 @@ from otel_epping.series.registry import SeriesRegistry
 _NO_SUBNET = 0
 _OVERFLOW = 0
 _ROW = np.dtype([("subnet", np.int64), ("series", np.int64), ("method", np.uint8)])
-# For each level of covering prefixes, the longest first: new ones are made while less than this share of their budget
-# is in use.
+# One value for each level of covering prefixes, the longest prefixes first. A new prefix of a level is made only while
+# less than this share of the budget for covering prefixes is in use.
 _SHARES = (0.5, 0.75, 1.0)
 
 
 class Budget(NamedTuple):
-    """How many subnets and covering prefixes may have series; and how many of these may be covering prefixes."""
+    """The maximum number of subnets and covering prefixes with series.
+
+    total     the maximum number of subnets and covering prefixes together
+    covering  the maximum number of covering prefixes
+    """
 
     total: int
     covering: int
 
 
 class _PlacedSubnet:
-    """A subnet and its rows. There are thousands: without __slots__, they take more memory than the counts.
+    """A subnet and its rows. Uses __slots__, because thousands of such objects would need more memory than the counts.
 
-    exported_as  its own key, or the key of a covering prefix; None: on the overflow point
+    exported_as  the subnet's own key, or the key of a covering prefix. None: the subnet is on the overflow point
     """
 
     __slots__ = ("exported_as", "key", "number", "rows")
@@ -54,8 +60,8 @@ class _PlacedSubnet:
 class Placement:
     """The subnets of the latest reading, and the series of their rows.
 
-    exists         (subnets,) whether there is a subnet with this number
-    is_individual  (subnets,) whether it is exported individually
+    exists         (subnets,) true if a subnet has this number
+    is_individual  (subnets,) true if the subnet is exported individually
     """
 
     def __init__(self, keys: SubnetKeys, registry: SeriesRegistry, started_ns: int) -> None:
@@ -79,7 +85,7 @@ class Placement:
         return len(self._subnets) - self.overflowed - int(np.count_nonzero(self.is_individual))
 
     def rows(self) -> Indexes:
-        """Returns the rows that belong to a subnet, ascending."""
+        """Returns the rows that belong to a subnet, in ascending order."""
         return np.flatnonzero(self._rows["subnet"] != _NO_SUBNET)
 
     def subnets_of(self, rows: Indexes) -> Indexes:
@@ -93,9 +99,12 @@ class Placement:
     # ---- rows and their subnets
 
     def update(self, reading: Reading, changed: Indexes, start_ns: int) -> Indexes:
-        """Moves rows with a new owner, `changed`, from their old subnets to their new subnets.
+        """Moves rows that have a new owner from their old subnets to their new subnets.
 
-        New series start when the slot was created, but not before `start_ns`, the time of the previous reading.
+        changed   the rows that have a new owner
+        start_ns  the time of the previous reading. A new series starts at this time, or at the time when the owner got
+                  the slot if that is later
+
         Returns the subnets that lost all of their rows.
         """
         self._start_ns = start_ns
@@ -110,7 +119,7 @@ class Placement:
         return np.array(ended, np.int64)
 
     def _remove(self, subnet: _PlacedSubnet, row: int) -> bool:
-        """Takes a row from a subnet; whether that was its last row."""
+        """Removes a row from a subnet. Returns true if the row was the last row of the subnet."""
         self._rows[row] = (_NO_SUBNET, _OVERFLOW, 0)
         subnet.rows = tuple(each for each in subnet.rows if each != row)
         if subnet.rows:
@@ -142,7 +151,7 @@ class Placement:
         return subnet
 
     def _with(self, numbers: Indexes) -> Iterator[_PlacedSubnet]:
-        """Yields the subnets with these numbers, which exist."""
+        """Yields the subnets with these numbers. All of them must exist."""
         for number in numbers.tolist():
             subnet = self._by_number[number]
             assert subnet
@@ -159,36 +168,39 @@ class Placement:
         self._assign(subnet, subnet.rows, self._start_ns)
 
     def _assign(self, subnet: _PlacedSubnet, rows: tuple[int, ...], start_ns: int) -> None:
-        """Assigns rows of a subnet to series; a new series starts at `start_ns`."""
+        """Assigns rows of a subnet to series. A new series starts at `start_ns`."""
         key = subnet.exported_as
         for row in rows:
             method = int(self._rows["method"][row])
             self._rows["series"][row] = _OVERFLOW if key is None else self._registry.find(key, method, start_ns)
 
     def aggregate(self, wanted: Indexes, budget: Budget) -> None:
-        """Moves subnets to the overflow point: those that are not wanted individually, and those over the budget.
+        """Moves subnets to the overflow point, to free their series.
 
-        A subnet stays where it is until everything that its series counted is delivered.
+        These are the individual subnets that are not in `wanted`. If there are more covering prefixes than the budget
+        allows, the subnets in covering prefixes are moved, too.
+
+        A subnet stays in its series until all counts of these series are delivered.
         """
         unwanted = self.is_individual.copy()
         unwanted[wanted] = False
         for subnet in self._with(np.flatnonzero(unwanted)):
             if self._registry.is_delivered(subnet.key):
                 self._export_as(subnet, None)
-        if self._registry.covering > budget.covering:  # the budget is smaller than it was
+        if self._registry.covering > budget.covering:  # the budget has become smaller
             for subnet in self._aggregated():
                 if subnet.exported_as is not None and self._registry.is_delivered(subnet.exported_as):
                     self._export_as(subnet, None)
 
     def individualize(self, wanted: Indexes, budget: Budget) -> None:
-        """Gives wanted subnets series of their own, the most active first, while the budget lasts."""
+        """Gives the subnets in `wanted` series of their own until the budget is used up. The most active come first."""
         by_subnet = self._registry.by_subnet
         for subnet in self._with(wanted[~self.is_individual[wanted]]):
             if subnet.key in by_subnet or len(by_subnet) < budget.total:
                 self._export_as(subnet, subnet.key)
 
     def roll_up(self, budget: Budget) -> None:
-        """Moves subnets from the overflow point to covering prefixes, the longest prefix that the budget allows."""
+        """Moves each subnet on the overflow point to the longest covering prefix that the budget allows, if any."""
         by_subnet = self._registry.by_subnet
         for subnet in self._aggregated():
             if subnet.exported_as is not None:

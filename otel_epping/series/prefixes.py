@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of subnets and series, and the prefixes that cover a subnet: the first bits of the subnet's prefix.
+"""Keys of subnets and series, and covering prefixes. A covering prefix is the first bits of a subnet's prefix.
 
-A key is the program's struct subnet_key, as bytes. With method 0 it is the key of a subnet on one side of an interface,
-for all methods together. A key of a covering prefix is like the key of a subnet, but its `shorter` is not 0: `shorter`
-is how many bits the prefix is shorter than the prefixes of subnets.
+A key consists of the bytes of the program's struct subnet_key. A key with method 0 is the key of a subnet on one side
+of an interface, for all methods together. The key of a covering prefix is like the key of a subnet, but its field
+`shorter` is not 0. This field is the number of bits by which the prefix is shorter than the prefixes of subnets.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from otel_epping.kernel.config import EppingConfig
 Key = bytes
 
 _V4, _V6 = 4, 6
-# Lengths of covering prefixes, the longest first. The last one covers the whole address family.
+# Lengths of covering prefixes in bits, the longest first. The last length covers the whole address family.
 _COVERING = {_V4: (16, 8, 0), _V6: (32, 16, 0)}
 _ADDRESS_BITS = 128
 # An IPv4 address is the last 32 bits of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
@@ -24,7 +24,7 @@ _MAPPED_BITS = {_V4: 96, _V6: 0}
 
 
 class SubnetKeys:
-    """Derives keys from keys. `dtype` is the type of struct subnet_key."""
+    """Derives keys from other keys. `dtype` is the numpy type of struct subnet_key."""
 
     def __init__(self, dtype: np.dtype[Any], config: EppingConfig) -> None:
         self._dtype = dtype
@@ -37,7 +37,7 @@ class SubnetKeys:
         return key[self._method]
 
     def with_method(self, key: Key, method: int) -> Key:
-        """Returns the key of a series: a subnet and a method."""
+        """Returns the key of the series of a subnet and a method. `key` is a key of the subnet, with any method."""
         if key[self._method] == method:
             return key
         return key[: self._method] + bytes([method]) + key[self._method + 1 :]
@@ -47,7 +47,7 @@ class SubnetKeys:
         return self.with_method(key, 0)
 
     def is_covering(self, key: Key) -> bool:
-        """Whether this is the key of a covering prefix."""
+        """Returns true if this is the key of a covering prefix."""
         return bool(self.record(key)["shorter"])
 
     def record(self, key: Key) -> Any:
@@ -55,9 +55,9 @@ class SubnetKeys:
         return np.frombuffer(key, self._dtype)[0]
 
     def covering(self, subnet: Key) -> Iterator[tuple[int, Key]]:
-        """Yields level and key of each prefix that covers a subnet, the longest prefix, level 0, first.
+        """Yields the level and the key of each prefix that covers a subnet. The longest prefix, level 0, is first.
 
-        Levels whose prefix is not shorter than the subnet's own prefix are left out.
+        Levels whose prefix is not shorter than the subnet's own prefix are skipped.
         """
         family = int(self.record(subnet)["family"])
         for level, bits in enumerate(_COVERING[family]):

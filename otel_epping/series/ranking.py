@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ranks subnets by their activity, to find those that get their own series."""
+"""Ranks subnets by their activity, to find the subnets that get series of their own."""
 
 import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
 
-# By how much more active a subnet must be than a subnet that is exported individually, to replace it.
+# A subnet replaces a subnet that is exported individually only if it is more active than that subnet by this factor.
 _HYSTERESIS = 2.0
-# Weight that packets and RTTs lose with each reading.
+# At each reading, the weight of earlier packets and RTTs is multiplied by this factor.
 _DECAY = 0.5
 
 
 class Ranking:
-    """Activity of subnets. Arrays have a row for each subnet number (placement.py).
+    """The activity of subnets. Arrays have one row for each subnet number (placement.py).
 
-    The activity of a subnet is its number of packets and RTTs. Those counted since the previous reading have weight 1,
-    those counted in the interval before that have weight 1/2, then 1/4, and so on.
+    The activity of a subnet is the weighted number of its packets and RTTs. Packets and RTTs of the latest interval
+    have the weight 1. The weight is 1/2 for the interval before that, then 1/4, and so on.
     """
 
     def __init__(self) -> None:
@@ -23,15 +23,15 @@ class Ranking:
         self._rtts = np.zeros(0)  # all RTTs, with weight 1
 
     def reset(self, subnets: Indexes) -> None:
-        """Forgets the activity of these subnets, whose numbers may belong to other subnets now."""
+        """Sets the activity of these subnet numbers to 0, because the numbers may belong to other subnets now."""
         self._activity[subnets] = self._rtts[subnets] = 0
 
     def update(self, subnets: int, row_subnets: Indexes, rtts: Counts, packets: Counts) -> None:
-        """Adds what was counted since the previous reading.
+        """Adds the RTTs and packets that were counted since the previous reading.
 
-        subnets        how many subnet numbers there are
-        row_subnets    (rows,) subnet number of each row; may repeat
-        rtts, packets  (rows,)
+        subnets        the number of rows that the arrays need, one for each subnet number
+        row_subnets    (rows,) the subnet number of each row; a number may repeat
+        rtts, packets  (rows,) the new RTTs and packets of each row
         """
         self._activity, self._rtts = grow(self._activity, subnets), grow(self._rtts, subnets)
         self._rtts += np.bincount(row_subnets, rtts, subnets)
@@ -45,7 +45,8 @@ class Ranking:
     def busiest(self, eligible: Indexes, is_individual: Flags, limit: int) -> Indexes:
         """Returns the `limit` most active of these subnets, the most active first.
 
-        A subnet that is exported individually keeps its series until another subnet is twice as active (hysteresis).
+        For this comparison, the activity of a subnet that is exported individually is doubled. So such a subnet keeps
+        its series until another subnet is twice as active (hysteresis).
         """
         individual = is_individual[eligible]
         order = np.lexsort((individual, self._activity[eligible] * np.where(individual, _HYSTERESIS, 1.0)))

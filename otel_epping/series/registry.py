@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The series that exist: their keys and numbers, their start, and whether all of their counts are delivered."""
+"""The series that exist: their keys, numbers and start times, and whether all of their counts are delivered."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ from otel_epping.series.prefixes import Key, SubnetKeys
 
 
 class SeriesRegistry:
-    """Gives numbers to series. Number 0, the overflow point, always exists; numbers of ended series are used again.
+    """Gives numbers to series. Number 0, the overflow point, always exists. Numbers of ended series are used again.
 
-    slots       (series,) as in Reading; `live` if the series exists
-    since_ns    (series,) Unix time from which on the series counts, ns; 0 for the overflow point, and without series
+    slots       (series,) as in Reading; the field `live` is 1 if the series exists
+    since_ns    (series,) Unix time in ns at which the series started; 0 for the overflow point and for unused numbers
     generation  (series,) as in Reading
-    pending     (series,) whether the series has counts that are not delivered
-    by_subnet   numbers of the series of each subnet and covering prefix
-    covering    how many of the keys of `by_subnet` are covering prefixes
+    pending     (series,) true if the series has counts that are not delivered
+    by_subnet   the numbers of the series of each subnet and of each covering prefix, by key
+    covering    the number of keys in `by_subnet` that are covering prefixes
     """
 
     def __init__(self, keys: SubnetKeys, slots: np.dtype[Any]) -> None:
@@ -51,7 +51,7 @@ class SeriesRegistry:
         return number
 
     def _append(self) -> int:
-        number = len(self._numbers) + 1  # the lowest number that never was in use, as none is free
+        number = len(self._numbers) + 1  # no number is free, so this is the lowest number that was never in use
         room = max(64, number // 4) if number == len(self.slots) else 0
         self.slots = grow(self.slots, len(self.slots) + room)
         self.since_ns = grow(self.since_ns, len(self.slots))
@@ -60,13 +60,13 @@ class SeriesRegistry:
         return number
 
     def is_delivered(self, subnet: Key) -> bool:
-        """Whether all counts of a subnet or covering prefix, which has series, are delivered."""
+        """Returns true if all counts of a subnet or covering prefix are delivered. `subnet` must be in `by_subnet`."""
         return not self.pending[list(self.by_subnet[subnet])].any()
 
     def end_unused(self, users: Indexes) -> Indexes:
         """Ends series that have no rows and whose counts are delivered. Returns their numbers.
 
-        users  (series,) how many rows each series has
+        users  (series,) the number of rows that belong to each series
         """
         unused = (self.slots["live"] != 0) & (users == 0) & ~self.pending
         ended = np.flatnonzero(unused)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names what a row of a reading counts for: the subnet, the interface, the side and the method."""
+"""Finds the owner of a row of a reading: the subnet, the interface, the side and the method."""
 
 import ipaddress
 from typing import NamedTuple
@@ -11,7 +11,7 @@ _V4 = 4
 
 
 class Subnet(NamedTuple):
-    """The owner of a row. `side` and `method` are numbers of bpf/maps.h (enum side, enum method)."""
+    """The owner of a row. `side` and `method` are values of enum side and enum method (bpf/maps.h)."""
 
     network: ipaddress.IPv4Network | ipaddress.IPv6Network
     interface: str
@@ -20,7 +20,7 @@ class Subnet(NamedTuple):
 
 
 def subnet_of(reading: Reading, row: int, config: EppingConfig) -> Subnet | None:
-    """Returns the owner of a row; None for the overflow slot, and for a row without owner."""
+    """Returns the owner of a row. Returns None for the overflow slot, and for a row without an owner."""
     if row == OVERFLOW_SLOT or not reading.created_ns[row]:
         return None
     key = reading.slots[row]["key"]

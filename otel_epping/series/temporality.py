@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracks which counts an exporter still has to deliver, by temporality.
+"""Tracks which counts an exporter still has to deliver. This depends on the temporality.
 
-With cumulative temporality, each point has everything since the slot got its owner. With delta temporality, a point has
-what was counted since the row was last acknowledged. Counts that could not be delivered stay pending and are part of
-the next point. So a failed export costs resolution in time, and loses no counts. With either temporality, pending
-counts are those of the latest reading minus the acknowledged counts. With cumulative temporality, no count is ever
-acknowledged.
+With cumulative temporality, each point contains all counts since the slot got its owner. With delta temporality, a
+point contains the counts since the row was last acknowledged. Counts that could not be delivered stay pending and are
+part of the next point. So a failed export reduces the resolution in time, but loses no counts.
+
+With both temporalities, the pending counts are the counts of the latest reading minus the acknowledged counts. With
+cumulative temporality, the acknowledged counts are always 0.
 """
 
 from dataclasses import dataclass
@@ -22,9 +23,9 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 @dataclass(frozen=True)
 class Unsent:
-    """Counts of some rows that are not delivered yet. Arrays as in Reading, but of the requested rows only.
+    """Counts of some rows that are not delivered yet. The arrays are as in Reading, but have only the requested rows.
 
-    start_ns  (rows,) Unix time from which on they count, ns
+    start_ns  (rows,) Unix time in ns at which the counts of the row start
     counters  (rows, counters) all counters of a record, one after the other
     """
 
@@ -37,7 +38,7 @@ class Unsent:
 
 
 class TemporalityTracker:
-    """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time when counting started, ns.
+    """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time in ns when counting started.
 
     reading  the latest reading
     """
@@ -46,18 +47,18 @@ class TemporalityTracker:
 
     def __init__(self, *, delta: bool, started_ns: int) -> None:
         self._delta = delta
-        # By identifier of an interface: acknowledged counts, and time of the reading that they are from.
+        # By identifier of an interface: the acknowledged counts, and the time of the reading that contained them.
         self._acked_interfaces: dict[int, tuple[Counts, int]] = {}
         self._waiting = np.zeros(0, np.bool_)  # exported rows of the latest reading that are not acknowledged yet
         self._interfaces_wait = True
-        self._start_ns: Times = np.full(1, started_ns, np.int64)  # of the overflow slot; other slots have created_ns
+        self._start_ns: Times = np.full(1, started_ns, np.int64)  # row 0 is the overflow slot
         self._min_max = MinMax()
         self._pending = np.zeros(0, np.bool_)  # rows of the latest reading with counts that are not acknowledged
         self._acked: CountTable | None = None
         self._owners = RowOwners()
 
     def update(self, reading: Reading) -> None:
-        """Replaces the latest reading by a newer one."""
+        """Replaces the latest reading by a newer reading."""
         rows = len(reading.sum_ns)
         self._reset(self._owners.update(reading.generation))
         if self._delta:
@@ -77,7 +78,7 @@ class TemporalityTracker:
         self._interfaces_wait = True
 
     def _reset(self, rows: Indexes) -> None:
-        """Forgets everything about rows that have a new owner."""
+        """Deletes the state of rows that have a new owner."""
         rows = rows[rows < len(self._pending)]
         self._start_ns[rows] = 0
         self._min_max.reset(rows)
@@ -85,7 +86,7 @@ class TemporalityTracker:
             self._acked.reset(rows)
 
     def _start_next_points(self, reading: Reading) -> None:
-        """If a row has no pending counts, its next point starts at the time of the previous reading."""
+        """Sets the start of the next point to the time of the previous reading, for all rows without pending counts."""
         if self._acked is None:
             self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:
@@ -95,18 +96,19 @@ class TemporalityTracker:
         self._acked.match(reading.counts)
 
     def rows(self) -> Indexes:
-        """Returns the rows to export: with pending counts or active flows, and with an owner.
+        """Returns the rows to export: the rows that have an owner, and pending counts or active flows.
 
-        A slot may get its owner while it is read; then a row may have counts and no owner until the next reading.
+        A slot may get its owner while the slots are read. Then its row may have counts and no owner until the next
+        reading.
         """
         exported = self._pending | (self.reading.active != 0)
         return np.flatnonzero(exported & (self._start_ns != 0))
 
     def _find_pending(self) -> Flags:
-        """Returns which rows of the latest reading have counts that are not acknowledged.
+        """Returns, for each row of the latest reading, whether it has counts that are not acknowledged.
 
-        Histograms and counters are read in parallel. So an RTT may be in a later reading than its packet, or in an
-        earlier one. A row with either of them is pending.
+        Histograms and counters are read in parallel. So an RTT and its packet may be in different readings. A row is
+        pending if either of them is not acknowledged.
         """
         counts = self.reading.counts
         return counts.differs(self._acked) if self._acked else counts.is_counted()
@@ -119,9 +121,9 @@ class TemporalityTracker:
         return Unsent(self._start_ns[rows], unsent.buckets, unsent.sum_ns, *min_max, unsent.counters)
 
     def pending_interfaces(self) -> tuple[Counts, Times]:
-        """Returns the pending counts of interfaces, (interfaces, counters), and their start times, ns: (interfaces,).
+        """Returns the pending counts of interfaces, and the Unix times in ns at which these counts start.
 
-        Both are in the order of the reading's `names`.
+        The shapes are (interfaces, counters) and (interfaces,). Both are in the order of the reading's `names`.
         """
         counters, start_ns = as_matrix(self.reading.interfaces).copy(), self.reading.interfaces_since_ns.copy()
         for place, identifier in enumerate(self.reading.names):
@@ -133,11 +135,14 @@ class TemporalityTracker:
 
     @property
     def interfaces_acked_ns(self) -> int | None:
-        """Time of the latest reading whose interfaces are acknowledged, ns; None before, and if not delta."""
+        """Time in ns of the latest reading whose counts of interfaces are acknowledged.
+
+        None if there is no such reading, and with cumulative temporality.
+        """
         return self._acked_interfaces[UNKNOWN_INTERFACE][1] if self._acked_interfaces else None
 
     def delivered(self) -> frozenset[Gone]:
-        """Returns interfaces of the latest reading that are gone and whose counts are all acknowledged."""
+        """Returns the interfaces of the latest reading that are gone and whose counts are all acknowledged."""
         if self._interfaces_wait or not self.reading.gone:
             return frozenset()
         waiting = set(self.reading.slots["key"]["interface"][self._waiting].tolist())

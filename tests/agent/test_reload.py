@@ -92,7 +92,7 @@ def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
             reload()
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        cause = "cannot follow other interfaces (Too many open files)"
+        cause = "cannot watch the new selection of interfaces (Too many open files)"
         assert f"the selection of interfaces is unchanged: {cause}" in caplog.text
         assert collector.attachments.watched == ["lo"]
         reload()

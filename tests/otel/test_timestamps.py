@@ -84,7 +84,7 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         assert "127.7.0.19/32" in {
             one.attributes[semconv.SUBNET] for one in sink.points(metric_table.SUBNET_PACKETS.name)
         }
-    assert agent.log.read_text().count("the clock was set back") == 1
+    assert agent.log.read_text().count("the system clock was set back") == 1
 
 
 def test_an_agent_in_a_time_namespace(ns: Namespace, start: Callable[..., Agent]) -> None:

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches the program to interfaces, one hook for each direction, and gives each interface a number for its counts.
 
-A hook is a TCX link (tcx.py), or a clsact filter (clsact.py) if the kernel has no TCX or the user chose clsact.
+The program is attached by a TCX link (tcx.py). If the kernel has no TCX or the user chose clsact, it is attached as a
+clsact filter (clsact.py).
 
 Counts belong to the name of an interface. When an interface goes away, its counts stay until they are delivered. If an
-interface with the same name appears before that, it continues these counts, although the kernel gives it another index
-(interface_numbers.py).
+interface with the same name appears before that, its packets are added to these counts, although the kernel gives the
+new interface another index (interface_numbers.py).
 """
 
 import errno
@@ -34,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 __all__ = ["INTERFACES", "UNKNOWN_INTERFACE", "Attachments", "choose_hook"]
 
-# The program probes this number of rows of its table `interfaces` (bpf/epping.bpf.c).
+# To find an interface, the program probes up to this number of rows of its table `interfaces` (bpf/epping.bpf.c).
 _PROBES = 4
 
 DIRECTIONS = ("ingress", "egress")
@@ -43,7 +44,7 @@ Hook = tcx.TcxLink | clsact.ClsactFilter
 
 
 def choose_hook(wanted: str) -> str:
-    """Returns the hook to use, tcx or clsact, for a setting of config.HOOKS. Call it with CAP_NET_ADMIN."""
+    """Returns the hook to use, "tcx" or "clsact", for a setting of config.HOOKS. The caller needs CAP_NET_ADMIN."""
     return wanted if wanted != "auto" else "tcx" if tcx.is_known() else "clsact"
 
 
@@ -55,14 +56,15 @@ def _close(fds: list[int]) -> None:
 class Attachments:
     """The interfaces that a loaded program watches or has watched.
 
-    hook            the kind of hook: tcx or clsact
+    hook            the kind of hook: "tcx" or "clsact"
     numbers         the identifiers and numbers of the interfaces
     roles           the role of each interface, by identifier
-    counts          how often interfaces were attached, detached and refused (interface_monitor.py), and how often the
-                    hook monitor attached again, moved, and found packets unseen (hook_monitor.py)
-    faults          the current faults of hooks, in words; set by the hook monitor
-    kernel_packets  packets that the kernel counted while an interface was watched, [received, transmitted], by name;
-                    set by the hook monitor
+    counts          how many times interfaces were attached, detached and refused (interface_monitor.py), and how many
+                    times the hook monitor attached the program again, moved the program, and found unseen packets
+                    (hook_monitor.py)
+    faults          descriptions of the current faults of hooks; set by the hook monitor
+    kernel_packets  [received, transmitted] packets that the kernel counted while an interface was watched, by name of
+                    the interface; set by the hook monitor
     """
 
     def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
@@ -80,7 +82,7 @@ class Attachments:
         )
         self._program = program
         table = map_array.Array("interfaces", program.maps["interfaces"])
-        # The last row is for all interfaces without a row of their own.
+        # The last row belongs to all interfaces that have no row of their own.
         self._row_dtype, self._rows = table.dtype, table.length - 1
         self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, but without a number
         self._ifindexes: dict[int, int] = {}  # row -> ifindex
@@ -102,10 +104,10 @@ class Attachments:
         return list(self._watched)
 
     def _row_of(self, interface: Interface) -> int:
-        """Returns the row for an interface among those that the program probes for it.
+        """Returns the row for an interface. It is one of the rows that the program probes for this interface.
 
-        This is the row that it has, else a free row, else the row of an interface that is not watched any more. Raises
-        EppingError if there is none.
+        The first choice is the row that the interface already has. The second choice is a free row. The third choice is
+        the row of an interface that is not watched any more. Raises EppingError if there is no such row.
         """
         probed = [(interface.ifindex + probe) % self._rows for probe in range(_PROBES)]
         rows = {row: self._ifindexes.get(row) for row in probed}
@@ -126,10 +128,10 @@ class Attachments:
         return self.numbers.names
 
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Writes an interface to the program's table. Returns the identifier that it is counted under from now on.
+        """Writes an interface to the program's table. Returns the identifier that its counts have from now on.
 
-        The row stays when the interface is detached, because the program may still run for its last packets. Raises
-        EppingError if the table has no row for it.
+        The row stays when the program is detached from the interface, because the program may still process the last
+        packets of the interface. Raises EppingError if the table has no row for the interface.
         """
         with self._lock:
             row = self._row_of(interface)
@@ -140,17 +142,17 @@ class Attachments:
         return counted_as[0]
 
     def attach(self, name: str, role: Role = Role.WAN) -> None:
-        """Attaches to an interface, both directions.
+        """Attaches the program to both directions of an interface.
 
-        Raises EppingError if there is no such interface, if it is down or has a link type without IP, or if the program
-        cannot be attached.
+        Raises EppingError if the interface does not exist, is down, or has a link type that does not carry IP, or if
+        the program cannot be attached.
         """
         self.attach_interface(interfaces.find(name), role)
 
     def attach_interface(self, interface: Interface, role: Role) -> int:
-        """Attaches to an interface, unless that is done already, and sets its role. Returns its identifier.
+        """Attaches to an interface unless the program is already attached, and sets the role of the interface.
 
-        Raises EppingError if the program cannot be attached.
+        Returns the identifier of the interface. Raises EppingError if the program cannot be attached.
         """
         with self._lock:
             if self._watched.get(interface.name, (0, []))[0] != interface.ifindex:
@@ -176,7 +178,7 @@ class Attachments:
         return self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction)
 
     def _attach(self, ifindex: int) -> list[Hook]:
-        """Attaches to both hooks of an interface, or to none. Raises OSError or EppingError."""
+        """Attaches to both hooks of an interface, or to neither if this fails. Raises OSError or EppingError."""
         self._remove_stale_filters()
         hooks: list[Hook] = []
         descriptors.require(len(DIRECTIONS), self._program.maps["control"].fd)
@@ -199,25 +201,25 @@ class Attachments:
         self.other_agents.announce(ifindex)
 
     def count_kernel_packets(self, name: str, direction: int, packets: int) -> None:
-        """Adds to kernel_packets, unless the interface has no number. `direction` is an index of DIRECTIONS."""
+        """Adds packets to `kernel_packets` if the interface has a number. `direction` is an index of DIRECTIONS."""
         if self.numbers.get(name, UNKNOWN_INTERFACE) != UNKNOWN_INTERFACE:
             self.kernel_packets.setdefault(name, [0, 0])[direction] += packets
 
     def hooks(self) -> Iterator[tuple[str, int, int, str, Hook]]:
-        """Yields (name, ifindex, number, direction, hook) of each hook of the watched interfaces."""
+        """Yields (name, ifindex, number, direction, hook) for each hook of each watched interface."""
         for name, (ifindex, hooks) in list(self._watched.items()):
             for direction, hook in zip(DIRECTIONS, hooks, strict=True):
                 yield name, ifindex, self.numbers.get(name, UNKNOWN_INTERFACE), direction, hook
 
     def _remove_stale_filters(self) -> None:
-        """Removes the filters that killed agents left on interfaces, once, before the first attachment."""
+        """Removes filters that killed agents left on interfaces. Does this only once, before the first attachment."""
         if self.hook == "clsact" and not self._removed_stale_filters:
             self._removed_stale_filters = True
             if names := clsact.remove_stale_filters():
                 _log.info("removed filters of a killed agent from %s", ", ".join(names))
 
     def detach(self, name: str) -> None:
-        """Detaches from an interface. Its counts stay until they are delivered."""
+        """Detaches from an interface. The counts of the interface stay until they are delivered."""
         with self._lock:
             if name in self._watched:
                 ifindex, hooks = self._watched.pop(name)
@@ -229,10 +231,11 @@ class Attachments:
                 self.counts["detached"] += 1
 
     def end(self, gone: Collection[tuple[Gone, Counts]]) -> list[int]:
-        """Frees the numbers of interfaces that are gone, and gives them to interfaces that have none.
+        """Frees the numbers of interfaces that are gone, and gives these numbers to interfaces that have no number.
 
-        `gone` has each interface with all that its row of counters ever counted. Returns the identifiers of the
-        interfaces that have ended, which are those that did not come back meanwhile.
+        `gone` has each interface together with all counts of its row of counters, including those for earlier
+        interfaces. Returns the identifiers of the interfaces whose numbers were freed. The numbers of interfaces that
+        have come back are not freed.
         """
         with self._lock:
             ended = [interface.identifier for interface, raw in gone if self.numbers.end(interface, raw)]
@@ -253,9 +256,10 @@ class Attachments:
             self.detach(name)
 
     def state(self) -> dict[str, bool]:
-        """Returns, for each interface with counts, whether the program is on both of its hooks now, by name.
+        """Returns, by name, whether the program is attached to both hooks of each interface that has counts.
 
-        Asks the kernel, which detaches links when an interface goes away. May be called by any thread.
+        Reads the state from the kernel, because the kernel detaches links when an interface goes away. May be called by
+        any thread.
         """
         with self._lock:  # an interface gets its number before it is attached
             attached = {name for name, (_, hooks) in self._watched.items() if all(each.is_attached() for each in hooks)}

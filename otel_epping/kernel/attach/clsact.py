@@ -1,32 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches the program to an interface as a filter of its clsact qdisc, for kernels without TCX (before Linux 6.6).
 
-A filter stays when the process that added it ends, and all programs on the machine share the qdisc. The agent keeps no
-state of its own about this. It takes four facts from the kernel:
+A filter stays when the process that added it ends, and all programs on the machine share the qdisc. The agent stores no
+information about filters and qdiscs. It reads four facts from the kernel:
 
-which filters are otel-epping's  those with our program name and one of our handles
-whether a filter's owner lives   a living owner holds an abstract Unix socket named after the interface and the program.
-                                 The kernel frees the socket however the owner ends. A network namespace has its own
-                                 abstract sockets, as it has its own filters
-whether we created the qdisc     the handles of our filters on the qdisc say so
-whether others use the qdisc     whether it has filters, of either direction. If we created the qdisc, our last filter
-                                 removes it when no other filter is left
+which filters are ours           the filters with our program name and one of our handles
+whether a filter's owner lives   a living owner holds an abstract Unix socket, whose name contains the interface and the
+                                 program. When the owner ends for any reason, the kernel frees the socket. Each network
+                                 namespace has its own abstract sockets and its own filters
+whether we created the qdisc     the handles of our filters on the qdisc contain this information
+whether others use the qdisc     others use it if it has other filters, in either direction. If we created the qdisc, it
+                                 is removed together with our last filter, unless it has other filters
 
-Our filter is put before the filters of all others, so that none of them can accept, drop or redirect a packet before
-our program sees it. It gets the lowest free priority, usually 1. If a BPF filter for all protocols has priority 1, our
-filter shares this priority: the kernel puts a new BPF filter before the others of its priority (cls_bpf_change() of
-net/sched/cls_bpf.c). Filters of another kind or protocol cannot share a priority with a BPF filter
-(tcf_chain_tp_find() of net/sched/cls_api.c), so our filter comes after such a filter with priority 1. No filter is ever
-replaced. The verdict TC_ACT_UNSPEC of a direct-action filter passes the packet to the next filter. The order among the
-filters of several agents does not matter.
+Our filter is put before all filters of other programs, so that none of these filters can accept, drop or redirect a
+packet before our program sees it. Our filter gets the lowest free priority, usually 1. If a BPF filter for all
+protocols has priority 1, our filter shares this priority. The kernel puts a new BPF filter before the other filters of
+the same priority (cls_bpf_change() of net/sched/cls_bpf.c). Filters of another kind or protocol cannot share a priority
+with a BPF filter (tcf_chain_tp_find() of net/sched/cls_api.c). If such a filter has priority 1, our filter comes after
+it. The agent never replaces a filter. The verdict TC_ACT_UNSPEC of a direct-action filter passes the packet to the next
+filter. The order of the filters of several agents does not matter.
 
 From Linux 6.6 on, TCX programs run before all filters of the clsact qdisc.
 
-An interface can have an `ingress` qdisc instead of a clsact qdisc. There a filter for egress would be added to ingress.
-So the agent refuses such an interface.
+An interface can have an `ingress` qdisc instead of a clsact qdisc. On such an interface, a filter for egress would be
+added to ingress. So the agent refuses such an interface.
 
 Benign race: another process may add a filter after the agent has found no other filters and before it removes the
-qdisc. That filter is then removed, too. The kernel has no single request that checks and removes.
+qdisc. That filter is then removed, too. The kernel has no single request that checks for filters and removes the qdisc.
 
 Adding, removing and cleaning up filters needs CAP_NET_ADMIN, also at run time.
 """
@@ -46,9 +46,9 @@ _log = logging.getLogger(__name__)
 
 _ALL_PROTOCOLS = 3  # ETH_P_ALL, linux/if_ether.h
 _POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
-_TRIES = 3  # attempts to get a free priority, which another process may take meanwhile
-# Our handles: "ep", a number that differs from other handles of the priority (bits 8 to 15), and whether we created the
-# qdisc (1) or found it (2).
+_TRIES = 3  # attempts to get a free priority, because another process may take the priority first
+# A handle of ours consists of "ep" (bits 16 to 31), a number that makes the handle unique in its priority (bits 8 to
+# 15), and 1 if we created the qdisc or 2 if we found it (bits 0 to 7).
 _QDISC_CREATED, _QDISC_FOUND = 0x65700001, 0x65700002
 _NUMBER_UNIT, _NUMBERS = 0x100, 256
 
@@ -62,18 +62,21 @@ def _is_ours(found: Filter) -> bool:
 
 
 def in_order(ifindex: int, direction: str) -> list[Filter]:
-    """Returns the filters that packets of a direction pass, in this order: those of chain 0. Raises OSError."""
+    """Returns the filters that packets of a direction pass, in the order of execution. Raises OSError.
+
+    These are the filters of chain 0.
+    """
     return [each for each in traffic_control.filters(ifindex, direction) if each.handle and not each.chain]
 
 
 def describe(found: Filter) -> str:
-    """Describes a filter, as tc(8) shows it."""
+    """Describes a filter in the style of tc(8)."""
     program = f" id {found.program}" if found.program else ""
     return f"{found.kind} {found.name}".strip() + f" (pref {found.priority}{program})"
 
 
 def _claim(ifindex: int, program: int) -> socket.socket | None:
-    """Opens the socket that a living owner of a filter holds. Returns None if another process holds it."""
+    """Opens the socket that marks the owner of a filter as living. Returns None if another process holds the socket."""
     claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     try:
         claim.bind(f"\0otel-epping/{ifindex}/{program}")
@@ -90,7 +93,7 @@ def _filters(ifindex: int) -> list[Filter]:
 
 
 def _remove(ifindex: int, found: Filter) -> None:
-    """Removes a filter of ours, and the qdisc if we created it and no filter is left."""
+    """Removes a filter of ours. Removes the qdisc, too, if we created the qdisc and no filter is left on it."""
     libbpf.tc_detach(ifindex, _POINTS[found.direction], found.handle, found.priority)
     if _handle_kind(found) == _QDISC_CREATED and not _filters(ifindex):
         libbpf.tc_remove_qdisc(ifindex)
@@ -108,9 +111,9 @@ def refuse_ingress_qdisc(ifindex: int) -> None:
 
 
 def remove_stale_filters() -> list[str]:
-    """Removes otel-epping's filters whose owner is dead from all interfaces of this network namespace.
+    """Removes all filters of otel-epping whose owner has ended, in this network namespace.
 
-    Returns the names of these interfaces. Raises OSError.
+    Returns the names of the interfaces that had such filters. Raises OSError.
     """
     cleaned = []
     for ifindex, name in socket.if_nameindex():
@@ -124,9 +127,10 @@ def remove_stale_filters() -> list[str]:
 
 
 def choose_priority(ifindex: int, direction: str) -> tuple[int, int]:
-    """Returns the priority that puts a new filter before as many filters of others as possible, and a number for it.
+    """Returns the priority and the number for a new filter.
 
-    The number makes the handle of the new filter unique in this priority. Raises OSError if the interface is gone.
+    The priority puts the new filter before as many filters of others as possible. The number makes the handle of the
+    new filter unique in this priority. Raises OSError if the interface is gone.
     """
     listed = [each for each in traffic_control.filters(ifindex, direction) if not each.chain]
     free = min(set(range(1, len(listed) + 2)) - {each.priority for each in listed})
@@ -144,17 +148,18 @@ def choose_priority(ifindex: int, direction: str) -> tuple[int, int]:
 
 
 class ClsactFilter:
-    """Attaches a program to a hook of an interface. `direction` is ingress or egress.
+    """Attaches a program to a hook of an interface. `direction` is "ingress" or "egress".
 
-    Raises OSError, and EppingError if the interface has an `ingress` qdisc.
+    Raises EppingError if the interface has an `ingress` qdisc, and OSError for other failures.
     """
 
     def __init__(self, program_fd: int, ifindex: int, direction: str) -> None:
         self._program_fd, self._ifindex, self._direction = program_fd, ifindex, direction
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
-        # Claimed before the filter is added, so that no other agent takes the filter for a stale one. If a malicious
-        # user holds this address, other agents see a living owner as well, so nothing changes.
+        # The socket is opened before the filter is added, so that no other agent removes the filter as a stale filter.
+        # If a malicious user holds the address of the socket, other agents also conclude that the owner of the filter
+        # lives, and keep the filter.
         self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(
@@ -167,7 +172,7 @@ class ClsactFilter:
             raise
 
     def _attach(self, kind: int) -> None:
-        """Adds our filter with choose_priority(). `kind` is _QDISC_CREATED or _QDISC_FOUND."""
+        """Adds our filter with the priority of choose_priority(). `kind` is _QDISC_CREATED or _QDISC_FOUND."""
         for tries_left in reversed(range(_TRIES)):
             try:
                 self._add(kind, *choose_priority(self._ifindex, self._direction))
@@ -182,15 +187,15 @@ class ClsactFilter:
         libbpf.tc_attach(self._program_fd, self._ifindex, _POINTS[self._direction], handle, priority)
 
     def _before_us(self) -> list[Filter]:
-        """Returns the filters of others that run before ours. Raises OSError if the interface is gone."""
+        """Returns the filters of others that run before our filter. Raises OSError if the interface is gone."""
         found = in_order(self._ifindex, self._direction)
         mine = [index for index, each in enumerate(found) if each.program == self._program]
         return [each for each in found[: mine[0] if mine else None] if not _is_ours(each)]
 
     def programs_before(self) -> str:
-        """Describes what runs before our filter: filters of others, and TCX programs if we may list them.
+        """Describes the filters and TCX programs of others that run before our filter. Returns '' if there are none.
 
-        Returns '' if nothing does. Raises OSError if the interface is gone.
+        TCX programs are missing if the agent is not permitted to list them. Raises OSError if the interface is gone.
         """
         try:
             programs = tcx.attached(self._ifindex, self._direction)
@@ -203,7 +208,7 @@ class ClsactFilter:
         return ", ".join([*of_others, *map(describe, self._before_us())])
 
     def can_move_to_front(self) -> bool:
-        """Whether move_to_front() would put our filter before a filter that now runs before it.
+        """Returns true if move_to_front() would put our filter before the filter of others that now runs first.
 
         Raises OSError if the interface is gone.
         """
@@ -211,10 +216,10 @@ class ClsactFilter:
         return bool(before) and choose_priority(self._ifindex, self._direction)[0] <= before[0].priority
 
     def move_to_front(self) -> None:
-        """Moves our filter before the filters of others. Raises OSError; our filter may then be removed.
+        """Moves our filter before the filters of others. Raises OSError. Our filter may be removed in this case.
 
-        The old filter is removed before the new one is added, because with both a packet would be counted twice. For
-        0.1 ms, between the two requests to the kernel, there is no filter of ours.
+        The old filter is removed before the new filter is added, because with both filters a packet would be counted
+        twice. Between these two requests to the kernel, our program sees no packets for 0.1 ms.
         """
         for mine in self._mine():
             new_place = choose_priority(self._ifindex, self._direction)
@@ -239,13 +244,13 @@ class ClsactFilter:
             self._owner.close()
 
     def is_attached(self) -> bool:
-        """Whether our filter is on the interface."""
+        """Returns true if our filter is on the interface."""
         return bool(self._mine())
 
     def detach(self) -> None:
-        """Removes our filter. The filters of an interface that is gone are gone, too.
+        """Removes our filter. If the interface is gone, its filters are already gone, too.
 
-        In a forked child, only closes the socket: the filter is the parent's.
+        In a forked child, only closes the socket, because the filter belongs to the parent process.
         """
         if os.getpid() != self._process:
             self._release_owner()
@@ -255,6 +260,8 @@ class ClsactFilter:
                 _remove(self._ifindex, mine)
         except OSError as error:
             _log.warning(
-                "cannot remove the filter from interface %d (%s): the next start removes it", self._ifindex, error
+                "cannot remove the filter from interface %d (%s): it is removed at the next start of the agent",
+                self._ifindex,
+                error,
             )
         self._release_owner()

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the interfaces with a default route, for `auto`, and recognizes notifications that can change them.
+"""Finds the interfaces with a default route, for the selector `auto`, and recognizes notifications about changes.
 
-A default route is a unicast route to at least half of all addresses: 0.0.0.0/0, or 0.0.0.0/1 and 128.0.0.0/1, with
-which VPNs override another default route. For IPv6, half of 2000::/3, the global unicast addresses (RFC 4291 section
-2.4), is sufficient. The route must be in the main table or in the table of a VRF.
+A default route is a unicast route to at least half of all addresses. These are 0.0.0.0/0, and also 0.0.0.0/1 and
+128.0.0.0/1, because VPNs use these two to override another default route. For IPv6, a route is a default route if it
+covers at least half of 2000::/3, the global unicast addresses (RFC 4291 section 2.4). The route must be in the main
+table or in the table of a VRF.
 
 A route may have a nexthop object instead of an interface. The object can be replaced or deleted without a notification
 about the route.
@@ -16,12 +17,13 @@ from otel_epping.kernel.netlink.links import Link
 from otel_epping.kernel.netlink.routes import Nexthop, Route
 
 _RT_TABLE_MAIN = 254
-# By address length in bytes: the prefix length of half of all addresses, and the first byte of both such prefixes.
+# By address length in bytes: the prefix length that covers half of all addresses, and the first bytes of the two
+# prefixes of this length.
 _HALVES = {4: (1, (0x00, 0x80)), 16: (4, (0x20, 0x30))}
 
 
 def is_default(route: Route) -> bool:
-    """Whether a route is a default route. Its table does not matter here."""
+    """Returns true if a route is a default route. This function ignores the table of the route."""
     if not route.bits:
         return True
     most_bits, halves = _HALVES[len(route.destination)]
@@ -29,9 +31,9 @@ def is_default(route: Route) -> bool:
 
 
 def _leads_to(number: int, nexthops: dict[int, Nexthop], passed: set[int]) -> Iterable[int]:
-    """Yields the interfaces of a nexthop object. Adds the ids of it and of its members to `passed`."""
+    """Yields the interfaces of a nexthop object. Adds the ids of the object and of its members to `passed`."""
     passed.add(number)
-    if nexthop := nexthops.get(number):  # else the object was deleted, and the route with it
+    if nexthop := nexthops.get(number):  # if not, the object was deleted, and its routes with it
         if nexthop.interface:
             yield nexthop.interface
         for member in nexthop.members:  # the members of a group are not groups
@@ -41,7 +43,7 @@ def _leads_to(number: int, nexthops: dict[int, Nexthop], passed: set[int]) -> It
 class DefaultRoutes:
     """The interfaces that had a default route at the latest refresh().
 
-    interfaces  their indexes
+    interfaces  the indexes of these interfaces
     """
 
     def __init__(self) -> None:
@@ -50,10 +52,10 @@ class DefaultRoutes:
         self._tables: frozenset[int] = frozenset()
 
     def refresh(self, existing: Iterable[Link]) -> None:
-        """Reads the routes from the kernel. `existing` are all interfaces. Raises OSError."""
+        """Reads the routes from the kernel. `existing` has all interfaces. Raises OSError."""
         self._tables = _tables(existing)
-        # Nexthops first: this request waits until the change that caused a notification has released the lock RTNL. The
-        # list of routes does not wait, so it could still have routes that end with that change.
+        # Nexthops are read first. This request waits until the change that caused a notification has released the lock
+        # RTNL. The request for routes does not wait, so its answer could still contain routes that this change removes.
         nexthops = {nexthop.number: nexthop for nexthop in routes.nexthops()}
         interfaces: set[int] = set()
         passed: set[int] = set()
@@ -63,9 +65,10 @@ class DefaultRoutes:
         self.interfaces, self._nexthops = frozenset(interfaces), frozenset(passed)
 
     def may_change(self, kind: int, body: bytes) -> bool:
-        """Whether refresh() may find other interfaces after this notification.
+        """Returns true if refresh() may find different interfaces after this notification.
 
-        Routes of an interface that goes down, or that loses its last address, end without a notification of their own.
+        When an interface goes down or loses its last address, its routes are removed without a notification about the
+        routes.
         """
         if kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
             route = routes.parse_route(body)

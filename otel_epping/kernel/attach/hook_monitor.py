@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Monitors the hooks, so that attached means that packets are seen.
+"""Monitors the hooks, to ensure that an attached program really sees the packets.
 
-Checks three things each second, for each direction of each interface:
+For each direction of each interface, the monitor checks three conditions each second:
 
-detached   Our program is not on the hook, or our link has another program: it is attached again.
-overtaken  Another program was attached and may run before ours: ours moves to the front. After three moves within ten
-           minutes it moves only if packets are missing, and after longer waits, so that two programs that both want to
-           be first do not alternate forever. Agents in the same network namespace announce their attachments, so they
-           do not compete (other_agents.py).
-unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. How many such
-           packets are a fault depends on what else is known: see _cause().
+detached   Our program is not on the hook, or our link has another program. The monitor attaches our program again.
+overtaken  Another program was attached and may run before our program. The monitor moves our program to the front.
+           After three moves, it moves our program only if packets are missing, and the time between two moves
+           increases. So two programs that both try to be first do not alternate forever. After ten minutes without a
+           move, this limit starts again. Agents in the same network namespace announce their attachments, so they do
+           not compete (other_agents.py).
+unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many such
+           packets are a fault. The limit depends on the interface: see _cause().
 
-While packets are hidden or the program is off a hook, and for 3 s after, the interface has a fault, and the agent is
-not ready. Each fault is logged once, with cause and cure. When unseen packets are seen again, that is logged, too.
+While packets are hidden or the program is not attached to a hook, and for 3 s after that, the interface has a fault and
+the agent is not ready. Each fault is logged once, with its cause and cure. When packets are seen again, this is logged,
+too.
 """
 
 import errno
@@ -35,22 +37,24 @@ _log = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
 _SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK, linux/rtnetlink.h: filters of several interfaces
-# Another agent announces itself right after it attaches. Within this time a new program may be that of an agent.
+# Another agent announces itself immediately after it attaches its program. So the monitor waits for this time after it
+# has found a new program, because the program may belong to an agent whose announcement has not arrived yet.
 _ANNOUNCEMENT_S = 0.3
-# The number of unseen packets that is a fault if there is no reason to suspect one; and the number on a bond, whose
-# ports may each send and receive a packet each second by themselves (LACP).
+# If no reason for unseen packets is known, at least the first number of unseen packets is a fault. For a bond, this is
+# the second number, because each port of a bond may send and receive one packet per second that does not pass the bond
+# (LACP).
 _MANY, _MANY_ON_BOND = 20, 100
-# The number of moves to the front without packets missing.
+# The number of moves to the front that are made even if no packets are missing.
 _MAX_FREE_MOVES = 3
 
 PacketsSeen = Callable[[Sequence[int]], npt.NDArray[Any]]
 
 
 class HookMonitor:
-    """Monitors the hooks of all watched interfaces. For one thread at a time.
+    """Monitors the hooks of all watched interfaces. Only one thread at a time may use it.
 
-    `packets_seen` takes numbers of interfaces, and returns the packets received and transmitted that our program
-    counted: (numbers, 2).
+    `packets_seen` takes numbers of interfaces. It returns the numbers of received and transmitted packets that our
+    program has counted on them. The shape is (numbers, 2).
     """
 
     def __init__(self, attachments: Attachments, packets_seen: PacketsSeen) -> None:
@@ -58,21 +62,21 @@ class HookMonitor:
         self._changes = traffic_control.FilterChanges() if attachments.hook == "clsact" else None
         self._states: dict[tuple[str, str], HookState] = {}
         self._next_s = 0.0
-        self._missed_changes = False  # the notifications of a check that failed are lost
+        self._missed_changes = False  # true after a failed check, because its notifications are lost
 
     def close(self) -> None:
-        """Closes the monitor. Adds the packets that the kernel has counted until now to kernel_packets."""
+        """Closes the monitor. Before that, adds the latest packets that the kernel has counted to `kernel_packets`."""
         with suppress(OSError):
             self._count(time.monotonic())
         if self._changes:
             self._changes.close()
 
     def wait_s(self) -> float:
-        """Returns the time until check() is due."""
+        """Returns the time in seconds until check() is due."""
         return max(0.0, self._next_s - time.monotonic())
 
     def check(self) -> bool:
-        """Checks all hooks, if that is due. Returns whether the faults have changed."""
+        """Checks all hooks if a check is due. Returns true if the faults have changed."""
         now_s = time.monotonic()
         if now_s < self._next_s:
             return False
@@ -82,7 +86,7 @@ class HookMonitor:
         faults_before = self._attachments.faults
         try:
             counted = self._count(now_s)
-        except OSError as error:  # out of descriptors or memory
+        except OSError as error:  # no descriptors or memory left
             text = f"cannot check the hooks of interfaces ({error}): the agent tries again each second"
             if faults_before != (text,):
                 _log.warning("%s", text)
@@ -91,7 +95,8 @@ class HookMonitor:
         if self._missed_changes:
             changed, self._missed_changes = None, False
         for state, hook in counted:
-            # The kernel notifies of changed filters. It does not notify of TCX programs, but a check takes few us.
+            # The kernel sends notifications about changed filters. It sends none about TCX programs, but a check of a
+            # TCX link takes only a few microseconds.
             may_have_changed = changed is None or bool({state.ifindex, _SHARED_BLOCK} & changed)
             with suppress(OSError):  # the interface is gone
                 self._check_hook(state, hook, may_have_changed, state.ifindex in announced, now_s)
@@ -100,7 +105,7 @@ class HookMonitor:
         return faults_before != faults
 
     def _count(self, now_s: float) -> list[tuple[HookState, Hook]]:
-        """Updates the counts of the kernel and of our program for each hook. Raises OSError."""
+        """Updates the packet counts of the kernel and of our program for each hook. Raises OSError."""
         hooks = list(self._attachments.hooks())
         kernel = links.packet_counts(dict.fromkeys(ifindex for _, ifindex, *_ in hooks))
         numbers = sorted({number for _, _, number, *_ in hooks})
@@ -122,7 +127,7 @@ class HookMonitor:
         return counted
 
     def _start(self, state: HookState, hook: Hook) -> None:
-        """Notes, and logs, what may hide packets from a hook that the program was just attached to."""
+        """Records and logs the causes that may hide packets from a hook. Our program was just attached to this hook."""
         with suppress(OSError):
             if not hook.can_move_to_front():
                 state.others = hook.programs_before()
@@ -133,7 +138,7 @@ class HookMonitor:
     def _check_hook(
         self, state: HookState, hook: Hook, may_have_changed: bool, is_announced: bool, now_s: float
     ) -> None:
-        """Checks one hook. `is_announced` is whether another agent announced that it attached to the interface."""
+        """Checks one hook. `is_announced` is true if another agent announced that it attached to the interface."""
         if may_have_changed or state.misses_packets or state.fault or state.overtaken_s is not None:
             if not hook.is_attached():
                 self._reattach(state, now_s)
@@ -152,7 +157,7 @@ class HookMonitor:
             state.fail("")
 
     def _reattach(self, state: HookState, now_s: float) -> None:
-        """Attaches our program again, after another process detached it."""
+        """Attaches our program again after another process has detached it."""
         state.others, state.overtaken_s = "", None
         if not state.reattaching.is_due(now_s):
             detached = f"{state.where}: another process detached otel-epping's program again"
@@ -192,8 +197,9 @@ class HookMonitor:
             others = hook.programs_before()
         if not others:
             state.note_first()
-            # If no packet is seen, a move cannot do harm. The agent may not know that it was overtaken: the program was
-            # attached at the same time as that of another agent, or the revision is unknown.
+            # If no packet is seen, a move cannot do harm. There are two cases in which the agent does not notice that
+            # another program runs first: a program of another agent was attached at the same time, or the revision of
+            # the hook's list is unknown.
             if state.is_blind and hook.can_move_to_front() and state.moving.is_due(now_s):
                 state.moving.record(now_s)
                 hook.move_to_front()
@@ -224,11 +230,11 @@ class HookMonitor:
             state.hold_fault(text, now_s)
 
     def _cause(self, state: HookState) -> str:
-        """Returns why packets are not seen, and the cure; '' if there is no such fault.
+        """Returns the reason why packets are not seen, and the cure. Returns '' if there is no such fault.
 
-        If another program may run before ours, it is a fault if at least FEW packets and a tenth of all are missing.
-        Otherwise it is a fault if the kernel counts FEW, _MANY or _MANY_ON_BOND packets, depending on the interface,
-        while our count stands still.
+        If another program may run before our program, the fault starts when at least FEW packets and at least a tenth
+        of all packets are missing. Otherwise the fault starts when the kernel counts a certain number of packets while
+        our count does not increase. This number is FEW, _MANY or _MANY_ON_BOND, depending on the interface.
         """
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""
@@ -246,7 +252,10 @@ class HookMonitor:
 
 
 def check_in_background(monitor: HookMonitor) -> Callable[[], None]:
-    """Starts a thread that checks the hooks, for applications. Returns a function that ends both thread and monitor."""
+    """Starts a thread that checks the hooks, for applications.
+
+    Returns a function that ends the thread. The thread closes the monitor before it ends.
+    """
     ended = threading.Event()
 
     def run() -> None:
@@ -269,7 +278,7 @@ def _extra(state: HookState) -> dict[str, str]:
 
 
 def _cure(others: str) -> str:
-    """Returns how to get before other programs. A clsact filter cannot run before a TCX program."""
+    """Returns the cure if other programs run before our program. A clsact filter cannot run before a TCX program."""
     return "use --hook auto" if others.startswith("TCX program") else "give it a place after otel-epping"
 
 

@@ -1,28 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of one hook for the hook monitor (hook_monitor.py): packet counts, earlier attempts, and the fault."""
+"""The state of one hook in the hook monitor (hook_monitor.py): packet counts, earlier attempts, and the fault."""
 
 from collections import deque
 
-# The minimum duration of a fault, so that health probes, which run every few seconds, see that packets were missed.
+# The minimum duration of a fault. Health probes run every few seconds, and must notice that packets were missed.
 _HOLD_S = 3.0
-_WINDOW = 4  # checks, one each second
-# Network cards report their counters up to a second late. So packets that the kernel counts within this time after our
-# count has stopped are ignored.
+_WINDOW = 4  # number of checks in the window; there is one check each second
+# Network cards report their counters up to a second late. After our count has stopped, packets that the kernel counts
+# within this time are ignored.
 _LATE_S = 2.0
-# The number of missing packets in a window that is a fault if there is a reason to suspect one.
+# If a reason for missing packets is known, at least this number of missing packets in a window is a fault.
 FEW = 3
-# A tenth of the packets may be missing, because the kernel's counters and ours are not read at the same time.
+# Up to a tenth of the packets may be missing, because the kernel's counters and our counters are not read at the same
+# time.
 _SHARE = 10
 _FIRST_WAIT_S, _MAX_WAIT_S, _RESET_S = 2.0, 60.0, 600.0
 
 
 class Backoff:
-    """Exponential backoff: the first attempt is due at once, then the wait doubles from 2 s to 60 s.
+    """Exponential backoff. The first attempt is due at once. Then the waiting time doubles from 2 s to at most 60 s.
 
-    It starts again if there was no attempt for 10 minutes.
+    After 10 minutes without an attempt, the backoff starts again.
 
-    count   the number of attempts so far
-    wait_s  the wait after the latest attempt
+    count   the number of attempts since the backoff started
+    wait_s  the waiting time in seconds after the latest attempt
     """
 
     def __init__(self) -> None:
@@ -31,7 +32,7 @@ class Backoff:
         self._last_s = 0.0
 
     def is_due(self, now_s: float) -> bool:
-        """Whether another attempt may be made now."""
+        """Returns true if another attempt may be made now."""
         if now_s - self._last_s > _RESET_S:
             self.count, self.wait_s = 0, 0.0
         return not self.count or now_s - self._last_s >= self.wait_s
@@ -44,17 +45,18 @@ class Backoff:
 
 
 class HookState:
-    """One direction of an interface.
+    """The state of one direction of an interface.
 
-    kernel_packets  packets that the kernel counted between the latest two checks
-    our_packets     packets that our program counted in the same time
-    others          what runs before our program and cannot be overtaken, in words; '' if nothing does
-    overtaken_s     when another program was found to have been attached; None if none was
-    fault           the fault, in words; '' if there is none
-    refusal         why the program could not be attached again, in words
-    is_blind        whether the fault is that packets are not seen
-    reattaching     the attempts to attach again
-    moving          the attempts to move to the front
+    kernel_packets  number of packets that the kernel counted between the latest two checks
+    our_packets     number of packets that our program counted between the latest two checks
+    others          description of the programs that run before our program, if our program cannot be moved before them;
+                    otherwise ''
+    overtaken_s     time at which the monitor found that another program was attached; None if there is no such program
+    fault           description of the fault; '' if there is none
+    refusal         description of the error if the program could not be attached again; otherwise ''
+    is_blind        true if the fault is that packets are not seen
+    reattaching     the attempts to attach the program again
+    moving          the attempts to move the program to the front
     """
 
     def __init__(self, name: str, direction: str, ifindex: int, number: int, now_s: float) -> None:
@@ -66,12 +68,12 @@ class HookState:
         self.reattaching, self.moving = Backoff(), Backoff()
         self._totals: tuple[int, int] | None = None
         self._window: deque[tuple[float, int, int]] = deque(maxlen=_WINDOW)
-        self._latest_packet_s = now_s  # when our count last increased
+        self._latest_packet_s = now_s  # time at which our count last increased
         self._hold_until_s = 0.0
         self._misses_some_when_first = False
 
     def count(self, kernel_total: int, our_total: int, now_s: float) -> None:
-        """Updates the counts with the totals at a check. If a counter was reset, the difference is taken as 0."""
+        """Updates the counts from the totals at a check. If a counter was reset, its increment is taken as 0."""
         kernel_before, ours_before = self._totals or (kernel_total, our_total)
         self._totals = kernel_total, our_total
         self.kernel_packets, self.our_packets = max(kernel_total - kernel_before, 0), max(our_total - ours_before, 0)
@@ -81,9 +83,10 @@ class HookState:
 
     @property
     def misses_packets(self) -> bool:
-        """Whether packets are missing in the window: more than the delay between reading the counters explains.
+        """True if more packets are missing in the window than the delay between reading the two counters can explain.
 
-        If packets are missing even while our program is first on the hook, only the loss of all packets counts.
+        If packets were already missing while our program was first on the hook, this is true only if all packets are
+        missing.
         """
         ours = sum(ours for _, _, ours in self._window)
         return self._misses_some and not (ours and self._misses_some_when_first)
@@ -95,21 +98,21 @@ class HookState:
         return kernel - ours >= max(FEW, kernel / _SHARE)
 
     def note_first(self) -> None:
-        """Notes that our program is first on the hook.
+        """Records that our program is first on the hook.
 
-        So packets that are missing now are not hidden by another program there. An XDP program, for example, may drop
-        them.
+        Packets that are missing in this state are not hidden by another program on the hook. For example, an XDP
+        program may drop them.
         """
         if any(kernel for _, kernel, _ in self._window):
             self._misses_some_when_first = self._misses_some
 
     @property
     def unseen(self) -> int:
-        """Packets that the kernel counted in the window, more than 2 s after our count last increased."""
+        """The number of packets that the kernel counted in the window, more than 2 s after our count last increased."""
         return sum(kernel for at_s, kernel, _ in self._window if at_s - self._latest_packet_s > _LATE_S)
 
     def fail(self, fault: str, *, is_blind: bool = False) -> None:
-        """Sets a fault, which lasts until its cause is gone."""
+        """Sets a fault. The fault lasts until its cause is gone."""
         self.fault, self.is_blind = fault, is_blind
 
     def hold_fault(self, fault: str, now_s: float) -> None:
@@ -119,7 +122,7 @@ class HookState:
         self._window.clear()
 
     def is_over(self, now_s: float) -> bool:
-        """Whether the fault has ended. Blindness ends when packets are seen."""
+        """Returns true if the fault has ended. A fault of unseen packets ends when packets are seen again."""
         if self.is_blind:
             return self.our_packets > 0 and not (self.others and self.misses_packets)
         return now_s >= self._hold_until_s

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches to selected interfaces when they appear, and detaches when they go away or are no longer selected.
 
-Notifications of the kernel update a table of all interfaces. After each batch of notifications the watched interfaces
-are compared with those that should be watched. So the order of the notifications does not matter. If the kernel has
-dropped notifications, the table is read again.
+A table of all interfaces is updated from the kernel's notifications. After each batch of notifications, the monitor
+compares the watched interfaces with the interfaces that should be watched. So the order of the notifications does not
+matter. If the kernel has dropped notifications, the monitor reads the whole table again.
 """
 
 import errno
@@ -21,15 +21,16 @@ from otel_epping.kernel.netlink.links import Link
 
 _log = logging.getLogger(__name__)
 
-# Errors that refuse one interface, because a resource is exhausted. The others are still watched.
+# Errors that mean that a resource is exhausted. The interface is then refused, but the other interfaces are watched.
 _SHORTAGES = {*SHORTAGES, errno.ENOSPC}
 
 
 class InterfaceMonitor:
     """Watches the selected interfaces from begin() to close().
 
-    Can be passed to select(). Call follow() when it is readable, and while `is_outdated` is set. `is_stopped` is asked
-    before each attachment. Raises OSError if no netlink socket can be opened.
+    The monitor can be passed to select.select(). Call follow() when the monitor is readable, and while `is_outdated` is
+    true. Before each attachment, the monitor calls `is_stopped`, and attaches to nothing more if the result is true.
+    Raises OSError if no netlink socket can be opened.
     """
 
     def __init__(
@@ -40,18 +41,19 @@ class InterfaceMonitor:
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
         self._refused: dict[int, Link] = {}  # logged once, and tried again if the interface changes
-        self._short: dict[int, Link] = {}  # refused for a shortage: tried again after another interface is detached
-        self._shortage: EppingError | None = None  # the latest
+        # Refused because a resource was exhausted, and tried again after another interface is detached.
+        self._short: dict[int, Link] = {}
+        self._shortage: EppingError | None = None  # the latest error of this kind
         self._is_stopped = is_stopped
-        self.is_outdated = False  # follow() failed, and must be called again
+        self.is_outdated = False  # true if follow() failed and must be called again
         self._default_routes = DefaultRoutes()
         self._changes = links.LinkChanges(routes=selection.by_route)
 
     def begin(self) -> None:
-        """Attaches to all selected interfaces that exist. Raises EppingError if that fails.
+        """Attaches to all selected interfaces that exist. Raises EppingError if this fails.
 
-        An interface for which a resource is exhausted is refused: this is logged and counted, and is an error only if
-        no interface is watched.
+        If a resource is exhausted, the interface is refused, which is logged and counted. This is an error only if no
+        interface is watched.
         """
         self._refresh()
         self._apply(strict=True)
@@ -75,16 +77,16 @@ class InterfaceMonitor:
         return [text for text in self._selection.all if not any(matches(text, link, routes) for link in existing)]
 
     def select(self, selection: Selection) -> None:
-        """Changes the selection. Interfaces that both selections select are watched without a gap.
+        """Changes the selection. Interfaces that are in the old and the new selection are watched without interruption.
 
-        Raises EppingError if no netlink socket can be opened; the selection is then unchanged.
+        Raises EppingError if no netlink socket can be opened. The selection is unchanged in this case.
         """
         missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
         try:
             changes = links.LinkChanges(routes=selection.by_route)
         except OSError as error:
             cure = SHORTAGES.get(error.errno or 0, "try again")
-            raise EppingError(f"cannot follow other interfaces ({error.strerror}): {cure}") from error
+            raise EppingError(f"cannot watch the new selection of interfaces ({error.strerror}): {cure}") from error
         self._changes.close()
         self._changes, self._selection = changes, selection
         self.is_outdated = True
@@ -93,9 +95,9 @@ class InterfaceMonitor:
             _log.warning("there is no interface %s yet: the agent attaches when it appears", text)
 
     def follow(self) -> None:
-        """Reads the notifications, and attaches and detaches accordingly.
+        """Reads the notifications, and attaches to and detaches from interfaces accordingly.
 
-        Sets `is_outdated` if that fails, for example if no descriptor for a netlink socket is left.
+        Sets `is_outdated` if this fails, for example if no descriptor for a netlink socket is left.
         """
         try:
             self._follow()
@@ -109,7 +111,7 @@ class InterfaceMonitor:
         messages = list(self._changes.read())
         if self.is_outdated:
             messages.append(None)
-        if None in messages:  # some were dropped; those that arrived are older than the table that is read now
+        if None in messages:  # Some were dropped. The others are older than the table that is read now.
             self._refresh()
             self._detach_replaced()
             self.is_outdated = False
@@ -127,7 +129,7 @@ class InterfaceMonitor:
                 if kind == links.RTM_NEWLINK:
                     self._links[link.ifindex] = link
                 else:
-                    # At once, because its index may be reused. The kernel has already detached the program.
+                    # Detach at once, because the index may be reused. The kernel has already detached the program.
                     self._detach(link.ifindex, "it is gone")
         if routes_changed:
             self._default_routes.refresh(self._links.values())
@@ -139,14 +141,17 @@ class InterfaceMonitor:
             self._default_routes.refresh(self._links.values())
 
     def _detach_replaced(self) -> None:
-        """Detaches where the kernel has detached: the interface was replaced by one with the same index and name."""
+        """Detaches from interfaces that were replaced by a new interface with the same index and name.
+
+        In this case, the kernel has already detached the program.
+        """
         state = self._attachments.state()
         for ifindex, (interface, _) in list(self._watched.items()):
             if not state[interface.name]:
                 self._detach(ifindex, "it is gone")
 
     def _detach(self, ifindex: int, why: str) -> None:
-        """Detaches from an interface, if it is watched, and logs why."""
+        """Detaches from an interface if it is watched, and logs the reason."""
         self._refused.pop(ifindex, None)
         self._short.pop(ifindex, None)
         if ifindex in self._watched:
@@ -166,9 +171,9 @@ class InterfaceMonitor:
         return wanted
 
     def _apply(self, *, strict: bool) -> None:
-        """Watches exactly the selected interfaces. With `strict`, raises EppingError if one cannot be watched.
+        """Watches exactly the selected interfaces. If `strict`, raises EppingError if an interface cannot be watched.
 
-        Detaches first, because two interfaces may have exchanged their names.
+        All detachments come first, because two interfaces may have exchanged their names.
         """
         wanted = self._wanted()
         for ifindex, (interface, _) in list(self._watched.items()):
@@ -188,7 +193,7 @@ class InterfaceMonitor:
         """Attaches to an interface, or updates its role."""
         try:
             interface = interface_of(link.name, link.ifindex, link.hardware)
-        except EppingError as error:  # the link type does not carry IP: an error only if the interface was named
+        except EppingError as error:  # The link type does not carry IP. An error only if a selector is its name.
             if strict and set(link.names) & set(self._selection.names):
                 raise
             return self._refuse(link, error)
@@ -210,7 +215,7 @@ class InterfaceMonitor:
         if identifier == UNKNOWN_INTERFACE:
             _log.warning(
                 "%s is counted without its name, because %d other interfaces have counts: it is counted under its name "
-                "when the counts of an interface that is gone are delivered",
+                "after the counts of an interface that is gone are delivered",
                 link.name,
                 INTERFACES,
             )
@@ -229,9 +234,9 @@ class InterfaceMonitor:
 
 
 def present(texts: Sequence[str]) -> list[str]:
-    """Returns the names of the interfaces that selectors select now, for commands that do not follow changes.
+    """Returns the names of the interfaces that the selectors select now, for commands that ignore later changes.
 
-    A selector that is a name is returned even if no interface has it. Raises EppingError if nothing is selected.
+    A selector that is a name is returned even if no interface has this name. Raises EppingError if nothing is selected.
     """
     existing, routes = list(links.links()), DefaultRoutes()
     if AUTO in texts:

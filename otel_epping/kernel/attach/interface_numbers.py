@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Identifiers and numbers of interfaces.
 
-An interface has both (struct interface, bpf/maps.h). The number selects a row of counters. There are few rows, so
-numbers are reused. The identifier is part of the keys of slots, flows, cached slots and transactions. An identifier is
-reused only after all 65,535 were used, so entries of an interface that is gone are not taken for those of another one.
+An interface has an identifier and a number (struct interface, bpf/maps.h). The number selects a row of counters. There
+are few rows, so numbers are reused. The identifier is part of the keys of slots, flows, cached slots and transactions.
+An identifier is reused only after all 65,535 identifiers were used. So an entry of an interface that is gone is not
+mistaken for an entry of another interface.
 
-Both belong to a name, and stay the same when the interface goes away and comes back. They end when the interface has
-been gone for 5 s and all of its counts are delivered.
+The identifier and the number belong to a name. They stay the same when the interface goes away and comes back. They are
+freed when the interface has been gone for 5 s and all of its counts are delivered.
 """
 
 import threading
@@ -20,7 +21,8 @@ INTERFACES = 1024
 UNKNOWN_INTERFACE = 0
 _IDENTIFIERS = 1 << 16
 
-# How long after an interface went away its counts are final: far longer than any run of the program.
+# After this time, the counts of an interface that went away do not change any more. The time is far longer than any run
+# of the program.
 GONE_NS = 5_000_000_000
 
 
@@ -37,7 +39,7 @@ class InterfaceNumbers:
         self._identifiers: dict[str, int] = {}
         self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # by identifier
         self._gone_ns: dict[int, int] = {}  # by identifier
-        self._origins: dict[int, Counts] = {}  # by number: the counts of its row when its latest owner ended
+        self._origins: dict[int, Counts] = {}  # by number: the counts of its row when the number was freed
         self._free: list[int] = []
         self._used = 1
         self._latest = 0
@@ -50,18 +52,18 @@ class InterfaceNumbers:
 
     @property
     def has_free(self) -> bool:
-        """Whether there is a number for another name."""
+        """True if a number for another name is left."""
         return bool(self._free) or self._used <= INTERFACES
 
     @property
     def used(self) -> int:
-        """How many numbers have ever been in use. These are 0 to used - 1."""
+        """The count of numbers that are or were in use. These are the numbers 0 to used - 1."""
         return self._used
 
     def assign(self, name: str) -> tuple[int, int]:
-        """Returns the identifier and the number of an interface that exists, and assigns them if it has none.
+        """Returns the identifier and the number of an existing interface. Assigns both if the interface has none.
 
-        Returns UNKNOWN_INTERFACE for both if no number is free.
+        Both are UNKNOWN_INTERFACE if no number is free.
         """
         with self._lock:
             identifier = self._identifiers.get(name)
@@ -86,21 +88,24 @@ class InterfaceNumbers:
                 return self._latest
 
     def mark_gone(self, name: str) -> None:
-        """Notes that an interface went away. assign() takes this back."""
+        """Records that an interface went away. assign() cancels this."""
         with self._lock:
             if name in self._identifiers:
                 self._gone_ns[self._identifiers[name]] = self.now_ns()
 
     def gone(self) -> frozenset[Gone]:
-        """Returns the interfaces that went away at least 5 s ago. Their counts are final unless they come back."""
+        """Returns the interfaces that went away at least 5 s ago.
+
+        The counts of such an interface do not change unless the interface comes back.
+        """
         with self._lock:
             now_ns = self.now_ns()
             return frozenset(Gone(*item) for item in self._gone_ns.items() if now_ns - item[1] >= GONE_NS)
 
     def end(self, gone: Gone, raw: Counts) -> bool:
-        """Frees the number of an interface, unless it came back. Returns whether the number was freed.
+        """Frees the number of an interface unless the interface came back. Returns true if the number was freed.
 
-        `raw` is all that its row ever counted: (n,).
+        raw  (n,) the counts of the interface's row, including those for earlier interfaces
         """
         with self._lock:
             identifier = gone.identifier
@@ -118,9 +123,9 @@ class InterfaceNumbers:
             return [self._numbers[identifier] for identifier in identifiers]
 
     def counted(self, numbers: list[int], raw: Counts) -> Counts:
-        """Returns what rows have counted for their current owners: (numbers, n).
+        """Returns the counts of rows for their current interfaces only. The shape is (numbers, n).
 
-        `raw` is all that the rows of these numbers ever counted: (numbers, n).
+        raw  (numbers, n) the counts of the rows of these numbers, including those for earlier interfaces
         """
         counts = raw.copy()
         for index, number in enumerate(numbers):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Network interfaces that the agent can attach to.
 
-Their attributes are read by netlink, not from /sys: /sys shows the network namespace that it was mounted in, which may
-not be ours.
+The attributes of interfaces are read by netlink, not from /sys. The directory /sys shows the network namespace in which
+it was mounted. This may be another namespace than ours.
 """
 
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from otel_epping.kernel.netlink import links
 # linux/if_arp.h
 _ETHERNET_HEADER_TYPES = {1, 772}  # ARPHRD_ETHER, ARPHRD_LOOPBACK
 ETHERNET_HEADER_BYTES = 14
-# Types without an Ethernet header: the program asks the kernel for the network header (bpf/packet_start.h).
+# Hardware types without an Ethernet header. For these, the program asks the kernel for the position of the network
+# header (bpf/packet_start.h).
 _OTHER_IP_TYPES = {
     7: "arcnet",
     15: "dlci",
@@ -43,10 +44,13 @@ _OTHER_IP_TYPES = {
 
 
 class Role(Enum):
-    """What an interface leads to. A value is two sides (enum side, bpf/maps.h): that of the sender of outgoing packets,
-    and that of the sender of incoming packets.
+    """The position of an interface in the network.
 
-    At a mirror port the packets of both directions come in, so the sides are not known. The same holds for captures.
+    A value consists of two sides (enum side, bpf/maps.h): the side of the senders of outgoing packets, and the side of
+    the senders of incoming packets.
+
+    At a mirror port, the packets of both directions are incoming packets, so the sides are not known. This is also true
+    for captures.
     """
 
     WAN = (1, 0)
@@ -59,9 +63,9 @@ class Role(Enum):
 class Interface:
     """An interface that can be watched.
 
-    name         its name, escaped (process/escaping.py)
-    ifindex      its index
-    link_header  the length of its Ethernet header in bytes, or 0 if its type has none
+    name         the name of the interface, escaped (process/escaping.py)
+    ifindex      the index of the interface
+    link_header  the length of the Ethernet header in bytes; 0 if the interface has no Ethernet header
     """
 
     name: str
@@ -72,7 +76,7 @@ class Interface:
 def find(name: str) -> Interface:
     """Returns the interface with this name or alternative name.
 
-    Raises EppingError if there is none, or if the interface is down or its link type does not carry IP.
+    Raises EppingError if the interface does not exist, is down, or has a link type that does not carry IP.
     """
     link = links.find_link(name)
     if link is None:
@@ -84,7 +88,10 @@ def find(name: str) -> Interface:
 
 
 def interface_of(name: str, ifindex: int, hardware: int) -> Interface:
-    """Returns the interface with this hardware type (linux/if_arp.h). Raises EppingError if it does not carry IP."""
+    """Returns an interface with this hardware type (linux/if_arp.h).
+
+    Raises EppingError if interfaces of this type do not carry IP.
+    """
     if hardware in _ETHERNET_HEADER_TYPES:
         return Interface(name, ifindex, ETHERNET_HEADER_BYTES)
     if hardware in _OTHER_IP_TYPES:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Other agents in the same network namespace. Agents talk so that two of them do not compete for the front of a hook.
+"""Communicates with other agents in the same network namespace, so that agents do not compete for the front of a hook.
 
-An agent that attaches to the front of a hook announces this to the others, by a datagram to an abstract Unix socket.
-Abstract sockets belong to a network namespace, as interfaces do. Any user can send such a datagram. In the worst case
-an agent then does not move its program before another program until packets are missing (hook_monitor.py).
+An agent that attaches to the front of a hook announces this to the other agents. The announcement is a datagram to an
+abstract Unix socket. Abstract sockets belong to a network namespace, like interfaces. Any user can send such a
+datagram. In the worst case, an agent then does not move its program before another program until packets are missing
+(hook_monitor.py).
 """
 
 import socket
@@ -19,9 +20,9 @@ def _address(number: int) -> str:
 
 
 class OtherAgents:
-    """Announces our attachments to other agents, and receives theirs.
+    """Announces our attachments to other agents, and receives the announcements of other agents.
 
-    Raises nothing: an agent without such a socket behaves as if it were the only one.
+    No method raises an error. An agent that cannot open a socket behaves as if it were the only agent.
     """
 
     def __init__(self) -> None:
@@ -39,7 +40,7 @@ class OtherAgents:
         return opened
 
     def announce(self, ifindex: int) -> None:
-        """Tells all other agents that we attached to the front of a hook of this interface."""
+        """Announces to all other agents that we attached to the front of a hook of this interface."""
         if self._socket is None:
             with suppress(OSError):  # no descriptor is left
                 self._socket = self._open()

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Lists the programs and filters on the hooks of an interface, and names the kinds of interfaces whose packets do not
-pass the hooks.
+"""Lists the programs and filters on the hooks of an interface. Explains why packets may bypass these hooks.
 
-An incoming packet passes XDP, TCX ingress and clsact ingress (__netif_receive_skb_core() of net/core/dev.c). An
-outgoing packet passes TCX egress and clsact egress (__dev_queue_xmit()), then a netkit interface's own program.
+An incoming packet passes XDP, TCX ingress and clsact ingress, in this order (__netif_receive_skb_core() of
+net/core/dev.c). An outgoing packet passes TCX egress and clsact egress (__dev_queue_xmit()). On a netkit interface, it
+then passes the program of the netkit interface.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,8 @@ from otel_epping.kernel.netlink import links
 
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
-# Kind of an interface (IFLA_INFO_KIND) -> why the kernel may count packets that do not pass its hooks, and the cure.
+# For kinds of interfaces (IFLA_INFO_KIND): the reason why the kernel may count packets that do not pass the hooks, and
+# the cure.
 _CAUSE_OF_KIND = {
     "vrf": "packets of a VRF device do not pass the hooks of the device: watch the interfaces in the VRF",
     "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
@@ -37,8 +38,8 @@ class HookEntry:
 
     hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
     text       a description of the program or filter
-    is_ours    whether it is otel-epping's
-    is_before  whether it runs before the place where otel-epping's program is or would be
+    is_ours    true if it belongs to otel-epping
+    is_before  true if it runs before otel-epping's program, or before the place where that program would be attached
     """
 
     hook: str
@@ -48,28 +49,28 @@ class HookEntry:
 
 
 def likely_cause(name: str, device: links.Device) -> str:
-    """Returns the likely cause, and the cure, if the kernel counts packets that do not pass the hooks."""
+    """Returns the likely reason for packets that the kernel counts but that do not pass the hooks, and the cure."""
     if device.xdp:
         ids = ", ".join(map(str, device.xdp))
         return (
             f"the XDP program on the interface (id {ids}) drops, redirects or sends back packets before the tc hooks: "
-            f"otel-epping cannot see these packets; bpftool net show dev {name}"
+            f"otel-epping cannot see these packets (see bpftool net show dev {name})"
         )
     return _CAUSE_OF_KIND.get(device.kind, _BYPASSES.format(name=name))
 
 
 def is_suspect(device: links.Device) -> bool:
-    """Whether an interface has a property that explains packets which do not pass its hooks."""
+    """Returns true if an interface has a property that may explain why packets do not pass its hooks."""
     return bool(device.xdp) or device.kind in ("vrf", "ipvlan", "ipvtap", "openvswitch")
 
 
 def warning_of(device: links.Device) -> str:
-    """Returns a warning for an interface whose packets are known not to pass its hooks; '' for others."""
+    """Returns a warning if packets of this kind of interface are known not to pass its hooks. Otherwise returns ''."""
     return _CAUSE_OF_KIND[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
 
 def _programs(ifindex: int, direction: str, hook: str) -> Iterator[HookEntry]:
-    """Yields the TCX programs. `hook` is otel-epping's: tcx or clsact."""
+    """Yields the TCX programs. `hook` is the hook that otel-epping uses: "tcx" or "clsact"."""
     programs = tcx.attached(ifindex, direction) if tcx.is_known() else []
     names = [libbpf.program_name(each) for each in programs]
     ours = [index for index, name in enumerate(names) if name.startswith(libbpf.PROGRAM_PREFIX)]
@@ -97,9 +98,9 @@ def _netkit(ifindex: int) -> Iterator[HookEntry]:
 
 
 def on_hooks(ifindex: int, hook: str) -> list[HookEntry]:
-    """Returns all programs and filters on an interface, for each direction in the order of execution.
+    """Returns all programs and filters on an interface. For each direction, they are in the order of execution.
 
-    `hook` is otel-epping's: tcx or clsact. Raises OSError, also if CAP_NET_ADMIN is missing.
+    `hook` is the hook that otel-epping uses: "tcx" or "clsact". Raises OSError, also if CAP_NET_ADMIN is missing.
     """
     device = links.device(ifindex)
     found = [HookEntry("xdp", f"XDP program (id {program})", False, True) for program in device.xdp]

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Selects the interfaces to watch: by name, by pattern, or by default route. There are four kinds of selectors:
+"""Selects the interfaces to watch, by name, by pattern, or by default route. There are four kinds of selectors:
 
 eth0        the interface with this name
-eth*        a shell pattern: * ? [...]
+eth*        a shell pattern with *, ? or [...]
 /^veth/     a regular expression, which may match anywhere in the name
 auto        the interfaces with an IPv4 or IPv6 default route (default_routes.py)
 
 Names and patterns are compared with the name of an interface and with its alternative names, as in systemd.network(5).
 
-Bytes that are not printable UTF-8 are escaped in names (process/escaping.py), and so they are in selectors: `caf\\xe9`,
-`caf*`. Patterns match the unescaped name, in which each such byte is one character.
+In names, bytes that are not printable UTF-8 are escaped (process/escaping.py). They are escaped in selectors, too, for
+example in `caf\\xe9`. Patterns are matched with the unescaped name, in which each such byte is one character. So `caf*`
+also matches this name.
 """
 
 import fnmatch
@@ -27,22 +28,22 @@ _HIGH_BYTES = re.compile(r"(?<!\\)(?:\\x[89a-fA-F][0-9a-fA-F])+")
 
 
 def is_expression(text: str) -> bool:
-    """Whether a selector is a regular expression."""
+    """Returns true if a selector is a regular expression."""
     return len(text) > 1 and text.startswith("/") and text.endswith("/")
 
 
 def is_name(text: str) -> bool:
-    """Whether a selector is the name of one interface."""
+    """Returns true if a selector is the name of one interface."""
     return text != AUTO and not is_expression(text) and not set(text) & set("*?[")
 
 
 def escaped(text: str) -> str:
-    r"""Returns a selector, as a user typed it, in printable form. In a regular expression, \x41 stays."""
+    r"""Returns the printable form of a selector that a user typed. In a regular expression, \x41 is not changed."""
     return normalized(text) if is_name(text) else printable(text)
 
 
 def _expression(text: str) -> str:
-    """Returns the regular expression for unescaped names. Escapes of ASCII characters are left to Python's re."""
+    """Returns the regular expression for unescaped names. Python's re interprets the escapes of ASCII characters."""
     return _HIGH_BYTES.sub(lambda match: plain(match[0]), text[1:-1])
 
 
@@ -56,7 +57,10 @@ def check(text: str) -> None:
 
 
 def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
-    """Whether a selector selects an interface. `default_routes` are indexes of interfaces with a default route."""
+    """Returns true if a selector selects an interface.
+
+    `default_routes` has the indexes of the interfaces with a default route.
+    """
     if text == AUTO:
         return link.ifindex in default_routes
     if is_expression(text):
@@ -69,8 +73,8 @@ def matches(text: str, link: Link, default_routes: Set[int]) -> bool:
 class Selection:
     """The selectors of each role.
 
-    If several select an interface, a name takes precedence over `auto`, and `auto` over a pattern. Among equals, mirror
-    takes precedence over lan, and lan over wan.
+    If several selectors select an interface, a name takes precedence over `auto`, and `auto` takes precedence over a
+    pattern. Among selectors of the same kind, mirror takes precedence over lan, and lan takes precedence over wan.
     """
 
     wan: Sequence[str] = ()
@@ -89,11 +93,11 @@ class Selection:
 
     @property
     def by_route(self) -> bool:
-        """Whether a selector is `auto`, so that default routes matter."""
+        """True if one of the selectors is `auto`, which selects by default routes."""
         return AUTO in self.all
 
     def role_of(self, link: Link, default_routes: Set[int]) -> Role | None:
-        """Returns the role of an interface; None if no selector selects it."""
+        """Returns the role of an interface, or None if no selector selects the interface."""
         ranked = enumerate(((Role.WAN, self.wan), (Role.LAN, self.lan), (Role.MIRROR, self.mirror)))
         found = [
             (is_name(text), text == AUTO, rank, role)

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches the program to an interface by TCX links (Linux 6.6 and later).
 
-A link exists as long as its descriptor is open, so the kernel detaches the program when the agent ends for any reason.
+A link exists while its descriptor is open. So when the agent ends for any reason, the kernel detaches the program.
 
-The programs of a hook run in the order of a list. The first program that returns anything but TCX_NEXT ends the list
-(tcx_run() of net/core/dev.c). So the link is put at the head of the list. Another program may later be put before it.
-Reading the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a revision,
-which each change increments, and a request to attach names the revision that it expects. The kernel first compares the
-revision (ESTALE), and then checks whether the program is in the list already (EEXIST). So a request to attach the
-program again, which cannot succeed, shows whether the list has changed.
+The programs of a hook run in the order of a list. If a program returns any value except TCX_NEXT, the later programs
+in the list do not run (tcx_run() of net/core/dev.c). So the agent puts its link at the head of the list. Another
+program may later be put before it.
+
+Reading the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a revision
+number, which increases with each change. A request to attach a program can contain the expected revision. The kernel
+first compares the revisions (error ESTALE), and then checks whether the program is already in the list (error EEXIST).
+So the agent sends a request to attach its program again. This request always fails, and its error shows whether the
+list has changed.
 """
 
 import ctypes
@@ -24,19 +27,19 @@ from otel_epping.kernel import libbpf
 _ATTACH_TYPES = {"ingress": libbpf.BPF_TCX_INGRESS, "egress": libbpf.BPF_TCX_EGRESS}
 _LOOPBACK = 1
 
-# libbpf before 1.3 cannot name a revision, so bpf(2) is called directly. BPF_LINK_CREATE is of enum bpf_cmd.
+# libbpf before 1.3 cannot pass a revision, so bpf(2) is called directly. BPF_LINK_CREATE is a value of enum bpf_cmd.
 _SYSCALLS = {"x86_64": 321, "aarch64": 280}
 _LINK_CREATE = 28
 # The member link_create of union bpf_attr: program, ifindex, attach type, flags, relative, expected revision.
 _ATTRIBUTES = struct.Struct("=IIIIIxxxxQ")
-# How many revisions are tried to find the current one; each takes 3 us.
+# The number of revisions that are tried to find the current revision. Each attempt takes 3 us.
 _MAX_REVISION = 1 << 14
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def is_known() -> bool:
-    """Whether the kernel has TCX hooks. Call it with CAP_NET_ADMIN: without this capability the result is True."""
+    """Returns true if the kernel has TCX hooks. Without CAP_NET_ADMIN, the result is always true."""
     try:
         libbpf.attached_count(_LOOPBACK, libbpf.BPF_TCX_INGRESS)
     except OSError as error:
@@ -50,20 +53,23 @@ def attached(ifindex: int, direction: str) -> list[int]:
 
 
 def describe(program: int, name: str) -> str:
-    """Describes a program by its id and name, as bpftool(8) shows them. `name` is '' if it is unknown."""
+    """Describes a program by its id and name, like bpftool(8). `name` is '' if the name is unknown."""
     return f"TCX program {name or 'of unknown name'} (id {program})"
 
 
 def load_fillers() -> list[int]:
     """Loads two programs for TcxLink.move_to_front(). Returns their descriptors.
 
-    Needs the same capabilities as loading the program.
+    This needs the same capabilities as loading our program.
     """
     return [libbpf.load_noop() for _ in range(2)]
 
 
 def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> int:
-    """Attaches a program at the head of the list, if the list has this revision. Returns the link. Raises OSError."""
+    """Attaches a program at the head of the list if the list has this revision.
+
+    Returns the descriptor of the link. Raises OSError.
+    """
     attributes = _ATTRIBUTES.pack(program_fd, ifindex, attach_type, libbpf.BPF_F_BEFORE, 0, revision)
     link = int(_syscall(_SYSCALLS[platform.machine()], _LINK_CREATE, attributes, len(attributes)))
     if link < 0:
@@ -72,7 +78,7 @@ def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> i
 
 
 def _detach_and_close(link: int) -> None:
-    """Detaches a link, which may already be detached, and closes its descriptor."""
+    """Detaches a link and closes its descriptor. The link may already be detached."""
     with suppress(OSError):
         libbpf.link_detach(link)
     os.close(link)
@@ -81,7 +87,7 @@ def _detach_and_close(link: int) -> None:
 class TcxLink:
     """Attaches a program to a hook of an interface. Raises OSError.
 
-    `direction` is ingress or egress. `fillers` are the two programs of load_fillers().
+    `direction` is "ingress" or "egress". `fillers` has the descriptors that load_fillers() returned.
     """
 
     def __init__(self, program_fd: int, ifindex: int, direction: str, fillers: Sequence[int]) -> None:
@@ -91,7 +97,10 @@ class TcxLink:
         self._program, _ = libbpf.link_target(self._fd)
 
     def _attach_first(self, program_fd: int) -> tuple[int, int | None]:
-        """Attaches a program at the head of the list. Returns the link, and the list's revision; None if unknown."""
+        """Attaches a program at the head of the list. Returns the link and the new revision of the list.
+
+        The revision is None if it is unknown.
+        """
         for revision in range(1, _MAX_REVISION if platform.machine() in _SYSCALLS else 1):
             try:
                 return _attach(program_fd, *self._hook, revision), revision + 1
@@ -101,10 +110,10 @@ class TcxLink:
         return libbpf.link_create(program_fd, *self._hook, libbpf.BPF_F_BEFORE), None
 
     def is_attached(self) -> bool:
-        """Whether our program is on the hook.
+        """Returns true if our program is on the hook.
 
-        The kernel detaches the links of an interface that goes away. Other processes can detach a link, or replace its
-        program.
+        When an interface goes away, the kernel detaches the links of this interface. Other processes can detach a link,
+        or replace the program of a link.
         """
         try:
             return libbpf.link_target(self._fd) == (self._program, self._hook[0])
@@ -112,36 +121,43 @@ class TcxLink:
             return error.errno in (errno.EMFILE, errno.ENFILE)  # other errors: another thread closed the link
 
     def _has_revision(self, revision: int) -> bool:
-        """Whether the list has this revision. Returns False if our program is not in the list."""
+        """Returns true if the list has this revision. Returns false if our program is not in the list."""
         try:
-            os.close(_attach(self._program_fd, *self._hook, revision))  # it attached: our program was not in the list
+            os.close(_attach(self._program_fd, *self._hook, revision))  # success: our program was not in the list
         except OSError as error:
             return error.errno != errno.ESTALE
         return False
 
     def programs_before(self) -> str:
-        """Describes what may run before our program; '' if the list has not changed since ours was put first."""
+        """Describes the program that may run before our program.
+
+        Returns '' if the list has not changed since our program was put first, or since accept_order().
+        """
         if self._revision is None or self._has_revision(self._revision):
             return ""
         return "a program that was attached later"
 
     def accept_order(self) -> None:
-        """Accepts the current list. Later, programs_before() reports only changes from now on."""
+        """Accepts the current list. From now on, programs_before() reports only later changes."""
         later = range(self._revision or _MAX_REVISION, _MAX_REVISION)
         self._revision = next(filter(self._has_revision, later), None)
 
     def can_move_to_front(self) -> bool:
-        """Whether move_to_front() can put our program before the programs of programs_before()."""
+        """Returns true if move_to_front() can put our program before the programs that programs_before() describes."""
         return True
 
     def move_to_front(self) -> None:
-        """Moves our program to the head of the list. Raises OSError; the program may then be detached.
+        """Moves our program to the head of the list. Raises OSError. The program may be detached in this case.
 
-        A list contains each program at most once, so our program must leave its old link before it is put into a new
-        one. Two programs that do nothing take its place: a link at the head is created with the first, the old link's
-        program is replaced by the second, and the first is replaced by our program. So our program is missing only
-        between two pointer updates. Detaching and attaching again would take an RCU grace period: some 10 ms without
-        our program.
+        A list can contain each program only once, so our program must leave its old link before it is put into a new
+        link. Two programs that do nothing, the fillers, take its place:
+
+        1. A new link is created at the head of the list, with the first filler.
+        2. In the old link, the second filler replaces our program.
+        3. In the new link, our program replaces the first filler.
+
+        So our program is missing only for the time between two pointer updates. Detaching and attaching again would
+        take an RCU grace period. Our program would be missing for about 10 ms.
         """
         holder, filler = self._fillers
         first, revision = self._attach_first(holder)
@@ -157,7 +173,7 @@ class TcxLink:
         self._revision = revision and revision + 3
 
     def detach(self) -> None:
-        """Detaches the program. In a forked child, only closes the descriptor: the attachment is the parent's."""
+        """Detaches the program. In a forked child, only closes the descriptor, because the parent owns the link."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
             if self._process == os.getpid():

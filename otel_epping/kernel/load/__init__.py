@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles the kernel program, loads it, and drops the capabilities that this needs."""
+"""Compiles and loads the kernel program, and then drops the capabilities that loading needs."""

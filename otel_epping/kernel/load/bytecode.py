@@ -1,17 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewrites the compiled instructions before the kernel verifies them.
 
-`move_cold_blocks()` moves rarely executed code to the end of the program. The network stack runs between two packets,
-so a packet finds the instruction cache cold, and each cache line of code costs time. The code that most packets execute
-is therefore contiguous. The compiler keeps the order of the source, because no pass that BCC runs uses branch
-probabilities. So the source marks cold code with cold() (bpf/compiler.h). Code that is reached only from marked code is
-cold, too.
+`move_cold_blocks()` moves rarely executed code to the end of the program. The network stack runs between two packets.
+So the program is usually not in the instruction cache when a packet arrives, and each cache line of code takes time to
+load. Therefore the code that most packets execute is made contiguous. The compiler keeps the order of the source,
+because no pass that BCC runs uses branch probabilities. So the source marks rarely executed code with cold()
+(bpf/compiler.h). Code that can be reached only from marked code is cold, too.
 
-`relocate()` fills in two values that the compiler does not know: the direction that the program is for (DIRECTION), and
-the descriptors of the maps that the program accesses by address (DIRECT, bpf/direct_value.h).
+`relocate()` fills in two values that the compiler does not know: the direction for which the program is loaded
+(DIRECTION), and the descriptors of the maps that the program accesses by address (DIRECT, bpf/direct_value.h).
 
-The instructions are those of linux/bpf.h. An instruction has 8 bytes, and a load of a 64-bit constant has 16. Positions
-count units of 8 bytes. The offset of a jump counts units, too, from the end of the jump.
+linux/bpf.h defines the instructions. An instruction has 8 bytes, but the load of a 64-bit constant has 16 bytes. In
+this file, positions are in units of 8 bytes. The offset of a jump is in the same units, relative to the end of the
+jump.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -21,20 +22,21 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Numbers that bpf/ is compiled with. They occur nowhere else in the program.
+# Placeholders with which bpf/ is compiled. These numbers occur nowhere else in the program.
 DIRECTION, DIRECT, COLD = 0x65707069, 0x64697265, 0x72617265
 PLACEHOLDERS = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "COLD": COLD}
 
 # register = 32-bit constant (BPF_ALU64 | BPF_MOV | BPF_K)
 _MOVE = 0xB7
-# register = 64-bit constant (BPF_LD | BPF_IMM | BPF_DW); the second unit has the upper half. With BPF_PSEUDO_MAP_VALUE
-# (2) as source register, the constant is an address in a map's value: the lower half is the map's descriptor, the upper
-# half is the offset in the value.
+# register = 64-bit constant (BPF_LD | BPF_IMM | BPF_DW). The second unit contains the upper half. If the source
+# register is BPF_PSEUDO_MAP_VALUE (2), the constant is an address in the value of a map. The lower half is then the
+# descriptor of the map, and the upper half is the offset in the value.
 _LOAD, _MAP_VALUE = 0x18, 2 << 4 if sys.byteorder == "little" else 2
 _GOTO, _CALL, _EXIT = 0x05, 0x85, 0x95
 _LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as source register
 _JUMP_CLASSES = (5, 6)  # BPF_JMP, BPF_JMP32
-# BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, and the latter four signed. BPF_JSET has no opposite.
+# BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, and the signed versions of the latter four. BPF_JSET
+# has no opposite.
 _OPPOSITES = ((0x10, 0x50), (0x20, 0xB0), (0x30, 0xA0), (0x60, 0xD0), (0x70, 0xC0))
 _OPPOSITE = {a: b for pair in _OPPOSITES for a, b in (pair, pair[::-1])}
 
@@ -42,7 +44,7 @@ _UNIT = struct.Struct("=BBhi")
 
 
 class _Instruction(NamedTuple):
-    """An instruction, its position, and its bytes: one unit or two."""
+    """An instruction with its position and its bytes. The bytes are one unit or two units."""
 
     position: int
     opcode: int
@@ -58,20 +60,21 @@ class _Instruction(NamedTuple):
 
     @property
     def is_jump(self) -> bool:
-        """Whether the instruction is a jump, conditional or not."""
+        """True if the instruction is a conditional or unconditional jump."""
         return self.opcode & 7 in _JUMP_CLASSES and self.opcode not in (_CALL, _EXIT)
 
     @property
     def is_mark(self) -> bool:
-        """Whether the instruction is what cold() is compiled to."""
+        """True if the instruction is a mark, which the compiler makes from cold()."""
         return self.opcode == _MOVE and self.immediate == COLD
 
 
 class _Block(NamedTuple):
     """A basic block: instructions that are always executed together, and the positions of the blocks that may follow.
 
-    jumps_to  the target of the jump that ends the block; None if no jump does
-    falls_to  the block that follows without a jump; None if the block ends with an exit or an unconditional jump
+    jumps_to  the target of the jump at the end of the block; None if the block does not end with a jump
+    falls_to  the block that is executed next without a jump; None if the block ends with an exit or an unconditional
+              jump
     """
 
     instructions: list[_Instruction]
@@ -80,7 +83,7 @@ class _Block(NamedTuple):
 
 
 class _Jump(NamedTuple):
-    """A jump that is emitted before the new position of its target is known. `target` is the old position."""
+    """A jump that is emitted before the new position of its target is known. `target` is the target's old position."""
 
     opcode: int
     registers: int
@@ -100,7 +103,7 @@ def _decode(code: bytes) -> Iterator[_Instruction]:
 
 
 def _graph(code: bytes) -> dict[int, _Block]:
-    """Divides a program into basic blocks. Returns them by position."""
+    """Divides a program into basic blocks. Returns the blocks by position."""
     instructions = list(_decode(code))
     # BCC compiles for an old version of BPF, which has neither functions nor jumps with 32-bit offsets.
     assert all(each.opcode != _LONG_GOTO for each in instructions)
@@ -119,9 +122,9 @@ def _graph(code: bytes) -> dict[int, _Block]:
 
 
 def _order(blocks: dict[int, _Block]) -> list[int]:
-    """Orders the blocks: hot blocks first, each group in the order of the source.
+    """Returns the new order of the blocks. Hot blocks come first. Hot blocks and cold blocks each keep their old order.
 
-    A block is hot if it contains no mark, and if it can be reached from the start through blocks without marks.
+    A block is hot if it contains no mark and can be reached from the start through blocks without marks.
     """
     hot: set[int] = set()
     pending: list[int | None] = [0]
@@ -137,9 +140,9 @@ def _order(blocks: dict[int, _Block]) -> list[int]:
 
 
 def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
-    """Writes the blocks in this order, without marks.
+    """Returns the code of the blocks in this order, without marks.
 
-    Where another block follows than before, the condition of the jump is inverted or a jump is added.
+    If another block now comes after a block, the condition of the block's jump is inverted, or a jump is added.
     """
     units: list[bytes | _Jump] = []
     new_positions: dict[int, int] = {}
@@ -168,7 +171,7 @@ def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
 
 
 def move_cold_blocks(code: bytes) -> bytes:
-    """Returns an equivalent program without marks, in which cold blocks come after all others."""
+    """Returns an equivalent program without marks, in which all cold blocks come after all hot blocks."""
     blocks = _graph(code)
     return _emit(blocks, _order(blocks))
 
@@ -176,8 +179,8 @@ def move_cold_blocks(code: bytes) -> bytes:
 def relocate(code: bytes, direction: int, map_fds: list[int]) -> bytes:
     """Returns the program for one direction, with the addresses of its maps.
 
-    `direction` replaces DIRECTION. `map_fds` are the descriptors of the maps, in the order of enum direct_table
-    (bpf/direct_value.h). Raises AssertionError if one of these values does not occur in the program.
+    `direction` replaces DIRECTION. `map_fds` has the descriptors of the maps, in the order of enum direct_table
+    (bpf/direct_value.h). Raises AssertionError if a placeholder does not occur in the program.
     """
     relocated = bytearray(code)
     found = set()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Capabilities: which ones loading the program needs, and how a thread drops them.
+"""The capabilities that are needed to load the program, and functions that drop capabilities.
 
-Capabilities belong to a thread, not to a process, and new threads inherit them. So only the loading thread has
-capabilities: all other threads are started by a thread that has dropped its own. After loading, open descriptors are
-sufficient: the kernel requires privileges to create a map and to load a program, but not to use existing ones. See
-docs/security.md for measurements.
+Capabilities belong to a thread, not to a process, and a new thread inherits the capabilities of the thread that starts
+it. So only the loading thread has capabilities. All other threads are started by a thread that has dropped its
+capabilities. After loading, open descriptors are sufficient. The kernel requires privileges to create a map and to load
+a program, but not to use an existing map or program. See docs/security.md for measurements.
 """
 
 import ctypes
@@ -42,14 +42,14 @@ class Capability:
 NEEDED = {
     "CAP_NET_ADMIN": Capability(12, "to load a program that receives packets"),
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
-    "CAP_BPF": Capability(39, "to create its maps, independent of kernel.unprivileged_bpf_disabled"),
+    "CAP_BPF": Capability(39, "to create the program's maps, whatever kernel.unprivileged_bpf_disabled is"),
 }
-# Linux 5.8 split these off from CAP_SYS_ADMIN, which still includes them.
+# Linux 5.8 introduced these capabilities. Before Linux 5.8, CAP_SYS_ADMIN was required, and it still includes them.
 _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 
 def _sets(thread: str) -> dict[str, int]:
-    """Returns the capability sets of a thread. Names are those of proc_pid_status(5) without "Cap": Inh, Prm, Eff..."""
+    """Returns the capability sets of a thread by name: Inh, Prm, Eff, Bnd and Amb (proc_pid_status(5))."""
     lines = Path(f"/proc/{thread}/status").read_text().splitlines()
     return {line[3:6]: int(line.split()[1], 16) for line in lines if line.startswith("Cap")}
 
@@ -67,12 +67,12 @@ def missing() -> list[str]:
 
 
 def may_raise_limits() -> bool:
-    """Whether the calling thread may raise its resource limits, which BCC does if locked memory is too small."""
+    """Returns true if the calling thread may raise its resource limits. BCC raises the limit of locked memory."""
     return bool(_sets("thread-self")["Eff"] >> _SYS_RESOURCE & 1)
 
 
 def threads_with_capabilities() -> list[str]:
-    """Returns the names of this process' threads that have a capability in any set except the bounding set."""
+    """Returns the names of the threads of this process that have a capability in a set other than the bounding set."""
     names = []
     for task in Path("/proc/self/task").iterdir():
         try:
@@ -108,13 +108,15 @@ def _prctl(option: int, *arguments: int) -> int:
 
 
 def _limit_bounding_set(keep: int) -> None:
-    """Drops all but `keep` from the bounding set: the capabilities that a later exec could give to this thread.
+    """Drops all capabilities except `keep` from the bounding set, so that a later exec cannot give them to this thread.
 
-    Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Then no_new_privs has the same effect.
+    Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. In this case, no_new_privs has the same
+    effect.
     """
     if _sets("thread-self")["Eff"] >> _SETPCAP & 1:
         number = 0
-        # Fails at the first number that the kernel does not know. /proc/sys/kernel/cap_last_cap may be hidden.
+        # prctl() fails at the first number that the kernel does not know. The highest number is not read from
+        # /proc/sys/kernel/cap_last_cap, because that file may be hidden.
         while _libc.prctl(_PR_CAPBSET_READ, number, 0, 0, 0) >= 0:
             if not keep >> number & 1:
                 _prctl(_PR_CAPBSET_DROP, number)
@@ -122,9 +124,10 @@ def _limit_bounding_set(keep: int) -> None:
 
 
 def _drop_all_but(keep: int, inheritable: int) -> None:
-    """Drops all capabilities of the calling thread except `keep`, permanently.
+    """Permanently drops all capabilities of the calling thread except `keep`.
 
-    Programs that the thread executes get `inheritable`, as far as the thread has these capabilities. Both are masks.
+    Programs that the thread executes get the capabilities in `inheritable` that the thread still has. Both parameters
+    are masks.
     """
     keep &= _sets("thread-self")["Prm"]
     inheritable &= keep
@@ -139,28 +142,28 @@ def _drop_all_but(keep: int, inheritable: int) -> None:
 
 
 def confine() -> None:
-    """Drops all capabilities of the calling thread except those that loading needs.
+    """Drops all capabilities of the calling thread except the capabilities that loading needs.
 
-    The thread passes them as ambient capabilities to programs that it executes. So it makes no difference whether the
-    agent got them as root, from systemd, or from the capabilities of its file.
+    Programs that the thread executes get the kept capabilities as ambient capabilities. So it does not matter whether
+    the agent got its capabilities as root, from systemd, or from the capabilities of its executable file.
     """
     wanted = _mask(NEEDED)
     if wanted & ~_sets("thread-self")["Prm"]:
         wanted |= 1 << _SYS_ADMIN
     _drop_all_but(wanted, wanted)
-    # A process that got its capabilities from its file cannot read its own /proc/self/fdinfo, which has the sizes of
-    # the maps. PR_SET_DUMPABLE allows it. A process that wants to read ours must still have all of our capabilities
-    # (ptrace(2), "access mode checking").
+    # The sizes of the maps are read from /proc/self/fdinfo. A process that got its capabilities from its executable
+    # file cannot read these files, unless PR_SET_DUMPABLE is set. With PR_SET_DUMPABLE, another process can read our
+    # files in /proc only if it has all of our capabilities (ptrace(2), "access mode checking").
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def drop(keep: Collection[str] = ()) -> None:
-    """Drops all capabilities of the calling thread except `keep`. Programs that it executes get none."""
+    """Drops all capabilities of the calling thread except `keep`. Programs that the thread executes get none."""
     _drop_all_but(_mask(keep), 0)
 
 
 def _works_without_capabilities(operation: Callable[[], None]) -> bool:
-    """Tries an operation in a new thread without capabilities. Other threads keep theirs."""
+    """Tries an operation in a new thread without capabilities. Other threads keep their capabilities."""
     with ThreadPoolExecutor(1) as unprivileged:
         unprivileged.submit(drop).result()
         try:
@@ -171,11 +174,12 @@ def _works_without_capabilities(operation: Callable[[], None]) -> bool:
 
 
 def needed_at_run_time() -> frozenset[str]:
-    """Returns the capabilities that this kernel requires to use a loaded program: usually none.
+    """Returns the capabilities that this kernel requires to use a loaded program. Usually there are none.
 
-    A descriptor is sufficient to use a map since Linux 5.19, and to attach a program since Linux 6.6. A security module
-    may require more. So the function tries both: it updates a map of one cell, and attaches a program that does nothing
-    to the loopback interface for a moment. Raises OSError if the calling thread cannot load these.
+    Since Linux 5.19, a descriptor is sufficient to use a map. Since Linux 6.6, it is sufficient to attach a program.
+    But a security module may require capabilities. So this function tries both operations without capabilities. It
+    updates a map of one cell, and it attaches a program that does nothing to the loopback interface for a moment.
+    Raises OSError if the calling thread cannot create this map or load this program.
     """
     cell, program = libbpf.create_cell(), libbpf.load_noop()
     operations: dict[str, Callable[[], None]] = {
@@ -190,15 +194,18 @@ def needed_at_run_time() -> frozenset[str]:
 
 
 def describe(kept: Collection[str]) -> str:
-    """Describes the capabilities that drop_capabilities() kept, for the log and for users."""
+    """Describes the capabilities that drop_capabilities() has kept, for the log and for users."""
     return f"{', '.join(sorted(kept))}: kept, because this kernel requires it to use the loaded program"
 
 
 def drop_capabilities(keep: Collection[str] = ()) -> frozenset[str]:
-    """Drops the capabilities of the calling thread. Returns those that it keeps: `keep`, and needed_at_run_time()."""
+    """Drops the capabilities of the calling thread except `keep` and the result of needed_at_run_time().
+
+    Returns the capabilities that the thread has kept.
+    """
     try:
         kept = needed_at_run_time() | frozenset(keep)
-    except OSError:  # the loader reports that the program cannot be loaded either
+    except OSError:  # the program cannot be loaded either, which the loader reports
         kept = frozenset()
     drop(kept)
     return kept

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles and loads the kernel program with BCC, sends its file descriptors to the agent, and exits.
+"""Compiles and loads the kernel program with BCC, sends the file descriptors to the agent, and exits.
 
-`import bcc` loads LLVM, which takes 160 MB that the agent would hold for years. So this script runs in a child process
-for half a second. It runs under the interpreter that has BCC (usually the distribution's /usr/bin/python3), and needs
-only the standard library and BCC. It talks to the agent over a Unix socket:
+`import bcc` loads LLVM, which takes 160 MB of memory. An agent that imported it would hold this memory for years. So
+this script runs in a child process, for half a second. It runs under the interpreter that has BCC (usually the
+distribution's /usr/bin/python3), and needs only the standard library and BCC. It communicates with the agent over a
+Unix socket:
 
     argv[1]   the descriptor of the socket
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
-    replies   JSON messages. The first, sent when BCC is found, is {"bcc": version, "llvm": version or ""}. The last is
-              {"programs": [name...], "maps": [{"name", "layout", "key_layout", "rows"}...], "warning", "verifier_s"},
-              with the descriptors of the programs and then of the maps (SCM_RIGHTS, unix(7)); or
-              {"error": what happened, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" | "compile" | "no-thread" |
-              "unable" | "load"}.
-              "load" means that the verifier rejected the program. This reply also has "program", "location"
-              ("file:line" in bpf/, or ""), and "verdict". If several replies follow the first, the last one counts.
+    replies   JSON messages. The first reply is sent when BCC is found: {"bcc": version, "llvm": version or ""}.
+              The last reply after success is {"programs": [name...], "maps": [{"name", "layout", "key_layout",
+              "rows"}...], "warning", "verifier_s"}. The descriptors of the programs and then of the maps are sent with
+              it (SCM_RIGHTS, unix(7)).
+              The last reply after a failure is {"error": description, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" |
+              "compile" | "no-thread" | "unable" | "load"}. The kind "load" means that the verifier rejected the
+              program. This reply also has "program", "location" ("file:line" in bpf/, or ""), and "verdict". If several
+              replies come after the first reply, only the last of them is valid.
 
 The messages of the compiler and the verifier go to standard error, which the agent captures.
 """
@@ -38,7 +40,7 @@ from typing import Any, NamedTuple
 
 
 def import_neighbour(name: str) -> SimpleNamespace:
-    """Runs another file of this folder: the interpreter that has BCC cannot import our package."""
+    """Runs another file of this folder, because the interpreter that has BCC cannot import our package."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
 
 
@@ -47,11 +49,11 @@ bytecode, landlock, verifier_log = map(import_neighbour, ("bytecode.py", "landlo
 # The system's C headers for user space (linux-libc-dev).
 HEADERS = [Path("/usr/include"), Path("/usr/include", sysconfig.get_config_var("MULTIARCH") or "")]
 WARNINGS = ["-Wno-macro-redefined", "-Wall", "-Werror=implicit"]
-FUNCTION = "epping"  # the function of epping.bpf.c that both programs are made of
+FUNCTION = "epping"  # the function of epping.bpf.c from which both programs are made
 MAX_LOG_LINES = 100  # the last lines of the verifier's log
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PROGRAMS = {"epping_ingress": 1, "epping_egress": 0}  # name -> value of DIRECTION
-# In the order of enum direct_table (bpf/direct_value.h).
+# The order is that of enum direct_table (bpf/direct_value.h).
 DIRECT_TABLES = ("control", "interfaces", "interface_counters", "flow_sets", "slot_cache", "packets")
 INCLUDE = re.compile(r'^#include "(\w+\.h)"$')
 
@@ -59,7 +61,7 @@ Send = Callable[[dict[str, Any]], None]
 
 
 class LoadError(Exception):
-    """The program could not be compiled or loaded; `reply` is the message to the agent."""
+    """The program could not be compiled or loaded. `reply` is the message to the agent."""
 
     def __init__(self, kind: str, error: str, **details: str) -> None:
         super().__init__(error)
@@ -67,7 +69,7 @@ class LoadError(Exception):
 
 
 class SourceLine(NamedTuple):
-    """A line of bpf/. `number` counts from 1."""
+    """A line of a source file in bpf/. The first line of a file has the number 1."""
 
     file: str
     number: int
@@ -77,8 +79,8 @@ class SourceLine(NamedTuple):
 def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int], Any]:
     """Compiles and loads the program.
 
-    Returns the last reply, its descriptors, and BCC's module, which keeps the descriptors open. Before that, sends the
-    versions of BCC and LLVM. Raises LoadError.
+    Sends the versions of BCC and LLVM first. Returns the last reply, the descriptors to send with it, and BCC's module,
+    which keeps the descriptors open. Raises LoadError.
     """
     folder = Path(request["source"])
     os.environ["BCC_KERNEL_SOURCE"] = str(folder / "stubs")
@@ -86,16 +88,18 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
     send({"bcc": getattr(bcc, "__version__", "unknown"), "llvm": llvm_version()})
     warning = landlock.confine(readable_folders(folder))
     source = flatten(folder, "epping.bpf.c", set())
-    # The key of the program's hashes is made here, because a command line would show it to all users.
+    # The key of the program's hash functions is generated here. If it were in the agent's request, all users could see
+    # it on the command line.
     defines = request["defines"] | bytecode.PLACEHOLDERS | {"HASH_KEY": secrets.randbits(63) | 1}
-    # BCC 0.29 and later crash with reduced debug information, and full debug information takes 10 % longer.
+    # The program is compiled without debug information (-g0). BCC 0.29 and later crash with reduced debug information.
+    # With full debug information, compiling takes 10 % longer.
     module = compile_source(bcc, with_line_directives(source), defines, "-g0")
     start_s = time.monotonic()
     try:
         program_fds = load_programs(bcc, libbpf, module)
     except LoadError as failure:
         if failure.reply["kind"] == "load":
-            send(failure.reply)  # now, because the compiler may crash with debug information
+            send(failure.reply)  # sent before explain(), in which the compiler may crash
             explain(bcc, libbpf, source, defines, failure)
         raise
     verifier_s = time.monotonic() - start_s
@@ -110,13 +114,13 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
 def find_bcc() -> tuple[Any, Any]:
     """Returns the module bcc and the library libbpf.
 
-    Raises LoadError if one of them is missing, or if `bcc` is another package of that name.
+    Raises LoadError if one of them is missing, or if the module `bcc` belongs to another package.
     """
     try:
         import bcc
-    except (ImportError, OSError) as error:  # OSError: the module is installed, but libbcc.so is not
+    except (ImportError, OSError) as error:  # OSError: the module is installed, but libbcc.so is missing
         raise LoadError("no-bcc", str(error)) from error
-    if not getattr(bcc, "__file__", None):  # an empty folder, left by a removed package, can be imported
+    if not getattr(bcc, "__file__", None):  # Python can import an empty folder, which a removed package may leave
         raise LoadError("no-bcc", "the module bcc is an empty folder")
     if not hasattr(bcc, "BPF"):
         raise LoadError("wrong-bcc", str(bcc.__file__))
@@ -127,18 +131,18 @@ def find_bcc() -> tuple[Any, Any]:
 
 
 def llvm_version() -> str:
-    """Returns the version of the LLVM library that BCC has loaded; '' if BCC is linked to LLVM statically."""
+    """Returns the version of the LLVM library that BCC has loaded. Returns '' if BCC is statically linked to LLVM."""
     library = re.search(r"/libLLVM\D*(\d[\d.]*)", Path("/proc/self/maps").read_text())
     return library[1].strip(".") if library else ""
 
 
 def readable_folders(source: Path) -> list[Path]:
-    """Returns the folders that the compiler includes from, that list the CPUs, and that Python imports from."""
+    """Returns the folders that must be readable: for headers, for the list of CPUs, and for Python's imports."""
     return [source, *header_folders(HEADERS), Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))]
 
 
 def header_folders(headers: Sequence[Path]) -> list[Path]:
-    """Adds the folders that hold the headers of asm/: on Debian 13, asm is a symbolic link to another folder."""
+    """Returns these folders and the folders that contain asm/*.h. On Debian 13, asm is a link to another folder."""
     return [*headers, *((folder / "asm/types.h").resolve().parent for folder in headers)]
 
 
@@ -146,9 +150,9 @@ def header_folders(headers: Sequence[Path]) -> list[Path]:
 
 
 def flatten(folder: Path, name: str, seen: set[str]) -> list[SourceLine]:
-    """Returns the lines of a source file, with the lines of our headers in place of their #include.
+    """Returns the lines of a source file. The lines of our headers replace their #include lines.
 
-    BCC rewrites map operations in one file only. `seen` holds the names of the files that are included already.
+    BCC rewrites map operations only in one file. `seen` has the names of the files that are already included.
     """
     seen.add(name)
     lines = []
@@ -162,7 +166,7 @@ def flatten(folder: Path, name: str, seen: set[str]) -> list[SourceLine]:
 
 
 def with_line_directives(lines: list[SourceLine]) -> str:
-    """Joins the lines. #line directives let the compiler report the file and line of bpf/."""
+    """Joins the lines. Adds #line directives, so that the compiler reports files and line numbers of bpf/."""
     text = []
     expected = ("", 0)
     for line in lines:
@@ -176,13 +180,13 @@ def with_line_directives(lines: list[SourceLine]) -> str:
 def compile_source(bcc: Any, text: str, defines: dict[str, int], debug_option: str, debug: int = 0) -> Any:
     """Returns BCC's module of the compiled text.
 
-    `debug_option` is the compiler's option for debug information (-g0, -g). `debug` are BCC's flags for debug output.
+    `debug_option` is the compiler's option for debug information (-g0, -g). `debug` has BCC's flags for debug output.
     Raises LoadError.
     """
     flags = [*(f"-I{folder}" for folder in HEADERS), *WARNINGS]
-    # BCC runs LLVM's optimizer on the output of clang, whether clang has optimized it or not. Without clang's own
-    # passes, compiling takes 0.3 s less, and packets take no longer. But the source must not use what only these passes
-    # understand: __builtin_expect(), for example, would stay in the code and prevent optimizations.
+    # BCC runs LLVM's optimizer on the output of clang, whether or not clang has optimized it. Without clang's own
+    # passes, compiling takes 0.3 s less, and the program is not slower. But then the source must not use features that
+    # only these passes process. For example, __builtin_expect() would stay in the code and prevent optimizations.
     flags += [debug_option, "-Os", "-Xclang", "-disable-llvm-passes"]
     flags += [f"-D{name}={value}" for name, value in defines.items()]
     try:
@@ -192,7 +196,7 @@ def compile_source(bcc: Any, text: str, defines: dict[str, int], debug_option: s
 
 
 def compiled_code(bcc: Any, module: Any) -> bytes:
-    """Returns the instructions of FUNCTION as the compiler made them."""
+    """Returns the instructions that the compiler made from FUNCTION."""
     start, size = (
         find(module.module, FUNCTION.encode()) for find in (bcc.lib.bpf_function_start, bcc.lib.bpf_function_size)
     )
@@ -203,9 +207,9 @@ def compiled_code(bcc: Any, module: Any) -> bytes:
 
 
 def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
-    """Loads PROGRAMS in parallel, because the verifier takes 0.3 s for each. Returns their descriptors.
+    """Loads PROGRAMS in parallel, because the verifier takes 0.3 s for each program. Returns the descriptors.
 
-    Raises LoadError if the kernel rejects one.
+    Raises LoadError if the kernel does not load a program.
     """
     code = bytecode.move_cold_blocks(compiled_code(bcc, module))
     codes = {name: bytecode.relocate(code, direction, direct_map_fds(module)) for name, direction in PROGRAMS.items()}
@@ -219,7 +223,7 @@ def load_programs(bcc: Any, libbpf: Any, module: Any) -> list[int]:
 
 
 def load_program(bcc: Any, libbpf: Any, name: str, code: bytes) -> int:
-    """Loads one program. Returns its descriptor. Raises OSError, with the program's name as file name."""
+    """Loads one program. Returns the program's descriptor. Raises OSError, with the program's name as `filename`."""
     fd: int = libbpf.bpf_prog_load(bcc.BPF.SCHED_CLS, name.encode(), b"GPL", code, len(code) // 8, None)
     if fd < 0:
         raise OSError(-fd, os.strerror(-fd), name)
@@ -227,12 +231,12 @@ def load_program(bcc: Any, libbpf: Any, name: str, code: bytes) -> int:
 
 
 def direct_map_fds(module: Any) -> list[int]:
-    """Returns the descriptors of DIRECT_TABLES, whose rows the program accesses by address."""
+    """Returns the descriptors of DIRECT_TABLES. The program accesses the rows of these tables by address."""
     return [module[table].map_fd for table in DIRECT_TABLES]
 
 
 def explain(bcc: Any, libbpf: Any, source: list[SourceLine], defines: dict[str, int], failure: LoadError) -> None:
-    """Adds the location in the source and the verifier's verdict to a failure. Prints the end of the verifier's log."""
+    """Adds the source location and the verifier's verdict to a failure. Prints the last lines of the verifier's log."""
     texts = [line.text for line in source]
     with verifier_log.captured_stderr() as listing:
         module = compile_source(bcc, "\n".join(texts), defines, "-g", debug=verifier_log.DEBUG_SOURCE)
@@ -254,7 +258,7 @@ def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int
     for index in range(bcc.lib.bpf_num_tables(module.module)):
         name = bcc.lib.bpf_table_name(module.module, index).decode()
         table = module[name]
-        # The value of a direct table (bpf/direct_value.h) is a union of its first row and the bytes of all rows.
+        # The value of a direct table (bpf/direct_value.h) is a union of the first row and the bytes of all rows.
         union = dict(field[:2] for field in table.Leaf._fields_) if issubclass(table.Leaf, ctypes.Union) else {}
         value = union.get("row", table.Leaf)
         layouts = {
@@ -270,7 +274,8 @@ def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int
 def layout(struct: Any) -> dict[str, Any]:
     """Describes a ctypes structure: {"size": bytes, "fields": [[name, offset, element, count]...]}.
 
-    `element` is "u8" to "u64", or the layout of a structure. `count` is the length of an array, or 0.
+    `element` is "u8", "u16", "u32", "u64", or the layout of a structure. `count` is the length of an array; 0 if the
+    field is not an array.
     """
     fields: list[list[Any]] = []
     for name, kind, *_ in struct._fields_:
@@ -288,7 +293,7 @@ def layout(struct: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Answers one request. The kernel kills this process when the thread that started it ends."""
+    """Answers one request. When the thread that started this process ends, the kernel kills this process."""
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     channel = socket.socket(fileno=int(sys.argv[1]))
 

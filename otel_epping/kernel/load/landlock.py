@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if it is enabled).
 
-The compiler is a large amount of code to run with capabilities. It needs to read a few folders. It needs to execute and
-write no file. The restriction also saves 0.1 s or more: BCC cannot read the kernel's symbols, which it would do for a
-helper that the program does not call.
+The compiler is a large amount of code, and it runs with capabilities. It only needs to read the files in a few folders.
+It does not need to execute or write files. The restriction also saves at least 0.1 s, because it prevents BCC from
+reading the kernel's symbols. BCC needs these symbols only for a helper function that our program does not call.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -15,11 +15,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-# Numbers of the system calls, the same on all architectures; linux/landlock.h.
+# The numbers of the system calls, which are the same on all architectures, and constants of linux/landlock.h.
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
-# ABI version -> the rights that it added: execute, write, read, remove and make files; link and rename; truncate.
+# ABI version -> the rights that this version added. Version 1: to execute, write, read, remove and make files. Version
+# 2: to link and rename files. Version 3: to truncate files.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14}
 _READ = 1 << 2 | 1 << 3  # LANDLOCK_ACCESS_FS_READ_FILE, LANDLOCK_ACCESS_FS_READ_DIR
 
@@ -27,7 +28,7 @@ _syscall = ctypes.CDLL(None).syscall
 
 
 def _ruleset(folders: Sequence[Path]) -> int:
-    """Returns the descriptor of a ruleset that allows only to read in these folders; -1 if Landlock refuses."""
+    """Returns the descriptor of a ruleset that allows only reading in these folders. Returns -1 if Landlock refuses."""
     version = _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     handled = ctypes.c_uint64(sum(rights for since, rights in _RIGHTS.items() if since <= version))
     ruleset: int = _syscall(_CREATE_RULESET, ctypes.byref(handled), 8, 0)
@@ -42,7 +43,7 @@ def _ruleset(folders: Sequence[Path]) -> int:
 
 
 def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> Path | None:
-    """Restricts the calling thread. Returns the first folder that it then cannot read; None if it can read all."""
+    """Restricts the calling thread. Returns the first folder that the thread cannot read after that, or None."""
     if restrict():
         return folders[0]
     for folder in folders:
@@ -57,12 +58,13 @@ def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> P
 
 
 def confine(readable: Sequence[Path]) -> str:
-    """Allows the calling thread, and the threads that it starts, only to read files in these folders.
+    """Restricts the calling thread, and threads that it starts later, to reading files in these folders.
 
-    Returns a warning if that failed and nothing is restricted; '' if it succeeded or the kernel has no Landlock.
-    Landlock identifies files by inode, and some network file systems create a new inode at each access: their files
-    would be unreadable. A restriction cannot be lifted, so another thread tests it first. The caller must have set
-    no_new_privs.
+    Returns a warning if this failed and nothing is restricted. Returns '' if it succeeded, or if the kernel has no
+    Landlock. The caller must have set no_new_privs.
+
+    Landlock identifies files by inode. Some network file systems create a new inode at each access, so their files
+    would be unreadable. A restriction cannot be removed, so another thread tests the restriction first.
     """
     if _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION) < 1:
         return ""

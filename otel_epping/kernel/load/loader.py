@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compiles and loads the kernel program in a child process, and takes over its file descriptors.
+"""Compiles and loads the kernel program in a child process, and receives the program's file descriptors.
 
-compiler.py is the child, and explains why there is one. Each failure becomes an EppingError with cause and cure.
+compiler.py runs in the child process, and explains why a child process is used. Each failure becomes an EppingError
+that names the cause and the cure.
 """
 
 import errno
@@ -36,19 +37,19 @@ _WRONG_BCC = (
     "the module bcc at {path} is PyPI's crystal-lattice package, not the BPF Compiler Collection: "
     "pip uninstall bcc, then apt-get install python3-bpfcc"
 )
-# Kinds of failure after which the next interpreter is tried.
+# The kinds of failures after which the next interpreter is tried.
 _TRY_NEXT = ("no-bcc", "wrong-bcc", "no-libbpf")
 _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
-# Signals that a bug in the compiler can cause. SIGKILL comes from outside, for example if the kernel is out of memory.
+# Signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-# BCC prints this, and then reports that compiling failed.
+# BCC prints this text if it cannot create a map, and then reports that compiling failed.
 _MAP_FAILED = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 
 def source_folder() -> Path:
-    """Returns the folder bpf/: in the installed package, or next to the package in a checkout of the repository.
+    """Returns the folder bpf/. It is in the installed package, or next to the package in a checkout of the repository.
 
-    Raises EppingError if there is none.
+    Raises EppingError if it is missing.
     """
     package = Path(__file__).parents[2]
     for folder in (package / "bpf", package.parent / "bpf"):
@@ -58,20 +59,20 @@ def source_folder() -> Path:
 
 
 def interpreters() -> list[str]:
-    """Returns interpreters that may have BCC: this one if it has a module `bcc`, then the distribution's."""
+    """Returns the interpreters that may have BCC: this interpreter if it has a module `bcc`, then the system's."""
     own = [sys.executable] if importlib.util.find_spec("bcc") else []
     return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """The outcome of one run of the child.
+    """The outcome of one run of the child process.
 
-    reply     its last reply (compiler.py); {} if it ended without one
-    fds       the descriptors that came with the reply
-    stderr    its standard error
-    status    its exit status; a signal's number, negative, if the signal ended it
-    versions  its first message, with the versions of BCC and LLVM; {} if it ended before
+    reply     the last reply (compiler.py); {} if the child ended without a reply
+    fds       the descriptors that were sent with the reply
+    stderr    the standard error output of the child
+    status    the exit status of the child; the negative signal number if a signal ended the child
+    versions  the child's first message, with the versions of BCC and LLVM; {} if the child ended before this message
     """
 
     reply: dict[str, Any]
@@ -82,13 +83,16 @@ class _Outcome:
 
     @property
     def compiler(self) -> str:
-        """The versions in words, such as "BCC 0.31.0 with LLVM 19.1"; '' if they are not known."""
+        """The versions as a text, such as "BCC 0.31.0 with LLVM 19.1"; '' if they are not known."""
         llvm = f" with LLVM {self.versions['llvm']}" if self.versions.get("llvm") else ""
         return f"BCC {self.versions['bcc']}{llvm}" if self.versions else ""
 
 
 def _environment() -> dict[str, str]:
-    """Returns our environment without OTEL_*, which may have secrets, and without ARCH, BCC's target architecture."""
+    """Returns our environment without OTEL_* and ARCH.
+
+    OTEL_* may contain secrets. ARCH would change BCC's target architecture.
+    """
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "ARCH"}
 
 
@@ -99,7 +103,7 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
             [interpreter, "-I", str(_CHILD), str(fd), request],
             pass_fds=[fd],
             env=_environment(),
-            cwd="/",  # the agent's may have been deleted
+            cwd="/",  # the agent's working directory may have been deleted
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -108,25 +112,25 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
         )
     except OSError as error:
         cure = requirements.SHORTAGES.get(error.errno or 0, "run it by hand")
-        file = error.filename or interpreter  # the file is /dev/null on a system without it
+        file = error.filename or interpreter  # the file is /dev/null if the system has no /dev/null
         raise EppingError(f"cannot start the loader ({file}: {error.strerror}): {cure}") from error
 
 
 def _run_child(interpreter: str, request: str) -> _Outcome:
-    """Runs the child to its end.
+    """Runs the child process until it ends.
 
-    The calling thread drops all capabilities except those that loading needs, and the child inherits these. So call
-    this function in a thread of its own.
+    The calling thread keeps only the capabilities that loading needs, and the child inherits them. So call this
+    function in a separate thread.
     """
     capabilities.confine()
     ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        # The child's end must have a descriptor above 2, because the child gets its own standard streams. It could have
-        # a lower one if the application has closed its standard streams.
+        # The child's end of the socket must have a descriptor above 2, because the child gets its own standard streams.
+        # The descriptor could be lower if the application has closed its standard streams.
         with pair, socket.socket(fileno=fcntl.fcntl(pair, fcntl.F_DUPFD_CLOEXEC, 3)) as theirs:
             child = _start_child(interpreter, theirs.fileno(), request)
         _, stderr = child.communicate()
-        # The messages have waited in the socket's buffer, which is far larger than they are.
+        # The messages are still in the socket's buffer, which is far larger than all messages.
         versions, reply, fds = dict[str, str](), {}, list[int]()
         while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
             if not message[0]:
@@ -153,7 +157,9 @@ def _ended_early(outcome: _Outcome) -> EppingError:
             outcome.stderr,
         )
     killed = f"the loader was killed by signal {number}"
-    return EppingError(f"{killed}: it needs 200 MB for a second, see dmesg if memory was short", outcome.stderr)
+    return EppingError(
+        f"{killed}: it needs 200 MB of memory for a second; dmesg shows whether memory was exhausted", outcome.stderr
+    )
 
 
 def _failure(outcome: _Outcome) -> EppingError:
@@ -196,10 +202,12 @@ def _program(outcome: _Outcome, interpreter: str) -> Program:
     if reply["warning"]:
         _log.warning("%s", reply["warning"])
     names = [*reply["programs"], *(entry["name"] for entry in reply["maps"])]
-    if len(outcome.fds) < len(names):  # the kernel discards those beyond RLIMIT_NOFILE (unix(7), SCM_RIGHTS)
+    if len(outcome.fds) < len(names):  # the kernel discards descriptors beyond RLIMIT_NOFILE (unix(7), SCM_RIGHTS)
         for fd in outcome.fds:
             os.close(fd)
-        raise EppingError(f"cannot take over the program: {requirements.SHORTAGES[errno.EMFILE]}")
+        raise EppingError(
+            f"cannot receive the descriptors of the program and its maps: {requirements.SHORTAGES[errno.EMFILE]}"
+        )
     by_name = dict(zip(names, outcome.fds, strict=True))
     return Program(
         entry_points={name: by_name[name] for name in reply["programs"]},
@@ -215,9 +223,9 @@ def _program(outcome: _Outcome, interpreter: str) -> Program:
 
 
 def load(config: EppingConfig) -> Program:
-    """Compiles and loads the program, attached to nothing.
+    """Compiles and loads the program. Does not attach the program.
 
-    Raises EppingError if that fails. `detail` of the error is the log of the compiler or the verifier.
+    Raises EppingError if this fails. The field `detail` of the error has the log of the compiler or the verifier.
     """
     requirements.check_kernel()
     requirements.check_file_systems()
@@ -228,15 +236,16 @@ def load(config: EppingConfig) -> Program:
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
     for interpreter in interpreters():
-        # The child inherits the capabilities of the thread that starts it. A thread of its own drops most of them, so
-        # that this thread keeps its capabilities.
+        # The child inherits the capabilities of the thread that starts the child. A separate thread drops most of its
+        # capabilities and starts the child, so that this thread keeps its capabilities.
         with ThreadPoolExecutor(1) as child_thread:
             outcome = child_thread.submit(_run_child, interpreter, request).result()
         if "programs" in outcome.reply:
             return _program(outcome, interpreter)
         if outcome.reply.get("kind") not in _TRY_NEXT:
             raise _failure(outcome)
-        # This interpreter has no BCC; the next one may have it. If none has it, a wrong `bcc` is the most useful error.
+        # This interpreter has no BCC, but the next interpreter may have it. If no interpreter has BCC, an error about a
+        # wrong module `bcc` is the most useful one.
         if not failures or outcome.reply["kind"] == "wrong-bcc":
             failures.insert(0, _failure(outcome))
     raise failures[0] if failures else EppingError(_NO_BCC)

@@ -16,26 +16,27 @@ from otel_epping.kernel import libbpf
 from otel_epping.kernel.config import possible_cpus
 from otel_epping.kernel.load.capabilities import NEEDED, may_raise_limits, missing
 
-# The program uses atomic compare-and-exchange, which BPF has since Linux 5.12. The next long-term release is 5.15.
-# Before Linux 6.6, which added TCX links, the agent attaches clsact filters.
+# The program uses atomic compare-and-exchange, which BPF supports since Linux 5.12. The next long-term release is 5.15.
+# TCX links exist since Linux 6.6. Before Linux 6.6, the agent attaches clsact filters.
 MIN_KERNEL = (5, 15)
 
-# The oldest and the newest Linux, the releases of BCC, and the architectures on which `make vmtest` and `make test`
-# have run: see docs/platforms.md.
+# `make vmtest` and `make test` have run on Linux from the first to the second of these versions, with these releases of
+# BCC, and on these architectures: see docs/platforms.md.
 TESTED_KERNELS = ((6, 1), (7, 3))
 TESTED_BCC = ("0.26", "0.31", "0.37")
 TESTED_MACHINES = ("x86_64",)
 
-# Since this release the memory of maps is charged to the cgroup. Before, it counted against RLIMIT_MEMLOCK.
+# Since this Linux version, the memory of maps is charged to the cgroup. In older versions, it counts against
+# RLIMIT_MEMLOCK.
 _CGROUP_KERNEL = (5, 11)
 
-# Tables with rows for each CPU must be smaller than 512 MB (bpf/direct_value.h). The counters of the interfaces take
+# A table with rows for each CPU must be smaller than 512 MB (bpf/direct_value.h). The table of interface counters takes
 # 0.4 MB for each CPU.
 MAX_CPUS = 1024
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
-# Errors for an exhausted resource, and how to raise its limit.
+# By error number: how to raise the limit of the resource that is exhausted.
 SHORTAGES = {
     errno.EMFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n)",
     errno.ENFILE: "raise fs.file-max, the machine's limit of open files",
@@ -44,12 +45,13 @@ SHORTAGES = {
 }
 
 _OWN = Path("/proc/self")
-# The inode of the initial user namespace (PROC_USER_INIT_INO, linux/proc_ns.h). A process has its capabilities in its
-# own user namespace, but BPF requires them in the initial one (bpf_capable(), linux/capability.h).
+# The initial user namespace has this inode (PROC_USER_INIT_INO, linux/proc_ns.h). The capabilities of a process are
+# valid in the user namespace of the process, but BPF requires them in the initial user namespace (bpf_capable(),
+# linux/capability.h).
 _INITIAL_USER_NAMESPACE = "user:[4026531837]"
-# Eight of the agent, and the threads of gRPC, whose number depends on the CPUs.
+# The agent has eight threads. gRPC has additional threads, whose number depends on the number of CPUs.
 _THREADS = 8 + min(max(4, os.cpu_count() or 1), 16)
-# Maps and programs take 20 descriptors, exporters and sockets 10, and an interface two.
+# Maps and programs need 20 descriptors, exporters and sockets need 10, and each interface needs two.
 _MIN_FILES = 40
 _SECCOMP = re.compile(r"^Seccomp:\s*2$", re.MULTILINE)
 
@@ -60,7 +62,7 @@ def _kernel_version() -> tuple[int, int]:
 
 
 def check_kernel() -> str:
-    """Returns the kernel's release. Raises EppingError if it is too old."""
+    """Returns the version of the kernel. Raises EppingError if the kernel is too old."""
     release = platform.release()
     if _kernel_version() < MIN_KERNEL:
         raise EppingError(f"kernel {release} is too old: use Linux {'.'.join(map(str, MIN_KERNEL))} or newer")
@@ -68,7 +70,7 @@ def check_kernel() -> str:
 
 
 def tested_kernel() -> str:
-    """Says whether otel-epping was tested on this kernel and this architecture."""
+    """Returns a text about the tests of otel-epping on this kernel and this architecture."""
     oldest, newest = (".".join(map(str, version)) for version in TESTED_KERNELS)
     machine = platform.machine()
     if _kernel_version() < TESTED_KERNELS[0]:
@@ -83,7 +85,7 @@ def tested_kernel() -> str:
 
 
 def tested_bcc(version: str) -> str:
-    """Says whether otel-epping was tested with this version of BCC, such as "0.31.0"."""
+    """Returns a text about the tests of otel-epping with this version of BCC, such as "0.31.0"."""
     tested = ", ".join(TESTED_BCC)
     if version.startswith(tuple(f"{release}." for release in TESTED_BCC)):
         return f"tested with BCC {tested}"
@@ -91,7 +93,7 @@ def tested_bcc(version: str) -> str:
 
 
 def check_cpus() -> int:
-    """Returns the number of possible CPUs. Raises EppingError if it is too large for the program's tables."""
+    """Returns the number of possible CPUs. Raises EppingError if this number is too large for the program's tables."""
     possible = possible_cpus()
     if possible > MAX_CPUS:
         raise EppingError(f"{possible} possible CPUs are too many: boot the kernel with nr_cpus={MAX_CPUS}")
@@ -122,7 +124,7 @@ def check_user_namespace() -> None:
 
 
 def check_bpf() -> None:
-    """Creates a map of 4 bytes. Raises EppingError if the kernel refuses."""
+    """Creates a map of 4 bytes as a test. Raises EppingError if the kernel refuses."""
     try:
         os.close(libbpf.create_cell())
     except OSError as error:
@@ -138,7 +140,7 @@ def check_bpf() -> None:
 
 
 def check_open_files() -> None:
-    """Raises EppingError if RLIMIT_NOFILE leaves no descriptors for an interface."""
+    """Raises EppingError if RLIMIT_NOFILE is so low that no descriptors are left for an interface."""
     _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     if limit != resource.RLIM_INFINITY and limit < _MIN_FILES:
         raise EppingError(
@@ -147,7 +149,7 @@ def check_open_files() -> None:
 
 
 def _start_threads() -> NoReturn:
-    """Ends the process. The exit status is the number of threads that it could start."""
+    """Starts up to _THREADS threads, and ends the process. The exit status is the number of started threads."""
     threading.stack_size(1 << 16)  # the check is about the number of threads, not about memory
     end, started = threading.Event(), 0
     with suppress(RuntimeError):
@@ -158,10 +160,10 @@ def _start_threads() -> NoReturn:
 
 
 def check_threads() -> None:
-    """Starts as many threads as an agent has. Raises EppingError if that fails, because gRPC would then retry forever.
+    """Starts the number of threads that an agent has, as a test. Raises EppingError if this fails.
 
-    The threads run in a child process, because memory of an ended thread stays reserved. The calling process must have
-    no other threads.
+    Without this check, gRPC would retry forever if no thread can be started. The threads run in a child process,
+    because the memory of an ended thread stays reserved. The calling process must have no other threads.
     """
     started = 0
     with suppress(BlockingIOError):
@@ -172,7 +174,10 @@ def check_threads() -> None:
 
 
 def check_capability(name: str) -> str:
-    """Returns why the agent needs this capability of capabilities.NEEDED. Raises EppingError if it is missing."""
+    """Returns the reason why the agent needs a capability in capabilities.NEEDED.
+
+    Raises EppingError if this process lacks the capability.
+    """
     reason = NEEDED[name].reason
     if name in missing():
         raise EppingError(f"needed {reason}: run as root, or give the process this capability")
@@ -187,7 +192,7 @@ def check_privileges() -> None:
 
 
 def check_locked_memory() -> str:
-    """Says which limit applies to the memory of maps. Raises EppingError if RLIMIT_MEMLOCK may be too small."""
+    """Returns a text about the limit on the memory of maps. Raises EppingError if RLIMIT_MEMLOCK may be too small."""
     if _kernel_version() >= _CGROUP_KERNEL:
         return "RLIMIT_MEMLOCK does not apply: this kernel charges map memory to the cgroup"
     _, limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)
@@ -200,5 +205,8 @@ def check_locked_memory() -> str:
 
 
 def describe_btf() -> str:
-    """Says whether the kernel has BTF. The program does not need it: it reads packets, not structures of the kernel."""
+    """Returns a text that says whether the kernel has BTF.
+
+    The program does not need BTF, because it reads only packets, not the kernel's data structures.
+    """
     return f"{_BTF} exists" if _BTF.exists() else "none (not needed)"

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the source line at which the kernel's verifier rejects the program.
 
-The loaded program has no debug information, and its cold blocks are moved. So after a rejection it is compiled again,
-with debug information and in its original order. BCC then prints a listing of the lines and their instructions, and the
-verifier's log names the rejected instruction. (The verifier can print source lines itself, but it does not when BCC
-loads the program, and BCC does not hand out the line information that another loader would need.)
+The loaded program has no debug information, and its cold blocks are moved. So after a rejection, the program is
+compiled again with debug information and in its original order. BCC then prints a listing of source lines and
+instructions. The verifier's log contains the number of the rejected instruction. (The verifier can print source lines
+itself, but does not do this when BCC loads the program. Another loader would need line information, which BCC does not
+provide.)
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -18,19 +19,21 @@ from typing import Any, NamedTuple
 
 DEBUG_SOURCE = 8  # of bcc.BPF(debug=)
 _LOG_BYTES = 1 << 24
-# BCC's listing: "; text of the line // Line  42", then the instructions of the line: "  17:", a tab, the instruction.
+# BCC's listing has one line for each source line: "; text of the source line // Line  42". After it come the lines of
+# its instructions. Each of them consists of the instruction's number ("  17:"), a tab, and the instruction.
 _LISTING = re.compile(r"^; (?P<text>.*) // Line *(?P<line>\d+)$|^ *(?P<instruction>\d+):\t", re.MULTILINE)
-# The verifier's log: "17: (b7) r1 = 0" for each instruction, and at the end the number of processed instructions.
+# The verifier's log has a line "17: (b7) r1 = 0" for each instruction. The last line has the number of processed
+# instructions.
 _VERIFIED = re.compile(r"^(\d+): \([0-9a-f]{2}\) ", re.MULTILINE)
 _PROCESSED = re.compile(r"^processed \d+ insns .*\n?", re.MULTILINE)
 
 
 class Rejection(NamedTuple):
-    """Why the verifier rejected the program.
+    """The reason why the verifier rejected the program.
 
-    line     number of the line in the compiled text, from 1; 0 if it is unknown
+    line     the number of the line in the compiled text, starting with 1; 0 if the line is unknown
     verdict  the verifier's last message
-    log      the verifier's whole log
+    log      the whole log of the verifier
     """
 
     line: int
@@ -39,7 +42,7 @@ class Rejection(NamedTuple):
 
 
 class _LoadOptions(ctypes.Structure):
-    """struct bpf_prog_load_opts of libbpf's bpf.h: its size, members that stay 0, and the buffer for the log."""
+    """struct bpf_prog_load_opts of libbpf's bpf.h: the size, members that stay 0, and the buffer for the log."""
 
     _fields_ = (
         ("size", ctypes.c_size_t),
@@ -53,7 +56,10 @@ class _LoadOptions(ctypes.Structure):
 
 @contextmanager
 def captured_stderr() -> Iterator[list[str]]:
-    """Captures standard error, also the output of C libraries. The list gets its only element when the body ends."""
+    """Captures standard error, including the output of C libraries.
+
+    Yields an empty list. When the `with` block ends, the captured text is appended to the list.
+    """
     captured: list[str] = []
     saved_fd = os.dup(2)
     memory_fd = os.memfd_create("stderr")
@@ -69,7 +75,7 @@ def captured_stderr() -> Iterator[list[str]]:
 
 
 def _listed_line(instruction: int, listing: str) -> tuple[int, str]:
-    """Returns number and text of an instruction's line in BCC's listing; (0, "") if the listing has no line for it."""
+    """Returns the number and the text of the line to which an instruction belongs in BCC's listing, or (0, "")."""
     line = 0, ""
     for match in _LISTING.finditer(listing):
         if match["line"]:
@@ -80,11 +86,11 @@ def _listed_line(instruction: int, listing: str) -> tuple[int, str]:
 
 
 def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
-    """Returns the source line, from 1, that an instruction was compiled from; 0 if it is unknown.
+    """Returns the number of the source line, starting with 1, from which an instruction was compiled; 0 if unknown.
 
-    BCC compiles a text that it made from the source, and numbers the lines of that text. It has more lines than the
-    source, for example one for each function. The difference is taken from the nearest listed line whose text occurs
-    once in the source.
+    BCC makes a new text from the source and compiles the new text. BCC's listing has the line numbers of the new text.
+    The new text has more lines than the source, for example one more line for each function. The difference between
+    the line numbers is found with the nearest listed line whose text occurs exactly once in the source.
     """
     number, text = _listed_line(instruction, listing)
     source_numbers: dict[str, list[int]] = {}
@@ -102,7 +108,10 @@ def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
 
 
 def explain(libbpf: Any, program_type: int, name: str, code: bytes, listing: str, source: Sequence[str]) -> Rejection:
-    """Lets the kernel verify `code` again, with a log. `listing` is BCC's listing of `code`, compiled from `source`."""
+    """Lets the kernel verify `code` again, and uses the verifier's log to find the reason for the rejection.
+
+    `listing` is BCC's listing of `code`, which was compiled from `source`.
+    """
     log = ctypes.create_string_buffer(_LOG_BYTES)
     options = _LoadOptions(ctypes.sizeof(_LoadOptions), log_level=1, log_size=len(log), log=ctypes.addressof(log))
     if libbpf.bpf_prog_load(program_type, name.encode(), b"GPL", code, len(code) // 8, ctypes.byref(options)) >= 0:

@@ -29,10 +29,10 @@ _PACKETS = struct.Struct("=QQ")  # the first two members of rtnl_link_stats64: p
 class Link:
     """An interface as the kernel describes it.
 
-    names     its name, then its alternative names, escaped (process/escaping.py)
-    hardware  its hardware type (ARPHRD_*, linux/if_arp.h)
-    up        whether it is set up (IFF_UP)
-    table     the number of its routing table if it is a VRF, else 0
+    names     the name, and then the alternative names, escaped (process/escaping.py)
+    hardware  the hardware type (ARPHRD_*, linux/if_arp.h)
+    up        true if the interface is set up (IFF_UP)
+    table     the number of the routing table if the interface is a VRF; otherwise 0
     """
 
     ifindex: int
@@ -50,7 +50,7 @@ class Link:
 def parse_link(body: bytes) -> Link | None:
     """Returns the interface that an RTM_NEWLINK or RTM_DELLINK message describes.
 
-    None if the message is about another property of it, for example as a port of a bridge.
+    Returns None if the message describes the interface in another function, for example as a port of a bridge.
     """
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
     names, others, table = [], [], 0
@@ -69,7 +69,7 @@ def parse_link(body: bytes) -> Link | None:
 
 
 def _vrf_table(info: dict[int, bytes]) -> int:
-    """Returns the number of the routing table of a VRF; 0 for other kinds of interfaces."""
+    """Returns the number of the routing table of a VRF. Returns 0 for other kinds of interfaces."""
     if messages.decode_text(info.get(_IFLA_INFO_KIND, b"")) != "vrf":
         return 0
     table = dict(messages.attributes(info.get(_IFLA_INFO_DATA, b""))).get(_IFLA_VRF_TABLE)
@@ -82,8 +82,8 @@ def links() -> Iterator[Link]:
 
 
 def find_link(name: str) -> Link | None:
-    """Returns the interface with this name or alternative name (up to 127 bytes, ip-link(8)); None if there is none."""
-    # With IFLA_ALT_IFNAME the kernel searches both kinds of names. IFLA_IFNAME is limited to 15 bytes.
+    """Returns the interface with this name or alternative name (up to 127 bytes, ip-link(8)), or None."""
+    # With IFLA_ALT_IFNAME, the kernel searches names and alternative names. IFLA_IFNAME is limited to 15 bytes.
     value = unescaped(name) + b"\0"
     attribute = messages.ATTRIBUTE.pack(messages.ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
@@ -94,10 +94,10 @@ def find_link(name: str) -> Link | None:
 
 @dataclass(frozen=True)
 class Device:
-    """Properties that decide how packets pass an interface.
+    """Properties of an interface that determine how packets pass it.
 
-    kind  its kind (IFLA_INFO_KIND), such as bond or vrf; '' for a network card
-    xdp   the ids of its XDP programs
+    kind  the kind (IFLA_INFO_KIND), such as "bond" or "vrf"; '' for a network card
+    xdp   the ids of the XDP programs on the interface
     """
 
     kind: str
@@ -105,12 +105,12 @@ class Device:
 
 
 def device(ifindex: int) -> Device:
-    """Returns the properties of an interface; Device("", ()) if it is gone. Raises OSError."""
+    """Returns the properties of an interface, or Device("", ()) if the interface is gone. Raises OSError."""
     for body in messages.request(_RTM_GETLINK, [_LINK.pack(socket.AF_UNSPEC, 0, ifindex, 0, 0)]):
         found = dict(messages.attributes(body[_LINK.size :]))
         kind = dict(messages.attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
         xdp = dict(messages.attributes(found.get(_IFLA_XDP, b"")))
-        # With programs in several modes (generic, driver, hardware), each mode has its own attribute.
+        # If the interface has programs in several modes (generic, driver, hardware), each mode has its own attribute.
         modes = [mode for mode in _IFLA_XDP_OF_MODES if mode in xdp] or [_IFLA_XDP_PROG_ID]
         programs = (int.from_bytes(xdp[mode], sys.byteorder) for mode in modes if mode in xdp)
         return Device(messages.decode_text(kind), tuple(programs))
@@ -118,9 +118,9 @@ def device(ifindex: int) -> Device:
 
 
 def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Returns the kernel's counters (packets received, packets transmitted) of interfaces, by index (`ip -s link`).
+    """Returns the kernel's counts (packets received, packets transmitted) of each interface, by index (`ip -s link`).
 
-    An interface that is gone is left out. Raises OSError.
+    Interfaces that are gone are missing in the result. Raises OSError.
     """
     bodies = [_STATS.pack(socket.AF_UNSPEC, ifindex, 1 << _IFLA_STATS_LINK_64 - 1) for ifindex in ifindexes]
     found = {}
@@ -132,16 +132,16 @@ def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
 
 
 class LinkChanges:
-    """Receives notifications of changed interfaces and, with `routes`, of changed routes, addresses and nexthops.
+    """Receives notifications about changed interfaces, and with `routes` about changed routes, addresses and nexthops.
 
-    Can be passed to select(). Raises OSError if no socket can be opened.
+    An object of this class can be passed to select.select(). Raises OSError if no socket can be opened.
     """
 
     def __init__(self, *, routes: bool) -> None:
         self._socket = messages.open_listener(_RTMGRP_LINK | (_RTMGRP_ROUTES if routes else 0))
 
     def fileno(self) -> int:
-        """The socket's descriptor."""
+        """Returns the socket's descriptor."""
         return self._socket.fileno()
 
     def close(self) -> None:
@@ -149,5 +149,5 @@ class LinkChanges:
         self._socket.close()
 
     def read(self) -> Iterator[tuple[int, bytes] | None]:
-        """Yields (type, body) of each message that has arrived; None where the kernel has dropped some."""
+        """Yields (type, body) of each message that has arrived. Yields None if the kernel has dropped messages."""
         return messages.receive(self._socket)

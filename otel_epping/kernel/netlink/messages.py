@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Messages of rtnetlink(7) and their attributes: requests, dumps, and notifications of changes.
 
-A message is a header, a struct that depends on the message type, and attributes. Numbers are in the machine's byte
-order. This file implements only what links.py, routes.py and traffic_control.py need. pyroute2 implements everything,
-but takes 10 MB of memory and 80 ms to import, more than all of our settings and their model together.
+A message consists of a header, a struct that depends on the message type, and attributes. Numbers are in the machine's
+byte order. This file implements only the functions that links.py, routes.py and traffic_control.py need. pyroute2
+implements the whole protocol, but its import takes 10 MB of memory and 80 ms. The import of all our settings and their
+model takes less.
 """
 
 import errno
@@ -22,9 +23,9 @@ _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, p
 ATTRIBUTE = struct.Struct("=HH")
 
 _DATAGRAM = 1 << 16
-_MAX_REQUESTS = 32  # in a datagram: the answers must fit into the socket's buffer
+_MAX_REQUESTS = 32  # maximum number of requests in a datagram; all answers must fit into the socket's buffer
 _TIMEOUT_S = 1.0
-# The buffer for notifications, in bytes. The kernel limits it to net.core.rmem_max.
+# The size of the buffer for notifications, in bytes. The kernel limits the size to net.core.rmem_max.
 _LISTENER_BUFFER = 1 << 20
 
 
@@ -62,7 +63,7 @@ def _request(kind: int, flags: int, body: bytes) -> bytes:
 
 
 def dump(kind: int, body: bytes) -> Iterator[bytes]:
-    """Sends a dump request of type `kind`. Yields the body of each message of the answer. Raises OSError."""
+    """Sends a dump request of the type `kind`. Yields the body of each message of the answer. Raises OSError."""
     with _socket() as sock:
         sock.sendto(_request(kind, _NLM_F_REQUEST_DUMP, body), (0, 0))
         while True:
@@ -76,9 +77,9 @@ def dump(kind: int, body: bytes) -> Iterator[bytes]:
 
 
 def request(kind: int, bodies: Sequence[bytes]) -> Iterator[bytes]:
-    """Sends requests for one object each. Yields the body of each answer; a refused request has none.
+    """Sends requests of the type `kind`. Each request is for one object. Yields the body of each answer.
 
-    Raises OSError.
+    A request that the kernel refuses yields no body. Raises OSError.
     """
     with _socket() as sock:
         sock.settimeout(_TIMEOUT_S)
@@ -102,7 +103,10 @@ def open_listener(groups: int) -> socket.socket:
 
 
 def receive(listener: socket.socket) -> Iterator[tuple[int, bytes] | None]:
-    """Yields (type, body) of each notification that has arrived; None where the kernel has dropped some (ENOBUFS)."""
+    """Yields (type, body) of each notification that has arrived.
+
+    Yields None if the kernel has dropped notifications (ENOBUFS).
+    """
     while True:
         try:
             yield from messages(listener.recv(_DATAGRAM))

@@ -28,14 +28,15 @@ _NUMBER = struct.Struct("=I")
 class Route:
     """A unicast route.
 
-    table        the number of its routing table
-    destination  the address of the destination, empty if `bits` is 0
-    bits         the length of the destination's prefix
-    interfaces   the indexes of the interfaces that packets leave by
-    nexthop      the id of its nexthop object (ip-nexthop(8)), or 0
+    table        the number of the routing table
+    destination  the address of the destination; empty if `bits` is 0
+    bits         the prefix length of the destination
+    interfaces   the indexes of the outgoing interfaces
+    nexthop      the id of the nexthop object of the route (ip-nexthop(8)), or 0
 
-    Take the interfaces of a route with a nexthop object from the object: with the sysctl net.ipv4.nexthop_compat_mode=0
-    the route itself has none. While the object is a blackhole, the type of the route is blackhole, too.
+    If a route has a nexthop object, use the interfaces of the nexthop object. With the sysctl
+    net.ipv4.nexthop_compat_mode=0, the message about the route contains no interfaces. While the nexthop object is a
+    blackhole, the type of the route is blackhole, too.
     """
 
     table: int
@@ -76,9 +77,9 @@ def parse_route(body: bytes) -> Route | None:
 class Nexthop:
     """A nexthop object: an interface, a group of objects, or a blackhole.
 
-    number     its id
+    number     the id of the object
     interface  the index of the interface; 0 for a group or a blackhole
-    members    the ids of the objects of a group
+    members    the ids of the objects in the group; empty if the object is not a group
     """
 
     number: int
@@ -98,7 +99,7 @@ def parse_nexthop(body: bytes) -> Nexthop:
 
 
 def parse_address_interface(body: bytes) -> int:
-    """Returns the index of the interface that an RTM_DELADDR message is about."""
+    """Returns the index of the interface in an RTM_DELADDR message."""
     return int(_ADDRESS.unpack_from(body)[0])
 
 

@@ -15,7 +15,7 @@ _RTMGRP_TC = 0x8
 _TCA_KIND, _TCA_OPTIONS, _TCA_CHAIN = 1, 2, 11
 _TCA_BPF_NAME, _TCA_BPF_ID = 7, 11
 _PARENTS = {"ingress": 0xFFFFFFF2, "egress": 0xFFFFFFF3}  # the parents of filters on a clsact qdisc
-_CLSACT = 0xFFFFFFF1  # the parent of a clsact qdisc, and of an ingress qdisc: an interface can have one of them
+_CLSACT = 0xFFFFFFF1  # the parent of a clsact or ingress qdisc; an interface can have only one of these two qdiscs
 
 _TC = struct.Struct("=BxxxiIII")  # tcmsg: family, index, handle, parent, priority << 16 | protocol
 
@@ -26,12 +26,14 @@ class Filter:
 
     direction  ingress or egress
     kind       the kind of filter, such as bpf or flower
-    priority   filters with a lower number run first; tc(8) calls it pref
-    protocol   an EtherType; ETH_P_ALL (3) for all
-    chain      packets start in chain 0, and pass its filters in the order in which the kernel lists them
-    handle     identifies the filter among those of its priority; 0 for the head of a list, which is not a filter
-    name       the name of its BPF program; '' for other kinds
-    program    the id of its BPF program; 0 for other kinds
+    priority   filters with a lower priority number run first; tc(8) calls this number pref
+    protocol   an EtherType; ETH_P_ALL (3) for all protocols
+    chain      the number of the chain. Packets start in chain 0, and pass the filters of a chain in the order in which
+               the kernel lists them
+    handle     a number that is unique among the filters of the priority. It is 0 for the head of a list, which is not a
+               filter
+    name       the name of the BPF program; '' for other kinds of filters
+    program    the id of the BPF program; 0 for other kinds of filters
     """
 
     direction: str
@@ -45,9 +47,9 @@ class Filter:
 
 
 def filters(ifindex: int, direction: str) -> Iterator[Filter]:
-    """Yields the filters on an interface's clsact qdisc, and the heads of their lists; nothing without such a qdisc.
+    """Yields the filters on an interface's clsact qdisc, and the heads of the lists of filters.
 
-    Raises OSError.
+    Yields nothing if the interface has no such qdisc. Raises OSError.
     """
     for body in messages.dump(_RTM_GETTFILTER, _TC.pack(socket.AF_UNSPEC, ifindex, 0, _PARENTS[direction], 0)):
         _, _, handle, _, info = _TC.unpack_from(body)
@@ -61,9 +63,9 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
 
 
 def ingress_qdisc(ifindex: int) -> str:
-    """Returns the kind of the qdisc for incoming packets of an interface: clsact, ingress, or '' if there is none.
+    """Returns the kind of the qdisc for incoming packets of an interface: "clsact" or "ingress".
 
-    Raises OSError.
+    Returns '' if the interface has no such qdisc. Raises OSError.
     """
     for body in messages.dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
         _, index, _, parent, _ = _TC.unpack_from(body)
@@ -73,13 +75,16 @@ def ingress_qdisc(ifindex: int) -> str:
 
 
 class FilterChanges:
-    """Receives notifications of changed qdiscs and filters. Raises OSError if no socket can be opened."""
+    """Receives notifications about changed qdiscs and filters. Raises OSError if no socket can be opened."""
 
     def __init__(self) -> None:
         self._socket = messages.open_listener(_RTMGRP_TC)
 
     def read(self) -> set[int] | None:
-        """Returns the indexes of interfaces that changed since the last call; None if the kernel dropped messages."""
+        """Returns the indexes of the interfaces whose qdiscs or filters have changed since the last call.
+
+        Returns None if the kernel has dropped messages.
+        """
         changed: set[int] = set()
         dropped = False
         for message in messages.receive(self._socket):

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Values that the program reads while it runs: its `struct control` (bpf/maps.h)."""
+"""Values that the program reads while it runs: the program's `struct control` (bpf/maps.h)."""
 
 import numpy as np
 
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.program import Map
 
-FIRST_EPOCH = 1  # 0 means "nothing cached" in the program
+FIRST_EPOCH = 1  # in the program, epoch 0 means that no slot is cached
 
 
 class Control:
-    """Epoch of the slots and number of the interval. Set either of them, then call write()."""
+    """The epoch of the slots, and the number of the interval. To change them, set the attributes and call write()."""
 
     def __init__(self, control: Map) -> None:
         self.epoch = FIRST_EPOCH

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds out whether both directions of flows pass an interface. Without both, there are no RTTs.
+"""Finds out whether both directions of flows pass an interface. If one direction is missing, no RTTs can be measured.
 
-Packets that come in and packets that go out are the two directions of a flow (bpf/flow.h). This is different on two
-kinds of interfaces:
+Usually, the incoming packets and the outgoing packets of an interface are the two directions of a flow (bpf/flow.h).
+There are two exceptions:
 
-- On a mirror port, both directions arrive the same way. Each TCP conversation has two flow table entries, and packets
-  of one end only are seen in each.
-- With asymmetric routing, the other direction passes elsewhere.
+- On a mirror port, the packets of both directions are incoming packets. Each TCP conversation then has two flow table
+  entries, and each of them has packets of only one end.
+- With asymmetric routing, the packets of the other direction pass another interface.
 
-UDP and ICMP have no flows. There the slot cache (bpf/slot_cache.h) shows a mirror port: it has an entry for a pair of
-subnets, and another entry for the same pair with the ends exchanged.
+The program does not keep flows of UDP and ICMP. For these protocols, a mirror port is recognized by the slot cache
+(bpf/slot_cache.h). At a mirror port, it has an entry for a pair of subnets, and another entry for the same pair with
+the ends exchanged.
 """
 
 import logging
@@ -24,37 +25,38 @@ from otel_epping.kernel.attach.interfaces import Role
 
 _log = logging.getLogger("otel_epping")
 
-# Flows whose keys are compared in one scan. If there are more, a sample is compared.
+# The number of flows whose keys are compared in one scan. If there are more flows, a sample of them is compared.
 _COMPARED = 4096
-# Flows that lack the other direction are reported if there are at least this many, for at least this time. Fewer flows
-# may be stray packets. In a shorter time, packets of the other direction may not have come yet.
+# Flows without the other direction are reported if an interface has at least this number of them, for at least this
+# time. A smaller number of flows may come from stray packets. In a shorter time, the packets of the other direction may
+# not have arrived yet.
 _MIN_ONE_WAY = 3
 _ONE_WAY_NS = 10_000_000_000
-# A direction is suspected to be missing if it has fewer than a tenth of the packets of the other direction, of which
-# there are at least ten.
+# A direction may be missing if it has fewer than a tenth of the packets of the other direction, and the other direction
+# has at least ten packets.
 _RARER = 10
 _MIN_PACKETS = 10
 
 _MIRROR = (
-    "%s: both directions of TCP flows (%d) arrive the same way, so nothing is measured: if it is a mirror or TAP port, "
-    "name it as --mirror instead"
+    "%s: both directions of TCP flows (%d) arrive the same way, so no RTT is measured: if this interface is a mirror "
+    "or TAP port, select it with --mirror instead"
 )
 _MIRROR_PAIRS = (
-    "%s: both directions between subnets (%d pairs) arrive the same way, so nothing is measured: if it is a mirror or "
-    "TAP port, name it as --mirror instead"
+    "%s: both directions between subnets (%d pairs) arrive the same way, so no RTT is measured: if this interface is a "
+    "mirror or TAP port, select it with --mirror instead"
 )
 _ONE_WAY = (
-    "%s: only one direction of TCP flows (%d) is seen, so their RTTs are not measured: measure where both directions "
-    "pass, or have both mirrored"
+    "%s: only one direction of TCP flows (%d) is seen, so their RTTs are not measured: measure at an interface that "
+    "both directions pass, or mirror both directions"
 )
 
 
 class Flows(NamedTuple):
     """Numbers of active TCP flows of an interface.
 
-    both_ways  flows with packets of both ends
-    same_way   flows with packets of one end, where the other direction is another flow that passes the same way
-    one_way    flows with packets of one end, and without the other direction
+    both_ways  flows with packets of both ends. The packets of one end are incoming, the packets of the other outgoing
+    same_way   flows with packets of one end, if another flow has the packets of the other end (as on a mirror port)
+    one_way    flows with packets of one end, if no flow has the packets of the other end
     """
 
     both_ways: int
@@ -63,12 +65,12 @@ class Flows(NamedTuple):
 
     @property
     def is_mirror(self) -> bool:
-        """Whether more conversations are two flows that pass the same way than one flow that passes both ways."""
+        """True if there are more pairs of flows that pass the same way than flows with packets of both ends."""
         return self.same_way // 2 > self.both_ways
 
     @property
     def is_one_way(self) -> bool:
-        """Whether more than nine in ten flows lack the other direction."""
+        """True if more than nine in ten flows lack the other direction, and at least _MIN_ONE_WAY flows lack it."""
         return self.one_way >= _MIN_ONE_WAY and self.one_way > 9 * (self.both_ways + self.same_way)
 
 
@@ -76,12 +78,12 @@ _NO_FLOWS = Flows(0, 0, 0)
 
 
 def share(flows: int) -> int:
-    """Returns n, where one in n flows is compared. `flows` is the number of flows with packets of one end."""
+    """Returns n for a sample of one in n flows. `flows` is the number of flows with packets of only one end."""
     return flows // _COMPARED + 1
 
 
 def pick(keys: Records, share: int) -> Flags:
-    """Selects a sample of one in `share` flows. Of a conversation, it has both flows or none.
+    """Selects a sample of one in `share` flows. If one flow of a conversation is selected, the other is selected, too.
 
     keys  (n,) records of struct flow_key
     """
@@ -90,10 +92,10 @@ def pick(keys: Records, share: int) -> Flags:
 
 
 def count(answered: Records, keys: Records, share: int) -> dict[int, Flows]:
-    """Returns the flows of each interface, by its identifier.
+    """Returns the numbers of flows of each interface, by identifier of the interface.
 
-    answered  (m,) interface of each active flow with packets of both ends
-    keys      (n,) keys of a sample, one in `share`, of the active flows with packets of one end
+    answered  (m,) the interface of each active flow with packets of both ends
+    keys      (n,) the keys of a sample of the active flows with packets of one end; one in `share` flows is selected
     """
     return_ways = set(_ends(keys, "external", "internal"))
     same_way = np.fromiter((ends in return_ways for ends in _ends(keys, "internal", "external")), np.bool_, len(keys))
@@ -111,7 +113,7 @@ def count(answered: Records, keys: Records, share: int) -> dict[int, Flows]:
 
 
 def _ends(keys: Records, first: str, second: str) -> list[bytes]:
-    """Returns interface, family, addresses and ports of each key as bytes, end `first` before end `second`."""
+    """Returns the interface, family, addresses and ports of each key as bytes. End `first` is before end `second`."""
     fields = [keys["interface"], keys["family"]]
     for end in (first, second):
         fields += [keys[end]["half"][:, 0], keys[end]["half"][:, 1], keys[f"{end}_port"]]
@@ -121,9 +123,9 @@ def _ends(keys: Records, first: str, second: str) -> list[bytes]:
 
 
 def count_pairs(pairs: Records, epoch: int, identifier: int) -> int:
-    """Counts pairs of subnets whose packets in both directions pass an interface the same way.
+    """Counts the pairs of subnets whose packets of both directions pass an interface in the same way.
 
-    pairs  records of struct slot_cache_entry, the entries of the slot cache
+    pairs  the entries of the slot cache: records of struct slot_cache_entry
     """
     tag = pairs["tag"]
     ours = pairs[tag >> np.uint64(8) == epoch << 24 | identifier]
@@ -135,14 +137,18 @@ def count_pairs(pairs: Records, epoch: int, identifier: int) -> int:
 
 
 class Traffic(NamedTuple):
-    """Packets of an interface, as (received, transmitted): of TCP, and of UDP and ICMP together."""
+    """Numbers of packets of an interface, as (received, transmitted).
+
+    segments   packets of TCP
+    datagrams  packets of UDP and ICMP together
+    """
 
     segments: tuple[int, int]
     datagrams: tuple[int, int]
 
 
 def _is_one_way(now: tuple[int, int], before: tuple[int, int]) -> bool:
-    """Whether new packets passed in one direction only, or nearly so."""
+    """Returns true if all or nearly all new packets passed in the same direction."""
     new = now[0] - before[0], now[1] - before[1]
     return max(new) >= _MIN_PACKETS and min(new) * _RARER < max(new)
 
@@ -151,11 +157,11 @@ _NO_TRAFFIC = Traffic((0, 0), (0, 0))
 
 
 class Directions:
-    """Directions of the flows of each interface, as the collector's readers found them last. Logs each problem once.
+    """The directions of the flows of each interface, as readers of the collector found them last.
 
-    One thread at a time may call the methods. Any thread may read `flows` and `mirrors`.
+    Logs each problem once. Only one thread at a time may call the methods. Any thread may read `flows` and `mirrors`.
 
-    now_ns  the clock, ns; tests replace it
+    now_ns  the clock, in ns; tests replace it
     """
 
     def __init__(self) -> None:
@@ -169,18 +175,19 @@ class Directions:
 
     @property
     def mirrors(self) -> frozenset[str]:
-        """Names of interfaces that are mirror ports and not watched as mirror ports. They measure no RTTs."""
+        """Names of mirror ports that are not watched as mirror ports. At these interfaces, no RTTs are measured."""
         return self._mirrors
 
     @property
     def flows(self) -> dict[int, Flows]:
-        """Flows by identifier of the interface, for interfaces that ever had a flow without its other direction."""
+        """Numbers of flows by identifier of the interface. Has all interfaces that ever had a flow of one end only."""
         return self._flows
 
     def suspects(self, traffic: dict[int, Traffic]) -> bool:
-        """Whether the flow table should be scanned soon.
+        """Returns true if the flow table should be scanned soon.
 
-        It should if TCP passes an interface in one direction only, and the interface is not yet known as a mirror port.
+        This is the case if TCP packets pass an interface in only one direction, and the interface is not yet known to
+        be a mirror port.
         """
         return any(
             _is_one_way(now.segments, self._traffic.get(each, _NO_TRAFFIC).segments)
@@ -191,10 +198,10 @@ class Directions:
     def update(
         self, found: dict[int, Flows], names: dict[int, str], roles: dict[int, Role], traffic: dict[int, Traffic]
     ) -> None:
-        """Updates the state after a scan of the flow table. All parameters are by identifier of an interface."""
+        """Updates the state after a scan of the flow table. All parameters are by interface identifier."""
         now_ns = self.now_ns()
         self._traffic = traffic
-        # An interface that had such flows stays listed, with the flows that it has now.
+        # An interface that ever had a flow of one end only stays listed, with its current numbers of flows.
         self._flows = {
             each: found.get(each, _NO_FLOWS)
             for each in names
@@ -217,10 +224,10 @@ class Directions:
         roles: dict[int, Role],
         traffic: dict[int, Traffic],
     ) -> None:
-        """Updates the state from the slot cache, if UDP and ICMP pass an interface in one direction only.
+        """Updates the state from the slot cache, if UDP and ICMP packets pass an interface in only one direction.
 
-        pairs  returns the entries of the slot cache; called only if they are needed
-        epoch  the epoch of the slots; entries of earlier epochs are ignored
+        pairs  a function that returns the entries of the slot cache. It is called only if the entries are needed
+        epoch  the epoch of the slots. Entries of earlier epochs are ignored
         """
         one_way = [
             each
@@ -239,7 +246,7 @@ class Directions:
     def _find_mirrors(self, names: dict[int, str], roles: dict[int, Role]) -> None:
         mirrors = []
         for each, name in names.items():
-            if roles.get(each) is Role.MIRROR:  # its flows may be older than this role
+            if roles.get(each) is Role.MIRROR:  # its flows may be older than its role
                 continue
             flows, pairs = self._flows.get(each, _NO_FLOWS), self._pairs.get(each, 0)
             if flows.is_mirror:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts active TCP flows per slot, and finds out which flows ended in silence.
 
-The program counts flows that open, and flows that FIN or RST closes (bpf/tcp_counters.h). It does not count flows whose
-packets stop, nor flows that are evicted. But the flow table is scanned from time to time, and such flows are not found
-active. So the flows that ended in silence are those opened, minus those closed, minus those active.
+The program counts flows that open, and flows that a FIN or RST closes (bpf/tcp_counters.h). It cannot count flows whose
+packets simply stop, or flows that are evicted. But the agent scans the flow table from time to time, and counts the
+active flows. The number of flows that ended in silence is the number of opened flows, minus the closed flows, minus the
+active flows.
 """
 
 import time
@@ -20,9 +21,9 @@ from otel_epping.kernel.read import directions
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
-_NO_SLOT = 0  # as a cached slot: its epoch, 0, is before all others
-# Minimum time between two scans of the table. A scan takes as long as the rest of a reading. A flow that ended in
-# silence did so IDLE_NS ago, and is counted at most a tenth of that time later.
+_NO_SLOT = 0  # a value for a cached slot; its epoch is 0, which is before all other epochs
+# Minimum time between two scans of the table. A scan takes as long as the rest of a reading. A flow ends in silence if
+# it has no packet for IDLE_NS. It is then counted with a delay of at most a tenth of IDLE_NS.
 _SCAN_INTERVAL_NS = IDLE_NS // 10
 _SOON_NS = 1_000_000_000
 
@@ -31,11 +32,11 @@ class _Part(NamedTuple):
     """Some entries of the table.
 
     last_ns   (flows,) time of the last packet
-    cached    (flows, 2) epoch << 32 | slot that the flow has cached for each end; _NO_SLOT if the flow is closed
+    cached    (flows, 2) epoch << 32 | slot, which the flow has cached for each end; _NO_SLOT if the flow is closed
     interface (flows,) identifier of the interface
-    answered  (flows,) whether packets of both ends were seen, and the flow is not closed
-    compared  (n,) indexes of flows with packets of one end only; of a sample of these flows if there are many
-    keys      (n,) keys of these flows
+    answered  (flows,) true if packets of both ends were seen and the flow is not closed
+    compared  (n,) indexes of the flows with packets of only one end; if there are many such flows, of a sample of them
+    keys      (n,) keys of the flows in `compared`
     """
 
     last_ns: Counts
@@ -47,7 +48,7 @@ class _Part(NamedTuple):
 
 
 def _part(flows: Records, answered: Flags, share: int) -> _Part:
-    """Copies from entries of the table the fields that a scan needs; `share` as in directions.pick()."""
+    """Copies the fields that a scan needs from entries of the table. `share` is as in directions.pick()."""
     cached: Counts = flows["cached_slots"].copy()
     closed = flows["closed_ends"] == _CLOSED
     cached[closed] = _NO_SLOT
@@ -66,12 +67,13 @@ def _part(flows: Records, answered: Flags, share: int) -> _Part:
 class FlowTable:
     """Scans the program's flow table, for one reader.
 
-    The clock of `last_ns` is one of the kernel's (bpf/clock.h). The time on that clock is known from the latest packet:
-    it is the packet's time, plus the time since a scan first found this packet. With the packets' clock (a capture), no
-    time passes between packets.
+    The times of packets (`last_ns`) come from a clock of the kernel (bpf/clock.h). The current time on that clock is
+    computed from the latest packet. It is the time of this packet, plus the time since a scan first found this packet.
+    In a capture, the clock is given by the timestamps of the packets, and no time passes between two packets.
 
-    gone        identifiers of interfaces that went away; their flows are not active, because no packet can arrive
-    directions  flows of each interface by identifier, as the latest call of active() found; None if it did not scan
+    gone        identifiers of interfaces that went away. Their flows are not active, because no packets can arrive
+    directions  the numbers of flows of each interface by identifier, from the latest call of active(); None if that
+                call did not scan the table
     """
 
     def __init__(self, flows: Array, sets: Array, *, packet_clock: bool) -> None:
@@ -90,38 +92,39 @@ class FlowTable:
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
     def _parts(self, taken: Indexes, answered: Flags, share: int) -> Iterator[_Part]:
-        """Yields the entries in use, `taken`, in parts; at least one part."""
+        """Yields the entries in use, in at least one part. `taken` has the indexes of these entries."""
         for begin, rows in self._flows.windows(self._flows.length):
             first, last = np.searchsorted(taken, (begin, begin + len(rows)))
             yield _part(rows[taken[first:last] - begin], answered[first:last], share)
 
     def end(self, gone: frozenset[int]) -> None:
-        """Counts the flows of these interfaces as ended in silence. If `gone` has a new interface, a scan is due."""
+        """Sets the interfaces whose flows count as ended in silence. A new interface in `gone` makes a scan due."""
         if gone - self.gone:
             self._due_ns = 0
         self.gone = gone
 
     def scan_soon(self) -> None:
-        """Has active() scan before the next scan is due, but at most once per second."""
+        """Makes active() scan the table before the next scan is due, but at most once per second."""
         self._due_ns = min(self._due_ns, self._scanned_ns + _SOON_NS)
 
     def active(self, since: Words) -> tuple[Counts | None, int]:
-        """Counts the ends of active flows whose subnet has each of the first slots: (rows,). None if no scan is due.
+        """Returns the number of ends of active flows in each of the first slots, (rows,), or None if no scan is due.
 
-        since  (rows,) the epoch from which on each slot belongs to its owner. A slot that a flow has cached in an
-               earlier epoch belonged to another subnet then.
+        since  (rows,) the epoch from which on each slot belongs to its owner. If a flow has cached the slot in an
+               earlier epoch, the slot belonged to another subnet at that time.
 
-        Also returns the number of entries in the table, of active flows or not. Raises OSError.
+        Also returns the number of entries in the table, whether their flows are active or not. Raises OSError.
         """
         self.directions = None
-        # The program changes the map meanwhile, so numpy needs a copy.
+        # The program changes the map at the same time, so numpy needs a copy.
         tags = self._sets.rows(0, self._sets.length)["tags"].copy().ravel()
         taken = np.flatnonzero(tags)
         now_ns = time.monotonic_ns()
         if now_ns < self._due_ns and not self._packet_clock:
             return None, len(taken)
         self._scanned_ns, self._due_ns = now_ns, now_ns + _SCAN_INTERVAL_NS
-        # The time on the packets' clock is known once all entries are read. Until then some 30 bytes of each are kept.
+        # The time on the packets' clock is known only after all entries are read. Until then, about 30 bytes of each
+        # entry are kept.
         answered = tags[taken] & _TAG_ANSWERED != 0
         share = directions.share(int(np.count_nonzero(~answered)))
         parts = list(self._parts(taken, answered, share))
@@ -134,13 +137,13 @@ class FlowTable:
         cached = cached[is_active].ravel()
         slots = (cached & np.uint64(0xFFFFFFFF)).view(np.int64)
         slots = slots[cached >> np.uint64(32) >= since.take(slots, mode="clip")]
-        # A slot may be beyond the last row, if it came into use after the rows were counted.
+        # The number of a slot may be higher than the last row, if the slot came into use after the rows were counted.
         return np.bincount(slots, minlength=len(since))[: len(since)].view(np.uint64), len(taken)
 
     def _is_active(self, last_ns: Counts, interface: Records) -> Flags:
-        """Returns which flows had a packet in the last IDLE_NS, on an interface that is there."""
-        # A packet may have come after the time was read. Then `last_ns` is later than now. The unsigned difference
-        # wraps around, and its signed view is negative.
+        """Returns, for each flow, whether it had a packet in the last IDLE_NS on an interface that still exists."""
+        # A packet may have arrived after the time was read. Then `last_ns` is later than the current time. The unsigned
+        # difference wraps around, and its signed view is negative.
         silent_ns: Times = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         is_active = silent_ns <= IDLE_NS
         if self.gone:

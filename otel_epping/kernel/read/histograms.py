@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the program's histograms. In most rows only the buckets in use are read: some 160 bytes of 1660.
+"""Reads the program's histograms. In most rows, only the buckets in use are read: about 160 of 1660 bytes.
 
-Which buckets are in use is known from earlier readings. The program also counts the RTTs of each row (`ended`). If the
-known buckets of a row add up to less than `ended`, all buckets of the row are searched.
+The reader knows from earlier readings which buckets are in use. The program also counts the RTTs of each row (`ended`).
+If the sum of the known buckets of a row is less than `ended`, all buckets of the row are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,18 +15,24 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 
-# Buckets are read in blocks of a cache line. Reading single buckets takes twice as long.
+# Buckets are read in blocks of this number of buckets, which fill a cache line. Reading single buckets takes twice as
+# long.
 BLOCK = 16
-# numpy copies an item of this type as a whole, in half the time that 16 numbers take.
+# numpy copies an item of this type as a whole. This takes half the time that copying 16 numbers takes.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# How often a row is read at most in one reading, if RTTs are counted into it meanwhile.
+# A row is read again if new RTTs are counted in the row while it is read. This is the maximum number of attempts in one
+# reading.
 _TRIES = 16
-# How often runs are widened at most in one reading, if RTTs are counted outside of them meanwhile.
+# Runs are widened again if new RTTs are counted outside of the runs while they are read. This is the maximum number of
+# times in one reading.
 _PASSES = 4
 
 
 def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> None:
-    """Extends the ranges [first, end) of these rows to include their occupied buckets, (rows, buckets)."""
+    """Extends the ranges [first, end) of these rows so that they include all occupied buckets of the rows.
+
+    occupied  (rows, buckets) true if the bucket is not 0
+    """
     some = occupied.any(axis=1)
     rows, occupied = rows[some], occupied[some]
     lowest, past_highest = occupied.argmax(axis=1), occupied.shape[1] - occupied[:, ::-1].argmax(axis=1)
@@ -35,45 +41,50 @@ def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> No
 
 
 def _copy_blocks(words: Words, places: Indexes) -> Words:
-    """Copies the blocks that start at these places, one after the other: (places * BLOCK,)."""
+    """Copies the blocks that start at these places. The copies follow each other. The shape is (places * BLOCK,)."""
     at_any_word = np.ndarray(len(words) - BLOCK + 1, _BLOCK_TYPE, words, strides=(4,))
     return at_any_word[places].view(np.uint32)
 
 
 class HistogramReader:
-    """Reads buckets and sums of RTTs into a table of counts. The program's buckets have 32 bits, the table's have 64.
+    """Reads buckets and sums of RTTs into a table of counts.
 
-    The run of each row in the table (sparse_histograms.py) has whole blocks. Example with 415 buckets, as at scale 4:
+    The program's buckets have 32 bits, and the buckets of the table have 64 bits. The run of each row in the table
+    (sparse_histograms.py) consists of whole blocks. An example with 415 buckets, the number at scale 4:
 
-    - RTTs are counted in buckets 100 to 120. The run gets two blocks, buckets 100 to 131: `first` is 100.
-    - An RTT is counted in bucket 90. `ended` is one more than the sum of the run, so the row is searched. To include
-      buckets 90 to 131, the run gets three blocks, buckets 90 to 137: `first` is 90.
-    - RTTs are counted in buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run never extends
-      past the last bucket, as the next row starts there. So it starts one word before bucket 0: `first` is -1. That
-      word is part of `max_word`. It is copied with the first block and then set to 0.
+    - RTTs are counted in the buckets 100 to 120. The run gets two blocks, the buckets 100 to 131. `first` is 100.
+    - An RTT is counted in bucket 90. Then `ended` is greater by 1 than the sum of the run, so all buckets of the row
+      are read. To include the buckets 90 to 131, the run gets three blocks, the buckets 90 to 137. `first` is 90.
+    - RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run cannot
+      extend past the last bucket, because the next row starts there. So the run starts one word before bucket 0, and
+      `first` is -1. The word before bucket 0 is part of `max_word`. It is copied with the first block, and then set
+      to 0.
 
-    ended  (rows,) RTTs of each row
+    ended  (rows,) the number of RTTs of each row
     """
 
     def __init__(self, array: Array, counts: CountTable) -> None:
         self._array, self._counts = array, counts
         buckets, offset = array.dtype.fields["buckets"][:2]  # type: ignore[index]  # a struct
         self._buckets: int = buckets.shape[0]
-        self._surplus = -self._buckets % BLOCK  # words that a run of a whole row has before bucket 0
-        # In words of 32 bits: size of a row, and where its buckets start.
+        self._surplus = -self._buckets % BLOCK  # number of words before bucket 0 in a run that has all buckets
+        # The size of a row, and the offset of the buckets in a row, in words of 32 bits.
         self._row_words, self._first_word = array.dtype.itemsize // 4, offset // 4
         self.ended: Counts = np.zeros(0, np.uint64)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets `ended` of rows with a new owner to 0. The caller resets the rows of the table."""
+        """Sets `ended` to 0 for rows that have a new owner. The caller must reset these rows of the table."""
         self.ended[rows] = 0
 
     def grow(self, rows: int) -> None:
-        """Makes room for at least `rows` rows. The caller grows the table."""
+        """Makes room for at least `rows` rows. The caller must grow the table."""
         self.ended = grow(self.ended, rows)
 
     def begin(self, rows: int) -> None:
-        """Prepares to read the first `rows` rows. Then threads call work(), and at last one thread calls finish()."""
+        """Prepares to read the first `rows` rows.
+
+        After that, threads call work(). When work() has returned in all threads, one thread calls finish().
+        """
         self._begin_pass(self._array.parts(rows))
 
     def _begin_pass(self, parts: Iterator[tuple[int, int]]) -> None:
@@ -83,9 +94,9 @@ class HistogramReader:
         self._end = self._first + self._counts.buckets.lengths
 
     def work(self, visit: Callable[[int, Records], None]) -> None:
-        """Reads part by part until no part is left. Any number of threads may call it at a time.
+        """Reads one part after the other until no part is left. Several threads may call it at the same time.
 
-        visit  called for each part that is read, with the number of the part's first row and the program's rows
+        visit  a function that is called for each part, with the number of the part's first row and the program's rows
         """
         for begin, end in self._parts:
             histograms = self._array.rows(begin, end)
@@ -94,10 +105,10 @@ class HistogramReader:
             if len(short):
                 _include(self._first, self._end, short, histograms["buckets"][short - begin] != 0)
                 self._outgrown.append((begin, end))
-            del histograms  # else the part stays mapped while the next one is mapped
+            del histograms  # otherwise the part would stay mapped while the next part is mapped
 
     def finish(self, visit: Callable[[int, Records], None]) -> None:
-        """Widens runs that were too narrow, and reads the parts of their rows again."""
+        """Widens the runs that were too narrow, and reads the parts with these runs again."""
         for _ in range(_PASSES):
             if not self._outgrown:
                 break
@@ -106,18 +117,24 @@ class HistogramReader:
             self.work(visit)
 
     def _widen_runs(self, first: Indexes, end: Indexes) -> None:
-        """Makes the runs contain buckets `first` to `end` - 1, (rows,). New buckets are 0 until they are read."""
+        """Extends each run so that it contains the buckets `first` to `end` - 1. New buckets are 0 until they are read.
+
+        Both arrays have the shape (rows,).
+        """
         lengths = -(-(end - first) // BLOCK) * BLOCK
         self._counts.buckets = self._counts.buckets.widen(
             np.minimum(first, self._buckets - lengths), starts_of(lengths)
         )
 
     def _read_changed(self, begin: int, histograms: Records) -> Indexes:
-        """Reads the rows from `begin` on that have new RTTs. Returns rows that have RTTs outside of their runs.
+        """Reads the rows of a part that have new RTTs. Returns the rows that have RTTs outside of their runs.
 
-        A row is read again while RTTs are counted into it, so that its buckets and its sum are of the same RTTs. If the
-        program was interrupted on one CPU while it counted, the row stays in that state. Such a row keeps its previous
-        counts until the next reading.
+        If an RTT is counted in a row while the row is read, the row is read again, so that its buckets and its sum
+        contain the same RTTs. If the program was interrupted on a CPU while it counted an RTT, further attempts do not
+        help. Such a row keeps its previous counts until the next reading.
+
+        begin       the number of the first row of the part
+        histograms  the program's rows of the part
         """
         rows = np.flatnonzero(histograms["ended"] != self.ended[begin : begin + len(histograms)]) + begin
         short = [rows[:0]]
@@ -139,7 +156,7 @@ class HistogramReader:
         return np.concatenate(short)
 
     def _copy_runs(self, rows: Indexes, begin: int, starts: Indexes, histograms: Records) -> Words:
-        """Copies the program's buckets in the runs of these rows; the copy of each run starts where `starts` says."""
+        """Copies the program's buckets in the runs of these rows. `starts` has the position of each run in the copy."""
         first = self._counts.buckets.first[rows]
         first_words = (rows - begin) * self._row_words + self._first_word + first
         new = _copy_blocks(histograms.view(np.uint32), spans(first_words, np.diff(starts) // BLOCK, BLOCK))
@@ -148,10 +165,12 @@ class HistogramReader:
         return new
 
     def _take(self, rows: Indexes, blocks: Indexes, new: Words, taken: Flags) -> None:
-        """Adds to the table what the buckets of those rows have counted that are `taken`.
+        """Adds the increments of buckets to the table, for the rows that are taken.
 
-        rows, blocks, taken  (rows,) `blocks` is the length of the row's run, in blocks
-        new                  the program's buckets in these runs, one run after the other
+        rows    (rows,) the numbers of the rows
+        blocks  (rows,) the length of each row's run, in blocks
+        taken   (rows,) true if the increments of the row are added
+        new     the program's buckets in the runs of all these rows, one run after the other
 
         A 32-bit bucket may have wrapped around since the previous reading, so the difference is taken modulo 2^32.
         """
@@ -162,7 +181,7 @@ class HistogramReader:
             return
         buckets = self._counts.buckets
         places = buckets.starts[rows] // BLOCK
-        # If all runs lie next to each other, a slice is enough. It is a view, and saves half the time of a copy.
+        # If all runs are adjacent, a slice is sufficient. A slice is a view, and takes half the time of a copy.
         is_slice = places[-1] + blocks[-1] - places[0] == len(new)
         where = slice(places[0], places[0] + len(new)) if is_slice else spans(places, blocks)
         counts = buckets.counts.reshape(-1, BLOCK)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads what the program counts per interface, summed over CPUs.
+"""Reads the program's counters of interfaces, and sums them over CPUs.
 
-The program counts by number of an interface, and a number is used again (kernel/attach/interface_numbers.py). So what
-the row of a number had counted for earlier interfaces is subtracted.
+The program has a row of counters for each interface number. Numbers are used again for other interfaces
+(kernel/attach/interface_numbers.py). So the counts of the row for earlier interfaces are subtracted.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.directions import Traffic
 from otel_epping.kernel.reading import Gone
 
-# Kinds of packets in enum packet_kind (bpf/maps.h): TCP; UDP and ICMP.
+# The values of enum packet_kind (bpf/maps.h) for TCP packets, and for UDP and ICMP packets.
 _TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))
 
 
 class InterfaceCounters:
-    """The counters of interfaces, for one reader. `started_ns` is the Unix time when counting started, ns."""
+    """The counters of interfaces, for one reader. `started_ns` is the Unix time in ns when counting started."""
 
     def __init__(self, counters: Array, numbers: InterfaceNumbers, cpus: int, started_ns: int) -> None:
         self._counters, self._numbers, self._cpus = counters, numbers, cpus
@@ -29,24 +29,28 @@ class InterfaceCounters:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type of records: the program's struct interface_counters, which consists of 64-bit counters only."""
+        """The type of the records: the program's struct interface_counters. It consists of 64-bit counters only."""
         return self._counters.dtype
 
     def names(self) -> dict[int, str]:
-        """Returns the name of each interface that has counts, by identifier; '' for all interfaces without a number."""
+        """Returns the name of each interface that has counts, by identifier.
+
+        The name '' stands for all interfaces without a number.
+        """
         return dict(self._numbers.names)
 
     def gone(self) -> frozenset[Gone]:
-        """Returns interfaces that went away so long ago that their counts are final."""
+        """Returns the interfaces that went away at least 5 s ago. Their counts do not change any more."""
         return self._numbers.gone()
 
     def read(self, names: dict[int, str], now_ns: int) -> tuple[Records, Times]:
-        """Returns the record of each interface, and the Unix time from which on it counts, ns: (len(names),) each.
+        """Returns the record of each interface, and the Unix time in ns at which the record's counts start.
 
-        That time is the time of the last reading before this reader first saw the interface.
+        This start is the time of the last reading before this reader first saw the interface. Both arrays have the
+        shape (len(names),).
 
-        names   as of names()
-        now_ns  Unix time of this reading, ns
+        names   the result of names()
+        now_ns  the Unix time of this reading, in ns
         """
         numbers = self._numbers.numbers_of(list(names))
         self._since_ns = {each: self._since_ns.get(each, self._read_ns) for each in names}
@@ -55,7 +59,10 @@ class InterfaceCounters:
         return self._records(numbers, self._count(numbers)), since_ns
 
     def flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
-        """Returns how many flow table entries were ever created, and the packets of each interface by identifier."""
+        """Returns the number of flow table entries that were ever created, and the packets of each interface.
+
+        The keys of the second result are identifiers of interfaces.
+        """
         identifiers = list(self._numbers.names)
         counts = self._count(list(range(self._numbers.used)))
         flows_created = int(counts.view(self.dtype)["flows_created"].sum())
@@ -69,15 +76,24 @@ class InterfaceCounters:
         return flows_created, dict(zip(identifiers, traffic, strict=True))
 
     def totals(self, interfaces: list[Gone]) -> Counts:
-        """Returns what the rows of these interfaces have counted, for earlier interfaces, too: (interfaces, n)."""
+        """Returns all counts of the rows of these interfaces. The shape is (interfaces, n).
+
+        The counts include those of earlier interfaces that had the same row.
+        """
         return self._count(self._numbers.numbers_of([each.identifier for each in interfaces]))
 
     def _count(self, numbers: list[int]) -> Counts:
-        """Returns what the rows of these numbers have counted for all interfaces they ever had: (numbers, n)."""
+        """Returns all counts of the rows with these numbers. The shape is (numbers, n).
+
+        The counts include those of earlier interfaces that had the same row.
+        """
         rows = max(numbers) + 1
         counters = self._counters.rows(0, rows * self._cpus).view(np.uint64).reshape(rows, self._cpus, -1)
         return np.asarray(counters[numbers].sum(1))
 
     def _records(self, numbers: list[int], counts: Counts) -> Records:
-        """Returns what the rows of these numbers have counted for their present interfaces; `counts` as of _count()."""
+        """Returns the counts of the rows with these numbers, for the current interfaces only.
+
+        counts  the result of _count() for these numbers
+        """
         return np.asarray(self._numbers.counted(numbers, counts).view(self.dtype)[:, 0])

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Minimum and maximum RTT per row.
 
-The program keeps both per interval, in words that only grow: interval << 36 | value (bpf/histogram.h). A reader ends
-the interval for all readers. So the minima and maxima of the ended interval are handed out to every reader (reader.py),
-which merges them until its own next reading.
+The program keeps the minimum and the maximum of the current interval, in words that only increase:
+interval << 36 | value (bpf/histogram.h). When one reader ends the interval, it ends for all readers. So the minima and
+maxima of the ended interval are passed to every reader (reader.py). A reader merges them until its own next reading.
 """
 
 import numpy as np
@@ -14,22 +14,23 @@ _VALUE_BITS = np.uint64(36)
 _VALUE_MASK = np.uint64((1 << 36) - 1)
 _INTERVALS = 1 << 28
 
-NO_MIN_NS = int(_VALUE_MASK)  # more than any RTT
+NO_MIN_NS = int(_VALUE_MASK)  # greater than any RTT
 
 
 def decode(interval: int, min_words: Counts, max_words: Counts) -> tuple[Indexes, Counts, Counts]:
-    """Returns the rows that have an RTT in this interval, and their minima and maxima, ns.
+    """Returns the rows that have an RTT in this interval, and the minima and maxima of these rows in ns.
 
-    min_words and max_words are the program's words, (rows,). A word of another interval is ignored.
+    `min_words` and `max_words` are the program's words, with the shape (rows,). A word of another interval is ignored.
     """
     rows = np.flatnonzero(max_words >> _VALUE_BITS == np.uint64(interval % _INTERVALS))
     return rows, _VALUE_MASK - (min_words[rows] & _VALUE_MASK), max_words[rows] & _VALUE_MASK
 
 
 class MinMax:
-    """Minimum and maximum RTT of each row since the row was reset; NO_MIN_NS and 0 without RTTs.
+    """Minimum and maximum RTT of each row since the row was reset.
 
-    min_ns, max_ns  (rows,)
+    min_ns  (rows,) the minimum RTT, ns; NO_MIN_NS if there was no RTT
+    max_ns  (rows,) the maximum RTT, ns; 0 if there was no RTT
     """
 
     def __init__(self) -> None:
@@ -37,24 +38,24 @@ class MinMax:
         self.max_ns: Counts = np.zeros(0, np.uint64)
 
     def grow(self, rows: int) -> None:
-        """Makes the arrays have at least `rows` rows."""
+        """Extends the arrays to at least `rows` rows."""
         self.min_ns = grow(self.min_ns, rows, NO_MIN_NS)
         self.max_ns = grow(self.max_ns, rows)
 
     def reset(self, rows: Indexes) -> None:
-        """Forgets the RTTs of these rows."""
+        """Resets these rows, so that they have no RTT."""
         self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
 
     def merge(self, rows: Indexes | slice, min_ns: Counts, max_ns: Counts) -> None:
-        """Merges minima and maxima into these rows; no row may be given twice.
+        """Merges minima and maxima into these rows. `rows` must not contain a row twice.
 
-        Several threads may merge at a time, into different rows.
+        Several threads may call this at the same time for different rows.
         """
         self.min_ns[rows] = np.minimum(self.min_ns[rows], min_ns)
         self.max_ns[rows] = np.maximum(self.max_ns[rows], max_ns)
 
     def take(self, rows: Indexes | slice) -> tuple[Counts, Counts]:
-        """Returns minima and maxima of these rows, as copies, and resets the rows."""
+        """Returns copies of the minima and maxima of these rows, and resets the rows."""
         taken = self.min_ns[rows].copy(), self.max_ns[rows].copy()
         self.min_ns[rows], self.max_ns[rows] = NO_MIN_NS, 0
         return taken

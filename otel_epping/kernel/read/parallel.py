@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs two functions at a time. This saves time if both spend it in the kernel or in numpy, which release the GIL."""
+"""Runs two functions in parallel.
+
+This saves time if both functions spend most of their time in the kernel or in numpy, which release the GIL.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -11,7 +14,7 @@ _T = TypeVar("_T")
 
 
 class Shared(Generic[_T]):
-    """An iterator from which several threads take items; each item goes to one thread."""
+    """An iterator from which several threads take items. Each item goes to exactly one thread."""
 
     def __init__(self, items: Iterator[_T]) -> None:
         self._items, self._lock = items, threading.Lock()
@@ -26,12 +29,12 @@ class Shared(Generic[_T]):
 
 @contextmanager
 def run_parallel(function: Callable[[], _T]) -> Iterator["Future[_T]"]:
-    """Runs the function in a thread while the body runs, and waits for it at the end of the body.
+    """Runs the function in a thread while the `with` block runs. At the end of the block, waits for the function.
 
-    Yields the function's Future; an exception of the function is raised by result().
+    Yields the function's Future. If the function raises an exception, result() raises it.
 
-    If no thread can be started, the function runs before the body. That happens while the interpreter exits, when the
-    last export is made (from Python 3.12 on). A ThreadPoolExecutor accepts no work then.
+    If no thread can be started, the function runs before the block. From Python 3.12 on, this is the case when the last
+    export is made, while the interpreter exits. A ThreadPoolExecutor would accept no work at that time.
     """
     outcome: Future[_T] = Future()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Readers: each reads the program's maps when it wants to, sums them over CPUs, and carries counts over to 64 bits."""
+"""Readers. A reader reads the program's maps, sums the counts over CPUs, and extends 32-bit counts to 64 bits."""
 
 import time
 from collections.abc import Callable
@@ -23,23 +23,23 @@ from otel_epping.kernel.read.slots import Found, Slots
 from otel_epping.kernel.read.subnet_counters import SubnetCounters, packets_of
 from otel_epping.kernel.reading import Gone, Reading, RowOwners
 
-# The maps that readers read.
+# The names of the maps that readers read.
 READ = ("slots", "histograms", "traffic", "flow_counters", "interface_counters", "flows", "flow_sets", "slot_cache")
 
 
 @dataclass(frozen=True)
 class Interval:
-    """The program's interval that starts with a reading, and what all readers of a collector share.
+    """The interval of the program that starts with a reading, and the objects that all readers of a collector share.
 
-    The collector ends the previous interval for each reading, and lends the new one to one reader at a time
-    (EppingCollector._next_interval()). Everything that a reading does for other readers is done here.
+    For each reading, the collector ends the previous interval, and lets one reader use the new interval
+    (EppingCollector._next_interval()). The methods of this class do the parts of a reading that affect other readers.
 
-    number       of the interval; number - 1 has just ended
-    rows         rows in use
-    reader       the reader that reads
-    readers      all readers, `reader` included
+    number       the number of the new interval. The interval number - 1 has just ended
+    rows         the number of rows that are in use
+    reader       the reader that makes this reading
+    readers      all readers, including `reader`
     slots        the program's slots
-    directions   flows that lack a direction
+    directions   the flows that lack a direction
     attachments  the interfaces
     """
 
@@ -52,11 +52,13 @@ class Interval:
     attachments: Attachments
 
     def hand_out_min_max(self, begin: int, histograms: Records) -> None:
-        """Gives every reader minima and maxima of the ended interval, from the program's rows from `begin` on.
+        """Passes the minima and maxima of the ended interval to every reader.
 
-        RTTs counted after the interval ended are in the buckets that `reader` reads now. So `reader` also gets their
-        minimum and maximum, though it gets these again with the next interval. Minima and maxima may therefore be a
-        little too wide, but never too narrow for the buckets.
+        `histograms` has some of the program's rows. `begin` is the number of the first of these rows.
+
+        Some RTTs are counted after the interval has ended, and are in the buckets that `reader` reads now. So `reader`
+        also gets the minima and maxima of the new interval, and gets them again with its next reading. Therefore the
+        range from minimum to maximum may be slightly too wide for the buckets, but it is never too narrow.
         """
         for number, readers in ((self.number - 1, self.readers), (self.number, [self.reader])):
             parity = number & 1
@@ -68,14 +70,17 @@ class Interval:
     def update_directions(
         self, flows: FlowTable, pairs: Array, names: dict[int, str], traffic: dict[int, Traffic]
     ) -> None:
-        """Looks for interfaces that lack a direction: in the flows that a scan found, and in the slot cache."""
+        """Looks for interfaces that lack a direction, in the flows that a scan found and in the slot cache."""
         roles = self.attachments.roles
         if flows.directions is not None:
             self.directions.update(flows.directions, names, roles, traffic)
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
-        """Ends interfaces that are gone if all readers have delivered their counts; `slots` as in Found."""
+        """Frees the numbers and slots of each interface that is gone, if all readers have delivered its counts.
+
+        slots  as in Found
+        """
         gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
         if not gone:
             return
@@ -89,12 +94,14 @@ class Interval:
 
 
 class Reader:
-    """One consumer's view of the program's counts. Made by EppingCollector.reader(); not for two threads at once.
+    """One consumer's view of the program's counts, made by EppingCollector.reader().
 
-    delivered  interfaces in the latest reading's `gone` whose counts the receiver has. Set it before read() if exports
-               may fail. None: counts are delivered when they are read
-    done       gone interfaces whose counts were delivered before the latest reading
-    min_max    minimum and maximum RTTs since this reader's latest reading; the readings of all readers update it
+    Only one thread at a time may use a reader.
+
+    delivered  the interfaces in the latest reading's `gone` whose counts the receiver has. Set this attribute before
+               read() if exports may fail. None: counts are considered delivered when they are read
+    done       the interfaces that are gone and whose counts were delivered before the latest reading
+    min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update it
     """
 
     def __init__(
@@ -140,14 +147,14 @@ class Reader:
         return self._interfaces.dtype
 
     def read(self) -> Reading:
-        """Returns what the program has counted until now. Raises OSError if a map cannot be read."""
+        """Returns the program's counts until now. Raises OSError if a map cannot be read."""
         now_ns = self._now_ns()
         with self._next_interval(self) as interval:
             self.done = self._gone if self.delivered is None else self.delivered
             self._gone = self._interfaces.gone()
             self._flows.end(frozenset(each.identifier for each in self._gone))
-            # The program removes an entry from the flow table only to evict it for another flow. So any flow created
-            # before this scan that the scan does not find was evicted.
+            # The program removes an entry from the flow table only to make room for another flow. So if a flow was
+            # created before this scan and the scan does not find it, the flow was evicted.
             flows_created, traffic = self._interfaces.flows_and_traffic()
             began_ns = interval.slots.now_ns()
             owners = interval.slots.owners(interval.rows)
@@ -180,7 +187,7 @@ class Reader:
                 interfaces_since_ns=interfaces_since_ns,
                 gone=self._gone,
             )
-            # From here on, slots may go to other subnets. So everything read from them must be in the reading by now.
+            # From here on, slots may get new owners. So all data of the slots must already be in the reading.
             if interval.slots.is_taking_back:
                 events = self._histograms.ended + packets_of(reading.counters)
                 interval.slots.take_back(self, interval.readers, began_ns, Found(slots, events, active != 0))
@@ -188,9 +195,9 @@ class Reader:
         return reading
 
     def _prepare(self, owners: Words) -> None:
-        """Makes room for all rows, (rows,), and resets rows that were taken back since the previous reading.
+        """Makes room for all rows, and resets the rows whose slots were reclaimed since the previous reading.
 
-        owners  (rows,) how often each row was taken back
+        owners  (rows,) the number of times that each slot was reclaimed
         """
         rows = len(owners)
         self._counts.grow(rows)
@@ -203,9 +210,10 @@ class Reader:
             self._created_ns[changed] = 0
 
     def _read_counts(self, interval: Interval) -> tuple[Counts, int]:
-        """Updates the table of counts, and hands out minima and maxima. Returns what SubnetCounters.read() returns.
+        """Updates the table of counts, and passes minima and maxima to all readers.
 
-        Two threads share the work. One reads counters and then histograms, the other only histograms.
+        Returns the result of SubnetCounters.read(). Two threads share the work. One thread reads counters and then
+        histograms, and the other thread reads only histograms.
         """
         for reader in interval.readers:
             reader.min_max.grow(interval.rows)
@@ -223,10 +231,11 @@ class Reader:
         return counting.result()
 
     def _read_created(self, slots: Records, now_ns: int) -> None:
-        """Converts the creation times of new slots, ns since boot, to Unix time, once per owner.
+        """Converts the creation times of new slots from ns since boot to Unix time. This is done once per owner.
 
-        The result is clipped to the time since this reader's previous reading. So neither a suspended machine, during
-        which the kernel's clock stands still, nor a step of the wall clock moves it before that reading or after now.
+        The result is limited to the time between this reader's previous reading and now. Without this limit, the result
+        could be out of this range after a step of the system clock. This could also happen after the machine was
+        suspended, because the kernel's clock stops while the machine is suspended.
         """
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns == 0))
         created_ns = slots["created_ns"][new].astype(np.int64)

@@ -1,15 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Gives slots to the program, and takes back the slots of idle subnets.
+"""Gives free slots to the program, and reclaims the slots of idle subnets.
 
-Flows and the slot cache remember slots, so a slot goes to another subnet in three steps (bpf/subnet.h):
+Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps (bpf/subnet.h):
 
-1. The subnet's key is deleted and the epoch is raised. From then on no look-up finds the slot, and slots remembered in
-   an earlier epoch are looked up again.
-2. A run of the program that had found the slot before ends within microseconds. So after GRACE_NS the slot's counts are
-   final.
-3. When every reader has read the final counts, the slot is cleared and free.
+1. The key of the old owner is deleted, and the epoch is increased. From then on, no look-up finds the slot. If a flow
+   or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
+2. A run of the program that found the slot before step 1 ends within microseconds. So after GRACE_NS, the counts of the
+   slot cannot change any more. They are final.
+3. When all readers have read the final counts, the slot is cleared, and is then free.
 
-Until the third step, readers count the slot for its subnet as before. If the subnet has packets again meanwhile, it
+Until step 3, readers add the counts of the slot to its old owner. If this subnet has new packets during that time, it
 gets another slot.
 """
 
@@ -28,16 +28,16 @@ from otel_epping.kernel.program import Map
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
 from otel_epping.kernel.reading import OVERFLOW_SLOT
 
-# Far longer than any run of the program.
+# This time is far longer than any run of the program.
 GRACE_NS = 1_000_000_000
 
 
 class Found(NamedTuple):
-    """The state of the first slots, as a reader found it.
+    """The state of the first `rows` slots, as a reader found it.
 
     slots   (rows,) the program's records
-    events  (rows,) a number that changes whenever something is counted
-    active  (rows,) whether the subnet has an active flow; such a subnet is not idle
+    events  (rows,) a number that changes whenever a packet or an RTT is counted in the slot
+    active  (rows,) true if the subnet has an active flow. Such a subnet is not idle
     """
 
     slots: Records
@@ -49,8 +49,8 @@ class Found(NamedTuple):
 class _Closing:
     """Slots whose keys are deleted.
 
-    final_ns  time from which on their counts are final, by Slots.now_ns
-    waiting   readers that have not read the final counts yet
+    final_ns  the time, on the clock of Slots.now_ns, after which the counts of the slots are final
+    waiting   the readers that have not read the final counts yet
     """
 
     slots: Indexes
@@ -59,11 +59,11 @@ class _Closing:
 
 
 class Slots:
-    """All slots of a program. One thread at a time may use it: the thread whose reader has the current interval.
+    """All slots of a program. Only the thread whose reader has the current interval may use this object.
 
-    idle_ns  a slot is taken back if nothing was counted in it for this time; 0: no slot is taken back
-    retired  number of slots taken back since the start
-    now_ns   the clock of idle times, ns; it does not advance while the machine is suspended
+    idle_ns  a slot is reclaimed if nothing was counted in it for this time, in ns. 0: no slot is reclaimed
+    retired  the number of slots that were reclaimed since the start
+    now_ns   the clock for idle times, in ns. It does not advance while the machine is suspended
     """
 
     def __init__(self, maps: dict[str, Map], control: Control, idle_ns: int) -> None:
@@ -81,21 +81,21 @@ class Slots:
 
     @property
     def epoch(self) -> int:
-        """The number that is raised whenever slots are taken back or become free."""
+        """A number that is increased whenever slots are reclaimed or become free."""
         return self._control.epoch
 
     @property
     def is_taking_back(self) -> bool:
-        """Whether slots may have to be taken back, or were taken back and are not free yet."""
+        """True if slots may have to be reclaimed, or if reclaimed slots are not free yet."""
         return bool(self.idle_ns or self._closing)
 
     def owners(self, rows: int) -> Words:
-        """Returns how often each of the first slots was taken back: (rows,)."""
+        """Returns the number of times that each of the first `rows` slots was reclaimed. The shape is (rows,)."""
         self._owners = grow(self._owners, rows)
         return self._owners[:rows]
 
     def since(self, rows: int) -> Words:
-        """Returns the epoch from which on each of the first slots belongs to its owner: (rows,)."""
+        """Returns the epoch from which on each of the first `rows` slots belongs to its owner. The shape is (rows,)."""
         self._since = grow(self._since, rows, FIRST_EPOCH)
         return self._since[:rows]
 
@@ -105,13 +105,13 @@ class Slots:
             libbpf.map_update(self._maps["free_slots"].fd, None, slot.tobytes())
 
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
-        """Takes back idle slots, and frees slots that all readers have read.
+        """Reclaims idle slots, and frees reclaimed slots whose final counts all readers have read.
 
-        Call it at the end of each reading, after everything in `found` was used: it may clear slots.
+        Call this method at the end of each reading, after the last use of `found`, because it may clear slots.
 
-        reader    the reader that calls
+        reader    the reader that calls this method
         readers   all readers of the collector
-        began_ns  when the reading began, by `now_ns`
+        began_ns  the time at which the reading began, on the clock of `now_ns`
         found     the slots as the reading found them
         """
         rows, now_ns = len(found.events), self.now_ns()
@@ -126,16 +126,16 @@ class Slots:
         self._release(reader, began_ns)
 
     def closing_keys(self, slots: Records) -> Records:
-        """Returns the keys of those slots that are taken back and not free yet; `slots` as in Found."""
+        """Returns the keys of the slots that are reclaimed but not free yet. `slots` is as in Found."""
         self._grow(len(slots), self.now_ns())
         return np.asarray(slots["key"][self._is_closing[: len(slots)]])
 
     def end(self, interfaces: Sequence[int], slots: Records) -> None:
-        """Frees the slots of interfaces that are gone and whose counts all readers have delivered.
+        """Frees the slots of interfaces that are gone. All readers must have delivered the counts of these interfaces.
 
-        No packet of such an interface is still being processed, so GRACE_NS is not needed.
+        No packet of such an interface is still being processed, so this method does not wait for GRACE_NS.
 
-        interfaces  their identifiers
+        interfaces  the identifiers of the interfaces
         slots       as in Found
         """
         rows = np.flatnonzero((slots["live"] != 0) & np.isin(slots["key"]["interface"], interfaces))
@@ -156,16 +156,20 @@ class Slots:
         self.retired += len(rows)
 
     def _delete(self, rows: Indexes, keys: Records) -> Indexes:
-        """Deletes the keys of these rows. Returns the rows whose key was deleted; other rows keep their owner."""
+        """Deletes the keys of these rows. Returns the rows whose key was deleted. The other rows keep their owner."""
         rows = rows[np.array([libbpf.map_delete(self._maps["subnets"].fd, key.tobytes()) for key in keys], np.bool_)]
-        # In this order, a CPU that reads the new epoch does not find the key any more.
+        # The epoch is increased after the keys are deleted. So a CPU that reads the new epoch cannot find these keys.
         self._control.epoch += 1
         self._control.write()
         self._since[rows] = self._control.epoch
         return rows
 
     def _release(self, reader: object, began_ns: int) -> None:
-        """Frees slots of which this reader was the last to read the final counts."""
+        """Frees the reclaimed slots whose final counts all readers have now read.
+
+        reader    the reader that has just made a reading
+        began_ns  the time at which this reading began, on the clock of `now_ns`
+        """
         for closing in self._closing:
             if began_ns >= closing.final_ns:
                 closing.waiting.discard(reader)
@@ -176,14 +180,15 @@ class Slots:
         self._free(np.concatenate(free))
 
     def _free(self, slots: Indexes) -> None:
-        """Clears slots that are final, and gives them to the program."""
+        """Clears slots whose counts can no longer change, and returns them to the program for reuse."""
         self._clear(slots)
         self._owners[slots] += 1
         self._is_closing[slots] = False
-        # The next owner may have exactly as many events as this owner when a reader first looks at it.
+        # At the first reading after this, the next owner may have exactly the same number of events as this owner had.
+        # So the time of the last change is set here.
         self._changed_ns[slots] = self.now_ns()
         self.give(slots)
-        # Flows that got no slot remember that. The new epoch makes them ask again.
+        # A flow that got no slot has stored this result. In the new epoch, the program looks up its slot again.
         self._control.epoch += 1
         self._control.write()
 

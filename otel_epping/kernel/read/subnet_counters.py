@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads everything that the program counts per slot except RTTs, into one record of 64-bit counters per row.
+"""Reads all counts of slots except RTTs, into one record of 64-bit counters per row.
 
-The counts come from map `traffic`, which has a row per slot and CPU, and from map `flow_counters`, which has a row per
-slot that all CPUs share (bpf/maps.h).
+The counts are in two maps of the program (bpf/maps.h). `traffic` has one row per slot and CPU. `flow_counters` has one
+row per slot, which all CPUs share.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ def _fields(array: Array, excluded: tuple[str, ...]) -> list[tuple[str, Any]]:
 
 
 def _columns(struct: np.dtype[Any], names: tuple[str, ...], number: np.dtype[Any]) -> slice:
-    """Returns the columns of adjacent fields if the struct is viewed as an array of one type of number."""
+    """Returns the columns of adjacent fields in a view of the struct as an array of numbers of one type."""
     assert struct.fields is not None
     begin, end = struct.fields[names[0]][1], struct.fields[names[-1]][1] + struct[names[-1]].itemsize
     assert end - begin == sum(struct[name].itemsize for name in names), f"{names} are not adjacent"
@@ -36,25 +36,28 @@ def _columns(struct: np.dtype[Any], names: tuple[str, ...], number: np.dtype[Any
 
 
 def _sum_over_cpus(numbers: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
-    """Sums (rows, cpus, columns) over CPUs. One CPU at a time takes half the time of numpy's sum()."""
+    """Sums an array of the shape (rows, cpus, columns) over CPUs.
+
+    Adding one CPU after the other takes half the time of numpy's sum().
+    """
     out[...] = numbers[:, 0]
     for cpu in range(1, numbers.shape[1]):
         out += numbers[:, cpu]
 
 
 def packets_of(records: Records) -> Counts:
-    """Returns the packets from and to each row's subnet, all classes together: (rows,)."""
+    """Returns the number of packets from and to the subnet of each row, (rows,). All classes are added up."""
     classes = records["classes"]
     return np.asarray(classes["from"]["packets"].sum(axis=1) + classes["to"]["packets"].sum(axis=1))
 
 
 class SubnetCounters:
-    """Fills the counters of a table of counts. `dtype` is the record that the counters of a row make:
+    """Reads counters into a table of counts. The counters of a row are a record of the type `dtype`, with these fields:
 
-    classes              (classes,) packets and bytes, from and to the subnet
+    classes              (classes,) packets and bytes, from the subnet and to the subnet
     ecn_from, ecn_to     (3,) packets by ECN code point, 1 to 3
     retransmitted...     the fields of the program's struct flow_counters
-    silence              ends of flows that ended in silence
+    silence              number of ends of flows that ended in silence
     """
 
     def __init__(self, traffic: Array, flow_counters: Array, flows: FlowTable, cpus: int) -> None:
@@ -65,11 +68,11 @@ class SubnetCounters:
         )
 
     def empty_table(self) -> CountTable:
-        """Returns a table without rows, for these counters."""
+        """Returns a table for these counters. The table has no rows yet."""
         return CountTable.empty(self.dtype.itemsize // _WORD.itemsize)
 
     def records(self, counts: CountTable) -> Records:
-        """Returns the counters of a table as records: (rows,), a view."""
+        """Returns the counters of a table as records. The result is a view of the shape (rows,)."""
         return counts.counters.view(self.dtype)[:, 0]
 
     def _read_traffic(self, counters: Counts) -> None:
@@ -80,12 +83,12 @@ class SubnetCounters:
             part = counters[begin // cpus :][:rows]
             words = window.view(_WORD).reshape(rows, cpus, -1)
             _sum_over_cpus(words[..., tallies], part[:, _columns(self.dtype, _TALLIES, _WORD)])
-            # These have 32 bits and may have wrapped around, so the difference is taken modulo 2^32.
+            # The ECN counters have 32 bits and may have wrapped around, so the difference is taken modulo 2^32.
             seen = part[:, _columns(self.dtype, _ECN, _WORD)]
             total: Words = np.empty(seen.shape, _HALF)
             _sum_over_cpus(words.view(_HALF)[..., ecn], total)
             new = total - seen.astype(_HALF)
-            if new.any():  # few networks use ECN; without it, a third of the time here is saved
+            if new.any():  # few networks use ECN; without ECN, this check saves a third of the time of this method
                 seen += new
 
     def _read_flow_counters(self, counters: Counts) -> None:
@@ -94,18 +97,19 @@ class SubnetCounters:
             counters[begin : begin + len(window), columns] = window.view(_WORD).reshape(len(window), -1)
 
     def read(self, counts: CountTable, since: Words) -> tuple[Counts, int]:
-        """Reads the counters of the first rows into a table that has these rows.
+        """Reads the counters of the first rows into a table, which must have these rows.
 
         since  (rows,) as for FlowTable.active()
 
-        Returns how many ends of active flows each row has, (rows,), and the number of entries in the flow table. Raises
-        OSError.
+        Returns the number of ends of active flows of each row, (rows,), and the number of entries in the flow table.
+        Raises OSError.
         """
         counters = counts.counters[: len(since)]
         self._read_flow_counters(counters)
-        # Counters are read before the flow table is scanned. A flow that opens in between is active and not yet opened,
-        # so no flow seems to have ended. A flow that closes in between seems to have ended in silence. Benign:
-        # `silence` only grows, so the next flow that does end in silence is already included.
+        # Counters are read before the flow table is scanned. If a flow opens between the two, it is counted as active
+        # but not as opened. So no flow seems to have ended. If a flow closes between the two, it seems to have ended in
+        # silence. This race is benign. `silence` is then one too high, but the next flow that really ends in silence
+        # does not increase it.
         found, entries = self._flows.active(since)
         records = self.records(counts)[: len(since)]
         opened, closed, silence = (records[name] for name in ("opened", "closed", _SILENCE))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Counts RTT samples that were started and not completed yet. They are in no RTT count until their reply."""
+"""Counts RTT samples that were started but are not completed yet. Their RTTs are counted when the replies arrive."""
 
 import numpy as np
 
@@ -13,7 +13,7 @@ _OPEN = 0
 
 
 def count_waiting(flows: Array, transactions: Map) -> int:
-    """Returns the number of packets that were timed and have no reply yet, in TCP flows and in transactions.
+    """Returns the number of timed packets that have no reply yet, in TCP flows and in transactions.
 
     Reads the whole flow table. Raises OSError.
     """
@@ -24,7 +24,7 @@ def _in_flows(flows: Array) -> int:
     count = 0
     for _, rows in flows.windows(flows.length):
         halves: Records = rows["half"]
-        # struct half_flow has a bit per segment that waits, and the time of a SYN-ACK that waits.
+        # struct half_flow has one bit for each segment that waits for a reply, and the time of a SYN-ACK that waits.
         count += int(np.unpackbits(halves["pending"]).sum()) + int(np.count_nonzero(halves["syn_ack_ns"]))
     return count
 

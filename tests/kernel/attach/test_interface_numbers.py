@@ -398,7 +398,7 @@ def test_an_interface_without_a_number_gets_one_later(
         follower.follow()
         assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"][1:] == [
             "late is counted without its name, because 1024 other interfaces have counts: it is counted under its name "
-            "when the counts of an interface that is gone are delivered"
+            "after the counts of an interface that is gone are delivered"
         ]
         send("late", 3)
         assert udp(reader.read(), "") == 3

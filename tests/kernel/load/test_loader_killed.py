@@ -45,7 +45,8 @@ def test_a_killed_loader_is_reported_in_one_line(ns: Namespace, library: str) ->
     _, stderr = agent.communicate(timeout=PATIENCE_S)
     assert agent.returncode == 1
     assert stderr.splitlines() == [
-        "otel-epping: the loader was killed by signal 9: it needs 200 MB for a second, see dmesg if memory was short"
+        "otel-epping: the loader was killed by signal 9: it needs 200 MB of memory for a second; dmesg shows "
+        "whether memory was exhausted"
     ]
 
 

@@ -151,8 +151,8 @@ def test_a_mirror_port_is_detected(
     assert flows.same_way >= 6
     assert not flows.both_ways
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.startswith(f"{interface}: both directions of TCP flows (3) arrive the same way, so nothing is measured")
-    assert line.endswith("name it as --mirror instead")
+    assert line.startswith(f"{interface}: both directions of TCP flows (3) arrive the same way, so no RTT is measured")
+    assert line.endswith("select it with --mirror instead")
 
     with getattr(lab, where).entered():
         collector.attachments.attach(interface, Role.MIRROR)
