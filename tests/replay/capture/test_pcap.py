@@ -192,7 +192,7 @@ def test_packets_may_be_longer_than_the_snap_length(tmp_path: Path) -> None:
 
 
 def test_the_fcs_is_removed_from_packets(tmp_path: Path) -> None:
-    """The link type field says that packets end with four FCS bytes. A truncated packet has fewer or none of them."""
+    """The link type field says that packets end with four bytes of FCS. A truncated packet has fewer or none."""
     packets = [packet(1, 64), packet(2, 63, 1), packet(3, 60, 4), packet(4, 20, 44)]
     found, error = read_bytes(tmp_path / "capture", pcap(packets, nanoseconds=True, link=0x2400_0001))
     assert not error
