@@ -12,7 +12,7 @@
 #pragma once
 
 #include "dns.h"
-#include "tcp_analysis.h"
+#include "tcp_retransmission.h"
 #include "transaction.h"
 
 #if COPIES

@@ -24,7 +24,7 @@
 #include "subnet.h"
 #include "slot_cache.h"
 #include "flow.h"
-#include "tcp_analysis.h"
+#include "tcp_retransmission.h"
 #include "tcp_counters.h"
 #include "histogram.h"
 

@@ -16,7 +16,7 @@
  */
 #pragma once
 
-#include "tcp_analysis.h"
+#include "tcp_retransmission.h"
 
 #define BOTH_TCP_METHODS (1U << METHOD_TCP_TIMESTAMP | 1U << METHOD_TCP_SEQUENCE)
 #define CAN_SWITCH ((METHODS & BOTH_TCP_METHODS) == BOTH_TCP_METHODS)

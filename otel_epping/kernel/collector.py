@@ -20,7 +20,6 @@ from otel_epping.kernel import buckets, libbpf, map_array
 from otel_epping.kernel.attach.attachments import Attachments
 from otel_epping.kernel.attach.hook_monitor import HookMonitor, check_in_background
 from otel_epping.kernel.attach.interfaces import Role
-from otel_epping.kernel.clock import Clock
 from otel_epping.kernel.config import IDLE_TIMEOUTS_NS, EppingConfig, possible_cpus
 from otel_epping.kernel.load import loader
 from otel_epping.kernel.read.control import Control
@@ -30,6 +29,7 @@ from otel_epping.kernel.read.interface_counters import InterfaceCounters
 from otel_epping.kernel.read.reader import READ, Interval, Reader
 from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting_rtts import count_waiting
+from otel_epping.kernel.wall_clock import Clock
 
 # Slots are assigned in ascending order, but when two CPUs compete for a slot, a few slots can be skipped. So if this
 # number of consecutive slots are free, all slots after them are free, too.

@@ -36,7 +36,7 @@ from otel_epping.otel.otlp.request import encode_sdk_metrics
 from otel_epping.otel.otlp.transport import sender
 from otel_epping.otel.producer import EppingMetricProducer
 from otel_epping.otel.sdk_deltas import UndeliveredDeltas
-from otel_epping.otel.timestamps import move_timestamps
+from otel_epping.otel.sdk_timestamps import move_timestamps
 from otel_epping.otel.variables.certificates import Certificates
 from otel_epping.series.limits import Limits
 

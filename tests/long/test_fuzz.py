@@ -123,7 +123,7 @@ FAULTS = {
         "tcp_timestamp",
     ),
     "a keep-alive counts as retransmitted": (
-        "tcp_analysis.h",
+        "tcp_retransmission.h",
         "packet->payload <= 1 &&",
         "false &&",
         3,

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from otel_epping.kernel.clock import Clock
+from otel_epping.kernel.wall_clock import Clock
 
 pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
