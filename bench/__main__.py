@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, Callable[[list[Contender], bool], Result]] = {
     "start": start.run,
     "million_subnets": million_subnets.run,
 }
-# This benchmark takes minutes and needs gigabytes of memory, so it runs only if named.
+# This benchmark takes minutes and needs gigabytes of memory, so it runs only if it is named.
 _ONLY_IF_NAMED = "million_subnets"
 
 
@@ -128,7 +128,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Runs the command. If an error occurs that the user can fix, prints it in one line and exits with code 1."""
+    """Runs the command. If the user can fix an error, prints the error in one line and exits with code 1."""
     try:
         _run(_arguments())
     except (EppingError, LabError) as error:

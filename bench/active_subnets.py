@@ -17,13 +17,13 @@ _AT_ONCE = 1_000
 
 
 def map_layouts(config: EppingConfig) -> Maps:
-    """Returns maps with the layouts for a configuration. An agent with that configuration has the same layouts."""
+    """Returns maps that have the same layouts as the maps of an agent with this configuration."""
     with EppingCollector(config) as collector:
         return {name: collector.program.maps[name] for name in _FILLED}
 
 
 class SubnetTraffic:
-    """Sends segments to servers from the agent's end of the veth pair, and the replies from the far end."""
+    """Sends segments to servers from the agent's end of the veth pair, and sends replies from the far end."""
 
     def __init__(self, veth: VethPair) -> None:
         self._ends = {egress: veth.raw(near=egress) for egress in (True, False)}

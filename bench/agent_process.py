@@ -17,7 +17,7 @@ from bench.veth_pair import INTERFACE, VethPair
 from otel_epping.errors import EppingError
 
 _FIRST_S = 30.0
-# An export has ended if no request arrives during this share of the export interval.
+# An export has ended if no request arrives during this fraction of the export interval.
 _PAUSE = 0.15
 _TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -62,7 +62,7 @@ class AgentProcess:
             time.sleep(every_s)
 
     def next_export(self, receiver: Blackhole, interval_s: float) -> int:
-        """Waits until the next export has started and ended. Returns its size in bytes."""
+        """Waits until the next export has started and ended. Returns the size of this export in bytes."""
         seen = first = len(receiver.sizes)
         self.wait_until(lambda: len(receiver.sizes) > first, _FIRST_S + interval_s, "first request of an export", 0.05)
         while len(receiver.sizes) > seen:
@@ -87,7 +87,10 @@ class AgentProcess:
         return int(fields[11]) / _TICKS, int(fields[12]) / _TICKS
 
     def memory_mb(self, name: str = "VmRSS") -> float:
-        """Returns the resident memory in MB, or its peak if `name` is VmHWM; 0 if the process has just ended."""
+        """Returns the resident memory in MB, or its peak if `name` is VmHWM.
+
+        If the process has just ended, returns 0.
+        """
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         size = status.partition(f"{name}:")[2].split()
         return int(size[0]) * 1024 / 1e6 if size else 0.0

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """CPU share and memory of `otel-epping run`, which exports over gRPC every 10 s to a receiver on the same machine.
 
-Once per export interval, each subnet receives a segment and answers it. These are real packets that pass the interface
-(active_subnets.py). So each subnet has new counts and new RTTs in each interval. The histograms look as after a day of
-traffic (fill_maps.py). The subnets are new in the first interval, which is not measured. The CPU time is the user and
-system time that the kernel charges to the agent's process during several intervals. It does not include the time of
-the program for the packets: kernel.py and live_traffic.py measure that time. The memory is the resident memory after
-these intervals.
+Once per export interval, each subnet receives a segment and answers it. The segments and answers are real packets that
+pass the interface (active_subnets.py). So each subnet has new counts and new RTTs in each interval. The histograms have
+as many RTTs as after a day of traffic (fill_maps.py). The subnets are new in the first interval, which is not measured.
+The CPU time is the user and system time that the kernel charges to the agent's process during several intervals. It
+does not include the time that the BPF program needs for the packets: kernel.py and live_traffic.py measure that time.
+The memory is the resident memory after these intervals.
 """
 
 import time

@@ -2,13 +2,13 @@
 """Time that the program needs for a packet when caches are cold. Use this benchmark to evaluate changes of the program.
 
 All programs run on each packet, one after the other, in random order. Before each run a datagram passes the loopback
-interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host. This
-affects all programs in the same way, and so does the load of other virtual machines on the host. So one run of the
-benchmark can show differences of a few ns. The time is the duration that BPF_PROG_TEST_RUN reports. It does not
-include memory accesses that complete after the program ends, or cache misses that the program causes in other code.
+interface. So the network stack displaces the program's code, data and branch predictions, as on a busy host. The
+datagrams affect all programs in the same way, and so do other virtual machines on the host. So one run of the benchmark
+can show differences of a few ns. The time is the duration that BPF_PROG_TEST_RUN reports. It does not include memory
+accesses that complete after the program ends, or cache misses that the program causes in other code.
 
 The packets belong to 16 flows to 10 subnets. *Net* is the time of a program minus the time of a program that does
-nothing. The result is a mean without the fastest and the slowest twentieth of the packets.
+nothing. The result is the mean time of all packets except the fastest twentieth and the slowest twentieth.
 """
 
 import socket
@@ -26,7 +26,7 @@ from otel_epping.replay.replayer import CAPTURE
 
 _FLOWS, _SUBNETS = 16, 10
 _PACKETS = 20_000
-_TRIM = 20  # one packet in 20 is dropped at each end of the sorted times
+_TRIM = 20  # one time in 20 is excluded at each end of the sorted times
 _DATAGRAM = bytes(64)
 
 

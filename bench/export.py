@@ -2,16 +2,16 @@
 """CPU time and memory to build and encode an export from a reading, and the number and size of its requests.
 
 The maps are filled (fill_maps.py). Each subnet has new counts and about seven data points. Each combination of a number
-of subnets and a method runs in its own process. The time of the reading is included only in gRPC: readout.py measures
-it. The methods are:
+of subnets and a method runs in its own process. Only the method gRPC includes the time of the reading. readout.py
+measures the reading alone. The methods are:
 
-    ours   The exporter builds, encodes and drops each request before it builds the next request.
+    ours   The exporter builds, encodes and discards each request before it builds the next request.
     SDK    The SDK builds the data points of all subnets. Its official encoder encodes them into one request.
     gRPC   Like ours, but the official exporter sends each request to a receiver in another process, which acknowledges
            it. The CPU time is the time of our process for reading, building, encoding and sending.
 
-The first export creates state that is kept for each subnet: its encoded attributes. The time is the median of later
-exports. The memory is the peak during the first export.
+The first export creates state that is kept for each subnet: its encoded attributes. The time is the median time of
+later exports. The memory is the peak during the first export.
 """
 
 import statistics
@@ -38,7 +38,7 @@ OURS, SDK, GRPC = "ours", "SDK", "gRPC"
 _SIZES = (1_000, 10_000, 50_000, 100_000)
 _MOST_BY_SDK = 50_000
 _EXPORTS = 5
-_BUSY_S = 2.0  # if the exports take longer in total, no further export is measured
+_BUSY_S = 2.0  # no further export is measured after the exports have taken this time in total
 
 
 Exports = Generator[tuple[Usage, list[int]], None, None]
@@ -123,8 +123,8 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     for subnets in (100,) if tiny else _SIZES:
         ways = [way for way in _WAYS if way != SDK or subnets <= _MOST_BY_SDK]
         progress(f"export: {subnets:,} subnets, {', '.join(ways)}")
-        # Each method runs in its own process. With `tiny` all methods run in one process, because the figures are
-        # meaningless.
+        # Each method runs in its own process. With `tiny` all methods run in one process, because the figures of a tiny
+        # run have no meaning.
         for some in [ways] if tiny else [[way] for way in ways]:
             for way, found in zip(some, fresh_process.call(measure, subnets=subnets, ways=some), strict=True):
                 table.add(subnets, way, *found.values())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fills a collector's maps as after a day of traffic, with thousands of subnets that have many RTTs each.
+"""Fills a collector's maps with thousands of subnets. Each subnet has as many RTTs as after a day of traffic.
 
 For each subnet, the program runs on one packet in each direction. This creates slots, counters and flows. Each subnet
 then has about seven data points: a histogram, packets and bytes in each direction, opened flows and active flows.
@@ -37,7 +37,7 @@ _TYPICAL_NS = 4_000_000
 
 
 def config_for(subnets: int, scale: int = EppingConfig.scale) -> EppingConfig:
-    """Returns a configuration for `subnets` subnets with a flow each. Its tables have at least the default sizes."""
+    """Returns a configuration for `subnets` subnets with one flow each. Its tables have at least the default sizes."""
     default = EppingConfig()
     return EppingConfig(
         max_subnets=max(default.max_subnets, subnets), max_flows=max(default.max_flows, 2 * subnets), scale=scale
@@ -61,7 +61,7 @@ def send(entry_points: dict[str, int], servers: int, turn: int) -> None:
 
 
 def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int) -> Iterator[Packets]:
-    """Yields a segment for each flow, and then the replies, which echo its TSval. Each turn has a new TSval."""
+    """Yields a segment of each flow, and then replies that echo the segments' TSval. Each turn has a new TSval."""
     fields = Fields.of(4)
     for egress in (True, False):
         rows = rows_of(DATA, numbers, servers, egress)
@@ -73,7 +73,7 @@ def segments_and_replies(numbers: npt.NDArray[np.int64], servers: int, turn: int
 
 
 def records(array: Map, rows: int) -> MapValues:
-    """Returns the first `rows` rows of an array map, except row 0, mapped by mmap. A write to them changes the map."""
+    """Returns rows 1 to `rows - 1` of an array map, mapped by mmap. A write to these rows changes the map."""
     dtype = Array("", array).dtype
     return np.frombuffer(mmap.mmap(array.fd, rows * dtype.itemsize), dtype, rows)[1:]
 

@@ -24,7 +24,7 @@ _MB = 1e6
 
 
 def call(function: Callable[..., Any], **arguments: Any) -> Any:
-    """Calls a function of a module in a new process. Returns its result. Arguments and result are passed as JSON."""
+    """Calls a function of a module in a new process. Returns the function's result. Arguments and result are JSON."""
     name = f"{function.__module__}:{function.__name__}"
     command = [sys.executable, "-m", "bench.fresh_process", name, json.dumps(arguments)]
     process = start(command, stdout=subprocess.PIPE)

@@ -12,7 +12,7 @@ HOLDS, FAILS, NOT_MEASURED, NEEDS_COMPARE = "holds", "FAILS", "not measured", "n
 class Goal(NamedTuple):
     """A figure and its upper limit. `limit` is a number, or the name of another figure whose value is the limit.
 
-    `compared`: the figure is our value divided by the value of the first program that `--compare` names.
+    If `compared` is true, the figure is our value divided by the value of the first program that `--compare` names.
     """
 
     what: str

@@ -3,8 +3,8 @@
 
 simulator.py executes the program. The benchmark counts the instructions for the last of eight packets of one flow, and
 the mean for mixed packets of 50 flows to 10 subnets. To compare two versions of the program, run this benchmark in a
-checkout of each version, with the same compiler. It does not measure the time of instructions and cache misses:
-`cold_cache` and `kernel` measure time.
+checkout of each version, with the same compiler. The benchmark does not measure how long instructions and cache misses
+take: `cold_cache` and `kernel` measure time.
 """
 
 import json
@@ -25,8 +25,9 @@ from otel_epping.kernel.load import loader
 _FORMS = (DATA, ACK, DATA_NO_TS, ACK_NO_TS, UDP, ECHO)
 _REPEATED = 8
 _FLOWS, _SUBNETS, _MIXED = 50, 10, 2_000
-# Time between two packets. So a TSval of the mixed packets repeats for 120 ms. If a sender's clock does not advance for
-# 250 ms, the program assumes that it has stopped (STILL_NS in bpf/tcp_method_choice.h).
+# Time between two packets. With this value, each TSval of the mixed packets repeats for 120 ms. This time must be less
+# than 250 ms: if a TSval repeats for 250 ms, the program assumes that the sender's clock has stopped (STILL_NS in
+# bpf/tcp_method_choice.h).
 _APART_NS = 100_000
 # struct interface of bpf/maps.h: index 1, length of an Ethernet header, number 1, identifier 1, sides.
 _INTERFACE = bytes.fromhex("01000000 0e00 0100 0100 0000 0100 0000")
@@ -105,6 +106,6 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
     frames = [row[:size].tobytes() for row, size in zip(mixed.rows, mixed.sizes, strict=True)]
     hooks = ["egress" if out else "ingress" for out in mixed.egress.tolist()]
     taken = [_run(simulator, hook, frame) for hook, frame in zip(hooks, frames, strict=True)]
-    mean = float(np.mean(taken[len(taken) // 2 :]))  # most flows and subnets of the first half are new
+    mean = float(np.mean(taken[len(taken) // 2 :]))  # in the first half of the packets, most flows and subnets are new
     table.add("mixed", None, None, mean)
     return Result([table], {"instructions.mixed": mean})

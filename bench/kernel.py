@@ -1,20 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time that the program needs for a packet, measured with BPF_PROG_TEST_RUN for many workloads.
 
-In each round, the packets of a workload run through a program that does nothing, then through our program with all
-methods, and then through all compared programs. The kernel measures only the time of these runs. *Net* is the time of
-a program minus the time of the program that does nothing. Figures are medians over rounds.
+In each round, the kernel runs several programs on the packets of a workload: first a program that does nothing, then
+our program with all methods, and then all compared programs. The kernel measures only the time of these runs. *Net* is
+the time of a program minus the time of the program that does nothing. Figures are medians over rounds.
 
 - `repeated`: the kernel runs the program on one packet in a loop. All data is in the caches and all branches are
   predicted, so the figure is the time of the instructions.
-- All other workloads need a system call for each packet. The system call displaces caches and branch predictions, as a
-  network stack does. So the figures for one flow can be compared with the figures for many flows.
+- All other workloads need a system call for each packet. The system call displaces the contents of caches and
+  branch predictors, as a network stack does. So the figures for one flow can be compared with the figures for many
+  flows.
 - In workloads that are not mixed, the packets of a flow are identical. So these packets do not start or complete RTT
   samples. Mixed packets (traffic_model.py) resemble real traffic, and some of them complete RTT samples.
-- Our program is measured with its default tables, and with tables as large as ePPing's (131,072 flows; 1,048,576 flows
-  in the workload of a million flows). It is loaded again for each workload. For mixed workloads it is loaded three
-  times, and the result is the mean, because the addresses of code and maps change the time by a few ns. The compared
-  programs are not loaded again, so their tables keep the flows of earlier workloads.
+- Our program is measured with its default tables, and with tables as large as ePPing's (131,072 flows). In the workload
+  of a million flows, the large table holds 1,048,576 flows. Our program is loaded again for each workload. For mixed
+  workloads our program is loaded three times, and the result is the mean, because the addresses of code and maps change
+  the time by a few ns. The compared programs are not loaded again, so their tables keep the flows of earlier workloads.
 - The *bare* programs (lookup.py) look up one key in an LRU hash or a plain hash that contains the flows of the
   workload.
 """

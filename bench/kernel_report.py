@@ -48,7 +48,7 @@ class Times:
         return LARGE if LARGE in self.gross else OURS
 
     def share(self, other: str) -> float | None:
-        """Returns our net time divided by the net time of another program. Returns None if that was not measured."""
+        """Returns our net time divided by the net time of the program `other`, or None if it was not measured."""
         return self.net_ns(self.ours) / self.net_ns(other) if other in self.gross else None
 
 

@@ -3,8 +3,8 @@
 
 All programs are attached to both hooks of one interface at the same time. A packet passes them one after the other. The
 packets are requests and replies over 1,024 TCP connections of real network stacks (otel_epping.lab.traffic), and
-datagrams. When the first program runs, less of the packet is in the caches than when the last program runs. So the
-programs run in the opposite order for half of the time. The program that does nothing is always the first.
+datagrams. When the first program runs, less of the packet is in the caches than when the last program runs. So for half
+of the time, the programs run in the opposite order. The program that does nothing always runs first.
 
 The statistics include the time of two clock reads for each run. The figure of the program that does nothing shows how
 long these reads take. *Net* is the figure of a program minus this figure.

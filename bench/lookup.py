@@ -2,8 +2,8 @@
 """The bare look-up: a program that looks up the flow of a packet in a hash map, and does nothing else.
 
 Each program that keeps state per flow needs at least this time. The map contains the flows of a workload and is as
-large as our flow table. So the time of the bare look-up shows which part of the cost of many flows is the time of
-memory accesses.
+large as our flow table. With many flows, each program needs more time for a packet. The time of the bare look-up shows
+how much of this additional time is the time of memory accesses.
 """
 
 import ctypes
@@ -52,7 +52,7 @@ def _program(table: int, key_size: int) -> bytes:
 
 
 def bare(kind: str, key_size: int, value_size: int, room: int, packets: Bytes) -> Contender:
-    """Returns the program with an LRU or HASH map of `room` entries. It contains the flows of these IPv4 packets."""
+    """Returns the program with an LRU or HASH map of `room` entries. The map contains the flows of `packets` (IPv4)."""
     create = ctypes.CDLL("libbpf.so.1", use_errno=True).bpf_map_create
     fd = programs.check(
         int(create(_TYPES[kind], b"bare", key_size, value_size, room, None)), f"create a map of {room} entries"
@@ -61,5 +61,5 @@ def bare(kind: str, key_size: int, value_size: int, room: int, packets: Bytes) -
     for row in packets[:, FLOW_BYTES]:
         libbpf.map_update(fd, row.tobytes() + padding, value)
     program = programs.load("bare", _program(fd, key_size))
-    os.close(fd)  # the program holds a reference
+    os.close(fd)  # the program holds a reference to the map
     return Contender(kind, dict.fromkeys(programs.HOOKS, program))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Memory for a million subnets: 2^20 subnets at scale 2, which all have new counts in one export.
+"""Memory for a million subnets: 2^20 subnets at scale 2. All subnets have new counts in one export.
 
 `otel-epping check` predicts the memory. The memory that the kernel reports for the maps, and the peak of the agent's
 memory, must not exceed the prediction. The export interval is 60 s. Packets, receiver and histograms are the same as in
@@ -24,7 +24,7 @@ from otel_epping.kernel.map_array import map_info
 
 _SUBNETS, _SCALE = 1 << 20, 2
 _START_S, _INTERVAL_S, _TRIES = 60.0, 60.0, 3
-_MIN_BYTES = 500  # per subnet, to recognize a complete export, which has about 1,500 bytes per subnet
+_MIN_BYTES = 500  # per subnet. A complete export has about 1,500 bytes per subnet. A smaller export is incomplete.
 _MIB = 2**20
 _ROUNDED_MIB = 0.05  # the largest rounding error: `check` prints one decimal
 
@@ -61,7 +61,7 @@ def run(others: list[Contender], tiny: bool = False) -> Result:
         kernel_mib = sum(map_info(fd)["memlock"] for fd in agent.maps().values()) / _MIB
         progress("million_subnets: export")
         # An export that starts before all packets are sent is incomplete. The next export may fail because it takes too
-        # long.
+        # long. So the benchmark waits for several exports.
         for _ in range(_TRIES):
             sent = agent.next_export(receiver, interval_s)
             if whole := sent > subnets * _MIN_BYTES:

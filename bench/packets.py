@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Creates arrays of thousands of packets. The packets belong to flows from one client to servers in many subnets.
 
-Each row of an array is a packet with the headers Ethernet, IP, and TCP, UDP or ICMP. Checksums are 0, because no
-measured program checks them.
+Each row of an array is a packet with an Ethernet header, an IP header, and a TCP, UDP or ICMP header. Checksums are 0,
+because no measured program checks them.
 """
 
 import struct
@@ -27,7 +27,7 @@ _ETHERNET = 14
 _PROTOCOLS = {4: {DATA: 6, ACK: 6, DATA_NO_TS: 6, ACK_NO_TS: 6, UDP: 17, ECHO: 1}}
 _PROTOCOLS[6] = _PROTOCOLS[4] | {ECHO: 58}
 _CLIENT = {4: bytes((10, 0, 0, 1)), 6: bytes.fromhex("20010db80001") + bytes(9) + b"\x01"}
-# The server in the first of 2^20 consecutive subnets. An IPv4 subnet is a /24, an IPv6 subnet is a /48.
+# The address of the server in the first of 2^20 consecutive subnets. An IPv4 subnet is a /24, an IPv6 subnet is a /48.
 _SERVERS = {4: bytes((16, 0, 0, 1)), 6: bytes.fromhex("200110000000") + bytes(9) + b"\x01"}
 _SERVER_PORT = {DATA: 443, ACK: 443, DATA_NO_TS: 443, ACK_NO_TS: 443, UDP: 443}
 _FIRST_PORT, _PORTS, _HOSTS = 0x4000, 0x8000, 250
@@ -82,7 +82,7 @@ def put(rows: Bytes, offset: int, values: Indexes | int, size: int = 4) -> None:
 
 
 def rows_of(form: str, flows: Indexes, subnets: int, egress: bool, family: int = 4) -> Bytes:
-    """Returns a packet for each flow number in `flows`. The client sends it if `egress`, otherwise the server.
+    """Returns a packet for each flow number in `flows`. If `egress`, the client sends it, otherwise the server.
 
     The servers are in `subnets` subnets. The flow number determines the subnet of the server.
     """

@@ -35,7 +35,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Contender:
-    """A program for both hooks, or a pair of programs. `hooks` has a descriptor for each hook."""
+    """One program for both hooks, or one program for each hook. `hooks` has the descriptor for each hook."""
 
     name: str
     hooks: dict[str, int]

@@ -3,7 +3,8 @@
 
 The maps are filled (fill_maps.py), and the flow table has a flow for each subnet. Each number of subnets is measured in
 its own process. Three kinds of readings are measured: the first reading, readings in which every subnet has new RTTs,
-and readings in which no subnet has new RTTs. Times are medians of several readings, except that of the first reading.
+and readings in which no subnet has new RTTs. Times are medians of several readings, except the time of the first
+reading.
 """
 
 import statistics

@@ -23,7 +23,7 @@ class Heading(NamedTuple):
 
 @dataclass
 class Table:
-    """Rows with one cell per column. None is an empty cell. If `printed` is false, only the JSON has the table."""
+    """Rows with one cell per column. None is an empty cell. If `printed` is false, the table is only in the JSON."""
 
     title: str
     columns: list[Heading]

@@ -7,8 +7,9 @@ are measured from outside the agent:
     imports    ends when the loader process exists
     compile    ends when the loader process ends, but excludes the time of the verifier. The loader imports BCC and
                LLVM and compiles the program.
-    verify     is the time of the kernel's verifier. The loader measured it during an earlier load in this benchmark.
-    attach     ends when the program is on both hooks. The agent fills tables and creates the exporters.
+    verify     is the time of the kernel's verifier. The loader measures this time when it loads the program once before
+               the starts.
+    attach     ends when the program is on both hooks. In this part, the agent fills tables and creates the exporters.
     packet     ends when the next packet is counted
 
 Figures are medians of several starts. All files are in the page cache.

@@ -11,9 +11,9 @@ the packets per second. This reduction is called the loss. No packet is larger t
 
 Each round measures each program for less than 0.1 s. Each round has a new order of the programs. The loss is relative
 to the measurement without a program in the same round. Measurements must be short, because the speed of the machine
-changes: with measurements of 0.5 s, shares differed by up to a third. Our program is loaded several times, and each
-round uses another load, because the addresses of code and maps can increase the loss by a quarter. This benchmark does
-not measure several cores, real network cards and aggregates (GRO, GSO).
+changes: with measurements of 0.5 s, shares differed by up to a third. The addresses of code and maps can increase the
+loss by a quarter. So our program is loaded several times, and the rounds use the loaded programs in turn. This
+benchmark does not measure several cores, real network cards and aggregates (GRO, GSO).
 """
 
 import random
@@ -35,7 +35,7 @@ NOTHING = "nothing"
 
 _CONNECTIONS = 16
 _FLOWS = 1024
-_PAYLOAD = 18  # the smallest payload that fills an Ethernet frame
+_PAYLOAD = 18  # with this payload, an Ethernet frame has its minimum size
 _TURN_S = 0.08
 _ROUNDS = 160
 _LOADS = 4
@@ -81,7 +81,10 @@ Turns = dict[str, list[tuple[float, float]]]
 
 
 def _measure(veth: VethPair, contenders: list[list[Contender]], send: Callable[[], None], tiny: bool) -> Turns:
-    """Measures all rounds. A list in `contenders` has the loads of one program. Each round uses the next load."""
+    """Measures all rounds. Each list in `contenders` has one program that is loaded several times.
+
+    Each round uses the next of these loaded programs.
+    """
     seconds, rounds = (0.02, 1) if tiny else (_TURN_S, _ROUNDS)
     turns: Turns = {}
     chance = random.Random(1)

@@ -18,7 +18,7 @@ _REFUSED = "the kernel refused to run a program on a packet (BPF_PROG_TEST_RUN)"
 
 
 class TimedRuns(ProgTestRuns):
-    """Runs a contender on packets: its egress program on packets that leave the host, its ingress program on others."""
+    """Runs a contender on packets. Packets that leave the host pass its egress program, others its ingress program."""
 
     def __init__(self, contender: Contender, packets: Packets, repeat: int = 1) -> None:
         super().__init__(-1, len(packets.rows))
@@ -51,7 +51,7 @@ class TimedRuns(ProgTestRuns):
 
 @contextmanager
 def one_cpu() -> Iterator[None]:
-    """Keeps this thread on one CPU while the body runs, so that its data stays in the caches of this CPU."""
+    """Keeps this thread on one CPU while the body runs, so that the CPU's caches keep the thread's data."""
     allowed = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(allowed)})
     try:

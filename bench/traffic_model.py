@@ -9,7 +9,7 @@ sample, as in the study. All packets are IPv4.
 
 The flows that send the packets are selected in one of two ways:
 
-- *Uniform*: each flow sends the next packet with the same probability. With many flows, caches then do not help.
+- *Uniform*: each flow sends the next packet with the same probability. If there are many flows, caches do not help.
 - *Skewed*: the flows are a sample of the flows that are in a flow table at the same time. The flow lengths have the
   distribution of real traffic, where most flows are short. A flow stays in the table until its last packet, and then
   until its idle timeout. All flows send at the same low rate. If some flows were faster, fewer flows would send most of
@@ -60,7 +60,8 @@ class TrafficModel:
         shares = np.cumsum([_TCP * _WITH_TIMESTAMPS, _TCP * (1 - _WITH_TIMESTAMPS), 1 - _TCP - _ICMP])
         self._kind = self._chance.permutation(np.searchsorted(shares, np.arange(flows) / flows, side="right"))
         self._fetches = self._chance.integers(0, 2, flows) == 1
-        # The number of packets of each flow so far, and how many pairs of packets had already used its first TSval.
+        # The number of packets of each flow so far, and how many pairs of packets had already used the first TSval of
+        # the flow.
         self._turn: Indexes = np.zeros(flows, np.int64)
         self._phase: Indexes = self._chance.integers(0, _PAIRS_OF_A_TSVAL, flows)
 
@@ -118,7 +119,7 @@ def real_lengths(chance: np.random.Generator, flows: int) -> Reals:
 
 
 def _rates(chance: np.random.Generator, flows: int) -> Reals:
-    """Selects `flows` flows that are in the table at the same time. Returns the mean packet rate of each in packets/s.
+    """Selects `flows` flows that are in the table at the same time. Returns the mean rate of each flow in packets/s.
 
     The mean is over the time from the first packet of the flow until it is removed from the table.
     """

@@ -19,8 +19,8 @@ from otel_epping.lab.namespaces import LabError, Namespace
 
 INTERFACE, FAR_INTERFACE = "b0", "b1"
 NEAR, FAR = "10.8.0.1", "10.8.0.2"
-# The server subnets: 198.18.0.0/24 and the subnets after it (RFC 2544). The near end has a route to them over the far
-# end.
+# The server subnets: 198.18.0.0/24 and the subnets after it (RFC 2544). The near end has a route to these subnets
+# through the far end.
 SUBNETS = [f"198.18.{number}" for number in range(128)]
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -74,7 +74,7 @@ class VethPair:
         return Counted(numbers[1] + numbers[9], numbers[0] + numbers[8])
 
     def raw(self, *, near: bool) -> socket.socket:
-        """Returns a socket that sends frames. They leave b0 if `near`. Otherwise the far end sends them to b0."""
+        """Returns a socket that sends frames. If `near`, they leave b0. Otherwise the far end sends them to b0."""
         with (self.near if near else self.far).entered():
             sender = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
             sender.bind((INTERFACE if near else FAR_INTERFACE, 0))
