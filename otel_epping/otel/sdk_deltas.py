@@ -65,7 +65,7 @@ class UndeliveredDeltas:
         self._kept: dict[_Key, _Kept] = {}
 
     def acknowledge(self) -> None:
-        """Forgets all points, because the receiver has received the metrics that add_to() last returned."""
+        """Forgets all points. Called when the receiver has received the metrics that add_to() last returned."""
         self._kept.clear()
 
     def add_to(self, resources: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
