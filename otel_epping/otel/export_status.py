@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logs failed exports: each new cause once, and one line when exports succeed again.
 
-The log lines of the exporters themselves are also logged, but each text only once. Otherwise, an exporter would repeat
-the same line at each export while a receiver is unavailable.
+Lines that the exporters themselves log also appear in the agent's log, but each text only once. Otherwise, an exporter
+would repeat the same line at each export while a receiver is unavailable.
 """
 
 import logging

@@ -144,7 +144,10 @@ class ProducerExporter(MetricExporter):
 
     @property
     def max_export_s(self) -> float:
-        """Maximum duration of an export, without the reading. A request may still start just before the deadline."""
+        """Maximum duration of an export, without the reading.
+
+        The last request may start just before the export's deadline, and then take the maximum duration of a request.
+        """
         return self._timeout_s + (self._sender.max_send_s if self._sender else _MAX_TIMEOUT_S)
 
     def end_pause(self) -> None:
@@ -206,7 +209,7 @@ class ProducerExporter(MetricExporter):
     def _send_sdk_objects(self, metrics_data: MetricsData, timeout_millis: float) -> bool:
         """Exports objects of the SDK. Returns true if the export succeeded.
 
-        An exception of the exporter, for example because a disk is full, counts as a failure.
+        An exception of the exporter, for example because a disk is full, is treated as a failure.
         """
         try:
             if self._sender:

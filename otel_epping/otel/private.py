@@ -61,7 +61,7 @@ def preferred_aggregation(exporter: MetricExporter) -> dict[type, Any] | None:
 
 
 def collect_callback(reader: MetricReader) -> Collect | None:
-    """Returns the function with which a reader collects metrics from its provider, or None without a provider.
+    """Returns the function with which a reader collects metrics. Returns None if the reader has no provider.
 
     Replacement for this function and for set_collect_callback(): registering a MetricProducer with the reader
     (specification, metrics SDK, "MetricProducer"; opentelemetry-python #4768).

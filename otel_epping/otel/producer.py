@@ -107,7 +107,7 @@ class EppingMetricProducer:
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
 
     def batches(self, first: int = 0) -> Iterator[ExportBatch]:
-        """Yields the latest reading in batches that each fit in one request. Call acknowledge() for delivered batches.
+        """Yields the latest reading in batches. Each batch fits in one request. Acknowledge each delivered batch.
 
         first  number of the batch to start with; the batches before `first` are yielded after the last batch
         """

@@ -15,7 +15,7 @@ of the time that the SDK takes.
     grpc_sender.py           sends requests over gRPC
     http_sender.py           sends requests over HTTP
     http_exchange.py         runs one HTTP request in a thread, with a deadline
-    http_connections.py      provides connections for `requests` that an exchange can shut down
+    http_connections.py      provides connections that an exchange can shut down, for the package `requests`
     retries.py               retries a request until its deadline and honours Retry-After
     answer.py                interprets a response: only an OTLP response is a success
     failure.py               describes why an export failed

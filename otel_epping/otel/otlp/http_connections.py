@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provides connections for `requests` that an Exchange can shut down. The exporter's TLS settings apply."""
+"""Provides connections that an Exchange can shut down, for the package `requests`.
+
+The connections use the TLS settings of the exporter.
+"""
 
 import socket
 from typing import Any

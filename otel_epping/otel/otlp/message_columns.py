@@ -2,8 +2,8 @@
 """Encodes many messages column by column: all first pieces, then all second pieces, and so on.
 
 A piece is a `bytes` object, and numpy moves only references to pieces. A piece that many points share, for example the
-attributes of a subnet, is encoded once. Then bytes.join() copies the piece into each point. This takes a tenth of the
-time that numpy takes to copy the same bytes to computed positions.
+attributes of a subnet, is encoded once. Then bytes.join() copies the piece into each point. The join takes a tenth of
+the time that numpy takes to copy the same bytes to computed positions.
 """
 
 from collections.abc import Iterable

@@ -137,7 +137,7 @@ def histogram_points(
 
 
 def _buckets(histograms: HistogramArrays) -> list[Column]:
-    """Encodes the field `positive`, and omits it for histograms without buckets."""
+    """Encodes the field `positive`. Omits this field for histograms without buckets."""
     message = ExponentialHistogramDataPoint.Buckets
     encoded, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]

@@ -71,7 +71,7 @@ class Certificates(NamedTuple):
                 )
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns inode, modification time and size of each file. These change when a file is replaced or written."""
+        """Returns inode, modification time and size of each file. They change when a file is replaced or written."""
         return tuple(_signature(variable.value) for variable in self if variable)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:

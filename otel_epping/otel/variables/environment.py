@@ -23,7 +23,7 @@ class Variable(NamedTuple):
 
 
 class Environment:
-    """The variables of a process, and the errors found in them.
+    """The variables of a process, and the errors found in these variables.
 
     errors     a sentence for each invalid variable, with the variable, its value, the cause and the cure
     warnings   a sentence for each valid value that is probably not intended
@@ -44,7 +44,7 @@ class Environment:
 
     def raise_errors(self) -> None:
         """Raises EppingError with all collected errors, if there are any."""
-        if errors := list(dict.fromkeys(self.errors)):  # exporters of both protocols may report the same error
+        if errors := list(dict.fromkeys(self.errors)):  # two exporters may report the same error
             several = f"{len(errors)} errors in OTEL_* variables: " if len(errors) > 1 else ""
             raise EppingError(several + "; ".join(errors))
 
