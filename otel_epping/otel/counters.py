@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Maps the counters of the kernel program to metrics and attributes.
 
-`metric_table.py` describes the metrics. To export another counter, add a row here. The rows depend on the structs of
-the kernel program; the metric table does not.
+`metric_table.py` describes the metrics. To export another counter, add an entry to a tuple here. The entries depend on
+the structs of the kernel program. The metric table does not depend on these structs.
 """
 
 import dataclasses

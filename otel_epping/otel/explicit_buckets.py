@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts exponential histograms to explicit buckets, for example for the Prometheus text format.
 
-With SDK 1.45, a single exponential histogram makes each scrape of a PrometheusMetricReader fail as a whole.
+With SDK 1.45, each scrape of a PrometheusMetricReader fails completely if any metric is an exponential histogram.
 """
 
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ from opentelemetry.sdk.metrics.export import (
 from otel_epping.kernel import buckets
 from otel_epping.series import histogram
 
-# Scale 1 has two buckets per power of two: 53 buckets cover 1 us to 64 s. A scrape has a line for each bucket of each
-# subnet.
+# Scale 1 has two buckets per power of two, so 53 buckets cover the range from 1 us to 64 s. A higher scale would make
+# scrapes longer, because a scrape has one line for each bucket of each subnet.
 _SCALE = 1
 
 
@@ -64,5 +64,5 @@ def _convert(metric: Metric, scale: int) -> Metric:
 
 
 def to_explicit(scope: ScopeMetrics, scale: int) -> ScopeMetrics:
-    """Converts all exponential histograms of a scope, which were recorded at `scale`, to explicit buckets."""
+    """Converts all exponential histograms of a scope to explicit buckets. The histograms were recorded at `scale`."""
     return ScopeMetrics(scope.scope, [_convert(each, scale) for each in scope.metrics], scope.schema_url)

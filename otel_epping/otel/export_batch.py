@@ -29,8 +29,8 @@ class RttSeries(NamedTuple):
     fitted    the buckets of the histograms
     sum_ns    (n,) the sum of all RTTs of each histogram
     min_ns    (n,) the minimum RTT, which is not below the lower bound of the first bucket
-    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. min_ns and max_ns are both 0
-              if they are unknown, because of the race that is described at EppingCollector._next_interval()
+    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. If minimum and maximum are
+              unknown, both are 0. EppingCollector._next_interval() describes the race that causes this case
     """
 
     rows: Indexes
@@ -68,10 +68,10 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
     rows    (rows,) the numbers of the rows in the reading
     unsent  the pending counts of these rows
 
-    An RTT that is counted while the maps are read is in the buckets of this reading only. But it contributes to the
-    minimum and maximum of this reading and of the next reading (Interval.hand_out_min_max()). So a minimum or maximum
-    may lie outside of the buckets. Such a value is set to the bound of the first or last bucket, which is at most one
-    bucket from the true value.
+    An RTT that is counted while the maps are read is in the buckets of this reading only. But the RTT contributes to
+    the minimum and maximum of this reading and of the next reading (Interval.hand_out_min_max()). So in the next
+    reading, the minimum or maximum may lie outside of the buckets. Such a value is set to the bound of the first or
+    last bucket. The true value lies in this bucket, so the error is at most the width of the bucket.
     """
     counted = np.flatnonzero(unsent.buckets.totals())
     fitted = histogram.fit_all(unsent.buckets.select(counted), offset, scale)
@@ -93,7 +93,7 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
 def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[Indexes, Indexes, Times, Counts]:
     """Returns the rows, columns, start times and values of a metric's points.
 
-    The overflow slot has one point, which is the sum of all columns.
+    The overflow slot has one point. The value of this point is the sum of all columns.
     """
     counts = unsent.counters[:, columns]
     overflow = np.flatnonzero(rows == OVERFLOW_SLOT)
@@ -109,7 +109,7 @@ def _points_of(rows: Indexes, unsent: Unsent, columns: Sequence[int]) -> tuple[I
 def counter_series(
     rows: Indexes, unsent: Unsent, columns: Columns, temporality: AggregationTemporality
 ) -> Iterator[CounterSeries]:
-    """Yields the series of each metric. A series has a point for each count of these rows that is not 0."""
+    """Yields the series of each metric. A series has one data point for each nonzero count of these rows."""
     for metric, numbers in columns.by_metric.items():
         yield CounterSeries(metric, temporality, True, *_points_of(rows, unsent, numbers))
 
@@ -118,8 +118,8 @@ def counter_series(
 class ExportBatch:
     """The content of one request: the series of some rows of a reading.
 
-    In the first batch of a reading, `others` has the metrics of interfaces and the agent's own metrics. In the other
-    batches, `others` has no metrics.
+    In the first batch of a reading, `others` has the metrics of interfaces and the agent's own metrics. In all later
+    batches of the reading, `others` has no metrics.
     """
 
     reading: Reading

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Logs failed exports: each new cause once, and one line when exports succeed again.
 
-The log lines of the exporters themselves are passed on, too, but each text only once. Otherwise, while a receiver is
-unavailable, an exporter would repeat the same line at each export.
+Lines that the exporters themselves log also appear in the agent's log, but each text only once. Otherwise, an exporter
+would repeat the same line at each export while a receiver is unavailable.
 """
 
 import logging
@@ -42,7 +42,7 @@ class _ExportersLog(logging.Handler):
 
 
 class ExportStatus:
-    """Receives the result of each export. Several exporters call it, each from its own thread."""
+    """Receives the result of each export. Each exporter calls the same ExportStatus, from its own thread."""
 
     def __init__(self) -> None:
         self._failures: dict[str, int] = {}
@@ -59,7 +59,7 @@ class ExportStatus:
         return tuple(self._failures)
 
     def cause(self, failure: Failure) -> str:
-        """Returns the text of a failure. If it is empty, returns the last warnings that exporters logged."""
+        """Returns the text of a failure. If the text is empty, returns the last warnings that exporters logged."""
         return failure.text or self._exporters_log.take()
 
     def __call__(self, exporter: str, failure: Failure | None) -> None:

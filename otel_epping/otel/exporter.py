@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Wraps a push exporter, and adds the collector's metrics to each export.
 
-In the SDK, an exporter is the only public extension point that learns whether an export succeeded. The counts of a
+In the SDK, the exporter is the only public extension point that receives the result of an export. The counts of a
 successful request are acknowledged. The counts of a failed request stay pending in the producer.
 
 For an official OTLP exporter, the package otlp/ encodes the requests, in a thirtieth of the time that the SDK needs.
@@ -42,18 +42,19 @@ from otel_epping.series.limits import Limits
 
 _log = logging.getLogger(__name__)
 
-# A request that fails within this time was rejected, and the next request may succeed. A request that fails later was
-# retried, so the receiver is unavailable, and the next request would fail, too.
+# If a request fails within this time, the receiver rejected this request, and the next request may succeed. If a
+# request fails later, its retries failed, too. So the receiver is unavailable, and the next request would also fail.
 _UNAVAILABLE_S = 1.0
 _MIN_TIMEOUT_S = 30.0
-# Maximum duration of an export. It is also the assumed duration of a request if the exporter's timeout is not known.
+# Upper limit of the timeout of an export. If the exporter's timeout is not known, this is also the assumed maximum
+# duration of a request.
 _MAX_TIMEOUT_S = 300.0
 # A failure whose cause the exporter itself has logged.
 _UNKNOWN = Failure("")
 
 
 def temporality_of(preferring: MetricExporter | MetricReader) -> AggregationTemporality:
-    """Returns the temporality that an exporter or reader prefers for histograms. Our counters have it, too."""
+    """Returns an exporter's or reader's preferred temporality for histograms. Our counters use the same temporality."""
     preferred = private.preferred_temporality(preferring) or {}
     return preferred.get(Histogram, AggregationTemporality.CUMULATIVE)
 
@@ -61,14 +62,14 @@ def temporality_of(preferring: MetricExporter | MetricReader) -> AggregationTemp
 class ProducerExporter(MetricExporter):
     """Exports a collector's metrics through `inner`, together with the SDK's own metrics if `forward_sdk` is set.
 
-    Our histograms and counters all have the temporality that `inner` prefers for histograms, so that the histogram and
-    the counters of a subnet cover the same time.
+    Our histograms and counters all have the temporality that `inner` prefers for histograms. So the histogram and the
+    counters of a subnet cover the same period of time.
 
     `failed` counts failed requests. `rejected` counts data points that the receiver rejected in requests that it
     otherwise accepted. Rejected points must not be resent (OTLP specification, "Partial Success"). `limits` restrict
     the exported series. `on_result` is called after each export with the failure, or with None after a success. With
-    `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files with which the TLS
-    of `inner` was set up.
+    `explicit_buckets`, histograms are exported with explicit buckets. `certificates` are the files that `inner` uses
+    for TLS.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class ProducerExporter(MetricExporter):
         self.producer = EppingMetricProducer(collector, temporality_of(inner), limits)
         self.failed = 0
         self.rejected = 0
-        self.export_seconds = 0.0  # duration of the latest export, including its reading
+        self.export_seconds = 0.0  # duration of the latest export, including the reading of the maps
         self._messages = Once()  # texts of the receiver about rejected points
         self._inner = inner
         self._sender = sender(inner, certificates)
@@ -104,15 +105,16 @@ class ProducerExporter(MetricExporter):
         self._process = os.getpid()
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Reads the kernel's counts and exports them. Each request is well below the size limit of a receiver.
+        """Reads the kernel's counts and exports the counts. Each request is well below the size limits of receivers.
 
-        In a forked child, the SDK starts its readers again. There, the collector's metrics are not exported.
+        In a forked child, the SDK starts its readers again. But a child does not export the collector's metrics.
         """
         if os.getpid() != self._process:
             if self._forward_sdk:
                 return self._inner.export(metrics_data, timeout_millis=timeout_millis)
             return MetricExportResult.SUCCESS
-        # For its last export, the SDK passes the export interval as the timeout. The interval may be short.
+        # For its last export, the SDK passes the export interval as the timeout. The interval may be too short for an
+        # export, so the timeout is at least _MIN_TIMEOUT_S.
         started = time.monotonic()
         self._timeout_s = min(max(timeout_millis / 1e3, _MIN_TIMEOUT_S), _MAX_TIMEOUT_S)
         deadline = started + self._timeout_s
@@ -142,11 +144,14 @@ class ProducerExporter(MetricExporter):
 
     @property
     def max_export_s(self) -> float:
-        """Maximum duration of an export, without the reading. The last request may start just before the deadline."""
+        """Maximum duration of an export, without the reading.
+
+        The last request may start just before the export's deadline, and then take the maximum duration of a request.
+        """
         return self._timeout_s + (self._sender.max_send_s if self._sender else _MAX_TIMEOUT_S)
 
     def end_pause(self) -> None:
-        """Makes the next export, which is the last one, send its requests even if the receiver asked to wait."""
+        """Ends a wait that the receiver asked for. Called before the last export, so that its requests are sent."""
         if self._sender:
             self._sender.end_pause()
 
@@ -173,13 +178,13 @@ class ProducerExporter(MetricExporter):
                 continue
             failed += 1
             if time.monotonic() - started > _UNAVAILABLE_S or (self._sender and self._sender.pause):
-                # The next export starts with the next batch. So a request that always fails does not block the others.
+                # The next export starts with the next batch, so a batch that always fails does not block other batches.
                 self._first = first + turn + 1
                 break
         return failed
 
     def _deliver(self, metrics_data: MetricsData, batch: ExportBatch, timeout_millis: float, *, with_sdk: bool) -> bool:
-        """Sends a batch, together with the SDK's metrics if `with_sdk` is set. Returns true if it succeeded."""
+        """Sends a batch, with the SDK's metrics if `with_sdk` is set. Returns true if the request succeeded."""
         resources = metrics_data.resource_metrics
         if with_sdk:
             resources = move_timestamps(resources, self._sdk_sent_ns, batch.reading.time_ns)
@@ -189,7 +194,7 @@ class ProducerExporter(MetricExporter):
             try:
                 answer = self._sender.send(self._encoder.request(resources, batch))
             except Exception:
-                # The release of the exporter is unknown, or the application has a metric that cannot be encoded.
+                # Possible causes: an untested release of the exporter, or an application's metric that has no encoding.
                 _log.exception("cannot send a directly encoded request; from now on, the exporter encodes all requests")
                 self._sender = None
             else:
@@ -204,7 +209,7 @@ class ProducerExporter(MetricExporter):
     def _send_sdk_objects(self, metrics_data: MetricsData, timeout_millis: float) -> bool:
         """Exports objects of the SDK. Returns true if the export succeeded.
 
-        An exception of the exporter, for example because a disk is full, counts as a failure.
+        An exception of the exporter, for example because a disk is full, is treated as a failure.
         """
         try:
             if self._sender:

@@ -40,7 +40,7 @@ class _InstalledReader(PeriodicExportingMetricReader):
         super().__init__(*arguments, **options)
 
     def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
-        """Exports the last interval and stops. Does nothing in a forked child of that process."""
+        """Exports the last interval and stops. Does nothing in a forked child of the process."""
         atexit.unregister(self.shutdown)
         if os.getpid() != self._process:
             return
@@ -56,13 +56,15 @@ def install(
 ) -> PeriodicExportingMetricReader:
     """Exports the collector's metrics through `exporter`, with the resource of the application's provider.
 
-    Adds a reader to the provider, and returns the reader. Shut down the reader before the process ends; otherwise, it
-    is shut down at exit. Call shutdown() and force_flush() of the reader. The methods of the provider skip readers that
-    were added after the provider was created (SDK 1.45). `interval_s` is the time between exports. By default, the
-    variable OTEL_METRIC_EXPORT_INTERVAL sets this time. `limits` restrict the exported series.
+    Adds a reader to the provider, and returns the reader. Shut down the reader before the process ends. Otherwise, the
+    reader is shut down at exit. Call shutdown() and force_flush() on the reader, and not on the provider: the methods
+    of the provider skip readers that were added after the provider was created (SDK 1.45). `interval_s` is the time
+    between exports. By default, the variable OTEL_METRIC_EXPORT_INTERVAL sets this time. `limits` restrict the exported
+    series.
 
-    Only the process that calls install() exports the collector's metrics. Its forked children do not export them. Such
-    children are, for example, the workers of a server that loads the application before it forks.
+    Only the process that calls install() exports the collector's metrics. Forked children of this process do not export
+    these metrics. For example, the workers of a server are forked children if the server loads the application before
+    it forks.
     """
     wrapped = ProducerExporter(exporter, collector, limits, forward_sdk=False)
     observe(provider, collector, [wrapped])
@@ -87,7 +89,7 @@ def attach(
     A reader does not report whether an export succeeded. So with delta temporality, the counts of a failed export are
     lost. Prefer install() where possible. `resource` is used only if the reader itself collects no metrics. `limits`
     restrict the exported series. With `explicit_buckets`, histograms are converted to explicit buckets. By default,
-    this is done only for a Prometheus reader.
+    histograms are converted only for a Prometheus reader.
     """
     producer = EppingMetricProducer(collector, temporality_of(reader), limits)
     return attach_producer(reader, producer, resource, explicit_buckets=explicit_buckets)
@@ -108,13 +110,13 @@ def attach_producer(
 
     def collect(collecting: MetricReader, timeout_millis: float = 10_000) -> MetricsData | None:
         data = inner(collecting, timeout_millis=timeout_millis) if inner else None
-        # In a forked child, the SDK starts the reader's thread again. The child must not export the same counts again.
+        # In a forked child, the SDK starts the reader's thread again. But the parent already exports these counts.
         if os.getpid() != process:
             return data
         try:
             ours = producer.produce()
         except Exception:
-            # An exception would end the reader's thread. Then the application would export nothing more.
+            # An exception would end the reader's thread. Then no more metrics of the application would be exported.
             _log.exception("cannot read the kernel's counts; this export has only the application's metrics")
             return data
         if explicit_buckets:

@@ -208,7 +208,8 @@ FLOW_LIMIT = Metric(
     "epping.agent.flow.limit", "{flow}", "Maximum number of TCP flow table entries.", (), "updowncounter"
 )
 SUBNET_LIMIT = Metric("epping.agent.subnet.limit", "{subnet}", "Number of slots for subnets.", (), "updowncounter")
-# Exported only with an idle timeout or limits on series (series/limits.py).
+# The metrics from here to SERIES_ROLLED_UP are exported only if an idle timeout or a limit on series is set
+# (series/limits.py).
 SUBNET_RETIRED = Metric(
     "epping.agent.subnet.retired",
     "{subnet}",
@@ -303,7 +304,7 @@ MEMORY_USAGE = Metric(
     (),
     "updowncounter",
 )
-# No metric contains the version of otel-epping. The instrumentation scope has the version, and so has the agent's
+# No metric contains the version of otel-epping. The version is in the instrumentation scope and in the agent's
 # `service.version`.
 
 METRICS = tuple(value for value in list(globals().values()) if isinstance(value, Metric))

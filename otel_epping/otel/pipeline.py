@@ -34,10 +34,10 @@ _SERVICE = "otel-epping"
 
 
 def exporter_classes(names: Iterable[str] | None = None) -> list[tuple[str, type[Any]]]:
-    """Returns the names and classes of exporters. A class is an exporter or a reader.
+    """Returns the name and the class of each exporter. The class is a class of exporters or of readers.
 
-    A name is the name of an entry point. By default, the OTEL_* variables set the names. Raises EppingError for a name
-    without an entry point, and for invalid variables.
+    `names` are names of entry points. By default, the names come from the OTEL_* variables. Raises EppingError for a
+    name without an entry point, and for invalid variables.
     """
     classes = []
     for name in standard.read().exporters if names is None else names:
@@ -58,8 +58,8 @@ def _printable(value: Any) -> Any:
 def default_resource(instance_id: str | None = None) -> Resource:
     """Returns the resource from OTEL_RESOURCE_ATTRIBUTES, OTEL_SERVICE_NAME, the detectors and our defaults.
 
-    `instance_id` replaces a service.instance.id that the SDK generated for this process. It does not replace a
-    configured service.instance.id.
+    `instance_id` replaces a service.instance.id that the SDK generated for this process. A configured
+    service.instance.id is not replaced.
     """
     configured = Resource.create()
     ours = {"service.name": _SERVICE, "service.version": __version__, "host.name": escaped(socket.gethostname())}
@@ -77,9 +77,10 @@ class Pipelines:
     """A MeterProvider with one reader for each exporter in OTEL_METRICS_EXPORTER.
 
     `exporters` are the push exporters; each of them exports once per `interval_s`. `instance_id` becomes
-    service.instance.id; by default, the SDK generates an id. `on_result` is called after each export with the
-    exporter's name and the failure, or None after a success. `variables` are the parsed OTEL_* variables; by default,
-    they are read now. `limits` restrict the series of each exporter. Raises EppingError for invalid variables.
+    service.instance.id if this attribute is not configured; by default, the SDK generates an id. `on_result` is called
+    after each export with the exporter's name and the failure; after a success, the failure is None. `variables` are
+    the parsed OTEL_* variables; by default, the constructor reads the variables. `limits` restrict the series of each
+    exporter. Raises EppingError for invalid variables.
     """
 
     def __init__(
@@ -143,15 +144,15 @@ class Pipelines:
         observe(self.provider, collector, self.exporters)
 
     def change_limits(self, limits: Limits) -> None:
-        """Sets other limits for all exporters. They apply from the next readings on (see EppingMetricProducer)."""
+        """Sets new limits for all exporters, from the next reading of each exporter on (see EppingMetricProducer)."""
         for producer in self._producers:
             producer.limits = limits
 
     def shutdown(self, timeout_s: float = STOP_S) -> bool:
         """Exports the last interval and stops. Returns true if all exporters finished in time.
 
-        Exporters that did not finish keep running. If the last interval must be complete, detach the program from the
-        interfaces before this call.
+        Exporters that did not finish in time keep running. If the last interval must be complete, detach the program
+        from the interfaces before this call.
         """
         deadline = time.monotonic() + timeout_s
         for exporter in self.exporters:

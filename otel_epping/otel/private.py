@@ -61,10 +61,10 @@ def preferred_aggregation(exporter: MetricExporter) -> dict[type, Any] | None:
 
 
 def collect_callback(reader: MetricReader) -> Collect | None:
-    """Returns the function with which a reader collects metrics from its provider, or None without a provider.
+    """Returns the function with which a reader collects metrics. Returns None if the reader has no provider.
 
-    Replacement, also for set_collect_callback(): registering a MetricProducer with the reader (specification, metrics
-    SDK, "MetricProducer"; opentelemetry-python #4768).
+    Replacement for this function and for set_collect_callback(): registering a MetricProducer with the reader
+    (specification, metrics SDK, "MetricProducer"; opentelemetry-python #4768).
     """
     callback: Collect | None = reader._collect  # type: ignore[assignment]
     return callback
@@ -79,10 +79,10 @@ def set_collect_callback(reader: MetricReader, callback: Collect | None) -> None
 
 
 def metric_readers(provider: MeterProvider) -> Iterable[MetricReader]:
-    """Returns the readers with which a provider was created, without the readers that were added later.
+    """Returns the readers with which a provider was created. Readers that were added later are not included.
 
-    Replacement: none is proposed. An application can add readers and remove them (opentelemetry-python #4818), but it
-    cannot list them.
+    Replacement: none is proposed. An application can add and remove readers (opentelemetry-python #4818), but it cannot
+    list readers.
     """
     return provider._metric_readers
 
@@ -136,7 +136,7 @@ class GrpcExporter:
         return channel
 
     def reconnect(self) -> None:
-        """Replaces the channel with a new channel.
+        """Closes the channel and opens a new channel.
 
         Replacement: none is needed once the exporter itself can send serialized requests, because then the exporter
         also reconnects (opentelemetry-python #4825).
@@ -155,7 +155,7 @@ class GrpcExporter:
         """Sets the target of the next channel. The channel uses the target unchanged.
 
         Replacement: an argument `endpoint` that accepts any gRPC target. At present, the exporter parses this argument
-        as a URL. So it connects to AUTHORITY if the target is dns://AUTHORITY/HOST.
+        as a URL. So the exporter connects to AUTHORITY if the target is dns://AUTHORITY/HOST.
         """
         self._exporter._endpoint = self.endpoint = endpoint
 
@@ -170,9 +170,9 @@ class HttpExporter:
     endpoint           URL to which requests are posted
     headers            headers of each request
     timeout_s          timeout of one export
-    max_request_bytes  maximum size of a request before compression; if it is 0 or less, the size is not limited
-    session            the session that sends requests; it has the settings of TLS, proxies and credentials
-    compress           function that compresses the body of a request, with the compression that the exporter uses
+    max_request_bytes  maximum size of a request before compression; 0 or less means that the size is not limited
+    session            the session that sends requests, with the settings of TLS, proxies and credentials
+    compress           function that compresses the body of a request with the exporter's compression
     stopped            event that is set when the exporter is shut down
     metrics            metrics about the exporter itself
     """
@@ -200,8 +200,9 @@ class HttpExporter:
 class OpensSockets:
     """Mix-in for connections of urllib3. Its method open_socket() opens the socket, instead of urllib3's _new_conn().
 
-    Replacement: none is proposed. urllib3 #94 asked for such a method. It was closed when `ConnectionCls` was added,
-    but `ConnectionCls` sets only the class of connections, and not how a connection opens its socket.
+    Replacement: none is proposed. The issue urllib3 #94 asked for such a method. The issue was closed when
+    `ConnectionCls` was added. But `ConnectionCls` sets only the class of connections, and not how a connection opens
+    its socket.
     """
 
     _dns_host: str

@@ -28,9 +28,9 @@ from otel_epping.series.limits import Limits
 from otel_epping.series.subnet import subnet_of
 from otel_epping.series.temporality import TemporalityTracker
 
-# By default, a gRPC receiver accepts requests of at most 4 MiB. A counter's point has about 220 bytes and the weight 1.
-# The point of a histogram with 160 buckets has about four times as many bytes. So a request of this weight stays below
-# 1 MiB.
+# By default, a gRPC receiver accepts requests of at most 4 MiB. A data point of a counter has about 220 bytes and the
+# weight 1. A data point of a histogram with 160 buckets has about 4 * 220 bytes, so its weight is 4. A request with the
+# total weight of 4,000 has about 4,000 * 220 bytes, which is less than 1 MiB.
 _REQUEST_WEIGHT = 4_000
 _HISTOGRAM_WEIGHT = 4
 
@@ -38,10 +38,10 @@ _HISTOGRAM_WEIGHT = 4
 class EppingMetricProducer:
     """Turns the readings of a collector into metrics, for one exporter.
 
-    collector    the running collector; the producer gets a reader of its own
+    collector    the running collector; the producer creates its own reader of the maps
     temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
-    limits       limits on the exported series. If the producer was created with limits, or the collector with an idle
-                 timeout, other limits can be set. They apply from the next reading on
+    limits       limits on the exported series. New limits can be set if the producer was created with limits, or if the
+                 collector was created with an idle timeout. New limits apply from the next reading on
 
     read_seconds   duration of the latest reading, in seconds
     read_at_s      time.monotonic() at the end of the latest reading; until the first reading ends, the time when the
@@ -77,14 +77,14 @@ class EppingMetricProducer:
         self._tracker = TemporalityTracker(
             delta=temporality is AggregationTemporality.DELTA, started_ns=collector.started_ns
         )
-        self._retired = self._retired_delivered = 0  # freed slots: in the latest batch, and delivered
+        self._retired = self._retired_delivered = 0  # number of freed slots: latest, and delivered
         self._lock = threading.Lock()
 
     def produce(self) -> ScopeMetrics:
-        """Reads the kernel's counts and returns all metrics at once. The metrics count as delivered.
+        """Reads the kernel's counts and returns all metrics at once. Records all metrics as delivered.
 
-        This method is for metric readers that do not report whether an export succeeded. Any thread may call it. Raises
-        OSError if a map cannot be read.
+        This method is for metric readers that do not report whether an export succeeded. Any thread may call this
+        method. Raises OSError if a map cannot be read.
         """
         with self._lock:
             self.read()
@@ -107,7 +107,7 @@ class EppingMetricProducer:
         self.flows_evicted = max(self.flows_evicted, reading.flows_evicted)
 
     def batches(self, first: int = 0) -> Iterator[ExportBatch]:
-        """Yields the latest reading in batches that each fit in one request. Call acknowledge() for delivered batches.
+        """Yields the latest reading in batches. Each batch fits in one request. Acknowledge each delivered batch.
 
         first  number of the batch to start with; the batches before `first` are yielded after the last batch
         """
@@ -129,7 +129,7 @@ class EppingMetricProducer:
         """Converts a batch to objects of the SDK."""
         reading = batch.reading
 
-        @lru_cache(1)  # one entry is enough: all points of a row in a metric are adjacent
+        @lru_cache(1)  # one entry is enough: in each metric, all points of a row are adjacent
         def of_subnet(row: int) -> Labels:
             return subnet_labels(subnet_of(reading, row, self.config))
 
@@ -148,7 +148,10 @@ class EppingMetricProducer:
         return ScopeMetrics(batch.others.scope, made, batch.others.schema_url)
 
     def _split(self, rows: Indexes) -> list[Indexes]:
-        """Splits rows into parts of about _REQUEST_WEIGHT. Without rows, returns one empty part for the interfaces."""
+        """Splits rows into parts. Each part has a weight of about _REQUEST_WEIGHT.
+
+        If there are no rows, returns one empty part, because the metrics of interfaces still need a batch.
+        """
         reading = self._tracker.reading
         weight = (as_matrix(reading.counters)[rows] != 0).sum(axis=1) + _HISTOGRAM_WEIGHT
         part = np.cumsum(weight) // _REQUEST_WEIGHT
@@ -217,10 +220,10 @@ class EppingMetricProducer:
         yield from self._states(metric_table.UNIDIRECTIONAL, unidirectional)
 
     def _states(self, metric: metric_table.Metric, values: Iterable[tuple[tuple[str, ...], int]]) -> Iterator[Metric]:
-        """Yields a metric of current values. An element of `values` has the values of the attributes and of a point.
+        """Yields a metric of current values. An element of `values` has the attribute values and the value of a point.
 
-        Yields nothing if `values` is empty. Sums that are not monotonic are always cumulative, whatever the preferred
-        temporality is (specification, "OTLP metrics exporter").
+        Yields nothing if `values` is empty. Sums that are not monotonic are always cumulative, even if the preferred
+        temporality is delta (specification, "OTLP metrics exporter").
         """
         time_ns = self._tracker.reading.time_ns
         made = [

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps the counts of the SDK's delta counters whose export failed, and adds these counts to the next export.
+"""Keeps the counts of the SDK's delta counters if an export fails, and adds these counts to the next export.
 
 The SDK resets a delta counter when it collects the counter, even if the export then fails. Without this module, for
 example, the count of failed exports would be lost with each failed export.
@@ -21,7 +21,8 @@ from opentelemetry.sdk.metrics.export import (
 
 _log = logging.getLogger(__name__)
 
-# Maximum number of points that are kept. While exports fail, an application may add new attribute sets without limit.
+# Maximum number of points that are kept. Without this limit, an application that creates new attribute sets while
+# exports fail could use any amount of memory.
 _MAX_POINTS = 10_000
 
 
@@ -65,7 +66,7 @@ class UndeliveredDeltas:
         self._kept: dict[_Key, _Kept] = {}
 
     def acknowledge(self) -> None:
-        """Forgets all points, because the receiver has received the metrics that add_to() last returned."""
+        """Forgets all points. Called when the receiver has received the metrics that add_to() last returned."""
         self._kept.clear()
 
     def add_to(self, resources: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:

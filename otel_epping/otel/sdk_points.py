@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the OpenTelemetry SDK's data points from series.
+"""Converts series to data points of the OpenTelemetry SDK.
 
 Numbers are converted to Python's int and float here, because exporters fail on numpy's scalars.
 """
@@ -36,8 +36,8 @@ def rtt_point(
 ) -> ExponentialHistogramDataPoint:
     """Returns the data point of one histogram. RTTs are passed in nanoseconds; the point has RTTs in seconds.
 
-    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown. Then the point has no min and no
-                max, which OTLP allows
+    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown. Then the data point omits min and
+                max, as OTLP allows
     """
     minimum, maximum = (value / _NS for value in min_max_ns) if min_max_ns[1] else (None, None)
     return ExponentialHistogramDataPoint(
@@ -84,7 +84,7 @@ def counter_points(
 def number_points(
     attributes: Callable[[int], Attributes], columns: Sequence[int], counts: Counts, start_ns: int, time_ns: int
 ) -> list[NumberDataPoint]:
-    """Returns a data point for each count that is not 0, with the attributes of its column."""
+    """Returns a data point for each nonzero count. A point has the attributes of the count's column."""
     return [
         NumberDataPoint(attributes(column), start_ns, time_ns, value)
         for column, value in zip(columns, counts[columns].tolist(), strict=True)

@@ -11,8 +11,8 @@ from opentelemetry.sdk.metrics.export import AggregationTemporality, Metric, Res
 def move_timestamps(resources: Sequence[ResourceMetrics], since_ns: int, now_ns: int) -> list[ResourceMetrics]:
     """Returns the metrics with the timestamp `now_ns`. Points with delta temporality start at `since_ns` or later.
 
-    The collector's clock is never behind the wall clock. So a start time after `now_ns` was taken after the reading,
-    whose time is `now_ns`. Such a start time is set to `now_ns`.
+    `now_ns` is the time of the reading on the collector's clock, which is never behind the wall clock. So a start time
+    that is later than `now_ns` was taken after the reading. Such a start time is set to `now_ns`.
     """
     return [
         replace(

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Registers SDK instruments for the agent's own metrics: reading, exporting, memory and run time of the program.
 
-As long as no instrument has data, an SDK reader never calls its exporter. The instruments here always have data.
+An SDK reader calls its exporter only if at least one instrument has data. The instruments here always have data.
 
-The kernel program's counters about itself are exported with its other counters (counters.INTERFACE_COUNTERS), not with
-SDK instruments. The same is true for all metrics per interface, because the SDK keeps every attribute set that it ever
-saw, and sums all attribute sets beyond 2,000.
+The kernel program also has counters about its own work. They are exported together with its other counters
+(counters.INTERFACE_COUNTERS), without SDK instruments. No metric per interface uses an SDK instrument, because the SDK
+never removes an attribute set, and sums all attribute sets beyond the first 2,000.
 """
 
 import os
@@ -27,7 +27,7 @@ _DIRECTIONS = {"epping_ingress": "receive", "epping_egress": "transmit"}
 
 
 def resident_bytes() -> int:
-    """Returns the resident memory of this process. Raises OSError."""
+    """Returns the resident memory of this process in bytes. Raises OSError if /proc cannot be read."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize()
 
@@ -53,7 +53,7 @@ def _of_collector(collector: EppingCollector) -> dict[metric_table.Metric, Calla
 def _of_exporters(
     exporters: Sequence[ProducerExporter],
 ) -> dict[metric_table.Metric, Callable[[], Iterable[Observation]]]:
-    producer = exporters[0].producer  # any producer: all of them read the same maps
+    producer = exporters[0].producer  # any producer is suitable, because all producers read the same maps
     return {
         metric_table.READ_DURATION: lambda: [Observation(producer.read_seconds)],
         metric_table.EXPORT_DURATION: lambda: [Observation(max(each.export_seconds for each in exporters))],
@@ -66,7 +66,7 @@ def _of_exporters(
 def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequence[ProducerExporter]) -> None:
     """Creates instruments of the provider for the collector and for the push exporters. `exporters` may be empty.
 
-    The instruments have data only in the calling process, and not in forked children.
+    The instruments have data only in the process that calls this function, and not in forked children.
     """
     process = os.getpid()
     # This scope is not metric_table.SCOPE, because the OTLP encoder keeps only the last of two equal scopes.
@@ -82,7 +82,7 @@ def observe(provider: MeterProvider, collector: EppingCollector, exporters: Sequ
             return []
         try:
             return list(look())
-        except OSError:  # no file descriptor is free to read /proc: the metric has no point now
+        except OSError:  # no file descriptor is free to read /proc: this export omits the metric
             return []
 
     for metric, look in (_of_collector(collector) | (_of_exporters(exporters) if exporters else {})).items():

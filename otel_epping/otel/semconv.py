@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defines every attribute that otel-epping exports, and its values. No other module contains an attribute name.
+"""Defines the names and values of all exported attributes. No other module contains an attribute name.
 
 Semantic conventions for passive round-trip times are in discussion (open-telemetry/semantic-conventions #3682, #3947).
 When they are accepted, the names here and in `metric_table.py` will be changed accordingly.

@@ -21,9 +21,9 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 
 from otel_epping.otel.otlp.failure import Failure, kind_of
 
-# An OTLP response has a few bytes. Longer bodies are not read or decompressed beyond this limit.
+# An OTLP response has only a few bytes. The body of any other response is read and decompressed only up to this limit.
 MAX_BODY_BYTES = 2**20
-# OTLP requires status 200. Fluent Bit responds with 201 or 204, and the receivers of some vendors with 202.
+# OTLP requires status 200. But Fluent Bit responds with 201 or 204, and receivers of some vendors respond with 202.
 _SUCCESS = (200, 201, 202, 204)
 _TRANSIENT = (429, 502, 503, 504)  # OTLP specification, "OTLP/HTTP Response", "Failures"
 _PROTOBUF = ("application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf")
@@ -34,8 +34,8 @@ _MAX_SHOWN = 200  # characters of the receiver's text in a log line
 class Answer(NamedTuple):
     """The outcome of a request: a failure, or a success.
 
-    In a successful request, the receiver may have rejected some data points. `message` has the reason. Rejected points
-    must not be resent (OTLP specification, "Partial Success").
+    After a success, `rejected` is the number of data points that the receiver rejected, and `message` is the reason.
+    Rejected points must not be resent (OTLP specification, "Partial Success").
     """
 
     failure: Failure | None = None
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
     @classmethod
     def of(cls, response: ExportMetricsServiceResponse) -> "Answer":
-        """Returns the outcome of a request for which this OTLP response was received."""
+        """Returns the outcome of a request to which the receiver sent this OTLP response."""
         partial = response.partial_success
         return cls(None, partial.rejected_data_points, partial.error_message[:_MAX_SHOWN])
 
@@ -92,7 +92,7 @@ def _response(body: bytes, form: str, reply: Reply) -> ExportMetricsServiceRespo
         return None
     if form and form not in (*_PROTOBUF, _JSON):
         return None
-    # A 204 response has no Content-Length (RFC 9110, 8.6). An OTLP receiver does not send a 204 response with a length.
+    # A 204 response has no Content-Length (RFC 9110, 8.6). So a 204 response with a length is not an OTLP response.
     if reply.status == 204 and reply.headers.get("content-length", "0") != "0":
         return None
     response = response_in(body)
@@ -130,7 +130,8 @@ def _failure(reply: Reply, body: bytes, form: str) -> Failure:
         text += f": {message}" if text == status else f". The server says: {message}"
     if retry_after_s is not None:
         text += f" (Retry-After: {retry_after_s:g} s)"
-    # The kind includes the text of an OTLP Status, but not that of a web page, which may contain times and request ids.
+    # The kind includes the text of an OTLP Status. It does not include the text of a web page, because a web page may
+    # contain times and request ids.
     return Failure(text, f"{status} {kind_of(message) if form in _PROTOBUF else ''}", transient, retry_after_s)
 
 
@@ -145,7 +146,7 @@ def _message(body: bytes, form: str) -> str:
 
 
 def _retry_after_s(value: str | None) -> float | None:
-    """Converts a number or a date (RFC 9110, 10.2.3) to seconds. Returns 0 for a past date, None if invalid."""
+    """Converts a number or a date (RFC 9110, 10.2.3) to seconds. A past date gives 0; an invalid value gives None."""
     if value is None:
         return None
     seconds = math.nan

@@ -10,7 +10,7 @@ _log = logging.getLogger(__name__)
 
 
 class Renewal:
-    """Detects files that have changed and are valid. During a renewal, files that do not match yet are ignored."""
+    """Detects files that have changed and are valid. Ignores files as long as a key does not match its certificate."""
 
     def __init__(self, certificates: Certificates) -> None:
         self.certificates = certificates

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes the batches of one producer as OTLP requests. Caches encoded attributes; numpy encodes the rest."""
+"""Encodes the batches of one producer as OTLP requests. Caches encoded attributes; numpy encodes numbers."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ class BatchEncoder:
     def request(self, resources: Sequence[ResourceMetrics], batch: ExportBatch) -> Request:
         """Encodes a request with the SDK's metrics and the batch. The batch is added to the first resource.
 
-        Raises the exceptions of the official encoder, such as EncodingException for a metric that it cannot encode.
+        Raises the exceptions of the official encoder, for example EncodingException if the encoder rejects a metric.
         """
         self._update(batch)
         time_ns = batch.reading.time_ns

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Describes why an export failed. The agent's log imports this module early, so it imports no slow modules."""
+"""Describes why an export failed. The agent's log imports this module early, so this file imports no slow modules."""
 
 import re
 from collections import OrderedDict
@@ -8,22 +8,22 @@ from typing import NamedTuple
 # Numbers, addresses and ids. These parts of a text differ between requests that fail for the same cause.
 _VARIABLE = re.compile(r"\b(?:0x)?[0-9a-fA-F-]{8,}\b|\d+(?:\.\d+)*")
 
-# A hint for each reason that OpenSSL gives, for gRPC and HTTP.
+# Hints for errors of OpenSSL, both with gRPC and with HTTP. A key is the reason in OpenSSL's error.
 TLS_HINTS = {
     "WRONG_VERSION_NUMBER": "the receiver does not speak TLS: use http:// in the endpoint",
     "CERTIFICATE_VERIFY_FAILED": "check that OTEL_EXPORTER_OTLP_CERTIFICATE is the certificate of the receiver's CA",
 }
 SPEAKS_TLS = "if the receiver speaks TLS, use https:// in the endpoint"
 
-# Number of kinds that Once remembers. The limit bounds its memory if a receiver sends a new text each time.
+# Maximum number of kinds that Once remembers. The limit bounds the memory of Once if each response has a new text.
 _REMEMBERED = 64
 
 
 class Failure(NamedTuple):
     """The cause of a failed export. `text` is for the log.
 
-    kind           equal for failures with the same cause, even if their texts differ; if it is empty, kind_of(text) is
-                   the kind
+    kind           equal for failures with the same cause, even if their texts differ. If `kind` is empty, use
+                   kind_of(text)
     is_transient   true if a retry may succeed (OTLP specification, "Retryable Response Codes", "Failures")
     retry_after_s  time that the receiver asks to wait before the retry, or None
     """

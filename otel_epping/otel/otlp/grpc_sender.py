@@ -2,8 +2,7 @@
 """Sends requests through the channel of the official gRPC exporter (1.45).
 
 The target, credentials, headers, compression and timeout are those of the exporter. But retries.py retries requests,
-and answer.py interprets responses. gRPC's deadline covers the whole call, from name resolution to
-the last byte.
+and answer.py interprets responses. gRPC's deadline covers the whole call, from name resolution to the last byte.
 """
 
 import math
@@ -65,10 +64,10 @@ class GrpcSender(RequestSender):
         return channel.unary_unary(_METHOD)  # the request and the response are bytes
 
     def _connect(self) -> None:
-        """Opens a new channel.
+        """Opens a new channel, because the old channel may not connect again for minutes.
 
-        If a channel cannot connect, it waits up to two minutes before its next attempt. If a firewall drops the packets
-        of a connection, its channel waits for TCP's timeout, about 15 minutes.
+        After a failed attempt to connect, a channel waits up to two minutes before its next attempt. If a firewall
+        drops the packets of a connection, the channel waits for TCP's timeout, which is about 15 minutes.
         """
         self._exporter.reconnect()
         self._call = self._call_on(self._exporter.channel)
@@ -115,7 +114,7 @@ class GrpcSender(RequestSender):
 def _retry_after_s(metadata: Mapping[str, Any]) -> float | None:
     """Returns the retry delay that the server sent, or None.
 
-    The delay is in a RetryInfo, which is part of the status details or sent separately, or it is in gRPC's pushback.
+    The delay is in one of three places: a RetryInfo in the status details, a separate RetryInfo, or gRPC's pushback.
     """
     info = RetryInfo()
     with suppress(DecodeError, TypeError):

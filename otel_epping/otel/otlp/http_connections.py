@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provides connections for `requests` that an Exchange can shut down. The exporter's TLS settings apply."""
+"""Provides connections that an Exchange can shut down, for the package `requests`.
+
+The connections use the TLS settings of the exporter.
+"""
 
 import socket
 from typing import Any
@@ -24,7 +27,7 @@ class _Watched(OpensSockets, HTTPConnection):
         return exchange.connect(host, self.port, self.source_address, self.socket_options)
 
     def putrequest(self, *arguments: Any, **options: Any) -> None:
-        """Starts a request. The connection may have been used before."""
+        """Starts a request. If the connection is already open, marks the connection as reused in the exchange."""
         if (exchange := Exchange.current()) and self.sock:
             exchange.reused = True
             exchange.watch(self.sock)
@@ -46,8 +49,8 @@ class _PoolTls(HTTPSConnectionPool):
 class Adapter(HTTPAdapter):
     """Opens watched connections.
 
-    `trusted` is a file of trusted certificates. It takes precedence over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE, which
-    would otherwise override the setting of a session.
+    `trusted` is a file of trusted certificates. This file takes precedence over REQUESTS_CA_BUNDLE and CURL_CA_BUNDLE.
+    Without `trusted`, these variables would override the setting of a session.
     """
 
     def __init__(self, trusted: str | None = None) -> None:
@@ -55,12 +58,12 @@ class Adapter(HTTPAdapter):
         super().__init__()
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
-        """Called by HTTPAdapter."""
+        """Creates the pool of connections. HTTPAdapter calls this method."""
         super().init_poolmanager(*arguments, **options)
         _watch(self.poolmanager)
 
     def proxy_manager_for(self, proxy: str, **options: Any) -> Any:
-        """Called by HTTPAdapter."""
+        """Returns the pool of connections to a proxy. HTTPAdapter calls this method."""
         return _watch(super().proxy_manager_for(proxy, **options))
 
     def send(
@@ -72,7 +75,7 @@ class Adapter(HTTPAdapter):
         cert: Any = None,
         proxies: Any = None,
     ) -> Any:
-        """Called by Session."""
+        """Sends a request. Session calls this method."""
         return super().send(request, stream, timeout, self._trusted or verify, cert, proxies)
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs one HTTP request in its own thread, with a deadline for the whole exchange.
 
-A socket timeout applies only to each read, and the resolver's timeout cannot be set. A receiver that sends one byte per
-second, or a DNS server that does not answer, could block a request without limit. So the exporting thread waits here
-until the deadline. Then it abandons the request and shuts down the connection.
+A socket timeout applies to each read separately, and the resolver's timeout cannot be set. A receiver that sends one
+byte per second, or a DNS server that does not answer, could block a request without limit. So the exporting thread
+waits here until the deadline. Then this thread abandons the request and shuts down the connection.
 """
 
 import os
@@ -30,13 +30,13 @@ _here = threading.local()
 class Exchange:
     """Runs `work` in a thread, until a deadline.
 
-    `zone` is the zone of link-local addresses, for example "%eth0". It has a meaning on this host only, so it is not
-    sent as part of a URL (RFC 6874).
+    `zone` is the zone of link-local addresses, for example "%eth0". A zone has a meaning on this host only, so the zone
+    is not sent as part of a URL (RFC 6874).
     """
 
     def __init__(self, work: Callable[[], Any], timeout_s: float, zone: str = "") -> None:
         self._thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
-        self.reused = False  # the connection was used before, so the receiver may have closed it meanwhile
+        self.reused = False  # true if the connection was used before; then the receiver may have closed it
         self.missing = "whole answer"  # the part for which the exchange waits
         self._deadline = time.monotonic() + timeout_s
         self._work = work
@@ -93,7 +93,7 @@ class Exchange:
         return remaining
 
     def watch(self, sock: socket.socket) -> None:
-        """Keeps a duplicate of the socket's descriptor for a shutdown, because TLS takes over the original."""
+        """Keeps a duplicate of the socket's descriptor for a shutdown. TLS takes over the original descriptor."""
         with self._lock:
             self._close_handle()
             if self._given_up:

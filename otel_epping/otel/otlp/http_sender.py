@@ -50,7 +50,7 @@ class HttpSender(RequestSender):
         self._exporter = HttpExporter(exporter)
         super().__init__(self._exporter.timeout_s, self._exporter.stopped, self._exporter.metrics, certificates)
         self._url, self._zone = _without_zone(self._exporter.endpoint)
-        # Responses must not be compressed, because a compressed response could decompress to any size.
+        # Asks the receiver not to compress responses, because a compressed response could decompress to any size.
         self._headers: Mapping[str, Any] = {"accept-encoding": "identity", **self._exporter.headers}
         self._session = self._exporter.session
         self._unfinished: Exchange | None = None
@@ -61,7 +61,7 @@ class HttpSender(RequestSender):
         for prefix, adapter in list(session.adapters.items()):
             if type(adapter) in (HTTPAdapter, Adapter):  # an adapter of the application is kept
                 session.mount(prefix, Adapter(trusted))
-        # Credentials of the exporter take precedence over .netrc: first a header, then a user in the URL.
+        # The exporter's credentials take precedence over .netrc. A header takes precedence over the user in the URL.
         user = urlsplit(self._url)
         if session.auth is None and "authorization" in {name.lower() for name in self._headers}:
             session.auth = _keep_unchanged
@@ -69,7 +69,7 @@ class HttpSender(RequestSender):
             session.auth = (unquote(user.username), unquote(user.password or ""))
 
     def send_with_retries(self, request: Request) -> Answer:
-        """Compresses a request and sends it. A request that exceeds the exporter's size limit fails."""
+        """Compresses and sends a request. A request that exceeds the exporter's size limit fails and is not sent."""
         if 0 < self._exporter.max_request_bytes < len(request.body):
             limit = self._exporter.max_request_bytes
             text = f"the request has {len(request.body)} bytes, and the exporter's limit is {limit} bytes"
@@ -92,7 +92,7 @@ class HttpSender(RequestSender):
             return Answer(self._timed_out(exchange))
         except Exception as error:
             failure = self._failure(error, exchange)
-            if exchange.reused and failure.is_transient:  # the receiver had closed the idle connection
+            if exchange.reused and failure.is_transient:  # the receiver had closed the idle connection: retry now
                 failure = failure._replace(retry_after_s=0.0)
             return Answer(failure)
 
@@ -122,8 +122,8 @@ class HttpSender(RequestSender):
         if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
             hints.append(SPEAKS_TLS)
         text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
-        # Errors of OpenSSL are permanent, except for a connection that is closed during TLS. Invalid headers and URLs
-        # are permanent errors, too.
+        # Errors of OpenSSL are permanent, except SSLEOFError: the connection was closed without a TLS shutdown. Errors
+        # for invalid headers and URLs are permanent, too.
         refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
         is_broken = isinstance(error, requests.exceptions.ConnectionError) or (
             isinstance(root, OSError) and not isinstance(root, requests.exceptions.RequestException)
@@ -131,7 +131,7 @@ class HttpSender(RequestSender):
         return Failure(text, kind_of(known), is_transient=is_broken and not refused)
 
     def _where(self) -> str:
-        """Returns the host and port of the receiver, and those of the proxy if a proxy is used."""
+        """Returns the host and port of the receiver. If a proxy is used, also returns its host and port."""
         url = urlsplit(self._url)
         where = url.netloc.rpartition("@")[2]
         proxies = self._session.merge_environment_settings(self._url, {}, None, None, None)["proxies"]
@@ -151,7 +151,10 @@ def _keep_unchanged(request: Any) -> Any:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yields an error and its causes. The last cause is the root: `requests` wraps errors that urllib3 wrapped."""
+    """Yields an error and its causes. The last cause is the root cause.
+
+    `requests` wraps the errors of urllib3, and urllib3 wraps errors of sockets and TLS.
+    """
     seen: list[BaseException] = []
     todo: list[Any] = [error]
     while todo:

@@ -2,8 +2,8 @@
 """Encodes many messages column by column: all first pieces, then all second pieces, and so on.
 
 A piece is a `bytes` object, and numpy moves only references to pieces. A piece that many points share, for example the
-attributes of a subnet, is encoded once. Then bytes.join() copies the piece into each point. This takes a tenth of the
-time that numpy takes to copy the same bytes to computed positions.
+attributes of a subnet, is encoded once. Then bytes.join() copies the piece into each point. The join takes a tenth of
+the time that numpy takes to copy the same bytes to computed positions.
 """
 
 from collections.abc import Iterable
@@ -35,13 +35,13 @@ class Column:
 
     @classmethod
     def of_records(cls, records: npt.NDArray[Any]) -> "Column":
-        """Creates a column from a structured array, shape (n,). A piece has the bytes of one record in memory."""
+        """Creates a column from a structured array, shape (n,). Each piece is a copy of the bytes of one record."""
         size = records.itemsize
         return cls(records.view((np.void, size)).astype(object), np.full(len(records), size))
 
     @classmethod
     def of_varints(cls, key: bytes, numbers: npt.NDArray[np.int64]) -> "Column":
-        """Creates a column from (n,) numbers. A piece has the key of a field and one number as a varint.
+        """Creates a column from numbers, shape (n,). A piece has the key of a field and one number as a varint.
 
         Each distinct number is encoded once.
         """
@@ -52,7 +52,7 @@ class Column:
         return Column(self.pieces[rows], self.lengths[rows])
 
     def where(self, wanted: Flags) -> "Column":
-        """Returns the column with empty pieces where the flag in `wanted`, shape (n,), is false."""
+        """Returns a copy of the column. A piece is empty if its flag in `wanted`, shape (n,), is false."""
         return Column(np.where(wanted, self.pieces, b""), np.where(wanted, self.lengths, 0))
 
 

@@ -13,7 +13,7 @@ from otel_epping.otel.variables.otlp import Otlp
 def build(name: str, exporter_class: Any, otlp: Otlp) -> Any:
     """Builds an exporter. `exporter_class` was loaded from the entry point `name`.
 
-    Raises EppingError if certificates can no longer be read. This is possible because the agent drops its capabilities
+    Raises EppingError if certificates can no longer be read. This can happen because the agent drops its capabilities
     after the first check.
     """
     environment = Environment({})
@@ -26,8 +26,8 @@ def _build_grpc(exporter_class: Any, otlp: Otlp) -> Any:
     import grpc
 
     credentials = None
-    # If no credentials are passed, the exporter gets them from a plug-in, if one is configured. Some clouds have such
-    # plug-ins.
+    # A configured plug-in can provide credentials; some clouds have such plug-ins. The exporter asks the plug-in only
+    # if no credentials are passed.
     provided = any("GRPC" in name and name.endswith("_CREDENTIAL_PROVIDER") for name in os.environ)
     if otlp.secure and any(otlp.certificates) and not provided:
         credentials = grpc.ssl_channel_credentials(*otlp.certificates.read())

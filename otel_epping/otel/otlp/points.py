@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodes arrays as OTLP data points. The fields are those that the SDK's encoder writes for points of sdk_points.py.
+"""Encodes arrays as OTLP data points. The SDK's encoder writes the same fields for the points of sdk_points.py.
 
 The messages are defined in opentelemetry/proto/metrics/v1/metrics.proto. Field numbers come from the generated classes.
 """
@@ -32,7 +32,7 @@ class Points(NamedTuple):
 class HistogramArrays(NamedTuple):
     """n histograms. Histogram i has the bucket counts counts[starts[i] : starts[i + 1]].
 
-    starts  (n + 1,) index in `counts` of the first bucket of each histogram, and the length of `counts`
+    starts  (n + 1,) index in `counts` of each histogram's first bucket. The last element is the length of `counts`
     counts  (starts[n],) bucket counts of all histograms
     offset  (n,) OTLP index of the first bucket of each histogram
     scale   (n,) scale of each histogram
@@ -66,7 +66,7 @@ def number_attributes(pairs: Mapping[str, str | bool]) -> bytes:
 
 
 def histogram_attributes(pairs: Mapping[str, str | bool]) -> bytes:
-    """Encodes attributes for histogram_points(), where the field number differs from that in number_points()."""
+    """Encodes attributes for histogram_points(). The field number is not the same as for number_points()."""
     return _attributes(ExponentialHistogramDataPoint.ATTRIBUTES_FIELD_NUMBER, pairs)
 
 
@@ -90,7 +90,7 @@ def _varint_field(number: int, numbers: Indexes) -> Column:
 
 
 def _message(number: int, *columns: Column) -> list[Column]:
-    """Adds a first column with a key and a length, so that the columns form a field in each of n messages."""
+    """Adds a first column, which has the key and the length of each field. The result has n fields of type LEN."""
     lengths = np.sum([column.lengths for column in columns], axis=0)
     return [Column.of_varints(protobuf.key(number, protobuf.LEN), lengths), *columns]
 
@@ -137,7 +137,7 @@ def histogram_points(
 
 
 def _buckets(histograms: HistogramArrays) -> list[Column]:
-    """Encodes the field `positive`, and omits it for histograms without buckets."""
+    """Encodes the field `positive`. Omits this field for histograms without buckets."""
     message = ExponentialHistogramDataPoint.Buckets
     encoded, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]

@@ -47,7 +47,7 @@ def zigzag(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
 
 
 def varints(numbers: npt.NDArray[np.uint64]) -> tuple[Bytes, npt.NDArray[np.int64]]:
-    """Encodes (n,) numbers as a packed field. Returns all bytes, and the length of each encoded number, shape (n,)."""
+    """Encodes numbers, shape (n,), for a packed field. Returns all bytes, and the length of each encoded number."""
     lengths = np.ones(len(numbers), np.int64)
     rest = numbers >> np.uint64(_BITS)
     while rest.any():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds a request from the output of the official encoder for the SDK's metrics, and from our encoded points."""
+"""Builds a request from two parts: the SDK's metrics, which the official encoder encodes, and our encoded points."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -22,7 +22,7 @@ class EncodedMetric(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A serialized ExportMetricsServiceRequest, and its number of data points."""
+    """A serialized ExportMetricsServiceRequest. `points` is the number of its data points."""
 
     body: bytes
     points: int
@@ -41,13 +41,13 @@ def _temporality(temporality: AggregationTemporality) -> "metrics_pb2.Aggregatio
 def sum_metric(
     metric: metric_table.Metric, points: Points, temporality: AggregationTemporality, is_monotonic: bool = True
 ) -> EncodedMetric:
-    """Encodes a counter, or an up-down counter if `is_monotonic` is false. number_points() encodes the points."""
+    """Encodes a counter, or an up-down counter if `is_monotonic` is false. `points` come from number_points()."""
     rest = metrics_pb2.Sum(aggregation_temporality=_temporality(temporality), is_monotonic=is_monotonic)
     return _metric(metric, field(metrics_pb2.Metric.SUM_FIELD_NUMBER, rest.SerializeToString(), points.body), points)
 
 
 def rtt_metric(points: Points, temporality: AggregationTemporality) -> EncodedMetric:
-    """Encodes the RTT histograms. histogram_points() encodes the points."""
+    """Encodes the metric of the RTT histograms. `points` come from histogram_points()."""
     rest = metrics_pb2.ExponentialHistogram(aggregation_temporality=_temporality(temporality))
     data = field(metrics_pb2.Metric.EXPONENTIAL_HISTOGRAM_FIELD_NUMBER, rest.SerializeToString(), points.body)
     return _metric(metric_table.RTT, data, points)
@@ -56,8 +56,8 @@ def rtt_metric(points: Points, temporality: AggregationTemporality) -> EncodedMe
 def request(resources: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: Iterable[EncodedMetric]) -> Request:
     """Encodes `resources`, and adds our scope to the first resource. Our scope has the metrics of `ours` and `metrics`.
 
-    Omits metrics without points. Raises the exceptions of the official encoder, such as EncodingException for a metric
-    that it cannot encode.
+    Omits metrics without points. Raises the exceptions of the official encoder, for example EncodingException if the
+    encoder rejects a metric.
     """
     metrics = [metric for metric in metrics if metric.points]
     first, *others = resources
@@ -81,7 +81,7 @@ def request(resources: Sequence[ResourceMetrics], ours: ScopeMetrics, metrics: I
 
 
 def encode_sdk_metrics(data: MetricsData) -> Request:
-    """Encodes a request with the official encoder. Raises EncodingException for a metric that it cannot encode."""
+    """Encodes a request with the official encoder. Raises EncodingException if the encoder rejects a metric."""
     return Request(encode_metrics(data).SerializeToString(), _count(data.resource_metrics))
 
 

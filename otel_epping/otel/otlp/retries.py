@@ -27,13 +27,13 @@ _TIME_IS_UP = "time is up"
 
 
 class SendError(Exception):
-    """A request failed. The exporter's own metrics have the name of this class as `error.type`."""
+    """A request failed. In the exporter's own metrics, the attribute `error.type` is the name of this class."""
 
 
 class RequestSender(ABC):
     """Sends requests through an exporter. Only one thread may use a sender at a time.
 
-    max_send_s  maximum duration of send(), whatever the receiver does
+    max_send_s  maximum duration of send(), even if the receiver does not respond
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RequestSender(ABC):
 
     @property
     def pause(self) -> Failure | None:
-        """The failure with which the receiver asked to wait, or None if no wait is pending."""
+        """The failure in which the receiver asked to wait. None if there is no such wait, or if the wait is over."""
         return self._pause if time.monotonic() < self._next_s else None
 
     def end_pause(self) -> None:
@@ -84,7 +84,7 @@ class RequestSender(ABC):
             if delay_s >= deadline - time.monotonic() or self._stopped.wait(delay_s):
                 break
             latest = self._try(request, max(0.0, deadline - time.monotonic()))
-            # An earlier failure is reported rather than a timeout, because it says more about the cause.
+            # If a retry times out, the earlier failure is reported, because the earlier failure shows the cause better.
             if not latest.failure or latest.failure.kind != _TIME_IS_UP:
                 answer = latest
         return answer

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Returns the sender of encoded requests for an official OTLP exporter.
 
-A sender uses the exporter's endpoint, TLS, headers, compression, metrics about itself and shutdown. The exporter has no
-public method that sends an encoded request, so the senders use its private members (private.py). These members are
-checked before the first request. If the members differ, the exporter's export() is used instead of a sender.
+A sender uses the exporter's endpoint, TLS settings, headers, compression, shutdown event and own metrics. The exporter
+has no public method that sends an encoded request, so the senders use its private members (private.py). These members
+are checked before the first request. If the members are not as expected, the exporter's export() is used instead.
 """
 
 import logging
@@ -24,12 +24,13 @@ _HTTP = "opentelemetry.exporter.otlp.proto.http.metric_exporter"
 
 
 def sender(exporter: MetricExporter, certificates: Certificates | None = None) -> "RequestSender | None":
-    """Returns the sender for an exporter. Returns None if it is not official, or if its private members differ.
+    """Returns the sender for an official exporter. Returns None for any other exporter.
 
-    `certificates` are the files with which the exporter's TLS was set up. The files are read again when they change.
+    Also returns None for a subclass, because a subclass may override export(), and for an exporter that splits
+    requests, because splitting needs the objects of the SDK. Logs a warning and returns None if the exporter does not
+    have the expected private members.
 
-    A subclass may override export(), and an exporter that splits requests needs the objects of the SDK. So the
-    function returns None for both.
+    `certificates` are the files that the exporter uses for TLS. The files are read again when they change.
     """
     kind = type(exporter)
     if kind.__qualname__ != "OTLPMetricExporter" or kind.__module__ not in (_GRPC, _HTTP):
@@ -37,7 +38,7 @@ def sender(exporter: MetricExporter, certificates: Certificates | None = None) -
     if splits_requests(exporter):
         return None
     try:
-        # Each module imports its transport, and gRPC takes 20 MB. So only the module in use is imported.
+        # Each module imports its transport, and gRPC takes 20 MB of memory. So only the module in use is imported.
         if kind.__module__ == _GRPC:
             from otel_epping.otel.otlp.grpc_sender import GrpcSender
 

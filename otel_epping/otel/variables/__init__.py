@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Parses and checks the standard OTEL_* variables before exporters are built.
 
-The SDK and its exporters read the same variables, but they treat invalid values differently: some log a warning, some
-raise an exception, and some ignore the value. So this package parses each variable by the rules of the specification,
-and passes the parsed values to exporters.
-The error for an invalid variable contains its name, its value, the cause and the cure. All invalid variables are
-reported together.
+The SDK and its exporters read the same variables, but handle invalid values differently: some of these packages log a
+warning, some raise an exception, and some ignore the value. So this package parses each variable by the rules of the
+specification, and passes the parsed values to exporters. The error for an invalid variable contains the variable's name
+and value, the cause and the cure. A secret value is not shown. All invalid variables are reported together.
 
     environment.py   parses text, numbers, Booleans and enumerations; collects errors and warnings
     endpoint.py      parses endpoints of both protocols

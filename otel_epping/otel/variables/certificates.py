@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks the files of certificates and keys before TLS uses them, and again when they are renewed.
 
-gRPC's C core aborts the process if a key has no certificate. It reports any other invalid file as a failed handshake.
-So OpenSSL checks the files first, through the standard module `ssl`. This includes a check that a key matches its
-certificate.
+gRPC's C core aborts the process if a key has no certificate. The C core reports any other invalid file as a failed
+handshake. So OpenSSL checks the files first, through the standard module `ssl`. OpenSSL also checks that a key matches
+its certificate.
 """
 
 import ssl
@@ -19,15 +19,15 @@ from otel_epping.otel.variables.environment import Environment, Variable
 _PEM_BEGIN = b"-----BEGIN "
 _DER_SEQUENCE = 0x30  # X.690: a certificate in DER starts with a SEQUENCE
 _UTC_TIME = 0x17
-_EXPLICIT_0 = 0xA0  # tag of the version, which certificates of version 1 do not have (RFC 5280, 4.1)
+_EXPLICIT_0 = 0xA0  # tag of the field `version`, which X.509 version 1 certificates omit (RFC 5280, 4.1)
 
 
 class _FileError(Exception):
-    """A file is invalid. The text has the cause and the cure, and follows the variable's name and value."""
+    """A file is invalid. In the error message, the text (cause and cure) follows the variable's name and value."""
 
 
 class Certificates(NamedTuple):
-    """The files for TLS: trusted certificates, client certificate and client key. None: the file is not set."""
+    """The files for TLS: trusted certificates, client certificate and client key. None means that no file is set."""
 
     trusted: Variable | None = None
     client: Variable | None = None
@@ -71,7 +71,7 @@ class Certificates(NamedTuple):
                 )
 
     def signature(self) -> tuple[tuple[int, int, int], ...]:
-        """Returns inode, modification time and size of each file. A file that is replaced or written changes them."""
+        """Returns inode, modification time and size of each file. They change when a file is replaced or written."""
         return tuple(_signature(variable.value) for variable in self if variable)
 
     def read(self) -> tuple[bytes | None, bytes | None, bytes | None]:
@@ -146,7 +146,7 @@ def _reason(error: Exception) -> str:
 def _dates(variable: Variable) -> Iterator[str]:
     """Yields a warning for a certificate that is not valid now.
 
-    This is not an error, because the certificate may be renewed later, or the clock may be wrong.
+    Such a certificate is not an error, because it may be renewed later, or the clock may be wrong.
     """
     try:
         begins, ends = validity(ssl.PEM_cert_to_DER_cert(_first_certificate(_read(variable.value))))
@@ -177,7 +177,7 @@ def validity(der: bytes) -> tuple[float, float]:
     _, certificate, _ = _element(der)
     _, fields, _ = _element(certificate)
     tag, _, rest = _element(fields)
-    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (unless just read), signature, issuer
+    for _ in range(3 if tag == _EXPLICIT_0 else 2):  # skips the serial number (if not read yet), signature, issuer
         _, _, rest = _element(rest)
     _, dates, _ = _element(rest)
     begin_tag, begin, dates = _element(dates)

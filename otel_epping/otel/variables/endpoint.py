@@ -20,16 +20,16 @@ _SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 _TARGETS = ("dns", "ipv4", "ipv6", "unix", "unix-abstract", "vsock", "xds")
 _MAX_PORT = 65535
 _NO_ADDRESS = "where the brackets contain no IPv6 address: write, for example, http://[2001:db8::1]:4317"
-_LOCAL = ("unix", "unix-abstract")  # these targets stay on this host, so TLS is not the default
+_LOCAL = ("unix", "unix-abstract")  # these sockets are on this host, so TLS is not the default
 
 
 class Endpoint(NamedTuple):
     """The destination: a URL for OTLP/HTTP, a target for OTLP/gRPC.
 
-    secure  whether to use TLS; None if the endpoint does not specify this, so that OTEL_EXPORTER_OTLP_INSECURE decides
+    secure  true if TLS is used. None if the endpoint does not specify this; then OTEL_EXPORTER_OTLP_INSECURE decides
     local   true if the target is a socket of this host, for which plain text is the default
-    user    "user:password" from the URL of OTLP/gRPC, because a gRPC target cannot contain this text. For OTLP/HTTP,
-            the text stays in the URL
+    user    for OTLP/gRPC: the text "user:password" of the URL, because a gRPC target cannot contain this text. For
+            OTLP/HTTP: empty, because the text stays in the URL
     """
 
     target: str
@@ -41,7 +41,8 @@ class Endpoint(NamedTuple):
 def http_endpoint(environment: Environment, variable: Variable | None, *, of_signal: bool) -> Endpoint:
     """Returns the URL to which requests are posted.
 
-    The path v1/metrics is appended to the general endpoint. It is not appended to the endpoint of the signal.
+    With `of_signal`, the variable is OTEL_EXPORTER_OTLP_METRICS_ENDPOINT, and its path is not changed. Otherwise, the
+    variable is OTEL_EXPORTER_OTLP_ENDPOINT, and v1/metrics is appended to its path.
     """
     if not variable:
         return Endpoint(f"http://localhost:{HTTP_PORT}/{_PATH}", False)
@@ -128,7 +129,7 @@ def _no_port(variable: Variable, port: int) -> str:
 def _url(
     environment: Environment, variable: Variable, prefix: str = "", others: tuple[str, ...] = ()
 ) -> SplitResult | None:
-    """Splits a URL, with its scheme in lower case. Returns None if the URL is invalid."""
+    """Splits a URL, and converts its scheme to lower case. Adds an error and returns None if the URL is invalid."""
     value = variable.value
     url = None
     try:
@@ -181,7 +182,10 @@ def _is_port(after_host: tuple[str, str, str]) -> bool:
 
 
 def _brackets(value: str) -> str:
-    """Returns the cause and the cure for an IPv6 address without brackets. Its last part may be a port."""
+    """Returns the cause and the cure for an IPv6 address without brackets. The text after the last colon may be a port.
+
+    For example, 2001:db8::1:4317 may mean [2001:db8::1]:4317.
+    """
     scheme, _, rest = value.rpartition("://")
     address, _, port = rest.partition("/")[0].rpartition(":")
     cure = "http://[2001:db8::1]:4317"

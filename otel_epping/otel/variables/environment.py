@@ -23,12 +23,12 @@ class Variable(NamedTuple):
 
 
 class Environment:
-    """The variables of a process, and the errors found in them.
+    """The variables of a process, and the errors found in these variables.
 
     errors     a sentence for each invalid variable, with the variable, its value, the cause and the cure
     warnings   a sentence for each valid value that is probably not intended
-    canonical  variables that the SDK itself reads, in the form that the SDK understands; None: the variable must be
-               unset
+    canonical  values of the variables that the SDK itself reads, in the form that the SDK understands. None means that
+               the variable must be unset
     """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
@@ -44,15 +44,16 @@ class Environment:
 
     def raise_errors(self) -> None:
         """Raises EppingError with all collected errors, if there are any."""
-        if errors := list(dict.fromkeys(self.errors)):  # exporters of both protocols may report the same error
+        if errors := list(dict.fromkeys(self.errors)):  # two exporters may report the same error
             several = f"{len(errors)} errors in OTEL_* variables: " if len(errors) > 1 else ""
             raise EppingError(several + "; ".join(errors))
 
     def find(self, *names: str) -> Variable | None:
-        """Returns the first of these variables that is set. Pass the signal's name before the general one.
+        """Returns the first of these variables that is set. Pass the signal's variable before the general variable.
 
-        An empty value counts as unset (specification, "Parsing empty value"), and so does white space alone. White
-        space around a value is removed, because files with secrets or variables often end in a line break.
+        A variable with an empty value counts as unset (specification, "Parsing empty value"). A value that has only
+        white space counts as empty. White space around a value is removed, because files with secrets or variables
+        often end in a line break.
         """
         for name in names:
             if value := self._variables.get(name, "").strip():
@@ -62,7 +63,7 @@ class Environment:
     def text(self, *names: str, is_name: bool = False) -> Variable | None:
         """Does the same as find(), and checks that the value is UTF-8 without control characters or surrounding quotes.
 
-        With `is_name`, the value is only a name. So its unprintable characters are escaped and are not an error.
+        With `is_name`, unprintable characters are escaped and are not an error, because the value is only a name.
         """
         if not (variable := self.find(*names)):
             return None
@@ -86,7 +87,8 @@ class Environment:
     def boolean(self, *names: str) -> bool:
         """Parses `true` or `false`, in upper or lower case.
 
-        By the specification, any other value means false. Here it is an error, because a user who sets `1` means true.
+        In the specification, any other value means false. Here, any other value is an error, because a user who sets
+        `1` expects true.
         """
         variable = self.text(*names)
         if variable and variable.value.lower() not in ("true", "false"):
@@ -95,7 +97,7 @@ class Environment:
         return variable is not None and variable.value.lower() == "true"
 
     def choice(self, values: Collection[str], *names: str) -> str | None:
-        """Parses one of a set of values, in upper or lower case (specification, "Enum")."""
+        """Parses a value that must be one of `values`, in upper or lower case (specification, "Enum")."""
         variable = self.text(*names)
         if variable and variable.value.lower() not in values:
             self.add_error(variable, f"which is not supported: use {in_words(values)}")
@@ -120,6 +122,6 @@ class Environment:
 
 
 def in_words(values: Collection[str]) -> str:
-    """Returns the values as a list for a sentence."""
+    """Returns the values as a text such as "a, b or c"."""
     *some, last = values
     return f"{', '.join(some)} or {last}" if some else last

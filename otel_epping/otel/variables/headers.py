@@ -13,13 +13,13 @@ from otel_epping.process.redaction import TOKEN
 
 _NAME = re.compile(TOKEN, re.ASCII)
 _GRPC_NAME = re.compile(r"[a-z0-9_.-]+")  # gRPC over HTTP/2, "Custom-Metadata"
-_NEVER = '";\\'  # W3C Baggage, "baggage-octet"; the comma separates entries
-# The exporter sets these headers. With other values, a request would not be OTLP.
+_NEVER = '";\\'  # not allowed in a "baggage-octet" (W3C Baggage), like the comma, which separates entries
+# The exporter itself sets these headers. A request with other values would not be an OTLP request.
 _RESERVED = {"content-type", "content-encoding", "content-length", "transfer-encoding", "connection", "te"}
 
 
 def headers(environment: Environment, variable: Variable, *, grpc: bool) -> dict[str, str | bytes]:
-    """Parses headers. Names are in lower case; values are text, or bytes where the transport requires bytes."""
+    """Parses headers. Converts names to lower case. A value is text, or bytes if the transport requires bytes."""
     found: dict[str, str | bytes] = {}
     for place, entry in enumerate(variable.value.split(","), 1):
         if not entry.strip():
@@ -72,7 +72,7 @@ def _value_error(value: str) -> str:
 
 
 def check_attributes(environment: Environment, name: str) -> None:
-    """Checks a list of resource attributes, and removes its empty entries."""
+    """Checks a list of resource attributes. Sets its canonical value, which has no empty entries."""
     if not (variable := environment.text(name, is_name=True)):
         environment.canonical[name] = None
         return

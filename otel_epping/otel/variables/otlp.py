@@ -20,7 +20,7 @@ _COMPRESSIONS = {GRPC: ("none", "gzip"), HTTP: ("none", "gzip", "deflate")}
 
 
 class Otlp(NamedTuple):
-    """The settings of an exporter. `secure` is for gRPC. For HTTP, the endpoint's scheme decides."""
+    """The settings of an exporter. `secure` turns on TLS for gRPC. For HTTP, the endpoint's scheme turns on TLS."""
 
     endpoint: str
     secure: bool
@@ -61,7 +61,7 @@ def read_otlp(environment: Environment, protocol: str) -> Otlp:
         )
     sent = environment.find(*_names("HEADERS"))
     parsed = headers(environment, sent, grpc=protocol == GRPC) if sent else {}
-    if endpoint.user:  # sent in a header, as HTTP clients do (RFC 7617)
+    if endpoint.user:  # the user is sent in a header, as by HTTP clients (RFC 7617)
         parsed.setdefault("authorization", f"Basic {b64encode(endpoint.user.encode()).decode()}")
     return Otlp(
         endpoint.target,
@@ -111,7 +111,7 @@ def _timeout_s(environment: Environment) -> float:
     number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
         return _DEFAULT_TIMEOUT_S
-    if number == 0:  # no limit (specification, "Timeout"), but an endless export would block all others
+    if number == 0:  # no limit (specification, "Timeout"), but an endless export would block later exports
         environment.warnings.append(f"{variable.name}=0: a request still times out after {MAX_TIMEOUT_S:g} s")
         return MAX_TIMEOUT_S
     if number <= MAX_TIMEOUT_S:

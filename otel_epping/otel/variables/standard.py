@@ -40,8 +40,8 @@ class StandardVariables:
     timeout_s         maximum time for all requests of an export
     explicit_buckets  true if a variable asks for histograms with explicit buckets
     warnings          lines for the log
-    canonical         variables that the SDK itself reads, in the form that the SDK understands; None: the variable must
-                      be unset
+    canonical         values of the variables that the SDK itself reads, in the form that the SDK understands. None
+                      means that the variable must be unset
     """
 
     exporters: tuple[str, ...]
@@ -116,7 +116,10 @@ def _exporters(environment: Environment, protocol: str) -> tuple[str, ...]:
 
 
 def _seconds(environment: Environment, name: str, default_s: float, max_s: float, *, zero: bool = False) -> float:
-    """Reads milliseconds and returns seconds. With `zero`, 0 means no limit (specification, "Timeout")."""
+    """Reads milliseconds and returns seconds.
+
+    With `zero`, the value 0 is valid and means no limit (specification, "Timeout"). For this value, returns `max_s`.
+    """
     variable = environment.text(name)
     number = environment.milliseconds(variable) if variable else None
     if variable is None or number is None:
