@@ -81,7 +81,10 @@ class Health:
         return [self._check_read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
 
     def _check_attached(self, attachments: Attachments) -> Check:
-        """Checks that at least one interface is watched, and that the program is on both hooks of each one."""
+        """Checks that the program is on both hooks of each watched interface.
+
+        The check fails if no interface is watched.
+        """
         state, watched = attachments.state(), attachments.watched
         lost = [name for name in watched if not state.get(name)]
         attached = [name for name in watched if name not in lost]
@@ -106,7 +109,7 @@ class Health:
             yield Check("measured", False, text)
 
     def _check_read(self, extra_s: float) -> Check:
-        """Checks the age of the last reading of each reader: at most two intervals plus 1 s plus `extra_s`.
+        """Checks that the last reading of each reader is at most (2 * interval + 1 s + `extra_s`) old.
 
         Until a reader reads for the first time, the time of its creation is used as the time of its last reading.
         """

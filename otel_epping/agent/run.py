@@ -54,10 +54,10 @@ class Agent:
     EppingError if it fails.
     """
 
-    # Set by load().
+    # load() sets these attributes.
     _instance: InstanceId
     _collector: EppingCollector
-    # Set by serve().
+    # serve() sets these attributes.
     _interfaces: InterfaceMonitor
     _hooks: HookMonitor
     _pipelines: "Pipelines"
@@ -101,8 +101,8 @@ class Agent:
             kept = self._drop_capabilities()
             if probe_server:
                 self._resources.enter_context(probe_server)
-            # The SDK is imported while the program is loaded. This does not delay the start, because most of
-            # the loading is the work of the compiler, which is another process.
+            # The SDK is imported while the program is loaded. This does not delay the start, because most of the
+            # loading is the work of the compiler, which is another process.
             from otel_epping.otel.pipeline import exporter_classes
 
             exporter_classes(self._variables.exporters)

@@ -18,8 +18,8 @@ from otel_epping.agent.health import Health, as_text
 _log = logging.getLogger(__name__)
 
 _STATUS_INTERVAL_S = 10.0
-# Usually systemd receives a datagram at once. If the receive queue of systemd is full, the agent waits
-# for at most this time.
+# Usually systemd receives a datagram at once. If the receive queue of systemd is full, the agent waits for at most
+# this time.
 _SEND_TIMEOUT_S = 1.0
 
 
@@ -32,7 +32,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self.interval_s: float | None = None
-        # An @ at the start stands for a zero byte. The name of an abstract socket starts with a zero byte.
+        # An @ at the start of the address stands for a zero byte, with which the name of an abstract socket starts.
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._has_watchdog = False
         if self._address:

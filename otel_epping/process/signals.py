@@ -19,8 +19,8 @@ from otel_epping.process import logs
 # Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
 # signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
-# A second signal within this time is ignored as a duplicate. For example, timeout(1) sends its
-# signal to its child twice.
+# A second signal within this time is ignored as a duplicate. For example, timeout(1) sends its signal to its child
+# twice.
 _DUPLICATE_S = 1.0
 
 
@@ -36,7 +36,10 @@ def exit_now(message: str, status: int) -> NoReturn:
 
 
 def enable_keyboard_interrupt() -> None:
-    """Makes Ctrl-C raise KeyboardInterrupt from now on. A command that needs cleanup calls it (see __main__.py)."""
+    """Makes Ctrl-C raise KeyboardInterrupt from now on.
+
+    Each command that needs cleanup calls this function (see __main__.py).
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -6,9 +6,9 @@ To add a setting, add a field to Settings. The names of the setting are derived 
 `max_subnets` becomes the flag --max-subnets, the variable OTEL_EPPING_MAX_SUBNETS, and the key `max_subnets` in a file.
 The suffix _ns of a field is not part of these names.
 
-Click converts the values, and chooses between flag, variable, file and default. No other
-library checks values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take
-an additional 1 MB of memory. Both libraries check values by other rules than Click.
+Click converts the values, and chooses between flag, variable, file and default. No other library is
+used to check values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take an
+additional 1 MB of memory. Both libraries check values by other rules than Click.
 """
 
 import dataclasses
@@ -38,8 +38,8 @@ class Spec(NamedTuple):
     """The properties of a setting, except its names and its default.
 
     short       the short flag, or ""
-    kernel      True if the setting is a field of EppingConfig. The commands run, check, watch and replay
-                have the setting as an option, but see `live_only`.
+    kernel      True if the setting is a field of EppingConfig. The commands run, check, watch and replay have the
+                setting as an option, but see `live_only`.
     live_only   True if the setting is about interfaces. Then the command replay does not have it as an option.
     reloadable  True if a new value in the file takes effect after SIGHUP. Otherwise it takes effect after a restart.
     unset       the text that is shown as the default if the default is None

@@ -141,8 +141,8 @@ class Format:
     max_output: int = 4096
 
 
-# RFC 8878 section 3.1: the magic numbers of a frame and of skippable frames. A file of pzstd starts
-# with a skippable frame.
+# RFC 8878 section 3.1: the magic numbers of a frame and of skippable frames. A file of pzstd starts with
+# a skippable frame.
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
 _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
     ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
@@ -187,8 +187,8 @@ class Decompressor:
     def read(self, size: int) -> bytes:
         """Returns 1 to `size` bytes, or no bytes at the end of the file.
 
-        If the file is truncated or damaged, the calls first return the bytes before the damage. The call after these
-        calls raises DamagedError.
+        If the file is truncated or damaged, the calls first return the bytes before the damage. After these calls, the
+        next call raises DamagedError.
         """
         while True:
             if not self._member:

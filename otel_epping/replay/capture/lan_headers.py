@@ -44,8 +44,8 @@ _START_OF_FRAME = 0xD5
 def null(view: PacketView) -> LinkHeaders:
     """Reads a BSD loopback header: an address family of 4 bytes, in the byte order of the capturing machine.
 
-    The number of the address family is below 256. So byte 0 or byte 3 contains this number, and the other of
-    the two bytes is zero.
+    The number of the address family is below 256. So byte 0 or byte 3 contains this number, and the other of the
+    two bytes is zero.
     """
     return fixed_size(4, _BY_FAMILY[view.byte(0) | view.byte(3)])
 

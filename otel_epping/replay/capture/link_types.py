@@ -6,8 +6,8 @@ each packet's link header and the EtherType of the payload. `make docs` generate
 
 The conversion writes an Ethernet header with zero addresses directly before the network header, so no packet is copied.
 The Ethernet header overwrites the link header. If the link header is shorter than the Ethernet header, the Ethernet
-header also overwrites a part of the record header. The record header is no longer needed.
-A packet is counted with the length that it would have on Ethernet.
+header also overwrites a part of the record header. The record header is no longer needed. A packet is counted with the
+length that it would have on Ethernet.
 
 Source of the layouts: https://www.tcpdump.org/linktypes.html
 """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Represents up to MAX_PACKETS packets of a capture as numpy arrays.
 
-Creating a Python object for each packet would take as long as all other processing. So the reader of a file format uses
-Python only to go from record to record. numpy does everything else for the whole batch.
+Creating a Python object for a packet would take as much time as all other processing of the packet. So the reader of a
+file format uses Python only to go from record to record. numpy does everything else for the whole batch.
 """
 
 from dataclasses import dataclass, replace

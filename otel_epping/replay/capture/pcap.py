@@ -7,7 +7,8 @@ packet nor the byte order, and treats a truncated file as complete. scapy reads 
 Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c):
 
 - Files of libpcap with Alexey Kuznetzov's patches, as in Red Hat 6 and SuSE 6: each record header has 8 or 12
-  additional bytes. The magic number also differs from that of libpcap, except with some patches from ss990417 on.
+  additional bytes. The magic number also differs from that of libpcap, except with some versions of the patches from
+  ss990417 on.
 - Files of Nokia IPSO: each record header has 4 additional bytes.
 - Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: captured and original length are swapped.
 - Files of version 2.3: captured and original length may be in either order.

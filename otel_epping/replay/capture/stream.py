@@ -26,8 +26,7 @@ WINDOW = 1 << 20
 # Number of additional bytes before and after the window. They keep each access inside the buffer when a link header at
 # an edge of the window is read or written.
 _MARGIN = 64
-# Maximum number of bytes that are decompressed at a time. With this maximum, the bytes fit into the processor's
-# cache.
+# Maximum number of bytes that are decompressed at a time. With this maximum, they fit into the processor's cache.
 _DECOMPRESSED_READ = 1 << 16
 
 
