@@ -3,9 +3,10 @@
 
 "Ready" and "alive" have the same meaning as in Kubernetes:
 
-ready  The program is attached to each interface and sees its packets. The counts are read in time. Exports succeed.
-alive  The counts are read. If they are not read, a restart of the agent may help. Failed exports are ignored here,
-       because a restart of the agent does not repair a receiver.
+ready  The program is attached to each watched interface, and sees the packets on these interfaces. The counts are read
+       in time. Exports succeed.
+alive  The counts are read in time. If the counts are not read, a restart of the agent may help. An agent whose exports
+       fail is still alive, because a restart of the agent does not repair a receiver.
 """
 
 import time
@@ -50,7 +51,7 @@ class Health:
         failing: Callable[[], Sequence[str]],
         mirror_ports: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """After the program is loaded, passes the objects that the checks read.
+        """Passes the objects that the checks read. Call this method after the program is loaded.
 
         `failing` returns the names of the exporters whose last export failed. `mirror_ports` returns the names of the
         interfaces that were detected as mirror ports but are not watched with --mirror.
@@ -80,7 +81,10 @@ class Health:
         return [self._check_read(max((exporter.max_export_s for exporter in self._exporters), default=0.0))]
 
     def _check_attached(self, attachments: Attachments) -> Check:
-        """Checks that an interface is watched, and that the program is on both hooks of each watched interface."""
+        """Checks that the program is on both hooks of each watched interface.
+
+        The check fails if no interface is watched.
+        """
         state, watched = attachments.state(), attachments.watched
         lost = [name for name in watched if not state.get(name)]
         attached = [name for name in watched if name not in lost]
@@ -96,16 +100,16 @@ class Health:
         return Check("seen", not faults, listed(faults, separator="; ") if faults else "packets are seen")
 
     def _check_measured(self) -> Iterator[Check]:
-        """Yields a failed check if a mirror port is not watched with --mirror.
+        """Yields a failed check if an interface was detected as a mirror port but is not watched with --mirror.
 
-        The packets on such a port are counted, but no RTT is measured.
+        On such an interface, packets are counted, but no RTT is measured.
         """
         if names := sorted(self._mirror_ports()):
             text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"
             yield Check("measured", False, text)
 
     def _check_read(self, extra_s: float) -> Check:
-        """Checks that the last reading of each reader is not older than two intervals plus 1 s plus `extra_s`.
+        """Checks that the last reading of each reader is at most (2 * interval + 1 s + `extra_s`) old.
 
         Until a reader reads for the first time, the time of its creation is used as the time of its last reading.
         """

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The agent's `service.instance.id`, which is the same after a restart. With a new id, all series would start again.
+"""Chooses the agent's `service.instance.id`. The id stays the same after a restart, because a new id starts new series.
 
-The semantic conventions (resource, "Service") require that no two running instances have the same id. They also define
-a UUID namespace for ids that are derived from stable properties. Here, the properties are the host, its network
-namespace and the selected interfaces. If two running agents have the same properties, the second agent gets a random
-id.
+OpenTelemetry's semantic conventions (section "Service" of the resource conventions) require that no two running
+instances have the same id. The conventions also define a UUID namespace for ids that are derived from stable
+properties. Here, the properties are the host, its network namespace and the selected interfaces. If two running agents
+have the same properties, the second agent gets a random id.
 """
 
 import socket
@@ -29,13 +29,13 @@ class InstanceId:
 
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
-        # A container may have no machine id, or the machine id of its image. But it has its own host name.
+        # A container may have no machine id, or the machine id of its image. But each container has its own host name.
         with suppress(OSError):
             machine = escaped(_MACHINE_ID.read_bytes().strip())
         namespace = Path("/proc/self/ns/net").stat().st_ino
         stable = "/".join([machine, escaped(socket.gethostname()), str(namespace), *sorted(interfaces)])
         self.value = str(uuid.uuid5(_SERVICE_INSTANCE, stable))
-        # An abstract socket reserves the id, because only one process in a network namespace can bind this name.
+        # The name of an abstract socket reserves the id: only one process in a network namespace can bind this name.
         self._reservation = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         try:
             self._reservation.bind(f"\0otel-epping/instance/{self.value}")

@@ -6,9 +6,11 @@
     HTTP status        200, or 503 if a check fails
 
 One thread serves all clients, and a slow client does not delay other clients: the thread reads from all connections,
-and answers each request as soon as the request is complete. A request must arrive within two seconds and have at most
-4 KiB. If 64 connections are open and a new client connects, the oldest connection is closed. http.server is used only
-to parse requests and to format answers. Its own server would handle one client after the other.
+and answers each request as soon as the request is complete. A request must be complete two seconds after the client
+connects, and have at most 4 KiB. If 64 connections are open and a new client connects, the oldest connection is closed.
+
+http.server is used only to parse requests and to format answers. The server class of http.server is not used, because
+it handles one client after the other.
 """
 
 import json
@@ -48,7 +50,7 @@ class _Handler(BaseHTTPRequestHandler):
     error_message_format = "%(message)s\n"
 
     def __init__(self, request: bytes, probes: Mapping[str, Probe]) -> None:
-        # super().__init__() is not called, because it needs a socket. The methods used here need only these attributes.
+        # super().__init__() is not called, because it needs a socket. These attributes are enough to handle a request.
         self._probes = probes
         self.client_address = ("", 0)
         self.rfile, self.wfile = BytesIO(request), BytesIO()
@@ -88,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Logs nothing. Probes arrive every few seconds, and the log must not contain text that a client sent."""
+        """Logs nothing, because probes arrive every few seconds, and the log must not contain text from clients."""
 
 
 class _Client:
@@ -121,8 +123,8 @@ class ProbeServer:
     `probes` maps each path to the function that runs the checks. Raises EppingError if the address or port cannot be
     used.
 
-    Two steps are necessary, because the process needs a capability to open a port below 1024, and a new thread inherits
-    the capabilities of the thread that starts it. Between the two steps, the agent drops its capabilities.
+    The two steps are separate, so that the agent can drop its capabilities between them. Opening a port below 1024
+    needs a capability. The new thread must not have capabilities, and it inherits them from the thread that starts it.
     """
 
     def __init__(self, address: str, port: int, probes: Mapping[str, Probe]) -> None:
@@ -160,7 +162,7 @@ class ProbeServer:
             for key, _ in self._selector.select(self._timeout_s()):
                 if key.fileobj is self._listener:
                     self._accept()
-                elif client := self._clients.get(key.fileobj):  # type: ignore[call-overload]  # else it was dropped
+                elif client := self._clients.get(key.fileobj):  # type: ignore[call-overload]  # None: already dropped
                     self._receive(client)
             for client in list(self._clients.values()):
                 if client.deadline_s > time.monotonic():
@@ -185,7 +187,8 @@ class ProbeServer:
         try:
             connection, _ = self._listener.accept()
         except OSError:
-            # The client has disconnected, or no descriptor is free. Without a pause, the thread would use a whole CPU.
+            # The client has disconnected, or no descriptor is free. If no descriptor is free, accept() fails again at
+            # once. Without a pause, the thread would then use a whole CPU.
             time.sleep(_ACCEPT_PAUSE_S)
             return
         connection.setblocking(False)
@@ -206,7 +209,8 @@ class ProbeServer:
         client.request += received
         is_complete = b"\r\n\r\n" in client.request or b"\n\n" in client.request
         if is_complete and len(client.request) <= _MAX_REQUEST_BYTES:
-            # send() does not block, because the answer is much smaller than the socket's send buffer, which is empty.
+            # One call of send() sends the whole answer, because the send buffer of the socket is empty, and is much
+            # larger than the answer.
             with suppress(OSError):
                 client.connection.send(self._answer(client.request))
         elif received and len(client.request) <= _MAX_REQUEST_BYTES:

@@ -20,10 +20,10 @@ _NO_DUPLICATE_DETECTION = (
 
 
 class Reloader:
-    """Holds the settings in effect, and applies new ones.
+    """Holds the settings in effect, and applies new settings.
 
-    `reread` returns the settings with the current content of the file; it raises EppingError if the file is invalid.
-    `change_limits` sets the limits on the series of all exporters.
+    `reread` reads the settings file again, and returns the resulting settings. It raises EppingError if the file is
+    invalid. `change_limits` sets the limits on series for all exporters.
     """
 
     def __init__(
@@ -37,11 +37,15 @@ class Reloader:
         self._change_limits = change_limits
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
-        # If no limit was set at the start, the agent does not keep the counts that a limit needs.
+        # If no limit was set at the start, the agent does not keep the counts that a limit needs. So a new limit then
+        # needs a restart.
         self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
 
     def reload(self) -> None:
-        """Applies the changes that do not need a restart, and logs all other changes. Ignores an invalid file."""
+        """Applies the changes that do not need a restart. For all other changes, logs that they need a restart.
+
+        If the file is invalid, logs an error and changes nothing.
+        """
         try:
             new = self._reread(self._settings)
             if not new.selection.all:

@@ -33,13 +33,16 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _MIB = 2**20
-# Minimum time between two updates of interfaces. If hundreds of interfaces change at once, one update handles many.
+# Minimum time between two updates of the watched interfaces. If hundreds of interfaces change at once, one update
+# handles many changes.
 _PAUSE_S = 0.1
-# Time until a failed update of interfaces is repeated. An update fails, for example, if no descriptor is free.
+# Time until a failed update of the watched interfaces is repeated. An update fails, for example, if no descriptor is
+# free.
 _RETRY_S = 2.0
 _MAX_LISTED = 20
-# Times before the deadline of a stop. Detaching starts at the latest _DETACH_S before the deadline, even if the export
-# is not finished. If the export is not finished _ABANDON_S before the deadline, it is abandoned.
+# These times are measured back from the deadline of a stop. At the latest _DETACH_S before the deadline, the agent
+# starts to detach the program, even if the export is not finished. If the export is still not finished _ABANDON_S
+# before the deadline, the agent abandons the export.
 _DETACH_S = 3.0
 _ABANDON_S = 0.2
 
@@ -51,18 +54,19 @@ class Agent:
     EppingError if it fails.
     """
 
-    # Set by load().
+    # load() sets these attributes.
     _instance: InstanceId
     _collector: EppingCollector
-    # Set by serve().
+    # serve() sets these attributes.
     _interfaces: InterfaceMonitor
     _hooks: HookMonitor
     _pipelines: "Pipelines"
 
     def __init__(self, settings: Settings, reread: Callable[[Settings], Settings]) -> None:
-        """`reread` is called after SIGHUP, and returns the settings with the current content of the settings file."""
+        """After SIGHUP, the agent calls `reread`, which reads the settings file again and returns the new settings."""
         self._settings, self._reread = settings, reread
-        # The SDK reads some of these variables when it is imported. So they are checked and set before the import.
+        # These are the standard OTEL_* variables. The SDK reads some of them when the SDK is imported. So the variables
+        # are checked and set before the import.
         self._variables = standard.read()
         self._variables.apply()
         requirements.check_file_systems()
@@ -97,15 +101,16 @@ class Agent:
             kept = self._drop_capabilities()
             if probe_server:
                 self._resources.enter_context(probe_server)
-            # The compiler, which is another process, does most of the work. So importing the SDK at the same time does
-            # not delay the start.
+            # The SDK is imported while the program is loaded. This does not delay the start, because most of the
+            # loading is the work of the compiler, which is another process.
             from otel_epping.otel.pipeline import exporter_classes
 
             exporter_classes(self._variables.exporters)
         try:
             self._collector = self._resources.enter_context(loading.result())
         except EppingError:
-            # The signal may also have ended the compiler, because systemd signals all processes of a control group.
+            # A signal that stops the agent may also have ended the compiler, because systemd signals all processes of a
+            # control group. In this case the failure is not an error.
             if not self._stop.is_set():
                 raise
         if self._stop.is_set():
@@ -156,9 +161,10 @@ class Agent:
         Returns True if the last export of each exporter succeeded. At the deadline of `Stop` the process ends, even if
         these steps are not complete.
 
-        The kernel takes at least 10 ms to remove a TCX link, and removes the links one after the other. So the program
-        is detached after the export, or while the export waits for a receiver. At that time the counts have been read.
-        When the process ends, the kernel removes the remaining links.
+        Detaching takes long if many interfaces are watched, because the kernel takes at least 10 ms to remove a TCX
+        link, and removes the links one after the other. So the program is detached after the export, or while the
+        export waits for a receiver. In both cases, the last counts have already been read. If the process ends before
+        all links are removed, the kernel removes the remaining links.
         """
         _log.info("stopping: exporting the last interval")
         self._notifier.stopping("exporting the last interval")
@@ -194,14 +200,16 @@ class Agent:
     def _drop_capabilities(self) -> Collection[str]:
         """Drops the capabilities of this thread, and returns the capabilities that the thread keeps.
 
-        The agent needs CAP_NET_ADMIN to create a clsact filter, and to remove the filter at the end.
+        With the hook clsact, the thread keeps CAP_NET_ADMIN. The agent needs this capability to create a clsact filter,
+        and to remove the filter at the end.
         """
         return capabilities.drop_capabilities({"CAP_NET_ADMIN"} if self._hook == "clsact" else ())
 
     def _wait(self, watchdog_s: float | None) -> list[int]:
         """Waits for a signal, a message about interfaces, or the next periodic task. Returns readable descriptors."""
         # A new poll object is created each time, because reload() may change the descriptor of the interface monitor.
-        # select() does not support descriptors above 1023, and epoll would need an additional descriptor.
+        # poll() is used, because select() does not support descriptors above 1023, and epoll would need an additional
+        # descriptor.
         waiting = select.poll()
         for source in (self._signals, self._interfaces):
             waiting.register(source, select.POLLIN)
@@ -227,7 +235,7 @@ class Agent:
 
 
 def _warn_of_capabilities(kept: Collection[str]) -> None:
-    """Logs a warning if a thread of this process still has capabilities. Usually no thread has capabilities."""
+    """Logs a warning if a thread of this process still has capabilities. Usually no thread has any."""
     if kept:
         _log.warning("%s", capabilities.describe(kept))
     elif holders := capabilities.threads_with_capabilities():
@@ -237,8 +245,9 @@ def _warn_of_capabilities(kept: Collection[str]) -> None:
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     """Runs the agent. Returns True if the last export of each exporter succeeded.
 
-    Also returns True if a signal stopped the agent before it watched an interface. `reread` is called after SIGHUP, and
-    returns the settings with the current content of the file. Raises EppingError if the agent cannot start.
+    Also returns True if a signal stopped the agent before it watched an interface. After SIGHUP, the agent calls
+    `reread`, which reads the settings file again and returns the new settings. Raises EppingError if the agent cannot
+    start.
     """
     with Agent(settings, reread) as agent:
         if not agent.load():

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends readiness, status and watchdog messages to systemd, for units with Type=notify and WatchdogSec=.
 
-A message is a datagram of NAME=value lines (sd_notify(3)). systemd guarantees that this protocol does not change. The
-implementation here is smaller than a dependency would be. The manual page contains an implementation of the same size.
+A message is a datagram of NAME=value lines (sd_notify(3)). systemd guarantees that this protocol does not change. No
+library is used, because the protocol needs little code: the manual page contains an implementation of the same size as
+this module.
 """
 
 import logging
@@ -17,20 +18,21 @@ from otel_epping.agent.health import Health, as_text
 _log = logging.getLogger(__name__)
 
 _STATUS_INTERVAL_S = 10.0
-# Usually systemd receives a datagram at once. If the queue of systemd is full, the agent waits for at most this time.
+# Usually systemd receives a datagram at once. If the receive queue of systemd is full, the agent waits for at most
+# this time.
 _SEND_TIMEOUT_S = 1.0
 
 
 class Notifier:
     """Sends messages to systemd. Does nothing if a program other than systemd started this process.
 
-    `interval_s` is the time between two calls of report(). It is at most 10 s, and at most half of the time after which
-    the watchdog of systemd would restart this process. It is None if systemd did not start this process.
+    `interval_s` is the time between two calls of report(). It is 10 s, or half of the timeout of systemd's watchdog if
+    that half is shorter. `interval_s` is None if systemd did not start this process.
     """
 
     def __init__(self) -> None:
         self.interval_s: float | None = None
-        # A leading @ stands for the zero byte at the start of the name of an abstract socket.
+        # An @ at the start of the address stands for a zero byte, with which the name of an abstract socket starts.
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._has_watchdog = False
         if self._address:
@@ -43,14 +45,14 @@ class Notifier:
     def _send(self, *lines: str) -> None:
         if not self._address:
             return
-        # If systemd has ended or does not listen, the agent continues without it.
+        # If systemd has ended or does not listen, the agent continues without the message.
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.settimeout(_SEND_TIMEOUT_S)
             sender.connect(self._address)
             sender.sendall("\n".join(lines).encode())
 
     def ready(self, status: str) -> None:
-        """Reports that the agent is ready. Call it after the start, and after a reload."""
+        """Reports that the agent is ready. Call this method after the start, and after a reload."""
         self._send("READY=1", f"STATUS={status}")
 
     def report(self, status: str, *, alive: bool) -> None:
@@ -78,7 +80,10 @@ class Notifier:
 
 
 class Watchdog:
-    """Reports the agent's health to systemd at the interval that systemd's watchdog requires."""
+    """Reports the agent's health to systemd at regular intervals, and resets systemd's watchdog if the agent is alive.
+
+    The interval is Notifier.interval_s.
+    """
 
     def __init__(self, notifier: Notifier, health: Health) -> None:
         self._notifier, self._health = notifier, health

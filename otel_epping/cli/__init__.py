@@ -11,8 +11,8 @@ from typing import NoReturn
 
 import click
 
-# By default, OpenBLAS starts threads when numpy is imported. These threads would keep the capabilities of the process,
-# which the agent drops later.
+# By default, OpenBLAS starts threads when numpy is imported. The agent drops the capabilities of its own threads later,
+# but the threads of OpenBLAS would keep their capabilities.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
 from otel_epping.cli.check import check
@@ -49,7 +49,7 @@ for _command in (run, check, config, demo, watch, replay):
 
 
 def main() -> None:
-    """Runs the command line. Reports an error in one line, with exit code 1, or 2 if an argument is wrong."""
+    """Runs the command line. Reports an error in one line. Then the exit code is 1, or 2 if an argument is wrong."""
     redaction.install()
     try:
         try:
@@ -63,7 +63,7 @@ def main() -> None:
         if str(error) != "can't start new thread":
             raise
         _fail(logs.exit_message(f"cannot start a thread: {requirements.SHORTAGES[errno.EAGAIN]}"))
-    except BrokenPipeError:  # the reader of standard output has closed it
+    except BrokenPipeError:  # the program that reads standard output has closed the pipe
         _fail("")
     except OSError as error:
         _fail(logs.exit_message(_explain(error)))
@@ -72,7 +72,7 @@ def main() -> None:
 def _explain(error: OSError) -> str:
     """Returns the message for an OSError that no other code handles.
 
-    The message contains the file or the code that caused the error, the cause, and the cure if one is known.
+    The message contains the file or the line of code where the error occurred, the cause, and the cure if it is known.
     """
     cause = error.strerror or str(error)
     if error.errno in _OUTPUT_ERRORS:
@@ -88,7 +88,8 @@ def _fail(message: str) -> NoReturn:
     try:
         sys.stdout.flush()
     except OSError:
-        # The data stay in the buffer. At exit, Python would try to write them again, fail, and set exit code 120.
+        # The unwritten data stay in the buffer. At exit, Python would try to write these data again, fail, and set exit
+        # code 120. So standard output is replaced by /dev/null.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if message:
         with suppress(OSError):

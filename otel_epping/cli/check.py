@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """otel-epping check: reports missing requirements, the memory of the program, and other programs on the hooks.
 
-The kernel program is compiled and loaded, but not attached. So its memory is not estimated: the kernel reports the
-memory of each map.
+The kernel program is compiled and loaded, but not attached. The reported memory is not an estimate, because the kernel
+reports the memory of each map of a loaded program.
 """
 
 import sys
@@ -61,7 +61,8 @@ def _find(name: str, check: Callable[[], object]) -> Finding:
 def _hook(config: EppingConfig) -> str:
     """Returns a description of the hook that the agent would use.
 
-    tcx.is_known() changes nothing. It only lists the TCX programs of the loopback interface.
+    To find out whether the kernel supports TCX, tcx.is_known() lists the TCX programs of the loopback interface. It
+    changes nothing.
     """
     if config.hook != "clsact":
         if tcx.is_known():
@@ -100,7 +101,7 @@ def _verifier(collector: EppingCollector) -> str:
 
 
 def _each_method(config: EppingConfig) -> Iterator[Finding]:
-    """For each method, yields the report of the verifier about a program that has only this method."""
+    """For each method, yields the report of the verifier about a program that is compiled with only this method."""
     for method in config.methods:
         try:
             with EppingCollector(replace(config, methods=(method,))) as collector:
@@ -116,7 +117,7 @@ _ORDER = {
 
 
 def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
-    """Yields a line for each program and filter on the hooks of an interface, in the order in which they run."""
+    """Yields a line for each program and each filter on the hooks of an interface, in the order in which they run."""
     ifindex, hook = interfaces.find(name).ifindex, choose_hook(config.hook)
     if hook == "clsact":
         clsact.refuse_ingress_qdisc(ifindex)
@@ -134,7 +135,7 @@ def _neighbours(name: str, config: EppingConfig) -> Iterator[Finding]:
 def interface_findings(texts: Sequence[str], config: EppingConfig) -> Iterator[Finding]:
     """Yields the lines of the report about interfaces.
 
-    Each of `texts` selects interfaces: a name, a pattern, or `auto`.
+    Each text in `texts` selects interfaces: it is a name, a pattern, or `auto`.
     """
     try:
         for name in present(texts):

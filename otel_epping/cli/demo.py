@@ -17,7 +17,7 @@ def demo() -> None:
     """
     requirements.check_kernel()
     requirements.check_privileges()
-    from otel_epping.lab import demo as lab_demo  # needs rich
+    from otel_epping.lab import demo as lab_demo  # this module needs the package rich
 
     if not lab_demo.run():
         raise EppingError("some RTTs do not agree with the delays: is the machine overloaded? Run the demo again")

@@ -28,7 +28,7 @@ def run(settings: Settings) -> None:
     for name in settings.selection.names:
         with naming_source(context, [next(each for each in INTERFACE_SETTINGS if name in getattr(settings, each))]):
             interfaces.find(name)
-    from otel_epping.agent.run import run as run_agent  # this import is slow, because it imports the exporters
+    from otel_epping.agent.run import run as run_agent  # slow, because the module imports the exporters
 
     if not run_agent(settings, partial(reread, context)):
         raise EppingError("the last interval was not delivered: is OTEL_EXPORTER_OTLP_ENDPOINT right?")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""otel-epping watch: prints each RTT, and each flow that opens or closes, as it happens.
+"""otel-epping watch: prints each RTT when it is measured, and each flow when it opens or closes.
 
 The kernel program is compiled with events: it writes each event to a ring buffer, and this command prints the events.
 If the reader of the output is too slow, the ring buffer becomes full, and further events are lost. The kernel program
@@ -46,7 +46,7 @@ class WallClock:
         self._updated_ns = 0
 
     def __call__(self, monotonic_ns: int) -> int:
-        """Returns the Unix time in ns."""
+        """Returns the Unix time, in ns, at which CLOCK_MONOTONIC had the value `monotonic_ns`."""
         now_ns = time.monotonic_ns()
         if not self._updated_ns or now_ns - self._updated_ns > _PERIOD_NS:
             self._offset_ns = time.time_ns() - now_ns
@@ -57,7 +57,8 @@ class WallClock:
 class _LossReport:
     """Reports the number of events that were lost because the ring buffer was full.
 
-    While the command runs, only new losses are reported. The total is reported at the end.
+    While the command runs, each report contains only the events that were lost since the previous report. At the end,
+    the total is reported.
     """
 
     def __init__(self, reader: EventReader) -> None:
@@ -107,7 +108,7 @@ def _print_events(roles: Mapping[str, Role], config: EppingConfig, format: str, 
     descriptors.raise_limit()
     stop = Stop("stopped at once; the last line of output may be incomplete")
     with EppingCollector(replace(config, events=True, copies=Role.MIRROR in roles.values())) as collector:
-        # See agent/run.py. At this time otel-epping has no other thread, so no thread keeps its capabilities.
+        # agent/run.py explains why CAP_NET_ADMIN is kept with clsact. At this time otel-epping has no other thread.
         if kept := capabilities.drop_capabilities({"CAP_NET_ADMIN"} if collector.attachments.hook == "clsact" else ()):
             print(f"otel-epping: {capabilities.describe(kept)}", file=sys.stderr)
         reader = EventReader(collector)

@@ -10,17 +10,17 @@ import os
 import resource
 from contextlib import suppress
 
-# The kernel's default of fs.nr_open. Some containers have a higher limit. Then a program that closes all descriptors up
-# to the limit takes seconds.
+# The kernel's default of fs.nr_open. Some containers allow a higher limit. This process does not use a higher limit,
+# because a program that closes every possible descriptor up to the limit would take seconds.
 _MAX_LIMIT = 1 << 20
-# Exporters, health probes and netlink sockets take about 20.
+# Exporters, health probes and netlink sockets take about 20 descriptors.
 _RESERVE = 64
 
 
 def raise_limit() -> None:
     """Raises the soft limit of this process to the hard limit, but at most to _MAX_LIMIT.
 
-    The default soft limit is low, because some programs use select().
+    The default soft limit is low, because some programs use select(), which supports only descriptors up to 1023.
     """
     with suppress(OSError, ValueError):  # if a seccomp filter refuses this, the agent can watch fewer interfaces
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -30,7 +30,10 @@ def raise_limit() -> None:
 
 
 def require(count: int, fd: int) -> None:
-    """Raises OSError (EMFILE) if `count` more descriptors would reduce the reserve. `fd` is any open descriptor."""
+    """Raises OSError (EMFILE) if `count` more open descriptors would reduce the reserve.
+
+    `fd` is any open descriptor. It is duplicated for a moment to find the lowest free descriptor.
+    """
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     lowest_free = os.dup(fd)
     os.close(lowest_free)

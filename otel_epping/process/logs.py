@@ -30,7 +30,7 @@ _STANDARD_ATTRIBUTES = {*vars(logging.makeLogRecord({})), "message", "asctime", 
 def _one_line(text: str) -> str:
     """Returns the text without line breaks and with control characters escaped.
 
-    Another program, for example a receiver, may have written the text.
+    This is necessary, because another program, for example a receiver, may have written the text.
     """
     return printable(" ".join(text.split()))
 
@@ -91,7 +91,8 @@ def _is_json() -> bool:
 def exit_message(text: str, detail: str = "") -> str:
     """Returns the last message of a process: a JSON object if the log is JSON, otherwise "otel-epping: " and the text.
 
-    `detail` contains, for example, the messages of a compiler. It is a field of the JSON object, or precedes the text.
+    `detail` contains, for example, the messages of a compiler. In JSON, `detail` is a field of the object. Otherwise
+    `detail` precedes the text.
     """
     if not _is_json():
         return "\n".join(filter(None, [detail, f"otel-epping: {_one_line(text)}"]))
@@ -118,10 +119,11 @@ def configure(form: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
-    # Disables the messages of gRPC's C core, because they have their own format. The exporter also reports lost
-    # connections.
+    # Disables the messages of gRPC's C core, because they have another format. Lost connections are still logged,
+    # because the exporter reports them too.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    # By default, the logging module prints a traceback for each failed write, for example if the disk is full.
+    # Without this line, the logging module would print a traceback for each failed write, for example if the disk is
+    # full.
     logging.raiseExceptions = False
     logging.captureWarnings(True)
     sys.excepthook = lambda *error: _log.critical("uncaught exception, the process ends", exc_info=error)

@@ -3,7 +3,7 @@
 
 Secrets are the headers that exporters send, and the users, passwords and queries in URLs. The SDK and the transports
 quote headers in their error messages, for example a header that cannot be parsed or that contains a line break. A
-receiver may also quote headers. So each text is searched for the values of all secrets.
+receiver may also quote headers in its answers. So each log line and each error message is searched for all secrets.
 """
 
 import logging
@@ -18,16 +18,17 @@ from urllib.parse import unquote
 HIDDEN = "[hidden]"
 
 _HEADERS = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?HEADERS")
-# Endpoints, and the proxy variables of requests and gRPC.
+# The variables that contain URLs: OTLP endpoints, and the proxies of gRPC and of the Python package requests.
 _URL = re.compile(r"OTEL_EXPORTER_OTLP_(\w+_)?ENDPOINT|(https?|all|grpc)_proxy", re.IGNORECASE)
 TOKEN = r"[\w!#$%&'*+.^`|~-]+"  # RFC 9110, 5.6.2; with re.ASCII
 _NAME = re.compile(rf"\s*{TOKEN}\s*", re.ASCII)
-# A shorter text is not hidden: it would be found in too many words, and is too short for a secret.
+# Minimum length of a secret. A shorter text is not hidden, because it is too short for a secret, and many words contain
+# it.
 _MIN_LENGTH = 4
 
 
 def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
-    """Yields the secrets in the same form as in the variables.
+    """Yields the secrets in `environment`, in the same form as in its variables.
 
     Secrets are the values of headers, and the users, passwords and query parameters of URLs.
     """
@@ -35,7 +36,7 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
         if _HEADERS.fullmatch(variable):
             for header in value.split(","):
                 name, _, secret = header.partition("=")
-                # If the name is not valid ("Authorization: Basic ..."), the whole text may be secret.
+                # If the name is not valid ("Authorization: Basic ..."), the whole text may be a secret.
                 yield secret if secret and _NAME.fullmatch(name) else header
         elif _URL.fullmatch(variable):
             # urlsplit() is not used, because a password may contain characters that end the host part of a URL, such
@@ -50,8 +51,8 @@ def _secrets(environment: Mapping[str, str]) -> Iterator[str]:
 def _forms(secret: str) -> Iterator[str]:
     """Yields the forms in which a message may quote a secret.
 
-    A secret may be quoted as in the variable or percent-decoded, with or without its scheme ("Bearer"), and it may be
-    escaped by repr().
+    A message may quote a secret as it is in the variable, or percent-decoded. The message may omit the scheme of the
+    secret ("Bearer"). The quoted secret may be escaped by repr().
     """
     for text in (secret.strip(), unquote(secret).strip()):
         for part in (text, *text.split()[-1:]):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handles signals: SIGINT and SIGTERM stop the process within a deadline, and SIGHUP requests new settings.
+"""Handles signals: SIGINT and SIGTERM stop the process, and SIGHUP requests a reload of the settings.
 
 The first SIGINT or SIGTERM requests a clean stop. A second signal more than one second later ends the process at once.
 """
@@ -19,7 +19,8 @@ from otel_epping.process import logs
 # Maximum time from the signal to the end of the agent, even if a receiver hangs. Docker kills a process 10 s after the
 # signal, Kubernetes after 30 s, and systemd after 90 s.
 STOP_S = 8.0
-# A second signal within this time is ignored as a duplicate. For example, timeout(1) signals its child twice.
+# A second signal within this time is ignored as a duplicate. For example, timeout(1) sends its signal to its child
+# twice.
 _DUPLICATE_S = 1.0
 
 
@@ -35,7 +36,10 @@ def exit_now(message: str, status: int) -> NoReturn:
 
 
 def enable_keyboard_interrupt() -> None:
-    """Makes Ctrl-C raise KeyboardInterrupt from now on. Commands that need cleanup call this (see __main__.py)."""
+    """Makes Ctrl-C raise KeyboardInterrupt from now on.
+
+    Each command that needs cleanup calls this function (see __main__.py).
+    """
     if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -43,9 +47,9 @@ def enable_keyboard_interrupt() -> None:
 class Stop(threading.Event):
     """An event that the first SIGINT or SIGTERM sets.
 
-    A second signal ends the process at once, with `message` on standard error. `limit_s` is the time from the first
-    signal to the deadline. If `limit_s` is None, no deadline exists. At the deadline the process ends with the message
-    and the exit code in `at_deadline`.
+    A second signal, more than _DUPLICATE_S later, ends the process at once, with `message` on standard error. `limit_s`
+    is the time from the first signal to the deadline. If `limit_s` is None, no deadline exists. At the deadline the
+    process ends with the message and the exit code in `at_deadline`.
     """
 
     def __init__(self, message: str, limit_s: float | None = None) -> None:
@@ -62,7 +66,7 @@ class Stop(threading.Event):
     def remaining_s(self) -> float:
         """Returns the seconds until the deadline, at least 0.
 
-        Call it only after the first signal, and only if `limit_s` is not None.
+        Call this method only after the first signal, and only if `limit_s` is not None.
         """
         assert self._limit_s is not None
         return max(0.0, self._first_s + self._limit_s - time.monotonic())
@@ -73,7 +77,7 @@ class Stop(threading.Event):
         The interpreter resets the signal handlers before the process ends. After this reset, a SIGALRM would kill the
         process, and change its exit code.
         """
-        with suppress(OSError):  # if a seccomp filter refuses this call, it also refused to set the timer
+        with suppress(OSError):  # a seccomp filter that refuses this call also refused to set the timer
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _handle(self, number: int, _: FrameType | None) -> None:
@@ -90,7 +94,7 @@ class Stop(threading.Event):
 class SignalPipe:
     """Wakes the main thread from poll() when a signal arrives, and remembers SIGHUP.
 
-    Create it in the main thread before a SIGHUP can arrive, because the default action of SIGHUP ends the process.
+    Create the object in the main thread before a SIGHUP can arrive, because SIGHUP ends the process by default.
     """
 
     def __init__(self) -> None:
@@ -105,7 +109,7 @@ class SignalPipe:
         self._hangup = True
 
     def fileno(self) -> int:
-        """Returns a descriptor that becomes readable when Python handles a signal."""
+        """Returns a descriptor that becomes readable when a signal arrives that Python handles."""
         return self._receiver.fileno()
 
     def take_hangup(self) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 from otel_epping.kernel.reading import Reading
 from otel_epping.otel import semconv
 
-# The outcomes of an RTT sample. These are fields of the program's struct interface_counters without the prefix `rtt_`.
+# The outcomes of an RTT sample. With the prefix `rtt_`, they are fields of the program's struct interface_counters.
 _OUTCOMES = ("measured", "expired", "superseded", "repeated", "abandoned")
 
 
@@ -21,7 +21,7 @@ def rtt_outcomes(reading: Reading, waiting: int) -> dict[str, int]:
 
     The first entry, `begun`, is the number of all started samples. It is the sum of the other entries. `waiting` is the
     number of samples that still wait for a reply. The number of evicted samples is computed from the other numbers. If
-    an entry in the flow table or the table of requests is evicted, its waiting samples are evicted too.
+    an entry of the flow table or of the table of requests is evicted, its waiting samples are evicted too.
     """
     counts = {outcome: int(reading.interfaces[f"rtt_{outcome}"].sum()) for outcome in ("begun", *_OUTCOMES)}
     evicted = counts["begun"] - sum(counts[outcome] for outcome in _OUTCOMES) - waiting
@@ -45,9 +45,9 @@ def not_started(reading: Reading) -> int:
 
 
 def timestamp_faults(reading: Reading) -> dict[str, int]:
-    """Returns the number of TCP flow directions whose method changed from timestamps to sequence numbers, by cause.
+    """For each cause, returns the number of TCP flow directions whose method changed to sequence numbers.
 
-    The causes are semconv.TIMESTAMP_FAULTS.
+    Before the change, their RTTs were measured by timestamps. The causes are semconv.TIMESTAMP_FAULTS.
     """
     counts: list[int] = reading.interfaces["timestamp_fault"].sum(axis=0).tolist()
     return dict(zip(semconv.TIMESTAMP_FAULTS, counts, strict=True))

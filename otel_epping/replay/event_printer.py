@@ -52,6 +52,6 @@ class EventPrinter:
         sys.stdout.flush()
 
     def close(self) -> None:
-        """Writes the text with which the output format ends. Does not close standard output."""
+        """Writes the text that the output format requires at the end. Does not close standard output."""
         self._writer.close()
         sys.stdout.flush()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The input files of one replay: opens them, reads their packets, and collects the failures."""
+"""Opens the input files of one replay, reads their packets, and collects the failures."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -7,7 +7,7 @@ RTTs that it would have measured when the packets were captured.
 
 A test run has these requirements (net/bpf/test_run.c):
 - The packet is longer than an Ethernet header. An IP packet contains at least the whole fixed IP header.
-- One page has enough space for the packet and for the space that the kernel reserves around the packet.
+- The packet, together with the space that the kernel reserves around it, fits into one page of memory.
 - `wire_len` is at least the number of bytes of the packet that are passed, and at most GSO_LEGACY_MAX_SIZE.
 - The interface index exists. Here all packets have the index 1, which is the loopback interface in each network
   namespace. The program is not attached to this interface.
@@ -46,8 +46,8 @@ _CONTEXT = np.dtype(
         "itemsize": 192,
     }
 )
-# The field of struct __sk_buff that is read after a run. `itemsize` is larger than the struct, because the struct is
-# larger in later kernels.
+# The field of struct __sk_buff that is read after a run. `itemsize` is larger than the struct of today's kernels,
+# because the struct may be larger in later kernels.
 _MARKED_CONTEXT = np.dtype({"names": ["mark"], "formats": [np.uint32], "offsets": [8], "itemsize": 256})
 # struct bpf_test_run_opts of libbpf.
 _RUN_OPTIONS = np.dtype(
@@ -77,8 +77,8 @@ class ProgTestRuns:
     """The arguments of up to `rows` test runs of a program.
 
     Each run has one row in `options` (_RUN_OPTIONS) and in `contexts` (_CONTEXT). The constructor sets the constant
-    fields. Before each run, set data_in and data_size_in of its row, and set data_size_out to 0. The kernel writes the
-    packet size into data_size_out. In the next run it would use this value as a limit.
+    fields. Before each run, set data_in and data_size_in of its row, and set data_size_out to 0. In each run, the
+    kernel writes the packet size into data_size_out. Without the 0, the next run would use this value as a limit.
 
     After a run, `marked` (_MARKED_CONTEXT) contains the resulting contexts of the rows that request_marks() selected.
     """
@@ -100,7 +100,7 @@ class ProgTestRuns:
     def request_marks(self, which: npt.NDArray[np.bool_]) -> None:
         """Makes the kernel write the context of row i into `marked` if `which[i]` is True.
 
-        This adds 5 % to the time of a run.
+        Writing the context adds 5 % to the time of a run.
         """
         if not self._has_requests and not which.any():
             return
@@ -112,7 +112,7 @@ class ProgTestRuns:
 
     def run(self, rows: int = 1) -> None:
         """Runs the program on the first `rows` rows, in order. Raises OSError if the kernel rejects a row."""
-        # map() avoids a loop in Python over the runs.
+        # map() calls the function for all rows without a loop in Python, which would be slower.
         if any(map(self._run, repeat(self._program_fd), self._addresses[:rows])):
             code = ctypes.get_errno()
             raise OSError(code, f"BPF_PROG_TEST_RUN: {os.strerror(code)}")
@@ -137,12 +137,12 @@ class Replayer(EppingCollector):
     All other attributes, except step_back_ns, are numbers of packets:
 
     too_short      packets that do not contain their whole link and IP headers, and are not passed to the program
-    cut_too_short  those packets of too_short that the snap length shortened
+    cut_too_short  packets that are counted in too_short and that the snap length shortened
     cut_malformed  packets that the program counts as malformed because the snap length cut off headers
     too_long       packets longer than MAX_WIRE_LENGTH, which are counted with this length
     untimed        packets without a valid timestamp
     steps_back     packets with an earlier time than the previous packet
-    step_back_ns   the greatest difference in ns between such a packet and the previous packet
+    step_back_ns   the greatest number of ns by which a packet of steps_back is earlier than the previous packet
     """
 
     def __init__(self, config: EppingConfig) -> None:

@@ -3,7 +3,8 @@
 
 Files are processed in the given order, and the packets of a file in file order. The timestamps do not change the order.
 Timestamps may go backwards, for example between packets from different queues of a network card. If the timestamp of a
-reply is earlier than that of its request, no RTT is measured. The report shows how often timestamps went backwards.
+reply is earlier than the timestamp of its request, no RTT is measured. The report shows how often timestamps went
+backwards.
 
 Each readable file is processed, even if other files are truncated, are damaged, or are not captures. The report
 includes all packets that were read, even if the replay was stopped by Ctrl-C.
@@ -35,12 +36,13 @@ from otel_epping.replay.subnet_table import table
 def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, otlp: bool = False) -> bool:
     """Replays captures and prints the result. If `otlp` is True, also exports the result.
 
-    `events` is None or one of events.formats.FORMATS. If it is a format, each event is printed to standard output in
-    this format, and the report is printed to standard error. Returns True if all files were processed. Returns False
-    after Ctrl-C. In this case nothing is exported.
+    `events` is None or one of events.formats.FORMATS. If `events` is a format, each event is printed to standard output
+    in this format, and the report is printed to standard error. Returns True if all files were processed. After Ctrl-C,
+    exports nothing and returns False.
 
-    Raises EppingError if a file could not be read or the export failed. Before that, prints the result of all readable
-    files. If several failures occurred, the exception contains the last failure, and the others are printed.
+    Raises EppingError if a file could not be read or the export failed. Before it raises the exception, prints the
+    result of all readable files. If several failures occurred, the exception contains the last failure, and the other
+    failures are printed.
     """
     # Check the variables and open the first file before the program is compiled, because compiling takes a second.
     variables = standard.read() if otlp else None
@@ -67,7 +69,7 @@ def run(paths: Sequence[str], config: EppingConfig, events: str | None = None, o
 
 
 def _last_error(failures: list[str]) -> EppingError:
-    """Prints all failures except the last, one per line. Returns an exception with the last failure."""
+    """Prints all failures except the last, each in its own line. Returns an exception with the last failure."""
     for failure in failures[:-1]:
         click.echo(logs.exit_message(redaction.redact(failure)), err=True)
     return EppingError(failures[-1])
@@ -104,7 +106,8 @@ class ReplaySession:
     def print_result(self) -> None:
         """Prints the table of subnets and the report.
 
-        If events are printed, prints only the report, to standard error.
+        If the events were printed to standard output, does not print the table, and prints the report to standard
+        error.
         """
         reading = self._reader.read()
         events_lost = self._events.lost if self._events else 0
@@ -117,7 +120,7 @@ class ReplaySession:
 
     @contextmanager
     def _progress(self) -> Iterator[Callable[[int], object]]:
-        """Yields a function that updates a progress bar. Its argument is the number of bytes read since the last call.
+        """Yields a function that updates a progress bar. The argument is the number of bytes since its last call.
 
         The progress bar is shown only if standard error is a terminal.
         """
@@ -131,7 +134,7 @@ class ReplaySession:
 
 
 class _Export(ExportStatus):
-    """Exports the result once, to the receivers that are set by the standard OTEL_* variables."""
+    """Exports the result once, to the receivers that the standard OTEL_* variables set."""
 
     def __init__(self, replayer: Replayer, variables: standard.StandardVariables) -> None:
         super().__init__()

@@ -56,7 +56,9 @@ def _value(definition: Definition, node: "yaml.Node", where: str) -> Any:
 
 
 def read(path: str) -> dict[str, Given]:
-    """Returns the values in a file, by field of Settings. A key without a value is ignored.
+    """Returns the values in a settings file. The keys of the result are the names of fields of Settings.
+
+    If a key in the file has no value, the key is ignored.
 
     If the file is invalid, raises EppingError with the file, the line, the key and the allowed values.
     """
@@ -64,11 +66,11 @@ def read(path: str) -> dict[str, Given]:
         content = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise EppingError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
-    import yaml  # takes 1 MB of memory, and only a settings file needs it
+    import yaml  # takes 1 MB of memory, and is needed only to read a settings file
 
     try:
-        # The content is passed as bytes, because the encoding of YAML does not depend on the locale: it is UTF-8, or
-        # UTF-16 with a byte order mark.
+        # The content is passed as bytes, because the encoding of YAML does not depend on the locale: YAML is UTF-8
+        # text, or UTF-16 text with a byte order mark.
         root = yaml.compose(content, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""

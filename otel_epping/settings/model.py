@@ -6,9 +6,9 @@ To add a setting, add a field to Settings. The names of the setting are derived 
 `max_subnets` becomes the flag --max-subnets, the variable OTEL_EPPING_MAX_SUBNETS, and the key `max_subnets` in a file.
 The suffix _ns of a field is not part of these names.
 
-Click converts the values, and chooses between flag, variable, file and default. In addition to Click, pydantic would
-take 9 MB of memory and 90 ms at the start, and msgspec would take 1 MB of memory. Both would check values by rules that
-differ from those of the flags.
+Click converts the values, and chooses between flag, variable, file and default. No other library is
+used to check values: pydantic would take an additional 9 MB of memory and 90 ms at the start, and msgspec would take an
+additional 1 MB of memory. Both libraries check values by other rules than Click.
 """
 
 import dataclasses
@@ -38,11 +38,11 @@ class Spec(NamedTuple):
     """The properties of a setting, except its names and its default.
 
     short       the short flag, or ""
-    kernel      True if the setting is a field of EppingConfig. All commands that load the kernel program have the
-                setting as an option.
-    live_only   True if the setting is about interfaces. Commands that read captures do not have it as an option.
-    reloadable  True if SIGHUP applies a new value in the file. Otherwise a new value needs a restart.
-    unset       the text that is shown in place of the default None
+    kernel      True if the setting is a field of EppingConfig. The commands run, check, watch and replay have the
+                setting as an option, but see `live_only`.
+    live_only   True if the setting is about interfaces. Then the command replay does not have it as an option.
+    reloadable  True if a new value in the file takes effect after SIGHUP. Otherwise it takes effect after a restart.
+    unset       the text that is shown as the default if the default is None
     """
 
     type: click.ParamType[Any]
@@ -241,7 +241,8 @@ class Settings:
     def kernel(self) -> EppingConfig:
         """The configuration of the kernel program.
 
-        With a mirror port, the program detects duplicates (`copies`), because the port may receive a packet twice.
+        If a mirror port is watched, the program detects duplicates (`copies`), because a mirror port may receive a
+        packet twice.
         """
         values = {each.field: getattr(self, each.field) for each in DEFINITIONS if each.spec.kernel}
         return EppingConfig(**values, copies=bool(self.mirror))
@@ -266,12 +267,12 @@ class Definition(NamedTuple):
 
     @property
     def key(self) -> str:
-        """The name in a file."""
+        """The name of the setting in a settings file."""
         return self.field.removesuffix("_ns")
 
     @property
     def flag(self) -> str:
-        """The name on the command line."""
+        """The name of the setting on the command line."""
         return "--" + self.key.replace("_", "-")
 
     @property

@@ -18,11 +18,11 @@ from otel_epping.settings.types import text_of
 # The context settings of Click for all commands.
 COMMAND: dict[str, Any] = {"auto_envvar_prefix": PREFIX.rstrip("_"), "show_default": True, "max_content_width": 110}
 
-# Variables that Kubernetes sets in a pod for a Service whose name starts with otel-epping. Kubernetes sets them unless
-# enableServiceLinks of the pod is false.
+# Matches the variables that Kubernetes sets in each pod for a Service. If the name of the Service starts with
+# otel-epping, the names of the variables have our prefix. A pod with enableServiceLinks: false gets no such variables.
 _KUBERNETES_VARIABLE = re.compile(r".*_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_\w+)?)?)")
-# The form of the value that Kubernetes sets for NAME_PORT. A setting may have the variable NAME_PORT, but no setting
-# allows such a value.
+# Kubernetes sets the variable NAME_PORT to a value of this form. The name may be the same as the variable of a setting.
+# The two are distinguished by the value, because no setting allows a value of this form.
 _SERVICE_ADDRESS = re.compile(r"(tcp|udp|sctp)://\S+:\d+")
 
 
@@ -63,7 +63,7 @@ def ignored_variables() -> dict[str, str]:
 
 
 def _check_variables(ctx: click.Context) -> None:
-    """Raises EppingError if a variable has our prefix, but no option uses it and Kubernetes does not set it."""
+    """Raises EppingError if a variable has our prefix, but belongs neither to an option nor to a Service."""
     group = ctx.find_root().command
     commands = group.commands.values() if isinstance(group, click.Group) else (ctx.command,)
     known = {definition.variable for definition in DEFINITIONS}
@@ -129,7 +129,8 @@ def _with_options(
             settings = Settings(**values)
         return command(**arguments(settings), **given)
 
-    # A decorator adds its option before the options of all decorators that were applied earlier.
+    # The decorators are applied in reverse order, because a decorator adds its option before all options that were
+    # added earlier.
     for decorator in (_config_option, *map(_option_of, reversed(definitions))):
         configured = decorator(configured)
     return configured
@@ -145,7 +146,7 @@ def kernel_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def capture_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Adds the options of the kernel program, except the options about interfaces, because a capture has none."""
+    """Adds the options of the kernel program, except the options about interfaces, because no interface is watched."""
     definitions = [each for each in DEFINITIONS if each.spec.kernel and not each.spec.live_only]
     return _with_options(definitions, command, _kernel_config)
 
@@ -156,12 +157,12 @@ def all_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def sources(ctx: click.Context) -> dict[str, str]:
-    """Returns the source of each setting's value, by field: a flag, a variable, a line of a file, or `default`."""
+    """Maps each field of Settings to the source of its value: a flag, a variable, a line of a file, or `default`."""
     return {definition.field: _source(ctx, definition.field) or "default" for definition in DEFINITIONS}
 
 
 def _source(ctx: click.Context, field: str) -> str:
-    """Returns the flag, the variable or the line of the file that sets an option, or '' if the default applies."""
+    """Returns the flag, the variable or the line of the file that sets an option, or '' if it has its default."""
     name = field.removesuffix("_ns")
     source = ctx.get_parameter_source(field)
     if source is click.core.ParameterSource.COMMANDLINE:
@@ -174,9 +175,9 @@ def _source(ctx: click.Context, field: str) -> str:
 
 @contextmanager
 def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]:
-    """If the body raises EppingError, prepends the sources of the values of `fields` to the message.
+    """If the body of the `with` statement raises EppingError, adds sources at the start of the message.
 
-    Only variables and lines of the file are prepended. Flags are not prepended.
+    These are the sources of the values of `fields` that are variables or lines of the file. Flags are not added.
     """
     try:
         yield
@@ -187,9 +188,10 @@ def naming_source(ctx: click.Context, fields: Collection[str]) -> Iterator[None]
 
 
 def reread(ctx: click.Context, settings: Settings) -> Settings:
-    """Returns the settings with the current content of the file. Raises EppingError if the file is invalid.
+    """Reads the settings file again, and returns the new settings. Raises EppingError if the file is invalid.
 
-    Values from flags and variables are kept. If the file does not contain a setting, the default is used.
+    Values from flags and variables are kept. A setting without a flag, a variable or a line in the file gets its
+    default.
     """
     path = ctx.params.get("config")
     given = file.read(path) if path else {}

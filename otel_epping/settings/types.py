@@ -71,7 +71,7 @@ class Methods(click.ParamType[tuple[str, ...]]):
     name = "name,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
-        """Returns the names. Fails if a method is unknown, with a message that lists the known methods."""
+        """Returns the names. If a method is unknown, fails with a message that lists the known methods."""
         if isinstance(value, tuple):
             return value
         names = tuple(name.strip() for name in value.split(",") if name.strip())

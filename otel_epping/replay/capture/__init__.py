@@ -6,10 +6,10 @@
     decompress           decompression of gzip, bzip2, xz, lzma, zstd and lz4
     stream               a moving window over the bytes of a file
     pcap, pcapng         the two supported file formats: each module converts a stream into batches
-    unsupported_formats  detects other file formats, for the error message
+    unsupported_formats  detects other file formats, which the error message names
     link_types           the supported link types, and the conversion of packets to Ethernet
     packet_view          reads header fields of many packets at once
-    common_headers       readers for IP, Ethernet and LLC headers, which many other link headers contain
+    common_headers       readers for headers that many other link headers contain: IP, Ethernet and LLC
     lan_headers, wan_headers, wifi_headers      readers for all other link headers
 
 This package imports neither otel_epping.kernel nor OpenTelemetry.
@@ -29,7 +29,7 @@ __all__ = ["STANDARD_INPUT", "Capture", "CaptureError", "PacketBatch"]
 
 
 class Capture(Stream):
-    """An open capture, and a context manager that closes the file. `path` is a file or STANDARD_INPUT.
+    """An open capture. It is a context manager that closes the file. `path` is a file or STANDARD_INPUT.
 
     The first bytes of the file determine its format. The file name is not used for this.
     Raises CaptureError if the file cannot be opened, is empty, or does not have a supported format.
@@ -65,7 +65,7 @@ class Capture(Stream):
         raise self.error(f"is neither pcap nor pcapng (it begins with {magic.hex(' ')})", self.start)
 
     def _head(self, size: int) -> bytes:
-        """Returns the first bytes of the window, at most `size`."""
+        """Returns the first `size` bytes of the window, or all bytes if the window is smaller."""
         return bytes(self.memory[self.start : min(self.end, self.start + size)])
 
     def batches(self) -> Iterator[PacketBatch]:
@@ -78,8 +78,9 @@ class Capture(Stream):
     def ethernet_batches(self) -> Iterator[PacketBatch]:
         """Yields all packets of supported link types, each with an Ethernet header in place of its link header.
 
-        If some packets have unsupported link types, raises CaptureError after all other packets. A pcap file has only
-        one link type. If this link type is unsupported, raises CaptureError after the first packets were read.
+        If packets of a pcapng file have unsupported link types, yields all other packets, and then raises CaptureError.
+        All packets of a pcap file have the same link type. If this link type is unsupported, yields no packets, and
+        raises CaptureError after the first batch was read.
         """
         unsupported: Counter[int] = Counter()
         for batch in self.batches():
@@ -98,6 +99,6 @@ class Capture(Stream):
 
     def _cause(self, unsupported: tuple[int, int]) -> str:
         link_type, packets = unsupported
-        # If the file is a pcap file, it was not read to its end. So the number of its packets is unknown.
+        # A pcap file with an unsupported link type was not read to its end. So the number of its packets is unknown.
         count = "" if self._batches is pcap.batches else f"{packets:,} "
         return f"{count}packets of unsupported link type {link_types.describe(link_type)}"

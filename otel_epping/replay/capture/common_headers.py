@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads IP, Ethernet and LLC headers, which most other link headers contain."""
+"""Reads the headers that most other link headers contain: IP, Ethernet and LLC headers."""
 
 import numpy as np
 
@@ -37,7 +37,8 @@ def ethernet(view: PacketView) -> LinkHeaders:
 def with_checksum(read: HeaderReader) -> HeaderReader:
     """Returns a reader for frames that end with a frame check sequence.
 
-    Most captures do not contain the frame check sequence. The reader reports it as a trailer.
+    `read` reads the headers of these frames. The returned reader also reports the frame check sequence as a trailer.
+    Most captures do not contain the frame check sequence, and need no such reader.
     """
 
     def read_with_checksum(view: PacketView) -> LinkHeaders:
@@ -48,14 +49,14 @@ def with_checksum(read: HeaderReader) -> HeaderReader:
 
 
 def llc(view: PacketView) -> LinkHeaders:
-    """Reads an IEEE 802.2 LLC header: SNAP with an EtherType, or IP."""
+    """Reads an IEEE 802.2 LLC header. The header is for IP, or for SNAP with an EtherType."""
     unknown = fixed_size(0, view.zeros() + UNKNOWN)
     snap = choose(np.isin(view.big(0, 6), _SNAP), fixed_size(8, view.big(6)), unknown)
     return choose(view.big(0, 3) == _LLC_IP, fixed_size(3, view.zeros() + IPV4), snap)
 
 
 def after(size: int | Int64Array, read: HeaderReader) -> HeaderReader:
-    """Returns a reader that skips `size` bytes and applies `read` to the rest.
+    """Returns a reader that skips `size` bytes and applies `read` to the remaining bytes.
 
     `size` is one number for all packets, or an array of shape (packets,). The skipped bytes are part of the header.
     """

@@ -3,7 +3,7 @@
 
 The first bytes of the file determine the format. The Python standard library decompresses gzip, bzip2, xz and lzma, and
 from Python 3.14 also zstd (PEP 784). Before Python 3.14, zstd needs the package backports.zstd. lz4 needs the package
-lz4 with every Python version. The extra `compression` installs both packages.
+lz4 with every Python version. The extra `compression` of otel-epping installs both packages.
 
 A file in any of these formats may consist of several members in sequence. Such files are written, for example, by
 `cat a.gz b.gz`, bgzip, pbzip2 and pzstd.
@@ -19,7 +19,7 @@ from importlib import import_module
 from typing import Any, Protocol
 
 MAGIC_BYTES = 6
-"""Number of bytes that format_of() needs."""
+"""Number of bytes at the start of a file that format_of() needs."""
 
 _READ_BYTES = 1 << 16
 _PADDING = b"\0"
@@ -46,11 +46,11 @@ class _Member(Protocol):
 
 
 class _GzipMember:
-    """Wraps zlib in the interface of lzma.LZMADecompressor. Returns all bytes before a damaged place.
+    """Wraps zlib in the interface of lzma.LZMADecompressor. Returns all bytes before the first damage.
 
-    Python's gzip module is not used. It waits until a whole buffer of compressed bytes has arrived, and the size of the
-    buffer depends on the Python version. If a buffer contains damage, the gzip module drops all bytes that it has
-    decompressed from this buffer. The result of this class does not depend on how many bytes arrive at once.
+    Python's gzip module is not used. That module waits until a whole buffer of compressed bytes has arrived, and the
+    size of the buffer depends on the Python version. If a buffer contains damage, the gzip module drops all bytes that
+    it has decompressed from this buffer. With this class, the result does not depend on how many bytes arrive at once.
     """
 
     def __init__(self) -> None:
@@ -87,9 +87,9 @@ class _GzipMember:
 
 
 def _up_to_damage(member: "zlib._Decompress", compressed: bytes) -> Iterator[bytes]:
-    """Yields the decompressed bytes before the damage one by one.
+    """Yields the decompressed bytes before the damage, one byte at a time.
 
-    They are requested one by one, because the call of zlib that finds the damage returns no bytes.
+    Each call of zlib requests only one byte, because the call that finds the damage returns no bytes.
     """
     try:
         for at in range(-1, len(compressed)):
@@ -129,9 +129,9 @@ class Format:
     """A compressed file format.
 
     command      the command that decompresses a file to standard output
-    load         returns a factory of decompressors, and the exceptions that they raise if the data are damaged; raises
-                 ImportError if a package is missing
-    max_output   maximum number of bytes decompressed per call. If a file is damaged, at most this number of bytes
+    load         returns a function that creates a decompressor, and the exceptions that a decompressor raises if the
+                 data are damaged; raises ImportError if a package is missing
+    max_output   maximum number of bytes that one call decompresses. If a file is damaged, at most this number of bytes
                  before the damage is lost. With gzip, no byte before the damage is lost.
     """
 
@@ -141,7 +141,8 @@ class Format:
     max_output: int = 4096
 
 
-# RFC 8878 section 3.1: the magic numbers of a frame and of skippable frames. pzstd writes a skippable frame first.
+# RFC 8878 section 3.1: the magic numbers of a frame and of skippable frames. A file of pzstd starts with
+# a skippable frame.
 _ZSTD_MAGICS = (b"\x28\xb5\x2f\xfd", *(bytes([0x50 + i, 0x2A, 0x4D, 0x18]) for i in range(16)))
 _FORMATS: tuple[tuple[tuple[bytes, ...], Format], ...] = (
     ((b"\x1f\x8b",), Format("gzip", "gzip -dc", _gzip, _READ_BYTES)),  # RFC 1952
@@ -165,8 +166,8 @@ class Decompressor:
     """Reads the decompressed bytes of all members of a file. Skips zero bytes between members.
 
     `read_compressed(size)` returns at most `size` bytes, and no bytes at the end of the file. `head` contains the bytes
-    that were already read from the file. It must not be empty. Raises MissingPackageError if the package for the format
-    is not installed.
+    that were already read from the file. `head` must not be empty. Raises MissingPackageError if the package for the
+    format is not installed.
     """
 
     def __init__(self, format: Format, read_compressed: Callable[[int], bytes | None], head: bytes) -> None:
@@ -186,8 +187,8 @@ class Decompressor:
     def read(self, size: int) -> bytes:
         """Returns 1 to `size` bytes, or no bytes at the end of the file.
 
-        If the file is truncated or damaged, first returns the bytes before the damage. The next call raises
-        DamagedError.
+        If the file is truncated or damaged, the calls first return the bytes before the damage. After these calls, the
+        next call raises DamagedError.
         """
         while True:
             if not self._member:

@@ -25,8 +25,8 @@ _BY_FAMILY = lookup_table(256, {2: IPV4, 10: IPV6, 23: IPV6, 24: IPV6, 26: IPV6,
 # Numbers below _MIN_ETHERTYPE are not EtherTypes (IEEE 802.3). Linux uses some of these numbers for other protocols
 # (linux/if_ether.h).
 _MIN_ETHERTYPE, _LLC = 0x0600, 0x0004
-# Hardware types of linux/if_arp.h. In packets of type _NETLINK, the protocol field is not an EtherType. Packets of the
-# types in _WIRELESS contain another link header.
+# Hardware types of linux/if_arp.h. In packets with the type _NETLINK, the protocol field is not an EtherType. Packets
+# with the types in _WIRELESS contain another link header.
 _NETLINK, _WIRELESS = 824, {801: frame, 802: prism, 803: radiotap}
 
 # linux/netfilter/nfnetlink_log.h
@@ -34,7 +34,7 @@ _PACKET_HEADER, _PAYLOAD, _KIND = 1, 9, 0x3FFF
 _MAX_ATTRIBUTES = 64
 _ARCNET = lookup_table(256, {212: IPV4, 240: IPV4, 196: IPV6})  # RFC 1201, RFC 1051, RFC 2497
 _ARCNET_OLD = 240
-# The ERF types of records with an Ethernet frame, a PPP or HDLC frame, and an IP packet (libpcap's pcap-dag.c)
+# ERF types by the content of the record: an Ethernet frame, a PPP or HDLC frame, an IP packet (libpcap's pcap-dag.c)
 _ERF_ETHERNET, _ERF_HDLC, _ERF_IP = (2, 11, 16, 20), (1, 10, 15, 19), (22, 23)
 _ERF_MORE = 0x80
 _MAX_ERF_EXTENSIONS = 16
@@ -44,7 +44,8 @@ _START_OF_FRAME = 0xD5
 def null(view: PacketView) -> LinkHeaders:
     """Reads a BSD loopback header: an address family of 4 bytes, in the byte order of the capturing machine.
 
-    The number of the address family is below 256. So byte 0 or byte 3 contains this number, and the other byte is zero.
+    The number of the address family is below 256. So byte 0 or byte 3 contains this number, and the other of the
+    two bytes is zero.
     """
     return fixed_size(4, _BY_FAMILY[view.byte(0) | view.byte(3)])
 
@@ -86,7 +87,7 @@ def cooked_v2(view: PacketView) -> LinkHeaders:
 
 
 def nflog(view: PacketView) -> LinkHeaders:
-    """Reads Linux NFLOG: netlink attributes in the byte order of the capturing machine.
+    """Reads Linux NFLOG: a header of 4 bytes, then netlink attributes in the byte order of the capturing machine.
 
     One of these attributes contains the packet.
     """
@@ -170,7 +171,7 @@ def arcnet_linux(view: PacketView) -> LinkHeaders:
 
 
 def slip(view: PacketView) -> LinkHeaders:
-    """Reads a BSD SLIP header of 16 bytes: the direction, and the possibly compressed IP header as sent on the line."""
+    """Reads a BSD SLIP header of 16 bytes: the direction, and the IP header as it was sent, perhaps compressed."""
     return after(16, raw)(view)
 
 
@@ -195,7 +196,7 @@ def netanalyzer_transparent(view: PacketView) -> LinkHeaders:
 def erf(view: PacketView) -> LinkHeaders:
     """Reads Endace ERF: a record header of 16 bytes, extension headers of 8 bytes each, then the packet.
 
-    The packet is an Ethernet frame preceded by 2 bytes, a PPP or HDLC frame, or an IP packet.
+    The packet is a PPP or HDLC frame, an IP packet, or 2 bytes and an Ethernet frame.
     """
     kind = view.byte(8)
     more, size = kind, np.full(len(view), 16)

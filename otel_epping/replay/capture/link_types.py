@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Defines the supported link types, and converts packets to Ethernet, the only link type that the program reads.
+"""Defines the supported link types, and converts packets to Ethernet, because the program reads only Ethernet.
 
 To support another link type, add a row to LINK_TYPES: its number, its name, and a function that returns the size of
 each packet's link header and the EtherType of the payload. `make docs` generates docs/links.md from these tables.
 
-The conversion writes an Ethernet header with zero addresses directly before the network header. The Ethernet header
-overwrites the link header. If the link header is shorter, it also overwrites a part of the record header, which is no
-longer needed. So no packet is copied. A packet is counted with the length that it would have on Ethernet.
+The conversion writes an Ethernet header with zero addresses directly before the network header, so no packet is copied.
+The Ethernet header overwrites the link header. If the link header is shorter than the Ethernet header, the Ethernet
+header also overwrites a part of the record header. The record header is no longer needed. A packet is counted with the
+length that it would have on Ethernet.
 
 Source of the layouts: https://www.tcpdump.org/linktypes.html
 """
@@ -34,7 +35,7 @@ def _enclosed(view: PacketView, link_types: Int64Array) -> LinkHeaders:
     """Reads packets of different link types. A packet of an unsupported link type gets the EtherType UNKNOWN."""
     sizes, ethertypes, trailers = view.zeros(), view.zeros(), view.zeros()
     for number in np.unique(link_types).tolist():
-        # An envelope that contains another envelope is not supported.
+        # A link type of _ENVELOPES inside a link type of _ENVELOPES is not supported.
         if number in LINK_TYPES and number not in _ENVELOPES:
             of_type = link_types == number
             headers = LINK_TYPES[number].read(view.take(of_type))
@@ -113,7 +114,7 @@ LINK_TYPES: dict[int, LinkType] = {
     284: LinkType("Ethernet with a Marvell switch tag, DSA", common_headers.after(4, common_headers.ethernet)),
     285: LinkType("Ethernet with a Marvell switch tag, EDSA", common_headers.after(8, common_headers.ethernet)),
 }
-# Known link types that do not carry IP, or carry IP in an unsupported form. Error messages contain these names.
+# Known link types that do not carry IP, or that carry IP in an unsupported form. Error messages contain these names.
 UNSUPPORTED = {
     3: "AX.25",
     102: "BSD/OS SLIP",

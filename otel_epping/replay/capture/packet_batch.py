@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Represents up to MAX_PACKETS packets of a capture as numpy arrays.
 
-Creating a Python object for each packet would take as long as all other processing. So the reader of a file format uses
-Python only to go from record to record. numpy does everything else for the whole batch.
+Creating a Python object for a packet would take as much time as all other processing of the packet. So the reader of a
+file format uses Python only to go from record to record. numpy does everything else for the whole batch.
 """
 
 from dataclasses import dataclass, replace
@@ -13,8 +13,8 @@ import numpy.typing as npt
 Bytes = npt.NDArray[np.uint8]
 Int64Array = npt.NDArray[np.int64]
 
-# With this number of packets, the overhead of a numpy call is small, and intermediate arrays still fit into the
-# processor's cache.
+# With this number of packets, the overhead of a numpy call is small for each packet, and intermediate arrays still fit
+# into the processor's cache.
 MAX_PACKETS = 4096
 # libpcap's MAXIMUM_SNAPLEN. If a record has a greater length, the file is treated as damaged.
 MAX_CAPTURED = 262_144
@@ -23,7 +23,9 @@ UNTIMED_NS = 0
 
 @dataclass(frozen=True)
 class PacketBatch:
-    """Consecutive packets of a capture. A batch is valid until the next batch is requested, which reuses the buffer.
+    """Consecutive packets of a capture.
+
+    A batch is valid until the next batch is requested, because the next batch reuses the buffer.
 
     `buffer` has the shape (bytes,). All other arrays have the shape (packets,):
 
@@ -33,8 +35,8 @@ class PacketBatch:
     captured     number of captured bytes of each packet
     original     number of bytes of each packet on the wire
     times_ns     Unix time in ns; UNTIMED_NS if the timestamp is missing or invalid. A timestamp is invalid if it is
-                 1970-01-01 00:00 or earlier, if it needs more than 63 bits in ns (after the year 2262), or if its
-                 fraction is one second or more.
+                 1970-01-01 00:00 or earlier, or if it needs more than 63 bits in ns (after April 2262). A timestamp of
+                 pcap is also invalid if the field for the fraction of a second contains a second or more.
     link_types   LINKTYPE_ values (https://www.tcpdump.org/linktypes.html)
     """
 

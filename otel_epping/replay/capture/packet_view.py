@@ -16,8 +16,8 @@ Mask = npt.NDArray[np.bool_]
 class PacketView:
     """Packets in a buffer: the bytes of packet i are `buffer[starts[i]:ends[i]]`.
 
-    The parameter `place` is an offset from the start of each packet. It is one number for all packets, or an array of
-    shape (packets,). Each result has the shape (packets,). A byte outside of its packet is read as 0.
+    In the methods, the parameter `place` is an offset from the start of each packet. It is one number for all packets,
+    or an array of shape (packets,). Each result has the shape (packets,). A byte outside of its packet is read as 0.
     """
 
     buffer: Bytes
@@ -80,7 +80,7 @@ class LinkHeaders:
 
 
 HeaderReader = Callable[[PacketView], LinkHeaders]
-"""Reads the link headers of packets that have one link type."""
+"""Reads the link headers of packets that all have the same link type."""
 
 UNKNOWN = 0
 IPV4, IPV6, MPLS, MPLS_MULTICAST, PPPOE_SESSION = 0x0800, 0x86DD, 0x8847, 0x8848, 0x8864

@@ -7,10 +7,11 @@ packet nor the byte order, and treats a truncated file as complete. scapy reads 
 Variants of the format are read in the same way as in libpcap (sf-pcap.c) and Wireshark (wiretap/libpcap.c):
 
 - Files of libpcap with Alexey Kuznetzov's patches, as in Red Hat 6 and SuSE 6: each record header has 8 or 12
-  additional bytes. The magic number also differs, except in some versions from ss990417 on.
+  additional bytes. The magic number also differs from that of libpcap, except with some versions of the patches from
+  ss990417 on.
 - Files of Nokia IPSO: each record header has 4 additional bytes.
 - Files of versions 2.0 to 2.2, and version 543.0 of DG/UX: captured and original length are swapped.
-- Files of version 2.3: captured and original length are in either order.
+- Files of version 2.3: captured and original length may be in either order.
 - Files of AIX: the version is 2.2, the fraction of a timestamp is in ns, and link types are the interface types of
   RFC 1573.
 - Files of Ixia (lcap): the file header has 4 additional bytes.
@@ -39,16 +40,23 @@ _US, _NS = 1000, 1
 
 
 class _Lengths(Enum):
-    """The order of the captured and the original length in a record header, as a format of the struct module."""
+    """The order of the captured and the original length in a record header.
+
+    The value is a format of the struct module. It reads the captured length, or both lengths if the order is unknown.
+    """
 
     USUAL = "8xI"
     SWAPPED = "12xI"
-    EITHER = "8xII"  # the captured length is the smaller one
+    EITHER = "8xII"  # the smaller of the two is the captured length
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """The layout of records. `unit_ns` is the unit of a timestamp's fraction in ns. `header` is in bytes."""
+    """The layout of records.
+
+    `unit_ns` is the unit, in ns, of the field for the fraction of a second in a timestamp. `header` is the size of a
+    record header in bytes.
+    """
 
     order: str
     unit_ns: int
@@ -94,7 +102,8 @@ _VERSIONS = {(2, 4): _Lengths.USUAL, (2, 3): _Lengths.EITHER, (543, 0): _Lengths
 _AIX_VERSION = (2, 2)
 _AIX_LINKS = {6: 1, 9: 6, 15: 10, 24: 0}
 _LINK_BITS = 0xFFFF
-# If _CHECK_SEQUENCE_BIT is set, the highest four bits are the length of the frame check sequence in units of 16 bits.
+# If _CHECK_SEQUENCE_BIT is set in the field of the link type, the highest four bits of the field are the length of the
+# frame check sequence in units of 16 bits.
 _CHECK_SEQUENCE_BIT, _CHECK_SEQUENCE_SHIFT = 0x0400_0000, 28
 # Wireshark's maximum packet length.
 _MAX_ORIGINAL = 128 << 20
@@ -129,7 +138,7 @@ def _file_header(stream: Stream) -> _Layout:
     stream.start += magic.file_header
     if (major, minor) == _AIX_VERSION and link in _AIX_LINKS:
         return replace(layout, unit_ns=_NS, link_type=_AIX_LINKS[link])
-    # If the file is a pipe, do not wait for more bytes, but use the likeliest size, as libpcap does.
+    # If the file is a pipe, do not wait for the first records, but use the likeliest size, as libpcap does.
     if len(magic.headers) > 1 and stream.size:
         stream.fill(_TRIED_RECORDS * (_MODIFIED_SMP + MAX_CAPTURED))
         fitting = (size for size in magic.headers if _is_plausible(stream, replace(layout, header=size)))
@@ -206,7 +215,7 @@ def _batch(stream: Stream, records: list[int], layout: _Layout) -> PacketBatch:
         captured, original = np.minimum(captured, original), np.maximum(captured, original)
     if layout.check_sequence:
         captured, original = without_trailers(captured, original, layout.check_sequence)
-    # A timestamp is invalid if its fraction is one second or more.
+    # A timestamp is invalid if the field for the fraction of a second contains a second or more.
     timed = fraction * layout.unit_ns < 10**9
     return PacketBatch(
         buffer=stream.buffer,

@@ -85,7 +85,8 @@ def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
     """Returns the type of the next packet blocks, and the indexes of the complete blocks of this type.
 
     Moves the start of the window to the end of these blocks. Skips blocks that are neither packet, section nor
-    interface blocks. Stops before a section or interface block, a packet block of another type, or a damaged block.
+    interface blocks. Stops before a section block, an interface block, a packet block of another type, and a block that
+    is damaged or incomplete.
     """
     memory, at, end = stream.memory, stream.start, stream.end
     head = struct.Struct(f"{section.order}II").unpack_from
@@ -106,10 +107,10 @@ def _walk(stream: Stream, section: _Section) -> tuple[int, list[int]]:
 
 
 def _process_block(stream: Stream, section: _Section) -> _Section:
-    """Processes the next block, and returns the section that applies after it.
+    """Processes the next block, and returns the section to which the following blocks belong.
 
-    Reads section and interface blocks. If the block is a packet block, only fills the window until it contains the
-    complete block. Skips all other blocks.
+    Reads a section or interface block. If the block is a packet block, only fills the window until the window contains
+    the complete block. Skips any other block.
     """
     magic = bytes(stream.memory[stream.start + 8 : stream.start + 12])
     kind, length = struct.unpack_from(f"{section.order}II", stream.memory, stream.start)
@@ -152,7 +153,7 @@ def _interface(block: bytes, order: str) -> _CaptureInterface:
         elif code == _TSOFFSET and len(value) == 8:
             (offset_s,) = struct.unpack(f"{order}q", value)
         at += 4 + -(-length // 4) * 4
-    # If the highest bit is set, the resolution is a power of two, otherwise a power of ten.
+    # If the highest bit is set, the number of units per second is a power of two. Otherwise it is a power of ten.
     units_per_s = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
     return _CaptureInterface(link, snap_length, units_per_s, offset_s, check_sequence)
 
@@ -201,7 +202,7 @@ def _packets(stream: Stream, section: _Section, kind: int, at: Int64Array) -> It
 def _times_ns(section: _Section, number: Int64Array, ticks: np.ndarray[tuple[int], np.dtype[np.uint64]]) -> Int64Array:
     """Returns the Unix times of packets in ns. An invalid time becomes UNTIMED_NS.
 
-    `number` contains the interface number of each packet. The resolution and the offset of the interface are applied.
+    `number` contains the interface number of each packet. The resolution and the offset of that interface are applied.
     """
     times_ns = np.full(len(number), UNTIMED_NS, np.int64)
     for each in np.unique(number).tolist():

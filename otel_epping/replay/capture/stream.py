@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads a capture into a moving window. The capture may be compressed, and may be a file or standard input.
 
-mmap is not used: if another process truncates a mapped file, SIGBUS ends this process. Also, pipes and compressed files
-cannot be mapped. Reading one megabyte at a time into the same memory is as fast as mmap, and link_types.py may write
-into this memory.
+mmap is not used: if another process truncates a mapped file, SIGBUS ends this process. Also, pipes and decompressed
+data cannot be mapped. Reading one megabyte at a time into the same memory is as fast as mmap, and link_types.py may
+write into this memory.
 """
 
 import os
@@ -23,10 +23,10 @@ from otel_epping.replay.capture.errors import CaptureError
 
 STANDARD_INPUT = "-"
 WINDOW = 1 << 20
-# Number of additional bytes before and after the window. If a link header at an edge of the window is read or written,
-# the access stays inside the buffer.
+# Number of additional bytes before and after the window. They keep each access inside the buffer when a link header at
+# an edge of the window is read or written.
 _MARGIN = 64
-# Maximum number of bytes that are decompressed at a time. It is so small that the bytes fit into the processor's cache.
+# Maximum number of bytes that are decompressed at a time. With this maximum, they fit into the processor's cache.
 _DECOMPRESSED_READ = 1 << 16
 
 
@@ -98,7 +98,7 @@ class Stream:
     def fill(self, size: int) -> bool:
         """Reads until the window contains at least `size` bytes. `size` is at most WINDOW.
 
-        Reads more bytes if more bytes are available. Returns False if the capture ends before the window contains
+        Also reads further bytes if they are available. Returns False if the capture ends before the window contains
         `size` bytes. Raises CaptureError if the file cannot be read, or if the compressed data are damaged. All bytes
         before the damage are read first.
         """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recognises unsupported file formats by their first bytes. An error message then shows the format and the cure.
+"""Recognises an unsupported format by the first bytes of the file. The error message shows the format and the cure.
 
 The magic numbers are from Wireshark's wiretap library, from file(1), and from the specifications of the formats.
 """
@@ -25,8 +25,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x54\x52\x00\x64\x00", f"is an HP-UX nettl trace: {_EDITCAP}"),
     (0, b"\x05VNF", f"is a Visual Networks capture: {_EDITCAP}"),
     (0, b"EyeSDN", f"is an EyeSDN trace: {_EDITCAP}"),
-    # The magic number is in the system trace header, which follows the header of the first buffer. It is different for
-    # 32-bit and 64-bit systems.
+    # The magic number is in the system trace header, which follows the header of the first buffer. 32-bit and 64-bit
+    # systems have different magic numbers.
     (0x48, b"\x02\0\x01\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0x48, b"\x02\0\x02\xc0", f"is a Windows event trace: {_ETL2PCAPNG}"),
     (0, b"PK\x03\x04", "is a zip archive: unzip FILE"),
@@ -45,7 +45,8 @@ _MAGICS: tuple[tuple[int, bytes, str], ...] = (
 )
 _TEXT = frozenset(b"\t\n\r\x1b" + bytes(range(0x20, 0x7F)))
 _MIN_TEXT_BYTES = 4
-# Endace ERF has no magic number. A record begins with a timestamp, type, flags, and record length in network byte order
+# Endace ERF has no magic number. A record begins with a timestamp (little-endian), the type, the flags, and the
+# record length (big-endian). See the specification of the format
 # (https://www.endace.com/erf-extensible-record-format-types.pdf).
 _ERF_TYPES = frozenset(range(1, 49))
 _ERF_SECONDS = slice(4, 8)

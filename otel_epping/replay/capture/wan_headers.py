@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads link headers of wide area networks: PPP, Cisco HDLC, Frame Relay, ATM, DOCSIS, and those of Juniper routers."""
+"""Reads link headers of wide area networks: PPP, Cisco HDLC, Frame Relay, ATM, DOCSIS, and Juniper's headers."""
 
 import numpy as np
 
@@ -26,7 +26,7 @@ _NLPID_IPV4, _NLPID_IPV6, _NLPID_SNAP, _NLPID_PPP = 0xCC, 0x8E, 0x80, 0xCF
 _BY_NLPID = lookup_table(256, {_NLPID_IPV4: IPV4, _NLPID_IPV6: IPV6})
 _UNNUMBERED = 0x03
 _BRIDGED = 0x0080C2  # the OUI of IEEE 802.1
-_BRIDGED_ETHERNET = (0x0001, 0x0007)  # with a frame check sequence, and without
+_BRIDGED_ETHERNET = (0x0001, 0x0007)  # the first has a frame check sequence, the second has none
 # tcpdump's print-juniper.c
 _JUNIPER_MAGIC, _JUNIPER_EXTENDED, _JUNIPER_BARE = 0x4D4743, 0x80, 0x02
 
@@ -51,7 +51,7 @@ def ppp(view: PacketView) -> LinkHeaders:
 
 
 def pppd(view: PacketView) -> LinkHeaders:
-    """Reads PPP as pppd captures it: the address field contains the direction instead."""
+    """Reads PPP as pppd captures it: the address field contains the direction instead of an address."""
     return after(2, _ppp_protocol)(view)
 
 
@@ -85,7 +85,10 @@ def frame_relay(view: PacketView) -> LinkHeaders:
 
 
 def atm(view: PacketView) -> LinkHeaders:
-    """Reads ATM payloads: LLC with SNAP or with an NLPID (RFC 2684), or IP or PPP without LLC (RFC 2364)."""
+    """Reads the payload of ATM, with or without an LLC header.
+
+    With LLC, a SNAP header or an NLPID follows (RFC 2684). Without LLC, the payload is IP (RFC 2684) or PPP (RFC 2364).
+    """
     head = view.big(0, 3)
     snap = choose(view.big(3, 3) == _BRIDGED, _snap(view.skip(3), 2).preceded_by(3), llc(view))
     bare = choose(np.isin(view.big(0), (0x0021, 0x0057)), _ppp_protocol(view), raw(view))

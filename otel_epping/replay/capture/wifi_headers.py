@@ -10,7 +10,8 @@ import numpy as np
 from otel_epping.replay.capture.common_headers import CHECKSUM, after, llc
 from otel_epping.replay.capture.packet_view import ETHERNET_HEADER, LinkHeaders, Mask, PacketView, only_if
 
-# The first byte and the second byte of the frame control field, IEEE 802.11 9.2.4.1
+# Values of the frame control field, IEEE 802.11 9.2.4.1. The values in the first line are for the first byte of the
+# field, the values in the second line for the second byte.
 _VERSION_AND_TYPE, _DATA, _NO_DATA, _QOS = 0x0F, 0x08, 0x40, 0x80
 _TO_AND_FROM, _MORE_FRAGMENTS, _PROTECTED, _ORDER = 0x03, 0x04, 0x40, 0x80
 _FRAGMENT_NUMBER = 0x0F
@@ -27,7 +28,7 @@ _PRISM_BYTES = 144
 
 
 def frame(view: PacketView) -> LinkHeaders:
-    """Reads the header of a frame without a driver header."""
+    """Reads a frame header that no driver header precedes."""
     return _frame(view, np.zeros(len(view), bool))
 
 
