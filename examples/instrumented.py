@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An application that exports the round-trip times (RTTs) of its network. The application contains no code for otel-epping.
+"""An application that exports the round-trip times (RTTs) of its network.
+
+The application contains no code for otel-epping. To run it, install the extra `instrument`:
 
     pip install 'otel-epping[instrument]'
     sudo OTEL_SERVICE_NAME=shop OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python instrumented.py
