@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An application without any code for otel-epping that exports the round-trip times (RTTs) of its network:
+"""An application that exports the round-trip times (RTTs) of its network.
+
+The application contains no code for otel-epping. To run it, install the extra `instrument`:
 
     pip install 'otel-epping[instrument]'
     sudo OTEL_SERVICE_NAME=shop OTEL_EPPING_INTERFACE=eth0 opentelemetry-instrument python instrumented.py
 
-The same exporter exports the application's counter and the RTTs of the interface, with the same resource. Without the
-required privileges the application runs without RTTs and logs one warning.
+The same exporter exports the application's counter and the RTTs of the interface, with the same resource. If the
+process lacks the required privileges, the application runs, exports no RTTs and logs one warning.
 """
 
 import time

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Uses otel-epping as a library. An application with its own MeterProvider also exports the RTTs of its network.
 
-Run it as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. The argument is the interface to watch:
+Run this program as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON. The argument is the interface to watch:
 
     OTEL_EXPORTER_OTLP_ENDPOINT=http://localhost:4317 python examples/library.py eth0
 """

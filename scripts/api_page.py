@@ -41,7 +41,8 @@ def _signature(name: str, value: Callable[..., Any]) -> str:
 
 
 def _section(level: int, name: str, value: Any) -> str:
-    # A table row in a docstring begins with a name and two spaces. Rows are indented here, and so become a code block.
+    # A table row in a docstring begins with a name and two spaces. Such rows are indented here, so that Markdown shows
+    # them as a code block.
     body = re.sub(r"^(\w+ {2,}\S.*)$", r"    \1", inspect.getdoc(value) or "", flags=re.M)
     return f"\n{'#' * level} {name}\n\n```python\n{_signature(name, value)}\n```\n\n{body}\n"
 
