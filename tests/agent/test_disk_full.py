@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent with a full disk. The agent writes only two things: its log, and the output of the console exporter."""
+"""Runs the agent with a full disk.
+
+The agent writes only two things: its log, and the output of the console exporter.
+"""
 
 import subprocess
 from pathlib import Path

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `service.instance.id`. A restart does not change the id. Agents that run at the same time have different ids."""
+"""Tests `service.instance.id`. A restart does not change the id.
+
+Agents that run at the same time have different ids.
+"""
 
 import uuid
 from collections.abc import Callable

@@ -95,7 +95,10 @@ def test_a_watchdog_of_another_process_or_without_a_valid_timeout_is_ignored(
 
 
 def test_without_a_receiver_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Without NOTIFY_SOCKET, the notifier does nothing. If the socket does not exist, the notifier drops the message."""
+    """Without NOTIFY_SOCKET, the notifier does nothing.
+
+    If the socket does not exist, the notifier drops the message.
+    """
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert Notifier().interval_s is None
     Notifier().ready("x")

@@ -39,7 +39,10 @@ RING_EVENTS = 40_000  # more events than fit in the ring buffer of bpf/events.h
 
 
 class Watch:
-    """A running `watch` command. The command writes its output to a file or, if `piped` is true, to `process.stdout`."""
+    """A running `watch` command.
+
+    The command writes its output to a file or, if `piped` is true, to `process.stdout`.
+    """
 
     def __init__(
         self, namespace: Namespace, folder: Path, *arguments: str, piped: bool = False, command: list[str] = AGENT

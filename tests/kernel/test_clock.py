@@ -26,7 +26,10 @@ class Machine:
         self.clock = Clock(lambda: self.wall_ns, lambda: self.elapsed_ns)
 
     def after(self, elapsed_ns: int, step_ns: int = 0) -> int:
-        """Let time pass, and then move the wall clock by `step`. Return the tested clock minus the wall clock, in ns."""
+        """Let time pass, and then move the wall clock by `step`.
+
+        Return the tested clock minus the wall clock, in ns.
+        """
         self.elapsed_ns += elapsed_ns
         self.wall_ns += elapsed_ns + step_ns
         return self.clock() - self.wall_ns

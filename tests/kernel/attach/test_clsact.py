@@ -119,7 +119,10 @@ def test_other_filters_see_all_packets_and_stay(hosts: Hosts, start: Callable[..
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """Other filters run after ours. They have priority 2, or a priority that the kernel has chosen (0 requests this)."""
+    """Other filters run after ours.
+
+    They have priority 2, or a priority that the kernel has chosen (0 requests this).
+    """
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)
@@ -190,7 +193,10 @@ def test_our_qdisc_stays_if_another_filter_uses_it(hosts: Hosts, start: Callable
 
 
 def test_the_next_agent_removes_filters_of_a_killed_agent(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """The next agent also removes old filters from interfaces that it does not watch. Filters of a running agent stay."""
+    """The next agent also removes old filters from interfaces that it does not watch.
+
+    Filters of a running agent stay.
+    """
     living = start("-i", "lo", *CLSACT, **ANYWHERE)
     killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
     before = filters(ns, "lo")

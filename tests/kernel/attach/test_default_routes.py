@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `auto`. It selects each interface that has a default route of any form, and follows each change of the routes."""
+"""Tests `auto`.
+
+It selects each interface that has a default route of any form, and follows each change of the routes.
+"""
 
 import select
 import struct
@@ -19,7 +22,10 @@ GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 
 class Router:
-    """The default routes of a host with two interfaces. The routes are updated in the same way as in InterfaceMonitor."""
+    """The default routes of a host with two interfaces.
+
+    The routes are updated in the same way as in InterfaceMonitor.
+    """
 
     def __init__(self, host: Namespace) -> None:
         self.host = host

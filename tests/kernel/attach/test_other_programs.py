@@ -62,7 +62,10 @@ class Watched:
         return found
 
     def exchange(self) -> list[int]:
-        """Send packets in both directions. Return the numbers of received and of transmitted packets that were counted."""
+        """Send packets in both directions.
+
+        Return the numbers of received and of transmitted packets that were counted.
+        """
         before = self.counted()
         for _ in range(PACKETS):
             for end, address in zip(self.ends, self.addresses[::-1], strict=True):
@@ -190,7 +193,10 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_program_that_hides_no_packets_is_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The other program hides no packets now, but may do so later. So the monitor still moves our program to the front."""
+    """The other program hides no packets now, but may do so later.
+
+    So the monitor still moves our program to the front.
+    """
     caplog.set_level(logging.INFO)
     watched = watch(hook)
     with PUT[hook](watched.name, other_programs.VERDICTS["UNSPEC"], "first"):
@@ -248,7 +254,10 @@ def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.L
 
 
 def test_a_filter_before_which_nobody_can_attach_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The filter has priority 1, and is for another protocol than our filter. So our filter cannot be placed before it."""
+    """The filter has priority 1, and is for another protocol than our filter.
+
+    So our filter cannot be placed before it.
+    """
 
     def before(name: str) -> None:
         run = watch.hosts.here.run
@@ -358,7 +367,10 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Replace the program of our filters by one that accepts all packets. The filters keep their priority and handle."""
+    """Replace the program of our filters by one that accepts all packets.
+
+    The filters keep their priority and handle.
+    """
     found = [each for way in POINTS for each in clsact.in_order(socket.if_nametoindex(watched.name), way)]
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for each in found:

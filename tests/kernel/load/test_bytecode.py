@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how the loader moves blocks of compiled instructions. The kernel runs each program before and after the move."""
+"""Tests how the loader moves blocks of compiled instructions.
+
+The kernel runs each program before and after the move.
+"""
 
 import ctypes
 import os
@@ -59,7 +62,10 @@ def recorded(number: int) -> list[Step]:
 
 
 def any_program(seed: int) -> bytes:
-    """Return a random program. Each block may jump to a later block or exit. Some blocks are rare. Some load 64 bits."""
+    """Return a random program. Each block may jump to a later block or exit. Some blocks are rare.
+
+    Some load 64 bits.
+    """
     chance = random.Random(seed)
     count = chance.randrange(3, 40)
     blocks, reached = [], set[int]()

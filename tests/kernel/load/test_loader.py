@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the errors for a program that cannot be compiled or loaded. Each error names the cause, the line and the cure."""
+"""Tests the errors for a program that cannot be compiled or loaded.
+
+Each error names the cause, the line and the cure.
+"""
 
 import json
 import os

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a reading has all counts of the program's maps, although the reader reads only buckets known to be in use."""
+"""Tests that a reading has all counts of the maps, although the reader reads only buckets known to be in use."""
 
 import threading
 from collections.abc import Callable
