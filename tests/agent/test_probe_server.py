@@ -58,7 +58,7 @@ def connect(probes: ProbeServer) -> socket.socket:
 
 
 def exchange(probes: ProbeServer, request: bytes) -> bytes:
-    """Send a request, and return all bytes that the server sends until it closes the connection."""
+    """Send a request, and return all bytes that the server sends until the server closes the connection."""
     with connect(probes) as client:
         client.sendall(request)
         answer = b""
@@ -76,9 +76,9 @@ LISTEN = "0A"
 def held(probes: ProbeServer) -> int:
     """Return the number of connections that the server has open.
 
-    A connection that the process has closed may still be in the kernel's list. There it has no inode, and is not
-    counted. The function does not count the descriptors of this process, because threads of earlier tests may close
-    descriptors at the same time.
+    The kernel may still list a connection that the process has closed. In this list, a closed connection has no inode,
+    and the function does not count it. The function does not count the descriptors of this process, because threads of
+    earlier tests may close descriptors at the same time.
     """
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ...; the tenth field is the inode

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent in sandboxes and under limits. The agent works, or one line names the cause.
+"""Runs the agent in sandboxes and under limits.
 
-`check` prints this line too.
+Either the agent works, or one line names the cause. `check` prints the same line.
 """
 
 import errno

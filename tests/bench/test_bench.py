@@ -53,7 +53,7 @@ def id_of(program_fd: int) -> str:
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The results of all benchmarks. Another program is on both hooks for comparison.
 
-    Two halves of the benchmarks run in parallel.
+    The benchmarks are divided into two halves, which run in parallel.
     """
     theirs = programs.Contender(COMPARED, {"both": programs.load(COMPARED, SLOW)})
     folder = tmp_path_factory.mktemp("bench")

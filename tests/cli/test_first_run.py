@@ -48,7 +48,7 @@ def without(*paths: str) -> list[str]:
 def kernel_maps(size: int) -> list[dict[str, Any]]:
     """Return the BPF maps that have `size` elements.
 
-    A test gives its agent an unusual size, and finds the agent's maps by it.
+    A test gives its agent an unusual size, and finds the agent's maps by this size.
     """
     listed = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
     return [entry for entry in json.loads(listed) if entry["max_entries"] == size]

@@ -17,7 +17,7 @@ from tests.support.command import Agent, environment
 from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody
 
-# With -X importtime, Python writes such a line for each module after the import of the module.
+# With -X importtime, Python writes a line that starts with this text after each import of a module.
 IMPORTED = "import time:"
 RUN = ("run", "-i", "lo")
 
@@ -60,7 +60,7 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
 def test_ctrl_c_during_imports_ends_the_command(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
     """After Python has started to import otel_epping, Ctrl-C gives no traceback.
 
-    Before that, Python itself may print one.
+    Before that, Python itself may print a traceback.
     """
     assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
 
@@ -94,7 +94,7 @@ def test_a_second_signal_ends_the_agent_at_once(start: Callable[..., Agent], bla
 def test_a_signal_that_arrives_twice_counts_once(ns: Namespace, start: Callable[..., Agent]) -> None:
     """timeout(1) sends the signal first to its child, and then to the child's process group.
 
-    So the child gets it twice.
+    So the child gets the signal twice.
     """
     with Sink(namespace=ns) as sink:
         agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)

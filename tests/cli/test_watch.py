@@ -105,7 +105,7 @@ def flow_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def reset(lab: Lab, address: str) -> None:
-    """Open a connection from the client, exchange a request and a response, and end it with a RST."""
+    """Open a connection from the client. Exchange a request and a response. End the connection with a RST segment."""
     with lab.client.entered(), socket.create_connection((address, traffic.PORT)) as connection:
         connection.sendall(traffic.request(100, 100))
         assert len(connection.recv(200)) == 100
@@ -138,7 +138,7 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
             flow_events[flow].append((line["flow_event"], line["reason"]))
             continue
         rtts[flow[0]].append(line["rtt"])
-        # The router receives replies of servers on its interface to the servers (ingress).
+        # Replies of servers arrive at the router on its interface to the servers, so their direction is ingress.
         assert line["match_on_egress"] == (flow[0] not in lab.addresses)
         least[flow] = min(line["rtt"], least.get(flow, line["rtt"]))
         assert line["min_rtt"] == least[flow]

@@ -181,7 +181,10 @@ def test_idle_flows_are_closed_after_the_timeouts_of_epping(bench: Bench, reader
 
 
 def test_an_unanswered_flow_ends_without_an_event(bench: Bench, reader: EventReader) -> None:
-    """If no event reported that a direction was opened, no event reports its end (UNOPENED_FLOW_LIFETIME of ePPing)."""
+    """A direction that was not reported as open is not reported as closed.
+
+    The flow gets no response, and ends after the time that ePPing calls UNOPENED_FLOW_LIFETIME.
+    """
     idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 20_000 * SECOND
     idle_flows.close_idle(start_ns)

@@ -26,7 +26,7 @@ class Machine:
         self.clock = Clock(lambda: self.wall_ns, lambda: self.elapsed_ns)
 
     def after(self, elapsed_ns: int, step_ns: int = 0) -> int:
-        """Let time pass, and then move the wall clock by `step`.
+        """Let time pass, and then move the wall clock by `step_ns`.
 
         Return the tested clock minus the wall clock, in ns.
         """

@@ -27,7 +27,7 @@ def in_a_pause(sink: Sink, interval_s: float) -> None:
 
 
 def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """While the collector is stopped, it refuses connections. So it receives no request that it does not respond to.
+    """A stopped collector refuses connections. So every request that arrives at the collector gets a response.
 
     Therefore the sums of the deltas are exact.
     """

@@ -58,7 +58,8 @@ def check_histogram(point: Any) -> None:
 def contradicts(point: Any) -> bool:
     """Return true if the point contradicts itself.
 
-    The minimum or the maximum is missing, or is not in the outermost bucket on its side, or the mean is out of range.
+    A point contradicts itself if its minimum or maximum is missing, if the minimum is not in the first bucket, if the
+    maximum is not in the last bucket, or if the mean is not between minimum and maximum.
     """
     if not point.HasField("min"):
         return True

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pipelines. OTEL_* variables select the exporters. If a variable is wrong, one line names it and the cure."""
+"""Tests pipelines. OTEL_* variables select the exporters.
+
+If a variable is wrong, one line names the variable and the cure.
+"""
 
 import os
 import socket

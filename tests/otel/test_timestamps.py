@@ -116,9 +116,8 @@ def test_a_step_of_the_wall_clock_does_not_extend_the_timeout(
 ) -> None:
     """The wall clock may be set back between two tries.
 
-    The official exporters compute the remaining time by the wall clock.
-
-    Our sender must not wait longer because of that.
+    The official exporters compute the remaining time by the wall clock. Our sender must not wait longer because of such
+    a step.
     """
     clock = count(time.time(), -HOUR_S)
     with socket.create_server(("127.0.0.1", 0)) as listener:

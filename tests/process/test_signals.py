@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the deadline after the first signal. A process that hangs is ended. A process that already exits is not."""
+"""Tests the deadline after the first signal. The deadline ends a process that hangs, but not one that already exits."""
 
 import subprocess
 import sys

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests standard streams that are closed or full, or that have a narrow encoding.
 
-Commands end as with normal streams.
+Commands end in the same way as with normal streams.
 """
 
 import os

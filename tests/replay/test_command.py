@@ -103,7 +103,7 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(
 def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
     """The command prints an error line for each file.
 
-    It prints these lines before it compiles the program, because the compilation takes a second.
+    The command prints these lines before it compiles the program, because the compilation takes a second.
     """
     names = [str(tmp_path / name) for name in "ab"]
     result = epping(ns, "replay", *names)
@@ -147,7 +147,7 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
 def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
     """A packet that was truncated within a header is not malformed.
 
-    But a complete packet that ends within a header is.
+    A complete packet that ends within a header is malformed.
     """
     whole = [one for one in PACKETS if len(one.data) > 60]
     cut = [one._replace(data=one.data[:50]) for one in whole]

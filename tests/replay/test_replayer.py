@@ -140,7 +140,10 @@ def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> Non
 
 
 def test_impossible_lengths(replayer: Replayer, replay: Replay) -> None:
-    """Some packets have an original length below the captured length. Others have one above the limit of the kernel."""
+    """Some packets have an original length below the captured length.
+
+    Other packets have an original length above the limit of the kernel.
+    """
     conversation = fresh()
     replay(pcap([one._replace(original=3) for one in conversation.packets(*LINKS["ethernet"])]))
     check(table(replayer), conversation)

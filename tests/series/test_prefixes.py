@@ -63,7 +63,8 @@ def test_the_busiest_subnets_are_exported_individually(bench: Bench) -> None:
     together = 2 * sum(1 + subnet for subnet in range(5))
     apart = sum(receiver.total(PACKETS, subnet=str(network_of(subnet)))["value"] for subnet in range(8))
     assert apart == sum(crowd.packets_of.values()) - together
-    # A subnet replaces an exported subnet only if it is at least twice as busy. The new series has only the new counts.
+    # A new subnet replaces an exported subnet only if the new subnet is at least twice as busy. The new series has only
+    # the new counts.
     for _ in range(3):
         crowd.ping(4, 5 * MS)
     receiver.export()

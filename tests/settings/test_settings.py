@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests the table of settings.
 
-For flags, variables and the file, it tests the values, their sources, and the errors.
+For flags, variables and the file, the tests check the values, the sources of the values, and the errors.
 """
 
 import json
@@ -78,9 +78,9 @@ def test_the_tests_cover_every_setting() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Users can set all fields of EppingConfig but three.
+    """Users can set all fields of EppingConfig except three fields.
 
-    Commands and the setting `mirror` set the other three fields.
+    Commands and the setting `mirror` set these three fields.
     """
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}

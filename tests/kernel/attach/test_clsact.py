@@ -33,7 +33,7 @@ POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
 def filters(namespace: Namespace, name: str) -> list[Filter]:
-    """Return all filters of an interface. The list of `tc` has heads without a handle, which are not filters."""
+    """Return all filters of an interface. List heads, which have no handle, are not filters and are left out."""
     with namespace.entered():
         ifindex = socket.if_nametoindex(name)
         return [one for way in POINTS for one in traffic_control.filters(ifindex, way) if one.handle]
@@ -119,10 +119,7 @@ def test_other_filters_see_all_packets_and_stay(hosts: Hosts, start: Callable[..
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """Other filters run after ours.
-
-    They have priority 2, or a priority that the kernel has chosen (0 requests this).
-    """
+    """Other filters run after ours. They are attached with priority 2 or 0. With 0, the kernel chooses the priority."""
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `auto`.
+"""Tests the selection `auto`.
 
-It selects each interface that has a default route of any form, and follows each change of the routes.
+`auto` selects each interface that has a default route of any form, and follows each change of the routes.
 """
 
 import select

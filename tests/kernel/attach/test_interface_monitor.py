@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the monitor attaches to new interfaces, detaches from removed ones, and that their series continue."""
+"""Tests that the monitor attaches to new interfaces and detaches from removed interfaces.
+
+When an interface appears again, its series continue.
+"""
 
 import fcntl
 import logging

@@ -232,7 +232,7 @@ def test_one_hook_only(watch: Watch) -> None:
 
 
 def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """At first, the monitor moves our program to the front at once. It does so up to three times.
+    """The monitor moves our program to the front at once, up to three times.
 
     After that, the monitor waits longer, and moves our program only if packets are missing.
     """

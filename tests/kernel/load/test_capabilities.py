@@ -124,8 +124,8 @@ def test_the_running_agent_has_no_capabilities(
 
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
     """The fixture `start` would fail in this test, because it checks that no thread has a capability."""
-    # Before Python 3.14, a thread has the name of the program in the kernel. From Python 3.14 on, it has the name of
-    # the Thread object. Here, both names are "python".
+    # Before Python 3.14, a thread has the name of the program in the kernel. From Python 3.14 on, the thread has the
+    # name of the Thread object. Here, both names are "python".
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")

@@ -36,7 +36,7 @@ def load() -> EppingCollector:
 def interpreter(folder: Path, bcc: str | None) -> str:
     """Return a Python interpreter whose module `bcc` has the source code `bcc`.
 
-    None: the interpreter has no module `bcc`.
+    If `bcc` is None, the interpreter has no module `bcc`.
     """
     venv.create(folder, symlinks=True, with_pip=False)
     if bcc is not None:
@@ -80,7 +80,7 @@ def test_no_bcc_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this case, `import bcc` raises OSError, because ctypes does not find the library."""
+    """If the library of BCC is missing, `import bcc` raises OSError, because ctypes does not find the library."""
     broken = interpreter(tmp_path, "import ctypes\nctypes.CDLL('libbcc-that-is-not-there.so.0')")
     error = refusal(monkeypatch, broken)
     assert "apt-get install" in str(error)
@@ -226,7 +226,10 @@ def test_a_missing_or_old_libbpf_is_one_line(tmp_path: Path, old: bool) -> None:
 
 
 def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some kernels do not report this number: on Linux 5.15, for example, /proc/self/fdinfo has no line for it."""
+    """Some kernels do not report the number of verified instructions.
+
+    On Linux 5.15, for example, /proc/self/fdinfo has no line for this number.
+    """
     info = map_array.map_info
 
     def without_number(fd: int) -> dict[str, int]:

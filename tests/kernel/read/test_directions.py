@@ -224,7 +224,7 @@ def test_a_mirror_port_without_tcp(
     address: str,
     expected: set[str],
 ) -> None:
-    """Traffic without TCP also shows a mirror port, if the traffic is between subnets.
+    """A mirror port is also detected by traffic without TCP, if the traffic is between subnets.
 
     Traffic within one subnet has no known direction.
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares requests with those of the official encoder. Our request has all of its fields in the same places.
+"""Compares our requests with requests of the official encoder.
 
-Our request also has our own metrics.
+Our request has all fields of the official request in the same places. Our request also has our own metrics.
 """
 
 import numpy as np

@@ -181,9 +181,9 @@ def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> No
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
-    """The limit of a gRPC receiver is 4 MiB. A request over this limit is not sent again.
+    """The limit of a gRPC receiver is 4 MiB. A request over this limit is rejected, and is not sent again.
 
-    After this error, the exporter would send the request again only if the server sent a time to wait.
+    After the rejection, the exporter would send the request again only if the server sent a time to wait.
     """
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20

@@ -142,9 +142,7 @@ def header(
 def test_longer_record_headers(tmp_path: Path, order: str, magic: int, more: int) -> None:
     """The test reads a file with several packets and a file with two packets.
 
-    It also reads each file without its last byte.
-
-    Without the last byte, the last packet is truncated.
+    The test reads each file again without the last byte, so that the last packet is truncated.
     """
     extra = bytes(range(0x80, 0x80 + more))
     for packets in (TIMED, TIMED[:2]):
