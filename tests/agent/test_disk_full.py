@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent with a full disk. The agent writes only its log and the output of the console exporter."""
+"""Runs the agent with a full disk.
+
+The agent writes only two things: its log, and the output of the console exporter.
+"""
 
 import subprocess
 from pathlib import Path
@@ -44,7 +47,8 @@ def test_counts_are_exported_while_the_disk_is_full(ns: Namespace, tmp_path: Pat
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.SUBNET_PACKETS.name))
         latest = [one for one in sink.points(metric_table.SUBNET_PACKETS.name) if one.point.time_unix_nano == latest_ns]
         assert sum(one.point.as_int for one in latest) > 4 * 40
-    # A failed write to standard error cannot be reported. The exit code is 1 if the console exporter lost output.
+    # If a write to standard error fails, the agent cannot report the failure. The exit code is 1 if output of the
+    # console exporter was lost.
     assert code == (0 if full == "stderr" else 1)
     if full == "stderr":
         assert out.read_text().count("resource_metrics") >= 8

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the probes of an agent while its receiver fails and its interface is removed."""
+"""Tests the health probes of an agent whose receiver fails and whose interface is removed."""
 
 import socket
 import time
@@ -74,7 +74,10 @@ def test_alive_but_not_ready_while_the_program_is_loaded(ns: Namespace, start: C
 
 
 def test_an_agent_whose_reader_has_died_is_not_alive(bench_of: Callable[..., Bench]) -> None:
-    """Sets the time of the last reading back, as if the reader had died or an export had exceeded its deadline."""
+    """Sets the time of the last reading to an earlier time.
+
+    A reader that has died has the same effect, and so has an export that exceeds its deadline.
+    """
     collector = bench_of(CONFIG).collector
     with Sink() as sink:
         readers = [ProducerExporter(exporter(sink), collector) for _ in range(2)]
@@ -85,7 +88,7 @@ def test_an_agent_whose_reader_has_died_is_not_alive(bench_of: Callable[..., Ben
         assert all(check.ok for check in health.live())
         (late,) = [check for check in health.ready() if check.name == "read"]
         assert (late.ok, late.text) == (False, "counts were read 22 s ago; the interval is 10 s")
-        longest_s = 20 + 1 + readers[1].max_export_s  # two intervals, one second, and the longest export
+        longest_s = 20 + 1 + readers[1].max_export_s  # two intervals, one second, and the longest duration of an export
         readers[1].producer.read_at_s = time.monotonic() - longest_s + 2
         assert all(check.ok for check in health.live())
         readers[1].producer.read_at_s = time.monotonic() - longest_s - 2

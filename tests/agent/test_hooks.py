@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent, which holds no capability, next to other programs on the same hooks.
+"""Runs the agent next to other programs on the same hooks.
 
-The agent moves to the front of the hooks, and attaches again after another process detached its program. It reports
-both events in its probes, its log and its metrics, and to systemd.
-`check` lists the programs on the hooks.
+If another program runs first, the agent moves its own program to the front of the hook. If another process detaches the
+agent's program, the agent attaches its program again. The agent reports both events in its probes, its log and its
+metrics, and to systemd. `check` lists the programs on the hooks.
 """
 
 import socket
@@ -57,7 +57,7 @@ def sink(hosts: Hosts) -> Iterator[Sink]:
 
 @pytest.fixture
 def run(hosts: Hosts, sink: Sink, start: Callable[..., Agent]) -> Callable[..., Agent]:
-    """Return a function that starts an agent on veth0, with health probes."""
+    """Return a function that starts an agent on the interface veth0 and enables its health probes."""
 
     def run(hook: str, **settings: str) -> Agent:
         arguments = ("-i", "veth0", "--hook", hook, "--interval", "200ms", *PROBED)
@@ -105,10 +105,10 @@ def test_the_agent_moves_to_the_front(hosts: Hosts, sink: Sink, run: Callable[..
 
 
 def links_of(agent: Agent) -> list[str]:
-    """Return the ids of the links that the agent has open."""
+    """Return the ids of the BPF links whose descriptors the agent has open."""
     texts = []
     for file in Path(f"/proc/{agent.process.pid}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):  # the agent has closed this descriptor meanwhile
+        with suppress(FileNotFoundError):  # the agent has closed this descriptor since the directory was listed
             texts.append(file.read_text())
     return [text.split("link_id:")[1].split()[0] for text in texts if "link_id:" in text]
 
@@ -117,9 +117,10 @@ def links_of(agent: Agent) -> list[str]:
 def test_a_removed_program_is_attached_again(
     hosts: Hosts, sink: Sink, run: Callable[..., Agent], hook: str, public: Path
 ) -> None:
-    """With clsact, the program is removed from one of two interfaces. With TCX, the program is removed from both.
+    """Another process removes the agent's program from its hooks.
 
-    On TCX hooks, the agent has no capability.
+    With clsact, the program is removed from one of two interfaces. With TCX, the program is removed from both
+    interfaces, and the agent has no capability.
     """
     hosts.join(0)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that `service.instance.id` is the same after a restart, and differs between agents that run simultaneously."""
+"""Tests `service.instance.id`. A restart does not change the id.
+
+Agents that run at the same time have different ids.
+"""
 
 import uuid
 from collections.abc import Callable
@@ -18,7 +21,10 @@ pytestmark = pytest.mark.parallel
 
 
 def test_a_restarted_agent_keeps_its_id(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The id also stays the same after kill -9. An id that the user sets takes precedence."""
+    """The id is the same even if the agent was killed by `kill -9`.
+
+    If the user sets an id, the agent uses the user's id.
+    """
     seen = []
     for variables in ({}, {}, {"OTEL_RESOURCE_ATTRIBUTES": "service.instance.id=mine"}):
         with Sink(namespace=ns) as sink:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent while interfaces are removed under load, next to other programs on its hooks, and with full maps."""
+"""Runs the agent in three situations: interface removal, other programs, full maps."""
 
 import os
 import socket
@@ -25,12 +25,15 @@ INTERFACE_PACKETS = "epping.interface.packet.count"
 
 
 def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Two threads send at full speed, one in each direction. Every packet of the remaining interface is counted."""
+    """Two threads send at full speed, one in each direction. One interface is removed.
+
+    The agent counts every packet of the other interface.
+    """
     kept, gone = hosts.join(0), hosts.join(1)
     sent = dict.fromkeys(("10.77.1.1", "10.77.1.2"), 0)
 
     def flood(one: socket.socket, here: str, there: str) -> None:
-        with suppress(OSError):  # the network is unreachable now
+        with suppress(OSError):  # the interface was removed, so the network is unreachable
             while True:
                 one.sendto(b"flood", (there, 9))
                 sent[here] += 1
@@ -67,9 +70,10 @@ def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[.
 
 
 def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """A program attached before the agent drops packets of 101 bytes. Another, attached later, drops those of 102.
+    """The agent runs before other programs, and sees packets that they drop.
 
-    The agent is first and sees all packets.
+    A program that was attached before the agent drops packets of 101 bytes. A program that was attached after the agent
+    drops packets of 102 bytes. The agent runs first and sees all packets.
     """
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
@@ -92,7 +96,7 @@ def test_programs_before_and_after_see_all_packets_and_decide(hosts: Hosts, star
         there = undo.enter_context(udp_socket(hosts.there, "10.77.0.2", 9))
         for one, other in ((here, "10.77.0.2"), (there, "10.77.0.1")):
             for length in (100, 101, 102) * 20:
-                with suppress(OSError):  # send() fails if the packet is dropped on its way out
+                with suppress(OSError):  # send() fails if an egress program drops the packet
                     one.sendto(bytes(length - 14 - 20 - 8), (other, 9))
         for one in (here, there):
             one.settimeout(1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the probe server with malicious clients. Other clients still get their responses at once."""
+"""Tests the probe server with malicious clients. The server still responds to other clients at once."""
 
 import http.client
 import json
@@ -43,7 +43,7 @@ def probes() -> Iterator[ProbeServer]:
 
 
 def ask(probes: ProbeServer, path: str, method: str = "GET") -> tuple[int, str]:
-    """Send a request, and return the status and the body of the response, which must arrive within AT_ONCE_S."""
+    """Send a request, and return the status and the body of the response. The response must arrive within AT_ONCE_S."""
     connection = http.client.HTTPConnection("127.0.0.1", probes.port, timeout=AT_ONCE_S)
     try:
         connection.request(method, path)
@@ -58,7 +58,7 @@ def connect(probes: ProbeServer) -> socket.socket:
 
 
 def exchange(probes: ProbeServer, request: bytes) -> bytes:
-    """Send a request, and return all bytes that the server sends until it closes the connection."""
+    """Send a request, and return all bytes that the server sends until the server closes the connection."""
     with connect(probes) as client:
         client.sendall(request)
         answer = b""
@@ -74,10 +74,11 @@ LISTEN = "0A"
 
 
 def held(probes: ProbeServer) -> int:
-    """Return how many connections the server has open.
+    """Return the number of connections that the server has open.
 
-    A connection that the process has closed, but the kernel still lists, has no inode. Counting all descriptors of
-    this process would be wrong, because threads of earlier tests may close descriptors at the same time.
+    The kernel may still list a connection that the process has closed. In this list, a closed connection has no inode,
+    and the function does not count it. The function does not count the descriptors of this process, because threads of
+    earlier tests may close descriptors at the same time.
     """
     lines = Path("/proc/self/net/tcp").read_text().splitlines()[1:]
     fields = [line.split() for line in lines]  # sl, local_address, rem_address, st, ...; the tenth field is the inode
@@ -161,7 +162,7 @@ def test_many_silent_and_many_slow_clients(probes: ProbeServer) -> None:
                     continue
             assert ask(probes, "/livez")[0] == 200
             assert set(threading.enumerate()) <= threads, "the server starts no threads for clients"
-            time.sleep(0.15)  # 20 turns take more than 2 s, the time limit of a connection
+            time.sleep(0.15)  # 20 rounds take more than 2 s, which is the time limit of a connection
         assert held(probes) == 0, "the server has closed all connections"
     finally:
         for client in clients:
@@ -172,7 +173,7 @@ def test_clients_that_disconnect_first(probes: ProbeServer) -> None:
     for _ in range(200):
         client = connect(probes)
         client.sendall(b"GET /livez HTTP/1.1\r\n\r\n")
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends a RST
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() sends a RST segment
         client.close()
     with connect(probes) as client:
         client.sendall(b"GET /livez HTTP/1.1\r\n")
@@ -201,8 +202,8 @@ def test_ipv6_and_closing() -> None:
     before = {file.name for file in Path("/proc/self/fd").iterdir()}
     with ProbeServer("::1", 0, {"/livez": live}) as probes:
         idle = socket.create_connection(("::1", probes.port))
-        # The response to this later client shows that the server has accepted the idle client. Without that,
-        # closing the server would reset the idle connection.
+        # The response to this later client shows that the server has already accepted the idle client. If the server
+        # had not accepted the idle client, closing the server would reset the idle connection.
         connection = http.client.HTTPConnection("::1", probes.port, timeout=AT_ONCE_S)
         connection.request("GET", "/livez")
         assert connection.getresponse().status == 200

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests SIGHUP: changes that need no restart take effect, and others are logged and ignored. No count is lost."""
+"""Tests SIGHUP. The agent applies changes that need no restart, and only logs the other changes. No count is lost."""
 
 import os
 import resource
@@ -47,7 +47,7 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     converse(ns, TURNS)
     reload("interface: lo\nscale: 3\nmax_flows: 200\nsample_interval: 0\n", "detached from up1: it is no longer")
     log = agent.log.read_text()
-    assert "and take effect after a restart: scale\n" in log  # a flag overrides the file: max_flows is unchanged
+    assert "and take effect after a restart: scale\n" in log  # max_flows is unchanged: a flag overrides the file
     assert log.count("settings reloaded; changes applied: interface\n") == 2
     converse(ns, TURNS)
     reload("interfac: up0\n", "settings are unchanged")
@@ -57,18 +57,19 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
     agent.process.send_signal(signal.SIGHUP)
     agent.wait_for(f"settings are unchanged: cannot read {path}")
     converse(ns, TURNS)
-    # This agent started without limits on series, so a new max_series needs a restart. See also
-    # test_limits_are_reloaded_if_the_agent_started_with_limits.
+    # This agent started without limits on series, so the new setting max_series needs a restart. For an agent with
+    # limits, see test_limits_are_reloaded_if_the_agent_started_with_limits.
     again = "interface: lo\nlog_level: warning\nscale: 3\nmax_series: 9\n"
     reload(again, "take effect after a restart: sample_interval, scale, max_series")
     assert agent.stop() == 0
-    assert "stopping" not in agent.log.read_text()  # this line has the level info
+    assert "stopping" not in agent.log.read_text()  # this line has the level info, which is not logged now
     packets = [
         point
         for point in sink.points("epping.interface.packet.count")
         if point.attributes[semconv.INTERFACE] == "lo" and point.attributes[semconv.PACKET_KIND] == "tcp"
     ]
-    # Each turn sends about two segments and their acknowledgements. The agent's own exports add packets on lo.
+    # Each round sends about two segments and two acknowledgements. The agent's own exports add packets on the interface
+    # lo.
     assert sum(point.point.as_int for point in packets) >= 4 * TURNS * 2
 
 
@@ -76,7 +77,10 @@ def test_interfaces_and_log_level_are_reloaded_and_no_count_is_lost(
 def test_a_failed_change_of_interfaces_is_repeated_at_the_next_reload(
     ns: Namespace, caplog: pytest.LogCaptureFixture, field: str
 ) -> None:
-    """The same settings are read twice. The first time, the process has no free descriptor for a netlink socket."""
+    """The agent reads the same settings twice.
+
+    At the first reading, the process has no free descriptor for a netlink socket.
+    """
     before = Settings(interface=("lo",))
     changed: dict[str, Any] = {field: ("up1",)}
     wanted = replace(before, **changed)

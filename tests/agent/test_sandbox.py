@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent in sandboxes and under limits. It works, or one line names the cause. `check` gives the same line."""
+"""Runs the agent in sandboxes and under limits.
+
+Either the agent works, or one line names the cause. `check` prints the same line.
+"""
 
 import errno
 from collections.abc import Callable
@@ -78,5 +81,5 @@ WORKS = {
 def test_the_agent_works_in_these_sandboxes(ns: Namespace, start: Callable[..., Agent], case: str) -> None:
     checked = epping(ns, "check", command=[*WORKS[case], *COMMAND])
     assert (checked.returncode, checked.stderr) == (0, "")
-    if case != "no files":  # the agent cannot write a log, for which start() waits
+    if case != "no files":  # in the case "no files", the agent cannot write the log for which start() waits
         assert start("-i", "lo", command=[*WORKS[case], *COMMAND], OTEL_METRICS_EXPORTER="console").stop() == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the notifications to systemd over a real datagram socket. test_systemd_service.py runs systemd itself."""
+"""Tests the notifications to systemd over a real datagram socket. systemd itself runs in test_systemd_service.py."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ def receiver(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.s
 
 
 def next_message(receiver: socket.socket) -> dict[str, str]:
-    """Return the variables of the next message."""
+    """Return the variables that the next message assigns."""
     return dict(line.split("=", 1) for line in receiver.recv(4096).decode().split("\n"))
 
 
@@ -95,7 +95,10 @@ def test_a_watchdog_of_another_process_or_without_a_valid_timeout_is_ignored(
 
 
 def test_without_a_receiver_nothing_is_sent(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """If NOTIFY_SOCKET is not set, the notifier does nothing. If the socket does not exist, the message is dropped."""
+    """Without NOTIFY_SOCKET, the notifier does nothing.
+
+    If the socket does not exist, the notifier drops the message.
+    """
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert Notifier().interval_s is None
     Notifier().ready("x")
@@ -148,12 +151,12 @@ def test_a_dead_reader_is_logged_once_and_stops_the_watchdog(
     assert message.startswith("not alive: counts were read 1000 s ago; the interval is 1 s")
 
 
-# Abstract sockets belong to a network namespace, and the agent is in another network namespace than this test.
+# An abstract socket belongs to one network namespace. The agent and this test are in different network namespaces.
 @pytest.mark.parametrize("address", ["path"], indirect=True)
 def test_messages_of_a_running_agent(receiver: socket.socket, ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent sends READY when it counts packets, then its state, and STOPPING before it ends."""
+    """The agent sends READY when it starts to count packets. Then it sends its state, and STOPPING before it ends."""
     with Sink(namespace=ns) as sink:
-        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket has the same mode
+        Path(os.environ["NOTIFY_SOCKET"]).chmod(0o777)  # systemd's own socket also has this mode
         running = start(
             *("-i", "lo", "--interval", "100ms"),
             NOTIFY_SOCKET=os.environ["NOTIFY_SOCKET"],

@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the agent as a systemd service. It is ready when it counts, killed by the watchdog, and stopped in order."""
+"""Runs the agent as a systemd service.
+
+The service is ready when the agent counts packets. If the agent hangs, the watchdog kills the agent. systemd stops the
+service in an orderly way.
+"""
 
 import sys
 from pathlib import Path

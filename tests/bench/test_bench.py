@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs every benchmark by its command, with the smallest sizes of its workload."""
+"""Runs every benchmark by its command, with the smallest workload."""
 
 import json
 import subprocess
@@ -19,16 +19,20 @@ from bench.workloads import MIXED
 from otel_epping.lab.namespaces import start
 from tests.support.command import environment
 
-# These benchmarks take as long as all others together.
+# These benchmarks take as long as all other benchmarks together.
 HALF = ["agent_usage", "live_traffic", "memory", "start"]
 
 COMPARED = "somebody"
-# Calls bpf_ktime_get_ns() five times, so that its run time can be measured; r0 = TC_ACT_UNSPEC; exit.
+# Calls bpf_ktime_get_ns() five times, so that the run time of the program is long enough to measure. Then: r0 =
+# TC_ACT_UNSPEC; exit.
 SLOW = 5 * bytes.fromhex("8500000005000000") + bytes.fromhex("b7000000ffffffff 9500000000000000")
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run benchmarks until they end, and return their output. Their processes end with the calling thread."""
+    """Run benchmarks until they end, and return their output.
+
+    If the calling thread ends, the benchmark processes end too.
+    """
     process = start(
         [sys.executable, "-m", "bench", *arguments],
         stdout=subprocess.PIPE,
@@ -47,7 +51,10 @@ def id_of(program_fd: int) -> str:
 
 @pytest.fixture(scope="module")
 def everything(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """The results of all benchmarks, compared with another program on both hooks. Two halves run in parallel."""
+    """The results of all benchmarks. Another program is on both hooks for comparison.
+
+    The benchmarks are divided into two halves, which run in parallel.
+    """
     theirs = programs.Contender(COMPARED, {"both": programs.load(COMPARED, SLOW)})
     folder = tmp_path_factory.mktemp("bench")
 
@@ -88,8 +95,8 @@ def test_mixed_packets_complete_rtt_samples(everything: Any) -> None:
 
 
 def test_the_mean_flow_length_is_that_of_the_study() -> None:
-    # The study counted these packets and flows (bench/traffic_model.py). The longest flow of a sample dominates the
-    # mean of the sample.
+    # The study counted these numbers of packets and flows (bench/traffic_model.py). In a sample of flows, the longest
+    # flow has most of the packets, so it dominates the mean number of packets.
     lengths = traffic_model.real_lengths(np.random.default_rng(1), 4_000_000)
     assert lengths.mean() == pytest.approx(316_857_594_090 / 4_032_376_751, rel=0.1)
 

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests of the commands, as a user runs them."""
+"""Tests that run the commands as a user runs them."""

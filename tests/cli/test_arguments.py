@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests help, options, variables and redirected output. Errors name the cause and the valid values."""
+"""Tests help texts, options, variables and redirected output. Errors name the cause and the valid values."""
 
 import re
 import sys
@@ -157,7 +157,7 @@ SERVICES = {
 
 
 def test_variables_that_kubernetes_sets_for_a_service_are_ignored(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The variables are those of two Services, which are called otel-epping-health and otel-epping."""
+    """The test sets the variables of two Kubernetes Services, which are called otel-epping-health and otel-epping."""
     variables = {f"OTEL_EPPING_{name}": value for name, value in SERVICES.items()}
     assert re.search(r"^health_port: null +# default$", epping(ns, "config", settings=variables).stdout, re.M)
     agent = start("-i", "lo", "--log-level", "debug", OTEL_METRICS_EXPORTER="console", **variables)
@@ -184,7 +184,7 @@ def test_an_unknown_interface_is_reported_with_its_variable(ns: Namespace, name:
 def test_flags_override_variables(ns: Namespace) -> None:
     settings = {variable(option): bad for option, bad, _ in OPTIONS} | {"OTEL_EPPING_INTERFACE": "lo"}
     flags = [f"--{option}={good}" for option, _, good in OPTIONS]
-    # With these flags all options are valid, so the error is about the interface.
+    # These flags replace all invalid values by valid values, so the error is about the interface.
     assert "no interface 'nope'" in said(epping(ns, "run", "--interface", "nope", *flags, settings=settings))
 
 
@@ -204,7 +204,7 @@ def test_streams_that_are_closed_or_full_give_at_most_one_line(ns: Namespace, li
 def test_a_full_disk_does_not_hide_the_error(ns: Namespace, streams: str) -> None:
     """When the command fails, its output is still in the buffer of standard output.
 
-    The buffer holds up to 8 KiB, and 128 KiB from Python 3.14 on.
+    The buffer holds up to 8 KiB before Python 3.14, and up to 128 KiB from Python 3.14 on.
     """
     program = "print('in the buffer'); from otel_epping.__main__ import main; main()"
     shell = ["sh", "-c", f'unset PYTHONUNBUFFERED; exec "$@" {streams}', "sh", sys.executable, "-c", program]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests exporters selected by `OTEL_*` variables: their output, the log for a dead endpoint, and invalid settings."""
+"""Tests exporters that `OTEL_*` variables select: their output, the log for a dead endpoint, and invalid settings."""
 
 import json
 import os
@@ -41,7 +41,7 @@ def test_console_prints_json(ns: Namespace, start: Callable[..., Agent]) -> None
     assert "epping.agent.subnet.limit" in json.dumps(resource["scope_metrics"])
 
 
-# Over HTTP, the exporter reports the cause at its next try, one second later.
+# Over HTTP, the exporter reports the cause only when it sends the request again, one second later.
 @pytest.mark.parametrize(("protocol", "timeout_s"), [("grpc", "0.5"), ("http/protobuf", "2")])
 def test_a_dead_endpoint_is_logged_once_and_exports_are_repeated(
     ns: Namespace, start: Callable[..., Agent], protocol: str, timeout_s: str
@@ -60,7 +60,7 @@ def test_a_dead_endpoint_is_logged_once_and_exports_are_repeated(
         assert agent.stop() == 1
     log = agent.log.read_text()
     assert log.count("export failed") == 2
-    assert str(port) in log  # the log contains the cause, which names the port
+    assert str(port) in log  # the log line contains the cause, and the cause names the port
     assert log.splitlines()[-1].startswith("otel-epping: the last interval was not delivered")
 
 
@@ -91,7 +91,7 @@ def test_invalid_settings_are_errors(ns: Namespace, settings: dict[str, str], wo
 
 
 def test_settings_that_are_probably_mistakes_are_warnings(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The setting is used in spite of the warning. Settings that the specification allows give no warning."""
+    """The exporter uses the setting, but logs a warning. A setting that the specification allows gives no warning."""
     with Sink(namespace=ns) as sink:
         agent = start(
             *("-i", "lo", "--interval", "200ms"),
@@ -123,7 +123,7 @@ def test_a_name_that_cannot_be_resolved(start: Callable[..., Agent]) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_a_key_that_only_capabilities_could_read(ns: Namespace, tmp_path: Path, protocol: str) -> None:
-    """Root can read all files by a capability. The agent drops this capability before it creates the exporters."""
+    """A capability lets root read all files. The agent drops this capability before it creates the exporters."""
     authority = Authority(tmp_path)
     certificate, key = authority.issue("client")
     os.chown(key, int(NOBODY_UID), -1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the first run. For each missing requirement, one line gives the cause and the cure, also in `check`.
+"""Tests the first run on a machine where a requirement is missing. One line gives the cause and the cure.
 
-The tests really remove the requirements. setpriv(1) removes capabilities, setarch(8) reports an old kernel release,
-and a mount that only the process under test sees hides the files of packages.
+`check` prints the same line. The tests really remove the requirements: setpriv(1) removes capabilities, and setarch(8)
+reports an old kernel release. A mount hides the files of packages. Only the process under test sees this mount.
 """
 
 import json
@@ -39,21 +39,24 @@ TOO_OLD = "is too old: use Linux 5.15 or newer"
 
 
 def without(*paths: str) -> list[str]:
-    """Return a prefix that runs a command with these directories and files empty."""
+    """Return a prefix for a command. The prefix makes these directories and files appear empty to the command."""
     hide = 'if test -d "$path"; then mount -t tmpfs none "$path"; else mount --bind /dev/null "$path"; fi || exit'
     script = f'for path in {" ".join(paths)}; do {hide}; done; exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, "sh"]
 
 
 def kernel_maps(size: int) -> list[dict[str, Any]]:
-    """Return the BPF maps that have `size` elements. A test finds the maps of its agent by an unusual size."""
+    """Return the BPF maps that have `size` elements.
+
+    A test gives its agent an unusual size, and finds the agent's maps by this size.
+    """
     listed = subprocess.run(["bpftool", "-j", "map", "show"], capture_output=True, text=True, check=True).stdout
     return [entry for entry in json.loads(listed) if entry["max_entries"] == size]
 
 
 def assert_freed(size: int) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while left := kernel_maps(size):  # the kernel frees a map when no CPU uses it any more
+    while left := kernel_maps(size):  # the kernel frees a map some time later, when no CPU uses the map any more
         assert time.monotonic() < deadline, left
         time.sleep(0.05)
 
@@ -64,7 +67,7 @@ def test_without_privileges(ns: Namespace, command: list[str]) -> None:
 
 
 def missing(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the lines of a `check` that report a missing requirement."""
+    """Return the lines of the `check` output that report a missing requirement."""
     assert result.returncode == 1
     return "\n".join(line for line in result.stdout.splitlines() if line.startswith("MISSING "))
 
@@ -104,7 +107,7 @@ def test_packages_that_are_missing(ns: Namespace, paths: Callable[[], list[str]]
 
 @pytest.fixture(scope="module")
 def lattice_python(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The Python of a virtual environment in which PyPI's bcc is installed."""
+    """The Python of a virtual environment that contains the package `bcc` of PyPI, which is not the BPF compiler."""
     folder = tmp_path_factory.mktemp("lattice")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (packages,) = folder.glob("lib/python3*/site-packages")
@@ -122,7 +125,7 @@ def test_the_wrong_bcc_does_no_harm_next_to_the_right_one(ns: Namespace, lattice
 
 
 def test_wrong_bcc_is_recognised(ns: Namespace, lattice_python: str) -> None:
-    # The command runs as root, because only root may read pytest's directory. It never watches an interface.
+    # The command runs as root, because only root may read pytest's directory. The command fails before it watches lo.
     result = epping(ns, "run", "-i", "lo", command=[*without(BCC), lattice_python, "-m", "otel_epping"])
     line = result.stderr.splitlines()[-1]
     assert "site-packages/bcc" in line
@@ -161,7 +164,7 @@ def test_verbose_check_has_the_verifiers_figures_of_each_method(ns: Namespace) -
     found = {line[1]: line for line in map(figures.fullmatch, result.stdout.splitlines()) if line}
     assert list(found) == ["verifier", "dns", "icmp_echo"]
     for line in found.values():
-        # The kernel's limit is a million instructions.
+        # The kernel accepts programs of at most one million verified instructions.
         assert all(0 < int(count.replace(",", "")) < 500_000 for count in line.groups()[1:])
 
 

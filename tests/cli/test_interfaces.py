@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests interfaces that are unknown, down, without link header, of an unsupported type or removed, and two at once."""
+"""Tests interfaces that are unknown, down, removed, of an unsupported type, or without link header.
+
+Also tests two interfaces at once.
+"""
 
 import fcntl
 import os
@@ -35,7 +38,7 @@ def test_interface_that_is_down(ns: Namespace) -> None:
 
 @pytest.fixture
 def tun(ns: Namespace) -> Iterator[Callable[[int], None]]:
-    """Return a function that creates the interface tun0, up, with a given hardware type (linux/if_arp.h)."""
+    """Return a function that creates the interface tun0 with a given hardware type (linux/if_arp.h), and sets it up."""
     fds: list[int] = []
 
     def tun(hardware: int) -> None:
@@ -90,7 +93,7 @@ def test_counts_of_a_removed_interface_are_exported(ns: Namespace, start: Callab
         points = sink.points(metric_table.SUBNET_PACKETS.name)
         udp = [point for point in points if point.attributes[semconv.TRAFFIC_CLASS] == "udp"]
         assert sum(point.point.as_int for point in udp) >= 7
-        # Packets that leave through an interface that faces the LAN come from an external subnet.
+        # On an interface to the LAN, a transmitted packet comes from an external subnet.
         sides = {(point.attributes[semconv.SUBNET_DIRECTION], point.attributes[semconv.SIDE]) for point in udp}
         assert sides == {("from", "external"), ("to", "internal")}
 
@@ -98,7 +101,7 @@ def test_counts_of_a_removed_interface_are_exported(ns: Namespace, start: Callab
 @pytest.mark.parametrize("temporality", ["cumulative", "delta"])
 def test_series_of_a_removed_interface_end(ns: Namespace, start: Callable[..., Agent], temporality: str) -> None:
     def named() -> set[str]:
-        """Return the interfaces of the points in the next export."""
+        """Return the names of the interfaces whose points are in the next export."""
         sink.clear()
         sink.wait_for(lambda received: len(received.requests) >= 2, PATIENCE_S)
         return {str(point.attributes[semconv.INTERFACE]) for point in sink.points(metric_table.INTERFACE_ATTACHED.name)}
@@ -137,7 +140,7 @@ def test_two_agents_count_the_same_with_their_own_options(ns: Namespace, start: 
         converse(ns)
         assert [agent.stop() for agent in agents] == [0, 0]
         assert "watching lo, up0:" in agents[0].log.read_text()
-        assert "watching lo, up0:" in agents[1].log.read_text()  # lo is named twice and listed once
+        assert "watching lo, up0:" in agents[1].log.read_text()  # lo is selected twice, but listed once
         for sink, subnet, scale in ((first, "127.0.0.0/8", 2), (second, "127.0.0.0/24", 3)):
             rtts = sink.points(metric_table.RTT.name)
             assert {point.attributes[semconv.SUBNET] for point in rtts} == {subnet}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests Ctrl-C during the start, a second signal during the stop, and a signal that arrives twice."""
+"""Tests Ctrl-C during the start, a second signal during the stop, and one signal that arrives twice."""
 
 import os
 import signal
@@ -17,15 +17,15 @@ from tests.support.command import Agent, environment
 from tests.support.patience import PATIENCE_S, stays
 from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody
 
-# -X importtime writes a line as soon as a module is imported.
+# With -X importtime, Python writes a line that starts with this text after each import of a module.
 IMPORTED = "import time:"
 RUN = ("run", "-i", "lo")
 
 
 def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]]:
-    """Press Ctrl-C when the module `at` is imported, and return the exit status and the output.
+    """Press Ctrl-C when the module `at` is imported. Return the exit status and the output.
 
-    As a terminal does, the test signals the whole process group.
+    The test sends the signal to the whole process group, as a terminal does.
     """
     python = ("-X", "importtime", "-m", "otel_epping", *arguments)
     # `replay` and `demo` run as root: `replay` to read its files, `demo` to create network namespaces.
@@ -58,13 +58,16 @@ def interrupted(ns: Namespace, *arguments: str, at: str) -> tuple[int, list[str]
     ids=lambda value: value[0] if isinstance(value, tuple) else value,
 )
 def test_ctrl_c_during_imports_ends_the_command(ns: Namespace, arguments: tuple[str, ...], at: str) -> None:
-    """From the first line of otel_epping on, Ctrl-C gives no traceback. Earlier, Python itself may show a traceback."""
+    """After Python has started to import otel_epping, Ctrl-C gives no traceback.
+
+    Before that, Python itself may print a traceback.
+    """
     assert interrupted(ns, *arguments, at=at) == (-signal.SIGINT, [])
 
 
 @pytest.mark.parametrize("at", ["opentelemetry.sdk.metrics", "grpc._cython.cygrpc"])
 def test_ctrl_c_during_the_compilation(ns: Namespace, at: str) -> None:
-    """During the compilation, the agent imports modules that it needs later."""
+    """During the compilation, the agent imports modules that it will need after the compilation."""
     status, output = interrupted(ns, *RUN, at=at)
     assert status == 0
     (line,) = output
@@ -89,7 +92,10 @@ def test_a_second_signal_ends_the_agent_at_once(start: Callable[..., Agent], bla
 
 
 def test_a_signal_that_arrives_twice_counts_once(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """timeout(1) sends a signal twice: to its child, and then to the child's process group."""
+    """timeout(1) sends the signal first to its child, and then to the child's process group.
+
+    So the child gets the signal twice.
+    """
     with Sink(namespace=ns) as sink:
         agent = start("-i", "lo", OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
         agent.process.send_signal(signal.SIGTERM)

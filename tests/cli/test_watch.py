@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests `otel-epping watch` as a user runs it, with real connections, and all ways in which the command ends."""
+"""Tests `otel-epping watch` as a user runs it, with real connections. Tests all ways in which the command can end."""
 
 import json
 import os
@@ -35,11 +35,14 @@ STANDARD = re.compile(
     rf"|((TCP|ICMP|ICMPv6) {FLOW} (opening|closing) due to [\w -]+ from (src|dest|garbage collection)))"
 )
 PPVIZ = re.compile(rf"{NUMBER} {NUMBER} {NUMBER} {FLOW}")
-RING_EVENTS = 40_000  # more events than the ring buffer of bpf/events.h holds
+RING_EVENTS = 40_000  # more events than fit in the ring buffer of bpf/events.h
 
 
 class Watch:
-    """A running `watch` command. Its output is in a file or, if `piped`, in `process.stdout`."""
+    """A running `watch` command.
+
+    The command writes its output to a file or, if `piped` is true, to `process.stdout`.
+    """
 
     def __init__(
         self, namespace: Namespace, folder: Path, *arguments: str, piped: bool = False, command: list[str] = AGENT
@@ -80,9 +83,10 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Callable[..., Watch]]:
-    """Return a function (namespace, *arguments, piped=False, command=AGENT) that starts a `watch` command.
+    """Return a function that starts a `watch` command.
 
-    The command is killed at the end of the test.
+    The arguments of the function are (namespace, *arguments, piped=False, command=AGENT). The command is killed at the
+    end of the test.
     """
     started: list[Watch] = []
 
@@ -101,7 +105,7 @@ def flow_of(line: dict[str, Any]) -> tuple[str, int, str, int]:
 
 
 def reset(lab: Lab, address: str) -> None:
-    """Open a connection from the client, exchange a request and a response, and end it with a RST."""
+    """Open a connection from the client. Exchange a request and a response. End the connection with a RST segment."""
     with lab.client.entered(), socket.create_connection((address, traffic.PORT)) as connection:
         connection.sendall(traffic.request(100, 100))
         assert len(connection.recv(200)) == 100
@@ -109,7 +113,7 @@ def reset(lab: Lab, address: str) -> None:
 
 
 def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callable[..., Watch]) -> None:
-    """The output has each flow from its SYN to its end. The RTTs in the output are the delays of the lab's link."""
+    """The output has each flow from its SYN to its end. The RTTs in the output equal the delays of the lab's link."""
     options = ("-i", WAN_INTERFACE, "--sample-interval", "0")
     begun_ns = time.time_ns()
     both = [watch(lab.router, *options, "--format", "jsonl"), watch(lab.router, *options)]
@@ -134,7 +138,7 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
             flow_events[flow].append((line["flow_event"], line["reason"]))
             continue
         rtts[flow[0]].append(line["rtt"])
-        # Replies of servers are received on the router's interface to the servers (ingress).
+        # Replies of servers arrive at the router on its interface to the servers, so their direction is ingress.
         assert line["match_on_egress"] == (flow[0] not in lab.addresses)
         least[flow] = min(line["rtt"], least.get(flow, line["rtt"]))
         assert line["min_rtt"] == least[flow]
@@ -142,7 +146,7 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
     assert {flow[0] for flow in flow_events} > set(lab.addresses)
     endings: Counter[str] = Counter()
     for (source, *_), events in flow_events.items():
-        # Addresses of events are reversed: for the flow of the client's packets, the source is the server.
+        # Events have reversed addresses: in an event about a flow of the client's packets, the source is the server.
         opening = "SYN" if source in lab.addresses else "SYN-ACK"
         assert events[0] == ("opening", opening)
         ((what, why),) = events[1:]
@@ -156,7 +160,7 @@ def test_output_has_all_flows_and_the_delays_of_the_lab(lab: Lab, watch: Callabl
         assert min(rtts[address]) >= network.delay_ns
 
     assert all(STANDARD.fullmatch(line) for line in both[1].lines)
-    # The second command has its own program and its own clock, but sees the same flows.
+    # Each of the two commands has its own program and its own clock. Both see the same flows.
     openings = sorted(line.split(maxsplit=1)[1] for line in both[1].lines if " opening " in line)
     assert openings == sorted(
         f"{line['protocol']} {line['src_ip']}:{line['src_port']}+{line['dest_ip']}:{line['dest_port']}"
@@ -191,7 +195,7 @@ def test_lines_come_at_once_and_a_broken_pipe_ends_it_quietly(ns: Namespace, wat
 
 
 def ask_dns(ns: Namespace, count: int) -> None:
-    """Send DNS queries out of the interface up0, and receive their responses there. Each response gives an event."""
+    """Send DNS queries out of the interface up0. The responses arrive on up0. Each response gives an event."""
     query = ETHER / IP(src="10.9.0.1", dst="10.9.0.2") / UDP(sport=40000, dport=53) / DNS(qd=DNSQR(qname="a"))
     response = ETHER / IP(src="10.9.0.2", dst="10.9.0.1") / UDP(sport=53, dport=40000) / DNS(qr=1, qd=DNSQR(qname="a"))
     frames = [bytearray(bytes(query)), bytearray(bytes(response))]
@@ -204,7 +208,7 @@ def ask_dns(ns: Namespace, count: int) -> None:
         far.bind(("up1", 0))
         for number in range(count):
             for frame, sender in zip(frames, (near, far), strict=True):
-                struct.pack_into(">H", frame, 42, number)  # the ID of the DNS message
+                struct.pack_into(">H", frame, 42, number)  # the ID field of the DNS message
                 sender.send(frame)
 
 
@@ -214,7 +218,7 @@ def test_lost_events_are_reported(ns: Namespace, watch: Callable[..., Watch]) ->
     ask_dns(ns, RING_EVENTS)
     os.kill(one.process.pid, signal.SIGCONT)
     eventually(lambda: "lost" in one.log, PATIENCE_S, "lost events are reported")
-    converse(ns, turns=3)  # later events are still printed
+    converse(ns, turns=3)  # after lost events, the command still prints new events
     assert one.stop() == 0
     first, *lost = one.log.splitlines()
     assert first == "otel-epping: watching up0, lo"
@@ -227,7 +231,7 @@ def test_lost_events_are_reported(ns: Namespace, watch: Callable[..., Watch]) ->
 
 def test_a_second_signal_ends_the_command_if_its_pipe_is_not_read(ns: Namespace, watch: Callable[..., Watch]) -> None:
     one = watch(ns, "-i", "up0", "--format", "jsonl", "--methods", "dns", piped=True).watching()
-    ask_dns(ns, 2000)  # more output than a pipe holds
+    ask_dns(ns, 2000)  # more bytes than a pipe holds
     time.sleep(0.3)
     one.process.send_signal(signal.SIGTERM)
     stays(lambda: one.process.poll() is None, 1.2, "the command waits for the reader of the pipe")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the text of events, byte by byte, with the output of ePPing's own code.
+"""Compares the text of each event byte by byte with the output of ePPing's own code.
 
-The expected lines were printed by pping.c and json_writer.c of xdp-project/bpf-examples, compiled unchanged. A short
-main() passed the events below to handle_event(), with a constant clock and the time zone UTC.
+The expected lines were printed by pping.c and json_writer.c of xdp-project/bpf-examples. Both files were compiled
+without changes. A short main() passed the events below to handle_event(), with a constant clock and the time zone UTC.
 """
 
 import io
@@ -23,7 +23,7 @@ from tests.support.prog_test_run import Bench
 pytestmark = pytest.mark.parallel
 
 
-CLOCK_NS = 1_763_853_703_123_456_789  # the Unix time at which the program's clock was 0
+CLOCK_NS = 1_763_853_703_123_456_789  # the Unix time at which the clock of the kernel program was 0
 
 # type; time, RTT and minimum RTT in ns; sent and received packets and bytes; egress; family; source; destination;
 # protocol; reason; trigger
@@ -68,7 +68,8 @@ PPVIZ = """\
 1.76385458e+09 1000 0.001 198.51.100.2:53+10.1.0.2:40000
 """
 
-# Each event is one line. It is split in two here, because of the line length of this file.
+# Each event is printed as one line. Here each event is split in two lines, because the whole line would be too long for
+# this file.
 JSON_LINES = """\
 {"timestamp":1763854579666667776,"src_ip":"192.0.2.10","src_port":443,"dest_ip":"10.1.0.2","dest_port":55078
   ,"protocol":"TCP","flow_event":"opening","reason":"SYN","triggered_by":"dest"}
@@ -116,14 +117,14 @@ def _utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def packed(address: str) -> np.ndarray:
-    """Return an address as a struct address of bpf/maps.h."""
+    """Return an address in the form of struct address of bpf/maps.h."""
     ip = ipaddress.ip_address(address)
     mapped = ip.packed if ip.version == 6 else bytes(10) + b"\xff\xff" + ip.packed
     return np.frombuffer(mapped, np.uint64)
 
 
 def events_of(text: str, dtype: np.dtype[np.void]) -> Events:
-    """Return the events of a table such as EVENTS."""
+    """Return the events of a table that has the form of EVENTS."""
     rows = text.split("\n")[1:-1]
     events = np.zeros(len(rows), dtype)
     for event, row in zip(events, rows, strict=True):
@@ -173,7 +174,7 @@ def test_json_names_a_method_that_epping_does_not_have(dtype: np.dtype[np.void])
     events["method"] = ALL.index("dns")
     after = [json.loads(line) for line in written("jsonl", events).splitlines()]
     for line, plain in zip(after, before, strict=True):
-        # Events that open or close a flow have no method.
+        # Events that open or close a flow have no measurement method.
         assert list(line.items()) == [*plain.items(), *([("method", "dns")] if "rtt" in plain else [])]
 
 
@@ -181,6 +182,6 @@ def test_time_of_day_is_local(monkeypatch: pytest.MonkeyPatch, dtype: np.dtype[n
     monkeypatch.setenv("TZ", "IST-5:30")
     time.tzset()
     events = events_of(EVENTS, dtype)
-    events["time_ns"] += 3_600_000_000_000  # no other test has cached the text of this hour
+    events["time_ns"] += 3_600_000_000_000  # no earlier test has put the text of this hour in the cache
     # 00:36:19 in UTC
     assert written("standard", events).startswith("06:06:19.666667776 TCP ")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that events arrive complete and in order, that lost events are counted, and that idle flows are reported."""
+"""Tests the ring buffer. Events arrive complete and in order. Lost events are counted, and idle flows are reported."""
 
 import struct
 from collections.abc import Callable
@@ -40,9 +40,10 @@ def reader(bench: Bench) -> EventReader:
 
 
 def ask_dns(bench: Bench, count: int, begin_ns: int) -> None:
-    """Feed DNS queries at intervals of 1 us. The delays of the responses are 1 ns, 2 ns, and so on up to 1 us.
+    """Feed DNS queries at intervals of 1 us, and their responses.
 
-    Each response gives an event.
+    The first response arrives 1 ns after its query, the second 2 ns after its query, and so on up to 1 us. Each
+    response gives an event.
     """
     asker, answerer = "10.251.0.1", "10.251.1.1"
     query = UDP(sport=40000, dport=53) / DNS(id=0, qd=DNSQR(qname="example.org"))
@@ -78,13 +79,16 @@ def test_each_event_is_read_once(bench: Bench, reader: EventReader) -> None:
 
 
 def test_events_are_complete_and_in_order_when_the_ring_wraps_around(bench: Bench, reader: EventReader) -> None:
-    """The size of the ring is not a multiple of the size of an event. So one event crosses the end of the ring."""
+    """The size of the ring buffer is not a multiple of the size of an event.
+
+    So one event is partly at the end of the ring buffer and partly at its start.
+    """
     size = map_array.map_info(bench.collector.program.maps["events"].fd)["max_entries"]
     stride = reader.dtype.itemsize + 8
     assert size % stride
     batch = 5000
     for turn in range(2 * size // (batch * stride) + 1):
-        begin_ns = START_NS + (turn + 1) * 100 * SECOND  # so late that earlier queries with the same ID have expired
+        begin_ns = START_NS + (turn + 1) * 100 * SECOND  # at this time, earlier queries with the same ID have expired
         ask_dns(bench, batch, begin_ns)
         events = reader.read()
         assert len(events) == batch
@@ -97,7 +101,7 @@ def test_events_are_counted_as_lost_when_the_ring_is_full(bench: Bench, reader: 
     begin_ns, lost = START_NS + 5000 * SECOND, reader.lost
     ask_dns(bench, room + 500, begin_ns)
     events = reader.read()
-    # The kernel never fills the last byte, because a full ring would look like an empty one.
+    # The kernel always leaves the last byte free, because a full ring buffer would look like an empty one.
     assert len(events) in (room, room - 1)
     check_dns(events, begin_ns)
     assert reader.lost - lost == room + 500 - len(events)
@@ -127,9 +131,9 @@ def echo(kind: str) -> Packet:
 
 
 def brief(events: Events) -> list[tuple[int, int, int, int, bytes, int]]:
-    """Return the main fields of each event.
+    """Return the main fields of each event: type, reason, trigger, protocol, source address and source port.
 
-    They are: type, reason, trigger, protocol, the last four bytes of the source address, and the source port.
+    Of the source address, only the last four bytes are returned.
     """
     return [
         (
@@ -144,7 +148,7 @@ def brief(events: Events) -> list[tuple[int, int, int, int, bytes, int]]:
 def test_idle_flows_are_closed_after_the_timeouts_of_epping(bench: Bench, reader: EventReader) -> None:
     idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 10_000 * SECOND
-    idle_flows.close_idle(start_ns)  # flows of earlier tests
+    idle_flows.close_idle(start_ns)  # closes the flows of earlier tests
     bench.feed(tcp(0, "PA", 1, 0, b"question"), start_ns, EGRESS)
     bench.feed(tcp(1, "PA", 9, 1, b"answer"), start_ns + 5 * MS, INGRESS)
     bench.feed(tcp(0, "A", 2, 9), start_ns + 10 * MS, EGRESS)
@@ -159,7 +163,7 @@ def test_idle_flows_are_closed_after_the_timeouts_of_epping(bench: Bench, reader
 
     assert len(idle_flows.close_idle(start_ns + 29 * SECOND)) == 0
     now_ns = start_ns + 31 * SECOND
-    closed = idle_flows.close_idle(now_ns)  # the timeout of ICMP echo is 30 s
+    closed = idle_flows.close_idle(now_ns)  # the timeout of ICMP echo flows is 30 s
     assert closed["time_ns"].tolist() == [now_ns]
     assert brief(closed) == [(CLOSING, FLOW_TIMEOUT, GARBAGE_COLLECTION, 1, bytes([10, 253, 1, 1]), 0x1234)]
 
@@ -173,17 +177,20 @@ def test_idle_flows_are_closed_after_the_timeouts_of_epping(bench: Bench, reader
 
     bench.feed(tcp(0, "PA", 300_000, 9, b"question"), start_ns + 303 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 300_009, 300_000, b"answer"), start_ns + 303 * SECOND + MS, INGRESS)
-    assert OPENING in reader.read()["type"]  # later packets open the flow again
+    assert OPENING in reader.read()["type"]  # the next packets open the flow again
 
 
 def test_an_unanswered_flow_ends_without_an_event(bench: Bench, reader: EventReader) -> None:
-    """A direction that was not reported as open is not reported as closed (UNOPENED_FLOW_LIFETIME of ePPing)."""
+    """A direction that was not reported as open is not reported as closed.
+
+    The flow gets no response, and ends after the time that ePPing calls UNOPENED_FLOW_LIFETIME.
+    """
     idle_flows = IdleFlowCloser(bench.collector, reader.dtype)
     start_ns = START_NS + 20_000 * SECOND
     idle_flows.close_idle(start_ns)
     bench.feed(tcp(0, "S", 1, 0), start_ns, EGRESS)
     assert len(idle_flows.close_idle(start_ns + 31 * SECOND)) == 0
-    # The flow table entry is deleted. So the flow opens because of the next segment, and not because of the SYN.
+    # The flow table entry was deleted. So the next segment opens the flow, and the trigger is not the SYN.
     bench.feed(tcp(0, "PA", 60_000, 0, b"question"), start_ns + 60 * SECOND, EGRESS)
     bench.feed(tcp(1, "PA", 9, 60_000, b"answer"), start_ns + 60 * SECOND + MS, INGRESS)
     opened = reader.read()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the agent has all commands, settings and metrics that the files in examples/ name."""
+"""Tests that every command, setting and metric named in the files of examples/ exists in the agent."""
 
 import re
 import shlex
@@ -28,7 +28,7 @@ def documents(path: Path) -> list[dict[str, Any]]:
 
 
 def agents(path: Path) -> Iterator[dict[str, Any]]:
-    """Return the containers of a manifest that run the agent."""
+    """Return the containers of a Kubernetes manifest that run the agent."""
     for document in documents(path):
         pod = document["spec"]["template"]["spec"] if "spec" in document else {}
         for container in (*pod.get("initContainers", []), *pod.get("containers", [])):
@@ -37,7 +37,7 @@ def agents(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def parse(command: list[str]) -> dict[str, Any]:
-    """Return the settings of a command line. Raises if the agent would reject the command line."""
+    """Parse a command line, and return its settings. Raises if the agent would reject the command line."""
     name, *arguments = command
     assert name == "run"
     return run.make_context("run", arguments).params
@@ -55,7 +55,7 @@ def test_the_command_and_files_of_the_image_exist() -> None:
     text = (EXAMPLES / "docker" / "Dockerfile").read_text()
     (comment,) = re.findall(r"^# .* otel-epping (run .*)$", text, re.MULTILINE)
     parse(shlex.split(comment))
-    # The file excludes everything, and includes paths again by "!". Each of these paths exists.
+    # The file excludes all paths, and then includes some paths again by "!". Each of the included paths exists.
     ignored = (EXAMPLES / "docker" / "Dockerfile.dockerignore").read_text().splitlines()
     for kept in [line[1:] for line in ignored if line.startswith("!")]:
         assert (EXAMPLES.parent / kept).exists(), kept
@@ -73,7 +73,7 @@ def test_commands_of_manifests_are_valid(path: Path) -> None:
     assert len(found) == 1
     for container in found:
         declared = [variable["name"] for variable in container["env"]]
-        # Kubernetes replaces references to variables that are declared earlier, and does not change other references.
+        # Kubernetes replaces a reference to a variable only if the variable is declared before the reference.
         for place, variable in enumerate(container["env"]):
             assert set(_REFERENCE.findall(variable.get("value", ""))) <= set(declared[:place]), variable
         for argument in container["args"]:
@@ -101,6 +101,6 @@ def test_names_exist(path: Path) -> None:
     settings = {f"OTEL_EPPING_{(parameter.name or '').upper()}" for parameter in run.params}
     assert set(re.findall(r"\bOTEL_EPPING_[A-Z0-9_]*[A-Z0-9]", text)) <= settings
     names = {metric.name for metric in metric_table.METRICS} | set(semconv.ATTRIBUTES)
-    labels = {name.replace(".", "_") for name in names}  # names of Prometheus, without the unit suffix
+    labels = {name.replace(".", "_") for name in names}  # names in Prometheus form, without the unit suffix
     for name in re.findall(r"\bepping[._][\w.]*\w", text):
         assert name in names | labels or name.removesuffix("_seconds") in labels, name

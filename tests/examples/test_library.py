@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the library example unchanged. It exports its own metrics and ours, both with its own resource."""
+"""Runs the library example unchanged. The example exports its own metrics and ours. Each set has its own resource."""
 
 import os
 import subprocess
@@ -43,5 +43,5 @@ def test_library_adds_network_metrics_to_an_application() -> None:
         for point in rtts:
             assert point.point.count > 0
         assert {point.resource["service.name"] for point in (*own, *rtts)} == {"my-application"}
-        # The application's counter is exported once, because the added pipeline does not export it again.
+        # The application's counter is exported only once, because the added pipeline does not export this counter.
         assert [point.point.as_int for point in own] == [3]

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests with systemd that the unit of examples/systemd is well-formed and hardened, and that the agent works in it."""
+"""Tests the unit of examples/systemd with systemd.
+
+The unit is well-formed and hardened, and the agent works in the unit.
+"""
 
 import re
 import subprocess
@@ -11,8 +14,9 @@ from tests.support.systemd_namespace import HELD, NOTHING_HELD, under_systemd
 ROOT = Path(__file__).resolve().parents[2]
 UNIT = ROOT / "examples" / "systemd" / "otel-epping@.service"
 NAME = UNIT.name
-# On the scale of systemd-analyze, 10 is a unit without any hardening. Our unit had 1.9 with systemd 252. What
-# remains is access to the host's network, which the agent has to watch, and the three capabilities.
+# systemd-analyze rates the exposure of a unit from 0 to 10. A unit without any hardening has 10. Our unit had 1.9 with
+# systemd 252. The remaining exposure is access to the host's network, which the agent has to watch, and the three
+# capabilities.
 GREATEST_EXPOSURE = 2.0
 
 
@@ -38,7 +42,7 @@ def test_it_is_hardened() -> None:
 def test_the_agent_works_under_it(tmp_path: Path) -> None:
     log = tmp_path / "log"
     unit = UNIT.read_text().replace("/opt/otel-epping/bin/otel-epping", f"{sys.executable} -m otel_epping")
-    # The agent is not installed here, but runs from this repository. The test does not wait for a network.
+    # In this test, the agent is not installed: it runs from this repository. The test does not wait for the network.
     here = f"""[Service]
 BindReadOnlyPaths={ROOT} {Path(sys.prefix).resolve()}
 Environment=PYTHONPATH={ROOT} OTEL_METRICS_EXPORTER=console

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the settings of the kernel program, and the errors if it cannot be loaded."""
+"""Tests the settings of the kernel program, and the errors for a kernel program that cannot be loaded."""
 
 import re
 from contextlib import suppress
@@ -47,7 +47,7 @@ def test_defaults_are_those_of_the_source() -> None:
     assert round(10**9 / knobs.pop("TICK_NS")) in (100, 250, 300, 1000)  # CONFIG_HZ
     assert 10**9 / defined.pop("TICK_NS") == 250
     assert defined.pop("HASH_KEY") % 2 == 1
-    assert knobs.pop("METHODS") == (1 << len(methods.ALL)) - 1  # in bpf/methods.h, all methods are enabled
+    assert knobs.pop("METHODS") == (1 << len(methods.ALL)) - 1  # bpf/methods.h enables all methods by default
     assert knobs == defined
 
 
@@ -75,7 +75,7 @@ def test_kernel_memory_at_defaults() -> None:
     with load(EppingConfig()) as collector:
         by_map = collector.kernel_bytes
         assert by_map.keys() == collector.program.maps.keys()
-        # The minimum sizes of the tables: the reported figures must not be too small.
+        # The reported figures must be at least the minimum sizes of the tables.
         assert by_map["histograms"] >= 16_385 * 4 * 415
         assert by_map["flows"] >= 80_000 * 160
         assert sum(by_map.values()) <= (64 + 4 * possible_cpus()) * MIB
@@ -104,7 +104,7 @@ def test_attaching_again_does_not_detach() -> None:
             hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
             collector.attachments.attach("left")
             assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
-            with suppress(EppingError):  # the second call may fail or do nothing
+            with suppress(EppingError):  # the second call may fail or have no effect
                 collector.attachments.attach("left")
             assert [libbpf.attached_count(77, hook) for hook in hooks] == [1, 1]
             collector.attachments.detach("left")

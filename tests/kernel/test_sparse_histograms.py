@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares sparse histograms with dense numpy arrays, and fitting many histograms at once with fitting each of them."""
+"""Compares sparse histograms with dense numpy arrays.
+
+Also compares a fit of many histograms at once with a fit of each single histogram.
+"""
 
 import numpy as np
 import pytest
@@ -15,7 +18,8 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 BUCKETS = 24
-# Many counts are zero, at the ends and in between. Some exceed 32 bits, or the integers that a float holds exactly.
+# Many counts are zero, at the ends and in the middle. Some counts exceed 32 bits. Some exceed 2^53, up to which a float
+# holds every integer exactly.
 COUNT = st.sampled_from([0, 0, 0, 1, 2, 2**32 - 1, 2**32, 2**53 + 1, 2**60])
 HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_size=8).map(
     lambda rows: np.array(rows, np.uint64).reshape(-1, BUCKETS)
@@ -24,7 +28,7 @@ HISTOGRAMS = st.lists(st.lists(COUNT, min_size=BUCKETS, max_size=BUCKETS), max_s
 
 @st.composite
 def wider(draw: st.DrawFn, runs: SparseHistograms, least: int = 0) -> SparseHistograms:
-    """The same histograms in wider runs. The additional buckets are empty, and no run starts before bucket `least`."""
+    """The same histograms in longer runs. The additional buckets are empty. No run starts before the bucket `least`."""
     before = np.array([draw(st.integers(0, max(0, int(first) - least))) for first in runs.first], np.int64)
     after = np.array([draw(st.integers(0, 3)) for _ in runs.first], np.int64)
     lengths = before + runs.lengths + after

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the clock of timestamps with simulated clocks: steps in both directions, drift and suspension."""
+"""Tests the clock of timestamps with simulated clocks, which have steps in both directions, drift and suspension."""
 
 import threading
 from itertools import pairwise
@@ -19,14 +19,17 @@ START_NS = 1_760_000_000 * SECOND
 
 
 class Machine:
-    """A machine with a wall clock, which may be set, and a monotonic clock."""
+    """A machine with a wall clock and a monotonic clock. Only the wall clock may be set."""
 
     def __init__(self) -> None:
         self.wall_ns, self.elapsed_ns = START_NS, 0
         self.clock = Clock(lambda: self.wall_ns, lambda: self.elapsed_ns)
 
     def after(self, elapsed_ns: int, step_ns: int = 0) -> int:
-        """Let time pass, then set the wall clock by a step. Return the tested clock minus the wall clock, in ns."""
+        """Let time pass, and then move the wall clock by `step_ns`.
+
+        Return the tested clock minus the wall clock, in ns.
+        """
         self.elapsed_ns += elapsed_ns
         self.wall_ns += elapsed_ns + step_ns
         return self.clock() - self.wall_ns
@@ -49,7 +52,7 @@ def test_without_steps_the_clock_equals_the_wall_clock(pauses: list[int]) -> Non
 
 
 def test_a_step_forward_is_followed_at_once() -> None:
-    """The step is 50 years, as after a boot without a battery for the clock."""
+    """The step is 50 years. A machine without a battery for its clock makes such a step after a boot."""
     assert Machine().after(SECOND, 50 * 365 * 24 * HOUR) == 0
 
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the demo measures correctly, detects wrong results, and leaves nothing behind however it ends.
+"""Tests that the demo measures correctly, detects wrong results, and leaves nothing behind, no matter how it ends.
 
 All processes of a demo inherit an environment variable that no other process has. By this variable, the tests find the
-processes, namespaces and BPF objects of the demo. The full demo takes half a minute and almost no CPU time, so it runs
-in parallel with the other tests.
+processes, namespaces and BPF objects of the demo. A complete demo takes half a minute and almost no CPU time, so it
+runs in parallel with the other tests.
 """
 
 import os
@@ -25,11 +25,12 @@ from otel_epping.lab.topology import DEFAULT_NETWORKS, Network
 from tests.support.patience import PATIENCE_S
 
 COMMAND = [sys.executable, "-m", "otel_epping", "demo"]
-GONE_S = 10  # less time than the traffic of a demo takes to end by itself
-# Texts that show how far a demo is: a line of its output, and the command of its traffic.
+GONE_S = 10  # The traffic of a demo takes longer than this to end by itself.
+# Texts that show the progress of a demo: a line of its output, and the command of its traffic.
 STARTING, MEASURING = "lab:", "lab.traffic talk"
 
-# A demo whose link delays packets of one subnet longer, and of another subnet shorter, than the table of the lab says.
+# A demo whose link does not have the delays that the table of the lab says. The link delays packets of one subnet
+# longer, and packets of another subnet shorter.
 LIARS = {"198.51.100.0/24": 3, "203.0.113.0/24": 0.5}
 LYING = f"""
 import sys
@@ -52,7 +53,7 @@ cli.main()
 
 @dataclass
 class Demo:
-    """A running demo, and the namespaces and BPF objects that were found in its processes."""
+    """A running demo. Also holds the namespaces and BPF objects that the tests have found in its processes."""
 
     mark: str
     process: subprocess.Popen[str]
@@ -77,7 +78,10 @@ class Demo:
         return {folder for folder in Path("/proc").glob("[0-9]*") if mark in _read(folder / "environ")}
 
     def look(self) -> set[tuple[str, str]]:
-        """Find the namespaces, programs and maps that the processes hold. Return all objects that were found so far."""
+        """Find the namespaces, programs and maps that the demo's processes hold.
+
+        Return all objects that were found so far.
+        """
         host = str(Path("/proc/self/ns/net").readlink())
         for process in self.processes():
             for entry in (process / "ns/net", *_listed(process / "fd")):
@@ -112,7 +116,7 @@ class Demo:
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
-    except OSError:  # the process has ended
+    except OSError:  # the process has ended since it was listed
         return b""
 
 
@@ -147,7 +151,10 @@ def begin(folder: Path, command: list[str], **settings: str) -> Demo:
 
 @pytest.fixture(scope="module", autouse=True)
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """The unchanged demo, started before the first test, with settings that a user may have for other programs."""
+    """The unchanged demo, started before the first test.
+
+    Its environment has settings that a user may have for other programs.
+    """
     settings = {
         "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://192.0.2.1:4317",
         "OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/protobuf",
@@ -160,7 +167,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 
 
 def interrupt(demo: Demo) -> None:
-    """Press Ctrl-C: as a terminal does, signal the whole process group."""
+    """Press Ctrl-C. The test signals the whole process group, as a terminal does."""
     os.killpg(demo.process.pid, signal.SIGINT)
 
 
@@ -188,7 +195,7 @@ def test_sigkill_leaves_nothing(tmp_path: Path) -> None:
 
 
 def verdicts(output: str) -> dict[str, str]:
-    """Return the last word of the table row of each subnet."""
+    """Return the last word of each subnet's row in the table."""
     return dict(re.findall(r"^ *([0-9a-f.:]+/\d+) .* (agrees|differs) *$", output, re.M))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the lab, which the live tests use, with plain sockets and the clock of this process."""
+"""Tests the lab itself, which the live tests use. The tests use plain sockets and the clock of this process."""
 
 import json
 import socket
@@ -55,7 +55,7 @@ def connect(lab: Lab, address: str) -> socket.socket:
 @pytest.mark.parametrize("network", DEFAULT_NETWORKS, ids=lambda network: str(network.subnet))
 def test_round_trips_take_the_delay_of_their_subnet(lab: Lab, network: Network) -> None:
     address = server_address(network)
-    connect(lab, address).close()  # this connection does the neighbour discovery
+    connect(lab, address).close()  # this connection makes the hosts resolve the addresses of their neighbours
     started_ns = time.monotonic_ns()
     connection = connect(lab, address)
     rtts_ns = [time.monotonic_ns() - started_ns]
@@ -110,7 +110,7 @@ def test_only_the_legacy_host_sends_no_timestamps(lab: Lab) -> None:
         try:
             while True:
                 packet = dpkt.ethernet.Ethernet(capture.recv(2000)).data
-                # The kernel sends a RST without timestamps, as RFC 7323 section 3.2 permits.
+                # The kernel sends a RST segment without TCP timestamps, as RFC 7323 section 3.2 permits.
                 if isinstance(packet.data, dpkt.tcp.TCP) and not packet.data.flags & dpkt.tcp.TH_RST:
                     options = dict(dpkt.tcp.parse_opts(packet.data.opts))
                     with_timestamps.setdefault(packet.src, set()).add(dpkt.tcp.TCP_OPT_TIMESTAMP in options)
@@ -144,7 +144,7 @@ def test_a_full_queue_is_counted() -> None:
             for number in range(24_000):
                 sender.sendto(b"", ("192.0.2.10", 6000))
                 if number % 100 == 0:
-                    time.sleep(0.008)  # the queue of the device itself holds only 1000 packets
+                    time.sleep(0.008)  # the device's own queue holds only 1000 packets
     assert lab.statistics is not None
     assert 0 < lab.statistics.dropped_queue_full <= 4_000
 
@@ -157,12 +157,12 @@ def namespace_inodes(lab: Lab) -> set[str]:
 
 
 def traces_of(inodes: set[str]) -> list[str]:
-    """Return every process, open descriptor and mount on this machine that keeps one of the namespaces alive."""
+    """Return each process, open descriptor and mount on this machine that keeps one of the namespaces alive."""
     found = []
     for link in [*Path("/proc").glob("[0-9]*/task/[0-9]*/ns/net"), *Path("/proc").glob("[0-9]*/fd/*")]:
         try:
             target = str(link.readlink())
-        except OSError:  # the process or descriptor has gone meanwhile
+        except OSError:  # the process or the descriptor has gone since it was listed
             continue
         if target in inodes:
             found.append(str(link))
@@ -247,7 +247,7 @@ def exporter_for(protocol: str, endpoint: str, compress: bool) -> MetricExporter
 
 
 def export_once(exporter: MetricExporter) -> None:
-    """Export a counter `apples` with the value 3, and a histogram `sizes`, through the official SDK."""
+    """Export two instruments with the official SDK: a counter `apples` with the value 3, and a histogram `sizes`."""
     reader = PeriodicExportingMetricReader(exporter, export_interval_millis=3_600_000)
     provider = MeterProvider([reader], resource=Resource({"service.name": "test"}))
     meter = provider.get_meter("test")
@@ -291,7 +291,7 @@ def test_the_sink_fails_on_request_and_recovers(protocol: str) -> None:
         sink.wait_for(lambda sink: sink.rejected == 1, PATIENCE_S)
         assert sink.requests == []
         sink.recover()
-        assert_apples_arrived(sink)  # the exporters repeat the request after 503 and UNAVAILABLE
+        assert_apples_arrived(sink)  # the exporters send the request again after 503 and UNAVAILABLE
         exporting.join()
 
 

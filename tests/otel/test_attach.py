@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests attach(). An existing reader of the SDK exports the kernel's counts, and survives a failed reading."""
+"""Tests attach(). An existing reader of the SDK exports the kernel's counts, and continues after a failed reading."""
 
 import random
 from collections.abc import Iterator
@@ -24,13 +24,13 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, scra
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses, so that readers start without counts."""
+    """A program that no other test uses. So its readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 def test_a_reader_survives_a_failed_reading(shared: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While readings fail, the SDK's reader exports the application's own metrics."""
+    """While readings of the kernel's counts fail, the SDK's reader still exports the application's own metrics."""
     reader = PeriodicExportingMetricReader(exporter(sink), 50)
     provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
     provider.get_meter("shop").create_counter("shop.orders").add(3)

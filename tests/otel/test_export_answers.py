@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs agents whose receivers send invalid or late responses. Tests the log, and that no count is lost."""
+"""Runs agents whose receivers send invalid or late responses. Tests the agent's log, and that no count is lost."""
 
 import re
 import socket
@@ -31,7 +31,10 @@ FAST = ("-i", "lo", "--interval", "200ms", "--sample-interval", "0")
 
 
 class Proxy(HttpServer):
-    """Responds with `answer`: (status, headers, body). Requests with the response 200 and no body are in `taken`."""
+    """A proxy that responds with `answer`, which is (status, headers, body).
+
+    `taken` holds the requests that got a response with status 200 and without headers and body.
+    """
 
     def __init__(self) -> None:
         self.answer: Answer = (200, {}, b"")
@@ -52,7 +55,7 @@ class Proxy(HttpServer):
             time.sleep(0.02)
 
     def sums(self, name: str) -> int:
-        """Return the sum of all points of a metric. With delta temporality, this is the total count."""
+        """Return the sum of all points of a metric. With delta temporality, this sum is the total count."""
         return sum(
             int(point.count if kind == "exponential_histogram" else point.as_int)
             for request in self.taken
@@ -91,7 +94,10 @@ ANSWERS: list[tuple[tuple[int, dict[str, str], bytes], str]] = [
 def test_a_response_other_than_otlp_acknowledges_nothing(
     ns: Namespace, proxy: Proxy, start: Callable[..., Agent], reply: Any, words: str
 ) -> None:
-    """With delta temporality, all counts arrive after the receiver responds correctly, also the agent's own metrics."""
+    """A response that is not OTLP acknowledges nothing.
+
+    When the receiver responds correctly, all counts arrive, with delta temporality. The agent's own metrics arrive too.
+    """
     proxy.answer = reply
     agent = start(*FAST, OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{proxy.server_port}", **HTTP, **DELTA)
     proxy.wait_for(2)
@@ -147,7 +153,10 @@ def probe(ns: Namespace, path: str) -> tuple[int, str]:
 
 
 def counts_are_read(ns: Namespace) -> bool:
-    """Return true if counts were read within the last two intervals plus one second, although no export succeeds."""
+    """Return true if no export succeeds, but counts are still read.
+
+    The latest reading must not be older than two intervals plus one second.
+    """
     status, text = probe(ns, "/readyz")
     return status == 503 and "[+]read ok" in text
 
@@ -156,7 +165,7 @@ def counts_are_read(ns: Namespace) -> bool:
 def test_a_receiver_that_never_completes_a_response_delays_no_reading(
     ns: Namespace, start: Callable[..., Agent], protocol: str
 ) -> None:
-    """Counts are read at each interval, and the agent is alive."""
+    """The agent reads counts at each interval, and its liveness probe succeeds."""
     with ns.entered():
         dripping = serving(HOLDING["chunks" if protocol == "http/protobuf" else "silent"])
         with dripping as server:
@@ -168,7 +177,7 @@ def test_a_receiver_that_never_completes_a_response_delays_no_reading(
             )
             agent.wait_for("export failed")
             stays(lambda: counts_are_read(ns), 2, "the export in progress does not delay readings")
-            if protocol != "grpc":  # gRPC uses one connection for several calls
+            if protocol != "grpc":  # Over gRPC, several calls use the same connection.
                 eventually(lambda: server.connections >= 3, PATIENCE_S, "further exports are tried")
             assert probe(ns, "/livez")[0] == 200
             assert counts_are_read(ns)
@@ -180,10 +189,10 @@ def test_a_receiver_that_never_completes_a_response_delays_no_reading(
 
 @pytest.mark.parametrize("preference", ["delta", "cumulative", "lowmemory"])
 def test_all_points_have_the_requested_temporality(ns: Namespace, start: Callable[..., Agent], preference: str) -> None:
-    """All metrics have the requested temporality, also with limits on series.
+    """All metrics have the requested temporality, also if the agent limits the number of series.
 
-    The specification says that asynchronous counters are cumulative with lowmemory. Up-down counters are always
-    cumulative.
+    With the preference "lowmemory", the specification makes asynchronous counters cumulative. Up-down counters are
+    always cumulative.
     """
     with Sink(namespace=ns) as sink:
         agent = start(
@@ -245,7 +254,7 @@ def test_explicit_buckets_are_exported_if_a_variable_asks_for_them(
 def test_a_silent_dns_server_delays_no_reading(
     ns: Namespace, start: Callable[..., Agent], public: Path, protocol: str
 ) -> None:
-    """The C library waits for the server for at least 10 s, and cannot be interrupted."""
+    """If the DNS server does not respond, the C library waits at least 10 s. This wait cannot be interrupted."""
     resolver = public / "resolv.conf"
     resolver.write_text("nameserver 127.0.0.1\n")
     with ns.entered(), socket.socket(type=socket.SOCK_DGRAM) as silent:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs agents with faulty collectors. These are silent, close connections or reject large requests.
+"""Runs agents with faulty collectors. The collectors are silent, close connections or reject large requests.
 
-The agent ends in time without a response, and an exporter that hangs delays no other exporter. If a collector works
-again, the deltas show that each packet was exported once.
+The agent ends in time, even without a response. An exporter that hangs does not delay other exporters. After a
+collector works again, the deltas show that each packet was exported exactly once.
 """
 
 import re
@@ -25,19 +25,22 @@ from tests.support.patience import PATIENCE_S
 from tests.support.servers import Answer, HttpServer
 
 PACKETS = metric_table.SUBNET_PACKETS.name
-RST = struct.pack("ii", 1, 0)  # struct linger: close() sends a RST
+RST = struct.pack("ii", 1, 0)  # struct linger, with which close() sends a RST segment
 HOURS = 5
 
 
 @contextmanager
 def rude(ns: Namespace, manners: str) -> Iterator[int]:
-    """Yield a port that accepts connections. `silent`: it never responds. `cut`: it resets connections in a request."""
+    """Yield a port that accepts connections.
+
+    With "silent", no connection gets a response. With "cut", each connection is reset in the middle of a request.
+    """
     with ns.entered():
         listener = socket.create_server(("127.0.0.1", 0))
     taken: list[socket.socket] = []
 
     def serve() -> None:
-        with suppress(OSError):  # the listener was closed
+        with suppress(OSError):  # the listener was closed, so the test ends
             while True:
                 taken.append(listener.accept()[0])
                 if manners == "cut":
@@ -59,14 +62,17 @@ def rude(ns: Namespace, manners: str) -> Iterator[int]:
 
 
 def total(sink: Sink, name: str = PACKETS) -> int:
-    """Return the sum of all points of a metric, which must be deltas."""
+    """Return the sum of all points of a metric. The points must be deltas."""
     points = sink.points(name)
     assert {one.temporality for one in points} == {1}
     return sum(one.point.as_int for one in points)
 
 
 def test_collectors_that_work_again(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The agent logs each cause of the outage once. Afterwards it exports each count once."""
+    """The collector fails, and then works again.
+
+    The agent logs each cause of the outage once, and exports each count once.
+    """
     with ExitStack() as undo:
         agents, ports = {}, {}
         with ExitStack() as meanwhile:
@@ -102,7 +108,7 @@ def check_truth(sink: Sink) -> None:
 
 
 def wait_for_end(agents: list[Agent], began: float) -> list[float]:
-    """Return the seconds from `began` until each agent had ended."""
+    """Wait until all agents have ended. Return, for each agent, the seconds from `began` to the end."""
     took = []
     for agent in agents:
         agent.process.wait(PATIENCE_S)
@@ -113,7 +119,10 @@ def wait_for_end(agents: list[Agent], began: float) -> list[float]:
 def test_an_exporter_that_hangs_delays_neither_others_nor_the_end(
     ns: Namespace, start: Callable[..., Agent], tmp_path: Path
 ) -> None:
-    """A collector is silent, and the timeout is the exporter's default of 10 s. Another agent writes to a full pipe."""
+    """One agent's collector is silent. The timeout is the exporter's default of 10 s.
+
+    Another agent writes to a full pipe.
+    """
     with ExitStack() as undo:
         sink = undo.enter_context(Sink(namespace=ns))
         silent = f"http://127.0.0.1:{undo.enter_context(rude(ns, 'silent'))}"
@@ -136,7 +145,7 @@ def test_an_exporter_that_hangs_delays_neither_others_nor_the_end(
             OTEL_EXPORTER_OTLP_ENDPOINT=silent,
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )
-        # The pipe is full after 64 KiB. Exports over OTLP continue.
+        # The pipe is full after 64 KiB. The exports over OTLP continue.
         sink.wait_for(lambda one: len(one.received) >= 40, PATIENCE_S)
         agents = [with_console, grpc, http]
         for agent in agents:
@@ -155,7 +164,7 @@ def test_an_exporter_that_hangs_delays_neither_others_nor_the_end(
 
 @contextmanager
 def small(ns: Namespace, most_bytes: int) -> Iterator[tuple[str, list[int]]]:
-    """Yield the URL of an HTTP receiver with a limit on the size of requests, and a list of its response statuses."""
+    """Yield the URL of an HTTP receiver that limits the size of requests, and a list of its response statuses."""
     answers: list[int] = []
 
     def reply(_: Message, body: bytes) -> Answer:
@@ -190,10 +199,14 @@ def rss_kb(agent: Agent) -> int:
 
 
 def test_a_long_outage_takes_no_memory_and_loses_no_counts(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """As many exports fail as in five hours at intervals of 60 s, with delta temporality and steady traffic."""
+    """The outage is long: as many exports fail as in five hours at intervals of 60 s.
+
+    The temporality is delta, and the traffic is steady.
+    """
     exports = HOURS * 60
     with Sink(namespace=ns) as sink:
-        sink.fail_with(400)  # final errors: the agent does not repeat the request before the next interval
+        # These errors are final: the agent does not send the request again before the next interval.
+        sink.fail_with(400)
         agent = start(
             *("-i", "lo", "--interval", "20ms", "--sample-interval", "0"),
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,

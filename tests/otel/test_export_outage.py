@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stops and starts the collector of running agents. The outage is logged once, and no count is lost."""
+"""Stops and starts the collector of running agents. The agents log the outage once, and lose no count."""
 
 import re
 import time
@@ -17,14 +17,20 @@ from tests.support.patience import PATIENCE_S
 
 
 def in_a_pause(sink: Sink, interval_s: float) -> None:
-    """Wait until the collector has forwarded all requests and no export is due soon. Stopping it then loses nothing."""
+    """Wait until the collector has forwarded all requests and no export is due soon.
+
+    If the collector stops then, no request is lost.
+    """
     count = len(sink.received)
     eventually(lambda: len(sink.received) > count, PATIENCE_S, "the collector forwards an export")
     time.sleep(0.35 * interval_s)
 
 
 def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """The collector refuses connections, so no request is delivered without its response. So delta sums are exact."""
+    """A stopped collector refuses connections. So every request that arrives at the collector gets a response.
+
+    Therefore the sums of the deltas are exact.
+    """
     interval_s = 1.0
     fast = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
     with (
@@ -54,7 +60,7 @@ def test_no_counts_are_lost_while_the_collector_is_stopped(lab: Lab, agents: Cal
                     forwarder.__exit__()
                 for agent in started.values():
                     eventually(lambda a=agent: "export failed" in a.log, PATIENCE_S, "the log says so")  # type: ignore[misc]
-                time.sleep(2 * interval_s)  # two exports fail
+                time.sleep(2 * interval_s)  # at least two exports fail
                 before = {name: len(sink.received) for name, sink in sinks.items()}
                 for forwarder in forwarders.values():
                     forwarder.__enter__()

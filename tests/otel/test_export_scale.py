@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Measures agents with thousands of subnets: their memory, and the size of their requests.
+"""Measures agents that have thousands of subnets: their memory, and the size of their requests.
 
-Raw sockets send packets with made-up addresses through the lab's link.
+Raw sockets send packets through the lab's link. The addresses in these packets are made up.
 """
 
 import socket
@@ -24,7 +24,7 @@ MOST_REQUEST_BYTES = int(2.5 * 2**20)
 
 
 def frame(source: str, destination: str, ports: tuple[int, int], tsval: int, tsecr: int) -> bytes:
-    """Return an Ethernet frame with a TCP segment, which has timestamps and four bytes of data."""
+    """Return an Ethernet frame. The frame has a TCP segment with TCP timestamps and four bytes of data."""
     tcp = struct.pack("!HHIIBBHHH", *ports, tsval, tsecr, 8 << 4, 0x18, 1024, 0, 0)
     tcp += struct.pack("!BBBBII", 1, 1, 8, 10, tsval, tsecr) + b"data"
     ip = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(tcp), 0, 0, 64, socket.IPPROTO_TCP, 0)
@@ -33,7 +33,7 @@ def frame(source: str, destination: str, ports: tuple[int, int], tsval: int, tse
 
 
 class Crowd:
-    """Flows between `pairs` pairs of subnets. The packets are sent on both ends of the lab's link."""
+    """Flows between `pairs` pairs of subnets. The packets are sent on both sides of the lab's link."""
 
     def __init__(self, lab: Lab, pairs: int) -> None:
         self._ends = []
@@ -48,7 +48,7 @@ class Crowd:
     def speak(self) -> None:
         """Send a segment from each inner host, and a reply from each outer host.
 
-        From the third round on, both sides have RTTs.
+        From the third call on, both sides have RTTs.
         """
         self._round += 1
         now = self._round
@@ -57,7 +57,7 @@ class Crowd:
             part = self._pairs[start : start + 250]
             for ours, theirs in part:
                 inner.send(frame(ours, theirs, (40_000, 443), now, now - 1))
-            time.sleep(0.03)  # gives the link, which is a process in user space, time to forward
+            time.sleep(0.03)  # The link is a process in user space, and needs time to forward the packets.
             for ours, theirs in part:
                 outer.send(frame(theirs, ours, (443, 40_000), now, now))
             time.sleep(0.03)
@@ -107,7 +107,10 @@ def test_resident_memory_with_a_thousand_subnets(
 def test_requests_stay_small_with_twelve_thousand_subnets(
     lab: Lab, agents: Callable[..., Agent], crowd_of: Callable[[int], Crowd]
 ) -> None:
-    """One agent exports to a collector with the default limit of 4 MiB, another to the sink, which records sizes."""
+    """One agent exports to a collector, which has the default limit of 4 MiB. Another agent exports to the sink.
+
+    The sink records the sizes of requests.
+    """
     with (
         Sink(namespace=lab.router) as sink,
         Sink(namespace=lab.router) as forwarded,

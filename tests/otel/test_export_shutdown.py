@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how a running agent ends: after a signal, after kill -9, and with a dead collector.
+"""Tests how a running agent ends: after a signal, after kill -9, and with a collector that does not respond.
 
-The agents export directly to the sink, which also records the headers.
+The agents export directly to the sink. The sink also records the headers of the requests.
 """
 
 import json
@@ -23,12 +23,16 @@ from tests.support.arrivals import INTERFACE_PACKETS, PACKETS, arrived, check_tr
 from tests.support.lab_agent import Agent, eventually, figure, link_packets, quiet, talking
 from tests.support.patience import PATIENCE_S
 
-# If no collector listens, an exporter gives up a request after about 7 s. The agent may send two requests.
+# If no collector listens, an exporter gives up a request after about 7 s. An agent may send two requests before it
+# ends.
 MOST_SHUTDOWN_S = 20.0
 
 
 def test_signals_flush_the_last_interval_with_headers_and_names(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """No export is due within the minute, so all exports arrive because of the signal."""
+    """The agent exports once per minute, and the test takes less than a minute.
+
+    So all exports arrive because of the signal.
+    """
     with Sink(namespace=lab.router) as sink:
         variables = {
             "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=lab%201,authorization=Bearer t",
@@ -47,7 +51,7 @@ def test_signals_flush_the_last_interval_with_headers_and_names(lab: Lab, agents
         for agent in (term, sigint):
             one = arrived(sink, agent.name)
             check_truth(one)
-            # The agent may have counted packets of neighbour discovery before the first call of link_packets().
+            # The agent may already have counted packets of neighbour discovery before the first call of link_packets().
             assert 0 <= one.interface_packets() - passed <= 30
             assert one.rtts > 50
             assert {p.resource["service.name"] for p in one.points[PACKETS]} == {"mine"}
@@ -59,7 +63,7 @@ def test_signals_flush_the_last_interval_with_headers_and_names(lab: Lab, agents
 
 
 def attached(lab: Lab) -> list[int]:
-    """Return the programs on the two hooks of the router's interface."""
+    """Return the programs on both hooks of the router's interface."""
     with lab.router.entered():
         ifindex = socket.if_nametoindex(WAN_INTERFACE)
         hooks = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
@@ -67,7 +71,7 @@ def attached(lab: Lab) -> list[int]:
 
 
 def processes(lab: Lab) -> list[str]:
-    """Return the command lines of agents in the router's namespace."""
+    """Return the command lines of the agents in the router's namespace."""
     with lab.router.entered():
         inode = Path("/proc/thread-self/ns/net").stat().st_ino
     found = []
@@ -94,8 +98,8 @@ def test_kill_9_leaves_no_program_and_no_process(lab: Lab, agents: Callable[...,
 
 
 def test_shutdown_with_a_dead_collector_ends_in_time_and_logs_the_loss(lab: Lab, agents: Callable[..., Agent]) -> None:
-    """The console exporter delivers all points although another exporter fails. The failure is logged once."""
-    dead = "http://127.0.0.1:9"  # the port of `discard`, on which no process listens
+    """One exporter fails, and the failure is logged once. The console exporter still delivers all points."""
+    dead = "http://127.0.0.1:9"  # the port of the `discard` service, on which no process listens
     grpc = agents("dead-grpc", dead, "60s", OTEL_METRICS_EXPORTER="otlp,console")
     http = agents("dead-http", dead, "60s", OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf")
     for agent in (grpc, http):
@@ -119,8 +123,8 @@ def test_shutdown_with_a_dead_collector_ends_in_time_and_logs_the_loss(lab: Lab,
         assert "Traceback" not in agent.log
         *_, last = agent.log.splitlines()
         assert last.startswith("otel-epping: the last interval was not delivered")
-        # An exporter gives up after three pauses, which take about 7 s in total and vary randomly. So it sometimes
-        # exceeds our deadline of 8 s.
+        # An exporter gives up after three pauses. The pauses take about 7 s in total, but their lengths are random. So
+        # the exporter sometimes exceeds our deadline of 8 s.
         in_time = not last.endswith(f"no answer within {STOP_S:g} s")
         assert agent.log.count("export failed, counts stay pending") == in_time
     assert "succeed again" not in grpc.log
@@ -139,7 +143,7 @@ def test_shutdown_with_a_dead_collector_ends_in_time_and_logs_the_loss(lab: Lab,
 
 
 def json_documents(text: str) -> list[Any]:
-    """Return several JSON documents that follow each other."""
+    """Return the JSON documents in a text. The documents follow each other directly."""
     documents, decoder = [], json.JSONDecoder()
     while text := text.lstrip():
         document, end = decoder.raw_decode(text)

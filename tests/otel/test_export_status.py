@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the log of exports: each cause is logged once, and so are the exporters' own messages."""
+"""Tests the log of exports. Each cause of a failure is logged once. Each message of an exporter is also logged once."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ exporters = logging.getLogger("opentelemetry.exporter.otlp.proto.http.metric_exp
 
 
 def logged(script: str) -> list[str]:
-    """Return the lines of the log without their times."""
+    """Return the lines of the log without the time at the start of each line."""
     run = [sys.executable, "-c", _BEGIN + script]
     done = subprocess.run(run, capture_output=True, text=True, timeout=PATIENCE_S, check=True)
     return [line.partition(" ")[2] for line in done.stderr.splitlines()]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exports the same packets over every protocol, compression and temporality to a collector of another project.
+"""Exports the same packets with every protocol, compression and temporality, to a collector that is not ours.
 
-The agents watch the lab's router and export to a collector, which forwards to our `Sink`. So the tests check what
-another implementation of OTLP has understood.
+The agents watch the lab's router, and export to a collector. The collector forwards the requests to our `Sink`. So the
+tests check what another implementation of OTLP has understood.
 """
 
 import socket
@@ -26,11 +26,11 @@ from tests.support.lab_agent import Agent, eventually, figure, link_packets, qui
 from tests.support.patience import PATIENCE_S
 
 PROTOCOLS = ("grpc", "http/protobuf")
-COMPRESSIONS = ("", "gzip")  # "": the variable is not set, because the SDK's gRPC exporter rejects "none"
+COMPRESSIONS = ("", "gzip")  # "" means that the variable is not set. The SDK's gRPC exporter rejects "none".
 PREFERENCES = ("cumulative", "delta", "lowmemory")
 TABLE = {metric.name: metric for metric in metric_table.METRICS}
 
-# Counters that are observable instruments of the SDK.
+# Counters that are asynchronous instruments of the SDK.
 OBSERVED = {
     metric_table.EXPORT_FAILED,
     metric_table.EXPORT_REJECTED,
@@ -40,7 +40,7 @@ OBSERVED = {
 
 
 def check_histogram(point: Any) -> None:
-    """Check that a histogram point is complete and consistent."""
+    """Check that a histogram point is complete, and that its fields agree with each other."""
     counts = list(point.positive.bucket_counts)
     assert point.count == sum(counts) > 0
     assert point.zero_count == 0
@@ -56,7 +56,11 @@ def check_histogram(point: Any) -> None:
 
 
 def contradicts(point: Any) -> bool:
-    """Return true if minimum or maximum are missing or not in the outermost buckets, or the mean is out of range."""
+    """Return true if the point contradicts itself.
+
+    A point contradicts itself if its minimum or maximum is missing, if the minimum is not in the first bucket, if the
+    maximum is not in the last bucket, or if the mean is not between minimum and maximum.
+    """
     if not point.HasField("min"):
         return True
     first, last = (buckets.index_of(round(value * 1e9), point.scale) for value in (point.min, point.max))
@@ -67,7 +71,10 @@ def contradicts(point: Any) -> bool:
 
 @dataclass
 class Matrix:
-    """The results of the agents of the matrix. `passed` is the number of packets that the kernel counted meanwhile."""
+    """The results of all agents of the matrix.
+
+    `passed` is the number of packets that the kernel counted during their run.
+    """
 
     agents: dict[str, Arrived]
     exit_codes: dict[str, int]
@@ -83,7 +90,7 @@ VARIANTS = [(p, c, t) for p in PROTOCOLS for c in COMPRESSIONS for t in PREFEREN
 
 
 def fewest_exports(sink: Sink, agents: list[Agent]) -> int:
-    """Return the smallest number of intervals that the sink has received from an agent."""
+    """Count the intervals that the sink has received from each agent, and return the smallest count."""
     times: dict[str, set[int]] = {agent.name: set() for agent in agents}
     for point in sink.points(INTERFACE_PACKETS):
         times[str(point.resource["service.instance.id"])].add(point.point.time_unix_nano)
@@ -111,7 +118,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
                 )
             )
             undo.callback(agents[-1].kill)
-            if len(agents) % 4 == 0:  # at most four compilers run at once
+            if len(agents) % 4 == 0:  # the agents compile in groups, so that at most four compilers run at once
                 agents[-1].watching()
         for agent in agents:
             agent.watching()
@@ -134,7 +141,7 @@ def matrix(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matri
 
 @pytest.fixture(params=VARIANTS, ids=lambda one: variant(*one))
 def one(request: pytest.FixtureRequest, matrix: Matrix) -> tuple[str, Arrived]:
-    """The temporality preference of one agent of the matrix, and the points of this agent."""
+    """The temporality preference of one agent of the matrix, and the points that this agent has exported."""
     name = variant(*request.param)
     assert matrix.exit_codes[name] == 0, matrix.logs[name]
     assert "export failed" not in matrix.logs[name]
@@ -182,7 +189,7 @@ def test_temporality_is_the_preferred_one(one: tuple[str, Arrived]) -> None:
         elif TABLE[name].kind == "gauge":
             expected = 0
         elif TABLE[name] in OBSERVED and preference == "lowmemory":
-            expected = CUMULATIVE  # in the specification, "lowmemory" makes observable counters cumulative
+            expected = CUMULATIVE  # In the specification, "lowmemory" makes asynchronous counters cumulative.
         assert {point.temporality for point in points} == {expected}, name
 
 
@@ -202,7 +209,7 @@ def test_histograms_are_complete(one: tuple[str, Arrived]) -> None:
 
 
 def test_minimum_and_maximum_are_in_the_outermost_buckets(one: tuple[str, Arrived]) -> None:
-    """Minimum and maximum of all points fit their buckets, although RTTs are counted during the reading."""
+    """The minimum and the maximum of each point are in its outermost buckets. RTTs arrive even during the reading."""
     preference, agent = one
     points = [point.point for point in agent.points[metric_table.RTT.name]]
     if preference == "cumulative":
@@ -226,7 +233,8 @@ def test_start_times_are_constant_or_contiguous(one: tuple[str, Arrived]) -> Non
             if preference == "cumulative":
                 assert len(set(starts)) == 1, name
             else:
-                # A series that was not exported for a while starts again at the end of its last empty interval.
+                # If a series was not exported for a while, its next point starts at the end of the last interval
+                # without counts.
                 assert all(previous <= start for previous, start in zip(times, starts[1:], strict=False))
     assert longest >= 3
     if preference != "cumulative":
@@ -266,11 +274,12 @@ def test_each_packet_counts_for_two_subnets(one: tuple[str, Arrived]) -> None:
 
 
 def test_totals_equal_the_kernels_own_statistics(one: tuple[str, Arrived], matrix: Matrix) -> None:
-    """TAP devices have no offloads, so the kernel counts packets as on the wire. The agent counts them in the same way.
+    """The agent's packet counts equal the kernel's, because TAP devices have no offloads.
 
-    Both count all packets, also those of ARP. The difference is 0, so no packet is missing or counted twice.
+    Without offloads, the kernel counts packets as on the wire, and so does the agent. Both count all packets, also
+    packets of ARP. The difference is 0, so no packet is missing or counted twice.
     """
-    # Before the kernel's count started, the agent may have counted packets of neighbour discovery.
+    # The agent may have counted packets of neighbour discovery before the test first read the kernel's count.
     extra = one[1].interface_packets() - matrix.passed
     assert 0 <= extra <= 30, "only packets of neighbour discovery while agents start may be additional"
     assert matrix.passed > 1000
@@ -288,6 +297,6 @@ def test_all_variants_have_the_same_totals(matrix: Matrix) -> None:
     assert all(other == first for other in tcp.values())
     rtts = [agent.rtts for agent in matrix.agents.values()]
     figure("RTTs that each of the agents counted", rtts)
-    # Each agent takes its own RTT samples, at most one per flow and direction in 100 ms. So the numbers of RTTs are
-    # only approximately equal.
+    # Each agent takes its own RTT samples: at most one per flow and direction in 100 ms. So the agents have only
+    # approximately equal numbers of RTTs.
     assert min(rtts) > 0.95 * max(rtts) > 100

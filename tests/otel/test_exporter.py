@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how an export is split into requests, how long it may take, and which requests are repeated after failures."""
+"""Tests exports: how an export is split into requests, how long an export may take, and which requests are repeated."""
 
 import dataclasses
 import time
@@ -37,13 +37,13 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, of_s
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses, so that readers start without counts."""
+    """A program that no other test uses. So its readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 def flows(bench: Bench, count: int) -> None:
-    """Feed one packet of each of `count` flows. Each flow has two new subnets."""
+    """Feed one packet for each of `count` flows. Each flow has two new subnets."""
     sender = bench.feeders[EGRESS]
     frame = bytearray(bench.flow().frame(0, "PA", 1000, 0, b"data"))
     for number in range(count):
@@ -73,7 +73,10 @@ def test_requests_are_split_by_weight_and_keep_a_subnet_together(bench: Bench, s
 
 
 def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every subnet has a histogram of 160 buckets with large counts. No other points have more bytes per weight."""
+    """Every subnet has a histogram of 160 buckets with large counts.
+
+    The exporter estimates the size of a point by a weight. Of all points, these have the most bytes for their weight.
+    """
     flows(bench, 2000)
     read = Reader.read
 
@@ -101,7 +104,7 @@ def test_requests_of_the_heaviest_points_fit(bench: Bench, sink: Sink, monkeypat
 
 
 class Slow(OTLPMetricExporter):
-    """An exporter that takes at least 0.1 s for each request."""
+    """An exporter that needs at least 0.1 s for each request."""
 
     def export(self, *arguments: Any, **options: Any) -> MetricExportResult:
         time.sleep(0.1)
@@ -111,7 +114,10 @@ class Slow(OTLPMetricExporter):
 def test_an_export_keeps_its_deadline_and_the_next_one_continues(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every request succeeds, but slowly. The next export continues with the requests that were not sent."""
+    """Each request succeeds, but slowly. An export sends no more requests after its deadline.
+
+    The next export sends the remaining requests.
+    """
     monkeypatch.setattr(producer, "_REQUEST_WEIGHT", 100)
     monkeypatch.setattr(exporter_module, "_MIN_TIMEOUT_S", 0.0)
     flows(bench, 200)
@@ -138,15 +144,15 @@ def test_an_export_to_nobody_gives_up_after_one_request(shared: Bench, monkeypat
     began = time.monotonic()
     provider.force_flush()
     took = time.monotonic() - began
-    # The exporter waits 1 s, then 2 s, each with a random deviation of up to 20 %. The next wait of 4 s would exceed
-    # its timeout.
+    # The exporter waits for 1 s, and then for 2 s. Each wait is up to 20 % longer or shorter, at random. The next wait
+    # would be 4 s, and would exceed the exporter's timeout.
     print("\n[measured] export of many requests to a dead collector, timeout 5 s:", round(took, 2), "s")
     assert took < 5.5
     assert wrapped.failed >= 1
 
 
 class Poisoned(OTLPMetricExporter):
-    """An exporter whose receiver slowly rejects each request that contains a certain subnet."""
+    """An exporter whose receiver rejects each request that contains a certain subnet. The receiver responds slowly."""
 
     subnet = "20.0.100.0/24"
 
@@ -177,7 +183,7 @@ def test_a_failed_export_is_repeated(shared: Bench, sink: Sink, temporality: Agg
     reader = install(MeterProvider(shutdown_on_exit=False), exporter(sink, temporality), shared.collector, 60)
     conversation = Conversation(shared)
     conversation.record([5 * MS] * 3)
-    sink.fail_with(403)  # the exporter itself does not repeat the request
+    sink.fail_with(403)  # after this error, the exporter itself does not send the request again
     reader.force_flush()
     assert not sink.points(metric_table.RTT.name)
     sink.recover()
@@ -196,7 +202,10 @@ def test_a_failed_export_is_repeated(shared: Bench, sink: Sink, temporality: Agg
 
 
 def test_only_failed_requests_are_repeated(bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With delta temporality, every third request is rejected. In the end, every packet is exported once."""
+    """With delta temporality, every third request is rejected.
+
+    In the end, every packet has been exported exactly once.
+    """
 
     class Moody(OTLPMetricExporter):
         turn = 0

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests install() next to an application's provider. The last interval is exported however the application ends."""
+"""Tests install() next to an application's provider.
+
+The last interval is exported, no matter how the application ends.
+"""
 
 import os
 import random
@@ -27,7 +30,7 @@ from tests.support.recorder import CONFIG, PACKETS, Conversation, exporter, pack
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses, so that readers start without counts."""
+    """A program that no other test uses. So its readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
@@ -95,7 +98,7 @@ if "shutdown" in sys.argv:
 
 @pytest.mark.parametrize("end", ["", "shutdown", "close"])
 def test_the_last_interval_is_exported_however_an_application_ends(sink: Sink, end: str) -> None:
-    """The application just ends, or shuts the reader down before, or closes the collector before."""
+    """The application just ends, or first shuts the reader down, or first closes the collector."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-c", APPLICATION, sink.grpc_endpoint, *end.split()]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
@@ -163,7 +166,7 @@ reader.shutdown()
 @pytest.mark.parametrize("way", ["fork", "close", "thread", "multiprocessing"])
 def test_forked_workers_do_not_export_our_metrics(sink: Sink, way: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    # From Python 3.12 on, fork() warns in a process that has threads, such as those of the SDK.
+    # From Python 3.12 on, fork() gives a warning if the process has several threads. The SDK starts threads.
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, sink.http_endpoint, way]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the table of metrics with the documentation, and with the kernel program's enums and compiled structs."""
+"""Compares the table of metrics with the documentation, with the program's enums, and with its compiled structs."""
 
 import ast
 import re
@@ -23,17 +23,17 @@ pytestmark = pytest.mark.parallel
 ROOT = Path(__file__).resolve().parents[2]
 MAPS_H = (ROOT / "bpf/maps.h").read_text()
 METHODS_H = (ROOT / "bpf/methods.h").read_text()
-# The ECN values have no enum in the program. They are the indexes of an array, in the order of the standard.
+# The program has no enum for the ECN values. They are indexes of an array, and have the order of the standard.
 ECN_BY_CODEPOINT = {0b00: "not_ect", 0b01: "ect_1", 0b10: "ect_0", 0b11: "ce"}
 
 
 def enum(name: str) -> dict[str, int]:
     """Return the enumerators of an enum of bpf/maps.h, in lower case and without their prefix.
 
-    The last enumerator, which counts the others, is left out. Its name is the plural of the prefix, such as CLASSES for
-    CLASS_.
+    The last enumerator is left out, because its value is the number of the other enumerators. Its name is the plural of
+    the prefix: CLASSES for the prefix CLASS_.
     """
-    if name == "method":  # the macro table of methods defines this enum
+    if name == "method":  # in bpf/maps.h, the macro table of methods defines this enum
         return {method.lower(): number for number, method in enumerate(re.findall(r"ROW\(METHOD_(\w+),", METHODS_H))}
     body = re.search(rf"enum {name} {{(.*?)}}", MAPS_H, re.DOTALL)
     assert body, f"no enum {name}"
@@ -74,7 +74,7 @@ def test_code_points_are_those_of_rfc_3168() -> None:
 
 @pytest.fixture(scope="module")
 def dtypes() -> dict[str, np.dtype[Any]]:
-    """The numpy record types of the arrays of the compiled program."""
+    """The numpy record types of the arrays in the compiled program."""
     with EppingCollector(EppingConfig()) as collector:
         reader = collector.reader()
         return {"subnet": reader.counters_dtype, "interface": reader.interfaces_dtype}
@@ -86,7 +86,7 @@ COUNTERS = [*SUBNET_COUNTERS, *INTERFACE_COUNTERS]
 
 @pytest.mark.parametrize("table", TABLES)
 def test_each_counter_that_is_read_is_one_series(table: str, dtypes: dict[str, np.dtype[Any]]) -> None:
-    """The constructor of Columns raises if labels and fields do not match."""
+    """If labels and fields do not match, the constructor of Columns raises."""
     columns = Columns(TABLES[table], dtypes[table])
     series = [column for its_columns in columns.by_metric.values() for column in its_columns]
     assert len(series) == len(set(series))
@@ -144,7 +144,8 @@ def test_units_and_names_follow_the_conventions() -> None:
     names = [metric.name for metric in metric_table.METRICS]
     assert len(names) == len(set(names))
     for metric in metric_table.METRICS:
-        # opentelemetry.io/docs/specs/semconv/general/metrics: UCUM, annotations in the singular, no unit in the name.
+        # opentelemetry.io/docs/specs/semconv/general/metrics: units are in UCUM; annotations are singular; names have
+        # no unit.
         assert re.fullmatch(r"s|By|\{[a-z_]+[^s]\}", metric.unit), metric
         assert re.fullmatch(r"epping(\.[a-z]+(_[a-z]+)*)+", metric.name), metric
         assert not metric.name.endswith(("_total", ".seconds", ".bytes"))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pipelines. The OTEL_* variables select the exporters, or one line names the wrong variable and the cure."""
+"""Tests pipelines. OTEL_* variables select the exporters.
+
+If a variable is wrong, one line names the variable and the cure.
+"""
 
 import os
 import socket
@@ -22,14 +25,14 @@ pytestmark = pytest.mark.parallel
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program that no other test uses, so that readers start without counts."""
+    """A program that no other test uses. So its readers start without counts."""
     with closing(Bench(CONFIG)) as bench:
         yield bench
 
 
 @pytest.fixture
 def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that sets OTEL_* variables, and unsets all others."""
+    """Return a function that sets OTEL_* variables, and unsets all other OTEL_* variables."""
 
     def set_variables(**values: str) -> None:
         for name in [name for name in os.environ if name.startswith("OTEL_")]:
@@ -44,7 +47,10 @@ def variables(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def test_metrics_of_instruments_and_of_the_kernel_are_exported(
     shared: Bench, sink: Sink, variables: Callable[..., None]
 ) -> None:
-    """Both have the same scope, and the OTLP encoder keeps only one of two equal scopes in a request."""
+    """Metrics of instruments and of the kernel have the same scope, so a request must contain this scope only once.
+
+    If a request contains two equal scopes, the OTLP encoder keeps only one of them.
+    """
     variables(OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint)
     pipelines = Pipelines(shared.collector, 60, lambda *_: None)
     Conversation(shared).record([5 * MS])
@@ -54,7 +60,10 @@ def test_metrics_of_instruments_and_of_the_kernel_are_exported(
 
 
 def test_each_of_several_exporters_exports_all_counts(bench: Bench, sink: Sink, variables: Callable[..., None]) -> None:
-    """One exporter pushes deltas, and one is scraped. otel/test_export_shutdown.py has two exporters that push."""
+    """One exporter pushes deltas, and the other is scraped.
+
+    otel/test_export_shutdown.py has two exporters that push.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -65,8 +74,8 @@ def test_each_of_several_exporters_exports_all_counts(bench: Bench, sink: Sink, 
         OTEL_EXPORTER_PROMETHEUS_HOST="127.0.0.1",
         OTEL_EXPORTER_PROMETHEUS_PORT=str(port),
     )
-    # The test does not flush. Otherwise the Prometheus reader would keep the collected points, and the next scrape
-    # would contain them twice.
+    # The test does not flush. After a flush, the Prometheus reader would keep the collected points, and the next scrape
+    # would contain these points twice.
     pipelines = Pipelines(bench.collector, 0.1, lambda *_: None)
     conversation = Conversation(bench)
     for _ in range(5):

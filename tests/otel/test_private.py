@@ -12,11 +12,11 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 ROOT = Path(__file__).resolve().parents[2]
 PRIVATE = ROOT / "otel_epping/otel/private.py"
 LIBRARIES = {"opentelemetry", "grpc", "requests", "urllib3"}
-# These packages use no objects of the libraries. tests/test_project.py checks their imports.
+# These packages use no objects of those libraries. tests/test_project.py checks the imports of the packages.
 BELOW = ("kernel", "series", "events", "process")
-# Documented members of NamedTuple, and os._exit().
+# Documented members of NamedTuple, and the documented function os._exit().
 PUBLIC = {"_asdict", "_exit", "_fields", "_make", "_replace"}
-# Methods of the libraries that a subclass might override.
+# Names of methods in those libraries. A subclass might override these methods.
 OVERRIDABLE = {"_collect", "_export", "_new_conn", "_receive_metrics", "_set_collect_callback", "_translate_data"}
 
 
@@ -25,7 +25,10 @@ def is_private(name: str) -> bool:
 
 
 def uses(source: str) -> Iterator[str]:
-    """Yield private members of other objects that a source reads, writes, imports, overrides or names in getattr()."""
+    """Yield the private members of other objects that occur in a source.
+
+    A source may read, write, import or override a private member, or name the member in getattr().
+    """
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Attribute(value=ast.Name(id="self" | "cls")):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests, with a real provider, that deltas of the SDK are exported again after their export has failed."""
+"""Tests deltas of the SDK with a real provider. If their export fails, the deltas are exported again."""
 
 from itertools import pairwise
 
@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 class Receiver:
-    """A receiver's totals of the counters of an application: (scope, metric, attributes) -> sum."""
+    """The totals that a receiver has for the counters of an application: (scope, metric, attributes) -> sum."""
 
     def __init__(self, temporality: AggregationTemporality) -> None:
         self.reader = InMemoryMetricReader({Counter: temporality})
@@ -42,7 +42,7 @@ class Receiver:
 
 
 def test_deltas_are_complete_after_failures() -> None:
-    """When the export succeeds, one counter and one scope have no new data. Their earlier deltas arrive, too."""
+    """When an export succeeds, one counter and one scope have no new data. Their earlier deltas still arrive."""
     receiver = Receiver(AggregationTemporality.DELTA)
     for arrives in (True, False, False, True, False, True):
         receiver.add("one", "orders", 1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the kernel's counts as points of the SDK. They equal the SDK's own counts, and hold plain Python numbers."""
+"""Tests points that hold the kernel's counts. The points equal points of the SDK, and contain plain Python numbers."""
 
 import io
 import json
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.parallel
 
 
 def lowered(point: Any, scale: int) -> tuple[list[int], int]:
-    """Return the bucket counts and the offset of a point, converted to a lower scale."""
+    """Return the bucket counts and the offset of a point after a conversion to a lower scale."""
     one = histogram.Buckets(np.array(list(point.positive.bucket_counts), "u8"), point.positive.offset, point.scale)
     one = histogram.trim(*one)
     while one.scale > scale:
@@ -61,9 +61,13 @@ def check_equal(ours: ExponentialHistogramDataPoint, sdks: ExponentialHistogramD
 def test_the_kernels_histograms_equal_those_of_the_sdk(
     shared: Bench, sink: Sink, temporality: AggregationTemporality, widest: str
 ) -> None:
-    """Kernel and SDK record the same 5000 log-uniform RTTs, and the same exporter exports both, in two intervals."""
+    """The kernel and the SDK record the same 5000 log-uniform RTTs.
+
+    One exporter exports both histograms, in two intervals.
+    """
     draw = random.Random(5)
-    # At scale 4, 160 buckets cover ten doublings. RTTs from 1 ms to 1 s fit, and RTTs from 1 us to 60 s do not.
+    # At scale 4, the 160 buckets cover ten doublings of the RTT. RTTs from 1 ms to 1 s fit in this range. RTTs from 1
+    # us to 60 s do not.
     low, high = (20.0, 29.9) if widest == "fits" else (10.0, 35.8)
     view = View(
         instrument_name=SDK_RTT,

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the machine's clock back by an hour and forward again while agents export.
+"""Sets the machine's clock back by an hour and then forward again, while agents export.
 
-One agent has another monotonic clock than the kernel program. This simulates a suspension, during which the kernel's
-clock stands still and the wall clock does not.
+In one test, the agent's monotonic clock differs from that of the kernel program. This simulates a suspension: the
+kernel's clock stands still, but the wall clock continues.
 """
 
 import socket
@@ -29,7 +29,10 @@ SECOND = 10**9
 
 
 def series(sink: Sink) -> Iterator[tuple[str, list[Point]]]:
-    """Yield all series of all metrics, also those of the SDK. Their points are in the order of arrival."""
+    """Yield all series of all metrics, including metrics of the SDK.
+
+    The points of a series are in the order of arrival.
+    """
     for name in {metric.name for _, metric in sink.metrics()}:
         found: dict[str, list[Point]] = {}
         for point in sink.points(name):
@@ -39,14 +42,14 @@ def series(sink: Sink) -> Iterator[tuple[str, list[Point]]]:
 
 
 def check_times(sink: Sink, earliest_ns: int, *, delta: bool) -> int:
-    """Check that the intervals of each series follow each other. Return the number of points."""
+    """Check the start times and end times of the points of each series. Return the number of points."""
     count = 0
     for name, points in series(sink):
         times = [(one.point.start_time_unix_nano, one.point.time_unix_nano) for one in points]
         count += len(times)
         assert all(earliest_ns <= end for _, end in times), name
         assert all(before < after for (_, before), (_, after) in pairwise(times)), name
-        if points[0].temporality == 0:  # a gauge has no start
+        if points[0].temporality == 0:  # a gauge has no start time
             continue
         assert all(earliest_ns <= start <= end for start, end in times), name
         if delta and points[0].temporality == 1:
@@ -68,7 +71,8 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         converse(ns)
         sink.wait_for(lambda one: len(one.received) >= 3, PATIENCE_S)
         with set_back(HOUR_S):
-            # Slots created after the step are exported with the time of our clock, which is ahead of the wall clock.
+            # The wall clock was set back, but our clock was not. So the points of new slots have times ahead of the
+            # wall clock.
             with ns.entered(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
                 for host in range(1, 20):
                     sender.sendto(b"to nobody", (f"127.7.0.{host}", 9))
@@ -80,7 +84,8 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
         assert agent.stop() == 0
         assert check_times(sink, began_ns, delta=temporality == "delta") > 100
         latest_ns = max(one.point.time_unix_nano for one in sink.points(metric_table.RTT.name))
-        assert 0 <= time.time_ns() - latest_ns < 10 * SECOND  # our clock follows a step forward at once
+        # if the wall clock is set forward, our clock follows at once
+        assert 0 <= time.time_ns() - latest_ns < 10 * SECOND
         assert "127.7.0.19/32" in {
             one.attributes[semconv.SUBNET] for one in sink.points(metric_table.SUBNET_PACKETS.name)
         }
@@ -88,7 +93,10 @@ def test_an_hour_back_and_forward_again(ns: Namespace, start: Callable[..., Agen
 
 
 def test_an_agent_in_a_time_namespace(ns: Namespace, start: Callable[..., Agent]) -> None:
-    """The monotonic clock of the agent is eleven days ahead of that of the kernel. So slots seem eleven days old."""
+    """The monotonic clock of the agent is eleven days ahead of the kernel's monotonic clock.
+
+    So slots seem eleven days old.
+    """
     ahead = ["unshare", "--time", "--fork", "--kill-child", "--monotonic", "1000000", "--boottime", "1000000", "--"]
     with Sink(namespace=ns) as sink:
         began_ns = time.time_ns()
@@ -106,7 +114,11 @@ def test_an_agent_in_a_time_namespace(ns: Namespace, start: Callable[..., Agent]
 def test_a_step_of_the_wall_clock_does_not_extend_the_timeout(
     made: type[GrpcExporter | HttpExporter], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The official exporters compute the remaining time by the wall clock, which may be set back between two tries."""
+    """The wall clock may be set back between two tries.
+
+    The official exporters compute the remaining time by the wall clock. Our sender must not wait longer because of such
+    a step.
+    """
     clock = count(time.time(), -HOUR_S)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         exporter = made(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.5)

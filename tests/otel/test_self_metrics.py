@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the metrics of the agent about itself with the figures of the kernel and of other sources."""
+"""Compares the agent's metrics about itself with figures of the kernel and of other sources."""
 
 import ctypes
 import os
@@ -31,7 +31,7 @@ ALL_PACKETS = INTERFACE_COUNTERS[0].metric.name
 
 @contextmanager
 def bpf_stats() -> Iterator[None]:
-    """Make the kernel count the runs of BPF programs while the body runs."""
+    """Make the kernel measure the runs of BPF programs while the body runs."""
     fd = ctypes.CDLL("libbpf.so.1").bpf_enable_stats(0)  # BPF_STATS_RUN_TIME
     assert fd >= 0
     try:
@@ -42,7 +42,7 @@ def bpf_stats() -> Iterator[None]:
 
 @contextmanager
 def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], None]]:
-    """Yield a function that exports the kernel's counts, and then the instruments of the same reading."""
+    """Yield a function that exports the kernel's counts, and then exports the instruments of the same reader."""
     own = PeriodicExportingMetricReader(exporter(sink), float("inf"))
     provider = MeterProvider(metric_readers=[own], shutdown_on_exit=False)
     reader = install(provider, exporter(sink), collector, 60)
@@ -57,7 +57,7 @@ def exporting(collector: EppingCollector, sink: Sink) -> Iterator[Callable[[], N
 
 
 def latest(sink: Sink, metric: metric_table.Metric) -> dict[str, int | float]:
-    """Return the newest values of a metric by the value of its attribute."""
+    """Return the newest values of a metric. The keys are the values of the metric's only attribute."""
     points = sink.points(metric.name)
     newest = max((point.point.time_unix_nano for point in points), default=0)
     return {
@@ -111,7 +111,7 @@ def small() -> Iterator[Bench]:
 
 
 def test_flows_evicted(small: Bench) -> None:
-    """The evicted flows are all created flows except those that are still in the table."""
+    """The evicted flows are all flows that were created and are not in the table any more."""
     with Sink() as sink, exporting(small.collector, sink) as export:
         for strangers in (300, 3000, 0, 2000):
             run(small, Load(flows=0, strangers=strangers, packets_of_each=2, hosts=250, duration_ms=1000))
@@ -135,10 +135,10 @@ def test_flows_created_during_a_reading_do_not_count_as_evicted(
         flow = bench.flow(client="10.1.1.1", server="10.2.2.2")
         frame = bytearray(flow.frame(0, "PA", 1000, 0, b"data"))
         feeder = bench.feeders[EGRESS]
-        for number in range(20_000):  # so few flows that no set of the table is full
+        for number in range(20_000):  # with so few flows, no set of the table is full
             if stop.is_set():
                 break
-            frame[34:36] = (number + 1024).to_bytes(2, "big")  # the source port
+            frame[34:36] = (number + 1024).to_bytes(2, "big")  # this sets the source port
             feeder.set(bytes(frame))
             feeder.run(START_NS)
 

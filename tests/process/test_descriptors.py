@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests low and high limits on file descriptors. Interfaces over the limit are rejected, and nothing else fails."""
+"""Tests low and high limits on file descriptors. Interfaces that exceed the limit are rejected. Nothing else fails."""
 
 import os
 import re
@@ -28,7 +28,7 @@ REFUSED = re.compile(r"not watched: cannot attach to (v\d+) \(Too many open file
 
 @pytest.fixture
 def many() -> Iterator[Namespace]:
-    """A host with many interfaces."""
+    """A host that has many interfaces."""
     with crowded("many", INTERFACES) as namespace:
         yield namespace
 
@@ -38,7 +38,7 @@ def limited(soft: int, hard: int) -> list[str]:
 
 
 def counted(sink: Sink, event: str) -> int:
-    """Return how many interface events of this kind the agent has counted in its own metric."""
+    """Return the number of interface events of this kind in the agent's own metric."""
     points = sink.points(metric_table.INTERFACE_EVENTS.name)
     return max((p.point.as_int for p in points if p.attributes[semconv.INTERFACE_EVENT] == event), default=0)
 
@@ -55,9 +55,9 @@ def test_the_soft_limit_is_raised_to_the_hard_one(many: Namespace, start: Callab
 def test_too_many_interfaces_are_rejected_at_the_start_and_later(
     many: Namespace, start: Callable[..., Agent], hook: str
 ) -> None:
-    """The agent exports over HTTP, with a descriptor for each connection.
+    """The agent exports over HTTP, and each connection takes a descriptor.
 
-    When an interface is deleted, a rejected one is attached.
+    After an interface is deleted, an interface that was rejected before is attached.
     """
     with Sink(namespace=many) as sink:
         agent = start(
@@ -76,12 +76,16 @@ def test_too_many_interfaces_are_rejected_at_the_start_and_later(
         converse(many, 3)
         requests = len(sink.received)
         eventually(lambda: len(sink.received) > requests + 3, PATIENCE_S, "exports continue")
-        assert len(REFUSED.findall(agent.log.read_text())) == len(rejected)  # each one is logged once
+        # the rejection of each interface is logged once
+        assert len(REFUSED.findall(agent.log.read_text())) == len(rejected)
         assert agent.stop() == 0
 
 
 def test_descriptor_numbers_above_the_limit_of_select(ns: Namespace, public: Path) -> None:
-    """Some supervisors leak descriptors to the agent. An interface takes two descriptors."""
+    """Some supervisors leak descriptors to the agent, so its own descriptors have large numbers.
+
+    Each interface takes two descriptors.
+    """
     path = public / "settings.yaml"
     path.write_text("interface: lo\n")
     command = ["sh", "-c", "ulimit -n 3000; " + 'exec "$0" "$@"', *AGENT, "run", "--config", str(path)]
@@ -112,13 +116,16 @@ def test_descriptor_numbers_above_the_limit_of_select(ns: Namespace, public: Pat
 
 
 def test_an_agent_survives_a_time_without_descriptors(ns: Namespace, start: Callable[..., Agent], public: Path) -> None:
-    """Without descriptors, interfaces, settings, exports and probes fail. They work again afterwards."""
+    """While the process has no free descriptor, interfaces, settings, exports and probes fail.
+
+    Afterwards they work again.
+    """
     path = public / "settings.yaml"
     path.write_text("interface: lo\nhealth_port: 9872\n")
     with Sink(namespace=ns) as sink:
         agent = start(
             "--config", str(path), "--interval", "100ms",
-            command=COMMAND,  # runs as our user, so the test may change its limits
+            command=COMMAND,  # the agent runs as the user of this test, so the test may change its limits
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.http_endpoint.removesuffix("/v1/metrics"),
             OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
         )  # fmt: skip

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the escaping of text from outside. No information is lost, and any output can contain the escaped text."""
+"""Tests the escaping of text from outside. The escaped text keeps all information, and fits in any output."""
 
 import pytest
 from hypothesis import given

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the log. Each event of any logger is one line. In the JSON format, all lines are JSON, also the last one."""
+"""Tests the log. Each event of any logger is one line. In the JSON format, every line is JSON, even the last line."""
 
 import json
 import logging
@@ -29,7 +29,7 @@ RFC_3339 = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
 
 def objects(text: str) -> list[dict[str, Any]]:
-    """Return the lines of a JSON log as objects. Check that each object has the required fields."""
+    """Return the lines of a JSON log as objects. Check that each object has all required fields."""
     found = [json.loads(line) for line in text.splitlines()]
     for each in found:
         assert re.fullmatch(RFC_3339, each["time"]), each
@@ -40,12 +40,12 @@ def objects(text: str) -> list[dict[str, Any]]:
 
 
 def logged(form: str, body: str, level: str = "info") -> subprocess.CompletedProcess[str]:
-    """Run Python code in a process with this log format and level, and return its output."""
+    """Run Python code in a process with the given log format and level. Return the output of the process."""
     script = f"import logging\nfrom otel_epping.process import logs\nlogs.configure({form!r}, {level!r})\n{body}"
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=PATIENCE_S)
 
 
-# Events of all kinds: (the code, a text in the line, true if the event is an exception)
+# Events of all kinds: (the code, a text in the log line, true if the event is an exception)
 EVENTS = {
     "a message": ("logging.getLogger('x').warning('one\\ntwo')", "one two", False),
     "a logged exception": ("try:\n 1 / 0\nexcept Exception:\n logging.getLogger('x').exception('oh')", "oh", True),
@@ -99,7 +99,7 @@ def test_extra_fields_of_an_event_are_json_fields() -> None:
 
 @pytest.mark.unit
 def test_control_characters_are_escaped() -> None:
-    """The log contains error messages of receivers, and these may contain any character."""
+    """The log contains error messages of receivers. These messages may contain any character."""
     (line,) = logged("text", r"logging.getLogger('x').error('red \x1b[31m\x00 \u2028 café')").stderr.splitlines()
     assert line.endswith(r"ERROR red \x1b[31m\x00 café")
 
@@ -113,7 +113,10 @@ def test_levels(level: str, count: int) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_the_json_log_of_an_agent_is_json_to_the_end(ns: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """The agent logs at the lowest level, without a receiver. Messages of exporters and the last line are JSON too."""
+    """The agent logs at the lowest level, and has no receiver.
+
+    Messages of exporters and the last line are also JSON.
+    """
     grpc = protocol == "grpc"
     settings = {"OTEL_EPPING_LOG_FORMAT": "json", "OTEL_EPPING_LOG_LEVEL": "debug"}
     settings |= {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_EXPORTER_OTLP_TIMEOUT": "1000" if grpc else "2000"}
@@ -123,7 +126,7 @@ def test_the_json_log_of_an_agent_is_json_to_the_end(ns: Namespace, start: Calla
     with Sink(namespace=ns) as sink:
         endpoint = sink.grpc_endpoint if grpc else sink.http_endpoint.removesuffix("/v1/metrics")
         settings["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
-        if grpc:  # the core of gRPC logs a message when a connection ends
+        if grpc:  # the core library of gRPC logs a message when a connection ends
             agent = start("-i", "lo", "-i", "up0", "--interval", "200ms", **settings)
             sink.wait_for(lambda received: received.requests, PATIENCE_S)
     if not grpc:

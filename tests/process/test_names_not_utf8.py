@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests interface names, host names and resources that are not UTF-8. All are escaped. Each has its own series."""
+"""Tests interface names, host names and resources that are not UTF-8. Each name is escaped, and has its own series."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -19,13 +19,16 @@ from tests.support.unprivileged import AGENT
 pytestmark = pytest.mark.parallel
 
 
-# The kernel accepts all bytes in names except white space, '/' and ':'.
+# In a name, the kernel accepts all bytes except white space, '/' and ':'.
 NAMES = {b"caf\xe9": r"caf\xe9", b"caf\xe8": r"caf\xe8", rb"caf\xe9": r"caf\x5cxe9", b"caf\x1b[m": r"caf\x1b[m"}
 
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Namespace]:
-    """A host with interfaces of these names. Two names belong to each veth pair. All interfaces are up."""
+    """A host whose interfaces have these names. The two ends of each veth pair have two of the names.
+
+    All interfaces are up.
+    """
     with Namespace("names") as namespace:
         names = [os.fsdecode(name) for name in [*NAMES, "café".encode(), b"plain0"]]
         for one, other in zip(names[::2], names[1::2], strict=True):
@@ -54,7 +57,7 @@ def test_patterns_match_characters_and_single_bytes(host: Namespace) -> None:
 
 @pytest.mark.parametrize("protocol", ["grpc", "http/protobuf"])
 def test_each_interface_has_its_own_series(host: Namespace, start: Callable[..., Agent], protocol: str) -> None:
-    """The interfaces are selected by the kernel's name, by the escaped name, and by a pattern."""
+    """Interfaces are selected in three ways: by the name in the kernel, by the escaped name, and by a pattern."""
     with Sink(namespace=host) as sink:
         endpoint = sink.grpc_endpoint if protocol == "grpc" else sink.http_endpoint.removesuffix("/v1/metrics")
         agent = start(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that secrets in headers and endpoints never appear in the output, at any level and after any error."""
+"""Tests that secrets in headers and endpoints never appear in the output, at any log level and after any error."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from tests.support.patience import PATIENCE_S
 pytestmark = pytest.mark.parallel
 
 
-# A valid header; a value with a line break, which no transport accepts; no name; an invalid name.
+# Four headers: a valid header, a header whose value has a line break (no transport accepts it), a header without a
+# name, and a header with an invalid name.
 HEADERS = ["authorization=Bearer s3cr3t-one", "x-key=s3cr3t%0Atwo", "s3cr3t;three", "Authorization: Basic s3cr3t=="]
 
 
@@ -78,9 +79,10 @@ def test_a_secret_is_hidden_in_all_its_forms(
 def test_tracebacks_are_logged_without_secrets(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    secret = "".join(["s3", "cr3t"])  # so the source lines in a traceback do not contain the secret
+    secret = "".join(["s3", "cr3t"])  # the secret must not be in the source lines that a traceback shows
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", f"authorization={secret}")
-    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())  # restored after the test
+    # pytest restores this after the test
+    monkeypatch.setattr(logging, "_logRecordFactory", logging.getLogRecordFactory())
     redaction.install()
     try:
         try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the deadline after the first signal. It ends only a process that hangs, not a process that already exits."""
+"""Tests the deadline after the first signal. The deadline ends a process that hangs, but not one that already exits."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 {}
 """
 HANGS = "while True: time.sleep(1)"
-# The interpreter resets the signal handlers before it deletes modules and their objects.
+# The interpreter resets the signal handlers before it deletes modules and the objects of modules.
 ENDS_SLOWLY = """
 class Slow:
     def __del__(self, sleep=time.sleep):

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests standard streams that are closed, full or of a narrow encoding. Commands end as with normal streams."""
+"""Tests standard streams that are closed or full, or that have a narrow encoding.
+
+Commands end in the same way as with normal streams.
+"""
 
 import os
 import subprocess
@@ -30,7 +33,7 @@ COMMANDS = {
 
 
 def redirected(redirections: str, command: list[str]) -> list[str]:
-    """Return a command that runs `command` in a shell with these redirections."""
+    """Return a shell command that runs `command` with these redirections."""
     return ["sh", "-c", f'exec "$0" "$@" {redirections}', *command]
 
 
@@ -43,7 +46,7 @@ def test_commands_end_as_with_open_streams(ns: Namespace, arguments: tuple[str, 
 
 
 def is_ready(ns: Namespace) -> bool:
-    """Return true if the probe of the agent reports that the agent is ready."""
+    """Return true if the agent's probe says that the agent is ready."""
     try:
         with ns.entered(), urllib.request.urlopen("http://127.0.0.1:9871/readyz") as answer:
             return bool(answer.status == 200)
@@ -53,7 +56,7 @@ def is_ready(ns: Namespace) -> bool:
 
 @pytest.mark.parametrize("streams", CLOSED)
 def test_an_agent_works_and_opens_no_file_as_a_standard_stream(ns: Namespace, streams: str) -> None:
-    """The standard error of the agent may be closed. So the test checks the probe instead of the log."""
+    """The agent's standard error may be closed, so the test reads the probe instead of the log."""
     command = redirected(streams, [*AGENT, "run", "-i", "lo", "--health-port", "9871"])
     with ns.popen(command, env=environment({"OTEL_METRICS_EXPORTER": "console"}), stdin=subprocess.DEVNULL) as agent:
         try:

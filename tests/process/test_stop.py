@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how an agent stops: it exports before it detaches, and nothing delays the stop beyond its deadline."""
+"""Tests how an agent stops. It exports before it detaches, and nothing delays the stop beyond its deadline."""
 
 import socket
 import subprocess
@@ -40,7 +40,7 @@ def programs_on_hooks(host: Namespace) -> int:
 
 
 def test_the_last_export_comes_before_interfaces_are_detached(host: Namespace, start: Callable[..., Agent]) -> None:
-    """The kernel needs at least 10 ms to remove a TCX link, so several hundred interfaces take seconds."""
+    """The kernel needs at least 10 ms to remove a TCX link. So the removal of several hundred links takes seconds."""
     with Sink(namespace=host) as sink:
         endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
         agent = start("-i", "v*", "--interval", "1h", namespace=host, **endpoint)
@@ -57,7 +57,7 @@ def test_interfaces_are_detached_even_if_the_receiver_hangs(
 ) -> None:
     with host.entered():
         receiver = socket.create_server(("127.0.0.1", 0))
-    with receiver:  # accepts connections, and never responds
+    with receiver:  # this server accepts connections, and never responds
         endpoint = f"http://127.0.0.1:{receiver.getsockname()[1]}"
         agent = start(
             "-i", "v*", "--interval", "1h", "--hook", hook,

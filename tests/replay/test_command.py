@@ -44,7 +44,7 @@ def truncated(tmp_path: Path) -> str:
 
 
 def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """The files have different formats. Packets that cannot be measured are listed below the table."""
+    """The files have different formats. Below the table, the output lists the packets that cannot be measured."""
     odd = [Packet(BEGIN_NS + 10**9, bytes(60), 60), Packet(BEGIN_NS + 10**9, bytes(10), 60)]
     (tmp_path / "other.pcapng.gz").write_bytes(compressed(pcapng([*OTHER.packets(*LINKS["cooked v2"]), *odd])))
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "other.pcapng.gz"))
@@ -63,7 +63,10 @@ def test_the_table(ns: Namespace, good: str, tmp_path: Path) -> None:
 
 
 def test_a_truncated_file(ns: Namespace, good: str, truncated: str) -> None:
-    """The complete part of a truncated file is read, and so are other files. A terminal shows a progress bar."""
+    """The complete part of a truncated file is read. All other files are read, too.
+
+    On a terminal, a progress bar is shown.
+    """
     ours, theirs = pty.openpty()
     command = [*COMMAND, "replay", *ALL, truncated, good]
     process = ns.popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment({}))
@@ -82,7 +85,10 @@ def test_a_truncated_file(ns: Namespace, good: str, truncated: str) -> None:
 def test_files_that_cannot_be_read_do_not_stop_the_others(
     ns: Namespace, good: str, truncated: str, tmp_path: Path
 ) -> None:
-    """Each unreadable file has an error line, whatever its position. The result has all other files."""
+    """For each unreadable file, the command prints an error line, no matter where the file is in the list.
+
+    The result has the packets of all other files.
+    """
     (tmp_path / "usb.pcap").write_bytes(pcap(PACKETS, link=220))
     (tmp_path / "empty.pcap").touch()
     usb, empty, nothing = (str(tmp_path / f"{name}.pcap") for name in ("usb", "empty", "nothing"))
@@ -95,7 +101,10 @@ def test_files_that_cannot_be_read_do_not_stop_the_others(
 
 
 def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
-    """Each file has an error line. The lines come before the compilation, which takes a second."""
+    """The command prints an error line for each file.
+
+    The command prints these lines before it compiles the program, because the compilation takes a second.
+    """
     names = [str(tmp_path / name) for name in "ab"]
     result = epping(ns, "replay", *names)
     assert result.returncode == 1
@@ -104,7 +113,7 @@ def test_no_readable_file(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Path) -> None:
-    """A file is also read once if it is named by several paths."""
+    """Several paths may name the same file. The file is still read only once."""
     (tmp_path / "link.pcap").symlink_to(good)
     (tmp_path / "same.pcap").hardlink_to(good)
     result = epping(ns, "replay", *ALL, good, str(tmp_path / "link.pcap"), str(tmp_path / "same.pcap"), good)
@@ -119,7 +128,7 @@ def test_a_file_named_twice_is_read_once(ns: Namespace, good: str, tmp_path: Pat
 
 
 def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
-    """A shell sorts the files of `tcpdump -C` by name: capture10 comes before capture2."""
+    """A shell sorts the files of `tcpdump -C` by name, so capture10 comes before capture2."""
     for number in (1, 2, 10):
         later = [
             one._replace(time_ns=one.time_ns + number * 10**9) for one in Conversation(number).packets(*LINKS["raw"])
@@ -136,7 +145,10 @@ def test_files_out_of_order(ns: Namespace, tmp_path: Path) -> None:
 
 
 def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> None:
-    """A packet truncated within a header is not malformed. A complete packet that ends within a header is malformed."""
+    """A packet that was truncated within a header is not malformed.
+
+    A complete packet that ends within a header is malformed.
+    """
     whole = [one for one in PACKETS if len(one.data) > 60]
     cut = [one._replace(data=one.data[:50]) for one in whole]
     malformed = [one._replace(data=one.data[:50], original=50) for one in whole[:2]]
@@ -155,7 +167,10 @@ def test_packets_truncated_by_the_snap_length(ns: Namespace, tmp_path: Path) -> 
 
 
 def test_invalid_times_give_no_rtt(ns: Namespace, tmp_path: Path) -> None:
-    """An invalid time is, for example, microseconds in a file that declares seconds. Valid equal times give an RTT."""
+    """In the first file, the times are microseconds, but the file declares seconds. So these times are invalid.
+
+    In the second file, all times are equal. Equal times are valid, and give an RTT.
+    """
     parts = [section(), interface(options=option(9, b"\x00") + option(0, b""))]
     parts += [enhanced(one, ticks=one.time_ns // 1000) for one in PACKETS]
     (tmp_path / "capture").write_bytes(b"".join(parts))
@@ -186,7 +201,7 @@ def test_a_fifo_and_a_device(ns: Namespace, good: str, tmp_path: Path, make: str
 
 
 def test_events(ns: Namespace, good: str, truncated: str) -> None:
-    """Each RTT event has its time. The JSON array is closed even after an error. Messages go to standard error."""
+    """Each RTT event has its own time. Even after an error, the JSON array is closed. Messages go to standard error."""
     result = epping(ns, "replay", *ALL, "--events", "--format", "json", good, truncated)
     assert result.returncode == 1
     *remarks, last = result.stderr.splitlines()
@@ -198,13 +213,13 @@ def test_events(ns: Namespace, good: str, truncated: str) -> None:
     assert sorted(talk) == sorted(
         [*((ms, "11.1.0.1") for ms in SERVER.values()), *((ms, "10.1.0.1") for ms in CLIENT.values())]
     )
-    assert len(rtts) == 2 * RTTS - 1  # the file ends within an echo reply
+    assert len(rtts) == 2 * RTTS - 1  # the file ends in the middle of an echo reply
     assert {event["timestamp"] for event in events} <= {BEGIN_NS + at_ns for at_ns, _ in TALK.ip}
     assert [event["flow_event"] for event in events if "flow_event" in event].count("opening") >= 2
 
 
 def test_export(ns: Namespace, good: str) -> None:
-    """All counts are exported once, with the times of the capture. The table is printed too."""
+    """All counts are exported exactly once, with the times in the capture. The table is printed, too."""
     with Sink(namespace=ns) as sink:
         result = epping(
             ns, "replay", *ALL, "--otlp", good, settings={"OTEL_EXPORTER_OTLP_ENDPOINT": sink.grpc_endpoint}
@@ -237,7 +252,7 @@ def test_a_failed_export(ns: Namespace, good: str) -> None:
 
 
 def test_ctrl_c(ns: Namespace) -> None:
-    """The result has all packets that were read before the signal. If the input is a pipe, no progress bar is shown."""
+    """The result has all packets that were read before the signal. For a pipe, the command shows no progress bar."""
     command = [*COMMAND, "replay", *ALL, "-", "--events", "--format", "jsonl"]
     process = ns.popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment({})
@@ -248,7 +263,7 @@ def test_ctrl_c(ns: Namespace) -> None:
     with process:
         os.write(process.stdin.fileno(), pcap(PACKETS))
         rtts = 0
-        while rtts < RTTS:  # the command prints events immediately
+        while rtts < RTTS:  # the command prints each event without delay
             rtts += "rtt" in json.loads(process.stdout.readline())
         process.send_signal(signal.SIGINT)
         rest, stderr = process.stdout.read(), process.stderr.read()

@@ -28,7 +28,7 @@ _numbers = count()
 
 @pytest.fixture(scope="module")
 def replayer() -> Iterator[Replayer]:
-    """All tests share one program. Each test has its own conversations."""
+    """A replayer for all tests. All tests share its program, but each test has its own conversations."""
     with closing(Replayer(EppingConfig(max_subnets=8192, max_flows=4096, sample_interval_ns=0))) as replayer:
         yield replayer
 
@@ -38,7 +38,10 @@ def fresh(version: int = 4) -> Conversation:
 
 
 def table(replayer: Replayer) -> str:
-    """Return the table of a new reader. A reader returns only extremes since its last reading."""
+    """Return the table of a new reader.
+
+    A reader returns minima and maxima only for the time since its previous reading.
+    """
     return subnet_table.table(replayer.reader().read(), replayer.config)
 
 
@@ -52,7 +55,10 @@ Replay = Callable[[bytes], None]
 
 @pytest.fixture
 def replay(replayer: Replayer, tmp_path: Path) -> Replay:
-    """Return a function that feeds a capture with a given content to the program."""
+    """Return a function that feeds a capture to the program.
+
+    The argument of the function is the content of the capture.
+    """
 
     def replay(content: bytes) -> None:
         (tmp_path / "capture").write_bytes(content)
@@ -65,7 +71,7 @@ def replay(replayer: Replayer, tmp_path: Path) -> Replay:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_every_link_type(replayer: Replayer, replay: Replay, name: str) -> None:
-    """For each link type, a packet counts with the bytes that it has as an Ethernet frame."""
+    """A packet of any link type is counted with the number of bytes that it has as an Ethernet frame."""
     for version in (4, 6):
         conversation = fresh(version)
         packets = conversation.packets(*LINKS[name])
@@ -87,7 +93,7 @@ def test_every_format(replayer: Replayer, replay: Replay, order: str, name: str)
 
 
 def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) -> None:
-    """Each direction has its own interface in the pcapng file, as in captures of two taps."""
+    """In the pcapng file, each direction has its own interface. Two taps give such a capture."""
     conversation = fresh()
     packets = conversation.packets(*LINKS["ethernet"])
     raw = conversation.packets(*LINKS["raw"])
@@ -96,7 +102,7 @@ def test_both_directions_on_different_links(replayer: Replayer, replay: Replay) 
 
 
 def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> None:
-    """Each file has a request, and the next file has the reply."""
+    """Each file has a request. The reply to this request is in the next file."""
     conversation = fresh()
     for one in conversation.packets(*LINKS["cooked v2"]):
         replay(pcap([one], link=one.link))
@@ -104,7 +110,7 @@ def test_captures_one_after_the_other(replayer: Replayer, replay: Replay) -> Non
 
 
 def test_conversations_over_many_windows(replayer: Replayer, replay: Replay) -> None:
-    """Between two packets of a conversation, other packets fill at least a window."""
+    """Other packets fill at least one window between two packets of the same conversation."""
     conversation = fresh()
     packets = conversation.packets(*LINKS["raw"])
     others = [Packet(one.time_ns, b"\x00" * 1000, 1000) for one in packets for _ in range(1100)]
@@ -121,7 +127,7 @@ def kinds(replayer: Replayer) -> dict[str, int]:
 
 
 def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> None:
-    """A packet is truncated to every length, down to zero."""
+    """The test truncates a packet to every length, even to zero."""
     frame = ethernet(fresh().ip)[3].data
     sizes = [*range(80), len(frame)]
     for name in ("ethernet", "raw"):
@@ -134,7 +140,10 @@ def test_every_packet_is_counted_once(replayer: Replayer, replay: Replay) -> Non
 
 
 def test_impossible_lengths(replayer: Replayer, replay: Replay) -> None:
-    """One original length is below the captured length, and one is above the kernel's limit."""
+    """Some packets have an original length below the captured length.
+
+    Other packets have an original length above the limit of the kernel.
+    """
     conversation = fresh()
     replay(pcap([one._replace(original=3) for one in conversation.packets(*LINKS["ethernet"])]))
     check(table(replayer), conversation)
@@ -149,7 +158,7 @@ def test_impossible_lengths(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
-    """Such packets count as traffic, also in new subnets, but give no RTTs."""
+    """Packets without a time count as traffic, even in new subnets. They give no RTTs."""
     conversation, untimed = fresh(), replayer.untimed
     frames = conversation.packets(*LINKS["ethernet"])
     replay(section() + interface() + b"".join(simple(one) for one in frames))
@@ -160,7 +169,10 @@ def test_packets_without_a_time(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_times_that_go_back(replayer: Replayer, replay: Replay) -> None:
-    """A reply earlier than its request is ignored. Packets in the right order are measured, also after a step back."""
+    """A reply that is earlier than its request gives no RTT.
+
+    Packets in the right order give RTTs, even after a step back.
+    """
     conversation, steps_back = fresh(), replayer.steps_back
     packets = conversation.packets(*LINKS["ethernet"])
     begin_ns = packets[0].time_ns
@@ -175,7 +187,7 @@ def test_times_that_go_back(replayer: Replayer, replay: Replay) -> None:
 
 
 def test_readings_have_the_time_of_the_capture(replayer: Replayer) -> None:
-    """The time of a reading is the latest time of all packets. Counting starts at the earliest time."""
+    """The time of a reading is the latest time of all packets so far. The start time of counts is the earliest time."""
     later_ns = 2 * BEGIN_NS
     buffer, sizes = np.zeros(100, np.uint8), np.full(5, 60)
     untimed, steps_back = replayer.untimed, replayer.steps_back

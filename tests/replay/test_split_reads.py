@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that events depend only on the packets, not on the number of bytes that each read of the capture returns."""
+"""Tests that events depend only on the packets, and not on how many bytes each read of the capture returns."""
 
 import random
 from collections.abc import Callable
@@ -24,7 +24,10 @@ CONFIG = EppingConfig(max_subnets=1024, max_flows=4096, sample_interval_ns=0)
 
 @cache
 def packets() -> list[Packet]:
-    """Return conversations over half an hour. Some of them end, and some pause for about the idle timeout."""
+    """Return the packets of conversations during half an hour.
+
+    Some conversations end. Others pause, for a time that is near the idle timeout.
+    """
     _, make = LINKS["ethernet"]
     chance = random.Random(5)
     found = []
@@ -71,7 +74,10 @@ def test_byte_by_byte(
 
 
 def test_a_flow_opens_again_after_the_idle_timeout(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """Idle flows are closed before the packet that ends the pause is handled. The event has the time of this packet."""
+    """After a pause that exceeds the idle timeout, a packet arrives. The flow is first closed, and then opened again.
+
+    The closing event has the time of this packet.
+    """
     _, make = LINKS["ethernet"]
     talk = [(BEGIN_NS + pause_s * SECOND + at_ns, make(ip)) for pause_s in (0, 400) for at_ns, ip in Conversation(0).ip]
     path = tmp_path / "capture"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that docs/links.md, the kernel program and the model of the fuzzer support the same link headers."""
+"""Tests that docs/links.md, the kernel program and the fuzzer's model support the same link headers."""
 
 import re
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_the_page_is_generated_from_the_tables() -> None:
 
 def test_headers_of_a_fixed_size_are_those_of_the_model() -> None:
     rows = re.findall(r"ROW\((0x[0-9a-f]+), (\d+)\)", HEADERS)
-    # The sizes in the model do not include the EtherType at the end of a header.
+    # The sizes in the model do not include the EtherType field at the end of a header.
     assert {int(ethertype, 16): int(size) - 2 for ethertype, size in rows} == model.FIXED
     assert [int(ethertype, 16) for ethertype, _ in links_page.fixed_headers()] == [int(row[0], 16) for row in rows]
 

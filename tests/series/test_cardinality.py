@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that totals are exact and series are monotonic, with all limits and any sequence of events.
 
-The tests run random sequences of traffic, failed exports, and freed and reused slots through the maps of the program.
+The tests send random sequences of events through the maps of the program. The events are traffic, failed exports, and
+slots that are freed and reused.
 """
 
 import random
@@ -26,11 +27,12 @@ pytestmark = pytest.mark.parallel
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
 SUBNETS = 24
-# At times, this is too few slots. A subnet has two: one for packets and RTTs of TCP, and one for RTTs of pings.
+# Sometimes, this number of slots is too small. A subnet uses two slots: one for packets and RTTs of TCP, and one for
+# RTTs of pings.
 MAX_SUBNETS = 30
 CONFIG = EppingConfig(packet_clock=True, max_subnets=MAX_SUBNETS, max_flows=256, sample_interval_ns=0)
 IDLE_S = 60
-# After five idle minutes, a flow is no longer active, and no longer keeps its subnet from being idle.
+# After five minutes without packets, a flow is not active any more. Then its subnet can become idle.
 LONG_S = 400
 BOUNDS = {
     "idle": Bounds(IDLE_S * SECOND),
@@ -78,7 +80,7 @@ STEPS = st.lists(
 
 
 @pytest.mark.parametrize("bounds", [*BOUNDS.values(), CHANGING], ids=[*BOUNDS, "changing"])
-# Hypothesis cannot shrink a failing example, because the example changes the state of the program.
+# Hypothesis cannot shrink a failing example, because an example changes the state of the program.
 @settings(max_examples=15, deadline=None, phases=(Phase.generate,), report_multiple_bugs=False)
 @given(STEPS, st.integers(0, 2**32))
 def test_totals_are_exact_and_series_are_monotonic(
@@ -113,7 +115,10 @@ def test_totals_are_exact_and_series_are_monotonic(
 
 
 def check_that_everything_is_freed(crowd: Crowd, receivers: list[Receiver]) -> None:
-    """Check that, after a time without traffic, no series and no used slot is left, and all counts are exported."""
+    """Let time pass without traffic.
+
+    Check that no series and no used slot is left, and that all counts are exported.
+    """
     forget_flows(crowd.bench.collector.program.maps)
     crowd.bench.collector.slots.idle_ns = IDLE_S * SECOND
     for _ in range(5):

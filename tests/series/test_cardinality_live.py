@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs an agent with limits on series. Every packet is in the totals, although slots are freed and series end."""
+"""Runs an agent with limits on series. The totals have every packet, although slots are freed and series end."""
 
 from collections.abc import Callable
 
@@ -39,7 +39,8 @@ def test_an_agent_with_all_limits_loses_no_counts(lab: Lab, agents: Callable[...
             return sum(int(each.point.as_int) for each in deltas)
 
         eventually(lambda: retired() > 20, 15, "slots are freed")
-        # Slots are reused after a grace period and two readings. In this test, each request is one reading.
+        # A freed slot is reused after a grace period and two readings. In this test, each request has the counts of one
+        # reading.
         requests = len(sink.requests)
         eventually(lambda: len(sink.requests) >= requests + 4, PATIENCE_S, "the agent exports")
         before = arrived(sink, agent.name).rtts

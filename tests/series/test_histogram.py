@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares operations on histograms with the SDK's mapping, with counting again, and with percentiles of numpy."""
+"""Compares operations on histograms with three references.
+
+The references are the SDK's mapping of values to buckets, a new count of the values, and percentiles of numpy.
+"""
 
 from collections import Counter
 
@@ -35,7 +38,7 @@ def mapping(scale: int) -> Mapping:
 
 
 def of_indexes(indexes: list[int], scale: int) -> Buckets:
-    """Return the histogram that counts each of these bucket indexes."""
+    """Return the histogram of these bucket indexes. Each index in the list counts once."""
     counted = Counter(indexes)
     first, last = min(counted), max(counted)
     return Buckets(np.array([counted[i] for i in range(first, last + 1)], np.uint64), first, scale)
@@ -85,8 +88,8 @@ def test_bounds_are_where_the_sdk_changes_to_the_next_bucket(scale: int) -> None
     every = Buckets(np.ones(buckets.bucket_count(scale), np.uint64), first, scale)
     sdk = mapping(scale)
     for index, bound in enumerate(histogram.upper_bounds(every).tolist(), first):
-        # Because of floating point, compare values close to the bound. Powers of two are exact, and belong to the
-        # lower bucket.
+        # The bound has a rounding error of floating point. So the test uses values slightly below and above the bound.
+        # A power of two is exact, and belongs to the lower bucket.
         assert sdk.map_to_index(bound * (1 - 1e-12)) == index
         assert sdk.map_to_index(bound * (1 + 1e-12)) == index + 1
         if (index + 1) % 2**scale == 0:
@@ -105,7 +108,8 @@ def test_a_quantile_is_at_most_half_a_bucket_from_that_of_the_values(rtts_ns: li
     found = histogram.quantile(of_rtts(rtts_ns, scale), q, float(values.min()), float(values.max()))
     true = float(np.percentile(values, q * 100, method="inverted_cdf"))
     half_a_bucket = 2 ** (2.0 ** -(scale + 1))
-    # If q * n is almost an integer, percentile() may round to the neighbouring value. Then both values are right.
+    # If q * n is almost an integer, percentile() may return the neighbouring value because of rounding. Then both
+    # values are right.
     neighbours = [
         float(np.percentile(values, p * 100, method="inverted_cdf")) for p in (max(0, q - 1e-9), min(1, q + 1e-9))
     ]

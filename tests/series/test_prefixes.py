@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which subnets are exported individually, which in a covering prefix, and which on the overflow point."""
+"""Tests where the counts of a subnet are exported: individually, in a covering prefix, or on the overflow point."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -43,7 +43,7 @@ def receiver_of(bench: Bench, limits: Limits, temporality: AggregationTemporalit
 
 
 def exported(receiver: Receiver) -> set[str]:
-    """Return the subnets of the latest export, except the subnet of the client."""
+    """Return the subnets in the latest export, without the client's subnet."""
     return {subnet for subnet, _ in receiver.subnets} - {str(ip_network(f"{CLIENT}/24", strict=False))}
 
 
@@ -57,13 +57,14 @@ def test_the_busiest_subnets_are_exported_individually(bench: Bench) -> None:
         for _ in range(1 + subnet):
             crowd.ping(subnet, 5 * MS)
     receiver.export()
-    assert exported(receiver) == names(5, 6, 7)  # the fourth series is the client's subnet, which is the busiest
+    assert exported(receiver) == names(5, 6, 7)  # The client's subnet is the busiest subnet, and has the fourth series.
     receiver.check(crowd.truth)
     assert receiver.total(RTT, subnet=str(network_of(7)))[RTTS] == 8
     together = 2 * sum(1 + subnet for subnet in range(5))
     apart = sum(receiver.total(PACKETS, subnet=str(network_of(subnet)))["value"] for subnet in range(8))
     assert apart == sum(crowd.packets_of.values()) - together
-    # A subnet replaces another one when it is at least twice as busy. Its series has only its new counts.
+    # A new subnet replaces an exported subnet only if the new subnet is at least twice as busy. The new series has only
+    # the new counts.
     for _ in range(3):
         crowd.ping(4, 5 * MS)
     receiver.export()
@@ -109,10 +110,11 @@ def test_all_other_subnets_are_exported_in_covering_prefixes(bench: Bench) -> No
     found = {ip_network(name): receiver.total(PACKETS, subnet=name)["value"] for name in exported(receiver)}
     assert names(*range(8)) <= exported(receiver)
     wide = [network for network in found if network.prefixlen < 24]
-    # A quarter of the 16 series is reserved for covering prefixes: two /16, one /8 and one /0.
+    # A quarter of the 16 series is reserved for covering prefixes: two with length 16, one with length 8 and one with
+    # length 0.
     assert sorted(network.prefixlen for network in wide) == [0, 8, 16, 16]
     assert all(any(network.supernet_of(network_of(subnet)) for network in found) for subnet in range(60))  # type: ignore[arg-type]
-    # No subnet is on the overflow point. The histogram of a covering prefix has the RTTs of its subnets.
+    # No counts are on the overflow point. The histogram of a covering prefix has the RTTs of the subnets in the prefix.
     assert receiver.total(RTT, subnet="0.0.0.0/0")[RTTS] > 0
     assert sum(found.values()) == sum(crowd.packets_of.values())
     assert receiver.producer._limiter
@@ -124,7 +126,7 @@ def test_limits_can_be_changed(bench: Bench) -> None:
 
     def lengths(limits: Limits) -> list[int]:
         receiver.producer.limits = limits
-        for _ in range(2):  # the second export delivers the counts that are pending after the first one
+        for _ in range(2):  # the second export delivers counts that are still pending after the first export
             for subnet in range(40):
                 crowd.ping(subnet, MS)
             receiver.export()
@@ -168,7 +170,7 @@ def test_a_subnet_with_enough_rtts_of_any_method_is_exported_individually(bench:
     receiver.export()
     assert exported(receiver) == names(1)
     receiver.check(crowd.truth)
-    # Counts that were exported on the overflow point stay there.
+    # Earlier counts were exported on the overflow point. They stay on the overflow point.
     assert receiver.total(RTT, subnet=str(network_of(1)))[RTTS] == 1
     assert receiver.total(RTT)[RTTS] == 7
 
@@ -191,7 +193,7 @@ def test_covering_prefixes_are_shorter_prefixes_of_the_same_address(every: Bench
             assert address_bits == wide.network_address.packed
             assert {4: 24, 6: 48}[family] - int(record["shorter"]) == wide.prefixlen
             assert keys.is_covering(found), level
-    # A subnet with a short prefix has fewer covering prefixes.
+    # If the prefix of a subnet is short, the subnet has fewer covering prefixes.
     few = SubnetKeys(dtype, EppingConfig(prefix_v4=8, prefix_v6=0))
     assert [level for level, _ in few.covering(key.tobytes())] == []
     key["family"] = 4

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the reuse of slots of idle subnets while flows refer to them, exports fail, and readers start and end."""
+"""Tests that slots of idle subnets are reused.
+
+Meanwhile, flows still refer to the slots, exports fail, and readers start and end.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -22,13 +25,13 @@ pytestmark = pytest.mark.parallel
 
 
 CUMULATIVE, DELTA = AggregationTemporality.CUMULATIVE, AggregationTemporality.DELTA
-# Slots for two subnets with RTTs of one method each, and for the client's subnet.
+# Three slots: two for subnets that each have RTTs of one method, and one for the client's subnet.
 CONFIG = EppingConfig(
     packet_clock=True, max_subnets=3, max_flows=256, sample_interval_ns=0, methods=("tcp_timestamp", "icmp_echo")
 )
 IDLE_S = 60
 RTT = metric_table.RTT.name
-LONG_S = 301  # after this time, a flow is no longer active
+LONG_S = 301  # after this time without packets, a flow is not active any more
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +60,7 @@ def slot(crowd: Crowd, subnet: int) -> int | None:
 
 
 def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
-    """Let time pass until all subnets are idle except `while_speaking`, which has an active flow."""
+    """Let time pass until all subnets but one are idle. The flow of the subnet `while_speaking` stays active."""
     for _ in range(3):
         crowd.sleep(LONG_S)
         crowd.talk(while_speaking, MS)
@@ -66,7 +69,7 @@ def retire(crowd: Crowd, *receivers: Receiver, while_speaking: int) -> None:
 
 
 def own(receiver: Receiver, metric: metric_table.Metric) -> int:
-    """Return the current value of a metric of the agent about itself."""
+    """Return the current value of one of the agent's metrics about itself."""
     receiver.producer.read()
     first = next(receiver.producer.batches())
     (found,) = (each for each in receiver.producer.metrics(first).metrics if each.name == metric.name)
@@ -85,7 +88,7 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
     assert slot(crowd, 1) is None
     assert not crowd.bench.slots["live"][was]
     assert not crowd.bench.histograms["ended"][was]
-    # Another subnet gets the slot. Then the flow that refers to the slot sends again.
+    # Subnet 3 gets the slot of subnet 1. Then the flow of subnet 1, which still refers to the slot, sends again.
     crowd.talk(3, MS)
     assert slot(crowd, 3) == was
     crowd.talk(1, MS)
@@ -93,7 +96,7 @@ def test_a_flow_that_sends_again_does_not_count_for_the_new_owner_of_its_slot(cr
     receiver.export()
     receiver.check(crowd.truth)
     assert packets(receiver, 3) == crowd.packets_of[3]
-    # No slot was free for its subnet, so its two new packets are counted on the overflow point.
+    # For subnet 1, no slot was free. So its two new packets are counted on the overflow point.
     assert packets(receiver, 1) == crowd.packets_of[1] - 2
     retire(crowd, receiver, while_speaking=2)
     crowd.talk(1, MS)
@@ -178,7 +181,8 @@ def test_slots_wait_for_a_slow_reader_until_it_is_deleted(crowd: Crowd) -> None:
     was = slot(crowd, 1)
     retire(crowd, receiver, while_speaking=2)
     assert crowd.bench.slots["live"][was]
-    # The slot is freed only after the slow reader has read the final counts of the slot. The export may fail.
+    # The slot is freed only after the slow reader has also read the final counts of the slot. For this, the export need
+    # not succeed.
     slow.export(lambda: False)
     assert not crowd.bench.slots["live"][was]
     crowd.talk(3, MS)
@@ -215,7 +219,10 @@ def test_slots_being_freed_become_free_after_the_idle_timeout_is_off(crowd: Crow
 
 
 def test_a_new_slot_is_not_idle(crowd: Crowd) -> None:
-    """The reading has the slot without counts, because the counters were read just before its first packet."""
+    """The counters were read just before the first packet of the slot was counted.
+
+    So the reading has the slot without counts.
+    """
     program, reader = crowd.bench.collector.program, crowd.bench.collector.reader()
     slots = Slots(program.maps, Control(program.maps["control"]), IDLE_S * SECOND)
     crowd.talk(1, MS)

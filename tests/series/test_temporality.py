@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TemporalityTracker with random sequences of counting, exports and failures.
+"""Tests TemporalityTracker with random sequences of packets, exports and failures.
 
-Each test also keeps the same counts in the simplest way, and compares both.
+Each test also adds up the counts in the simplest way, and compares the two results.
 """
 
 from dataclasses import dataclass, field
@@ -30,12 +30,12 @@ INTERFACE_DTYPE = np.dtype([("packets", "u8", (2,)), ("flows", "u8")])
 
 
 class Kernel:
-    """The counts that the program would have so far."""
+    """Simulates the counts of the kernel program."""
 
     def __init__(self) -> None:
         self.now_ns = STARTED_NS
         self.created_ns = [0]
-        self.rtts_ns: list[list[int]] = [[]]  # since the last reading
+        self.rtts_ns: list[list[int]] = [[]]  # the RTTs since the last reading
         self.buckets: Counts = np.zeros((1, BUCKETS), np.uint64)
         self.sum_ns: Counts = np.zeros(1, np.uint64)
         self.counters: Counts = np.zeros((1, COUNTERS), np.uint64)
@@ -89,7 +89,7 @@ class Kernel:
 
 @dataclass
 class Received:
-    """A receiver's sum of the points of one row."""
+    """The sum of all points that a receiver has received for one row."""
 
     buckets: Counts = field(default_factory=lambda: np.zeros(BUCKETS, np.uint64))
     sum_ns: int = 0
@@ -100,8 +100,8 @@ class Received:
     max_ns: int = 0
 
 
-# One step: (number of new rows, true if an interface appears, packets as (row, octets, RTT or None), number of parts of
-# the export, for each part true if the part arrives).
+# One step has five parts: the number of new rows; true if an interface appears; packets as (row, octets, RTT or None);
+# the number of parts of the export; for each of these parts, true if the part arrives.
 ROW = st.integers(0, 7)
 PACKETS = st.lists(st.tuples(ROW, st.integers(1, 1500), st.none() | st.integers(1, 10**6)), max_size=12)
 STEPS = st.lists(
@@ -119,7 +119,7 @@ Step = tuple[int, bool, list[tuple[int, int, int | None]], int, list[bool]]
 
 
 def count(kernel: Kernel, step: Step) -> None:
-    """Count the new rows, interfaces and packets of a step as the kernel program does."""
+    """Add the new rows, interfaces and packets of a step to the simulated counts."""
     new_rows, new_interface, packets, *_ = step
     for _ in range(new_rows):
         kernel.add_row()
@@ -132,7 +132,7 @@ def count(kernel: Kernel, step: Step) -> None:
 
 
 def receive(received: Received, tracker: TemporalityTracker, row: int) -> None:
-    """Add a delta point of a row to the received counts. Check that the point continues the previous one."""
+    """Add a delta point of a row to the received counts. Check that the point continues the previous point."""
     pending = tracker.pending(np.array([row]))
     start_ns, now_ns = int(pending.start_ns[0]), tracker.reading.time_ns
     assert received.until_ns <= start_ns < now_ns, "points do not overlap or go back in time"
@@ -181,7 +181,10 @@ def test_exported_and_pending_deltas_add_up_to_the_total(steps: list[Step]) -> N
 @settings(deadline=None)
 @given(STEPS)
 def test_delta_intervals_of_a_row_have_no_gap_or_overlap(steps: list[Step]) -> None:
-    """A point starts at the last reading after which nothing was pending, or when the row was created."""
+    """A point starts at the last reading after which no count of the row was pending.
+
+    The first point of a row starts when the row is created.
+    """
     kernel, tracker = Kernel(), TemporalityTracker(delta=True, started_ns=STARTED_NS)
     start_ns: dict[int, int] = {}
     for step in steps:
@@ -268,11 +271,14 @@ def test_interfaces_are_exported_like_rows(steps: list[Step]) -> None:
             received_ns = [tracker.reading.time_ns] * len(pending)
 
 
-# ---- events that are split over two readings, because the counters of one packet are not read at the same time
+# ---- the counters of one packet are not read at the same time, so an event may be split over two readings
 
 
 def delivered(tracker: TemporalityTracker, kernel: Kernel, received: Received, row: int = 1) -> list[int]:
-    """Take a reading and deliver it. Add the exported counts of `row` to `received`, sums only if there are buckets."""
+    """Take a reading and deliver it. Add the exported counts of `row` to `received`.
+
+    Sums, minima and maxima are added only if the point has RTTs in buckets.
+    """
     tracker.update(kernel.read())
     rows: list[int] = tracker.rows().tolist()
     if row in rows:
@@ -295,7 +301,10 @@ def row() -> tuple[Kernel, TemporalityTracker, Received]:
 
 
 def test_an_rtt_read_after_its_packet_is_in_the_next_point(row: tuple[Kernel, TemporalityTracker, Received]) -> None:
-    """Histograms and counters are read in parallel. So the packet of an RTT may be in the reading before the RTT."""
+    """Histograms and counters are read in parallel.
+
+    So a packet may be in one reading, and its RTT in the next reading.
+    """
     kernel, tracker, received = row
     kernel.packet(1, 100)
     assert delivered(tracker, kernel, received) == [1]
@@ -333,7 +342,10 @@ def test_an_rtt_read_after_its_packet_keeps_its_extremes(
 
 @pytest.mark.parametrize("delta", [False, True])
 def test_a_row_is_exported_once_its_slot_is_known(delta: bool) -> None:
-    """A slot may come into use after its key was read, but before its counters are read."""
+    """A slot may come into use between the reading of its key and the reading of its counters.
+
+    Then the row is exported only after the next reading, which has the key.
+    """
     kernel: Any = Kernel()
     tracker = TemporalityTracker(delta=delta, started_ns=STARTED_NS)
     kernel.add_row()

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the table of settings for flags, variables and the file: the values, their sources, and the errors."""
+"""Tests the table of settings.
+
+For flags, variables and the file, the tests check the values, the sources of the values, and the errors.
+"""
 
 import json
 import re
@@ -24,7 +27,8 @@ pytestmark = pytest.mark.parallel
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# For each setting, a value other than the default: as written in a file, and as written in a flag or variable.
+# For each setting, a value that is not the default: first in the form of a file, then in the form of a flag or
+# variable.
 OTHERS: dict[str, tuple[Any, str]] = {
     "interface": (["auto", "eth*", "/^veth[0-9]{1,3}$/"], "auto,eth*,/^veth[0-9]{1,3}$/"),
     "lan": (["br0"], "br0"),
@@ -60,7 +64,7 @@ def path(public: Path) -> Path:
 def shown(
     ns: Namespace, *arguments: str, settings: dict[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Return the values that `config` prints, and their sources."""
+    """Return the values that the command `config` prints, and the sources of the values."""
     result = epping(ns, "config", *arguments, settings=settings)
     assert result.returncode == 0, result.stderr
     found = [LINE.fullmatch(line) for line in result.stdout.splitlines()]
@@ -74,7 +78,10 @@ def test_the_tests_cover_every_setting() -> None:
 
 @pytest.mark.unit
 def test_defaults_are_those_of_the_kernel_program() -> None:
-    """Users can set every field of EppingConfig except three. The commands and the setting `mirror` set these three."""
+    """Users can set all fields of EppingConfig except three fields.
+
+    Commands and the setting `mirror` set these three fields.
+    """
     knobs = {setting.field for setting in DEFINITIONS if setting.spec.kernel}
     assert {field.name for field in fields(EppingConfig)} - knobs == {"copies", "events", "packet_clock"}
     assert Settings().kernel == EppingConfig()
@@ -172,7 +179,7 @@ def test_errors_in_a_file_have_the_line_the_key_and_the_valid_values(path: Path,
 
 
 def test_an_invalid_file_stops_every_command_that_reads_it(ns: Namespace, path: Path) -> None:
-    """An invalid setting is also an error if a flag overrides it, or if the command does not use the setting."""
+    """An invalid setting is an error, even if a flag overrides the setting or the command does not use the setting."""
     path.write_text("interval: soon\n")
     for command in (
         ["run", "-i", "lo", "--interval", "1s"],
@@ -186,7 +193,10 @@ def test_an_invalid_file_stops_every_command_that_reads_it(ns: Namespace, path: 
 
 
 def test_replay_has_no_hook(ns: Namespace, path: Path) -> None:
-    """`replay` has no flag --hook, but it accepts a file that has the setting `hook` for other commands."""
+    """`replay` has no flag --hook.
+
+    But the file of `replay` may have the setting `hook`, because other commands use it.
+    """
     assert "No such option '--hook'" in said(epping(ns, "replay", "--hook", "tcx", "x"))
     path.write_text("hook: clsact\n")
     assert said(epping(ns, "replay", "x", "--config", str(path))) == "x: No such file or directory"
@@ -217,7 +227,10 @@ def test_an_empty_file_or_value_sets_nothing(path: Path, text: str) -> None:
 
 @pytest.mark.unit
 def test_values_are_not_converted_as_in_yaml(path: Path) -> None:
-    """YAML 1.1 would read `no` as False and `1:30` as 90. YAML 1.2 would read `0o10` as 8."""
+    """YAML 1.1 would read `no` as False, and `1:30` as 90. YAML 1.2 would read `0o10` as 8.
+
+    Our reader does none of this.
+    """
     path.write_text("interface: [no, 0o10, 1:30]\ninterval: 60\n")
     given = file.read(str(path))
     assert given["interface"].value == ("no", "0o10", "1:30")
@@ -262,7 +275,7 @@ PYTHON = {"integer": int, "number": (int, float), "string": str, "boolean": bool
 
 
 def fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Return true if a value matches a schema. Supports only the keywords that our schemas use."""
+    """Return true if a value matches a schema. The function supports only the keywords that our schemas use."""
     assert schema.keys() <= {"type", "enum", "items", "minimum", "maximum", "pattern", "examples"}
     if "type" in schema and not isinstance(value, PYTHON[schema["type"]]):  # type: ignore[arg-type]
         return False

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the clsact hook: it counts the same packets as TCX, works next to other filters, and leaves no filters."""
+"""Tests filters on the clsact hook. They count the same packets as TCX, and work next to other filters.
+
+After the agent ends, none of its filters is left.
+"""
 
 import itertools
 import os
@@ -23,14 +26,14 @@ from tests.support.seccomp import BEFORE_TCX
 from tests.support.unprivileged import AGENT
 
 CLSACT = ("--hook", "clsact")
-# Tests that do not check exports use an exporter that cannot fail or delay the end of the agent.
+# Some tests do not check exports. They use an exporter that cannot fail and cannot delay the end of the agent.
 ANYWHERE = {"OTEL_METRICS_EXPORTER": "console"}
 ACCEPT = struct.pack("=BBhi", 0xB7, 0, 0, 0) + struct.pack("=BBhi", 0x95, 0, 0, 0)  # r0 = TC_ACT_OK; exit
 POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 
 
 def filters(namespace: Namespace, name: str) -> list[Filter]:
-    """Return all filters of an interface. List heads have no handle and are left out."""
+    """Return all filters of an interface. List heads, which have no handle, are not filters and are left out."""
     with namespace.entered():
         ifindex = socket.if_nametoindex(name)
         return [one for way in POINTS for one in traffic_control.filters(ifindex, way) if one.handle]
@@ -56,7 +59,7 @@ def test_clsact_counts_the_same_as_tcx_and_leaves_nothing(ns: Namespace, up0: st
         ]  # fmt: skip
         converse(ns)
         assert len(filters(ns, "lo")) == 2
-        # The exports of both agents add packets to the loopback interface. So the test compares only RTTs of TCP.
+        # Exports of either agent add packets to the loopback interface. So the test compares only the RTTs of TCP.
         assert [agent.stop() for agent in agents] == [0, 0]
         counts = []
         for sink in (first, second):
@@ -68,9 +71,10 @@ def test_clsact_counts_the_same_as_tcx_and_leaves_nothing(ns: Namespace, up0: st
 
 
 def test_other_filters_see_all_packets_and_stay(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """The first program drops packets of 101 bytes, and the last one drops packets of 102 bytes.
+    """The agent sees all packets, although another program has priority 1.
 
-    Packets of 100 bytes pass. The agent sees all packets, although the first program has priority 1.
+    The first program, with priority 1, drops packets of 101 bytes. The last program drops packets of 102 bytes. Packets
+    of 100 bytes pass all programs.
     """
     name = hosts.join(0)
     hosts.here.run("tc", "qdisc", "add", "dev", name, "clsact")
@@ -115,7 +119,7 @@ def test_other_filters_see_all_packets_and_stay(hosts: Hosts, start: Callable[..
 
 @pytest.mark.parametrize("when", ["earlier", "later"])
 def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Callable[..., Agent], when: str) -> None:
-    """Other filters run after ours, whether the kernel has chosen their priority (0) or they have priority 2."""
+    """Other filters run after ours. They are attached with priority 2 or 0. With 0, the kernel chooses the priority."""
     name = hosts.join(0)
     with Sink(namespace=hosts.here) as sink, ExitStack() as undo:
         accepting = load("accepting", ACCEPT)
@@ -143,7 +147,10 @@ def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Call
 
 
 def test_an_ingress_qdisc_is_an_error_with_the_cure(ns: Namespace, up0: str) -> None:
-    """An ingress qdisc takes the place of the clsact qdisc. There, an egress filter would see received packets."""
+    """An ingress qdisc takes the place of the clsact qdisc.
+
+    An egress filter on an ingress qdisc would get received packets.
+    """
     ns.run("tc", "qdisc", "add", "dev", up0, "ingress")
     refused = epping(ns, "run", "-i", up0, *CLSACT)
     assert refused.returncode == 1
@@ -183,7 +190,10 @@ def test_our_qdisc_stays_if_another_filter_uses_it(hosts: Hosts, start: Callable
 
 
 def test_the_next_agent_removes_filters_of_a_killed_agent(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """Filters on interfaces that the next agent does not watch are also removed. Filters of a running agent stay."""
+    """The next agent also removes old filters from interfaces that it does not watch.
+
+    Filters of a running agent stay.
+    """
     living = start("-i", "lo", *CLSACT, **ANYWHERE)
     killed = start("-i", "lo", "-i", up0, *CLSACT, **ANYWHERE)
     before = filters(ns, "lo")
@@ -196,13 +206,13 @@ def test_the_next_agent_removes_filters_of_a_killed_agent(ns: Namespace, up0: st
     assert not has_qdisc(ns, up0)
     assert len(filters(ns, "lo")) == 4
     assert len(set(before) & set(filters(ns, "lo"))) == 2
-    living.stop()  # this agent has created the qdisc, and another agent still uses it
+    living.stop()  # The first agent has created the qdisc, and the third agent still uses the qdisc.
     assert len(filters(ns, "lo")) == 2
     following.stop()
 
 
 def test_a_filter_of_somebody_else_with_our_name_stays(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """The agent does not change a filter that differs from its own filters only by the handle."""
+    """Except for its handle, the filter looks like the agent's own filter. The agent does not change this filter."""
     other = load("epping_ingress", dropping(101))
     ns.run("tc", "qdisc", "add", "dev", up0, "clsact")
     with ns.entered():
@@ -227,9 +237,10 @@ def test_a_new_interface_with_the_same_name_is_watched(hosts: Hosts, start: Call
 
 
 def test_a_kernel_without_tcx(ns: Namespace, up0: str, start: Callable[..., Agent]) -> None:
-    """A seccomp filter simulates such a kernel.
+    """A seccomp filter simulates a kernel without TCX.
 
-    On this kernel, the agent needs CAP_NET_ADMIN to attach to later interfaces. It keeps and logs this capability.
+    On such a kernel, the agent needs CAP_NET_ADMIN to attach to interfaces that appear later. So the agent keeps this
+    capability, and logs it.
     """
     command = [*BEFORE_TCX, *AGENT]
     assert "hook           clsact filters" in epping(ns, "check", "--max-subnets", "64", command=command).stdout

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that `auto` selects interfaces with a default route of any form, and follows each change of routes."""
+"""Tests the selection `auto`.
+
+`auto` selects each interface that has a default route of any form, and follows each change of the routes.
+"""
 
 import select
 import struct
@@ -14,12 +17,15 @@ from otel_epping.lab.namespaces import Namespace
 pytestmark = pytest.mark.parallel
 
 
-# The interfaces of the host, and the IPv4 and IPv6 addresses of a neighbour on each of them.
+# The interfaces of the host. For each: the IPv4 address and the IPv6 address of a neighbour.
 GATEWAYS = {"a0": ("10.7.0.2", "fd07::2"), "a1": ("10.8.0.2", "fd08::2")}
 
 
 class Router:
-    """The default routes of a host with two interfaces. They are updated as InterfaceMonitor does it."""
+    """The default routes of a host with two interfaces.
+
+    The routes are updated in the same way as in InterfaceMonitor.
+    """
 
     def __init__(self, host: Namespace) -> None:
         self.host = host
@@ -28,7 +34,7 @@ class Router:
         self._routes.refresh(links.links())
 
     def __call__(self, *commands: str) -> list[str]:
-        """Run commands of `ip`, and return the interfaces that have a default route afterwards."""
+        """Run commands of `ip`. Return the interfaces that have a default route afterwards."""
         self.host.ip(*commands)
         changed = False
         while select.select([self._changes], [], [], 0.05)[0]:
@@ -44,10 +50,13 @@ class Router:
 
 @pytest.fixture(params=[1, 0], ids=["compat", "objects_only"])
 def ip(request: pytest.FixtureRequest) -> Iterator[Router]:
-    """A router. The sysctl decides if netlink messages of routes with a nexthop object also contain the interface."""
+    """A router.
+
+    A sysctl decides if a netlink message about a route with a nexthop object also contains the interface.
+    """
     with Namespace("routes") as host, host.entered():
         host.sysctl("net.ipv4.nexthop_compat_mode", request.param)
-        host.ip("link set lo up")  # the interface of a blackhole nexthop
+        host.ip("link set lo up")  # lo is the interface of a blackhole nexthop
         for number, name in enumerate(GATEWAYS):
             host.ip(
                 f"link add {name} type veth peer name p{number}",
@@ -110,9 +119,10 @@ def test_pairs_of_routes_that_cover_all_addresses(ip: Router) -> None:
 
 
 def test_routes_that_end_without_a_message(ip: Router) -> None:
-    """The kernel deletes such routes with the last address of an interface, or when the interface goes down.
+    """The kernel deletes some routes without a netlink message.
 
-    The routes stay deleted even if the interface is up again at once.
+    This happens when the last address of an interface is deleted, or when the interface goes down. The routes stay
+    deleted even if the interface is set up again at once.
     """
     assert ip("route add default via 10.7.0.2 dev a0") == ["a0"]
     assert ip("address del 10.7.0.1/24 dev a0") == []
@@ -127,7 +137,7 @@ def test_other_types_and_tables_are_ignored(ip: Router) -> None:
 
 @pytest.mark.parametrize("table", [7, 70000])
 def test_the_table_of_a_vrf(ip: Router, table: int) -> None:
-    """The route is real. The VRF device is only a netlink message, because not every kernel has the VRF module."""
+    """The VRF device is only a netlink message, because not every kernel has the VRF module. The route is real."""
     body = struct.pack("=BxHiII", 0, 1, 99, 1, 0)
     data = attribute(2, attribute(1, struct.pack("=I", table)))  # IFLA_INFO_DATA, IFLA_VRF_TABLE
     body += attribute(3, b"red\0") + attribute(18, attribute(1, b"vrf\0") + data)  # IFLA_IFNAME, IFLA_LINKINFO

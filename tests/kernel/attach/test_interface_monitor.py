@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that interfaces are attached and detached when they appear and disappear, and that their series continue."""
+"""Tests that the monitor attaches to new interfaces and detaches from removed interfaces.
+
+When an interface appears again, its series continue.
+"""
 
 import fcntl
 import logging
@@ -28,7 +31,7 @@ from otel_epping.lab.namespaces import Namespace
 HOOKS = (libbpf.BPF_TCX_INGRESS, libbpf.BPF_TCX_EGRESS)
 SMALL = EppingConfig(
     max_subnets=4096, max_flows=64
-)  # each interface sends some IPv6 packets by itself, which take subnets
+)  # Each interface sends some IPv6 packets by itself. These packets use slots of subnets.
 NUMBERS = count()
 
 
@@ -52,13 +55,13 @@ def reader(collector: EppingCollector) -> Reader:
 
 @pytest.fixture
 def name() -> str:
-    """A new interface name for each test, because counts belong to names."""
+    """A new interface name for each test, because the program counts by interface name."""
     return f"v{next(NUMBERS)}"
 
 
 @pytest.fixture
 def start_monitor(host: Namespace, collector: EppingCollector) -> Iterator[Callable[..., InterfaceMonitor]]:
-    """Return a function that starts a monitor. The monitors are closed at the end of the test."""
+    """Return a function that starts a monitor. All monitors are closed at the end of the test."""
     monitors: list[InterfaceMonitor] = []
 
     def start_monitor(*wan: str, lan: tuple[str, ...] = ()) -> InterfaceMonitor:
@@ -72,7 +75,7 @@ def start_monitor(host: Namespace, collector: EppingCollector) -> Iterator[Calla
 
 
 def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
-    """Add a veth called `name`, up, with a peer that no selection matches."""
+    """Add a veth called `name` and set it up. No selection matches the name of its peer."""
     peer = f"p{next(NUMBERS)}"
     host.ip(
         f"link add {name} {options} type veth peer name {peer}", f"link set {peer} up", f"link set {name} up", *more
@@ -80,7 +83,7 @@ def veth(host: Namespace, name: str, *more: str, options: str = "") -> None:
 
 
 def settle(monitor: InterfaceMonitor) -> list[str]:
-    """Handle messages until no more arrive, and return the watched interfaces."""
+    """Handle messages until no further message arrives, and return the watched interfaces."""
     while select.select([monitor], [], [], 0.05)[0]:
         monitor.follow()
     return monitor._attachments.watched
@@ -106,14 +109,14 @@ def send(host: Namespace, name: str, packets: int = 5) -> None:
 
 
 def sent(reader: Reader, name: str) -> int:
-    """Return the counted UDP packets that were sent out of interfaces with this name."""
+    """Return the number of counted UDP packets that were sent out of interfaces with this name."""
     reading = reader.read()
     record = reading.interfaces[list(reading.names.values()).index(name)]
     return int(record["transmitted"]["packets"][1])
 
 
 def identifier(reading: Reading, name: str) -> int:
-    """Return the number that stands for an interface in the keys of subnets."""
+    """Return the number that identifies an interface in the keys of subnets."""
     (found,) = (each for each, known in reading.names.items() if known == name)
     return found
 
@@ -171,13 +174,14 @@ def test_an_interface_that_is_created_again_continues_its_series(
     assert list(reading.names.values()).count(name) == 1
     keys = reading.slots[reading.slots["live"] != 0]["key"]
     ours = keys[(keys["interface"] == identifier(reading, name)) & (keys["family"] == 4)]
-    assert len(ours) == len({key.tobytes() for key in ours}) == 2  # 10.8.0.0/24, as source and as destination
+    # the subnet 10.8.0.0/24, as source and as destination
+    assert len(ours) == len({key.tobytes() for key in ours}) == 2
 
 
 def test_deleted_and_created_with_the_same_index(
     host: Namespace, start_monitor: Callable[..., InterfaceMonitor], reader: Reader, name: str
 ) -> None:
-    """The interface is deleted and created before the monitor checks again. Only a netlink message shows this."""
+    """The interface is deleted and created again before the monitor checks. Only a netlink message shows the change."""
     veth(host, name, ADDRESS.format(name), options="index 777")
     monitor = start_monitor(name)
     send(host, name, 3)
@@ -242,7 +246,7 @@ def test_down_and_up_changes_nothing(
     assert monitor._attachments.counts == before
 
 
-LONG = "-" + 126 * "n"  # with a name of one letter, an alternative name of ALTIFNAMSIZ - 1 bytes
+LONG = "-" + 126 * "n"  # a name of one letter and LONG have ALTIFNAMSIZ - 1 bytes together
 
 
 @pytest.mark.parametrize("selects", ["{}", "{}*", "/{}/"])
@@ -308,7 +312,7 @@ def test_auto_selects_interfaces_with_a_default_route(
     assert sorted(settle(monitor)) == [four, many, six]
     host.ip("route delete default metric 5", f"route delete default via 10.9.0.2 dev {four}")
     assert settle(monitor) == [six]
-    host.ip(f"link set {six} down")  # the kernel deletes the routes without a message about each of them
+    host.ip(f"link set {six} down")  # the kernel deletes the routes, but sends no messages about the routes
     assert settle(monitor) == []
     assert list(present(["auto", "lo"])) == ["lo"]
 
@@ -329,7 +333,7 @@ def open_descriptors() -> set[str]:
 
 
 def test_many_interfaces_at_a_time(host: Namespace, start_monitor: Callable[..., InterfaceMonitor], name: str) -> None:
-    """20 interfaces are created and deleted, twice. At the end, none of their descriptors is open."""
+    """20 interfaces are created and deleted, in two rounds. At the end, no descriptor of these interfaces is open."""
     monitor = start_monitor(f"{name}-*")
     descriptors = open_descriptors()
     for _ in range(2):
@@ -352,7 +356,7 @@ def test_an_interface_without_ip_is_rejected_and_logged_once(
 
 
 def add_interface_without_ip(name: str) -> None:
-    """Add a tun device that reports the type of IEEE 802.15.4."""
+    """Add a tun device whose hardware type is that of IEEE 802.15.4."""
     descriptor = os.open("/dev/net/tun", os.O_RDWR)
     fcntl.ioctl(descriptor, 0x400454CA, struct.pack("16sH22x", name.encode(), 0x1001))  # TUNSETIFF, IFF_TUN | IFF_NO_PI
     fcntl.ioctl(descriptor, 0x400454CD, 804)  # TUNSETLINK, ARPHRD_IEEE802154
@@ -374,7 +378,7 @@ def test_another_selection(
     send(host, f"{name}a", 3)
     monitor.select(Selection([f"{name}b", f"{name}c"], [f"{name}a"]))
     assert sorted(collector.attachments.watched) == [f"{name}a", f"{name}b"]
-    assert collector.attachments._watched[f"{name}a"] == hooks  # still the same links, so no packet is missed
+    assert collector.attachments._watched[f"{name}a"] == hooks  # the links are still the same, so no packet is missed
     send(host, f"{name}a", 4)
     assert sent(reader, f"{name}a") == 7
     reading = reader.read()
@@ -409,9 +413,9 @@ def test_roles_of_selected_interfaces(
 
 
 def test_limits_of_interface_numbers_and_of_equal_indexes() -> None:
-    """After the last number, packets are counted without an interface name.
+    """If all interface numbers are in use, packets are counted without an interface name.
 
-    At most four interfaces can have the same index modulo 4096. A fifth one is rejected.
+    At most four interfaces can have the same index modulo 4096. A fifth such interface is rejected.
     """
     with Namespace("limits") as host, host.entered(), EppingCollector(SMALL) as collector:
         attachments = collector.attachments

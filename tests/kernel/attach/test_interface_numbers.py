@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that interface numbers are reused, and that series of removed interfaces end.
 
-A series ends when all of its counts are exported. No count is lost, exported twice or counted for another interface.
+A series ends after all of its counts are exported. Each count is exported exactly once, and only for its own interface.
 """
 
 import socket
@@ -39,7 +39,7 @@ NOTHING = np.zeros(3, np.uint64)
 
 @dataclass
 class Time:
-    """A clock that a test sets."""
+    """A clock. The test sets the time."""
 
     now_ns: int = 10**15
 
@@ -132,7 +132,7 @@ def host() -> Iterator[Namespace]:
         yield namespace
 
 
-# With an idle timeout, the producers have a CardinalityLimiter.
+# These producers have an idle timeout, and therefore a CardinalityLimiter.
 @pytest.fixture(params=IDLE_TIMEOUTS_NS, ids=["plain", "bounded"])
 def collector(request: pytest.FixtureRequest, clock: Time) -> Iterator[EppingCollector]:
     with EppingCollector(SMALL, request.param) as collector:
@@ -144,7 +144,7 @@ PEERS = count()
 
 
 def appear(host: Namespace, collector: EppingCollector, name: str) -> None:
-    """Add a veth with an address in 10.8.0.0/24 and watch it."""
+    """Add a veth with an address in 10.8.0.0/24, and watch the veth."""
     peer = f"p{next(PEERS)}"
     host.ip(
         f"link add {name} type veth peer name {peer}",
@@ -174,10 +174,13 @@ Series = tuple[tuple[str, object], ...]
 
 @dataclass
 class Exporter:
-    """An exporter that may fail. It holds the points of its receiver by series, and totals by metric and interface."""
+    """An exporter that may fail.
+
+    The exporter also holds what its receiver has: the points by series, and the totals by metric and interface.
+    """
 
     producer: EppingMetricProducer
-    latest: dict[str, set[str]] = field(default_factory=dict)  # metric -> interfaces in the latest export
+    latest: dict[str, set[str]] = field(default_factory=dict)  # metric -> interfaces in the latest export of the metric
     totals: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     points: dict[tuple[str, Series], tuple[int, int, int]] = field(default_factory=dict)
 
@@ -216,7 +219,7 @@ METRICS = (metric_table.INTERFACE_PACKETS, metric_table.SUBNET_PACKETS)
 
 
 def sent(exporter: Exporter, name: str) -> list[int]:
-    """Return the UDP packets that the receiver has: first those of the interface, then those of its subnets."""
+    """Return the numbers of UDP packets at the receiver: first those of the interface, then those of its subnets."""
     return [exporter.totals[metric.name, name] for metric in METRICS]
 
 
@@ -236,11 +239,11 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
     second.export(arrives=False)
     send("va", 4)
     vanish(host, collector, "va")
-    for _ in range(3):  # the interface was removed less than GONE_NS ago
+    for _ in range(3):  # less than GONE_NS has passed since the interface was removed
         first.export()
         second.export(arrives=False)
     clock.pass_by()
-    for _ in range(3):  # only the first exporter has delivered all counts
+    for _ in range(3):  # only the first exporter has delivered all counts so far
         first.export()
         second.export(arrives=False)
     assert sent(first, "va") == packets(7)
@@ -256,14 +259,14 @@ def test_an_interface_ends_when_all_exporters_have_delivered(
         exporter.export()
         assert exporter.latest == {metric.name: set() for metric in METRICS}
 
-    appear(host, collector, "vb")  # reuses the number of va
+    appear(host, collector, "vb")  # vb gets the number that va had
     send("vb", 2)
     for exporter in (first, second):
         exporter.export()
         assert sent(exporter, "vb") == packets(2)
     assert collector.attachments.numbers.used == 2
     vanish(host, collector, "vb")
-    appear(host, collector, "va")  # the same name with another number
+    appear(host, collector, "va")  # va gets another number than before
     send("va", 5)
     for _ in range(2):
         for exporter in (first, second):
@@ -281,7 +284,7 @@ def test_series_continue_if_the_interface_returns_before_they_end(
         send("va", 5)
         vanish(host, collector, "va")
         clock.pass_by()
-        exporter.export()  # the series would end at the next export
+        exporter.export()  # without the interface's return, the series would end at the next export
         assert sent(exporter, "va") == packets(5 * turn)
     assert len(exporter.points) == 3, "all points are of the same three series"
     assert all(value == 15 for *_, value in exporter.points.values())
@@ -307,7 +310,7 @@ def test_slots_of_a_removed_interface_are_freed(host: Namespace, collector: Eppi
 
 
 def test_flows_of_a_removed_interface_end_as_idle(host: Namespace, collector: EppingCollector, clock: Time) -> None:
-    """The test has an open connection through a veth. The other end of the veth is in another namespace."""
+    """The test has an open connection through a veth. The peer of the veth is in another namespace."""
     with Namespace("far") as far:
         host.ip(
             f"link add va type veth peer name vb netns {far.path}", "address add 10.8.0.1/24 dev va", "link set va up"
@@ -337,7 +340,10 @@ def test_flows_of_a_removed_interface_end_as_idle(host: Namespace, collector: Ep
 
 @pytest.mark.parametrize("ends", [False, True])
 def test_flows_of_a_removed_interface_do_not_match_on_its_successor(clock: Time, ends: bool) -> None:
-    """A reply arrives on an interface that has the index and the number of the flow's removed interface."""
+    """A reply arrives on another interface than the request.
+
+    The interface of the request was removed. The other interface has the same index and the same number.
+    """
     bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=64, sample_interval_ns=0))
     attachments, reader = bench.collector.attachments, bench.collector.reader()
     attachments.numbers.now_ns = clock
@@ -361,7 +367,10 @@ def test_flows_of_a_removed_interface_do_not_match_on_its_successor(clock: Time,
 
 
 def test_thousands_of_names(collector: EppingCollector, clock: Time) -> None:
-    """As with containers, each interface exists briefly. Each gets a number, and all numbers are free at the end."""
+    """Each of thousands of interfaces exists only briefly, as with containers.
+
+    Each interface gets a number. At the end, all numbers are free.
+    """
     exporters = [Exporter(EppingMetricProducer(collector, temporality)) for temporality in (CUMULATIVE, DELTA)]
     attachments = collector.attachments
     for begin in range(0, 5000, 250):
@@ -416,7 +425,7 @@ def test_an_interface_without_a_number_gets_one_later(
 
 
 def udp(reading: Reading, name: str) -> int:
-    """Return the UDP packets that went out of an interface."""
+    """Return the number of UDP packets that were sent out of an interface."""
     record = reading.interfaces[list(reading.names.values()).index(name)]
     return int(record["transmitted"]["packets"][1])
 

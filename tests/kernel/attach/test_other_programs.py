@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests other programs on the hooks of an interface, with every verdict. Each packet is counted once, or the interface
-becomes not ready within 5 seconds.
+"""Tests other programs, with every verdict, on the hooks of an interface.
 
-The hook monitor runs in this process, on real interfaces. agent/test_hooks.py tests the whole agent.
+Each packet is counted once, or the interface becomes not ready within 5 seconds. The hook monitor runs in this process,
+on real interfaces. agent/test_hooks.py tests the whole agent.
 """
 
 import itertools
@@ -46,7 +46,7 @@ def collectors() -> Iterator[dict[str, EppingCollector]]:
 
 @dataclass
 class Watched:
-    """An interface with a monitor, through which a test sends packets."""
+    """An interface that a monitor watches. A test sends packets through the interface."""
 
     hosts: Hosts
     name: str
@@ -56,13 +56,16 @@ class Watched:
     addresses: list[tuple[str, int]]
 
     def counted(self) -> list[int]:
-        """Return the received and transmitted packets that the program counted."""
+        """Return the numbers of received and of transmitted packets that the program has counted."""
         numbers = {name: number for number, name in self.collector.attachments.names.items()}
         found: list[int] = self.collector.interface_packets([numbers[self.name]])[0].tolist()
         return found
 
     def exchange(self) -> list[int]:
-        """Send packets in both directions, and return how many received and transmitted ones were counted."""
+        """Send packets in both directions.
+
+        Return the numbers of received and of transmitted packets that were counted.
+        """
         before = self.counted()
         for _ in range(PACKETS):
             for end, address in zip(self.ends, self.addresses[::-1], strict=True):
@@ -71,7 +74,7 @@ class Watched:
         return [after - each for after, each in zip(self.counted(), before, strict=True)]
 
     def look(self, seconds: float = 1.5) -> None:
-        """Let the monitor check the hooks for some time."""
+        """Let the monitor check the hooks for the given time."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             time.sleep(min(self.monitor.wait_s(), 0.05))
@@ -90,12 +93,15 @@ class Watched:
 
     @property
     def is_ready(self) -> bool:
-        """Return true if this interface does not keep the agent from being ready."""
+        """Return false if a fault of this interface makes the agent not ready."""
         return self.collector.attachments.state()[self.name] and not self.faults
 
 
 class Watch:
-    """Watches interfaces between a pair of hosts. `before` prepares an interface before the agent attaches to it."""
+    """Creates and watches interfaces. Each interface connects two hosts.
+
+    `before` prepares an interface before the agent attaches to it.
+    """
 
     def __init__(self, hosts: Hosts, collectors: dict[str, EppingCollector], undo: ExitStack) -> None:
         self.hosts, self._collectors, self._undo = hosts, collectors, undo
@@ -159,7 +165,7 @@ def test_programs_attached_before_run_after_ours(watch: Watch, hook: str, verdic
 def test_programs_attached_later_hide_packets_only_briefly(
     watch: Watch, collectors: dict[str, EppingCollector], hook: str, put: str
 ) -> None:
-    """Each verdict is tested on its own interface."""
+    """Each verdict has its own interface."""
     every = watch.all(collectors[hook], len(other_programs.VERDICTS))
     assert [each.exchange() for each in every] == [[PACKETS, PACKETS]] * len(every)
     with ExitStack() as others:
@@ -175,7 +181,7 @@ def test_programs_attached_later_hide_packets_only_briefly(
 
 
 def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
-    """Send packets, and check that each is counted once or the interface is not ready."""
+    """Send packets. Check that each packet is counted once, or that the interface is not ready."""
     missing = [each for each in every if each.exchange() != [PACKETS, PACKETS]]
 
     def was_not_ready() -> bool:
@@ -187,7 +193,10 @@ def assert_counted_once_or_not_ready(every: list[Watched]) -> None:
 
 @pytest.mark.parametrize("hook", HOOKS)
 def test_a_program_that_hides_no_packets_is_no_fault(watch: Watch, hook: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The monitor moves our program to the front nevertheless. The other program may start to hide packets later."""
+    """The other program hides no packets now, but may do so later.
+
+    So the monitor still moves our program to the front.
+    """
     caplog.set_level(logging.INFO)
     watched = watch(hook)
     with PUT[hook](watched.name, other_programs.VERDICTS["UNSPEC"], "first"):
@@ -212,7 +221,7 @@ def test_three_programs_are_attached_and_detached(watch: Watch, hook: str) -> No
 
 
 def test_one_hook_only(watch: Watch) -> None:
-    """Received packets are hidden, and transmitted packets are not."""
+    """The other program hides received packets, but not transmitted packets."""
     watched = watch("tcx")
     with other_programs.attached(watched.name, hooks=[libbpf.BPF_TCX_INGRESS], verdict=other_programs.VERDICTS["OK"]):
         assert watched.exchange() == [0, PACKETS]
@@ -223,7 +232,10 @@ def test_one_hook_only(watch: Watch) -> None:
 
 
 def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The monitor moves our program three times at once. After that, it waits longer, and for missing packets."""
+    """The monitor moves our program to the front at once, up to three times.
+
+    After that, the monitor waits longer, and moves our program only if packets are missing.
+    """
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     ok = other_programs.VERDICTS["OK"]
@@ -242,13 +254,17 @@ def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.L
 
 
 def test_a_filter_before_which_nobody_can_attach_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """A filter for another protocol than ours has priority 1, so our filter cannot be placed before it."""
+    """The filter has priority 1, and is for another protocol than our filter.
+
+    So our filter cannot be placed before it.
+    """
 
     def before(name: str) -> None:
         run = watch.hosts.here.run
         run("tc", "qdisc", "add", "dev", name, "clsact")
         filter_of = ("tc", "filter", "add", "dev", name, "ingress", "pref", "1", "protocol", "ip")
-        run(*filter_of, "bpf", "bytecode", "1,6 0 0 4294967295,")  # matches each packet, and thereby accepts it
+        # this filter matches each packet, and so accepts each packet
+        run(*filter_of, "bpf", "bytecode", "1,6 0 0 4294967295,")
 
     watched = watch("clsact", before)
     assert "other programs run first: bpf" in caplog.text
@@ -274,7 +290,10 @@ def test_a_tcx_program_before_a_clsact_filter_is_named(watch: Watch, caplog: pyt
 
 
 def test_two_agents_do_not_compete(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The first agent does not move when the second starts. The second agent does not move when the first ends."""
+    """The second agent starts, and the first agent does not move its program.
+
+    The first agent ends, and the second agent does not move its program.
+    """
     caplog.set_level(logging.INFO)
     config = EppingConfig(max_subnets=64, max_flows=64, hook="tcx")
     with EppingCollector(config) as first, EppingCollector(config) as second:
@@ -322,7 +341,7 @@ def detach_links(watched: Watched) -> None:
 
 
 def replace_programs(watched: Watched) -> None:
-    """Replace the program of our links by another program."""
+    """Replace the program of our links by another program. The links stay."""
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for *_, hook in watched.collector.attachments.hooks():
             assert isinstance(hook, TcxLink)
@@ -348,7 +367,10 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Replace the program of our filters, with the same priority and handle, by one that accepts all packets."""
+    """Replace the program of our filters by one that accepts all packets.
+
+    The filters keep their priority and handle.
+    """
     found = [each for way in POINTS for each in clsact.in_order(socket.if_nametoindex(watched.name), way)]
     with other_programs.loaded(other_programs.VERDICTS["OK"]) as program:
         for each in found:
@@ -398,12 +420,15 @@ def test_a_repeatedly_removed_program_is_attached_ever_less_often(
         watched.look(0.3)
         assert not watched.is_ready
     again = [each.getMessage() for each in caplog.records if f"{watched.name} egress" in each.getMessage()]
-    assert 2 <= len(again) <= 4  # the program is attached again at once, and after 2, 4 and 8 s
+    assert 2 <= len(again) <= 4  # the monitor attaches the program again at once, and then after 2, 4 and 8 s
     assert "find that process with bpftool net show and tc monitor" in again[-1]
 
 
 def test_an_ingress_qdisc_replaces_the_clsact_qdisc(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the ingress qdisc. After the ingress qdisc is deleted, the monitor attaches our program again."""
+    """An ingress qdisc replaces our clsact qdisc, and the log names the ingress qdisc.
+
+    After the ingress qdisc is deleted, the monitor attaches our program again.
+    """
     watched = watch("clsact")
     remove_qdisc(watched)
     watched.hosts.here.run("tc", "qdisc", "add", "dev", watched.name, "ingress")
@@ -469,7 +494,10 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 
 
 def test_an_xdp_program_that_drops_some_packets_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """Another program on the hook is no fault either. Our program moves before it, and packets are still missing."""
+    """An XDP program drops some packets, so packets are missing on the hook. This is no fault.
+
+    Another program on the hook is no fault either: our program moves before it, and the same packets are still missing.
+    """
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
     with (
@@ -502,7 +530,10 @@ def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:
 
 
 def test_packets_that_bypass_the_queue(watch: Watch) -> None:
-    """Packets of a socket with PACKET_QDISC_BYPASS do not pass the hook. Few of them are no fault, but a stream is."""
+    """A socket with PACKET_QDISC_BYPASS sends packets that do not pass the hook.
+
+    A few such packets are no fault. A stream of such packets is a fault.
+    """
     watched = watch("tcx")
     watched.look(2.1)
     frame = bytes.fromhex("020000000002 020000000001 88b5") + bytes(46)
@@ -524,7 +555,11 @@ def test_packets_that_bypass_the_queue(watch: Watch) -> None:
 
 
 def test_broadcasts_and_aggregates_are_no_fault(watch: Watch) -> None:
-    """The kernel receives a copy of its own broadcasts, and counts an aggregate of TCP segments as one packet."""
+    """The kernel's count differs from ours for two reasons, and neither is a fault.
+
+    The kernel receives a copy of its own broadcasts. The kernel counts an aggregate of several TCP segments as one
+    packet.
+    """
     watched = watch("tcx")
     watched.ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
     with watched.hosts.there.entered():

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which capabilities are required, which capabilities the loader has, and that the running agent has none.
+"""Tests capabilities: which ones are required, which ones the loader has, and that the running agent has none.
 
-The tests grant and remove real capabilities, and read the capabilities of each thread from /proc.
+The tests grant and remove real capabilities. They read the capabilities of each thread from /proc.
 """
 
 import errno
@@ -76,7 +76,7 @@ def test_check_without_any(ns: Namespace) -> None:
     assert result.returncode == 1
     rows = {line[8:22].strip(): line[23:] for line in result.stdout.splitlines() if line.startswith("MISSING")}
     assert {name for name in rows if name.startswith("CAP_")} == set(capabilities.NEEDED)
-    # Old kernels count the memory of maps against this limit.
+    # Old kernels count the memory of BPF maps against RLIMIT_MEMLOCK.
     assert "too small for maps: use ulimit -l unlimited, or LimitMEMLOCK=infinity" in rows["locked memory"]
 
 
@@ -85,7 +85,10 @@ def test_check_without_any(ns: Namespace) -> None:
 
 @pytest.fixture(scope="module")
 def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The command otel-epping, run by a Python whose file has capabilities, as in a container image."""
+    """The command otel-epping, run by a Python interpreter.
+
+    The interpreter's file has capabilities, as in a container image.
+    """
     folder = tmp_path_factory.mktemp("capable")
     folder.chmod(0o755)
     subprocess.run([sys.executable, "-m", "venv", "--copies", "--without-pip", folder], check=True)
@@ -101,15 +104,16 @@ def capable_python(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_the_running_agent_has_no_capabilities(
     ns: Namespace, start: Callable[..., Agent], capable_python: list[str], given: str
 ) -> None:
-    # If root runs the agent, it must drop the capabilities of root, too.
+    # If root runs the agent, the agent must also drop the capabilities of root.
     command = {"ambient": AGENT, "root": COMMAND, "file": capable_python}[given]
     with Sink(namespace=ns) as sink:
         agent = start(
-            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # the probe server has its own thread
+            *("-i", "lo", "--interval", "300ms", "--health-port", "9464"),  # the probe server runs in its own thread
             OTEL_EXPORTER_OTLP_ENDPOINT=sink.grpc_endpoint,
             command=command,
         )
-        sink.wait_for(lambda received: received.requests, PATIENCE_S)  # after the first export, all threads are running
+        # after the first export, all threads have started
+        sink.wait_for(lambda received: received.requests, PATIENCE_S)
         assert len(threads(agent.process.pid)) > 1
         assert_holds_nothing(agent.process.pid)
         converse(ns)
@@ -119,9 +123,9 @@ def test_the_running_agent_has_no_capabilities(
 
 
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
-    """The test does not use the fixture `start`, which checks that no thread has a capability."""
-    # Before Python 3.14, the kernel's name of a thread is that of the program. Since then, it is that of the Thread
-    # object. Both are "python" here.
+    """The fixture `start` would fail in this test, because it checks that no thread has a capability."""
+    # Before Python 3.14, a thread has the name of the program in the kernel. From Python 3.14 on, the thread has the
+    # name of the Thread object. Here, both names are "python".
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
@@ -135,7 +139,10 @@ def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_pat
 
 
 def test_the_work_of_the_agent_needs_no_capability(ns: Namespace) -> None:
-    """Covers an interface that appears later, and every kind of access to the maps. Counts are mapped read-only."""
+    """Without capabilities, the agent attaches to an interface that appears later, and accesses the maps in every way.
+
+    The counts are mapped read-only.
+    """
     process = ns.popen(
         as_nobody(CAPABLE_NOBODY, "/mnt/tests/support/after_drop.py", "later0"),
         stdin=subprocess.PIPE,
@@ -200,13 +207,13 @@ def test_all_other_capabilities_are_dropped() -> None:
         kept = thread.submit(status).result()
     assert held(kept) == {"CapInh": 0, "CapPrm": NET_ADMIN, "CapEff": NET_ADMIN, "CapAmb": 0}
     assert int(kept["CapBnd"], 16) == 0
-    assert int(status()["CapEff"], 16) & THREE == THREE  # this thread keeps its capabilities
+    assert int(status()["CapEff"], 16) & THREE == THREE  # this thread deliberately keeps its capabilities
 
 
 # ---- capabilities and environment of the loader
 
 
-# The loader has the same capabilities if root runs the agent.
+# If root runs the agent, the loader has the same capabilities as if another user runs the agent.
 @pytest.mark.parametrize("command", [COMMAND, AGENT], ids=["root", "nobody"])
 def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command: list[str]) -> None:
     secret = "s3cr3t-of-the-exporter"
@@ -228,13 +235,13 @@ def test_the_loader_has_three_capabilities_and_no_secrets(ns: Namespace, command
     assert status["NoNewPrivs"] == "1"
     assert b"PATH=" in variables
     assert secret.encode() not in variables
-    assert b"ARCH=mips" not in variables  # BCC would compile for this architecture
+    assert b"ARCH=mips" not in variables  # with this variable, BCC would compile for another architecture
     agent.kill()
     agent.communicate()
 
 
 def loaders(parent: int) -> list[Path]:
-    """Return the loaders that a process has started, from /proc."""
+    """Return the loaders that a process has started, as /proc shows them."""
     found = []
     for children in Path(f"/proc/{parent}/task").glob("*/children"):
         for child in children.read_text().split():
@@ -259,7 +266,7 @@ def converse_between(near: Namespace, far: Namespace) -> None:
 
 
 def test_headers_that_are_symbolic_links_are_read(tmp_path: Path) -> None:
-    """Debian 13 has such headers."""
+    """In Debian 13, some headers are symbolic links."""
     elsewhere, include = tmp_path / "uapi" / "asm", tmp_path / "include"
     elsewhere.mkdir(parents=True)
     (include / "some-linux-gnu" / "asm").mkdir(parents=True)
@@ -286,9 +293,9 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
 
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
 def test_the_compiler_can_read_only_its_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str) -> None:
-    """Landlock confines the compiler. This test fails on a kernel without Landlock.
+    """Landlock restricts the compiler to its headers. So this test fails on a kernel without Landlock.
 
-    On such a kernel, the loader is confined only by its capabilities.
+    On such a kernel, only the lack of capabilities restricts the loader.
     """
     source = tmp_path / "bpf"
     shutil.copytree(loader.source_folder(), source)

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the errors for a program that cannot be compiled or loaded. They name the cause, the line and the cure."""
+"""Tests the errors for a program that cannot be compiled or loaded.
+
+Each error names the cause, the line and the cure.
+"""
 
 import json
 import os
@@ -31,7 +34,10 @@ def load() -> EppingCollector:
 
 
 def interpreter(folder: Path, bcc: str | None) -> str:
-    """Return a Python interpreter whose module `bcc` has the source `bcc`. None: the interpreter has no such module."""
+    """Return a Python interpreter whose module `bcc` has the source code `bcc`.
+
+    If `bcc` is None, the interpreter has no module `bcc`.
+    """
     venv.create(folder, symlinks=True, with_pip=False)
     if bcc is not None:
         (site,) = folder.glob("lib/python3*/site-packages")
@@ -40,7 +46,7 @@ def interpreter(folder: Path, bcc: str | None) -> str:
     return str(folder / "bin" / "python")
 
 
-WRONG = "class Crystal: pass"  # like PyPI's package bcc, this module has no class BPF
+WRONG = "class Crystal: pass"  # this module has no class BPF, as in PyPI's package bcc
 
 
 def refusal(monkeypatch: pytest.MonkeyPatch, *interpreters: str) -> EppingError:
@@ -74,7 +80,7 @@ def test_no_bcc_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In this case, ctypes raises OSError during `import bcc`."""
+    """If the library of BCC is missing, `import bcc` raises OSError, because ctypes does not find the library."""
     broken = interpreter(tmp_path, "import ctypes\nctypes.CDLL('libbcc-that-is-not-there.so.0')")
     error = refusal(monkeypatch, broken)
     assert "apt-get install" in str(error)
@@ -82,7 +88,10 @@ def test_a_bcc_whose_library_is_missing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_error_names_missing_capabilities() -> None:
-    """The error does not ask the user to install a package, because the creation of a map fails first."""
+    """The creation of a map fails first.
+
+    So the error names capabilities, and does not ask the user to install a package.
+    """
     attempt = "from otel_epping.kernel.collector import EppingCollector; EppingCollector()"
     unprivileged = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--ambient-caps=-all"]
     result = subprocess.run(
@@ -106,7 +115,7 @@ def test_too_many_cpus_are_an_error_with_a_cure(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture
 def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of bpf/, from which the loader compiles the program."""
+    """A copy of bpf/. The loader compiles the program from this copy."""
     folder = shutil.copytree(loader.source_folder(), tmp_path / "bpf")
     monkeypatch.setattr(loader, "source_folder", lambda: folder)
     load().close()
@@ -136,7 +145,7 @@ def test_a_rejection_by_the_verifier_has_its_log(source: Path) -> None:
     assert "invalid access to packet" in caught.value.detail
 
 
-# Faults, named by where the verifier finds them: (file, text to replace, its replacement)
+# Faults that the verifier finds. Name of the fault -> (file, text to replace, its replacement)
 FAULTS = {
     "in the main file": ("epping.bpf.c", "return TC_ACT_UNSPEC;", "return *(int *)(long)skb->data;"),
     "an index without a bound": (
@@ -167,7 +176,7 @@ def test_a_rejection_names_the_line_the_compiler_and_the_kernel(source: Path, fa
     assert len(caught.value.detail.splitlines()) < 200
 
 
-# A module `bcc` that ends the process with a signal, as a fault in the compiler does.
+# A module `bcc` that ends the process with a signal. A fault in the compiler has the same effect.
 CRASHING = """
 import os, signal
 __version__ = "9.9.9"
@@ -193,7 +202,7 @@ def test_the_error_for_a_killed_loader_mentions_memory(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("old", [False, True], ids=["no libbpf", "libbpf.so.0 only"])
 def test_a_missing_or_old_libbpf_is_one_line(tmp_path: Path, old: bool) -> None:
-    """A mount namespace hides the library. The error does not mention BCC."""
+    """A mount namespace hides libbpf. The error does not mention BCC."""
     library = Path("/proc/self/maps").read_text()
     path = re.search(r"/\S*/libbpf\.so\.1\S*", library)
     assert path, "this process has loaded libbpf.so.1"
@@ -217,7 +226,10 @@ def test_a_missing_or_old_libbpf_is_one_line(tmp_path: Path, old: bool) -> None:
 
 
 def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On Linux 5.15, for example, /proc/self/fdinfo has no line for this number."""
+    """Some kernels do not report the number of verified instructions.
+
+    On Linux 5.15, for example, /proc/self/fdinfo has no line for this number.
+    """
     info = map_array.map_info
 
     def without_number(fd: int) -> dict[str, int]:
@@ -230,12 +242,12 @@ def test_a_kernel_without_the_number_of_verified_instructions(monkeypatch: pytes
     assert "does not report the number of instructions" in texts["verifier"]
 
 
-# For each machine, another architecture as BCC names it, and the directory of the headers that Debian has for it.
+# For each machine: another architecture as BCC names it, and the directory of Debian's headers for that architecture.
 ARCHITECTURES = {"x86_64": ("arm64", "/usr/aarch64-linux-gnu"), "aarch64": ("x86_64", "/usr/x86_64-linux-gnu")}
 
 
 def compiled_for(architecture: str, includes: list[str]) -> list[str]:
-    """Return two hashes: of the compiled instructions, and of the layouts of all maps."""
+    """Return two hashes: one of the compiled instructions, and one of the layouts of all maps."""
     script = """
 import hashlib, json, os, sys
 from pathlib import Path
@@ -269,7 +281,7 @@ for what in (code, json.dumps(maps).encode()):
 
 
 def test_the_program_is_the_same_compiled_for_another_architecture() -> None:
-    """The instructions and layouts are the same, although BCC's compiler uses the C types of the target."""
+    """BCC's compiler uses the C types of the target. In spite of this, the instructions and layouts are the same."""
     other, headers = ARCHITECTURES[platform.machine()]
     ours = compiled_for("", [])
     assert len(ours) == 2

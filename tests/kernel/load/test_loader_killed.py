@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Kills the loader while it works, as the kernel does when memory is short. The loader takes 160 MB for a second."""
+"""Kills the loader while it works, as the kernel does when memory runs out.
+
+The loader uses 160 MB for about a second.
+"""
 
 import os
 import signal
@@ -18,9 +21,9 @@ from tests.support.unprivileged import AGENT
 
 
 def loader_of(pid: int) -> int | None:
-    """Return the loader that any thread of an agent has started."""
+    """Return the loader that a thread of an agent has started."""
     for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):  # the thread or the child has ended meanwhile
+        with suppress(OSError):  # the thread or the child process has ended since it was listed
             for child in children.read_text().split():
                 if "load/compiler.py" in Path(f"/proc/{child}/cmdline").read_text():
                     return int(child)
@@ -28,7 +31,7 @@ def loader_of(pid: int) -> int | None:
 
 
 def loading(ns: Namespace, library: str = "libbcc") -> tuple[subprocess.Popen[str], int]:
-    """Start an agent. Return the agent and its loader as soon as the loader has loaded this library."""
+    """Start an agent. When its loader has loaded this library, return the agent and the loader."""
     settings = environment({"OTEL_METRICS_EXPORTER": "console"})
     agent = ns.popen([*AGENT, "run", "-i", "lo"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=settings)
     deadline = time.monotonic() + PATIENCE_S
@@ -53,7 +56,7 @@ def test_a_killed_loader_is_reported_in_one_line(ns: Namespace, library: str) ->
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("with_loader", [True, False], ids=["and its loader", "alone"])
 def test_an_agent_stopped_during_loading_logs_only_the_stop(ns: Namespace, number: int, with_loader: bool) -> None:
-    """A service manager may also signal the loader. A user who stops the agent signals only the agent."""
+    """A service manager may signal both the agent and the loader. A user may signal only the agent."""
     agent, loader = loading(ns)
     agent.send_signal(number)
     if with_loader:

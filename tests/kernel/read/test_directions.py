@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests mirror ports, which receive both directions of a conversation, and links that carry only one direction.
+"""Tests mirror ports and links in one direction.
 
-Mirror ports are detected. RTTs are measured on them if they are configured as mirror ports. The kernel's mirred action
-copies the traffic between a client and a server to `span0`, as a switch copies traffic to a SPAN port. Its peer `mon0`
-is on the monitoring host.
+A mirror port receives both directions of a conversation. Mirror ports are detected. RTTs are measured on an interface
+that is configured as a mirror port. A link may also carry only one direction of a conversation. The kernel's mirred
+action copies the traffic between a client and a server to `span0`, as a switch copies traffic to a SPAN port. The peer
+of `span0` is `mon0`, which is on the monitoring host.
 """
 
 import logging
@@ -42,21 +43,24 @@ BOTH = ("ingress", "egress")
 
 @dataclass
 class Lab:
-    """A client, a server, and a monitoring host that gets copies of the packets of the client's interface."""
+    """A client, a server, and a monitoring host.
+
+    The monitoring host gets copies of the packets on the client's interface.
+    """
 
     client: Namespace
     server: Namespace
     monitor: Namespace
 
     def mirror(self, *directions: str) -> None:
-        """Copy the packets of these directions of the client's interface: "ingress", "egress" or both."""
+        """Copy the packets of the client's interface in these directions: "ingress", "egress" or both."""
         self.client.run("tc", "qdisc", "replace", "dev", "a0", "clsact")
         for direction in directions:
             match = "protocol all u32 match u32 0 0"
             self.client.run(*f"tc filter add dev a0 {direction} {match} action mirred egress mirror dev span0".split())
 
     def resolve(self, address: str, queries: int) -> None:
-        """Send DNS queries to an address of the server, and wait for the response to each."""
+        """Send DNS queries to an address of the server. Wait for the response to each query."""
         with self.server.entered():
             server = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             server.bind((address, 53))
@@ -72,7 +76,10 @@ class Lab:
 
     @contextmanager
     def talking(self, conversations: int = 1) -> Iterator[None]:
-        """Open TCP connections, each with REQUESTS requests and responses. They stay open while the body runs."""
+        """Open TCP connections, each with REQUESTS requests and responses.
+
+        The connections stay open while the body runs.
+        """
         with self.server.entered():
             listener = socket.create_server(("10.7.0.2", 5000))
         with closing(listener):
@@ -81,7 +88,7 @@ class Lab:
                 with self.client.entered():
                     ends.append((socket.create_connection(("10.7.0.2", 5000), PATIENCE_S), listener.accept()[0]))
                 for _ in range(REQUESTS):
-                    time.sleep(0.005)  # wait until the clocks of the TCP timestamps have advanced
+                    time.sleep(0.005)  # gives the clocks of the TCP timestamps time to advance
                     for sender, receiver in (ends[-1], ends[-1][::-1]):
                         sender.sendall(b"data")
                         assert receiver.recv(4) == b"data"
@@ -114,7 +121,7 @@ def collector() -> Iterator[EppingCollector]:
 
 
 def rtts(reader: Reader) -> set[tuple[str, int]]:
-    """Return the pairs of method and side that have RTTs."""
+    """Return the pairs (method, side) for which RTTs were measured."""
     reading = reader.read()
     rows = np.flatnonzero(reading.buckets.totals())
     keys = reading.slots["key"][rows]
@@ -122,7 +129,7 @@ def rtts(reader: Reader) -> set[tuple[str, int]]:
 
 
 def flows_of(collector: EppingCollector, name: str) -> Flows | None:
-    """Return the unidirectional flows that the latest check found on an interface. None: the check found none."""
+    """Return the unidirectional flows that the latest check found on an interface, or None if there were none."""
     found = [
         flows for number, flows in collector.directions.flows.items() if collector.attachments.names[number] == name
     ]
@@ -139,7 +146,7 @@ def test_a_mirror_port_is_detected(
     with getattr(lab, where).entered():
         collector.attachments.attach(interface, role)
     reader.read()
-    for _ in range(2):  # the warning is logged only the first time
+    for _ in range(2):  # the second time, the warning is not logged again
         with lab.talking(3):
             assert rtts(reader) == set()
             eventually(
@@ -158,7 +165,7 @@ def test_a_mirror_port_is_detected(
         collector.attachments.attach(interface, Role.MIRROR)
     with lab.talking():
         assert rtts(reader) >= {("tcp_timestamp", 2), ("tcp_handshake", 2)}
-    collector.reader().read()  # a new reader checks immediately
+    collector.reader().read()  # a new reader makes a check at once
     assert not collector.directions.mirrors
 
 
@@ -217,7 +224,10 @@ def test_a_mirror_port_without_tcp(
     address: str,
     expected: set[str],
 ) -> None:
-    """Mirror ports are also detected by traffic between subnets. Traffic within one subnet has no known direction."""
+    """A mirror port is also detected by traffic without TCP, if the traffic is between subnets.
+
+    Traffic within one subnet has no known direction.
+    """
     lab.server.ip("address add 10.9.0.2/24 dev b0")
     lab.client.ip("route add 10.9.0.0/24 dev a0")
     lab.mirror(*directions)
@@ -282,7 +292,10 @@ KEY = np.dtype(
 
 
 def keys_of(*flows: tuple[int, int, int, int, int]) -> np.typing.NDArray[Any]:
-    """Return keys of flows from (interface, internal address, internal port, external address, external port)."""
+    """Return the keys of flows.
+
+    A flow is given as (interface, internal address, internal port, external address, external port).
+    """
     keys = np.zeros(len(flows), KEY)
     for key, (interface, inside, inside_port, outside, outside_port) in zip(keys, flows, strict=True):
         key["interface"], key["internal_port"], key["external_port"] = interface, inside_port, outside_port

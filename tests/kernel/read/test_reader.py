@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a reading has all counts of the program's maps, although it reads only buckets known to be in use."""
+"""Tests that a reading has all counts of the maps, although the reader reads only buckets known to be in use."""
 
 import threading
 from collections.abc import Callable
@@ -26,7 +26,8 @@ pytestmark = pytest.mark.parallel
 
 LEAST, GREATEST = buckets.RTT_MIN_NS, buckets.RTT_MAX_NS
 MS = 1_000_000
-# Divided into blocks, the numbers of buckets at these scales leave different remainders. One remainder is zero.
+# The numbers of buckets at these scales leave different remainders when they are divided into blocks. One remainder is
+# zero.
 SCALES = (1, 2, 4, 5)
 
 
@@ -39,7 +40,7 @@ def bench_of_scale(request: pytest.FixtureRequest, bench_of: Callable[[EppingCon
 
 @pytest.fixture
 def narrow_windows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes the mapped windows only a few rows large, so that a reading needs many windows."""
+    """Limits a mapped window to a few rows. So a reading needs many windows."""
     monkeypatch.setattr(map_array, "_PART_BYTES", 7_000)
 
 
@@ -62,7 +63,7 @@ def whole(bench: Bench, reading: Reading) -> Counts:
 
 
 def check(bench: Bench, reading: Reading) -> None:
-    """Check that a reading equals the maps. No bucket may have wrapped around."""
+    """Check that a reading equals the maps. A reading equals the maps only if no bucket has wrapped around."""
     rows = len(reading.sum_ns)
     assert (whole(bench, reading) == bench.histograms["buckets"][:rows]).all()
     assert (reading.buckets.totals() == bench.histograms["ended"][:rows]).all()
@@ -71,7 +72,7 @@ def check(bench: Bench, reading: Reading) -> None:
 
 
 def write(bench: Bench, slot: int, **fields: Any) -> None:
-    """Write the row of a slot into the map of histograms. Only these fields change."""
+    """Change only these fields of a slot's row in the map of histograms."""
     row = bench.histograms[slot].copy()
     for name, value in fields.items():
         row[name] = value
@@ -87,8 +88,8 @@ def test_new_buckets_are_found_anywhere_in_the_histogram(bench_of_scale: Bench) 
         if turn % 5 == 0:
             conversations += talks(bench, 3)[0]
         for conversation in conversations:
-            # Most RTTs fall near the earlier ones. Some fall anywhere. From turn 21 on, one falls into the first or
-            # the last bucket.
+            # Most RTTs are near the earlier RTTs. Some RTTs have any value. From round 21 on, one RTT is in the first
+            # or the last bucket.
             near = (MS * chance.uniform(1, 2, chance.integers(0, 4))).astype(np.int64)
             far = np.exp(chance.uniform(np.log(LEAST), np.log(GREATEST), chance.integers(0, 3))).astype(np.int64)
             ends = np.array([LEAST, GREATEST])[chance.integers(0, 2, int(turn > 20))]
@@ -120,9 +121,9 @@ def test_rows_without_a_completed_rtt_are_not_read(every: Bench) -> None:
 
 
 def test_a_row_is_read_later_if_an_rtt_is_being_counted(every: Bench) -> None:
-    """The program has counted one of two RTTs completely.
+    """The program has counted the first of two RTTs completely, but the second RTT only in part.
 
-    The second RTT is already in its bucket, far from the other buckets, but not yet in the sum.
+    The second RTT is already in its bucket, far from the other buckets, but is not yet in the sum.
     """
     _, (slot,) = talks(every, 1)
     reader = every.collector.reader()
@@ -146,7 +147,8 @@ def test_a_new_bucket_is_found_after_others_have_wrapped_around(every: Bench) ->
     row = every.histograms[slot].copy()
     place = int(np.flatnonzero(was)[0])
     assert was[place] == 1
-    for turn in range(1, 4):  # each turn adds 2^32 - 1 RTTs to the bucket `place`; its 32-bit count is 0 after turn 1
+    # each turn adds 2^32 - 1 RTTs to the bucket `place`, so its 32-bit count is 0 after turn 1
+    for turn in range(1, 4):
         counts = every.histograms["buckets"][slot].copy()
         counts[[place]] -= 1
         counts[[place + 17 * turn]] += 1
@@ -243,7 +245,7 @@ def test_delta_and_pending_counts_are_complete_while_runs_widen(every: Bench) ->
 
 
 def test_without_threads_the_maps_are_read_one_after_the_other(every: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From Python 3.12 on, no thread can be started while the interpreter shuts down."""
+    """While the interpreter shuts down, Python 3.12 and later cannot start a thread."""
 
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the HTTP responses of an OTLP receiver count as success, and that those of a proxy do not."""
+"""Tests HTTP responses. A response of an OTLP receiver counts as success, and a response of a proxy does not."""
 
 import gzip
 import time
@@ -44,7 +44,7 @@ def failure(status: int, body: bytes = b"", form: str = "", **headers: str) -> F
         (200, b"", PROTOBUF),
         (200, b"", ""),
         (200, b"", "Application/X-Protobuf; q=1"),
-        (201, b"", ""),  # the default status of Fluent Bit
+        (201, b"", ""),  # Fluent Bit sends this status by default
         (202, b"", ""),
         (204, b"", ""),
         (200, b"{}", JSON),
@@ -79,8 +79,8 @@ def test_rejected_points_are_reported(form: str) -> None:
         (200, b"OK", ""),
         (200, b'{"error": "log in"}', JSON),
         (200, b"log in", JSON),
-        (200, STATUS, PROTOBUF),  # another message, whose field 1 is a number
-        (200, b"\x0a\x04\x0a\x02\x12\x00", PROTOBUF),  # an echo of the request
+        (200, STATUS, PROTOBUF),  # this is another message, whose field 1 is a number
+        (200, b"\x0a\x04\x0a\x02\x12\x00", PROTOBUF),  # the server has sent the request back
         (200, b"\x9a\x06\x03new", ""),
         (200, PARTIAL, "application/grpc"),
         (200, gzip.compress(PARTIAL, mtime=0), PROTOBUF),

@@ -35,7 +35,7 @@ pytestmark = pytest.mark.unit
 
 
 TIMEOUT_S = 0.3
-REQUEST = Request(bytes(2**21), 1)  # more bytes than the buffers of a socket hold if the receiver does not read
+REQUEST = Request(bytes(2**21), 1)  # More bytes than the sockets can buffer while the receiver does not read.
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def timed(sender: RequestSender, request: Request = REQUEST) -> tuple[Answer, fl
 
 @pytest.fixture
 def no_thread_is_left() -> Iterator[None]:
-    """Checks that the abandoned threads of a test end soon after the test."""
+    """Checks that the abandoned threads of a test end soon after the test has ended."""
     yield
     deadline = time.monotonic() + PATIENCE_S
     while any(thread.name == http_exchange.THREAD_NAME for thread in threading.enumerate()):
@@ -69,7 +69,7 @@ def no_thread_is_left() -> Iterator[None]:
 @pytest.mark.parametrize("manners", HOLDING)
 @pytest.mark.parametrize("protocol", [GRPC, HTTP])
 def test_the_deadline_holds_whatever_a_receiver_does(protocol: str, manners: str, tls: bool) -> None:
-    """If TLS is used, the handshake never completes."""
+    """If the test uses TLS, the TLS handshake never completes."""
     with serving(HOLDING[manners]) as server:
         endpoint = f"{'https' if tls else 'http'}://127.0.0.1:{server.port}"
         with sending(protocol, endpoint) as one:
@@ -94,7 +94,7 @@ def test_a_huge_response_takes_little_memory(manners: str) -> None:
 
 
 def test_a_silent_resolver_blocks_one_thread_and_no_export(monkeypatch: pytest.MonkeyPatch) -> None:
-    """getaddrinfo() has only the timeouts of resolv.conf(5), which are at least half a minute."""
+    """getaddrinfo() has no timeout except those of resolv.conf(5), which are at least half a minute."""
     go_on, asked = threading.Event(), []
 
     def getaddrinfo(*arguments: Any, **options: Any) -> Any:
@@ -135,7 +135,7 @@ def test_a_silent_address_leaves_time_for_the_next_address(monkeypatch: pytest.M
 
 
 def test_an_abandoned_request_is_not_sent_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise, with delta temporality, the receiver would get the counts twice."""
+    """If the request were sent later, the receiver would get the counts twice with delta temporality."""
     resolve, go_on = socket.getaddrinfo, threading.Event()
 
     def late(*arguments: Any, **options: Any) -> Any:
@@ -152,7 +152,10 @@ def test_an_abandoned_request_is_not_sent_later(monkeypatch: pytest.MonkeyPatch)
 
 
 class Replies(HttpServer):
-    """Responds to each request with the next status and headers. `times` are the times of the requests."""
+    """A server that responds to each request with the next status and headers.
+
+    `times` holds the times of the requests.
+    """
 
     def __init__(self, *replies: tuple[int, dict[str, str]]) -> None:
         self.times: list[float] = []
@@ -196,7 +199,7 @@ def test_a_retry_after_of_zero_does_not_cause_many_tries(value: str) -> None:
 
 
 class Grpc:
-    """A gRPC server that responds with a status and with trailing metadata, as (name, value) pairs."""
+    """A gRPC server that responds with a status and with trailing metadata. The metadata are (name, value) pairs."""
 
     def __init__(self, code: grpc.StatusCode, *metadata: tuple[str, str | bytes]) -> None:
         self.calls = 0
@@ -215,7 +218,7 @@ class Grpc:
 
 
 def details(seconds: int) -> bytes:
-    """Return the error details, in gRPC's "richer error model", that ask the client to wait."""
+    """Return error details in gRPC's "richer error model". The details ask the client to wait."""
     packed = AnyMessage()
     packed.Pack(RetryInfo(retry_delay=Duration(seconds=seconds)))
     return bytes(Status(code=8, details=[packed]).SerializeToString())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares our encoded requests with those of the SDK's encoder for the same counts."""
+"""Compares our encoded requests with requests of the SDK's encoder for the same counts."""
 
 import logging
 import random
@@ -38,13 +38,13 @@ pytestmark = pytest.mark.parallel
 
 RESOURCE = Resource({"service.name": "test", "host.name": "b\u00fccher"})
 NOTHING = MetricsData([ResourceMetrics(RESOURCE, [], "")])
-# The test of requests feeds more subnets than this, so that some overflow. The other tests feed fewer.
+# The test of requests feeds more subnets than SUBNETS, so some subnets overflow. The other tests feed fewer subnets.
 SUBNETS = 40
 
 
 @pytest.fixture
 def bench() -> Iterator[Bench]:
-    """A program with few slots. The subnets that get none are counted in the overflow slot."""
+    """A program with few slots. If a subnet gets no slot, its packets are counted in the overflow slot."""
     with closing(Bench(replace(CONFIG, max_subnets=SUBNETS))) as bench:
         loopback = socket.if_nametoindex("lo")
         bench.collector.attachments.register(Interface("l\u00f6\u00f6p", loopback, 14))
@@ -52,7 +52,10 @@ def bench() -> Iterator[Bench]:
 
 
 def talk(bench: Bench, draw: random.Random, conversations: list[Conversation]) -> None:
-    """Feed RTTs with a narrow or wide distribution, old and new subnets, all traffic classes, and ECN."""
+    """Feed RTTs with a narrow or wide distribution.
+
+    Feed packets of old and new subnets, of all traffic classes, with ECN.
+    """
     conversations += [Conversation(bench) for _ in range(6)]
     for conversation in conversations:
         low = draw.choice([10, 20, 29])
@@ -78,7 +81,7 @@ def test_a_request_equals_that_of_the_sdks_encoder(bench: Bench, temporality: Ag
             assert ExportMetricsServiceRequest.FromString(ours.body) == expected
             assert ours.points == sum(len(metric.data.data_points) for metric in theirs.scope_metrics[0].metrics)
             seen |= {metric.name for metric in theirs.scope_metrics[0].metrics}
-            if draw.random() < 0.7:  # otherwise the counts of the batch are exported again
+            if draw.random() < 0.7:  # without this call, the counts of the batch would be exported again
                 producer.acknowledge(batch)
     assert metric_table.RTT.name in seen
     assert semconv.OVERFLOW in str(expected)
@@ -103,7 +106,10 @@ def test_rejected_points_are_counted_and_logged_once(bench: Bench, caplog: pytes
 def test_an_exporter_that_fails_to_send_our_requests_gets_sdk_objects(
     bench: Bench, sink: Sink, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another release of the exporter may have another internal structure, which shows only at the first request."""
+    """If an exporter fails to send our encoded request, the exporter gets the metrics as SDK objects.
+
+    A later release of the exporter may have another internal structure. Only the first request shows such a difference.
+    """
     inner = exporter(sink)
     wrapped = ProducerExporter(inner, bench.collector)
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares our encoded points, to the last bit, with those of the SDK's encoder for the same numbers.
+"""Compares our encoded points, bit by bit, with points of the SDK's encoder for the same numbers.
 
-Protobuf parses and serializes both requests again. So the tests compare which fields are set, and their values, but not
-the order of the fields.
+Protobuf parses and serializes both requests again. So the tests compare which fields are set and what their values are.
+The tests do not compare the order of the fields.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,10 @@ ALONE = [ResourceMetrics(RESOURCE, [], RESOURCE.schema_url)]
 
 
 def below(bits: int) -> st.SearchStrategy[int]:
-    """Numbers whose length in bits is uniform from 0 to `bits`. Plain integers would mostly have the full length."""
+    """Numbers below 2^bits. All lengths in bits are equally likely.
+
+    If all numbers were equally likely, most numbers would have the maximum length.
+    """
     return st.integers(0, bits).flatmap(lambda length: st.integers(2**length >> 1, 2**length - 1))
 
 
@@ -68,7 +71,7 @@ def attributes(prefix: str) -> st.SearchStrategy[Pairs]:
 
 
 def check(ours: Request, *sdks: Metric) -> None:
-    """Check that our request equals that of the SDK's encoder for these metrics, and that its point count is right."""
+    """Check that our request equals the SDK's request for these metrics, and that its number of points is right."""
     scope = ScopeMetrics(OURS.scope, sdks, OURS.schema_url)
     expected = encode_metrics(MetricsData([ResourceMetrics(RESOURCE, [scope], RESOURCE.schema_url)]))
     parsed = ExportMetricsServiceRequest.FromString(ours.body)
@@ -107,7 +110,7 @@ def test_numbers(
 
 
 def test_a_negative_number() -> None:
-    """An up-down counter may be negative. Our values never are, but the field of the message can be."""
+    """In OTLP, the value of an up-down counter may be negative. Our values are never negative."""
     ours = number_points([Column.of([b""])], np.array([1]), 2, np.array([-3]))
     metric = metric_table.ACTIVE_FLOWS
     check(
@@ -133,8 +136,9 @@ RUN = st.tuples(
 HISTOGRAMS = st.lists(st.tuples(attributes("a"), attributes("b"), below(63), RUN), min_size=1, max_size=8)
 Histogram = tuple[Pairs, Pairs, int, tuple[list[int], int, int, int, int, int]]
 SOME_HISTOGRAMS: list[Histogram] = [
-    (OVERFLOW, {}, 5, ([1], 0, 0, 0, 1, 1)),  # varints of one byte; offset, scale and sum have their default values
-    (UNICODE, EMPTY, 5, ([], -1, -1, 2**64 - 1, 5, 0)),  # no buckets, no minimum and maximum
+    # all varints have one byte; offset, scale and sum have their default values
+    (OVERFLOW, {}, 5, ([1], 0, 0, 0, 1, 1)),
+    (UNICODE, EMPTY, 5, ([], -1, -1, 2**64 - 1, 5, 0)),  # no buckets, no minimum and no maximum
     ({}, {}, 0, ([2**64 - 1], 2**31 - 1, -10, 2**53 + 1, 0, 5)),
     ({}, {}, 0, ([2**64 - 1, 0], -(2**31), 20, 3, 1, 2)),  # the count, which is the sum of the buckets, is 2^64 - 1
     ({}, {}, 0, ([], 0, 0, 0, 0, 0)),
@@ -188,7 +192,7 @@ RTTS_NS = st.lists(st.integers(RTT_MIN_NS, RTT_MAX_NS), min_size=1, max_size=50)
 @settings(deadline=None)
 @given(st.lists(RTTS_NS, min_size=1, max_size=5), st.sampled_from(buckets.SCALES))
 def test_histograms_of_rtts_equal_the_points_of_sdk_points(rtts_ns: list[list[int]], scale: int) -> None:
-    """The points equal those of sdk_points.rtt_point() for the same buckets."""
+    """Our points equal the points of sdk_points.rtt_point() for the same buckets."""
     runs = []
     for each in rtts_ns:
         indexes = [buckets.index_of(rtt, scale) for rtt in each]

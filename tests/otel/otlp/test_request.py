@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that a request has all fields of the official encoder in the same places, and also our metrics."""
+"""Compares our requests with requests of the official encoder.
+
+Our request has all fields of the official request in the same places. Our request also has our own metrics.
+"""
 
 import numpy as np
 import pytest
@@ -45,7 +48,7 @@ def scope(*metrics: Metric) -> ScopeMetrics:
 
 @pytest.fixture
 def theirs() -> list[ResourceMetrics]:
-    """The metrics that an SDK passes to an exporter: two scopes with a counter, a histogram and a gauge."""
+    """Metrics as an SDK passes them to an exporter: two scopes, with a counter, a histogram and a gauge."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader], Resource({"service.name": "shop"}, "https://example.com/1"))
     shop = provider.get_meter("shop", "1.2", "https://example.com/2", {"region": "Zürich"})
@@ -81,7 +84,10 @@ def test_metrics_without_points_are_left_out(theirs: list[ResourceMetrics]) -> N
 
 
 def test_a_metric_that_cannot_be_encoded_is_an_error(theirs: list[ResourceMetrics]) -> None:
-    """As in the official encoder, the error prevents a request that lacks only this metric."""
+    """If one metric cannot be encoded, encoding raises an error, as in the official encoder.
+
+    Without the error, the request would be sent without this metric.
+    """
     broken = NumberDataPoint({}, 1, 2, "three")  # type: ignore[arg-type]
     metric = Metric("broken", "", "", Sum([broken], CUMULATIVE, is_monotonic=True))
     with pytest.raises(Exception, match="broken"):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TLS with real servers: settings by variables, renewed certificates, and variables of other programs."""
+"""Tests TLS with real servers: settings in variables, renewed certificates, and variables for other programs."""
 
 import logging
 import shutil
@@ -61,7 +61,7 @@ def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any
 
 @contextmanager
 def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
-    """Yield the sender of an agent that has these variables."""
+    """Yield the sender of an agent whose environment has these variables."""
     said = standard.read(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
@@ -87,19 +87,19 @@ def _authority(folder: Path) -> Authority:
 
 @pytest.fixture(scope="module")
 def issued(tmp_path_factory: pytest.TempPathFactory) -> tuple[Authority, Authority]:
-    """Two CAs. Each has issued a certificate for `server` and one for `client`. Tests use copies of them."""
+    """Two CAs. Each CA has issued one certificate for `server` and one for `client`. Tests use copies of all files."""
     return _authority(tmp_path_factory.mktemp("ca")), _authority(tmp_path_factory.mktemp("other"))
 
 
 @pytest.fixture
 def authority(issued: tuple[Authority, Authority], tmp_path: Path) -> Authority:
-    """A copy of the first CA."""
+    """A copy of the files of the first CA."""
     return issued[0].copy_to(tmp_path)
 
 
 @pytest.fixture
 def renewed(issued: tuple[Authority, Authority], tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """A copy of the second CA, which replaces the first one."""
+    """A copy of the files of the second CA, which replaces the first CA."""
     return issued[1].copy_to(tmp_path_factory.mktemp("renewed"))
 
 
@@ -138,7 +138,10 @@ def test_certificate_and_key_in_one_file(protocol: str, authority: Authority) ->
 
 
 def test_a_renewed_ca_is_read_again(protocol: str, authority: Authority, renewed: Authority) -> None:
-    """The receiver already has a certificate of the new CA. The test replaces the file by rename(2), as mv(1) does."""
+    """The receiver already has a certificate of the new CA.
+
+    The test replaces the CA file by rename(2), as mv(1) does.
+    """
     files = {"CERTIFICATE": str(authority.pem)}
     with listening(protocol, renewed.folder) as port, sending(protocol, port, **files) as one:
         assert one.send(REQUEST).failure
@@ -151,7 +154,11 @@ def test_a_renewed_ca_is_read_again(protocol: str, authority: Authority, renewed
 def test_a_renewed_client_certificate_is_read_again(
     protocol: str, authority: Authority, renewed: Authority, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The receiver changes to another CA. The old pair is used while the key does not match the new certificate."""
+    """The test replaces the client's certificate, and then its key, by files of another CA.
+
+    While the key does not match the new certificate, the sender uses the old pair. Later, the receiver changes to the
+    other CA, too.
+    """
     certificate, key = renewed.folder / "client.pem", renewed.folder / "client.key"
     ours = authority.folder
     files = {"CLIENT_CERTIFICATE": str(ours / "client.pem"), "CLIENT_KEY": str(ours / "client.key")}
@@ -214,7 +221,7 @@ def test_a_header_takes_precedence_over_netrc_and_url(
 
 
 def test_a_receiver_without_tls_is_reported(protocol: str) -> None:
-    """The receiver responds to the handshake with an HTTP response."""
+    """The receiver does not use TLS. It responds to the TLS handshake with an HTTP response."""
 
     def refuse(client: socket.socket) -> None:
         client.recv(65536)

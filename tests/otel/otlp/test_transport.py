@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that encoded requests are sent with the settings of the official exporters."""
+"""Tests that our encoded requests are sent with the same settings as requests of the official exporters."""
 
 import logging
 import socket
@@ -75,7 +75,10 @@ def protocol(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def build() -> Iterator[Build]:
-    """Return a function that creates an exporter for a protocol and an endpoint. All are shut down at the end."""
+    """Return a function that creates an exporter for a protocol and an endpoint.
+
+    At the end, all exporters are shut down.
+    """
     with ExitStack() as undo:
 
         def build(protocol: str, endpoint: str, timeout: float = TIMEOUT_S, **options: Any) -> MetricExporter:
@@ -100,7 +103,7 @@ def sender_of(exporter: MetricExporter) -> RequestSender:
 
 
 def test_a_collector_receives_our_requests(build: Build) -> None:
-    """The collector is another OTLP implementation. The test uses both protocols, with and without compression."""
+    """The collector is another implementation of OTLP. The test uses both protocols, with and without compression."""
     sent = counters(1000)
     gzip = {GRPC: grpc.Compression.Gzip, HTTP: HttpCompression.Gzip}
     with Sink() as sink, collector(sink) as forwarder:
@@ -130,7 +133,7 @@ def test_compression_and_headers_are_those_of_the_exporter(protocol: str, build:
 
 
 def test_a_request_is_sent_again_after_a_transient_error(protocol: str, server: Receiver, build: Build) -> None:
-    """The gRPC exporter reconnects after the first error. The request is sent unchanged."""
+    """The request is sent again without changes. The gRPC exporter reconnects after the first error."""
     sent = counters(3)
     server.errors = [TRANSIENT[protocol]] * 2
     assert sender_of(build(protocol, server.endpoint)).send(sent) == SUCCESS
@@ -178,7 +181,10 @@ def test_a_request_over_the_http_exporters_limit_is_not_sent(build: Build) -> No
 
 
 def test_a_request_over_the_limit_of_a_grpc_receiver_fails(build: Build) -> None:
-    """The limit is 4 MiB. The request is not repeated, because the server sends no time to wait."""
+    """The limit of a gRPC receiver is 4 MiB. A request over this limit is rejected, and is not sent again.
+
+    After the rejection, the exporter would send the request again only if the server sent a time to wait.
+    """
     large = Request(counters(1000).body * 70, 70_000)
     assert len(large.body) > 4 * 2**20
     with receiver(GRPC) as server:
@@ -197,7 +203,7 @@ def test_nothing_is_sent_after_shutdown(protocol: str, server: Receiver, build: 
 
 def test_shutdown_ends_a_wait_between_two_tries(protocol: str, build: Build) -> None:
     with Sink() as sink:
-        sink.fail_with(503)  # without Retry-After: the exporter waits for 1 s, then for 2 s
+        sink.fail_with(503)  # Retry-After is not set, so the exporter waits for 1 s, and then for 2 s.
         exporter = build(protocol, sink.grpc_endpoint if protocol == GRPC else sink.http_endpoint, timeout=30)
         answers: list[Answer] = []
         sending = threading.Thread(target=lambda: answers.append(sender_of(exporter).send(counters(3))))
@@ -234,7 +240,7 @@ def test_the_exporters_own_metrics_count_the_points(
 
 def test_the_exporter_itself_still_exports(protocol: str, server: Receiver, build: Build) -> None:
     exporter = build(protocol, server.endpoint)
-    for sending in (sender_of(exporter), sender_of(exporter)):  # the second sender replaces the first one
+    for sending in (sender_of(exporter), sender_of(exporter)):  # the second sender takes the place of the first sender
         sending.send(counters(3))
     metric = sdk_points.sum_metric(
         metric_table.SUBNET_LIMIT, [NumberDataPoint({}, 1, 2, 3)], CUMULATIVE, is_monotonic=False
@@ -247,11 +253,11 @@ def test_the_exporter_itself_still_exports(protocol: str, server: Receiver, buil
 
 
 class OwnGrpcExporter(GrpcExporter):
-    """An exporter class of a user, which may override export()."""
+    """An exporter class that a user has written. Such a class may override export()."""
 
 
 class OwnHttpExporter(HttpExporter):
-    """An exporter class of a user for HTTP."""
+    """An exporter class for HTTP that a user has written."""
 
 
 def test_exporters_that_need_sdk_objects_get_no_sender(build: Build, protocol: str) -> None:
@@ -272,7 +278,10 @@ MEMBERS = {
 def test_an_exporter_with_another_internal_structure_is_not_changed(
     protocol: str, member: str, build: Build, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A private member of the exporter has another type than expected. A warning is logged."""
+    """A private member of the exporter does not have the expected type.
+
+    A warning is logged, and the exporter is not changed.
+    """
     exporter = build(protocol, "http://127.0.0.1:9")
     with monkeypatch.context() as patch, caplog.at_level(logging.WARNING):
         holder = exporter if member in vars(exporter) else type(exporter)

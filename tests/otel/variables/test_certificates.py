@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the checks of certificates and keys before TLS uses them. Each error names variable, value and cure."""
+"""Tests the checks of certificates and keys before TLS uses them.
+
+Each error names the variable, its value and the cure.
+"""
 
 import time
 from pathlib import Path
@@ -21,7 +24,7 @@ CERTIFICATE, CLIENT, KEY = (
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with ca.pem, client.pem and client.key, and with files that each have one fault."""
+    """A directory with ca.pem, client.pem and client.key. It also has several faulty files, each with one fault."""
     folder = tmp_path_factory.mktemp("certificates")
     authority = Authority(folder)
     authority.issue("client")

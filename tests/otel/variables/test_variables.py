@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the standard variables in each form that the specification allows. Errors name variable, value and cure."""
+"""Tests the standard variables in each form that the specification allows.
+
+Each error names the variable, its value and the cure.
+"""
 
 import os
 from collections.abc import Mapping
@@ -77,7 +80,7 @@ def test_insecure_is_used_if_the_endpoint_has_no_scheme(value: str) -> None:
         assert only(standard.read({ENDPOINT: endpoint, INSECURE: "False"})).secure is secure
 
 
-# Endpoint -> (URL if the variable is for all signals, URL if it is for metrics)
+# Endpoint -> (URL if the variable is for all signals, URL if the variable is only for metrics)
 URLS = {
     "": ("http://localhost:4318/v1/metrics",) * 2,
     "http://collector:4318": ("http://collector:4318/v1/metrics", "http://collector:4318/"),
@@ -99,7 +102,7 @@ def test_urls_of_http(endpoint: str) -> None:
     assert only(standard.read({METRICS_ENDPOINT: " ", ENDPOINT: endpoint, **HTTP})).endpoint == of_all
 
 
-# (protocol, endpoint) -> text in the error
+# (protocol, endpoint) -> text that the error contains
 ENDPOINT_ERRORS = {
     ("grpc", "http://::1:4317"): "not in brackets: write http://[::1]:4317",
     ("grpc", "2001:db8::1:4317"): "not in brackets: write http://[2001:db8::1]:4317",
@@ -137,7 +140,7 @@ def test_invalid_endpoints_are_errors(protocol: str, endpoint: str) -> None:
         assert ENDPOINT_ERRORS[protocol, endpoint] in text
 
 
-# (a wrong variable, text in the error). The error starts with the name of the variable.
+# (a wrong variable, text that the error contains). The error starts with the name of the variable.
 ERRORS = [
     ({"OTEL_EXPORTER_OTLP_METRICS_PROTOCOL": "http/json"}, "use grpc or http/protobuf"),
     ({INSECURE: "1"}, "neither true nor false"),

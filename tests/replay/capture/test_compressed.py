@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests compressed captures of every format: complete, truncated, damaged, in several members, without the package."""
+"""Tests compressed captures of every format: complete, truncated, damaged, and in several members.
+
+Also tests a capture whose format needs a package that is not installed.
+"""
 
 import bz2
 import gzip
@@ -37,8 +40,8 @@ COMPRESS: dict[str, Compress] = {
     "zstd": zstd.compress,
     "lz4": lambda content: LZ4.compress(content, content_checksum=True),
 }
-# The maximum number of bytes before a damaged place that are lost: a block of the format, plus the bytes that are
-# decompressed at a time.
+# The maximum number of bytes that are lost immediately before a damaged place. This is the size of a block of the
+# format, plus the number of bytes that are decompressed at a time.
 BLOCK = {"gzip": 1 << 16, "bzip2": 900_000 + 4096, "xz": 8192, "lzma": 8192, "zstd": (128 << 10) + 4096, "lz4": 70_000}
 EACH = pytest.mark.parametrize("name", COMPRESS)
 PACKETS = [packet(number) for number in range(40)]
@@ -73,7 +76,10 @@ def test_byte_by_byte(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in COMPRESS if name != "lzma"])
 def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
-    """`cat`, pbzip2 and pzstd create such files. In xz and gzip, zeros may follow each member as padding."""
+    """`cat`, pbzip2 and pzstd create files with several members.
+
+    In xz and gzip, zeros may follow a member as padding.
+    """
     compress = COMPRESS[name]
     padding = bytes(8) if name in ("gzip", "xz") else b""
     parts = compress(CONTENT[:100]) + padding + compress(CONTENT[100:]) + padding
@@ -82,14 +88,14 @@ def test_members_one_after_the_other(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("magic", [0x50, 0x5F])
 def test_skippable_frames_of_zstd(tmp_path: Path, magic: int) -> None:
-    """RFC 8878 section 3.1.2 defines them. Files of pzstd start with such a frame."""
+    """RFC 8878 section 3.1.2 defines skippable frames. A file of pzstd starts with a skippable frame."""
     skipped = bytes([magic, 0x2A, 0x4D, 0x18, 4, 0, 0, 0]) + b"abcd"
     content = skipped + zstd.compress(CONTENT) + skipped
     assert read_bytes(tmp_path / "capture", content) == (PACKETS, "")
 
 
 def test_the_largest_window_of_zstd(tmp_path: Path) -> None:
-    """`zstd --long=31` uses this window."""
+    """`zstd --long=31` compresses with this window."""
     parameter = zstd.CompressionParameter
     compressor = zstd.ZstdCompressor(options={int(parameter.window_log): 31, int(parameter.content_size_flag): 0})
     content = compressor.compress(CONTENT) + compressor.flush()
@@ -99,7 +105,7 @@ def test_the_largest_window_of_zstd(tmp_path: Path) -> None:
 
 @EACH
 def test_truncated(tmp_path: Path, name: str) -> None:
-    """All data that can be decompressed is read."""
+    """The reader returns all data that can be decompressed."""
     packets = _incompressible(600, 1000)
     content = COMPRESS[name](pcap(packets, nanoseconds=True))
     counts = []
@@ -110,13 +116,13 @@ def test_truncated(tmp_path: Path, name: str) -> None:
         assert error.endswith(" of the decompressed data")
         counts.append(len(found))
     assert counts == sorted(counts)
-    # bzip2 compresses blocks of 900 kB. A part of such a block cannot be decompressed.
+    # bzip2 compresses blocks of 900 kB. If only a part of a block is present, this part cannot be decompressed.
     assert counts[-1] > 500 or name == "bzip2"
 
 
 @EACH
 def test_damaged(tmp_path: Path, name: str) -> None:
-    """All data before the damaged block is read."""
+    """The reader returns all data before the damaged block."""
     packets = _incompressible(2000, 1000)
     content = bytearray(COMPRESS[name](pcap(packets, nanoseconds=True)))
     place = len(content) * 3 // 4

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests files that are not captures. Each file is rejected at once. The error names its format and the cure."""
+"""Tests files that are not captures. Each file is rejected at once.
+
+The error names the format of the file and the cure.
+"""
 
 import io
 import json
@@ -33,7 +36,7 @@ def _tar() -> bytes:
     return archive.getvalue()
 
 
-# Endace ERF: a time in units of 2^-32 s, and an Ethernet record of 80 bytes.
+# Endace ERF: the time is in units of 2^-32 s, and the record is an Ethernet record of 80 bytes.
 ERF = (1_700_000_000 << 32).to_bytes(8, "little") + bytes([2, 4, 0, 80, 0, 0, 0, 60, 0, 0]) + bytes(62)
 
 EDITCAP = "convert it with editcap -F pcapng IN OUT"

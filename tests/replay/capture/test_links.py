@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that every link type is converted to Ethernet. Scapy finds the original packet in the result."""
+"""Tests that packets of every link type are converted to Ethernet frames.
+
+Scapy finds the original packet in each frame.
+"""
 
 import random
 import re
@@ -22,7 +25,7 @@ pytestmark = [pytest.mark.parallel, pytest.mark.unit]
 
 
 ETHERNET_HEADER = 14
-MORE_HEADERS = re.compile("PPPoE|802.1Q|MPLS")  # the kernel program parses these headers
+MORE_HEADERS = re.compile("PPPoE|802.1Q|MPLS")  # the kernel program itself parses these headers
 HAS_TRAILER = re.compile("NFLOG|netANALYZER|802.3br|DOCSIS|checksum")
 PACKETS = (
     IP(src="192.0.2.1", dst="198.51.100.2") / UDP(sport=1, dport=2) / b"data",
@@ -31,7 +34,10 @@ PACKETS = (
 
 
 def frames(path: Path) -> tuple[list[tuple[bytes, int]], str]:
-    """Return the frames of a capture as (bytes, original length), and the error at its end. '': no error."""
+    """Return the frames of a capture as (bytes, original length), and the error at the end of the capture.
+
+    If there is no error, the error is ''.
+    """
     found: list[tuple[bytes, int]] = []
     try:
         with Capture(str(path)) as capture:
@@ -70,7 +76,10 @@ def test_the_tests_cover_every_supported_link_type() -> None:
 
 
 def test_packets_of_different_link_types_in_turn(tmp_path: Path) -> None:
-    """The capture has packets of many interfaces in turn. A conversion does not change the neighbouring packets."""
+    """The capture has packets of several interfaces in alternation.
+
+    A conversion does not change the neighbouring packets.
+    """
     ip = bytes(PACKETS[0])
     packets = [Packet(BEGIN_NS, make(ip), len(make(ip)), link) for _ in range(3) for link, make in LINKS.values()]
     (tmp_path / "capture").write_bytes(pcapng(packets))
@@ -81,7 +90,10 @@ def test_packets_of_different_link_types_in_turn(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_packets_truncated_within_the_link_header(tmp_path: Path, name: str) -> None:
-    """A truncated packet gives a frame without IP. The packet after it is complete, however short the first one is."""
+    """If a packet is truncated within its link header, its frame has no IP header.
+
+    The next packet is complete, no matter how short the truncated packet is.
+    """
     link, make = LINKS[name]
     frame = make(bytes(PACKETS[1]))
     header = len(frame) - len(PACKETS[1])
@@ -98,7 +110,7 @@ def test_packets_truncated_within_the_link_header(tmp_path: Path, name: str) -> 
 
 
 def test_packets_that_are_not_ip(tmp_path: Path) -> None:
-    """The frame gets the EtherType of the packet, or an unknown EtherType."""
+    """The frame of a packet that is not IP has the EtherType of the packet, or an unknown EtherType."""
     others = {
         101: b"\x55" * 40,
         0: bytes(4) + b"\x45" * 40,
@@ -113,7 +125,10 @@ def test_packets_that_are_not_ip(tmp_path: Path) -> None:
 
 
 def test_an_unsupported_link_type(tmp_path: Path) -> None:
-    """In pcapng, packets of other link types are read. A pcap file has only one link type."""
+    """In pcapng, packets of supported link types are still read.
+
+    A pcap file has only one link type, so no packet is read.
+    """
     packets = [packet(1), packet(2), packet(3)._replace(link=220), packet(4)]
     (tmp_path / "capture").write_bytes(pcapng(packets))
     found, error = frames(tmp_path / "capture")
@@ -128,7 +143,10 @@ def test_an_unsupported_link_type(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", LINKS)
 def test_random_link_headers(name: str) -> None:
-    """The headers are random bytes, with or without a valid beginning. No bytes outside the packet's record change."""
+    """The headers are random bytes. Some headers have a valid beginning.
+
+    A conversion changes no bytes outside the record of the packet.
+    """
     link, make = LINKS[name]
     chance = random.Random(name)
     guard, record, count = 8, 16, 300

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pcap: every form of the header, records of every length, truncated and damaged files. dpkt is the reference."""
+"""Tests pcap. dpkt is the reference.
+
+The tests cover every form of the file header, records of every length, and truncated and damaged files.
+"""
 
 import io
 import random
@@ -35,7 +38,7 @@ def test_every_header(tmp_path: Path, order: str, nanoseconds: bool) -> None:
 
 
 def test_captures_larger_than_a_window(tmp_path: Path) -> None:
-    """Records cross the ends of windows, and some windows have more records than a batch."""
+    """Some records cross the end of a window. Some windows have more records than a batch."""
     chance = random.Random(1)
     sizes = [chance.choice([0, 1, 60, 1514, 9000, 65_536, 262_144]) for _ in range(300)] + [14] * 10_000
     packets = [packet(number, size) for number, size in enumerate(sizes)]
@@ -54,7 +57,11 @@ def test_the_fcs_length_is_not_part_of_the_link_type(tmp_path: Path) -> None:
 
 
 def test_invalid_times_are_missing_times(tmp_path: Path) -> None:
-    """A time is invalid if it is zero, or if its fraction is one second or more. The limit depends on the unit."""
+    """A time is invalid if it is zero, or if its fraction of a second is a whole second or more.
+
+    In a file with microseconds, 1,000,000 is the first invalid fraction. In a file with nanoseconds, it is
+    1,000,000,000.
+    """
     for nanoseconds, unit_ns in ((False, 1000), (True, 1)):
         per_second = 10**9 // unit_ns
         times = [(0, 0), (0, 1), (5, per_second - 1), (5, per_second), (5, 2**32 - 1), (2**32 - 1, 0)]
@@ -86,7 +93,10 @@ def test_truncated_at_every_byte(tmp_path: Path) -> None:
 
 
 def test_damage_at_every_byte(tmp_path: Path) -> None:
-    """With any changed byte, the packets before this byte are read. The rest gives packets or an error."""
+    """The test changes each byte in turn. The packets before the changed byte are read.
+
+    The rest gives packets or an error.
+    """
     content = pcap(PACKETS[:3], nanoseconds=True)
     intact = FILE_HEADER + RECORD_HEADER + len(PACKETS[0].data)
     for place in range(len(content)):
@@ -123,14 +133,17 @@ def header(
 @pytest.mark.parametrize(
     ("magic", "more"),
     [
-        (0xA1B2CD34, 8),  # the format of Kuznetzov's patch, in Red Hat 6
-        (0xA1B2CD34, 12),  # this format for several processors, in SuSE 6.3
-        (0xA1B2C3D4, 8),  # this format before it had its own magic number
-        (0xA1B2C3D4, 4),  # the format of Nokia
+        (0xA1B2CD34, 8),  # the format of Kuznetzov's patch, as Red Hat 6 used it
+        (0xA1B2CD34, 12),  # the same format for several processors, as SuSE 6.3 used it
+        (0xA1B2C3D4, 8),  # the same format before it had its own magic number
+        (0xA1B2C3D4, 4),  # the format that Nokia used
     ],
 )
 def test_longer_record_headers(tmp_path: Path, order: str, magic: int, more: int) -> None:
-    """One file has several packets, and one has two. Each is also read with a truncated last packet."""
+    """The test reads a file with several packets and a file with two packets.
+
+    The test reads each file again without the last byte, so that the last packet is truncated.
+    """
     extra = bytes(range(0x80, 0x80 + more))
     for packets in (TIMED, TIMED[:2]):
         content = header(magic, order) + records(packets, order, extra)
@@ -154,13 +167,13 @@ def test_lengths_in_the_old_order(tmp_path: Path, order: str, version: tuple[int
 
 
 def test_lengths_of_version_2_3_in_the_new_order(tmp_path: Path) -> None:
-    """For version 2.3, files with either order of the two lengths exist."""
+    """A record has two lengths. Files of version 2.3 exist with both orders of the two lengths."""
     assert read_bytes(tmp_path / "capture", header(0xA1B2C3D4, "<", (2, 3)) + records(TIMED)) == (TIMED, "")
 
 
 @ORDERS
 def test_aix(tmp_path: Path, order: str) -> None:
-    """The fraction of a second is in nanoseconds, and link types are the interface types of RFC 1573."""
+    """In AIX files, the fraction of a second is in nanoseconds. The link types are the interface types of RFC 1573."""
     parts = [struct.pack(f"{order}IIII", 9, 999_999_999, len(one.data), len(one.data)) + one.data for one in TIMED]
     for theirs, link in ((6, 1), (24, 0)):
         content = header(0xA1B2C3D4, order, (2, 2), theirs) + b"".join(parts)
@@ -173,7 +186,10 @@ def test_aix(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_ixia(tmp_path: Path, order: str) -> None:
-    """The lcap formats of hardware and of software have the total length of all records after the file header."""
+    """The test reads two formats of Ixia: lcap of hardware, and lcap of software.
+
+    Both formats have a field after the file header: the total length of all records.
+    """
     body = records(TIMED, order)
     content = header(0x1C0001AB, order) + struct.pack(f"{order}I", len(body)) + body
     assert read_bytes(tmp_path / "capture", content) == (TIMED, "")
@@ -185,14 +201,17 @@ def test_ixia(tmp_path: Path, order: str) -> None:
 
 
 def test_packets_may_be_longer_than_the_snap_length(tmp_path: Path) -> None:
-    """Some writers set the snap length to zero, or write packets that are longer."""
+    """Some writers set the snap length to zero. Other writers write packets that are longer than the snap length."""
     for snap_length in (0, 10, 0xFFFF_FFFF):
         content = header(0xA1B2C3D4, snap_length=snap_length) + records(TIMED)
         assert read_bytes(tmp_path / "capture", content) == (TIMED, "")
 
 
 def test_the_fcs_is_removed_from_packets(tmp_path: Path) -> None:
-    """The link type field says that packets end with four bytes of FCS. A truncated packet has fewer or none."""
+    """The link type field of the file says that packets end with an FCS of four bytes.
+
+    A truncated packet ends with a part of the FCS, or without FCS.
+    """
     packets = [packet(1, 64), packet(2, 63, 1), packet(3, 60, 4), packet(4, 20, 44)]
     found, error = read_bytes(tmp_path / "capture", pcap(packets, nanoseconds=True, link=0x2400_0001))
     assert not error
@@ -200,7 +219,10 @@ def test_the_fcs_is_removed_from_packets(tmp_path: Path) -> None:
 
 
 def test_zeros_are_not_packets(tmp_path: Path) -> None:
-    """After a crash, a file may have its full size, but contain zeros where no data was written."""
+    """After a crash, a file may already have its full size, although data is missing.
+
+    In place of the missing data, the file has zeros.
+    """
     content = pcap(PACKETS, nanoseconds=True)
     found, error = read_bytes(tmp_path / "capture", content + bytes(1 << 20))
     assert found == PACKETS

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests pcapng: sections, interfaces and clocks of all kinds, and all packet blocks. dpkt is the reference."""
+"""Tests pcapng: sections, interfaces and clocks of all kinds, and all types of packet blocks. dpkt is the reference."""
 
 import io
 import struct
@@ -46,9 +46,9 @@ def test_enhanced_packet_blocks(tmp_path: Path, order: str) -> None:
 
 @ORDERS
 def test_all_kinds_of_packet_blocks(tmp_path: Path, order: str) -> None:
-    """The file also has other blocks, one of them longer than the window.
+    """The file also has blocks of other types. One of these blocks is longer than the window.
 
-    A simple packet block has no time, and the snap length limits its data.
+    A simple packet block has no time. The snap length limits the data of a simple packet block.
     """
     one, two, three, four = PACKETS
     parts = [
@@ -89,11 +89,11 @@ def test_sections_of_both_byte_orders_with_their_own_interfaces(tmp_path: Path) 
     [*((digits, 10**digits) for digits in (0, 3, 6, 9, 12)), *((0x80 | bits, 2**bits) for bits in (10, 30, 33))],
 )
 def test_clocks(tmp_path: Path, order: str, resolution: int, per_second: int) -> None:
-    """The units of time are powers of ten and of two. Times are relative to an offset of the interface."""
+    """The units of time are powers of ten and powers of two. Times are relative to the time offset of the interface."""
     offset_s = -3_000
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
-    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # 64 bits of picoseconds cover about half a year
+    tick = 17_000_000 * per_second + per_second * 3 // 7 + 1  # 64 bits of picoseconds are about half a year
     parts = [
         section(order),
         interface(order=order),
@@ -133,7 +133,10 @@ def test_truncated_at_every_byte(tmp_path: Path, order: str) -> None:
 
 
 def test_damage_at_every_byte(tmp_path: Path) -> None:
-    """With any changed byte, the packets before this byte are read. The rest gives packets or an error."""
+    """The test changes each byte in turn. The packets before the changed byte are read.
+
+    The rest gives packets or an error.
+    """
     head = section() + interface(options=option(TIME_RESOLUTION, b"\x06") + END_OF_OPTIONS) + enhanced(PACKETS[0])
     content = head + simple(PACKETS[1]) + obsolete(PACKETS[2]) + enhanced(PACKETS[3]._replace(data=b"data"))
     for place in range(len(content)):
@@ -178,7 +181,10 @@ def test_another_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize("resolution", [0, 3, 6, 9, 12, 0x80 | 10, 0x80 | 33])
 @pytest.mark.parametrize("offset_s", [0, -3_000, 1_700_000_000, -(2**63), 2**63 - 1])
 def test_invalid_times_are_missing_times(tmp_path: Path, order: str, resolution: int, offset_s: int) -> None:
-    """Times up to zero, and times from 2^63 ns on, count as missing. All other times are exact."""
+    """A time counts as missing if it is zero or negative, or if it is 2^63 ns or later.
+
+    All other times are read exactly.
+    """
     per_second = 2 ** (resolution & 0x7F) if resolution & 0x80 else 10**resolution
     options = option(TIME_RESOLUTION, bytes([resolution]), order)
     options += option(TIME_OFFSET, struct.pack(f"{order}q", offset_s), order)
@@ -196,7 +202,7 @@ def test_invalid_times_are_missing_times(tmp_path: Path, order: str, resolution:
 
 @ORDERS
 def test_the_fcs_is_removed_from_packets(tmp_path: Path, order: str) -> None:
-    """The FCS is removed only for an interface that declares the length of its FCS."""
+    """If an interface declares the length of its FCS, the FCS is removed. Otherwise, it is not removed."""
     parts = [
         section(order),
         interface(order=order, options=option(FCS_LENGTH, b"\x04", order) + END_OF_OPTIONS),
@@ -209,7 +215,10 @@ def test_the_fcs_is_removed_from_packets(tmp_path: Path, order: str) -> None:
 
 
 def test_other_blocks_are_skipped(tmp_path: Path) -> None:
-    """Such blocks are names, statistics, custom blocks, systemd's journal, decryption secrets and unspecified types."""
+    """The file has blocks that the reader skips.
+
+    They are names, statistics, custom blocks, journal entries of systemd, decryption secrets and unspecified types.
+    """
     others = [block(kind, bytes(range(40))) for kind in (4, 5, 7, 8, 9, 0xA, 0xBAD, 0x4000_0BAD, 0x204, 0x7FFF_0000)]
     content = section() + interface()
     for one, other in zip(PACKETS, [b"".join(others[i::4]) for i in range(4)], strict=True):

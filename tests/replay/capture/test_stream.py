@@ -28,13 +28,13 @@ def test_gzip_is_detected_by_content_and_not_by_name(tmp_path: Path) -> None:
 
 
 def test_gzip_files_one_after_the_other(tmp_path: Path) -> None:
-    """`cat` and bgzip create such files."""
+    """`cat` and bgzip create files that consist of several gzip files."""
     parts = compressed(CONTENT[:100]) + compressed(CONTENT[100:]) + bytes(8)
     assert read_bytes(tmp_path / "capture", parts) == (PACKETS, "")
 
 
 def test_gzip_truncated_at_every_byte(tmp_path: Path) -> None:
-    """All data that can be decompressed is read."""
+    """The reader returns all data that can be decompressed."""
     chance = random.Random(2)
     packets = [one._replace(data=chance.randbytes(60)) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -45,14 +45,14 @@ def test_gzip_truncated_at_every_byte(tmp_path: Path) -> None:
         assert "the gzip file is truncated, at byte" in error or size == 1
         counts.append(len(found))
     assert counts == sorted(counts)
-    assert counts[-9] == len(packets)  # only the trailer is missing
+    assert counts[-9] == len(packets)  # at this size, only the trailer is missing
     assert counts[len(counts) // 2] > len(packets) // 3
 
 
 def test_damaged_gzip(tmp_path: Path) -> None:
-    """Packets before the damage are read, also in a file of several windows.
+    """The reader returns the packets before the damage, even if the file needs several windows.
 
-    If only the trailer is damaged, all packets are read.
+    If only the trailer is damaged, the reader returns all packets.
     """
     chance = random.Random(3)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=30_000)), original=30_000) for one in PACKETS * 2]
@@ -75,7 +75,11 @@ def _damaged(content: bytes, place: int) -> bytes:
 
 
 def test_packets_and_errors_do_not_depend_on_the_size_of_reads(tmp_path: Path) -> None:
-    """Complete, truncated and damaged captures, plain or compressed, are read from a file and from a pipe."""
+    """Packets and errors are the same for all sizes of reads.
+
+    The captures are complete, truncated or damaged, and plain or compressed. The test reads them from a file and from a
+    pipe.
+    """
     chance = random.Random(4)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=100)), original=100) for one in PACKETS[:10]]
     for plain in (pcap(packets, nanoseconds=True), pcapng(packets)):
@@ -91,7 +95,10 @@ def test_packets_and_errors_do_not_depend_on_the_size_of_reads(tmp_path: Path) -
 
 
 def test_damaged_gzip_gives_the_packets_before_the_damage(tmp_path: Path) -> None:
-    """All packets are read that zlib decompresses from the bytes before the damage. The rest of this block is lost."""
+    """zlib decompresses some data from the bytes before the damage. All packets in this data are read.
+
+    The rest of the damaged block is lost.
+    """
     chance = random.Random(5)
     packets = [one._replace(data=bytes(chance.choices(b"letters", k=3000)), original=3000) for one in PACKETS]
     content = compressed(pcap(packets, nanoseconds=True))
@@ -125,7 +132,7 @@ def test_files_that_cannot_be_opened(tmp_path: Path) -> None:
 
 @contextmanager
 def without_access(path: Path) -> Iterator[None]:
-    """Run the body as user nobody, because root can read every file."""
+    """Run the body as the user nobody, because root could read every file."""
     if not os.access(path, os.R_OK):
         yield
         return
@@ -140,7 +147,10 @@ def without_access(path: Path) -> Iterator[None]:
 
 
 def _flushed(content: bytes) -> bytes:
-    """Return the first part of a gzip file from a program that flushes and then continues to write."""
+    """Return the first part of a gzip file.
+
+    The program that writes the file has flushed this part, and continues to write.
+    """
     member = zlib.compressobj(wbits=31)
     return member.compress(content) + member.flush(zlib.Z_SYNC_FLUSH)
 
@@ -174,7 +184,7 @@ def test_standard_input_byte_by_byte(content: bytes) -> None:
 
 @pytest.mark.parametrize("content", [CONTENT, _flushed(CONTENT)], ids=["plain", "gzip"])
 def test_packets_of_a_pipe_are_returned_at_once(content: bytes) -> None:
-    """Packets are returned before the pipe ends, for users who watch a capture that is in progress."""
+    """Packets are returned before the pipe ends, because users may watch a capture in progress."""
     with pipe() as process:
         assert process.stdin
         assert process.stdout
