@@ -10,8 +10,9 @@
 
 /*
  * Both directions of a flow share an entry. The side of a packet's source says which endpoint is internal and which is
- * external. So a flow that enters and leaves through the same interface has two entries. In a capture the sides are
- * unknown. Then the external endpoint is the endpoint with the greater address and port.
+ * external. If the packets of a flow arrive and leave through the same interface, the side of the source is different
+ * on arrival and on departure. Such a flow has two entries. In a capture the sides are unknown. Then the external
+ * endpoint is the endpoint with the greater address and port.
  */
 struct flow_key {
     struct address internal;
@@ -27,7 +28,7 @@ _Static_assert(sizeof(struct flow_key) - sizeof(struct address[2]) == sizeof(u64
 
 /* The state of one endpoint as a sender, except its outstanding segments. clock.h explains coarse and precise times. */
 struct half_flow {
-    u64 tsval_changed_ns;    /* coarse time at which the TSval last changed; 0: timestamps do not time this endpoint */
+    u64 tsval_changed_ns;    /* coarse time at which the TSval last changed; 0: timestamps are not used */
     u64 next_seq_changed_ns; /* coarse time at which next_seq last advanced; 0: no segment seen yet */
     u64 syn_ack_ns;          /* precise time of its SYN-ACK; 0: no SYN-ACK waits for its ACK */
     u64 sample_started_ns;   /* coarse time at which the last RTT sample started */
@@ -39,7 +40,7 @@ struct half_flow {
     u32 first_seq;   /* one past the sequence number of its SYN; 0: no SYN seen */
     u8 has_sent;     /* 1: it sent a packet since the flow was last closed */
     u8 pending;      /* bit i: entry i of struct outstanding waits for its reply */
-    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`, without the first acknowledgement */
+    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`; the first acknowledgement does not count */
     u8 timing_flags; /* see tcp_method_choice.h */
     u32 echo_due;    /* an acknowledgement of this sequence number must echo a pending TSval; with
                       * TIMING_AWAITS_ECHO, the TSval whose echo shows that echoes work again */
@@ -54,7 +55,8 @@ struct outstanding {
     u32 expected[MAX_OUTSTANDING]; /* TSval to be echoed; for tcp_sequence, [0] is the acknowledgement number */
 };
 
-/* A flow without packets for longer than this time is closed. Its next packet opens another flow. */
+/* A flow is closed if it has no packets for longer than this time. The next packet with the same key opens another
+ * flow. */
 #define FLOW_IDLE_NS 300000000000ULL
 #define BOTH_ENDS 3
 
