@@ -19,8 +19,8 @@
 
 /*
  * Returns `number`, which must be less than the constant `limit`. All indexes into arrays and all offsets into packets
- * are bounded in this way. No packet leads to a number that is too large. If a packet did so, the program would end
- * here, and the packet would pass unchanged.
+ * are bounded in this way. No packet leads to a number that is too large. If a packet led to such a number, the program
+ * would end here, and the packet would pass unchanged.
  *
  * A comparison in C is not enough. The compiler may compare one register and use another register as the index: a
  * register with the same value, or a register that it shifted or cut to 32 bits before the comparison. The compiler may

@@ -18,13 +18,13 @@
 
 #if COPIES
 
-/* At a rate of one million packets per second, the packets of COPY_NS are fewer than the rows of this table. */
+/* At a rate of one million packets per second, fewer packets pass in COPY_NS than this table has rows. */
 #define RECENT_BITS 15
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
 /*
- * If a packet is repeated within this time, it is a copy, even if the RTT of its flow is shorter. The first constant is
- * for packets with an identification, and the second constant is for packets without an identification.
+ * If a packet is repeated within this time, it is a copy, even if the RTT of the packet's flow is shorter. The first
+ * constant is for packets with an identification, and the second constant is for packets without an identification.
  */
 #define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000

@@ -48,8 +48,8 @@
 #define INTERFACE_PROBES 4
 
 /*
- * Returns the row of an interface, or the last row if the interface is not in the table. Before user space attaches the
- * program, it fills the table, the last row first.
+ * Returns the row of an interface, or the last row if the interface is not in the table. User space fills the table
+ * before it attaches the program. The last row is filled first.
  */
 static __always_inline struct interface *find_interface(u32 ifindex)
 {

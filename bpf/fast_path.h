@@ -36,8 +36,7 @@ static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet 
     __be32 *type_and_version = data + ETH_HLEN - sizeof(__be16);
 
     /* A packet that begins like an IPv4 header may have no Ethernet header: see lacks_ethernet(). The first byte of a
-     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So this check sends no packet to a unicast MAC address
-     * to the slow path. */
+     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So no unicast frame fails this check. */
     if (data + FAST_UDP_BYTES > end || *(u8 *)data == FAST_VERSION_IHL ||
         (*type_and_version & FAST_TYPE_MASK) != FAST_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;

@@ -2,8 +2,8 @@
 /*
  * Method tcp_handshake measures two times: from a SYN to its SYN-ACK, for the server's subnet, and from the SYN-ACK to
  * its ACK, for the client's subnet (RFC 9293 section 3.5). A SYN waits in the table of transactions and creates no
- * flow, so that a flood of SYNs evicts only other SYNs. A SYN or SYN-ACK that is retransmitted is never timed (Karn's
- * rule).
+ * flow. So a flood of SYNs evicts only requests from this table, and no flows. A SYN or SYN-ACK that is retransmitted
+ * is never timed (Karn's rule).
  */
 #pragma once
 
