@@ -22,10 +22,8 @@
 
 #define CACHE_LINE 64
 
-#define INTERFACES 1024 /* maximum number of interfaces that have a number, and thus a name, at the same time */
-#define INTERFACE_ROWS                                                                            \
-    4096 /* rows of the hash table of interfaces: four for each, so that each interface finds one \
-          */
+#define INTERFACES 1024     /* maximum number of interfaces that have a number, and thus a name, at the same time */
+#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four for each, so that each finds a free row */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
 #define OVERFLOW_SLOT 0

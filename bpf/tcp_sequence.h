@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method tcp_sequence measures the time from a segment to the acknowledgement of exactly its last byte. The method is
- * used for endpoints for which timestamps are not used (tcp_method_choice.h). In each direction, at most one segment at
- * a time waits for its acknowledgement. A segment after a gap does not start an RTT sample, because its acknowledgement
+ * used for endpoints whose timestamps do not work (tcp_method_choice.h). In each direction, at most one segment at a
+ * time waits for its acknowledgement. A segment after a gap does not start an RTT sample, because its acknowledgement
  * waits until the gap is filled. A retransmitted or out-of-order segment drops the sample (Karn's rule, RFC 6298
  * section 3). Such a segment comes before the acknowledgement that ends a series of duplicate or selective
  * acknowledgements. So this acknowledgement does not complete a sample.
@@ -14,8 +14,8 @@
 /*
  * Starts an RTT sample. If the last acknowledgement covered more than the timed segment, one segment is skipped first.
  * Otherwise it could happen that no RTT is ever measured. For example, the receiver acknowledges every second segment,
- * and the sender sends two segments after each acknowledgement. Then the first one of two segments would start each
- * sample, and the acknowledgement of the second one would end it without an RTT.
+ * and the sender sends two segments after each acknowledgement. Then each sample would start with the first one of two
+ * segments, and would end without an RTT when both segments are acknowledged together.
  */
 static __always_inline void start_segment_sample(const struct context *ctx)
 {

@@ -14,8 +14,8 @@
  * - A SYN resets the sender's TSval, because a port may be reused. The method tcp_handshake measures the RTT of the
  *   SYN. If the TSval of the SYN is earlier than the last TSval, either the port is reused or later segments have
  *   overtaken the SYN. Then the sender's TSval is unknown.
- * - If the beginning of a flow was not seen, the sender may have sent the first TSval that was seen in earlier
- *   segments, too. So only the next TSval starts a sample.
+ * - If the beginning of a flow was not seen, earlier segments may have the same TSval as the first segment that was
+ *   seen. So only the next TSval starts a sample.
  * - Only a TSval later than the last one is new. If a TSval is equal to the last one, an earlier segment had it. If a
  *   TSval is earlier than the last one, the segment may be retransmitted or reordered.
  * - If an earlier TSval arrives more than MAX_AGE_NS after the last new TSval, all samples have expired. Then the TSval
