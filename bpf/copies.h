@@ -112,7 +112,7 @@ static __always_inline u64 copy_window(const struct context *ctx, u64 kind, cons
                : 0;
 }
 
-/* Returns whether this packet is a copy of an earlier packet. If it is not, stores it in the table. */
+/* Returns whether this packet is a copy of an earlier packet. If it is not a copy, stores the packet in the table. */
 static __always_inline bool is_copy(const struct context *ctx, u64 kind)
 {
     u64 now_ns = precise_now(ctx->skb), hash;

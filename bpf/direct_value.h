@@ -2,8 +2,8 @@
 /*
  * Declares tables whose rows the program reaches by address, without a look-up. The kernel's name for this feature is
  * "lookup-free direct value access" (Linux 5.2). libbpf implements global variables with this feature. A look-up would
- * write the key of each row to memory and take twice as many instructions. Direct access reduces the time per packet by
- * 5 to 8 % (docs/performance.md).
+ * write the key of each row to memory and take twice as many instructions as direct access. Direct access reduces the
+ * time per packet by 5 to 8 % (docs/performance.md).
  *
  * For the kernel, such a table is an array map with one entry, and this entry contains all rows. BCC does not support
  * this kind of access. So the program contains a placeholder number instead of the address, and the loader replaces the

@@ -5,8 +5,8 @@
  *
  * The rules for events, their times and their directions are those of ePPing (xdp-project/bpf-examples,
  * pping/pping_kern.c: update_forward_flowstate() and the functions next to it). So programs that read ePPing's output
- * can read ours. A direction of a flow opens when a packet of this direction is followed by a packet of the opposite
- * direction. The opening event has the source and destination of the second packet.
+ * can also read our output. A direction of a flow opens when a packet of this direction is followed by a packet of the
+ * opposite direction. The opening event has the source and destination of the second packet.
  */
 #pragma once
 

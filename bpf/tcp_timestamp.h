@@ -57,8 +57,8 @@ static __always_inline bool starts_sample(const struct context *ctx)
 
 /*
  * Starts an RTT sample: stores the TSval and its send time until the echo arrives. At most one sample starts in
- * SAMPLE_INTERVAL_NS. A sample never replaces a sample that still waits. Otherwise no RTT would be measured on a path
- * whose RTT is longer than MAX_OUTSTANDING intervals.
+ * SAMPLE_INTERVAL_NS. A new sample never replaces a sample that still waits for its echo. Otherwise no RTT would be
+ * measured on a path whose RTT is longer than MAX_OUTSTANDING intervals.
  */
 static __always_inline void start_sample(const struct context *ctx)
 {

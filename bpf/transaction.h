@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A transaction is one request and one reply with the same identifier. The requests wait in their own LRU hash map, so
- * that a flood of requests does not evict established TCP flows.
+ * A transaction is one request and one reply with the same identifier. Requests wait in an LRU hash map of their own,
+ * so that a flood of requests does not evict established TCP flows.
  *
- * A request that is sent again before its reply is never timed, because the reply may answer either of the two requests
- * (Karn's rule, RFC 6298 section 3). But if both are sent within `grace_ns`, they are one request in two packets. A
- * completed transaction counts for MAX_AGE_NS: a request with the same identifier within this time is a repetition. If
- * identifiers are unique, that is, never reused, such a request is a repetition at any time.
+ * If a request is sent again before its reply, its RTT is not measured, because the reply may answer either of the two
+ * requests (Karn's rule, RFC 6298 section 3). But if both are sent within `grace_ns`, they are one request in two
+ * packets. A completed transaction is remembered for MAX_AGE_NS: a request with the same identifier within this time is
+ * a repetition. If identifiers are unique, that is, never reused, such a request is a repetition at any time.
  *
  * Benign race: two CPUs may see the same request, or two replies to it, at the same time. At worst a repetition is not
  * recognized, or an RTT is counted twice.
