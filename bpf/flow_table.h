@@ -153,8 +153,8 @@ static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_
 }
 
 /*
- * Writes a new flow into a row. Another CPU must not find the row while it is half written, so the ports and the family
- * of its key are 0 in the meantime. The atomic exchanges are full memory barriers.
+ * Writes a new flow into a row. Another CPU must not find the row while the row is half written, so the ports and the
+ * family of its key are 0 in the meantime. The atomic exchanges are full memory barriers.
  *
  * Benign race: a CPU that found the old flow in this row some nanoseconds earlier may still write the state of the old
  * flow's sender, or a slot, into the new flow. At worst one RTT of the new flow is lost or wrong, or some of its
@@ -178,7 +178,7 @@ static __always_inline void init_flow(struct flow *flow, const struct flow_key *
     __sync_lock_test_and_set(ports, ports_word(key));
 }
 
-/* Assigns a row to a flow that is not in the table. Returns the flow, or NULL if it gets no row. */
+/* Assigns a row to a flow that is not in the table. Returns the flow, or NULL if the flow gets no row. */
 static __always_inline struct flow *insert_flow(const struct flow_key *key, struct flow_place place, u64 now_ns,
                                                 struct interface_counters *counters)
 {

@@ -10,7 +10,7 @@
  * part of the table.
  *
  * In slot_cache.h both halves of a prefix may be combined into one word. So it is possible to construct an IPv6 prefix
- * that collides with an IPv4 prefix. Such a collision costs a look-up, but does not change any count.
+ * that collides with an IPv4 prefix. Such a collision causes one more look-up, but does not change any count.
  */
 #pragma once
 

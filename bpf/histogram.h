@@ -61,9 +61,10 @@ static __always_inline u64 bucket_of(u64 rtt_ns)
 /*
  * Sets a word to `value` if `value` is greater than the word.
  *
- * The value is interval << 36 | RTT. So the first value of a new interval is greater than all values of the previous
- * interval, and the word never has to be reset. Even and odd intervals have separate words. So user space can first
- * raise the number of the interval and then read the words of the interval that ended.
+ * The value is interval << 36 | RTT, or for a minimum interval << 36 | (RTT_MASK - RTT). So the first value of a new
+ * interval is greater than all values of the previous interval, and the word never has to be reset. Even and odd
+ * intervals have separate words. So user space can first raise the number of the interval and then read the words of
+ * the interval that ended.
  *
  * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. This happens only if more than
  * ATOMIC_MAX_TRIES CPUs count RTTs of one subnet within nanoseconds. At worst the minimum or maximum of an interval

@@ -82,8 +82,8 @@ static __always_inline u64 be16_at(const struct link_header *header, u32 place)
 }
 
 /*
- * Reads a PPPoE header (RFC 2516). The length field counts the bytes of the packet after the field. All further bytes
- * are padding.
+ * Reads a PPPoE header (RFC 2516). The length field counts those bytes of the packet that follow this field. All
+ * further bytes are padding.
  */
 static __always_inline void read_pppoe(const struct link_header *header, volatile struct link_step *step)
 {

@@ -91,8 +91,8 @@ static __always_inline const struct control *current_control(void)
  * A hash table with open addressing and 4 probes. The key is the ifindex. Counts belong to the number of an interface,
  * which user space assigns to the interface's name. An interface that is created again with the same name has another
  * ifindex, but the same number. User space reuses numbers. Keys of maps contain the identifier `id`, which user space
- * reuses only after 65,535 other interfaces. The last row is for all interfaces that are not in the table. It is a row
- * like the others, so the verifier follows only one path for all interfaces.
+ * reuses only after 65,535 other interfaces. The last row is for all interfaces that are not in the table. This row has
+ * the same format as the others, so the verifier follows only one path for all interfaces.
  */
 struct interface {
     u32 ifindex;

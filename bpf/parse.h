@@ -38,7 +38,7 @@ static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr
 {
     u16 protocol = __be16_to_cpu(skb->protocol);
 
-    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may not set it. */
+    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may leave it unset. */
     if (!PACKET_CLOCK && protocol && protocol != ETH_P_ALL)
         return protocol;
     return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;

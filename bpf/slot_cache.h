@@ -52,7 +52,7 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
-    /* Without these barriers the compiler would choose between both addresses for each word again. */
+    /* Without these barriers the compiler would choose between both addresses again for each word of a prefix. */
     barrier_var(inside);
     barrier_var(outside);
 

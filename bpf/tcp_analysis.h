@@ -10,7 +10,7 @@
 
 /*
  * This time is used if the flow's RTT is unknown. If a segment follows a segment with a greater sequence number within
- * this time, it counts as out of order, not as retransmitted.
+ * this time, the later segment counts as out of order, not as retransmitted.
  */
 #define OUT_OF_ORDER_NS 3000000ULL
 /*

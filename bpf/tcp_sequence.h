@@ -12,10 +12,10 @@
 #include "tcp_method_choice.h"
 
 /*
- * Starts an RTT sample. If the last sample ended with an acknowledgement of further segments, one segment is skipped
- * first. Otherwise it could happen that no RTT is ever measured. For example, the receiver acknowledges every second
- * segment, and the sender sends two segments after each acknowledgement. Then each sample would start with the first
- * one of two segments, and would end without an RTT when both segments are acknowledged together.
+ * Starts an RTT sample. If the acknowledgement that ended the last sample also acknowledged later segments, one segment
+ * is skipped first. Otherwise it could happen that no RTT is ever measured. For example, the receiver acknowledges
+ * every second segment, and the sender sends two segments after each acknowledgement. Then each sample would start with
+ * the first one of two segments, and would end without an RTT when both segments are acknowledged together.
  */
 static __always_inline void start_segment_sample(const struct context *ctx)
 {
