@@ -136,7 +136,7 @@ def _jsonl(event: _Event, unix_ns: int) -> str:
 class EventWriter:
     """Writes events to a text stream in one of FORMATS. The caller flushes the stream.
 
-    `to_unix_ns` converts a time of the program's clock to Unix time, both in ns.
+    `to_unix_ns` converts a time of the program's clock to Unix time. Both times are in ns.
     """
 
     def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int]) -> None:

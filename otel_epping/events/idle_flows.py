@@ -27,7 +27,7 @@ _WAITING, _OPEN = 1, 2
 
 
 class IdleFlowCloser:
-    """Closes the idle flows of a program that was built with events. `dtype` is the same as EventReader.dtype."""
+    """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype, an event's type."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["event_flows"]
@@ -40,10 +40,10 @@ class IdleFlowCloser:
         self._collector = collector  # keeps the map's descriptor open
 
     def close_idle(self, now_ns: int) -> Events:
-        """Deletes all flows that are idle at `now_ns`, a time of the program's clock; returns their closing events.
+        """Deletes all flows that are idle at `now_ns` on the program's clock, and returns their closing events.
 
-        The events have the shape (events,). They are sorted by flow key, because the order of the entries in the map is
-        different each time that the program is loaded.
+        The events have the shape (events,). They are sorted by flow key, because the order of the entries in the map
+        changes whenever the program is loaded.
         """
         found = []
         for keys, values in libbpf.map_batches(self._fd, self._key, self._value):

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test network on one machine with known RTTs, for `otel-epping demo` and the tests.
+"""A test network with known RTTs on one machine, for `otel-epping demo` and the tests.
 
 Measured RTTs can be verified only if the true RTTs are known. In the lab, two clients, a router and servers run in
 separate network namespaces, each with a real TCP stack. The link between router and servers delays each packet by half
-of the RTT configured for its server subnet.
+of the RTT that is configured for the packet's server subnet.
 
     namespaces          network namespaces without a name, which the kernel removes after their last use
     delayed_link        the link that delays packets

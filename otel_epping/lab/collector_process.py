@@ -26,8 +26,8 @@ class CollectorProcess(ABC):
 
     From entry to exit the collector listens on 127.0.0.1 of `namespace`. The sink must listen in the same namespace.
     Port 0 means any free port; `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is the name of
-    the program. The collector is a child process in the foreground, and the kernel kills it when this process ends.
-    Entry raises LabError if the collector does not listen within 10 s.
+    the program. The collector is a child process in the foreground, and the kernel kills the collector when this
+    process ends. Entry raises LabError if the collector does not listen within 10 s.
     """
 
     name: str
@@ -56,7 +56,7 @@ class CollectorProcess(ABC):
         """Returns all environment variables of the process."""
 
     def _cure(self, last_lines: str) -> str:
-        """Returns a cure if the last lines of the collector's output show an error with a known cause, else ''."""
+        """Returns the cure if the last lines of the collector's output show a known error, and '' otherwise."""
         return ""
 
     @property

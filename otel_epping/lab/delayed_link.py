@@ -53,7 +53,7 @@ _RECENT = 10_000  # packets: LinkStatistics reports the lateness of the last 10,
 
 @dataclass(frozen=True)
 class Network:
-    """A server subnet, and the RTT that the link adds to its packets, in ns."""
+    """A server subnet, and the RTT in ns that the link adds to the packets of this subnet."""
 
     subnet: IPNetwork
     delay_ns: int
@@ -102,7 +102,7 @@ class DelayedLink:
             raise LabError(f"the delay link did not start (exit status {self._process.wait()})")
 
     def stop(self) -> LinkStatistics:
-        """Stops the process, and returns its statistics. Raises LabError if the process had failed before."""
+        """Stops the process, and returns its statistics. Raises LabError if the process has failed."""
         self._process.terminate()
         stdout, _ = self._process.communicate()
         if self._process.returncode:
@@ -123,13 +123,14 @@ def _open_tap(namespace: Namespace, name: str) -> FileIO:
 
 
 class _DelayQueue:
-    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes them when due."""
+    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes each frame when due."""
 
     def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
         self._near, self._far = near, far
         self._networks = networks
         self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
-        # (due time in ns, sequence number, target descriptor, frame). The number orders frames with equal due times.
+        # (due time in ns, sequence number, target descriptor, frame). The sequence number orders frames with equal due
+        # times.
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._accepted = 0
         self._forwarded = self._queue_full = self._write_failed = 0
@@ -174,7 +175,11 @@ class _DelayQueue:
             self._late_ns.append(now_ns - due_ns)
 
     def _look_up(self, packed: bytes) -> int:
-        """Returns half of the delay of an address's longest matching prefix in ns, rounded up; 0 if none matches."""
+        """Returns half of the delay of an address in ns, rounded up.
+
+        The delay is that of the most specific server subnet that contains the address. If no subnet contains the address, the
+        delay is 0.
+        """
         if not packed:
             return 0
         address = ipaddress.ip_address(packed)

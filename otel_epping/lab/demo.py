@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares the results with these RTTs.
+"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares the measured RTTs with them.
 
 Through a router, clients exchange data with servers in ten subnets. Each subnet has its own delay (`otel_epping.lab`).
 The agent watches the router's interface, and exports to an OpenTelemetry collector by other authors. The collector
@@ -72,7 +72,7 @@ class SubnetResult:
 
 
 def _latest(points: list[Point]) -> list[Point]:
-    """Returns the last point of each series; its counts are cumulative."""
+    """Returns the last point of each series. The counts of this point are cumulative."""
     series = {tuple(sorted(point.attributes.items())): point for point in points}
     return list(series.values())
 

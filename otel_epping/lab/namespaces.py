@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Creates network namespaces without a name.
 
-`ip netns add` binds a namespace to a file, and a crash leaves the file behind. Here a namespace is only a file
-descriptor: a short-lived thread moves into a new namespace (`unshare(2)`), and this process keeps a descriptor of the
-namespace. The kernel removes the namespace and its interfaces after the last descriptor is closed and the last process
-in it has ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this
-process, even after SIGKILL.
+`ip netns add` binds a namespace to a file, which remains after a crash. Here a namespace is only a file descriptor: a
+short-lived thread moves into a new namespace (`unshare(2)`), and this process keeps a descriptor of the namespace. The
+kernel removes the namespace and its interfaces after the last descriptor is closed and the last process in it has
+ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this process,
+even after SIGKILL.
 
 In Linux each thread of a process can be in a different network namespace. `Namespace.entered()` moves only the calling
 thread. A socket stays in the namespace in which it was opened. So one thread may use sockets of several namespaces.
@@ -33,11 +33,11 @@ class LabError(RuntimeError):
 
 
 def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-    """Starts a process in text mode. The kernel kills it with SIGKILL when the calling *thread* ends.
+    """Starts a process in text mode. The kernel kills this process with SIGKILL when the calling *thread* ends.
 
     Call this function from a thread that outlives the process. The process has its own session, so Ctrl-C interrupts
     only the calling process. The calling process can then stop its child processes in order. `popen_options` are passed
-    to `subprocess.Popen`. Raises LabError if `setpriv` is missing; if the program of `argv` is missing, the exit status
+    to `subprocess.Popen`. Raises LabError if `setpriv` is missing. If the program of `argv` is missing, the exit status
     is 127.
     """
     try:

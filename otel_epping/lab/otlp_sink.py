@@ -54,7 +54,7 @@ _GRPC_STATUS = {
 
 @dataclass(frozen=True)
 class Received:
-    """A request: the message, its serialized size in bytes before compression, headers with lower-case names."""
+    """A request: the message, its serialized size in bytes before compression, and headers with lower-case names."""
 
     request: ExportMetricsServiceRequest
     size: int
@@ -63,7 +63,10 @@ class Received:
 
 
 class Point(NamedTuple):
-    """A data point with its resource and attributes; `temporality` as in OTLP: 1 delta, 2 cumulative; 0 for a gauge."""
+    """A data point, its resource and its attributes.
+
+    `temporality` has the numbers of OTLP: 1 for delta, 2 for cumulative. For a gauge it is 0.
+    """
 
     resource: dict[str, AttributeValue]
     attributes: dict[str, AttributeValue]

@@ -32,7 +32,7 @@ _SMALLEST, _LARGEST = 100, 1400
 
 @dataclass(frozen=True)
 class Totals:
-    """The totals of `talk`: the number of answered requests per address, and of errors per "address: kind"."""
+    """The totals of `talk`: numbers of answered requests per address, and numbers of errors per "address: kind"."""
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -45,7 +45,7 @@ def finish(talking: subprocess.Popen[str]) -> Totals:
 
 
 def result(talking: subprocess.Popen[str]) -> Totals:
-    """Waits for the end of a `talk` process with a duration, and returns its totals. Raises LabError if it failed."""
+    """Waits until a `talk` process with a duration ends; returns its totals. Raises LabError if the process failed."""
     stdout, _ = talking.communicate()
     if talking.returncode:
         raise LabError(f"the lab's client program ended with status {talking.returncode}")
