@@ -177,8 +177,8 @@ class _DelayQueue:
     def _look_up(self, packed: bytes) -> int:
         """Returns half of the delay of an address in ns, rounded up.
 
-        The delay is that of the most specific server subnet that contains the address. If no subnet contains the address, the
-        delay is 0.
+        The delay is that of the most specific server subnet that contains the address. If no subnet contains the
+        address, the delay is 0.
         """
         if not packed:
             return 0
