@@ -82,7 +82,8 @@
 
 /*
  * With PACKET_CLOCK, the program writes this value into skb->mark of a malformed packet. User space knows which packets
- * of a capture are complete. So it can distinguish a malformed packet from a packet whose headers were cut off by the
- * snap length (otel_epping/replay/replayer.py). When attached to an interface, the program does not change any packet.
+ * of a capture are complete. So user space can distinguish a malformed packet from a packet whose headers were cut off
+ * by the snap length (otel_epping/replay/replayer.py). When the program is attached to an interface, it does not change
+ * any packet.
  */
 #define MALFORMED_MARK 1

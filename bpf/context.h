@@ -13,8 +13,8 @@ struct endpoint {
 };
 
 /*
- * The compiler keeps the fields in registers, and not in memory, as long as no pointer into the context is passed to a
- * BPF helper.
+ * The compiler keeps the fields in registers. If the program passed a pointer into the context to a BPF helper, the
+ * compiler would have to keep the fields in memory.
  */
 struct context {
     struct __sk_buff *skb;
@@ -30,7 +30,7 @@ struct context {
     bool only_ack;     /* see has_only_ack() */
     u8 segment;        /* enum segment */
     u64 now_ns;        /* coarse time; 0 for packets other than TCP */
-    struct flow *flow; /* this field and the next three are valid only with has_flow */
+    struct flow *flow; /* this and the next three fields are valid only if has_flow is true */
     u64 source_index;  /* index of the sender in the arrays of `flow` */
     struct half_flow *sender;
     struct half_flow *receiver;
@@ -41,8 +41,8 @@ struct context {
 };
 
 /*
- * Returns the TCP flags of the segment. Each function calls flags_of() again. If the flags were passed from one
- * function to the next, the verifier would keep track of each comparison with them.
+ * Returns the TCP flags of the segment. Each function that needs the flags calls flags_of() itself. If one function
+ * passed the flags to the next function, the verifier would remember the result of each comparison with the flags.
  */
 static __always_inline u16 flags_of(const struct context *ctx)
 {
@@ -60,8 +60,8 @@ static __always_inline struct outstanding *outstanding_of_receiver(const struct 
 }
 
 /*
- * Adds an RTT that this packet completes: it answers a packet that was sent at `sent_ns`. If `sent_ns` is 0, the time
- * is unknown and no RTT is added: some packets of a capture have no time.
+ * Adds an RTT that this packet completes. This packet answers a packet that was sent at `sent_ns`. Some packets of a
+ * capture have no time. Then `sent_ns` is 0, and no RTT is added.
  */
 static __always_inline void add_rtt(struct context *ctx, enum method method, u64 sent_ns)
 {

@@ -5,9 +5,10 @@
  * copies have the same transport header and the same identification in the IPv4 header. TTL, link header and ECN may
  * change on the path.
  *
- * A retransmitted segment can have the same headers as the first one if it has no identification (IPv6, or IPv4 with
- * RFC 6864). Then only the time distinguishes a copy from a retransmission. A sender retransmits after a reply of the
- * receiver or after a timeout, so at least one RTT later.
+ * A retransmitted segment can have the same headers as the original segment. This is the case if the segments have no
+ * identification (IPv6, or IPv4 according to RFC 6864). Then only the time distinguishes a copy from a retransmission.
+ * A sender retransmits a segment only after a reply of the receiver or after a timeout. So a retransmission follows the
+ * original segment after at least one RTT.
  */
 #pragma once
 
@@ -17,13 +18,13 @@
 
 #if COPIES
 
-/* The table has more rows than packets pass in COPY_NS at a million packets per second. */
+/* At a rate of one million packets per second, fewer packets pass in COPY_NS than this table has rows. */
 #define RECENT_BITS 15
 #define RECENT_PACKETS (1 << RECENT_BITS)
 
 /*
- * Within this time a repeated packet is a copy, whatever the RTT of its flow is. The first time is for packets with an
- * identification, the second one for packets without.
+ * If a packet is repeated within this time, it is a copy, even if the RTT of the packet's flow is shorter. The first
+ * constant is for packets with an identification, and the second constant is for packets without an identification.
  */
 #define COPY_WITH_ID_NS 1000000
 #define COPY_WITHOUT_ID_NS 100000
@@ -31,18 +32,19 @@
 struct recent_packet {
     u64 hash; /* hash of all fields that are equal in a copy */
     u64 seen_ns;
-    u32 acked; /* half_flow.acked and half_flow.dup_acks of the receiver at that time */
+    u32 acked; /* the receiver's half_flow.acked and half_flow.dup_acks at seen_ns */
     u32 dup_acks;
 };
 
 _Static_assert(RECENT_PACKETS > COPY_NS / 1000, "a packet per microsecond");
 
-/* Benign race: all CPUs share the table. At worst a copy counts as a retransmission, as it would without this table. */
+/* Benign race: all CPUs share the table. At worst a copy counts as a retransmission, as all copies would without this
+ * table. */
 BPF_F_TABLE("array", u32, struct recent_packet, recent_packets, RECENT_PACKETS, BPF_F_MMAPABLE);
 
 /*
- * The hash includes only fields that packets of this kind have. In all other fields parse_fast_path() leaves the values
- * of an earlier packet.
+ * The hash includes only fields that packets of this kind have. parse_fast_path() does not write the other fields, so
+ * these fields still have the values of an earlier packet.
  */
 static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 {
@@ -63,15 +65,15 @@ static __always_inline u64 packet_hash(const struct packet *packet, u64 kind)
 }
 
 /*
- * Returns whether the sender may send two identical segments. Two identical acknowledgements may be two different
- * segments (RFC 5681 section 4.2), and so may two RSTs. Their headers do not distinguish such segments from copies.
+ * Returns whether the sender may send two segments with identical headers. A sender may send the same acknowledgement
+ * twice (RFC 5681 section 4.2), and also the same RST. The headers do not distinguish such segments from copies.
  */
 static __always_inline bool may_repeat_unchanged(const struct packet *packet)
 {
     return !packet->identification && !packet->payload && !(packet->tcp_flags & (TCP_SYN | TCP_FIN));
 }
 
-/* Returns the time in ns within which a repeated segment is a copy, or 0 if it is not a copy. */
+/* Returns the time in ns within which a repeated segment is a copy, or 0 if it is not a copy at any time. */
 static __always_inline u64 segment_copy_window(const struct context *ctx, const struct recent_packet *recent)
 {
     const struct packet *packet = ctx->packet;
@@ -93,9 +95,9 @@ static __always_inline u64 segment_copy_window(const struct context *ctx, const 
 }
 
 /*
- * Returns the time in ns within which a repeated packet is a copy, or 0 if it is not a copy. The program reads only the
- * first bytes of a datagram, and the checksum may not be filled in yet. So a datagram can be a copy only if it has an
- * IPv4 identification or the identifier of a request.
+ * Returns the time in ns within which a repeated packet is a copy, or 0 if it is not a copy at any time. The program
+ * reads only the first bytes of a datagram, and the checksum may not be filled in yet. So a datagram can be a copy only
+ * if it has an IPv4 identification or the identifier of a request.
  */
 static __always_inline u64 copy_window(const struct context *ctx, u64 kind, const struct recent_packet *recent)
 {
@@ -110,7 +112,7 @@ static __always_inline u64 copy_window(const struct context *ctx, u64 kind, cons
                : 0;
 }
 
-/* Returns whether this packet is a copy of an earlier packet. If it is not, stores it in the table. */
+/* Returns whether this packet is a copy of an earlier packet. If it is not a copy, stores the packet in the table. */
 static __always_inline bool is_copy(const struct context *ctx, u64 kind)
 {
     u64 now_ns = precise_now(ctx->skb), hash;
@@ -127,11 +129,11 @@ static __always_inline bool is_copy(const struct context *ctx, u64 kind)
     if (recent->hash == hash) {
         u64 within_ns = copy_window(ctx, kind, recent);
 
-        /* The difference is unsigned: the times of a capture may run backwards, and a packet with an earlier time is
-         * not a copy. */
+        /* The times of a capture may run backwards. The difference is unsigned, so it is very large for a packet with
+         * an earlier time. Such a packet is not a copy. */
         if (within_ns && now_ns - recent->seen_ns <= within_ns) {
             if (kind == KIND_TCP && may_repeat_unchanged(ctx->packet))
-                recent->hash = 0; /* a packet has at most one copy, so the next one is a new packet */
+                recent->hash = 0; /* a packet has at most one copy, so the next equal packet is new */
             else if (ctx->has_flow)
                 ctx->flow->has_copies = 1;
             return true;

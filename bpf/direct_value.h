@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Tables whose rows the program reaches by address, without a look-up: the kernel's "lookup-free direct value access"
- * (Linux 5.2), with which libbpf implements global variables. A look-up would write the key of each row to memory and
- * take twice as many instructions. Direct access reduces the time per packet by 5 to 8 % (docs/performance.md).
+ * Declares tables whose rows the program reaches by address, without a look-up. The kernel's name for this feature is
+ * "lookup-free direct value access" (Linux 5.2). libbpf implements global variables with this feature. A look-up would
+ * write the key of each row to memory and take twice as many instructions as direct access. Direct access reduces the
+ * time per packet by 5 to 8 % (docs/performance.md).
  *
- * For the kernel, such a table is an array with one entry, which holds all rows. BCC does not know this kind of access.
- * So the program contains a placeholder number instead of the address, and the loader replaces the number with the
- * descriptor of the map (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to 512 MB
- * (BPF_MAX_VAR_OFF), so tables that may be larger are accessed by look-ups.
+ * For the kernel, such a table is an array map with one entry, and this entry contains all rows. BCC does not support
+ * this kind of access. So the program contains a placeholder number instead of the address, and the loader replaces the
+ * number with the descriptor of the map (otel_epping/kernel/load/bytecode.py). The verifier accepts offsets of up to
+ * 512 MB (BPF_MAX_VAR_OFF), so tables that may be larger are accessed by look-ups.
  */
 #pragma once
 
@@ -15,7 +16,7 @@
 
 #define MAX_DIRECT_BYTES (1ULL << 29)
 
-/* The order is that of DIRECT_TABLES in the loader. */
+/* The order is the same as in DIRECT_TABLES of the loader. */
 enum direct_table {
     DIRECT_CONTROL,
     DIRECT_INTERFACES,
@@ -35,8 +36,8 @@ enum direct_table {
     })
 
 /*
- * Declares an array of `length` rows and NAME_row(), which returns the address of a row. The compiler computes that
- * address once, and not again for each field.
+ * Declares an array of `length` rows and NAME_row(), which returns the address of a row. The compiler computes the
+ * address of a row only once, and not again for each field of the row.
  *
  * BCC sees the rows as an array of bytes, because BCC needs seconds for an array of structs. The size of this array is
  * an enumerator, because BCC mistakes `sizeof` for the name of a field.

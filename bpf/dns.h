@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method dns measures the time from a query over UDP to the response with the same transaction identifier (RFC 1035
- * section 4.1.1). The RTT includes the time that the server needs to answer. If the server is a resolver, it may send
- * many further queries in this time.
+ * section 4.1.1). The RTT includes the time that the server needs to answer. A resolver may send many queries of its
+ * own in this time.
  */
 #pragma once
 
@@ -21,7 +21,7 @@ static __always_inline void dns(struct context *ctx)
     if (!to_server && packet->source_port != __cpu_to_be16(DNS_PORT))
         return;
     cold();
-    if (!head) /* too short, or not a query: the head of a query contains the number of questions, which is not 0 */
+    if (!head) /* too short, or no query: the head of a query contains its number of questions, which is not 0 */
         return;
 
     if (to_server && !is_response)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The kernel program of otel-epping. It reads the packets of an interface in both directions, matches each packet with
- * its reply, and counts the round-trip time in the histogram of the subnet that replied. It does not change, delay or
- * drop any packet. User space sees only the maps of this program.
+ * its reply, and adds the round-trip time to the histogram of the subnet from which the reply came. It does not change,
+ * delay or drop any packet. User space sees only the maps of this program.
  *
  * process_packet() shows the path of a packet from top to bottom.
  */
@@ -48,8 +48,8 @@
 #define INTERFACE_PROBES 4
 
 /*
- * Returns the row of an interface, or the last row if the interface is not in the table. User space fills the table,
- * beginning with the last row, before it attaches the program.
+ * Returns the row of an interface, or the last row if the interface is not in the table. User space fills the table
+ * before it attaches the program. The last row is filled first.
  */
 static __always_inline struct interface *find_interface(u32 ifindex)
 {
@@ -64,7 +64,8 @@ static __always_inline struct interface *find_interface(u32 ifindex)
 }
 
 /*
- * Finds the slots of both endpoints. A TCP flow stores them itself. For all other packets they are in the slot cache.
+ * Finds the slots of both endpoints. If the packet belongs to a TCP flow, the entry of this flow contains the slots.
+ * Otherwise the slots are in the slot cache.
  */
 static __always_inline void find_slots(struct context *ctx)
 {
@@ -80,7 +81,7 @@ static __always_inline void find_slots(struct context *ctx)
     }
 }
 
-/* Calls a method if it is compiled in and needs packets of this kind. */
+/* Calls the function of a method if the method is compiled in and needs packets of this kind. */
 #define MEASURE(number, function, kind_of_method)         \
     if (METHODS & 1U << number && kind == kind_of_method) \
         function(ctx);
@@ -134,7 +135,7 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         kind -= KIND_HAS_OFFSET;
     }
 
-    u64 kind_row = bounded(kind, KINDS); /* a copy, because the compiler must not forget the value of `kind` */
+    u64 kind_row = bounded(kind, KINDS); /* a copy: bounded() hides the value of its result from the compiler */
 
     add(ingress ? &counters->received[kind_row] : &counters->transmitted[kind_row], tally);
     if (PACKET_CLOCK && kind == KIND_MALFORMED)
@@ -155,8 +156,8 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
     find_slots(&ctx);
     count_traffic(&ctx, class_of(kind, packet), tally);
 #if COPIES
-    /* From here the verifier follows one path for all packets that are not copies. This saves up to 20 % of its
-     * work. */
+    /* From here the verifier follows one path for all packets that are not copies. This saves up to 20 % of the
+     * verifier's work. */
     ctx.now_ns = hide_from_verifier(packet, ctx.now_ns);
 #endif
 
@@ -171,7 +172,7 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
         measure(&ctx, kind);
     }
 #if EVENTS
-    /* From here the verifier follows one path for all sides. This saves 10 % of its work. */
+    /* From here the verifier follows one path for all values of `side`. This saves 10 % of the verifier's work. */
     ctx.source.side = hide_from_verifier(packet, ctx.source.side);
     track_event_flow(&ctx, kind);
 #endif
@@ -185,9 +186,9 @@ static __always_inline void process_packet(struct __sk_buff *skb, u64 ingress)
 }
 
 /*
- * Returns 1 on ingress and 0 on egress. At start, compiling takes longer than any other step. So the program is
- * compiled once and loaded twice. The loader replaces DIRECTION with 1 or 0 (otel_epping/kernel/load/bytecode.py), and
- * the verifier removes the code of the other direction.
+ * Returns 1 on ingress and 0 on egress. When the agent starts, compiling takes longer than any other step. So the
+ * program is compiled once and loaded twice. The loader replaces DIRECTION with 1 or 0
+ * (otel_epping/kernel/load/bytecode.py), and the verifier removes the code of the other direction.
  */
 static __always_inline u64 is_ingress(void)
 {
@@ -200,5 +201,5 @@ static __always_inline u64 is_ingress(void)
 int epping(struct __sk_buff *skb)
 {
     process_packet(skb, is_ingress());
-    return TC_ACT_UNSPEC; /* the next program on the hook decides */
+    return TC_ACT_UNSPEC; /* the next program on the hook decides what happens to the packet */
 }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Events for `watch` and `replay --events`. This code is compiled for these commands only. It sends each RTT, and each
- * flow that opens or closes, to user space through a ring buffer.
+ * Defines the events of the commands `watch` and `replay --events`. The code for events is compiled only for these
+ * commands. This code sends each RTT, and each flow that opens or closes, to user space through a ring buffer.
  *
  * The rules for events, their times and their directions are those of ePPing (xdp-project/bpf-examples,
  * pping/pping_kern.c: update_forward_flowstate() and the functions next to it). So programs that read ePPing's output
- * can read ours. A direction of a flow opens when a packet in the opposite direction follows. The opening event has the
- * source and destination of that packet.
+ * can also read our output. A direction of a flow opens when a packet of this direction is followed by a packet of the
+ * opposite direction. The opening event has the source and destination of the second packet.
  */
 #pragma once
 
@@ -50,7 +50,7 @@ enum event_flow_state { EVENT_FLOW_EMPTY, EVENT_FLOW_WAITING, EVENT_FLOW_OPEN, E
  * some packets.
  */
 struct event_half {
-    u64 opened_ns; /* time of its first packet */
+    u64 opened_ns; /* time of the endpoint's first packet */
     u64 last_ns;
     u64 min_rtt_ns;
     u64 sent_packets;
@@ -67,7 +67,7 @@ struct event_flow {
 
 struct event_flow_key {
     struct flow_key flow;
-    u64 protocol; /* 64 bits, so that the key has no padding, whose bytes would be undefined */
+    u64 protocol; /* 64 bits, so that the key has no padding: padding bytes would be undefined */
 };
 
 _Static_assert(sizeof(struct event_flow_key) == sizeof(struct flow_key) + sizeof(u64), "a hash key without padding");

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The fast path of the parser, for most packets. Such a packet is not a fragment. It has an Ethernet header, an IPv4
- * header without options, and then a UDP header, or a TCP header with a timestamp option at its usual place. All fields
- * have a fixed offset, so one or two comparisons with the packet's end are enough, and one load reads each field. The
- * fast path takes half as many instructions as the slow path in parse.h, which parses header by header and handles all
- * other packets.
+ * The fast path of the parser handles most packets. A packet of the fast path is not a fragment. It has an Ethernet
+ * header, an IPv4 header without options, and then either a UDP header or a TCP header. The TCP header has a timestamp
+ * option at the usual place. All fields have a fixed offset, so one or two comparisons with the packet's end are
+ * enough, and one load reads each field. The fast path takes half as many instructions as the slow path in parse.h,
+ * which parses header by header and handles all other packets.
  */
 #pragma once
 
@@ -14,7 +14,7 @@
 #include "tcp_options.h"
 #include "transport_headers.h"
 
-#define FAST_VERSION_IHL 0x45 /* version 4, 5 words: no options */
+#define FAST_VERSION_IHL 0x45 /* IP version 4, and a header length of 5 words: no options */
 #define FAST_DOFF 8           /* in words of 4 bytes: the fixed header, and 12 bytes of options */
 
 /* The EtherType of IPv4 and the first byte of the IPv4 header, which follows it. The mask excludes the TOS byte. */
@@ -36,7 +36,7 @@ static __always_inline u64 parse_fast_path(struct __sk_buff *skb, struct packet 
     __be32 *type_and_version = data + ETH_HLEN - sizeof(__be16);
 
     /* A packet that begins like an IPv4 header may have no Ethernet header: see lacks_ethernet(). The first byte of a
-     * unicast MAC address is even, so it is never FAST_VERSION_IHL. */
+     * unicast MAC address is even, and FAST_VERSION_IHL is odd. So no unicast frame fails this check. */
     if (data + FAST_UDP_BYTES > end || *(u8 *)data == FAST_VERSION_IHL ||
         (*type_and_version & FAST_TYPE_MASK) != FAST_TYPE_AND_VERSION || ip->frag_off & __cpu_to_be16(0x3fff))
         return KINDS;

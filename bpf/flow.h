@@ -12,8 +12,8 @@
 #include "subnet.h"
 
 /*
- * Returns whether `a` is later than `b`, as the kernel's after() does. Both are sequence numbers or timestamps, which
- * wrap around (RFC 9293 section 3.4, RFC 7323 section 5.2).
+ * Returns whether `a` is later than `b`, as the kernel's after() does. Both numbers are sequence numbers, or both are
+ * timestamps. These numbers wrap around (RFC 9293 section 3.4, RFC 7323 section 5.2).
  */
 static __always_inline bool after(u32 a, u32 b)
 {
@@ -36,7 +36,7 @@ static __always_inline struct flow_key flow_key_of(const struct context *ctx, u6
 
 /*
  * Finds the flow of a segment, or creates it. Returns false if the segment has no flow. A SYN does not create a flow,
- * so that a SYN flood cannot evict established flows. A RST does not create a flow either, because it ends its
+ * so that a SYN flood cannot evict established flows. A RST does not create a flow either, because a RST ends its
  * connection.
  */
 static __always_inline bool find_flow(struct context *ctx)

@@ -7,7 +7,8 @@
 
 #if EVENTS
 
-/* Fills in an event of this packet's flow. With `backwards`, the event has the opposite direction of the packet. */
+/* Fills in an event of this packet's flow. If `backwards` is true, the event has the opposite direction of the
+ * packet. */
 static __always_inline struct event *fill_event(const struct context *ctx, u8 type, u64 time_ns, bool backwards)
 {
     const struct packet *packet = ctx->packet;
@@ -66,14 +67,14 @@ static __always_inline void report_flow(const struct context *ctx, u8 type, u64 
     if (!event)
         return;
     event->reason = reason;
-    /* The endpoint that opened or closed the flow. For an opening it is always the destination, because the event has
-     * the opposite direction of the packet that opened the flow. */
+    /* The endpoint that opened or closed the flow. For an opening, this endpoint is always the destination, because the
+     * event has the opposite direction of the packet that opened the flow. */
     event->trigger = type == EVENT_OPENING || backwards ? TRIGGER_DESTINATION : TRIGGER_SOURCE;
     send_event(event);
 }
 
 /*
- * Returns whether ePPing would start an RTT sample with this packet if it had our methods. ePPing ignores a flow
+ * Returns whether ePPing would start an RTT sample with this packet if ePPing had our methods. ePPing ignores a flow
  * without such a packet.
  */
 static __always_inline bool may_start_sample(const struct packet *packet, enum packet_kind kind)
@@ -126,7 +127,7 @@ static __always_inline void open_half(struct event_half *half, const struct pack
                                                   : REASON_SYN;
 }
 
-/* Updates the flow of the packet before its RTTs are recorded: opens a direction, and counts the packet. */
+/* Updates the flow of the packet before the packet's RTTs are recorded: opens a direction, and counts the packet. */
 static __always_inline void track_event_flow(struct context *ctx, enum packet_kind kind)
 {
     const struct packet *packet = ctx->packet;

@@ -10,8 +10,9 @@
 
 /*
  * Both directions of a flow share an entry. The side of a packet's source says which endpoint is internal and which is
- * external. So a flow that enters and leaves through the same interface has two entries. In a capture the sides are
- * unknown. Then the external endpoint is the endpoint with the greater address and port.
+ * external. If the packets of a flow arrive and leave through the same interface, the side of the source is different
+ * on arrival and on departure. Such a flow has two entries. In a capture the sides are unknown. Then the external
+ * endpoint is the endpoint with the greater address and port.
  */
 struct flow_key {
     struct address internal;
@@ -27,19 +28,19 @@ _Static_assert(sizeof(struct flow_key) - sizeof(struct address[2]) == sizeof(u64
 
 /* The state of one endpoint as a sender, except its outstanding segments. clock.h explains coarse and precise times. */
 struct half_flow {
-    u64 tsval_changed_ns;    /* coarse time at which the TSval last changed; 0: timestamps do not time this endpoint */
+    u64 tsval_changed_ns;    /* coarse time at which the TSval last changed; 0: timestamps are not used */
     u64 next_seq_changed_ns; /* coarse time at which next_seq last advanced; 0: no segment seen yet */
-    u64 syn_ack_ns;          /* precise time of its SYN-ACK; 0: no SYN-ACK waits for its ACK */
+    u64 syn_ack_ns;          /* precise time of the endpoint's SYN-ACK; 0: no SYN-ACK waits for its ACK */
     u64 sample_started_ns;   /* coarse time at which the last RTT sample started */
-    u32 syn_ack_end;         /* the sequence number that acknowledges its SYN-ACK */
+    u32 syn_ack_end;         /* the sequence number that acknowledges the endpoint's SYN-ACK */
     u32 last_tsval;
-    u32 next_seq;    /* one past the greatest sequence number that it sent */
-    u32 acked;       /* the greatest acknowledgement number that it sent */
-    u32 window;      /* window of its last segment, plus 1; 0: no segment seen yet */
-    u32 first_seq;   /* one past the sequence number of its SYN; 0: no SYN seen */
-    u8 has_sent;     /* 1: it sent a packet since the flow was last closed */
+    u32 next_seq;    /* one past the greatest sequence number that the endpoint sent */
+    u32 acked;       /* the greatest acknowledgement number that the endpoint sent */
+    u32 window;      /* window of the endpoint's last segment, plus 1; 0: no segment seen yet */
+    u32 first_seq;   /* one past the sequence number of the endpoint's SYN; 0: no SYN seen */
+    u8 has_sent;     /* 1: the endpoint sent a packet since the flow was last closed */
     u8 pending;      /* bit i: entry i of struct outstanding waits for its reply */
-    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`, without the first acknowledgement */
+    u8 dup_acks;     /* number of duplicate acknowledgements of `acked`; the first acknowledgement does not count */
     u8 timing_flags; /* see tcp_method_choice.h */
     u32 echo_due;    /* an acknowledgement of this sequence number must echo a pending TSval; with
                       * TIMING_AWAITS_ECHO, the TSval whose echo shows that echoes work again */
@@ -54,7 +55,8 @@ struct outstanding {
     u32 expected[MAX_OUTSTANDING]; /* TSval to be echoed; for tcp_sequence, [0] is the acknowledgement number */
 };
 
-/* A flow without packets for longer than this time is closed. Its next packet opens another flow. */
+/* A flow is closed if it has no packets for longer than this time. The next packet with the same key opens another
+ * flow. */
 #define FLOW_IDLE_NS 300000000000ULL
 #define BOTH_ENDS 3
 
@@ -64,11 +66,11 @@ struct outstanding {
  */
 struct flow {
     struct flow_key key;
-    u64 last_ns;         /* coarse time of its last packet */
+    u64 last_ns;         /* coarse time of the flow's last packet */
     u64 cached_slots[2]; /* epoch << 32 | slot of the endpoint's subnet */
     struct half_flow half[2];
     struct outstanding outstanding[2];
-    u64 syn_ns;       /* precise time of the SYN that the SYN-ACK answers; 0: no SYN seen, or more than one */
+    u64 syn_ns;       /* precise time of the SYN that the SYN-ACK answers; 0: not exactly one SYN seen */
     u64 handshake_ns; /* time from that SYN to the ACK of the SYN-ACK; 0: unknown */
     u64 closed_ends;  /* bit i: endpoint i sent a FIN; BOTH_ENDS: the flow is closed */
     u64 has_copies;   /* 1: a segment was seen a second time (copies.h) */
@@ -84,8 +86,8 @@ _Static_assert(sizeof(struct flow) == 5 * CACHE_LINE, "all rows begin with a cac
 BPF_F_TABLE("array", u32, struct flow, flows, FLOW_SETS *FLOW_WAYS, BPF_F_MMAPABLE);
 
 /*
- * Each row of a set has a tag. The tag is 0 if the row is free. Otherwise it has bits of the hash of the flow's key,
- * and the TAG_* bits.
+ * Each row of a set has a tag. The tag is 0 if the row is free. Otherwise the tag consists of bits of the hash of the
+ * flow's key, and of the TAG_* bits.
  */
 struct flow_set {
     u32 tags[FLOW_WAYS];

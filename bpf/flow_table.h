@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * The table of TCP flows: a set-associative array, like a CPU's cache. The hash of a flow selects a set of FLOW_WAYS
- * rows, and the row of this set to check first. Most flows are in that row. So to find a flow, the program reads the
- * cache line with the tags of the set and the cache lines of the flow itself, and calls no function. A look-up in a
- * hash map of the kernel reads one more cache line, each cache line in a different page, and makes two calls
- * (docs/performance.md).
+ * rows, and one row of this set, which the program checks first. Most flows are in that row. To find such a flow, the
+ * program reads only the cache line with the tags of the set and the cache lines of the flow itself, and calls no
+ * function. A look-up in a hash map of the kernel makes two calls and reads one more cache line, and each of these
+ * cache lines is in a different page (docs/performance.md).
  *
- * Only the assignment of a row to another flow takes a lock. Unanswered flows, in which only one endpoint has sent
- * packets, are evicted first, and so are closed flows. Among these, the flow whose last packet is the oldest is
- * evicted. So a flood of unanswered packets evicts unanswered flows. A flow in which both endpoints have sent packets
- * keeps its row for FLOW_PROTECTED_NS after its last packet. If all flows of a set are protected, the new flow gets no
- * row and is counted. So if there are too many flows, the program measures some of them instead of none.
+ * Only the assignment of a row to another flow takes a lock. Two kinds of flows are evicted first: closed flows, and
+ * unanswered flows, in which only one endpoint has sent packets. Among these flows, the flow whose last packet is the
+ * oldest is evicted. So a flood of unanswered packets evicts unanswered flows. A flow in which both endpoints have sent
+ * packets keeps its row for FLOW_PROTECTED_NS after its last packet. If all flows of a set are protected, the new flow
+ * gets no row and is counted (flow_insert_failed). So if there are too many flows, the program measures some of them
+ * instead of none.
  */
 #pragma once
 
@@ -88,8 +89,9 @@ static __always_inline bool has_key(const struct flow *flow, const struct flow_k
 }
 
 /*
- * Returns the flow with this key, or NULL. All tags together have 1/80 of the size of all rows, so they may fit into a
- * CPU's cache. If a flow is not in the row that is checked first, the program still reads only one row.
+ * Returns the flow with this key, or NULL. If the flow is not in the row that is checked first, the program compares
+ * the tags of all rows of the set. These tags are in one cache line. So the program reads only the row whose tag
+ * matches. All tags together have 1/80 of the size of all rows, so they may fit into a CPU's cache.
  */
 static __always_inline struct flow *lookup_flow(const struct flow_key *key, struct flow_place place)
 {
@@ -117,8 +119,8 @@ static __always_inline struct flow *lookup_flow(const struct flow_key *key, stru
 }
 
 /*
- * Returns the row of a set to assign to a new flow, or FLOW_WAYS if no flow may be evicted. The first choice is the row
- * of a flow with the same tag, so that no two rows of a set have the same tag. The second choice is a free row.
+ * Returns the row of a set that a new flow gets, or FLOW_WAYS if no flow may be evicted. The first choice is the row of
+ * a flow with the same tag, so that no two rows of a set have the same tag. The second choice is a free row.
  */
 static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_place place, u64 now_ns)
 {
@@ -151,15 +153,15 @@ static __always_inline u64 way_to_evict(const struct flow_set *set, struct flow_
 }
 
 /*
- * Writes a new flow into a row. Another CPU must not find the row while it is half written, so the ports and the family
- * of its key are 0 in the meantime. The exchanges are full barriers.
+ * Writes a new flow into a row. Another CPU must not find the row while the row is half written, so the ports and the
+ * family of its key are 0 in the meantime. The atomic exchanges are full memory barriers.
  *
  * Benign race: a CPU that found the old flow in this row some nanoseconds earlier may still write the state of the old
  * flow's sender, or a slot, into the new flow. At worst one RTT of the new flow is lost or wrong, or some of its
  * packets count for the old flow's subnet. This is rare, because the old flow was unanswered, or had no packets for a
  * long time.
  *
- * The segments of the old flow that wait for a reply count as abandoned, on the interface of the new flow.
+ * The segments of the old flow that wait for a reply count as abandoned. They count for the interface of the new flow.
  */
 static __always_inline void init_flow(struct flow *flow, const struct flow_key *key,
                                       struct interface_counters *counters)
@@ -176,7 +178,7 @@ static __always_inline void init_flow(struct flow *flow, const struct flow_key *
     __sync_lock_test_and_set(ports, ports_word(key));
 }
 
-/* Assigns a row to a flow that is not in the table. Returns the flow, or NULL if it gets no row. */
+/* Assigns a row to a flow that is not in the table. Returns the flow, or NULL if the flow gets no row. */
 static __always_inline struct flow *insert_flow(const struct flow_key *key, struct flow_place place, u64 now_ns,
                                                 struct interface_counters *counters)
 {
@@ -209,8 +211,8 @@ static __always_inline struct flow *insert_flow(const struct flow_key *key, stru
 /*
  * Marks a flow in the table as protected from eviction, or as no longer protected.
  *
- * Benign race: within a few nanoseconds, between the read of the tag and the store, another CPU may assign the row to a
- * new flow. At worst the new flow is not found in its row, and gets another row.
+ * Benign race: a few nanoseconds pass between the read of the tag and the store. In this time another CPU may assign
+ * the row to a new flow. At worst the new flow is not found in its row, and gets another row.
  */
 static __always_inline void mark_bidirectional(struct flow_place place, bool bidirectional)
 {

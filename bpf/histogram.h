@@ -18,8 +18,8 @@
 #define CELL_FIRST_OCTAVE 9
 
 /*
- * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. They are enough for
- * eight years with one interval per second.
+ * An RTT has 36 bits. The other 28 bits of a min_word or max_word are the number of the interval. With one interval per
+ * second, these bits are enough for eight years.
  */
 #define RTT_BITS 36
 #define RTT_MASK ((1ULL << RTT_BITS) - 1)
@@ -59,11 +59,12 @@ static __always_inline u64 bucket_of(u64 rtt_ns)
 }
 
 /*
- * Sets a word to `value` if `value` is greater.
+ * Sets a word to `value` if `value` is greater than the word.
  *
- * The value is interval << 36 | RTT. So the first value of a new interval is greater than all values of the previous
- * interval, and the word never has to be reset. Even and odd intervals have separate words. So user space can first
- * raise the number of the interval and then read the words of the interval that ended.
+ * The value is interval << 36 | RTT, or for a minimum interval << 36 | (RTT_MASK - RTT). So the first value of a new
+ * interval is greater than all values of the previous interval, and the word never has to be reset. Even and odd
+ * intervals have separate words. So user space can first raise the number of the interval and then read the words of
+ * the interval that ended.
  *
  * Benign race: after ATOMIC_MAX_TRIES failed exchanges the value is dropped. This happens only if more than
  * ATOMIC_MAX_TRIES CPUs count RTTs of one subnet within nanoseconds. At worst the minimum or maximum of an interval
@@ -102,8 +103,8 @@ static __always_inline void histogram_record(u32 slot, u64 rtt_ns, struct interf
     u32 interval = control->interval;
     u64 tag = (u64)interval << RTT_BITS, parity = bounded(interval & 1, 2);
 
-    /* These loads request both cache lines early, because an atomic addition waits for its cache line and stalls the
-     * code after it. */
+    /* These loads request both cache lines early, because an atomic addition waits for its cache line, and the
+     * instructions after the addition wait, too. */
     asm volatile("" ::"r"(histogram->began), "r"(histogram->buckets[bucket]));
     /* A reader that reads `ended` first, and later reads the same number in `began`, has a consistent row
      * (histograms.py). */

@@ -18,8 +18,8 @@
 #define IPV6_FRAGMENT_BYTES 8
 
 /*
- * The maximum number of extension headers, and their maximum length in bytes. Real packets have fewer. A packet that
- * exceeds one of these limits counts as malformed.
+ * The maximum number of extension headers, and their maximum total length in bytes. Real packets have fewer and shorter
+ * headers. A packet that exceeds one of these limits counts as malformed.
  */
 #define EXTENSION_HEADERS 8
 #define MAX_EXTENSIONS 2048

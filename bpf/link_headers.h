@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Parses the headers between the Ethernet header and the network header, in any order. docs/links.md lists them.
+ * Parses the headers between the Ethernet header and the network header. These headers may follow one another in any
+ * order. docs/links.md lists the headers.
  *
  * To add a header of fixed length that ends with the EtherType of the next header, add a row to EACH_FIXED_HEADER. Each
- * other header is a case in read_link_header().
+ * header of another kind is a case in read_link_header().
  */
 #pragma once
 
@@ -16,7 +17,8 @@
 #define LINK_HEADERS 8
 
 /*
- * The EtherType of a header, and the number of bytes after this EtherType. The last two of them are the next EtherType.
+ * Each row has the EtherType of a header, and the number of bytes that follow this EtherType in the header. The last
+ * two of these bytes are the EtherType of the next header.
  */
 #define EACH_FIXED_HEADER(ROW)                                                               \
     ROW(0x22e9, 4)  /* congestion notification tag, IEEE 802.1Qau */                         \
@@ -54,7 +56,7 @@
 #define MPLS_BOTTOM_OF_STACK 0x01
 #define MPLS_BYTES 4
 #define LLC_SNAP 0xaaaa03000000 /* SNAP with organization 0: an EtherType follows (IEEE 802) */
-#define SNAP_BRIDGED 0x0000f8   /* another organization with an EtherType after it (IEEE 802.1H) */
+#define SNAP_BRIDGED 0x0000f8   /* another organization; an EtherType follows, too (IEEE 802.1H) */
 #define SNAP_CISCO 0x00000c
 #define LLC_IP 0x060603
 #define ISL_BYTES 12 /* number of bytes after a header that looks like 802.3 */
@@ -80,8 +82,8 @@ static __always_inline u64 be16_at(const struct link_header *header, u32 place)
 }
 
 /*
- * Reads a PPPoE header (RFC 2516). The length field counts the bytes of the packet after the field. All further bytes
- * are padding.
+ * Reads a PPPoE header (RFC 2516). The length field counts those bytes of the packet that follow this field. All
+ * further bytes are padding.
  */
 static __always_inline void read_pppoe(const struct link_header *header, volatile struct link_step *step)
 {
@@ -208,8 +210,8 @@ static __always_inline void read_label(struct __sk_buff *skb, const struct link_
 }
 
 /*
- * Fills in `step` for a header with the EtherType `protocol`, whose first bytes are `header`. Returns false if the
- * EtherType is unknown.
+ * Fills in `step` for a header. `protocol` is the EtherType of this header, and `header` has its first bytes. Returns
+ * false if the EtherType is unknown.
  */
 static __always_inline bool read_link_header(struct __sk_buff *skb, u16 protocol, const struct link_header *header,
                                              volatile struct link_step *step)
@@ -301,7 +303,7 @@ static __always_inline enum packet_kind skip_link_headers(struct __sk_buff *skb,
             return KIND_MALFORMED;
         if (!step->header_bytes)
             return KIND_NON_IP;
-        /* In an aggregate (GRO, GSO) the length field has the length of only one of its packets. */
+        /* In an aggregate (GRO, GSO) the length field has the length of only one packet of the aggregate. */
         if (step->total_bytes && step->offset + step->total_bytes < step->end && !skb->gso_segs)
             step->end = step->offset + step->total_bytes;
         step->offset += step->header_bytes;

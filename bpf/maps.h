@@ -10,8 +10,9 @@
  *
  * Packets are frequent, so each CPU adds to its own rows, in its own cache lines, without a lock. A tc program runs
  * with bottom halves disabled, so no other run of the program interrupts it on the same CPU. RTTs are rare, so all CPUs
- * share the histograms and add to them atomically. So the size of the histograms does not depend on the number of CPUs.
- * In arrays with a row for each CPU, the rows of a slot are adjacent, so that user space maps only the slots in use.
+ * share the histograms and add to them atomically. This way the size of the histograms does not depend on the number of
+ * CPUs. In arrays with a row for each CPU, the rows of a slot are adjacent. So user space can map only the rows of the
+ * slots in use.
  */
 #pragma once
 
@@ -21,8 +22,8 @@
 
 #define CACHE_LINE 64
 
-#define INTERFACES 1024     /* maximum number of interfaces that have a number, and so a name, at the same time */
-#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four per interface, so that each finds a place */
+#define INTERFACES 1024     /* maximum number of interfaces that have a number, and thus a name, at the same time */
+#define INTERFACE_ROWS 4096 /* rows of the hash table of interfaces: four for each, so that each finds a free row */
 #define UNKNOWN_INTERFACE_ROW INTERFACE_ROWS
 #define UNKNOWN_INTERFACE 0
 #define OVERFLOW_SLOT 0
@@ -30,7 +31,7 @@
 
 _Static_assert((INTERFACE_ROWS & (INTERFACE_ROWS - 1)) == 0, "a power of two");
 
-/* An IPv6 address in network byte order, or an IPv4 address mapped into one (::ffff:a.b.c.d, RFC 4291 2.5.5.2). */
+/* An IPv6 address in network byte order, or an IPv4-mapped IPv6 address (::ffff:a.b.c.d, RFC 4291 2.5.5.2). */
 struct address {
     u64 half[2];
 };
@@ -70,8 +71,8 @@ BPF_F_TABLE("array", u32, struct slot, slots, SLOTS, BPF_F_MMAPABLE);
 /* ---- control: values that user space changes while the program runs */
 
 struct control {
-    /* User space raises the epoch when it reclaims slots and when it frees them for reuse. Slots that were cached in an
-     * older epoch are looked up again. */
+    /* User space raises the epoch when it reclaims slots, and again when it frees these slots for reuse. Slots that
+     * were cached in an older epoch are looked up again. */
     u32 epoch;
     /* Number of the export interval, for minima and maxima per interval (histogram.h). */
     u32 interval;
@@ -87,15 +88,15 @@ static __always_inline const struct control *current_control(void)
 /* ---- interfaces */
 
 /*
- * A hash table by ifindex, with open addressing and 4 probes. Counts belong to the number of an interface, which user
- * space assigns to the interface's name. An interface that is created again with the same name has another ifindex, but
- * the same number. User space reuses numbers. Keys of maps contain the identifier `id`, which user space reuses only
- * after 65,535 other interfaces. The last row is for all interfaces that are not in the table. It is a row like the
- * others, so the verifier follows only one path.
+ * A hash table with open addressing and 4 probes. The key is the ifindex. Counts belong to the number of an interface,
+ * which user space assigns to the interface's name. An interface that is created again with the same name has another
+ * ifindex, but the same number. User space reuses numbers. Keys of maps contain the identifier `id`, which user space
+ * reuses only after 65,535 other interfaces. The last row is for all interfaces that are not in the table. This row has
+ * the same format as the others, so the verifier follows only one path for all interfaces.
  */
 struct interface {
     u32 ifindex;
-    u16 link_header; /* length of the Ethernet header of this type of device, or 0 without one (packet_start.h) */
+    u16 link_header; /* length of the Ethernet header of this type of device; 0: no Ethernet header (packet_start.h) */
     u16 number;
     u16 id;
     u16 unused;
@@ -110,8 +111,8 @@ DIRECT_TABLE(DIRECT_INTERFACES, struct interface, interfaces, INTERFACE_ROWS + 1
 
 /*
  * For each RTT the program increments `began` before it changes the other fields, and `ended` after that. A reader
- * reads `ended` first, then the other fields, then `began`. If `began` and `ended` are equal, the reader has each RTT
- * in all fields or in none.
+ * reads `ended` first, then the other fields, then `began`. If `began` and `ended` are equal, the fields that were read
+ * are consistent: each RTT is in all fields or in no field.
  */
 struct histogram {
     u64 began;
@@ -124,7 +125,8 @@ struct histogram {
 
 BPF_F_TABLE("array", u32, struct histogram, histograms, SLOTS, BPF_F_MMAPABLE);
 
-/* An RTT of a cell belongs to `bucket` if it is at most `edge_ns`, and otherwise to the next bucket (histogram.h). */
+/* An RTT of a cell belongs to `bucket` if the RTT is at most `edge_ns`. Otherwise the RTT belongs to the next bucket
+ * (histogram.h). */
 struct cell {
     u64 edge_ns;
     u64 bucket;
@@ -153,9 +155,10 @@ struct two_way_tally {
 };
 
 /*
- * The row number is slot * CPUS + cpu. TCP with timestamps and UDP, which are nine of ten packets, are in the first
- * cache line. ECN code point 0 is not counted: user space subtracts the packets with other code points from all
- * packets. ECN counters have only 32 bits, so that a row has three cache lines. They wrap around.
+ * The row number is slot * CPUS + cpu. Nine of ten packets are UDP, or TCP with timestamps. The counts of these two
+ * classes are in the first cache line. Packets with the ECN code point 0 are not counted, because user space computes
+ * their number: all packets minus the packets with other code points. ECN counters have only 32 bits, so that a row
+ * fits into three cache lines. These counters wrap around.
  */
 struct traffic {
     struct two_way_tally classes[CLASSES];
@@ -170,7 +173,7 @@ _Static_assert(sizeof(struct traffic) == 3 * CACHE_LINE, "three cache lines");
 BPF_F_TABLE("array", u32, struct traffic, traffic, SLOTS *CPUS, BPF_F_MMAPABLE);
 
 /*
- * The reasons why timestamps do not time a direction (tcp_method_choice.h), in the order of TIMESTAMP_FAULTS in
+ * The reasons why timestamps are not used in a direction (tcp_method_choice.h), in the order of TIMESTAMP_FAULTS in
  * otel/semconv.py.
  */
 enum timestamp_fault { FAULT_MISSING, FAULT_STILL, FAULT_UNECHOED, TIMESTAMP_FAULTS };
@@ -200,7 +203,8 @@ _Static_assert(sizeof(struct interface_counters) % CACHE_LINE == 0, "no cache li
 
 DIRECT_TABLE(DIRECT_INTERFACE_COUNTERS, struct interface_counters, interface_counters, (INTERFACES + 1) * CPUS)
 
-/* ---- TCP events per subnet. They are rare, so all CPUs share the rows and add atomically, as in histograms. */
+/* ---- TCP events per subnet. These events are rare, so all CPUs share the rows and add atomically, as in
+ * histograms. */
 
 enum opening { OPENED_SYN, OPENED_MIDWAY, OPENINGS };
 enum closing { CLOSED_FIN, CLOSED_RST, CLOSINGS };

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * The methods of measuring RTTs: enumerator, function, and the kind of packets that the method needs (enum packet_kind
- * in maps.h). The order is that of METHODS in otel_epping/kernel/methods.py. Each function is in the header with the
- * same name.
+ * The methods of measuring RTTs. A row has the enumerator, the function, and the kind of packets that the method needs
+ * (enum packet_kind in maps.h). The order is the same as in METHODS of otel_epping/kernel/methods.py. Each function is
+ * in the header with the same name.
  */
 #pragma once
 
@@ -18,7 +18,7 @@
 enum method { EACH_METHOD(ENUMERATOR) METHOD_COUNT };
 #undef ENUMERATOR
 
-/* The methods that are used: bit i stands for the i-th method. By default all methods are used. */
+/* The methods that are used: bit i stands for the method whose enumerator is i. By default all methods are used. */
 #ifndef METHODS
 #define METHODS ((1U << METHOD_COUNT) - 1)
 #endif

@@ -16,7 +16,7 @@
 
 _Static_assert(KINDS < KIND_HAS_OFFSET, "the flag is not part of a kind");
 
-/* Two, because the ACK of a handshake may also echo a timestamp. */
+/* The maximum is 2, because the ACK of a handshake may also echo a timestamp. */
 #define MAX_RTTS_PER_PACKET 2
 
 enum echo { ECHO_NONE, ECHO_REQUEST, ECHO_REPLY }; /* of ICMP and ICMPv6 */
@@ -32,9 +32,9 @@ struct link_step {
 };
 
 /*
- * This struct is in a map with a row for each CPU, and not on the stack. The verifier keeps track of values on the
- * stack. So it would follow the rest of the program once for each path through the parser. The fields that most packets
- * use are in the first two cache lines.
+ * This struct is in a map with a row for each CPU. If the struct were on the stack, the verifier would keep track of
+ * its values, and would follow the rest of the program once for each path through the parser. The fields that most
+ * packets use are in the first two cache lines.
  */
 struct packet {
     struct address source;
@@ -64,7 +64,7 @@ struct packet {
     u8 rtt_count;     /* number of entries of `rtts` in use */
     u64 start_offset; /* with KIND_HAS_OFFSET, bytes of the skb before the packet */
     u64 scratch;      /* see hide_from_verifier() */
-    /* For each packet that this packet answers: its send time, and the method that measures the RTT. */
+    /* For each packet that this packet answers: the send time of that packet, and the method that measures the RTT. */
     struct {
         u64 sent_ns;
         u64 method;
@@ -78,9 +78,9 @@ DIRECT_TABLE(DIRECT_PACKETS, struct packet, packets, CPUS)
 
 /*
  * Returns `number` unchanged. The verifier does not know the value of the result, because the result is read from a
- * map. Where several paths meet, the verifier would otherwise follow the code after this point once for each path. A
- * call costs a store and a load, so it is meant for rare packets. barrier_var() is not enough, because the verifier
- * still knows the value of the register.
+ * map. If several paths lead to this call, the verifier would otherwise follow the code after the call once for each
+ * path. A call takes a store and a load, so this function is meant for code that few packets reach. barrier_var() is
+ * not enough, because the verifier still knows the value of the register.
  */
 static __always_inline u64 hide_from_verifier(struct packet *packet, u64 number)
 {
@@ -97,8 +97,8 @@ struct cursor {
 };
 
 /*
- * Returns the header of `size` bytes at the cursor and moves the cursor to its end. Returns NULL if the packet ends
- * earlier.
+ * Returns the header of `size` bytes at the cursor, and moves the cursor to the end of this header. Returns NULL if the
+ * packet ends earlier.
  */
 static __always_inline void *take(struct cursor *cursor, u64 size)
 {
@@ -132,8 +132,8 @@ static __always_inline bool has_only_ack(const struct packet *packet)
 
 /*
  * Returns the index of the packet's source in an entry that both directions share: 0 for the internal endpoint, 1 for
- * the external one. In a capture the sides are unknown. Then the order of the addresses and ports decides, which is the
- * same in both directions.
+ * the external one. In a capture the sides are unknown. Then the endpoint with the greater address and port counts as
+ * external, in both directions.
  */
 static __always_inline u64 source_index(const struct packet *packet, u32 source_side)
 {

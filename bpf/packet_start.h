@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the start of a packet: its Ethernet header or, if it has none, its network header. link_headers.h parses the
- * headers between these two.
+ * Finds the start of a packet: the Ethernet header or, if the packet has no Ethernet header, the network header.
+ * link_headers.h parses the headers between the Ethernet header and the network header.
  *
  * The kernel or the network card removes the outer VLAN tag from the packet, so the program does not see this tag.
  *
  * The type of a device does not say whether a packet has an Ethernet header. A packet that a VTI or xfrm interface
  * receives has the Ethernet header of the underlying interface. A packet of a multipoint GRE device begins with the
- * outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet header. So, when
- * attached to an interface, the program reads a packet without an Ethernet header from the kernel's network header on.
- * It takes the protocol from skb->protocol.
+ * outer IP header. A packet that is redirected from a PPP device to an IFB device has no Ethernet header. So, if a
+ * packet of an interface has no Ethernet header, the program begins to read at the kernel's network header, and takes
+ * the protocol from skb->protocol.
  */
 #pragma once
 
@@ -36,7 +36,7 @@ static __always_inline bool network_begins_before(struct __sk_buff *skb, u64 byt
     return linear < bytes || !bpf_skb_load_bytes_relative(skb, linear - bytes, &byte, 1, BPF_HDR_START_NET);
 }
 
-/* Returns the number of bytes before the kernel's network header, at most 255. Finds it by binary search. */
+/* Returns the number of bytes before the kernel's network header, at most 255. Finds this number by binary search. */
 static __always_inline u64 network_offset(struct __sk_buff *skb, struct packet *packet)
 {
     u64 offset = 0;
@@ -59,8 +59,8 @@ static __always_inline bool lacks_ethernet(struct __sk_buff *skb, const struct e
 
 /*
  * Returns whether the packet is a copy that the kernel made of a transmitted broadcast or multicast packet, for sockets
- * of this host (dev_loopback_xmit()). Such a copy has no Ethernet header and was not on the wire. The device does not
- * count it.
+ * of this host (dev_loopback_xmit()). Such a copy has no Ethernet header and was not on the wire. The statistics of the
+ * device do not include such copies.
  */
 static __always_inline bool is_own_copy(const struct __sk_buff *skb)
 {

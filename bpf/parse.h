@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Parses link, network and transport header, one after the other. */
+/* Parses the link headers, the network header and the transport header, one after the other. */
 #pragma once
 
 #include "packet_start.h"
@@ -13,10 +13,11 @@
 /* If the linear part of an skb ends inside the headers, this number of bytes is pulled into the linear part. */
 #define HEADER_BYTES 256
 
-/* More than the total length of all headers that the program can skip. */
+/* This number is greater than the total length of all headers that the program can skip. */
 #define MAX_HEADER_BYTES 4096
 
-/* Moves the cursor to the offset `bytes`. Returns false if the packet is shorter. The verifier needs the bound. */
+/* Moves the cursor to the offset `bytes`. Returns false if the linear part of the packet is shorter. The check of
+ * MAX_HEADER_BYTES is for the verifier, which needs a bound. */
 static __always_inline bool seek(struct __sk_buff *skb, struct cursor *cursor, u64 bytes)
 {
     if (bytes > MAX_HEADER_BYTES)
@@ -37,7 +38,7 @@ static __always_inline u16 protocol_of(struct __sk_buff *skb, const struct iphdr
 {
     u16 protocol = __be16_to_cpu(skb->protocol);
 
-    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may not set it. */
+    /* BPF_PROG_TEST_RUN sets skb->protocol from bytes of the packet, and a packet socket may leave it unset. */
     if (!PACKET_CLOCK && protocol && protocol != ETH_P_ALL)
         return protocol;
     return first->version == 4 ? ETH_P_IP : first->version == 6 ? ETH_P_IPV6 : 0;
@@ -99,7 +100,7 @@ static __always_inline enum packet_kind parse_linear(struct __sk_buff *skb, u64 
         barrier_var(malformed); /* if the compiler knew the kind, most packets would take more instructions */
         return malformed;
     }
-    /* If the length in the link header is shorter than the length in the IP header, the link header is right: no byte
+    /* If the length in the link header is smaller than the length in the IP header, the link header is right: no byte
      * after `end` is payload. */
     if (packet->headers + rest > end)
         rest = end > packet->headers ? end - packet->headers : 0;
@@ -138,8 +139,8 @@ static __always_inline enum packet_kind kind_of_first_fragment(enum packet_kind 
 
 /*
  * Usually the linear part of an skb has all headers, and often nothing else. Pointers reach only the linear part. If a
- * header is not in the linear part, the first HEADER_BYTES bytes are pulled into it, at most once. This moves bytes but
- * does not change them.
+ * header is not in the linear part, the first HEADER_BYTES bytes of the packet are pulled into the linear part, at most
+ * once. This moves the bytes but does not change their values.
  */
 static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_header, struct packet *packet)
 {
@@ -160,8 +161,8 @@ static __always_inline u64 parse_slow_path(struct __sk_buff *skb, u64 link_heade
 }
 
 /*
- * Fills in the fields of `packet` that packets of its kind have. Without a complete IP header the addresses stay 0.
- * Returns an enum packet_kind, with KIND_HAS_OFFSET where needed, or KINDS if the packet must not be counted. The
+ * Fills in `packet`, but only the fields that packets of its kind have. Without a complete IP header the addresses stay
+ * 0. Returns an enum packet_kind, with KIND_HAS_OFFSET where needed, or KINDS if the packet must not be counted. The
  * result has 64 bits, because each comparison of a 32-bit number takes two more instructions.
  */
 static __always_inline u64 parse_packet(struct __sk_buff *skb, u64 link_header, struct packet *packet)

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Method quic_handshake measures the time from a client's first Initial packet to the server's first packet with a long
- * header. It supports QUIC versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). The rest of the connection
- * shows no RTT to an observer: packet numbers are encrypted, and hardly any endpoint sets the spin bit.
+ * header. The method supports QUIC versions 1 and 2 (RFC 9000 section 17.2, RFC 9369 section 3.2). The rest of the
+ * connection shows no RTT to an observer: packet numbers are encrypted, and hardly any endpoint sets the spin bit.
  */
 #pragma once
 

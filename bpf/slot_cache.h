@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * A cache of the slots of both endpoints of a packet. A TCP flow stores these slots itself. This cache is for packets
- * without a flow, mainly UDP. A look-up in this cache reads one cache line. Two look-ups in the hash map of subnets
- * would read five cache lines and make two calls. Each CPU has its own cache, so no entry is read while it is half
- * written. A pair of subnets has two places, next to each other. A new pair evicts the older one of the two pairs
- * there.
+ * A cache of the slots of both endpoints of a packet. The flow table entry of a TCP flow contains these slots. So this
+ * cache is only for packets without a flow, mainly UDP. A look-up in this cache reads one cache line. Two look-ups in
+ * the hash map of subnets would read five cache lines and make two calls. Each CPU has its own cache, so no entry is
+ * read while it is half written. A pair of subnets has two places, next to each other. A new pair evicts the older one
+ * of the two pairs in these places.
  */
 #pragma once
 
@@ -52,7 +52,7 @@ static __always_inline void find_cached_slots(struct context *ctx, u32 epoch)
     const struct address *inside = source ? &packet->destination : &packet->source;
     const struct address *outside = source ? &packet->source : &packet->destination;
 
-    /* Without these barriers the compiler would choose between both addresses for each word again. */
+    /* Without these barriers the compiler would choose between both addresses again for each word of a prefix. */
     barrier_var(inside);
     barrier_var(outside);
 

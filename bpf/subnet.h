@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Finds the slot of an address's subnet. User space fills the queue of free slots, and only user space reclaims a slot:
- * it deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into the queue again.
+ * Finds the slot of an address's subnet. User space fills the queue of free slots. Only user space reclaims slots. To
+ * reclaim a slot, user space deletes the subnet's key, raises the epoch, waits for an interval, and puts the slot into
+ * the queue again.
  */
 #pragma once
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Counts TCP events for the subnets of both endpoints of a flow: retransmitted and out-of-order segments, zero windows,
- * flows that open and close. Some flows end without FIN or RST. User space counts such a flow when it scans the flow
- * table and the flow is no longer active (otel_epping/kernel/read/flow_table.py).
+ * flows that open and close. Some flows end without FIN or RST. User space counts the end of such a flow when a scan of
+ * the flow table finds that the flow is no longer active (otel_epping/kernel/read/flow_table.py).
  */
 #pragma once
 

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_handshake measures two times: from a SYN to its SYN-ACK, for the server's subnet, and from the SYN-ACK to
- * its ACK, for the client's subnet (RFC 9293 section 3.5). A SYN waits in the table of transactions and creates no
- * flow, so that a flood of SYNs evicts only other SYNs. A SYN or SYN-ACK that is retransmitted is never timed (Karn's
- * rule).
+ * Method tcp_handshake measures two RTTs (RFC 9293 section 3.5). The time from a SYN to its SYN-ACK counts for the
+ * server's subnet. The time from the SYN-ACK to its ACK counts for the client's subnet. A SYN waits in the table of
+ * transactions and creates no flow. So a flood of SYNs evicts only requests from this table, and no flows. If a SYN or
+ * SYN-ACK is retransmitted, its RTT is not measured (Karn's rule).
  */
 #pragma once
 

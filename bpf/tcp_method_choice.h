@@ -1,18 +1,18 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Chooses the method that times the segments of an endpoint: timestamps while they work, and sequence numbers
- * otherwise. The choice is made for each direction of a flow, by its most recent segments. Sequence numbers time an
- * endpoint in these cases:
- * - A segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment, but a middlebox may strip it
- *   from one direction, or in the middle of a connection.
- * - Its TSval does not change from one segment to the next.
- * - Its TSval is acknowledged but not echoed.
+ * Chooses the method that measures the RTTs of an endpoint's segments: timestamps as long as they work, and otherwise
+ * sequence numbers. The choice is made separately for each direction of a flow, and depends on the most recent
+ * segments. Sequence numbers are used for an endpoint in these cases:
+ * - A segment has no timestamp. RFC 7323 section 3.2 requires the option in each segment. But a middlebox may remove
+ *   the option in one direction only, or may start to remove it in the middle of a connection.
+ * - The TSval does not change from one segment to the next.
+ * - The segment with a TSval is acknowledged, but the TSval is not echoed.
  *
- * Timestamps time the endpoint again when a segment has a new TSval. If the TSvals were not echoed before, a TSval must
- * also be echoed first.
+ * Timestamps are used for the endpoint again when a segment has a new TSval. If the reason for sequence numbers was a
+ * missing echo, an echo must also be seen first.
  *
- * half_flow.tsval_changed_ns is not 0 while timestamps time an endpoint. Both methods measure correct RTTs, so a choice
- * that is made too early does not cause a wrong RTT.
+ * While timestamps are used for an endpoint, half_flow.tsval_changed_ns is not 0. Both methods measure correct RTTs, so
+ * a choice that is made too early does not cause a wrong RTT.
  */
 #pragma once
 
@@ -29,8 +29,8 @@
 
 /*
  * A TSval counts as unchanged only after this time without a new RTT sample. RFC 7323 section 5.4 allows timestamp
- * clocks with one tick per second. The clocks of real hosts tick at least 10 times per second. But on a slow link, the
- * segments that were sent in one tick may need this time to pass.
+ * clocks with one tick per second. The clocks of real hosts tick at least 10 times per second. But a host may send many
+ * segments with the same TSval within one tick, and on a slow link these segments need up to this time to pass.
  */
 #define TSVAL_STALLED_NS 250000000LL
 
@@ -52,9 +52,9 @@ static __always_inline void switch_to_sequence(struct half_flow *half, enum time
 }
 
 /*
- * Switches to sequence numbers if the TSval does not change: a segment that continues the data has no new TSval, no
- * segment waits for a reply, and no RTT sample was started for TSVAL_STALLED_NS. Then the sender's timestamp clock has
- * stopped or runs backwards, or each new TSval is first sent in a pure ACK.
+ * Switches to sequence numbers if the TSval does not change. There are three conditions: a segment that continues the
+ * data has no new TSval, no segment waits for a reply, and no RTT sample was started for TSVAL_STALLED_NS. Then the
+ * sender's timestamp clock has stopped or runs backwards, or each new TSval is first sent in a pure ACK.
  */
 static __always_inline void check_tsval_clock(const struct context *ctx)
 {
@@ -90,7 +90,7 @@ static __always_inline void drop_retransmitted_tsval(const struct context *ctx)
     }
 }
 
-/* Called for a SYN. It begins a connection, so the method for its sender is not chosen yet. */
+/* Called for a SYN. A SYN begins a connection, so the method for the sender of the SYN is not chosen yet. */
 static __always_inline void reset_timing(const struct context *ctx)
 {
     struct half_flow *sender = ctx->sender;
@@ -103,10 +103,11 @@ static __always_inline void reset_timing(const struct context *ctx)
 
 /*
  * Called for an acknowledgement that does not echo a pending TSval. Switches to sequence numbers if echoes do not work.
- * This is the case if the acknowledgement has no echo at all, or if it is the second such acknowledgement. The first
- * one may acknowledge several segments and echo the TSval of the earliest segment (RFC 7323 section 4.3). The next
- * acknowledgement then echoes a later TSval. If a segment was not seen, its acknowledgement may echo a TSval later than
- * last_tsval. This does not show that echoes do not work.
+ * This is the case if the acknowledgement has no echo at all, or if it is the second acknowledgement without an echo of
+ * a pending TSval. The first such acknowledgement may acknowledge several segments and echo the TSval of the earliest
+ * segment (RFC 7323 section 4.3). If echoes work, the next acknowledgement then echoes a later TSval. An
+ * acknowledgement may also echo a TSval later than last_tsval, because the segment with this TSval was not seen. Such
+ * an acknowledgement does not show that echoes do not work.
  */
 static __always_inline void note_missing_echo(const struct context *ctx)
 {
@@ -144,7 +145,7 @@ static __always_inline bool restart_timestamps(const struct context *ctx, bool i
         sender->timing_flags |= TIMING_AWAITS_ECHO;
         return false;
     }
-    /* This segment is timed instead of the segment that waits for its acknowledgement. */
+    /* The RTT of this segment is measured, instead of the RTT of the segment that waits for its acknowledgement. */
     if (sender->pending) {
         abandon_pending(sender, ctx->counters);
         sender->sample_started_ns = 0;

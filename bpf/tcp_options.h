@@ -10,8 +10,8 @@
 #define TCPOLEN_TIMESTAMP 10
 #define MAX_OPTIONS 40
 /*
- * Two NOPs, then kind and length of the timestamp option: almost all segments have these bytes first (RFC 7323 appendix
- * A).
+ * The options of almost all segments begin with these bytes: two NOPs, then the kind and the length of the timestamp
+ * option (RFC 7323 appendix A).
  */
 #define NOP_NOP_TIMESTAMP __cpu_to_be32(0x0101080a)
 #define OPTIONS_BEFORE_TIMESTAMP (MAX_OPTIONS - TCPOLEN_TIMESTAMP)
@@ -38,7 +38,7 @@ static __always_inline void parse_timestamp(u8 *options, u64 length, void *end, 
     for (u32 i = 0; i <= OPTIONS_BEFORE_TIMESTAMP; i++) {
         __be32 *values = (void *)options + i + 2;
 
-        /* The rest is too short for a timestamp. */
+        /* The rest of the options is too short for a timestamp. */
         if (i + TCPOLEN_TIMESTAMP > length || (void *)options + i + TCPOLEN_TIMESTAMP > end)
             return;
         if (skip) {

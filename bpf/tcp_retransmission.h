@@ -9,13 +9,13 @@
 #include "flow.h"
 
 /*
- * If the flow's RTT is unknown, a segment within this time after a segment with a greater sequence number is out of
- * order, not retransmitted.
+ * This time is used if the flow's RTT is unknown. If a segment follows a segment with a greater sequence number within
+ * this time, the later segment counts as out of order, not as retransmitted.
  */
 #define OUT_OF_ORDER_NS 3000000ULL
 /*
  * This number of duplicate acknowledgements causes a fast retransmission. RFC 5681 section 3.2 says 3. Wireshark uses
- * 2, because one of them may not have been seen.
+ * 2, because one of the three acknowledgements may not have been seen.
  */
 #define FAST_RETRANSMIT_DUP_ACKS 2
 
@@ -149,8 +149,8 @@ static __always_inline enum segment analyze_segment(const struct context *ctx)
     enum segment segment = classify_segment(ctx);
     u64 number = segment;
 
-    /* From here the verifier follows one path for all classes, and not one path for each. This saves a quarter of its
-     * work. */
+    /* From here the verifier follows one path for all classes, and not one path for each class. This saves a quarter of
+     * the verifier's work. */
     if (ctx->only_ack)
         barrier_var(number);
     else

@@ -1,19 +1,21 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Method tcp_sequence measures the time from a segment to the acknowledgement of exactly its last byte. It is used for
- * endpoints that timestamps do not time (tcp_method_choice.h). One segment at a time is timed in each direction. A
- * segment after a gap is not timed, because its acknowledgement waits until the gap is filled. A retransmission of any
- * segment drops the RTT sample (Karn's rule, RFC 6298 section 3). So an acknowledgement after duplicate or selective
- * acknowledgements does not complete a sample.
+ * Method tcp_sequence measures the time from a segment to the acknowledgement of exactly its last byte. The method is
+ * used for endpoints whose timestamps do not work (tcp_method_choice.h). In each direction, at most one segment at a
+ * time waits for its acknowledgement. A segment after a gap does not start an RTT sample, because its acknowledgement
+ * waits until the gap is filled. A retransmitted or out-of-order segment drops the sample (Karn's rule, RFC 6298
+ * section 3). Such a segment comes before the acknowledgement that ends a series of duplicate or selective
+ * acknowledgements. So this acknowledgement does not complete a sample.
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
 /*
- * Starts an RTT sample. If the last acknowledgement covered more than the timed segment, one segment is skipped first.
- * Otherwise it could happen that no RTT is ever measured: if the receiver acknowledges every second segment and the
- * sender sends two segments for each acknowledgement, the first of the two would be timed each time.
+ * Starts an RTT sample. If the acknowledgement that ended the last sample also acknowledged later segments, one segment
+ * is skipped first. Otherwise it could happen that no RTT is ever measured. For example, the receiver acknowledges
+ * every second segment, and the sender sends two segments after each acknowledgement. Then each sample would start with
+ * the first one of two segments, and would end without an RTT when both segments are acknowledged together.
  */
 static __always_inline void start_segment_sample(const struct context *ctx)
 {
@@ -35,8 +37,8 @@ static __always_inline void start_segment_sample(const struct context *ctx)
 }
 
 /*
- * Returns whether a segment of the sender waits for its acknowledgement. If it has waited longer than MAX_AGE_NS, its
- * RTT sample expires.
+ * Returns whether a segment of the sender waits for its acknowledgement. If this segment has waited longer than
+ * MAX_AGE_NS, its RTT sample expires.
  */
 static __always_inline bool has_pending_segment(const struct context *ctx)
 {

@@ -2,26 +2,25 @@
 /*
  * Method tcp_timestamp measures the time from a segment to the first segment in the other direction that echoes its
  * TSval as TSecr (RFC 7323 section 3). This is the method of Kathie Nichols' pping and of ePPing. The rules below avoid
- * errors that these tools or their users have found.
+ * errors that the authors or the users of these tools have found.
  */
 #pragma once
 
 #include "tcp_method_choice.h"
 
 /*
- * Updates the sender's TSval. Returns whether this segment starts an RTT sample. It does so if it is the first segment
- * with its TSval, and if the receiver must acknowledge it.
- * - A SYN resets the sender's TSval, because a port may be reused. The method tcp_handshake times its reply. If the
- *   TSval of the SYN is earlier than the last TSval, later segments may also have overtaken the SYN. Then the sender's
- *   TSval is unknown.
- * - If the beginning of a flow was not seen, its first TSval may have been sent before. So only its next TSval starts a
- *   sample.
- * - Only a TSval later than the last one is new. The same TSval was sent before. An earlier TSval may be retransmitted
- *   or reordered.
- * - An earlier TSval more than MAX_AGE_NS after the last new TSval, when all samples have expired, belongs to a new
- *   connection whose SYN was not seen.
- * - The reply to a pure ACK comes only when the other application sends data again, so a pure ACK does not start a
- *   sample.
+ * Updates the sender's TSval. Returns whether this segment starts an RTT sample. A segment starts a sample if it is the
+ * first segment with its TSval, and if the receiver must acknowledge it.
+ * - A SYN resets the sender's TSval, because a port may be reused. The method tcp_handshake measures the RTT of the
+ *   SYN. If the TSval of the SYN is earlier than the last TSval, either the port is reused or later segments have
+ *   overtaken the SYN. Then the sender's TSval is unknown.
+ * - If the beginning of a flow was not seen, earlier segments may have the same TSval as the first segment that was
+ *   seen. So only the next TSval starts a sample.
+ * - Only a TSval later than the last one is new. If a TSval is equal to the last one, an earlier segment had it. If a
+ *   TSval is earlier than the last one, the segment may be retransmitted or reordered.
+ * - If an earlier TSval arrives more than MAX_AGE_NS after the last new TSval, all samples have expired. Then the TSval
+ *   belongs to a new connection whose SYN was not seen.
+ * - A pure ACK does not start a sample, because the other endpoint replies only when its application sends data again.
  */
 static __always_inline bool starts_sample(const struct context *ctx)
 {
@@ -58,8 +57,8 @@ static __always_inline bool starts_sample(const struct context *ctx)
 
 /*
  * Starts an RTT sample: stores the TSval and its send time until the echo arrives. At most one sample starts in
- * SAMPLE_INTERVAL_NS. A sample never replaces a sample that still waits. Otherwise no RTT would be measured on a path
- * whose RTT is longer than MAX_OUTSTANDING intervals.
+ * SAMPLE_INTERVAL_NS. A new sample never replaces a sample that still waits for its echo. Otherwise no RTT would be
+ * measured on a path whose RTT is longer than MAX_OUTSTANDING intervals.
  */
 static __always_inline void start_sample(const struct context *ctx)
 {

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
  * Counts packets and bytes, per interface and per subnet. An skb that GRO has merged, or that GSO will split, counts as
- * the packets on the wire with their headers, as in qdisc statistics (the kernel's bstats_update()).
+ * all packets that it has on the wire, each with its headers. Qdisc statistics count in the same way (the kernel's
+ * bstats_update()).
  */
 #pragma once
 

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
 /*
- * Transactions: one request and one reply with the same identifier. The requests wait in their own LRU hash map, so
- * that a flood of requests does not evict established TCP flows.
+ * A transaction is one request and one reply with the same identifier. Requests wait in an LRU hash map of their own,
+ * so that a flood of requests does not evict established TCP flows.
  *
- * A request that is sent again before its reply is never timed, because the reply may answer either of the two (Karn's
- * rule, RFC 6298 section 3). But if both are sent within `grace_ns`, they are one request in two packets. A completed
- * transaction stays in the table for MAX_AGE_NS: the same request within this time is a repetition. If an identifier is
- * unique, that is, never reused, the same request is a repetition at any time.
+ * If a request is sent again before its reply, its RTT is not measured, because the reply may answer either of the two
+ * requests (Karn's rule, RFC 6298 section 3). But if both are sent within `grace_ns`, they are one request in two
+ * packets. A completed transaction is remembered for MAX_AGE_NS: a request with the same identifier within this time is
+ * a repetition. If identifiers are unique, that is, never reused, such a request is a repetition at any time.
  *
  * Benign race: two CPUs may see the same request, or two replies to it, at the same time. At worst a repetition is not
  * recognized, or an RTT is counted twice.
@@ -23,9 +23,9 @@
 #define COPY_NS 20000000
 
 /*
- * Returns whether an endpoint of the packet is external. With `is_source` this endpoint is the source, otherwise the
- * destination. The result differs between a packet that arrives and the same packet when it leaves through the same
- * interface. In a capture the sides are unknown, and both directions must have the same key, so the result is 0.
+ * Returns whether an endpoint of the packet is external. If `is_source` is true, this endpoint is the source, otherwise
+ * the destination. If a packet arrives and then leaves through the same interface, the result is different on arrival
+ * and on departure. In a capture the sides are unknown, and both directions must have the same key, so the result is 0.
  */
 static __always_inline u8 is_external(bool is_source, u32 source_side)
 {
@@ -88,8 +88,8 @@ static __always_inline void add_transaction_alias(const struct context *ctx, enu
 }
 
 /*
- * Called for a packet that may be a reply. Returns true if its request is in the table, whether or not the request is
- * timed.
+ * Called for a packet that may be a reply. Returns true if its request is in the table, even if no RTT of this request
+ * is measured.
  */
 static __always_inline bool complete_transaction(struct context *ctx, enum method method, u32 identifier)
 {

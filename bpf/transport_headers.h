@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: GPL-2.0-only */
-/* Parses the fields of TCP, UDP and ICMP headers that the methods need. */
+/* Parses those fields of TCP, UDP and ICMP headers that the methods need. */
 #pragma once
 
 #include <linux/tcp.h>
@@ -43,8 +43,8 @@ static __always_inline enum packet_kind parse_tcp(struct cursor *cursor, u64 res
 /*
  * An incomplete datagram cannot be measured. But its addresses are known, so it still counts as UDP. If the payload is
  * not in the linear part of the skb, it is read by offset: drivers may put only the headers into the linear part, and
- * the payload into pages (eth_get_headlen()). `rest` is the length of the rest of the IP packet. Further bytes are
- * padding and are not read.
+ * the payload into pages (eth_get_headlen()). `rest` is the length of the rest of the IP packet. Bytes after the IP
+ * packet are padding and are not read.
  */
 static __always_inline void parse_udp(struct __sk_buff *skb, const struct cursor *cursor, u64 rest,
                                       struct packet *packet)
@@ -94,7 +94,7 @@ static __always_inline void parse_icmp(struct __sk_buff *skb, u64 rest, struct p
 
     packet->headers += sizeof(echo);
     packet->payload = rest > sizeof(echo) ? rest - sizeof(echo) : 0;
-    /* ICMP belongs to IPv4, and ICMPv6 to IPv6. */
+    /* ICMP is valid only in IPv4, and ICMPv6 only in IPv6. */
     if ((packet->protocol == IPPROTO_ICMP) != v4 || rest < sizeof(echo) ||
         bpf_skb_load_bytes(skb, at, &echo, sizeof(echo)) || echo.code)
         return;

@@ -2,7 +2,7 @@
 /*
  * With TUNNELS, the program measures the packet inside a tunnel: GRE (RFC 2784, RFC 2890), VXLAN (RFC 7348) or IP-in-IP
  * (RFC 2003, RFC 4213, RFC 2473). It does not look for a second tunnel inside the first one, and accepts at most one
- * 802.1Q tag inside. If the tunnel header is incomplete, the program measures the outer packet.
+ * 802.1Q tag inside the tunnel. If the tunnel header is incomplete, the program measures the outer packet.
  */
 #pragma once
 
@@ -100,7 +100,7 @@ static __always_inline u16 inside_ip(struct __sk_buff *skb, u8 version, u32 *off
  */
 static __always_inline void enter_tunnel(struct __sk_buff *skb, u64 *bytes, u64 *version)
 {
-    /* These barriers, and the barriers after the outer headers, join the paths that the verifier follows. */
+    /* These barriers, and the two barriers after inside_ip(), join the paths that the verifier follows. */
     u64 outer_bytes = *bytes, outer_version = *version;
 
     barrier_var(outer_bytes);

@@ -2,16 +2,16 @@
 """Formats events as text, exactly as ePPing prints them. Scripts for ePPing's output can read this text.
 
     standard  time of day, RTT, minimum RTT so far, protocol, flow; or a flow that opens or closes, with the reason
-    json      one JSON array of objects, times in ns; valid JSON only after close()
+    json      one JSON array of objects, times in ns; the array is complete only after close()
     jsonl     the same objects, one per line
-    ppviz     RTTs only, times in seconds, as Kathleen Nichols' pping prints them and her viewer reads them
+    ppviz     RTTs only, times in seconds; the format of Kathleen Nichols' pping, which her viewer reads
 
-A flow is printed as `source:port+destination:port` of the *reply*: the host that replied comes first. For ICMP, both
+A flow is printed as `source:port+destination:port` of the *reply*, so the host that replied comes first. For ICMP, both
 ports are the echo identifier. The source code of ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see
 print_event_standard(), print_event_json() and print_event_ppviz().
 
-There is one addition: if the method of an RTT is not one of ePPing's methods, the JSON object of this RTT ends with a
-field `method`.
+The JSON format has one field that ePPing does not print. If the method of an RTT is not one of ePPing's methods, the
+JSON object of this RTT ends with the field `method`.
 """
 
 import socket
@@ -38,7 +38,7 @@ _METHOD_FIELDS = tuple("" if method.name in _EPPING_METHODS else f',"method":"{m
 
 
 class _Event(NamedTuple):
-    """A row of Events as Python values: ports in host byte order, addresses as 16 bytes."""
+    """One event as Python values: ports in host byte order, addresses as 16 bytes."""
 
     time_ns: int
     rtt_ns: int
@@ -76,7 +76,7 @@ def _rows(events: Events) -> Iterator[_Event]:
 
 @lru_cache(65536)
 def _address(family: int, packed: bytes) -> str:
-    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes, also for IPv4 (::ffff:a.b.c.d)."""
+    """Formats an address with inet_ntop(3), as ePPing does. `packed` has 16 bytes, even for IPv4 (::ffff:a.b.c.d)."""
     return socket.inet_ntop(socket.AF_INET, packed[12:]) if family == 4 else socket.inet_ntop(socket.AF_INET6, packed)
 
 
@@ -136,7 +136,7 @@ def _jsonl(event: _Event, unix_ns: int) -> str:
 class EventWriter:
     """Writes events to a text stream in one of FORMATS. The caller flushes the stream.
 
-    `to_unix_ns` converts a time of the program's clock to Unix time, both in ns.
+    `to_unix_ns` converts a time of the program's clock to Unix time. Both times are in ns.
     """
 
     def __init__(self, format: str, stream: TextIO, to_unix_ns: Callable[[int], int]) -> None:
@@ -158,5 +158,5 @@ class EventWriter:
         self._has_written = self._has_written or bool(text)
 
     def close(self) -> None:
-        """Writes the closing bracket, if the format needs one. The stream stays open."""
+        """Writes the closing bracket if the format needs a bracket. The stream stays open."""
         self._stream.write(self._end)

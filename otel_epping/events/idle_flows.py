@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Closes flows that have become idle without a FIN or RST, as ePPing's garbage collection does.
 
-The program keeps the state of each flow in an LRU hash map, in which an entry may stay for ever. IdleFlowCloser scans
-this map from time to time. It deletes idle flows. If a direction of such a flow was reported as open, IdleFlowCloser
-reports that the direction is closed. The rules are those of ePPing: is_flow_old() and flowmap_cleanup() in
-pping/pping_kern.c.
+The program keeps the state of each flow in an LRU hash map, in which the entry of an idle flow may stay for ever. Each
+call of IdleFlowCloser.close_idle() scans this map and deletes idle flows. If a direction of such a flow was reported as
+open, close_idle() returns an event which reports that the direction is closed. The rules are those of ePPing:
+is_flow_old() and flowmap_cleanup() in pping/pping_kern.c.
 """
 
 import socket
@@ -27,7 +27,7 @@ _WAITING, _OPEN = 1, 2
 
 
 class IdleFlowCloser:
-    """Closes the idle flows of a program that was built with events. `dtype` is the same as EventReader.dtype."""
+    """Closes the idle flows of a program that was built with events. `dtype` is EventReader.dtype, an event's type."""
 
     def __init__(self, collector: EppingCollector, dtype: np.dtype[Any]) -> None:
         watched = collector.program.maps["event_flows"]
@@ -40,10 +40,10 @@ class IdleFlowCloser:
         self._collector = collector  # keeps the map's descriptor open
 
     def close_idle(self, now_ns: int) -> Events:
-        """Deletes all flows that are idle at `now_ns`, a time of the program's clock; returns their closing events.
+        """Deletes all flows that are idle at `now_ns` on the program's clock, and returns their closing events.
 
-        The events have the shape (events,). They are sorted by flow key, because the order of the entries in the map is
-        different each time that the program is loaded.
+        The events have the shape (events,). They are sorted by flow key, because the order of the entries in the map
+        changes whenever the program is loaded.
         """
         found = []
         for keys, values in libbpf.map_batches(self._fd, self._key, self._value):
@@ -58,8 +58,8 @@ class IdleFlowCloser:
         """Returns a closing event for each direction that was reported as open; `opened` has the shape (flows, 2).
 
         Half 0 is the direction from the internal endpoint to the external one. The source of a closing event is the
-        endpoint that received the packets of the direction, just as the source of an RTT event is the endpoint that
-        replied.
+        endpoint that received the packets of the direction. In the same way, the source of an RTT event is the endpoint
+        that replied.
         """
         rows, halves = np.nonzero(opened)
         flows = keys["flow"][rows]
@@ -83,7 +83,7 @@ def _find_idle(
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Returns two masks: idle flows, shape (flows,), and directions that were reported as open, shape (flows, 2)."""
     state = halves["state"]
-    # A packet may have arrived after the clock was read.
+    # A packet may have arrived after the clock was read. Then its time is later than now_ns.
     age_ns = np.where(halves["last_ns"] < now_ns, now_ns - halves["last_ns"], 0)
     echo = np.isin(protocol, (socket.IPPROTO_ICMP, socket.IPPROTO_ICMPV6))
     lifetime_ns = np.where(echo[:, None], ECHO_LIFETIME_NS, LIFETIME_NS)

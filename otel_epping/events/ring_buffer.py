@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads individual events from the program's ring buffer: each RTT, and each flow that opens or closes.
 
-Only a program built with `EppingConfig(events=True)` writes events. User space maps the ring buffer: a page with the
-reader's position, a page with the program's position, and the records. The records are mapped twice in sequence, so
-that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records have the same size, so all
-unread records together are one numpy array. Reading them needs no system call.
+Only a program built with `EppingConfig(events=True)` writes events. The ring buffer consists of a page with the
+reader's position, a page with the program's position, and the records. User space maps all three. The records are
+mapped twice in sequence, so that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records
+have the same size, so all unread records together are one numpy array. To read the records, no system call is needed.
 """
 
 import mmap
@@ -25,7 +25,7 @@ Events = npt.NDArray[Any]
 
 # enum event_type of bpf/events.h.
 RTT, OPENING, CLOSING = range(3)
-# Further values of enum event_reason and enum event_trigger, which only user space uses.
+# Two more values, of enum event_reason and of enum event_trigger. Only user space uses them.
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2
 
@@ -50,7 +50,8 @@ class EventReader:
         self.dtype = map_array.dtype_of(layout)
         self._no_events = np.zeros(0, self.dtype)
         size = self.dtype.itemsize
-        # numpy copies an opaque type in one operation, but a structured type field by field.
+        # An event has an opaque type here: numpy copies an opaque type in one operation, but a structured type field by
+        # field.
         self._records = np.dtype(
             {
                 "names": ["header", "event"],
@@ -84,7 +85,8 @@ class EventReader:
         if len(busy):  # another CPU is still writing this record
             count = int(busy[0])
             headers = headers[:count]
-        # The lock is a memory barrier: a CPU that reorders reads must not read an event before its header.
+        # The lock serves as a memory barrier: a CPU that reorders reads must not read an event before it reads the
+        # event's header.
         with self._barrier:
             kept = records["event"][:count][headers & _DISCARDED == 0]
         with self._barrier:

@@ -13,9 +13,9 @@ Settings come from arguments of instrument(), from OTEL_EPPING_* variables (envi
 that OTEL_EPPING_CONFIG names, or from `instrumentation/development: python: otel_epping:` in the file that
 OTEL_CONFIG_FILE names. If the settings name no interface, the interfaces with a default route are watched.
 
-In each network namespace, only the first instrumented process measures the network. All other instrumented processes of
-the namespace do not measure it. The workers that a server forks from the measuring process do not export metrics of
-otel-epping.
+In each network namespace, only the first instrumented process measures the network. The other instrumented processes of
+the namespace export no metrics of otel-epping. If a server forks workers from the measuring process, the workers do not
+export these metrics either.
 
 If the measurement cannot start (no privileges, no BCC, a wrong setting), the cause is logged as one warning, and the
 application continues.
@@ -134,7 +134,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
     _undo: Callable[[], None] | None = None
 
     def instrumentation_dependencies(self) -> Collection[str]:
-        """Returns no library, because the kernel's TCP/IP stack is measured."""
+        """Returns an empty tuple: the kernel's TCP/IP stack is measured, so no library has to be installed."""
         return _instruments
 
     def _instrument(self, **options: Any) -> None:
@@ -163,7 +163,7 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         interface_monitor = InterfaceMonitor(collector.attachments, settings.selection)
         undo.callback(interface_monitor.close)
         interface_monitor.begin()
-        # The SDK (1.45) has no public accessor for the readers or the resource of a provider.
+        # The SDK (1.45) has no public function that returns the readers or the resource of a provider.
         for reader in metric_readers(provider):
             undo.callback(attach(reader, collector, resource_of(provider), settings.limits))
         undo.callback(provider.force_flush)
@@ -174,14 +174,15 @@ class EppingInstrumentor(BaseInstrumentor):  # type: ignore[misc]
         _log.info("watching %s", ", ".join(collector.attachments.watched))
 
     def _detach_at_exit(self, collector: EppingCollector, end_monitor: Callable[[], None]) -> None:
-        """Detaches before the provider shuts down, so that the provider's last export has all counts.
+        """Makes sure that the program is detached before the provider shuts down: then the last export has all counts.
 
-        Functions registered with atexit run in reverse order, and the provider registered its shutdown earlier.
+        Functions registered with atexit run in reverse order. The provider has already registered its shutdown, so the
+        function that is registered here runs before the shutdown.
         """
         process = os.getpid()
 
         def detach() -> None:
-            if os.getpid() == process:  # not in a forked worker: the parent still counts
+            if os.getpid() == process:  # a forked worker must not detach: the parent still counts
                 end_monitor()
                 collector.attachments.detach_all()
 

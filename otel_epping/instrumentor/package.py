@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names that opentelemetry-instrument reads from an instrumentation: its instrumented libraries and its signals."""
+"""Defines names that opentelemetry-instrument reads: the instrumented libraries and the supported signals."""
 
 # The kernel's TCP/IP stack is measured, so no library has to be installed.
 _instruments: tuple[str, ...] = ()

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A test network on one machine with known RTTs, for `otel-epping demo` and the tests.
+"""A test network with known RTTs on one machine, for `otel-epping demo` and the tests.
 
-Measured RTTs can only be verified against known RTTs. In the lab, two clients, a router and servers run in separate
-network namespaces, each with a real TCP stack. The link between router and servers delays each packet by half of the
-RTT configured for its server subnet.
+Measured RTTs can be verified only if the true RTTs are known. In the lab, two clients, a router and servers run in
+separate network namespaces, each with a real TCP stack. The link between router and servers delays each packet by half
+of the RTT that is configured for the packet's server subnet.
 
-    namespaces          network namespaces without a name, which disappear with their last process
+    namespaces          network namespaces without a name, which the kernel removes after their last use
     delayed_link        the link that delays packets
     topology            `Lab`: client, legacy client, router and servers, with links, addresses and routes
-    traffic             a server and a client program that exchange requests and replies over the link
+    traffic             a server program and a client program, which exchange requests and replies
     otlp_sink           an OTLP receiver that keeps all requests, and can be set to fail
     collector_process   an OpenTelemetry collector by other authors, between an exporter and the sink
     rotel, otelcol      the two supported collectors
@@ -19,5 +19,5 @@ The lab needs root (CAP_NET_ADMIN and CAP_SYS_ADMIN), /dev/net/tun, and the prog
 (util-linux). No namespace, interface or process of the lab outlives the process that created the lab, even after
 SIGKILL.
 
-This package module imports nothing, so that its programs (`delayed_link`, `traffic`) start quickly.
+This file imports nothing, so that the programs of the package (`delayed_link`, `traffic`) start quickly.
 """

@@ -15,7 +15,7 @@ def collector(
     http_port: int = 0,
     namespace: Namespace | None = None,
 ) -> CollectorProcess:
-    """Returns the installed collector, not yet started. The arguments are those of `CollectorProcess`.
+    """Returns the installed collector, which is not started yet. The arguments are the same as for `CollectorProcess`.
 
     Raises LabError if no collector is installed.
     """

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A link between two hosts that delays each packet by half of the RTT of the packet's server subnet.
+"""Connects two hosts by a link, which delays each packet by half of the RTT of the packet's server subnet.
 
 The kernel module for delays, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
 and a process. The process reads frames from one device, keeps them until they are due, and writes them to the other
 device. A TAP device without a virtio header has no offloads: the kernel segments and checksums packets before it passes
 them on, so no frame is larger than the MTU.
 
-The address on the server side selects the delay: the destination of packets from the near side, the source of packets
-to the near side. Packets without such an address (ARP, neighbour discovery, other networks) are not delayed. The delay
-starts when the process reads the packet, and no packet leaves early. So no RTT measured at the near end is shorter than
-the configured delay. Packets of one subnet have the same delay, and so keep their order.
+The server's address selects the delay. For packets from the near side, this is the destination address. For packets to
+the near side, this is the source address. Packets without such an address (ARP, neighbour discovery, other networks)
+are not delayed. The delay starts when the process reads the packet, and no packet leaves early. So no RTT measured at
+the near end is shorter than the configured delay. All packets of one subnet have the same delay, so their order does
+not change.
 
 `DelayedLink` creates the devices and starts the process (`python -m otel_epping.lab.delayed_link`). The process holds
-the only descriptors of the devices, so the devices vanish when it ends. Before it ends, it prints its `LinkStatistics`.
+the only descriptors of the devices, so the kernel removes the devices when the process ends. Before the process ends,
+it prints its `LinkStatistics`.
 """
 
 import fcntl
@@ -51,7 +53,7 @@ _RECENT = 10_000  # packets: LinkStatistics reports the lateness of the last 10,
 
 @dataclass(frozen=True)
 class Network:
-    """A server subnet, and the RTT that the link adds to its packets, in ns."""
+    """A server subnet, and the RTT in ns that the link adds to the packets of this subnet."""
 
     subnet: IPNetwork
     delay_ns: int
@@ -73,10 +75,11 @@ class LinkStatistics:
 
 
 class DelayedLink:
-    """A link between the interface `near_name` in `near` and the interface `far_name` in `far`, the servers' side.
+    """Connects the interface `near_name` in `near` to the interface `far_name` in `far`, the namespace of the servers.
 
-    The constructor creates the interfaces. They are down and have no addresses. Set them up, then call `start()`.
-    Packets that they send before `start()` are queued in the kernel. Raises LabError if /dev/net/tun is missing.
+    The constructor creates the interfaces, which are down and have no addresses. Set the interfaces up, then call
+    `start()`. Packets that the interfaces send before `start()` are queued in the kernel. Raises LabError if
+    /dev/net/tun is missing.
     """
 
     def __init__(
@@ -88,7 +91,7 @@ class DelayedLink:
         self._far = _open_tap(far, far_name)
 
     def start(self) -> None:
-        """Starts the process, and returns when it forwards packets. Raises LabError if the process fails."""
+        """Starts the process, and returns when it is ready to forward packets. Raises LabError if the process fails."""
         table = json.dumps([[str(network.subnet), network.delay_ns] for network in self._networks])
         with self._near, self._far:  # the process inherits copies, which keep the devices alive
             taps = [self._near.fileno(), self._far.fileno()]
@@ -99,7 +102,7 @@ class DelayedLink:
             raise LabError(f"the delay link did not start (exit status {self._process.wait()})")
 
     def stop(self) -> LinkStatistics:
-        """Stops the process, and returns its statistics. Raises LabError if the process had failed before."""
+        """Stops the process, and returns its statistics. Raises LabError if the process has failed."""
         self._process.terminate()
         stdout, _ = self._process.communicate()
         if self._process.returncode:
@@ -108,7 +111,7 @@ class DelayedLink:
 
 
 def _open_tap(namespace: Namespace, name: str) -> FileIO:
-    """Creates a TAP device in `namespace`; it exists while the returned file or a copy of its descriptor is open."""
+    """Creates a TAP device in `namespace`; the device exists while the returned file, or a copy, is open."""
     try:
         with namespace.entered():
             tap = FileIO("/dev/net/tun", "r+")
@@ -120,13 +123,14 @@ def _open_tap(namespace: Namespace, name: str) -> FileIO:
 
 
 class _DelayQueue:
-    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes them when due."""
+    """Reads frames from both devices, keeps them in a heap ordered by due time, and writes each frame when due."""
 
     def __init__(self, near: int, far: int, networks: Sequence[Network]) -> None:
         self._near, self._far = near, far
         self._networks = networks
         self._half_delay_ns = lru_cache(maxsize=4096)(self._look_up)
-        # (due time in ns, sequence number, target descriptor, frame). The number orders frames with equal due times.
+        # (due time in ns, sequence number, target descriptor, frame). The sequence number orders frames with equal due
+        # times.
         self._waiting: list[tuple[int, int, int, bytes]] = []
         self._accepted = 0
         self._forwarded = self._queue_full = self._write_failed = 0
@@ -171,7 +175,11 @@ class _DelayQueue:
             self._late_ns.append(now_ns - due_ns)
 
     def _look_up(self, packed: bytes) -> int:
-        """Returns half of the delay of an address's longest matching prefix in ns, rounded up; 0 if none matches."""
+        """Returns half of the delay of an address in ns, rounded up.
+
+        The delay is that of the most specific server subnet that contains the address. If no subnet contains the
+        address, the delay is 0.
+        """
         if not packed:
             return 0
         address = ipaddress.ip_address(packed)

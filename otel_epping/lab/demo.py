@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares the results with these RTTs.
+"""`otel-epping demo`: runs the agent on real TCP traffic with known RTTs, and compares the measured RTTs with them.
 
-Clients exchange data through a router with servers in ten subnets; each subnet has its own delay (`otel_epping.lab`).
+Through a router, clients exchange data with servers in ten subnets. Each subnet has its own delay (`otel_epping.lab`).
 The agent watches the router's interface, and exports to an OpenTelemetry collector by other authors. The collector
 forwards the metrics to a sink. The table is computed only from the metrics in the sink.
 """
@@ -36,7 +36,8 @@ _SECONDS = 12
 _INTERVAL_S = 1
 _START_S = 15
 _STOP_S = 20
-# The limit by which a median may exceed the configured delay. The link runs in user space, and the machine may be busy.
+# A median may exceed the configured delay by 2 ms or by 10 % of the delay, whichever is more. The link runs in user
+# space, and the machine may be busy.
 _TOLERANCE_S = 0.002
 _TOLERANCE = 0.10
 _MIN_COUNT = 10
@@ -71,13 +72,13 @@ class SubnetResult:
 
 
 def _latest(points: list[Point]) -> list[Point]:
-    """Returns the last point of each series; its counts are cumulative."""
+    """Returns the last point of each series. The counts of this point are cumulative."""
     series = {tuple(sorted(point.attributes.items())): point for point in points}
     return list(series.values())
 
 
 def results(sink: Sink, networks: tuple[Network, ...]) -> Iterator[SubnetResult]:
-    """Yields the result of each network from the points in the sink; without RTTs of a network, its count is 0."""
+    """Yields the result of each network from the points in the sink; a network without RTTs has the count 0."""
     rtts = {
         point.attributes[semconv.SUBNET]: point.point
         for point in _latest(sink.points(metric_table.RTT.name))
@@ -148,7 +149,7 @@ def _measure(console: Console) -> tuple[list[SubnetResult], int]:
             f"lab: 2 clients, a router, a link with known delays, {len(lab.networks)} server subnets"
         )
         progress.console.print(f"collector: {forwarder.name}, OTLP/gRPC at {forwarder.grpc_endpoint}")
-        # The user's OTEL_* variables are removed, because they are for another agent and another collector.
+        # The user's OTEL_* variables are removed, because they configure another agent with another collector.
         ours = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
         environment = ours | {
             "OTEL_METRICS_EXPORTER": "otlp",

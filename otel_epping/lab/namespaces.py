@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Network namespaces without a name.
+"""Creates network namespaces without a name.
 
-`ip netns add` binds a namespace to a file, and a crash leaves the file behind. Here a namespace is only a file
-descriptor: a short-lived thread moves into a new namespace (`unshare(2)`), and this process keeps a descriptor of the
-namespace. The kernel removes the namespace and its interfaces after the last descriptor is closed and the last process
-in it has ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this
-process, even after SIGKILL.
+`ip netns add` binds a namespace to a file, which remains after a crash. Here a namespace is only a file descriptor: a
+short-lived thread moves into a new namespace (`unshare(2)`), and this process keeps a descriptor of the namespace. The
+kernel removes the namespace and its interfaces after the last descriptor is closed and the last process in it has
+ended. Processes are started with a parent-death signal (PR_SET_PDEATHSIG, `prctl(2)`), so they end with this process,
+even after SIGKILL.
 
-In Linux each thread can be in another network namespace: `Namespace.entered()` moves only the calling thread. A socket
-stays in the namespace in which it was opened. So one thread may use sockets of several namespaces.
+In Linux each thread of a process can be in a different network namespace. `Namespace.entered()` moves only the calling
+thread. A socket stays in the namespace in which it was opened. So one thread may use sockets of several namespaces.
 """
 
 import ctypes
@@ -24,7 +24,7 @@ __all__ = ["LabError", "Namespace", "start"]
 
 _CLONE_NEWNET = 0x40000000
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-# os.setns and os.unshare need Python 3.12.
+# os.setns and os.unshare need Python 3.12, so this module calls libc.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -33,12 +33,12 @@ class LabError(RuntimeError):
 
 
 def start(argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-    """Starts a process in text mode. The kernel kills it with SIGKILL when the calling *thread* ends.
+    """Starts a process in text mode. The kernel kills this process with SIGKILL when the calling *thread* ends.
 
-    Call this function from a thread that outlives the process. The process has its own session: Ctrl-C interrupts only
-    the calling process, which then stops its child processes in order. `popen_options` are passed to
-    `subprocess.Popen`. Raises LabError if `setpriv` is missing; if the program of `argv` is missing, the exit status is
-    127.
+    Call this function from a thread that outlives the process. The process has its own session, so Ctrl-C interrupts
+    only the calling process. The calling process can then stop its child processes in order. `popen_options` are passed
+    to `subprocess.Popen`. Raises LabError if `setpriv` is missing. If the program of `argv` is missing, the exit status
+    is 127.
     """
     try:
         return subprocess.Popen(
@@ -86,7 +86,7 @@ class Namespace:
 
     @property
     def path(self) -> str:
-        """A path of the namespace for `ip link ... netns PATH`; valid until close()."""
+        """A path to the namespace, for `ip link ... netns PATH`; valid until close()."""
         return f"/proc/{os.getpid()}/fd/{self._fd}"
 
     @contextmanager
@@ -107,7 +107,7 @@ class Namespace:
             os.close(origin)
 
     def run(self, *argv: str, stdin: str = "") -> str:
-        """Runs a command in the namespace, and returns its stdout. Raises LabError with its stderr if it fails."""
+        """Runs a command in the namespace, and returns its stdout. If it fails, raises LabError with its stderr."""
         process = self.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._processes.remove(process)
         with process:
@@ -124,14 +124,14 @@ class Namespace:
     def sysctl(self, key: str, value: int | str) -> None:
         """Sets a sysctl of the namespace, such as `net.ipv4.tcp_timestamps`. Raises LabError if this fails."""
         try:
-            # /proc/sys/net shows the namespace of the reading thread.
+            # /proc/sys/net has the settings of the calling thread's namespace.
             with self.entered():
                 Path("/proc/sys", key.replace(".", "/")).write_text(str(value))
         except OSError as error:
             raise LabError(f"in namespace {self.name}: cannot set {key}={value}: {error.strerror}") from error
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[str]:
-        """Starts a process in the namespace. It ends when the calling thread ends (see start()) or in close()."""
+        """Starts a process in the namespace. The process is killed when the calling thread ends, or by close()."""
         with self.entered():
             process = start(argv, **popen_options)
         self._processes.append(process)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The official OpenTelemetry Collector, `otelcol`, from the directory of the Python interpreter or from PATH."""
+"""Runs the official OpenTelemetry Collector, `otelcol`, from the directory of the Python interpreter or from PATH."""
 
 import json
 import os
@@ -14,9 +14,10 @@ __all__ = ["Otelcol"]
 
 
 class Otelcol(CollectorProcess):
-    """The official Collector. Entering raises LabError if it is not installed.
+    """The official Collector. Entry raises LabError if the Collector is not installed.
 
-    The Collector answers an export only after the sink has answered it, so no data are lost if the Collector stops.
+    The Collector has no queue: it forwards an export to the sink, and answers only after the sink has answered. So no
+    data are lost if the Collector stops.
     """
 
     name = "otelcol"
@@ -51,7 +52,7 @@ class Otelcol(CollectorProcess):
         return [binary, f"--config=yaml:{json.dumps(config)}"]
 
     def _environment(self) -> dict[str, str]:
-        """Returns our environment without OTEL_* variables, which are for SDKs; the Collector would apply them, too."""
+        """Returns our environment without OTEL_* variables: they are for SDKs, but the Collector would use them."""
         return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
 
 

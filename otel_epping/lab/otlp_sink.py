@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OTLP metrics receiver that keeps all requests, for the tests and the demo.
 
-It listens on both OTLP transports, gRPC and HTTP with protobuf (POST /v1/metrics), with and without gzip. It keeps all
-requests in order of arrival, with their sizes and headers. To simulate an outage, `fail_with(503)` makes it answer with
-HTTP status 503, or with the matching gRPC status (UNAVAILABLE), until `recover()`.
+The sink listens on both OTLP transports: gRPC, and HTTP with protobuf (POST /v1/metrics). Requests may be compressed
+with gzip. The sink keeps all requests in order of arrival, with their sizes and headers. To simulate an outage, call
+`fail_with(503)`. Then the sink answers with HTTP status 503, or with the matching gRPC status (UNAVAILABLE), until
+`recover()` is called.
 
-It runs in threads of the calling process, even if it listens in a `Namespace`: a listening socket belongs to the
-namespace in which it was opened, whichever thread serves it.
+The sink runs in threads of the calling process, even if it listens in a `Namespace`. A listening socket belongs to the
+namespace in which it was opened, so the thread that serves it may be in another namespace.
 """
 
 import gzip
@@ -53,7 +54,7 @@ _GRPC_STATUS = {
 
 @dataclass(frozen=True)
 class Received:
-    """A request: the message, its serialized size in bytes before compression, headers with lower-case names."""
+    """A request: the message, its serialized size in bytes before compression, and headers with lower-case names."""
 
     request: ExportMetricsServiceRequest
     size: int
@@ -62,7 +63,10 @@ class Received:
 
 
 class Point(NamedTuple):
-    """A data point with its resource and attributes; `temporality` as in OTLP: 1 delta, 2 cumulative; 0 for a gauge."""
+    """A data point, its resource and its attributes.
+
+    `temporality` has the numbers of OTLP: 1 for delta, 2 for cumulative. For a gauge it is 0.
+    """
 
     resource: dict[str, AttributeValue]
     attributes: dict[str, AttributeValue]
@@ -83,8 +87,8 @@ class Sink:
         self._rejected = 0
         self._fail_status: int | None = None
         self._changed = threading.Condition()
-        # The server is created outside the namespace, because gRPC starts threads here that all its servers and clients
-        # share.
+        # The server is created outside the namespace, because here gRPC starts threads that all gRPC servers and
+        # clients of the process share.
         self._grpc_server = grpc.server(ThreadPoolExecutor(2), options=[("grpc.so_reuseport", 0)])
         handler: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(self._export_grpc)
         generic = grpc.method_handlers_generic_handler(_GRPC_SERVICE, {_GRPC_METHOD: handler})
@@ -121,7 +125,7 @@ class Sink:
 
     @property
     def rejected(self) -> int:
-        """Number of requests answered with the status set by fail_with()."""
+        """Number of requests that were answered with the status set by fail_with()."""
         with self._changed:
             return self._rejected
 
@@ -143,8 +147,8 @@ class Sink:
     def wait_for(self, predicate: Callable[["Sink"], T], timeout_s: float) -> T:
         """Waits until `predicate(sink)` is true, and returns the value.
 
-        The predicate is evaluated again after each request. Raises TimeoutError with the number of accepted and
-        rejected requests.
+        The predicate is evaluated again after each request. After `timeout_s`, raises TimeoutError with the numbers of
+        accepted and rejected requests.
         """
         with self._changed:
             result = self._changed.wait_for(lambda: predicate(self), timeout_s)
@@ -199,7 +203,7 @@ class Sink:
 
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
-    block_on_close = False  # an idle keep-alive connection of an exporter must not delay the exit
+    block_on_close = False  # an exporter's idle keep-alive connection must not delay the exit
 
     def __init__(self, sink: Sink, port: int) -> None:
         self.sink = sink
@@ -240,7 +244,7 @@ def _attributes(pairs: Iterable[KeyValue]) -> dict[str, AttributeValue]:
 
 
 def _value(value: AnyValue) -> AttributeValue:
-    """Returns the Python value of a scalar attribute. Raises ValueError for arrays and maps; the agent sends none."""
+    """Returns the Python value of a scalar attribute. Raises ValueError for an array or a map: the agent sends none."""
     kind = value.WhichOneof("value")
     if kind not in ("string_value", "bool_value", "int_value", "double_value"):
         raise ValueError(f"unexpected attribute type {kind}")

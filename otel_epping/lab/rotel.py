@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""rotel (https://rotel.dev), a small OpenTelemetry collector, from its Python package.
+"""Runs rotel (https://rotel.dev), a small OpenTelemetry collector, from its Python package.
 
-The package contains the collector as one binary. Its Python wrapper is not used: it runs the binary as a daemon with a
-fixed pid file. The binary embeds Python, so each wheel is for one Python version; there is no wheel for Python 3.14.
+The package contains the collector as one binary. The Python wrapper of the package is not used, because the wrapper
+runs the binary as a daemon with a fixed pid file. The binary embeds Python, so each wheel is for one Python version;
+there is no wheel for Python 3.14.
 """
 
 import importlib.util
@@ -17,7 +18,7 @@ __all__ = ["Rotel"]
 
 
 class Rotel(CollectorProcess):
-    """The collector rotel. Entering raises LabError if the package is not installed."""
+    """The collector rotel. Entry raises LabError if the package is not installed."""
 
     name = "rotel"
 
@@ -34,7 +35,7 @@ class Rotel(CollectorProcess):
             f"--otlp-exporter-protocol={self._forward}",
             f"--otlp-exporter-endpoint=http://127.0.0.1:{self._sink_port}",
             "--otlp-exporter-retry-initial-backoff=200ms",
-            # rotel splits a full batch, and the rest of the batch loses its resource (0.0.1a15).
+            # rotel 0.0.1a15 splits a full batch, and the rest of the batch loses its resource.
             "--disable-batching",
         ]
 

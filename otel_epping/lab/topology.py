@@ -5,10 +5,11 @@
                       ├─ router ─ wan0 ═══ the link that delays packets ═══ uplink0 ─ servers
     legacy  10.2.0.2 ─┘
 
-`client` has Linux's default settings. `legacy` has TCP timestamps off, as in Windows. `router` forwards IPv4 and IPv6;
-RTTs are measured at its interface `wan0`. `servers` has one address in each server subnet: host 10. The link adds the
-RTT configured for each subnet, so RTTs measured at `wan0` can be compared with known values. The server subnets are
-reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so no real network uses them.
+`client` has Linux's default settings. `legacy` has TCP timestamps off, as in Windows. `router` forwards IPv4 and IPv6.
+RTTs are measured at the router's interface `wan0`. `servers` has one address in each server subnet: host number 10. The
+link adds the RTT that is configured for each subnet, so RTTs measured at `wan0` can be compared with known values. The
+server subnets are reserved for documentation and benchmarks (RFC 5737, RFC 2544, RFC 3849), so no real network uses
+them.
 """
 
 import ipaddress
@@ -47,7 +48,7 @@ def server_address(network: Network) -> str:
 
 
 class Lab:
-    """The running lab; a context manager. Raises LabError if it cannot be built.
+    """The running lab; a context manager. Raises LabError if the lab cannot be built.
 
     client, legacy, router, servers   the namespaces
     networks                          the server subnets and their RTTs
@@ -88,8 +89,8 @@ class Lab:
     def talk(self, host: Namespace, *options: str, addresses: Sequence[str] | None = None) -> subprocess.Popen[str]:
         """Starts the client program in `host`, with connections to `addresses` (default: all servers' addresses).
 
-        `options` are options of `traffic talk`. traffic.finish() ends the program, traffic.result() waits for its end;
-        both return its totals.
+        `options` are options of `traffic talk`. traffic.finish() ends the program, and traffic.result() waits for the
+        program's end. Both return the program's totals.
         """
         argv = [sys.executable, "-m", "otel_epping.lab.traffic", "talk", *options, *(addresses or self.addresses)]
         return host.popen(argv, stdout=subprocess.PIPE)
@@ -117,7 +118,7 @@ class Lab:
 
 
 def _interface(name: str, number: int, host: int) -> list[str]:
-    """Returns the `ip` commands that give an interface address `host` of local network `number`, and set it up."""
+    """Returns `ip` commands that set up an interface, with the address of host `host` in local network `number`."""
     return [
         f"address add 10.{number}.0.{host}/24 dev {name}",
         f"address add fd00:{number}::{host}/64 dev {name}",

@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The server and client programs for the lab's traffic: `python -m otel_epping.lab.traffic serve|talk`.
 
-`serve` answers on TCP port 5000 of all addresses, IPv4 and IPv6. A request has 100 to 1400 bytes. The first four bytes
-of a request are the lengths of the request and of the answer. Each write is one TCP segment in both directions, because
-asyncio sets TCP_NODELAY. `talk` keeps some connections to each given address, like the users of a web service. On each
-connection it sends a request, waits for the whole answer, pauses, and repeats. When it ends (after `--duration`, or on
-SIGTERM), it prints a line of JSON: answered requests per address, and errors per address and kind. If a connection
-breaks, `talk` counts an error and opens the connection again.
+`serve` answers on TCP port 5000 of all addresses, IPv4 and IPv6. A request has 100 to 1400 bytes. A request begins with
+two numbers of two bytes each: the length of the request and the length of the answer. In both directions, each write
+becomes one TCP segment, because asyncio sets TCP_NODELAY. `talk` keeps some connections to each given address, like the
+users of a web service. On each connection, `talk` sends a request, waits for the whole answer, pauses, and repeats
+these steps. If a connection breaks, `talk` counts an error and opens the connection again. `talk` ends after
+`--duration` or on SIGTERM. Then it prints a line of JSON: the number of answered requests per address, and the number
+of errors per address and kind.
 """
 
 import argparse
@@ -31,7 +32,7 @@ _SMALLEST, _LARGEST = 100, 1400
 
 @dataclass(frozen=True)
 class Totals:
-    """The totals of `talk`: answered requests per address, and errors per "address: kind"."""
+    """The totals of `talk`: numbers of answered requests per address, and numbers of errors per "address: kind"."""
 
     requests: Counter[str] = field(default_factory=Counter)
     errors: Counter[str] = field(default_factory=Counter)
@@ -44,7 +45,7 @@ def finish(talking: subprocess.Popen[str]) -> Totals:
 
 
 def result(talking: subprocess.Popen[str]) -> Totals:
-    """Waits for the end of a `talk` process with a duration, and returns its totals. Raises LabError if it failed."""
+    """Waits until a `talk` process with a duration ends; returns its totals. Raises LabError if the process failed."""
     stdout, _ = talking.communicate()
     if talking.returncode:
         raise LabError(f"the lab's client program ended with status {talking.returncode}")
@@ -74,7 +75,7 @@ async def _serve() -> None:
 
 
 async def _converse(address: str, pause_s: tuple[float, float], totals: Totals) -> None:
-    """Sends requests over one connection until it breaks."""
+    """Sends requests over one connection until the connection breaks."""
     reader, writer = await asyncio.open_connection(address, PORT)
     with closing(writer):
         while True:
@@ -102,7 +103,7 @@ async def _talk(addresses: list[str], connections: int, pause_s: tuple[float, fl
     )
     for signal_number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(signal_number, talking.cancel)
-    # The program is expected to end in one of these ways: the duration is over, or it receives SIGTERM or SIGINT.
+    # The program normally ends with one of these exceptions: after the duration, or on SIGTERM or SIGINT.
     with suppress(asyncio.TimeoutError, asyncio.CancelledError):
         await asyncio.wait_for(talking, duration_s)
     print(json.dumps(vars(totals)), flush=True)
