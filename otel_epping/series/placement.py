@@ -179,10 +179,10 @@ class Placement:
     def aggregate(self, wanted: Indexes, budget: Budget) -> None:
         """Moves subnets to the overflow point, to free their series.
 
-        These are the individual subnets that are not in `wanted`. If there are more covering prefixes than the budget
+        The individual subnets that are not in `wanted` are moved. If there are more covering prefixes than the budget
         allows, the subnets in covering prefixes are moved, too.
 
-        A subnet stays in its series until all counts of these series are delivered.
+        A subnet is moved only after all counts of its series are delivered.
         """
         unwanted = self.is_individual.copy()
         unwanted[wanted] = False
@@ -195,7 +195,7 @@ class Placement:
                     self._export_as(subnet, None)
 
     def individualize(self, wanted: Indexes, budget: Budget) -> None:
-        """Gives each subnet in `wanted` its own series, until the budget is used up. The most active subnet is first."""
+        """Gives each subnet in `wanted` its own series, the most active subnets first, until the budget is used up."""
         by_subnet = self._registry.by_subnet
         for subnet in self._with(wanted[~self.is_individual[wanted]]):
             if subnet.key in by_subnet or len(by_subnet) < budget.total:

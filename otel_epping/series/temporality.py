@@ -40,7 +40,7 @@ class Unsent:
 
 
 class TemporalityTracker:
-    """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time in ns at which counting started.
+    """Tracks the counts that one exporter has to deliver. `started_ns` is the Unix time in ns when counting started.
 
     reading  the latest reading
     """
@@ -88,7 +88,7 @@ class TemporalityTracker:
             self._acked.reset(rows)
 
     def _start_next_points(self, reading: Reading) -> None:
-        """Sets the start time of the next point, for all rows without pending counts, to the previous reading's time."""
+        """For all rows without pending counts, sets the start of the next point to the time of the previous reading."""
         if self._acked is None:
             self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:
@@ -98,7 +98,7 @@ class TemporalityTracker:
         self._acked.match(reading.counts)
 
     def rows(self) -> Indexes:
-        """Returns the rows to export. A row is exported if it has an owner and if it has pending counts or active flows.
+        """Returns the rows to export. These rows have an owner, and they have pending counts or active flows.
 
         A slot may get its owner while the slots are read. The slot's row may then have counts but no owner. It has an
         owner from the next reading on.
@@ -107,7 +107,7 @@ class TemporalityTracker:
         return np.flatnonzero(exported & (self._start_ns != 0))
 
     def _find_pending(self) -> Flags:
-        """Returns an array that is true for the rows of the latest reading that have counts without acknowledgement.
+        """Returns an array that is true for each pending row of the latest reading.
 
         Histograms and counters are read in parallel, so an RTT and its packet may be in different readings. A row is
         pending if its RTTs or its packets are not acknowledged.
@@ -145,7 +145,7 @@ class TemporalityTracker:
         return self._acked_interfaces[UNKNOWN_INTERFACE][1] if self._acked_interfaces else None
 
     def delivered(self) -> frozenset[Gone]:
-        """Returns the gone interfaces of the latest reading, if all counts of the interface are acknowledged."""
+        """Returns the interfaces in the latest reading's `gone` whose counts are all acknowledged."""
         if self._interfaces_wait or not self.reading.gone:
             return frozenset()
         waiting = set(self.reading.slots["key"]["interface"][self._waiting].tolist())
