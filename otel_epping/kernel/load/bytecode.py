@@ -122,7 +122,7 @@ def _graph(code: bytes) -> dict[int, _Block]:
 
 
 def _order(blocks: dict[int, _Block]) -> list[int]:
-    """Returns the new order of the blocks: first all hot blocks in their old order, then all cold blocks in theirs.
+    """Returns the new order of the blocks: first all hot blocks, then all cold blocks. Both groups keep the old order.
 
     A block is hot if it contains no mark and can be reached from the start through blocks without marks.
     """
@@ -142,7 +142,7 @@ def _order(blocks: dict[int, _Block]) -> list[int]:
 def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
     """Returns the code of the blocks in this order, without marks.
 
-    If the new order puts another block after a block, the condition of the block's jump is inverted, or a jump is added.
+    If a block is not followed by `falls_to` any more, the condition of its jump is inverted, or a jump is added.
     """
     units: list[bytes | _Jump] = []
     new_positions: dict[int, int] = {}

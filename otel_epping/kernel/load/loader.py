@@ -61,7 +61,7 @@ def source_folder() -> Path:
 def interpreters() -> list[str]:
     """Returns the interpreters that may have BCC.
 
-    If this interpreter has a module `bcc`, it comes first. The interpreters of the system come after it.
+    If this interpreter has a module `bcc`, this interpreter comes first. The system's interpreter comes after it.
     """
     own = [sys.executable] if importlib.util.find_spec("bcc") else []
     return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
