@@ -26,7 +26,7 @@ from otel_epping.kernel.attach.interfaces import Role
 
 _log = logging.getLogger("otel_epping")
 
-# The keys of about this number of flows are compared in one scan. If there are more flows, a sample of them is compared.
+# One scan compares the keys of about this number of flows. If there are more flows, it compares a sample of them.
 _COMPARED = 4096
 # If an interface has at least this number of flows without the other direction, for at least this time, they are
 # reported. A smaller number of such flows may come from stray packets. If the time is shorter, the packets of the other
@@ -72,7 +72,7 @@ class Flows(NamedTuple):
 
     @property
     def is_one_way(self) -> bool:
-        """True if the other direction is missing for more than nine in ten flows, and for at least _MIN_ONE_WAY."""
+        """True if more than nine in ten flows are `one_way` flows, and at least _MIN_ONE_WAY flows are."""
         return self.one_way >= _MIN_ONE_WAY and self.one_way > 9 * (self.both_ways + self.same_way)
 
 
@@ -131,7 +131,7 @@ def _ends(keys: Records, first: str, second: str) -> list[bytes]:
 
 
 def count_pairs(pairs: Records, epoch: int, identifier: int) -> int:
-    """Counts the pairs of subnets for which packets of both directions pass the interface as incoming packets.
+    """Counts the pairs of subnets with packets of both directions that are all incoming, or all outgoing.
 
     pairs  the entries of the slot cache: records of struct slot_cache_entry
     """

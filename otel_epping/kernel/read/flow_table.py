@@ -22,9 +22,8 @@ IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
 _NO_SLOT = 0  # stands for "no cached slot"; its epoch is 0, which is before all other epochs
-# Minimum time between two scans of the table. Scans are limited because a scan takes as long as the rest of a reading.
-# If a flow has no packet for IDLE_NS, it has ended in silence. The end is then counted with a delay of about a tenth of
-# IDLE_NS.
+# Minimum time between two scans of the table, a tenth of IDLE_NS. Scans are limited because a scan takes as long as the
+# rest of a reading. If a flow has no packet for IDLE_NS, it has ended in silence. The next scan counts this end.
 _SCAN_INTERVAL_NS = IDLE_NS // 10
 _SOON_NS = 1_000_000_000
 
