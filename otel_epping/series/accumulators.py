@@ -67,7 +67,7 @@ class ReadingDelta:
     def increments(self, reading: Reading, rows: Indexes) -> Iterator[Increments]:
         """Yields the increments of these rows, for some rows at a time.
 
-        The increments of all other rows remain for a later call.
+        The increments of all other rows are part of the result of a later call.
         """
         counts = reading.counts
         for begin in range(0, len(rows), _ROWS_AT_ONCE):

@@ -15,13 +15,13 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 
-# Buckets are read in blocks of this number of buckets. A block fills a cache line. To read single buckets takes twice as
-# long.
+# Buckets are read in blocks of this number of buckets. A block fills a cache line. To read single buckets takes twice
+# as long.
 BLOCK = 16
 # numpy copies an item of this type as a whole. To copy 16 separate numbers takes twice as long.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read up to this
-# number of times.
+# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read up to
+# this number of times.
 _TRIES = 16
 # If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
 # reading, this is done up to this number of times.
@@ -41,7 +41,7 @@ def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> No
 
 
 def _copy_blocks(words: Words, places: Indexes) -> Words:
-    """Copies the blocks that start at these places. The result has the copies one after the other: (places * BLOCK,)."""
+    """Copies the blocks that start at these places, one after the other. The shape is (places * BLOCK,)."""
     at_any_word = np.ndarray(len(words) - BLOCK + 1, _BLOCK_TYPE, words, strides=(4,))
     return at_any_word[places].view(np.uint32)
 
@@ -94,7 +94,7 @@ class HistogramReader:
         self._end = self._first + self._counts.buckets.lengths
 
     def work(self, visit: Callable[[int, Records], None]) -> None:
-        """Reads one part after the other until all parts are read. Several threads may call this method at the same time.
+        """Reads one part after the other until all parts are read. Several threads may call this at the same time.
 
         visit  a function that is called for each part. Its arguments are the number of the part's first row, and the
                program's rows of the part

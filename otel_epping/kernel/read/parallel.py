@@ -34,7 +34,7 @@ def run_parallel(function: Callable[[], _T]) -> Iterator["Future[_T]"]:
     Yields the function's Future. If the function raises an exception, the method result() of the Future raises it.
 
     If no thread can be started, the function runs before the block. From Python 3.12 on, no thread can be started while
-    the interpreter exits, which is when the last export is made. A ThreadPoolExecutor would accept no work at that time.
+    the interpreter exits. The last export is made at that time. A ThreadPoolExecutor would then accept no work.
     """
     outcome: Future[_T] = Future()
 
