@@ -48,7 +48,7 @@ def _check_idle_timeout(idle_timeout_ns: int) -> None:
 
 
 class EppingCollector:
-    """Loads the program. If the collector is used in a `with` statement, the end of the block detaches the program.
+    """Loads the program. At the end of a `with` block, the collector detaches and closes the program.
 
     `directions` has the flows whose RTTs cannot be measured, as readers have found them. `started_ns` is the Unix time
     in ns at which counting could start. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are

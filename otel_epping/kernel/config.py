@@ -57,8 +57,8 @@ def tick_ns() -> int:
 class EppingConfig:
     """Configuration of the kernel program. Raises EppingError for a value out of range.
 
-    max_subnets         number of slots. A slot has one histogram. Each combination of subnet, interface, side and
-                        method needs its own slot
+    max_subnets         number of slots. Each combination of subnet, interface, side and method needs a slot for its
+                        histogram. Combinations without a slot are counted in the overflow slot
     max_flows           number of entries in the TCP flow table
     prefix_v4           prefix length of IPv4 subnets, in bits
     prefix_v6           prefix length of IPv6 subnets, in bits

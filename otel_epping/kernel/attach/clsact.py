@@ -159,8 +159,8 @@ class ClsactFilter:
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
         # The socket is opened before the filter is added, so that no other agent removes the filter as a stale filter.
-        # If a malicious user holds the address of the socket, our agent has no socket. But other agents still conclude
-        # that the owner of the filter lives, and keep the filter.
+        # If a malicious user holds the address of the socket, our agent cannot open the socket. But other agents still
+        # conclude that the owner of the filter lives, and keep the filter.
         self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(
@@ -196,8 +196,8 @@ class ClsactFilter:
     def programs_before(self) -> str:
         """Describes the filters and TCX programs that run before our filter. Returns '' if there are none.
 
-        Does not include filters and programs of otel-epping, and no TCX programs if the agent is not permitted to list
-        them. Raises OSError if the interface is gone.
+        Filters and programs of otel-epping are left out. If the agent is not permitted to list TCX programs, they are
+        left out, too. Raises OSError if the interface is gone.
         """
         try:
             programs = tcx.attached(self._ifindex, self._direction)

@@ -13,10 +13,10 @@ overtaken  Another program was attached and may run before our program. The moni
 unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many such
            packets are a fault. The limit depends on the interface: see _cause().
 
-While the interface has a fault, the agent is not ready. The interface has a fault while packets are hidden or the
-program is not attached to a hook. After our program was moved or attached again, the fault stays for 3 s more. Each
-fault is logged once, with its cause and cure. When packets are seen again after a fault of unseen packets, the monitor
-logs this, too.
+While an interface has a fault, the agent is not ready. An interface has a fault while packets are hidden or our program
+is not attached to a hook. When the monitor attaches our program again, or moves it because packets are missing, the
+fault stays for 3 s more. The monitor logs each fault once, with its cause and cure. When packets are seen again after a
+fault of unseen packets, the monitor logs this, too.
 """
 
 import errno

@@ -79,7 +79,7 @@ class InterfaceMonitor:
         return [text for text in self._selection.all if not any(matches(text, link, routes) for link in existing)]
 
     def select(self, selection: Selection) -> None:
-        """Changes the selection. If the old and the new selection contain an interface, it is watched all the time.
+        """Changes the selection. If an interface is in both selections, it is watched without interruption.
 
         Raises EppingError if no netlink socket can be opened. In this case, the selection does not change.
         """
@@ -97,7 +97,7 @@ class InterfaceMonitor:
             _log.warning("there is no interface %s yet: the agent attaches when it appears", text)
 
     def follow(self) -> None:
-        """Reads the notifications, and then attaches to new interfaces and detaches from others.
+        """Reads the notifications. Then attaches to the interfaces that are now selected, and detaches from all others.
 
         Sets `is_outdated` if this fails, for example because the process has no free descriptor for a netlink socket.
         """

@@ -39,8 +39,8 @@ class HookEntry:
     hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
     text       a description of the program or filter
     is_ours    true if the program or filter belongs to otel-epping
-    is_before  true if the program or filter runs before otel-epping's program. If otel-epping's program is not
-               attached, the place where it would be attached is used
+    is_before  true if the program or filter runs before otel-epping's program, or would run before it if
+               otel-epping's program were attached
     """
 
     hook: str
