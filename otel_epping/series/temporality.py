@@ -100,8 +100,8 @@ class TemporalityTracker:
     def rows(self) -> Indexes:
         """Returns the rows to export. These rows have an owner, and they have pending counts or active flows.
 
-        A slot may get its owner while the slots are read. The slot's row may then have counts but no owner. It has an
-        owner from the next reading on.
+        A slot may get its owner while the slots are read. The slot's row may then have counts but no owner. The row has
+        an owner from the next reading on.
         """
         exported = self._pending | (self.reading.active != 0)
         return np.flatnonzero(exported & (self._start_ns != 0))

@@ -3,8 +3,8 @@
 
 A message consists of a header, a struct that depends on the message type, and attributes. Numbers are in the machine's
 byte order. This file implements only the functions that links.py, routes.py and traffic_control.py need. The package
-pyroute2 implements the whole protocol, but to import pyroute2 takes 10 MB of memory and 80 ms. To import all of our
-settings, including their model, takes less memory and time.
+pyroute2 implements the whole protocol, but the import of pyroute2 takes 10 MB of memory and 80 ms. The import of all
+our settings, including their model, takes less memory and time.
 """
 
 import errno
@@ -23,9 +23,8 @@ _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, p
 ATTRIBUTE = struct.Struct("=HH")
 
 _DATAGRAM = 1 << 16
-_MAX_REQUESTS = (
-    32  # maximum number of requests in a datagram; the answers to all of them must fit into the socket's buffer
-)
+# Maximum number of requests in a datagram. The answers to all of these requests must fit into the socket's buffer.
+_MAX_REQUESTS = 32
 _TIMEOUT_S = 1.0
 # The size of the buffer for notifications, in bytes. The kernel limits the size to net.core.rmem_max.
 _LISTENER_BUFFER = 1 << 20

@@ -145,7 +145,7 @@ class Slots:
 
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = grow(self._events, rows)
-        # A new slot may be live before a reader has read any of its counts. So its time of the last change is now.
+        # A new slot may be live before a reader has read any of its counts. So a new slot counts as changed now.
         self._changed_ns = grow(self._changed_ns, rows, now_ns)
         self._is_closing = grow(self._is_closing, rows)
 

@@ -101,8 +101,8 @@ class SubnetCounters:
 
         since  (rows,) as for FlowTable.active()
 
-        Returns two results: for each row, the number of ends of active flows; and the number of entries in the flow
-        table. The shape of the first result is (rows,). Raises OSError.
+        Returns the number of ends of active flows for each row, in an array of the shape (rows,). Also returns the
+        number of entries in the flow table. Raises OSError.
         """
         counters = counts.counters[: len(since)]
         self._read_flow_counters(counters)
