@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Types of arrays, and functions for arrays that grow when more slots are in use."""
+"""Types of numpy arrays, a function that adds rows to an array, and a function that views structs as a matrix."""
 
 from typing import Any, TypeVar
 
@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 # Counts, sums of counts, and RTTs in ns.
 Counts = npt.NDArray[np.uint64]
-# Numbers of rows and of buckets, positions in arrays, and lengths.
+# Row numbers, bucket numbers, positions in arrays, and lengths.
 Indexes = npt.NDArray[np.int64]
-# Times in ns: Unix time, unless a docstring names another clock.
+# Times in ns. They are Unix times unless a docstring names another clock.
 Times = npt.NDArray[np.int64]
-# The program's 32-bit numbers.
+# 32-bit numbers of the program.
 Words = npt.NDArray[np.uint32]
 Flags = npt.NDArray[np.bool_]
 # Structs.
@@ -33,5 +33,5 @@ def grow(array: npt.NDArray[_T], rows: int, fill: int = 0) -> npt.NDArray[_T]:
 
 
 def as_matrix(records: Records) -> Counts:
-    """Returns structs of 64-bit counters as a matrix of the shape (records, counters). The result is a view."""
+    """Returns a view of structs of 64-bit counters as a matrix. The shape of the matrix is (records, counters)."""
     return records.view(np.uint64).reshape(len(records), -1)

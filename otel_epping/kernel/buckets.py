@@ -3,7 +3,7 @@
 
 At scale s, bucket i of an OpenTelemetry exponential histogram holds the values v with 2^(i/2^s) < v <= 2^((i+1)/2^s)
 seconds (metrics data model, "ExponentialHistogram"). A whole number of nanoseconds v is in bucket i if
-edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). Rounding the edges down does not move any whole
+edge(i) < v <= edge(i + 1), where edge(i) = floor(1e9 * 2^(i/2^s)). The edges are rounded down. This moves no whole
 number of nanoseconds to another bucket, because there is no whole number n with floor(x) < n <= x.
 
 The kernel finds the bucket of an RTT with a table of cells (bpf/histogram.h).
@@ -28,9 +28,9 @@ _NO_EDGE = 2**64 - 1
 def edge_ns(index: int, scale: int) -> int:
     """Returns 2^(index / 2^scale) seconds in ns, rounded down.
 
-    This is the 2^scale-th root of (1e9)^(2^scale) * 2^index. It is computed by taking the integer square root `scale`
-    times. Repeated integer square roots give the exact integer part of this root, so no floating-point arithmetic is
-    needed.
+    The result is the 2^scale-th root of (1e9)^(2^scale) * 2^index. To compute this root, the function takes the integer
+    square root `scale` times. Repeated integer square roots give the exact integer part of the root, so the function
+    needs no floating-point arithmetic.
     """
     root: int = 10 ** (9 << scale)
     root = root << index if index >= 0 else root >> -index
@@ -53,16 +53,16 @@ def first_index(scale: int) -> int:
 
 
 def bucket_count(scale: int) -> int:
-    """Returns the number of the kernel's buckets, which cover 1 us to 64 s."""
+    """Returns how many buckets the kernel has. The buckets cover 1 us to 64 s."""
     return index_of(RTT_MAX_NS, scale) - first_index(scale) + 1
 
 
 def cells(scale: int) -> npt.NDArray[np.uint64]:
-    """Returns the rows (edge_ns, bucket) of the kernel's table `cells`. The shape is (cells, 2).
+    """Returns the rows (edge_ns, bucket) of the kernel's table `cells`. The shape of the result is (cells, 2).
 
-    A cell is the range of nanoseconds that have the same leading bit and the same `scale + 1` bits after it. A cell is
-    narrower than every bucket, so it contains at most one edge. In a cell, RTTs up to `edge_ns` are in `bucket`, and
-    longer RTTs are in the next bucket. `edge_ns` is 2^64 - 1 if the cell contains no edge.
+    All numbers of nanoseconds in a cell have the same highest bit and the same `scale + 1` bits after the highest bit.
+    A cell is narrower than every bucket, so it contains at most one edge. In a cell, RTTs up to `edge_ns` are in
+    `bucket`, and longer RTTs are in the next bucket. `edge_ns` is 2^64 - 1 if the cell contains no edge.
     """
     first = first_index(scale)
     fractions = 1 << (scale + 1)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The collector: the loaded program, the interfaces that it watches, and the readers of its counts.
 
-The program only increases its counts, and reading does not reset them. So any number of readers can read at any time,
-and a failed export loses no counts. The counts of an interval are the difference between two readings.
+The program only increases its counts, and a reader does not reset them. So any number of readers can read the counts at
+any time, and a failed export loses no counts. The counts of an interval are the difference between two readings.
 """
 
 import os
@@ -31,8 +31,8 @@ from otel_epping.kernel.read.slots import Slots
 from otel_epping.kernel.read.waiting_rtts import count_waiting
 from otel_epping.kernel.wall_clock import Clock
 
-# Slots are assigned in ascending order, but when two CPUs compete for a slot, a few slots can be skipped. So if this
-# number of consecutive slots are free, all slots after them are free, too.
+# Slots are assigned in ascending order. But when two CPUs compete for a slot, a few slots can be skipped. If this many
+# consecutive slots are free, all later slots are free, too.
 _SCAN_ROWS = 1024
 
 
@@ -48,9 +48,9 @@ def _check_idle_timeout(idle_timeout_ns: int) -> None:
 
 
 class EppingCollector:
-    """Loads the program. As a context manager, it detaches and closes the program at the end of the `with` block.
+    """Loads the program. At the end of a `with` block, the collector detaches and closes the program.
 
-    `directions` has the flows that readers have found and whose RTTs cannot be measured. `started_ns` is the Unix time
+    `directions` has the flows whose RTTs cannot be measured, as readers have found them. `started_ns` is the Unix time
     in ns at which counting could start. If nothing was counted for a subnet during `idle_timeout_ns`, its slots are
     freed. If `idle_timeout_ns` is 0, slots are never freed.
 
@@ -63,15 +63,15 @@ class EppingCollector:
         self.program = loader.load(self.config)
         close_maps = weakref.finalize(self, _close, [entry.fd for entry in self.program.maps.values()])
         self._close_program = weakref.finalize(self, _close, list(self.program.entry_points.values()))
-        # The finalizers do not run at exit, because other exit handlers may still read. The kernel closes the
-        # descriptors when the process ends.
+        # The finalizers do not run when the interpreter exits, because other exit handlers may still read the maps. The
+        # kernel closes the descriptors when the process ends.
         close_maps.atexit = self._close_program.atexit = False
         self.directions = Directions()
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
-        # These references are weak. A slot is freed when all readers have read it, and it must not wait for a reader
-        # that no longer exists.
+        # A slot is freed when all readers have read its final counts. These references are weak, so that the slot does
+        # not wait for a reader that no longer exists.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
@@ -91,13 +91,14 @@ class EppingCollector:
     def attach(self, interface: str, role: Literal["wan", "lan", "mirror"] = "wan") -> None:
         """Attaches the program to both hooks of an interface, and keeps it attached and first on these hooks.
 
-        A thread checks the hooks each second. It attaches the program again if another process has detached it, and
-        logs the cause if packets are hidden from the program. `role` is the position of the interface in the network:
+        A thread checks the hooks each second. If another process has detached the program, the thread attaches it
+        again. If packets are hidden from the program, the thread logs the cause. `role` is the position of the
+        interface in the network:
 
             wan     packets that arrive come from the external side
             lan     packets that arrive come from the internal side
-            mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and their sides are not known. Set
-                    `copies` in the configuration to recognize packets that arrive twice
+            mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and the program does not know from
+                    which side a packet comes. If packets can arrive twice, set `copies` in the configuration
 
         Raises EppingError if the interface does not exist, is down or does not carry IP, or if the kernel refuses to
         attach the program.
@@ -120,11 +121,11 @@ class EppingCollector:
 
     @property
     def idle_timeout_ns(self) -> int:
-        """The time in ns after which the slots of an idle subnet are freed. 0: slots are never freed."""
+        """The time in ns after which the slots of an idle subnet are freed; 0 if slots are never freed."""
         return self.slots.idle_ns
 
     def change_idle_timeout(self, idle_timeout_ns: int) -> None:
-        """Sets the idle timeout in ns, from the next reading on. Raises EppingError for a value out of range.
+        """Sets the idle timeout in ns for the next and all later readings. Raises EppingError for a value out of range.
 
         Do not call this method if a producer without limits was created while the timeout was 0. Such a producer does
         not expect freed slots.
@@ -134,7 +135,7 @@ class EppingCollector:
             self.slots.idle_ns = idle_timeout_ns
 
     def now_ns(self) -> int:
-        """Returns the current Unix time in ns, for a new reading. Each result is later than the previous result."""
+        """Returns the current Unix time in ns, as the time of a reading. Each result is later than the previous one."""
         return self._clock()
 
     def reader(self) -> Reader:
@@ -150,9 +151,9 @@ class EppingCollector:
         return reader
 
     def _count_rows(self) -> int:
-        """Returns how many of the first rows must be read, so that all slots that are or were in use are included.
+        """Returns how many rows a reader must read to read all slots that are or were in use.
 
-        Row 0 is always in use.
+        These rows are the first rows of the tables. Row 0 is always in use.
         """
         slots = self._arrays["slots"]
         while self._rows_in_use < slots.length:
@@ -167,12 +168,12 @@ class EppingCollector:
     def _next_interval(self, reader: Reader) -> Iterator[Interval]:
         """Ends the program's current interval, and lets one reader use the new interval (bpf/histogram.h).
 
-        No other reader gets an interval before the `with` block ends. The rows in use are counted after the end of the
-        interval, so that each slot with an RTT in that interval is included.
+        No other reader gets an interval before the `with` block ends. The collector first ends the old interval, and
+        then counts the rows in use. So each slot with an RTT in the old interval is included.
 
-        Benign race: a CPU that records an RTT at this moment may update the minimum or maximum of the ended interval
-        after it was read. This update is lost, because no reader reads that interval again. The RTT itself is counted
-        in its bucket.
+        Benign race: while the interval ends, a CPU may be recording an RTT. The CPU may then update the minimum or
+        maximum of the old interval after the reader has read it. This update is lost, because no reader reads the old
+        interval again. The RTT itself is counted in its bucket.
         """
         with self._lock:
             self._control.interval += 1
@@ -188,11 +189,11 @@ class EppingCollector:
             )
 
     def waiting(self) -> int:
-        """Returns the number of RTT samples that were started and still wait for a reply."""
+        """Returns the number of RTT samples that wait for a reply."""
         return count_waiting(self._arrays["flows"], self.program.maps["transactions"])
 
     def interface_packets(self, numbers: Sequence[int]) -> npt.NDArray[np.int64]:
-        """Returns the numbers of packets received and transmitted on interfaces: (len(numbers), 2).
+        """Returns how many packets each interface has received and transmitted. The shape is (len(numbers), 2).
 
         numbers  the numbers of the interfaces
         """
@@ -202,11 +203,11 @@ class EppingCollector:
 
     @property
     def kernel_bytes(self) -> dict[str, int]:
-        """The memory of each map in bytes, as the kernel accounts it, by name."""
+        """The memory in bytes that the kernel reports for each map, by the name of the map."""
         return {name: map_array.map_info(entry.fd)["memlock"] for name, entry in self.program.maps.items()}
 
     def run_stats(self) -> dict[str, tuple[int, int]]:
-        """Returns (number of runs, total run time in ns) of each entry point, by name. After close(), returns {}.
+        """Returns (number of runs, total run time in ns) of each entry point, by name. Returns {} after close().
 
         The kernel counts runs and run time only while the sysctl kernel.bpf_stats_enabled is 1.
         """
@@ -219,7 +220,8 @@ class EppingCollector:
     def verified_instructions(self) -> dict[str, int] | None:
         """The number of instructions that the verifier processed for each entry point, by name.
 
-        The kernel's limit is one million. None if the kernel does not report the number (before Linux 5.16).
+        The kernel's limit is one million instructions. The result is None if the kernel does not report the number
+        (before Linux 5.16).
         """
         infos = {name: map_array.map_info(fd) for name, fd in self.program.entry_points.items()}
         if not all("verified_insns" in info for info in infos.values()):

@@ -57,20 +57,21 @@ def tick_ns() -> int:
 class EppingConfig:
     """Configuration of the kernel program. Raises EppingError for a value out of range.
 
-    max_subnets         number of slots. Each combination of subnet, interface, side and method with a histogram of its
-                        own needs a slot
+    max_subnets         number of slots. Each combination of subnet, interface, side and method needs a slot for its
+                        histogram. Combinations without a slot are counted in the overflow slot
     max_flows           number of entries in the TCP flow table
     prefix_v4           prefix length of IPv4 subnets, in bits
     prefix_v6           prefix length of IPv6 subnets, in bits
     sample_interval_ns  minimum time between two RTT samples of a flow in one direction, in ns. 0: all samples are taken
-    max_age_ns          maximum RTT, in ns. An RTT is not counted if the reply takes longer
+    max_age_ns          maximum RTT, in ns. Longer RTTs are not counted
     scale               scale of the exponential histograms. A range from x to 2x has 2^scale buckets
     methods             names of the methods that measure RTTs (docs/methods.md)
     tunnels             if true, measures the packets inside GRE, VXLAN and IP-in-IP tunnels, not the outer packets
-    hook                "tcx", "clsact" or "auto". "auto" means TCX if the kernel has it (Linux 6.6), or clsact
+    hook                "tcx", "clsact" or "auto". "auto" means "tcx" if the kernel has TCX (Linux 6.6 and later), and
+                        "clsact" otherwise
     copies              if true, recognizes packets that are seen twice, at mirror ports and in captures
-    events              if true, reports single RTTs and flow events in a ring buffer, for `otel-epping watch`
-    packet_clock        if true, takes the time from the packets of a capture instead of the kernel's clock
+    events              if true, writes each RTT and each flow event to a ring buffer, for `otel-epping watch`
+    packet_clock        if true, reads the time from the packets of a capture, not from the kernel's clock
     """
 
     max_subnets: int = 16_384

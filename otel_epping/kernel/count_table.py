@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of counts: all counts of each row at some moment. Exported counts are the difference between two tables."""
+"""The table of counts: all counts of each row at one moment. Exported counts are the difference between two tables."""
 
 from dataclasses import dataclass
 
@@ -53,11 +53,11 @@ class CountTable:
             self.sum_ns[rows] = self.counters[rows] = 0
 
     def differs(self, other: "CountTable") -> Flags:
-        """Returns, for each row, whether its counters or sums differ between two tables. The shape is (rows,)."""
+        """Returns an array that is true for the rows whose counters or sums differ in `other`. The shape is (rows,)."""
         return np.asarray((self.counters != other.counters).any(axis=1) | (self.sum_ns != other.sum_ns))
 
     def is_counted(self) -> Flags:
-        """Returns, for each row, whether any of its counters, or its sum, is not 0. The shape is (rows,)."""
+        """Returns an array that is true for the rows in which the sum or a counter is not 0. The shape is (rows,)."""
         return np.asarray(self.counters.any(axis=1) | (self.sum_ns != 0))
 
     def select(self, rows: Indexes) -> "CountTable":

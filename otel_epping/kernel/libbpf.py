@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The functions of libbpf.so.1 that the agent calls. Each function raises OSError with the kernel's errno.
 
-BCC depends on libbpf, so libbpf is installed wherever BCC is installed. libbpf does not need LLVM, so loading libbpf
-takes little time and memory.
+BCC depends on libbpf, so each machine with BCC also has libbpf. libbpf does not need LLVM, so the library can be loaded
+in little time and memory.
 """
 
 import ctypes
@@ -23,8 +23,8 @@ BPF_TCX_EGRESS = 47
 BPF_NETKIT_PRIMARY = 54
 BPF_NETKIT_PEER = 55
 
-# Attaches a program before another program. If no other program is given, the program is attached at the head of the
-# hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
+# With this flag, the kernel attaches a program before a given other program. If no other program is given, the kernel
+# attaches the program at the head of the hook's list (bpf_mprog_attach() of kernel/bpf/mprog.c).
 BPF_F_BEFORE = 1 << 3
 # The program names of every otel-epping agent begin with this prefix.
 PROGRAM_PREFIX = "epping_"
@@ -50,14 +50,15 @@ def _library() -> ctypes.CDLL:
         library = ctypes.CDLL("libbpf.so.1", use_errno=True)
     except OSError as error:
         raise EppingError(missing_message()) from error
-    # libbpf also prints the errors that it returns. One of these errors is expected: the qdisc already exists.
+    # libbpf prints each error in addition to returning it. The call turns this off, because one error is expected: the
+    # qdisc already exists.
     library.libbpf_set_print(None)
     library.libbpf_version_string.restype = ctypes.c_char_p
     return library
 
 
 def missing_message() -> str:
-    """Returns the error message for a machine without libbpf.so.1. It names the cure."""
+    """Returns the error message for a machine without libbpf.so.1. The message names the cure."""
     try:
         ctypes.CDLL("libbpf.so.0")
     except OSError:
@@ -89,7 +90,7 @@ def load_noop() -> int:
 
 
 class _LinkOptions(ctypes.Structure):
-    """The first members of struct bpf_link_create_opts. libbpf before 1.3 has no further members for a TCX hook."""
+    """The first members of struct bpf_link_create_opts. libbpf 1.3 introduced more members for TCX hooks."""
 
     _fields_ = (("size", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("reserved", ctypes.c_uint32))
 
@@ -130,7 +131,10 @@ class _LinkInfo(ctypes.Structure):
 
 
 def link_target(link_fd: int) -> tuple[int, int]:
-    """Returns the id of a TCX link's program, and the index of the link's interface. The index is 0 after a detach."""
+    """Returns the id of a TCX link's program, and the index of the link's interface.
+
+    The index is 0 if the link is detached.
+    """
     info = _LinkInfo()
     size = ctypes.c_uint32(ctypes.sizeof(info))
     _check(_library().bpf_obj_get_info_by_fd(link_fd, ctypes.byref(info), ctypes.byref(size)))
@@ -152,7 +156,7 @@ def attached_programs(ifindex: int, attach_type: int) -> list[int]:
 
 
 def program_name(program: int) -> str:
-    """Returns the name of a program, given its id; '' without CAP_SYS_ADMIN, or if the program is gone."""
+    """Returns the name of the program with this id. Returns '' without CAP_SYS_ADMIN, or if the program is gone."""
     fd = int(_library().bpf_prog_get_fd_by_id(program))
     if fd < 0:
         return ""
@@ -214,8 +218,8 @@ def tc_remove_qdisc(ifindex: int) -> None:
 def tc_attach(program_fd: int, ifindex: int, point: int, handle: int, priority: int) -> None:
     """Adds a program to a clsact qdisc, as a direct-action filter.
 
-    With priority 0, the kernel chooses the priority. This is 49152, or one less than the lowest priority that the
-    kernel has chosen for another filter.
+    If `priority` is 0, the kernel chooses the priority. The chosen priority is 49152, or one less than the lowest
+    priority that the kernel has chosen for another filter.
     """
     options = _tc_options(program_fd=program_fd, handle=handle, priority=priority)
     _check(_library().bpf_tc_attach(_tc_hook(ifindex, point), options))
@@ -227,12 +231,12 @@ def tc_detach(ifindex: int, point: int, handle: int, priority: int) -> None:
 
 
 def map_update(map_fd: int, key: bytes | None, value: bytes) -> None:
-    """Sets an element of a map. If `key` is None, the map is a queue, and the value is pushed to the queue."""
+    """Sets an element of a map. If the map is a queue, pushes the value to the queue; `key` is None in this case."""
     _check(_library().bpf_map_update_elem(map_fd, key, value, 0))
 
 
 def map_lookup(map_fd: int, key: bytes, size: int) -> bytes | None:
-    """Returns the value of `size` bytes at `key`, or None if the map has no such key."""
+    """Returns the value of a key, or None if the map does not have the key. `size` is the value's size in bytes."""
     value = ctypes.create_string_buffer(size)
     if _library().bpf_map_lookup_elem(map_fd, key, value) < 0:
         return None
@@ -247,10 +251,11 @@ def map_delete(map_fd: int, key: bytes) -> bool:
 def map_batches(
     map_fd: int, key: np.dtype[Any], value: np.dtype[Any]
 ) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yields the elements of a hash map in batches of up to 4096. A batch is an array of keys and an array of values.
+    """Yields the elements of a hash map in batches of up to 4096 elements.
 
-    The arrays are reused for the next batch. Elements that are added during the iteration may be missing. The caller
-    may delete the elements of a batch before it requests the next batch.
+    A batch is an array of keys and an array of values. The arrays are reused for the next batch. Elements that are
+    added during the iteration may be missing. The caller may delete the elements of a batch before it requests the next
+    batch.
     """
     keys, values = np.empty(_BATCH_SIZE, key), np.empty(_BATCH_SIZE, value)
     position, next_position = ctypes.c_uint32(), ctypes.c_uint32()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program's array maps as numpy arrays, without a copy.
 
-BCC describes the layout of each table of the compiled program. The loader passes this description to the agent, which
-makes the dtype from it. So no C layout is repeated in Python. The size of each layout is compared with the value size
-that the kernel reports. So if a compiler aligns fields differently, the agent fails at its start instead of reporting
-wrong numbers.
+BCC describes the layout of each table of the compiled program. The loader passes this description to the agent, and the
+agent makes a numpy dtype from the description. So no C layout is repeated in Python. The agent compares the size of
+each layout with the value size that the kernel reports. If a compiler aligns fields differently, the sizes differ. The
+agent then fails when it starts, instead of reporting wrong numbers.
 """
 
 import ctypes
@@ -20,7 +20,8 @@ import numpy.typing as npt
 from otel_epping.errors import EppingError
 from otel_epping.kernel.program import Map
 
-# The size of a part of a map that is mapped at a time. This limits the memory, and most of a part fits into the cache.
+# A map is mapped in parts of this size. Small parts limit the memory of the agent, and most of a part fits into the
+# CPU's cache.
 _PART_BYTES = 3 << 20
 
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -42,7 +43,7 @@ def dtype_of(layout: dict[str, Any]) -> np.dtype[Any]:
 
 
 def map_info(fd: int) -> dict[str, int]:
-    """Returns the numbers in /proc/self/fdinfo of a map or program, such as value_size or memlock (in bytes)."""
+    """Returns the numbers that /proc/self/fdinfo shows for a map or program, such as value_size or memlock (bytes)."""
     info = {}
     for line in Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines():
         name, _, value = line.partition(":")
@@ -52,7 +53,7 @@ def map_info(fd: int) -> dict[str, int]:
 
 
 class _Pages:
-    """Pages of a map, which stay mapped while this object exists. A numpy array of the pages references this object.
+    """Pages of a map. They stay mapped while this object exists. A numpy array of the pages references this object.
 
     Python's mmap module is not used, because it holds the GIL while the kernel maps the pages. Raises OSError.
     """
@@ -71,12 +72,12 @@ class _Pages:
 
 
 class Array:
-    """A BPF_F_MMAPABLE array of structs, read-only. The program may change rows while they are read.
+    """An array map of structs with the flag BPF_F_MMAPABLE, mapped read-only.
 
-    The kernel maps all pages of a mapping at once, and these pages count as resident memory of the process. For the
-    whole table this would be 2.2 kB for each subnet, which would double the agent's memory per subnet. So rows are
-    mapped only when they are needed. Mapping takes 0.3 us for each page. The rows are unmapped when the last numpy
-    array that shows them is freed. To keep rows, copy them.
+    The program may change rows while they are read. The kernel maps all pages of a mapping at once, and these pages
+    count as resident memory of the process. A mapping of the whole table would take 2.2 kB for each subnet, which would
+    double the agent's memory for each subnet. So rows are mapped only when they are needed. Mapping takes 0.3 us for
+    each page. The rows are unmapped when the last numpy array that shows them is freed. To keep rows, copy them.
 
     dtype   the dtype of a row
     length  the number of rows
@@ -108,7 +109,7 @@ class Array:
     def parts(self, rows: int, multiple: int = 1) -> Iterator[tuple[int, int]]:
         """Divides the first `rows` rows into parts of up to 3 MB. Yields (first row, last row + 1) of each part.
 
-        The number of rows of each part except the last one is a multiple of `multiple`.
+        In each part except the last part, the number of rows is a multiple of `multiple`.
         """
         part = max(_PART_BYTES // self.dtype.itemsize // multiple, 1) * multiple
         for begin in range(0, rows, part):
@@ -121,9 +122,10 @@ class Array:
 
 
 def write(array: Map, row: int, value: bytes) -> None:
-    """Writes one row of a direct table (bpf/direct_value.h). An update by bpf(2) would write all rows.
+    """Writes one row of a direct table (bpf/direct_value.h), through a mapping of the table.
 
-    The program may see a partly written row. This is also possible with an update by bpf(2). Raises OSError.
+    The system call bpf(2) could write only the whole table. The program may see a partly written row. This would also
+    be possible with bpf(2). Raises OSError.
     """
     offset = row * len(value)
     page = offset // mmap.PAGESIZE * mmap.PAGESIZE

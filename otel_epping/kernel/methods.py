@@ -11,7 +11,7 @@ class Method(NamedTuple):
 
     name       the name of the method in settings and attributes
     transport  the network transport: tcp, udp, quic or icmp
-    summary    the packets that start and complete an RTT sample
+    summary    the packet that starts an RTT sample, and the packet that completes it
     """
 
     name: str
@@ -31,7 +31,10 @@ ALL = tuple(method.name for method in METHODS)
 
 
 def mask(names: tuple[str, ...]) -> int:
-    """Returns the constant METHODS of bpf/methods.h. Raises EppingError if a name is unknown, or `names` is empty."""
+    """Returns a mask of these methods, which is the constant METHODS of bpf/methods.h.
+
+    Raises EppingError if a name is unknown, or if `names` is empty.
+    """
     for name in names:
         if name not in ALL:
             raise EppingError(f"there is no method {name!r}: choose among {', '.join(ALL)}")

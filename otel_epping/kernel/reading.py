@@ -14,7 +14,7 @@ OVERFLOW_SLOT = 0
 
 
 class Gone(NamedTuple):
-    """An interface that went away: its identifier, and the CLOCK_MONOTONIC time in ns at which it went away."""
+    """The identifier of an interface that went away, and the CLOCK_MONOTONIC time in ns at which it went away."""
 
     identifier: int
     gone_ns: int
@@ -22,17 +22,19 @@ class Gone(NamedTuple):
 
 @dataclass(frozen=True)
 class Reading:
-    """All counts of the program at one moment. Counts start when the program is loaded, or when a slot gets its owner.
+    """All counts of the program at one moment.
 
-    Arrays have one row per slot. They belong to the reader and are valid until the reader's next reading.
-    Row 0 is the overflow slot. Another row has an owner if its generation is odd. The owner is the subnet in its key.
+    The counts of a slot start when the slot gets its owner. All other counts start when the program is loaded. Arrays
+    have one row per slot. The arrays belong to the reader and are valid until the reader's next reading.
+    Row 0 is the overflow slot. Any other row has an owner if its generation is odd. The owner is the subnet in the
+    row's key.
 
     time_ns      Unix time of the reading, ns
     slots        (rows,) the program's struct slot: key (prefix, interface, family, side, method), created_ns, live
     created_ns   (rows,) Unix time at which the owner got the slot, ns; 0 if the row has no owner
-    generation   (rows,) number that changes whenever the row gets or loses an owner. It is odd if the row has an owner,
-                 and even otherwise. A consumer that keeps state for a row must reset this state when the generation of
-                 the row has changed; see RowOwners
+    generation   (rows,) number that changes whenever the row gets or loses an owner. The number is odd if the row has
+                 an owner, and even otherwise. A consumer that keeps state for a row must reset this state when the
+                 generation of the row has changed; see RowOwners
     buckets      (rows,) numbers of RTTs by bucket. Bucket 0 has the OTLP index `buckets.first_index(scale)`
     sum_ns       (rows,) sum of RTTs, ns
     min_ns       (rows,) minimum RTT since this reader's previous reading, ns; NO_MIN_NS if there was no RTT
@@ -40,13 +42,13 @@ class Reading:
     counters     (rows,) records of SubnetCounters
     active       (rows,) number of ends of active TCP flows. A flow has two ends, one for each address
     flows        number of flow table entries in use
-    flows_evicted  number of flows evicted from the flow table. The number may be a few too high
+    flows_evicted  number of flows evicted from the flow table. The number may be slightly too high
     names        name of each interface, by the identifier in slots["key"]["interface"]. The name '' stands for all
                  interfaces without a number
     interfaces   (len(names),) records of the program's struct interface_counters, in the order of `names`
     interfaces_since_ns  (len(names),) Unix time in ns at which the counts of each interface start
-    gone         interfaces in `names` that went away. Their counts do not change any more. When all readers have
-                 delivered the counts of such an interface, its number is freed
+    gone         the interfaces in `names` that went away. The counts of these interfaces do not change any more. When
+                 all readers have delivered the counts of such an interface, the number of the interface is freed
     """
 
     time_ns: int
@@ -73,7 +75,7 @@ class Reading:
 
 
 class RowOwners:
-    """Keeps the previous generation of each row, to find rows that have got a new owner or have lost their owner."""
+    """Finds the rows that have a new owner or have lost their owner. Keeps the previous generation of each row."""
 
     def __init__(self) -> None:
         self._generation: Words = np.zeros(0, np.uint32)
@@ -81,7 +83,7 @@ class RowOwners:
     def update(self, generation: Words) -> Indexes:
         """Returns the rows whose generation has changed since the previous call.
 
-        The first call compares with the generation 0.
+        The first call returns the rows whose generation is not 0.
 
         generation  (rows,) as in Reading. The number of rows must not be lower than in the previous call
         """

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sparse histograms: for each row, only the range from the first to the last used bucket is stored.
+"""Sparse histograms. Each row stores only the range from its first used bucket to its last used bucket.
 
-This is typically a tenth of all buckets. The ranges of all rows are in one array, one after the other. Such a range is
-called a run.
+Such a range is called a run. A run typically has a tenth of all buckets. The runs of all rows are in one array, one
+after the other.
 """
 
 from typing import NamedTuple, TypeVar
@@ -16,7 +16,7 @@ _T = TypeVar("_T", np.uint32, np.uint64)
 
 
 def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
-    """Concatenates ranges of numbers. Each range consists of `length` numbers: begin, begin + step, begin + 2 * step...
+    """Concatenates ranges of numbers. A range consists of `length` numbers: begin, begin + step, begin + 2 * step...
 
     spans([10, 50], [3, 2]) returns [10, 11, 12, 50, 51].
     """
@@ -26,14 +26,20 @@ def spans(begins: Indexes, lengths: Indexes, step: int = 1) -> Indexes:
 
 
 def starts_of(lengths: Indexes) -> Indexes:
-    """Returns the start positions of runs that follow each other, and the end of the last run: (rows + 1,)."""
+    """Returns the start position of each run, and then the end of the last run, in an array of the shape (rows + 1,).
+
+    The runs follow each other.
+    """
     starts = np.zeros(len(lengths) + 1, np.int64)
     np.cumsum(lengths, out=starts[1:])
     return starts
 
 
 def sums(counts: npt.NDArray[_T], starts: Indexes) -> npt.NDArray[_T]:
-    """Returns the sum of each run, (rows,), in the type of `counts`. `starts` is as in SparseHistograms."""
+    """Returns the sum of the counts of each run. The shape is (rows,), and the type is the type of `counts`.
+
+    `starts` is as in SparseHistograms.
+    """
     totals = np.zeros(len(starts) - 1, counts.dtype)
     occupied = np.flatnonzero(np.diff(starts))
     if len(occupied):
@@ -77,9 +83,9 @@ class SparseHistograms(NamedTuple):
         return sums(self.counts, self.starts)
 
     def _places(self, rows: Indexes) -> Indexes | slice:
-        """Returns the positions in `counts` of the buckets of these rows, one run after the other.
+        """Returns the positions of these rows' buckets in `counts`, one run after the other.
 
-        The result is a slice if the runs are adjacent. With a slice, copying and subtracting take much less time.
+        The result is a slice if the runs are adjacent. numpy copies and subtracts a slice in much less time.
         """
         begins, lengths = self.starts[rows], self.starts[rows + 1] - self.starts[rows]
         if len(rows) and (begins[1:] == (begins + lengths)[:-1]).all():

@@ -3,13 +3,15 @@
 
 When the system clock is set forward, this clock is set forward at once. A common case is a router whose clock starts in
 1970 and is set later. When the system clock is set back, this clock advances at half speed until the system clock has
-caught up. After a step of one hour, this takes two hours.
+caught up. If the system clock is set back by one hour, catching up takes two hours.
 
-If this clock followed a step back at once, points would be older than earlier points. Prometheus rejects such points,
-the OpenTelemetry Collector's deltatocumulative processor drops them, and other backends count an interval twice. If
-this clock stopped, all points would have the same time. At half speed no point is lost, but rates appear doubled.
+If this clock were set back at once, new points would have earlier times than the previous points. Prometheus rejects
+such points, the OpenTelemetry Collector's deltatocumulative processor drops them, and other backends count an interval
+twice. If this clock stopped, all points would have the same time. At half speed no point is lost, but rates appear
+doubled.
 
-Elapsed time is read from CLOCK_BOOTTIME. Unlike CLOCK_MONOTONIC, it advances while the machine is suspended.
+Elapsed time is read from CLOCK_BOOTTIME. Unlike CLOCK_MONOTONIC, CLOCK_BOOTTIME advances while the machine is
+suspended.
 """
 
 import logging
@@ -19,7 +21,7 @@ from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-_WARN_AHEAD_NS = 10**9  # smaller differences come from NTP, which adjusts the clock gradually
+_WARN_AHEAD_NS = 10**9  # smaller differences are normal, because NTP adjusts the clock gradually
 
 
 def _since_boot_ns() -> int:
@@ -27,7 +29,9 @@ def _since_boot_ns() -> int:
 
 
 class Clock:
-    """Returns Unix time in ns when it is called. Each result is later than the previous one. Any thread may call it.
+    """A callable object that returns Unix time in ns. Each result is later than the previous one.
+
+    Any thread may call the object.
 
     `wall_ns` reads the system clock, which can be set. `elapsed_ns` reads a clock that cannot be set.
     """

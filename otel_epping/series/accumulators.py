@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sums up the counts of each series from the increments of rows between readings.
 
-The series of a row may change, and the owner of a row may change, too. The increment of a row between two readings is
-added once, to the series that the row belongs to at the later reading. So the counts of a series never decrease.
+A row may move to another series, and a row may get a new owner. The increment of a row between two readings is added
+once, to the series that the row belongs to at the later reading. So the counts of a series never decrease.
 """
 
 from collections.abc import Iterator
@@ -19,13 +19,13 @@ from otel_epping.kernel.sparse_histograms import starts_of
 
 # Runs of series are widened to multiples of this number of buckets, so that they seldom have to be widened again.
 _BLOCK = 8
-# The number of rows whose increments are computed at a time. Computing all rows at once would need as much additional
-# memory as all counts.
+# The number of rows whose increments are computed at a time. If the increments of all rows were computed at once, they
+# would need as much additional memory as all counts.
 _ROWS_AT_ONCE = 2048
 
 
 class Increments(NamedTuple):
-    """The counts that rows have added since the previous reading.
+    """The counts that were added to some rows since the previous reading.
 
     rows    (rows,) the numbers of the rows, ascending
     counts  the increments: a table with one row for each of `rows`
@@ -40,7 +40,7 @@ class Increments(NamedTuple):
 
 
 class ReadingDelta:
-    """Computes the increments of rows between readings. Keeps the counts of the previous reading for that.
+    """Computes the increments of rows between readings. To do this, it keeps the counts of the previous reading.
 
     For each reading, call start() once, and then increments().
     """
@@ -59,13 +59,16 @@ class ReadingDelta:
         self._min_max.merge(slice(counts.rows), reading.min_ns, reading.max_ns)
 
     def events(self, reading: Reading) -> tuple[Counts, Counts]:
-        """Returns the number of RTTs and the number of packets that each row has added. Both have the shape (rows,)."""
+        """Returns the new RTTs and the new packets of each row, as two arrays of numbers with the shape (rows,)."""
         previous = self._previous.counters.view(reading.counters.dtype)[:, 0]
         rtts = reading.buckets.totals() - self._previous.buckets.totals()
         return rtts, packets_of(reading.counters) - packets_of(previous)
 
     def increments(self, reading: Reading, rows: Indexes) -> Iterator[Increments]:
-        """Yields the increments of these rows, for some rows at a time. The increments of other rows stay for later."""
+        """Yields the increments of these rows, for some rows at a time.
+
+        The increments of all other rows are part of the result of a later call.
+        """
         counts = reading.counts
         for begin in range(0, len(rows), _ROWS_AT_ONCE):
             some = rows[begin : begin + _ROWS_AT_ONCE]
@@ -97,7 +100,7 @@ class Accumulators:
         self.counts.reset(ended)
 
     def add(self, increments: Increments, to: Indexes) -> Indexes:
-        """Adds the increments of each row to the row's series. Returns the series that have a new count.
+        """Adds the increments of each row to the row's series. Returns the series whose counts have changed.
 
         to  (rows,) the series of each row
         """
@@ -108,8 +111,8 @@ class Accumulators:
         counted = np.flatnonzero(increments.counts.is_counted())
         if not len(counted):
             return counted
-        # Several rows may have the same series. Sorting by series makes them neighbours, so that reduceat() can add
-        # them up.
+        # Several rows may belong to the same series. The rows are sorted by series, so that rows of the same series are
+        # adjacent, and reduceat() can add them up.
         counted = counted[np.argsort(to[counted], kind="stable")]
         begins = np.flatnonzero(np.diff(to[counted], prepend=-1))
         series = to[counted][begins]
@@ -128,10 +131,10 @@ class Accumulators:
         np.add.at(buckets.counts, buckets.starts[series] + bucket - buckets.first[series], runs.counts[places])
 
     def _widen_runs(self, series: Indexes, bucket: Indexes) -> None:
-        """Extends the runs of series so that each run contains the bucket that is given for it.
+        """Extends the runs of series so that the run of each series contains the buckets in `bucket`.
 
         series  (n,) the series whose runs are extended; a series may repeat
-        bucket  (n,) the bucket that the run of each series must contain
+        bucket  (n,) for each entry of `series`, a bucket that the run of this series must contain
         """
         buckets = self.counts.buckets
         first, end = buckets.first.copy(), buckets.first + buckets.lengths

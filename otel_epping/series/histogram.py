@@ -14,8 +14,8 @@ import numpy.typing as npt
 from otel_epping.kernel.arrays import Counts, Indexes
 from otel_epping.kernel.sparse_histograms import SparseHistograms, spans, starts_of
 
-# The default max_size of OpenTelemetry SDKs. Mimir and the deltatocumulative processor keep up to this number of
-# buckets without merging buckets.
+# The default max_size of OpenTelemetry SDKs. Mimir and the deltatocumulative processor do not merge the buckets of a
+# histogram that has up to this number of buckets.
 MAX_BUCKETS = 160
 
 
@@ -28,7 +28,9 @@ class Buckets(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """Histograms as they are exported: one run of buckets per row. The first and last bucket of a run are not empty.
+    """Histograms as they are exported. Each row has one run of buckets.
+
+    The first and last bucket of a run are not empty.
 
     starts  (rows + 1,) the position in `counts` where each run starts. A run ends where the next run starts
     counts  (buckets of all runs,) the counts of all runs, one run after the other
@@ -50,7 +52,10 @@ def trim(counts: Counts, offset: int, scale: int) -> Buckets:
 
 
 def halve(buckets: Buckets) -> Buckets:
-    """Returns the histogram at the next lower scale. This is exact: each new bucket is the union of two old buckets."""
+    """Returns the histogram at the next lower scale.
+
+    The result is exact, because each new bucket is the union of two old buckets.
+    """
     odd = buckets.offset & 1
     padded = np.zeros(odd + len(buckets.counts) + (odd + len(buckets.counts)) % 2, np.uint64)
     padded[odd : odd + len(buckets.counts)] = buckets.counts
@@ -60,8 +65,8 @@ def halve(buckets: Buckets) -> Buckets:
 def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUCKETS) -> Fitted:
     """Returns each histogram at the highest scale at which it has at most `most` buckets.
 
-    The result is exact. No scale in it is higher than `scale`. Bucket 0 of `runs` has the OTLP index `offset` at
-    `scale`.
+    The result is exact. No scale in the result is higher than `scale`. Bucket 0 of `runs` has the OTLP index `offset`
+    at the scale `scale`.
     """
     occupied = np.flatnonzero(runs.counts)
     bounds = np.searchsorted(occupied, runs.starts)
@@ -76,7 +81,8 @@ def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUC
     while (wide := (last >> halvings) - (first >> halvings) >= most).any():
         halvings += wide
     if halvings.any():
-        # Each halving turns bucket i into bucket i >> 1. The counts of buckets that become the same bucket are added.
+        # Each halving makes bucket i part of the new bucket i >> 1. The counts of the old buckets in a new bucket are
+        # added.
         halved = np.where(lengths, (last >> halvings) - (first >> halvings) + 1, 0)
         place = (spans(first, lengths) >> np.repeat(halvings, lengths)) + np.repeat(
             starts_of(halved)[:-1] - (first >> halvings), lengths
@@ -87,7 +93,7 @@ def fit_all(runs: SparseHistograms, offset: int, scale: int, most: int = MAX_BUC
 
 
 def upper_bounds(buckets: Buckets) -> npt.NDArray[np.float64]:
-    """Returns the inclusive upper bound of each bucket, in seconds: (buckets,)."""
+    """Returns the inclusive upper bound of each bucket, in seconds. The shape is (buckets,)."""
     indexes = buckets.offset + 1 + np.arange(len(buckets.counts))
     return np.asarray(2.0 ** (indexes / 2.0**buckets.scale))
 
@@ -95,8 +101,9 @@ def upper_bounds(buckets: Buckets) -> npt.NDArray[np.float64]:
 def quantile(buckets: Buckets, q: float, minimum: float, maximum: float) -> float:
     """Returns the q-quantile in seconds, with q from 0 to 1.
 
-    This is the geometric mean of the bounds of the quantile's bucket, limited to the range from `minimum` to `maximum`.
-    The relative error is at most that of half a bucket: 2^(2^-(scale+1)) - 1, which is 2.2 % at scale 4.
+    The result is the geometric mean of the two bounds of the quantile's bucket, limited to the range from `minimum` to
+    `maximum`. The relative error is at most 2^(2^-(scale+1)) - 1, the relative width of half a bucket. At scale 4, this
+    is 2.2 %.
     """
     cumulative = np.cumsum(buckets.counts)
     rank = max(1, int(np.ceil(q * int(cumulative[-1]))))

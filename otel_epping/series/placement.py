@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Places subnets: decides to which series the counts of each subnet's rows are added.
 
-There are three kinds of numbers. Each of them is the index of some arrays:
+There are three kinds of numbers. Some arrays are indexed by rows, some by subnets, and some by series:
 
-row     a row of a reading, which belongs to one slot. A subnet has one slot for each method
-subnet  the number of a subnet on one side of an interface. The number is used again when all rows of the subnet are
-        gone. 0: no subnet
+row     the number of a row of a reading. A row belongs to one slot. A subnet has one slot for each method
+subnet  the number of a subnet on one side of an interface. When the subnet has no rows any more, the number is used for
+        another subnet. Number 0 means "no subnet"
 series  the number of a series (registry.py). A series belongs to one method, and to a subnet or a covering prefix.
-        0: the overflow point
+        Number 0 is the overflow point
 
 A subnet is either exported individually, in series of its own, or aggregated. An aggregated subnet is in the series of
 a covering prefix, or on the overflow point.
@@ -26,13 +26,13 @@ from otel_epping.series.registry import SeriesRegistry
 _NO_SUBNET = 0
 _OVERFLOW = 0
 _ROW = np.dtype([("subnet", np.int64), ("series", np.int64), ("method", np.uint8)])
-# One value for each level of covering prefixes, the longest prefixes first. A new prefix of a level is made only while
-# less than this share of the budget for covering prefixes is in use.
+# A share of the budget for covering prefixes, for each level of covering prefixes. The level of the longest prefixes is
+# first. A new prefix of a level is made only while less than the level's share of the budget is in use.
 _SHARES = (0.5, 0.75, 1.0)
 
 
 class Budget(NamedTuple):
-    """The maximum number of subnets and covering prefixes with series.
+    """The maximum numbers of subnets and covering prefixes that have series.
 
     total     the maximum number of subnets and covering prefixes together
     covering  the maximum number of covering prefixes
@@ -43,9 +43,11 @@ class Budget(NamedTuple):
 
 
 class _PlacedSubnet:
-    """A subnet and its rows. Uses __slots__, because thousands of such objects would need more memory than the counts.
+    """A subnet and its rows.
 
-    exported_as  the subnet's own key, or the key of a covering prefix. None: the subnet is on the overflow point
+    The class has __slots__. Without __slots__, thousands of such objects would need more memory than the counts.
+
+    exported_as  the subnet's own key, or the key of a covering prefix; None if the subnet is on the overflow point
     """
 
     __slots__ = ("exported_as", "key", "number", "rows")
@@ -102,8 +104,8 @@ class Placement:
         """Moves rows that have a new owner from their old subnets to their new subnets.
 
         changed   the rows that have a new owner
-        start_ns  the time of the previous reading. A new series starts at this time, or at the time when the owner got
-                  the slot if that is later
+        start_ns  the time of the previous reading. A new series starts at this time, or when the owner got the slot,
+                  whichever is later
 
         Returns the subnets that lost all of their rows.
         """
@@ -177,10 +179,10 @@ class Placement:
     def aggregate(self, wanted: Indexes, budget: Budget) -> None:
         """Moves subnets to the overflow point, to free their series.
 
-        These are the individual subnets that are not in `wanted`. If there are more covering prefixes than the budget
+        The individual subnets that are not in `wanted` are moved. If there are more covering prefixes than the budget
         allows, the subnets in covering prefixes are moved, too.
 
-        A subnet stays in its series until all counts of these series are delivered.
+        A subnet is moved only after all counts of its series are delivered.
         """
         unwanted = self.is_individual.copy()
         unwanted[wanted] = False
@@ -193,7 +195,7 @@ class Placement:
                     self._export_as(subnet, None)
 
     def individualize(self, wanted: Indexes, budget: Budget) -> None:
-        """Gives the subnets in `wanted` series of their own until the budget is used up. The most active come first."""
+        """Gives each subnet in `wanted` its own series, the most active subnets first, until the budget is used up."""
         by_subnet = self._registry.by_subnet
         for subnet in self._with(wanted[~self.is_individual[wanted]]):
             if subnet.key in by_subnet or len(by_subnet) < budget.total:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys of subnets and series, and covering prefixes. A covering prefix is the first bits of a subnet's prefix.
+"""Keys of subnets and series, and covering prefixes. A covering prefix consists of the first bits of a subnet's prefix.
 
 A key consists of the bytes of the program's struct subnet_key. A key with method 0 is the key of a subnet on one side
-of an interface, for all methods together. The key of a covering prefix is like the key of a subnet, but its field
-`shorter` is not 0. This field is the number of bits by which the prefix is shorter than the prefixes of subnets.
+of an interface, for all methods together. In the key of a covering prefix, the field `shorter` is the number of bits by
+which the covering prefix is shorter than the prefixes of subnets. In the key of a subnet, this field is 0.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from otel_epping.kernel.config import EppingConfig
 Key = bytes
 
 _V4, _V6 = 4, 6
-# Lengths of covering prefixes in bits, the longest first. The last length covers the whole address family.
+# Lengths of covering prefixes in bits, the longest first. A prefix of length 0 covers the whole address family.
 _COVERING = {_V4: (16, 8, 0), _V6: (32, 16, 0)}
 _ADDRESS_BITS = 128
 # An IPv4 address is the last 32 bits of an IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2).
@@ -37,13 +37,13 @@ class SubnetKeys:
         return key[self._method]
 
     def with_method(self, key: Key, method: int) -> Key:
-        """Returns the key of the series of a subnet and a method. `key` is a key of the subnet, with any method."""
+        """Returns the key of the series for a subnet and a method. `key` is a key of the subnet with any method."""
         if key[self._method] == method:
             return key
         return key[: self._method] + bytes([method]) + key[self._method + 1 :]
 
     def subnet(self, key: Key) -> Key:
-        """Returns the key of the subnet that a series belongs to."""
+        """Returns the key of the subnet to which a series belongs. `key` is the key of the series."""
         return self.with_method(key, 0)
 
     def is_covering(self, key: Key) -> bool:
@@ -55,9 +55,9 @@ class SubnetKeys:
         return np.frombuffer(key, self._dtype)[0]
 
     def covering(self, subnet: Key) -> Iterator[tuple[int, Key]]:
-        """Yields the level and the key of each prefix that covers a subnet. The longest prefix, level 0, is first.
+        """Yields (level, key) of each prefix that covers a subnet. The longest prefix is first and has level 0.
 
-        Levels whose prefix is not shorter than the subnet's own prefix are skipped.
+        If the prefixes of a level are not shorter than the subnet's own prefix, the level is skipped.
         """
         family = int(self.record(subnet)["family"])
         for level, bits in enumerate(_COVERING[family]):

@@ -5,7 +5,7 @@ import numpy as np
 
 from otel_epping.kernel.arrays import Counts, Flags, Indexes, grow
 
-# A subnet replaces a subnet that is exported individually only if it is more active than that subnet by this factor.
+# A new subnet replaces an individually exported subnet only if the new subnet is more active by this factor.
 _HYSTERESIS = 2.0
 # At each reading, the weight of earlier packets and RTTs is multiplied by this factor.
 _DECAY = 0.5
@@ -15,12 +15,13 @@ class Ranking:
     """The activity of subnets. Arrays have one row for each subnet number (placement.py).
 
     The activity of a subnet is the weighted number of its packets and RTTs. Packets and RTTs of the latest interval
-    have the weight 1. The weight is 1/2 for the interval before that, then 1/4, and so on.
+    have the weight 1. The interval before the latest interval has the weight 1/2, the one before that has the weight
+    1/4, and so on.
     """
 
     def __init__(self) -> None:
         self._activity = np.zeros(0)
-        self._rtts = np.zeros(0)  # all RTTs, with weight 1
+        self._rtts = np.zeros(0)  # the number of all RTTs of each subnet, not weighted
 
     def reset(self, subnets: Indexes) -> None:
         """Sets the activity of these subnet numbers to 0, because the numbers may belong to other subnets now."""
@@ -43,10 +44,10 @@ class Ranking:
         return np.flatnonzero(exists & (self._rtts >= min_rtts))
 
     def busiest(self, eligible: Indexes, is_individual: Flags, limit: int) -> Indexes:
-        """Returns the `limit` most active of these subnets, the most active first.
+        """Returns the most active subnets in `eligible`, at most `limit` of them. The most active subnet is first.
 
-        For this comparison, the activity of a subnet that is exported individually is doubled. So such a subnet keeps
-        its series until another subnet is twice as active (hysteresis).
+        For this comparison, the activity of each individually exported subnet is doubled. So such a subnet keeps its
+        series until another subnet is more than twice as active (hysteresis).
         """
         individual = is_individual[eligible]
         order = np.lexsort((individual, self._activity[eligible] * np.where(individual, _HYSTERESIS, 1.0)))

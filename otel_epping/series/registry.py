@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The series that exist: their keys, numbers and start times, and whether all of their counts are delivered."""
+"""The series that exist: their keys, numbers, start times, and whether the receiver has all counts of each series."""
 
 from typing import Any
 
@@ -10,13 +10,15 @@ from otel_epping.series.prefixes import Key, SubnetKeys
 
 
 class SeriesRegistry:
-    """Gives numbers to series. Number 0, the overflow point, always exists. Numbers of ended series are used again.
+    """Gives numbers to series. Number 0 is the overflow point, which always exists.
+
+    When a series ends, its number is used for a new series.
 
     slots       (series,) as in Reading; the field `live` is 1 if the series exists
     since_ns    (series,) Unix time in ns at which the series started; 0 for the overflow point and for unused numbers
     generation  (series,) as in Reading
     pending     (series,) true if the series has counts that are not delivered
-    by_subnet   the numbers of the series of each subnet and of each covering prefix, by key
+    by_subnet   the key of each subnet and each covering prefix -> the numbers of its series
     covering    the number of keys in `by_subnet` that are covering prefixes
     """
 
@@ -36,7 +38,10 @@ class SeriesRegistry:
         return len(self.slots)
 
     def find(self, subnet: Key, method: int, since_ns: int) -> int:
-        """Returns the series of a subnet and a method. A new series starts at `since_ns`."""
+        """Returns the number of the series for a subnet and a method. Makes the series if it does not exist.
+
+        A new series starts at `since_ns`.
+        """
         key = self._keys.with_method(subnet, method)
         if (number := self._numbers.get(key)) is not None:
             return number
@@ -51,7 +56,7 @@ class SeriesRegistry:
         return number
 
     def _append(self) -> int:
-        number = len(self._numbers) + 1  # no number is free, so this is the lowest number that was never in use
+        number = len(self._numbers) + 1  # no number is free, so this number is the lowest number that was never in use
         room = max(64, number // 4) if number == len(self.slots) else 0
         self.slots = grow(self.slots, len(self.slots) + room)
         self.since_ns = grow(self.since_ns, len(self.slots))
@@ -64,7 +69,7 @@ class SeriesRegistry:
         return not self.pending[list(self.by_subnet[subnet])].any()
 
     def end_unused(self, users: Indexes) -> Indexes:
-        """Ends series that have no rows and whose counts are delivered. Returns their numbers.
+        """Ends all series that have no rows and whose counts are delivered. Returns the numbers of the ended series.
 
         users  (series,) the number of rows that belong to each series
         """

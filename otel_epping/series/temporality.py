@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tracks which counts an exporter still has to deliver. This depends on the temporality.
+"""Tracks the pending counts: the counts that an exporter still has to deliver. They depend on the temporality.
 
 With cumulative temporality, each point contains all counts since the slot got its owner. With delta temporality, a
-point contains the counts since the row was last acknowledged. Counts that could not be delivered stay pending and are
-part of the next point. So a failed export reduces the resolution in time, but loses no counts.
+point contains the counts since the row was last acknowledged. If an export fails, its counts stay pending and are part
+of the next point. So a failed export reduces the resolution in time, but loses no counts.
 
 With both temporalities, the pending counts are the counts of the latest reading minus the acknowledged counts. With
 cumulative temporality, the acknowledged counts are always 0.
@@ -23,7 +23,9 @@ from otel_epping.kernel.sparse_histograms import SparseHistograms
 
 @dataclass(frozen=True)
 class Unsent:
-    """Counts of some rows that are not delivered yet. The arrays are as in Reading, but have only the requested rows.
+    """The counts of some rows that the exporter still has to deliver.
+
+    The arrays are as in Reading, but have only the requested rows.
 
     start_ns  (rows,) Unix time in ns at which the counts of the row start
     counters  (rows, counters) all counters of a record, one after the other
@@ -86,7 +88,7 @@ class TemporalityTracker:
             self._acked.reset(rows)
 
     def _start_next_points(self, reading: Reading) -> None:
-        """Sets the start of the next point to the time of the previous reading, for all rows without pending counts."""
+        """For all rows without pending counts, sets the start of the next point to the time of the previous reading."""
         if self._acked is None:
             self._acked = CountTable.empty(as_matrix(reading.counters).shape[1])
         else:
@@ -96,19 +98,19 @@ class TemporalityTracker:
         self._acked.match(reading.counts)
 
     def rows(self) -> Indexes:
-        """Returns the rows to export: the rows that have an owner, and pending counts or active flows.
+        """Returns the rows to export. These rows have an owner, and they have pending counts or active flows.
 
-        A slot may get its owner while the slots are read. Then its row may have counts and no owner until the next
-        reading.
+        A slot may get its owner while the slots are read. The slot's row may then have counts but no owner. The row has
+        an owner from the next reading on.
         """
         exported = self._pending | (self.reading.active != 0)
         return np.flatnonzero(exported & (self._start_ns != 0))
 
     def _find_pending(self) -> Flags:
-        """Returns, for each row of the latest reading, whether it has counts that are not acknowledged.
+        """Returns an array that is true for each pending row of the latest reading.
 
-        Histograms and counters are read in parallel. So an RTT and its packet may be in different readings. A row is
-        pending if either of them is not acknowledged.
+        Histograms and counters are read in parallel, so an RTT and its packet may be in different readings. A row is
+        pending if its RTTs or its packets are not acknowledged.
         """
         counts = self.reading.counts
         return counts.differs(self._acked) if self._acked else counts.is_counted()
@@ -123,7 +125,8 @@ class TemporalityTracker:
     def pending_interfaces(self) -> tuple[Counts, Times]:
         """Returns the pending counts of interfaces, and the Unix times in ns at which these counts start.
 
-        The shapes are (interfaces, counters) and (interfaces,). Both are in the order of the reading's `names`.
+        The shapes are (interfaces, counters) and (interfaces,). In both arrays, the interfaces are in the order of the
+        reading's `names`.
         """
         counters, start_ns = as_matrix(self.reading.interfaces).copy(), self.reading.interfaces_since_ns.copy()
         for place, identifier in enumerate(self.reading.names):
@@ -135,14 +138,14 @@ class TemporalityTracker:
 
     @property
     def interfaces_acked_ns(self) -> int | None:
-        """Time in ns of the latest reading whose counts of interfaces are acknowledged.
+        """The Unix time in ns of the latest reading whose counts of interfaces are acknowledged.
 
-        None if there is no such reading, and with cumulative temporality.
+        The result is None if there is no such reading. With cumulative temporality, the result is always None.
         """
         return self._acked_interfaces[UNKNOWN_INTERFACE][1] if self._acked_interfaces else None
 
     def delivered(self) -> frozenset[Gone]:
-        """Returns the interfaces of the latest reading that are gone and whose counts are all acknowledged."""
+        """Returns the interfaces in the latest reading's `gone` whose counts are all acknowledged."""
         if self._interfaces_wait or not self.reading.gone:
             return frozenset()
         waiting = set(self.reading.slots["key"]["interface"][self._waiting].tolist())

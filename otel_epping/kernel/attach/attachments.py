@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attaches the program to interfaces, one hook for each direction, and gives each interface a number for its counts.
+"""Attaches the program to interfaces, and gives each interface a number for its counts.
 
-The program is attached by a TCX link (tcx.py). If the kernel has no TCX or the user chose clsact, it is attached as a
-clsact filter (clsact.py).
+The program is attached to one hook for each direction, by a TCX link (tcx.py). If the kernel has no TCX or the user
+chose clsact, the program is attached as a clsact filter (clsact.py).
 
-Counts belong to the name of an interface. When an interface goes away, its counts stay until they are delivered. If an
-interface with the same name appears before that, its packets are added to these counts, although the kernel gives the
-new interface another index (interface_numbers.py).
+Counts belong to the name of an interface. When an interface goes away, its counts are kept until they are delivered. If
+a new interface with the same name appears before that, the packets of the new interface are added to these counts,
+although the kernel gives the new interface another index (interface_numbers.py).
 """
 
 import errno
@@ -44,7 +44,7 @@ Hook = tcx.TcxLink | clsact.ClsactFilter
 
 
 def choose_hook(wanted: str) -> str:
-    """Returns the hook to use, "tcx" or "clsact", for a setting of config.HOOKS. The caller needs CAP_NET_ADMIN."""
+    """Returns the kind of hook to use, "tcx" or "clsact". `wanted` is a value in config.HOOKS. Needs CAP_NET_ADMIN."""
     return wanted if wanted != "auto" else "tcx" if tcx.is_known() else "clsact"
 
 
@@ -59,12 +59,12 @@ class Attachments:
     hook            the kind of hook: "tcx" or "clsact"
     numbers         the identifiers and numbers of the interfaces
     roles           the role of each interface, by identifier
-    counts          how many times interfaces were attached, detached and refused (interface_monitor.py), and how many
-                    times the hook monitor attached the program again, moved the program, and found unseen packets
-                    (hook_monitor.py)
+    counts          how many times an interface was attached, was detached, and was refused (interface_monitor.py), and
+                    how many times the hook monitor attached the program again, moved the program, and found unseen
+                    packets (hook_monitor.py)
     faults          descriptions of the current faults of hooks; set by the hook monitor
-    kernel_packets  [received, transmitted] packets that the kernel counted while an interface was watched, by name of
-                    the interface; set by the hook monitor
+    kernel_packets  name of an interface -> the numbers of packets [received, transmitted] that the kernel counted while
+                    the interface was watched; set by the hook monitor
     """
 
     def __init__(self, program: Program, wanted_hook: str = "auto") -> None:
@@ -82,7 +82,7 @@ class Attachments:
         )
         self._program = program
         table = map_array.Array("interfaces", program.maps["interfaces"])
-        # The last row belongs to all interfaces that have no row of their own.
+        # The last row is for all interfaces that have no row of their own.
         self._row_dtype, self._rows = table.dtype, table.length - 1
         self._unnamed: dict[str, tuple[Interface, Role]] = {}  # watched, but without a number
         self._ifindexes: dict[int, int] = {}  # row -> ifindex
@@ -104,10 +104,10 @@ class Attachments:
         return list(self._watched)
 
     def _row_of(self, interface: Interface) -> int:
-        """Returns the row for an interface. It is one of the rows that the program probes for this interface.
+        """Returns the row for an interface, from the rows that the program probes for this interface.
 
         The first choice is the row that the interface already has. The second choice is a free row. The third choice is
-        the row of an interface that is not watched any more. Raises EppingError if there is no such row.
+        the row of an interface that is not watched any more. Raises EppingError if none of the probed rows fits.
         """
         probed = [(interface.ifindex + probe) % self._rows for probe in range(_PROBES)]
         rows = {row: self._ifindexes.get(row) for row in probed}
@@ -128,10 +128,10 @@ class Attachments:
         return self.numbers.names
 
     def register(self, interface: Interface, role: Role = Role.WAN) -> int:
-        """Writes an interface to the program's table. Returns the identifier that its counts have from now on.
+        """Writes an interface to the program's table. Returns the identifier that the interface has from now on.
 
-        The row stays when the program is detached from the interface, because the program may still process the last
-        packets of the interface. Raises EppingError if the table has no row for the interface.
+        When the program is detached from the interface, the row is not deleted, because the program may still process
+        the last packets of the interface. Raises EppingError if the table has no row for the interface.
         """
         with self._lock:
             row = self._row_of(interface)
@@ -150,7 +150,7 @@ class Attachments:
         self.attach_interface(interfaces.find(name), role)
 
     def attach_interface(self, interface: Interface, role: Role) -> int:
-        """Attaches to an interface unless the program is already attached, and sets the role of the interface.
+        """Sets the role of an interface. Attaches the program to the interface if it is not attached yet.
 
         Returns the identifier of the interface. Raises EppingError if the program cannot be attached.
         """
@@ -174,11 +174,14 @@ class Attachments:
         return identifier
 
     def _attach_hook(self, ifindex: int, direction: str) -> Hook:
-        """Attaches to one hook of an interface. Raises OSError or EppingError."""
+        """Attaches the program to one hook of an interface. Raises OSError or EppingError."""
         return self._make_hook(self._program.entry_points[f"epping_{direction}"], ifindex, direction)
 
     def _attach(self, ifindex: int) -> list[Hook]:
-        """Attaches to both hooks of an interface, or to neither if this fails. Raises OSError or EppingError."""
+        """Attaches the program to both hooks of an interface.
+
+        Raises OSError or EppingError if this fails. The program is then attached to neither hook.
+        """
         self._remove_stale_filters()
         hooks: list[Hook] = []
         descriptors.require(len(DIRECTIONS), self._program.maps["control"].fd)
@@ -193,7 +196,7 @@ class Attachments:
         return hooks
 
     def reattach(self, name: str, direction: str) -> None:
-        """Attaches again to a hook after another process detached the program. Raises OSError or EppingError."""
+        """Attaches the program to a hook again, after another process detached it. Raises OSError or EppingError."""
         ifindex, hooks = self._watched[name]
         index = DIRECTIONS.index(direction)
         hooks[index].detach()
@@ -219,7 +222,7 @@ class Attachments:
                 _log.info("removed filters of a killed agent from %s", ", ".join(names))
 
     def detach(self, name: str) -> None:
-        """Detaches from an interface. The counts of the interface stay until they are delivered."""
+        """Detaches the program from an interface. The counts of the interface are kept until they are delivered."""
         with self._lock:
             if name in self._watched:
                 ifindex, hooks = self._watched.pop(name)
@@ -233,9 +236,9 @@ class Attachments:
     def end(self, gone: Collection[tuple[Gone, Counts]]) -> list[int]:
         """Frees the numbers of interfaces that are gone, and gives these numbers to interfaces that have no number.
 
-        `gone` has each interface together with all counts of its row of counters, including those for earlier
-        interfaces. Returns the identifiers of the interfaces whose numbers were freed. The numbers of interfaces that
-        have come back are not freed.
+        `gone` has pairs: an interface, and all counts of the interface's row. These counts include the counts of
+        earlier interfaces that had the row. Returns the identifiers of the interfaces whose numbers were freed. If an
+        interface has come back, its number is not freed.
         """
         with self._lock:
             ended = [interface.identifier for interface, raw in gone if self.numbers.end(interface, raw)]
@@ -251,15 +254,15 @@ class Attachments:
         return ended
 
     def detach_all(self) -> None:
-        """Detaches from every interface."""
+        """Detaches the program from every interface."""
         for name in self.watched:
             self.detach(name)
 
     def state(self) -> dict[str, bool]:
-        """Returns, by name, whether the program is attached to both hooks of each interface that has counts.
+        """Returns the state of each interface that has counts, by name: true if the program is on both hooks.
 
-        Reads the state from the kernel, because the kernel detaches links when an interface goes away. May be called by
-        any thread.
+        Reads the state from the kernel, because the kernel detaches links when an interface goes away. Any thread may
+        call this method.
         """
         with self._lock:  # an interface gets its number before it is attached
             attached = {name for name, (_, hooks) in self._watched.items() if all(each.is_attached() for each in hooks)}

@@ -1,34 +1,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches the program to an interface as a filter of its clsact qdisc, for kernels without TCX (before Linux 6.6).
 
-A filter stays when the process that added it ends, and all programs on the machine share the qdisc. The agent stores no
-information about filters and qdiscs. It reads four facts from the kernel:
+When the process that added a filter ends, the filter remains. All programs on the machine share the qdisc. The agent
+stores no information about filters and qdiscs. It reads four facts from the kernel:
 
-which filters are ours           the filters with our program name and one of our handles
+which filters are ours           our filters have our program name and one of our handles
 whether a filter's owner lives   a living owner holds an abstract Unix socket, whose name contains the interface and the
                                  program. When the owner ends for any reason, the kernel frees the socket. Each network
                                  namespace has its own abstract sockets and its own filters
 whether we created the qdisc     the handles of our filters on the qdisc contain this information
-whether others use the qdisc     others use it if it has other filters, in either direction. If we created the qdisc, it
-                                 is removed together with our last filter, unless it has other filters
+whether others use the qdisc     others use the qdisc if it has other filters, in either direction. If we created the
+                                 qdisc and others do not use it, the qdisc is removed together with our last filter
 
-Our filter is put before all filters of other programs, so that none of these filters can accept, drop or redirect a
+Our filter is put before the filters of other programs, so that none of these filters can accept, drop or redirect a
 packet before our program sees it. Our filter gets the lowest free priority, usually 1. If a BPF filter for all
-protocols has priority 1, our filter shares this priority. The kernel puts a new BPF filter before the other filters of
-the same priority (cls_bpf_change() of net/sched/cls_bpf.c). Filters of another kind or protocol cannot share a priority
-with a BPF filter (tcf_chain_tp_find() of net/sched/cls_api.c). If such a filter has priority 1, our filter comes after
-it. The agent never replaces a filter. The verdict TC_ACT_UNSPEC of a direct-action filter passes the packet to the next
-filter. The order of the filters of several agents does not matter.
+protocols already has priority 1, our filter gets priority 1, too. The kernel puts a new BPF filter before the other
+filters of the same priority (cls_bpf_change() of net/sched/cls_bpf.c). Filters of another kind or protocol cannot share
+a priority with a BPF filter (tcf_chain_tp_find() of net/sched/cls_api.c). If such a filter has priority 1, our filter
+runs after it. The agent never replaces a filter of another program. The verdict TC_ACT_UNSPEC of a direct-action filter
+passes the packet to the next filter, so the order of the filters of several agents does not matter.
 
 From Linux 6.6 on, TCX programs run before all filters of the clsact qdisc.
 
-An interface can have an `ingress` qdisc instead of a clsact qdisc. On such an interface, a filter for egress would be
-added to ingress. So the agent refuses such an interface.
+An interface can have an `ingress` qdisc instead of a clsact qdisc. On such an interface, the kernel would add a filter
+for egress to ingress. So the agent refuses such an interface.
 
-Benign race: another process may add a filter after the agent has found no other filters and before it removes the
-qdisc. That filter is then removed, too. The kernel has no single request that checks for filters and removes the qdisc.
+Benign race: before the agent removes the qdisc, it checks that the qdisc has no other filters. If another process adds
+a filter after this check, that filter is removed together with the qdisc. The kernel has no single request that both
+checks for filters and removes the qdisc.
 
-Adding, removing and cleaning up filters needs CAP_NET_ADMIN, also at run time.
+The agent needs CAP_NET_ADMIN to add, remove and clean up filters, also at run time.
 """
 
 import errno
@@ -47,8 +48,8 @@ _log = logging.getLogger(__name__)
 _ALL_PROTOCOLS = 3  # ETH_P_ALL, linux/if_ether.h
 _POINTS = {"ingress": libbpf.BPF_TC_INGRESS, "egress": libbpf.BPF_TC_EGRESS}
 _TRIES = 3  # attempts to get a free priority, because another process may take the priority first
-# A handle of ours consists of "ep" (bits 16 to 31), a number that makes the handle unique in its priority (bits 8 to
-# 15), and 1 if we created the qdisc or 2 if we found it (bits 0 to 7).
+# Our handles have three parts. Bits 16 to 31 are "ep". Bits 8 to 15 are a number that makes the handle unique in its
+# priority. Bits 0 to 7 are 1 if we created the qdisc, or 2 if the qdisc already existed.
 _QDISC_CREATED, _QDISC_FOUND = 0x65700001, 0x65700002
 _NUMBER_UNIT, _NUMBERS = 0x100, 256
 
@@ -62,9 +63,9 @@ def _is_ours(found: Filter) -> bool:
 
 
 def in_order(ifindex: int, direction: str) -> list[Filter]:
-    """Returns the filters that packets of a direction pass, in the order of execution. Raises OSError.
+    """Returns the filters of chain 0 for one direction, in the order of execution. Raises OSError.
 
-    These are the filters of chain 0.
+    All packets of the direction start in chain 0.
     """
     return [each for each in traffic_control.filters(ifindex, direction) if each.handle and not each.chain]
 
@@ -93,7 +94,7 @@ def _filters(ifindex: int) -> list[Filter]:
 
 
 def _remove(ifindex: int, found: Filter) -> None:
-    """Removes a filter of ours. Removes the qdisc, too, if we created the qdisc and no filter is left on it."""
+    """Removes one of our filters. Removes the qdisc, too, if we created the qdisc and it has no filters any more."""
     libbpf.tc_detach(ifindex, _POINTS[found.direction], found.handle, found.priority)
     if _handle_kind(found) == _QDISC_CREATED and not _filters(ifindex):
         libbpf.tc_remove_qdisc(ifindex)
@@ -111,7 +112,7 @@ def refuse_ingress_qdisc(ifindex: int) -> None:
 
 
 def remove_stale_filters() -> list[str]:
-    """Removes all filters of otel-epping whose owner has ended, in this network namespace.
+    """Removes all filters of ended agents in this network namespace.
 
     Returns the names of the interfaces that had such filters. Raises OSError.
     """
@@ -127,10 +128,10 @@ def remove_stale_filters() -> list[str]:
 
 
 def choose_priority(ifindex: int, direction: str) -> tuple[int, int]:
-    """Returns the priority and the number for a new filter.
+    """Returns the priority and the number for a new filter of ours.
 
-    The priority puts the new filter before as many filters of others as possible. The number makes the handle of the
-    new filter unique in this priority. Raises OSError if the interface is gone.
+    With this priority, the new filter runs before as many filters of other programs as possible. The number makes the
+    handle of the new filter unique in this priority. Raises OSError if the interface is gone.
     """
     listed = [each for each in traffic_control.filters(ifindex, direction) if not each.chain]
     free = min(set(range(1, len(listed) + 2)) - {each.priority for each in listed})
@@ -158,8 +159,8 @@ class ClsactFilter:
         self._program = map_array.map_info(program_fd)["prog_id"]
         self._process = os.getpid()
         # The socket is opened before the filter is added, so that no other agent removes the filter as a stale filter.
-        # If a malicious user holds the address of the socket, other agents also conclude that the owner of the filter
-        # lives, and keep the filter.
+        # If a malicious user holds the address of the socket, our agent cannot open the socket. But other agents still
+        # conclude that the owner of the filter lives, and keep the filter.
         self._owner = _claim(ifindex, self._program)
         try:
             created = libbpf.tc_create_qdisc(ifindex) or any(
@@ -187,15 +188,16 @@ class ClsactFilter:
         libbpf.tc_attach(self._program_fd, self._ifindex, _POINTS[self._direction], handle, priority)
 
     def _before_us(self) -> list[Filter]:
-        """Returns the filters of others that run before our filter. Raises OSError if the interface is gone."""
+        """Returns the filters of other programs that run before our filter. Raises OSError if the interface is gone."""
         found = in_order(self._ifindex, self._direction)
         mine = [index for index, each in enumerate(found) if each.program == self._program]
         return [each for each in found[: mine[0] if mine else None] if not _is_ours(each)]
 
     def programs_before(self) -> str:
-        """Describes the filters and TCX programs of others that run before our filter. Returns '' if there are none.
+        """Describes the filters and TCX programs that run before our filter. Returns '' if there are none.
 
-        TCX programs are missing if the agent is not permitted to list them. Raises OSError if the interface is gone.
+        Filters and programs of otel-epping are left out. If the agent is not permitted to list TCX programs, they are
+        left out, too. Raises OSError if the interface is gone.
         """
         try:
             programs = tcx.attached(self._ifindex, self._direction)
@@ -208,7 +210,7 @@ class ClsactFilter:
         return ", ".join([*of_others, *map(describe, self._before_us())])
 
     def can_move_to_front(self) -> bool:
-        """Returns true if move_to_front() would put our filter before the filter of others that now runs first.
+        """Returns true if move_to_front() would put our filter before the first filter of another program.
 
         Raises OSError if the interface is gone.
         """
@@ -216,10 +218,11 @@ class ClsactFilter:
         return bool(before) and choose_priority(self._ifindex, self._direction)[0] <= before[0].priority
 
     def move_to_front(self) -> None:
-        """Moves our filter before the filters of others. Raises OSError. Our filter may be removed in this case.
+        """Moves our filter before the filters of other programs.
 
-        The old filter is removed before the new filter is added, because with both filters a packet would be counted
-        twice. Between these two requests to the kernel, our program sees no packets for 0.1 ms.
+        Raises OSError if this fails. Our filter may be missing after that. The old filter is removed before the new
+        filter is added, because a packet that passes both filters would be counted twice. Between these two requests to
+        the kernel, our program sees no packets for 0.1 ms.
         """
         for mine in self._mine():
             new_place = choose_priority(self._ifindex, self._direction)
@@ -227,7 +230,7 @@ class ClsactFilter:
             self._add(_handle_kind(mine), *new_place)
 
     def accept_order(self) -> None:
-        """Does nothing: programs_before() lists the current filters each time."""
+        """Does nothing, because programs_before() lists the current filters at each call."""
 
     def _all_of_ours(self) -> list[Filter]:
         return list(filter(_is_ours, _filters(self._ifindex)))
@@ -250,7 +253,7 @@ class ClsactFilter:
     def detach(self) -> None:
         """Removes our filter. If the interface is gone, its filters are already gone, too.
 
-        In a forked child, only closes the socket, because the filter belongs to the parent process.
+        In a forked child, this method only closes the socket, because the filter belongs to the parent process.
         """
         if os.getpid() != self._process:
             self._release_owner()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Finds the interfaces with a default route, for the selector `auto`, and recognizes notifications about changes.
 
-A default route is a unicast route to at least half of all addresses. These are 0.0.0.0/0, and also 0.0.0.0/1 and
-128.0.0.0/1, because VPNs use these two to override another default route. For IPv6, a route is a default route if it
-covers at least half of 2000::/3, the global unicast addresses (RFC 4291 section 2.4). The route must be in the main
-table or in the table of a VRF.
+A default route is a unicast route to at least half of all addresses. For IPv4, the default routes are 0.0.0.0/0,
+0.0.0.0/1 and 128.0.0.0/1. VPNs use the last two to override another default route. For IPv6, a route is a default route
+if it covers at least half of 2000::/3, the global unicast addresses (RFC 4291 section 2.4). The route must be in the
+main table or in the table of a VRF.
 
 A route may have a nexthop object instead of an interface. The object can be replaced or deleted without a notification
 about the route.
@@ -33,7 +33,7 @@ def is_default(route: Route) -> bool:
 def _leads_to(number: int, nexthops: dict[int, Nexthop], passed: set[int]) -> Iterable[int]:
     """Yields the interfaces of a nexthop object. Adds the ids of the object and of its members to `passed`."""
     passed.add(number)
-    if nexthop := nexthops.get(number):  # if not, the object was deleted, and its routes with it
+    if nexthop := nexthops.get(number):  # a missing object was deleted together with its routes
         if nexthop.interface:
             yield nexthop.interface
         for member in nexthop.members:  # the members of a group are not groups
@@ -54,8 +54,9 @@ class DefaultRoutes:
     def refresh(self, existing: Iterable[Link]) -> None:
         """Reads the routes from the kernel. `existing` has all interfaces. Raises OSError."""
         self._tables = _tables(existing)
-        # Nexthops are read first. This request waits until the change that caused a notification has released the lock
-        # RTNL. The request for routes does not wait, so its answer could still contain routes that this change removes.
+        # The request for nexthops comes first, because it waits for the kernel's lock RTNL. The change that caused a
+        # notification holds this lock. The request for routes does not wait for the lock. If it came first, its answer
+        # could still contain routes that this change removes.
         nexthops = {nexthop.number: nexthop for nexthop in routes.nexthops()}
         interfaces: set[int] = set()
         passed: set[int] = set()
@@ -67,8 +68,8 @@ class DefaultRoutes:
     def may_change(self, kind: int, body: bytes) -> bool:
         """Returns true if refresh() may find different interfaces after this notification.
 
-        When an interface goes down or loses its last address, its routes are removed without a notification about the
-        routes.
+        Notifications about interfaces and addresses count, too. When an interface goes down or loses its last address,
+        the kernel removes the routes of the interface without a notification about the routes.
         """
         if kind in (routes.RTM_NEWROUTE, routes.RTM_DELROUTE):
             route = routes.parse_route(body)

@@ -3,18 +3,20 @@
 
 For each direction of each interface, the monitor checks three conditions each second:
 
-detached   Our program is not on the hook, or our link has another program. The monitor attaches our program again.
-overtaken  Another program was attached and may run before our program. The monitor moves our program to the front.
-           After three moves, it moves our program only if packets are missing, and the time between two moves
-           increases. So two programs that both try to be first do not alternate forever. After ten minutes without a
-           move, this limit starts again. Agents in the same network namespace announce their attachments, so they do
-           not compete (other_agents.py).
+detached   Our program is not on the hook, or another process put a different program in our link. The monitor attaches
+           our program again.
+overtaken  Another program was attached and may run before our program. The monitor moves our program to the front. The
+           time between two moves increases. After three moves, the monitor moves our program only if packets are
+           missing. So two programs that both try to be first do not alternate forever. After ten minutes without a
+           move, the monitor counts the moves from 0 again. Agents in the same network namespace announce their
+           attachments, so they do not compete (other_agents.py).
 unseen     The kernel counts packets on the interface (`ip -s link`) that our program does not count. Too many such
            packets are a fault. The limit depends on the interface: see _cause().
 
-While packets are hidden or the program is not attached to a hook, and for 3 s after that, the interface has a fault and
-the agent is not ready. Each fault is logged once, with its cause and cure. When packets are seen again, this is logged,
-too.
+While an interface has a fault, the agent is not ready. An interface has a fault while packets are hidden or our program
+is not attached to a hook. When the monitor attaches our program again, or moves it because packets are missing, the
+fault stays for 3 s more. The monitor logs each fault once, with its cause and cure. When packets are seen again after a
+fault of unseen packets, the monitor logs this, too.
 """
 
 import errno
@@ -37,24 +39,24 @@ _log = logging.getLogger(__name__)
 
 _INTERVAL_S = 1.0
 _SHARED_BLOCK = -1  # TCM_IFINDEX_MAGIC_BLOCK, linux/rtnetlink.h: filters of several interfaces
-# Another agent announces itself immediately after it attaches its program. So the monitor waits for this time after it
-# has found a new program, because the program may belong to an agent whose announcement has not arrived yet.
+# Another agent announces itself immediately after it attaches its program. When the monitor finds a new program, the
+# announcement may not have arrived yet. So the monitor waits for this time before it moves our program.
 _ANNOUNCEMENT_S = 0.3
-# If no reason for unseen packets is known, at least the first number of unseen packets is a fault. For a bond, this is
-# the second number, because each port of a bond may send and receive one packet per second that does not pass the bond
-# (LACP).
+# If no reason for unseen packets is known, the interface has a fault when at least this number of packets is unseen.
+# The second number is for a bond. Each port of a bond may send and receive one LACP packet per second, and these
+# packets do not pass the bond.
 _MANY, _MANY_ON_BOND = 20, 100
-# The number of moves to the front that are made even if no packets are missing.
+# The monitor makes this number of moves to the front even if no packets are missing.
 _MAX_FREE_MOVES = 3
 
 PacketsSeen = Callable[[Sequence[int]], npt.NDArray[Any]]
 
 
 class HookMonitor:
-    """Monitors the hooks of all watched interfaces. Only one thread at a time may use it.
+    """Monitors the hooks of all watched interfaces. Only one thread at a time may use the monitor.
 
-    `packets_seen` takes numbers of interfaces. It returns the numbers of received and transmitted packets that our
-    program has counted on them. The shape is (numbers, 2).
+    The argument of the function `packets_seen` is a list of interface numbers. Its result has the shape (numbers, 2).
+    For each interface, the result contains the numbers of received and transmitted packets that our program counted.
     """
 
     def __init__(self, attachments: Attachments, packets_seen: PacketsSeen) -> None:
@@ -62,10 +64,10 @@ class HookMonitor:
         self._changes = traffic_control.FilterChanges() if attachments.hook == "clsact" else None
         self._states: dict[tuple[str, str], HookState] = {}
         self._next_s = 0.0
-        self._missed_changes = False  # true after a failed check, because its notifications are lost
+        self._missed_changes = False  # true after a failed check, because the notifications that it read are lost
 
     def close(self) -> None:
-        """Closes the monitor. Before that, adds the latest packets that the kernel has counted to `kernel_packets`."""
+        """Adds the latest packet counts of the kernel to `kernel_packets`, and then closes the monitor."""
         with suppress(OSError):
             self._count(time.monotonic())
         if self._changes:
@@ -95,8 +97,8 @@ class HookMonitor:
         if self._missed_changes:
             changed, self._missed_changes = None, False
         for state, hook in counted:
-            # The kernel sends notifications about changed filters. It sends none about TCX programs, but a check of a
-            # TCX link takes only a few microseconds.
+            # The kernel sends notifications about changed filters, but not about changed TCX programs. TCX links are
+            # checked each time, because a check of a TCX link takes only a few microseconds.
             may_have_changed = changed is None or bool({state.ifindex, _SHARED_BLOCK} & changed)
             with suppress(OSError):  # the interface is gone
                 self._check_hook(state, hook, may_have_changed, state.ifindex in announced, now_s)
@@ -127,7 +129,7 @@ class HookMonitor:
         return counted
 
     def _start(self, state: HookState, hook: Hook) -> None:
-        """Records and logs the causes that may hide packets from a hook. Our program was just attached to this hook."""
+        """Records and logs what may hide packets from our program. Called when our program was attached to the hook."""
         with suppress(OSError):
             if not hook.can_move_to_front():
                 state.others = hook.programs_before()
@@ -138,7 +140,7 @@ class HookMonitor:
     def _check_hook(
         self, state: HookState, hook: Hook, may_have_changed: bool, is_announced: bool, now_s: float
     ) -> None:
-        """Checks one hook. `is_announced` is true if another agent announced that it attached to the interface."""
+        """Checks one hook. `is_announced` is true if another agent announced an attachment to the interface."""
         if may_have_changed or state.misses_packets or state.fault or state.overtaken_s is not None:
             if not hook.is_attached():
                 self._reattach(state, now_s)
@@ -197,9 +199,9 @@ class HookMonitor:
             others = hook.programs_before()
         if not others:
             state.note_first()
-            # If no packet is seen, a move cannot do harm. There are two cases in which the agent does not notice that
-            # another program runs first: a program of another agent was attached at the same time, or the revision of
-            # the hook's list is unknown.
+            # In two cases, the agent does not notice that another program runs first: another agent attached a program
+            # at the same time, or the revision of the hook's list is unknown. If our program sees no packets, the agent
+            # assumes such a case. The move cannot do harm, because no packets are seen anyway.
             if state.is_blind and hook.can_move_to_front() and state.moving.is_due(now_s):
                 state.moving.record(now_s)
                 hook.move_to_front()
@@ -233,8 +235,8 @@ class HookMonitor:
         """Returns the reason why packets are not seen, and the cure. Returns '' if there is no such fault.
 
         If another program may run before our program, the fault starts when at least FEW packets and at least a tenth
-        of all packets are missing. Otherwise the fault starts when the kernel counts a certain number of packets while
-        our count does not increase. This number is FEW, _MANY or _MANY_ON_BOND, depending on the interface.
+        of all packets are missing. Otherwise the fault starts when the kernel has counted a certain number of packets
+        since our count stopped. This number is FEW, _MANY or _MANY_ON_BOND, depending on the interface.
         """
         if state.number == UNKNOWN_INTERFACE:  # all interfaces without a number share one count
             return ""
@@ -252,9 +254,9 @@ class HookMonitor:
 
 
 def check_in_background(monitor: HookMonitor) -> Callable[[], None]:
-    """Starts a thread that checks the hooks, for applications.
+    """Starts a thread that checks the hooks, for applications that use the collector without the agent.
 
-    Returns a function that ends the thread. The thread closes the monitor before it ends.
+    Returns a function that ends the thread. Before the thread ends, it closes the monitor.
     """
     ended = threading.Event()
 
@@ -278,7 +280,10 @@ def _extra(state: HookState) -> dict[str, str]:
 
 
 def _cure(others: str) -> str:
-    """Returns the cure if other programs run before our program. A clsact filter cannot run before a TCX program."""
+    """Returns the cure for a hook on which other programs run before our program.
+
+    The cure depends on the hook, because a clsact filter cannot run before a TCX program.
+    """
     return "use --hook auto" if others.startswith("TCX program") else "give it a place after otel-epping"
 
 

@@ -3,24 +3,25 @@
 
 from collections import deque
 
-# The minimum duration of a fault. Health probes run every few seconds, and must notice that packets were missed.
+# The minimum duration of a fault, in seconds. Health probes run only every few seconds, and must notice each fault.
 _HOLD_S = 3.0
 _WINDOW = 4  # number of checks in the window; there is one check each second
-# Network cards report their counters up to a second late. After our count has stopped, packets that the kernel counts
-# within this time are ignored.
+# Network cards report their counters up to a second late. So packets that the kernel counts during this time after our
+# count has stopped are ignored.
 _LATE_S = 2.0
-# If a reason for missing packets is known, at least this number of missing packets in a window is a fault.
+# If a reason for missing packets is known, the hook has a fault when at least this number of packets is missing in a
+# window.
 FEW = 3
-# Up to a tenth of the packets may be missing, because the kernel's counters and our counters are not read at the same
-# time.
+# Up to a tenth of the packets may seem to be missing without a fault, because the kernel's counters and our counters
+# are not read at the same time.
 _SHARE = 10
 _FIRST_WAIT_S, _MAX_WAIT_S, _RESET_S = 2.0, 60.0, 600.0
 
 
 class Backoff:
-    """Exponential backoff. The first attempt is due at once. Then the waiting time doubles from 2 s to at most 60 s.
+    """Exponential backoff. The first attempt is due at once. The waiting time is then 2 s, 4 s, ... up to 60 s.
 
-    After 10 minutes without an attempt, the backoff starts again.
+    After 10 minutes without an attempt, the backoff starts from the beginning.
 
     count   the number of attempts since the backoff started
     wait_s  the waiting time in seconds after the latest attempt
@@ -49,12 +50,12 @@ class HookState:
 
     kernel_packets  number of packets that the kernel counted between the latest two checks
     our_packets     number of packets that our program counted between the latest two checks
-    others          description of the programs that run before our program, if our program cannot be moved before them;
-                    otherwise ''
+    others          description of the programs that run before our program and before which our program cannot be
+                    moved; '' if there are none
     overtaken_s     time at which the monitor found that another program was attached; None if there is no such program
     fault           description of the fault; '' if there is none
     refusal         description of the error if the program could not be attached again; otherwise ''
-    is_blind        true if the fault is that packets are not seen
+    is_blind        true if the fault is a fault of unseen packets
     reattaching     the attempts to attach the program again
     moving          the attempts to move the program to the front
     """
@@ -73,7 +74,7 @@ class HookState:
         self._misses_some_when_first = False
 
     def count(self, kernel_total: int, our_total: int, now_s: float) -> None:
-        """Updates the counts from the totals at a check. If a counter was reset, its increment is taken as 0."""
+        """Updates the counts from the totals at a check. If a counter was reset, its increment counts as 0."""
         kernel_before, ours_before = self._totals or (kernel_total, our_total)
         self._totals = kernel_total, our_total
         self.kernel_packets, self.our_packets = max(kernel_total - kernel_before, 0), max(our_total - ours_before, 0)
@@ -83,10 +84,10 @@ class HookState:
 
     @property
     def misses_packets(self) -> bool:
-        """True if more packets are missing in the window than the delay between reading the two counters can explain.
+        """True if so many packets are missing in the window that late counters cannot be the reason.
 
-        If packets were already missing while our program was first on the hook, this is true only if all packets are
-        missing.
+        Packets may already have been missing while our program was first on the hook. In this case, the property is
+        true only if all packets are missing.
         """
         ours = sum(ours for _, _, ours in self._window)
         return self._misses_some and not (ours and self._misses_some_when_first)
@@ -100,7 +101,7 @@ class HookState:
     def note_first(self) -> None:
         """Records that our program is first on the hook.
 
-        Packets that are missing in this state are not hidden by another program on the hook. For example, an XDP
+        If packets are missing while our program is first, no other program on the hook hides them. For example, an XDP
         program may drop them.
         """
         if any(kernel for _, kernel, _ in self._window):
@@ -108,7 +109,10 @@ class HookState:
 
     @property
     def unseen(self) -> int:
-        """The number of packets that the kernel counted in the window, more than 2 s after our count last increased."""
+        """The number of packets that the kernel counted in the window since our count stopped.
+
+        The first 2 s after the last increase of our count are left out.
+        """
         return sum(kernel for at_s, kernel, _ in self._window if at_s - self._latest_packet_s > _LATE_S)
 
     def fail(self, fault: str, *, is_blind: bool = False) -> None:

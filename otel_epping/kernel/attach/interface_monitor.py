@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Attaches to selected interfaces when they appear, and detaches when they go away or are no longer selected.
 
-A table of all interfaces is updated from the kernel's notifications. After each batch of notifications, the monitor
-compares the watched interfaces with the interfaces that should be watched. So the order of the notifications does not
-matter. If the kernel has dropped notifications, the monitor reads the whole table again.
+The monitor has a table of all interfaces, and updates the table from the kernel's notifications. After each batch of
+notifications, the monitor compares the watched interfaces with the interfaces that should be watched. So the order of
+the notifications does not matter. If the kernel has dropped notifications, the monitor reads all interfaces again.
 """
 
 import errno
@@ -21,7 +21,8 @@ from otel_epping.kernel.netlink.links import Link
 
 _log = logging.getLogger(__name__)
 
-# Errors that mean that a resource is exhausted. The interface is then refused, but the other interfaces are watched.
+# Error numbers that mean that a resource is exhausted. After such an error, the monitor refuses the interface, but
+# continues to watch the other interfaces.
 _SHORTAGES = {*SHORTAGES, errno.ENOSPC}
 
 
@@ -29,8 +30,8 @@ class InterfaceMonitor:
     """Watches the selected interfaces from begin() to close().
 
     The monitor can be passed to select.select(). Call follow() when the monitor is readable, and while `is_outdated` is
-    true. Before each attachment, the monitor calls `is_stopped`, and attaches to nothing more if the result is true.
-    Raises OSError if no netlink socket can be opened.
+    true. Before each attachment, the monitor calls the function `is_stopped`. If the result is true, the monitor makes
+    no more attachments. Raises OSError if no netlink socket can be opened.
     """
 
     def __init__(
@@ -41,7 +42,8 @@ class InterfaceMonitor:
         self._links: dict[int, Link] = {}
         self._watched: dict[int, tuple[Interface, Role]] = {}
         self._refused: dict[int, Link] = {}  # logged once, and tried again if the interface changes
-        # Refused because a resource was exhausted, and tried again after another interface is detached.
+        # Interfaces that were refused because a resource was exhausted. They are tried again when another interface is
+        # detached.
         self._short: dict[int, Link] = {}
         self._shortage: EppingError | None = None  # the latest error of this kind
         self._is_stopped = is_stopped
@@ -52,8 +54,8 @@ class InterfaceMonitor:
     def begin(self) -> None:
         """Attaches to all selected interfaces that exist. Raises EppingError if this fails.
 
-        If a resource is exhausted, the interface is refused, which is logged and counted. This is an error only if no
-        interface is watched.
+        If a resource is exhausted, the monitor refuses the interface, and logs and counts the refusal. The method then
+        raises EppingError only if no interface is watched.
         """
         self._refresh()
         self._apply(strict=True)
@@ -77,9 +79,9 @@ class InterfaceMonitor:
         return [text for text in self._selection.all if not any(matches(text, link, routes) for link in existing)]
 
     def select(self, selection: Selection) -> None:
-        """Changes the selection. Interfaces that are in the old and the new selection are watched without interruption.
+        """Changes the selection. If an interface is in both selections, it is watched without interruption.
 
-        Raises EppingError if no netlink socket can be opened. The selection is unchanged in this case.
+        Raises EppingError if no netlink socket can be opened. In this case, the selection does not change.
         """
         missing = [text for text in selection.names if not any(text in link.names for link in self._links.values())]
         try:
@@ -95,9 +97,9 @@ class InterfaceMonitor:
             _log.warning("there is no interface %s yet: the agent attaches when it appears", text)
 
     def follow(self) -> None:
-        """Reads the notifications, and attaches to and detaches from interfaces accordingly.
+        """Reads the notifications. Then attaches to the interfaces that are now selected, and detaches from all others.
 
-        Sets `is_outdated` if this fails, for example if no descriptor for a netlink socket is left.
+        Sets `is_outdated` if this fails, for example because the process has no free descriptor for a netlink socket.
         """
         try:
             self._follow()
@@ -111,7 +113,7 @@ class InterfaceMonitor:
         messages = list(self._changes.read())
         if self.is_outdated:
             messages.append(None)
-        if None in messages:  # Some were dropped. The others are older than the table that is read now.
+        if None in messages:  # Some messages were dropped. The others are older than the table that is read now.
             self._refresh()
             self._detach_replaced()
             self.is_outdated = False
@@ -129,7 +131,8 @@ class InterfaceMonitor:
                 if kind == links.RTM_NEWLINK:
                     self._links[link.ifindex] = link
                 else:
-                    # Detach at once, because the index may be reused. The kernel has already detached the program.
+                    # The monitor detaches at once, because a new interface may get the same index. The kernel has
+                    # already detached the program.
                     self._detach(link.ifindex, "it is gone")
         if routes_changed:
             self._default_routes.refresh(self._links.values())
@@ -171,9 +174,10 @@ class InterfaceMonitor:
         return wanted
 
     def _apply(self, *, strict: bool) -> None:
-        """Watches exactly the selected interfaces. If `strict`, raises EppingError if an interface cannot be watched.
+        """Attaches to all selected interfaces, and detaches from all others.
 
-        All detachments come first, because two interfaces may have exchanged their names.
+        If `strict` is true, raises EppingError if an interface cannot be watched. All detachments come before all
+        attachments, because two interfaces may have exchanged their names.
         """
         wanted = self._wanted()
         for ifindex, (interface, _) in list(self._watched.items()):
@@ -193,7 +197,7 @@ class InterfaceMonitor:
         """Attaches to an interface, or updates its role."""
         try:
             interface = interface_of(link.name, link.ifindex, link.hardware)
-        except EppingError as error:  # The link type does not carry IP. An error only if a selector is its name.
+        except EppingError as error:  # The link type does not carry IP. This is an error only if a selector names it.
             if strict and set(link.names) & set(self._selection.names):
                 raise
             return self._refuse(link, error)
@@ -236,7 +240,8 @@ class InterfaceMonitor:
 def present(texts: Sequence[str]) -> list[str]:
     """Returns the names of the interfaces that the selectors select now, for commands that ignore later changes.
 
-    A selector that is a name is returned even if no interface has this name. Raises EppingError if nothing is selected.
+    If a selector is a name, the result contains the name even if no interface has this name. Raises EppingError if the
+    result would be empty.
     """
     existing, routes = list(links.links()), DefaultRoutes()
     if AUTO in texts:

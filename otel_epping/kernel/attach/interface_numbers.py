@@ -3,11 +3,11 @@
 
 An interface has an identifier and a number (struct interface, bpf/maps.h). The number selects a row of counters. There
 are few rows, so numbers are reused. The identifier is part of the keys of slots, flows, cached slots and transactions.
-An identifier is reused only after all 65,535 identifiers were used. So an entry of an interface that is gone is not
-mistaken for an entry of another interface.
+An identifier is reused only after all 65,535 identifiers were used. So if a map still has an entry for an interface
+that is gone, the entry is not mistaken for an entry of another interface.
 
-The identifier and the number belong to a name. They stay the same when the interface goes away and comes back. They are
-freed when the interface has been gone for 5 s and all of its counts are delivered.
+The identifier and the number belong to the name of the interface. They stay the same when the interface goes away and
+comes back. They are freed when the interface has been gone for 5 s and all of its counts are delivered.
 """
 
 import threading
@@ -21,13 +21,13 @@ INTERFACES = 1024
 UNKNOWN_INTERFACE = 0
 _IDENTIFIERS = 1 << 16
 
-# After this time, the counts of an interface that went away do not change any more. The time is far longer than any run
+# When an interface has been gone for this time, its counts do not change any more. The time is far longer than any run
 # of the program.
 GONE_NS = 5_000_000_000
 
 
 class InterfaceNumbers:
-    """Assigns identifiers and numbers to names. All methods may be called by any thread.
+    """Assigns identifiers and numbers to names of interfaces. Any thread may call any method.
 
     names   the names of the interfaces, by identifier; '' stands for all interfaces without a number
     now_ns  the monotonic clock, in ns
@@ -39,31 +39,31 @@ class InterfaceNumbers:
         self._identifiers: dict[str, int] = {}
         self._numbers = {UNKNOWN_INTERFACE: UNKNOWN_INTERFACE}  # by identifier
         self._gone_ns: dict[int, int] = {}  # by identifier
-        self._origins: dict[int, Counts] = {}  # by number: the counts of its row when the number was freed
+        self._origins: dict[int, Counts] = {}  # number -> the counts of the number's row when the number was last freed
         self._free: list[int] = []
         self._used = 1
         self._latest = 0
         self._lock = threading.Lock()
 
     def get(self, name: str, default: int) -> int:
-        """Returns the number of a name, or `default` if it has none."""
+        """Returns the number of the interface with this name. Returns `default` if the name has no number."""
         with self._lock:
             return self._numbers[self._identifiers[name]] if name in self._identifiers else default
 
     @property
     def has_free(self) -> bool:
-        """True if a number for another name is left."""
+        """True if a number is free for another name."""
         return bool(self._free) or self._used <= INTERFACES
 
     @property
     def used(self) -> int:
-        """The count of numbers that are or were in use. These are the numbers 0 to used - 1."""
+        """How many numbers are or were in use. These numbers are 0 to used - 1."""
         return self._used
 
     def assign(self, name: str) -> tuple[int, int]:
         """Returns the identifier and the number of an existing interface. Assigns both if the interface has none.
 
-        Both are UNKNOWN_INTERFACE if no number is free.
+        If no number is free, both results are UNKNOWN_INTERFACE.
         """
         with self._lock:
             identifier = self._identifiers.get(name)
@@ -105,7 +105,7 @@ class InterfaceNumbers:
     def end(self, gone: Gone, raw: Counts) -> bool:
         """Frees the number of an interface unless the interface came back. Returns true if the number was freed.
 
-        raw  (n,) the counts of the interface's row, including those for earlier interfaces
+        raw  (n,) all counts of the interface's row, including the counts of earlier interfaces that had the row
         """
         with self._lock:
             identifier = gone.identifier
@@ -123,9 +123,9 @@ class InterfaceNumbers:
             return [self._numbers[identifier] for identifier in identifiers]
 
     def counted(self, numbers: list[int], raw: Counts) -> Counts:
-        """Returns the counts of rows for their current interfaces only. The shape is (numbers, n).
+        """Returns the counts of the interfaces that have these numbers now. The shape is (numbers, n).
 
-        raw  (numbers, n) the counts of the rows of these numbers, including those for earlier interfaces
+        raw  (numbers, n) all counts of the rows of these numbers, including the counts of earlier interfaces
         """
         counts = raw.copy()
         for index, number in enumerate(numbers):

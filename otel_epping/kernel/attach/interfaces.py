@@ -2,7 +2,7 @@
 """Network interfaces that the agent can attach to.
 
 The attributes of interfaces are read by netlink, not from /sys. The directory /sys shows the network namespace in which
-it was mounted. This may be another namespace than ours.
+/sys was mounted. This namespace may be different from our namespace.
 """
 
 from dataclasses import dataclass
@@ -46,11 +46,11 @@ _OTHER_IP_TYPES = {
 class Role(Enum):
     """The position of an interface in the network.
 
-    A value consists of two sides (enum side, bpf/maps.h): the side of the senders of outgoing packets, and the side of
-    the senders of incoming packets.
+    A value consists of two sides (enum side, bpf/maps.h). The first is the side from which outgoing packets come. The
+    second is the side from which incoming packets come.
 
-    At a mirror port, the packets of both directions are incoming packets, so the sides are not known. This is also true
-    for captures.
+    At a mirror port, the packets of both directions are incoming packets, so the sides are not known. The sides are
+    also not known in captures.
     """
 
     WAN = (1, 0)

@@ -2,8 +2,8 @@
 """Lists the programs and filters on the hooks of an interface. Explains why packets may bypass these hooks.
 
 An incoming packet passes XDP, TCX ingress and clsact ingress, in this order (__netif_receive_skb_core() of
-net/core/dev.c). An outgoing packet passes TCX egress and clsact egress (__dev_queue_xmit()). On a netkit interface, it
-then passes the program of the netkit interface.
+net/core/dev.c). An outgoing packet passes TCX egress and then clsact egress (__dev_queue_xmit()). On a netkit
+interface, an outgoing packet then passes the program of the netkit interface.
 """
 
 from collections.abc import Iterator
@@ -15,8 +15,8 @@ from otel_epping.kernel.netlink import links
 
 _NETKIT = {libbpf.BPF_NETKIT_PRIMARY: "primary", libbpf.BPF_NETKIT_PEER: "peer"}
 
-# For kinds of interfaces (IFLA_INFO_KIND): the reason why the kernel may count packets that do not pass the hooks, and
-# the cure.
+# By kind of interface (IFLA_INFO_KIND): the reason why the kernel may count packets that do not pass the hooks, and the
+# cure.
 _CAUSE_OF_KIND = {
     "vrf": "packets of a VRF device do not pass the hooks of the device: watch the interfaces in the VRF",
     "ipvlan": "packets to an ipvlan device in mode l3s do not pass its hooks: watch the parent device",
@@ -38,8 +38,9 @@ class HookEntry:
 
     hook       the hook: xdp, tcx ingress, clsact egress, netkit primary, ...
     text       a description of the program or filter
-    is_ours    true if it belongs to otel-epping
-    is_before  true if it runs before otel-epping's program, or before the place where that program would be attached
+    is_ours    true if the program or filter belongs to otel-epping
+    is_before  true if the program or filter runs before otel-epping's program, or would run before it if
+               otel-epping's program were attached
     """
 
     hook: str
@@ -49,7 +50,7 @@ class HookEntry:
 
 
 def likely_cause(name: str, device: links.Device) -> str:
-    """Returns the likely reason for packets that the kernel counts but that do not pass the hooks, and the cure."""
+    """Returns the likely reason why the kernel counts packets that do not pass the hooks, and the cure."""
     if device.xdp:
         ids = ", ".join(map(str, device.xdp))
         return (
@@ -65,7 +66,7 @@ def is_suspect(device: links.Device) -> bool:
 
 
 def warning_of(device: links.Device) -> str:
-    """Returns a warning if packets of this kind of interface are known not to pass its hooks. Otherwise returns ''."""
+    """Returns a warning if it is known that packets do not pass the hooks of this kind of interface; otherwise ''."""
     return _CAUSE_OF_KIND[device.kind] if device.kind in ("vrf", "openvswitch") else ""
 
 

@@ -4,14 +4,14 @@
 A link exists while its descriptor is open. So when the agent ends for any reason, the kernel detaches the program.
 
 The programs of a hook run in the order of a list. If a program returns any value except TCX_NEXT, the later programs
-in the list do not run (tcx_run() of net/core/dev.c). So the agent puts its link at the head of the list. Another
-program may later be put before it.
+in the list do not run (tcx_run() of net/core/dev.c). So the agent puts its link at the head of the list. Later, another
+process may put its program before the agent's program.
 
-Reading the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a revision
-number, which increases with each change. A request to attach a program can contain the expected revision. The kernel
-first compares the revisions (error ESTALE), and then checks whether the program is already in the list (error EEXIST).
-So the agent sends a request to attach its program again. This request always fails, and its error shows whether the
-list has changed.
+A process that reads the list needs CAP_NET_ADMIN (bpf_prog_query()), which the agent does not have. But the list has a
+revision number, which increases with each change. A request to attach a program can contain the expected revision. The
+kernel first compares the revisions (error ESTALE), and then checks whether the program is already in the list (error
+EEXIST). To find out whether the list has changed, the agent sends a request to attach its program a second time. While
+the program is in the list, this request fails, and the error shows whether the list has changed.
 """
 
 import ctypes
@@ -32,14 +32,14 @@ _SYSCALLS = {"x86_64": 321, "aarch64": 280}
 _LINK_CREATE = 28
 # The member link_create of union bpf_attr: program, ifindex, attach type, flags, relative, expected revision.
 _ATTRIBUTES = struct.Struct("=IIIIIxxxxQ")
-# The number of revisions that are tried to find the current revision. Each attempt takes 3 us.
+# To find the current revision, up to this number of revisions are tried. Each attempt takes 3 us.
 _MAX_REVISION = 1 << 14
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 
 
 def is_known() -> bool:
-    """Returns true if the kernel has TCX hooks. Without CAP_NET_ADMIN, the result is always true."""
+    """Returns true if the kernel has TCX hooks, or if the process lacks CAP_NET_ADMIN."""
     try:
         libbpf.attached_count(_LOOPBACK, libbpf.BPF_TCX_INGRESS)
     except OSError as error:
@@ -53,20 +53,20 @@ def attached(ifindex: int, direction: str) -> list[int]:
 
 
 def describe(program: int, name: str) -> str:
-    """Describes a program by its id and name, like bpftool(8). `name` is '' if the name is unknown."""
+    """Describes a program by its id and name, in the style of bpftool(8). `name` is '' if the name is unknown."""
     return f"TCX program {name or 'of unknown name'} (id {program})"
 
 
 def load_fillers() -> list[int]:
-    """Loads two programs for TcxLink.move_to_front(). Returns their descriptors.
+    """Loads two programs for TcxLink.move_to_front(). Returns the descriptors of the two programs.
 
-    This needs the same capabilities as loading our program.
+    The caller needs the same capabilities that are needed to load our program.
     """
     return [libbpf.load_noop() for _ in range(2)]
 
 
 def _attach(program_fd: int, ifindex: int, attach_type: int, revision: int) -> int:
-    """Attaches a program at the head of the list if the list has this revision.
+    """Attaches a program at the head of a hook's list, if the list has this revision.
 
     Returns the descriptor of the link. Raises OSError.
     """
@@ -131,7 +131,7 @@ class TcxLink:
     def programs_before(self) -> str:
         """Describes the program that may run before our program.
 
-        Returns '' if the list has not changed since our program was put first, or since accept_order().
+        Returns '' if the list has not changed since our program was put first, or since the last accept_order().
         """
         if self._revision is None or self._has_revision(self._revision):
             return ""
@@ -147,17 +147,20 @@ class TcxLink:
         return True
 
     def move_to_front(self) -> None:
-        """Moves our program to the head of the list. Raises OSError. The program may be detached in this case.
+        """Moves our program to the head of the list.
+
+        Raises OSError if this fails. Our program may be detached after that.
 
         A list can contain each program only once, so our program must leave its old link before it is put into a new
-        link. Two programs that do nothing, the fillers, take its place:
+        link. Two programs that do nothing, the fillers, take the place of our program in the meantime:
 
         1. A new link is created at the head of the list, with the first filler.
         2. In the old link, the second filler replaces our program.
         3. In the new link, our program replaces the first filler.
 
-        So our program is missing only for the time between two pointer updates. Detaching and attaching again would
-        take an RCU grace period. Our program would be missing for about 10 ms.
+        So our program is missing only for the time between two pointer updates. If our program were detached and
+        attached again instead, the kernel would wait for an RCU grace period. Our program would be missing for about
+        10 ms.
         """
         holder, filler = self._fillers
         first, revision = self._attach_first(holder)

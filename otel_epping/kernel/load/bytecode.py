@@ -1,18 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewrites the compiled instructions before the kernel verifies them.
 
-`move_cold_blocks()` moves rarely executed code to the end of the program. The network stack runs between two packets.
-So the program is usually not in the instruction cache when a packet arrives, and each cache line of code takes time to
-load. Therefore the code that most packets execute is made contiguous. The compiler keeps the order of the source,
+`move_cold_blocks()` moves rarely executed code to the end of the program, so that the code for most packets is
+contiguous. Between two packets, the code of the network stack runs. So the program is usually not in the instruction
+cache when a packet arrives, and each cache line of code takes time to load. The compiler keeps the order of the source,
 because no pass that BCC runs uses branch probabilities. So the source marks rarely executed code with cold()
 (bpf/compiler.h). Code that can be reached only from marked code is cold, too.
 
-`relocate()` fills in two values that the compiler does not know: the direction for which the program is loaded
-(DIRECTION), and the descriptors of the maps that the program accesses by address (DIRECT, bpf/direct_value.h).
+`relocate()` replaces two placeholders with values that the compiler does not know. DIRECTION is the direction for which
+the program is loaded. DIRECT is the descriptor of a map that the program accesses by address (bpf/direct_value.h).
 
-linux/bpf.h defines the instructions. An instruction has 8 bytes, but the load of a 64-bit constant has 16 bytes. In
-this file, positions are in units of 8 bytes. The offset of a jump is in the same units, relative to the end of the
-jump.
+linux/bpf.h defines the instructions. An instruction has 8 bytes, except the load of a 64-bit constant, which has 16
+bytes. In this file, positions are in units of 8 bytes. The offset of a jump is in the same units, and is relative to
+the end of the jump instruction.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -22,21 +22,21 @@ import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
-# Placeholders with which bpf/ is compiled. These numbers occur nowhere else in the program.
+# The values of the placeholders when bpf/ is compiled. These numbers occur nowhere else in the program.
 DIRECTION, DIRECT, COLD = 0x65707069, 0x64697265, 0x72617265
 PLACEHOLDERS = {"DIRECTION": DIRECTION, "DIRECT": DIRECT, "COLD": COLD}
 
 # register = 32-bit constant (BPF_ALU64 | BPF_MOV | BPF_K)
 _MOVE = 0xB7
-# register = 64-bit constant (BPF_LD | BPF_IMM | BPF_DW). The second unit contains the upper half. If the source
-# register is BPF_PSEUDO_MAP_VALUE (2), the constant is an address in the value of a map. The lower half is then the
-# descriptor of the map, and the upper half is the offset in the value.
+# register = 64-bit constant (BPF_LD | BPF_IMM | BPF_DW). The second unit contains the upper half of the constant. If
+# the source register is BPF_PSEUDO_MAP_VALUE (2), the constant is an address in the value of a map. The lower half is
+# then the descriptor of the map, and the upper half is the offset in the value.
 _LOAD, _MAP_VALUE = 0x18, 2 << 4 if sys.byteorder == "little" else 2
 _GOTO, _CALL, _EXIT = 0x05, 0x85, 0x95
 _LONG_GOTO, _FUNCTION = 0x06, 1 << 4 if sys.byteorder == "little" else 1  # BPF_PSEUDO_CALL as source register
 _JUMP_CLASSES = (5, 6)  # BPF_JMP, BPF_JMP32
-# BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, and the signed versions of the latter four. BPF_JSET
-# has no opposite.
+# Pairs of opposite conditions: BPF_JEQ and BPF_JNE, BPF_JGT and BPF_JLE, BPF_JGE and BPF_JLT, BPF_JSGT and BPF_JSLE,
+# BPF_JSGE and BPF_JSLT. BPF_JSET has no opposite.
 _OPPOSITES = ((0x10, 0x50), (0x20, 0xB0), (0x30, 0xA0), (0x60, 0xD0), (0x70, 0xC0))
 _OPPOSITE = {a: b for pair in _OPPOSITES for a, b in (pair, pair[::-1])}
 
@@ -44,7 +44,7 @@ _UNIT = struct.Struct("=BBhi")
 
 
 class _Instruction(NamedTuple):
-    """An instruction with its position and its bytes. The bytes are one unit or two units."""
+    """An instruction with its position and its bytes. An instruction is one or two units long."""
 
     position: int
     opcode: int
@@ -73,8 +73,8 @@ class _Block(NamedTuple):
     """A basic block: instructions that are always executed together, and the positions of the blocks that may follow.
 
     jumps_to  the target of the jump at the end of the block; None if the block does not end with a jump
-    falls_to  the block that is executed next without a jump; None if the block ends with an exit or an unconditional
-              jump
+    falls_to  the block that is executed next if no jump is taken; None if the block ends with an exit or an
+              unconditional jump
     """
 
     instructions: list[_Instruction]
@@ -122,7 +122,7 @@ def _graph(code: bytes) -> dict[int, _Block]:
 
 
 def _order(blocks: dict[int, _Block]) -> list[int]:
-    """Returns the new order of the blocks. Hot blocks come first. Hot blocks and cold blocks each keep their old order.
+    """Returns the new order of the blocks: first all hot blocks, then all cold blocks. Both groups keep the old order.
 
     A block is hot if it contains no mark and can be reached from the start through blocks without marks.
     """
@@ -142,7 +142,7 @@ def _order(blocks: dict[int, _Block]) -> list[int]:
 def _emit(blocks: dict[int, _Block], order: list[int]) -> bytes:
     """Returns the code of the blocks in this order, without marks.
 
-    If another block now comes after a block, the condition of the block's jump is inverted, or a jump is added.
+    If a block is not followed by `falls_to` any more, the condition of its jump is inverted, or a jump is added.
     """
     units: list[bytes | _Jump] = []
     new_positions: dict[int, int] = {}

@@ -2,9 +2,10 @@
 """The capabilities that are needed to load the program, and functions that drop capabilities.
 
 Capabilities belong to a thread, not to a process, and a new thread inherits the capabilities of the thread that starts
-it. So only the loading thread has capabilities. All other threads are started by a thread that has dropped its
-capabilities. After loading, open descriptors are sufficient. The kernel requires privileges to create a map and to load
-a program, but not to use an existing map or program. See docs/security.md for measurements.
+it. The loading thread has capabilities. All other threads have none, because the thread that starts them has dropped
+its capabilities. The kernel requires privileges to create a map and to load a program, but not to use an existing map
+or program. So after the program is loaded, the agent needs only the open descriptors. See docs/security.md for
+measurements.
 """
 
 import ctypes
@@ -44,7 +45,8 @@ NEEDED = {
     "CAP_PERFMON": Capability(38, "to load a program that compares pointers into a packet"),
     "CAP_BPF": Capability(39, "to create the program's maps, whatever kernel.unprivileged_bpf_disabled is"),
 }
-# Linux 5.8 introduced these capabilities. Before Linux 5.8, CAP_SYS_ADMIN was required, and it still includes them.
+# Linux 5.8 introduced these capabilities. Before Linux 5.8, CAP_SYS_ADMIN was required instead. A thread with
+# CAP_SYS_ADMIN still does not need them.
 _IN_SYS_ADMIN = ("CAP_PERFMON", "CAP_BPF")
 
 
@@ -67,12 +69,15 @@ def missing() -> list[str]:
 
 
 def may_raise_limits() -> bool:
-    """Returns true if the calling thread may raise its resource limits. BCC raises the limit of locked memory."""
+    """Returns true if the calling thread may raise its resource limits.
+
+    BCC raises the limit of locked memory if it may do so.
+    """
     return bool(_sets("thread-self")["Eff"] >> _SYS_RESOURCE & 1)
 
 
 def threads_with_capabilities() -> list[str]:
-    """Returns the names of the threads of this process that have a capability in a set other than the bounding set."""
+    """Returns the names of the threads of this process that have a capability. The bounding set does not count."""
     names = []
     for task in Path("/proc/self/task").iterdir():
         try:
@@ -108,10 +113,10 @@ def _prctl(option: int, *arguments: int) -> int:
 
 
 def _limit_bounding_set(keep: int) -> None:
-    """Drops all capabilities except `keep` from the bounding set, so that a later exec cannot give them to this thread.
+    """Drops all capabilities except `keep` from the bounding set. A later exec then cannot give them to this thread.
 
-    Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. In this case, no_new_privs has the same
-    effect.
+    Does nothing if the thread lacks CAP_SETPCAP, which usually only root has. Without CAP_SETPCAP, no_new_privs has the
+    same effect.
     """
     if _sets("thread-self")["Eff"] >> _SETPCAP & 1:
         number = 0
@@ -126,8 +131,8 @@ def _limit_bounding_set(keep: int) -> None:
 def _drop_all_but(keep: int, inheritable: int) -> None:
     """Permanently drops all capabilities of the calling thread except `keep`.
 
-    Programs that the thread executes get the capabilities in `inheritable` that the thread still has. Both parameters
-    are masks.
+    A program that the thread executes gets the kept capabilities that are also in `inheritable`. Both parameters are
+    masks.
     """
     keep &= _sets("thread-self")["Prm"]
     inheritable &= keep
@@ -144,16 +149,17 @@ def _drop_all_but(keep: int, inheritable: int) -> None:
 def confine() -> None:
     """Drops all capabilities of the calling thread except the capabilities that loading needs.
 
-    Programs that the thread executes get the kept capabilities as ambient capabilities. So it does not matter whether
-    the agent got its capabilities as root, from systemd, or from the capabilities of its executable file.
+    Programs that the thread executes get the kept capabilities as ambient capabilities. So the result is the same
+    whether the agent got its capabilities as root, from systemd, or from its executable file.
     """
     wanted = _mask(NEEDED)
     if wanted & ~_sets("thread-self")["Prm"]:
         wanted |= 1 << _SYS_ADMIN
     _drop_all_but(wanted, wanted)
-    # The sizes of the maps are read from /proc/self/fdinfo. A process that got its capabilities from its executable
-    # file cannot read these files, unless PR_SET_DUMPABLE is set. With PR_SET_DUMPABLE, another process can read our
-    # files in /proc only if it has all of our capabilities (ptrace(2), "access mode checking").
+    # The sizes of the maps are read from the files in /proc/self/fdinfo. A process that got its capabilities from its
+    # executable file can read these files only if PR_SET_DUMPABLE is set. PR_SET_DUMPABLE does not open our files in
+    # /proc to all processes. Another process can read them only if it has all of our capabilities (ptrace(2), "access
+    # mode checking").
     _prctl(_PR_SET_DUMPABLE, 1)
 
 
@@ -163,7 +169,7 @@ def drop(keep: Collection[str] = ()) -> None:
 
 
 def _works_without_capabilities(operation: Callable[[], None]) -> bool:
-    """Tries an operation in a new thread without capabilities. Other threads keep their capabilities."""
+    """Returns true if an operation succeeds in a thread without capabilities. The thread is new and ends afterwards."""
     with ThreadPoolExecutor(1) as unprivileged:
         unprivileged.submit(drop).result()
         try:
@@ -176,10 +182,11 @@ def _works_without_capabilities(operation: Callable[[], None]) -> bool:
 def needed_at_run_time() -> frozenset[str]:
     """Returns the capabilities that this kernel requires to use a loaded program. Usually there are none.
 
-    Since Linux 5.19, a descriptor is sufficient to use a map. Since Linux 6.6, it is sufficient to attach a program.
-    But a security module may require capabilities. So this function tries both operations without capabilities. It
-    updates a map of one cell, and it attaches a program that does nothing to the loopback interface for a moment.
-    Raises OSError if the calling thread cannot create this map or load this program.
+    Since Linux 5.19, a process needs only the descriptor of a map to use the map. Since Linux 6.6, a process needs only
+    the descriptor of a program to attach the program. But a security module may require capabilities. So this function
+    tries both operations without capabilities. It updates a map of one cell. It attaches a program that does nothing to
+    the loopback interface, and detaches the program at once. Raises OSError if the calling thread cannot create this
+    map or load this program.
     """
     cell, program = libbpf.create_cell(), libbpf.load_noop()
     operations: dict[str, Callable[[], None]] = {
@@ -199,13 +206,13 @@ def describe(kept: Collection[str]) -> str:
 
 
 def drop_capabilities(keep: Collection[str] = ()) -> frozenset[str]:
-    """Drops the capabilities of the calling thread except `keep` and the result of needed_at_run_time().
+    """Drops the capabilities of the calling thread, except the capabilities in `keep` and needed_at_run_time().
 
     Returns the capabilities that the thread has kept.
     """
     try:
         kept = needed_at_run_time() | frozenset(keep)
-    except OSError:  # the program cannot be loaded either, which the loader reports
+    except OSError:  # the kernel program cannot be loaded either, and the loader will report this
         kept = frozenset()
     drop(kept)
     return kept

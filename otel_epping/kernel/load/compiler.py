@@ -1,21 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles and loads the kernel program with BCC, sends the file descriptors to the agent, and exits.
 
-`import bcc` loads LLVM, which takes 160 MB of memory. An agent that imported it would hold this memory for years. So
-this script runs in a child process, for half a second. It runs under the interpreter that has BCC (usually the
-distribution's /usr/bin/python3), and needs only the standard library and BCC. It communicates with the agent over a
-Unix socket:
+`import bcc` loads LLVM, which takes 160 MB of memory. If the agent imported bcc, it would hold this memory for years.
+So this script runs in a child process, for half a second. The script runs under the interpreter that has BCC (usually
+the distribution's /usr/bin/python3), and needs only the standard library and BCC. The script communicates with the
+agent over a Unix socket:
 
     argv[1]   the descriptor of the socket
     argv[2]   JSON: {"source": the folder bpf/, "defines": {name: value}}
     replies   JSON messages. The first reply is sent when BCC is found: {"bcc": version, "llvm": version or ""}.
               The last reply after success is {"programs": [name...], "maps": [{"name", "layout", "key_layout",
-              "rows"}...], "warning", "verifier_s"}. The descriptors of the programs and then of the maps are sent with
-              it (SCM_RIGHTS, unix(7)).
+              "rows"}...], "warning", "verifier_s"}. The descriptors of the programs and then the descriptors of the
+              maps are sent with this reply (SCM_RIGHTS, unix(7)).
               The last reply after a failure is {"error": description, "kind": "no-bcc" | "no-libbpf" | "wrong-bcc" |
               "compile" | "no-thread" | "unable" | "load"}. The kind "load" means that the verifier rejected the
-              program. This reply also has "program", "location" ("file:line" in bpf/, or ""), and "verdict". If several
-              replies come after the first reply, only the last of them is valid.
+              program. A reply of this kind also has "program", "location" ("file:line" in bpf/, or ""), and "verdict".
+              If the script sends several replies after the first reply, only the last of them is valid.
 
 The messages of the compiler and the verifier go to standard error, which the agent captures.
 """
@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 
 def import_neighbour(name: str) -> SimpleNamespace:
-    """Runs another file of this folder, because the interpreter that has BCC cannot import our package."""
+    """Runs another file of this folder. The interpreter that has BCC cannot import the file from our package."""
     return SimpleNamespace(**runpy.run_path(str(Path(__file__).with_name(name))))
 
 
@@ -88,8 +88,8 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
     send({"bcc": getattr(bcc, "__version__", "unknown"), "llvm": llvm_version()})
     warning = landlock.confine(readable_folders(folder))
     source = flatten(folder, "epping.bpf.c", set())
-    # The key of the program's hash functions is generated here. If it were in the agent's request, all users could see
-    # it on the command line.
+    # The key of the program's hash functions is generated here. If the key were in the agent's request, all users could
+    # see the key on the command line.
     defines = request["defines"] | bytecode.PLACEHOLDERS | {"HASH_KEY": secrets.randbits(63) | 1}
     # The program is compiled without debug information (-g0). BCC 0.29 and later crash with reduced debug information.
     # With full debug information, compiling takes 10 % longer.
@@ -99,7 +99,7 @@ def load(request: dict[str, Any], send: Send) -> tuple[dict[str, Any], list[int]
         program_fds = load_programs(bcc, libbpf, module)
     except LoadError as failure:
         if failure.reply["kind"] == "load":
-            send(failure.reply)  # sent before explain(), in which the compiler may crash
+            send(failure.reply)  # sent before explain() is called, because the compiler may crash in explain()
             explain(bcc, libbpf, source, defines, failure)
         raise
     verifier_s = time.monotonic() - start_s
@@ -120,7 +120,7 @@ def find_bcc() -> tuple[Any, Any]:
         import bcc
     except (ImportError, OSError) as error:  # OSError: the module is installed, but libbcc.so is missing
         raise LoadError("no-bcc", str(error)) from error
-    if not getattr(bcc, "__file__", None):  # Python can import an empty folder, which a removed package may leave
+    if not getattr(bcc, "__file__", None):  # Python can import an empty folder that a removed package left
         raise LoadError("no-bcc", "the module bcc is an empty folder")
     if not hasattr(bcc, "BPF"):
         raise LoadError("wrong-bcc", str(bcc.__file__))
@@ -137,12 +137,15 @@ def llvm_version() -> str:
 
 
 def readable_folders(source: Path) -> list[Path]:
-    """Returns the folders that must be readable: for headers, for the list of CPUs, and for Python's imports."""
+    """Returns the folders that this process must be able to read: headers, the list of CPUs, and Python's modules."""
     return [source, *header_folders(HEADERS), Path("/sys/devices/system/cpu"), *map(Path, filter(None, sys.path))]
 
 
 def header_folders(headers: Sequence[Path]) -> list[Path]:
-    """Returns these folders and the folders that contain asm/*.h. On Debian 13, asm is a link to another folder."""
+    """Returns these folders and the folders that contain asm/*.h.
+
+    On Debian 13, asm is a link to a folder outside of these folders.
+    """
     return [*headers, *((folder / "asm/types.h").resolve().parent for folder in headers)]
 
 
@@ -150,9 +153,10 @@ def header_folders(headers: Sequence[Path]) -> list[Path]:
 
 
 def flatten(folder: Path, name: str, seen: set[str]) -> list[SourceLine]:
-    """Returns the lines of a source file. The lines of our headers replace their #include lines.
+    """Returns the lines of a source file. Each #include line of a header in bpf/ is replaced by the header's lines.
 
-    BCC rewrites map operations only in one file. `seen` has the names of the files that are already included.
+    This is necessary because BCC rewrites map operations only in the main file. `seen` has the names of the files that
+    are already included.
     """
     seen.add(name)
     lines = []
@@ -184,9 +188,10 @@ def compile_source(bcc: Any, text: str, defines: dict[str, int], debug_option: s
     Raises LoadError.
     """
     flags = [*(f"-I{folder}" for folder in HEADERS), *WARNINGS]
-    # BCC runs LLVM's optimizer on the output of clang, whether or not clang has optimized it. Without clang's own
-    # passes, compiling takes 0.3 s less, and the program is not slower. But then the source must not use features that
-    # only these passes process. For example, __builtin_expect() would stay in the code and prevent optimizations.
+    # BCC always runs LLVM's optimizer on the output of clang, even if clang has optimized the output. So clang's own
+    # passes are disabled. Compiling then takes 0.3 s less, and the program is not slower. But the source must not use
+    # features that only clang's own passes process. For example, __builtin_expect() would stay in the code and prevent
+    # optimizations.
     flags += [debug_option, "-Os", "-Xclang", "-disable-llvm-passes"]
     flags += [f"-D{name}={value}" for name, value in defines.items()]
     try:
@@ -274,8 +279,8 @@ def describe_maps(bcc: Any, module: Any) -> tuple[list[dict[str, Any]], list[int
 def layout(struct: Any) -> dict[str, Any]:
     """Describes a ctypes structure: {"size": bytes, "fields": [[name, offset, element, count]...]}.
 
-    `element` is "u8", "u16", "u32", "u64", or the layout of a structure. `count` is the length of an array; 0 if the
-    field is not an array.
+    `element` is "u8", "u16", "u32", "u64", or the layout of a structure. If the field is an array, `count` is the
+    length of the array. Otherwise `count` is 0.
     """
     fields: list[list[Any]] = []
     for name, kind, *_ in struct._fields_:

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Restricts the compiler's access to files with Landlock (landlock(7); Linux 5.13 and later, if it is enabled).
 
-The compiler is a large amount of code, and it runs with capabilities. It only needs to read the files in a few folders.
-It does not need to execute or write files. The restriction also saves at least 0.1 s, because it prevents BCC from
-reading the kernel's symbols. BCC needs these symbols only for a helper function that our program does not call.
+The compiler is a large amount of code, and it runs with capabilities. It needs to read the files in a few folders. It
+does not need to read other files, or to execute or write files. The restriction also saves at least 0.1 s, because BCC
+then cannot read the kernel's symbols. BCC needs these symbols only for a helper function that our program does not
+call.
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -19,8 +20,8 @@ from pathlib import Path
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _CREATE_RULESET_VERSION = 1
 _RULE_PATH_BENEATH = 1
-# ABI version -> the rights that this version added. Version 1: to execute, write, read, remove and make files. Version
-# 2: to link and rename files. Version 3: to truncate files.
+# ABI version -> the rights that this version added. Version 1 added the rights to execute, write, read, remove and make
+# files. Version 2 added the right to link and rename files. Version 3 added the right to truncate files.
 _RIGHTS = {1: (1 << 13) - 1, 2: 1 << 13, 3: 1 << 14}
 _READ = 1 << 2 | 1 << 3  # LANDLOCK_ACCESS_FS_READ_FILE, LANDLOCK_ACCESS_FS_READ_DIR
 
@@ -28,7 +29,10 @@ _syscall = ctypes.CDLL(None).syscall
 
 
 def _ruleset(folders: Sequence[Path]) -> int:
-    """Returns the descriptor of a ruleset that allows only reading in these folders. Returns -1 if Landlock refuses."""
+    """Returns the descriptor of a ruleset that only allows the thread to read files in these folders.
+
+    Returns -1 if Landlock refuses the ruleset.
+    """
     version = _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION)
     handled = ctypes.c_uint64(sum(rights for since, rights in _RIGHTS.items() if since <= version))
     ruleset: int = _syscall(_CREATE_RULESET, ctypes.byref(handled), 8, 0)
@@ -43,7 +47,10 @@ def _ruleset(folders: Sequence[Path]) -> int:
 
 
 def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> Path | None:
-    """Restricts the calling thread. Returns the first folder that the thread cannot read after that, or None."""
+    """Restricts the calling thread. Returns the first folder that the thread cannot read after that.
+
+    Returns None if the thread can read all folders.
+    """
     if restrict():
         return folders[0]
     for folder in folders:
@@ -58,13 +65,15 @@ def _first_unreadable(restrict: Callable[[], int], folders: Sequence[Path]) -> P
 
 
 def confine(readable: Sequence[Path]) -> str:
-    """Restricts the calling thread, and threads that it starts later, to reading files in these folders.
+    """Restricts the calling thread so that it can only read files in these folders.
 
-    Returns a warning if this failed and nothing is restricted. Returns '' if it succeeded, or if the kernel has no
-    Landlock. The caller must have set no_new_privs.
+    The restriction also applies to threads that the calling thread starts later. Returns a warning if the thread could
+    not be restricted. Returns '' if the thread is restricted, or if the kernel has no Landlock. The caller must have
+    set no_new_privs.
 
-    Landlock identifies files by inode. Some network file systems create a new inode at each access, so their files
-    would be unreadable. A restriction cannot be removed, so another thread tests the restriction first.
+    Landlock identifies files by inode. Some network file systems create a new inode at each access. With the
+    restriction, files on these file systems would be unreadable. A restriction cannot be removed, so another thread
+    tests the restriction first.
     """
     if _syscall(_CREATE_RULESET, None, 0, _CREATE_RULESET_VERSION) < 1:
         return ""

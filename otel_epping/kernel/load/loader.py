@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Compiles and loads the kernel program in a child process, and receives the program's file descriptors.
 
-compiler.py runs in the child process, and explains why a child process is used. Each failure becomes an EppingError
-that names the cause and the cure.
+The child process runs compiler.py. The docstring of compiler.py says why a child process is needed. Each failure
+becomes an EppingError that names the cause and the cure.
 """
 
 import errno
@@ -42,14 +42,14 @@ _TRY_NEXT = ("no-bcc", "wrong-bcc", "no-libbpf")
 _MESSAGE_BYTES, _MESSAGE_FDS = 1 << 20, 64
 # Signals that a bug in the compiler can cause. SIGKILL has other causes, for example a lack of memory.
 _CRASHES = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT, signal.SIGTRAP, signal.SIGSYS)
-# BCC prints this text if it cannot create a map, and then reports that compiling failed.
+# BCC prints this text if it cannot create a map. After that, BCC wrongly reports that the program cannot be compiled.
 _MAP_FAILED = re.compile(r"could not open bpf map: (\w+), error: (.*)")
 
 
 def source_folder() -> Path:
-    """Returns the folder bpf/. It is in the installed package, or next to the package in a checkout of the repository.
+    """Returns the folder bpf/ of the installed package. In a checkout of the repository, bpf/ is next to the package.
 
-    Raises EppingError if it is missing.
+    Raises EppingError if the folder is missing.
     """
     package = Path(__file__).parents[2]
     for folder in (package / "bpf", package.parent / "bpf"):
@@ -59,7 +59,10 @@ def source_folder() -> Path:
 
 
 def interpreters() -> list[str]:
-    """Returns the interpreters that may have BCC: this interpreter if it has a module `bcc`, then the system's."""
+    """Returns the interpreters that may have BCC.
+
+    If this interpreter has a module `bcc`, this interpreter comes first. The system's interpreter comes after it.
+    """
     own = [sys.executable] if importlib.util.find_spec("bcc") else []
     return own + [path for path in (SYSTEM_PYTHON,) if path not in own and Path(path).exists()]
 
@@ -68,11 +71,11 @@ def interpreters() -> list[str]:
 class _Outcome:
     """The outcome of one run of the child process.
 
-    reply     the last reply (compiler.py); {} if the child ended without a reply
+    reply     the last reply of the child (compiler.py); {} if the child ended without a reply
     fds       the descriptors that were sent with the reply
     stderr    the standard error output of the child
     status    the exit status of the child; the negative signal number if a signal ended the child
-    versions  the child's first message, with the versions of BCC and LLVM; {} if the child ended before this message
+    versions  the child's first message, with the versions of BCC and LLVM; {} if the child ended before it sent them
     """
 
     reply: dict[str, Any]
@@ -83,7 +86,7 @@ class _Outcome:
 
     @property
     def compiler(self) -> str:
-        """The versions as a text, such as "BCC 0.31.0 with LLVM 19.1"; '' if they are not known."""
+        """The versions of BCC and LLVM as a text, such as "BCC 0.31.0 with LLVM 19.1"; '' if they are not known."""
         llvm = f" with LLVM {self.versions['llvm']}" if self.versions.get("llvm") else ""
         return f"BCC {self.versions['bcc']}{llvm}" if self.versions else ""
 
@@ -91,7 +94,7 @@ class _Outcome:
 def _environment() -> dict[str, str]:
     """Returns our environment without OTEL_* and ARCH.
 
-    OTEL_* may contain secrets. ARCH would change BCC's target architecture.
+    OTEL_* may contain secrets. If ARCH is set, BCC compiles for that architecture.
     """
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_") and name != "ARCH"}
 
@@ -112,7 +115,7 @@ def _start_child(interpreter: str, fd: int, request: str) -> subprocess.Popen[st
         )
     except OSError as error:
         cure = requirements.SHORTAGES.get(error.errno or 0, "run it by hand")
-        file = error.filename or interpreter  # the file is /dev/null if the system has no /dev/null
+        file = error.filename or interpreter  # if the system has no /dev/null, error.filename is /dev/null
         raise EppingError(f"cannot start the loader ({file}: {error.strerror}): {cure}") from error
 
 
@@ -125,12 +128,13 @@ def _run_child(interpreter: str, request: str) -> _Outcome:
     capabilities.confine()
     ours, pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours:
-        # The child's end of the socket must have a descriptor above 2, because the child gets its own standard streams.
-        # The descriptor could be lower if the application has closed its standard streams.
+        # The child uses the descriptors 0 to 2 for its own standard streams. So the child's end of the socket must have
+        # a higher descriptor. Without fcntl(), it could get a lower descriptor if the application has closed its
+        # standard streams.
         with pair, socket.socket(fileno=fcntl.fcntl(pair, fcntl.F_DUPFD_CLOEXEC, 3)) as theirs:
             child = _start_child(interpreter, theirs.fileno(), request)
         _, stderr = child.communicate()
-        # The messages are still in the socket's buffer, which is far larger than all messages.
+        # The child has ended, and its messages are in the socket's buffer. The buffer is far larger than all messages.
         versions, reply, fds = dict[str, str](), {}, list[int]()
         while message := socket.recv_fds(ours, _MESSAGE_BYTES, _MESSAGE_FDS):
             if not message[0]:
@@ -236,16 +240,16 @@ def load(config: EppingConfig) -> Program:
     request = json.dumps({"source": str(source_folder()), "defines": config.defines()})
     failures: list[EppingError] = []
     for interpreter in interpreters():
-        # The child inherits the capabilities of the thread that starts the child. A separate thread drops most of its
-        # capabilities and starts the child, so that this thread keeps its capabilities.
+        # The child inherits the capabilities of the thread that starts it. A separate thread drops most of its own
+        # capabilities and then starts the child. So the calling thread keeps its capabilities.
         with ThreadPoolExecutor(1) as child_thread:
             outcome = child_thread.submit(_run_child, interpreter, request).result()
         if "programs" in outcome.reply:
             return _program(outcome, interpreter)
         if outcome.reply.get("kind") not in _TRY_NEXT:
             raise _failure(outcome)
-        # This interpreter has no BCC, but the next interpreter may have it. If no interpreter has BCC, an error about a
-        # wrong module `bcc` is the most useful one.
+        # The tried interpreter has no BCC, but the next interpreter may have BCC. If no interpreter has BCC, an error
+        # about a wrong module `bcc` is the most useful error.
         if not failures or outcome.reply["kind"] == "wrong-bcc":
             failures.insert(0, _failure(outcome))
     raise failures[0] if failures else EppingError(_NO_BCC)

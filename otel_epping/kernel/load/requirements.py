@@ -20,14 +20,14 @@ from otel_epping.kernel.load.capabilities import NEEDED, may_raise_limits, missi
 # TCX links exist since Linux 6.6. Before Linux 6.6, the agent attaches clsact filters.
 MIN_KERNEL = (5, 15)
 
-# `make vmtest` and `make test` have run on Linux from the first to the second of these versions, with these releases of
-# BCC, and on these architectures: see docs/platforms.md.
+# `make vmtest` and `make test` have run on Linux versions from the first to the second of TESTED_KERNELS, with the
+# releases of BCC in TESTED_BCC, and on the architectures in TESTED_MACHINES: see docs/platforms.md.
 TESTED_KERNELS = ((6, 1), (7, 3))
 TESTED_BCC = ("0.26", "0.31", "0.37")
 TESTED_MACHINES = ("x86_64",)
 
-# Since this Linux version, the memory of maps is charged to the cgroup. In older versions, it counts against
-# RLIMIT_MEMLOCK.
+# From this Linux version on, the kernel charges the memory of maps to the cgroup. In older versions, the memory of maps
+# counts against RLIMIT_MEMLOCK.
 _CGROUP_KERNEL = (5, 11)
 
 # A table with rows for each CPU must be smaller than 512 MB (bpf/direct_value.h). The table of interface counters takes
@@ -36,7 +36,7 @@ MAX_CPUS = 1024
 
 _BTF = Path("/sys/kernel/btf/vmlinux")
 
-# By error number: how to raise the limit of the resource that is exhausted.
+# Error number -> how to raise the limit of the resource that is exhausted.
 SHORTAGES = {
     errno.EMFILE: "raise the limit of open files (LimitNOFILE=, ulimit -n)",
     errno.ENFILE: "raise fs.file-max, the machine's limit of open files",
@@ -70,7 +70,7 @@ def check_kernel() -> str:
 
 
 def tested_kernel() -> str:
-    """Returns a text about the tests of otel-epping on this kernel and this architecture."""
+    """Returns a text that says whether otel-epping was tested on this kernel and this architecture."""
     oldest, newest = (".".join(map(str, version)) for version in TESTED_KERNELS)
     machine = platform.machine()
     if _kernel_version() < TESTED_KERNELS[0]:
@@ -85,7 +85,7 @@ def tested_kernel() -> str:
 
 
 def tested_bcc(version: str) -> str:
-    """Returns a text about the tests of otel-epping with this version of BCC, such as "0.31.0"."""
+    """Returns a text that says whether otel-epping was tested with a version of BCC, such as "0.31.0"."""
     tested = ", ".join(TESTED_BCC)
     if version.startswith(tuple(f"{release}." for release in TESTED_BCC)):
         return f"tested with BCC {tested}"
@@ -124,7 +124,7 @@ def check_user_namespace() -> None:
 
 
 def check_bpf() -> None:
-    """Creates a map of 4 bytes as a test. Raises EppingError if the kernel refuses."""
+    """Creates a map of 4 bytes as a test. Raises EppingError if the kernel refuses to create the map."""
     try:
         os.close(libbpf.create_cell())
     except OSError as error:
@@ -160,10 +160,10 @@ def _start_threads() -> NoReturn:
 
 
 def check_threads() -> None:
-    """Starts the number of threads that an agent has, as a test. Raises EppingError if this fails.
+    """Starts as many threads as an agent has, as a test. Raises EppingError if this fails.
 
-    Without this check, gRPC would retry forever if no thread can be started. The threads run in a child process,
-    because the memory of an ended thread stays reserved. The calling process must have no other threads.
+    Without this check, the agent would start, and gRPC would try forever to start a thread. The threads run in a child
+    process, because the memory of an ended thread stays reserved. The calling process must have no other threads.
     """
     started = 0
     with suppress(BlockingIOError):
@@ -174,7 +174,7 @@ def check_threads() -> None:
 
 
 def check_capability(name: str) -> str:
-    """Returns the reason why the agent needs a capability in capabilities.NEEDED.
+    """Returns the reason why the agent needs this capability. `name` is a key of capabilities.NEEDED.
 
     Raises EppingError if this process lacks the capability.
     """
@@ -192,7 +192,10 @@ def check_privileges() -> None:
 
 
 def check_locked_memory() -> str:
-    """Returns a text about the limit on the memory of maps. Raises EppingError if RLIMIT_MEMLOCK may be too small."""
+    """Returns a text that says which limit applies to the memory of maps.
+
+    Raises EppingError if RLIMIT_MEMLOCK may be too small.
+    """
     if _kernel_version() >= _CGROUP_KERNEL:
         return "RLIMIT_MEMLOCK does not apply: this kernel charges map memory to the cgroup"
     _, limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)

@@ -3,9 +3,9 @@
 
 The loaded program has no debug information, and its cold blocks are moved. So after a rejection, the program is
 compiled again with debug information and in its original order. BCC then prints a listing of source lines and
-instructions. The verifier's log contains the number of the rejected instruction. (The verifier can print source lines
-itself, but does not do this when BCC loads the program. Another loader would need line information, which BCC does not
-provide.)
+instructions. The verifier's log contains the number of the rejected instruction. The listing shows the source line of
+this instruction. (The verifier can print source lines itself, but only if the loader passes line information to it. BCC
+does not pass line information, and does not provide it to another loader.)
 
 The loader runs this file by its path, so the file imports nothing from this package.
 """
@@ -19,11 +19,12 @@ from typing import Any, NamedTuple
 
 DEBUG_SOURCE = 8  # of bcc.BPF(debug=)
 _LOG_BYTES = 1 << 24
-# BCC's listing has one line for each source line: "; text of the source line // Line  42". After it come the lines of
-# its instructions. Each of them consists of the instruction's number ("  17:"), a tab, and the instruction.
+# BCC's listing has one line for each source line: "; text of the source line // Line  42". The lines after it show the
+# instructions of the source line. Such a line consists of the instruction's number ("  17:"), a tab, and the
+# instruction.
 _LISTING = re.compile(r"^; (?P<text>.*) // Line *(?P<line>\d+)$|^ *(?P<instruction>\d+):\t", re.MULTILINE)
-# The verifier's log has a line "17: (b7) r1 = 0" for each instruction. The last line has the number of processed
-# instructions.
+# The verifier's log has a line such as "17: (b7) r1 = 0" for each instruction. The last line says how many instructions
+# were processed.
 _VERIFIED = re.compile(r"^(\d+): \([0-9a-f]{2}\) ", re.MULTILINE)
 _PROCESSED = re.compile(r"^processed \d+ insns .*\n?", re.MULTILINE)
 
@@ -42,7 +43,10 @@ class Rejection(NamedTuple):
 
 
 class _LoadOptions(ctypes.Structure):
-    """struct bpf_prog_load_opts of libbpf's bpf.h: the size, members that stay 0, and the buffer for the log."""
+    """struct bpf_prog_load_opts of libbpf's bpf.h.
+
+    The members are the size of the struct, members that are always 0, and the level, size and address of the log.
+    """
 
     _fields_ = (
         ("size", ctypes.c_size_t),
@@ -56,7 +60,7 @@ class _LoadOptions(ctypes.Structure):
 
 @contextmanager
 def captured_stderr() -> Iterator[list[str]]:
-    """Captures standard error, including the output of C libraries.
+    """Captures the text that Python and C libraries write to standard error.
 
     Yields an empty list. When the `with` block ends, the captured text is appended to the list.
     """
@@ -86,11 +90,12 @@ def _listed_line(instruction: int, listing: str) -> tuple[int, str]:
 
 
 def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
-    """Returns the number of the source line, starting with 1, from which an instruction was compiled; 0 if unknown.
+    """Returns the number of the source line from which an instruction was compiled; 0 if the line is unknown.
 
-    BCC makes a new text from the source and compiles the new text. BCC's listing has the line numbers of the new text.
-    The new text has more lines than the source, for example one more line for each function. The difference between
-    the line numbers is found with the nearest listed line whose text occurs exactly once in the source.
+    The first line has the number 1. BCC makes a new text from the source and compiles the new text. BCC's listing has
+    the line numbers of the new text. The new text has more lines than the source, for example one more line for each
+    function. So this function finds the nearest listed line whose text occurs exactly once in the source. The two
+    numbers of that line give the difference between the line numbers.
     """
     number, text = _listed_line(instruction, listing)
     source_numbers: dict[str, list[int]] = {}
@@ -108,9 +113,9 @@ def line_of(instruction: int, listing: str, source: Sequence[str]) -> int:
 
 
 def explain(libbpf: Any, program_type: int, name: str, code: bytes, listing: str, source: Sequence[str]) -> Rejection:
-    """Lets the kernel verify `code` again, and uses the verifier's log to find the reason for the rejection.
+    """Lets the kernel verify `code` again, and finds the reason for the rejection in the verifier's log.
 
-    `listing` is BCC's listing of `code`, which was compiled from `source`.
+    `code` was compiled from `source`. `listing` is BCC's listing of `code`.
     """
     log = ctypes.create_string_buffer(_LOG_BYTES)
     options = _LoadOptions(ctypes.sizeof(_LoadOptions), log_level=1, log_size=len(log), log=ctypes.addressof(log))

@@ -50,7 +50,7 @@ class Link:
 def parse_link(body: bytes) -> Link | None:
     """Returns the interface that an RTM_NEWLINK or RTM_DELLINK message describes.
 
-    Returns None if the message describes the interface in another function, for example as a port of a bridge.
+    Returns None if the message does not describe the interface itself, but for example its role as a port of a bridge.
     """
     family, hardware, ifindex, flags, _ = _LINK.unpack_from(body)
     names, others, table = [], [], 0
@@ -82,8 +82,12 @@ def links() -> Iterator[Link]:
 
 
 def find_link(name: str) -> Link | None:
-    """Returns the interface with this name or alternative name (up to 127 bytes, ip-link(8)), or None."""
-    # With IFLA_ALT_IFNAME, the kernel searches names and alternative names. IFLA_IFNAME is limited to 15 bytes.
+    """Returns the interface with this name or alternative name, or None if there is no such interface.
+
+    An alternative name has up to 127 bytes (ip-link(8)).
+    """
+    # If the request has the attribute IFLA_ALT_IFNAME, the kernel searches names and alternative names. The attribute
+    # IFLA_IFNAME is limited to 15 bytes.
     value = unescaped(name) + b"\0"
     attribute = messages.ATTRIBUTE.pack(messages.ATTRIBUTE.size + len(value), _IFLA_ALT_IFNAME) + value
     body = _LINK.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attribute + bytes(-len(attribute) % 4)
@@ -94,7 +98,7 @@ def find_link(name: str) -> Link | None:
 
 @dataclass(frozen=True)
 class Device:
-    """Properties of an interface that determine how packets pass it.
+    """Properties of an interface that determine how packets pass the interface.
 
     kind  the kind (IFLA_INFO_KIND), such as "bond" or "vrf"; '' for a network card
     xdp   the ids of the XDP programs on the interface
@@ -110,7 +114,8 @@ def device(ifindex: int) -> Device:
         found = dict(messages.attributes(body[_LINK.size :]))
         kind = dict(messages.attributes(found.get(_IFLA_LINKINFO, b""))).get(_IFLA_INFO_KIND, b"")
         xdp = dict(messages.attributes(found.get(_IFLA_XDP, b"")))
-        # If the interface has programs in several modes (generic, driver, hardware), each mode has its own attribute.
+        # If the interface has programs in several modes (generic, driver, hardware), each mode has its own attribute
+        # with the id of the program.
         modes = [mode for mode in _IFLA_XDP_OF_MODES if mode in xdp] or [_IFLA_XDP_PROG_ID]
         programs = (int.from_bytes(xdp[mode], sys.byteorder) for mode in modes if mode in xdp)
         return Device(messages.decode_text(kind), tuple(programs))
@@ -118,9 +123,9 @@ def device(ifindex: int) -> Device:
 
 
 def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
-    """Returns the kernel's counts (packets received, packets transmitted) of each interface, by index (`ip -s link`).
+    """Returns the kernel's counts (packets received, packets transmitted) of each interface, by index.
 
-    Interfaces that are gone are missing in the result. Raises OSError.
+    `ip -s link` shows the same counts. Interfaces that are gone are missing in the result. Raises OSError.
     """
     bodies = [_STATS.pack(socket.AF_UNSPEC, ifindex, 1 << _IFLA_STATS_LINK_64 - 1) for ifindex in ifindexes]
     found = {}
@@ -132,9 +137,10 @@ def packet_counts(ifindexes: Iterable[int]) -> dict[int, tuple[int, int]]:
 
 
 class LinkChanges:
-    """Receives notifications about changed interfaces, and with `routes` about changed routes, addresses and nexthops.
+    """Receives notifications about changed interfaces.
 
-    An object of this class can be passed to select.select(). Raises OSError if no socket can be opened.
+    If `routes` is true, the object also receives notifications about changed routes, addresses and nexthops. An object
+    of this class can be passed to select.select(). Raises OSError if no socket can be opened.
     """
 
     def __init__(self, *, routes: bool) -> None:

@@ -2,9 +2,9 @@
 """Messages of rtnetlink(7) and their attributes: requests, dumps, and notifications of changes.
 
 A message consists of a header, a struct that depends on the message type, and attributes. Numbers are in the machine's
-byte order. This file implements only the functions that links.py, routes.py and traffic_control.py need. pyroute2
-implements the whole protocol, but its import takes 10 MB of memory and 80 ms. The import of all our settings and their
-model takes less.
+byte order. This file implements only the functions that links.py, routes.py and traffic_control.py need. The package
+pyroute2 implements the whole protocol, but the import of pyroute2 takes 10 MB of memory and 80 ms. The import of all
+our settings, including their model, takes less memory and time.
 """
 
 import errno
@@ -23,7 +23,8 @@ _MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, p
 ATTRIBUTE = struct.Struct("=HH")
 
 _DATAGRAM = 1 << 16
-_MAX_REQUESTS = 32  # maximum number of requests in a datagram; all answers must fit into the socket's buffer
+# Maximum number of requests in a datagram. The answers to all of these requests must fit into the socket's buffer.
+_MAX_REQUESTS = 32
 _TIMEOUT_S = 1.0
 # The size of the buffer for notifications, in bytes. The kernel limits the size to net.core.rmem_max.
 _LISTENER_BUFFER = 1 << 20
@@ -63,7 +64,7 @@ def _request(kind: int, flags: int, body: bytes) -> bytes:
 
 
 def dump(kind: int, body: bytes) -> Iterator[bytes]:
-    """Sends a dump request of the type `kind`. Yields the body of each message of the answer. Raises OSError."""
+    """Sends a dump request of the type `kind`. Yields the body of each message in the answer. Raises OSError."""
     with _socket() as sock:
         sock.sendto(_request(kind, _NLM_F_REQUEST_DUMP, body), (0, 0))
         while True:
@@ -79,7 +80,7 @@ def dump(kind: int, body: bytes) -> Iterator[bytes]:
 def request(kind: int, bodies: Sequence[bytes]) -> Iterator[bytes]:
     """Sends requests of the type `kind`. Each request is for one object. Yields the body of each answer.
 
-    A request that the kernel refuses yields no body. Raises OSError.
+    If the kernel refuses a request, no body is yielded for it. Raises OSError.
     """
     with _socket() as sock:
         sock.settimeout(_TIMEOUT_S)

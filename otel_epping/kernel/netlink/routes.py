@@ -34,9 +34,9 @@ class Route:
     interfaces   the indexes of the outgoing interfaces
     nexthop      the id of the nexthop object of the route (ip-nexthop(8)), or 0
 
-    If a route has a nexthop object, use the interfaces of the nexthop object. With the sysctl
-    net.ipv4.nexthop_compat_mode=0, the message about the route contains no interfaces. While the nexthop object is a
-    blackhole, the type of the route is blackhole, too.
+    If a route has a nexthop object, use the interfaces of the nexthop object, not `interfaces`. If the sysctl
+    net.ipv4.nexthop_compat_mode is 0, the kernel's message about the route contains no interfaces. While the nexthop
+    object is a blackhole, the kernel reports the type of the route as blackhole, too.
     """
 
     table: int
@@ -75,11 +75,11 @@ def parse_route(body: bytes) -> Route | None:
 
 @dataclass(frozen=True)
 class Nexthop:
-    """A nexthop object: an interface, a group of objects, or a blackhole.
+    """A nexthop object: an interface, a group of nexthop objects, or a blackhole.
 
     number     the id of the object
     interface  the index of the interface; 0 for a group or a blackhole
-    members    the ids of the objects in the group; empty if the object is not a group
+    members    the ids of the nexthop objects in the group; empty if the object is not a group
     """
 
     number: int
@@ -88,7 +88,7 @@ class Nexthop:
 
 
 def parse_nexthop(body: bytes) -> Nexthop:
-    """Returns the object that an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message describes."""
+    """Returns the nexthop object that an RTM_NEWNEXTHOP or RTM_DELNEXTHOP message describes."""
     attributes = dict(messages.attributes(body[_NEXT_HOP_OBJECT.size :]))
     number, interface = (
         int(_NUMBER.unpack(attributes[kind])[0]) if kind in attributes else 0 for kind in (_NHA_ID, _NHA_OIF)

@@ -30,8 +30,8 @@ class Filter:
     protocol   an EtherType; ETH_P_ALL (3) for all protocols
     chain      the number of the chain. Packets start in chain 0, and pass the filters of a chain in the order in which
                the kernel lists them
-    handle     a number that is unique among the filters of the priority. It is 0 for the head of a list, which is not a
-               filter
+    handle     a number that is unique among the filters of the priority. Handle 0 is not a filter, but the head of a
+               list of filters
     name       the name of the BPF program; '' for other kinds of filters
     program    the id of the BPF program; 0 for other kinds of filters
     """
@@ -49,7 +49,7 @@ class Filter:
 def filters(ifindex: int, direction: str) -> Iterator[Filter]:
     """Yields the filters on an interface's clsact qdisc, and the heads of the lists of filters.
 
-    Yields nothing if the interface has no such qdisc. Raises OSError.
+    Yields nothing if the interface has no clsact qdisc. Raises OSError.
     """
     for body in messages.dump(_RTM_GETTFILTER, _TC.pack(socket.AF_UNSPEC, ifindex, 0, _PARENTS[direction], 0)):
         _, _, handle, _, info = _TC.unpack_from(body)
@@ -63,9 +63,9 @@ def filters(ifindex: int, direction: str) -> Iterator[Filter]:
 
 
 def ingress_qdisc(ifindex: int) -> str:
-    """Returns the kind of the qdisc for incoming packets of an interface: "clsact" or "ingress".
+    """Returns the kind of an interface's qdisc for incoming packets: "clsact" or "ingress".
 
-    Returns '' if the interface has no such qdisc. Raises OSError.
+    Returns '' if the interface has no qdisc of these kinds. Raises OSError.
     """
     for body in messages.dump(_RTM_GETQDISC, _TC.pack(socket.AF_UNSPEC, ifindex, 0, 0, 0)):
         _, index, _, parent, _ = _TC.unpack_from(body)

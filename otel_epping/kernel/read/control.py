@@ -6,11 +6,11 @@ import numpy as np
 from otel_epping.kernel import libbpf, map_array
 from otel_epping.kernel.program import Map
 
-FIRST_EPOCH = 1  # in the program, epoch 0 means that no slot is cached
+FIRST_EPOCH = 1  # the program uses epoch 0 for "no slot is cached"
 
 
 class Control:
-    """The epoch of the slots, and the number of the interval. To change them, set the attributes and call write()."""
+    """The epoch of the slots, and the number of the interval. To change a value, set its attribute and call write()."""
 
     def __init__(self, control: Map) -> None:
         self.epoch = FIRST_EPOCH

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finds out whether both directions of flows pass an interface. If one direction is missing, no RTTs can be measured.
+"""Finds out whether both directions of flows pass an interface. Without both directions, no RTTs can be measured.
 
 Usually, the incoming packets and the outgoing packets of an interface are the two directions of a flow (bpf/flow.h).
 There are two exceptions:
 
 - On a mirror port, the packets of both directions are incoming packets. Each TCP conversation then has two flow table
-  entries, and each of them has packets of only one end.
-- With asymmetric routing, the packets of the other direction pass another interface.
+  entries. Each of the two entries has packets of only one end.
+- With asymmetric routing, the packets of one direction pass one interface, and the packets of the other direction pass
+  another interface.
 
 The program does not keep flows of UDP and ICMP. For these protocols, a mirror port is recognized by the slot cache
-(bpf/slot_cache.h). At a mirror port, it has an entry for a pair of subnets, and another entry for the same pair with
-the ends exchanged.
+(bpf/slot_cache.h). At a mirror port, the slot cache has an entry for a pair of subnets, and another entry for the same
+pair with the ends exchanged.
 """
 
 import logging
@@ -25,11 +26,11 @@ from otel_epping.kernel.attach.interfaces import Role
 
 _log = logging.getLogger("otel_epping")
 
-# The number of flows whose keys are compared in one scan. If there are more flows, a sample of them is compared.
+# One scan compares the keys of about this number of flows. If there are more flows, it compares a sample of them.
 _COMPARED = 4096
-# Flows without the other direction are reported if an interface has at least this number of them, for at least this
-# time. A smaller number of flows may come from stray packets. In a shorter time, the packets of the other direction may
-# not have arrived yet.
+# If an interface has at least this number of flows without the other direction, for at least this time, they are
+# reported. A smaller number of such flows may come from stray packets. If the time is shorter, the packets of the other
+# direction may not have arrived yet.
 _MIN_ONE_WAY = 3
 _ONE_WAY_NS = 10_000_000_000
 # A direction may be missing if it has fewer than a tenth of the packets of the other direction, and the other direction
@@ -54,9 +55,10 @@ _ONE_WAY = (
 class Flows(NamedTuple):
     """Numbers of active TCP flows of an interface.
 
-    both_ways  flows with packets of both ends. The packets of one end are incoming, the packets of the other outgoing
-    same_way   flows with packets of one end, if another flow has the packets of the other end (as on a mirror port)
-    one_way    flows with packets of one end, if no flow has the packets of the other end
+    both_ways  flows with packets of both ends: the packets of one end are incoming, and the packets of the other end
+               are outgoing
+    same_way   flows with packets of one end only, if another flow has the packets of the other end (at a mirror port)
+    one_way    flows with packets of one end only, if no flow has the packets of the other end
     """
 
     both_ways: int
@@ -65,12 +67,12 @@ class Flows(NamedTuple):
 
     @property
     def is_mirror(self) -> bool:
-        """True if there are more pairs of flows that pass the same way than flows with packets of both ends."""
+        """True if the interface has more pairs of `same_way` flows than `both_ways` flows."""
         return self.same_way // 2 > self.both_ways
 
     @property
     def is_one_way(self) -> bool:
-        """True if more than nine in ten flows lack the other direction, and at least _MIN_ONE_WAY flows lack it."""
+        """True if more than nine in ten flows are `one_way` flows, and at least _MIN_ONE_WAY flows are."""
         return self.one_way >= _MIN_ONE_WAY and self.one_way > 9 * (self.both_ways + self.same_way)
 
 
@@ -78,12 +80,15 @@ _NO_FLOWS = Flows(0, 0, 0)
 
 
 def share(flows: int) -> int:
-    """Returns n for a sample of one in n flows. `flows` is the number of flows with packets of only one end."""
+    """Returns the number n if a sample of one in n flows is to be compared.
+
+    `flows` is the number of flows with packets of only one end.
+    """
     return flows // _COMPARED + 1
 
 
 def pick(keys: Records, share: int) -> Flags:
-    """Selects a sample of one in `share` flows. If one flow of a conversation is selected, the other is selected, too.
+    """Selects a sample of one in `share` flows. From a conversation with two flows, selects both flows or none.
 
     keys  (n,) records of struct flow_key
     """
@@ -95,7 +100,7 @@ def count(answered: Records, keys: Records, share: int) -> dict[int, Flows]:
     """Returns the numbers of flows of each interface, by identifier of the interface.
 
     answered  (m,) the interface of each active flow with packets of both ends
-    keys      (n,) the keys of a sample of the active flows with packets of one end; one in `share` flows is selected
+    keys      (n,) the keys of active flows with packets of one end. This is a sample of one in `share` flows
     """
     return_ways = set(_ends(keys, "external", "internal"))
     same_way = np.fromiter((ends in return_ways for ends in _ends(keys, "internal", "external")), np.bool_, len(keys))
@@ -113,7 +118,10 @@ def count(answered: Records, keys: Records, share: int) -> dict[int, Flows]:
 
 
 def _ends(keys: Records, first: str, second: str) -> list[bytes]:
-    """Returns the interface, family, addresses and ports of each key as bytes. End `first` is before end `second`."""
+    """Returns the interface, family, addresses and ports of each key as bytes.
+
+    The address and the port of the end `first` come before those of the end `second`.
+    """
     fields = [keys["interface"], keys["family"]]
     for end in (first, second):
         fields += [keys[end]["half"][:, 0], keys[end]["half"][:, 1], keys[f"{end}_port"]]
@@ -123,7 +131,7 @@ def _ends(keys: Records, first: str, second: str) -> list[bytes]:
 
 
 def count_pairs(pairs: Records, epoch: int, identifier: int) -> int:
-    """Counts the pairs of subnets whose packets of both directions pass an interface in the same way.
+    """Counts the pairs of subnets with packets of both directions that are all incoming, or all outgoing.
 
     pairs  the entries of the slot cache: records of struct slot_cache_entry
     """
@@ -180,14 +188,17 @@ class Directions:
 
     @property
     def flows(self) -> dict[int, Flows]:
-        """Numbers of flows by identifier of the interface. Has all interfaces that ever had a flow of one end only."""
+        """Numbers of flows, by identifier of the interface.
+
+        Contains each interface that has ever had a flow with packets of only one end.
+        """
         return self._flows
 
     def suspects(self, traffic: dict[int, Traffic]) -> bool:
         """Returns true if the flow table should be scanned soon.
 
-        This is the case if TCP packets pass an interface in only one direction, and the interface is not yet known to
-        be a mirror port.
+        The result is true if TCP packets pass an interface in only one direction, and the interface has not been found
+        to be a mirror port.
         """
         return any(
             _is_one_way(now.segments, self._traffic.get(each, _NO_TRAFFIC).segments)
@@ -198,10 +209,10 @@ class Directions:
     def update(
         self, found: dict[int, Flows], names: dict[int, str], roles: dict[int, Role], traffic: dict[int, Traffic]
     ) -> None:
-        """Updates the state after a scan of the flow table. All parameters are by interface identifier."""
+        """Updates the state after a scan of the flow table. The keys of all parameters are interface identifiers."""
         now_ns = self.now_ns()
         self._traffic = traffic
-        # An interface that ever had a flow of one end only stays listed, with its current numbers of flows.
+        # If an interface has ever had a flow with packets of only one end, it stays listed, with its current numbers.
         self._flows = {
             each: found.get(each, _NO_FLOWS)
             for each in names
@@ -226,7 +237,7 @@ class Directions:
     ) -> None:
         """Updates the state from the slot cache, if UDP and ICMP packets pass an interface in only one direction.
 
-        pairs  a function that returns the entries of the slot cache. It is called only if the entries are needed
+        pairs  a function that returns the entries of the slot cache. The function is called only if they are needed
         epoch  the epoch of the slots. Entries of earlier epochs are ignored
         """
         one_way = [
@@ -246,7 +257,7 @@ class Directions:
     def _find_mirrors(self, names: dict[int, str], roles: dict[int, Role]) -> None:
         mirrors = []
         for each, name in names.items():
-            if roles.get(each) is Role.MIRROR:  # its flows may be older than its role
+            if roles.get(each) is Role.MIRROR:  # the interface may have flows from the time before it got this role
                 continue
             flows, pairs = self._flows.get(each, _NO_FLOWS), self._pairs.get(each, 0)
             if flows.is_mirror:

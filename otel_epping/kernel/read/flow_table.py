@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts active TCP flows per slot, and finds out which flows ended in silence.
 
-The program counts flows that open, and flows that a FIN or RST closes (bpf/tcp_counters.h). It cannot count flows whose
-packets simply stop, or flows that are evicted. But the agent scans the flow table from time to time, and counts the
-active flows. The number of flows that ended in silence is the number of opened flows, minus the closed flows, minus the
-active flows.
+The program counts flows that open, and flows that a FIN or RST closes (bpf/tcp_counters.h). The program cannot count
+flows that end in silence: flows whose packets simply stop, and flows that are evicted. So the agent scans the flow
+table from time to time, and counts the active flows. The number of flows that ended in silence is the number of opened
+flows, minus the number of closed flows, minus the number of active flows.
 """
 
 import time
@@ -21,21 +21,22 @@ from otel_epping.kernel.read import directions
 IDLE_NS = 300_000_000_000
 _CLOSED = 3
 _TAG_ANSWERED = 2
-_NO_SLOT = 0  # a value for a cached slot; its epoch is 0, which is before all other epochs
-# Minimum time between two scans of the table. A scan takes as long as the rest of a reading. A flow ends in silence if
-# it has no packet for IDLE_NS. It is then counted with a delay of at most a tenth of IDLE_NS.
+_NO_SLOT = 0  # stands for "no cached slot"; its epoch is 0, which is before all other epochs
+# Minimum time between two scans of the table, a tenth of IDLE_NS. Scans are limited because a scan takes as long as the
+# rest of a reading. If a flow has no packet for IDLE_NS, it has ended in silence. The next scan counts this end.
 _SCAN_INTERVAL_NS = IDLE_NS // 10
 _SOON_NS = 1_000_000_000
 
 
 class _Part(NamedTuple):
-    """Some entries of the table.
+    """Some entries of the flow table.
 
     last_ns   (flows,) time of the last packet
-    cached    (flows, 2) epoch << 32 | slot, which the flow has cached for each end; _NO_SLOT if the flow is closed
+    cached    (flows, 2) the value epoch << 32 | slot that the flow has cached for each end; _NO_SLOT if the flow is
+              closed
     interface (flows,) identifier of the interface
     answered  (flows,) true if packets of both ends were seen and the flow is not closed
-    compared  (n,) indexes of the flows with packets of only one end; if there are many such flows, of a sample of them
+    compared  (n,) indexes of the flows with packets of only one end, or indexes of a sample of them if there are many
     keys      (n,) keys of the flows in `compared`
     """
 
@@ -48,7 +49,7 @@ class _Part(NamedTuple):
 
 
 def _part(flows: Records, answered: Flags, share: int) -> _Part:
-    """Copies the fields that a scan needs from entries of the table. `share` is as in directions.pick()."""
+    """Copies the fields that a scan needs from some entries of the table. `share` is as in directions.pick()."""
     cached: Counts = flows["cached_slots"].copy()
     closed = flows["closed_ends"] == _CLOSED
     cached[closed] = _NO_SLOT
@@ -69,7 +70,7 @@ class FlowTable:
 
     The times of packets (`last_ns`) come from a clock of the kernel (bpf/clock.h). The current time on that clock is
     computed from the latest packet. It is the time of this packet, plus the time since a scan first found this packet.
-    In a capture, the clock is given by the timestamps of the packets, and no time passes between two packets.
+    In a capture, the time is the timestamp of the latest packet. This time does not advance between two packets.
 
     gone        identifiers of interfaces that went away. Their flows are not active, because no packets can arrive
     directions  the numbers of flows of each interface by identifier, from the latest call of active(); None if that
@@ -92,31 +93,35 @@ class FlowTable:
         return self._latest_ns + (0 if self._packet_clock else time.monotonic_ns() - self._found_ns)
 
     def _parts(self, taken: Indexes, answered: Flags, share: int) -> Iterator[_Part]:
-        """Yields the entries in use, in at least one part. `taken` has the indexes of these entries."""
+        """Yields the entries in use, in one or more parts. `taken` has the indexes of these entries."""
         for begin, rows in self._flows.windows(self._flows.length):
             first, last = np.searchsorted(taken, (begin, begin + len(rows)))
             yield _part(rows[taken[first:last] - begin], answered[first:last], share)
 
     def end(self, gone: frozenset[int]) -> None:
-        """Sets the interfaces whose flows count as ended in silence. A new interface in `gone` makes a scan due."""
+        """Sets the interfaces that are gone. Their flows count as ended in silence.
+
+        If `gone` contains a new interface, a scan becomes due.
+        """
         if gone - self.gone:
             self._due_ns = 0
         self.gone = gone
 
     def scan_soon(self) -> None:
-        """Makes active() scan the table before the next scan is due, but at most once per second."""
+        """Makes active() scan the table before the next regular scan, but at most once per second."""
         self._due_ns = min(self._due_ns, self._scanned_ns + _SOON_NS)
 
     def active(self, since: Words) -> tuple[Counts | None, int]:
-        """Returns the number of ends of active flows in each of the first slots, (rows,), or None if no scan is due.
+        """Returns the number of ends of active flows in each of the first slots. The shape is (rows,).
 
         since  (rows,) the epoch from which on each slot belongs to its owner. If a flow has cached the slot in an
                earlier epoch, the slot belonged to another subnet at that time.
 
-        Also returns the number of entries in the table, whether their flows are active or not. Raises OSError.
+        Returns None instead of these numbers if no scan is due. Also returns the number of all entries in the table,
+        including the entries of flows that are not active. Raises OSError.
         """
         self.directions = None
-        # The program changes the map at the same time, so numpy needs a copy.
+        # The program may change the map at any time, so the tags are copied first.
         tags = self._sets.rows(0, self._sets.length)["tags"].copy().ravel()
         taken = np.flatnonzero(tags)
         now_ns = time.monotonic_ns()
@@ -137,13 +142,16 @@ class FlowTable:
         cached = cached[is_active].ravel()
         slots = (cached & np.uint64(0xFFFFFFFF)).view(np.int64)
         slots = slots[cached >> np.uint64(32) >= since.take(slots, mode="clip")]
-        # The number of a slot may be higher than the last row, if the slot came into use after the rows were counted.
+        # If a slot came into use after the rows were counted, its number may be higher than the number of the last row.
         return np.bincount(slots, minlength=len(since))[: len(since)].view(np.uint64), len(taken)
 
     def _is_active(self, last_ns: Counts, interface: Records) -> Flags:
-        """Returns, for each flow, whether it had a packet in the last IDLE_NS on an interface that still exists."""
-        # A packet may have arrived after the time was read. Then `last_ns` is later than the current time. The unsigned
-        # difference wraps around, and its signed view is negative.
+        """Returns an array that is true for the active flows.
+
+        A flow is active if it had a packet in the last IDLE_NS, on an interface that still exists.
+        """
+        # If a packet arrived after the time was read, `last_ns` is later than the current time. The unsigned difference
+        # then wraps around, and its signed view is negative.
         silent_ns: Times = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         is_active = silent_ns <= IDLE_NS
         if self.gone:

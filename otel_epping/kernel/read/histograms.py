@@ -2,7 +2,7 @@
 """Reads the program's histograms. In most rows, only the buckets in use are read: about 160 of 1660 bytes.
 
 The reader knows from earlier readings which buckets are in use. The program also counts the RTTs of each row (`ended`).
-If the sum of the known buckets of a row is less than `ended`, all buckets of the row are read.
+If the sum of a row's known buckets is less than `ended`, all buckets of the row are read.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,16 +15,16 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.parallel import Shared
 from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 
-# Buckets are read in blocks of this number of buckets, which fill a cache line. Reading single buckets takes twice as
-# long.
+# Buckets are read in blocks of this number of buckets. A block fills a cache line. To read single buckets takes twice
+# as long.
 BLOCK = 16
-# numpy copies an item of this type as a whole. This takes half the time that copying 16 numbers takes.
+# numpy copies an item of this type as a whole. To copy 16 separate numbers takes twice as long.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
-# A row is read again if new RTTs are counted in the row while it is read. This is the maximum number of attempts in one
-# reading.
+# If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read up to
+# this number of times.
 _TRIES = 16
-# Runs are widened again if new RTTs are counted outside of the runs while they are read. This is the maximum number of
-# times in one reading.
+# If new RTTs are counted outside of the runs while the runs are read, the runs are widened, and read again. In one
+# reading, this is done up to this number of times.
 _PASSES = 4
 
 
@@ -41,7 +41,7 @@ def _include(first: Indexes, end: Indexes, rows: Indexes, occupied: Flags) -> No
 
 
 def _copy_blocks(words: Words, places: Indexes) -> Words:
-    """Copies the blocks that start at these places. The copies follow each other. The shape is (places * BLOCK,)."""
+    """Copies the blocks that start at these places, one after the other. The shape is (places * BLOCK,)."""
     at_any_word = np.ndarray(len(words) - BLOCK + 1, _BLOCK_TYPE, words, strides=(4,))
     return at_any_word[places].view(np.uint32)
 
@@ -53,12 +53,11 @@ class HistogramReader:
     (sparse_histograms.py) consists of whole blocks. An example with 415 buckets, the number at scale 4:
 
     - RTTs are counted in the buckets 100 to 120. The run gets two blocks, the buckets 100 to 131. `first` is 100.
-    - An RTT is counted in bucket 90. Then `ended` is greater by 1 than the sum of the run, so all buckets of the row
-      are read. To include the buckets 90 to 131, the run gets three blocks, the buckets 90 to 137. `first` is 90.
-    - RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run cannot
-      extend past the last bucket, because the next row starts there. So the run starts one word before bucket 0, and
-      `first` is -1. The word before bucket 0 is part of `max_word`. It is copied with the first block, and then set
-      to 0.
+    - Later, an RTT is counted in bucket 90. Now `ended` is greater by 1 than the sum of the run, so all buckets of the
+      row are read. To include the buckets 90 to 131, the run gets three blocks, the buckets 90 to 137. `first` is 90.
+    - Later, RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run
+      cannot extend past the last bucket, because the next row starts there. So the run starts one word before bucket 0,
+      and `first` is -1. The word before bucket 0 is part of `max_word`. The copy of this word in the run is set to 0.
 
     ended  (rows,) the number of RTTs of each row
     """
@@ -67,23 +66,24 @@ class HistogramReader:
         self._array, self._counts = array, counts
         buckets, offset = array.dtype.fields["buckets"][:2]  # type: ignore[index]  # a struct
         self._buckets: int = buckets.shape[0]
-        self._surplus = -self._buckets % BLOCK  # number of words before bucket 0 in a run that has all buckets
+        self._surplus = -self._buckets % BLOCK  # number of words before bucket 0, in a run that contains all buckets
         # The size of a row, and the offset of the buckets in a row, in words of 32 bits.
         self._row_words, self._first_word = array.dtype.itemsize // 4, offset // 4
         self.ended: Counts = np.zeros(0, np.uint64)
 
     def reset(self, rows: Indexes) -> None:
-        """Sets `ended` to 0 for rows that have a new owner. The caller must reset these rows of the table."""
+        """Sets `ended` to 0 for rows that have a new owner. The caller must also reset these rows of the table."""
         self.ended[rows] = 0
 
     def grow(self, rows: int) -> None:
-        """Makes room for at least `rows` rows. The caller must grow the table."""
+        """Makes room for at least `rows` rows. The caller must also extend the table."""
         self.ended = grow(self.ended, rows)
 
     def begin(self, rows: int) -> None:
         """Prepares to read the first `rows` rows.
 
-        After that, threads call work(). When work() has returned in all threads, one thread calls finish().
+        After that, one or more threads must call work(). When work() has returned in all threads, one thread must call
+        finish().
         """
         self._begin_pass(self._array.parts(rows))
 
@@ -94,9 +94,10 @@ class HistogramReader:
         self._end = self._first + self._counts.buckets.lengths
 
     def work(self, visit: Callable[[int, Records], None]) -> None:
-        """Reads one part after the other until no part is left. Several threads may call it at the same time.
+        """Reads one part after the other until all parts are read. Several threads may call this at the same time.
 
-        visit  a function that is called for each part, with the number of the part's first row and the program's rows
+        visit  a function that is called for each part. Its arguments are the number of the part's first row, and the
+               program's rows of the part
         """
         for begin, end in self._parts:
             histograms = self._array.rows(begin, end)
@@ -108,7 +109,7 @@ class HistogramReader:
             del histograms  # otherwise the part would stay mapped while the next part is mapped
 
     def finish(self, visit: Callable[[int, Records], None]) -> None:
-        """Widens the runs that were too narrow, and reads the parts with these runs again."""
+        """Widens the runs that were too narrow, and reads the parts that contain these runs again."""
         for _ in range(_PASSES):
             if not self._outgrown:
                 break
@@ -119,7 +120,7 @@ class HistogramReader:
     def _widen_runs(self, first: Indexes, end: Indexes) -> None:
         """Extends each run so that it contains the buckets `first` to `end` - 1. New buckets are 0 until they are read.
 
-        Both arrays have the shape (rows,).
+        `first` and `end` have the shape (rows,).
         """
         lengths = -(-(end - first) // BLOCK) * BLOCK
         self._counts.buckets = self._counts.buckets.widen(
@@ -130,8 +131,8 @@ class HistogramReader:
         """Reads the rows of a part that have new RTTs. Returns the rows that have RTTs outside of their runs.
 
         If an RTT is counted in a row while the row is read, the row is read again, so that its buckets and its sum
-        contain the same RTTs. If the program was interrupted on a CPU while it counted an RTT, further attempts do not
-        help. Such a row keeps its previous counts until the next reading.
+        contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, all attempts fail. The row
+        then keeps its previous counts until the next reading.
 
         begin       the number of the first row of the part
         histograms  the program's rows of the part
@@ -156,7 +157,7 @@ class HistogramReader:
         return np.concatenate(short)
 
     def _copy_runs(self, rows: Indexes, begin: int, starts: Indexes, histograms: Records) -> Words:
-        """Copies the program's buckets in the runs of these rows. `starts` has the position of each run in the copy."""
+        """Copies the program's buckets, for the runs of these rows. `starts` has each run's position in the copy."""
         first = self._counts.buckets.first[rows]
         first_words = (rows - begin) * self._row_words + self._first_word + first
         new = _copy_blocks(histograms.view(np.uint32), spans(first_words, np.diff(starts) // BLOCK, BLOCK))
@@ -165,7 +166,7 @@ class HistogramReader:
         return new
 
     def _take(self, rows: Indexes, blocks: Indexes, new: Words, taken: Flags) -> None:
-        """Adds the increments of buckets to the table, for the rows that are taken.
+        """Adds the increments of buckets to the table, for the rows in which `taken` is true.
 
         rows    (rows,) the numbers of the rows
         blocks  (rows,) the length of each row's run, in blocks
@@ -181,7 +182,8 @@ class HistogramReader:
             return
         buckets = self._counts.buckets
         places = buckets.starts[rows] // BLOCK
-        # If all runs are adjacent, a slice is sufficient. A slice is a view, and takes half the time of a copy.
+        # If all runs are adjacent, their buckets are accessed as a slice. A slice is a view, which takes half the time
+        # of a copy.
         is_slice = places[-1] + blocks[-1] - places[0] == len(new)
         where = slice(places[0], places[0] + len(new)) if is_slice else spans(places, blocks)
         counts = buckets.counts.reshape(-1, BLOCK)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads the program's counters of interfaces, and sums them over CPUs.
 
-The program has a row of counters for each interface number. Numbers are used again for other interfaces
-(kernel/attach/interface_numbers.py). So the counts of the row for earlier interfaces are subtracted.
+The program has a row of counters for each interface number. When an interface is gone, its number is used for another
+interface (kernel/attach/interface_numbers.py). So the counts of earlier interfaces are subtracted from the row.
 """
 
 from typing import Any
@@ -15,12 +15,12 @@ from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.read.directions import Traffic
 from otel_epping.kernel.reading import Gone
 
-# The values of enum packet_kind (bpf/maps.h) for TCP packets, and for UDP and ICMP packets.
+# Ranges of enum packet_kind (bpf/maps.h). The first range is for TCP packets, the second is for UDP and ICMP packets.
 _TRAFFIC_KINDS = (slice(0, 1), slice(1, 3))
 
 
 class InterfaceCounters:
-    """The counters of interfaces, for one reader. `started_ns` is the Unix time in ns when counting started."""
+    """Reads the counters of interfaces, for one reader. `started_ns` is the Unix time in ns when counting started."""
 
     def __init__(self, counters: Array, numbers: InterfaceNumbers, cpus: int, started_ns: int) -> None:
         self._counters, self._numbers, self._cpus = counters, numbers, cpus
@@ -46,8 +46,8 @@ class InterfaceCounters:
     def read(self, names: dict[int, str], now_ns: int) -> tuple[Records, Times]:
         """Returns the record of each interface, and the Unix time in ns at which the record's counts start.
 
-        This start is the time of the last reading before this reader first saw the interface. Both arrays have the
-        shape (len(names),).
+        An interface's counts start at the time of the last reading before this reader first saw the interface. Both
+        arrays have the shape (len(names),).
 
         names   the result of names()
         now_ns  the Unix time of this reading, in ns
@@ -59,7 +59,7 @@ class InterfaceCounters:
         return self._records(numbers, self._count(numbers)), since_ns
 
     def flows_and_traffic(self) -> tuple[int, dict[int, Traffic]]:
-        """Returns the number of flow table entries that were ever created, and the packets of each interface.
+        """Returns how many flow table entries the program has ever created, and the packets of each interface.
 
         The keys of the second result are identifiers of interfaces.
         """

@@ -2,8 +2,9 @@
 """Minimum and maximum RTT per row.
 
 The program keeps the minimum and the maximum of the current interval, in words that only increase:
-interval << 36 | value (bpf/histogram.h). When one reader ends the interval, it ends for all readers. So the minima and
-maxima of the ended interval are passed to every reader (reader.py). A reader merges them until its own next reading.
+interval << 36 | value (bpf/histogram.h). When one reader ends the interval, the interval ends for all readers. So the
+minima and maxima of the ended interval are passed to every reader (reader.py). A reader merges them with the minima and
+maxima of later intervals, until its own next reading.
 """
 
 import numpy as np
@@ -49,7 +50,7 @@ class MinMax:
     def merge(self, rows: Indexes | slice, min_ns: Counts, max_ns: Counts) -> None:
         """Merges minima and maxima into these rows. `rows` must not contain a row twice.
 
-        Several threads may call this at the same time for different rows.
+        Several threads may call this method at the same time, for different rows.
         """
         self.min_ns[rows] = np.minimum(self.min_ns[rows], min_ns)
         self.max_ns[rows] = np.maximum(self.max_ns[rows], max_ns)

@@ -34,13 +34,13 @@ class Interval:
     For each reading, the collector ends the previous interval, and lets one reader use the new interval
     (EppingCollector._next_interval()). The methods of this class do the parts of a reading that affect other readers.
 
-    number       the number of the new interval. The interval number - 1 has just ended
+    number       the number of the new interval. The interval with the number `number` - 1 has just ended
     rows         the number of rows that are in use
     reader       the reader that makes this reading
     readers      all readers, including `reader`
     slots        the program's slots
-    directions   the flows that lack a direction
-    attachments  the interfaces
+    directions   the directions of the flows of each interface
+    attachments  the interfaces that are or were watched
     """
 
     number: int
@@ -56,9 +56,9 @@ class Interval:
 
         `histograms` has some of the program's rows. `begin` is the number of the first of these rows.
 
-        Some RTTs are counted after the interval has ended, and are in the buckets that `reader` reads now. So `reader`
-        also gets the minima and maxima of the new interval, and gets them again with its next reading. Therefore the
-        range from minimum to maximum may be slightly too wide for the buckets, but it is never too narrow.
+        Some RTTs are counted after the old interval has ended and before `reader` reads the buckets. So `reader` also
+        gets the minima and maxima of the new interval now. `reader` gets them again with its next reading. Therefore
+        the range from minimum to maximum may be slightly too wide for the buckets, but it is never too narrow.
         """
         for number, readers in ((self.number - 1, self.readers), (self.number, [self.reader])):
             parity = number & 1
@@ -70,14 +70,14 @@ class Interval:
     def update_directions(
         self, flows: FlowTable, pairs: Array, names: dict[int, str], traffic: dict[int, Traffic]
     ) -> None:
-        """Looks for interfaces that lack a direction, in the flows that a scan found and in the slot cache."""
+        """Looks for interfaces that packets pass in only one direction, in the scanned flows and in the slot cache."""
         roles = self.attachments.roles
         if flows.directions is not None:
             self.directions.update(flows.directions, names, roles, traffic)
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
-        """Frees the numbers and slots of each interface that is gone, if all readers have delivered its counts.
+        """Frees the number and the slots of each interface that is gone, if all readers have delivered its counts.
 
         slots  as in Found
         """
@@ -94,14 +94,14 @@ class Interval:
 
 
 class Reader:
-    """One consumer's view of the program's counts, made by EppingCollector.reader().
+    """One consumer's view of the program's counts. EppingCollector.reader() makes readers.
 
     Only one thread at a time may use a reader.
 
     delivered  the interfaces in the latest reading's `gone` whose counts the receiver has. Set this attribute before
-               read() if exports may fail. None: counts are considered delivered when they are read
+               each read() if exports may fail. If it is None, counts are considered delivered when they are read
     done       the interfaces that are gone and whose counts were delivered before the latest reading
-    min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update it
+    min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update them
     """
 
     def __init__(
@@ -153,8 +153,8 @@ class Reader:
             self.done = self._gone if self.delivered is None else self.delivered
             self._gone = self._interfaces.gone()
             self._flows.end(frozenset(each.identifier for each in self._gone))
-            # The program removes an entry from the flow table only to make room for another flow. So if a flow was
-            # created before this scan and the scan does not find it, the flow was evicted.
+            # The program removes an entry from the flow table only to make room for another flow. So if an entry was
+            # created before this scan and the scan does not find the entry, its flow was evicted.
             flows_created, traffic = self._interfaces.flows_and_traffic()
             began_ns = interval.slots.now_ns()
             owners = interval.slots.owners(interval.rows)
@@ -166,7 +166,7 @@ class Reader:
             min_ns, max_ns = self.min_max.take(slice(interval.rows))
             self._read_created(slots, now_ns)
             names = self._interfaces.names()
-            if not self._packet_clock:  # in a capture, a missing direction is no reason to warn
+            if not self._packet_clock:  # if a direction is missing in a capture, no warning is logged
                 interval.update_directions(self._flows, self._pairs, names, traffic)
             interfaces, interfaces_since_ns = self._interfaces.read(names, now_ns)
             reading = Reading(
@@ -212,8 +212,8 @@ class Reader:
     def _read_counts(self, interval: Interval) -> tuple[Counts, int]:
         """Updates the table of counts, and passes minima and maxima to all readers.
 
-        Returns the result of SubnetCounters.read(). Two threads share the work. One thread reads counters and then
-        histograms, and the other thread reads only histograms.
+        Returns the result of SubnetCounters.read(). Two threads share the work. One thread reads first counters and
+        then histograms. The other thread reads only histograms.
         """
         for reader in interval.readers:
             reader.min_max.grow(interval.rows)
@@ -234,13 +234,14 @@ class Reader:
         """Converts the creation times of new slots from ns since boot to Unix time. This is done once per owner.
 
         The result is limited to the time between this reader's previous reading and now. Without this limit, the result
-        could be out of this range after a step of the system clock. This could also happen after the machine was
-        suspended, because the kernel's clock stops while the machine is suspended.
+        could be outside of this range after the system clock was set. The result could also be outside of this range
+        after the machine was suspended, because the kernel's clock stops while the machine is suspended.
         """
         new = np.flatnonzero((slots["live"] != 0) & (self._created_ns == 0))
         created_ns = slots["created_ns"][new].astype(np.int64)
         if not self._packet_clock:
             created_ns = np.clip(created_ns + (now_ns - time.monotonic_ns()), self._latest_ns, now_ns)
             self._latest_ns = now_ns
-        # A packet of a capture may have no timestamp. Its slot is created at 0, which here means "no owner".
+        # A packet of a capture may have no timestamp. If it creates a slot, the creation time is 0. Here, 0 means "no
+        # owner", so the time is set to 1.
         self._created_ns[new] = np.maximum(created_ns, 1)

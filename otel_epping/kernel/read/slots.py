@@ -3,13 +3,13 @@
 
 Flows and the slot cache store the numbers of slots. So a slot gets a new owner in three steps (bpf/subnet.h):
 
-1. The key of the old owner is deleted, and the epoch is increased. From then on, no look-up finds the slot. If a flow
-   or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
-2. A run of the program that found the slot before step 1 ends within microseconds. So after GRACE_NS, the counts of the
-   slot cannot change any more. They are final.
-3. When all readers have read the final counts, the slot is cleared, and is then free.
+1. The agent deletes the key of the old owner, and increases the epoch. From then on, no look-up finds the slot. If a
+   flow or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
+2. If a run of the program found the slot before step 1, this run ends within microseconds. So after GRACE_NS, the
+   counts of the slot cannot change any more. They are final.
+3. When all readers have read the final counts, the agent clears the slot. The slot is then free.
 
-Until step 3, readers add the counts of the slot to its old owner. If this subnet has new packets during that time, it
+Until step 3, readers add the counts of the slot to its old owner. If the old owner has new packets during that time, it
 gets another slot.
 """
 
@@ -28,12 +28,12 @@ from otel_epping.kernel.program import Map
 from otel_epping.kernel.read.control import FIRST_EPOCH, Control
 from otel_epping.kernel.reading import OVERFLOW_SLOT
 
-# This time is far longer than any run of the program.
+# The time in ns after which the counts of a reclaimed slot are final. It is far longer than any run of the program.
 GRACE_NS = 1_000_000_000
 
 
 class Found(NamedTuple):
-    """The state of the first `rows` slots, as a reader found it.
+    """The state of the first `rows` slots when a reader read them.
 
     slots   (rows,) the program's records
     events  (rows,) a number that changes whenever a packet or an RTT is counted in the slot
@@ -61,7 +61,7 @@ class _Closing:
 class Slots:
     """All slots of a program. Only the thread whose reader has the current interval may use this object.
 
-    idle_ns  a slot is reclaimed if nothing was counted in it for this time, in ns. 0: no slot is reclaimed
+    idle_ns  a slot is reclaimed if nothing was counted in it for this time, in ns; 0 if no slots are reclaimed
     retired  the number of slots that were reclaimed since the start
     now_ns   the clock for idle times, in ns. It does not advance while the machine is suspended
     """
@@ -107,7 +107,7 @@ class Slots:
     def take_back(self, reader: object, readers: Collection[object], began_ns: int, found: Found) -> None:
         """Reclaims idle slots, and frees reclaimed slots whose final counts all readers have read.
 
-        Call this method at the end of each reading, after the last use of `found`, because it may clear slots.
+        This method may clear slots. So call it at the end of each reading, after the last use of `found`.
 
         reader    the reader that calls this method
         readers   all readers of the collector
@@ -133,7 +133,7 @@ class Slots:
     def end(self, interfaces: Sequence[int], slots: Records) -> None:
         """Frees the slots of interfaces that are gone. All readers must have delivered the counts of these interfaces.
 
-        No packet of such an interface is still being processed, so this method does not wait for GRACE_NS.
+        The program does not process packets of these interfaces any more, so this method does not wait for GRACE_NS.
 
         interfaces  the identifiers of the interfaces
         slots       as in Found
@@ -145,7 +145,7 @@ class Slots:
 
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = grow(self._events, rows)
-        # A new slot may be live before any of its counts are read.
+        # A new slot may be live before a reader has read any of its counts. So a new slot counts as changed now.
         self._changed_ns = grow(self._changed_ns, rows, now_ns)
         self._is_closing = grow(self._is_closing, rows)
 
@@ -184,11 +184,12 @@ class Slots:
         self._clear(slots)
         self._owners[slots] += 1
         self._is_closing[slots] = False
-        # At the first reading after this, the next owner may have exactly the same number of events as this owner had.
-        # So the time of the last change is set here.
+        # At the next reading, the new owner may have exactly the same number of events as the old owner had. The change
+        # would not be noticed. So the time of the last change is set here.
         self._changed_ns[slots] = self.now_ns()
         self.give(slots)
-        # A flow that got no slot has stored this result. In the new epoch, the program looks up its slot again.
+        # If no slot was free for a flow, the flow has stored this result for the epoch. In the new epoch, the program
+        # looks up the flow's slot again.
         self._control.epoch += 1
         self._control.write()
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads all counts of slots except RTTs, into one record of 64-bit counters per row.
+"""Reads all counts of slots except the counts of RTTs. Each row gets one record of 64-bit counters.
 
 The counts are in two maps of the program (bpf/maps.h). `traffic` has one row per slot and CPU. `flow_counters` has one
 row per slot, which all CPUs share.
@@ -28,7 +28,7 @@ def _fields(array: Array, excluded: tuple[str, ...]) -> list[tuple[str, Any]]:
 
 
 def _columns(struct: np.dtype[Any], names: tuple[str, ...], number: np.dtype[Any]) -> slice:
-    """Returns the columns of adjacent fields in a view of the struct as an array of numbers of one type."""
+    """Returns the columns of adjacent fields, if the struct is viewed as an array of numbers of the type `number`."""
     assert struct.fields is not None
     begin, end = struct.fields[names[0]][1], struct.fields[names[-1]][1] + struct[names[-1]].itemsize
     assert end - begin == sum(struct[name].itemsize for name in names), f"{names} are not adjacent"
@@ -46,7 +46,7 @@ def _sum_over_cpus(numbers: npt.NDArray[Any], out: npt.NDArray[Any]) -> None:
 
 
 def packets_of(records: Records) -> Counts:
-    """Returns the number of packets from and to the subnet of each row, (rows,). All classes are added up."""
+    """Returns the number of packets from and to each row's subnet, added up over all classes. The shape is (rows,)."""
     classes = records["classes"]
     return np.asarray(classes["from"]["packets"].sum(axis=1) + classes["to"]["packets"].sum(axis=1))
 
@@ -57,7 +57,7 @@ class SubnetCounters:
     classes              (classes,) packets and bytes, from the subnet and to the subnet
     ecn_from, ecn_to     (3,) packets by ECN code point, 1 to 3
     retransmitted...     the fields of the program's struct flow_counters
-    silence              number of ends of flows that ended in silence
+    silence              number of ends of flows that ended in silence; each flow has two ends
     """
 
     def __init__(self, traffic: Array, flow_counters: Array, flows: FlowTable, cpus: int) -> None:
@@ -88,7 +88,7 @@ class SubnetCounters:
             total: Words = np.empty(seen.shape, _HALF)
             _sum_over_cpus(words.view(_HALF)[..., ecn], total)
             new = total - seen.astype(_HALF)
-            if new.any():  # few networks use ECN; without ECN, this check saves a third of the time of this method
+            if new.any():  # few networks use ECN; in other networks, this check saves a third of the method's time
                 seen += new
 
     def _read_flow_counters(self, counters: Counts) -> None:
@@ -101,15 +101,15 @@ class SubnetCounters:
 
         since  (rows,) as for FlowTable.active()
 
-        Returns the number of ends of active flows of each row, (rows,), and the number of entries in the flow table.
-        Raises OSError.
+        Returns the number of ends of active flows for each row, in an array of the shape (rows,). Also returns the
+        number of entries in the flow table. Raises OSError.
         """
         counters = counts.counters[: len(since)]
         self._read_flow_counters(counters)
-        # Counters are read before the flow table is scanned. If a flow opens between the two, it is counted as active
-        # but not as opened. So no flow seems to have ended. If a flow closes between the two, it seems to have ended in
-        # silence. This race is benign. `silence` is then one too high, but the next flow that really ends in silence
-        # does not increase it.
+        # Counters are read before the flow table is scanned. If a flow opens between these two steps, it is counted as
+        # active but not as opened. So no flow seems to have ended. If a flow closes between these two steps, it seems
+        # to have ended in silence. This race is benign. `silence` is then too high by one for each end of the flow. But
+        # the next flow that really ends in silence does not increase `silence`, so the error does not grow.
         found, entries = self._flows.active(since)
         records = self.records(counts)[: len(since)]
         opened, closed, silence = (records[name] for name in ("opened", "closed", _SILENCE))

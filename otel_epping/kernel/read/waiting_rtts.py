@@ -8,7 +8,7 @@ from otel_epping.kernel.arrays import Records
 from otel_epping.kernel.map_array import Array
 from otel_epping.kernel.program import Map
 
-# The first value of enum transaction_state (bpf/transaction.h): a request that waits for its reply.
+# The first value of enum transaction_state (bpf/transaction.h). In this state, a request waits for its reply.
 _OPEN = 0
 
 
@@ -24,7 +24,8 @@ def _in_flows(flows: Array) -> int:
     count = 0
     for _, rows in flows.windows(flows.length):
         halves: Records = rows["half"]
-        # struct half_flow has one bit for each segment that waits for a reply, and the time of a SYN-ACK that waits.
+        # struct half_flow has one bit for each segment that waits for a reply. If a SYN-ACK waits for its ACK, the
+        # struct has the time of the SYN-ACK.
         count += int(np.unpackbits(halves["pending"]).sum()) + int(np.count_nonzero(halves["syn_ack_ns"]))
     return count
 
