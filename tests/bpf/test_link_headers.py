@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parallel
 
 MOST_HEADERS = 8
 MPLS_ETHERTYPE = 0x8847
-# Only the EtherType inside the pseudowire shows that the pseudowire carries Ethernet.
+# A pseudowire does not say that it carries Ethernet frames. Only the EtherType of the inner frame shows this.
 MAY_BE_OTHER = {"pseudowire", "pseudowire, bare"}
 
 
