@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures that several test files share: loaded kernel programs. The compilation of a program takes nearly a second.
+"""Fixtures that several test files share: loaded kernel programs. A program takes nearly a second to compile.
 
-The plug-ins in tests/support have further fixtures. They are listed here so that pytest shows the compared values if
-one of their assertions fails. The first test that needs a lab, a namespace or a program creates it, for the whole
-session.
+The plug-ins in tests/support have further fixtures. This file lists the plug-ins, so that pytest shows the compared
+values if an assertion in a plug-in fails. A lab, a namespace or a program is created for the first test that needs it,
+and is kept for the whole session.
 """
 
 import signal
@@ -16,8 +16,8 @@ from hypothesis import settings
 from otel_epping.kernel.config import EppingConfig
 from tests.support.prog_test_run import Bench
 
-# A shell makes its background jobs ignore SIGINT. The programs that tests start inherit this, although tests send them
-# SIGINT.
+# A shell makes its background jobs ignore SIGINT. The programs that tests start would inherit this setting. But tests
+# send SIGINT to these programs.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest_plugins = [
@@ -62,7 +62,7 @@ def bench_of() -> Iterator[Callable[[EppingConfig], Bench]]:
 
 @pytest.fixture
 def every(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """The bench whose program starts an RTT sample at every edge, without a sample interval."""
+    """The bench whose program has no sample interval: it starts an RTT sample at every edge."""
     return bench_of(EVERY)
 
 

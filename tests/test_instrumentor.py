@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `opentelemetry-instrument` on a real application. The exporter of the application exports the RTTs of its
-connections."""
+"""Runs `opentelemetry-instrument` on a real application. The application's exporter also exports the RTTs of the
+application's connections."""
 
 import subprocess
 import sys
@@ -35,8 +35,8 @@ converse()
 orders.add(1)
 """
 
-# Python 3.12 and later print a warning if a process forks while it has threads. The SDK has such a thread even without
-# otel-epping.
+# Python 3.12 and later print a warning if a process with several threads forks. The SDK starts a thread even without
+# otel-epping, so the warning is expected.
 FORKS = """
 import warnings
 warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
@@ -119,7 +119,7 @@ def run(ns: Namespace, sink: Sink, code: str, *before: str, **settings: str) -> 
 
 
 def rtts(sink: Sink) -> list[Point]:
-    """Return the last points of the RTTs of the conversation."""
+    """Return the points of the latest export of RTTs: those of tcp_timestamp on the external side."""
     points = [
         point
         for point in sink.points(metric_table.RTT.name)
@@ -173,8 +173,8 @@ def test_a_failed_start_of_the_measurement_logs_one_warning(
 
 
 def test_forked_workers_do_not_export_the_network_again(ns: Namespace) -> None:
-    """Tests a server that forks workers. Each worker exports its own metrics, and only the parent exports those of the
-    network."""
+    """Tests a server that forks workers. Each worker exports its own metrics, and only the parent exports the
+    metrics of the network."""
     with Sink(namespace=ns) as sink:
         run(ns, sink, APPLICATION + FORKS)
         exports_of_rtts = [
@@ -187,7 +187,9 @@ def test_forked_workers_do_not_export_the_network_again(ns: Namespace) -> None:
                 for metric in scope.metrics
             )
         ]
-        assert len(exports_of_rtts) == 1  # the last export of the parent; both workers have flushed their metrics, too
+        assert (
+            len(exports_of_rtts) == 1
+        )  # the parent's last export has them; the two workers have exported, too, but no RTTs
         (rtt,) = rtts(sink)
         assert rtt.point.count >= 20
         assert len(sink.points("shop.orders")) >= 3
@@ -204,7 +206,7 @@ def test_uninstrument_exports_and_detaches(ns: Namespace, hook: str) -> None:
     with Sink(namespace=ns) as sink:
         run(ns, sink, APPLICATION + UNINSTRUMENTS, OTEL_EPPING_HOOK=hook)
         (rtt,) = rtts(sink)
-        assert 10 <= rtt.point.count <= 45  # only RTTs of the first conversation, which has at most 40
+        assert 10 <= rtt.point.count <= 45  # only the RTTs of the first conversation, at most 40
     assert "clsact" not in ns.run("tc", "qdisc", "show", "dev", "lo")
 
 
@@ -216,8 +218,8 @@ def test_a_clsact_filter_is_removed_at_exit(ns: Namespace) -> None:
 
 
 def test_the_example(ns: Namespace) -> None:
-    """The example runs unchanged. Its own requests fail because there is no route. The failures are exported in
-    addition to the RTTs."""
+    """The example runs unchanged. Its requests fail because there is no route. Both the failures and the RTTs are
+    exported."""
     settings = {
         "OTEL_EXPORTER_OTLP_ENDPOINT": "",
         "OTEL_METRIC_EXPORT_INTERVAL": "500",
@@ -242,7 +244,7 @@ def test_the_example(ns: Namespace) -> None:
 
 
 def test_detached_links_are_attached_again(ns: Namespace) -> None:
-    """The monitor works as in the agent, but in a thread."""
+    """Tests that the monitor works here as in the agent, although it runs in a thread of the application."""
     with Sink(namespace=ns) as sink:
         said = run(ns, sink, APPLICATION + LOSES_ITS_LINKS)
         for direction in ("ingress", "egress"):

@@ -79,8 +79,8 @@ MODULES = {module_name(path): path for path in PACKAGE.rglob("*.py")}
 
 
 def imports(module: str) -> set[str]:
-    """Return the modules that this module imports anywhere in its file: those of the package with full names, others as
-    written."""
+    """Return the modules that this module imports anywhere in its file. Modules of the package have their full names;
+    other modules have the names in the import statements."""
     found: set[str] = set()
     package = module if MODULES[module].name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(MODULES[module].read_text())):
@@ -96,7 +96,7 @@ def imports(module: str) -> set[str]:
 
 
 def reachable(package: str) -> dict[str, str]:
-    """Return all modules that a package imports directly or indirectly, each with the module that imports it."""
+    """Return all modules that a package imports directly or indirectly: imported module -> module that imports it."""
     importer: dict[str, str] = {}
     todo = [module for module in MODULES if within(module, package)]
     while todo:
@@ -114,7 +114,7 @@ def test_every_source_file_names_its_licence_in_its_first_lines() -> None:
     wrong = []
     for path in files:
         licence = "GPL-2.0-only" if path.is_relative_to(BPF) else "Apache-2.0"
-        head = path.read_text().splitlines()[:2]  # a script has its interpreter in the first line
+        head = path.read_text().splitlines()[:2]  # the first line of a script may name its interpreter
         # REUSE-IgnoreStart
         if not any(line.removesuffix(" */").endswith(f"SPDX-License-Identifier: {licence}") for line in head):
             # REUSE-IgnoreEnd
@@ -224,7 +224,7 @@ def read_from_dist_info(wheel: zipfile.ZipFile, name: str) -> str:
 
 
 def files_below(directory: Path) -> set[str]:
-    """Return all files below a directory with paths relative to the root, except compiled Python files."""
+    """Return the paths of all files below a directory except compiled Python files. Paths are relative to the root."""
     paths = {path for path in directory.rglob("*") if path.is_file() and "__pycache__" not in path.parts}
     return {path.relative_to(ROOT).as_posix() for path in paths}
 

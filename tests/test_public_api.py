@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the public API: it is imported lazily, complete, documented, and sufficient for a measurement."""
+"""Tests the public API: names are imported lazily, no name is missing, every name is documented, and the API suffices
+for a complete measurement."""
 
 import dataclasses
 import re

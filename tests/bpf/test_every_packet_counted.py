@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that every packet is counted in a slot and for its interface. A packet without a free slot is counted in the
-overflow slot."""
+"""Tests that every packet is counted in a slot and for its interface. If all slots are used, a packet of a new subnet
+is counted in the overflow slot."""
 
 import os
 import random
@@ -41,7 +41,7 @@ class Family:
     frame: bytes
     prefix: int
     length_at: int
-    length_lacks: int  # the length field omits this number of bytes at the start
+    length_lacks: int  # the number of bytes at the start of the frame that the length field does not include
     source_at: int
     destination_at: int
 
@@ -66,7 +66,7 @@ HERE = ip_address("192.0.2.1").packed, ip_address("2001:db9::1").packed
 
 
 def remote(number: int) -> bytes:
-    """Returns an address in a /24 or /48 that contains no other of these addresses."""
+    """Returns an address in its own subnet, a /24 or a /48. Each number gives another subnet."""
     if number % 2 == 0:
         return (10 << 24 | number << 8 | 1).to_bytes(4, "big")
     return (0x20010DB8 << 96 | number << 80 | 1).to_bytes(16, "big")
@@ -133,7 +133,7 @@ def test_every_packet_is_counted_in_the_slot_of_its_subnet_or_in_the_overflow_sl
     classes = [place for place in range(len(CLASSES)) if place != UDP_CLASS]
     assert not traffic(reading)[:, :, classes].any()
     counted = traffic(reading)[:, :, UDP_CLASS]
-    # The subnets that appear first get the slots.
+    # The subnets that send or receive the first packets get the slots. Later subnets get none.
     keys = list(offered.by_key)
     served, rest = keys[: CONFIG.max_subnets], keys[CONFIG.max_subnets :]
     found = {}

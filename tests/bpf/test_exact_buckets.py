@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Tests that every RTT is counted in the bucket that an OpenTelemetry SDK would choose.
 
-Sums, minima and maxima are exact to the nanosecond. The reference is the mapping in the SDK. The kernel program
-computes the RTTs from packets.
+Sums, minima and maxima must be exact to the nanosecond. The expected buckets come from the SDK's mapping. The RTTs come
+from packets that are fed to the kernel program.
 """
 
 import struct
@@ -64,9 +64,9 @@ def values_of(scale: int) -> list[int]:
 
 
 class Recorder:
-    """Makes the program record RTTs of one flow in a fast loop.
+    """Makes the program count RTTs of one flow in a fast loop.
 
-    There are two packets, each in its own buffer. Only their timestamps and arrival times change.
+    The loop uses the same two packets again and again. Only their timestamps and arrival times change.
     """
 
     def __init__(self, bench: Bench) -> None:
@@ -200,7 +200,7 @@ def test_minimum_and_maximum_of_an_interval(bench: Bench) -> None:
 
 
 def test_two_readers_have_separate_minima_and_maxima(bench: Bench) -> None:
-    """Each reader gets the minimum and maximum since its own last reading, in any order of RTTs and readings."""
+    """Each reader gets the minimum and maximum since its own last reading. The order of RTTs and readings is random."""
     recorder = Recorder(bench)
     readers = [bench.collector.reader(), bench.collector.reader()]
     random = np.random.default_rng(5)

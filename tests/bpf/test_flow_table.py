@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the flow table: its entries, eviction from a full set, and packets that two CPUs process at the same time."""
+"""Tests the flow table: its entries, eviction from a full set, and two CPUs that process packets at the same time."""
 
 import struct
 from concurrent.futures import ThreadPoolExecutor
@@ -69,8 +69,8 @@ def speakers(every: Bench) -> Speakers:
 
 
 def taken(bench: Bench) -> int:
-    """Returns how many entries are in use. Checks that each entry has a flow and a tag of its own, and that no set is
-    locked."""
+    """Returns how many entries are in use. Checks that no two entries have the same flow, that all tags of a set
+    differ, and that no set is locked."""
     tags, keys = bench.array("flow_sets")["tags"].ravel(), bench.array("flows")["key"]
     rows = np.flatnonzero(tags)
     assert (tags[rows] & TAKEN).all()
@@ -95,8 +95,8 @@ def test_each_flow_gets_one_entry_and_keeps_it(every: Bench, speakers: Speakers)
 
 
 def test_flows_with_similar_addresses_get_separate_entries(every: Bench, speakers: Speakers) -> None:
-    """The addresses differ in the last byte of each half of an IPv6 address, because networks are often numbered this
-    way."""
+    """The IPv6 addresses differ only in the last byte of the first half and in the last byte of the second half.
+    Networks are often numbered this way."""
     feeder = Feeder(every.collector.program.entry_points[EGRESS])
     segment = builders.tcp((443, 443), 0, 1, ACK, builders.timestamp(1, 1), b"data")
     flows = [bytes.fromhex(f"20010db8000000{net:02x}00000000000000{host:02x}") for net in BYTES for host in BYTES]
@@ -123,7 +123,7 @@ def test_a_full_table_keeps_the_flows_that_came_first(every: Bench, speakers: Sp
     assert rtts(every)[0] - before == PLACES
     assert counted["flows_created"] == 0
 
-    # An entry whose flow has been silent for a second is evicted.
+    # The set is full, so a new flow evicts an entry whose flow has been silent for a second.
     with every.counting() as counted:
         speakers.both(range(TOO_MANY, 2 * TOO_MANY), START_NS + 2 * SECOND)
     assert counted["flows_created"] == PLACES == taken(every)
@@ -154,7 +154,8 @@ def test_the_entry_of_a_closed_flow_is_evicted_at_once(every: Bench, speakers: S
 
 
 def test_the_place_of_a_flow_cannot_be_predicted() -> None:
-    """Two instances of the program store the same flows at different places."""
+    """Two loaded programs must store the same flows at different places, because each program has its own random
+    key."""
     places = []
     for _ in range(2):
         bench = Bench(EppingConfig(packet_clock=True, max_subnets=64, max_flows=PLACES))

@@ -155,7 +155,8 @@ def test_the_end_of_a_fragmented_segment_is_unknown(by_sequence: Bench, version:
         for number in (of_first, size):
             assert acknowledged(number) is None
     assert counted["rtt_begun"] == 0
-    # To the program, the next whole segment may come after a gap. The segment after that one is timed again.
+    # The program does not know where the fragmented segment ended. So there may be a gap before the next whole segment,
+    # and the program does not time this segment. It times the segment after it again.
     sent(bytes(ETHER / data(size, 100)))
     assert acknowledged(size + 100) is None
     sent(bytes(ETHER / data(size + 100, 100)))

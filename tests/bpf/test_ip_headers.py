@@ -83,7 +83,7 @@ def test_an_extension_header_longer_than_the_packet_is_malformed(bench: Bench) -
     fits = (len(segment) - ETHERNET - IPV6) // 8 - 1
     assert fed(bench, set_byte(segment, at, 0))[0] == "tcp"
     assert fed(bench, set_byte(segment, at, fits + 1))[0] == "malformed"
-    # The header exceeds the packet's own length field, although the frame is long enough.
+    # The header is longer than the packet according to the length field. But the frame has enough bytes for the header.
     segment = set_byte(segment, at, fits + 1)
     end = ETHERNET + IPV6 + (fits + 2) * 8
     beyond = segment + bytes(end - len(segment)) + conversation.segment(0, b"")[ETHERNET + IPV6 :]

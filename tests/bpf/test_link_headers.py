@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the link headers of docs/links.md before the network header: in all sensible orders, complete and truncated."""
+"""Tests packets with the link headers of docs/links.md. The headers are in all sensible orders, complete or
+truncated."""
 
 import itertools
 from collections.abc import Callable
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.parallel
 
 MOST_HEADERS = 8
 MPLS_ETHERTYPE = 0x8847
-# Only the EtherType inside the pseudowire shows that the pseudowire carries Ethernet.
+# A pseudowire does not say that it carries Ethernet frames. Only the EtherType of the inner frame shows this.
 MAY_BE_OTHER = {"pseudowire", "pseudowire, bare"}
 
 
@@ -171,7 +172,7 @@ def test_an_802_3_length_field_determines_the_end_of_the_packet(
 def test_the_pppoe_length_field_determines_the_end_of_the_packet(
     bench: Bench, total: int, length: int, kind: str
 ) -> None:
-    """The rest of the frame is padding, even if the length in the IP header includes it."""
+    """Bytes after this end are padding, even if the length in the IP header includes these bytes."""
     packet = IP(src="198.18.0.1", dst="198.19.0.1", len=total) / TCP(flags="A")
     session = ethernet(0x8864) / PPPoE(sessionid=7, len=length) / PPP(proto=0x0021)
     frame = session / packet / Raw(bytes(12))

@@ -2,9 +2,9 @@
 """Tests link headers as the kernel stores them: tags outside of the packet data, headers in several pages, padding, and
 aggregated segments.
 
-A test run of the program cannot create these cases, so packets pass through a veth pair here, `near` and `far`. A tag
-outside of the data needs no VLAN device: the kernel removes the outer tag of received packets before the hook. Where
-the kernel would not move a tag out of the data, a small program that runs before ours pushes tags.
+BPF_PROG_TEST_RUN cannot create these cases. So packets pass through a veth pair here, whose ends are `near` and `far`.
+A tag outside of the data needs no VLAN device, because the kernel moves the outer tag of received packets out of the
+data before the hook. In the other cases, a small program pushes tags. It runs before our program.
 """
 
 import ctypes
@@ -131,10 +131,10 @@ def segment(from_near: bool, port: int, tsval: int, tsecr: int) -> Packet:
 
 
 def converse(pair: Pair, link: Packet, pushed_in: int, taken_off: int) -> None:
-    """Two segments out of `near` and a reply into `near` must give an RTT.
+    """Check that two segments that leave `near` and a reply that enters `near` give an RTT.
 
-    Each packet is counted once, with its length in memory: pushed headers add bytes, and removed headers subtract
-    bytes.
+    Each packet must be counted once, with its length in memory at the hook. A header that was pushed before the hook
+    adds to this length, and a header that was removed before the hook does not count.
     """
     port = next(ports)
     out = [bytes(link / segment(True, port, tsval, 0)) for tsval in (1000, 2000)]
@@ -223,7 +223,7 @@ FRAMES = {
 
 @pytest.mark.parametrize("name", FRAMES)
 def test_headers_that_the_kernel_does_not_know(pair: Pair, name: str) -> None:
-    """These headers stay in the packet. For 802.3, the protocol in the skb differs from the EtherType."""
+    """The kernel leaves these headers in the packet. For 802.3, the skb's protocol differs from the EtherType field."""
     pair.watch("near")
     converse(pair, FRAMES[name], 0, 0)
 
@@ -329,10 +329,10 @@ def transfer(pair: Pair, size: int) -> None:
 
 @pytest.mark.parametrize("aggregates_come_in", [True, False])
 def test_aggregates_count_as_the_segments_on_the_wire(pair: Pair, aggregates_come_in: bool) -> None:
-    """Both ends must have counted the same packets and bytes.
+    """Both ends must have counted the same number of packets and bytes.
 
-    Packets that leave `near` are not yet split into segments. Packets that enter `far` are split only if `near` has TCP
-    segmentation offload switched off.
+    At the hook of `near`, aggregates are not yet split into segments. At the hook of `far`, they are split only if TCP
+    segmentation offload is off at `near`.
     """
     pair.near.ip("address add 10.0.0.1/24 dev near", "link set near mtu 1500")
     pair.far.ip("address add 10.0.0.2/24 dev far", "link set far mtu 1500")

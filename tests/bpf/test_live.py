@@ -58,7 +58,8 @@ def test_headers_outside_of_the_linear_part_are_read(host: Namespace) -> None:
             sender.send(only_ethernet_is_linear + frame)
         assert packets(collector, "transmitted") == [1, 0, 0, 0, 0, 0, 0]
         reading = collector.reader().read()
-    # The packet and all its bytes are counted for both subnets, in the class of packets with a timestamp option.
+    # The packet is counted with all its bytes, once for each of the two subnets. Its class is that of packets with a
+    # timestamp option.
     assert traffic(reading)[:, 0, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
     assert traffic(reading)[:, 1, TCP_TIMESTAMP].sum(0).tolist() == [1, len(frame)]
 

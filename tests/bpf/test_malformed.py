@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests packets that are broken, truncated or random. Each packet is counted once, in the right kind, and gives no
-RTT."""
+"""Tests packets that are broken, truncated or random. Each packet must be counted once, with the right kind, and must
+give no RTT."""
 
 import ctypes
 import random
@@ -77,8 +77,8 @@ FORMS = [(4, plain), (4, with_ip_options(12)), (6, plain), (6, with_extensions((
 
 
 def kinds_when_cut(bench: Bench, frame: bytes, least: int, wire_len: int = 0, ifindex: int = 1) -> list[str]:
-    """Returns the kind of the frame when it is truncated to each length from `least`. Each frame must be counted
-    exactly once."""
+    """Truncates the frame to each length from `least` on, and returns the kinds of the truncated frames. Checks that
+    each of them is counted exactly once."""
     row = bench.row if ifindex == 1 else bench.row_of(ifindex)
     kinds = []
     for size in range(least, len(frame) + 1):
@@ -121,8 +121,8 @@ def test_a_packet_truncated_by_its_capture_needs_only_its_headers(bench: Bench, 
 
 
 def test_every_random_packet_is_counted_once(bench: Bench) -> None:
-    """Random header bytes change. Each packet is counted in one kind with all its bytes, and for its subnets if it has
-    IP addresses."""
+    """The test changes random bytes of the headers. The program must count each packet with all its bytes in exactly
+    one kind. If the packet has IP addresses, the program must also count it for their subnets."""
     chance = random.Random(9)
     forms = [(4, plain), (4, with_ip_options(8)), (6, plain), (6, with_extensions((HOP_BY_HOP, 1), (FRAGMENT, 0)))]
     seen = set()

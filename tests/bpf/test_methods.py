@@ -27,8 +27,7 @@ SOURCE_PORT = 14 + 20  # the offset of the field in a frame
 
 @dataclass(frozen=True)
 class Exchange:
-    """The transport headers of a request and its reply. `number` distinguishes the exchanges between one pair of
-    hosts."""
+    """The transport headers of a request and its reply. Exchanges between the same two hosts differ by `number`."""
 
     method: str
     ask: Callable[[int, int], Packet]
@@ -78,7 +77,7 @@ class Hosts:
         )
 
     def send(self, at_ns: int, payload: Packet, sender: int) -> Rtt | None:
-        """Sends a packet: endpoint 0 sends out of the interface, endpoint 1 sends into it."""
+        """Sends a packet. Packets of endpoint 0 leave through the interface; packets of endpoint 1 arrive at it."""
         source, destination = self.ends if sender == 0 else self.ends[::-1]
         network = IP(src=source, dst=destination) if self.version == 4 else IPv6(src=source, dst=destination)
         return self.bench.feed(ETHER / network / payload, START_NS + at_ns, EGRESS if sender == 0 else INGRESS)
@@ -165,7 +164,7 @@ class TestExchanges:
         rtt = hosts.back(MAX_AGE_NS + 1 + MS, exchange.answer(version, 1))
         if (
             exchange.method == "tcp_handshake"
-        ):  # a repeated SYN stays untimed: a new SYN would have another sequence number
+        ):  # a SYN with the same sequence number is a repetition, so it is never timed
             assert rtt is None
         else:
             assert rtt is not None
@@ -279,7 +278,8 @@ def begun(bench: Bench, frame: Packet, kind: str) -> int:
 
 
 class TestWhatIsNoQuestion:
-    """Packets that the program once timed by mistake. The fuzzer found all of them (tests/long/fuzz)."""
+    """Packets that earlier versions of the program timed by mistake. The fuzzer (tests/long/fuzz) found these
+    faults."""
 
     QUERY = bytes(DNS(id=0x1234, qd=DNSQR(qname="example.org")))
     NETWORKS = ETHER / IP(src="10.251.0.1", dst="10.251.1.1"), ETHER / IPv6(src="2001:dbc::1", dst="2001:dbd::1")

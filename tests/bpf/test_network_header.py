@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests packets whose network header is at another offset than the type of their device implies. The kernel knows the
-offset.
+"""Tests packets whose network header is not at the offset that the type of their device implies. The kernel stores the
+real offset with each packet.
 
 Another program runs before ours and inserts bytes before the network header. The kernel itself has such bytes on VTI
 and xfrm devices (the Ethernet header of the lower interface) and on multipoint GRE devices (the outer IP and GRE
@@ -53,8 +53,8 @@ FRONTS = {
 
 
 def size_of(front: str) -> int:
-    """Return how many bytes of a front are pushed. FRONTS pads each front to a multiple of 4 bytes, as the stack of a
-    BPF program requires."""
+    """Return how many bytes of a front are pushed. In FRONTS, each front is padded to a multiple of 4 bytes, because a
+    BPF program writes whole words to its stack."""
     return {"Ethernet, 4": 14, "Ethernet, 6": 14, "Ethernet, other": 14, "a byte": 1, "the longest": 255}.get(
         front, len(FRONTS[front])
     )
@@ -144,8 +144,8 @@ def segment(version: int, outgoing: bool, port: int, tsval: int, tsecr: int) -> 
 @pytest.mark.parametrize("front", FRONTS)
 @pytest.mark.parametrize("version", [4, 6])
 def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, version: int, front: str) -> None:
-    """Two transmitted segments and a received reply give an RTT. Each packet counts with the bytes that the device
-    counts."""
+    """Two transmitted segments and a received reply give an RTT. The length with which a packet is counted must equal
+    the length with which the device counts the packet."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before, rtts = tun.counters(), tun.rtts()
         port = 20_000 + list(FRONTS).index(front) + 100 * version
@@ -168,8 +168,8 @@ def test_bytes_before_the_network_header_are_skipped_and_not_counted(tun: Tun, v
     indirect=["tun"],
 )
 def test_the_type_of_the_device_does_not_matter(tun: Tun, front: str) -> None:
-    """Tests an Ethernet device whose packets lack an Ethernet header, and other devices with headers that their types
-    do not have."""
+    """Tests an Ethernet device whose packets have no Ethernet header. Also tests other devices whose packets have
+    headers that the type of the device does not have."""
     with tun.namespace.entered(), tun.watched_behind(pushed(front)):
         before = tun.counters()
         packets = [IP() / UDP() / bytes(20), IPv6() / UDP() / bytes(20)]
@@ -204,8 +204,8 @@ def test_a_packet_socket_without_a_protocol(tun: Tun) -> None:
 
 
 def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
-    """An MPLS packet without a link header is searched for IP. A packet to which the kernel gives another protocol is
-    not IP, whatever it contains."""
+    """Without a link header, the protocol that the kernel gives a packet decides. In an MPLS packet, the program looks
+    for an IP header after the labels. A packet with an unknown protocol is not IP, even if it contains an IP header."""
     with tun.namespace.entered():
         tun.collector.attachments.attach(TUN)
         before = tun.counters()
@@ -219,8 +219,8 @@ def test_the_protocol_of_the_kernel_decides(tun: Tun) -> None:
         becomes(lambda: added(before, tun.counters()), expected)
 
 
-# If these addresses were read as part of an Ethernet header, its EtherType would be that of IPv4 (followed by the first
-# byte of an IPv4 header), of IPv6, or of 802.1Q.
+# The IP source addresses of the packets. If the IP header were read as an Ethernet header, each of these addresses
+# would give a known EtherType: IPv4 (followed by the first byte of an IPv4 header), IPv6, or 802.1Q.
 @pytest.mark.parametrize("source", ["8.0.69.0", "8.0.70.1", "134.221.96.1", "129.0.1.1", "192.0.2.1"])
 def test_packets_without_a_link_header_on_an_ethernet_device(tun: Tun, source: str) -> None:
     """A shaper redirects packets from a PPP or tun device to an IFB device, which has the type Ethernet."""

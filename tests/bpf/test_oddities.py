@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests conversations with unusual behaviour of hosts or middleboxes. Each RTT is correct, and nearly all RTTs are
-measured."""
+"""Tests conversations in which hosts or middleboxes behave unusually. Every measured RTT must be correct, and nearly
+all RTTs must be measured."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +13,9 @@ from tests.support.oddities import ODDITIES
 pytestmark = pytest.mark.parallel
 
 
-# The number of exchanges until the program finds that timestamps do not work. These are the exchange in which the
-# timestamps stop, and the exchanges in which a TSval stands still for less than TSVAL_STALLED_NS
-# (bpf/tcp_method_choice.h). There are many such exchanges if each one follows the previous one at once.
+# The permitted number of missing RTTs. RTTs are missing until the program notices that timestamps do not work: first in
+# the exchange in which the timestamps stop, and then while the TSval has stood still for less than TSVAL_STALLED_NS
+# (bpf/tcp_method_choice.h). Many RTTs are missing if each exchange starts directly after the previous one.
 MOST_MISSED = 2
 MANY_MISSED = {"requests follow acknowledgements": 9}
 TOLERANCE_NS = 2_000

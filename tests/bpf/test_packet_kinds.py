@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the kind, the class, the ECN code point and the size with which each packet is counted."""
+"""Tests under which kind, class, ECN code point and size the program counts a packet."""
 
 from ipaddress import ip_network
 
@@ -104,7 +104,7 @@ def test_an_aggregate_counts_as_its_segments_with_their_headers(
     assert fed(bench, frame, segments=1) == (kind, 1, len(frame))
     # A received aggregate was made by GRO, which removed the headers of all segments but the first.
     assert fed(bench, frame, segments=3) == (kind, 3, on_the_wire)
-    # For a transmitted aggregate, wire_len already includes these headers.
+    # In a transmitted aggregate, wire_len already includes the headers of all segments.
     assert fed(bench, frame, entry=EGRESS, segments=3, wire_len=on_the_wire) == (kind, 3, on_the_wire)
 
 

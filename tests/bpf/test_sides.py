@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests which side is external. The sources of received packets are external, except on LAN interfaces; in captures, no
-side is known."""
+"""Tests which side is external. The source of a received packet is external, except on LAN interfaces. In captures, the
+side is unknown."""
 
 from collections.abc import Callable, Iterator
 
@@ -24,8 +24,8 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Iterator[Bench]:
 
 
 def answered(flow: Flow, entry: str, back: str) -> Rtt | None:
-    """Feed a flow that starts midway. Its second segment passes through `entry`, and the reply through `back`. Return
-    the RTT of the reply."""
+    """Feed a flow that has no SYN. Its second segment passes through the entry point `entry`, and the reply through
+    `back`. Return the RTT that the reply completes."""
     feed = flow.bench.feed
     feed(flow.frame(0, "A", 1000, 0, b""), START_NS, entry)
     feed(flow.frame(0, "PA", 1001, 0, b"data"), START_NS + MS, entry)

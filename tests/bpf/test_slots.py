@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests how addresses lead to slots. Each subnet has its own slot, and a flow detects that its cached slot is
-reused."""
+"""Tests how the program finds the slot of an address. Each subnet has its own slot. A flow notices when its cached slot
+belongs to another subnet."""
 
 import itertools
 import random
@@ -34,8 +34,8 @@ def test_a_slot_has_the_subnet_of_the_address(v4_length: int, v6_length: int) ->
     expected: dict[tuple[str, int], int] = {}
     for _ in range(25):
         base = chance.randbytes(16)
-        # Feed an address twice, and two addresses in which one bit is flipped: the last bit of the prefix, and the
-        # first bit after the prefix.
+        # Feed an address twice. Then feed two similar addresses: one differs in the last bit of the prefix, the other
+        # in the first bit after the prefix.
         for bits in ((), (v4_length, v6_length), (v4_length - 1, v6_length - 1)):
             for version, width, length in ((4, 32, v4_length), (6, 128, v6_length)):
                 number = int.from_bytes(base[: width // 8], "big")
@@ -94,11 +94,11 @@ def test_a_flow_does_not_count_into_a_slot_of_another_subnet() -> None:
     delete_element(maps["subnets"].fd, key)
     libbpf.map_update(maps["subnets"].fd, bytes(other), slot.to_bytes(4, "little"))
     assert bench.slot_of(subnet, EXTERNAL) is None
-    # A flow that has cached the slot does not detect this,
+    # A flow that has cached the slot does not notice this at first,
     flow.server(3 * MS, 5001, tsecr=1001)
     assert bench.traffic_of(slot)["from tcp_timestamp"][0] == was["from tcp_timestamp"][0] + 1
     was = bench.traffic_of(slot)
-    # until the epoch is raised.
+    # but it does after the epoch has been raised.
     epoch, interval = struct.unpack("=II", libbpf.map_lookup(maps["control"].fd, bytes(4), 8) or b"")
     libbpf.map_update(maps["control"].fd, bytes(4), struct.pack("=II", epoch + 1, interval))
     flow.client(4 * MS, 1004)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the TCP timestamp option at every offset, and option lists from which it is missing in every possible way."""
+"""Tests the TCP timestamp option at every offset. Also tests lists of TCP options that have no valid timestamp
+option."""
 
 import random
 from collections.abc import Callable
@@ -103,7 +104,8 @@ ENDS = (EOL, b"\x02\x00", b"\x02\x01")
 
 
 def test_random_option_lists(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """The test knows whether a list has a timestamp: the first timestamp counts, unless the list ends before it."""
+    """The test builds each list, so it knows the correct result: the first timestamp counts, unless the list ends
+    before this timestamp."""
     methods = ("tcp_timestamp",)  # so that no other method measures the flow
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods))
     conversation = Conversation(bench.flow())

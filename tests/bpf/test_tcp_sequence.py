@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests TCP without timestamps: which segments give an RTT, and which never do. Also tests the metrics of flows."""
+"""Tests TCP without timestamps: which segments give an RTT, and which give none. Also tests the metrics of flows."""
 
 import ipaddress
 from collections.abc import Callable
@@ -28,8 +28,8 @@ def bench(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
 
 @dataclass
 class Connection:
-    """Segments between 10.x.y.1, the internal client, and 11.x.y.2. Sequence numbers are relative to the first data
-    byte.
+    """Segments between the internal client 10.x.y.1 and the server 11.x.y.2. Sequence numbers are relative to the first
+    data byte.
 
     `client()` and `server()` return the RTT in ns that the segment completed, or None.
     """
@@ -128,7 +128,7 @@ def test_an_ack_of_the_other_host_gives_the_next_sequence_number(connection: Con
 
 
 def test_a_pure_acknowledgement_shows_a_gap(connection: Connection) -> None:
-    """The data that fills the gap was sent before the program saw it, so the ACK of that data gives no RTT."""
+    """Data that fills the gap may be a retransmission of data that the program did not see. So its ACK gives no RTT."""
     connection.opened()
     connection.client(10 * MS, 10)
     connection.client(200 * MS, 0, length=10)
@@ -153,7 +153,8 @@ def test_only_one_segment_is_timed_at_a_time(connection: Connection) -> None:
 
 
 def test_an_ack_of_more_data_gives_no_rtt_and_later_segments_are_timed(connection: Connection) -> None:
-    """Each ACK acknowledges two segments. At some time, the program must time the second segment of a pair."""
+    """Each ACK acknowledges two segments. Only the second segment of such a pair can give an RTT, so the program must
+    start a sample at a second segment sooner or later."""
     connection.opened()
     rtts = []
     for pair in range(4):
@@ -176,8 +177,8 @@ def test_retransmitted_data_is_not_timed(connection: Connection, again: tuple[in
 
 
 def test_duplicate_and_selective_acknowledgements_give_no_rtt(connection: Connection) -> None:
-    """The first of three segments is lost after it passed the interface. The receiver acknowledges the others after the
-    retransmission."""
+    """The first of three segments is lost after it passed the interface. The receiver acknowledges the other two only
+    after the retransmission of the first."""
     connection.opened()
     for number in range(3):
         connection.client((10 + number) * MS, 10 * number, length=10)
@@ -354,8 +355,8 @@ def test_zero_windows_are_counted_except_in_a_rst(connection: Connection) -> Non
 
 
 def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
-    """Return flows opened by (SYN, midway), flows closed by (FIN, RST), flows closed by silence, and active flows.
-    Check that both subnets have the same counts."""
+    """Return the numbers of flows: opened [by a SYN, without a SYN], closed [by FIN, by RST], closed by silence, and
+    active. Check that both subnets have the same counts."""
     reading = connection.bench.collector.reader().read()
     ends = []
     for row in (connection.row(0), connection.row(1)):
@@ -369,7 +370,7 @@ def flows(connection: Connection) -> tuple[list[int], list[int], int, int]:
 def test_used_entries_of_the_flow_table_are_counted(bench: Bench, connection: Connection) -> None:
     before = bench.collector.reader().read().flows
     connection.opened()
-    connection.client(10 * MS, 0, flags="RA")  # the closed flow keeps its entry until another flow needs it
+    connection.client(10 * MS, 0, flags="RA")  # the closed flow keeps its entry until another flow needs the entry
     assert bench.collector.reader().read().flows == before + 1
 
 
@@ -413,7 +414,7 @@ def test_silence_closes_a_flow_and_a_later_packet_opens_it_midway(connection: Co
 
 
 def test_a_silent_flow_is_found_without_another_packet(bench: Bench, connection: Connection) -> None:
-    """The reader takes the time of the last packet of any flow as the current time."""
+    """For the reader, the current time is the time of the latest packet of all flows."""
     connection.opened()
     Connection(bench, "10.78.0.1", "11.78.0.2").client(2 * FLOW_IDLE_NS, 0, length=10)
     assert flows(connection) == ([1, 0], [0, 0], 1, 0)

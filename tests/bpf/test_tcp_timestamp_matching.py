@@ -124,7 +124,7 @@ def test_four_samples_are_pending_and_a_fifth_is_not_started(every: Bench) -> No
     assert (counted["rtt_begun"], counted["rtt_not_begun"]) == (4, 1)
     rtts = [flow.server(100 * MS + sample, sample, tsecr=1000 + sample) for sample in range(1, 6)]
     assert rtts == [100 * MS + sample - sample * MS for sample in range(1, 5)] + [None]
-    # After a sample is complete, its place is used again.
+    # A completed sample frees its place, so another sample can use the place.
     flow.client(200 * MS, 1200)
     assert flow.server(210 * MS, 10, tsecr=1200) == 10 * MS
 
@@ -139,7 +139,7 @@ def test_one_sample_in_an_interval_for_each_flow_and_direction(bench: Bench) -> 
     flow.client(1 * MS + INTERVAL, 1101)
     assert flow.server(INTERVAL + 2 * MS, 5102, tsecr=1101) == 1 * MS
 
-    # The other direction of the flow has an interval of its own, and so has another flow.
+    # The sample interval applies to each direction of each flow separately.
     flow = bench.flow().begun(1000)
     other = bench.flow().begun(1000)
     flow.server(0, 5000, tsecr=1000, flags="A", payload=b"")

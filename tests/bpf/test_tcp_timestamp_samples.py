@@ -16,12 +16,12 @@ WRAP = 1 << 32
 
 
 def test_a_pure_ack_is_never_an_origin(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """The method tcp_sequence measures the data that follows with the TSval of the ACK: see bpf/test_oddities.py."""
+    """Data with the same TSval as an earlier ACK is measured by tcp_sequence instead: see bpf/test_oddities.py."""
     methods = ("tcp_timestamp",)
     flow = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=methods)).flow().begun(1000)
     flow.client(1 * MS, 1001, flags="A", payload=b"")
     assert flow.server(900 * MS, 5, tsecr=1001) is None
-    # Data that follows with the TSval of the ACK starts no sample either, because the echo may be a reply to the ACK.
+    # Data after the ACK has the same TSval. It starts no sample either, because the echo may be a reply to the ACK.
     flow.client(901 * MS, 1901, flags="A", payload=b"")
     flow.client(902 * MS, 1901)
     assert flow.server(950 * MS, 6, tsecr=1901) is None

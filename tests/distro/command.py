@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line: `python3 -m tests.distro [RELEASE...] [--steps STEP...]`, as root.
 
-Each release gets one fresh installation, in which the steps run one after the other. Exit status 0: all steps passed;
-1: a step failed, or an installation could not be created; 2: the arguments are wrong.
+Each release gets one fresh installation. The steps run one after the other in this installation. The exit status is 0
+if all steps passed, 1 if a step failed or an installation could not be created, and 2 if the arguments are wrong.
 """
 
 import argparse
@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _release(name: str) -> str:
-    # Before Python 3.12, argparse does not support `choices` with nargs="*": an empty list would have to be one of the
-    # choices.
+    # This function replaces `choices`. With nargs="*", argparse before Python 3.12 rejects an empty list of arguments
+    # if `choices` does not contain the empty list.
     if name not in RELEASES:
         raise argparse.ArgumentTypeError(f"invalid choice: {name!r} (choose from {', '.join(RELEASES)})")
     return name

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fresh installations: an overlay of a tree with a copy of this checkout in /checkout, removed after use.
+"""Fresh installations. An installation is an overlay of a tree, with a copy of this checkout in /checkout. It is
+removed after use.
 
-The installation receives the host's settings for the access to Debian, PyPI and the Go modules, as far as the host has
-them: resolv.conf, apt's settings of proxies and of date checks, the variables in HANDED_VARIABLES, and the files and
-folders that these variables name. Downloaded packages are kept in the cache folder: apt has a folder for each release
-next to its tree, and pip has one folder for all releases. Programs that the Makefile builds with Go are shared with the
-host.
+The installation gets the settings with which the host accesses Debian, PyPI and the Go modules: resolv.conf, apt's
+settings for proxies and date checks, the variables in HANDED_VARIABLES, and the files and folders that these variables
+name. Settings that the host lacks are omitted. Downloaded packages are kept in the cache folder: those of apt in a
+folder for each release, next to the tree of the release, and those of pip in one folder for all releases. Programs that
+the Makefile builds with Go are shared with the host.
 """
 
 import contextlib
@@ -36,8 +37,8 @@ class Installation:
     def run(self, command: str, output: IO[str]) -> int:
         """Run a shell command in /checkout as root, write its output to `output`, and return its exit status.
 
-        After this method returns, no process and no mount of the command exists. Files stay until the installation is
-        removed.
+        When this method returns, all processes and mounts of the command have ended. Files that the command has written
+        stay until the installation is removed.
         """
         variables = {"HOME": "/root", "LANG": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
         mounts = [
@@ -74,7 +75,7 @@ class Installation:
         return done.returncode
 
     def _keep_packages(self) -> None:
-        """Copy the packages that apt downloaded to the cache."""
+        """Copy downloaded packages from apt's folder in the installation to the cache."""
         cache = _apt_cache(self.release)
         for package in (self.work / "archives").glob("*.deb"):
             if not (cache / package.name).exists():
@@ -92,9 +93,9 @@ def fresh(release: str) -> Iterator[Installation]:
     """
     tree(release)
     work = Path(tempfile.mkdtemp(prefix="otel-epping-distro-", dir="/var/tmp"))
-    # The shell waits until its input is closed. The kernel closes the input when this process ends, even if it is
-    # killed. At that time, processes of the installation may still be running for a moment, so the shell tries several
-    # times.
+    # The shell waits until its input is closed, and then removes the installation. The kernel closes the input when
+    # this process ends, even if this process is killed. Processes of the installation may still run for a moment then,
+    # so the shell tries the removal several times.
     remove = 'cat; for i in 1 2 3 4 5; do rm -rf "$0" 2>/dev/null && exit; sleep 1; done; rm -rf "$0"'
     remover = subprocess.Popen(["sh", "-c", remove, str(work)], stdin=subprocess.PIPE, start_new_session=True)
     try:

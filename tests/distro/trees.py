@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Minimal Debian installations ("trees"), created by debootstrap and kept in the cache folder.
 
-A tree contains only the packages that debootstrap installs and the packages in INCLUDE. Nothing may write to a tree:
-run commands in an overlay of it. The cache folder is ${XDG_CACHE_HOME:-~/.cache}/otel-epping/distro:
+A tree contains only the packages that debootstrap installs and the packages in INCLUDE. A tree must not be changed, so
+commands run in an overlay of the tree. The cache folder is ${XDG_CACHE_HOME:-~/.cache}/otel-epping/distro:
 
     RELEASE/root    the tree
     RELEASE/recipe  the arguments of debootstrap; the modification time of this file is the age of the tree
-    RELEASE.lock    locked shared by the users of the tree, exclusively while the tree is created
+    RELEASE.lock    a process that uses the tree holds a shared lock; a process that creates it holds an exclusive lock
 """
 
 import fcntl
@@ -24,13 +24,14 @@ KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 INCLUDE = ("ca-certificates", "make")  # the packages that a user needs before the first `make`
 SID_MAX_AGE_S = 7 * 24 * 3600
 
-# Runs a command in its own mount and PID namespaces. All processes and mounts in them end together with this process,
-# even if it is killed: the kernel sends SIGKILL to unshare, and then to the first process of the namespace.
+# Runs a command in its own mount and PID namespaces. When this process ends, all processes and mounts in the namespaces
+# end, too, even if this process is killed: the kernel then sends SIGKILL to unshare(1), and after that to the first
+# process of the PID namespace.
 NAMESPACE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
 NAMESPACE += ["--propagation", "private"]
 
-# The locks of the trees that this process uses. The kernel releases the locks when the process ends, even if it is
-# killed.
+# The locks of the trees that this process uses. The kernel releases the locks when this process ends, even after a
+# kill.
 _locks: dict[str, IO[str]] = {}
 
 
@@ -45,10 +46,10 @@ def cache_folder() -> Path:
 
 
 def tree(release: str) -> Path:
-    """Return the root folder of a release's tree. Create the tree if it is missing or outdated, or if a tree of sid is
-    too old.
+    """Return the root folder of a release's tree. Create the tree if there is none, or if it was made with another
+    recipe. A tree of sid is also created again if it is too old.
 
-    The tree stays unchanged until this process ends. Needs root. Raises DistroError.
+    No other process replaces the tree until this process ends. Needs root. Raises DistroError.
     """
     if release not in RELEASES:
         raise DistroError(f"unknown release {release!r}: use one of {', '.join(RELEASES)}")

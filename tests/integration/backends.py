@@ -23,22 +23,22 @@ _STOP_S = 20.0
 
 
 def built(name: Literal["otelcol", "prometheus"]) -> str:
-    """Return the path of the binary. `make integration` builds it before the tests; without that, this call takes
-    minutes."""
+    """Return the path of the binary. `make integration` builds the binary before the tests. If there is no binary yet,
+    this call builds it, which takes minutes."""
     return subprocess.run([HERE / "build.sh", name], stdout=subprocess.PIPE, text=True, check=True).stdout.strip()
 
 
 def fetch(namespace: Namespace, request: urllib.request.Request | str) -> bytes:
-    """Return the body of the response to a request from inside the namespace. Raises OSError unless the status is a
-    success."""
+    """Send a request from inside the namespace, and return the body of the response. Raises OSError if the status is
+    not a success."""
     with namespace.entered(), urllib.request.urlopen(request, timeout=10) as answer:
         body: bytes = answer.read()
         return body
 
 
 class Backend:
-    """A process that is ready when the URL `health` responds. As a context manager, it runs from entry until `stop` or
-    exit.
+    """A process that is ready when the URL `health` responds. The process starts when the `with` block is entered. It
+    ends with the block, or earlier when `stop` is called.
 
     `log` is the output of the process so far.
     """
@@ -49,8 +49,8 @@ class Backend:
 
     def __enter__(self) -> "Backend":
         with self._log.open("w") as log:
-            # The process inherits none of the environment variables, because those set here may be meant for other
-            # programs.
+            # The process inherits no environment variables, because the variables of this environment may be meant for
+            # other programs.
             self._process = self.namespace.popen(self._argv, env=self._variables, stdout=log, stderr=log)
         deadline = time.monotonic() + _START_S
         while not self._ready():
@@ -68,7 +68,8 @@ class Backend:
         return self._log.read_text()
 
     def stop(self) -> None:
-        """Ends the process as a service manager does, so that the process can still forward the data that it has."""
+        """Ends the process with the signal that a service manager sends. The process then forwards its remaining
+        data."""
         self._process.terminate()
         assert self._process.wait(_STOP_S) == 0, self.log
 

@@ -38,8 +38,8 @@ def metrics(requests: Iterable[Any]) -> Iterator[tuple[tuple[Any, ...], Metric, 
 
 
 def points(requests: Iterable[Any]) -> Counter[tuple[Any, ...]]:
-    """Counts the points, each with its resource, scope, metric and attributes. Two sets of requests with equal results
-    have the same meaning."""
+    """Counts how often each point occurs. A point includes its resource, scope, metric and attributes. If the results
+    for two sets of requests are equal, both sets have the same meaning."""
     found: Counter[tuple[Any, ...]] = Counter()
     for around, metric, data in metrics(requests):
         kind = metric.WhichOneof("data")
@@ -51,7 +51,7 @@ def points(requests: Iterable[Any]) -> Counter[tuple[Any, ...]]:
             bare.CopyFrom(point)
             bare.ClearField("attributes")
             if kind == "exponential_histogram" and not bare.negative.bucket_counts:
-                bare.ClearField("negative")  # the Collector writes this field even without buckets; the agent does not
+                bare.ClearField("negative")  # without negative buckets, only the Collector writes this field
             found[(around, said, meaning, attributes, bare.SerializeToString(deterministic=True))] += 1
     return found
 
@@ -68,6 +68,6 @@ def series(requests: Iterable[Any]) -> dict[Series, list[Any]]:
 
 
 def buckets(point: Any) -> dict[int, int]:
-    """Returns the bucket counts of a histogram that are not 0, by index."""
+    """Returns the buckets of a histogram whose counts are not 0: index of the bucket -> count."""
     first = point.positive.offset
     return {first + i: count for i, count in enumerate(point.positive.bucket_counts) if count}

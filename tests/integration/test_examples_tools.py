@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests the examples with the tools that read them: the Collector, Helm, and the library with which Docker Compose
-reads files.
+"""Tests the examples with the tools that read them: the Collector, Helm, and compose-go, the library with which Docker
+Compose reads its files.
 
 All three tools are built with Go from pinned versions, and kept in the same cache folder as the binaries of build.sh.
 """
@@ -57,7 +57,7 @@ def compose() -> Path:
 
 
 def template(helm: Path, *values: str) -> subprocess.CompletedProcess[str]:
-    # A Helm that was not built by its Makefile assumes a very old version of Kubernetes by default.
+    # If Helm was built without its Makefile, as here, its default version of Kubernetes is very old.
     command = [helm, "template", "try", CHART, "--kube-version", kubernetes_validate.latest_version()]
     return subprocess.run(
         [*command, *(argument for value in values for argument in ("--set", value))], capture_output=True, text=True
@@ -105,7 +105,7 @@ def test_kubernetes_accepts_the_manifest_of_the_chart(helm: Path, values: tuple[
 
 @pytest.mark.timeout(_BUILD_S)
 def test_the_chart_equals_the_manifest(helm: Path) -> None:
-    """With its default values, the chart creates the pods of examples/kubernetes, except for their names."""
+    """With its default values, the chart creates the same pods as examples/kubernetes. Only the names differ."""
 
     def pod(documents: list[dict[str, Any]]) -> dict[str, Any]:
         (document,) = (each for each in documents if each["kind"] == "DaemonSet")
@@ -148,7 +148,8 @@ def test_compose_accepts_the_sidecar(compose: Path) -> None:
     def read(*how: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run([compose, *how, EXAMPLES / "sidecar" / "compose.yaml"], capture_output=True, text=True)
 
-    # This tool (v2.16) does not look up variables. So the test can only check that the tool asks for our variable.
+    # This tool (v2.16) does not look up variables in the environment. So the test can only check that the tool reports
+    # our variable as missing.
     assert "OTEL_EXPORTER_OTLP_ENDPOINT is missing a value: where a Collector listens" in read().stderr
     taken = read("--no-interpolation", "--format", "json")
     assert taken.returncode == 0, taken.stderr

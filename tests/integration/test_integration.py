@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests exports from the agent to the official Collector and on to Prometheus, and compares each step with the true
-values.
+"""Tests exports from the agent to the official Collector and from there to Prometheus. The values after each step are
+compared with the true values.
 
-Two agents watch the same real connections. One agent exports cumulative counts over HTTP, the default temporality. The
-other agent exports deltas over gRPC, and the Collector adds the deltas up (`delta_to_cumulative`). The traffic runs
-once, for all tests.
+Two agents watch the same real connections. One agent exports cumulative counts, the default temporality, over HTTP. The
+other agent exports deltas over gRPC, and the Collector adds up the deltas (`delta_to_cumulative`). All tests examine
+the same run of the traffic.
 """
 
 import math
@@ -30,17 +30,17 @@ CUMULATIVE, DELTA = "cumulative", "delta"
 INTERVAL = "1s"
 TRAFFIC_S = 10.0
 SUFFIXES = {"s": "_seconds", "By": "_bytes"}
-# The selector in Prometheus of the RTTs whose true values are known: those of replies that passed the delaying link.
+# The Prometheus selector of the RTTs whose true values are known, because their replies passed the link with the delay.
 RTT = 'epping_rtt_duration_seconds{{instance="{}",epping_rtt_side="external",epping_rtt_method="tcp_timestamp"}}'
-# The permitted difference between a median and the true delay. As in the demo, the link runs in user space and adds
-# time.
+# The permitted difference between a median and the true delay. The link runs in user space, as in the demo, and adds a
+# little time.
 SLACK_S, SLACK = 0.002, 0.10
 
 
 @dataclass
 class Run:
-    """`sent` has the requests of the cumulative agent. `passed` has the requests in the Collector's files, by
-    pipeline."""
+    """The results of the run. `sent` has the requests of the agent that exports cumulative counts. `passed` has the
+    requests that each pipeline of the Collector wrote to its file."""
 
     lab: Lab
     prometheus: Backend
@@ -54,7 +54,7 @@ class Run:
         return max(int(points[-1].time_unix_nano) for points in comparison.series(everything).values()) + 10**9
 
     def last(self, agent: str) -> dict[Series, Any]:
-        """Returns the last point of each series of an agent that Prometheus received."""
+        """Returns the last points that Prometheus received from an agent: one point for each series."""
         requests = self.sent if agent == CUMULATIVE else self.passed["accumulated"]
         return {series: points[-1] for series, points in comparison.series(requests).items()}
 
@@ -111,7 +111,8 @@ def labels(attributes: tuple[tuple[str, Any], ...]) -> frozenset[tuple[str, str]
 
 
 def held(run: Run, agent: str) -> dict[tuple[str, frozenset[tuple[str, str]]], Any]:
-    """Returns all values that Prometheus has of an agent, by name and labels: numbers, and native histograms."""
+    """Returns all values that Prometheus has from an agent, by name and labels. A value is a number or a native
+    histogram."""
     found = {}
     for result in query(run.prometheus, f'{{instance="{agent}",__name__!="target_info"}}', run.end_ns):
         metric: dict[str, str] = result["metric"]
@@ -123,8 +124,8 @@ def held(run: Run, agent: str) -> dict[tuple[str, frozenset[tuple[str, str]]], A
 
 
 def same_buckets(native: dict[str, Any], point: Any) -> bool:
-    """Returns true if the buckets of a native histogram, given as (lower, upper] in seconds, equal those of the
-    point."""
+    """Returns true if a native histogram has the same buckets as the point. Prometheus gives each bucket as (lower,
+    upper] in seconds."""
     per_doubling = 2**point.scale
     found = {}
     for rule, lower, upper, count in native.get("buckets", ()):
@@ -144,7 +145,7 @@ def test_the_collector_forwards_exactly_the_points_that_the_agent_sent(ran: Run)
 
 
 def test_the_sums_of_the_deltas_equal_the_accumulated_values(ran: Run) -> None:
-    """After delta_to_cumulative, each number and each bucket is the sum of the agent's deltas."""
+    """After delta_to_cumulative, each number and each bucket must be the sum of the deltas that the agent exported."""
     deltas, totals = comparison.series(ran.passed[DELTA]), ran.last(DELTA)
     assert totals.keys() == deltas.keys()
     kinds = {metric.name: (metric, data) for _, metric, data in comparison.metrics(ran.passed[DELTA])}
@@ -171,7 +172,7 @@ def test_the_sums_of_the_deltas_equal_the_accumulated_values(ran: Run) -> None:
 
 @pytest.mark.parametrize("agent", [CUMULATIVE, DELTA])
 def test_prometheus_holds_every_series_with_its_value(ran: Run, agent: str) -> None:
-    """Compares the names with their units, the labels, the numbers, and each bucket of the histograms."""
+    """Compares the names (which include the units), the labels, the numbers, and each bucket of the histograms."""
     found, prometheus_names = held(ran, agent), names()
     sent = {
         (prometheus_names[name], labels(attributes)): point for (name, attributes), point in ran.last(agent).items()

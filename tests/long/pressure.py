@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows how many RTTs of established flows are still measured if there are more flows than flow table entries: `make
-pressure`.
+"""Shows how many RTTs of established flows are still measured if there are more flows than entries in the flow table.
+Run it with `make pressure`.
 
-Each established flow sends a segment at intervals, and gets a reply. At the same time, new flows of one or two packets,
-SYNs without a reply and, if requested, handshakes with a reply appear. BPF_PROG_TEST_RUN sends all packets through the
-program, in virtual time and always in the same order.
+Each established flow sends a segment at regular intervals, and gets a reply. At the same time, three kinds of other
+packets arrive: new flows that have one or two packets each, SYNs without a reply, and (if requested) handshakes with a
+reply. BPF_PROG_TEST_RUN sends all packets through the program, in virtual time and always in the same order.
 
-The result depends on r, the number of new entries between two packets of an established flow, divided by the number of
-entries in the table.
+The result depends on the ratio r. It is the number of entries that are created between two packets of an established
+flow, divided by the number of entries in the table.
 """
 
 import itertools
@@ -63,7 +63,7 @@ class Outcome:
 
 
 class Traffic:
-    """Packets of a few forms. Addresses, ports and numbers are overwritten in place."""
+    """One packet of each form. For each use, addresses, ports and numbers are overwritten in place."""
 
     def __init__(self, bench: Bench, hosts: int, number: int) -> None:
         self.bench, self.hosts = bench, hosts
@@ -94,8 +94,8 @@ class Traffic:
             feeder.run(now_ns)
 
     def established(self, kind: str, flow: int, sent_ms: int, now_ns: int) -> None:
-        """Feeds a segment of an established flow, its reply, or a packet of a handshake, for which `flow` is the number
-        of the handshake."""
+        """Feeds a segment of an established flow, its reply, or a packet of a handshake. For handshakes, `flow` is the
+        number of the handshake."""
         feeder: Feeder = getattr(self, kind)
         port = SOURCE_PORT if kind in ("data", "hello") else DESTINATION_PORT
         struct.pack_into(">H", feeder.data, port, FIRST_PORT + flow)
@@ -107,8 +107,8 @@ class Traffic:
 
 
 def timeline(load: Load) -> dict[int, list[tuple[str, int, int]]]:
-    """Returns the packets of established flows and handshakes by ms: (kind, number, ms in which the request was
-    sent)."""
+    """Returns the packets of established flows and handshakes: time in ms -> [(kind, number, time of the request in
+    ms)]."""
     chance, due = random.Random(1), defaultdict(list)
     for flow in range(load.flows):
         for sent_ms in range(chance.randrange(load.period_ms), load.duration_ms, load.period_ms):
@@ -168,7 +168,7 @@ def one_cpu() -> Iterator[None]:
 
 
 def measured(config: EppingConfig, load: Load) -> Outcome:
-    """Runs the load on a program of its own."""
+    """Feeds the traffic to a separate program, and returns the result."""
     bench = Bench(config)
     try:
         return run(bench, load)

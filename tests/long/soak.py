@@ -44,17 +44,17 @@ MAX_SUBNETS = 1024
 SUBNETS = 3000  # on each side of each interface
 CHURN_S = 5.0
 INTERFACES = 3  # at the same time
-# The number of further names for interfaces. They are used again and again, because an agent keeps the counts of each
-# interface that it has watched.
+# The number of additional names of interfaces. The test uses the same names again and again, because an agent keeps the
+# counts of every interface that it has watched.
 OTHER_NAMES = 2
 INTERVAL = "500ms"
-MAX_NEW_FDS = 2  # some connections are open only at the first or only at the last count
+MAX_NEW_FDS = 2  # a few connections may be open at only one of the two counts
 ASKING_S = 0.2
 
 
 class Traffic:
-    """Conversations through the veth pairs soakN and peerN. The agents watch soakN. Counts the packets and RTTs that
-    are sent."""
+    """Conversations through the veth pairs soakN and peerN. The agents watch soakN. The class counts the sent packets
+    and the RTTs that they give."""
 
     def __init__(self, ns: Namespace) -> None:
         self.packets = self.rtts = self.comings = 0
@@ -76,8 +76,8 @@ class Traffic:
         self._ends[near] = (ends[0], ends[1])
 
     def replace_an_interface(self) -> None:
-        """Delete an interface, and add one with the same name or, every second time, another name. Wait until both
-        agents watch it."""
+        """Delete an interface and add a new one. Every second time, the new interface has another name than the deleted
+        one. Wait until both agents watch the new interface."""
         name = list(self._ends)[1]
         for end in self._ends.pop(name):
             end.close()
@@ -158,7 +158,8 @@ class Exported:
 
     @property
     def subnet_packets(self) -> int:
-        """Each packet counts for its source subnet and for its destination subnet. Both may be the overflow point."""
+        """The exported packets of all subnets. Each packet counts twice: for its source subnet and for its destination
+        subnet. Either may be the overflow point."""
         return self._accounts[PACKETS].total
 
     def __str__(self) -> str:
@@ -180,7 +181,7 @@ class Agent:
         self._log = log
         holds = log.with_suffix(".holds")
         holds.touch()
-        holds.chmod(0o666)  # the user nobody writes to this file
+        holds.chmod(0o666)  # the user `nobody` writes to this file
         settings = variables | {"OTEL_EXPORTER_OTLP_TIMEOUT": "2", "SOAK_HOLDS": str(holds)}
         options = ["-i", "soak*", "--interval", INTERVAL, "--sample-interval", "0", "--max-subnets", str(MAX_SUBNETS)]
         with log.open("w") as stderr:
@@ -204,8 +205,8 @@ class Agent:
 
 @dataclass
 class Collectors:
-    """A real collector that forwards to the sink `behind`, and the sink `direct`. After a restart, both have the same
-    ports as before."""
+    """The receivers of both agents: a real collector, which forwards to the sink `behind`, and the sink `direct`. After
+    a restart, both receivers use the same ports as before."""
 
     ns: Namespace
     behind: Sink
@@ -227,8 +228,8 @@ class Collectors:
     def take_away(self) -> None:
         self.kills += 1
         self.forwarder.__exit__()
-        # If the response to a delta is lost, the delta is sent twice. Therefore this sink rejects requests before it
-        # stops.
+        # If the sink stopped after it received a delta but before it responded, the agent would send the delta again,
+        # and the delta would count twice. Therefore this sink rejects all requests before it stops.
         self.direct.fail_with(503)
         time.sleep(0.1)
         self.direct.__exit__()
@@ -246,8 +247,8 @@ def attached(ns: Namespace, name: str) -> list[int]:
 
 
 def run(duration_s: float) -> list[str]:
-    """Run for `duration_s`, or up to twice as long if memory seems to grow, and return a report. Raises
-    AssertionError."""
+    """Run for `duration_s`, or up to twice as long if memory seems to grow. Return a report. Raises AssertionError if a
+    check fails."""
     with ExitStack() as undo:
         ns = undo.enter_context(Namespace("soak"))
         folder = Path(undo.enter_context(tempfile.TemporaryDirectory()))
@@ -308,7 +309,7 @@ def run(duration_s: float) -> list[str]:
 def _churn(
     duration_s: float, traffic: Traffic, collectors: Collectors, agents: dict[str, Agent], exported: dict[str, Exported]
 ) -> dict[str, tuple[int, int]]:
-    """Run round after round. Return the number of descriptors of each agent after the first round and after the last
+    """Run round after round. Return for each agent the numbers of open descriptors after the first and after the last
     round."""
 
     def fds() -> dict[str, int]:

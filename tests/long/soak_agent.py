@@ -29,7 +29,7 @@ def _answer() -> None:
     mallinfo2.restype = _Mallinfo2
 
     def say(_: int, __: FrameType | None) -> None:
-        # Garbage does not count as held memory. Neither do the names of attributes in Python's cache of 4096 of them.
+        # Neither garbage nor Python's cache of attribute lookups (up to 4096 names) counts as held memory.
         sys._clear_type_cache()
         gc.collect()
         malloc = mallinfo2()

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks whether the memory of an agent stays flat.
 
-Resident memory cannot show this within minutes. Arrays and requests of up to one megabyte are allocated and freed in
-glibc's arena of the exporting thread. glibc returns freed memory to the kernel only from the end of an arena, so the
-arena may have 4 MB at one time and 11 MB a minute later. The amount of allocated memory is exact. The agent reports
-this amount (soak_agent.py).
+The resident memory of a process cannot show this within minutes. Arrays and requests of up to one megabyte are
+allocated and freed in the arena that glibc uses for the exporting thread. glibc returns freed memory to the kernel only
+from the end of an arena, so the arena may have 4 MB at one moment and 11 MB a minute later. The amount of allocated
+memory, in contrast, is exact. The agent reports this amount (soak_agent.py).
 
 In each round, one interface is replaced, one collector is killed, 1500 flows are sent, and there are seven to eleven
 exports. The agent reports its memory several times per round. Only the smallest report of a round counts, because it
@@ -13,9 +13,9 @@ was made between two exports. The growth is the median of the slopes between any
 influence. In the first half, memory grows because names, slots and tables are used for the first time.
 
 Without a leak, the number of blocks varies from round to round by about 10 (standard deviation), the slope of 8 rounds
-by 1.5, and the slope of 17 rounds by 0.5. A leak of one small object per export gives a slope of 6.8 to 10. So after 17
-rounds, 8 of them in the second half, a slope above 2.4 is either a leak or chance, and the run continues for at most
-twice the time (`looks_flat`). A slope above 4 at the end is a leak (`check`).
+by 1.5, and the slope of 17 rounds by 0.5. A leak of one small object per export gives a slope of 6.8 to 10. After 17
+rounds, 8 of them in the second half, a slope above 2.4 may be a leak or chance, so the run continues for up to the same
+time again (`looks_flat`). A slope above 4 at the end is regarded as a leak (`check`).
 """
 
 import json
@@ -29,12 +29,13 @@ from statistics import median
 from typing import NamedTuple
 
 MAX_BLOCKS = 4.0  # per round
-# A leak in C code of 90 bytes per flow, or of 15 kB per export, exceeds this. A table that grows needs 50 kB.
+# A leak in C code exceeds this limit if 90 bytes are lost per flow, or 15 kB per export. A table that grows without a
+# leak needs only 50 kB.
 MAX_BYTES = 131_072.0  # per round
-# In all rounds together. glibc keeps up to half of this; the rest allows for holes in the arenas. A leak of 1 kB per
-# flow would be 1.5 MB per round.
+# The limit for all rounds together. Up to half of this is freed memory that glibc keeps; the rest allows for holes in
+# the arenas. A leak of 1 kB per flow would add 1.5 MB in each round.
 MAX_RESIDENT_KB = 12_288
-# If the growth is below this share of the limits, there is certainly no leak.
+# If the growth is below this share of the limits, the memory is regarded as flat.
 FLAT = 0.6
 
 

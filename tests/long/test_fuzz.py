@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the fuzzer (tests/long/fuzz) for a short time, and proves that the fuzzer finds faults: a wrong rule in the
+"""Runs the fuzzer (tests/long/fuzz) for a short time. Also proves that the fuzzer finds faults: wrong rules in the
 model, and faults that are injected into the sources of the program.
 """
 
@@ -74,7 +74,8 @@ def test_an_episode_depends_only_on_its_number_and_the_seed() -> None:
         assert episodes.make("1", number, EppingConfig()).steps != episodes.make("2", number, EppingConfig()).steps
 
 
-# Wrong rules for the model: the module, the name in it, the wrong value, and the subject of the first disagreement.
+# Wrong rules for the model: the module, the name in the module, the wrong value, and what the first disagreement is
+# about.
 WRONG_RULES: list[tuple[Any, str, Any, str]] = [
     (meaning, "MOST_LINK_HEADERS", 7, "non_ip"),
     (links, "FIXED", links.FIXED | {0x8909: 4}, "tcp"),
@@ -102,8 +103,8 @@ def test_a_wrong_rule_in_the_model_is_found(
     assert any(about in line for line in found), found
 
 
-# Faults of the program: the file, the correct text, the faulty text, the greatest number of packets that are needed to
-# show the fault, and the configuration that shows it.
+# Faults of the program: the file, the correct text, the faulty text, the maximum number of packets in the reduced
+# episode, and the configuration that shows the fault.
 FAULTS = {
     "a pure ACK starts a sample": (
         "tcp_timestamp.h",
@@ -144,7 +145,7 @@ def test_an_injected_fault_of_the_program_is_found(fault: str, tmp_path: Path, m
     try:
         episode, _ = first_fault(trial)
         steps = shrink(trial, episode, lambda text: None)
-        # The remaining packets alone show the fault, and none of them can be left out.
+        # The remaining packets alone show the fault. Without any one of them, there is no disagreement.
         assert trial.run(episode, steps)
         assert 1 <= len(steps) <= most
     finally:
@@ -195,7 +196,7 @@ def test_the_model_reads_whole_packets_as_scapy_does() -> None:
             continue
         packet = (IP if read.version == 4 else IPv6)(step.frame[read.network_at :])
         ours, theirs = as_the_model_reads(read), as_scapy_reads(packet)
-        # scapy has the whole payload. The model has its first 8 bytes, or nothing if the payload is shorter.
+        # scapy returns the whole payload. The model returns the first 8 bytes, or nothing if the payload is shorter.
         assert ours == theirs or (ours[0] == "udp" and ours[:-1] == theirs[:-1] and len(theirs[-1]) < 8), step
         seen[read.version, ours[0]] += 1
     assert {(version, kind) for version in (4, 6) for kind in ("tcp", "udp", "icmp", "")} == set(seen)

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.parallel
 TABLE = 4096  # max_flows of the bench
 PERIODS = 4
 ENOUGH = 0.95
-# The hosts are in one subnet. In many subnets, they would take all slots from later tests.
+# The hosts are in one subnet. If each host were in its own subnet, they would use all slots, and later tests need
+# slots.
 LOAD = Load(flows=200, period_ms=500, duration_ms=500 * PERIODS, hosts=250)
 POSSIBLE = LOAD.flows * (PERIODS - 1)  # the first segment of a flow is not timed: it may be a retransmission
 
@@ -78,11 +79,11 @@ def test_exported_metrics_show_the_pressure(every: Bench) -> None:
         return after.get((metric, kind), 0) - before.get((metric, kind), 0)
 
     assert more("epping.flow.count") == outcome.counted["flows_created"] >= load.strangers
-    # An evicted flow counts as ended by silence, for the subnets of both its hosts.
+    # An evicted flow counts as closed by silence. It counts for the subnets of both hosts.
     assert more("epping.flow.opened.count", "midway") >= 2 * load.strangers
     assert after["epping.flow.active", ""] <= 2 * TABLE
     assert more("epping.flow.closed.count", "silence") >= 2 * (load.strangers - TABLE)
-    # SYNs without a reply: started RTT samples that are never completed.
+    # Each SYN without a reply starts an RTT sample that is never completed.
     outcomes = ("expired", "superseded", "repeated")
     spoiled = sum(more("epping.agent.measurement.count", kind) for kind in outcomes)
     measured = sum(more(metric, kind) for metric, kind in after if metric == "epping.rtt.duration")

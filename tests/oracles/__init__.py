@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares our samples with those of other tools. This is a command of its own, for any capture.
+"""Compares our RTT samples with the samples of other tools. This is a separate command, which accepts any capture.
 
     .venv/bin/python tests/oracles pping CAPTURE OUTPUT      compares tcp_timestamp with Kathie Nichols' pping
     .venv/bin/python tests/oracles tshark CAPTURE            compares the other methods with Wireshark's analysis
@@ -7,8 +7,8 @@
     .venv/bin/python tests/oracles links                     checks that tshark and tcpdump can read the tests' packets
     .venv/bin/python tests/oracles all FOLDER                runs all checks for each capture in a folder
 
-`ours` runs the loaded kernel program over a capture and notes which frame ended which RTT. All other modules read the
-capture with separate code (`frames`, `dissect`), so that they find errors in the program's parser.
+`ours` runs the loaded kernel program over a capture and records which frame completed which RTT. All other modules read
+the capture with separate code (`frames`, `dissect`), so they also find errors in the program's parser.
 
     frames       the records of a capture file
     dissect      reads the fields of a TCP packet from a frame, by the RFCs

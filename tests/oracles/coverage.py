@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks how many TCP flows get an RTT, and which flows could have been measured but were not. The limits for all
-captures together are:
+"""Checks how many TCP flows get an RTT, and lists flows that could have been measured but were not. These rules apply
+to all captures together:
 
-- flows whose handshake is in the capture: at least 99.5 % get an RTT;
-- flows with payload in both directions: at least 99 % get an RTT;
-- each direction with CLEAN or more clean exchanges gets an RTT. No SILENT or more clean exchanges in a row, over
-SILENCE_NS or more, are without an RTT.
+- At least 99.5 % of the flows whose handshake is in the capture get an RTT.
+- At least 99 % of the flows with payload in both directions get an RTT.
+- Each direction of a flow that has CLEAN or more clean exchanges gets an RTT.
+- It is an error if SILENT or more successive clean exchanges of a direction, which together last SILENCE_NS or longer,
+give no RTT.
 
-A clean exchange is a segment that any tool could time. Its sender had no other data in flight, and no part of it was
-retransmitted. The next packet in the other direction acknowledges exactly this segment within the maximum age. Flows
-without any packet time are ignored.
+A clean exchange is a segment that any tool could time, and its acknowledgement. The sender of the segment had no other
+data in flight, and no part of the segment was retransmitted. The next packet in the other direction acknowledges
+exactly this segment, within the maximum age. Flows whose packets have no time are ignored.
 """
 
 from bisect import bisect_right
@@ -25,7 +26,7 @@ from tests.oracles.report import Report
 LEAST_SHARE = 0.99
 LEAST_SHARE_WITH_HANDSHAKE = 0.995
 CLEAN = 3
-# A TSval that a pure ACK has sent first gives no RTT. This affects only a few segments in a row.
+# A TSval gives no RTT if the first packet with this TSval is a pure ACK. Only a few successive segments are affected.
 SILENT = 5
 SILENCE_NS = 1_000_000_000
 # Segments within one tick of the sender's clock have the same TSval. The slowest clocks in use tick 10 times per
@@ -40,7 +41,7 @@ class Flow:
 
     packets   its complete packets
     methods   the methods that gave it an RTT
-    replies   the frames that ended an RTT of data, by the endpoint that sent them
+    replies   by endpoint: the frames of this endpoint that completed an RTT of data
     """
 
     def __init__(self) -> None:
@@ -130,7 +131,7 @@ class Flow:
 
 
 def check(captures: Iterable[Path], ours: Ours) -> Report:
-    """Counts over all captures. Raises EppingError if a capture cannot be read."""
+    """Checks all captures, and returns the sums of their counts. Raises EppingError if a capture cannot be read."""
     report = Report("coverage")
     counted: Counter[str] = Counter()
     for capture in captures:
@@ -170,8 +171,8 @@ def _check_directions(name: str, flow: Flow, counted: Counter[str], report: Repo
 
 
 def _silent_run(answers: list[Packet], frames_of_rtts: set[int]) -> list[Packet]:
-    """Returns the longest series of replies without an RTT, if it has SILENT or more replies over SILENCE_NS or
-    more."""
+    """Returns the longest run of successive replies without an RTT. Returns no replies if the run has fewer than SILENT
+    replies or is shorter than SILENCE_NS."""
     runs: list[list[Packet]] = [[]]
     rtts = sorted(frames_of_rtts)
     before = 0

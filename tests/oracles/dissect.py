@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the fields of the TCP packet in a frame, by the RFCs and without any code of the project.
+"""Reads the fields of the TCP packet in a frame as the RFCs define them. Uses no code of the project.
 
-Link headers: Ethernet, Linux cooked v1 and v2, BSD loopback, PPP, Cisco HDLC, PPPoE, raw IP. They may be followed by
-any stack of 802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516), and MPLS (RFC 3032), after which the
-first nibble identifies IP (RFC 4928). IPv4 (RFC 791), IPv6 with its extension headers (RFC 8200), TCP (RFC 9293) with
-the timestamp option (RFC 7323). Packets inside tunnels are not read.
+The first header may be Ethernet, Linux cooked v1 or v2, BSD loopback, PPP, Cisco HDLC, PPPoE or raw IP. Any stack of
+802.1Q and 802.1ad tags, 802.1ah, LLC with SNAP, PPPoE (RFC 2516) and MPLS (RFC 3032) may follow. After MPLS, the first
+nibble identifies IP (RFC 4928). Then come IPv4 (RFC 791), or IPv6 with its extension headers (RFC 8200), and TCP (RFC
+9293) with the timestamp option (RFC 7323). Packets inside tunnels are not read.
 """
 
 import socket
@@ -25,7 +25,7 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
 _PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
-_MOST_LENGTH = 1500  # IEEE 802.3: a value up to this is a length, not an EtherType
+_MOST_LENGTH = 1500  # IEEE 802.3: a greater value of the field is an EtherType, not a length
 _SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
 # AF_INET, and the numbers of AF_INET6 on Linux, the BSDs and macOS
@@ -39,17 +39,16 @@ _EXTENSIONS = {0, 43, _AH, 60, 135}
 
 
 class CutShortError(Exception):
-    """A header is longer than the packet, truncated or invalid. The message names the header."""
+    """A header is invalid, truncated, or longer than its packet. The message names the header."""
 
 
 class NotTcpError(Exception):
-    """The extension headers of an IPv6 packet are followed by another protocol than TCP."""
+    """After the extension headers of an IPv6 packet comes a protocol other than TCP."""
 
 
 @dataclass(slots=True, eq=False)
 class Packet:
-    """A TCP packet. If `fault` is set, the packet is not complete, and fields after the faulty place may have no
-    value."""
+    """A TCP packet. If `fault` is set, a header is faulty, and fields after the faulty place may have no value."""
 
     frame: int
     time_ns: int
@@ -59,7 +58,7 @@ class Packet:
     destination: tuple[bytes, int] = (b"", 0)
     seq: int = 0
     ack: int = 0
-    flags: int = 0  # including the four reserved bits before the flags
+    flags: int = 0  # the flags, and the four reserved bits before them
     window: int = 0
     checksum: int = 0
     identification: int | None = None  # of IPv4
@@ -96,7 +95,8 @@ def _unpack(layout: str, data: bytes, at: int, what: str) -> tuple[int, ...]:
 
 
 def link_payload(frame: Frame) -> tuple[int, int]:
-    """Returns the EtherType of the header after the link header (0: none), and its offset. Raises CutShortError."""
+    """Returns the EtherType of the header after the link header (0: there is none), and the offset of that header.
+    Raises CutShortError."""
     data, link = frame.data, frame.link_type
     if link == ETHERNET:
         return _unpack("!H", data, 12, "Ethernet")[0], 14
@@ -139,7 +139,7 @@ def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
         elif ethertype == _PPPOE:
             stack.append("PPPoE")
             length, protocol = _unpack("!4xHH", data, at, "PPPoE")
-            # The length includes the protocol field after it. Bytes after this length are padding.
+            # The length field of PPPoE counts the protocol field and the data after it. All bytes beyond are padding.
             ethertype, end, at = _PPP.get(protocol, 0), min(end, at + 6 + length), at + 8
         elif ethertype in _MPLS:
             stack.append("MPLS")
@@ -158,8 +158,8 @@ def _network(frame: Frame) -> tuple[int, int, int, tuple[str, ...]]:
 
 
 def options(data: bytes) -> Iterator[tuple[int, bytes | None]]:
-    """Yields IPv4 or TCP options except NOPs: (kind, value). The value of the end of options is the bytes after it. The
-    value of a broken option is None."""
+    """Yields IPv4 or TCP options except NOPs: (kind, value). For the end-of-options marker, the value is the bytes
+    after the marker. For a broken option, the value is None."""
     at = 0
     while at < len(data):
         if data[at] == 1:
@@ -262,7 +262,7 @@ def is_icmp(frame: Frame) -> bool:
 
 
 def tcp_packet(frame: Frame) -> Packet | None:
-    """Returns the TCP packet in a frame, or None if no IP header announces TCP."""
+    """Returns the TCP packet in a frame, or None if the frame has no IP header that announces TCP."""
     packet = Packet(frame.number, frame.time_ns)
     data = frame.data
     try:
@@ -283,7 +283,7 @@ def tcp_packet(frame: Frame) -> Packet | None:
         if packet.version == 4 and protocol != _TCP:
             return None
         at, length = (_ipv4 if packet.version == 4 else _ipv6)(frame, at, packet)
-        # Some senders include the padding of a short frame in the IP length. The length in a PPPoE header is correct.
+        # Some senders include the padding of a short frame in the IP length. So the length in a PPPoE header decides.
         _tcp(data, at, min(length, end - at), packet)
     except NotTcpError:
         return None

@@ -48,24 +48,25 @@ from otel_epping.lab.namespaces import LabError, Namespace
 from otel_epping.lab.topology import WAN_INTERFACE, Lab
 from tests.support.patience import PATIENCE_S
 
-# Two lines of one flow are the same RTT if neither their times nor their RTTs differ by more than this. In each
-# direction of a flow, packets that end an RTT are 50 ms apart here. The programs see a packet one after the other,
-# usually within 15 us. But an interrupt or the hypervisor may come in between, at either end of an RTT, or between the
-# two clock readings of a process; then the difference is several milliseconds. One RTT in a thousand may differ even
-# more, if all counts of the flow in both lines are equal.
+# Two lines of one flow are the same RTT if neither their times nor their RTTs differ by more than this. The limit
+# cannot confuse two RTTs: in each direction of a flow, packets that complete an RTT are 50 ms apart here. The two
+# programs see a packet one after the other, usually within 15 us. But an interrupt or the hypervisor may delay the
+# second program, at either end of an RTT, or may come between the two clock readings of a process. Then the difference
+# is several milliseconds. One RTT in a thousand may differ even more, if all counts of the flow in both lines are
+# equal.
 TOLERANCE_NS = 5_000_000
-# The maximum median of the differences between the RTTs of the pairs.
+# The differences between the two RTTs of each pair must have a median of at most this.
 CLOCKS_APART_NS = 50_000
-# Two CPUs handle the packets of the two directions. One of them may need this time for a packet.
+# The packets of the two directions are handled by two CPUs. A CPU may need this time for one packet.
 CPU_RACE_NS = 500_000
 SCALE = 4
-PING_INTERVAL_S = 0.23  # no delay of the lab is a multiple of this, so that no request is sent when a reply arrives
+PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives when a request is sent
 # Sampling is off, so that both programs report all RTTs. ePPing times a SYN by its TSval; our program times it by the
 # method tcp_handshake.
 THEIR_OPTIONS = ("--tcp", "--icmp", "--include-local", "--include-SYN", "-r", "0", "-F", "jsonl")
 METHODS = "tcp_timestamp,tcp_handshake,icmp_echo"
 OUR_OPTIONS = ("--sample-interval", "0", "--format", "jsonl", "--methods", METHODS)
-# ePPing forgets a timestamp when its age is this many times the smoothed RTT of the flow (TIMESTAMP_RTT_LIFETIME).
+# ePPing forgets a timestamp that is older than the smoothed RTT of the flow times this factor (TIMESTAMP_RTT_LIFETIME).
 TIMESTAMP_RTT_LIFETIME = 8
 COUNTS = ("sent_packets", "sent_bytes", "rec_packets", "rec_bytes")
 
@@ -177,7 +178,8 @@ def start(lab: Lab, argv: list[str], folder: Path, name: str, cwd: Path) -> subp
 
 
 def observe(pping: Path, seconds: float, folder: Path) -> dict[Flow, list[Segment]]:
-    """Runs both programs over the lab's traffic. Their outputs are in `folder`. Returns the packets by flow."""
+    """Runs both programs on the lab's traffic. They write their outputs to `folder`. Returns the packets of each
+    flow."""
     theirs = [str(pping), *THEIR_OPTIONS, "-i", WAN_INTERFACE]
     ours = [sys.executable, "-m", "otel_epping", "watch", *OUR_OPTIONS, "-i", WAN_INTERFACE]
     with Lab() as lab:
@@ -227,8 +229,8 @@ def by_flow(lines: list[Line], kind: str) -> dict[Flow, list[Line]]:
 
 
 class Comparison:
-    """Compares the outputs by means of the packets. `errors` has the unexplained differences; `tally` counts all
-    results by name."""
+    """Compares the two outputs, and uses the packets to explain differences. `errors` has the differences without an
+    explanation. `tally` counts all results by name."""
 
     def __init__(self, ours: list[Line], theirs: list[Line], segments: dict[Flow, list[Segment]]) -> None:
         self.ours, self.theirs, self.segments = ours, theirs, segments
@@ -277,16 +279,16 @@ class Comparison:
 
     @staticmethod
     def _same(line: Line, others: list[Line]) -> Line | None:
-        """Returns the other program's line of the same reply. The times must agree, and either the RTTs or the packet
-        counts."""
+        """Returns the line of the other program for the same reply. In both lines, the times must agree. The RTTs or
+        the packet counts must agree, too."""
         near = [one for one in others if abs(one.time_ns - line.time_ns) <= TOLERANCE_NS]
         same = [one for one in near if abs(one.rtt_ns - line.rtt_ns) <= TOLERANCE_NS]
         same = same or [one for one in near if all(one.fields[name] == line.fields[name] for name in COUNTS)]
         return min(same, key=lambda one: abs(one.time_ns - line.time_ns), default=None)
 
     def _exchange(self, line: Line) -> tuple[list[Segment], Segment, list[Segment]] | None:
-        """Returns for a TCP RTT: the earlier segments of the origin's sender, the reply, and the earlier segments whose
-        TSval the reply echoes."""
+        """Returns three values for a TCP RTT: the segments that the sender of the origin sent before the reply, the
+        reply, and those of the segments whose TSval the reply echoes."""
         replies = self.segments.get(line.flow)
         if not replies:
             return None
@@ -298,8 +300,8 @@ class Comparison:
         exchange = self._exchange(line)
         if exchange and exchange[1].flags & dpkt.tcp.TH_RST:
             return "a RST, which anybody may have sent, completed it"
-        # The reply to the pure ACK may have come before the data. So this time is no RTT of the data, or only the end
-        # of a longer one.
+        # The echo may be a reply to the pure ACK, not to the data. Then this time is not the RTT of the data, or it is
+        # only the last part of a longer RTT.
         if exchange and exchange[2] and exchange[2][0].is_pure_ack:
             return "a pure ACK had the TSval first"
         return None
@@ -317,8 +319,8 @@ class Comparison:
         return None
 
     def _smoothed_ns(self, line: Line) -> float:
-        """Returns ePPing's smoothed RTT of a flow before a line (calculate_srtt() in ePPing). Infinite if there is no
-        earlier RTT."""
+        """Returns the smoothed RTT of a flow that ePPing had before a line (calculate_srtt() in ePPing). Returns
+        infinity if the flow had no earlier RTT."""
         smoothed = math.inf
         for other in self.theirs:
             if other.flow == line.flow and "rtt" in other.fields and other.time_ns < line.time_ns:
@@ -326,8 +328,8 @@ class Comparison:
         return smoothed
 
     def check_pairs(self) -> None:
-        """Checks that all other fields of a pair are equal, except for a packet that another CPU was counting at the
-        same time."""
+        """Checks that all other fields of a pair are equal. The counts may differ by a packet that another CPU was
+        counting at the same time."""
         apart_ns = self.apart_ns()
         if not apart_ns or median(apart_ns) > CLOCKS_APART_NS:
             self.errors.append(
@@ -375,8 +377,9 @@ class Comparison:
     def compare_distributions(self) -> Iterator[str]:
         """Yields one row for each subnet and side. The deciles of both programs must be equal within one bucket.
 
-        Each line without a partner shifts the ranks by one; these lines were explained before. Where a bucket is
-        narrower than the difference between two clock readings, the comparison uses this difference instead.
+        Each line without a partner shifts the ranks by one. match() has checked the reasons for these lines. Two
+        deciles also count as equal if they differ by at most the 99th percentile of the differences between paired
+        RTTs. This matters only if a bucket is narrower than this percentile.
         """
         blur_ns = quantiles(self.apart_ns(), n=100)[-1]
         ours, theirs = self._by_place(self.ours), self._by_place(self.theirs)
@@ -396,7 +399,7 @@ class Comparison:
             yield f"  {place[0]}  {place[1]:18} {len(left):5} {len(right):5}  {medians}  {verdict}"
 
     def _by_place(self, lines: list[Line]) -> dict[tuple[str, str], list[int]]:
-        """Returns the RTTs of flows with timestamps, by side and server."""
+        """Returns the RTTs of the flows that have timestamps: (side, server) -> RTTs."""
         found: dict[tuple[str, str], list[int]] = defaultdict(list)
         for line in lines:
             if "rtt" in line.fields and self.has_timestamps(line.flow):
@@ -407,7 +410,8 @@ class Comparison:
 
 
 def is_near(ns: int, low_ns: int, high_ns: int, blur_ns: float) -> bool:
-    """Returns true if a time lies in a range that is extended at both ends, by a bucket or by the blur."""
+    """Returns true if a time lies in a range after the range was extended at both ends, by one bucket or by the
+    blur."""
     bucket, low, high = (math.floor(math.log2(time_ns / 1e9) * 2**SCALE) for time_ns in (ns, low_ns, high_ns))
     return low - 1 <= bucket <= high + 1 or low_ns - blur_ns <= ns <= high_ns + blur_ns
 

@@ -22,8 +22,8 @@ _TIME_OFFSET = 14  # the option if_tsoffset of an interface
 class Frame(NamedTuple):
     """A record. `length` is the packet's length on the wire; `data` may contain only its first bytes.
 
-    `time_ns` is 0 if the record has no time or an invalid time: zero or negative, greater than 64 bits of nanoseconds
-    allow, or with a fraction of one second or more.
+    `time_ns` is 0 if the record has no time or an invalid time. A time is invalid if it is zero or negative, if it does
+    not fit into 64 bits of nanoseconds, or if its field for the fraction of a second has the value of a second or more.
     """
 
     number: int
@@ -34,8 +34,8 @@ class Frame(NamedTuple):
 
 
 class _PcapNg(RawPcapNgReader):
-    """scapy's reader ignores the time offset of an interface. This class reads it: `offset_s` is the offset of the
-    latest packet."""
+    """Reads the time offset of an interface, which scapy's reader ignores. `offset_s` is the offset for the latest
+    packet."""
 
     offset_s = 0
 
@@ -80,7 +80,7 @@ def read(path: Path) -> Iterator[Frame]:
             else:
                 part_ns = (record.usec & 0xFFFF_FFFF) * (1 if reader.nano else 1000)
                 time_ns = record.sec * SECOND + part_ns if part_ns < SECOND else 0
-                # The upper half of the field is the length of the frame check sequence.
+                # Only the lower half of the field is the link type. The upper half describes the frame check sequence.
                 link_type = reader.linktype & 0xFFFF
             yield Frame(number, time_ns if 0 < time_ns <= _MOST_NS else 0, link_type, data, length)
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture with known RTTs and hand-made reference files, and the checkers of tests/oracles for this capture."""
+"""A capture with known RTTs, its reference files, which were written by hand, and the checkers of tests/oracles for
+this capture."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing

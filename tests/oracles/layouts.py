@@ -2,9 +2,9 @@
 """Checks that tshark or tcpdump can read the packets that tests/support/link_types.py and tests/long/fuzz/links.py
 create.
 
-These modules create every link type of captures, and every header between Ethernet and IP. Each is followed by two UDP
-packets. At least one of the tools must find both packets by their ports. UNREAD has the exceptions that neither tool
-reads, with the reasons. It is an error if a tool reads one of them.
+These modules create every link type of captures, and every header between Ethernet and IP. For each, there are two
+frames with one UDP packet each. At least one of the tools must find both packets by their ports. UNREAD lists the link
+types and headers that neither tool can read, with the reasons. It is an error if a tool can read one of these.
 """
 
 import re
@@ -77,7 +77,7 @@ def check() -> Report:
 
 
 def made() -> Iterator[tuple[str, int, list[bytes]]]:
-    """Yields the name, the link type, and the two frames."""
+    """Yields for each link type or header: its name, the link type of the capture, and two frames."""
     for name, (link, make) in LINKS.items():
         yield name, link, [make(packet) for packet in PACKETS]
     for name in builders.ALL_LINKS:

@@ -3,11 +3,10 @@
 code.
 
 The model follows pping.cpp of pollere/pping and the parsers of libtins that it calls. After pping has seen both
-directions of a flow, it records the first appearance of each TSval, and matches it with the first appearance of its
-echo. The model uses the same double-precision arithmetic, so it gives the same printed digits.
+directions of a flow, it records the first packet with each TSval, and matches this packet with the first packet that
+echoes the TSval. The model uses the same double-precision arithmetic as pping, so both print the same digits.
 
-pping ignores many packets that our program measures. Each reason has a name here (`Pping.why_not`), which shows why
-pping lacks one of our RTTs.
+pping ignores many packets that our program measures. `Pping.why_not` names the reason why pping lacks one of our RTTs.
 """
 
 import math
@@ -25,8 +24,8 @@ from tests.oracles.frames import Frame
 TSVAL_MAX_AGE = 10.0
 FLOW_MAX_IDLE = 300.0
 MAX_FLOWS = 10_000
-# The link types for which libtins has a parser (DLT_NULL, DLT_RAW...). libtins also reads some Wi-Fi link types, which
-# our program does not. On Linux, DLT_RAW is 12, and libpcap reads link type 12 as DLT_RAW.
+# The link types for which libtins has a parser (DLT_NULL, DLT_RAW...). Some Wi-Fi link types are not listed: libtins
+# reads them, but our program does not. On Linux, DLT_RAW is 12, and libpcap reads link type 12 as DLT_RAW.
 LINK_TYPES = {ETHERNET, NULL, RAW, RAW_BSDOS, SLL}
 
 _GREATEST_FAMILY = 255
@@ -35,8 +34,8 @@ End = tuple[bytes, int]
 
 
 class Line(NamedTuple):
-    """A line of pping's output: the time of the reply, the RTT, and the two endpoints. Times are in microseconds, as
-    printed."""
+    """A line of pping's output: the time of the reply, the RTT, and the two endpoints. Times are in microseconds,
+    because pping prints them with this precision."""
 
     number: int
     time_us: int
@@ -108,8 +107,9 @@ class _State:
 class Pping:
     """The model of pping's run over the TCP packets of a capture.
 
-    Some builds of pping see more packets. With `behind_tags`, pping's filter also sees packets with tags. With
-    `every_null`, libtins knows the address families of null links in both byte orders and of all systems.
+    Some builds of pping see more packets than other builds. With `behind_tags`, the model assumes that pping's filter
+    also passes packets with tags. With `every_null`, it assumes that libtins knows the address families of null links
+    for all systems and in both byte orders.
     """
 
     def __init__(
@@ -124,8 +124,8 @@ class Pping:
         self._behind_tags = behind_tags
         self._every_null = every_null
         self.passed: dict[int, str] = {}  # frame -> why pping ignored it
-        self._recorded: dict[int, _Recorded] = {}  # frame -> the record of its TSval, perhaps from an earlier packet
-        # reply -> the record that it found, and that record's earlier match
+        self._recorded: dict[int, _Recorded] = {}  # frame -> record of its TSval, perhaps from an earlier packet
+        # reply -> the record that the reply found, and the earlier match of this record
         self._found: dict[int, tuple[_Recorded, Packet | None] | None] = {}
         self._state = _State()
         for packet in packets:
@@ -182,7 +182,7 @@ class Pping:
         return ""
 
     def _see(self, packet: Packet) -> str:
-        """Does the same as process_packet(). Returns the reason why that function would return early, or ""."""
+        """Does what pping's process_packet() does. Returns the reason why that function would return early, or ""."""
         state = self._state
         if packet.timestamp is None:
             return "it finds no timestamp in the packet"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Replays a capture as `otel-epping replay` does, frame by frame, and records which frame completed which RTT.
 
-Each RTT increments one histogram. All addresses are in one subnet here, so each method and side has one histogram, and
-the histogram identifies the method.
+Each RTT increments one histogram. Here all addresses are in the same subnet, so each method has exactly one histogram
+for each side. Therefore the incremented histogram shows the method of the RTT.
 """
 
 import ctypes
@@ -21,8 +21,8 @@ from tests.oracles.frames import Frame
 from tests.oracles.report import Report
 from tests.support.flow_table import forget_flows
 
-# Fields of struct flow_counters. Each field counts the segments that a subnet sent, and the segments that were sent to
-# it.
+# Fields of struct flow_counters. Each field has two counts: segments that a subnet sent, and segments that were sent to
+# the subnet.
 KINDS = ("retransmitted", "out_of_order", "zero_window")
 SENT = 0
 MAX_AGE_NS = EppingConfig().max_age_ns
@@ -42,10 +42,11 @@ class Sample:
 
 @dataclass
 class Observed:
-    """The program's results for a capture: RTTs in the order of the frames that ended them, and the frames of each kind
-    of segment that the program counts. `max_flows` is the size of the flow table. `frames` is the number of frames that
-    the program saw, and `stopped` the reason why it saw no more, if there are more. `duplicates` is the number of
-    packets that were captured twice. `account` has the outcomes of the started RTT samples (counts.rtt_outcomes()).
+    """The program's results for a capture: the RTTs in the order of the frames that completed them, and the frames of
+    each kind of segment that the program counts. `max_flows` is the size of the flow table. `frames` is the number of
+    frames that the program saw. If the capture has more frames, `stopped` is the reason why the program did not see
+    them. `duplicates` is the number of packets that were captured twice. `account` has the outcomes of the started RTT
+    samples (counts.rtt_outcomes()).
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -57,8 +58,8 @@ class Observed:
     account: dict[str, int] = field(default_factory=dict)
 
     def seen(self, records: list[Frame], report: Report) -> list[Frame]:
-        """Returns the records that the program saw. Adds a note or an error to the report if the number of records
-        differs."""
+        """Returns the records that the program saw. If the program did not see all records, adds a note or an error to
+        the report."""
         if self.stopped:
             report.notes.append(f"no frame after {self.frames} was read: {self.stopped}")
         elif self.frames != len(records):
@@ -119,13 +120,13 @@ class Ours:
         self._replayer.close()
 
     def _totals(self) -> tuple[int, dict[str, int]]:
-        """Returns duplicates and account of all captures so far. Samples that were pending at the start of a later
-        capture were removed with their flows."""
+        """Returns the values of `duplicates` and `account`, added up over all captures so far. Samples that were still
+        pending after a capture were removed with their flows."""
         reading = self._reader.read()
         return counts.duplicates(reading), counts.rtt_outcomes(reading, self._replayer.waiting())
 
     def _samples(self, frame: int, ended: Records, sums: Records) -> list[Sample]:
-        """Returns the RTTs that the histograms have counted since the state `ended` and `sums`."""
+        """Returns the RTTs that the histograms have counted since they had the values `ended` and `sums`."""
         samples = []
         for slot in np.flatnonzero(self._histograms["ended"] != ended).tolist():
             assert self._histograms["ended"][slot] == ended[slot] + 1, "two RTTs of one method in one packet"

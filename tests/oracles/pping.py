@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares tcp_timestamp with pping. Each of our samples must be one of pping's, and each of pping's that our program
-lacks must have a reason.
+"""Compares tcp_timestamp with pping. There must be a reason for each of our samples that pping lacks, and for each
+sample of pping that our program lacks.
 
 Each RTT is derived in three ways: by our program, by the rules (`rules`), and by the model of pping (`nichols`). All
-three refer to the frames of the capture. The lines of pping's output are assigned to frames by the model, and never
+three refer to the frames of the capture. The model assigns the lines of pping's output to frames. These lines do not
 decide which frames are compared.
 """
 
@@ -64,7 +64,7 @@ class _Comparison:
                 self.pping, self.found = wider, found
 
     def check_rules(self) -> None:
-        """Checks that the program's samples are exactly those that its rules give."""
+        """Checks that the program's samples are exactly the samples that the rules predict."""
         for frame, sample in self.samples.items():
             expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
             if expected is None:
@@ -84,7 +84,8 @@ class _Comparison:
                 )
 
     def check_lines(self) -> None:
-        """Checks that each line of pping's is one of our RTTs, or that a rule excludes it."""
+        """Checks that each line of pping's output is one of our RTTs, or that a rule of our program excludes this
+        RTT."""
         for line in self.lines:
             match = self.found.get(line.number)
             if match is None and self.stopped and (line.time_us + _TICK_US) * 1000 >= self.last_ns:
@@ -117,7 +118,7 @@ class _Comparison:
                 )
 
     def check_samples(self) -> None:
-        """Checks that each of our RTTs is in pping's output, or that pping has a reason to lack it."""
+        """Checks that each of our RTTs is in pping's output, or that the model gives a reason why it is not."""
         for frame, sample in self.samples.items():
             expected = self.rules.rtts.get(frame) or self.rules.possible.get(frame)
             if frame in self.shared or not expected:
@@ -134,7 +135,7 @@ class _Comparison:
         frame, theirs = match.reply.frame, match.origin
         origin, _ = self.rules.rtts.get(frame, (theirs.frame, 0))
         if origin < theirs.frame:
-            # The reason concerns only the earlier packet. pping has timed a later packet by this reply.
+            # The reason excludes only the earlier packet. So pping used this reply to time a later packet.
             reason = self.pping.passed.get(origin)
             return (
                 f"same reply, pping times a later packet with this TSval; the first one: {reason}" if reason else None
@@ -156,8 +157,8 @@ class _Comparison:
         return any(not p.time_ns and {p.source, p.destination} == ends for p in self.packets.values())
 
     def _evicted(self) -> bool:
-        """Returns true if the flow table may have evicted flows: a set of the table may be full before the others
-        (bpf/flow_table.h)."""
+        """Returns true if the flow table may have evicted flows. This can happen before the whole table is full,
+        because a single set of the table can be full (bpf/flow_table.h)."""
         return self.rules.flows > self.max_flows // 2
 
     def _error(self, text: str) -> None:
@@ -168,7 +169,7 @@ class _Comparison:
         return f"frame {sample.frame}, {packet}, {sample.rtt_ns} ns"
 
     def _nearest(self, line: Line) -> str:
-        """Describes the nearest match in the capture for a line that has no match."""
+        """Describes the match in the capture that is nearest to a line. Used for lines without a match of their own."""
         near = [
             match
             for match in self.pping.matches
@@ -188,7 +189,7 @@ def _describe(line: Line) -> str:
 
 
 def _locate(lines: Iterable[Line], matches: Iterable[Match]) -> dict[int, Match]:
-    """Returns the match of each line that has one: number of the line -> match."""
+    """Returns number of the line -> match, for each line that has a match."""
     waiting: dict[tuple[object, ...], list[Match]] = defaultdict(list)
     for match in matches:
         waiting[match.reply.source, match.reply.destination, match.time_us].append(match)

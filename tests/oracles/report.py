@@ -4,7 +4,7 @@
 from collections import Counter
 from dataclasses import dataclass, field
 
-# No more errors than this are printed, because the others usually have the same cause.
+# The maximum number of errors that are printed. Further errors usually have the same cause.
 SHOWN = 20
 
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Implements the sampling rules of tcp_timestamp again, in slow and simple code: shows why a TSval gave no RTT, and
-which frames prove it.
+"""Implements the sampling rules of tcp_timestamp a second time, in slow and simple code. Shows why a TSval gave no RTT,
+and which frames prove the reason.
 
 The rules are those at the start of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every edge starts a
 sample.
@@ -15,8 +15,8 @@ from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.ours import MAX_AGE_NS
 
 OUTSTANDING = 4
-LEAST_RTT_NS = 1000  # shorter RTTs count as this
-STILL_NS = 100_000_000  # the program may consider a TSval that is sent for longer as standing still
+LEAST_RTT_NS = 1000  # a shorter RTT counts as an RTT of this length
+STILL_NS = 100_000_000  # if a TSval is sent for longer than this, the program may decide that it stands still
 _WORD = 1 << 64
 
 
@@ -39,8 +39,8 @@ class Rule(Enum):
     ANSWERED = "an earlier reply had echoed the TSval"
     SENT_AGAIN = "the origin was retransmitted with the same TSval, so it is unknown which one was echoed"
     EVICTED = "there are more flows than entries in the flow table"
-    # For these two, both results are correct: the program may time a direction by sequence numbers from then on, until
-    # timestamps work again.
+    # After one of these two rules, the program may time the direction by sequence numbers until timestamps work again.
+    # So it is correct whether or not timestamps give an RTT.
     LEFT_TO_SEQUENCE = "the timestamps of the origin's sender had stopped, stood still, or were not echoed before"
     PERHAPS_SENT_AGAIN = "a retransmission, or a late copy of the origin, has the TSval of the origin"
 
@@ -79,9 +79,9 @@ def _later(a: int, b: int) -> bool:
 class Rules:
     """Applies the rules to all TCP packets of a capture.
 
-    `rtts` are the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). The program may or
-    may not give the RTTs of the replies in `doubtful`. It may also give the RTTs in `possible`: if the program has
-    discarded a doubtful sample, it had room for another TSval.
+    `rtts` has the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). For the replies in
+    `doubtful`, both an RTT and no RTT are correct. The RTTs in `possible` are permitted, too: if the program has
+    discarded a doubtful sample, it has a free place for another TSval.
     """
 
     def __init__(self, packets: Iterable[Packet]) -> None:
@@ -102,8 +102,8 @@ class Rules:
         self.flows = len(self._halves)
 
     def why_not(self, origin: int, reply: int) -> Reason | None:
-        """Returns the reason why the echo in frame `reply` of the TSval of frame `origin` is not an RTT; None if no
-        rule excludes it."""
+        """Frame `reply` echoes the TSval of frame `origin`. Returns the reason why this gives no RTT, or None if no
+        rule excludes the RTT."""
         if reply in self.rtts and self.rtts[reply][0] == origin:
             return None
         for frame in (reply, origin):

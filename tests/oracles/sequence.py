@@ -2,7 +2,7 @@
 """Finds the TCP segment that an acknowledgement acknowledges, and retransmissions, by the sequence numbers in the
 capture.
 
-This shows that our RTT is correct if tshark has none, and gives the reason why tshark has none.
+If only our program has an RTT, this module shows that the RTT is correct, and why tshark has none.
 """
 
 import struct
@@ -12,19 +12,20 @@ from tests.oracles import dissect
 from tests.oracles.dissect import ACK, FIN, RST, SYN, Packet
 from tests.oracles.frames import Frame
 
-# A packet that is captured at two places on its way is captured twice within this time.
+# If a packet is captured at two places on its way, the second capture follows within this time.
 COPY_NS = 1_000_000
-# With the same identification, it is the same packet after this time, too (RFC 6864 section 5.3), for example between
-# two tunnels.
+# An equal packet with the same identification is the same packet even if up to this time has passed, for example
+# between two tunnels (RFC 6864 section 5.3).
 LATE_COPY_NS = 100_000_000
-# Without an identification in the IPv4 header, a retransmission may look like a copy after this time.
+# If there is no identification in the IPv4 header, an equal packet after this time may be a retransmission.
 COPY_WITHOUT_ID_NS = 100_000
-# RFC 5681 section 3.2: this number of duplicate acknowledgements requests a fast retransmission. It is lower than in
-# the RFC because some may be lost.
+# After this number of duplicate acknowledgements, a fast retransmission is expected (RFC 5681 section 3.2). The number
+# in the RFC is higher, but some duplicates may be lost.
 _ASKING_DUPLICATES = 2
 
 _WORD, _HALF = 1 << 32, 1 << 31
-# The length of Ethernet and IPv4 headers, which may differ; and of an ICMP or DNS header, which must be equal.
+# Two lengths: that of the Ethernet and IPv4 headers, which may differ in copies; and that of an ICMP or DNS header,
+# which must be equal in copies.
 _CHANGEABLE, _LEAST_SAME = 34, 8
 
 _Way = tuple[object, object]
@@ -79,8 +80,8 @@ def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
     """Returns the frames of packets that were captured before at another place -> the first frame of the same packet.
 
     Copies may differ only in the TTL and the link header. A packet is not a copy if duplicate acknowledgements have
-    requested it since the first one. A pure acknowledgement without an identification is not a copy either, because a
-    sender may send several equal ones.
+    requested its data since the first packet. A pure acknowledgement without an identification is not a copy either,
+    because a sender may send several equal acknowledgements.
     """
     recent: dict[tuple[object, ...], tuple[Packet, tuple[int, int]]] = {}
     acked: dict[_Way, tuple[int, int]] = {}  # the latest acknowledgement number, and how often it was repeated
@@ -106,15 +107,15 @@ def copies(packets: list[Packet], limit_ns: int = COPY_NS) -> dict[int, int]:
 
 
 def are_copies(first: Frame, second: Frame) -> bool:
-    """Returns true if two frames hold the same packet: the bytes after those that a link or a router may change are
-    equal."""
+    """Returns true if two frames have the same packet. All bytes must be equal except the headers that a link or a
+    router may change."""
     size = min(len(first.data), len(second.data)) - _CHANGEABLE
     return size >= _LEAST_SAME and first.data[-size:] == second.data[-size:]
 
 
 def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
-    """Returns true if a segment was sent after the segments with higher numbers, False if before them, and None if
-    unknown.
+    """Returns true if a segment was sent after the segments with higher sequence numbers, false if it was sent before
+    them, and None if this is unknown.
 
     Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. If the
     segment was overtaken on its way, its identification is lower; if it is a retransmission, its identification is
@@ -138,7 +139,7 @@ def end_of(packet: Packet) -> int:
 
 
 class Acknowledgements:
-    """Finds the segments that acknowledgements refer to."""
+    """Finds the segment to which an acknowledgement refers."""
 
     def __init__(self, records: list[Frame], packets: list[Packet]) -> None:
         self._records = records
@@ -161,8 +162,8 @@ class Acknowledgements:
         return None
 
     def is_first(self, origin: Packet, reply: int) -> bool:
-        """Returns true if a segment was sent only once, and frame `reply` is the first to acknowledge it, and
-        acknowledges exactly its end."""
+        """Returns true if three conditions hold: a segment was sent only once, frame `reply` is the first frame that
+        acknowledges the segment, and it acknowledges exactly the end of the segment."""
         answer, end = self._packets[reply], end_of(origin)
         sent = 0
         for packet in self._packets.values():
@@ -179,8 +180,8 @@ class Acknowledgements:
         return {frame for frame, first in self._copies.items() if first == origin.frame}
 
     def why_not(self, origin: Packet, reply: int) -> str | None:
-        """Returns the reason why tshark has no time for an acknowledgement that we have matched, or None if no reason
-        is known."""
+        """Returns the reason why tshark has no RTT for an acknowledgement for which we have an RTT, or None if no
+        reason is known."""
         answer = self._packets[reply]
         if answer.time_ns == origin.time_ns:
             return "does not show a time of zero"

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads the program, drops all capabilities, and then performs each operation of an agent. Prints a line for each
-operation.
+"""Loads the kernel program, drops all capabilities, and then performs each operation that an agent performs. Prints a
+line for each operation.
 
-kernel/load/test_capabilities.py runs this script as nobody. The last step tries to write to the counts, which are
-mapped read-only.
+kernel/load/test_capabilities.py runs this script as the user `nobody`. The last step tries to write to the counts,
+which are mapped read-only.
 """
 
 import ctypes
@@ -22,7 +22,8 @@ from otel_epping.kernel.load import capabilities
 
 
 def main(interface: str) -> None:
-    """Watch an interface that is created later. A line on standard input says that the interface exists."""
+    """Watch an interface that is created later. The caller writes a line to standard input when the interface
+    exists."""
     collector = EppingCollector(EppingConfig(events=True))
     reader = collector.reader()
     capabilities.drop()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Collects the data that a sink received from one agent: metrics, points by series, and totals."""
+"""Collects the data that a sink received from one agent: the metrics, the points of each series, and totals."""
 
 import time
 from collections import Counter
@@ -20,7 +20,7 @@ NOT_IP = ("non_ip", "malformed")
 
 @dataclass
 class Arrived:
-    """All points of one agent by metric, in order of arrival."""
+    """All points that arrived from one agent. The points of each metric are in order of arrival."""
 
     metrics: dict[str, Metric]
     points: dict[str, list[Point]]
@@ -44,7 +44,7 @@ class Arrived:
         )
 
     def packets(self, direction: str) -> int:
-        """Return the packets from or to all subnets."""
+        """Return the number of packets from all subnets, or to all subnets."""
         wanted = (semconv.SUBNET_DIRECTION, direction)
         return sum(count for series, count in self.totals(PACKETS).items() if wanted in series)
 
@@ -72,7 +72,7 @@ def arrived(sink: Sink, name: str) -> Arrived:
 
 
 def settle(sink: Sink) -> None:
-    """Wait until the collector has forwarded everything."""
+    """Wait until the collector has forwarded all data, that is, until the sink has received no request for 0.6 s."""
     count, since = len(sink.received), time.monotonic()
     while time.monotonic() - since < 0.6:
         time.sleep(0.05)
@@ -81,5 +81,5 @@ def settle(sink: Sink) -> None:
 
 
 def check_truth(one: Arrived) -> None:
-    """Check that each IP packet counts once from a subnet and once to a subnet."""
+    """Check that each IP packet is counted twice: once from its source subnet, and once to its destination subnet."""
     assert one.packets("from") == one.packets("to") == one.interface_packets(without=NOT_IP) > 0

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds captures byte by byte from the specifications of the formats. Some of them are captures that no tool would
-write.
+"""Builds captures byte by byte from the specifications of the formats. Some captures are so unusual that no tool would
+write them.
 
 Sources: draft-ietf-opsawg-pcap, draft-ietf-opsawg-pcapng, https://www.tcpdump.org/linktypes.html
 """
@@ -64,7 +64,7 @@ def interface(link: int = ETHERNET, order: str = "<", snap_length: int = 0, opti
 
 
 def enhanced(one: Packet, order: str = "<", number: int = 0, ticks: int | None = None, options: bytes = b"") -> bytes:
-    """Return an Enhanced Packet Block. Its time is the packet's time in microseconds, or `ticks`."""
+    """Return an Enhanced Packet Block. Its timestamp is `ticks` or, by default, the packet's time in us."""
     ticks = one.time_ns // 1000 if ticks is None else ticks
     head = struct.pack(f"{order}IIIII", number, ticks >> 32, ticks & 0xFFFFFFFF, len(one.data), one.original)
     return block(6, head + one.data + bytes(-len(one.data) % 4) + options, order)
@@ -88,7 +88,7 @@ def pcapng(packets: Sequence[Packet], order: str = "<") -> bytes:
 
 
 def read(path: Path | str) -> tuple[list[Packet], str]:
-    """Return all packets of a capture, and the error that ended the reading, or ''."""
+    """Return all packets of a capture, and the text of the error that ended the reading ('' if there was no error)."""
     found: list[Packet] = []
     try:
         with Capture(str(path)) as capture:
@@ -114,9 +114,10 @@ def read_bytes(path: Path, content: bytes) -> tuple[list[Packet], str]:
 
 
 def records(packets: Sequence[Packet], order: str = "<", more: bytes = b"", swapped: bool = False) -> bytes:
-    """Return the records of a pcap file with microseconds.
+    """Return the records of a pcap file whose timestamps are in microseconds.
 
-    `more` is inserted after each record header. `swapped` writes the two lengths in the order of old files.
+    `more` is inserted after each record header. With `swapped`, the length on the wire comes before the
+    captured length, as in files of old tools.
     """
     parts = []
     for one in packets:

@@ -3,11 +3,11 @@
 
     ns      the namespace. The session has only one: a test that changes its links restores them
     epping  runs a command to its end, and checks that it prints no traceback
-    said    the one line at the end of a failed run
+    said    returns the last line that a failed run printed
     start   starts an agent in the background, and waits until it watches and has dropped its capabilities
-    public  a folder that the user nobody can read
+    public  a folder that the user `nobody` can read
 
-Agents run as the user nobody (unprivileged.py). All other commands run as the user who runs the tests. `epping` and
+Agents run as the user `nobody` (unprivileged.py). All other commands run as the user who runs the tests. `epping` and
 `start` accept a `command`, which may remove rights or files from the environment of otel-epping before it runs.
 """
 
@@ -32,7 +32,7 @@ COMMAND = [sys.executable, "-m", "otel_epping"]
 
 @pytest.fixture(scope="session")
 def ns() -> Iterator[Namespace]:
-    """A host whose interfaces are loopback, `up0` and its peer `up1`, which are up, and `down0`, which is down."""
+    """A host with four interfaces. Loopback, `up0` and its peer `up1` are up. `down0` is down."""
     with Namespace("cli") as namespace:
         namespace.ip(
             "link add up0 type veth peer name up1",
@@ -67,7 +67,7 @@ def epping(
 
 
 def said(result: subprocess.CompletedProcess[str]) -> str:
-    """Return the one line at the end of a failed run. If the arguments are wrong, Click prints the usage before this
+    """Return the last line that a failed run printed. If the arguments are wrong, Click prints the usage before this
     line."""
     *before, last = result.stderr.splitlines()
     if result.returncode == 2:
@@ -89,7 +89,7 @@ class Agent:
     log: Path
 
     def wait_for(self, text: str, times: int = 1) -> None:
-        deadline = time.monotonic() + PATIENCE_S  # the compilation takes long on a busy machine
+        deadline = time.monotonic() + PATIENCE_S  # on a busy machine, the program takes long to compile
         while self.log.read_text().count(text) < times:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
@@ -137,7 +137,7 @@ def start(ns: Namespace, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
 
 @pytest.fixture
 def public() -> Iterator[Path]:
-    """A folder that every user can read. Folders of pytest can be read only by their owner."""
+    """A folder that every user can read. Only their owner can read the folders that pytest creates."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

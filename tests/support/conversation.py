@@ -16,10 +16,10 @@ from scapy.packet import Packet as ScapyPacket
 from tests.support.captures import BEGIN_NS, Packet
 
 MS = 1_000_000
-# The RTTs to the server, by method. NEAR_MS is the RTT to the client, which is nearer.
+# The RTTs to the server, by method. NEAR_MS is the RTT to the client. It is shorter because the client is nearer.
 HANDSHAKE_MS, DATA_MS, DNS_MS, ECHO_MS, NEAR_MS = 20.5, 30.25, 15.125, 7.0, 1.5
 
-# method -> RTT in ms that the program must count for the server and for the client
+# For the server and for the client: method -> RTT in ms that the program must count for this endpoint
 SERVER = {"tcp_timestamp": DATA_MS, "tcp_handshake": HANDSHAKE_MS, "icmp_echo": ECHO_MS, "dns": DNS_MS}
 CLIENT = {"tcp_timestamp": NEAR_MS, "tcp_handshake": NEAR_MS}
 
@@ -73,7 +73,7 @@ class Conversation:
     def packets(
         self, link: int, make: Callable[[bytes], bytes], snap_length: int = 65_535, begin_ns: int = BEGIN_NS
     ) -> list[Packet]:
-        """Return the packets as a link transports them."""
+        """Return the packets with the link headers that `make` adds. Each is captured up to `snap_length` bytes."""
         frames = [(begin_ns + at_ns, make(ip)) for at_ns, ip in self.ip]
         return [Packet(time_ns, frame[:snap_length], len(frame), link) for time_ns, frame in frames]
 
@@ -81,7 +81,7 @@ class Conversation:
 def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
     """Return the rows of a printed table by subnet and method.
 
-    A row has RTTs and times. The first row of a subnet has packets and bytes, too.
+    Each row has the number of RTTs and the times. The first row of a subnet also has packets and bytes.
     """
     rows = {}
     subnet = ""
@@ -96,7 +96,7 @@ def rows_of(table: str) -> dict[tuple[str, str], list[str]]:
 
 
 def check(table: str, conversation: Conversation, link_header: int = 14) -> None:
-    """Check that the table has the RTTs of the conversation, and no others for its subnets."""
+    """Check that the table has the RTTs of the conversation, and no other RTTs for the conversation's subnets."""
     rows = rows_of(table)
     for subnet, methods in ((conversation.server, SERVER), (conversation.client, CLIENT)):
         assert {method for name, method in rows if name == subnet} == set(methods)

@@ -20,7 +20,7 @@ from otel_epping.otel import semconv
 
 @dataclass
 class Hosts:
-    """Two network namespaces, joined by veth interfaces. They carry only the packets that a test sends."""
+    """Two network namespaces, joined by veth interfaces. The interfaces carry only the packets that a test sends."""
 
     here: Namespace
     there: Namespace
@@ -72,7 +72,7 @@ def dropping(length: int) -> bytes:
 
 
 def runs(fd: int) -> int:
-    """Return how many packets a program has processed. The kernel counts only while kernel.bpf_stats_enabled is on."""
+    """Return how many packets a program has processed. The kernel counts them only if kernel.bpf_stats_enabled is 1."""
     shown = subprocess.run(
         ["bpftool", "-j", "prog", "show", "id", str(program_id(fd))], capture_output=True, text=True, check=True
     )

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs the agent as a process in the lab, with real connections through the interface that it watches.
 
-    lab      hosts in network namespaces. The session has only one lab; it has no traffic unless a test starts some
-    agents   starts `otel-epping run` on the router's interface, as nobody with only the needed capabilities, and ends
-             it after the test
-    talking  real TCP connections while the body of the `with` statement runs
+    lab      hosts in network namespaces. The session has only one lab. The lab has no traffic unless a test starts it
+    agents   starts `otel-epping run` on the router's interface, as the user `nobody` with only the needed capabilities,
+             and ends the agent after the test
+    talking  runs real TCP connections while the body of the `with` statement runs
     quiet    waits until no packet is on the wire, so that totals can be compared exactly
 
 Every agent has a name (`service.instance.id`), so that one sink can receive data from many agents. The agents watch the

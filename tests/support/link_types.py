@@ -93,7 +93,7 @@ def _loopback(ip: bytes) -> bytes:
 Frame = Callable[[bytes], bytes]
 
 
-CHECKSUM = b"\xfc\xfc\xfc\xfc"  # the frame check sequence; no test reads it
+CHECKSUM = b"\xfc\xfc\xfc\xfc"  # the frame check sequence, whose value no test checks
 
 
 def _behind(front: bytes, frame: Frame, behind: bytes = b"") -> Frame:
@@ -247,7 +247,7 @@ def _mpls(ip: bytes) -> bytes:
 
 
 def _cooked_as(hardware: int, protocol: int, frame: Frame) -> Frame:
-    """Linux cooked capture whose hardware type announces further headers."""
+    """A Linux cooked capture. Its hardware type says which headers follow the cooked header."""
     return _behind(struct.pack(">HHH8sH", 0, hardware, 6, b"", protocol), frame)
 
 
@@ -259,8 +259,8 @@ def _arcnet(front: bytes, new: bytes, at: int) -> Frame:
 
 
 def _arcnet_exception(ip: bytes) -> bytes:
-    """tcpdump's print-arcnet.c: a flag and a sequence number of all ones, followed by type, flag and sequence
-    number."""
+    """tcpdump's print-arcnet.c: first a flag and a sequence number whose bits are all 1, then the type, and another
+    flag and sequence number."""
     kind = bytes([212 if ip[0] >> 4 == 4 else 196])
     return b"\1\2" + kind + b"\xff\xff\xff" + kind + b"\0\0\1" + ip
 

@@ -31,8 +31,8 @@ SOURCE, DESTINATION, PORTS, FLAGS, TSVAL, TSECR, ECHO_ID = 26, 30, 34, 47, 58, 6
 
 
 def address_of(subnet: int) -> bytes:
-    """Return an address of a numbered subnet. The subnets are /24 networks. They belong to a few /16 networks, and
-    these belong to two /8 networks."""
+    """Return an address of a numbered subnet. The subnets are /24 networks. All of these are in a few /16 networks,
+    and all /16 networks are in two /8 networks."""
     return bytes([20 + subnet % 2, subnet % 6, subnet, 9])
 
 
@@ -68,17 +68,17 @@ def emptied(bench: Bench, idle_timeout_ns: int = 0) -> Bench:
 
 
 class Crowd:
-    """Sends packets of subnets. Counts packets and bytes, RTTs, and the sum of the RTTs. Packets and bytes count twice,
-    because each packet has a source and a destination subnet.
+    """Sends packets of subnets. Counts packets, bytes and RTTs, and adds up the RTTs. Each packet and byte counts
+    twice, because each packet has a source and a destination subnet.
 
-    The time of the packets only advances. The clock for idle subnets advances with it.
+    The time of the packets never goes back. The clock that determines idle subnets has the same time.
     """
 
     _days = itertools.count()
 
     def __init__(self, bench: Bench) -> None:
         self.bench, self.now_ns = bench, START_NS + next(self._days) * 86_400 * SECOND
-        # New readers report earlier counts, too.
+        # A new reader also reports the counts from before its creation. So the truth starts with these counts.
         there = [bench.traffic["classes"][way][field].sum() for field in ("packets", "bytes") for way in ("from", "to")]
         self.truth = Counter({PACKETS: int(there[0] + there[1]), IO: int(there[2] + there[3])})
         self.truth += Counter({RTTS: self._histograms("ended"), RTT_NS: self._histograms("sum_ns")})
@@ -114,7 +114,7 @@ class Crowd:
         self.now_ns += round(seconds * SECOND)
 
     def ping(self, subnet: int, rtt_ns: int) -> None:
-        """Send an echo request and its reply. No flow stores the slots for these packets, only the slot cache does."""
+        """Send an echo request and its reply. They belong to no flow, so only the slot cache stores their slots."""
         before = self.truth.copy()
         self._port += 1
         for entry, kind in ((EGRESS, 8), (INGRESS, 0)):
@@ -150,7 +150,7 @@ class Crowd:
 
 @dataclass
 class _Stream:
-    """The received points of a series. `ended` is the sum of the values that the series had at each restart."""
+    """The received points of a series. `ended` is the sum of the last values before each restart of the series."""
 
     start_ns: int = 0
     time_ns: int = 0
@@ -225,7 +225,7 @@ class Receiver:
         stream.start_ns, stream.time_ns, stream.value = start_ns, time_ns, value
 
     def total(self, name: str, **attributes: str) -> Counter[Any]:
-        """Return the sum of all series of a metric that have all these attributes, such as `subnet`."""
+        """Add up the series of a metric. Only series with all the given attributes, such as `subnet`, are included."""
         wanted = {f"epping.{key}": value for key, value in attributes.items()}
         found: Counter[Any] = Counter()
         for (metric, *labels), stream in self._streams.items():

@@ -4,8 +4,8 @@ captured twice.
 
 A client sends requests, a server replies, and the client acknowledges the replies. The capture is made FAR_MS from the
 server and NEAR_MS from the client. So with each method, every RTT of the server is FAR_MS, and every RTT of the client
-is NEAR_MS. Any other RTT is wrong. `Talk.rtts` has the number of RTTs that each method gives if each exchange is
-measured.
+is NEAR_MS. Any other RTT is wrong. `Talk.rtts` has the number of RTTs that each method gives if it measures every
+exchange.
 
     from tests.support.oddities import ODDITIES
     talk = ODDITIES["timestamps stop"](version=6)
@@ -30,11 +30,12 @@ CLIENT, SERVER = 0, 1
 FAR_MS, NEAR_MS = 30.0, 1.0
 REQUEST, ANSWER = 100, 200  # bytes of payload
 EXCHANGES = 30
-# These times are late in a tick of the clocks, so that a retransmission shortly afterwards has a later TSval.
+# These times are near the end of a tick of the timestamp clocks. So a retransmission shortly afterwards is in the next
+# tick, and has a later TSval.
 _BEGIN_MS, _GAP_MS = 100.9, 200.0
-# These times are early in a tick, so that a packet shortly afterwards is in the same tick.
+# These times are near the start of a tick, so a packet shortly afterwards is in the same tick.
 _EAGER_BEGIN_MS, _EAGER_MS = 100.1, 0.02
-# The number of the exchange before the first one.
+# The handshake has this number. It comes before exchange 0.
 HANDSHAKE = -1
 _WORD = 1 << 32
 
@@ -66,7 +67,7 @@ def handshake_only(at_ms: float, exchange: int) -> int | None:
 
 
 def changing(*phases: tuple[int, Clock]) -> Clock:
-    """A clock that runs at first, and is replaced by another clock from each of these exchanges on."""
+    """A clock that starts as `running`. Each phase is (exchange, clock): from this exchange on, this clock is used."""
 
     def clock(at_ms: float, exchange: int) -> int | None:
         current = [phase for begin, phase in phases if exchange >= begin]
@@ -89,9 +90,9 @@ class Talk:
     fast_open       the number of bytes of the request in the SYN (RFC 7413)
     refused         the server does not accept these bytes, so the client sends them again after the handshake
     early           the server sends its first reply before the client has acknowledged the SYN-ACK
-    eager           each request follows the acknowledgement of the last reply within a tick of the client's clock
+    eager           the client acknowledges a reply and sends the next request within the same tick of its clock
     lossy           every fourth request is lost after the capture, and retransmitted after three duplicate ACKs
-    copy_after_ms   each packet is captured once more after this time; there are `hops` routers in between
+    copy_after_ms   each packet is captured again after this time, when it has passed `hops` routers
     """
 
     def __init__(
@@ -180,8 +181,8 @@ class Talk:
         self._answer(again_ms + self.far_ms, exchange)
 
     def _method(self, sender: int, at_ms: float, answered_ms: float, exchange: int) -> str:
-        """Return the method that times data of `sender`: timestamps if its TSval advances and is echoed, otherwise
-        sequence numbers."""
+        """Return the method that times data of `sender`: timestamps if the sender's TSval advances and is echoed,
+        otherwise sequence numbers."""
         value, latest = self._clocks[sender](at_ms, exchange), self._latest[sender]
         echoed = self._clocks[1 - sender](answered_ms, exchange) is not None
         advances = value is not None and (latest is None or 0 < (value - latest) % _WORD < _WORD // 2)
@@ -254,7 +255,7 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "timestamps of the client are zero": partial(Talk, _zero, running),
     "timestamps of the server are zero": partial(Talk, running, _zero),
     "timestamps become zero": partial(Talk, _zeroed, _zeroed),
-    # ---- the TSval of a request was sent in a pure ACK before
+    # ---- a pure ACK before the request has the same TSval
     "requests follow acknowledgements": partial(Talk, eager=True),
     "requests follow acknowledgements without timestamps": partial(Talk, absent, absent, eager=True),
     # ---- lost segments
@@ -262,8 +263,8 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "lossy without timestamps": partial(Talk, absent, absent, lossy=True),
     "lossy, timestamps stop": partial(Talk, _gone, _gone, lossy=True),
     "lossy, timestamps freeze": partial(Talk, frozen(_MIDWAY - 1), frozen(_MIDWAY - 1), lossy=True),
-    # The lost segment and its retransmission have the same TSval, the first one that stands still. Its echo gives no
-    # RTT.
+    # The clock stops at the lost segment, so this segment and its retransmission have the same TSval. The echo of this
+    # TSval gives no RTT.
     "lost as timestamps freeze": partial(Talk, frozen(_MIDWAY), frozen(_MIDWAY), lossy=True),
     # ---- TCP fast open
     "fast open": partial(Talk, fast_open=50),
@@ -281,9 +282,9 @@ ODDITIES: dict[str, Callable[..., Talk]] = {
     "copied, fast open": partial(_copied, fast_open=50),
     "copied and lossy": partial(_copied, lossy=True),
     "copied and lossy without timestamps": partial(_copied, absent, absent, lossy=True),
-    # Real fast retransmissions, 0.6 ms or 83 us after the first transmission. Without timestamps, the IPv4 header of
-    # the retransmission differs only in the identification. In IPv6 the headers are equal, but duplicate ACKs come in
-    # between.
+    # Real fast retransmissions, 0.6 ms or 83 us after the first transmission. Without timestamps, the
+    # two packets differ only in the identification of the IPv4 header. With IPv6, the packets are equal, but duplicate
+    # ACKs come between them.
     "lossy in a data centre": partial(Talk, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy in a data centre without timestamps": partial(Talk, absent, absent, far_ms=0.6, near_ms=0.1, lossy=True),
     "lossy at a switch without timestamps": partial(Talk, absent, absent, far_ms=0.08, near_ms=0.02, lossy=True),

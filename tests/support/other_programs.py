@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small programs for the hooks of an interface, as other software may attach them. They are written in BPF
-instructions.
+"""Small programs for the hooks of an interface. They stand for programs that other software attaches. They are written
+in BPF instructions.
 
-A program ends with TCX_NEXT, so that the next program on the hook runs, too, or with another verdict.
+A program ends with a verdict. After the verdict TCX_NEXT, the next program on the hook runs, too.
 """
 
 import ctypes
@@ -119,8 +119,8 @@ def on_tcx(name: str, verdict: int, put: str) -> Iterator[None]:
 
 @contextmanager
 def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
-    """Attach a filter while the body runs: either with priority 1, before which the kernel puts no other filter, or as
-    the last one."""
+    """Attach a filter while the body runs. It is either the first filter, with priority 1 (the kernel puts no other
+    filter before it), or the last filter."""
     ifindex = socket.if_nametoindex(name)
     with loaded(verdict) as program:
         libbpf.tc_create_qdisc(ifindex)
@@ -134,6 +134,5 @@ def on_clsact(name: str, verdict: int, put: str) -> Iterator[None]:
                 libbpf.tc_detach(ifindex, point, handle, priority)
 
 
-# By kind of hook: a function that attaches a program with a verdict, as the `first` or `last` program, while the body
-# runs.
+# By kind of hook: a context manager that attaches a program with the given verdict, as the `first` or `last` program.
 PUT = {"tcx": on_tcx, "clsact": on_clsact}

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packets in every form that the program must read, and a conversation that shows whether the program has read them.
+"""Packets in every form that the program must read, and a conversation that shows whether the program reads a form.
 
-Packets are built by scapy, or by hand from their RFCs. An RTT shows that the program read the timestamps: a segment and
-its reply are sent in the tested form, and the program must find the TSval of the first and the TSecr of the second. A
-form is a function that changes a plain segment of `Flow.frame()`.
+Packets are built by scapy, or by hand from their RFCs. To test a form, a
+conversation sends a segment and its reply in this form. The program counts an RTT only if it finds the TSval of the
+segment and the TSecr of the reply. A form is a function that changes a plain segment of `Flow.frame()`.
 """
 
 import struct
@@ -52,7 +52,7 @@ class Conversation:
         self.now_ns = flow.start_ns
 
     def rtt(self, form: Transform, options: Callable[[int, int], bytes] | None = None, **how: int) -> int | None:
-        """Return the RTT of 5 ms, or None. `options` is a function from (TSval, TSecr) to TCP options."""
+        """Return the RTT, which must be 5 ms, or None. `options` is a function from (TSval, TSecr) to TCP options."""
         self.tsval += 10
         self.now_ns += 10 * MS
         options = options or (lambda tsval, tsecr: 2 * NOP + timestamp(tsval, tsecr))
@@ -110,8 +110,8 @@ def with_ip_options(size: int) -> Transform:
 
 
 def with_extensions(*headers: tuple[int, int]) -> Transform:
-    """Return a form that inserts extension headers (protocol number, units of length beyond the minimum) after the IPv6
-    header."""
+    """Return a form that inserts extension headers after the IPv6 header. Each header is given as (protocol number,
+    units of length beyond the minimum)."""
 
     def form(frame: bytes) -> bytes:
         chain = b""

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Feeds packets to the loaded kernel program and reads its counts.
 
-BPF_PROG_TEST_RUN runs the program in the kernel on a packet of the caller. If `packet_clock` is set, the program takes
-the time from the packet, too. So a test sets the time of each packet to the nanosecond, and results are reproducible.
+BPF_PROG_TEST_RUN runs the program in the kernel on a packet of the caller. If `packet_clock` is set, the program uses
+the packet's timestamp as the time. So a test sets the time of each packet to the nanosecond, and results are
+reproducible.
 
     Bench   a loaded program: feed a packet, get the RTT that it completed, and read the counters
     Flow    a TCP connection between two subnets that no other flow uses, segment by segment
@@ -50,7 +51,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Feeder:
-    """An entry point of the program with its own buffers. A fast loop may change the buffers before each `run`."""
+    """An entry point of the program, and the buffers of its packets. A fast loop may change the buffers before a
+    run."""
 
     def __init__(self, program_fd: int) -> None:
         self.data = ctypes.create_string_buffer(_DATA_BYTES)
@@ -69,7 +71,7 @@ class Feeder:
     def run(self, at_ns: int) -> None:
         self._time_ns[0] = at_ns
         self._runs.run()
-        # The program must pass every packet on to the next program: TC_ACT_UNSPEC.
+        # The verdict must be TC_ACT_UNSPEC for every packet, so that the next program on the hook gets the packet, too.
         assert self._result[0] == 0xFFFFFFFF, self._result
 
 
@@ -122,8 +124,8 @@ class Bench:
         return self.row_of(interface.ifindex)
 
     def row_of(self, ifindex: int) -> int:
-        """Return the row of an interface, which is its number. The lookup uses open addressing with 4 probes
-        (bpf/maps.h)."""
+        """Return the row of an interface among the interface counters. Like the program, this method looks up the row
+        by open addressing with 4 probes (bpf/maps.h)."""
         for row in range(ifindex, ifindex + 4):
             found = self.array("interfaces")[row % 4096]
             if found["ifindex"] == ifindex:
@@ -273,7 +275,8 @@ class Flow:
         return self.send(1, INGRESS, at_ns, tsval, tsecr, flags, payload)
 
     def begun(self, tsval: int = 1000) -> "Flow":
-        """Send a pure ACK of the client with `tsval` at time 0, so that a later TSval is an edge."""
+        """Send a pure ACK of the client with `tsval` at time 0. Then the first segment with a later TSval is an
+        edge."""
         self.client(0, tsval, flags="A", payload=b"")
         return self
 

@@ -41,15 +41,15 @@ from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 PACKETS = metric_table.SUBNET_PACKETS.name
 # There are few subnets, because the preparation of their memory takes time.
 CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
-# The offsets of the timestamps in a segment of Flow.frame(): after Ethernet, IPv4, TCP, two NOPs, and kind and length
-# of the option.
+# The offsets of the timestamps in a segment of Flow.frame(). They follow Ethernet, IPv4, TCP, two NOPs, and the kind
+# and the length of the option.
 TSVAL, TSECR = 58, 62
 SDK_RTT = "sdk.rtt"
 
 
 @pytest.fixture
 def shared(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """A program for tests whose results do not depend on earlier counts."""
+    """A program that several tests share. Their results must not depend on the counts of earlier tests."""
     return bench_of(CONFIG)
 
 

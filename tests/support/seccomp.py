@@ -21,8 +21,8 @@ _LOAD, _IF_EQUAL, _IF_AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
 
 
 def refusing(number: int, *commands: str) -> list[str]:
-    """Return the first part of a command line. Under it, these commands of bpf(2) fail or, without commands, all of
-    bpf(2)."""
+    """Return the first part of a command line. In the process that it starts, these commands of bpf(2) fail. Without
+    commands, every call of bpf(2) fails."""
     return [sys.executable, __file__, str(number), ",".join(commands)]
 
 

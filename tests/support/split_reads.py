@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Writes the bytes of a capture to a pipe, with a fixed number of bytes for each read."""
+"""Writes the bytes of a capture to a pipe, so that each read from the pipe gets a fixed number of bytes."""
 
 import array
 import fcntl

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Servers that accept a request and then delay the response, each in another way. They test the deadlines of
-exports."""
+"""Servers that accept a request and then delay the response, each in its own way. Tests use them to check the deadlines
+of exports."""
 
 import gzip
 import socket
@@ -17,7 +17,7 @@ Manners = Callable[[socket.socket], None]
 
 
 def drip(client: socket.socket, text: bytes) -> None:
-    """Send a text one byte at a time, repeatedly."""
+    """Send a text again and again, one byte at a time."""
     while True:
         for byte in text:
             client.sendall(bytes([byte]))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A capture that a test composes packet by packet, and the output of other tools for this capture, written by hand.
+"""A capture that a test composes packet by packet. The test also writes by hand what other tools print for the capture.
 
 There are two endpoints, the client (0) and the server (1). Times are in milliseconds since the start of the capture. A
 method that adds a packet returns its frame number, so that a reference can name it.
@@ -35,11 +35,11 @@ class Transcript:
         self._ip: list[bytes] = []
 
     def sender(self, frame: int) -> int:
-        """Return the sender of a packet: 0 is the client, 1 is the server."""
+        """Return the sender of the packet in this frame: 0 is the client, 1 is the server."""
         return self._senders[frame - 1]
 
     def say(self, at_ms: float, sender: int, layer: ScapyPacket, length: int | None = None) -> int:
-        """Add any packet. `length` replaces the length field in its IPv4 header."""
+        """Add a packet with any transport layer. `length` replaces the length field in its IPv4 header."""
         source, destination = ADDRESSES[self.version][sender], ADDRESSES[self.version][1 - sender]
         network = IPv6 if self.version == 6 else IP
         packet = network(src=source, dst=destination) / layer

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs otel-epping as recommended: as nobody, with only the three needed capabilities. Reads from /proc which
-capabilities remain.
+"""Runs otel-epping as the documentation recommends: as the user `nobody`, with only the three needed capabilities.
+Reads from /proc which capabilities a process still has.
 
 setpriv(1) grants the capabilities as ambient capabilities, as systemd does. The checkout and the virtual environment
-may be in a folder that only root can read, such as /root. Therefore they are mounted at another place for nobody.
+may be in a folder that only root can read, such as /root. Therefore they are mounted at another place that the user
+`nobody` can read.
 """
 
 import subprocess
@@ -23,9 +24,9 @@ _BIND = 'mount --bind "$0" /mnt && mount --bind "$1" /srv && shift && exec "$@"'
 
 
 def nobody_with(*capabilities: str, ambient: bool = True) -> list[str]:
-    """Return the first part of a command line that runs the rest as nobody with these capabilities.
+    """Return the first part of a command line. It runs the rest as the user `nobody` with these capabilities.
 
-    If `ambient` is false, the command has no capability, but could gain these.
+    If `ambient` is false, the command starts without capabilities, but these capabilities stay in its bounding set.
     """
     names = ",".join(["-all", *(f"+{name}" for name in capabilities)])
     kinds = ("inh-caps", "ambient-caps", "bounding-set") if ambient else ("bounding-set",)
@@ -52,7 +53,7 @@ def threads(pid: int) -> list[dict[str, str]]:
 
 
 def assert_holds_nothing(pid: int, kept: int = 0) -> None:
-    """Check that no thread holds a capability except `kept`, and that no thread can pass one on or gain one."""
+    """Check that no thread holds a capability except `kept`, and that no thread can pass on or gain a capability."""
     statuses = threads(pid)
     assert statuses
     for status in statuses:
@@ -64,7 +65,7 @@ def assert_holds_nothing(pid: int, kept: int = 0) -> None:
 
 
 def innermost(pid: int) -> int:
-    """Return the last process of a chain of child processes, because a wrapper command may fork."""
+    """Return the last process in the chain of child processes that starts at `pid`. A wrapper command may fork."""
     while children := Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
         (pid,) = map(int, children)
     return pid
@@ -83,8 +84,8 @@ CAPABLE_NOBODY = nobody_with(*NEEDED)
 
 
 def as_nobody(setpriv: list[str], *arguments: str, python: str = "/srv/bin/python") -> list[str]:
-    """Return a command that runs Python as nobody with the capabilities of `setpriv`. By default, Python runs
-    otel-epping."""
+    """Return a command that runs Python as the user `nobody` with the capabilities of `setpriv`. By default, Python
+    runs otel-epping."""
     binds = ["unshare", "--mount", "sh", "-c", _BIND, str(REPOSITORY), sys.prefix]
     return [*binds, *setpriv, "env", "PYTHONPATH=/mnt", python, *(arguments or ("-m", "otel_epping"))]
 

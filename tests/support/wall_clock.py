@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sets the machine's clock back for a moment. No namespace can have a wall clock of its own.
+"""Sets the machine's clock back for a moment. The whole machine is affected, because namespaces share the wall clock.
 
-If the test is killed during that moment, a separate process restores the clock by means of CLOCK_MONOTONIC, as soon as
-its standard input is closed.
+If the test is killed during that moment, a separate process restores the clock. This process notices the end of the
+test because its standard input is closed, and computes the correct time with CLOCK_MONOTONIC.
 """
 
 import subprocess
@@ -26,7 +26,7 @@ def set_back(seconds: int) -> Iterator[None]:
     command = [sys.executable, "-c", _GUARD]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
-    ) as guard:  # the end of the block closes its input, and waits for its end
+    ) as guard:  # the end of the block closes the guard's standard input, and waits until the guard ends
         assert guard.stdout is not None
         assert guard.stdout.readline() == b"\n"
         time.clock_settime_ns(time.CLOCK_REALTIME, time.time_ns() - seconds * 10**9)

@@ -16,7 +16,7 @@ IP_ETHERTYPE = {4: 0x0800, 6: 0x86DD}
 IP_PROTOCOL = {4: 4, 6: 41}  # the protocol numbers of IP in IP
 PPP_IP = {4: 0x0021, 6: 0x0057}
 PPPOE = bytes.fromhex("88641100")  # EtherType, then version, type and code of PPPoE
-# The link headers that the talks use. ALL_LINKS has the rare ones, too.
+# The link headers that the talks use. ALL_LINKS also has the rare link headers.
 LINKS = ("802.1Q", "802.1ad", "802.1Q of old", "pppoe", "mpls")
 ALL_LINKS = (*LINKS, "pppoe, one byte", *sorted(links.BUILDERS.keys() - set(LINKS)))
 
@@ -40,15 +40,15 @@ def link(stack: Sequence[str], version: int, chance_bits: int = 0) -> bytes:
         else:
             following, header = links.BUILDERS[name](following, chance_bits)
             headers = header + headers
-        # A label that is followed by other labels is not the bottom of the stack.
+        # The label before another label does not have the bottom-of-stack bit.
         bottom = following not in links.LABELS
     return MAC + MAC + struct.pack(">H", following) + headers
 
 
 def with_session_length(frame: bytes, link_bytes: int, more: int = 0) -> bytes:
-    """Returns the frame with the correct length in its PPPoE header, or with a length that is wrong by `more` bytes. A
-    frame without a PPPoE header is returned unchanged. The length counts the bytes after the PPPoE header of 6 bytes
-    (RFC 2516 section 4)."""
+    """Returns the frame with the correct length, plus `more` bytes, in its PPPoE header. A frame without a PPPoE header
+    is returned unchanged. The length counts the bytes after the PPPoE header, which has 6 bytes (RFC 2516 section
+    4)."""
     at = frame.find(PPPOE, 12, link_bytes) + 2
     if at < 12:
         return frame
@@ -108,8 +108,8 @@ def dns(transaction: int, is_response: bool) -> bytes:
 
 
 def quic(version: int, kind: int) -> bytes:
-    """Returns the start of a long header packet (RFC 9000 section 17.2). Kind 0 is Initial; the kinds have the numbers
-    of QUIC version 1."""
+    """Returns the start of a packet with a long header (RFC 9000 section 17.2). `kind` is the type in QUIC version 1: 0
+    is Initial."""
     number, first = {1: (1, 0), 2: (0x6B3343CF, 1)}[version]
     return struct.pack(">BIB", 0xC0 | (kind + first & 3) << 4, number, 8) + bytes(range(8)) + bytes(30)
 

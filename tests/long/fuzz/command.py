@@ -45,7 +45,7 @@ CONFIGS = {
 
 @dataclass(frozen=True)
 class Task:
-    """The work for one configuration: either a number of mutated packets, or only one episode."""
+    """The work for one configuration: to feed a number of mutated packets, or to run one episode."""
 
     config: str
     seed: int
@@ -112,7 +112,7 @@ def report(task: Task, trial: Trial, episode: episodes.Episode, number: int, fou
 
 
 def describe(step: Step, begin_ns: int, link_header: int) -> str:
-    """Returns a step as Python, with a comment that says how the model reads it."""
+    """Returns Python code for a step, with a comment that says what its packet means to the model."""
     meaning = read(step.frame, link_header, step.wire_length or len(step.frame))
     about = f"{(step.at_ns - begin_ns) / MS:.6f} ms, {meaning.kind}, {step.note or 'whole'}"
     return f"  # {about}\n  {step._replace(note='')!r},"

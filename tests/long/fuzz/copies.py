@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Decides which packets are copies of packets that were captured before: docs/methods.md as code."""
+"""Decides which packets are copies of packets that were captured before. Implements the rules of docs/methods.md."""
 
 from typing import Any
 
@@ -40,7 +40,7 @@ class Copies:
         return False
 
     def _within(self, seen: Seen, identification: int, was_asked: Any, asked: Any) -> int:
-        """Returns the time in ns within which an equal packet is a copy. 0: an equal packet is never a copy."""
+        """Returns for how many ns after a packet an equal packet counts as its copy. 0: it never counts as a copy."""
         meaning = seen.meaning
         if meaning.kind != "tcp":
             asks = _echo(meaning) or _DNS_PORT in (meaning.source[1], meaning.destination[1])
@@ -57,12 +57,12 @@ class Copies:
 
 
 def _may_be_said_twice(meaning: Meaning, identification: int) -> bool:
-    """Returns true for an ACK or RST that its sender may repeat without any difference."""
+    """Returns true for an ACK or RST if its sender may send another packet that is exactly equal."""
     return meaning.kind == "tcp" and not identification and not meaning.payload and not meaning.flags & (SYN | FIN)
 
 
 def _shared(meaning: Meaning) -> tuple[object, ...]:
-    """Returns the fields that are equal in a packet and its copy."""
+    """Returns the fields that must be equal in a packet and its copy."""
     ends, kind = (meaning.source, meaning.destination), meaning.kind
     if kind == "tcp":
         numbers = meaning.sequence, meaning.acknowledged, meaning.flags, meaning.window, meaning.is_first_fragment

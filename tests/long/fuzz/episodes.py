@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Creates sequences of packets. Each sequence depends only on its seed and number.
 
-Most episodes are random: simultaneous conversations, or parts of captures, with most of their packets mutated. Every
-eighth episode is a sweep. A sweep goes through the cases of one kind. It continues where the last sweep of that kind
-ended. The kinds are packets truncated at every byte, TCP options of every kind and length at every offset, chains of
-extension headers, and stacks of link headers.
+Most episodes are random. They consist of simultaneous conversations or of parts of captures, and most of their packets
+are mutated. Every eighth episode is a sweep. A sweep goes through the cases of one kind, and continues where the last
+sweep of this kind ended. The kinds are packets truncated at every byte, TCP options of every kind and length at every
+offset, chains of extension headers, and stacks of link headers.
 """
 
 import itertools
@@ -37,13 +37,13 @@ class Episode:
 
     @property
     def mutated(self) -> int:
-        """The number of packets that were truncated or changed, or that were moved, repeated or shifted in time."""
+        """The number of packets that were truncated, changed, reordered, repeated, or moved to another time."""
         return sum(bool(step.note) for step in self.steps)
 
 
 def make(seed: str, index: int, config: EppingConfig) -> Episode:
-    """Returns the episode with this number. The configuration influences the lengths of silences and the share of
-    tunnels."""
+    """Returns the episode with this number. The configuration determines how long silences are and how many packets are
+    in tunnels."""
     chance = random.Random(f"{seed}/{index}")
     if index % SWEEP_EVERY == SWEEP_EVERY - 1:
         return sweep(chance, index // SWEEP_EVERY)
@@ -68,8 +68,8 @@ def make(seed: str, index: int, config: EppingConfig) -> Episode:
 
 
 def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_age_ns: int) -> list[Step]:
-    """Returns the steps with disturbances: most packets are mutated, some are lost, duplicated or reordered; silences
-    are inserted, and some times go backwards."""
+    """Returns the steps with disturbances. Most packets are mutated. Some packets are lost, duplicated or reordered.
+    There are additional silences, and some packets have an earlier time than the packet before."""
     share = chance.choice((0.3, 0.6, 0.9, 1.0))
     shift_ns, result = START_NS, []
     for step in steps:
@@ -96,7 +96,7 @@ def disturbed(chance: random.Random, steps: list[Step], link_header: int, max_ag
 
 
 def sweep(chance: random.Random, number: int) -> Episode:
-    """Returns the next sweep. The kinds of sweeps take turns."""
+    """Returns the next sweep. Its kind is the next one in a fixed order of kinds."""
     sweeps: tuple[Callable[[random.Random, int], Episode], ...] = (
         cut_everywhere,
         every_option,
@@ -121,7 +121,7 @@ def any_packet(chance: random.Random, link_header: int) -> Step:
 
 
 def cut_everywhere(chance: random.Random, number: int) -> Episode:
-    """Truncates packets at every byte, as on the network and as by a capture. Every second episode has a link
+    """Truncates packets at every byte: on the network, or only in the capture. Every second episode has a link
     header."""
     link_header = ETHERNET * (number % 2)
 

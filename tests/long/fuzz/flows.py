@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Models TCP flows: how a segment relates to earlier segments of its sender, and the metrics of flows.
 
-The terms are those of Wireshark's TCP analysis, as in docs/methods.md and docs/metrics.md. Sequence numbers are
-compared as distances, so they never wrap around.
+The terms are those of Wireshark's TCP analysis, as in docs/methods.md and docs/metrics.md. The model only
+compares the distances between sequence numbers, so a wrap-around needs no special case.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from enum import Enum
 from tests.long.fuzz.meaning import ACK, FIN, RST, SYN, Meaning
 
 OVERTAKEN_NS = 3_000_000  # the maximum delay of an out-of-order segment if the RTT of the handshake is unknown
-ASKS_AGAIN = 2  # this number of duplicates of an acknowledgement request a retransmission
+ASKS_AGAIN = 2  # after this number of duplicate acknowledgements, a retransmission is expected
 IDLE_NS = 300_000_000_000  # a flow that was silent for longer has ended
 
 
@@ -35,8 +35,8 @@ class Half:
 
     following: int | None = None  # the next sequence number after the greatest one that was sent. None: unknown
     advanced_ns: int = 0  # the time when `following` last changed
-    first: int = 0  # the sequence number after its SYN. 0: unknown. In 1 of 2^32 flows 0 is a real number: benign
-    acknowledged: int = 0  # its greatest acknowledgement number. 0: none. In 1 of 2^32 cases 0 is real: benign
+    first: int = 0  # the sequence number after its SYN. 0: unknown, or (benign, 1 of 2^32 flows) the real number
+    acknowledged: int = 0  # its greatest acknowledgement number. 0: none, or (benign, 1 of 2^32) the real number
     duplicates: int = 0  # the number of pure duplicates of this acknowledgement
     window: int | None = None
 
@@ -49,9 +49,9 @@ class Half:
     tsval: int = 0  # the last TSval, even if its segments are timed by sequence numbers
     handed_over: bool = False  # its timestamps no longer work, so sequence numbers time its segments
     advanced: bool = False  # its TSval has advanced, so an echo is expected
-    # An acknowledgement of the number `awaited` must echo the oldest pending TSval or a later one. `unechoed`: once,
-    # such an acknowledgement did not. If the sender was handed over for this reason, `awaited` is a TSval: an echo of
-    # it, or of a later TSval, shows that the echoes work again.
+    # An acknowledgement of the number `awaited` must echo the oldest pending TSval or a later TSval. `unechoed` is true
+    # after one such acknowledgement without this echo. If the sender was handed over to sequence numbers for this
+    # reason, `awaited` is a TSval: an echo of this TSval or of a later one shows that the echoes work again.
     awaited: int = 0
     unechoed: bool = False
     # The number that acknowledges its latest SYN-ACK. The initial value is 0, so 1 of 2^32 handshakes counts as
@@ -61,7 +61,7 @@ class Half:
 
     @property
     def waits(self) -> bool:
-        """True if a sample is pending that a segment of this endpoint started. SYN-ACKs do not count."""
+        """True if a segment of this endpoint, other than a SYN-ACK, has started a sample that is still pending."""
         return self.timed is not None or any(waiting is not None for waiting in self.waiting)
 
 
@@ -95,7 +95,7 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
         return Segment.EMPTY
     size = meaning.payload + bool(flags & SYN) + bool(flags & FIN)
     begin = distance(meaning.sequence, sender.following or 0)
-    # A SYN with a sequence number that differs from the previous SYN's starts a new connection.
+    # If a SYN has another sequence number than the previous SYN, it starts a new connection.
     begins = (meaning.sequence + 1) % (1 << 32)
     known = sender.following is not None and not (flags & SYN and begins != sender.first)
     segment, goes_on = Segment.EMPTY, begin > 0  # an empty segment ahead of the expected number shows a gap
@@ -109,8 +109,8 @@ def follow(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, now_ns: i
         acknowledge(sender, receiver, meaning, now_ns)
     sender.window = meaning.window
     if flags & SYN and flags & ACK and segment is Segment.OTHER:
-        # The SYN was not stored, because a SYN starts no flow. But the SYN-ACK has the next number of the SYN's
-        # sender.
+        # The SYN was not stored, because a SYN starts no flow. But the SYN-ACK acknowledges the SYN, so it has the next
+        # sequence number of the SYN's sender.
         receiver.following, receiver.advanced_ns, receiver.acknowledged = meaning.acknowledged, now_ns, 0
         receiver.first = meaning.acknowledged
     if flags & SYN:
@@ -133,7 +133,7 @@ def compare(flow: Flow, sender: Half, receiver: Half, meaning: Meaning, begin: i
     if receiver.acknowledged and not later(last, receiver.acknowledged):
         return Segment.AGAIN  # the other endpoint has received it before
     if begin == 0:
-        # The number that acknowledges a first fragment is unknown, because the end of its segment is unknown.
+        # A first fragment does not show where its segment ends, so the number that acknowledges the segment is unknown.
         return Segment.OTHER if is_probe(receiver, meaning) or meaning.is_first_fragment else Segment.NEXT
     if begin == -1 and begin + size > 0 and not flags & SYN:
         return Segment.OTHER

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads and builds the headers between an Ethernet header and IP, as their standards define them.
 
-A header is named by the EtherType before it. Most headers have a fixed size and end with the EtherType of the next
-header. The standards leave two choices to the program:
+Each kind of header is identified by the EtherType before the header. Most headers have a fixed size and end with the
+EtherType of the next header. The standards do not define two cases, for which the program has these rules:
 
-- If fewer than 8 bytes follow the EtherType of such a header, the packet is malformed, because no IP header would fit.
-- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise it expects an Ethernet
-  frame if one of the usual EtherTypes is at the place where a frame has it, with or without a control word before the
-  frame.
+- If fewer than 8 bytes follow the EtherType of such a header, the packet is malformed, because an IP header is longer.
+- After the last MPLS label, the program expects IP if the first nibble is 4 or 6. Otherwise it looks for an Ethernet
+  frame, with or without a control word before the frame. It accepts the frame if its EtherType is one of the usual
+  EtherTypes.
 """
 
 import struct
@@ -23,8 +23,8 @@ class NotIpError(Exception):
 
 
 def number(frame: bytes, at: int, size: int) -> int:
-    """Returns an unsigned number in network byte order. Raises MalformedError if the packet ends before the end of the
-    number."""
+    """Returns the unsigned number of `size` bytes at offset `at`, in network byte order. Raises MalformedError if the
+    packet is too short."""
     if at + size > len(frame):
         raise MalformedError
     return int.from_bytes(frame[at : at + size], "big")
@@ -141,8 +141,8 @@ def read_nsh(frame: bytes, at: int) -> Read:
 
 
 def read_macsec(frame: bytes, at: int) -> Read:
-    """Reads IEEE 802.1AE section 9, if the data is neither encrypted nor changed. The channel identifier is
-    optional."""
+    """Reads the header of IEEE 802.1AE section 9, if the data after it is neither encrypted nor changed. The channel
+    identifier in the header is optional."""
     if frame[at] & 0x0C:
         raise NotIpError
     return behind(frame, at + 1 + 1 + 4 + (8 if frame[at] & 0x20 else 0))
@@ -233,7 +233,7 @@ def nsh(following: int, bits: int) -> Built:
 
 
 def llc(following: int, bits: int) -> Built:
-    """Uses the greatest length, because a builder does not know how many bytes follow."""
+    """Builds LLC with the greatest length, because a builder does not know how many bytes follow the header."""
     if following == IPV4 and bits % 3 == 0:
         return LONGEST_802_3, b"\x06\x06\x03"
     return LONGEST_802_3, b"\xaa\xaa\x03" + (b"\0\0\xf8" if bits % 3 == 1 else b"\0\0\0") + number_of(following)

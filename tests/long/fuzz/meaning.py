@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models the meaning of a packet, read from its bytes as the RFCs define them.
+"""Models the meaning of a packet. The model reads the packet's bytes as the RFCs define them.
 
-Where the RFCs leave a choice, the program has made it. These choices are the constants below, the comments next to
-them, and the following rules:
+Some cases are not defined by the RFCs. The program's choices for these cases are the constants below, the comments next
+to the constants, and the following rules:
 
-- A packet is `malformed` if its IP header, a header before it, or its TCP header is broken, truncated, or longer than
-  the packet's length field; or if the IP header announces more bytes than the packet had on the wire.
+- A packet is `malformed` if its IP header, a header before the IP header, or its TCP header is broken, truncated, or
+  longer than the packet's length field allows. A packet is also `malformed` if its IP header announces more bytes than
+  the packet had on the wire.
 - A packet with a truncated UDP or ICMP header keeps its kind, but is not measured.
 - All headers must be complete. The payload may be truncated, because captures truncate it.
 - A first fragment counts as the packet that it starts, if it has a complete TCP, UDP or ICMP header. The end of a TCP
@@ -26,8 +27,8 @@ TAG = 0x8100
 MOST_LINK_HEADERS = 8  # a packet with more link headers counts as not IP
 
 HOP_BY_HOP, ROUTING, FRAGMENT, AUTHENTICATION, DESTINATION, MOBILITY = 0, 43, 44, 51, 60, 135
-MOST_EXTENSIONS = 8  # a packet with more extension headers, or with
-MOST_EXTENSION_BYTES = 2048  # more bytes of them, is malformed
+MOST_EXTENSIONS = 8  # a packet with more extension headers than this is malformed
+MOST_EXTENSION_BYTES = 2048  # a packet with more bytes of extension headers than this is malformed
 
 TCP, UDP, GRE = 6, 17, 47
 IP_IN_IP = {4: 4, 41: 6}
@@ -49,7 +50,7 @@ class Meaning:
     ecn: int = 0
     network_at: int = 0  # the offset of the IP header
     transport_at: int = 0  # the offset after the IP headers
-    headers: int = 0  # bytes before the payload. The payload of an ICMP message starts after 8 bytes
+    headers: int = 0  # bytes before the payload. The header of an ICMP message has 8 bytes
     flags: int = 0
     sequence: int = 0
     acknowledged: int = 0
@@ -103,7 +104,7 @@ def read_link(frame: bytes, link_header: int, end: int, aggregate: bool) -> Plac
     kind, at, headers = number(frame, 12, 2), ETHERNET, 0
     while kind not in IP_VERSIONS:
         kind, at, length = links.read_header(frame, kind, at)
-        # The length field of an aggregate is that of its first packet.
+        # An aggregate has the length field of its first packet, so the field says nothing about the whole aggregate.
         if length is not None and not aggregate:
             end = min(end, length)
         headers += 1
@@ -119,9 +120,10 @@ def look_inside(frame: bytes, place: Place) -> None:
 
 
 def read_tunnel(frame: bytes, version: int, at: int) -> tuple[int, int]:
-    """Returns the version and the offset of the inner IP header. The outer IP header must be neither a fragment nor
-    have extension headers. It is followed by IP (RFC 2003, 2473, 4213), GRE (RFC 2784, 2890) or VXLAN (RFC 7348), with
-    at most one tag. The length field of the outer packet is not checked, because that of the inner packet is."""
+    """Returns the version and the offset of the inner IP header. The outer packet must not be a fragment and must not
+    have extension headers. The outer IP header is followed by IP (RFC 2003, 2473, 4213), GRE (RFC 2784, 2890) or VXLAN
+    (RFC 7348), with at most one tag. Only the length field of the inner packet is checked, not that of the outer
+    packet."""
     if number(frame, at, 1) >> 4 != version:
         raise MalformedError
     if version == 4:
@@ -160,7 +162,7 @@ def read_ipv4(frame: bytes, end: int, meaning: Meaning) -> None:
         raise MalformedError
     header = (frame[at] & 15) * 4
     on_the_wire = end - at
-    # 0: an aggregate that is too long for the length field. The link knows its length (BIG TCP).
+    # BIG TCP: if an aggregate is too long for the length field, the field is 0. The link then gives the length.
     total = (frame[at + 2] << 8 | frame[at + 3]) or on_the_wire
     if header < 20 or not header <= total <= on_the_wire or at + header > len(frame):
         raise MalformedError
@@ -195,7 +197,7 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
     try:
         protocol, rest = skip_extensions(frame, frame[at + 6], rest, meaning)
     except MalformedError:
-        # The chain of headers may continue in another fragment, so a fragment is not malformed for this reason.
+        # A first fragment may end before the last extension header does. It is not malformed then.
         if not meaning.is_first_fragment:
             raise
         meaning.kind = "fragment"
@@ -210,8 +212,8 @@ def read_ipv6(frame: bytes, end: int, meaning: Meaning) -> None:
 
 
 def skip_extensions(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> tuple[int, int]:
-    """Skips extension headers. Returns the next protocol, and the number of bytes of the packet that follow (RFC 8200
-    section 4.2). Stops at a fragment header that is not of a first fragment. The fragment header of a whole packet (RFC
+    """Skips extension headers (RFC 8200 section 4.2). Returns the next protocol, and how many bytes of the packet
+    follow. Stops at the fragment header of a fragment other than the first. The fragment header of a whole packet (RFC
     6946) is skipped like other headers."""
     seen, begin = 0, meaning.transport_at
     while protocol in (HOP_BY_HOP, ROUTING, DESTINATION, MOBILITY, AUTHENTICATION, FRAGMENT):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Models which RTT samples a sequence of packets completes: docs/methods.md as code.
+"""Models which RTT samples a sequence of packets completes. Implements the rules of docs/methods.md.
 
-A method is a class that receives all packets. For each packet that replies to an earlier packet, it returns the time of
+Each method is a class whose `see` gets all packets. If a packet replies to an earlier packet, `see` returns the time of
 the earlier packet.
 """
 
@@ -19,9 +19,9 @@ from tests.long.fuzz.timing import Fault, Timing
 class Seen:
     """A packet, with the data that all methods need.
 
-    `way` is "in" or "out". If packets of one connection pass the interface twice, once in each direction, as on a
-    router that sends them back through the same interface, they count as two flows. In a capture, the direction is
-    unknown, and `way` is None. `way_back` is the direction of a reply.
+    `way` is "in" or "out". `way_back` is the direction of a reply. A router may receive a packet and send it back
+    through the same interface. Then the received packets of a connection are one flow, and the transmitted packets are
+    another flow. In a capture, the direction is unknown, and `way` is None.
     """
 
     meaning: Meaning
@@ -34,7 +34,7 @@ class Seen:
     segment: Segment | None = None
 
 
-# An equal request within this time is a copy of the first request, captured twice.
+# If an equal request follows within this time, it is the same request, captured a second time.
 COPY_NS = 20_000_000
 
 
@@ -71,8 +71,8 @@ class TcpTimestamp:
         return asked_ns
 
     def recall(self, half: Half, meaning: Meaning) -> int | None:
-        """Matches an echo with the pending samples. Older samples are superseded, because an endpoint never echoes an
-        older TSval later."""
+        """Matches an echo with the pending samples. Samples of older TSvals are superseded, because an endpoint that
+        has echoed a TSval never echoes an older one."""
         assert meaning.timestamp is not None
         tsecr, asked_ns, before = meaning.timestamp[1], None, list(half.waiting)
         for place, waiting in enumerate(before):
@@ -90,8 +90,8 @@ class TcpTimestamp:
         return asked_ns
 
     def advances(self, half: Half, tsval: int, meaning: Meaning, now_ns: int) -> bool:
-        """Returns true if a TSval is certainly sent for the first time. False for a SYN, for the first TSval that is
-        seen, and for the first TSval after a silence in which all pending samples expired."""
+        """Returns true if this segment certainly is the first with its TSval. Returns false for a SYN, for the first
+        TSval of an endpoint, and for the first TSval after a silence that is longer than the maximum age."""
         known, newest, changed_ns = half.newest is not None, half.newest or 0, half.newest_ns
         if meaning.flags & SYN or not known:
             if half.handed_over:
@@ -111,8 +111,8 @@ class TcpTimestamp:
         return known
 
     def remember(self, half: Half, tsval: int, now_ns: int) -> None:
-        """Stores a sample in the first place that is free or has an expired sample. Stores at most one sample per
-        interval."""
+        """Stores a sample in the first place that is free or whose sample has expired. Stores at most one sample per
+        sample interval."""
         if too_soon(half, now_ns, self.config.sample_interval_ns):
             return
         for place, waiting in enumerate(half.waiting):
@@ -130,8 +130,9 @@ class TcpTimestamp:
 
 
 class TcpSequence:
-    """Measures from a segment that continues the earlier data to the acknowledgement of exactly its last byte. One
-    sample is pending at a time. Only for endpoints whose segments are not timed by timestamps."""
+    """Measures from a segment that continues the earlier data to the acknowledgement of exactly this segment's last
+    byte. At most one sample is pending at a time. Used only for endpoints whose segments are not timed by
+    timestamps."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters, self.timing = config, counters, Timing(config, counters)
@@ -153,8 +154,8 @@ class TcpSequence:
                 return asked_ns
             self.timing.hand_over(sender, Fault.MISSING)
         if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
-            # Karn's rule, RFC 6298 section 3. A segment that fills a gap ends the sample, too: the acknowledgement may
-            # be a reply to either segment.
+            # Karn's rule, RFC 6298 section 3. A segment that fills a gap discards the sample, too: the next
+            # acknowledgement may be a reply to this segment or to the timed segment.
             self.counters["rtt_repeated"] += sender.timed is not None
             sender.timed = None
         elif seen.segment is Segment.NEXT:
@@ -162,16 +163,16 @@ class TcpSequence:
         return asked_ns
 
     def acknowledge(self, half: Half, acknowledged: int) -> int | None:
-        """Completes the sample if exactly the timed segment is acknowledged. An ACK of more data ends the sample
-        without an RTT. After an ACK of less data, the sample stays pending."""
+        """Completes the sample if the acknowledgement ends exactly at the end of the timed segment. If it acknowledges
+        more data, the sample ends without an RTT. If it acknowledges less data, the sample stays pending."""
         if half.timed is None or later(half.timed[0], acknowledged):
             return None
         (end, sent_ns), half.timed = half.timed, None
         if end == acknowledged:
             return sent_ns
         self.counters["rtt_superseded"] += 1
-        # A receiver that acknowledges every second segment would never acknowledge exactly this one. So the next sample
-        # starts at the other segment of a pair, without waiting for the interval.
+        # The receiver may acknowledge only every second segment, and so never exactly a segment like this one. So the
+        # next sample starts at the other segment of a pair, without waiting for the sample interval.
         half.leaves_one_out, half.begun_ns = True, None
         return None
 
@@ -192,8 +193,8 @@ class TcpSequence:
 
 
 class Exchanges:
-    """Requests that wait for the first reply with their identifier (docs/methods.md; Karn's rule, RFC 6298 section
-    3)."""
+    """Pending requests. The first reply with the identifier of a request completes the sample (docs/methods.md; Karn's
+    rule, RFC 6298 section 3)."""
 
     def __init__(self, config: EppingConfig, counters: Counter[str]) -> None:
         self.config, self.counters = config, counters
@@ -201,8 +202,8 @@ class Exchanges:
         self.aliases: dict[object, object] = {}
 
     def ask(self, seen: Seen, identifier: object, grace_ns: int = 0, is_unique: bool = False) -> None:
-        """Stores a request. An equal request is a repetition, unless the first one has expired and identifiers are not
-        unique."""
+        """Stores a request. If a request with this identifier is stored already, the new request is a repetition. But
+        if that request has expired and identifiers are not unique, the new request replaces it."""
         key = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
         age_ns = seen.now_ns - asked_ns
@@ -217,16 +218,16 @@ class Exchanges:
         self.counters["rtt_begun"] += 1
 
     def alias(self, seen: Seen, identifier: object, asked_as: object) -> None:
-        """Stores a second identifier whose reply completes the same request, unless a request with that identifier
-        exists."""
+        """Stores a second identifier for a request: a reply with this identifier completes the request, too. Does
+        nothing if a request with this identifier exists."""
         ends = (seen.meaning.version, seen.meaning.source, seen.meaning.destination, seen.way)
         if (*ends, identifier) not in self.asked:
             self.asked[(*ends, identifier)] = 0, "alias"
             self.aliases[(*ends, identifier)] = (*ends, asked_as)
 
     def answer(self, seen: Seen, identifier: object) -> tuple[bool, int | None]:
-        """Returns whether a request with this identifier was seen, and its time if this is the first reply and the
-        request was not repeated."""
+        """Returns two values: whether a request with this identifier was seen, and the time of this request. The time
+        is None if the request was repeated, or if this is not the first reply."""
         key: object = (seen.meaning.version, seen.meaning.destination, seen.meaning.source, seen.way_back, identifier)
         asked_ns, state = self.asked.get(key, (0, "never"))
         if state == "alias":
@@ -239,7 +240,8 @@ class Exchanges:
 
 
 class TcpHandshake(Exchanges):
-    """Measures from a SYN to its SYN-ACK, and from the SYN-ACK to its ACK."""
+    """Measures from a SYN to the SYN-ACK that replies to it, and from the SYN-ACK to the ACK that completes the
+    handshake."""
 
     def see(self, seen: Seen) -> int | None:
         meaning = seen.meaning
@@ -320,8 +322,8 @@ class Dns(Exchanges):
 
 
 class QuicHandshake(Exchanges):
-    """Measures from the first Initial to the first long header packet in the other direction (RFC 9000 section 17.2,
-    RFC 9369 section 3.2)."""
+    """Measures from the first Initial packet to the first packet with a long header in the other direction (RFC 9000
+    section 17.2, RFC 9369 section 3.2)."""
 
     INITIAL: ClassVar = {b"\x00\x00\x00\x01": 0, b"\x6b\x33\x43\xcf": 1}
     FLIGHT_NS = 200_000_000

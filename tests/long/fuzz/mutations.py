@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Mutates whole packets.
 
-A mutation takes a step and the meaning of its packet, and returns the changed step. Most mutations use the offsets of
-the headers, because bits that are flipped at random places seldom reach deep code paths.
+A mutation takes a step and the meaning of its packet, and returns the changed step. Most mutations change
+chosen header fields, because a bit that is flipped at a random place seldom reaches the code for inner headers.
 """
 
 import itertools
@@ -24,7 +24,8 @@ from tests.long.fuzz.meaning import (
 )
 from tests.long.fuzz.rules import Step
 
-# The minimum length of a frame in BPF_PROG_TEST_RUN. With an EtherType of IP, the frame needs a complete IP header.
+# The minimum lengths of a frame in BPF_PROG_TEST_RUN. If the EtherType is that of IP, the frame must have a complete IP
+# header.
 SHORTEST_FRAME = 15
 SHORTEST_OF_TYPE = {b"\x08\x00": ETHERNET + 20, b"\x86\xdd": ETHERNET + 40}
 MOST_WIRE_LENGTH = 65_536
@@ -51,7 +52,7 @@ def put(step: Step, at: int, data: bytes) -> Step:
 
 
 def cut(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Truncates the frame: either like a capture, which keeps the original length, or like the network."""
+    """Truncates the frame. Either the capture is truncated, and the length on the wire stays, or the packet itself."""
     begin = min(meaning.network_at or SHORTEST_FRAME, len(step.frame))
     size = chance.randrange(begin, len(step.frame) + 1)
     if chance.random() < 0.3:
@@ -69,7 +70,7 @@ def turn_bits(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def set_bytes(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Sets a few bytes to values that have a meaning in many header fields."""
+    """Sets a few bytes to values that are special in many header fields."""
     frame = bytearray(step.frame)
     end = min(len(frame), (meaning.headers or 60) + 8)
     for _ in range(chance.choice((1, 1, 2, 4))):
@@ -122,7 +123,7 @@ def any_options(chance: random.Random, tsval: int, tsecr: int) -> bytes:
 
 
 def change_options(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Replaces the TCP options. The lengths of the segment and of its packet stay correct."""
+    """Replaces the TCP options. Corrects the length fields, so that they fit the new options."""
     if meaning.kind != "tcp":
         return turn_bits(chance, step, meaning)
     at = meaning.transport_at
@@ -166,7 +167,8 @@ def insert_extensions(chance: random.Random, step: Step, meaning: Meaning) -> St
 
 
 def change_tunnel(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Puts the packet into a tunnel, or into another tunnel. May change one byte of the new outer headers."""
+    """Puts the packet into a tunnel. If it is in a tunnel already, the tunnel is replaced by another one. May change
+    one byte of the new outer headers."""
     at = meaning.network_at
     if not meaning.version or at > 100:
         return turn_bits(chance, step, meaning)
@@ -181,7 +183,8 @@ def change_tunnel(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def change_link(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Replaces the headers before IP by other ones, in any order, with up to more headers than the program permits."""
+    """Replaces the headers before the IP header by random headers in random order. They may be more headers than the
+    program permits."""
     if not meaning.network_at or not meaning.version:
         return turn_bits(chance, step, meaning)
     names = chance.choice((builders.LINKS, builders.ALL_LINKS))
@@ -248,7 +251,7 @@ def fragment(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def go_back(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Sends the packet through the interface in the other direction, as on a router with one interface."""
+    """Reverses the direction in which the packet passes the interface, as a router with only one interface does."""
     return step._replace(ingress=not step.ingress)
 
 
@@ -262,14 +265,14 @@ def aggregate(chance: random.Random, step: Step, meaning: Meaning) -> Step:
 
 
 def rubbish(chance: random.Random, step: Step, meaning: Meaning) -> Step:
-    """Replaces the frame by random bytes. May keep a valid start of the frame."""
+    """Replaces the frame by random bytes. Sometimes the frame still starts with a valid header."""
     keep = chance.choice((0, 12, 14, meaning.network_at, meaning.transport_at))
     return step._replace(frame=step.frame[:keep] + chance.randbytes(chance.randrange(15, 120)), wire_length=0)
 
 
 def is_whole(step: Step, link_header: int) -> bool:
-    """Returns true if the length of the headers is known, both with and without tunnels. Each segment of an aggregate
-    has these headers."""
+    """Returns true if an aggregate can be made of the packet. Each segment of an aggregate has the headers of the
+    packet, so their length must be known, both if tunnels are read and if they are not."""
     length = step.wire_length or len(step.frame)
     kinds = {read(step.frame, link_header, length, tunnels=tunnels).kind for tunnels in (False, True)}
     return not kinds & {"malformed", "non_ip"}
@@ -294,7 +297,7 @@ MUTATIONS: dict[Mutation, int] = {
 
 
 def mutate(chance: random.Random, step: Step, link_header: int) -> Step:
-    """Applies one mutation, sometimes two or three; or makes an aggregate of a whole packet."""
+    """Applies one mutation, or sometimes two or three. Or makes an aggregate of a packet that is not mutated."""
     tunnels = chance.random() < 0.7  # usually, the mutations change the inner packet
     meaning = read(step.frame, link_header, step.wire_length or len(step.frame), tunnels=tunnels)
     if chance.random() < 0.03 and is_whole(step, link_header):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Computes the counts for a sequence of packets: docs/design.md and docs/metrics.md as code."""
+"""Computes the counts for a sequence of packets. Implements the rules of docs/design.md and docs/metrics.md."""
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ TRAFFIC = "tcp_timestamp"  # the method under which the traffic of a subnet is c
 
 
 class Step(NamedTuple):
-    """A packet, and how the program receives it. If `wire_length` is 0, the frame is complete. `note` says how the
-    packet was made."""
+    """A packet, and how it is fed to the program. If `wire_length` is 0, the frame is the complete packet. `note` says
+    how the packet was made."""
 
     ingress: bool
     frame: bytes
@@ -50,10 +50,10 @@ OVERFLOW = Subnet(0, b"", 0, "")
 class Tally:
     """The expected counts.
 
-    interface   by the names of struct interface_counters; names such as "received tcp" count packets, "... bytes" bytes
-    traffic     by subnet; then names such as "from udp" count packets, "... bytes" bytes
-    behaviour   by subnet; then by the fields of struct flow_counters and the ECN counters, with an index in the field
-    rtts        by subnet, in ns, limited to the range of the histogram
+    interface   name in struct interface_counters -> count; "received tcp" counts packets, "received tcp bytes" bytes
+    traffic     subnet -> name -> count; "from udp" counts packets, "from udp bytes" bytes
+    behaviour   subnet -> name -> count; a name is a field of struct flow_counters or an ECN counter, with an index
+    rtts        subnet -> RTTs in ns, limited to the range of the histogram
     """
 
     interface: Counter[str] = field(default_factory=Counter)
@@ -87,8 +87,8 @@ class Model:
         )
         interface = self.tally.interface
         segments = step.segments or 1
-        # On the wire, an aggregate is several segments, each with its own headers. The length of a transmitted
-        # aggregate includes these headers already.
+        # On the wire, each segment of an aggregate has its own headers. The length of a transmitted aggregate already
+        # includes the headers of all segments.
         size = (step.wire_length or len(step.frame)) + (segments - 1) * meaning.headers * step.ingress
         way = f"{'received' if step.ingress else 'transmitted'} {meaning.kind}"
         interface[way] += segments
@@ -130,14 +130,14 @@ class Model:
                 self.timing.check_clock(seen.sender, meaning, seen.segment)
             if seen.segment in (Segment.AGAIN, Segment.OVERTAKEN):
                 self.timing.doubt(seen.sender, meaning)
-        # A packet may complete two RTTs. All methods see the packet before the first RTT is counted.
+        # A packet may complete two RTTs. So all methods see the packet before any RTT is counted.
         ended = [(name, method.see(seen)) for name, method in self.methods]
         for name, asked_ns in ended:
             if asked_ns is not None:
                 self.record(seen, sides[0], name, asked_ns)
 
     def find_flow(self, seen: Seen) -> None:
-        """Finds or creates the flow of a packet. A SYN creates no flow, nor does a RST."""
+        """Finds or creates the flow of a packet. Neither a SYN nor a RST creates a flow."""
         version, source, destination = seen.meaning.version, seen.meaning.source, seen.meaning.destination
         here: object = (version, source, destination, seen.way)
         there: object = (version, destination, source, seen.way_back)
@@ -172,7 +172,7 @@ class Model:
         if not 0 <= rtt_ns <= self.config.max_age_ns:
             self.tally.interface["rtt_expired"] += 1
             return
-        # A flow has looked up its subnets before.
+        # A TCP flow looked up its subnets when its first packets were counted.
         half = seen.sender if method == TRAFFIC else None
         subnet = self.subnet(seen.meaning.version, seen.meaning.source[0], side, method, half)
         self.tally.interface["rtt_clamped 0"] += rtt_ns < RTT_MIN_NS

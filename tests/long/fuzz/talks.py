@@ -19,7 +19,7 @@ from tests.long.fuzz.rules import Step
 
 MS = 1_000_000
 PSH = 8
-# If this folder exists, its captures add more forms of packets. The fuzzer works without it. See command.py.
+# The captures in this folder add more forms of packets. The fuzzer also works without this folder. See command.py.
 CAPTURES = Path(__file__).parents[4] / "shared" / "pcaps"
 LONGEST_FRAME = 3000  # BPF_PROG_TEST_RUN accepts frames of about this length
 SNAPPED = 256  # bytes that are kept of each captured frame
@@ -44,9 +44,9 @@ class Hosts(NamedTuple):
 
 
 def any_hosts(chance: random.Random, link_header: int, tunnels: float = 0) -> Hosts:
-    """Returns two random hosts. There are only few hosts in few subnets, so that some talks share a flow. The packets
-    have an Ethernet header, with or without tags, or no link header at all. `tunnels` is the share of host pairs in a
-    tunnel."""
+    """Returns two random hosts. They are chosen from few hosts in few subnets, so some talks belong to the same flow.
+    The packets have no link header, or an Ethernet header with or without tags. `tunnels` is the share of the pairs of
+    hosts whose packets are in a tunnel."""
     version = chance.choice((4, 6))
     if version == 4:
         ends = [bytes([10 + side, chance.randrange(3), chance.randrange(3), chance.randrange(1, 4)]) for side in (0, 1)]
@@ -111,16 +111,17 @@ _ODDITIES = ("missing", "still", "slow", "zero", "unechoed")
 
 
 def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
-    """A TCP connection with or without handshake, timestamps and end. Some replies are late, and some segments are
-    repeated."""
+    """A TCP connection. The handshake, the timestamps and the end of the connection may be missing. Some replies are
+    late, and some segments are repeated."""
     steps: list[Step] = []
     ports = chance.choice((40_000, 40_001, chance.randrange(1024, 65_536))), chance.choice((443, 80, 53))
-    # The share of segments with a timestamp, by endpoint. In some talks, endpoints start or stop sending timestamps.
+    # The share of segments with a timestamp, for each endpoint. In some talks, an endpoint sends timestamps only for a
+    # part of the connection.
     with_timestamps = [chance.choice((0, 0, 0.1, 1, 1, 1))] * 2 if chance.random() < 0.9 else [1, 0]
     sequence = [chance.choice((1, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     clock = [chance.choice((1000, 0xFFFFFFF0, chance.getrandbits(32))) for _ in range(2)]
     heard = [0, 0]  # the newest TSval that each endpoint has sent
-    # How the timestamps of each endpoint misbehave between two segments of the talk.
+    # How the timestamps of an endpoint change wrongly from one segment of the talk to the next.
     oddity = [chance.choice((*[""] * 6, *_ODDITIES)) for _ in range(2)]
     oddity_begins = chance.choice((0, 0, 3, 6))
     oddity_ends = oddity_begins + chance.choice((4, 10, 100))
@@ -128,8 +129,8 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
     rtt_ns = chance.choice((0, 500, 2 * MS, 20 * MS, 150 * MS, 400 * MS))
 
     def say(end: int, flags: int, size: int = 0, back: int = 0, ahead: int = 0, window: int = 1024) -> None:
-        """Sends a segment that starts before or after the expected number. `sequence` is the end of the greatest
-        segment."""
+        """Sends a segment that starts `back` bytes before or `ahead` bytes after the expected sequence number.
+        `sequence` has the sequence number after all data that was sent so far."""
         odd = oddity[end] if oddity_begins <= len(steps) < oddity_ends else ""
         has_timestamp = chance.random() < with_timestamps[end] and odd != "missing"
         tsval, tsecr = clock[end] + now_ns // MS, heard[1 - end]
@@ -158,13 +159,13 @@ def tcp(chance: random.Random, hosts: Hosts) -> list[Step]:
         sequence[end] = max(sequence[end], begin + size + bool(flags & (SYN | FIN)))
 
     def disturbance(end: int) -> None:
-        """Sends a segment that is not the next one in order, or several such segments."""
+        """Sends one or more segments that do not continue the earlier data in order."""
         nonlocal now_ns
         size = chance.randrange(1, 30)
         kind = chance.randrange(6)
         if kind == 0:  # a retransmission of the whole segment, of a part, or with more data
             say(end, ACK | PSH, size, back=chance.choice((1, size, size + 5, max(1, size - 5))))
-        elif kind == 1:  # a segment is missing; the segment for the gap comes early or late
+        elif kind == 1:  # a segment is missing at first; the segment that fills the gap comes soon or late
             say(end, ACK | PSH, size, ahead=10)
             now_ns += chance.choice((1, MS, 3 * MS - 1, 3 * MS, 50 * MS))
             say(end, ACK | PSH, 10, back=size + 10)

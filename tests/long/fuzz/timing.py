@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Chooses the method that times the segments of an endpoint: docs/methods.md as code."""
+"""Chooses the method that times the segments of an endpoint. Implements the rules of docs/methods.md."""
 
 from collections import Counter
 from enum import IntEnum
@@ -61,7 +61,8 @@ class Timing:
             self.hand_over(half, Fault.STILL)
 
     def doubt(self, half: Half, meaning: Meaning) -> None:
-        """Discards the sample of a retransmission with the same TSval: Karn's rule, RFC 6298 section 3."""
+        """Discards the pending sample if its segment is retransmitted with the same TSval (Karn's rule, RFC 6298
+        section 3)."""
         if not meaning.timestamp or half.newest is None:
             return
         for place, waiting in enumerate(half.waiting):
@@ -70,12 +71,12 @@ class Timing:
                 self.counters["rtt_repeated"] += 1
 
     def miss_echo(self, half: Half, meaning: Meaning) -> None:
-        """Notes an acknowledgement that echoes no pending TSval. The first such acknowledgement may echo an older
-        TSval."""
+        """Notes an acknowledgement that echoes no pending TSval. The first such acknowledgement is tolerated, because
+        it may echo an older TSval."""
         if not self.hands_over or later(half.awaited, meaning.acknowledged):
             return
         if later(meaning.acknowledged, half.following or 0):
-            return  # it acknowledges a segment that was not seen, and may echo a TSval that was not seen
+            return  # the acknowledged segment was not seen, so its TSval may be unknown, too
         if meaning.timestamp and later(meaning.timestamp[1], half.tsval):
             return
         if not meaning.timestamp or not meaning.timestamp[1] or half.unechoed:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs an episode through the program and the model, and reports their disagreements.
 
-Before each episode, the program's flows, pending requests, subnets and used slots are removed. The counters remain,
-because the program only increments them. The result of an episode is the difference of the counters.
+Before each episode, the program's flows, pending requests, subnets and used slots are removed. The counters keep their
+values, because the program can only increment them. The result of an episode is the increase of the counters.
 """
 
 import bisect
@@ -34,7 +34,7 @@ _library = ctypes.CDLL("libbpf.so.1", use_errno=True)
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The counts of the program at some time."""
+    """The counts of the program at one moment."""
 
     interface: Counter[str]
     traffic: Counts
@@ -74,8 +74,8 @@ class HashMap:
 
 
 class Trial:
-    """A loaded program with one configuration, and its model. Use it on one CPU only, because an LRU map has one list
-    per CPU."""
+    """A loaded program with one configuration, and its model. Use it on one CPU only: an LRU map has a list for each
+    CPU, so the results on several CPUs would differ."""
 
     def __init__(self, config: EppingConfig) -> None:
         self.config = config
@@ -99,8 +99,8 @@ class Trial:
         self.bench.close()
 
     def run(self, episode: Episode, steps: list[Step] | None = None) -> list[str]:
-        """Runs these steps of the episode (default: all steps), and describes the disagreements of program and
-        model."""
+        """Runs these steps of the episode (default: all steps). Returns a description of each disagreement between the
+        program and the model."""
         self._prepare(episode)
         steps = episode.steps if steps is None else steps
         model = Model(self.config, episode.link_header, episode.role or Role.WAN)
@@ -162,7 +162,7 @@ class Trial:
         return total.transpose(2, 0, 3, 1)
 
     def _behaviour(self) -> dict[str, Counts]:
-        """Returns the counts by the name of the counter and the index in it. Each array has the shape (slots,)."""
+        """Returns the counts of all slots: name of the counter with an index -> array of the shape (slots,)."""
         flows = self._flow_counters
         places = [(name, place) for name in flows.dtype.names or () for place in range(flows.dtype[name].shape[0])]
         counted = {f"{name} {place}": flows[name][:, place].copy() for name, place in places}
@@ -194,8 +194,8 @@ class Trial:
         return found
 
     def _slots(self) -> tuple[dict[Subnet, int], list[str]]:
-        """Returns the program's slots by subnet, and errors. It is an error if a slot's row has another key than the
-        hash map."""
+        """Returns the program's slots by subnet, and a list of errors. It is an error if the hash map and the row of a
+        slot have different keys for the slot."""
         slots, wrong = {OVERFLOW: 0}, []
         taken = self._subnets.take_all()
         for packed, value in taken:
@@ -268,8 +268,8 @@ class Trial:
 
 
 def shrink(trial: Trial, episode: Episode, narrate: Callable[[str], None]) -> list[Step]:
-    """Returns the fewest steps found that still show a disagreement. First drops all steps after the first
-    disagreement, then as many of the steps before it as possible (Zeller's delta debugging)."""
+    """Returns a short list of steps that still shows a disagreement. First drops all steps after the first
+    disagreement. Then drops as many earlier steps as possible (Zeller's delta debugging)."""
     low, high = 0, len(episode.steps)
     while high - low > 1:
         middle = (low + high) // 2
