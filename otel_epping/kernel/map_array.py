@@ -53,7 +53,9 @@ def map_info(fd: int) -> dict[str, int]:
 
 
 class _Pages:
-    """Pages of a map. They stay mapped while this object exists. A numpy array of the pages references this object.
+    """Pages of a map. They stay mapped while this object exists.
+
+    A numpy array over the pages holds a reference to this object.
 
     Python's mmap module is not used, because it holds the GIL while the kernel maps the pages. Raises OSError.
     """

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests where the counts of a subnet are exported: individually, in a covering prefix, or on the overflow point."""
+"""Checks in which place the counts of a subnet are exported: in its own series, in a covering prefix, or on the overflow
+point.
+"""
 
 from collections.abc import Iterator
 from contextlib import closing

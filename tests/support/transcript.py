@@ -44,7 +44,8 @@ class Transcript:
         network = IPv6 if self.version == 6 else IP
         packet = network(src=source, dst=destination) / layer
         if self.version == 4:
-            packet.id = len(self.packets) + 1  # hosts increment the identification; a copy of a packet has the same one
+            # Hosts increment the IP identification for each packet. A copy has the identification of its original.
+            packet.id = len(self.packets) + 1
         if length is not None:
             packet.len = length
         return self._capture(at_ms, sender, bytes(packet))

@@ -86,7 +86,7 @@ class HookState:
     def misses_packets(self) -> bool:
         """True if so many packets are missing in the window that late counters cannot be the reason.
 
-        Packets may already have been missing while our program was first on the hook. In this case, the property is
+        Our program may have missed packets even when it was first on the hook. In this case, the property is
         true only if all packets are missing.
         """
         ours = sum(ours for _, _, ours in self._window)

@@ -54,7 +54,8 @@ class HistogramReader:
 
     - RTTs are counted in the buckets 100 to 120. The run gets two blocks, the buckets 100 to 131. `first` is 100.
     - Later, an RTT is counted in bucket 90. Now `ended` is greater by 1 than the sum of the run, so all buckets of the
-      row are read. To include the buckets 90 to 131, the run gets three blocks, the buckets 90 to 137. `first` is 90.
+      row are read. The run must include buckets 90 to 131, so it gets three whole blocks, which
+      are buckets 90 to 137. `first` is 90.
     - Later, RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run
       cannot extend past the last bucket, because the next row starts there. So the run starts one word before bucket 0,
       and `first` is -1. The word before bucket 0 is part of `max_word`. The copy of this word in the run is set to 0.
