@@ -89,8 +89,8 @@ class Pair:
         return int.from_bytes(wanted.raw[4:], "little")
 
     def counters(self, name: str) -> dict[str, Any]:
-        """Returns the counters of one end: (packets, bytes) by names such as "received tcp", and the count
-        `rtt_begun`."""
+        """Returns the counters of one end. Names such as "received tcp" have (packets, bytes). The name "rtt_begun" has
+        a number."""
         reading = self.collector.reader().read()
         (number,) = (number for number, known in enumerate(reading.names.values()) if known == name)
         record = reading.interfaces[number]

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.parallel
 
 V4_LENGTHS = (0, 1, 8, 15, 16, 17, 24, 31, 32)
 V6_LENGTHS = (0, 1, 32, 48, 56, 63, 64, 65, 96, 127, 128)
-# Each IPv4 length is combined with only one IPv6 length, because each combination needs a compilation.
+# Each IPv4 prefix length is tested with only one IPv6 prefix length, because the program is compiled for each pair.
 LENGTHS = list(itertools.zip_longest(V4_LENGTHS, V6_LENGTHS, fillvalue=24))
 
 

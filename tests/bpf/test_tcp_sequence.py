@@ -189,8 +189,8 @@ def test_duplicate_and_selective_acknowledgements_give_no_rtt(connection: Connec
 
 
 def test_nothing_is_timed_after_a_gap(connection: Connection) -> None:
-    """A segment is lost before it reaches the interface. Later segments are acknowledged only after the gap is
-    filled."""
+    """A segment is lost before it reaches the interface. The receiver acknowledges later segments only after the gap is
+    filled, so these acknowledgements must give no RTT."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(200 * MS, 0, length=10)
@@ -228,7 +228,7 @@ def test_a_fin_is_timed_and_a_rst_is_not(connection: Connection) -> None:
 
 
 def test_a_segment_whose_tsval_is_not_new_is_measured(bench_of: Callable[[EppingConfig], Bench]) -> None:
-    """The SYN had the same TSval. bpf/test_oddities.py has other conversations of this kind."""
+    """The SYN already had the TSval of this segment. bpf/test_oddities.py has other conversations of this kind."""
     both = ("tcp_timestamp", "tcp_sequence")
     bench = bench_of(EppingConfig(packet_clock=True, sample_interval_ns=0, methods=both))
     connection = Connection(bench, "10.99.1.1", "11.99.1.2", timestamps=True)
@@ -274,8 +274,8 @@ def test_retransmitted_segments(connection: Connection, timestamps: bool) -> Non
 
 
 def test_out_of_order_segments(connection: Connection) -> None:
-    """A segment that fills a gap within one round-trip time is out of order. A segment that comes later was
-    retransmitted."""
+    """A segment that fills a gap is out of order if it comes within one round-trip time. If it comes later, it is a
+    retransmission."""
     connection.opened()
     connection.client(10 * MS, 10, length=10)
     connection.client(11 * MS, 0, length=10)

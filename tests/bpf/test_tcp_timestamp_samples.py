@@ -51,7 +51,7 @@ def test_the_first_tsval_of_a_flow_joined_midway_is_not_timed(every: Bench) -> N
 
 
 def test_a_retransmission_with_the_same_tsval_is_never_timed(every: Bench) -> None:
-    """Karn's rule: the echo may be a reply to either transmission."""
+    """Karn's rule: the echo may be a reply to the first transmission or to the retransmission."""
     flow = every.flow().begun(1000)
     flow.client(10 * MS, 1010)
     with every.counting() as counted:
@@ -76,7 +76,7 @@ def test_an_older_tsval_that_arrives_late_is_no_origin(every: Bench) -> None:
         flow.client(11 * MS, 1005)
         assert flow.server(20 * MS, 5, tsecr=1005) is None
         assert flow.server(30 * MS, 6, tsecr=1010) == 20 * MS
-    assert counted["rtt_begun"] == 1 + 1  # the client's sample, and the sample of the server's second TSval
+    assert counted["rtt_begun"] == 1 + 1  # a sample of the client, and a sample for the second TSval of the server
 
 
 @pytest.mark.parametrize("before", [WRAP - 1, WRAP - 5, (1 << 31) - 1, 1 << 31])
@@ -84,7 +84,7 @@ def test_tsval_wraps_around(every: Bench, before: int) -> None:
     flow = every.flow().begun(before)
     with every.counting() as counted:
         flow.client(10 * MS, (before + 10) % WRAP)
-        flow.client(11 * MS, (before + 5) % WRAP)  # older, although the number may be greater
+        flow.client(11 * MS, (before + 5) % WRAP)  # this TSval is older, although its number may be greater
     assert counted["rtt_begun"] == 1
     assert flow.server(20 * MS, 5, tsecr=(before + 10) % WRAP) == 10 * MS
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests tunnels. The inner packet is measured if the tunnels option is on and the inner packet is complete; otherwise
+"""Tests tunnels. If the tunnels option is on and the inner packet is complete, the inner packet is measured. Otherwise
 the outer packet is measured."""
 
 from collections.abc import Callable

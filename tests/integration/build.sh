@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
-# Prints the path of the official OpenTelemetry Collector or of Prometheus. Builds the program from source if it is
-# missing.
+# Prints the path of the binary of the official OpenTelemetry Collector or of Prometheus. Builds the binary from source
+# if it is missing.
 #
 #     build.sh otelcol|prometheus
 #
-# The versions are pinned: those of the Collector and its components in collector.yaml, those of the Collector's builder
-# and of Prometheus in go.mod. Both binaries, 94 MB together, are kept outside of the tree, in
-# ~/.cache/otel-epping/NAME-VERSION. Later calls take no time. The first build takes 6 minutes of CPU time, and Go keeps
-# 4 GB (`go clean -cache -modcache` deletes them).
+# The versions are pinned. collector.yaml has the versions of the Collector and its components, and go.mod has the
+# versions of the Collector's builder and of Prometheus. The two binaries have 94 MB together. They are kept outside of
+# the tree, in ~/.cache/otel-epping/NAME-VERSION, so later calls take no time. The first build takes 6 minutes of CPU
+# time, and Go keeps 4 GB of files in its caches (`go clean -cache -modcache` deletes the files).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cache="${XDG_CACHE_HOME:-$HOME/.cache}/otel-epping"
@@ -31,14 +31,14 @@ esac
 
 home="$cache/$name-$version"
 mkdir -p "$home"
-exec 9>"$home/lock" # of several calls at the same time, only one builds the program
+exec 9>"$home/lock" # if several calls run at the same time, only one of them builds the program
 flock 9
 if [ -x "$home/$name" ] && cat "${pins[@]}" | cmp -s - "$home/pins"; then
     echo "$home/$name"
     exit
 fi
 
-export PATH="$PATH:/usr/local/go/bin" CGO_ENABLED=0 # as in the official builds; so no C compiler is needed
+export PATH="$PATH:/usr/local/go/bin" CGO_ENABLED=0 # as in the official builds; without cgo, no C compiler is needed
 export GOFLAGS="${GOFLAGS:-} -buildvcs=false"       # git may refuse a tree that belongs to another user
 command -v go >/dev/null || {
     echo "$name needs Go $(awk '$1 == "go" { print $2 }' "$here/go.mod") or later, which is not installed" >&2
@@ -63,8 +63,8 @@ compile() { # PACKAGE [FLAG...]: compiles a package of the module in the working
     began=$SECONDS
     if [ "$name" = prometheus ]; then
         cd "$here"
-        # Most of the code of Prometheus discovers targets in many kinds of clouds. We only push, so we leave this code
-        # out.
+        # Most of the code of Prometheus finds scrape targets in many kinds of clouds. The tests only push data, so the
+        # build omits this code.
         compile github.com/prometheus/prometheus/cmd/prometheus -tags=remove_all_sd \
             -ldflags="-s -w -X github.com/prometheus/common/version.Version=3.${version#v0.3}"
     else

@@ -35,15 +35,15 @@ from tests.support.unprivileged import CAPABLE_NOBODY, as_nobody, assert_unprivi
 
 AGENT = as_nobody(CAPABLE_NOBODY, "/mnt/tests/long/soak_agent.py")
 ROUNDS = 4
-# The number of RTTs of each conversation. The first timestamp of each endpoint gives no RTT because it may be old, and
-# the last timestamp has no echo.
+# The number of RTTs of each conversation. The first timestamp of each endpoint gives no RTT, because it may be old. The
+# last timestamp of the conversation gives no RTT either, because nothing echoes it.
 RTTS = (ROUNDS - 1) + (ROUNDS - 2)
 CONVERSATIONS = 12  # per call of speak()
 PAUSE_S = 0.04
 MAX_SUBNETS = 1024
-SUBNETS = 3000  # on each side of each interface
+SUBNETS = 3000  # number of subnets on each side of each interface
 CHURN_S = 5.0
-INTERFACES = 3  # at the same time
+INTERFACES = 3  # number of watched interfaces at any time
 # The number of additional names of interfaces. The test uses the same names again and again, because an agent keeps the
 # counts of every interface that it has watched.
 OTHER_NAMES = 2
@@ -116,8 +116,8 @@ def _segment(source: bytes, destination: bytes, ports: tuple[int, int], tsval: i
 
 @dataclass
 class Account:
-    """The points of one metric from one agent, in order of arrival. Checks that times and values are consistent with
-    earlier points."""
+    """Receives the points of one metric from one agent, in order of arrival. Checks that the times and the values of
+    each point are consistent with the earlier points."""
 
     values: dict[Any, int] = field(default_factory=dict)
     _latest: dict[Any, Any] = field(default_factory=dict)

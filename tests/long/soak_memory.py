@@ -89,12 +89,12 @@ class Memory:
         return slope(blocks), slope(malloc_bytes), resident_kb[-1] - resident_kb[0]
 
     def looks_flat(self) -> bool:
-        """Return true if the growth is clearly below the limits."""
+        """Return true if the growth is below a certain share of the limits."""
         limits = (MAX_BLOCKS, MAX_BYTES, MAX_RESIDENT_KB)
         return all(value <= FLAT * limit for value, limit in zip(self.growth(), limits, strict=True))
 
     def check(self) -> None:
-        """Raise AssertionError if the memory grows."""
+        """Raise AssertionError if the growth is above the limits."""
         blocks, malloc_bytes, resident_kb = self.growth()
         assert blocks <= MAX_BLOCKS, f"{blocks:.1f} more objects in each round: {self}"
         assert malloc_bytes <= MAX_BYTES, f"{malloc_bytes:.0f} more bytes in each round: {self}"

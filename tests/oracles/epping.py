@@ -410,8 +410,8 @@ class Comparison:
 
 
 def is_near(ns: int, low_ns: int, high_ns: int, blur_ns: float) -> bool:
-    """Returns true if a time lies in a range after the range was extended at both ends, by one bucket or by the
-    blur."""
+    """Returns true if a time lies in the extended range. The range is extended at both ends by one bucket or by
+    `blur_ns`, whichever is more."""
     bucket, low, high = (math.floor(math.log2(time_ns / 1e9) * 2**SCALE) for time_ns in (ns, low_ns, high_ns))
     return low - 1 <= bucket <= high + 1 or low_ns - blur_ns <= ns <= high_ns + blur_ns
 

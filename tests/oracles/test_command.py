@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the checkers accept a capture of known RTTs and real captures. Tests the command that runs the checkers,
-too.
+"""Tests that the checkers accept a capture with known RTTs and real captures. Also tests the command that runs the
+checkers.
 
 The real captures are in ../shared/pcaps. If that folder does not exist, the test prints a warning and uses only the
 known capture.
@@ -105,7 +105,7 @@ def test_the_command_without_tshark(check: Check) -> None:
 
 
 def _documented() -> list[list[str]]:
-    """Returns the commands of CONTRIBUTING.md. The arguments from the first placeholder on are omitted."""
+    """Returns the commands in CONTRIBUTING.md. Each is cut off before its first placeholder."""
     lines = (ROOT / "CONTRIBUTING.md").read_text().splitlines()
     commands = [line.partition("#")[0].split() for line in lines if line.startswith("    .venv/bin/python ")]
     return [list(takewhile(lambda word: not word[0].isupper(), command)) for command in commands]
@@ -113,7 +113,8 @@ def _documented() -> list[list[str]]:
 
 @pytest.mark.parametrize("command", _documented(), ids=" ".join)
 def test_every_command_that_is_documented_runs(command: list[str], tmp_path: Path) -> None:
-    """Runs each command as documented, from the root of the project and, by its absolute path, from another folder."""
+    """Runs each command twice: as documented from the root of the project, and with its absolute path from another
+    folder."""
     assert (ROOT / command[1]).exists()
     for folder, script in ((ROOT, command[1]), (tmp_path, str(ROOT / command[1]))):
         done = subprocess.run(

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the checkers over unusual conversations: which packets are copies, which RTTs a method may give, and which RTTs
-are missing."""
+"""Runs the checkers on unusual conversations. Tests how the checkers decide which packets are copies, which RTTs a
+method may give, and which RTTs are missing."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,8 +34,8 @@ def packets_of(transcript: Transcript, folder: Path) -> list[Packet]:
 @VERSIONS
 @pytest.mark.parametrize("name", ODDITIES)
 def test_copies_are_known(tmp_path: Path, name: str, version: int) -> None:
-    """All copies must be found, except pure ACKs over IPv6: such an ACK may be sent twice if two segments were lost.
-    Retransmissions must not count as copies."""
+    """All copies must be found, except copies of pure ACKs over IPv6: if two segments were lost, a host may send two
+    equal ACKs. Retransmissions must not count as copies."""
     talk: Talk = ODDITIES[name](version=version)
     packets = packets_of(talk.transcript, tmp_path)
     copies = sequence.copies(packets)
@@ -62,7 +62,7 @@ BEGUN = ((0, 0, "A", (1, 9), 0, 100, 500), (1, 1, "A", (1, 9), 0, 500, 100))
 
 
 def test_a_retransmission_with_the_same_tsval_gives_no_rtt(tmp_path: Path) -> None:
-    """It is unknown which transmission was echoed. A retransmission with a new TSval gives an RTT."""
+    """The echo may be a reply to either transmission. If the retransmission has a new TSval, it gives an RTT."""
     first = (10, 0, "PA", (10, 1), 50, 100, 500)
     lost = segments(*BEGUN, first, (15, 0, "PA", (10, 1), 50, 100, 500), (40, 1, "A", (2, 10), 0, 500, 150))
     rules = Rules(packets_of(lost, tmp_path))
@@ -82,8 +82,8 @@ def test_a_copy_is_not_a_retransmission(tmp_path: Path) -> None:
 
 
 def test_a_tsval_of_several_segments_may_give_an_rtt(tmp_path: Path) -> None:
-    """Two segments have the same TSval, and the second one is retransmitted. The echo is probably that of the first
-    segment."""
+    """Two segments have the same TSval, and the second segment is retransmitted. The echo is probably a reply to the
+    first segment."""
     transcript = segments(
         *BEGUN,
         (10, 0, "PA", (10, 1), 50, 100, 500),
@@ -97,8 +97,8 @@ def test_a_tsval_of_several_segments_may_give_an_rtt(tmp_path: Path) -> None:
 
 
 def test_a_doubtful_sample_may_make_room_for_another(tmp_path: Path) -> None:
-    """Four TSvals are pending, one of them doubtful. The program may have discarded the doubtful one and started a
-    fifth."""
+    """Samples of four TSvals are pending, and one of them is doubtful. The program may have discarded the doubtful
+    sample and started a fifth sample."""
     asked = [(10 + place, 0, "PA", (10 + place, 1), 50, 100 + 50 * place, 500) for place in range(4)]
     again = (14.5, 0, "PA", (13, 1), 25, 275, 500)
     fifth = (20, 0, "PA", (20, 1), 50, 300, 500)
@@ -111,7 +111,8 @@ def test_a_doubtful_sample_may_make_room_for_another(tmp_path: Path) -> None:
 
 
 def test_a_late_copy_may_count_as_a_copy_or_as_a_retransmission(tmp_path: Path) -> None:
-    """The program may treat the packet as a copy or as a retransmission. tshark treats it as a retransmission."""
+    """It is correct if the program treats the packet as a copy, and also if it treats it as a retransmission. tshark
+    treats it as a retransmission."""
     transcript = segments(*BEGUN, (10, 0, "PA", None, 50, 100, 500))
     transcript.copy(16, 3)
     records = list(frames.read(transcript.write(tmp_path)))
@@ -133,7 +134,8 @@ RETURNING = {
 
 @pytest.mark.parametrize("name", RETURNING)
 def test_either_method_is_correct_after_timestamps_had_stopped(tmp_path: Path, ours: Ours, name: str) -> None:
-    """The check has no error, whether returning timestamps give RTTs at once, later, or never."""
+    """When timestamps have returned, they may give RTTs at once, later, or never. The check must report no error in any
+    of these cases."""
     capture = ODDITIES[name]().transcript.write(tmp_path)
     records = list(frames.read(capture))
     observed = ours.run(capture)
@@ -152,7 +154,7 @@ def test_either_method_is_correct_after_timestamps_had_stopped(tmp_path: Path, o
 
 
 def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
-    """Our RTT is that of the first packet, tshark's is that of the copy. Any other RTT is an error."""
+    """Our RTT starts at the first packet, and tshark's RTT starts at the copy. Any other RTT is an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "PA", None, 50, 100, 500)
     transcript.copy(0.06, 1)
@@ -172,8 +174,8 @@ def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_late", [True, False])
 def test_the_identification_shows_which_segment_was_overtaken(tmp_path: Path, is_late: bool) -> None:
-    """tshark decides by the time between the two segments. If the sender increments the identification, it shows which
-    segment was sent first."""
+    """tshark uses the time between the two segments to decide which of them was sent first. Our checker uses the
+    identification, because most senders increment it."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", None, 50, 100, 500)
     if is_late:
@@ -219,8 +221,8 @@ def test_tshark_may_time_the_copy_of_a_request(tmp_path: Path) -> None:
 
 
 def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> None:
-    """The segment was sent only once, and the first acknowledgement acknowledges exactly its end. Later
-    acknowledgements prove nothing."""
+    """Such an RTT is accepted if the segment was sent only once and the first acknowledgement acknowledges exactly its
+    end. A later acknowledgement is no such proof."""
     transcript = Transcript()
     transcript.segment(0, 0, "PA", None, 50, 100, 500)
     first = transcript.segment(30, 1, "A", None, 0, 500, 150)
@@ -239,7 +241,8 @@ def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> No
 
 
 def test_a_line_of_pping_for_a_packet_without_a_time(tmp_path: Path) -> None:
-    """pping uses any value as a time, so its line is accepted. A line of another flow is still an error."""
+    """pping accepts any value as a time. So a line is accepted if the flow has a packet without a valid time. In
+    another flow, the line is still an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", (1, 9))
     transcript.segment(1, 1, "A", (1, 9))
@@ -267,8 +270,8 @@ class Silenced(Ours):
 
 
 def test_a_direction_that_is_not_measured(tmp_path: Path, ours: Ours) -> None:
-    """Each direction has 30 clean exchanges. It is an error if none gives an RTT, or none for a while; a short gap is
-    no error."""
+    """Each direction has 30 clean exchanges. It is an error if no exchange gives an RTT, or if no exchange gives an RTT
+    for some time. It is no error if only a few successive exchanges give none."""
     talk = ODDITIES["no timestamps"]()
     capture = talk.transcript.write(tmp_path)
     report = coverage.check([capture], ours)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the checker for pping names every rule. The captures are small, and pping's lines were written by hand.
+"""Tests that the checker for pping can report every rule. The captures are small, and pping's lines were written by
+hand.
 
-A packet is (ms, sender, flags, TSval, TSecr, bytes of payload). Every capture that does not start with a SYN starts
-with a pure ACK of each endpoint with TSval 1, so that the flow is known. An echo of 99 matches no TSval.
+A packet is given as (ms, sender, flags, TSval, TSecr, bytes of payload). A capture without a SYN starts with two pure
+ACKs with TSval 1, one from each endpoint, so that the flow is known. The TSecr 99 matches no TSval.
 """
 
 import sys
@@ -25,7 +26,7 @@ BEGUN: list[Said] = [(0, CLIENT, "A", 1, 99, 0), (1, SERVER, "A", 1, 99, 0)]
 ASKED: Said = (10, CLIENT, "PA", 10, 99, 100)
 ANSWERED: Said = (30, SERVER, "A", 2, 10, 0)
 
-# The packets; pping's lines as (number of the reply, RTT in ms); and the expected tally.
+# Each case has three parts: the packets; pping's lines, as (number of the reply, RTT in ms); and the expected tally.
 SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = {
     "an RTT": ([*BEGUN, ASKED, ANSWERED], [(4, 20)], {pping.BOTH: 1}),
     "SYN": (
@@ -67,8 +68,8 @@ SCENES: dict[str, tuple[list[Said], list[tuple[int, float]], dict[str, int]]] = 
         {Rule.BEGUN_ANEW.value: 1},
     ),
     "a SYN that was overtaken": (
-        # After the late SYN, no TSval is known. So the next TSval counts as a first TSval, and the one after it is
-        # timed.
+        # After the late SYN, no TSval is known. So the next TSval is not timed, because it is the first one. The TSval
+        # after it is timed.
         [
             *BEGUN,
             ASKED,
@@ -174,7 +175,7 @@ def test_links_that_pping_reads(tmp_path: Path, ours: Ours) -> None:
 
 
 def test_null_links_that_only_some_builds_of_pping_read(tmp_path: Path, ours: Ours) -> None:
-    """libtins expects the address families of the machine on which it runs, in the byte order of this machine."""
+    """In null link headers, libtins expects the address families and the byte order of the machine on which it runs."""
     said, lines, _ = SCENES["an RTT"]
     foreign = "null, big-endian, macOS" if sys.byteorder == "little" else "null, little-endian, FreeBSD"
     own_order_only = "ours only, reason in pping: libtins reads null links only in its own byte order"

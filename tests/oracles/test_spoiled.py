@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests that the checkers reject changed references, and missing, surplus or wrong samples, and that they report the
-difference."""
+"""Tests that the checkers report an error if a reference file was changed, or if a sample is missing, surplus or
+wrong."""
 
 from dataclasses import replace
 
@@ -75,7 +75,7 @@ def test_frames_that_were_not_replayed(check: Check) -> None:
 
 
 def test_a_truncated_capture_is_compared_up_to_its_end(check: Check) -> None:
-    """Lines after the truncation are ignored; lines before it are checked."""
+    """pping's lines for packets after the truncation are ignored. The lines for earlier packets are checked."""
     check.capture.write_bytes(check.capture.read_bytes()[:700])
     observed = check.ours.run(check.capture)
     report = check.pping(observed)

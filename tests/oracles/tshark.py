@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compares the methods other than tcp_timestamp with Wireshark's analysis. Each of our samples must be one of its
-response times."""
+"""Compares the methods other than tcp_timestamp with Wireshark's analysis. Each of our samples must equal a response
+time in Wireshark's analysis."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +13,10 @@ from tests.oracles.report import Report
 from tests.oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Found
 
 TOLERANCE_NS = 1000
-# The maximum distance between the first packet and its copy, in frames.
+# The maximum number of frames between a packet and its copy.
 _NEAR_FRAMES = 100
-# The permitted difference between the numbers of retransmissions: a share, and a number of frames for small captures.
+# The permitted difference between our number of retransmissions and tshark's: a share of tshark's number, and a number
+# of frames for small captures.
 LEEWAY = 0.05
 LEEWAY_FRAMES = 2
 
@@ -81,7 +82,7 @@ class _Comparison:
                 self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
 
     def _times_the_copy(self, sample: Sample, origin: Packet, theirs: list[Answer]) -> bool:
-        """Returns true if tshark's time starts at a copy of the segment, which was captured twice."""
+        """Returns true if the segment was captured twice and tshark's time starts at the copy."""
         reply_ns = self.packets[sample.frame].time_ns
         return any(
             answer.frame in self.acknowledgements.copies_of(origin)
@@ -114,13 +115,14 @@ class _Comparison:
         )
 
     def check_retransmissions(self, ours: dict[str, set[int]], theirs: dict[str, set[int]]) -> None:
-        """Checks that the number of retransmissions equals tshark's, within LEEWAY. Counts all differences by kind."""
+        """Checks that our number of retransmissions and tshark's differ by at most LEEWAY. Counts all differences by
+        kind."""
         tally = self.report.tally
         mine, others = ours["retransmitted"], set().union(*(theirs[kind] for kind in RETRANSMISSIONS))
         beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
         late = (mine - others) & self.again & theirs["out_of_order"]
         proven = {frame for frame in late if sequence.was_sent_later(self.packets[frame], self.packets)}
-        proven |= mine & self.late_copies  # both are correct: a late copy, or a retransmission
+        proven |= mine & self.late_copies  # a late copy may correctly count as a copy or as a retransmission
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
             kind = "out of order" if frame in ours["out_of_order"] else "an ordinary segment"
@@ -142,7 +144,7 @@ class _Comparison:
             )
 
     def _beyond(self, frame: int) -> str | None:
-        """Returns the reason why we do not consider a segment of tshark's, or None."""
+        """Returns the reason why the comparison ignores a segment that tshark reports, or None."""
         packet = self.packets.get(frame)
         if packet is None or packet.fault:
             return "not a complete TCP packet outside of a tunnel to us"
@@ -164,8 +166,8 @@ class _Comparison:
         return "which takes tunnelled packets for the same connection" if inside else None
 
     def _is_counted_on(self, packet: Packet) -> bool:
-        """Returns true if tshark takes new data for a retransmission. After a SYN-ACK that starts a new connection,
-        tshark continues with the old numbers.
+        """Returns true if tshark regards new data as a retransmission. The cause is a SYN-ACK that starts a new
+        connection: after it, tshark still compares with the sequence numbers of the old connection.
 
         tshark marks such a SYN-ACK both as a retransmission and as a reuse of the ports.
         """
@@ -180,16 +182,17 @@ class _Comparison:
         )
 
     def _odd(self, sample: Sample) -> str | None:
-        """Returns the reason why tshark does not match a reply, according to tshark's own fields."""
+        """Returns the reason why tshark does not match a reply with its request. tshark reports this reason in its
+        fields."""
         names = [name for name, frames in self.found.odd.items() if sample.frame in frames]
         return names[0] if names else None
 
     def of_a_syn(self, origin: Packet) -> str:
-        """Returns the fault of a segment as the origin of a handshake's RTT, or ""."""
+        """Returns why a segment cannot be the origin of a tcp_handshake RTT, or "" if it can."""
         return "" if origin.flags & SYN else "the origin is not a SYN or SYN-ACK"
 
     def of_a_first_transmission(self, origin: Packet) -> str:
-        """Returns the fault of a segment as the origin of a tcp_sequence RTT, or ""."""
+        """Returns why a segment cannot be the origin of a tcp_sequence RTT, or "" if it can."""
         for kind in RETRANSMISSIONS:
             if not self.found.kinds or origin.frame not in self.found.kinds[kind]:
                 continue

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reads tshark's results for a capture: runs tshark, or reads CSV files that tshark wrote earlier.
 
-NAME.ack_rtt.csv    frame, time, source (IPv4, IPv6, port), destination (likewise), frame acknowledged, RTT in s
+NAME.ack_rtt.csv    frame, time, source (IPv4, IPv6, port), destination (likewise), acknowledged frame, RTT in s
 NAME.dns.csv        frame of the response, its time, frame of the query, dns.time in s
 NAME.icmp.csv       frame of the reply, its time, frame of the request, response time in ms
 """
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from otel_epping.errors import EppingError
 
-# The kinds of segments, by the names of tshark's flags after "tcp.analysis.".
+# tshark's flags for the kinds of segments, without the prefix "tcp.analysis.".
 RETRANSMISSIONS = ("retransmission", "fast_retransmission", "spurious_retransmission")
 KINDS = (
     *RETRANSMISSIONS,
@@ -67,7 +67,7 @@ Answers = dict[int, list[Answer]]  # by the frame of the reply
 
 @dataclass
 class Found:
-    """tshark's results. A field is None if tshark was not run for it."""
+    """tshark's results. A field is None if tshark was not asked for these results."""
 
     ack_rtt: Answers | None = None
     dns: Answers | None = None
@@ -84,7 +84,7 @@ def ask(capture: Path) -> Found:
             "tshark is not installed: apt-get install tshark, or pass CSV files that tshark wrote elsewhere"
         )
     fields = [part for name in ("frame.number", *COLUMNS) for part in ("-e", name)]
-    # Print all occurrences of a field, because a frame may have headers inside of headers.
+    # Print all occurrences of a field: with tunnels, a frame has several headers of the same protocol.
     form = ["-T", "fields", "-E", "separator=/t", "-E", "occurrence=a", "-E", "aggregator=,"]
     done = subprocess.run(
         [tshark, "-n", "-r", str(capture), "-Y", _FILTER, *form, *fields],
@@ -119,7 +119,7 @@ def parse(output: str) -> Found:
 
 
 def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None = None) -> Found:
-    """Reads CSV files. Raises EppingError for a line that tshark did not write."""
+    """Reads CSV files. Raises EppingError if a line does not have the format in which tshark writes."""
     return Found(
         ack_rtt=_answers(ack_rtt, _NS["ack_rtt"]) if ack_rtt else None,
         dns=_answers(dns, _NS["dns"]) if dns else None,

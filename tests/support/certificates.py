@@ -40,10 +40,11 @@ class Authority:
         return Authority(folder)
 
     def issue(self, name: str, days: int = 1) -> tuple[Path, Path]:
-        """Issue a certificate for 127.0.0.1, and return the certificate and its key. With `days` 0, the certificate is
-        expired.
+        """Issue a certificate for 127.0.0.1, and return the paths of the certificate and its key. If `days` is 0, the
+        certificate has expired when this method returns.
 
-        OpenSSL 3.5 accepts no negative number of days, so this method then waits until the certificate has expired.
+        OpenSSL 3.5 does not accept a negative number of days. So if `days` is 0, this method waits until the
+        certificate has expired.
         """
         (self.folder / "names").write_text(_NAMES)
         request = ["-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}"]

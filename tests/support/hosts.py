@@ -55,7 +55,7 @@ def udp_socket(namespace: Namespace, address: str, port: int) -> socket.socket:
 
 
 def latest_total(sink: Sink, metric: str, interface: str = "") -> int:
-    """Return the sum of the latest cumulative points of a metric, for all interfaces or for one."""
+    """Return the sum of the latest cumulative points of a metric, for all interfaces or for one interface."""
     points = sink.points(metric)
     latest_ns = max(one.point.time_unix_nano for one in points)
     wanted = {semconv.INTERFACE: interface}.items() if interface else {}.items()

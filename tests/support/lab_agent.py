@@ -37,7 +37,7 @@ def figure(name: str, value: object) -> None:
 
 
 def eventually(condition: Callable[[], T], timeout_s: float, what: str) -> T:
-    """Wait until the condition is true, and return its value."""
+    """Wait until `condition` returns a true value, and return this value."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
         assert time.monotonic() < deadline, f"this did not become true within {timeout_s} s: {what}"
@@ -109,7 +109,7 @@ def talking(lab: Lab) -> Iterator[None]:
     clients = [lab.talk(lab.client), lab.talk(lab.legacy, addresses=lab.addresses[::3])]
     try:
         yield
-    finally:  # end the connections after a failed test, too, because the next test waits until no packet passes
+    finally:  # even if the test failed, end the connections, because the next test waits until no packet passes
         errors = [traffic.finish(client).errors for client in clients]
     assert not any(errors), errors
     quiet(lab)

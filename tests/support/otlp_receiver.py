@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """An OTLP receiver for gRPC or HTTP with configurable responses: first errors, then a success.
 
-The lab's `Sink` shows the contents of requests; this receiver shows how an exporter handles the responses. Its errors
-request a retry after a short time, in the way that each transport defines, so that no test waits for a second.
+The lab's `Sink` shows the contents of requests; this receiver shows how an exporter handles the responses. An error
+asks the exporter to retry after a short time, so that no test waits for a second. gRPC and HTTP have different ways to
+ask.
 """
 
 import socket

@@ -20,13 +20,13 @@ _SERVICE = "opentelemetry.proto.collector.metrics.v1.MetricsService"
 
 
 class HttpServer(ThreadingHTTPServer):
-    """Replies to each POST with the result of `reply` for its headers and body: (status, headers, body).
+    """Calls `reply` with the headers and the body of each POST, and responds with the result: (status, headers, body).
 
     The server listens in the caller's network namespace, and serves while the `with` block runs.
     """
 
     daemon_threads = True
-    block_on_close = False  # exporters keep connections open
+    block_on_close = False  # exporters keep connections open, so waiting for their threads would block
 
     def __init__(self, reply: Callable[[Message, bytes], Answer], tls: ssl.SSLContext | None = None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -47,7 +47,7 @@ class HttpServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Does nothing, because the client reports a failed handshake."""
+        """Prints nothing. If a handshake fails, the client reports the failure."""
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs systemd as process 1 in its own namespaces, with only the units of a test.
 
-This systemd has its own processes, mounts and cgroup, and none of the units of this machine. It ends with its parent
-process, and all its processes end with it. An empty cgroup may remain.
+This systemd has its own processes, mounts and cgroup. It does not run the units of this machine. When the parent
+process of this systemd ends, this systemd and all its processes end, too. An empty cgroup may remain.
 """
 
 import os
@@ -47,7 +47,7 @@ for turn in $(seq 100); do
 done
 exit 1
 """
-# Runs the whole script, even if a command of it fails.
+# Runs the whole script, even if one of its commands fails.
 _TEST_SERVICE = """
 [Unit]
 DefaultDependencies=no

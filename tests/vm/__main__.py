@@ -22,7 +22,7 @@ _STATES = {True: "ok", False: "RED", None: "not tried"}
 
 
 def main() -> int:
-    """Run the machines one after the other. Returns 1 if a result is red, 2 if a machine could not be prepared."""
+    """Run the machines one after the other. Returns 1 if a check failed, and 2 if a machine could not be prepared."""
     parser = argparse.ArgumentParser(prog="vm", description="Runs the agent on other kernels, in QEMU.")
     parser.add_argument("--all", action="store_true", help="every kernel with every userland")
     parser.add_argument("--only", default="", help="comma-separated tests, kernels, and pairs such as sid+trixie")
@@ -64,7 +64,8 @@ def _run(runs: list[plan.Run]) -> int:
 
 @contextmanager
 def _ingredients() -> Iterator[tuple[Path, Path]]:
-    """Prepare the data for every machine: the agent, and captures with the events that replay finds on this machine."""
+    """Prepare the data for every virtual machine: the agent, and captures with the events that `otel-epping replay`
+    finds in the captures on the host."""
     home = folder() / "given"
     shutil.rmtree(home, ignore_errors=True)  # a run that was killed may have left this folder
     home.mkdir()
@@ -112,7 +113,7 @@ def _line(result: Result) -> str:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout. A + is appended if the tested files differ from the commit."""
+    """Return the commit of the checkout. If tested files have uncommitted changes, a + is appended."""
     git = ["git", "-C", str(images.ROOT)]
     commit = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "bpf", "otel_epping"]).returncode
@@ -120,5 +121,5 @@ def _commit() -> str:
 
 
 if __name__ == "__main__":
-    os.umask(0o022)  # the user nobody runs the agent, too
+    os.umask(0o022)  # the user `nobody` must be able to run the agent
     sys.exit(main())

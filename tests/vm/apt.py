@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads packages of a Debian release with apt and a separate configuration. The configuration of this machine is
-neither read nor changed."""
+"""Reads packages of a Debian release with apt. Uses a separate configuration of apt, and neither reads nor changes the
+configuration of this machine."""
 
 import fcntl
 import os
@@ -30,7 +30,7 @@ _KERNEL = re.compile(r"linux-(image|base|binary|modules)-\d\S*")
 
 
 def sources(suite: str) -> str:
-    """Return the lines of sources.list for a suite, with its security updates if it has any."""
+    """Return the lines of sources.list for a suite, and for its security updates if the suite has any."""
     line = f"deb [signed-by={KEYRING}]"
     lines = [f"{line} {MIRROR} {suite} main"]
     if suite in ("bookworm", "trixie"):
@@ -39,7 +39,7 @@ def sources(suite: str) -> str:
 
 
 class Suite:
-    """A release or its backports, in the current state of the mirror. Raises VmError if apt cannot read it."""
+    """A release or its backports, in the current state of the mirror. Raises VmError if apt cannot read the suite."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -48,10 +48,10 @@ class Suite:
             (home / part).mkdir(parents=True, exist_ok=True)
         (home / "status").touch()
         (home / "sources.list").write_text(sources(name))
-        # sid has no releases, and a mirror's copy of its index may have expired.
+        # A mirror's copy of the index of sid may have expired, so apt must not check the date.
         (home / "apt.conf").write_text(_CONFIG.format(home=home, valid=str(name != "sid").lower()))
         self._environment = os.environ | {"APT_CONFIG": str(home / "apt.conf"), "LC_ALL": "C"}
-        with (home / "lock").open("w") as lock:  # apt does not wait for the lock on its lists
+        with (home / "lock").open("w") as lock:  # if apt's own lock is taken, apt fails at once
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._run("apt-get", "--quiet", "--error-on=any", "update")
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache folder. Folders that take minutes to create are kept there, each with a key of the inputs from which it was
-created."""
+"""The cache folder. It keeps folders that take minutes to create. Each folder has a key, which depends on the inputs
+from which the folder was created."""
 
 import fcntl
 import hashlib
@@ -33,7 +33,7 @@ def folder() -> Path:
 
 
 def digest(*parts: str | bytes) -> str:
-    """Return a key for contents. Equal parts give equal keys."""
+    """Return a key that is computed from these contents. Equal parts give equal keys."""
     whole = hashlib.sha256()
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -42,10 +42,10 @@ def digest(*parts: str | bytes) -> str:
 
 
 def kept(name: str, key: str, make: Callable[[Path], None]) -> Path:
-    """Return the folder `name` of the cache. If it is missing or has another key, `make` fills it first.
+    """Return the folder `name` of the cache. If the folder is missing or has another key, `make` creates it first.
 
-    `make` gets an empty folder, which replaces the old one after it is complete. If two processes need the folder, only
-    one of them calls `make`.
+    `make` fills an empty folder, which then replaces the old folder. If two processes need the folder at the same time,
+    only one of them calls `make`.
     """
     home = folder() / name
     home.parent.mkdir(parents=True, exist_ok=True)

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Captures with packets for every method, and the events that replay finds in them with this machine's own kernel."""
+"""Captures with packets for every method, and the events that `otel-epping replay` finds in the captures with the
+host's kernel."""
 
 import os
 import random
@@ -27,8 +28,8 @@ CLIENT, SERVER = 0, 1
 
 
 def make(target: Path) -> None:
-    """Write captures into the folder `target`, and next to each one NAME.events with the events that replay finds on
-    this machine."""
+    """Write captures into the folder `target`. Next to each capture, write a file NAME.events with the events that
+    `otel-epping replay` finds in the capture on this machine."""
     target.mkdir()
     for link, version in _TALKS:
         name = f"{link} IPv{version}"

@@ -22,8 +22,8 @@ _PRODUCT = ("bpftool", "iproute2", "libbpf1", "linux-libc-dev", "python3-bpfcc",
 _TESTS = ("ethtool", "iputils-ping", "kmod", "ppp", "pppoe", "procps", "wireguard-tools")
 _SHOWN = ("libbpfcc", "libbpf1", "python3")
 
-# This script of /bin/sh -e runs in its own mount and process namespaces. Its mounts disappear when it ends, even if it
-# is killed.
+# /bin/sh -e runs this script in its own mount and process namespaces. When the script ends, its mounts disappear, even
+# if the script was killed.
 _BUILD = """
 mkdir {new}/upper {new}/work
 mount -t overlay -o lowerdir={tree},upperdir={new}/upper,workdir={new}/work overlay {new}/merged

@@ -9,8 +9,9 @@ from pathlib import Path
 
 _MODULES = ("virtio_pci", "virtio_blk", "ext4", "overlay", "9p", "9pnet_virtio")
 _BUSYBOX = Path("/bin/busybox")
-# The disks are not changed: the guest writes to memory. The checkout comes from the share, but is copied to another
-# file system. The reason is that the agent restricts itself with Landlock, which does not support folders of 9p.
+# The disks are not changed, because the guest writes to memory instead. The checkout is in the share, which is a 9p
+# file system. The script copies the checkout to another file system, because the agent restricts itself with Landlock,
+# and Landlock does not support 9p.
 _INIT = """#!/bin/busybox sh
 export PATH=/bin
 /bin/busybox --install -s /bin
@@ -31,13 +32,13 @@ exec switch_root /root /bin/sh /share/init
 
 
 def recipe() -> list[str]:
-    """Return everything except the kernel that determines an initramfs."""
+    """Return all inputs that determine an initramfs, except the kernel."""
     return [_INIT, *_MODULES]
 
 
 def make(usr: Path, release: str, target: Path) -> None:
-    """Write the initramfs of a kernel. Its modules are in `usr`/lib/modules/`release`, and depmod has been run on
-    them."""
+    """Write the initramfs of a kernel. The modules of the kernel are in `usr`/lib/modules/`release`. depmod must have
+    been run on these modules."""
     with tempfile.TemporaryDirectory(dir=target.parent) as name:
         root = Path(name)
         root.chmod(0o755)
@@ -58,7 +59,7 @@ def make(usr: Path, release: str, target: Path) -> None:
 
 
 def _with_dependencies(usr: Path, release: str, module: str) -> list[Path]:
-    """Return the files of a module and of its dependencies, dependencies first. A built-in module has no file."""
+    """Return the files of a module and of its dependencies. Dependencies come first. A built-in module has no file."""
     command = ["modprobe", "--dirname", str(usr), "--set-version", release, "--show-depends", module]
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return [Path(line.split()[1]) for line in lines if line.startswith("insmod ")]

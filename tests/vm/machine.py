@@ -51,7 +51,7 @@ sleep 60
 
 
 class Machine:
-    """A kernel and a userland. A machine keeps no data: each run starts with the same disks."""
+    """A virtual machine with a kernel and a userland. It keeps no data, so each run starts with the same disks."""
 
     def __init__(self, kernel: Kernel, userland: Userland) -> None:
         self.kernel = kernel
@@ -60,9 +60,9 @@ class Machine:
     def run(self, share: Path, tests: list[str], tell: Callable[[Result], None]) -> None:
         """Boot with a folder from `share()`, run the tests, and pass each result to `tell` as soon as it arrives.
 
-        It is a red result if the machine does not reach the end of its tests. If it does not reach the start of its
-        tests, it is booted again: the emulator sometimes executes an instruction that another CPU of the guest is
-        changing, and then the kernel panics.
+        If the machine does not reach the end of its tests, this is a red result. If the machine does not even start its
+        tests, it is booted again. The reason is a fault of the emulator: it sometimes executes an instruction that
+        another CPU of the guest is changing at this moment, and then the kernel panics.
         """
         (share / "plan.json").write_text(json.dumps(tests))
         (share / "results.jsonl").touch()
@@ -119,8 +119,8 @@ class Machine:
 
 @contextmanager
 def share(product: Path, captures: Path, name: str) -> Iterator[Path]:
-    """Create the folder that is shared with a machine. The files that the machine writes are kept until its next
-    run."""
+    """Create the folder that is shared with a machine. Files that the machine writes into this folder are kept until
+    the next run of the machine."""
     path = folder() / "runs" / name
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir(parents=True)

@@ -30,12 +30,12 @@ def own_userland(kernel: str) -> str:
 
 
 def quick(newest: str) -> list[Run]:
-    """Return the oldest kernel with the oldest userland, and the newest kernel with Debian 13."""
+    """Return two machines: the oldest kernel with the oldest userland, and the newest kernel with Debian 13."""
     return [Run("bookworm", "bookworm", list(QUICK_TESTS)), Run(newest, "trixie", list(QUICK_TESTS))]
 
 
 def everything() -> list[Run]:
-    """Return every kernel with every userland."""
+    """Return all combinations of a kernel and a userland."""
     return [
         Run(kernel, userland, list(TESTS if userland == own_userland(kernel) else PAIR_TESTS))
         for kernel in SUITES
@@ -44,10 +44,11 @@ def everything() -> list[Run]:
 
 
 def chosen(runs: Sequence[Run], only: Collection[str]) -> list[Run]:
-    """Return the requested runs. `only` has tests (devices), kernels (sid) and pairs (sid+trixie); each kind restricts
-    the runs.
+    """Return the requested runs. `only` may have tests (such as devices), kernels (such as sid) and pairs (such as
+    sid+trixie). Kernels and pairs restrict the machines. Tests replace the tests of each machine.
 
-    A test can be chosen for any pair. Raises VmError if no run remains.
+    A test can be requested for any pair, even if the pair does not run this test by default. Raises VmError if no run
+    remains.
     """
     pairs = {f"{run.kernel}+{run.userland}" for run in runs}
     if unknown := set(only) - pairs - set(SUITES) - set(TESTS):

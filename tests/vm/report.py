@@ -27,7 +27,8 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def verdict(results: Sequence[Result]) -> str:
-    """Return the cell for some results: ok, the names of red results, a known limit, or not tested."""
+    """Return the text of a table cell for some results: "ok", the names of the red results, a known limit, or "not
+    tested"."""
     red = [str(result["name"]) for result in results if result["ok"] is False]
     if red:
         return f"**red**: {', '.join(red)}".removesuffix(": ")
@@ -60,9 +61,9 @@ def _pair(results: Sequence[Result]) -> str:
 
 
 def devices(results: Sequence[Result]) -> str:
-    """The table of interfaces on each kernel. The last rows are cards."""
+    """The table of interfaces on each kernel. The last rows are emulated network cards."""
     found = [result for result in results if result["test"] == "devices"]
-    # The rows are in the order of the tests. Kinds that could not be created on any kernel come last.
+    # The rows have the same order as the tests. The kinds that no kernel could create come last.
     judged = [result for result in found if not result["name"].endswith(": made")]
     known = list(dict.fromkeys(str(result["kind"]) for result in [*judged, *found] if "kind" in result))
     releases = kernels(result for result in results if result["test"] in ("devices", "cards"))
@@ -80,7 +81,8 @@ def _device(results: Sequence[Result]) -> str:
 
 
 def _without_kind(result: Result) -> str:
-    """Return the part of the name after the kind: the pass, and `parent` if it is the result of the parent."""
+    """Return the part of the name after the kind of interface: the pass, and `parent` if the result is that of the
+    parent interface."""
     return ", ".join(part for part in str(result["name"]).split(": ") if part != result["kind"])
 
 
@@ -89,14 +91,15 @@ def neighbours(results: Sequence[Result]) -> str:
     found = [result for result in results if result["test"] == "neighbours"]
     names = list(dict.fromkeys(str(result["name"]) for result in found))
     releases = kernels(found)
-    # The row has the name already, so it is removed from the results.
+    # The row already shows the name of the case, so the name is removed from the results.
     found = [result | {"case": result["name"], "name": ""} for result in found]
     rows = [[name, *(verdict(_of(found, release=release, case=name)) for release in releases)] for name in names]
     return table(["on the interface", *releases], rows)
 
 
 def verifier(results: Sequence[Result]) -> str:
-    """The table of the instructions that the verifier processes, and of the time to start, on each pair."""
+    """The table with a row for each pair: the number of instructions that the verifier processes, the time that the
+    verifier needs, and the time that the agent needs to start."""
     rows = []
     for release in kernels(results):
         for userland in RELEASES:

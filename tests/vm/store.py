@@ -12,7 +12,7 @@ _FOLDER = "results"
 
 
 def write(kernel: str, userland: str, results: Iterable[Result]) -> Path:
-    """Replace the results of the tests that were run, and keep the results of other tests."""
+    """Replace the stored results of the tests that were run now. Keep the stored results of all other tests."""
     results = list(results)
     path = folder() / _FOLDER / f"{kernel}+{userland}.jsonl"
     path.parent.mkdir(exist_ok=True)

@@ -54,7 +54,7 @@ class Meaning:
     flags: int = 0
     sequence: int = 0
     acknowledged: int = 0
-    payload: int = 0  # bytes after the header of TCP, UDP or ICMP, even if the capture lacks them
+    payload: int = 0  # bytes after the header of TCP, UDP or ICMP, including bytes that are not in the capture
     checksum: bytes = b""  # for TCP, UDP, and ICMP with code 0
     window: int = 0
     timestamp: tuple[int, int] | None = None  # TSval, TSecr
@@ -66,8 +66,8 @@ class Meaning:
 
 @dataclass(slots=True)
 class Place:
-    """The offset of an IP header, its version according to the header before it, and the end of the packet according to
-    the link header."""
+    """The offset of an IP header, the IP version that the header before it announces, and the end of the packet that
+    the link header announces."""
 
     version: int
     at: int
@@ -250,8 +250,8 @@ def read_first_fragment(frame: bytes, protocol: int, rest: int, meaning: Meaning
 
 
 def read_transport(frame: bytes, protocol: int, rest: int, meaning: Meaning) -> None:
-    """Reads the transport header. `rest` is the number of bytes after the IP headers according to the length field,
-    even if the capture lacks them. A length in a link header may reduce this number."""
+    """Reads the transport header. `rest` is the number of bytes after the IP headers according to the length field. It
+    includes bytes that are not in the capture. A length in a link header may reduce the number."""
     rest = max(0, min(rest, meaning.link_end - meaning.transport_at))
     meaning.protocol = protocol
     if protocol == TCP:
@@ -317,7 +317,7 @@ def read_udp(frame: bytes, rest: int, meaning: Meaning) -> None:
         return
     set_ports(frame, at, meaning)
     meaning.checksum = frame[at + 6 : at + 8]
-    # Padding and other bytes after the IP packet do not belong to its payload.
+    # Bytes after the IP packet, such as padding, do not belong to the payload.
     if rest >= 16 and at + 16 <= len(frame):
         meaning.head = frame[at + 8 : at + 16]
 

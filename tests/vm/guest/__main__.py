@@ -29,7 +29,7 @@ _SIGNS = ("BUG:", "Oops:", "WARNING:")
 
 
 def main() -> None:
-    """Run the requested tests. The last result says that all tests have ended."""
+    """Run the requested tests. After all tests, write a last result, which shows the host that they have ended."""
     shown = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\n"], capture_output=True, text=True).stdout
     versions = dict(line.split() for line in shown.splitlines() if line.startswith(_SHOWN))
     Results("machine").tell("begin", True, f"kernel {platform.release()}", packages=versions)
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 def _look_at_kernel_log(results: Results) -> None:
-    """Check that the kernel has logged no warning about itself."""
+    """Check that the kernel has logged no warning about a fault of the kernel."""
     lines = subprocess.run(["dmesg"], capture_output=True, text=True, check=True).stdout.splitlines()
     bad = [line for line in lines if any(sign in line for sign in _SIGNS)]
     results.tell("kernel log", not bad, bad[0] if bad else f"no warning in {len(lines)} lines")

@@ -17,15 +17,16 @@ from tests.vm.guest.results import SHARE
 COMMAND = (sys.executable, "-m", "otel_epping")
 _START_S = 300.0
 _INTERVAL_S = 3
-# The application's clock starts before the packet is sent and stops after the reply is read. But TCP timestamps tick in
-# milliseconds, and an RTT starts with the first segment of a tick, which may be an acknowledgement shortly before the
-# request. The agent exports seconds as floating-point numbers, so they are rounded.
+# An RTT should be shorter than the application's time, which starts before the packet is sent and ends after the reply
+# is read. But an RTT may be longer by this tolerance, for two reasons. TCP timestamps tick in milliseconds, and an RTT
+# starts with the first segment of a tick, which may be an acknowledgement shortly before the request. The agent exports
+# seconds as floating-point numbers, so the values are rounded.
 _TICK_MS = {"tcp_timestamp": 1.0}
 _ROUNDING_MS = 0.001
 
 
 class Rtt(NamedTuple):
-    """The RTTs of a series: their number, and the shortest one in ms."""
+    """The RTTs of a series: the number of RTTs, and the shortest RTT in ms."""
 
     number: int
     least_ms: float
@@ -39,8 +40,8 @@ Series = tuple[str, str, str]  # interface, subnet, method
 
 
 class Agent:
-    """`otel-epping run` in a namespace. Every packet is measured. `prefix` is the start of the command line, before the
-    agent."""
+    """`otel-epping run` in a namespace, without a sample interval. `prefix` is the part of the command line before the
+    agent's command."""
 
     def __init__(
         self,
@@ -72,7 +73,7 @@ class Agent:
         return self._log.read_text()
 
     def stop(self) -> int:
-        """Wait for an export of all counts, end the agent, and return its exit code."""
+        """Wait until all counts have been exported. Then end the agent, and return its exit code."""
         time.sleep(_INTERVAL_S + 1)
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(60)
@@ -115,8 +116,8 @@ class Agent:
 
 
 def judged(rtt: Rtt | None, method: str, application_ms: float) -> tuple[bool, str]:
-    """Judge by the shortest RTT: it must be at least netem's delay, and at most the time that the application
-    measured."""
+    """Judge a series by its shortest RTT, which must be at least netem's delay and at most the time that the
+    application measured."""
     if rtt is None:
         return False, f"no RTT (application {application_ms:.3f} ms)"
     ok = DELAY_MS <= rtt.least_ms <= application_ms + _TICK_MS.get(method, 0.0) + _ROUNDING_MS

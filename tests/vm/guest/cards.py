@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Emulated cards, with a VLAN on each. Checks the RTTs, and compares the packets with the counters of the card, with
-and without large segments.
+"""Tests emulated network cards, with a VLAN on each card. Checks the RTTs, and compares the number of packets with the
+counters of the card. Each check runs with and without large segments.
 
-QEMU connects the two cards of a kind by a wire that transports frames but no large segments. Therefore virtio has no
-segmentation here, while e1000e has.
+QEMU connects the two cards of a kind by an emulated wire, which transports single frames but no large segments.
+Therefore virtio has no segmentation offload here. e1000e has segmentation offload.
 """
 
 import json
@@ -57,7 +57,7 @@ def _card(results: Results, driver: str, number: int) -> None:
         if not large:
             for namespace, device in ((pair.near, near), (pair.far, far)):
                 namespace.run("ethtool", "-K", device, *_OFF.split())
-            time.sleep(5)  # a card needs some time after a reset
+            time.sleep(5)  # after a reset, a card needs some time until it is ready
         with results.attempt(name):
             _judge(results, name, pair, near, number)
 
@@ -85,7 +85,8 @@ def _judge(results: Results, name: str, pair: Pair, near: str, number: int) -> N
     for point in agent.exported("epping.interface.packet.count"):
         if point["attributes"]["network.interface.name"] == near:
             counted[point["attributes"]["network.io.direction"] == "transmit"] += point["value"]
-    # A few other packets, such as neighbour discovery, may pass between the two readings.
+    # The two counters are not read at the same time. A few other packets, such as neighbour discovery, may pass between
+    # the readings.
     card = [later - earlier for earlier, later in zip(before, after, strict=True)]
     ok = code == 0 and all(abs(ours - theirs) <= 0.01 * theirs for ours, theirs in zip(counted, card, strict=True))
     features = [line.strip() for line in pair.near.run("ethtool", "-k", near).splitlines()]

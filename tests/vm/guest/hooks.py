@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests hooks, privileges, and the clean-up, with the agent on a veth interface. The RTTs of five methods are
-checked."""
+"""Runs the agent on a veth interface. Tests hooks, privileges, the clean-up, and the RTTs of five methods."""
 
 import os
 import time
@@ -18,7 +17,8 @@ _SUBNET_V4, _SUBNET_V6 = "10.9.0.0/24", "fd09:1::/48"
 
 
 def check(results: Results) -> None:
-    """Run with `auto` and `clsact`, as root and as nobody. End the agent with SIGTERM and with SIGKILL."""
+    """Run the agent with the hooks `auto` and `clsact`, as root and as the user `nobody`. End it with SIGTERM and with
+    SIGKILL."""
     pair = Pair()
     pair.veth("near0", "far0", "10.9.0")
     pair.near.ip("address add fd09:1::1/48 dev near0")
@@ -57,8 +57,8 @@ def _run(results: Results, pair: Pair, name: str, hook: str, prefix: tuple[str, 
 
 
 def _talk(pair: Pair) -> dict[tuple[str, str], float]:
-    """Send packets for each method. Return the shortest times that the applications measured, in ms, by (subnet,
-    method)."""
+    """Send packets for each method. Return the shortest times in ms that the applications measured: (subnet, method) ->
+    time."""
     targets = [(_V4, ""), (_V6, "")]
     times = {}
     for exchange, timestamps in (("tcp_timestamp", 1), ("tcp_sequence", 0)):

@@ -54,7 +54,7 @@ def default(results: Results) -> None:
 
 
 def _from_9p(results: Results) -> None:
-    """Load the program from a file system on which Landlock does not work. The agent must print a warning."""
+    """Load the program from 9p, a file system on which Landlock does not work. The agent must print a warning."""
     check = [sys.executable, "-m", "otel_epping", "check", "--max-subnets", "64"]
     done = subprocess.run(check, capture_output=True, text=True, cwd=Path(SHARE, "product"))
     warned = "Landlock could not be applied" in done.stderr
@@ -71,7 +71,7 @@ def _load(results: Results, name: str, config: EppingConfig) -> None:
     began = time.monotonic()
     try:
         with EppingCollector(config) as collector:
-            counts = collector.verified_instructions or {}  # Linux before 5.16 does not report them
+            counts = collector.verified_instructions or {}  # Linux before 5.16 does not report this number
             results.tell(name, True, f"{_listed(counts.items())} instructions; {time.monotonic() - began:.1f} s")
     except EppingError as error:
         detail = (error.detail or "").strip().splitlines()[-5:]

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests qdiscs and filters of other programs on the same interface, and an interface that is removed and added
-again."""
+"""Tests the agent on interfaces that have qdiscs and filters of other programs, and on an interface that is removed and
+added again."""
 
 import re
 import time
@@ -13,7 +13,8 @@ from tests.vm.guest.network import Pair
 from tests.vm.guest.results import Results
 
 _HOOKS = ("auto", "clsact")
-# Numbers, and the name of the hook that the last of all filters was added to or removed from.
+# Values that change by themselves: numbers, and the name of the hook at which the kernel last added or removed a
+# filter.
 _CHANGING = re.compile(r"\b(id|tag|index|ref|bind) \S+|(?<=^filter )(parent ffff:|ingress|egress) ?|\s+$")
 _FIRST = "other program's accepting filter at pref 1"
 _INGRESS = "other program's ingress qdisc"
@@ -36,7 +37,7 @@ def check(results: Results) -> None:
 
 
 def _netem_and_filters(number: int) -> list[str]:
-    """A delay on the interface, and filters after which other filters run."""
+    """A delay on the interface, and filters that let the next filters run."""
     near = f"near{number}"
     return [
         f"qdisc add dev {near} root netem delay 10ms limit 10000",
@@ -48,8 +49,8 @@ def _netem_and_filters(number: int) -> list[str]:
 
 
 def _ingress_qdisc(number: int) -> list[str]:
-    """The ingress qdisc instead of clsact. An interface can have only one of them, and ingress has no filters for
-    egress."""
+    """The ingress qdisc instead of clsact. An interface can have only one of the two, and the ingress qdisc has no
+    filters for transmitted packets."""
     near = f"near{number}"
     return [
         f"qdisc add dev {near} ingress",
@@ -63,7 +64,7 @@ def _accepting_filter(number: int) -> list[str]:
 
 
 def _first_accepting_filter(number: int) -> list[str]:
-    """A filter that accepts every packet, at the first priority. Filters after it see no packets."""
+    """A filter that accepts every packet, at the first priority. Later filters get no packets."""
     return _accepting(number, 1)
 
 
@@ -109,7 +110,7 @@ def _with_agent(results: Results, case: str, pair: Pair, number: int, hook: str)
 
 
 def _refused(results: Results, name: str, pair: Pair, near: str, hook: str) -> None:
-    """The agent must end with one line that names the cure, and must change nothing."""
+    """Check that the agent ends with one line that names the cure, and that it has changed nothing."""
     before = _state(pair, near)
     try:
         agent = Agent(f"neighbours {name}", pair.near, [near], "--hook", hook)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two namespaces, links between them, and a delay by netem, which is the expected RTT."""
+"""Two namespaces, and links between them. netem delays the packets of one side. This delay is the expected RTT."""
 
 from otel_epping.lab.namespaces import Namespace
 
@@ -34,5 +34,5 @@ class Pair:
 
     def delay(self, device: str) -> None:
         """Delay the packets that the far side sends through a device."""
-        # By default netem keeps 1,000 packets and drops the rest.
+        # By default, netem holds at most 1,000 packets, and drops further packets.
         self.far.run("tc", "qdisc", "add", "dev", device, "root", "netem", "delay", f"{DELAY_MS}ms", "limit", "10000")

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `otel-epping replay` on the host's captures. The events must be those that the host has found."""
+"""Runs `otel-epping replay` on the host's captures. The events must equal the events that `replay` found on the
+host."""
 
 import subprocess
 
@@ -10,7 +11,8 @@ ARGUMENTS = ("replay", "--events", "--format", "jsonl", "--sample-interval", "0"
 
 
 def check(results: Results) -> None:
-    """Replay each capture in /share/captures, and compare the events with NAME.events next to it, in any order."""
+    """Replay each capture in /share/captures. Compare the events with the file NAME.events next to the capture. The
+    order of the events does not matter."""
     captures = sorted((SHARE / "captures").glob("*.pcap"))
     for capture in captures:
         done = subprocess.run([*COMMAND, *ARGUMENTS, capture], capture_output=True, text=True, cwd="/tmp")

@@ -24,7 +24,8 @@ class Results:
         self._since = time.monotonic()
 
     def tell(self, name: str, ok: bool | None, text: str, **data: Any) -> None:
-        """Write a result: passed (True), red (False), or not tried (None)."""
+        """Write a result. `ok` is true if the check passed, false if it failed ("red"), and None if it was not
+        tried."""
         now = time.monotonic()
         line = {"test": self._test, "name": name, "ok": ok, "text": text, "seconds": round(now - self._since, 1)}
         self._since = now
@@ -33,7 +34,8 @@ class Results:
 
     @contextmanager
     def attempt(self, name: str, **data: Any) -> Iterator[None]:
-        """Write a result if the body raises an exception: not tried for NotTriedError, red for other exceptions."""
+        """Write a result if the body raises an exception: "not tried" for NotTriedError, "red" for any other
+        exception."""
         try:
             yield
         except NotTriedError as error:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TCP, DNS and ICMP between two namespaces. The times are measured by the application's own clock.
+"""TCP, DNS and ICMP between two namespaces. The application measures the times with its own clock.
 
-A socket always belongs to the namespace in which it was created, so all sockets can be used by threads of this process.
+A socket always belongs to the namespace in which it was created. So threads of this process can use the sockets of both
+namespaces.
 """
 
 import contextlib
@@ -25,7 +26,8 @@ _AT_ONCE = 8
 
 @dataclass
 class Clock:
-    """The shortest times that the application measured to an address, in ms. `error` is set if it failed."""
+    """The shortest times in ms that the application measured to an address. `error` is set if the application
+    failed."""
 
     connect_ms: float = float("inf")
     exchange_ms: float = float("inf")
@@ -34,7 +36,7 @@ class Clock:
 
 
 class Server:
-    """Echoes TCP data, or sends the requested number of bytes. Replies to every DNS query with the query."""
+    """Echoes TCP data, or sends the requested number of bytes. Sends every DNS query back as its reply."""
 
     def __init__(self, namespace: Namespace) -> None:
         with namespace.entered():
@@ -97,8 +99,8 @@ def _converse(namespace: Namespace, address: str, via: str, turns: int, bulk: in
 def talk(
     namespace: Namespace, targets: Iterable[tuple[str, str]], connections: int = 3, turns: int = 10, bulk: int = 0
 ) -> dict[str, Clock]:
-    """Exchange TCP data with each (address, device to bind to, or ""). Addresses run in parallel, connections to one
-    address in sequence."""
+    """Exchange TCP data with each target, which is (address, device to bind to or ""). The targets run in parallel. The
+    connections to one target run one after the other."""
 
     def one(target: tuple[str, str]) -> tuple[str, Clock]:
         address, via = target
@@ -127,6 +129,7 @@ def resolve(namespace: Namespace, address: str, queries: int = 8) -> float:
 
 
 def ping(namespace: Namespace, address: str, count: int = 8) -> float:
-    """Send echo requests, and return an upper limit of the shortest time in ms. ping rounds times to 0.1 ms."""
+    """Send echo requests, and return an upper limit of the shortest time in ms. (The exact time is not known, because
+    ping rounds times to 0.1 ms.)"""
     said = namespace.run("ping", "-n", "-i", "0.2", "-c", str(count), "-w", "20", address)
     return min(float(time) for time in re.findall(r"time=([\d.]+) ms", said)) + 0.05

@@ -46,7 +46,7 @@ _OFF = "tso off gso off gro off"
 
 
 def check(results: Results) -> None:
-    """Run three passes: with large segments, with large segments and `--tunnels`, and without both."""
+    """Run three passes: one with large segments, one with large segments and `--tunnels`, and one with neither."""
     pair = Pair()
     watched: list[Watched] = []
     for number, (kind, make) in enumerate(KINDS.items(), 1):
@@ -101,8 +101,8 @@ def _judge(rtts: dict[tuple[str, str, str], Rtt], device: str, subnet: str, cloc
 
 
 def _without_large_segments(pair: Pair) -> None:
-    """Switch large segments off on every interface. If an interface lacks a feature, ethtool fails but switches the
-    other features off."""
+    """Switch large segments off on every interface. If an interface lacks one of the features, ethtool fails, but still
+    switches the other features off."""
     for namespace in pair.sides:
         names = [line.split(": ")[1].split("@")[0] for line in namespace.run("ip", "-o", "link").splitlines()]
         script = f"for device in {' '.join(names)}; do ethtool -K $device {_OFF}; done 2>/dev/null || true"

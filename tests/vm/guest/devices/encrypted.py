@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces that encrypt. The parent shows no inner packets."""
+"""Interfaces that encrypt packets. On the parent interface, the inner packets cannot be read."""
 
 from otel_epping.lab.namespaces import Namespace
 from tests.vm.guest.devices.ethernet import mac

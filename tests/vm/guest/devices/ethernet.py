@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces on top of Ethernet. The parent shows the same packets."""
+"""Interfaces on top of Ethernet. The same packets also pass the parent interface."""
 
 import json
 
@@ -30,7 +30,7 @@ def vlan_in_packet(site: Site) -> list[Watched]:
 
 
 def qinq(site: Site) -> list[Watched]:
-    """802.1Q in 802.1ad."""
+    """An 802.1Q tag after an 802.1ad tag."""
     site.under()
     _tag(site, "outer0", "802.1ad", 9)
     for namespace, _, _, _ in site.each():
@@ -90,7 +90,8 @@ def ipvlan_l2(site: Site) -> list[Watched]:
 
 
 def ipvlan_l3(site: Site) -> list[Watched]:
-    """ipvlan in mode l3 does not resolve addresses, so both sides get neighbour entries with the Ethernet addresses."""
+    """ipvlan in mode l3 does not resolve addresses. So this function adds neighbour entries with the Ethernet addresses
+    on both sides."""
     site.under(addresses=False)
     add(site.pair.near, f"link {site.near} name ipvlan1 type ipvlan mode l3")
     site.up("ipvlan1", site.far)
@@ -101,9 +102,9 @@ def ipvlan_l3(site: Site) -> list[Watched]:
 
 
 def vrf(site: Site) -> list[Watched]:
-    """The member interface has the IP address; the socket of the application is bound to the VRF.
+    """A VRF. The member interface has the IP address, and the socket of the application is bound to the VRF.
 
-    The kernel does not pass packets of a VRF through the hooks of the VRF device itself.
+    Packets of a VRF do not pass the hooks of the VRF device itself.
     """
     site.under(addresses=False)
     near = site.pair.near

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Interfaces whose packets a process carries: tun, tap and PPPoE."""
+"""Interfaces whose packets are transported by a process: tun, tap and PPPoE."""
 
 import fcntl
 import os
@@ -36,7 +36,7 @@ def _carried(site: Site, mode: int) -> list[Watched]:
     subprocess.run(["modprobe", "tun"], check=True)
     for namespace, _, host, other in site.each():
         with namespace.entered():
-            # A device belongs to the namespace in which its file was opened.
+            # The kernel creates the device in the namespace in which /dev/net/tun was opened.
             handle = os.open("/dev/net/tun", os.O_RDWR)
             carrier = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         fcntl.ioctl(handle, _TUNSETIFF, struct.pack("16sH22x", device.encode(), mode | _NO_INFORMATION))

@@ -13,9 +13,9 @@ from tests.vm.guest.results import NotTriedError
 class Watched:
     """A watched interface of the near side, and an address that is reached through this interface.
 
-    `inner` and `inner_tunnels` say whether the parent shows the same RTTs without and with `--tunnels`. `via` is the
-    device to which the application must bind its socket. `limit` is the reason why no packets are expected on the
-    interface.
+    `inner` is true if the same RTTs are expected on the parent interface; `inner_tunnels` is true if they are expected
+    there with `--tunnels`. `via` is the device to which the application must bind its socket. `limit` is the reason why
+    no packets are expected on the interface.
     """
 
     kind: str
@@ -30,7 +30,7 @@ class Watched:
 
 
 class Site:
-    """Two namespaces, with a number and a name that no other kind has.
+    """The two namespaces for a kind of interface, and a number and a name that no other kind has.
 
     `near` and `far` are the two ends of the underlying link.
     """
@@ -48,8 +48,8 @@ class Site:
         self.pair.veth(self.near + suffix, self.far + suffix, network)
 
     def each(self) -> list[tuple[Namespace, str, int, int]]:
-        """Return for the near and the far side: the namespace, the underlying device, its own host number, and that of
-        the other side."""
+        """Return for the near and for the far side: the namespace, the underlying device, the host number of this side,
+        and the host number of the other side."""
         return [(self.pair.near, self.near, 1, 2), (self.pair.far, self.far, 2, 1)]
 
     def ends(self, host: int) -> str:
@@ -95,7 +95,7 @@ class Site:
         )
 
 
-# Error messages of ip if the kernel does not know a type, and if ip itself does not know it.
+# Error messages of ip(8): the kernel does not know a type, or ip itself does not know the type.
 _UNKNOWN = {
     "Unknown device type": "this kernel does not have it",
     "Operation not supported": "this kernel does not have it",
