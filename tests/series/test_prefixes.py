@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks in which place the counts of a subnet are exported: in its own series, in a covering prefix, or on the overflow
-point.
-"""
+"""Checks where the counts of a subnet are exported: in its own series, in a covering prefix, or on the overflow point."""
 
 from collections.abc import Iterator
 from contextlib import closing
