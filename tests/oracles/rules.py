@@ -123,8 +123,7 @@ class Rules:
             if packet.flags & (SYN | ACK) == SYN or packet.flags & RST:
                 self._fate[packet.frame] = Reason(Rule.SYN if packet.flags & SYN else Rule.RESET)
                 return
-            # If both endpoints are equal, the state of sender and receiver is kept separately, and nothing ever
-            # matches.
+            # If both endpoints are equal, there is one entry for both.
             halves = {packet.destination: _Half()} | {packet.source: _Half()}
             self._halves[packet.flow] = halves
         self._look_for_faults(halves[packet.source], halves[packet.destination], packet)
