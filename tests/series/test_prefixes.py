@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks where the counts of a subnet are exported: in its own series, in a covering prefix, or on the overflow point."""
+"""Checks where the counts of a subnet are exported: in its own series, in a covering prefix, or as overflow."""
 
 from collections.abc import Iterator
 from contextlib import closing
