@@ -158,7 +158,8 @@ def _error(value: str, url: SplitResult, prefix: str, others: tuple[str, ...]) -
         return f"which has no scheme: write http://{value}, or https:// for TLS"
     if not prefix and url.scheme not in _PORTS:
         known = "http, https, or a gRPC scheme: " + ", ".join(others) if others else "http or https"
-        return f"whose scheme {url.scheme!r} is not known: use {known}"
+        # urlsplit() of Python 3.11 and later finds no scheme in 1x://host, and that of 3.10 finds one.
+        return f"whose scheme {value.partition('://')[0].lower()!r} is not known: use {known}"
     if any(each.isspace() for each in value):
         return "which contains white space: remove it"
     literal = url.netloc.rpartition("@")[2]

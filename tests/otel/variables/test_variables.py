@@ -115,7 +115,7 @@ ENDPOINT_ERRORS = {
     ("http", "ftp://collector"): "scheme 'ftp' is not known: use http or https",
     ("grpc", "tcp://collector:4317"): "scheme 'tcp' is not known: use http, https",
     ("grpc", "://collector:4317"): "scheme '' is not known: use http, https",
-    ("grpc", "1x://collector:4317"): "scheme '' is not known: use http, https",
+    ("grpc", "1x://collector:4317"): "scheme '1x' is not known: use http, https",
     ("http", "://collector:4317"): "scheme '' is not known: use http or https",
     ("grpc", "unix://run/x"): "write unix:///run/x",
     ("grpc", '"http://collector:4317"'): "quotes around it: write http://collector:4317",
