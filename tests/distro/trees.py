@@ -46,8 +46,10 @@ def cache_folder() -> Path:
 
 
 def tree(release: str) -> Path:
-    """Return the root folder of a release's tree. Create the tree if there is none, or if it was made with another
-    recipe. A tree of sid is also created again if it is too old.
+    """Return the root folder of a release's tree.
+
+    The tree is created if the cache has no tree, or a tree that an earlier version of the recipe created. A
+    tree of sid is also created again if it is too old.
 
     No other process replaces the tree until this process ends. Needs root. Raises DistroError.
     """

@@ -11,17 +11,15 @@ flow, divided by the number of entries in the table.
 """
 
 import itertools
-import os
 import random
 import struct
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bench.timed_runs import one_cpu
 from otel_epping.kernel import methods
 from otel_epping.kernel.config import EppingConfig
 from tests.long.fuzz import builders
@@ -130,6 +128,7 @@ def run(bench: Bench, load: Load) -> Outcome:
     begin_ns = START_NS + number * 600 * SECOND
     before, began = rtts(bench), time.monotonic()
     strangers = syns = 0
+    # Each CPU has its own list of free entries, so the results of runs on several CPUs would differ.
     with one_cpu(), bench.counting() as counted:
         for ms in range(load.duration_ms + load.rtt_ms + 1):
             now_ns, events = begin_ns + ms * MS, due.get(ms, [])
@@ -153,18 +152,6 @@ def rtts(bench: Bench) -> tuple[int, int]:
     ended = bench.histograms["ended"]
     timestamp, handshake = (ended[of == methods.ALL.index(name)].sum() for name in ("tcp_timestamp", "tcp_handshake"))
     return int(timestamp), int(handshake)
-
-
-@contextmanager
-def one_cpu() -> Iterator[None]:
-    """Uses only one CPU. Each CPU has its own list of free entries, so the results of runs on several CPUs would
-    differ."""
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
-    try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
 
 
 def measured(config: EppingConfig, load: Load) -> Outcome:

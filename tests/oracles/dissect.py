@@ -95,7 +95,7 @@ def _unpack(layout: str, data: bytes, at: int, what: str) -> tuple[int, ...]:
 
 
 def link_payload(frame: Frame) -> tuple[int, int]:
-    """Returns the EtherType of the header after the link header (0: there is none), and the offset of that header.
+    """Returns the EtherType of the header after the link header, and the offset of that header. 0: no EtherType.
     Raises CutShortError."""
     data, link = frame.data, frame.link_type
     if link == ETHERNET:

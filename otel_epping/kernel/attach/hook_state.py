@@ -53,7 +53,7 @@ class HookState:
     others          description of the programs that run before our program and before which our program cannot be
                     moved; '' if there are none
     overtaken_s     time at which the monitor found that another program was attached; None if there is no such program
-    fault           description of the fault; '' if there is none
+    fault           description of the fault; '' without a fault
     refusal         description of the error if the program could not be attached again; otherwise ''
     is_blind        true if the fault is a fault of unseen packets
     reattaching     the attempts to attach the program again
@@ -84,7 +84,7 @@ class HookState:
 
     @property
     def misses_packets(self) -> bool:
-        """True if so many packets are missing in the window that late counters cannot be the reason.
+        """True if too many packets are missing in the window for late counters to be the reason.
 
         Our program may have missed packets even when it was first on the hook. In this case, the property is
         true only if all packets are missing.
