@@ -22,14 +22,15 @@ _MACHINE_ID = Path("/etc/machine-id")
 class InstanceId:
     """Reserves the id of the agent that watches these interfaces.
 
-    A context manager: on exit, the id becomes free for another agent.
+    Use the object as a context manager. On exit, another agent can reserve the same id.
 
     value  the id
     """
 
     def __init__(self, interfaces: Iterable[str]) -> None:
         machine = ""
-        # A container may have no machine id, or the machine id of its image. But each container has its own host name.
+        # A container may have no machine id, or the same machine id as all containers of its image. But each container
+        # has its own host name.
         with suppress(OSError):
             machine = escaped(_MACHINE_ID.read_bytes().strip())
         namespace = Path("/proc/self/ns/net").stat().st_ino

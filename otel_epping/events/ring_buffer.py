@@ -2,9 +2,10 @@
 """Reads individual events from the program's ring buffer: each RTT, and each flow that opens or closes.
 
 Only a program built with `EppingConfig(events=True)` writes events. The ring buffer consists of a page with the
-reader's position, a page with the program's position, and the records. User space maps all three. The records are
-mapped twice in sequence, so that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux). All records
-have the same size, so all unread records together are one numpy array. To read the records, no system call is needed.
+reader's position, a page with the program's position, and the records. User space maps both pages and the records. The
+records are mapped twice in sequence, so that no record is split at the end of the ring (kernel/bpf/ringbuf.c in Linux).
+All records have the same size, so all unread records together are one numpy array. To read the records, no system call
+is needed.
 """
 
 import mmap
