@@ -7,8 +7,8 @@
 
 One thread serves all clients. The thread reads from all connections, and answers each request as soon as the request is
 complete. So a slow client does not delay other clients. A request must be complete within two seconds after the client
-connects. Its size must not exceed 4 KiB. If 64 connections are open and a new client connects, the oldest connection is
-closed.
+connects. A request must not be larger than 4 KiB. If 64 connections are open and a new client connects, the oldest
+connection is closed.
 
 http.server is used only to parse requests and to format answers. The server class of http.server is not used, because
 it handles one client after the other.

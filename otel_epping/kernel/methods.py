@@ -31,7 +31,7 @@ ALL = tuple(method.name for method in METHODS)
 
 
 def mask(names: tuple[str, ...]) -> int:
-    """Returns a mask of these methods, which is the constant METHODS of bpf/methods.h.
+    """Returns the constant METHODS of bpf/methods.h, which is a bit mask of the given methods.
 
     Raises EppingError if a name is unknown, or if `names` is empty.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The clock for exported timestamps: Unix time that follows every step forward and never runs backwards.
+"""The clock for exported timestamps. The clock returns Unix time, and never runs backwards.
 
 When the system clock is set forward, this clock is set forward at once. A common case is a router whose clock starts in
 1970 and is set later. When the system clock is set back, this clock advances at half speed until the system clock has
@@ -21,7 +21,7 @@ from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
-_WARN_AHEAD_NS = 10**9  # smaller differences are normal, because NTP adjusts the clock gradually
+_WARN_AHEAD_NS = 10**9  # smaller differences are normal while NTP adjusts the system clock
 
 
 def _since_boot_ns() -> int:
@@ -29,7 +29,7 @@ def _since_boot_ns() -> int:
 
 
 class Clock:
-    """A callable object that returns Unix time in ns. Each result is later than the previous one.
+    """A callable object that returns Unix time in ns. Each result is later than the previous result.
 
     Any thread may call the object.
 
