@@ -78,9 +78,9 @@ class Interval:
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
-        """Frees the number and the slots of each interface that is gone, if all readers have delivered its counts.
+        """Frees the numbers and the slots of removed interfaces.
 
-        slots  as in Found
+        slots  Found.slots
         """
         gone = interfaces.gone() & frozenset.intersection(*(reader.done for reader in self.readers))
         if not gone:
