@@ -111,12 +111,12 @@ class Health:
     def _check_read(self, extra_s: float) -> Check:
         """Checks that the last reading of each reader is at most (2 * interval + 1 s + `extra_s`) old.
 
-        If a reader has no reading yet, the time when the reader was created is used instead.
+        The time since the creation of a reader is used as the age if the reader has no reading yet.
         """
         if not self._exporters:
             return Check("read", True, "counts are read at each scrape")
         age_s = time.monotonic() - min(exporter.producer.read_at_s for exporter in self._exporters)
-        # One second is added, because a reading can take this long on a busy machine.
+        # The limit includes one extra second, because a reading can take one second on a busy machine.
         ok = age_s <= 2 * self._interval_s + 1 + extra_s
         return Check("read", ok, f"counts were read {age_s:.0f} s ago; the interval is {self._interval_s:g} s")
 

@@ -38,7 +38,7 @@ class Reloader:
         self._settings, self._reread, self._interfaces, self._collector = settings, reread, interfaces, collector
         self._needs_restart = {each.field for each in DEFINITIONS if not each.spec.reloadable}
         # If no limit was set when the agent started, the agent does not store the counts that are needed to apply a
-        # limit. In this case, the agent must be restarted to set a limit.
+        # limit. So a limit that is added later needs a restart.
         self._needs_restart |= set() if settings.is_bounded else LIMIT_SETTINGS
 
     def reload(self) -> None:

@@ -41,7 +41,7 @@ _PAUSE_S = 0.1
 _RETRY_S = 2.0
 _MAX_LISTED = 20
 # When the agent stops, it exports the last interval. If the export is not finished _DETACH_S before the deadline of the
-# stop, the agent starts to detach the program. If the export is not finished _ABANDON_S before this deadline, the agent
+# stop, the agent starts to detach the program. If the export is not finished _ABANDON_S before the deadline, the agent
 # abandons the export.
 _DETACH_S = 3.0
 _ABANDON_S = 0.2

@@ -31,7 +31,7 @@ class Notifier:
 
     def __init__(self) -> None:
         self.interval_s: float | None = None
-        # The name of an abstract socket starts with a zero byte. In the variable, an @ replaces this byte.
+        # The name of an abstract socket starts with a zero byte. NOTIFY_SOCKET contains an @ in place of the zero byte.
         self._address = os.environ.get("NOTIFY_SOCKET", "").replace("@", "\0", 1)
         self._has_watchdog = False
         if self._address:

@@ -6,9 +6,9 @@
     jsonl     the same objects, one per line
     ppviz     RTTs only, times in seconds; the format of Kathleen Nichols' pping, which her viewer reads
 
-A flow is printed as `source:port+destination:port` of the *reply*, so the host that replied comes first. For ICMP, both
-ports are the echo identifier. The source code of ePPing is pping/pping.c of github.com/xdp-project/bpf-examples: see
-print_event_standard(), print_event_json() and print_event_ppviz().
+A flow is printed as `source:port+destination:port` of the reply packet. So the host that replied is printed first. For
+ICMP, both ports are the echo identifier. The source code of ePPing is pping/pping.c of
+github.com/xdp-project/bpf-examples: see print_event_standard(), print_event_json() and print_event_ppviz().
 
 The JSON format has one field that ePPing does not print. If the method of an RTT is not one of ePPing's methods, the
 JSON object of this RTT ends with the field `method`.

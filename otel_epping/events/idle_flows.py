@@ -61,8 +61,8 @@ class IdleFlowCloser:
         """Returns a closing event for each direction that was reported as open; `opened` has the shape (flows, 2).
 
         Half 0 is the direction from the internal endpoint to the external endpoint. The source of a closing event is
-        the endpoint that received the packets of the closed direction. This matches RTT events, in which the source is
-        the endpoint that replied.
+        the endpoint that received the packets of the closed direction. Similarly, the source of an RTT event is the
+        endpoint that replied.
         """
         rows, halves = np.nonzero(opened)
         flows = keys["flow"][rows]

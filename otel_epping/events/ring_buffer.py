@@ -27,7 +27,7 @@ Events = npt.NDArray[Any]
 # enum event_type of bpf/events.h.
 RTT, OPENING, CLOSING = range(3)
 # FLOW_TIMEOUT is an additional value of enum event_reason. GARBAGE_COLLECTION is an additional value of enum
-# event_trigger. Only user space uses these two values.
+# event_trigger. Only user space uses FLOW_TIMEOUT and GARBAGE_COLLECTION.
 FLOW_TIMEOUT = 6
 GARBAGE_COLLECTION = 2
 

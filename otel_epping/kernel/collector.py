@@ -71,8 +71,8 @@ class EppingCollector:
         self.attachments = Attachments(self.program, self.config.hook)
         self._clock = Clock()
         self.started_ns = self._clock()
-        # A slot is freed when all readers have read its final counts. The set contains weak references, so that a
-        # reader which nothing else references does not delay freeing a slot.
+        # A slot is freed when all readers have read its final counts. The set contains weak references. So a reader
+        # that is no longer used does not delay the freeing of slots.
         self._readers: weakref.WeakSet[Reader] = weakref.WeakSet()
         self._control = Control(self.program.maps["control"])
         self._end_monitor: Callable[[], None] | None = None
@@ -93,9 +93,9 @@ class EppingCollector:
         """Attaches the program to both hooks of an interface. The program is the first program on each hook.
 
         A thread checks the hooks each second. If another process has detached the program, the thread attaches the
-        program again. If another program may run first, the thread moves this program to the front
-        (kernel/attach/hook_monitor.py). If the program does not receive all packets, the thread logs the cause. `role`
-        is the position of the interface in the network:
+        program again. If another program may run before the collector's program, the thread moves the collector's
+        program to the front. If the program does not receive all packets, the thread logs the cause. `role` is the
+        position of the interface in the network:
 
             wan     packets that arrive come from the external side
             lan     packets that arrive come from the internal side

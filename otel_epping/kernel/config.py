@@ -37,8 +37,8 @@ IDLE_TIMEOUTS_NS = (0, 366 * 24 * 3600 * 10**9)
 def possible_cpus() -> int:
     """Returns the highest possible CPU number plus one (the kernel's nr_cpu_ids).
 
-    A table with counters for each CPU has one row for each CPU number, even if no CPU has this number. Raises
-    EppingError if /sys cannot be read.
+    Tables with counters for each CPU have a row for each CPU number below the result. Raises EppingError if /sys cannot
+    be read.
     """
     try:
         ranges = _POSSIBLE_CPUS.read_text().strip()

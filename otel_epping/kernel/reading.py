@@ -70,7 +70,7 @@ class Reading:
 
     @property
     def counts(self) -> CountTable:
-        """`buckets`, `sum_ns` and `counters` as one table, which shares the memory of these arrays."""
+        """`buckets`, `sum_ns` and `counters` as one table, which shares the memory of the three arrays."""
         return CountTable(self.buckets, self.sum_ns, as_matrix(self.counters))
 
 

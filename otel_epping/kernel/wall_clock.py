@@ -53,8 +53,8 @@ class Clock:
             ahead_ns = self._latest_ns - wall_ns
             if ahead_ns > _WARN_AHEAD_NS and not self._is_ahead:
                 _log.warning(
-                    "the system clock was set back: exported timestamps are %.0f s ahead of it, and advance at half "
-                    "speed until it has caught up",
+                    "the system clock was set back: exported timestamps are %.0f s ahead of the system clock, and "
+                    "advance at half speed until the system clock has caught up",
                     ahead_ns / 1e9,
                 )
                 self._is_ahead = True

@@ -17,8 +17,7 @@ class Limits:
 
     max_series   maximum number of subnets and covering prefixes that have series; None for the number of slots
     min_samples  number of RTTs that a subnet must have before it is exported individually
-    roll_up      if true, subnets beyond `max_series` or below `min_samples` are exported in covering prefixes, not on
-                 the overflow point
+    roll_up      if true, subnets beyond a limit are exported in covering prefixes, not on the overflow point
     """
 
     max_series: int | None = None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The registry of all series. For each series, it stores the key, the number, the start time and the delivery state."""
+"""All series, with the key, the number, the start time and the delivery state of each series."""
 
 from typing import Any
 

@@ -68,7 +68,7 @@ def test_a_step_back_of_an_hour_is_compensated_in_two_hours(interval_ns: int, ca
     assert ahead_ns[-3] > 0
     (message,) = caplog.messages
     assert message.startswith(
-        f"the system clock was set back: exported timestamps are {ahead_ns[0] / SECOND:.0f} s ahead of it, and "
+        f"the system clock was set back: exported timestamps are {ahead_ns[0] / SECOND:.0f} s ahead of the system clock"
     )
 
 

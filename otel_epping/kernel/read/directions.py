@@ -30,8 +30,8 @@ _log = logging.getLogger("otel_epping")
 # sample of the flows.
 _COMPARED = 4096
 # One-way flows of an interface are reported if the interface has had at least _MIN_ONE_WAY one-way flows for at least
-# _ONE_WAY_NS. Fewer one-way flows can result from stray packets. During a shorter time, packets of the other direction
-# may not have arrived yet.
+# _ONE_WAY_NS. Fewer one-way flows can result from stray packets. The minimum time allows packets of the other direction
+# to arrive.
 _MIN_ONE_WAY = 3
 _ONE_WAY_NS = 10_000_000_000
 # A direction may be missing if the other direction has at least _MIN_PACKETS packets, and has more than _RARER times as
@@ -81,7 +81,7 @@ _NO_FLOWS = Flows(0, 0, 0)
 
 
 def share(flows: int) -> int:
-    """Returns the number n if the scan compares every nth flow.
+    """Returns a number n. The scan compares one out of n flows.
 
     `flows` is the number of flows for which the table contains packets of only one end.
     """
@@ -261,7 +261,7 @@ class Directions:
     def _find_mirrors(self, names: dict[int, str], roles: dict[int, Role]) -> None:
         mirrors = []
         for each, name in names.items():
-            if roles.get(each) is Role.MIRROR:  # flows may date from before it became a mirror port
+            if roles.get(each) is Role.MIRROR:  # flows may be older than the interface's role
                 continue
             flows, pairs = self._flows.get(each, _NO_FLOWS), self._pairs.get(each, 0)
             if flows.is_mirror:

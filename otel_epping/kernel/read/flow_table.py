@@ -112,9 +112,9 @@ class FlowTable:
         self.gone = gone
 
     def scan_soon(self) -> None:
-        """Requests a scan before the next regular scan.
+        """Requests an early scan.
 
-        The next call of active() scans the table if the last scan was at least one second ago.
+        Then active() scans the table as soon as the last scan is at least one second old.
         """
         self._due_ns = min(self._due_ns, self._scanned_ns + _SOON_NS)
 

@@ -19,8 +19,8 @@ from otel_epping.kernel.sparse_histograms import spans, starts_of, sums
 # Number of buckets in a block. Buckets are read in blocks, because reading single buckets takes twice as long as
 # reading blocks. A block fills a cache line.
 BLOCK = 16
-# A block has this opaque type, because numpy copies an opaque item in one operation. Copying 16 separate numbers takes
-# twice as long.
+# The numpy type of a block is opaque, because numpy copies an opaque item in one operation. Copying 16 separate numbers
+# takes twice as long as copying a block.
 _BLOCK_TYPE = np.dtype((np.void, 4 * BLOCK))
 # If new RTTs are counted in a row while the row is read, the row is read again. In one reading, a row is read at most
 # _TRIES times.
@@ -133,7 +133,7 @@ class HistogramReader:
         )
 
     def _read_changed(self, begin: int, histograms: Records) -> Indexes:
-        """Reads the rows of a part that have new RTTs. Returns the rows that have RTTs outside of their runs.
+        """Reads the rows of a part that have new RTTs. Returns the rows whose run does not contain all RTTs of the row.
 
         If an RTT is counted in a row while the row is read, the row is read again, so that its buckets and its sum
         contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, each of the _TRIES

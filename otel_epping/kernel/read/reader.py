@@ -78,7 +78,7 @@ class Interval:
         self.directions.update_pairs(lambda: pairs.rows(0, pairs.length), self.slots.epoch, names, roles, traffic)
 
     def end_interfaces(self, interfaces: InterfaceCounters, slots: Records) -> None:
-        """Frees the numbers and the slots of removed interfaces.
+        """Frees the number and the slots of each removed interface when all readers have delivered its counts.
 
         slots  Found.slots
         """

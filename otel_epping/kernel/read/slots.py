@@ -150,8 +150,8 @@ class Slots:
 
     def _grow(self, rows: int, now_ns: int) -> None:
         self._events = grow(self._events, rows)
-        # A slot may already have an owner when a reader reads the slot for the first time. So the current time is the
-        # time of a new slot's first change.
+        # A slot may already have an owner when a reader reads the slot for the first time. So the time of the last
+        # change of a new slot is initialized to the current time.
         self._changed_ns = grow(self._changed_ns, rows, now_ns)
         self._is_closing = grow(self._is_closing, rows)
 
@@ -198,8 +198,8 @@ class Slots:
         # notice the change. So the time of the last change is set when the slot is freed.
         self._changed_ns[slots] = self.now_ns()
         self.give(slots)
-        # A flow stores for the rest of the epoch that no slot was free. In the new epoch, the program looks up the
-        # flow's slot again.
+        # If no slot was free for a flow, the flow has cached the overflow slot for the present epoch. In a new epoch,
+        # the program looks up the flow's slot again.
         self._control.epoch += 1
         self._control.write()
 

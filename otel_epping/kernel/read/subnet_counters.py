@@ -28,7 +28,10 @@ def _fields(array: Array, excluded: tuple[str, ...]) -> list[tuple[str, Any]]:
 
 
 def _columns(struct: np.dtype[Any], names: tuple[str, ...], number: np.dtype[Any]) -> slice:
-    """Returns the columns of adjacent fields in a view of the struct as an array of the type `number`."""
+    """Views the struct as an array of the type `number`.
+
+    Returns the columns of the given fields, which must be adjacent.
+    """
     assert struct.fields is not None
     begin, end = struct.fields[names[0]][1], struct.fields[names[-1]][1] + struct[names[-1]].itemsize
     assert end - begin == sum(struct[name].itemsize for name in names), f"{names} are not adjacent"
@@ -68,7 +71,7 @@ class SubnetCounters:
         )
 
     def empty_table(self) -> CountTable:
-        """Returns a table without rows, whose rows can store records of the type `dtype`."""
+        """Returns a table without rows. A row can store a record of the type `dtype`."""
         return CountTable.empty(self.dtype.itemsize // _WORD.itemsize)
 
     def records(self, counts: CountTable) -> Records:
@@ -88,7 +91,7 @@ class SubnetCounters:
             total: Words = np.empty(seen.shape, _HALF)
             _sum_over_cpus(words.view(_HALF)[..., ecn], total)
             new = total - seen.astype(_HALF)
-            if new.any():  # saves a third of the method's time in networks without ECN
+            if new.any():  # this check saves a third of the method's time in networks without ECN
                 seen += new
 
     def _read_flow_counters(self, counters: Counts) -> None:
@@ -106,10 +109,11 @@ class SubnetCounters:
         """
         counters = counts.counters[: len(since)]
         self._read_flow_counters(counters)
-        # Counters are read before the flow table is scanned. If a flow opens between the two steps, the flow is counted
-        # as active but not as opened. This case does not change `silence`. If a flow closes between the two steps, the
-        # flow is counted as ended in silence. This race is benign: `silence` is too high by one for each end of the
-        # flow. But the next flow that really ends in silence does not increase `silence`, so the error does not grow.
+        # Counters are read before the flow table is scanned. If a flow opens between the counter read and the table
+        # scan, the flow is counted as active but not as opened, and `silence` does not change. If a flow closes between
+        # the counter read and the table scan, the flow is counted as ended in silence. This race is benign: `silence`
+        # is too high by one for each end of the flow. But the next flow that really ends in silence does not increase
+        # `silence`, so the error does not grow.
         found, entries = self._flows.active(since)
         records = self.records(counts)[: len(since)]
         opened, closed, silence = (records[name] for name in ("opened", "closed", _SILENCE))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Counts RTT samples that were started but are not completed yet.
 
-Their RTTs are not in the histograms until the replies arrive.
+The histograms contain the RTT of a sample only after the reply arrives.
 """
 
 import numpy as np
