@@ -102,7 +102,7 @@ class Health:
     def _check_measured(self) -> Iterator[Check]:
         """Yields a failed check if an interface was detected as a mirror port but is not watched with --mirror.
 
-        On such an interface, packets are counted, but no RTT is measured.
+        If a mirror port is not watched with --mirror, packets are counted, but no RTT is measured.
         """
         if names := sorted(self._mirror_ports()):
             text = f"both directions arrive the same way on {listed(names)}: use --mirror for mirror ports"

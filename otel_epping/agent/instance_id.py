@@ -3,8 +3,8 @@
 
 OpenTelemetry's semantic conventions (section "Service" of the resource conventions) require that no two running
 instances have the same id. The conventions also define a UUID namespace for ids that are derived from stable
-properties. Here, the properties are the host, its network namespace and the selected interfaces. If two running agents
-have the same properties, the second agent gets a random id.
+properties. The agent derives the id from the host, the network namespace and the selected interfaces. If two running
+agents have the same properties, the second agent gets a random id.
 """
 
 import socket
@@ -20,7 +20,7 @@ _MACHINE_ID = Path("/etc/machine-id")
 
 
 class InstanceId:
-    """Reserves the id of the agent that watches these interfaces.
+    """Reserves the id of an agent that watches the given interfaces.
 
     Use the object as a context manager. On exit, another agent can reserve the same id.
 

@@ -11,7 +11,7 @@ connects. A request must not be larger than 4 KiB. If 64 connections are open an
 connection is closed.
 
 http.server is used only to parse requests and to format answers. The server class of http.server is not used, because
-it handles one client after the other.
+the class handles one client after the other.
 """
 
 import json
@@ -51,8 +51,8 @@ class _Handler(BaseHTTPRequestHandler):
     error_message_format = "%(message)s\n"
 
     def __init__(self, request: bytes, probes: Mapping[str, Probe]) -> None:
-        # super().__init__() is not called, because it needs a socket. To handle a request, http.server needs only the
-        # attributes that are set here.
+        # The constructor of the base class is not called, because the constructor needs a socket. To handle a request,
+        # the base class needs only the following attributes.
         self._probes = probes
         self.client_address = ("", 0)
         self.rfile, self.wfile = BytesIO(request), BytesIO()
@@ -60,7 +60,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.handle_one_request()
 
     def do_GET(self) -> None:  # http.server requires this name
-        """Answers with the result of the requested probe. If no probe has this path, the answer lists all paths."""
+        """Answers with the result of the requested probe.
+
+        If no probe has the requested path, the answer lists all paths.
+        """
         url = urlsplit(self.path)
         probe = self._probes.get(url.path)
         if not probe:

@@ -54,10 +54,10 @@ class Agent:
     raise EppingError if they fail.
     """
 
-    # load() sets these attributes.
+    # Attributes that load() sets.
     _instance: InstanceId
     _collector: EppingCollector
-    # serve() sets these attributes.
+    # Attributes that serve() sets.
     _interfaces: InterfaceMonitor
     _hooks: HookMonitor
     _pipelines: "Pipelines"
@@ -245,7 +245,7 @@ def _warn_of_capabilities(kept: Collection[str]) -> None:
 def run(settings: Settings, reread: Callable[[Settings], Settings]) -> bool:
     """Runs the agent. Returns True if the last export of each exporter succeeded.
 
-    Also returns True if a signal stopped the agent before it watched an interface. After SIGHUP, the agent calls
+    Also returns True if a signal stopped the agent before the agent watched an interface. After SIGHUP, the agent calls
     `reread`, which reads the settings file again and returns the new settings. Raises EppingError if the agent cannot
     start.
     """

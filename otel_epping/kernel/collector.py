@@ -97,8 +97,8 @@ class EppingCollector:
         program to the front. If the program does not receive all packets, the thread logs the cause. `role` is the
         position of the interface in the network:
 
-            wan     packets that arrive come from the external side
-            lan     packets that arrive come from the internal side
+            wan     incoming packets come from the external side
+            lan     incoming packets come from the internal side
             mirror  a mirror, SPAN or TAP port: packets of both directions arrive, and the program does not know from
                     which side a packet comes. If packets can arrive twice, set `copies` in the configuration
 
@@ -180,8 +180,8 @@ class EppingCollector:
         then counts the rows in use. So the counted rows include each slot that has an RTT in the old interval.
 
         Benign race: while the interval ends, a CPU may be recording an RTT. The CPU may then update the minimum or
-        maximum of the old interval after the reader has read it. This update is lost, because no reader reads the old
-        interval again. The RTT itself is counted in its bucket.
+        maximum of the old interval after the reader has read the old interval. The late update is lost, because no
+        reader reads the old interval again. The RTT itself is counted in its bucket.
         """
         with self._lock:
             self._control.interval += 1

@@ -14,7 +14,7 @@ class CountTable:
     """Counts of each row. Each count has 64 bits. A count never decreases until its row is reset.
 
     buckets   (rows,) numbers of RTTs by bucket
-    sum_ns    (rows,) sum of these RTTs, ns
+    sum_ns    (rows,) sum of the RTTs, ns
     counters  (rows, counters) packets, bytes and all other counts
     """
 

@@ -11,7 +11,7 @@ class Method(NamedTuple):
 
     name       the name of the method in settings and attributes
     transport  the network transport: tcp, udp, quic or icmp
-    summary    the packet that starts an RTT sample, and the packet that completes it
+    summary    the packet that starts an RTT sample, and the packet that completes the sample
     """
 
     name: str

@@ -114,7 +114,7 @@ class Accumulators:
         if not len(counted):
             return counted
         # Several rows may belong to the same series. The rows are sorted by series, so that rows of the same series are
-        # adjacent, and reduceat() can add them up.
+        # adjacent, and reduceat() can add up these rows.
         counted = counted[np.argsort(to[counted], kind="stable")]
         begins = np.flatnonzero(np.diff(to[counted], prepend=-1))
         series = to[counted][begins]

@@ -3,9 +3,9 @@
 
 A subnet can be exported individually, in series of its own. Subnets beyond the limit are aggregated, either in a
 covering prefix or on the overflow point. The new counts of a row are added to the series that the row belongs to at
-the time of the reading. This has three effects. Totals are exact even when subnets move between series. The counts of a
-series never decrease. No count is in two series. A slot can get a new owner even if the counts of the former owner are
-not delivered yet, because these counts are stored in the former owner's series.
+the time of the reading. So totals are exact even when subnets move between series, the counts of a series never
+decrease, and no count is in two series. A slot can get a new owner even if the counts of the former owner are not
+delivered yet, because these counts are stored in the former owner's series.
 
 The rules:
 

@@ -63,7 +63,7 @@ class _PlacedSubnet:
 class Placement:
     """The subnets of the latest reading, and the series of each subnet's rows.
 
-    exists         (subnets,) true if a subnet has this number
+    exists         (subnets,) true if the number belongs to a subnet
     is_individual  (subnets,) true if the subnet is exported individually
     """
 
@@ -105,7 +105,7 @@ class Placement:
         """Moves rows that have a new owner from their old subnets to their new subnets.
 
         changed   the rows that have a new owner
-        start_ns  the time of the previous reading. A new series starts at this time, or when the owner got the slot,
+        start_ns  the time of the previous reading. A new series starts at `start_ns` or when the owner got the slot,
                   whichever is later
 
         Returns the subnets that lost all of their rows.
@@ -205,8 +205,8 @@ class Placement:
     def roll_up(self, budget: Budget) -> None:
         """Moves subnets from the overflow point to covering prefixes.
 
-        A subnet is moved to the longest covering prefix that has a series or that the budget allows. If there is no
-        such prefix, the subnet stays on the overflow point.
+        A subnet is moved to the longest covering prefix that has a series or that the budget allows. If the budget
+        allows no covering prefix, the subnet stays on the overflow point.
         """
         by_subnet = self._registry.by_subnet
         for subnet in self._aggregated():

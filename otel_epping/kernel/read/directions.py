@@ -185,7 +185,7 @@ class Directions:
 
     @property
     def mirrors(self) -> frozenset[str]:
-        """Names of mirror ports that are not watched as mirror ports. At these interfaces, no RTTs are measured."""
+        """Names of mirror ports whose RTTs are not measured, because the ports are not watched as mirror ports."""
         return self._mirrors
 
     @property

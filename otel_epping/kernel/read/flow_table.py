@@ -36,7 +36,8 @@ class _Part(NamedTuple):
               closed
     interface (flows,) identifier of the interface
     answered  (flows,) true if packets of both ends were seen and the flow is not closed
-    compared  (n,) indexes of the flows with packets of only one end, or indexes of a sample of them if there are many
+    compared  (n,) indexes of the flows with packets of only one end, or indexes of a sample of these flows if there are
+              many
     keys      (n,) keys of the flows in `compared`
     """
 
@@ -158,8 +159,8 @@ class FlowTable:
 
         A flow is active if it had a packet in the last IDLE_NS, on an interface that still exists.
         """
-        # If a packet arrived after the time was read, `last_ns` is later than the current time. In this case, the
-        # unsigned difference wraps around, and `silent_ns`, which is its signed view, is negative.
+        # If a packet arrived after the time was read, `last_ns` is later than the current time, and the unsigned
+        # difference wraps around. So `silent_ns`, the signed view of the difference, is negative.
         silent_ns: Times = (np.uint64(self._now_ns(int(last_ns.max(initial=0)))) - last_ns).view(np.int64)
         is_active = silent_ns <= IDLE_NS
         if self.gone:

@@ -62,7 +62,8 @@ class HistogramReader:
     - Later, RTTs are counted in the buckets 0 and 414. All 415 buckets need 26 blocks, which are 416 words. A run
       cannot extend past the last bucket, because the next row starts after the last bucket. So the run starts one word
       before bucket 0,
-      and `first` is -1. The word before bucket 0 is part of `max_word`. The copy of this word in the run is set to 0.
+      and `first` is -1. The word before bucket 0 is part of `max_word`. In the run, the word before bucket 0 is set to
+      0.
 
     ended  (rows,) the number of RTTs of each row
     """
@@ -114,7 +115,7 @@ class HistogramReader:
             del histograms  # unmaps the part before the next part is mapped
 
     def finish(self, visit: Callable[[int, Records], None]) -> None:
-        """Widens the runs that were too narrow, and reads the parts that contain these runs again."""
+        """Widens the runs that were too narrow, and rereads the parts that contain widened runs."""
         for _ in range(_PASSES):
             if not self._outgrown:
                 break
@@ -123,7 +124,7 @@ class HistogramReader:
             self.work(visit)
 
     def _widen_runs(self, first: Indexes, end: Indexes) -> None:
-        """Extends each run so that it contains the buckets `first` to `end` - 1. New buckets are 0 until they are read.
+        """Extends each run to include the buckets `first` to `end` - 1. New buckets are 0 until they are read.
 
         `first` and `end` have the shape (rows,).
         """
@@ -137,7 +138,7 @@ class HistogramReader:
 
         If an RTT is counted in a row while the row is read, the row is read again, so that its buckets and its sum
         contain the same RTTs. If the program is interrupted on a CPU while it counts an RTT, each of the _TRIES
-        attempts can fail. In this case, the table keeps the row's previous counts until the next reading.
+        attempts can fail. If all attempts fail, the table keeps the row's previous counts until the next reading.
 
         begin       the number of the first row of the part
         histograms  the program's rows of the part
@@ -190,8 +191,8 @@ class HistogramReader:
             return
         buckets = self._counts.buckets
         places = buckets.starts[rows] // BLOCK
-        # If all runs are adjacent, their buckets are accessed as a slice. A slice is a view, which takes half the time
-        # of a copy.
+        # If all runs are adjacent, the buckets of the runs are accessed as a slice. A slice is a view, which takes half
+        # the time of a copy.
         is_slice = places[-1] + blocks[-1] - places[0] == len(new)
         where = slice(places[0], places[0] + len(new)) if is_slice else spans(places, blocks)
         counts = buckets.counts.reshape(-1, BLOCK)

@@ -41,7 +41,7 @@ class InterfaceCounters:
         return dict(self._numbers.names)
 
     def gone(self) -> frozenset[Gone]:
-        """Returns the interfaces that were removed at least 5 s ago, because their counts do not change any more."""
+        """Returns the interfaces that were removed at least 5 s ago, and whose counts no longer change."""
         return self._numbers.gone()
 
     def read(self, names: dict[int, str], now_ns: int) -> tuple[Records, Times]:

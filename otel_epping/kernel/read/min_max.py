@@ -19,7 +19,7 @@ NO_MIN_NS = int(_VALUE_MASK)  # greater than any RTT
 
 
 def decode(interval: int, min_words: Counts, max_words: Counts) -> tuple[Indexes, Counts, Counts]:
-    """Returns the rows that have an RTT in this interval, and the minima and maxima of these rows in ns.
+    """Returns the rows that have an RTT in the given interval, and the minima and maxima of these rows in ns.
 
     `min_words` and `max_words` are the program's words, with the shape (rows,). A word of another interval is ignored.
     """

@@ -102,7 +102,7 @@ class Reader:
     delivered  the interfaces in the latest reading's `gone` whose counts the receiver has. Set this attribute before
                each read() if exports may fail. If `delivered` is None, counts are considered delivered when they are
                read
-    done       the interfaces that are gone and whose counts were delivered before the latest reading
+    done       the removed interfaces whose counts were delivered before the latest reading
     min_max    minimum and maximum RTTs since this reader's latest reading. The readings of all readers update the
                minima and maxima
     """
@@ -157,7 +157,7 @@ class Reader:
             self._gone = self._interfaces.gone()
             self._flows.end(frozenset(each.identifier for each in self._gone))
             # The program removes an entry from the flow table only to make room for another flow. So if an entry was
-            # created before this scan and the scan does not find the entry, its flow was evicted.
+            # created before this scan and the scan does not find the entry, the flow of the entry was evicted.
             flows_created, traffic = self._interfaces.flows_and_traffic()
             began_ns = interval.slots.now_ns()
             owners = interval.slots.owners(interval.rows)
@@ -190,7 +190,8 @@ class Reader:
                 interfaces_since_ns=interfaces_since_ns,
                 gone=self._gone,
             )
-            # From here on, slots may get new owners. So all data of the slots must already be in the reading.
+            # The following steps may give slots to new owners. So the reading must already contain all data of the
+            # slots.
             if interval.slots.is_taking_back:
                 events = self._histograms.ended + packets_of(reading.counters)
                 interval.slots.take_back(self, interval.readers, began_ns, Found(slots, events, active != 0))

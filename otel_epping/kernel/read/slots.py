@@ -7,7 +7,7 @@ Flows and the slot cache store the numbers of slots. So a slot gets a new owner 
    flow or the slot cache has stored a slot in an earlier epoch, the program looks up the slot again.
 2. The agent waits for GRACE_NS. A program run that found the slot before step 1 ends within microseconds. So after
    GRACE_NS, the counts of the slot are final, which means that they cannot change any more.
-3. When all readers have read the final counts, the agent clears the slot. The slot is then free.
+3. When all readers have read the final counts, the agent clears the slot and puts it into the queue of free slots.
 
 Until step 3, readers add the counts of the slot to its old owner. If a packet of the old owner arrives before step 3,
 the old owner gets another slot.
@@ -117,7 +117,7 @@ class Slots:
         reader    the reader that calls this method
         readers   all readers of the collector
         began_ns  the time at which the reading began, on the clock of `now_ns`
-        found     the slots as the reading found them
+        found     the state of the slots in the reading
         """
         rows, now_ns = len(found.events), self.now_ns()
         self._grow(rows, now_ns)

@@ -100,7 +100,7 @@ class SubnetCounters:
             counters[begin : begin + len(window), columns] = window.view(_WORD).reshape(len(window), -1)
 
     def read(self, counts: CountTable, since: Words) -> tuple[Counts, int]:
-        """Reads the counters of the first rows into a table, which must have these rows.
+        """Reads the counters of the first len(since) rows into a table that already has these rows.
 
         since  (rows,) the parameter of FlowTable.active()
 
