@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Turns the kernel's counts into OpenTelemetry metrics.
+"""Converts the kernel's counts to OpenTelemetry metrics.
 
 EppingMetricProducer follows the specification (metrics SDK, "MetricProducer"): produce() returns the metrics of one
-instrumentation scope, and the producer has its own setting of the temporality. The Python SDK has no such interface
-yet, so `install.py` and `pipeline.py` connect the producer to a reader or an exporter.
+instrumentation scope, and the producer has its own setting of the temporality. The Python SDK has no MetricProducer
+interface yet, so `install.py` and `pipeline.py` connect the producer to a reader or an exporter.
 """
 
 import threading
@@ -36,7 +36,7 @@ _HISTOGRAM_WEIGHT = 4
 
 
 class EppingMetricProducer:
-    """Turns the readings of a collector into metrics, for one exporter.
+    """Converts the readings of a collector to metrics for one exporter.
 
     collector    the running collector; the producer creates its own reader of the maps
     temporality  CUMULATIVE by default. With DELTA, a point has the counts since the last delivered point of its series
