@@ -103,6 +103,6 @@ def sum_metric(
 
 
 def rtt_metric(points: Sequence[ExponentialHistogramDataPoint], temporality: AggregationTemporality) -> Metric:
-    """Returns the RTT metric with these histograms."""
+    """Returns the RTT metric with the histograms `points`."""
     metric = metric_table.RTT
     return Metric(metric.name, metric.description, metric.unit, ExponentialHistogram(points, temporality))

@@ -106,8 +106,7 @@ def _points(*columns: Column) -> Points:
 def number_points(attributes: Sequence[Column], start_ns: Times, time_ns: int, values: protobuf.Integers) -> Points:
     """Encodes n data points of counters. `values` and `start_ns` have the shape (n,); times are Unix time, ns.
 
-    The pieces of the columns `attributes` come from number_attributes(). A point has the attributes of all columns in
-    `attributes`.
+    The pieces of the columns `attributes` come from number_attributes(). Each point has the attributes of all columns.
     """
     records = np.full(len(values), _NUMBER)
     records["start_time_unix_nano"] = start_ns
@@ -121,8 +120,8 @@ def histogram_points(
 ) -> Points:
     """Encodes n histogram points. `start_ns` has the shape (n,); times are Unix time, ns.
 
-    The pieces of the columns `attributes` come from histogram_attributes(). A point has the attributes of all columns in
-    `attributes`.
+    The pieces of the columns `attributes` come from histogram_attributes(). Each point has the attributes of all
+    columns.
     """
     records = np.full(len(start_ns), _HISTOGRAM)
     records["start_time_unix_nano"] = start_ns
