@@ -59,8 +59,8 @@ ATTRIBUTES = {
     INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface no longer exists or is no longer "
     "selected; `refused`: the program could not be attached, for the reason in the log; `reattached`: the program was "
     "attached again after another process had detached it; `moved`: the program was moved back to the front of a hook, "
-    "because another program had been attached in front of it; `unseen`: in one direction, the kernel counts packets that "
-    "the program does not see.",
+    "because another program had been attached in front of it; `unseen`: in one direction, the kernel counts packets "
+    "that the program does not see.",
     FLOW_OPENING: "`syn`: the SYN-ACK was seen; `midway`: the flow was already open when it was first seen, or "
     "had been idle for 5 minutes.",
     FLOW_CLOSING: "`fin`: both endpoints sent a FIN; `rst`: an endpoint sent an RST; `silence`: the flow was idle for "
