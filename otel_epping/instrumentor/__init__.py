@@ -13,8 +13,8 @@ Settings come from arguments of instrument(), from OTEL_EPPING_* variables (envi
 that OTEL_EPPING_CONFIG names, or from `instrumentation/development: python: otel_epping:` in the file that
 OTEL_CONFIG_FILE names. If the settings name no interface, the interfaces with a default route are watched.
 
-In each network namespace, only the first instrumented process measures the network. The other instrumented processes of
-that network namespace do not export the metrics of otel-epping. If a server forks workers from the measuring process,
+In each network namespace, only the first instrumented process measures the network. Other instrumented processes in the
+same network namespace do not export the metrics of otel-epping. If a server forks workers from the measuring process,
 the workers do not export the metrics of otel-epping either.
 
 If the measurement cannot start (no privileges, no BCC, a wrong setting), the cause is logged as one warning, and the

@@ -31,7 +31,7 @@ OTEL_EPPING_SAMPLE_INTERVAL = "OTEL_EPPING_SAMPLE_INTERVAL"
 """Minimum time between two RTT samples in one direction of a flow."""
 
 OTEL_EPPING_MAX_AGE = "OTEL_EPPING_MAX_AGE"
-"""Maximum RTT. A packet whose reply takes longer than this time is not measured."""
+"""Maximum RTT. A packet whose reply takes longer than the maximum RTT is not measured."""
 
 OTEL_EPPING_METHODS = "OTEL_EPPING_METHODS"
 """Methods that measure RTTs, comma-separated; docs/methods.md describes each."""

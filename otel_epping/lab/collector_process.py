@@ -24,8 +24,8 @@ Protocol = Literal["grpc", "http"]
 class CollectorProcess(ABC):
     """A collector that forwards to `sink` over the protocol `forward`; a context manager.
 
-    Inside the `with` statement, the collector listens on 127.0.0.1 of `namespace`. The sink must listen in the same
-    namespace. Port 0 means any free port; `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is
+    Inside the `with` statement, the collector listens on 127.0.0.1 of `namespace`. The sink must also listen in
+    `namespace`. Port 0 means any free port; `grpc_endpoint` and `http_endpoint` are the URLs for an exporter. `name` is
     the name of the collector's program. The collector is a child process in the foreground, and the kernel kills the
     collector when this process ends. The `with` statement raises LabError if the collector does not listen within 10 s.
     """

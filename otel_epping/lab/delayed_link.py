@@ -46,7 +46,7 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _TUNSETIFF = 0x400454CA  # linux/if_tun.h
 _IFF_TAP_NO_PI = 0x0002 | 0x1000
 _QUEUE_LIMIT = 20_000  # packets: 30 MB if each packet has 1500 bytes; the process forwards 20,000 packets in 4 s
-_READS_PER_TURN = 32  # a small number, so that due packets are written soon after each turn of reads
+_READS_PER_TURN = 32  # maximum number of frames that are read from a device before due packets are written
 _FRAME_SIZE = 65536
 _RECENT = 10_000  # number of packets whose lateness LinkStatistics reports
 
@@ -141,7 +141,7 @@ class _DelayQueue:
         taps = [self._near, self._far]
         while True:
             timeout = max(0, self._waiting[0][0] - time.monotonic_ns()) / 1e9 if self._waiting else None
-            # select(), because the timeouts of poll() and epoll() are whole milliseconds.
+            # Uses select(), because the timeouts of poll() and epoll() are whole milliseconds.
             for tap in select.select(taps, [], [], timeout)[0]:
                 self._read(tap)
             self._write_due()

@@ -3,7 +3,7 @@
 
 Through a router, clients exchange data with servers in ten subnets. Each subnet has its own delay (`otel_epping.lab`).
 The agent watches the router's interface, and exports to a third-party OpenTelemetry collector. The collector forwards
-the metrics to a sink. The table is computed only from the metrics in the sink.
+the metrics to a sink. The table of results is computed only from the metrics in the sink.
 """
 
 import os

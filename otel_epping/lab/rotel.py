@@ -51,7 +51,7 @@ class Rotel(CollectorProcess):
 
 
 def find_rotel() -> Path | None:
-    """Returns the path of the binary, or None if the package is not installed."""
+    """Returns the path of rotel's binary, or None if the package is not installed."""
     package = importlib.util.find_spec("rotel")
     binary = Path(package.origin).parent / "rotel-agent" if package and package.origin else None
     return binary if binary and binary.exists() else None

@@ -47,7 +47,7 @@ def finish(talking: subprocess.Popen[str]) -> Totals:
 def result(talking: subprocess.Popen[str]) -> Totals:
     """Waits for the end of a `talk` process that has a duration.
 
-    Returns its totals. Raises LabError if the process failed.
+    Returns the totals of the process. Raises LabError if the process failed.
     """
     stdout, _ = talking.communicate()
     if talking.returncode:

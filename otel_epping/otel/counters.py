@@ -2,7 +2,7 @@
 """Maps the counters of the kernel program to metrics and attributes.
 
 `metric_table.py` describes the metrics. To export another counter, add an entry to SUBNET_COUNTERS or
-INTERFACE_COUNTERS. The entries depend on the structs of the kernel program, and metric_table.py does not.
+INTERFACE_COUNTERS. The entries, unlike metric_table.py, depend on the structs of the kernel program.
 """
 
 import dataclasses

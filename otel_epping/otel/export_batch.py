@@ -29,8 +29,8 @@ class RttSeries(NamedTuple):
     fitted    the buckets of the histograms
     sum_ns    (n,) the sum of all RTTs of each histogram
     min_ns    (n,) the minimum RTT, which is not below the lower bound of the first bucket
-    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. If minimum and maximum are
-              unknown, both are 0. EppingCollector._next_interval() describes the race that causes this case
+    max_ns    (n,) the maximum RTT, which is not above the upper bound of the last bucket. Unknown minimums and maximums
+              are 0. EppingCollector._next_interval() describes the race after which minimum and maximum are unknown
     """
 
     rows: Indexes
@@ -66,7 +66,7 @@ def rtt_series(rows: Indexes, unsent: Unsent, offset: int, scale: int) -> RttSer
     """Returns the histogram of each row that has at least one RTT. Bucket 0 has the OTLP index `offset` at `scale`.
 
     rows    (rows,) the numbers of the rows in the reading
-    unsent  the pending counts of these rows
+    unsent  the pending counts of the rows in `rows`
 
     If an RTT is counted while the maps are read, the RTT is only in the buckets of the current reading, but it
     contributes to the minimum and maximum of the current reading and of the next reading (Interval.hand_out_min_max()).

@@ -4,8 +4,8 @@
 In the SDK, the exporter is the only public extension point that receives the result of an export. The counts of a
 successful request are acknowledged. The counts of a failed request stay pending in the producer.
 
-For an official OTLP exporter, the package otlp/ encodes the requests. This package is 30 times as fast as the encoder
-of the SDK. Any other exporter gets objects of the SDK.
+For an official OTLP exporter, the package otlp/ encodes the requests. The package otlp/ is 30 times as fast as the
+encoder of the SDK. Any other exporter gets objects of the SDK.
 """
 
 import logging
@@ -109,7 +109,7 @@ class ProducerExporter(MetricExporter):
         self._process = os.getpid()
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
-        """Reads the kernel's counts and exports the counts. Each request is well below the size limits of receivers.
+        """Reads the kernel's counts, and exports these counts. Each request is well below the size limits of receivers.
 
         In a forked child, the SDK starts its readers again. But a forked child does not export the collector's metrics.
         """

@@ -70,7 +70,10 @@ class UndeliveredDeltas:
         self._kept.clear()
 
     def add_to(self, resources: Sequence[ResourceMetrics]) -> Sequence[ResourceMetrics]:
-        """Adds all kept deltas to the metrics of an export. The sums are kept until acknowledge() is called."""
+        """Adds all kept deltas to the metrics of an export.
+
+        Keeps the sum of old and new deltas until acknowledge() is called.
+        """
         kept = self._kept
         self._kept = {_key(*each): each for each in _deltas(resources)}
         for key, old in kept.items():

@@ -36,8 +36,8 @@ def rtt_point(
 ) -> ExponentialHistogramDataPoint:
     """Returns the data point of one histogram. RTTs are passed in nanoseconds; the point has RTTs in seconds.
 
-    min_max_ns  minimum and maximum RTT. A maximum of 0 means that both are unknown. Then the data point omits min and
-                max, as OTLP allows
+    min_max_ns  minimum and maximum RTT. If minimum and maximum are unknown, the maximum is 0, and the data point omits
+                min and max, as OTLP allows
     """
     minimum, maximum = (value / _NS for value in min_max_ns) if min_max_ns[1] else (None, None)
     return ExponentialHistogramDataPoint(

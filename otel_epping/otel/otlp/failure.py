@@ -22,8 +22,7 @@ _REMEMBERED = 64
 class Failure(NamedTuple):
     """The cause of a failed export. `text` is for the log.
 
-    kind           equal for failures with the same cause, even if their texts differ. If `kind` is empty, use
-                   kind_of(text)
+    kind           a text that is equal for all failures with the same cause. If `kind` is empty, use kind_of(text)
     is_transient   true if a retry may succeed (OTLP specification, "Retryable Response Codes", "Failures")
     retry_after_s  time that the receiver asks to wait before the retry, or None
     """

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sends requests through the channel of the official gRPC exporter (1.45).
 
-The sender uses the target, credentials, headers, compression and timeout of the exporter. Unlike in the exporter,
+The sender uses the target, credentials, headers, compression and timeout of the exporter. Instead of the exporter,
 retries.py retries requests, and answer.py interprets responses. The deadline of a gRPC call covers the whole call, from
 name resolution to the last byte.
 """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Provides connections for the package `requests` that an Exchange can shut down.
+"""Makes the package `requests` use connections that an Exchange can shut down.
 
 The connections use the TLS settings of the exporter.
 """

@@ -2,7 +2,7 @@
 """Sends requests through the session of the official HTTP exporter (1.45).
 
 The sender uses the endpoint, headers, compression, timeout and session of the exporter. The session has the settings of
-TLS, proxies and credentials. Unlike in the exporter, retries.py retries requests, and answer.py interprets responses.
+TLS, proxies and credentials. Instead of the exporter, retries.py retries requests, and answer.py interprets responses.
 """
 
 import os

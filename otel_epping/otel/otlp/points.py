@@ -146,7 +146,7 @@ def _buckets(histograms: HistogramArrays) -> list[Column]:
     encoded, lengths = protobuf.varints(histograms.counts)
     ends = _sums(lengths)[histograms.starts]
     counts = encoded.tobytes()
-    # A loop over all points slices `counts`. A slice takes 60 ns, and numpy has no faster way to cut pieces of
+    # The loop over all points slices `counts`. A slice takes 60 ns, and numpy has no faster way to cut pieces of
     # different lengths.
     pieces = [counts[start:end] for start, end in pairwise(ends.tolist())]
     packed = Column(np.array(pieces, object), np.diff(ends))

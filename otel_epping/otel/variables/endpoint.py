@@ -26,8 +26,8 @@ _LOCAL = ("unix", "unix-abstract")  # Unix sockets are on the local host, so TLS
 class Endpoint(NamedTuple):
     """The destination: a URL for OTLP/HTTP, a target for OTLP/gRPC.
 
-    secure  true if TLS is used. None if the endpoint does not specify this; then OTEL_EXPORTER_OTLP_INSECURE decides
-    local   true if the target is a socket of this host, for which plain text is the default
+    secure  true if TLS is used, false for plain text. None if OTEL_EXPORTER_OTLP_INSECURE decides
+    local   true if the target is a socket of the local host, for which plain text is the default
     user    for OTLP/gRPC: the text "user:password" of the URL, because a gRPC target cannot contain this text. For
             OTLP/HTTP: empty, because the text stays in the URL
     """

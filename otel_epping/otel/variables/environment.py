@@ -25,7 +25,7 @@ class Variable(NamedTuple):
 class Environment:
     """The variables of a process, and the errors found in these variables.
 
-    errors     a sentence for each invalid variable, with the variable, its value, the cause and the cure
+    errors     a sentence for each invalid variable, with name, value, cause and cure
     warnings   a sentence for each valid value that is probably not intended
     canonical  values of the variables that the SDK itself reads, in the form that the SDK understands. None means that
                the variable must be unset
