@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connects two hosts by a link, which delays each packet by half of the RTT of the packet's server subnet.
 
-The kernel module for delays, netem, is often missing. So the link consists of two TAP devices, one in each namespace,
-and a process. The process reads frames from one device, keeps them until they are due, and writes them to the other
+The kernel module for delays, netem, is often missing. So the link consists of a process and of two TAP devices, one in
+each namespace. The process reads frames from one device, keeps them until they are due, and writes them to the other
 device. A TAP device without a virtio header has no offloads: the kernel segments and checksums packets before it passes
 them on, so no frame is larger than the MTU.
 

@@ -52,8 +52,8 @@ ATTRIBUTES = {
     "and direction already waited for a reply; `expired`: no reply arrived within the maximum age; `superseded`: a "
     "later packet was answered first; `repeated`: the packet was retransmitted, so the reply may belong to either "
     "copy; `abandoned`: the flow restarted, lost its timestamps or was evicted; `measured`: the reply completed the "
-    "sample. If a `begun` sample is in no other count, it still waits for a reply, or its DNS, echo or QUIC request "
-    "was evicted.",
+    "sample. A `begun` sample without another outcome still waits for a reply, or the DNS, echo or QUIC request of the "
+    "sample was evicted.",
     TIMESTAMP_FAULT: "`missing`: segments have no timestamp; `still`: the TSval did not change, and no RTT sample "
     "was started for 250 ms; `unechoed`: a segment was acknowledged without an echo of its TSval.",
     INTERFACE_EVENT: "`attached`: the program was attached; `detached`: the interface no longer exists or is no longer "

@@ -123,8 +123,8 @@ class HttpSender(RequestSender):
         if isinstance(root, ConnectionResetError | RemoteDisconnected) and self._url.startswith("http://"):
             hints.append(SPEAKS_TLS)
         text = f"{self._where()}: {text}" + (f": {hints[0]}" if hints else "")
-        # Errors of OpenSSL are permanent, except SSLEOFError: the connection was closed without a TLS shutdown. Errors
-        # for invalid headers and URLs are permanent, too.
+        # Errors of OpenSSL are permanent, except SSLEOFError, which is raised if the connection was closed without a
+        # TLS shutdown. Errors for invalid headers and URLs are permanent, too.
         refused = isinstance(root, ssl.SSLError) and not isinstance(root, ssl.SSLEOFError)
         is_broken = isinstance(error, requests.exceptions.ConnectionError) or (
             isinstance(root, OSError) and not isinstance(root, requests.exceptions.RequestException)

@@ -93,7 +93,10 @@ def _varint_field(number: int, numbers: Indexes) -> Column:
 
 
 def _message(number: int, *columns: Column) -> list[Column]:
-    """Adds a first column, which has the key and the length of each field. The result has n fields of type LEN."""
+    """Inserts a column with the key and the length of each field before `columns`.
+
+    The result has n fields of type LEN.
+    """
     lengths = np.sum([column.lengths for column in columns], axis=0)
     return [Column.of_varints(protobuf.key(number, protobuf.LEN), lengths), *columns]
 
