@@ -46,7 +46,7 @@ and `malformed` are values of the attribute `epping.packet.kind`.
 ## Headers between Ethernet and IP
 
 The program reads up to 8 of the headers in this table in any order, in live traffic and in captures. If fewer than 8
-bytes follow the EtherType of such a header, the packet counts as `malformed`.
+bytes follow the EtherType of a header in this table, the packet counts as `malformed`.
 
 | EtherType | header |
 |---|---|
@@ -68,12 +68,12 @@ The program does not read these packets and headers:
   An MPLS label does not say which protocol follows it. If the first digit after the label is 4 or 6, the program
   assumes that IP follows (RFC 4928).
 - Switch tags without an EtherType before them (DSA, Broadcom, MediaTek), on the interface between host and switch.
-  Instead of this interface, watch the interfaces of the switch's ports.
+  Instead of the interface between host and switch, watch the interfaces of the switch's ports.
 - Packets inside VXLAN, GRE and IP-in-IP tunnels, unless `--tunnels` is set. Inside a tunnel, the program reads at most
   one 802.1Q tag.
 
 The program ignores bytes after the end of the IP packet, because the IP header contains the length of the packet. If a
-PPPoE or 802.3 header contains a smaller length, the packet ends after that length.
+PPPoE or 802.3 header contains a smaller length than the IP header, the packet ends after the smaller length.
 
 On interfaces without an Ethernet header (PPP, tun, GRE, VTI and others), the kernel gives the program the protocol and
 the offset of the network header. [docs/platforms.md](platforms.md) lists the tested interfaces.
@@ -96,11 +96,11 @@ _BETWEEN_LINK_TYPES = """
 IEEE 802.11: `replay` reads data frames that are neither encrypted nor fragmented. All other frames count as `non_ip`.
 If a frame is an A-MSDU, which contains several packets, `replay` reads only the first packet.
 
-`replay` skips packets of all other link types. `replay` reads the rest of the capture, reports the link types of the
-skipped packets, and ends with exit code 1. To read traffic of an unsupported link type, capture the traffic with
-another link type. `tcpdump -L` lists the link types of an interface, and `tcpdump -y` selects a link type. If the
-unsupported header has a fixed size and is followed by Ethernet or IP, `editcap -C BYTES -T ether` or `editcap -C BYTES
--T rawip` removes the header.
+`replay` skips packets of link types that are not in the table above. `replay` reads the rest of the capture, reports
+the link types of the skipped packets, and ends with exit code 1. To read traffic of an unsupported link type, capture
+the traffic with another link type. `tcpdump -L` lists the link types of an interface, and `tcpdump -y` selects a link
+type. If the unsupported header has a fixed size and is followed by Ethernet or IP, `editcap -C BYTES -T ether` or
+`editcap -C BYTES -T rawip` removes the header.
 
 The following link types are not supported. Error messages contain the names of these link types:
 

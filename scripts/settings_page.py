@@ -22,7 +22,7 @@ line. The agent ignores variables that Kubernetes sets for a Service. For exampl
 `OTEL_EPPING_HEALTH_PORT=tcp://10.0.0.5:8080` for a Service with the name `otel-epping-health`.
 
 The standard `OTEL_*` variables set the destination of the metrics and the export interval. [exporting.md](exporting.md)
-describes them.
+describes these variables.
 
 In a file, write a list as a YAML list. In a variable, separate the items of a list by commas. Write a time with a unit
 (`100ms`, `2.5s`, `1m`). A number without a unit is a time in seconds.
