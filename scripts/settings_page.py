@@ -36,7 +36,7 @@ a name takes precedence over `auto`, and `auto` takes precedence over a pattern.
 the same way, `mirror` takes precedence over `lan`, and `lan` takes precedence over `interface`.
 
 An interface that is selected by name must exist when the agent starts. After the start, the agent attaches to selected
-interfaces when they appear, and detaches from interfaces that disappear. The series of an interface end when the
+interfaces when they appear, and detaches from interfaces that disappear. The series of an interface are ended when the
 interface has been absent for 5 seconds and each exporter has delivered all counts of the interface. If an interface
 with the same name appears before the series end, the series continue. At most 1024 interfaces have their own counters
 at the same time. All further interfaces share one set of counters, which is exported without a name, until the series
