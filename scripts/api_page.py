@@ -15,8 +15,8 @@ _HEAD = """# Library API
 Import the names on this page from `otel_epping`. Other modules of the package are not public and may change without
 notice. A name is imported when it is first used, so `import otel_epping` alone loads neither numpy nor the
 OpenTelemetry SDK. [examples/library.py](../examples/library.py) is a complete program. Applications that are
-instrumented with OpenTelemetry do not need this API. They use `otel_epping.instrumentor.EppingInstrumentor` (see the
-[README](../README.md)).
+instrumented with OpenTelemetry do not need this API. Such applications use
+`otel_epping.instrumentor.EppingInstrumentor` (see the [README](../README.md)).
 
 If a name ends in `_ns`, the value is an integer number of nanoseconds. If a name ends in `_s`, the value is a number of
 seconds.
