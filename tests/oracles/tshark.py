@@ -163,7 +163,7 @@ class _Comparison:
         if self._is_counted_on(packet):
             return "which continues with the numbers of the previous connection"
         inside = self.acknowledgements.in_a_tunnel(packet, frame)
-        return "which takes tunnelled packets for the same connection" if inside else None
+        return "which regards tunnelled packets as part of the same connection" if inside else None
 
     def _is_counted_on(self, packet: Packet) -> bool:
         """Returns true if tshark regards new data as a retransmission. The cause is a SYN-ACK that starts a new
