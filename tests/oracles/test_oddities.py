@@ -166,8 +166,8 @@ def test_tshark_may_time_a_copy(tmp_path: Path) -> None:
     kinds["retransmission"] = {2}
     report = tshark.compare(records, observed, Found({reply: [Answer(2, 29_940_000)]}, kinds=kinds), "made")
     assert report.holds, str(report)
-    assert report.tally["tcp_sequence: ours and tshark's, which times the copy of the segment"] == 1
-    assert report.tally["retransmissions: retransmission to tshark, a copy to us, captured twice"] == 1
+    assert report.tally["tcp_sequence: ours and tshark's, but tshark's RTT starts at the copy"] == 1
+    assert report.tally["retransmissions: retransmission to tshark, a copy (packet captured twice)"] == 1
     fails(
         tshark.compare(records, observed, Found({reply: [Answer(2, 29_900_000)]}), "made"), "from frame 1: tshark has"
     )
@@ -215,7 +215,7 @@ def test_tshark_may_time_the_copy_of_a_request(tmp_path: Path) -> None:
     observed = Observed([Sample(reply, "icmp_echo", 4_000_000)], frames=len(records))
     found = Found(icmp={reply: [Answer(2, 3_970_000)]})
     assert tshark.compare(records, observed, found, "made").tally == {
-        "icmp_echo: ours and tshark's, which times the copy of the question": 1
+        "icmp_echo: ours and tshark's, but tshark's RTT starts at the copy": 1
     }
     observed = Observed([Sample(reply, "icmp_echo", 4_010_000)], frames=len(records))
     fails(tshark.compare(records, observed, found, "made"), "tshark has 3970000 ns from frame 2")
@@ -235,7 +235,7 @@ def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> No
         return tshark.compare(records, observed, Found({}), "made")
 
     assert compared(first, 30_000_000).tally == {
-        "tcp_sequence: ours only: tshark has no time, but the capture shows it": 1
+        "tcp_sequence: ours only: tshark has no RTT, but the capture shows the RTT": 1
     }
     fails(compared(second, 40_000_000), "from frame 1: tshark has no time for this frame")
     fails(compared(first, 31_000_000), "acknowledges no segment that was sent at that time")

@@ -71,13 +71,13 @@ class _Comparison:
             elif _agree(sample, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's"] += 1
             elif self._times_the_copy(sample, origin, theirs):
-                self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the segment"] += 1
+                self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             elif origin.frame in self.refused:
-                self.report.tally[f"{sample.method}: ours only: tshark times the SYN whose data was refused"] += 1
+                self.report.tally[f"{sample.method}: ours only: tshark's RTT starts at the SYN"] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
             elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
-                self.report.tally[f"{sample.method}: ours only: tshark has no time, but the capture shows it"] += 1
+                self.report.tally[f"{sample.method}: ours only: tshark has no RTT, but the capture shows the RTT"] += 1
             else:
                 self.report.errors.append(f"{what} from frame {origin.frame}: {_say(theirs)}")
 
@@ -99,7 +99,7 @@ class _Comparison:
             elif not theirs and (odd := self._odd(sample)):
                 self.report.tally[f"{sample.method}: ours only: tshark {odd}"] += 1
             elif any(self._answers_the_first(sample, answer) for answer in theirs):
-                self.report.tally[f"{sample.method}: ours and tshark's, which times the copy of the question"] += 1
+                self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             else:
                 self.report.errors.append(f"{sample.method}, frame {sample.frame}, {sample.rtt_ns} ns: {_say(theirs)}")
 
@@ -147,11 +147,11 @@ class _Comparison:
         """Returns the reason why the comparison ignores a segment that tshark reports, or None."""
         packet = self.packets.get(frame)
         if packet is None or packet.fault:
-            return "not a complete TCP packet outside of a tunnel to us"
+            return "in a tunnel or incomplete, according to our program"
         if frame in self.copies:
-            return "a copy to us, captured twice"
+            return "a copy (packet captured twice)"
         if frame in self.late_copies:
-            return "a late copy to us, captured twice"
+            return "a late copy (packet captured twice)"
         if frame in self.refused:
             return "data of the SYN that the server refused"
         if packet.flags & (SYN | ACK) == SYN:
@@ -167,9 +167,10 @@ class _Comparison:
 
     def _is_counted_on(self, packet: Packet) -> bool:
         """Returns true if tshark regards new data as a retransmission. The cause is a SYN-ACK that starts a new
-        connection: after it, tshark still compares with the sequence numbers of the old connection.
+        connection. After this SYN-ACK, tshark still compares new segments with the sequence numbers of the old
+        connection.
 
-        tshark marks such a SYN-ACK both as a retransmission and as a reuse of the ports.
+        tshark marks the SYN-ACK both as a retransmission and as a reuse of the ports.
         """
         if not self.found.kinds or packet.frame in self.again:
             return False

@@ -67,7 +67,7 @@ Answers = dict[int, list[Answer]]  # by the frame of the reply
 
 @dataclass
 class Found:
-    """tshark's results. A field is None if tshark was not asked for these results."""
+    """tshark's results. A field is None if its values were not requested from tshark."""
 
     ack_rtt: Answers | None = None
     dns: Answers | None = None
@@ -129,7 +129,7 @@ def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None
 
 def _answers(path: Path, ns: int) -> Answers:
     """Reads answers. The first column is the frame of the reply; the last two columns are the frame of the request and
-    the time."""
+    the RTT."""
     found: Answers = defaultdict(list)
     with path.open(newline="") as file:
         for number, row in enumerate(csv.reader(file), 1):

@@ -8,7 +8,8 @@
     public  a folder that the user `nobody` can read
 
 Agents run as the user `nobody` (unprivileged.py). All other commands run as the user who runs the tests. `epping` and
-`start` accept a `command`, which may remove rights or files from the environment of otel-epping before it runs.
+`start` accept a `command`, which may remove rights or files from the environment of otel-epping before otel-epping
+starts.
 """
 
 import os
@@ -45,14 +46,14 @@ def ns() -> Iterator[Namespace]:
 
 
 def environment(settings: dict[str, str]) -> dict[str, str]:
-    """Return the environment of the tests without OTEL_* variables, and with these settings."""
+    """Return the environment of the tests without OTEL_* variables, with `settings` added."""
     return {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")} | settings
 
 
 def epping(
     ns: Namespace, *arguments: str, command: list[str] | None = None, settings: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run otel-epping to its end. `command` may restrict the environment of otel-epping first."""
+    """Run otel-epping to its end. `command` may restrict the environment before it starts otel-epping."""
     usual = AGENT if arguments[:1] == ("run",) else COMMAND
     process = ns.popen(
         [*(command or usual), *arguments],

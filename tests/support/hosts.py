@@ -72,7 +72,8 @@ def dropping(length: int) -> bytes:
 
 
 def runs(fd: int) -> int:
-    """Return how many packets a program has processed. The kernel counts them only if kernel.bpf_stats_enabled is 1."""
+    """Return how many packets a program has processed. The kernel counts the packets only if kernel.bpf_stats_enabled
+    is 1."""
     shown = subprocess.run(
         ["bpftool", "-j", "prog", "show", "id", str(program_id(fd))], capture_output=True, text=True, check=True
     )

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Creates RTTs of given values. The kernel program counts them, and the OpenTelemetry SDK exports them in this process.
+"""Creates RTTs of given values. The kernel program counts the RTTs, and the OpenTelemetry SDK exports them from this
+process.
 
-The pitfalls of SDK 1.45, with the tests for them. Each was reproduced before `otel/install.py` was written:
+The list shows the pitfalls of OpenTelemetry SDK 1.45 and the tests for them. Each pitfall was reproduced before
+`otel/install.py` was written:
 
  1  a provider without data never calls its exporter        test_our_metrics_are_exported_if_the_provider_has_no_data
  2  an exception in a collect callback ends the thread      test_a_reader_survives_a_failed_reading
@@ -41,15 +43,15 @@ from tests.support.prog_test_run import EGRESS, INGRESS, MS, START_NS, Bench
 PACKETS = metric_table.SUBNET_PACKETS.name
 # There are few subnets, because the preparation of their memory takes time.
 CONFIG = EppingConfig(packet_clock=True, sample_interval_ns=0, max_age_ns=64_000_000_000, max_subnets=8_000)
-# The offsets of the timestamps in a segment of Flow.frame(). They follow Ethernet, IPv4, TCP, two NOPs, and the kind
-# and the length of the option.
+# The offsets of the timestamps in a segment of Flow.frame(). The timestamps follow Ethernet, IPv4, TCP, two NOPs, and
+# the kind and the length of the timestamp option.
 TSVAL, TSECR = 58, 62
 SDK_RTT = "sdk.rtt"
 
 
 @pytest.fixture
 def shared(bench_of: Callable[[EppingConfig], Bench]) -> Bench:
-    """A program that several tests share. Their results must not depend on the counts of earlier tests."""
+    """A program that several tests share. The result of a test must not depend on the counts of earlier tests."""
     return bench_of(CONFIG)
 
 

@@ -21,7 +21,8 @@ held() {
 """
 NOTHING_HELD = {f"Cap{name}=0000000000000000" for name in ("Inh", "Prm", "Eff", "Amb")} | {"NoNewPrivs=1"}
 
-# Creates a cgroup for systemd, so that systemd creates its own cgroups inside it and not next to those of the host.
+# Creates a cgroup for systemd, so that systemd creates its cgroups inside this cgroup and not next to the host's
+# cgroups.
 _CGROUP = """
 set -e
 mount --make-rprivate /
