@@ -64,10 +64,10 @@ def _run(runs: list[plan.Run]) -> int:
 
 @contextmanager
 def _ingredients() -> Iterator[tuple[Path, Path]]:
-    """Prepare the data for every virtual machine: the agent, and captures with the events that `otel-epping replay`
-    finds in the captures on the host."""
+    """Prepare the data for every virtual machine: the agent, captures, and the events that `otel-epping replay` finds
+    on the host when it reads these captures."""
     home = folder() / "given"
-    shutil.rmtree(home, ignore_errors=True)  # a run that was killed may have left this folder
+    shutil.rmtree(home, ignore_errors=True)  # a killed run may have left the folder
     home.mkdir()
     product, captures = home / "product", home / "captures"
     product.mkdir()
