@@ -73,7 +73,9 @@ class _Comparison:
             elif self._times_the_copy(sample, origin, theirs):
                 self.report.tally[f"{sample.method}: ours and tshark's, but tshark's RTT starts at the copy"] += 1
             elif origin.frame in self.refused:
-                self.report.tally[f"{sample.method}: ours only: tshark's RTT starts at the SYN"] += 1
+                self.report.tally[
+                    f"{sample.method}: ours only: tshark's RTT starts at the SYN with the refused data"
+                ] += 1
             elif reason := self._odd(sample) or self.acknowledgements.why_not(origin, sample.frame):
                 self.report.tally[f"{sample.method}: ours only: tshark {reason}"] += 1
             elif not theirs and self.acknowledgements.is_first(origin, sample.frame):
