@@ -4,7 +4,7 @@ to all captures together:
 
 - At least 99.5 % of the flows whose handshake is in the capture get an RTT.
 - At least 99 % of the flows with payload in both directions get an RTT.
-- Each direction of a flow that has CLEAN or more clean exchanges gets an RTT.
+- Each direction with CLEAN or more clean exchanges gets an RTT.
 - It is an error if SILENT or more successive clean exchanges of a direction, which together last SILENCE_NS or longer,
 give no RTT.
 

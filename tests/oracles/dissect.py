@@ -25,7 +25,7 @@ _RAW = {RAW, RAW_OPENBSD, RAW_BSDOS, IPV4_ONLY, IPV6_ONLY}
 IPV4, IPV6 = 0x0800, 0x86DD
 _TAGS = {0x8100: "802.1Q", 0x88A8: "802.1ad", 0x9100: "802.1ad"}
 _PPPOE, _PBB, _MPLS = 0x8864, 0x88E7, {0x8847, 0x8848}
-_MOST_LENGTH = 1500  # IEEE 802.3: a greater value of the field is an EtherType, not a length
+_MOST_LENGTH = 1500  # IEEE 802.3: the longest length; greater values are EtherTypes
 _SNAP = b"\xaa\xaa\x03\0\0\0"
 _PPP = {0x0021: IPV4, 0x0057: IPV6, 0x0281: 0x8847, 0x0283: 0x8848}
 # AF_INET, and the numbers of AF_INET6 on Linux, the BSDs and macOS
@@ -187,7 +187,7 @@ def _timestamp(tcp_options: bytes) -> tuple[int, int] | None:
 
 
 def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
-    """Returns the offset of the payload and its number of bytes on the wire."""
+    """Returns the offset of the payload, and the number of payload bytes on the wire."""
     data, room = frame.data, frame.length - at
     first, total, packet.identification, fragment = _unpack("!BxHHH", data, at, "IPv4")
     header = (first & 15) * 4
@@ -208,7 +208,7 @@ def _ipv4(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
 
 
 def _ipv6(frame: Frame, at: int, packet: Packet) -> tuple[int, int]:
-    """Returns the offset of the payload and its number of bytes on the wire."""
+    """Returns the offset of the payload, and the number of payload bytes on the wire."""
     data, room = frame.data, frame.length - at - 40
     first, length, protocol = _unpack("!B3xHB", data, at, "IPv6")
     left = length or room  # a jumbogram (RFC 2675), or segmentation offload

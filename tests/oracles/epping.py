@@ -4,9 +4,9 @@ packets.
 
 .venv/bin/python tests/oracles/epping.py PPING      the path of a compiled pping of xdp-project/bpf-examples
 
-The script creates the lab (otel_epping/lab), starts both programs on its interface with sampling off, and makes the
-hosts communicate: TCP with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets with known delays, flows from
-their SYN to their end. A listener records the packets. Then the script compares
+The script creates the lab (otel_epping/lab), starts both programs on the lab's interface with sampling off, and makes
+the hosts communicate: TCP with and without timestamps, ICMP echo, IPv4 and IPv6, ten subnets with known delays, flows
+from their SYN to their end. A listener records the packets. Then the script compares
 
     flows          the events of opening and closing: which flows, in which order, the reason, and which host caused it
     RTTs           line by line
@@ -61,9 +61,9 @@ CLOCKS_APART_NS = 50_000
 # packet.
 CPU_RACE_NS = 500_000
 SCALE = 4
-PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives when a request is sent
+PING_INTERVAL_S = 0.23  # no delay in the lab is a multiple of this interval, so no reply arrives as a request is sent
 # Sampling is off, so that both programs report all RTTs. ePPing measures the RTT of a SYN by its TSval. Our program
-# uses the method tcp_handshake instead.
+# measures the RTT of a SYN by the method tcp_handshake.
 THEIR_OPTIONS = ("--tcp", "--icmp", "--include-local", "--include-SYN", "-r", "0", "-F", "jsonl")
 METHODS = "tcp_timestamp,tcp_handshake,icmp_echo"
 OUR_OPTIONS = ("--sample-interval", "0", "--format", "jsonl", "--methods", METHODS)
@@ -231,7 +231,7 @@ def by_flow(lines: list[Line], kind: str) -> dict[Flow, list[Line]]:
 
 class Comparison:
     """Compares the two outputs, and uses the packets to explain differences. `errors` has the differences without an
-    explanation. `tally` counts all results by name."""
+    explanation. `tally` has the number of results of each name."""
 
     def __init__(self, ours: list[Line], theirs: list[Line], segments: dict[Flow, list[Segment]]) -> None:
         self.ours, self.theirs, self.segments = ours, theirs, segments
@@ -289,7 +289,7 @@ class Comparison:
 
     def _exchange(self, line: Line) -> tuple[list[Segment], Segment, list[Segment]] | None:
         """Returns three values for a TCP RTT: the segments that the other endpoint sent before the reply, the reply,
-        and all of these segments whose TSval the reply echoes."""
+        and the sent segments whose TSval the reply echoes."""
         replies = self.segments.get(line.flow)
         if not replies:
             return None
@@ -329,8 +329,8 @@ class Comparison:
         return smoothed
 
     def check_pairs(self) -> None:
-        """Checks that all other fields of a pair are equal. The counts may differ by a packet that another CPU was
-        counting at the same time."""
+        """Checks that the counts, the hook and the protocol are equal in both lines of each pair. The counts may differ
+        by a packet that another CPU was counting at the same time."""
         apart_ns = self.apart_ns()
         if not apart_ns or median(apart_ns) > CLOCKS_APART_NS:
             self.errors.append(
@@ -381,7 +381,7 @@ class Comparison:
 
         Each line without a partner shifts the ranks by one. match() has checked the reasons for these lines. Two
         deciles also count as equal if they differ by at most the 99th percentile of the differences between paired
-        RTTs. This second rule has an effect only if the percentile is wider than a bucket.
+        RTTs. The rule of the 99th percentile has an effect only if this percentile is wider than a bucket.
         """
         blur_ns = quantiles(self.apart_ns(), n=100)[-1]
         ours, theirs = self._by_place(self.ours), self._by_place(self.theirs)

@@ -20,7 +20,7 @@ _TIME_OFFSET = 14  # the option if_tsoffset of an interface
 
 
 class Frame(NamedTuple):
-    """A record. `length` is the packet's length on the wire; `data` may contain only its first bytes.
+    """A record. `length` is the packet's length on the wire; `data` may contain only the packet's first bytes.
 
     `time_ns` is 0 if the record has no time or an invalid time. A time is invalid if it is zero or negative, if it does
     not fit into 64 bits of nanoseconds, or if its fraction of a second is one second or more.

@@ -99,7 +99,7 @@ class Check:
 
 
 def fails(report: Report, *texts: str) -> None:
-    """Checks that the report has exactly one error for each of these texts, in this order."""
+    """Checks that the report has exactly one error for each text in `texts`, in the same order."""
     assert len(report.errors) == len(texts), str(report)
     for error, text in zip(report.errors, texts, strict=True):
         assert text in error

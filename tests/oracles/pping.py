@@ -190,7 +190,7 @@ def _describe(line: Line) -> str:
 
 
 def _locate(lines: Iterable[Line], matches: Iterable[Match]) -> dict[int, Match]:
-    """Returns a dictionary from the number of each line that has a match to the match."""
+    """Returns the matches of lines by line number. Lines without a match are omitted."""
     waiting: dict[tuple[object, ...], list[Match]] = defaultdict(list)
     for match in matches:
         waiting[match.reply.source, match.reply.destination, match.time_us].append(match)

@@ -2,8 +2,8 @@
 """Implements the sampling rules of tcp_timestamp a second time, in slow and simple code. Shows why a TSval gave no RTT,
 and which frames prove the reason.
 
-The rules are those at the start of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every TSval that may
-start an RTT sample does so.
+The rules are described at the start of bpf/tcp_timestamp.h and in docs/methods.md. Sampling is off: every TSval that
+may start an RTT sample starts one.
 """
 
 from collections.abc import Iterable
@@ -40,7 +40,7 @@ class Rule(Enum):
     SENT_AGAIN = "the origin was retransmitted with the same TSval, so it is unknown which transmission was echoed"
     EVICTED = "there are more flows than entries in the flow table"
     # After LEFT_TO_SEQUENCE or PERHAPS_SENT_AGAIN applies, the program may measure the direction by sequence numbers
-    # until timestamps work again. Until then, an RTT from timestamps and no RTT from timestamps are both correct.
+    # until timestamps work again. Until then, the program may give RTTs from timestamps, but need not.
     LEFT_TO_SEQUENCE = "before the origin, its sender's timestamps had stopped, did not advance, or were not echoed"
     PERHAPS_SENT_AGAIN = "a retransmission, or a late copy of the origin, has the TSval of the origin"
 
@@ -66,7 +66,7 @@ class _Half:
 
     edge: Packet | None = None  # the packet that set `last_tsval`
     last_tsval: int = 0
-    fault: Reason | None = None  # why sequence numbers may give its RTTs
+    fault: Reason | None = None  # why sequence numbers may replace timestamps
     unechoed: Packet | None = None  # an acknowledgement that did not echo the pending TSval
     waiting: list[_Waiting | None] = field(default_factory=lambda: [None] * OUTSTANDING)
 
@@ -79,8 +79,8 @@ def _later(a: int, b: int) -> bool:
 class Rules:
     """Applies the rules to all TCP packets of a capture.
 
-    `rtts` has the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). For the replies in
-    `doubtful`, both an RTT and no RTT are correct. The RTTs in `possible` are permitted, too: if the program has
+    `rtts` has the RTTs that the program must give: frame of the reply -> (frame of the origin, ns). For a reply in
+    `doubtful`, the program may give an RTT or no RTT. The RTTs in `possible` are permitted, too: if the program has
     discarded a doubtful sample, the program can start a sample for another TSval.
     """
 
@@ -195,7 +195,7 @@ class Rules:
             reason = Reason(Rule.FIRST)
         elif tsval == sender.last_tsval or not _later(tsval, sender.last_tsval):
             reason = Reason(Rule.NOT_ADVANCING, f"{tsval} in frame {packet.frame}, {sender.last_tsval} in {edge.frame}")
-            # If the time went backwards, the difference looks like a long silence.
+            # If the capture's time runs backwards, the difference wraps around and looks like a long silence.
             silence_ns = (packet.time_ns - edge.time_ns) % _WORD
             if tsval == sender.last_tsval or (silence_ns <= MAX_AGE_NS and not sender.fault):
                 self._fate[packet.frame] = reason

@@ -35,8 +35,8 @@ def sent_again(packets: list[Packet]) -> set[int]:
     """Returns the frames of segments that contain only data that was sent before. Sequence numbers wrap around (RFC
     9293 section 3.4).
 
-    Data of a SYN that the server refused does not count as sent before, because the server did not keep it (RFC 7413
-    section 3).
+    If the server refused the data of a SYN, this data is not regarded as sent before, because the server discarded the
+    data (RFC 7413 section 3).
     """
     refusals = set(refused(packets).values())
     greatest: dict[_Way, int] = {}
@@ -118,9 +118,9 @@ def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
     """Returns true if a segment was sent after the segments with higher sequence numbers, false if it was sent before
     them, and None if this is unknown.
 
-    Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. If the
-    segment was overtaken on its way, its identification is lower; if it is a retransmission, its identification is
-    higher.
+    Senders usually increment the identification of their IPv4 packets, although RFC 6864 does not require it. A segment
+    that was overtaken on its way has a lower identification than the segments with higher sequence numbers. A
+    retransmission has a higher identification than these segments.
     """
     before = [
         packet
@@ -135,7 +135,7 @@ def was_sent_later(segment: Packet, packets: dict[int, Packet]) -> bool | None:
 
 
 def end_of(packet: Packet) -> int:
-    """Returns the number that acknowledges the whole segment."""
+    """Returns the acknowledgement number that acknowledges the whole segment."""
     return (packet.seq + packet.payload + bool(packet.flags & SYN) + bool(packet.flags & FIN)) & 0xFFFFFFFF
 
 
@@ -154,8 +154,8 @@ class Acknowledgements:
                 self._by_end[packet.source, packet.destination, (packet.seq + 1) & 0xFFFFFFFF].append(packet)
 
     def origin(self, reply: int, rtt_ns: int) -> Packet | None:
-        """Returns the segment that frame `reply` acknowledges and that was sent `rtt_ns` before it. The program records
-        an RTT below 1 us as 1 us."""
+        """Returns the segment that frame `reply` acknowledges and that was sent `rtt_ns` before this frame. The program
+        records an RTT below 1 us as 1 us."""
         packet = self._packets[reply]
         for segment in self._by_end.get((packet.destination, packet.source, packet.ack), ()):
             if segment.frame < reply and max(packet.time_ns - segment.time_ns, 1000) == rtt_ns:

@@ -242,8 +242,8 @@ def test_an_rtt_that_the_capture_shows_and_tshark_does_not(tmp_path: Path) -> No
 
 
 def test_a_line_of_pping_for_a_packet_without_a_time(tmp_path: Path) -> None:
-    """pping accepts any value as a time. So a line is accepted if the flow has a packet without a valid time. If the
-    line belongs to another flow, it is still an error."""
+    """pping accepts any value as a time. So a line of pping is accepted if the line's flow has a packet without a valid
+    time. If the line belongs to another flow, it is still an error."""
     transcript = Transcript()
     transcript.segment(0, 0, "A", (1, 9))
     transcript.segment(1, 1, "A", (1, 9))

@@ -115,8 +115,8 @@ def test_an_answer_that_tshark_cannot_pair(check: Check) -> None:
 
 
 def test_the_parser_of_the_output_of_tshark() -> None:
-    """A frame that contains another frame has two values of each field. tshark 4.0 prints both with occurrence=a and
-    aggregator=,"""
+    """A frame that contains another frame has two values of each field. tshark 4.0 prints both values, separated by a
+    comma, with occurrence=a and aggregator=,"""
 
     def line(frame: int, **fields: str) -> str:
         return "\t".join([str(frame), *(fields.get(name.replace(".", "_"), "") for name in COLUMNS)])

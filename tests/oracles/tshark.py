@@ -15,8 +15,8 @@ from tests.oracles.wireshark import KINDS, RETRANSMISSIONS, Answer, Answers, Fou
 TOLERANCE_NS = 1000
 # The maximum number of frames between a packet and its copy.
 _NEAR_FRAMES = 100
-# The permitted difference between our number of retransmissions and tshark's: a share of tshark's number, and a number
-# of frames for small captures.
+# The permitted difference between our number of retransmissions and tshark's number: a share of tshark's number, and a
+# number of frames for small captures.
 LEEWAY = 0.05
 LEEWAY_FRAMES = 2
 
@@ -117,14 +117,14 @@ class _Comparison:
         )
 
     def check_retransmissions(self, ours: dict[str, set[int]], theirs: dict[str, set[int]]) -> None:
-        """Checks that our number of retransmissions and tshark's differ by at most LEEWAY. Counts all differences by
-        kind."""
+        """Checks that our number of retransmissions and tshark's number differ by at most LEEWAY. Counts all
+        differences by kind."""
         tally = self.report.tally
         mine, others = ours["retransmitted"], set().union(*(theirs[kind] for kind in RETRANSMISSIONS))
         beyond = {frame: reason for frame in others - mine if (reason := self._beyond(frame))}
         late = (mine - others) & self.again & theirs["out_of_order"]
         proven = {frame for frame in late if sequence.was_sent_later(self.packets[frame], self.packets)}
-        proven |= mine & self.late_copies  # a late copy may correctly count as a copy or as a retransmission
+        proven |= mine & self.late_copies  # for a late copy, both results (copy, retransmission) are correct
         for frame in sorted(others - mine):
             label = next(kind for kind in reversed(RETRANSMISSIONS) if frame in theirs[kind]).replace("_", " ")
             kind = "out of order" if frame in ours["out_of_order"] else "an ordinary segment"

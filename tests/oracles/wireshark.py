@@ -35,7 +35,7 @@ _TIMES = {
 _NS = {"ack_rtt": 10**9, "dns": 10**9, "icmp": 10**6}
 
 
-_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has the first field, so the filter compares the value
+_FLAGS = ("ip.flags.mf", "ipv6.fraghdr.more")  # every IPv4 packet has ip.flags.mf, so the filter tests its value
 
 # The reasons why tshark does not match a reply: the text, the field in which tshark reports the reason, and the value
 # of this field.
@@ -119,7 +119,7 @@ def parse(output: str) -> Found:
 
 
 def read(ack_rtt: Path | None = None, dns: Path | None = None, icmp: Path | None = None) -> Found:
-    """Reads CSV files. Raises EppingError if a line does not have the format in which tshark writes."""
+    """Reads CSV files. Raises EppingError if a line does not have tshark's format."""
     return Found(
         ack_rtt=_answers(ack_rtt, _NS["ack_rtt"]) if ack_rtt else None,
         dns=_answers(dns, _NS["dns"]) if dns else None,

@@ -20,7 +20,7 @@ MS = 1_000_000
 # near the client.
 HANDSHAKE_MS, DATA_MS, DNS_MS, ECHO_MS, NEAR_MS = 20.5, 30.25, 15.125, 7.0, 1.5
 
-# For the server and for the client: method -> RTT in ms that the program must count for this endpoint
+# For the server and for the client: method -> RTT in ms that the program must record for this endpoint
 SERVER = {"tcp_timestamp": DATA_MS, "tcp_handshake": HANDSHAKE_MS, "icmp_echo": ECHO_MS, "dns": DNS_MS}
 CLIENT = {"tcp_timestamp": NEAR_MS, "tcp_handshake": NEAR_MS}
 

@@ -120,7 +120,7 @@ def with_extensions(*headers: tuple[int, int]) -> Transform:
         protocols = [number for number, _ in headers] + [frame[20]]
         for (number, units), following in zip(headers, protocols[1:], strict=True):
             # For AH, the value of the length field is the number of 4-byte words minus 2 (RFC 4302 section 2.2). For
-            # other headers, it is the number of 8-byte units minus 1 (RFC 8200 section 4.2).
+            # other headers, the value is the number of 8-byte units minus 1 (RFC 8200 section 4.2).
             size = (units + 2) * 4 if number == AH else (units + 1) * 8
             chain += bytes([following, units]) + bytes(size - 2)
         frame = set_byte(frame, 20, protocols[0])

@@ -5,7 +5,7 @@ BPF_PROG_TEST_RUN runs the program in the kernel on a packet that the caller pro
 program uses the packet's timestamp as the time. So a test sets the time of each packet to the nanosecond, and results
 are reproducible.
 
-    Bench   a loaded program: feed a packet, get the RTT that it completed, and read the counters
+    Bench   a loaded program: feed a packet, get the RTT that the packet completed, and read the counters
     Flow    a TCP connection between two subnets that no other flow uses, segment by segment
 
 Results are read directly from the maps, not by the Reader, which has its own tests.

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Simulates older kernels and sandboxes: makes bpf(2), or some of its commands, fail for a process and its children.
 
-The script installs a seccomp filter (linux/filter.h). Its arguments are an errno, the numbers of the commands, and the
-command line to execute.
+The script installs a seccomp filter (linux/filter.h). The script's arguments are an errno, the numbers of the commands,
+and the command line to execute.
 """
 
 import ctypes

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs systemd as process 1 in its own namespaces, with only the units of a test.
 
-This systemd has its own processes, mounts and cgroup. It does not run the units of this machine. When the parent
-process of this systemd ends, this systemd and all its processes end, too. An empty cgroup may remain.
+This systemd has its own processes, mounts and cgroup. This systemd does not run the units of the machine. When the
+parent process of this systemd ends, this systemd and all its processes end, too. An empty cgroup may remain.
 """
 
 import os

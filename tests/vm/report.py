@@ -87,8 +87,8 @@ def _without_kind(result: Result) -> str:
 
 
 def neighbours(results: Sequence[Result]) -> str:
-    """The table of tests in which an interface has qdiscs and filters of other programs. It has a column for each
-    kernel."""
+    """The table of tests in which an interface has qdiscs and filters of other programs. The table has a column for
+    each kernel."""
     found = [result for result in results if result["test"] == "neighbours"]
     names = list(dict.fromkeys(str(result["name"]) for result in found))
     releases = kernels(found)
