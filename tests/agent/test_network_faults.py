@@ -25,9 +25,9 @@ INTERFACE_PACKETS = "epping.interface.packet.count"
 
 
 def test_an_interface_that_is_removed_under_load(hosts: Hosts, start: Callable[..., Agent]) -> None:
-    """Two threads send at full speed, one in each direction. One interface is removed.
+    """Two threads send at full speed, one in each direction. One of two interfaces is removed.
 
-    The agent counts every packet of the other interface.
+    The agent counts every packet of the interface that is not removed.
     """
     kept, gone = hosts.join(0), hosts.join(1)
     sent = dict.fromkeys(("10.77.1.1", "10.77.1.2"), 0)

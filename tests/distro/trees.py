@@ -25,8 +25,8 @@ INCLUDE = ("ca-certificates", "make")  # the packages that a user needs before t
 SID_MAX_AGE_S = 7 * 24 * 3600
 
 # Runs a command in its own mount and PID namespaces. When this process ends, all processes and mounts in the namespaces
-# end, too, even if this process is killed: the kernel then sends SIGKILL to unshare(1), and after that to the first
-# process of the PID namespace.
+# end, too, even if this process is killed. If this process ends, the kernel sends SIGKILL to unshare(1). If unshare(1)
+# ends, the kernel sends SIGKILL to the first process of the PID namespace.
 NAMESPACE = ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", "--pid", "--fork", "--kill-child"]
 NAMESPACE += ["--propagation", "private"]
 
