@@ -99,7 +99,7 @@ def test_a_flow_does_not_count_into_a_slot_of_another_subnet() -> None:
     flow.server(3 * MS, 5001, tsecr=1001)
     assert bench.traffic_of(slot)["from tcp_timestamp"][0] == was["from tcp_timestamp"][0] + 1
     was = bench.traffic_of(slot)
-    # but it does after the epoch has been raised.
+    # The program looks up the slot again after the epoch has been raised.
     epoch, interval = struct.unpack("=II", libbpf.map_lookup(maps["control"].fd, bytes(4), 8) or b"")
     libbpf.map_update(maps["control"].fd, bytes(4), struct.pack("=II", epoch + 1, interval))
     flow.client(4 * MS, 1004)

@@ -37,8 +37,8 @@ def fetch(namespace: Namespace, request: urllib.request.Request | str) -> bytes:
 
 
 class Backend:
-    """A process that is ready when the URL `health` responds. The process starts when the `with` block is entered. It
-    ends with the block, or earlier when `stop` is called.
+    """A process that is ready when the URL `health` responds. The process starts when the `with` block is entered. The
+    process ends when the block is left, or earlier when `stop` is called.
 
     `log` is the output of the process so far.
     """
@@ -82,15 +82,15 @@ class Backend:
 
 
 def collector(namespace: Namespace, folder: Path) -> Backend:
-    """Return the Collector. It writes its files to the folder."""
+    """Return the Collector, which writes its files to `folder`."""
     config = HERE / "collector-pipelines.yaml"
     argv = [built("otelcol"), f"--config={config}"]
     return Backend(namespace, folder / "otelcol.log", _COLLECTOR_HEALTH, argv, FOLDER=str(folder))
 
 
 def prometheus(namespace: Namespace, folder: Path, *options: str) -> Backend:
-    """Return Prometheus with its default configuration, except that its OTLP receiver is on. The folder holds its
-    data."""
+    """Return Prometheus with its default configuration, except that its OTLP receiver is on. Prometheus stores its data
+    in `folder`."""
     config = folder / "prometheus.yml"
     config.touch()
     argv = [

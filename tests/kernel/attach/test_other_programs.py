@@ -234,7 +234,7 @@ def test_one_hook_only(watch: Watch) -> None:
 def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """The monitor moves our program to the front at once, up to three times.
 
-    After that, the monitor waits longer, and moves our program only if packets are missing.
+    After three moves, the monitor waits longer, and moves our program only if packets are missing.
     """
     caplog.set_level(logging.INFO)
     watched = watch("tcx")
@@ -367,7 +367,7 @@ def remove_one_filter(watched: Watched) -> None:
 
 
 def replace_filters(watched: Watched) -> None:
-    """Replace the program of our filters by one that accepts all packets.
+    """Replace the program of our filters by a program that accepts all packets.
 
     The filters keep their priority and handle.
     """
@@ -532,7 +532,7 @@ def test_an_xdp_program_that_passes_is_no_fault(watch: Watch) -> None:
 def test_packets_that_bypass_the_queue(watch: Watch) -> None:
     """A socket with PACKET_QDISC_BYPASS sends packets that do not pass the hook.
 
-    A few such packets are no fault. A stream of such packets is a fault.
+    A few packets that bypass the hook are no fault. A stream of packets that bypass the hook is a fault.
     """
     watched = watch("tcx")
     watched.look(2.1)
@@ -555,7 +555,7 @@ def test_packets_that_bypass_the_queue(watch: Watch) -> None:
 
 
 def test_broadcasts_and_aggregates_are_no_fault(watch: Watch) -> None:
-    """The kernel's count differs from ours for two reasons, and neither is a fault.
+    """The kernel's packet count differs from our packet count for two reasons. Neither reason is a fault.
 
     The kernel receives a copy of its own broadcasts. The kernel counts an aggregate of several TCP segments as one
     packet.

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tests capabilities: which ones are required, which ones the loader has, and that the running agent has none.
+"""Tests which capabilities are required, which capabilities the loader has, and that the running agent has no
+capabilities.
 
-The tests grant and remove real capabilities. They read the capabilities of each thread from /proc.
+The tests grant and remove real capabilities. The tests read the capabilities of each thread from /proc.
 """
 
 import errno
@@ -125,7 +126,7 @@ def test_the_running_agent_has_no_capabilities(
 def test_a_thread_that_keeps_its_capabilities_is_reported(ns: Namespace, tmp_path: Path) -> None:
     """The fixture `start` would fail in this test, because it checks that no thread has a capability."""
     # Before Python 3.14, a thread has the name of the program in the kernel. From Python 3.14 on, the thread has the
-    # name of the Thread object. Here, both names are "python".
+    # name of the Thread object. In this test, the program and the Thread object have the same name, "python".
     thread = "threading.Thread(name='python', target=threading.Event().wait, daemon=True)"
     script = f"import sys, threading; {thread}.start(); from otel_epping.cli import main; main()"
     command = as_nobody(CAPABLE_NOBODY, "-c", script, "run", "-i", "lo")
