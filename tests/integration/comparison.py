@@ -51,9 +51,7 @@ def points(requests: Iterable[Any]) -> Counter[tuple[Any, ...]]:
             bare.CopyFrom(point)
             bare.ClearField("attributes")
             if kind == "exponential_histogram" and not bare.negative.bucket_counts:
-                bare.ClearField(
-                    "negative"
-                )  # if there are no negative buckets, the Collector writes this field, but the agent does not
+                bare.ClearField("negative")  # the agent writes this field only if there are negative buckets
             found[(around, said, meaning, attributes, bare.SerializeToString(deterministic=True))] += 1
     return found
 

@@ -150,7 +150,7 @@ def test_packets_that_other_filters_accept_are_counted(hosts: Hosts, start: Call
 
 
 def test_an_ingress_qdisc_is_an_error_with_the_cure(ns: Namespace, up0: str) -> None:
-    """An ingress qdisc takes the place of the clsact qdisc.
+    """An interface with an ingress qdisc cannot have a clsact qdisc.
 
     An egress filter on an ingress qdisc would get received packets.
     """

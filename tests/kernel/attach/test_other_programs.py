@@ -254,9 +254,9 @@ def test_a_program_that_always_moves_to_the_front(watch: Watch, caplog: pytest.L
 
 
 def test_a_filter_before_which_nobody_can_attach_is_named(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
-    """The filter has priority 1, and is for another protocol than our filter.
+    """The filter of the other program has priority 1, and its protocol differs from the protocol of our filter.
 
-    So our filter cannot be placed before it.
+    So our filter cannot be placed before the other filter.
     """
 
     def before(name: str) -> None:
@@ -496,7 +496,8 @@ def test_an_xdp_program_that_drops_is_named(watch: Watch, caplog: pytest.LogCapt
 def test_an_xdp_program_that_drops_some_packets_is_no_fault(watch: Watch, caplog: pytest.LogCaptureFixture) -> None:
     """An XDP program drops some packets, so packets are missing on the hook. This is no fault.
 
-    Another program on the hook is no fault either: our program moves before it, and the same packets are still missing.
+    A second program on the hook is no fault either. The monitor moves our program before the second program, and the
+    same packets are still missing.
     """
     caplog.set_level(logging.INFO)
     watched = watch("tcx")

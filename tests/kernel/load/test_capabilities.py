@@ -294,9 +294,9 @@ for forbidden in (lambda: Path("/etc/passwd").read_text(), lambda: Path({str(lin
 
 @pytest.mark.parametrize("outside", ["/etc/passwd", "/proc/kallsyms"])
 def test_the_compiler_can_read_only_its_headers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, outside: str) -> None:
-    """Landlock restricts the compiler to its headers. So this test fails on a kernel without Landlock.
+    """Landlock allows the compiler to read only its headers, so this test fails on a kernel without Landlock.
 
-    On such a kernel, only the lack of capabilities restricts the loader.
+    Without Landlock, only the lack of capabilities restricts the loader.
     """
     source = tmp_path / "bpf"
     shutil.copytree(loader.source_folder(), source)
