@@ -61,7 +61,7 @@ def listening(protocol: str, folder: Path, client_ca: Path | None = None) -> Any
 
 @contextmanager
 def sending(protocol: str, port: int, **variables: str) -> Iterator[RequestSender]:
-    """Yield the sender of an agent whose environment has these variables."""
+    """Yield the sender of an agent whose environment contains `variables`."""
     said = standard.read(
         {
             "OTEL_EXPORTER_OTLP_ENDPOINT": f"https://127.0.0.1:{port}",
@@ -156,8 +156,8 @@ def test_a_renewed_client_certificate_is_read_again(
 ) -> None:
     """The test replaces the client's certificate, and then its key, by files of another CA.
 
-    While the key does not match the new certificate, the sender uses the old pair. Later, the receiver changes to the
-    other CA, too.
+    While the key does not match the new certificate, the sender uses the old certificate with the old key. Later, the
+    receiver changes to the other CA, too.
     """
     certificate, key = renewed.folder / "client.pem", renewed.folder / "client.key"
     ours = authority.folder
@@ -221,7 +221,7 @@ def test_a_header_takes_precedence_over_netrc_and_url(
 
 
 def test_a_receiver_without_tls_is_reported(protocol: str) -> None:
-    """The receiver does not use TLS. It responds to the TLS handshake with an HTTP response."""
+    """The receiver does not use TLS. The receiver responds to the TLS handshake with an HTTP response."""
 
     def refuse(client: socket.socket) -> None:
         client.recv(65536)
